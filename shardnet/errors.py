@@ -1,0 +1,88 @@
+"""Every error that shardnet raises on purpose, and whose fault it was.
+
+    ShardnetError                     base; `exit_code` is what the command line ends with
+    ├── UsageError            (2)     the caller's mistake: what was asked cannot be done as asked
+    │   ├── ModelNotFound             no such folder, file or hub id
+    │   ├── UnsupportedModel          a family or a file format that shardnet cannot cut
+    │   ├── DamagedCheckpoint         truncated, missing tensor, wrong dtype or shape
+    │   ├── BadRequest                sampling values, prompt length, number of devices
+    │   └── BadConfiguration          a configuration or problem file that says something impossible
+    ├── DoesNotFit            (3)     memory: what is needed, what there is, what would make it fit
+    ├── KVMemorySpent         (3)     a session's KV cache does not fit beside the others
+    └── ClusterError          (1)     a device or the way to it failed
+        ├── JoinFailed                a device could not join the cluster
+        ├── DeviceLost                a member died or its connection broke
+        └── CallTimeout               a member did not answer in time
+
+A message is one sentence or two: what is wrong, with both numbers where there are two, and what to do.
+"""
+
+from __future__ import annotations
+
+
+class ShardnetError(Exception):
+    """Base of every error that shardnet raises on purpose."""
+
+    exit_code = 1
+
+
+class UsageError(ShardnetError):
+    """What was asked cannot be done as asked."""
+
+    exit_code = 2
+
+
+class ModelNotFound(UsageError):
+    """There is no model under that path or name."""
+
+
+class UnsupportedModel(UsageError):
+    """The model's family or file format is not one that shardnet can cut."""
+
+
+class DamagedCheckpoint(UsageError):
+    """The checkpoint is truncated, lacks a tensor, or holds one of a wrong dtype or shape."""
+
+
+class BadRequest(UsageError):
+    """A value in a request is impossible: sampling, prompt length, number of devices."""
+
+
+class BadConfiguration(UsageError):
+    """A configuration or problem file says something impossible."""
+
+
+class DoesNotFit(ShardnetError):
+    """The devices cannot hold the weights and the KV cache."""
+
+    exit_code = 3
+
+
+class KVMemorySpent(ShardnetError):
+    """A session's KV cache does not fit beside those of the other sessions."""
+
+    exit_code = 3
+
+
+class ClusterError(ShardnetError):
+    """A device, or the way to it, failed."""
+
+
+class JoinFailed(ClusterError):
+    """A device could not join the cluster."""
+
+
+class DeviceLost(ClusterError):
+    """A member died, or the connection to it broke. `device` names it."""
+
+    def __init__(self, message: str, device: str = "") -> None:
+        super().__init__(message)
+        self.device = device
+
+
+class CallTimeout(ClusterError):
+    """A member did not answer in time. `device` names it."""
+
+    def __init__(self, message: str, device: str = "") -> None:
+        super().__init__(message)
+        self.device = device

@@ -1,0 +1,128 @@
+"""The frozen records that modules hand to each other: what a device, a link and a model are like, and a plan.
+
+Standard library only. Decides nothing: see `shardnet.planner`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class DeviceProfile:
+    """What was measured (or is assumed) of one device."""
+
+    name: str
+    memory_bytes: int
+    """Memory that shardnet may use: weights, KV caches and workspace."""
+    decode_unit_s: tuple[float, ...] = ()
+    """Seconds of one decode step of each unit, in unit order."""
+    prefill_unit_s_per_token: tuple[float, ...] = ()
+    """Seconds of prefill of each unit for one token, in unit order."""
+    num_threads: int = 1
+    active_w: float | None = None
+    """Power while computing, in watts; None where it cannot be read."""
+
+
+@dataclass(frozen=True)
+class LinkProfile:
+    """What was measured (or is assumed) of the way from one device to another."""
+
+    source: str
+    target: str
+    latency_s: float
+    bytes_per_s: float
+
+
+@dataclass(frozen=True)
+class UnitProfile:
+    """The sizes of one unit."""
+
+    name: str
+    weight_bytes: int
+    kv_bytes_per_token: int
+    output_bytes: int
+    """Bytes that leave the unit for one token."""
+    num_parameters: int = 0
+
+
+@dataclass(frozen=True)
+class ModelProfile:
+    """The sizes of a model, unit by unit: the embedding, the blocks, the head."""
+
+    name: str
+    family: str
+    dtype: str
+    units: tuple[UnitProfile, ...]
+    context_tokens: int
+
+    @property
+    def num_units(self) -> int:
+        return len(self.units)
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """Consecutive units on one device; both ends are included."""
+
+    device: str
+    first_unit: int
+    last_unit: int
+
+    @property
+    def num_units(self) -> int:
+        return self.last_unit - self.first_unit + 1
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A device that the plan does not use, and why."""
+
+    device: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Who holds what. The ring is `stages` in order and the way back to the first."""
+
+    stages: tuple[StagePlan, ...]
+    version: int = 1
+    method: str = ""
+    objective: str = "latency"
+    lap_s: float | None = None
+    """Predicted seconds per token of one session."""
+    bottleneck_s: float | None = None
+    """Predicted busy seconds per lap of the busiest device or link."""
+    rate_per_s: float | None = None
+    """Predicted tokens per second with the sessions in flight that the objective names."""
+    energy_j: float | None = None
+    optimal: bool = False
+    """True where the plan is proven to be the best there is."""
+    gap: float | None = None
+    """Proven bound on how far the plan is from the best: 0.02 is 2%; None where nothing is proven."""
+    left_out: tuple[LeftOut, ...] = ()
+    solve_s: float | None = None
+    why: str = ""
+    """In words: what limits this plan."""
+
+    @property
+    def num_units(self) -> int:
+        return self.stages[-1].last_unit + 1
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The devices in use, each once, in ring order."""
+        return tuple(dict.fromkeys(stage.device for stage in self.stages))
+
+
+def stages_from_counts(devices: Sequence[str], counts: Sequence[int]) -> tuple[StagePlan, ...]:
+    """Lay `counts` units in order over `devices`; devices with a count of 0 get no stage."""
+    stages: list[StagePlan] = []
+    first = 0
+    for device, count in zip(devices, counts, strict=True):
+        if count:
+            stages.append(StagePlan(device, first, first + count - 1))
+            first += count
+    return tuple(stages)

@@ -1,0 +1,79 @@
+"""The one seam between shardnet and a network.
+
+A device exposes *endpoints* (a name and a handler) and calls those of other devices. Two ways to do it stand behind
+this interface: `rpc` (torch.distributed.rpc, between processes) and `in_process` (threads of one process, for tests).
+
+What may travel: None, bool, int, float, str, bytes, tuple, list, dict, torch tensors, and the classes that
+`messages.py` lists. Nothing else is unpickled.
+
+A handler must return at once: it runs on the threads that also complete answers. What takes longer returns a
+`concurrent.futures.Future`, whose result then becomes the answer.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+Handler = Callable[..., Any]
+
+
+class RemoteObject(ABC):
+    """A handle to an object that lives on another device (an RRef where the transport is RPC)."""
+
+    device: str
+
+    @abstractmethod
+    def call(self, method: str, *args: Any, timeout_s: float) -> Future[Any]:
+        """Call a public method of the object where it lives. Errors as in `Transport.call`."""
+
+    @abstractmethod
+    def release(self) -> None:
+        """Let go of the object. Do this before its device is evicted."""
+
+
+class Transport(ABC):
+    """How this device reaches the others. A context manager: leaving it leaves the cluster."""
+
+    name: str
+    """The name of this device in the cluster, unique among its members."""
+
+    @abstractmethod
+    def expose(self, endpoint: str, handler: Handler) -> None:
+        """Let other devices call `handler` under the name `endpoint`."""
+
+    @abstractmethod
+    def post(self, device: str, endpoint: str, *args: Any, timeout_s: float = 30.0) -> Future[Any]:
+        """The fast way for small, frequent messages: the handler must not return a Future. Else like `call`."""
+
+    @abstractmethod
+    def call(self, device: str, endpoint: str, *args: Any, timeout_s: float) -> Future[Any]:
+        """Call an endpoint of a device (this one included).
+
+        The future's error is a `ShardnetError` of the handler's (same class, same message), `DeviceLost` where the
+        connection is gone, or `CallTimeout` after `timeout_s`.
+        """
+
+    @abstractmethod
+    def remote(self, device: str, endpoint: str, *args: Any, timeout_s: float = 30.0) -> RemoteObject:
+        """Call an endpoint that makes an object, leave the object there, and return a handle to it."""
+
+    @abstractmethod
+    def members(self) -> tuple[str, ...]:
+        """The devices that are in the group now, this one included, sorted by name."""
+
+    @abstractmethod
+    def evict(self, device: str) -> None:
+        """Strike a lost device off this device's list and the group's roster. Living members are undisturbed."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Leave the group at once. Never waits for the dead. Safe to call twice."""
+
+    def __enter__(self) -> Transport:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
