@@ -1,0 +1,146 @@
+"""The whole wire protocol of a running model on one page.
+
+Endpoints of every device (handlers in `shardnet.worker`), and who calls them:
+
+    hop(Hop)                     stage -> next stage, also the sampled ids from the last stage back to the first.
+                                 Answered at once. For the few tokens of decoding.
+    bulk_hop(Hop)                the same for the chunks of a prompt; answered when the receiver *starts* on it, which
+                                 is the back-pressure: a stage has at most `MAX_BULK_HOPS` of them unanswered.
+    open_session(stage, SessionSpec)      coordinator -> every stage; reserves KV memory
+    close_sessions(stage, sessions)       coordinator -> every stage; frees it, later hops of these are dropped
+    open_stage(StageSpec)        coordinator -> device; leaves a stage there behind a remote object
+    describe(), ping()           coordinator -> device
+    leave()                      coordinator -> device; ends its process
+
+Endpoints of the coordinator:
+
+    tokens(Tokens)               last stage -> source: what was sampled
+    stage_failed(stage, device, text)    any stage whose computation, or whose next hop, failed
+    load_progress(stage, done_bytes, total_bytes)
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+MAX_BULK_HOPS = 2
+"""Prompt chunks that may wait at the next stage: one to keep it busy, one on its way."""
+
+
+class Part(NamedTuple):
+    """The new tokens of one session within a hop."""
+
+    session: int
+    position: int
+    """Tokens of the session that come before these: a stage applies a part only at its own length, and once."""
+    num_tokens: int
+
+
+class Hop(NamedTuple):
+    """New positions of some sessions on their way to a stage."""
+
+    plan_version: int
+    stage: int
+    """Index of the receiving stage in the ring."""
+    parts: tuple[Part, ...]
+    payload: torch.Tensor
+    """Hidden states [sum of num_tokens, hidden] in the model's dtype, or token ids [sum of num_tokens] for stage 0."""
+    sender: str
+    sent_ns: int
+    """The sender's `time.monotonic_ns()`."""
+
+
+class SamplingOptions(NamedTuple):
+    """How the next token is chosen; semantics of `transformers.GenerationConfig`. Temperature 0 is greedy."""
+
+    temperature: float = 0.0
+    top_k: int = 0
+    """0: all tokens."""
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int = 0
+
+
+class SessionSpec(NamedTuple):
+    """What a stage must know of a session before its first step."""
+
+    session: int
+    capacity_tokens: int
+    """Tokens that the KV cache must hold: prompt and answer."""
+    prompt_tokens: int
+    max_new_tokens: int
+    eos_ids: tuple[int, ...]
+    sampling: SamplingOptions
+    prompt_ids: tuple[int, ...] = ()
+    """Sent to the sampling stage alone, and only where a repetition penalty needs it."""
+
+
+class SampledToken(NamedTuple):
+    """One token as it left the sampler."""
+
+    session: int
+    index: int
+    """0 for the first new token."""
+    token_id: int
+    finish_reason: str
+    """'' while the session goes on, 'eos', or 'length'."""
+
+
+class Tokens(NamedTuple):
+    """What the last stage tells the source after a step."""
+
+    plan_version: int
+    tokens: tuple[SampledToken, ...]
+
+
+class TensorPlace(NamedTuple):
+    """Where one tensor lies in a checkpoint."""
+
+    file: str
+    offset: int
+    num_bytes: int
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class RingStop(NamedTuple):
+    """One stage as its neighbours see it."""
+
+    device: str
+    first_unit: int
+    last_unit: int
+
+
+class StageSpec(NamedTuple):
+    """Everything a device needs to load a shard and to run it as a stage of a ring."""
+
+    plan_version: int
+    stage: int
+    ring: tuple[RingStop, ...]
+    source: str
+    """The transport name of the coordinator: where sampled tokens are told."""
+    model: str
+    """Folder with the model's `config.json`."""
+    tensors: dict[str, TensorPlace]
+    dtype: str
+    kv_budget_bytes: int
+    prefill_chunk_tokens: int
+    num_threads: int
+    record_spans: bool
+
+
+MESSAGE_TYPES: tuple[type, ...] = (
+    Part,
+    Hop,
+    SamplingOptions,
+    SessionSpec,
+    SampledToken,
+    Tokens,
+    TensorPlace,
+    RingStop,
+    StageSpec,
+)
+"""The classes that may be unpickled from the network, besides plain data and tensors."""
