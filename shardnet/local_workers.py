@@ -108,7 +108,7 @@ class LocalWorkers:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=worker_environment(os.environ, self.threads),
-                start_new_session=True,  # Ctrl-C in the terminal reaches the parent only, which then ends these in order
+                start_new_session=True,  # Ctrl-C in the terminal reaches the parent only, which ends these in order
             )
 
 

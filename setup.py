@@ -1,0 +1,73 @@
+"""What is installed, and what it needs.
+
+The base install is what a device needs to compute. `launch/` is installed as `shardnet.launch` and `configs/` as the
+package of data `shardnet.configs_data`; read a file of it with
+`importlib.resources.files("shardnet.configs_data").joinpath("clusters/home.yaml").read_text()`.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "shardnet/__init__.py").read_text(), re.MULTILINE)
+assert VERSION, "shardnet/__init__.py must say __version__"
+
+EXTRAS = {
+    "plan": ["pulp>=3,<4"],  # 4.x carries no solver of its own
+    "profile": ["tensorboard>=2.16", "matplotlib>=3.8"],
+    "gguf": ["gguf>=0.10"],
+    "configs": ["pyyaml>=6"],
+}
+DEV = [
+    "pytest>=8",
+    "pytest-timeout>=2.3",
+    "ruff>=0.12",
+    "mypy>=1.15",
+    "types-psutil",
+    "types-PyYAML",
+]
+
+setup(
+    name="shardnet",
+    version=VERSION.group(1),
+    description="One language model over several weak devices: planned from measurements, run as a pipeline",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.10",
+    packages=[*find_packages(include=["shardnet", "shardnet.*"]), "shardnet.launch", "shardnet.configs_data"],
+    package_dir={"shardnet.launch": "launch", "shardnet.configs_data": "configs"},
+    package_data={"shardnet": ["py.typed"], "shardnet.configs_data": ["**/*.yaml", "**/*.json", "**/*.md"]},
+    # The blocks of transformers and the private parts of torch RPC are pinned to what was tried.
+    install_requires=[
+        "torch>=2.8,<2.14",
+        "transformers>=5.20,<5.24",
+        "accelerate>=1.2",
+        "safetensors>=0.5",
+        "numpy>=1.26",
+        "psutil>=5.9",
+        "typer>=0.15",
+        "rich>=13.7",
+    ],
+    extras_require={**EXTRAS, "dev": DEV, "all": sorted({need for needs in EXTRAS.values() for need in needs})},
+    entry_points={
+        "console_scripts": [
+            "shardnet = shardnet.launch.cli:main",
+            "shardnet-run = shardnet.launch.run:main",
+        ]
+    },
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3 :: Only",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
+)
