@@ -1,0 +1,170 @@
+"""Reads YAML and JSON files: clusters, device classes, models. Checks nothing itself: see `shardnet.configs`.
+
+A name without a folder or an ending means one of the files that come with shardnet (`configs/`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+from shardnet.configs import Cluster, read_cluster
+from shardnet.errors import BadConfiguration, ModelNotFound, ShardnetError
+from shardnet.model_sizes import ModelConfig, model_config_from_hf
+from shardnet.schema import LocatedDict, Place, nearest_name, read_record
+
+MAX_FILE_BYTES = 64 * 1024**2
+
+
+def load_cluster(name: str) -> Cluster:
+    """The cluster of a file, or of the name of one that comes with shardnet (`home`, `edgeshard_testbed` ...).
+
+    Raises:
+        BadConfiguration: no such file or name, or something impossible in it.
+    """
+    data, shown = _load_named("clusters", name)
+    return read_cluster(data, _DeviceClasses(), shown)
+
+
+def load_model_config(name: str) -> ModelConfig:
+    """The numbers of a model: a file, a name that comes with shardnet, or a folder with `config.json`.
+
+    Raises:
+        ModelNotFound: nothing under that name.
+        BadConfiguration, UnsupportedModel: it says something that cannot be used.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        config = path / "config.json"
+        if not config.is_file():
+            raise ModelNotFound(f"{name} is a folder without config.json; give a model in Hugging Face layout.")
+        return model_config_from_hf(_require_mapping(load_data_file(config), config.name), path.resolve().name)
+    if path.is_file() and path.suffix == ".json":
+        return model_config_from_hf(_require_mapping(load_data_file(path), path.name), path.stem)
+    try:
+        data, shown = _load_named("models", name)
+    except _NoSuchConfig as error:
+        raise ModelNotFound(f"{error} A folder with config.json will do as well.") from error
+    return read_record(ModelConfig, data, Place(shown))
+
+
+def known_names(kind: str) -> list[str]:
+    """The names of the clusters, models or devices that come with shardnet."""
+    return sorted(each.name.removesuffix(".yaml") for each in _folder(kind).iterdir() if each.name.endswith(".yaml"))
+
+
+def load_data_file(path: Path) -> Any:
+    """The content of a YAML or JSON file, its mappings with their line numbers where it is YAML.
+
+    Raises:
+        BadConfiguration: unreadable, too large, or not YAML or JSON.
+    """
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise BadConfiguration(f"{path} has {path.stat().st_size} bytes; at most {MAX_FILE_BYTES} are read.")
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise BadConfiguration(f"cannot read {path}: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise BadConfiguration(f"{path} is not a text file; give YAML or JSON.") from error
+    return _parse(text, str(path))
+
+
+class _NoSuchConfig(BadConfiguration):
+    pass
+
+
+class _DeviceClasses(Mapping[str, object]):
+    """The device classes of `configs/devices/`, each read when a cluster first asks for it."""
+
+    def __init__(self) -> None:
+        self._read: dict[str, object] = {}
+
+    def __getitem__(self, name: str) -> object:
+        if name not in known_names("devices"):
+            raise KeyError(name)
+        if name not in self._read:
+            self._read[name], _ = _load_named("devices", name)
+        return self._read[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(known_names("devices"))
+
+    def __len__(self) -> int:
+        return len(known_names("devices"))
+
+
+def _load_named(kind: str, name: str) -> tuple[Any, str]:
+    """The content of a file or of a shipped configuration, and how to call it in messages."""
+    path = Path(name).expanduser()
+    if path.is_file():
+        return load_data_file(path), path.name
+    if path.suffix or len(path.parts) > 1:
+        raise _NoSuchConfig(f"there is no file {name}.")
+    wanted = name.replace("-", "_")
+    known = known_names(kind)
+    found = next((each for each in known if each.replace("-", "_") == wanted), None)
+    if found is None:
+        raise _NoSuchConfig(f"there is no file and no {kind[:-1]} called {name!r}; {nearest_name(name, known)}")
+    shown = f"{kind}/{found}.yaml"
+    return _parse(_folder(kind).joinpath(f"{found}.yaml").read_text(encoding="utf-8"), shown), shown
+
+
+def _folder(kind: str) -> Traversable:
+    try:
+        return resources.files("shardnet.configs_data").joinpath(kind)
+    except ModuleNotFoundError:  # run from a checkout that is not installed
+        return Path(__file__).resolve().parent.parent / "configs" / kind
+
+
+def _parse(text: str, shown: str) -> Any:
+    if shown.endswith(".json"):
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise BadConfiguration(f"{shown} is not JSON: {error}.") from error
+    return _parse_yaml(text, shown)
+
+
+def _parse_yaml(text: str, shown: str) -> Any:
+    try:
+        import yaml
+    except ModuleNotFoundError as error:
+        raise ShardnetError("reading YAML needs PyYAML; install shardnet[configs], or give a JSON file.") from error
+
+    class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+        """Safe YAML whose mappings know their lines and refuse double keys."""
+
+    def construct_mapping(loader: Any, node: Any) -> LocatedDict:
+        loader.flatten_mapping(node)
+        entries: dict[str, Any] = {}
+        lines: dict[str, int] = {}
+        for key_node, value_node in node.value:
+            key = loader.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                raise BadConfiguration(f"{shown}, line {key_node.start_mark.line + 1}: the key {key!r} must be text.")
+            if key in entries:
+                raise BadConfiguration(f"{shown}, line {key_node.start_mark.line + 1}: the key {key!r} is there twice.")
+            entries[key] = loader.construct_object(value_node, deep=True)
+            lines[key] = key_node.start_mark.line + 1
+        return LocatedDict(entries, lines, node.start_mark.line + 1)
+
+    Loader.add_constructor("tag:yaml.org,2002:map", construct_mapping)
+    try:
+        return yaml.load(text, Loader=Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise BadConfiguration(f"{shown}{where}: not YAML: {getattr(error, 'problem', None) or error}.") from error
+    except RecursionError as error:
+        raise BadConfiguration(f"{shown} is nested too deeply.") from error
+
+
+def _require_mapping(data: Any, shown: str) -> Mapping[str, Any]:
+    if not isinstance(data, Mapping):
+        raise BadConfiguration(f"{shown} must be a mapping, but is a {type(data).__name__}.")
+    return data

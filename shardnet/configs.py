@@ -1,0 +1,290 @@
+"""Devices and clusters as people describe them, turned into records. Pure: files are read in `launch/config_files.py`.
+
+A cluster names its devices one by one or by the dozen (`count`), each with its numbers or with a `class` from
+`configs/devices/`, and its links between devices, groups of devices, or all of them.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+
+from shardnet.plan import LinkProfile
+from shardnet.schema import Place, nearest_name, read_record, require
+
+GIB = 1024**3
+MAX_DEVICES = 10_000
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Decode times of one model's units, where somebody measured them."""
+
+    model: str
+    bits: int
+    unit_ms: tuple[float, ...]
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        require(len(self.unit_ms) >= 3, f"unit_ms needs a time for each unit, but has {len(self.unit_ms)}.")
+        require(min(self.unit_ms) >= 0, f"unit_ms must not be negative, but one is {min(self.unit_ms)}.")
+
+
+@dataclass(frozen=True)
+class DeviceClass:
+    """What all devices of one kind are like."""
+
+    memory_gib: float
+    """That shardnet may use, not what is soldered in. 0: only a relay, such as a router."""
+    read_gb_per_s: float
+    """Bytes of weights that its linear layers really read in a second: decoding is bound by this."""
+    gflops: float
+    """Arithmetic that it really reaches in prefill."""
+    unit_overhead_ms: float = 0.0
+    """Time of one unit besides: launching kernels, small operations."""
+    active_w: float | None = None
+    """Power while computing."""
+    radio_j_per_mb: float | None = None
+    """Energy of a megabyte sent or received."""
+    battery_wh: float | None = None
+    """What may be taken from the battery."""
+    load_mb_per_s: float = 200.0
+    """From its storage, when it loads a shard."""
+    measured: tuple[Measured, ...] = ()
+    about: str = ""
+
+    def __post_init__(self) -> None:
+        require(self.memory_gib >= 0, f"memory_gib must not be negative, but is {self.memory_gib}.")
+        for field in ("read_gb_per_s", "gflops", "load_mb_per_s"):
+            require(getattr(self, field) > 0, f"{field} must be above 0, but is {getattr(self, field)}.")
+        require(self.unit_overhead_ms >= 0, f"unit_overhead_ms must not be negative, but is {self.unit_overhead_ms}.")
+        for field in ("active_w", "radio_j_per_mb", "battery_wh"):
+            value = getattr(self, field)
+            require(value is None or value > 0, f"{field} must be above 0, but is {value}.")
+
+
+@dataclass(frozen=True)
+class DeviceEntry:
+    """One line of a cluster: a device, or `count` alike ones called name-1, name-2, ..."""
+
+    name: str
+    class_: str | None = None
+    """A name from `configs/devices/`; the numbers given here go before those of the class."""
+    count: int = 1
+    spread: float = 0.0
+    """The devices' speeds differ by up to this share, drawn from the cluster's seed."""
+    memory_gib: float | None = None
+    read_gb_per_s: float | None = None
+    gflops: float | None = None
+    unit_overhead_ms: float | None = None
+    active_w: float | None = None
+    radio_j_per_mb: float | None = None
+    battery_wh: float | None = None
+    load_mb_per_s: float | None = None
+    measured: tuple[Measured, ...] | None = None
+    about: str = ""
+
+    def __post_init__(self) -> None:
+        require(bool(self.name.strip()), "name must not be empty.")
+        require(self.name not in ("all", "source"), f"name must not be {self.name!r}, which has a meaning in links.")
+        require(1 <= self.count <= MAX_DEVICES, f"count must be 1 to {MAX_DEVICES}, but is {self.count}.")
+        require(0 <= self.spread < 1, f"spread must be at least 0 and below 1, but is {self.spread}.")
+
+
+@dataclass(frozen=True)
+class LinkEntry:
+    """Links between every device of `from` and of `to`, both ways. A later entry replaces an earlier one's."""
+
+    from_: str | tuple[str, ...]
+    """A device, the name of an entry with a count, a list of these, `source`, or `all`."""
+    to: str | tuple[str, ...]
+    mbit_per_s: float
+    latency_ms: float
+    one_way: bool = False
+    about: str = ""
+
+    def __post_init__(self) -> None:
+        require(self.mbit_per_s > 0, f"mbit_per_s must be above 0, but is {self.mbit_per_s}.")
+        require(self.latency_ms >= 0, f"latency_ms must not be negative, but is {self.latency_ms}.")
+
+
+@dataclass(frozen=True)
+class ClusterFile:
+    """What a cluster file may say."""
+
+    name: str
+    source: str
+    """The device where the prompt is typed."""
+    devices: tuple[DeviceEntry, ...]
+    links: tuple[LinkEntry, ...]
+    seed: int = 0
+    pin_embedding: bool = True
+    """The prompt's text stays on the source: only hidden states leave it."""
+    pin_head: bool = False
+    """So does the answer's."""
+    about: str = ""
+
+    def __post_init__(self) -> None:
+        require(len(self.devices) > 0, "devices is empty; a cluster needs at least one.")
+
+
+@dataclass(frozen=True)
+class Device:
+    """One device of a cluster, all its numbers settled."""
+
+    name: str
+    group: str
+    kind: DeviceClass
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Devices, and the directed links between them."""
+
+    name: str
+    source: str
+    devices: tuple[Device, ...]
+    links: tuple[LinkProfile, ...]
+    pin_embedding: bool = True
+    pin_head: bool = False
+
+    def without(self, *names: str) -> Cluster:
+        """The same without some devices and their links."""
+        return replace(
+            self,
+            devices=tuple(device for device in self.devices if device.name not in names),
+            links=tuple(link for link in self.links if link.source not in names and link.target not in names),
+        )
+
+
+def read_cluster(data: object, classes: Mapping[str, object], file: str = "") -> Cluster:
+    """Check a cluster's description and settle every device and link.
+
+    Args:
+        data: the mapping of a cluster file.
+        classes: mappings of device classes by name.
+        file: for error messages.
+
+    Raises:
+        BadConfiguration: an unknown key, class or device; a double name; a value that cannot be.
+    """
+    place = Place(file)
+    described = read_record(ClusterFile, data, place)
+    entries = data["devices"] if isinstance(data, Mapping) else ()
+    devices: list[Device] = []
+    for index, (entry, raw) in enumerate(zip(described.devices, entries, strict=True)):
+        at = place.at(data, "devices").item(index, raw)
+        devices += _settle(entry, classes, described.seed, at)
+    _check_devices(devices, described.source, place)
+    links = _settle_links(described, devices, data, place)
+    return Cluster(described.name, described.source, tuple(devices), links, described.pin_embedding, described.pin_head)
+
+
+def read_device_class(data: object, file: str = "") -> DeviceClass:
+    """Check the description of a device class."""
+    return read_record(DeviceClass, data, Place(file))
+
+
+def with_bandwidth(cluster: Cluster, first: str, second: str, mbit_per_s: float) -> Cluster:
+    """The same with another bandwidth on the links between two devices or groups, both ways.
+
+    Raises:
+        BadConfiguration: no such devices, or no link between them.
+    """
+    require(mbit_per_s > 0, f"a bandwidth must be above 0 Mbit/s, but is {mbit_per_s}.")
+    one = set(_named(first, cluster.devices, cluster.source, Place("--bandwidth")))
+    other = set(_named(second, cluster.devices, cluster.source, Place("--bandwidth")))
+    bytes_per_s, changed, links = mbit_per_s * 1e6 / 8, 0, []
+    for link in cluster.links:
+        here = (link.source in one and link.target in other) or (link.source in other and link.target in one)
+        changed += here
+        links.append(replace(link, bytes_per_s=bytes_per_s) if here else link)
+    require(changed > 0, f"there is no link between {first!r} and {second!r} in {cluster.name}.")
+    return replace(cluster, links=tuple(links))
+
+
+def with_source(cluster: Cluster, source: str) -> Cluster:
+    """The same with the prompt typed on another device."""
+    _check_devices(cluster.devices, source, Place(cluster.name))
+    return replace(cluster, source=source)
+
+
+def _settle(entry: DeviceEntry, classes: Mapping[str, object], seed: int, place: Place) -> Iterator[Device]:
+    """The devices of one entry, with their names and spread speeds."""
+    kind = _kind_of(entry, classes, place)
+    for index in range(entry.count):
+        name = entry.name if entry.count == 1 else f"{entry.name}-{index + 1}"
+        if entry.spread:
+            factor = 1 + entry.spread * random.Random(f"{seed}/{name}").uniform(-1, 1)
+            yield Device(name, entry.name, _scaled(kind, factor))
+        else:
+            yield Device(name, entry.name, kind)
+
+
+def _scaled(kind: DeviceClass, factor: float) -> DeviceClass:
+    measured = tuple(replace(each, unit_ms=tuple(ms / factor for ms in each.unit_ms)) for each in kind.measured)
+    return replace(kind, read_gb_per_s=kind.read_gb_per_s * factor, gflops=kind.gflops * factor, measured=measured)
+
+
+def _kind_of(entry: DeviceEntry, classes: Mapping[str, object], place: Place) -> DeviceClass:
+    own = {
+        field.name: getattr(entry, field.name)
+        for field in fields(DeviceClass)
+        if field.name != "about" and getattr(entry, field.name) is not None
+    }
+    if entry.class_ is None:
+        missing = [name for name in ("memory_gib", "read_gb_per_s", "gflops") if name not in own]
+        if missing:
+            raise place.error(f"device {entry.name!r} has no {', '.join(missing)}; give them, or a class.")
+        return DeviceClass(**own)
+    if entry.class_ not in classes:
+        raise place.error(f"unknown device class {entry.class_!r}; {nearest_name(entry.class_, list(classes))}")
+    return replace(read_device_class(classes[entry.class_], f"devices/{entry.class_}.yaml"), **own)
+
+
+def _check_devices(devices: Sequence[Device], source: str, place: Place) -> None:
+    names = [device.name for device in devices]
+    if len(names) > MAX_DEVICES:
+        raise place.error(f"{len(names)} devices are more than the {MAX_DEVICES} that can be planned.")
+    if len(set(names)) < len(names):
+        double = next(name for name in names if names.count(name) > 1)
+        raise place.error(f"two devices are called {double!r}; give each its own name.")
+    if source not in names:
+        raise place.error(
+            f"the source {source!r} is not one of its {len(names)} devices; {nearest_name(source, names)}"
+        )
+
+
+def _settle_links(
+    described: ClusterFile, devices: Sequence[Device], data: object, place: Place
+) -> tuple[LinkProfile, ...]:
+    links: dict[tuple[str, str], LinkProfile] = {}
+    raw = data["links"] if isinstance(data, Mapping) else ()
+    for index, entry in enumerate(described.links):
+        at = place.at(data, "links").item(index, raw[index])
+        starts = _named(entry.from_, devices, described.source, at)
+        ends = _named(entry.to, devices, described.source, at)
+        latency_s, bytes_per_s = entry.latency_ms / 1e3, entry.mbit_per_s * 1e6 / 8
+        for first in starts:
+            for second in ends:
+                if first == second:
+                    continue
+                links[first, second] = LinkProfile(first, second, latency_s, bytes_per_s)
+                if not entry.one_way:
+                    links[second, first] = LinkProfile(second, first, latency_s, bytes_per_s)
+    return tuple(links.values())
+
+
+def _named(names: str | Sequence[str], devices: Sequence[Device], source: str, place: Place) -> list[str]:
+    """The devices that a link's end means."""
+    if not isinstance(names, str):
+        return [device for name in names for device in _named(name, devices, source, place)]
+    if names == "all":
+        return [device.name for device in devices]
+    wanted = source if names == "source" else names
+    found = [device.name for device in devices if wanted in (device.name, device.group)]
+    if not found:
+        known = sorted({each for device in devices for each in (device.name, device.group)} | {"all", "source"})
+        raise place.error(f"no device or group is called {names!r}; {nearest_name(names, known)}")
+    return found

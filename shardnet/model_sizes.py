@@ -1,0 +1,284 @@
+"""How large a model's units are and how much work one token is, from its configuration alone.
+
+For models that are not on disk, and for planning before anything is loaded. Imports neither torch nor transformers.
+Parameter counts equal those of the skeletons in `transformers` (tests/test_model_sizes.py holds that).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from shardnet.errors import BadConfiguration, UnsupportedModel
+from shardnet.plan import ModelProfile, UnitProfile
+from shardnet.schema import require
+
+DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+TOKEN_ID_BYTES = 8
+_BYTES_PER_WEIGHT = {32: 4.0, 16: 2.0, 8: 1.0, 4: 0.625}
+"""4 bits: groups of 32 weights share a bfloat16 scale and zero, one bit a weight. 8 bits: a scale a row, ignored."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The architecture of a decoder, in numbers."""
+
+    name: str
+    family: str
+    hidden: int
+    blocks: int
+    heads: int
+    intermediate: int
+    vocab: int
+    context_tokens: int
+    kv_heads: int | None = None
+    """Heads of keys and values; as many as `heads` where absent."""
+    head_dim: int | None = None
+    """hidden / heads where absent."""
+    tied: bool = False
+    """The head multiplies by the embedding's weights."""
+    gated: bool = True
+    """Three matrices in the feed-forward part (gate, up, down), else two."""
+    attention_bias: str = "none"
+    """`none`, `qkv` (queries, keys and values), or `all` (the output projection too)."""
+    mlp_bias: bool = False
+    norm_bias: bool = False
+    norms_per_block: int = 2
+    qk_norm: bool = False
+    """A norm over each head's queries and keys."""
+    learned_positions: int = 0
+    embedding_norm: bool = False
+    experts: int = 0
+    experts_per_token: int = 0
+    sliding_window: int = 0
+    """Tokens that a local block sees; 0: every block sees all."""
+    global_every: int = 1
+    """With a sliding window: each n-th block sees all tokens."""
+    about: str = ""
+
+    def __post_init__(self) -> None:
+        for field in ("hidden", "blocks", "heads", "intermediate", "vocab", "context_tokens", "norms_per_block"):
+            require(getattr(self, field) > 0, f"{field} must be above 0, but is {getattr(self, field)}.")
+        require(self.blocks <= 10_000, f"{self.blocks} blocks are more than the 10000 that can be planned.")
+        require(
+            self.heads % self.num_kv_heads == 0,
+            f"heads ({self.heads}) must be a multiple of kv_heads ({self.num_kv_heads}).",
+        )
+        require(
+            self.attention_bias in ("none", "qkv", "all"),
+            f"attention_bias must be none, qkv or all, but is {self.attention_bias!r}.",
+        )
+        require(
+            0 <= self.experts_per_token <= self.experts,
+            f"experts_per_token ({self.experts_per_token}) must be between 0 and experts ({self.experts}).",
+        )
+        require(
+            bool(self.experts) == bool(self.experts_per_token), "experts and experts_per_token must be given together."
+        )
+
+    @property
+    def num_kv_heads(self) -> int:
+        return self.kv_heads or self.heads
+
+    @property
+    def size_of_head(self) -> int:
+        return self.head_dim or self.hidden // self.heads
+
+
+@dataclass(frozen=True)
+class UnitWork:
+    """What one unit costs: to hold, and to run for one token."""
+
+    name: str
+    num_parameters: int
+    weight_bytes: int
+    kv_bytes_per_token: float
+    """Of one session; for a block with a sliding window the mean over the context."""
+    output_bytes: int
+    read_bytes: float
+    """Weights that one step reads from memory."""
+    flops_per_token: float
+    """Without attention over the cache."""
+    attention_flops_per_cached_token: float
+
+
+def unit_works(
+    model: ModelConfig, dtype: str = "float16", bits: int | None = None, context_tokens: int = 0, step_tokens: int = 1
+) -> tuple[UnitWork, ...]:
+    """The embedding, each block, the head.
+
+    Args:
+        dtype: of what is not quantised, of the KV cache and of what travels.
+        bits: of the linear layers' weights (32, 16, 8, 4); those of `dtype` where None.
+        context_tokens: for the mean KV cache of sliding windows; the model's own context where 0.
+        step_tokens: tokens in one step; with experts more of them are read.
+
+    Raises:
+        BadConfiguration: an unknown dtype or number of bits.
+    """
+    size = _dtype_bytes(dtype)
+    linear = _bytes_per_weight(bits) if bits else float(size)
+    context = context_tokens or model.context_tokens
+    wire = model.hidden * size
+    embedding = _embedding_parameters(model)
+    rows = step_tokens * model.hidden * size
+    units = [UnitWork("embedding", embedding, embedding * size, 0.0, wire, rows, 0.0, 0.0)]
+    for index in range(model.blocks):
+        kv = 2 * model.num_kv_heads * model.size_of_head * size
+        seen = _seen_tokens(model, index, context)
+        attention, experts, small = _block_parameters(model)
+        held = attention + experts * max(1, model.experts)
+        active = attention + experts * max(1, min(model.experts, model.experts_per_token * step_tokens))
+        flops = 2.0 * (attention + experts * max(1, model.experts_per_token))
+        units.append(
+            UnitWork(
+                name=f"block {index}",
+                num_parameters=held + small,
+                weight_bytes=round(held * linear) + small * size,
+                kv_bytes_per_token=kv * seen / context,
+                output_bytes=wire,
+                read_bytes=active * linear + small * size,
+                flops_per_token=flops,
+                attention_flops_per_cached_token=4.0 * model.heads * model.size_of_head * seen / context,
+            )
+        )
+    matrix = model.vocab * model.hidden
+    norm = model.hidden * (2 if model.norm_bias else 1)
+    # Tied weights are the embedding's own, in its dtype; on the embedding's device they need not be held twice.
+    head = matrix * (size if model.tied else linear) + norm * size
+    own = norm if model.tied else matrix + norm
+    units.append(UnitWork("head", own, round(head), 0.0, TOKEN_ID_BYTES, head, 2.0 * matrix, 0.0))
+    return tuple(units)
+
+
+def model_profile(
+    model: ModelConfig, dtype: str = "float16", bits: int | None = None, context_tokens: int = 0
+) -> ModelProfile:
+    """The same as the record that the loader makes of a model on disk."""
+    units = tuple(
+        UnitProfile(u.name, u.weight_bytes, round(u.kv_bytes_per_token), u.output_bytes, u.num_parameters)
+        for u in unit_works(model, dtype, bits, context_tokens)
+    )
+    return ModelProfile(model.name, model.family, dtype, units, context_tokens or model.context_tokens)
+
+
+def _dtype_bytes(dtype: str) -> int:
+    if dtype not in DTYPE_BYTES:
+        raise BadConfiguration(f"unknown dtype {dtype!r}; use one of {', '.join(DTYPE_BYTES)}.")
+    return DTYPE_BYTES[dtype]
+
+
+def _bytes_per_weight(bits: int) -> float:
+    if bits not in _BYTES_PER_WEIGHT:
+        raise BadConfiguration(f"weights of {bits} bits are unknown; use one of 4, 8, 16, 32.")
+    return _BYTES_PER_WEIGHT[bits]
+
+
+def _seen_tokens(model: ModelConfig, index: int, context: int) -> int:
+    is_global = not model.sliding_window or (index + 1) % model.global_every == 0
+    return context if is_global else min(context, model.sliding_window)
+
+
+def _embedding_parameters(model: ModelConfig) -> int:
+    norm = model.hidden * (2 if model.norm_bias else 1) if model.embedding_norm else 0
+    return (model.vocab + model.learned_positions) * model.hidden + norm
+
+
+def _block_parameters(model: ModelConfig) -> tuple[int, int, int]:
+    """Attention (with the router of experts), one feed-forward part, and norms with biases."""
+    queries = model.heads * model.size_of_head
+    keys = model.num_kv_heads * model.size_of_head
+    attention = model.hidden * (2 * queries + 2 * keys) + model.hidden * model.experts
+    feed_forward = (3 if model.gated else 2) * model.hidden * model.intermediate
+    small = model.norms_per_block * model.hidden * (2 if model.norm_bias else 1)
+    small += 2 * model.size_of_head if model.qk_norm else 0
+    small += queries + 2 * keys if model.attention_bias != "none" else 0
+    small += model.hidden if model.attention_bias == "all" else 0
+    small += model.hidden + model.intermediate * (2 if model.gated else 1) if model.mlp_bias else 0
+    return attention, feed_forward, small
+
+
+# What differs between families beyond the numbers in config.json.
+_FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "smollm3": {},
+    "mistral": {},
+    "mixtral": {},
+    "qwen2": {"attention_bias": "qkv"},
+    "qwen3": {"qk_norm": True},
+    "qwen3_moe": {"qk_norm": True},
+    "phi3": {},
+    "gemma2": {"norms_per_block": 4},
+    "gemma3_text": {"norms_per_block": 4, "qk_norm": True},
+    "bloom": {
+        "gated": False,
+        "attention_bias": "all",
+        "mlp_bias": True,
+        "norm_bias": True,
+        "embedding_norm": True,
+        "tied": True,
+    },
+    "gpt2": {"gated": False, "attention_bias": "all", "mlp_bias": True, "norm_bias": True, "tied": True},
+    "gpt_neox": {"gated": False, "attention_bias": "all", "mlp_bias": True, "norm_bias": True},
+    "opt": {"gated": False, "attention_bias": "all", "mlp_bias": True, "norm_bias": True, "tied": True},
+}
+_TIED_UNLESS_SAID = {"gemma2", "gemma3_text", "bloom", "gpt2", "opt"}
+
+
+def model_config_from_hf(config: Mapping[str, Any], name: str) -> ModelConfig:
+    """From the `config.json` of a model folder in Hugging Face layout.
+
+    Raises:
+        UnsupportedModel: a family whose sizes are not known from its configuration.
+    """
+    if isinstance(config.get("text_config"), Mapping):
+        config = config["text_config"]
+    family = str(config.get("model_type", ""))
+    if family not in _FAMILIES:
+        raise UnsupportedModel(
+            f"{name}: sizes of the family {family or 'unknown'!r} are not known from its configuration; "
+            f"known are {', '.join(sorted(_FAMILIES))}. Write a model file with its numbers instead (docs/planning.md)."
+        )
+    found = {field: _first(config, names) for field, names in _HF_NAMES.items()}
+    missing = [field for field in ("hidden", "blocks", "heads", "vocab") if found[field] is None]
+    if missing:
+        raise BadConfiguration(f"{name}: config.json says nothing of {', '.join(missing)}; is it complete?")
+    known: dict[str, Any] = {**_FAMILIES[family], **{key: value for key, value in found.items() if value is not None}}
+    known.setdefault("intermediate", 4 * known["hidden"])
+    known.setdefault("context_tokens", 2048)
+    known["tied"] = bool(config.get("tie_word_embeddings", family in _TIED_UNLESS_SAID))
+    if family == "gpt2":
+        known["learned_positions"] = config.get("n_positions", 1024)
+    elif family == "opt":
+        known["learned_positions"] = known["context_tokens"] + 2  # OPT's offset of two
+    if config.get("attention_bias") and family in ("llama", "qwen3"):
+        known["attention_bias"] = "all"
+    known.update(_hf_windows(config, family))
+    return ModelConfig(name=name, family=family, **known)
+
+
+_HF_NAMES = {
+    "hidden": ("hidden_size", "n_embd", "n_embed"),
+    "blocks": ("num_hidden_layers", "n_layer"),
+    "heads": ("num_attention_heads", "n_head"),
+    "kv_heads": ("num_key_value_heads",),
+    "head_dim": ("head_dim",),
+    "intermediate": ("moe_intermediate_size", "intermediate_size", "n_inner", "ffn_dim"),
+    "vocab": ("vocab_size",),
+    "context_tokens": ("max_position_embeddings", "n_positions", "seq_length"),
+    "experts": ("num_local_experts", "num_experts"),
+    "experts_per_token": ("num_experts_per_tok",),
+}
+
+
+def _first(config: Mapping[str, Any], names: tuple[str, ...]) -> Any:
+    return next((config[name] for name in names if config.get(name) is not None), None)
+
+
+def _hf_windows(config: Mapping[str, Any], family: str) -> dict[str, int]:
+    window = config.get("sliding_window")
+    if not window or family not in ("gemma2", "gemma3_text", "mistral"):
+        return {}
+    every = {"gemma2": 2, "gemma3_text": int(config.get("sliding_window_pattern") or 6), "mistral": 10_001}[family]
+    return {"sliding_window": int(window), "global_every": every}

@@ -1,0 +1,134 @@
+"""Reads frozen records from plain mappings, and says exactly what is wrong with a mapping that does not fit.
+
+The fields of the record are the schema: their names carry the units, their types say what may stand there. An unknown
+key is an error that names the nearest known one. Standard library only; YAML is read in `launch/config_files.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from difflib import get_close_matches
+from types import NoneType, UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from shardnet.errors import BadConfiguration
+
+Record = TypeVar("Record")
+_KINDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+
+
+class LocatedDict(dict[str, Any]):
+    """A mapping that knows on which line of its file each key stands."""
+
+    def __init__(self, entries: Mapping[str, Any], lines: Mapping[str, int], line: int) -> None:
+        super().__init__(entries)
+        self.lines = dict(lines)
+        self.line = line
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in which file something stands, for error messages: `home.yaml, line 12, devices[2]`."""
+
+    file: str = ""
+    path: str = ""
+    line: int | None = None
+
+    def at(self, mapping: object, key: str) -> Place:
+        """The place of `key` in `mapping`."""
+        line = getattr(mapping, "lines", {}).get(key, self.line)
+        return Place(self.file, f"{self.path}.{key}" if self.path else key, line)
+
+    def item(self, index: int, value: object) -> Place:
+        """The place of an entry of a list."""
+        return Place(self.file, f"{self.path}[{index}]", getattr(value, "line", self.line))
+
+    def error(self, sentence: str) -> BadConfiguration:
+        parts = [self.file, f"line {self.line}" if self.line else "", self.path]
+        return BadConfiguration(f"{', '.join(part for part in parts if part) or 'configuration'}: {sentence}")
+
+
+def read_record(kind: type[Record], data: object, place: Place) -> Record:
+    """Make a `kind` (a frozen dataclass) from a mapping.
+
+    Raises:
+        BadConfiguration: an unknown or missing key, a value of a wrong type, or what `kind.__post_init__` refuses.
+    """
+    if not isinstance(data, Mapping):
+        raise place.error(f"must be a mapping with keys such as {_some_keys(kind)}, but is {_shown(data)}.")
+    hints = get_type_hints(kind)
+    known = {field.name.removesuffix("_"): field for field in fields(kind)}  # type: ignore[arg-type]
+    for key in data:
+        if key not in known:
+            raise place.at(data, str(key)).error(f"unknown key {str(key)!r}; {_nearest(str(key), list(known))}")
+    values = {}
+    for key, field in known.items():
+        if key in data:
+            values[field.name] = _read_value(hints[field.name], data[key], place.at(data, key))
+        elif field.default is MISSING and field.default_factory is MISSING:
+            raise place.error(f"the key {key!r} is missing; add it.")
+    try:
+        return kind(**values)
+    except BadConfiguration as error:
+        raise place.error(str(error)) from error
+
+
+def nearest_name(name: str, known: Sequence[str]) -> str:
+    """`did you mean 'x'?`, or the list of what there is, to end an error message with."""
+    return _nearest(name, known)
+
+
+def require(condition: bool, sentence: str) -> None:
+    """For `__post_init__` of records: what must hold of their values."""
+    if not condition:
+        raise BadConfiguration(sentence)
+
+
+def _nearest(key: str, known: Sequence[str]) -> str:
+    close = get_close_matches(key, known, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(sorted(known)[:12])}."
+
+
+def _some_keys(kind: type) -> str:
+    return ", ".join(field.name.removesuffix("_") for field in fields(kind)[:3])
+
+
+def _read_value(kind: Any, value: object, place: Place) -> Any:
+    origin = get_origin(kind)
+    if origin in (Union, UnionType):
+        return _read_union(list(get_args(kind)), value, place)
+    if origin is tuple:
+        if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
+            raise place.error(f"must be a list, but is {_shown(value)}.")
+        return tuple(_read_value(get_args(kind)[0], each, place.item(i, each)) for i, each in enumerate(value))
+    if is_dataclass(kind):
+        return read_record(kind, value, place)  # type: ignore[arg-type]
+    return _read_scalar(kind, value, place)
+
+
+def _read_union(kinds: list[Any], value: object, place: Place) -> Any:
+    if value is None and NoneType in kinds:
+        return None
+    others = [kind for kind in kinds if kind is not NoneType]
+    listed = [kind for kind in others if get_origin(kind) is tuple]
+    if listed and not isinstance(value, (str, int, float)):
+        return _read_value(listed[0], value, place)
+    return _read_value(next(kind for kind in others if kind not in listed), value, place)
+
+
+def _read_scalar(kind: Any, value: object, place: Place) -> Any:
+    fits = isinstance(value, kind) and not (kind is not bool and isinstance(value, bool))
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value, fits = float(value), True
+    if not fits:
+        raise place.error(f"must be {_KINDS[kind]}, but is {_shown(value)}.")
+    if kind is float and not math.isfinite(value):  # type: ignore[arg-type]
+        raise place.error(f"must be a finite number, but is {value}.")
+    return value
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
