@@ -8,7 +8,7 @@
     │   ├── BadRequest                sampling values, prompt length, number of devices
     │   └── BadConfiguration          a configuration or problem file that says something impossible
     ├── DoesNotFit            (3)     memory: what is needed, what there is, what would make it fit
-    ├── KVMemorySpent         (3)     a session's KV cache does not fit beside the others
+    ├── KVMemorySpent         (2)     a session's KV cache does not fit beside the others
     └── ClusterError          (1)     a device or the way to it failed
         ├── JoinFailed                a device could not join the cluster
         ├── DeviceLost                a member died or its connection broke
@@ -61,7 +61,7 @@ class DoesNotFit(ShardnetError):
 class KVMemorySpent(ShardnetError):
     """A session's KV cache does not fit beside those of the other sessions."""
 
-    exit_code = 3
+    exit_code = 2
 
 
 class ClusterError(ShardnetError):

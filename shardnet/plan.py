@@ -56,6 +56,9 @@ class ModelProfile:
     dtype: str
     units: tuple[UnitProfile, ...]
     context_tokens: int
+    """The longest context that the model was made for."""
+    vocabulary: int = 0
+    """Number of token ids."""
 
     @property
     def num_units(self) -> int:

@@ -9,7 +9,7 @@ Endpoints of every device (handlers in `shardnet.worker`), and who calls them:
     open_session(stage, SessionSpec)      coordinator -> every stage; reserves KV memory
     close_sessions(stage, sessions)       coordinator -> every stage; frees it, later hops of these are dropped
     open_stage(StageSpec)        coordinator -> device; leaves a stage there behind a remote object
-    describe(), ping()           coordinator -> device
+    describe(), measure_speed(), ping()   coordinator -> device
     leave()                      coordinator -> device; ends its process
 
 Endpoints of the coordinator:
@@ -128,7 +128,6 @@ class StageSpec(NamedTuple):
     dtype: str
     kv_budget_bytes: int
     prefill_chunk_tokens: int
-    num_threads: int
     record_spans: bool
 
 

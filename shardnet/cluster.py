@@ -1,0 +1,253 @@
+"""Devices that work together: started or found, watched, given shards to hold, and ended.
+
+`Cluster.local` starts processes on this machine; `Cluster.connect` finds devices that were started elsewhere. Either is
+a context manager, and nothing that it started outlives its block: not after an error, not after Ctrl-C, not when this
+process is killed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from pathlib import Path
+from typing import Any
+
+from shardnet.errors import BadRequest, ClusterError, JoinFailed
+from shardnet.loading import ModelLoad, load_model
+from shardnet.local_workers import LocalWorkers
+from shardnet.model import Model
+from shardnet.progress import Progress, progress_bars
+from shardnet.transport import RpcTransport, serve_store
+from shardnet.transport.base import Transport
+from shardnet.transport.messages import Tokens
+from shardnet.watch import Watch
+
+COORDINATOR = "coordinator"
+JOIN_S = 60.0
+ENDPOINT_VARIABLE = "SHARDNET_ENDPOINT"
+
+
+class Cluster:
+    """The devices that this process coordinates. Make one with `local` or `connect`."""
+
+    def __init__(
+        self, transport: Transport, devices: Sequence[str], resources: ExitStack, workers: LocalWorkers | None
+    ) -> None:
+        self.devices = tuple(devices)
+        """The devices that were there at the start, in the order in which they get shards."""
+        self._transport = transport
+        self._resources = resources
+        self._plan_versions = itertools.count(1)
+        self._loads: dict[int, ModelLoad] = {}
+        self._lock = threading.RLock()
+        transport.expose("tokens", self._on_tokens)
+        transport.expose("stage_failed", self._on_stage_failed)
+        transport.expose("load_progress", self._on_load_progress)
+        how_it_ended: Callable[[], dict[str, str]] = dict
+        if workers is not None:
+            how_it_ended = workers_that_ended(workers)
+        self._watch = Watch(transport, self.devices, how_it_ended, self._on_lost)
+
+    @classmethod
+    def local(
+        cls,
+        num_devices: int = 3,
+        *,
+        threads_per_device: int | None = None,
+        log_dir: Path | None = None,
+        progress: Progress | None = None,
+    ) -> Cluster:
+        """Start devices as processes on this machine.
+
+        Args:
+            threads_per_device: compute threads of each; None shares the cores among them.
+            log_dir: where their output goes; a temporary folder if None.
+            progress: told how far the start is; None shows a bar on a terminal.
+
+        Raises:
+            BadRequest: `num_devices` or `threads_per_device` is below 1.
+            JoinFailed: a process ended before it had joined; says what it printed.
+        """
+        if num_devices < 1:
+            raise BadRequest(f"the number of devices must be at least 1, but is {num_devices}.")
+        threads = threads_per_device if threads_per_device is not None else max(1, num_cores() // num_devices)
+        if threads < 1:
+            raise BadRequest(f"the number of threads must be at least 1, but is {threads}.")
+        names = [f"device-{index}" for index in range(num_devices)]
+        with ExitStack() as resources, _shown(progress) as told:
+            store = serve_store("127.0.0.1", 0)
+            resources.callback(lambda: store)  # the store's server lives as long as this object
+            endpoint = f"127.0.0.1:{store.port}"
+            workers = resources.enter_context(LocalWorkers(endpoint, names, threads, log_dir))
+            transport = resources.enter_context(RpcTransport.join(endpoint, COORDINATOR, timeout_s=JOIN_S))
+            _wait_for(transport, names, told, workers)
+            return cls(transport, names, resources.pop_all(), workers)
+
+    @classmethod
+    def connect(
+        cls, endpoint: str | None = None, *, num_devices: int | None = None, progress: Progress | None = None
+    ) -> Cluster:
+        """Coordinate the devices that meet at `endpoint`, such as those that `shardnet-run` started.
+
+        Args:
+            endpoint: "HOST:PORT"; None takes what `shardnet-run` put into the environment.
+            num_devices: how many to wait for; None takes what `shardnet-run` says, or else those that are there.
+
+        Raises:
+            BadRequest: no endpoint is given, and none is in the environment.
+            JoinFailed: the endpoint does not answer, or too few devices came.
+        """
+        endpoint = endpoint or os.environ.get(ENDPOINT_VARIABLE)
+        if not endpoint:
+            raise BadRequest(
+                "there is no cluster to connect to. Give an endpoint such as 127.0.0.1:29500, or start the script with "
+                "shardnet-run."
+            )
+        if num_devices is None and "WORLD_SIZE" in os.environ:
+            num_devices = int(os.environ["WORLD_SIZE"])
+        with ExitStack() as resources, _shown(progress) as told:
+            transport = resources.enter_context(RpcTransport.join(endpoint, COORDINATOR, timeout_s=JOIN_S))
+            names = _wait_for_number(transport, num_devices, told)
+            return cls(transport, names, resources.pop_all(), None)
+
+    def load(
+        self,
+        model: str | Path,
+        *,
+        dtype: str = "bfloat16",
+        split: Sequence[int] | None = None,
+        context_tokens: int | None = None,
+        kv_memory_bytes: int | None = None,
+        prefill_chunk_tokens: int = 128,
+        record_spans: bool = False,
+        progress: Progress | None = None,
+    ) -> Model:
+        """Place a model over the devices and load it.
+
+        Args:
+            model: a folder in Hugging Face layout, a `.gguf` file, a hub id, or the name of an embedded model.
+            dtype: "float32", "bfloat16" or "float16".
+            split: units for each device, in the order of `devices`; None places by measured speed and memory.
+            context_tokens: the longest session; None takes the model's own limit.
+            kv_memory_bytes: memory for KV caches on each device; None takes what the device can spare.
+            prefill_chunk_tokens: prompts go through the ring in chunks of this size.
+            record_spans: keep spans for `Model.write_profile`.
+
+        Raises:
+            ModelNotFound, UnsupportedModel, DamagedCheckpoint, BadRequest, DoesNotFit, DeviceLost.
+        """
+        devices = [device for device in self.devices if device not in self._watch.lost]
+        if not devices:
+            raise ClusterError("every device of this cluster is lost. Start a new one.")
+        with _shown(progress) as told:
+            load = ModelLoad(self._transport, next(self._plan_versions), told)
+            with self._lock:
+                self._loads[load.plan_version] = load
+            return load_model(
+                load,
+                model,
+                devices,
+                dtype=dtype,
+                split=split,
+                context_tokens=context_tokens,
+                kv_memory_bytes=kv_memory_bytes,
+                prefill_chunk_tokens=prefill_chunk_tokens,
+                record_spans=record_spans,
+            )
+
+    def describe(self) -> list[dict[str, Any]]:
+        """What each living device is and has now."""
+        living = [device for device in self.devices if device not in self._watch.lost]
+        asked = [self._transport.call(device, "describe", timeout_s=10.0) for device in living]
+        return [answer.result() for answer in asked]
+
+    def close(self) -> None:
+        """End everything that this cluster started. Safe to call twice."""
+        self._watch.close()
+        with self._lock:
+            loads, self._loads = list(self._loads.values()), {}
+        for load in loads:
+            load.close()
+        for device in self.devices:
+            if device not in self._watch.lost:
+                with suppress(ClusterError):
+                    self._transport.post(device, "leave", timeout_s=2.0).exception(timeout=2.0)
+        self._resources.close()
+
+    def __enter__(self) -> Cluster:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # ---- endpoints, and what the watch tells ----
+
+    def _on_tokens(self, tokens: Tokens) -> None:
+        load = self._loads.get(tokens.plan_version)
+        if load is not None:
+            load.on_tokens(tokens)
+
+    def _on_load_progress(self, plan_version: int, stage: int, done_bytes: int, total_bytes: int) -> None:
+        load = self._loads.get(plan_version)
+        if load is not None:
+            load.on_progress(stage, done_bytes, total_bytes)
+
+    def _on_stage_failed(self, plan_version: int, stage: int, device: str, text: str) -> None:
+        self._watch.suspect(device, lambda: self._fail_stage(plan_version, stage, device, text))
+
+    def _fail_stage(self, plan_version: int, stage: int, device: str, text: str) -> None:
+        """The device lives, so the fault is the stage's."""
+        load = self._loads.get(plan_version)
+        if load is not None:
+            load.fail(ClusterError(f"stage {stage} on {device} failed: {text}"))
+
+    def _on_lost(self, device: str, why: str) -> None:
+        with self._lock:
+            loads = list(self._loads.values())
+        for load in loads:
+            load.lose(device, why)
+        self._transport.evict(device)
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def workers_that_ended(workers: LocalWorkers) -> Callable[[], dict[str, str]]:
+    """A function that tells which of `workers` have ended, and in words how."""
+    return lambda: {name: f"its process {workers.how_it_ended(name)}" for name, _ in workers.poll()}
+
+
+def _shown(progress: Progress | None) -> AbstractContextManager[Progress]:
+    """The caller's own way to show progress, or bars on the terminal."""
+    return nullcontext(progress) if progress is not None else progress_bars()
+
+
+def _wait_for(transport: Transport, names: Sequence[str], progress: Progress, workers: LocalWorkers) -> None:
+    deadline = time.monotonic() + JOIN_S
+    while missing := [name for name in names if name not in transport.members()]:
+        progress("starting devices", len(names) - len(missing), len(names))
+        for name, code in workers.poll():
+            raise JoinFailed(f"{name} could not join: its process {workers.how_it_ended(name)}")
+        if time.monotonic() > deadline:
+            raise JoinFailed(f"{', '.join(missing)} did not join within {JOIN_S:.0f} s. Is this machine overloaded?")
+        time.sleep(0.01)
+    progress("starting devices", len(names), len(names))
+
+
+def _wait_for_number(transport: Transport, num_devices: int | None, progress: Progress) -> list[str]:
+    wanted = num_devices or 1
+    deadline = time.monotonic() + JOIN_S
+    while True:
+        present = [name for name in transport.members() if name != transport.name]
+        progress("waiting for devices", min(len(present), wanted), wanted)
+        if len(present) >= wanted:
+            return present
+        if time.monotonic() > deadline:
+            raise JoinFailed(f"{wanted} devices were to come, but after {JOIN_S:.0f} s only {len(present)} are there.")
+        time.sleep(0.02)

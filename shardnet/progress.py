@@ -1,0 +1,51 @@
+"""How far long work is, told to whoever watches: a callback, or bars on the terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+Progress = Callable[[str, float, float], None]
+"""Called as progress(what, done, total) from any thread; done == total ends the line `what`."""
+
+
+def silent(what: str, done: float, total: float) -> None:
+    """Tell nobody."""
+
+
+@contextmanager
+def progress_bars(*, enabled: bool | None = None) -> Iterator[Progress]:
+    """Bars on standard error, one for each `what`; where that is no terminal, a short line as each one ends.
+
+    Args:
+        enabled: False tells nobody.
+    """
+    if enabled is False:
+        yield silent
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as RichProgress
+
+    console = Console(stderr=True)
+    if not sys.stderr.isatty():
+        ended: set[str] = set()
+
+        def line(what: str, done: float, total: float) -> None:
+            if done >= total and what not in ended:
+                ended.add(what)
+                console.print(f"{what}: done", highlight=False)
+
+        yield line
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeElapsedColumn())
+    with RichProgress(*columns, console=console, transient=True) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def show(what: str, done: float, total: float) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total)
+            bars.update(tasks[what], completed=done, total=total)
+
+        yield show

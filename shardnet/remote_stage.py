@@ -1,0 +1,122 @@
+"""A stage as the coordinator holds it: loaded, asked for its report, and let go."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from shardnet.errors import ClusterError
+from shardnet.plan import StagePlan
+from shardnet.timeline import ClockOffset, Timeline, Totals, clock_ns, offset_from_pings, shares_from_totals
+from shardnet.transport.base import RemoteObject, Transport
+from shardnet.transport.messages import StageSpec
+
+ASK_S = 30.0
+LOAD_S = 3600.0
+NUM_PINGS = 9
+
+
+@dataclass(frozen=True)
+class StageReport:
+    """What a stage holds and did. Seconds and bytes; the three shares add up to 1."""
+
+    device: str
+    first_unit: int
+    last_unit: int
+    weight_bytes: int
+    bytes_read: int
+    """Bytes that were read from the checkpoint."""
+    kv_reserved_bytes: int
+    peak_rss_bytes: int
+    """The most memory that the device's process has held."""
+    compute_s: float
+    wire_s: float
+    idle_s: float
+    num_steps: int
+    num_tokens: int
+    compute_share: float
+    wire_share: float
+    idle_share: float
+
+
+class RemoteStage:
+    """One stage of a loaded model."""
+
+    def __init__(self, transport: Transport, spec: StageSpec, plan: StagePlan) -> None:
+        self.plan = plan
+        self._transport = transport
+        self._spec = spec
+        self._host: RemoteObject = transport.remote(plan.device, "open_stage", spec)
+        self._sizes: dict[str, Any] = {}
+
+    def load(self) -> Future[dict[str, Any]]:
+        """Start loading; the future gives the sizes. Call `loaded` with them."""
+        return self._host.call("load", timeout_s=LOAD_S)
+
+    def loaded(self, sizes: dict[str, Any]) -> None:
+        self._sizes = sizes
+
+    def report(self) -> StageReport:
+        answer = self._host.call("report", timeout_s=ASK_S).result()
+        totals = Totals.from_dict(answer["totals"])
+        offsets = clock_offsets(self._transport, (self.plan.device, *(name for name, _ in totals.messages_from)))
+        shares = shares_from_totals(totals, totals.compute_s + totals.idle_s, offsets)
+        return StageReport(
+            device=self.plan.device,
+            first_unit=self.plan.first_unit,
+            last_unit=self.plan.last_unit,
+            weight_bytes=self._sizes["weight_bytes"],
+            bytes_read=self._sizes["bytes_read"],
+            kv_reserved_bytes=answer["kv_reserved_bytes"],
+            peak_rss_bytes=answer["peak_rss_bytes"],
+            compute_s=totals.compute_s,
+            wire_s=totals.corrected_wire_s(offsets),
+            idle_s=totals.idle_s,
+            num_steps=totals.num_steps,
+            num_tokens=totals.num_tokens,
+            compute_share=shares.compute,
+            wire_share=shares.wire,
+            idle_share=shares.idle,
+        )
+
+    def reset(self) -> None:
+        self._host.call("reset", timeout_s=ASK_S).result()
+
+    def add_spans(self, timeline: Timeline) -> None:
+        """Drain the stage's spans into `timeline`."""
+        spans = self._host.call("drain_spans", timeout_s=ASK_S).result()
+        timeline.add(self.plan.device, self._spec.stage, [tuple(span) for span in spans])
+
+    def close(self, *, device_lives: bool = True) -> None:
+        """Unload it. Drops the remote object, which must happen before a lost device is evicted."""
+        if device_lives:
+            with suppress(ClusterError):
+                self._host.call("close", timeout_s=ASK_S).result()
+        self._host.release()
+
+
+def clock_offsets(transport: Transport, devices: Sequence[str]) -> dict[str, ClockOffset]:
+    """How far each device's clock is ahead of this process's."""
+    offsets = {}
+    for device in dict.fromkeys(devices):
+        if device == transport.name:
+            continue
+        samples = []
+        for _ in range(NUM_PINGS):
+            sent_ns = clock_ns()
+            remote_ns = transport.post(device, "ping").result()
+            samples.append((sent_ns, remote_ns, clock_ns()))
+        offsets[device] = offset_from_pings(samples)
+    return offsets
+
+
+def collect_timeline(stages: Sequence[RemoteStage]) -> Timeline:
+    """The spans of all stages on this process's clock."""
+    devices = [stage.plan.device for stage in stages]
+    timeline = Timeline(clock_offsets(stages[0]._transport, devices))
+    for stage in stages:
+        stage.add_spans(timeline)
+    return timeline

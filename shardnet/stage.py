@@ -1,0 +1,255 @@
+"""A shard at work: an actor with an inbox and one compute thread. Knows no network.
+
+Hops are put into the inbox by whatever thread brings them; the compute thread takes all the work that waits, of all
+sessions, runs it as one ragged batch, and hands the result to an `Outlet`. The three calls of a step are `_schedule`,
+`_run` and `_postprocess`.
+
+Back-pressure: a stage has at most `MAX_BULK_HOPS` prompt chunks at its successor that the successor has not started on;
+until one is taken it runs decode work only, and its own chunks wait, and so on back to the first stage, where they are
+ids. With one being computed and one waiting, a stage never runs dry while its predecessor is as fast as itself.
+
+Legend: T new tokens, H hidden size, V vocabulary, N sessions that sample in this step.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+
+from shardnet.cache import KVCache
+from shardnet.inbox import Inbox, Packet, StepWork
+from shardnet.models import Segment, SessionKV, Shard
+from shardnet.sampling import Sampler, sample_step
+from shardnet.timeline import Recorder, clock_ns
+from shardnet.transport.messages import MAX_BULK_HOPS, Hop, Part, SampledToken, SessionSpec
+
+
+class Outlet(Protocol):
+    """Where a stage's results go. None of these may wait."""
+
+    def hop(self, parts: tuple[Part, ...], rows: torch.Tensor) -> None:
+        """Decode work for the next stage of the ring (after the last comes the first)."""
+
+    def bulk_hop(self, parts: tuple[Part, ...], rows: torch.Tensor, on_taken: Callable[[], None]) -> None:
+        """Prompt chunks for the next stage; `on_taken` is called when it starts on the last of them."""
+
+    def tokens(self, tokens: tuple[SampledToken, ...]) -> None:
+        """What was sampled, for the source."""
+
+    def failed(self, error: BaseException) -> None:
+        """The computation failed; the stage has stopped."""
+
+
+@dataclass(slots=True)
+class _LiveSession:
+    spec: SessionSpec
+    kv: SessionKV
+    sampler: Sampler | None
+
+
+@dataclass(slots=True)
+class _Step:
+    work: StepWork
+    sessions: list[_LiveSession]
+    samples: list[int] = field(default_factory=list)
+    """Indices of the parts that end where a token must be sampled."""
+
+
+class Stage:
+    """One shard at work. A context manager: its compute thread ends with the block."""
+
+    def __init__(
+        self,
+        shard: Shard,
+        kv: KVCache,
+        recorder: Recorder,
+        outlet: Outlet,
+        *,
+        chunk_tokens: int,
+        num_threads: int,
+    ) -> None:
+        self.shard = shard
+        self.kv = kv
+        self.recorder = recorder
+        self._outlet = outlet
+        self._num_threads = num_threads
+        self._inbox = Inbox(chunk_tokens)
+        self._sessions: dict[int, _LiveSession] = {}
+        self._ready = threading.Condition()
+        self._has_news = False
+        self._num_untaken = 0
+        self._emptied_ns: int | None = None
+        """When, during the present wait, the last session was closed: a stage without sessions is not idle."""
+        self._is_closed = False
+        self._thread = threading.Thread(target=self._work, name="shardnet-compute", daemon=True)
+        self._thread.start()
+
+    # ---- what other threads call ----
+
+    def open_session(self, spec: SessionSpec) -> None:
+        """Reserve the session's KV memory.
+
+        Raises:
+            KVMemorySpent: it does not fit beside those of the other sessions.
+        """
+        sampler = Sampler(spec) if self.shard.has_head else None
+        with self._ready:
+            self.kv.open(spec.session, spec.capacity_tokens)
+            self._sessions[spec.session] = _LiveSession(spec, self.kv.get(spec.session), sampler)
+
+    def close_sessions(self, sessions: Sequence[int]) -> None:
+        """Free the sessions' memory; what still arrives for them is dropped. Unknown ones are ignored."""
+        with self._ready:
+            for session in sessions:
+                if self._sessions.pop(session, None) is not None:
+                    self.kv.close(session)
+            if not self._sessions and self._emptied_ns is None:
+                self._emptied_ns = clock_ns()
+            self._wake()
+
+    def put(self, hop: Hop, received_ns: int, on_taken: Callable[[], None] | None = None) -> None:
+        """Put a hop into the inbox; `on_taken` marks one that brings prompt chunks."""
+        rows = hop.payload
+        self.recorder.wire(
+            hop.sent_ns,
+            received_ns,
+            source_device=hop.sender,
+            num_bytes=rows.numel() * rows.element_size(),
+            num_sessions=len(hop.parts),
+        )
+        with self._ready:
+            self._inbox.put(Packet(hop.parts, rows, on_taken), is_bulk=on_taken is not None)
+            self._wake()
+
+    @property
+    def num_sessions(self) -> int:
+        return len(self._sessions)
+
+    def close(self) -> None:
+        """Stop the compute thread after the step that runs now, and drop everything. Safe to call twice."""
+        with self._ready:
+            self._is_closed = True
+            self._wake()
+        if self._thread is not threading.current_thread():
+            self._thread.join()
+        self.close_sessions(list(self._sessions))
+
+    def __enter__(self) -> Stage:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # ---- the compute thread ----
+
+    def _work(self) -> None:
+        torch.set_num_threads(self._num_threads)
+        with torch.inference_mode():
+            while (step := self._schedule()) is not None:
+                try:
+                    outputs = self._run(step)
+                    self._postprocess(step, outputs)
+                except Exception as error:  # whatever the kernels raise must reach the coordinator, not a log
+                    self._outlet.failed(error)
+                    return
+
+    def _schedule(self) -> _Step | None:
+        """Wait for work and choose the next step; None when the stage is closed."""
+        start_ns = clock_ns()
+        with self._ready:
+            self._emptied_ns = None if self._sessions else start_ns
+            while True:
+                if self._is_closed:
+                    return None
+                self._has_news = False
+                work = self._inbox.take(self._length_of, allow_bulk=self._num_untaken < MAX_BULK_HOPS)
+                if work is not None:
+                    break
+                while not self._has_news:
+                    self._ready.wait()
+            step = _Step(work, [self._sessions[part.session] for part in work.parts])
+            end_ns = clock_ns() if self._emptied_ns is None else self._emptied_ns
+        if end_ns > start_ns:
+            self.recorder.idle(start_ns, end_ns)
+        for on_taken in work.taken:
+            on_taken()
+        return step
+
+    def _run(self, step: _Step) -> torch.Tensor:
+        """Hidden states [sum T, H]; or logits [N, V], where this shard ends with the head."""
+        start_ns = clock_ns()
+        segments = []
+        for index, (part, session) in enumerate(zip(step.work.parts, step.sessions, strict=True)):
+            is_sampled = part.position + part.num_tokens >= session.spec.prompt_tokens
+            if is_sampled:
+                step.samples.append(index)
+            segments.append(Segment(session.kv, part.num_tokens, is_sampled))
+        outputs = self.shard.forward(step.work.rows, segments)
+        with self._ready:
+            for part in step.work.parts:
+                if part.session in self._sessions:
+                    self.kv.advance(part.session, part.num_tokens)
+        num_tokens = sum(part.num_tokens for part in step.work.parts)
+        self.recorder.compute(start_ns, clock_ns(), num_tokens=num_tokens, num_sessions=len(segments))
+        return outputs
+
+    def _postprocess(self, step: _Step, outputs: torch.Tensor) -> None:
+        if self.shard.has_head:
+            self._send_samples(step, outputs)
+        else:
+            self._send_hidden(step.work, outputs)
+
+    def _send_hidden(self, work: StepWork, hidden: torch.Tensor) -> None:
+        """Decode rows first: somebody waits for each of them. Slices are cloned: a view ships its whole storage."""
+        parts = tuple(work.parts)
+        if not work.num_bulk_parts:
+            self._outlet.hop(parts, hidden)
+            return
+        num_decode_parts = len(parts) - work.num_bulk_parts
+        num_decode_rows = sum(part.num_tokens for part in parts[:num_decode_parts])
+        if num_decode_parts:
+            self._outlet.hop(parts[:num_decode_parts], hidden[:num_decode_rows].clone())
+            hidden = hidden[num_decode_rows:].clone()
+        with self._ready:
+            self._num_untaken += 1
+        self._outlet.bulk_hop(parts[num_decode_parts:], hidden, self._bulk_was_taken)
+
+    def _send_samples(self, step: _Step, logits_NV: torch.Tensor) -> None:
+        """Tell the ring's first stage the ids that go on, then the source what was sampled."""
+        if not step.samples:
+            return
+        sessions = [step.sessions[index] for index in step.samples]
+        ids = sample_step([session.sampler for session in sessions if session.sampler is not None], logits_NV)
+        onward: list[Part] = []
+        onward_ids: list[int] = []
+        told: list[SampledToken] = []
+        for index, session, token_id in zip(step.samples, sessions, ids, strict=True):
+            part, spec = step.work.parts[index], session.spec
+            end = part.position + part.num_tokens
+            token_index = end - spec.prompt_tokens
+            reason = "eos" if token_id in spec.eos_ids else "length" if token_index + 1 >= spec.max_new_tokens else ""
+            told.append(SampledToken(spec.session, token_index, token_id, reason))
+            if not reason:
+                onward.append(Part(spec.session, end, 1))
+                onward_ids.append(token_id)
+        if onward:
+            self._outlet.hop(tuple(onward), torch.tensor(onward_ids))
+        self._outlet.tokens(tuple(told))
+
+    def _length_of(self, session: int) -> int | None:
+        live = self._sessions.get(session)
+        return None if live is None else live.kv.length
+
+    def _bulk_was_taken(self) -> None:
+        with self._ready:
+            self._num_untaken -= 1
+            self._wake()
+
+    def _wake(self) -> None:
+        """Tell the compute thread that a look at the inbox may pay. The caller holds `_ready`."""
+        self._has_news = True
+        self._ready.notify()

@@ -1,0 +1,287 @@
+"""What one device does when it is asked: describe itself, load shards, run them as stages, leave.
+
+Handlers return at once: a load runs on a thread of its own and answers through a future, hops go into an inbox. Shards
+and their stages live in this object's tables; what the coordinator holds are remote objects (RRefs) to their hosts.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import threading
+import uuid
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+import psutil
+import torch
+
+from shardnet.cache import KVCache
+from shardnet.errors import ClusterError
+from shardnet.loader import load_shard
+from shardnet.stage import Stage
+from shardnet.timeline import Recorder, clock_ns
+from shardnet.transport.base import Transport
+from shardnet.transport.messages import Hop, Part, SampledToken, SessionSpec, StageSpec, Tokens
+
+StageKey = tuple[int, int]
+"""(plan version, index of the stage in the ring)."""
+
+
+class Worker:
+    """One device of a cluster. A context manager: its stages end with the block."""
+
+    def __init__(self, transport: Transport, num_threads: int) -> None:
+        self.transport = transport
+        self.num_threads = num_threads
+        self.weights: dict[Any, torch.Tensor] = {}
+        """Tensors that several stages of this device share (tied embeddings, say), each loaded once."""
+        self.left = threading.Event()
+        """Set when the coordinator has told this device to leave."""
+        self._stages: dict[StageKey, StageHost] = {}
+        for endpoint, handler in (
+            ("describe", self.describe),
+            ("measure_speed", self.measure_speed),
+            ("ping", clock_ns),
+            ("open_stage", self.open_stage),
+            ("hop", self.hop),
+            ("bulk_hop", self.bulk_hop),
+            ("open_session", self.open_session),
+            ("close_sessions", self.close_sessions),
+            ("leave", self.left.set),
+        ):
+            transport.expose(endpoint, handler)
+
+    def describe(self) -> dict[str, Any]:
+        """What this device is and has now. Bytes throughout."""
+        memory = psutil.virtual_memory()
+        return {
+            "device": self.transport.name,
+            "pid": os.getpid(),
+            "host": f"{platform.node()}-{_boot_id()}",
+            "machine": platform.machine(),
+            "num_threads": self.num_threads,
+            "memory_total_bytes": memory.total,
+            "memory_available_bytes": memory.available,
+            "rss_bytes": psutil.Process().memory_info().rss,
+            "peak_rss_bytes": peak_rss_bytes(),
+            "num_process_threads": threading.active_count(),
+        }
+
+    def measure_speed(self) -> Future[float]:
+        """Bytes of weights per second that one row goes through, with this device's threads. Takes about 0.1 s."""
+        return _on_thread("shardnet-measure", lambda: weight_bytes_per_s(self.num_threads))
+
+    def open_stage(self, spec: StageSpec) -> StageHost:
+        """Make room for a stage; its weights come with `StageHost.load`."""
+        host = StageHost(self, spec)
+        self._stages[spec.plan_version, spec.stage] = host
+        return host
+
+    def forget(self, key: StageKey) -> None:
+        self._stages.pop(key, None)
+
+    def hop(self, hop: Hop) -> None:
+        received_ns = clock_ns()
+        self._stage(hop.plan_version, hop.stage).put(hop, received_ns)
+
+    def bulk_hop(self, hop: Hop) -> Future[None]:
+        received_ns = clock_ns()
+        taken: Future[None] = Future()
+        self._stage(hop.plan_version, hop.stage).put(hop, received_ns, lambda: taken.set_result(None))
+        return taken
+
+    def open_session(self, plan_version: int, stage: int, spec: SessionSpec) -> None:
+        self._stage(plan_version, stage).open_session(spec)
+
+    def close_sessions(self, plan_version: int, stage: int, sessions: Sequence[int]) -> None:
+        host = self._stages.get((plan_version, stage))
+        if host is not None and host.stage is not None:
+            host.stage.close_sessions(sessions)
+
+    def close(self) -> None:
+        for host in list(self._stages.values()):
+            host.close()
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _stage(self, plan_version: int, stage: int) -> Stage:
+        host = self._stages.get((plan_version, stage))
+        if host is None or host.stage is None:
+            raise ClusterError(
+                f"{self.transport.name} has no stage {stage} of plan {plan_version}: that plan is not in force here."
+            )
+        return host.stage
+
+
+class StageHost:
+    """A stage's place on a device. The coordinator holds it by a remote object and calls its public methods."""
+
+    def __init__(self, worker: Worker, spec: StageSpec) -> None:
+        self._worker = worker
+        self._spec = spec
+        self.stage: Stage | None = None
+
+    def load(self) -> Future[dict[str, Any]]:
+        """Load the shard and start the stage; the future gives its sizes."""
+        return _on_thread("shardnet-load", self._load)
+
+    def report(self) -> dict[str, Any]:
+        """Totals since the last `reset`, and memory. Seconds and bytes."""
+        stage = self._running()
+        return {
+            "totals": stage.recorder.totals().as_dict(),
+            "peak_rss_bytes": peak_rss_bytes(),
+            "kv_reserved_bytes": stage.kv.reserved_bytes,
+            "num_sessions": stage.num_sessions,
+        }
+
+    def reset(self) -> None:
+        """Forget totals and spans."""
+        self._running().recorder.reset()
+
+    def drain_spans(self) -> list[tuple[Any, ...]]:
+        return list(self._running().recorder.drain())
+
+    def close(self) -> None:
+        """End the stage and free its weights."""
+        self._worker.forget((self._spec.plan_version, self._spec.stage))
+        if self.stage is not None:
+            self.stage.close()
+            self.stage = None
+
+    def _running(self) -> Stage:
+        assert self.stage is not None, "a stage is asked only after it was loaded"
+        return self.stage
+
+    def _load(self) -> dict[str, Any]:
+        spec, worker = self._spec, self._worker
+        stop = spec.ring[spec.stage]
+        shard = load_shard(
+            spec.model,
+            spec.tensors,
+            stop.first_unit,
+            stop.last_unit,
+            spec.dtype,
+            weights=worker.weights,
+            progress=self._tell_progress,
+        )
+        recorder = Recorder(worker.transport.name, spec.stage)
+        recorder.keep_spans = spec.record_spans
+        self.stage = Stage(
+            shard,
+            KVCache(shard.kv_layout, shard.dtype, spec.kv_budget_bytes),
+            recorder,
+            RingOutlet(worker.transport, spec),
+            chunk_tokens=spec.prefill_chunk_tokens,
+            num_threads=worker.num_threads,
+        )
+        return {
+            "weight_bytes": shard.weight_bytes,
+            "bytes_read": shard.bytes_read,
+            "kv_bytes_per_token": shard.kv_bytes_per_token,
+        }
+
+    def _tell_progress(self, done_bytes: int, total_bytes: int) -> None:
+        spec = self._spec
+        self._worker.transport.post(spec.source, "load_progress", spec.plan_version, spec.stage, done_bytes, total_bytes)
+
+
+class RingOutlet:
+    """Sends a stage's results straight to the next stage, and what was sampled to the source."""
+
+    def __init__(self, transport: Transport, spec: StageSpec) -> None:
+        self._transport = transport
+        self._spec = spec
+        self._next_stage = (spec.stage + 1) % len(spec.ring)
+        self._next_device = spec.ring[self._next_stage].device
+
+    def hop(self, parts: tuple[Part, ...], rows: torch.Tensor) -> None:
+        sent = self._transport.post(self._next_device, "hop", self._to_next(parts, rows))
+        sent.add_done_callback(self._check)
+
+    def bulk_hop(self, parts: tuple[Part, ...], rows: torch.Tensor, on_taken: Callable[[], None]) -> None:
+        sent = self._transport.call(self._next_device, "bulk_hop", self._to_next(parts, rows), timeout_s=BULK_HOP_S)
+
+        def done(future: Future[Any]) -> None:
+            self._check(future)
+            on_taken()
+
+        sent.add_done_callback(done)
+
+    def tokens(self, tokens: tuple[SampledToken, ...]) -> None:
+        self._transport.post(self._spec.source, "tokens", Tokens(self._spec.plan_version, tokens))
+
+    def failed(self, error: BaseException) -> None:
+        spec = self._spec
+        text = f"{type(error).__name__}: {error}"
+        self._transport.post(spec.source, "stage_failed", spec.plan_version, spec.stage, self._transport.name, text)
+
+    def _to_next(self, parts: tuple[Part, ...], rows: torch.Tensor) -> Hop:
+        return Hop(self._spec.plan_version, self._next_stage, parts, rows, self._transport.name, clock_ns())
+
+    def _check(self, sent: Future[Any]) -> None:
+        """Tell the coordinator of a hop that did not arrive; it knows better whether somebody died."""
+        error = sent.exception()
+        if error is not None:
+            spec = self._spec
+            self._transport.post(
+                spec.source, "stage_failed", spec.plan_version, self._next_stage, self._next_device, str(error)
+            )
+
+
+BULK_HOP_S = 600.0
+"""A prompt chunk may wait this long for its turn at the next stage; a lost device is noticed by other means."""
+
+
+def peak_rss_bytes() -> int:
+    """The most memory that this process has held. `ru_maxrss` would count its parent's too: it survives exec."""
+    try:
+        with open("/proc/self/status") as status:
+            for line in status:
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass  # no /proc here
+    return int(psutil.Process().memory_info().rss)
+
+
+def _boot_id() -> str:
+    """Tells machines of one name apart: phones are all called localhost."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as boot_id:
+            return boot_id.read().strip()
+    except OSError:
+        return f"{uuid.getnode():x}"
+
+
+def weight_bytes_per_s(num_threads: int) -> float:
+    """How fast a matrix of 64 MiB is read by a matrix-vector product, as in decoding: the best of a few tries."""
+    torch.set_num_threads(num_threads)
+    weights_NK, row_1K = torch.zeros(4096, 4096), torch.zeros(1, 4096)
+    best_ns = None
+    for _ in range(8):
+        start_ns = clock_ns()
+        torch.nn.functional.linear(row_1K, weights_NK)
+        taken_ns = clock_ns() - start_ns
+        best_ns = taken_ns if best_ns is None else min(best_ns, taken_ns)
+    return weights_NK.numel() * weights_NK.element_size() / ((best_ns or 1) / 1e9)
+
+
+def _on_thread(name: str, work: Callable[[], Any]) -> Future[Any]:
+    """Run `work` on a thread of its own; what it returns or raises goes to the caller."""
+    future: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except Exception as error:  # it travels to the caller
+            future.set_exception(error)
+
+    threading.Thread(target=run, name=name, daemon=True).start()
+    return future
