@@ -1,0 +1,189 @@
+"""Looks whether this machine can be a device of a cluster, and how to make more of it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import re
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from shardnet.errors import ShardnetError
+from shardnet.hardware import describe_hardware, is_phone, usable_cores, usable_memory_bytes
+
+from .run_report import size
+from .thread_bench import best_threads, measure_threads
+
+Progress = Callable[[str, float, float], None]
+
+CALL_S = 20.0
+_DOCUMENTATION_ADDRESS = "192.0.2.1"
+"""Reserved for documentation (RFC 5737). A UDP socket connected to it sends nothing, and shows the way out."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    name: str
+    """A key of the JSON object."""
+    ok: bool
+    """False: shardnet cannot work like this."""
+    text: str
+    """What was found, for a person."""
+    data: Any = None
+    """The same for a program."""
+    hints: tuple[str, ...] = field(default=())
+    """What would be better, or what to do."""
+
+
+def examine(progress: Progress) -> Iterator[Finding]:
+    """Look at one thing after the other; the slow ones come last."""
+    yield find_python()
+    for package in ("torch", "transformers"):
+        yield find_package(package)
+    yield find_address()
+    yield find_memory()
+    yield find_cores()
+    yield find_system()
+    yield find_temporary_folder()
+    yield find_rpc()
+    yield find_threads(progress)
+
+
+def find_python() -> Finding:
+    """The Python that runs this."""
+    version = platform.python_version()
+    ok = sys.version_info >= (3, 10)
+    return Finding("python", ok, version, version, () if ok else ("shardnet needs Python 3.10 or newer.",))
+
+
+def find_package(name: str) -> Finding:
+    """A package's version, and whether it is one that shardnet was tried with."""
+    wanted = next(
+        (each for each in importlib.metadata.requires("shardnet") or [] if re.match(rf"{name}\b", each)), name
+    )
+    try:
+        version = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return Finding(name, False, "is not installed", None, (f"Run: pip install '{wanted}'",))
+    from packaging.requirements import Requirement
+
+    tried = Requirement(wanted).specifier
+    hint = () if tried.contains(version, prereleases=True) else (f"shardnet was tried with {wanted}.",)
+    return Finding(name, True, version, version, hint)
+
+
+def find_address() -> Finding:
+    """The address under which other devices would find this one, and its interface."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as way_out:
+        try:
+            way_out.connect((_DOCUMENTATION_ADDRESS, 9))
+            address = str(way_out.getsockname()[0])
+        except OSError:
+            address = "127.0.0.1"
+    interface = _interface_of(address)
+    hints: tuple[str, ...] = ()
+    if address.startswith("127."):
+        hints = ("No network: devices on this machine can work together, others cannot reach it.",)
+    text = f"{address} ({interface or 'unknown interface'})"
+    return Finding("address", True, text, {"address": address, "interface": interface}, hints)
+
+
+def _interface_of(address: str) -> str | None:
+    try:
+        interfaces = psutil.net_if_addrs()
+    except OSError:  # Android forbids it to programs without its permission
+        return None
+    return next((name for name, each in interfaces.items() if any(one.address == address for one in each)), None)
+
+
+def find_memory() -> Finding:
+    """How much there is, and how much shardnet would use."""
+    total, usable = psutil.virtual_memory().total, usable_memory_bytes()
+    hints = ("Too little for more than a small shard: close other programs.",) if usable < 2**29 else ()
+    text = f"{size(usable)} may be used, of {size(total)}"
+    return Finding("memory", True, text, {"total_bytes": total, "usable_bytes": usable}, hints)
+
+
+def find_cores() -> Finding:
+    """The processor, and the cores that shardnet's threads would run on."""
+    hardware = describe_hardware()
+    cores = sorted(usable_cores())
+    text = f"{len(cores)} of {hardware.num_cores} ({hardware.cpu}, {hardware.machine})"
+    data = {"cpu": hardware.cpu, "machine": hardware.machine, "num_cores": hardware.num_cores, "usable": cores}
+    return Finding("cores", True, text, data)
+
+
+def find_system() -> Finding:
+    """The operating system, with what to know on a phone."""
+    release = platform.release()
+    name = f"{platform.system()} {release}"
+    if not is_phone():
+        return Finding("system", True, name, {"name": name, "kind": "linux"})
+    hints = [
+        "Run termux-wake-lock, or the phone will stop computing when its screen goes dark.",
+        "Android 12 and later end programs with many processes: start one device on a phone, not several.",
+    ]
+    is_proot = "proot" in release.lower() or "proot" in platform.version().lower()
+    if not is_proot:
+        hints.append("Termux's own torch multiplies slowly in bfloat16: try --dtype float32.")
+    kind = "proot" if is_proot else "termux"
+    return Finding("system", True, f"{name}, {kind} on Android", {"name": name, "kind": kind}, tuple(hints))
+
+
+def find_temporary_folder() -> Finding:
+    """Where logs of devices go while they run."""
+    return find_folder("temporary_folder", Path(tempfile.gettempdir()), "Set TMPDIR to a folder that you may write to.")
+
+
+def find_folder(name: str, folder: Path, advice: str) -> Finding:
+    """Whether files can be written there (or in the nearest parent that there is), and the space that is left."""
+    existing = next(each for each in (folder, *folder.parents) if each.is_dir())
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            free = psutil.disk_usage(str(existing)).free
+    except OSError as error:
+        return Finding(
+            name, False, f"{folder} cannot be written to: {error.strerror}", {"path": str(folder)}, (advice,)
+        )
+    return Finding(name, True, f"{folder} ({size(free)} free)", {"path": str(folder), "free_bytes": free})
+
+
+def find_rpc() -> Finding:
+    """Whether torch's RPC works here: joins a group of one on loopback and makes calls."""
+    from shardnet.transport import RpcTransport, serve_store
+
+    try:
+        store = serve_store("127.0.0.1", 0)
+        with RpcTransport.join(f"127.0.0.1:{store.port}", "doctor", timeout_s=CALL_S) as transport:
+            transport.expose("doctor", os.getpid)
+            transport.call("doctor", "doctor", timeout_s=CALL_S).result()
+            start_s = time.perf_counter()
+            assert transport.call("doctor", "doctor", timeout_s=CALL_S).result() == os.getpid()
+            call_s = time.perf_counter() - start_s
+    except (ShardnetError, ImportError, RuntimeError) as error:
+        hint = "Install a build of torch with distributed RPC (TensorPipe); the wheels for Linux have it."
+        return Finding("rpc", False, f"does not work: {error}", None, (hint,))
+    return Finding("rpc", True, f"works; a call to itself took {call_s * 1e3:.2f} ms", {"call_s": call_s})
+
+
+def find_threads(progress: Progress) -> Finding:
+    """How many threads pay here: timed, never assumed."""
+    speeds = measure_threads(progress)
+    best = best_threads(speeds)
+    lines = [
+        f"{each.threads}: {each.decode_bytes_per_s / 1e9:.1f} GB/s, {each.prefill_flops / 1e9:.0f} GFLOP/s"
+        for each in speeds
+    ]
+    data = {"best": best, "tried": [vars(each) for each in speeds]}
+    return Finding("threads", True, f"{best} pay off in decoding (" + "; ".join(lines) + ")", data)

@@ -1,0 +1,123 @@
+"""What `shardnet generate` was asked to do, checked before anything is started."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shardnet.errors import BadRequest
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class GenerateOptions:
+    """A request of the command line. Impossible values raise `BadRequest` with one sentence."""
+
+    model: str
+    prompts: tuple[str, ...]
+    chat: bool = False
+    devices: int | None = None
+    """Local devices to start; None: three, or those of `cluster`."""
+    cluster: str | None = None
+    """Where a running cluster meets, "HOST:PORT"; None: start local devices."""
+    threads: int | None = None
+    dtype: str = "bfloat16"
+    split: tuple[int, ...] | None = None
+    context_tokens: int | None = None
+    max_new_tokens: int = 64
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    profile: Path | None = None
+    json: bool = False
+    stats: bool = False
+
+    def __post_init__(self) -> None:
+        for option, number in (
+            ("--devices", self.devices),
+            ("--max-new-tokens", self.max_new_tokens),
+            ("--threads", self.threads),
+            ("--context", self.context_tokens),
+        ):
+            if number is not None and number < 1:
+                raise BadRequest(f"{option} must be 1 or more, but is {number}.")
+        if self.devices is not None and self.cluster is not None:
+            raise BadRequest("--devices starts local devices, --cluster uses running ones; leave one of them out.")
+        if self.threads is not None and self.cluster is not None:
+            raise BadRequest("--threads is for local devices; those of a cluster have theirs already.")
+        if self.dtype not in DTYPES:
+            raise BadRequest(f"--dtype must be one of {', '.join(DTYPES)}, but is {self.dtype!r}.")
+        if not all(self.stop):
+            raise BadRequest("--stop must not be empty; leave it out to stop where the model ends its text.")
+        if self.split is not None and self.devices is not None and len(self.split) > self.devices:
+            raise BadRequest(f"--split names {len(self.split)} shards for {self.devices} devices; name one per device.")
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """The keyword arguments of `Model.stream` that say how tokens are chosen."""
+        return {
+            "temperature": self.temperature,
+            "top_k": self.top_k,
+            "top_p": self.top_p,
+            "min_p": self.min_p,
+            "repetition_penalty": self.repetition_penalty,
+            "seed": self.seed,
+        }
+
+    def check_environment(self) -> None:
+        """Check what needs torch or the disk: sampling values, and the folder for a profile."""
+        from shardnet.profile_report import require_extras, require_writable
+        from shardnet.sampling import check_sampling
+        from shardnet.transport.messages import SamplingOptions
+
+        wrong = check_sampling(SamplingOptions(**{**self.sampling, "seed": self.seed or 0}))
+        if wrong:
+            raise BadRequest(f"--{wrong}")
+        if self.profile is not None:
+            require_extras()
+            require_writable(self.profile)
+
+
+def read_prompts(prompts: list[str], file: str | None) -> tuple[str, ...]:
+    """The prompts of `--prompt` (one or more), or the one in the file of `--prompt-file` ("-": standard input)."""
+    if prompts and file is not None:
+        raise BadRequest("--prompt and --prompt-file cannot be used together; leave one of them out.")
+    if file is None:
+        if not prompts:
+            raise BadRequest('There is no prompt. Add --prompt "some text" or --prompt-file FILE.')
+        if not all(prompts):
+            raise BadRequest("--prompt must not be empty.")
+        return tuple(prompts)
+    text = sys.stdin.read() if file == "-" else _read(file)
+    if not text.strip():
+        raise BadRequest(f"The prompt file {file!r} is empty.")
+    return (text,)
+
+
+def read_split(text: str | None) -> tuple[int, ...] | None:
+    """Units per device from "10,10,12"."""
+    if text is None:
+        return None
+    try:
+        counts = tuple(int(count) for count in text.split(","))
+    except ValueError:
+        counts = ()
+    if not counts or min(counts) < 1:
+        raise BadRequest(f"--split must be whole numbers of units such as 10,10,12, but is {text!r}.")
+    return counts
+
+
+def _read(file: str) -> str:
+    try:
+        return Path(file).read_text(encoding="utf-8")
+    except OSError as error:
+        raise BadRequest(f"The prompt file {file!r} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise BadRequest(f"The prompt file {file!r} is not text in UTF-8 (byte {error.start}).") from error

@@ -1,0 +1,109 @@
+"""Performs what `shardnet generate` was asked: a cluster, a model on it, answers, and what the run looked like."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import shardnet
+from shardnet.cluster import Cluster
+from shardnet.model import Generation, Model
+from shardnet.progress import Progress, progress_bars
+
+from .generate_options import GenerateOptions
+from .run_report import as_json, size, speed_line, stage_table, stderr_console
+
+DEFAULT_DEVICES = 3
+
+
+@dataclass(frozen=True)
+class _Run:
+    generations: list[Generation]
+    wall_s: float
+
+
+def run(options: GenerateOptions) -> None:
+    """Answer the prompts of `options`; text goes to stdout, everything else to stderr."""
+    seed = secrets.randbelow(2**31) if options.seed is None else options.seed
+    with ExitStack() as resources:
+        with progress_bars(enabled=False if options.json else None) as progress:
+            cluster = resources.enter_context(_open_cluster(options, progress))
+            model = resources.enter_context(_load(cluster, options, progress))
+        if options.stats and not options.json:
+            _show_plan(model, cluster)
+        model.reset_report()
+        done = _answer(model, options, seed)
+        stages = model.report()
+        if options.profile is not None:
+            model.write_profile(options.profile)
+    about = {
+        "model": model.profile.name,
+        "dtype": options.dtype,
+        "seed": seed,
+        "plan_version": model.plan.version,
+        "shardnet_version": shardnet.__version__,
+    }
+    if options.json:
+        print(json.dumps(as_json(done.generations, stages, about, done.wall_s)))
+        return
+    console = stderr_console()
+    if options.stats:
+        console.print(stage_table(stages, options.dtype))
+        console.print(speed_line(done.generations, done.wall_s))
+    if options.profile is not None:
+        console.print(f"The profile is in {options.profile}: open its trace.json in https://ui.perfetto.dev.")
+
+
+def _open_cluster(options: GenerateOptions, progress: Progress) -> Cluster:
+    if options.cluster is not None:
+        return Cluster.connect(options.cluster)
+    return Cluster.local(options.devices or DEFAULT_DEVICES, threads_per_device=options.threads, progress=progress)
+
+
+def _load(cluster: Cluster, options: GenerateOptions, progress: Progress) -> Model:
+    return cluster.load(
+        options.model,
+        dtype=options.dtype,
+        split=options.split,
+        context_tokens=options.context_tokens,
+        record_spans=options.profile is not None,
+        progress=progress,
+    )
+
+
+def _show_plan(model: Model, cluster: Cluster) -> None:
+    console = stderr_console()
+    weights = sum(unit.weight_bytes for unit in model.profile.units)
+    console.print(
+        f"[bold]{model.profile.name}[/bold]: {model.profile.num_units} units, {size(weights)}, "
+        f"over {len(cluster.devices)} devices"
+    )
+    console.print(str(model.plan), markup=False)
+
+
+def _answer(model: Model, options: GenerateOptions, seed: int) -> _Run:
+    start_s = time.monotonic()
+    request = {
+        **options.sampling,
+        "seed": seed,
+        "max_new_tokens": options.max_new_tokens,
+        "stop": options.stop,
+        "chat": options.chat,
+    }
+    if len(options.prompts) == 1:
+        stream = model.stream(options.prompts[0], **request)
+        for piece in stream:
+            if not options.json:
+                print(piece, end="", flush=True)
+        if not options.json:
+            print(flush=True)
+        return _Run([stream.result], time.monotonic() - start_s)
+    generations = model.generate(options.prompts, **request)
+    wall_s = time.monotonic() - start_s
+    if not options.json:
+        for index, (prompt, generation) in enumerate(zip(options.prompts, generations, strict=True), 1):
+            print(f"[{index}] {prompt}\n{generation.text.strip()}\n", flush=True)
+    return _Run(generations, wall_s)

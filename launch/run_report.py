@@ -1,0 +1,88 @@
+"""What a run looked like: as tables for a person, as one object for a program."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, RenderableType
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from shardnet.model import Generation
+    from shardnet.remote_stage import StageReport
+
+_REASONS = {
+    "eos": "the model ended its text",
+    "length": "the token limit was reached",
+    "stop": "a stop text appeared",
+    "cancelled": "stopped early",
+}
+
+
+def stderr_console() -> Console:
+    """Where everything goes that is not the model's text. Not narrower than the tables when it is no terminal."""
+    return Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 110)
+
+
+def size(num_bytes: float) -> str:
+    """2.5 MiB, 1.3 GiB."""
+    for unit in ("B", "KiB", "MiB"):
+        if num_bytes < 1024:
+            return f"{num_bytes:.0f} {unit}" if num_bytes >= 100 or unit == "B" else f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1024
+    return f"{num_bytes:.1f} GiB"
+
+
+def speed_line(generations: Sequence[Generation], wall_s: float) -> str:
+    """Tokens per second and time to first token, of one answer or of several at once."""
+    if len(generations) == 1:
+        one = generations[0]
+        reason = _REASONS.get(one.finish_reason, one.finish_reason)
+        return (
+            f"{len(one.token_ids)} tokens at {one.tokens_per_s:.1f} tokens/s, the first after "
+            f"{one.time_to_first_token_s:.2f} s ({one.prompt_tokens} prompt tokens); {reason}."
+        )
+    num_tokens = sum(len(one.token_ids) for one in generations)
+    first = sorted(one.time_to_first_token_s for one in generations)
+    return (
+        f"{len(generations)} answers, {num_tokens} tokens, {num_tokens / wall_s:.1f} tokens/s together; "
+        f"first tokens after {first[0]:.2f} to {first[-1]:.2f} s."
+    )
+
+
+def stage_table(stages: Sequence[StageReport], dtype: str) -> RenderableType:
+    """One row per stage: what it holds, what its process took at most, and what it did with its time."""
+    table = Table(title=f"Stages ({dtype})", title_justify="left")
+    table.add_column("device")
+    for heading in ("units", "weights", "peak memory", "compute", "wire", "idle"):
+        table.add_column(heading, justify="right")
+    for stage in stages:
+        table.add_row(
+            stage.device,
+            f"{stage.first_unit}-{stage.last_unit}",
+            size(stage.weight_bytes),
+            size(stage.peak_rss_bytes),
+            *(f"{share:.0%}" for share in (stage.compute_share, stage.wire_share, stage.idle_share)),
+        )
+    return table
+
+
+def as_json(
+    generations: Sequence[Generation], stages: Sequence[StageReport], about: dict[str, Any], wall_s: float
+) -> Any:
+    """The object that `--json` prints: one answer's keys at the top, or several under "results" with their sums."""
+    shared = {**about, "stages": [asdict(stage) for stage in stages]}
+    if len(generations) == 1:
+        return {**asdict(generations[0]), **shared}
+    num_tokens = sum(len(one.token_ids) for one in generations)
+    return {
+        "results": [asdict(one) for one in generations],
+        "num_tokens": num_tokens,
+        "tokens_per_s": num_tokens / wall_s,
+        "time_to_first_token_s": min(one.time_to_first_token_s for one in generations),
+        "prompt_tokens": sum(one.prompt_tokens for one in generations),
+        **shared,
+    }

