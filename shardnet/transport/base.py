@@ -7,7 +7,11 @@ What may travel: None, bool, int, float, str, bytes, tuple, list, dict, torch te
 `messages.py` lists. Nothing else is unpickled.
 
 A handler must return at once: it runs on the threads that also complete answers. What takes longer returns a
-`concurrent.futures.Future`, whose result then becomes the answer.
+`concurrent.futures.Future`, whose result then becomes the answer. Callbacks of futures run on those threads, too.
+
+Tensors arrive as copies, on the CPU, detached, with no more storage than they show. Until the future is done, do not
+write into what was sent. Messages to one device may overtake each other. What a device asks of itself runs in the
+calling thread before the call returns, and nothing is copied: hold no lock that the handler takes.
 """
 
 from __future__ import annotations
@@ -18,10 +22,15 @@ from concurrent.futures import Future
 from typing import Any
 
 Handler = Callable[..., Any]
+OnChange = Callable[[tuple[str, ...], tuple[str, ...]], None]
+"""Takes the names that joined and the names that left. A name in both came back as another process."""
 
 
 class RemoteObject(ABC):
-    """A handle to an object that lives on another device (an RRef where the transport is RPC)."""
+    """A handle to an object that lives on some device (an RRef where the transport is RPC).
+
+    It may be sent to other devices as an argument, which then hold the object, too.
+    """
 
     device: str
 
@@ -58,11 +67,18 @@ class Transport(ABC):
 
     @abstractmethod
     def remote(self, device: str, endpoint: str, *args: Any, timeout_s: float = 30.0) -> RemoteObject:
-        """Call an endpoint that makes an object, leave the object there, and return a handle to it."""
+        """Call an endpoint that makes an object, leave the object there, and return a handle to it.
+
+        Waits for the device, so do not use it in a handler. Raises what the future of `call` would.
+        """
 
     @abstractmethod
     def members(self) -> tuple[str, ...]:
         """The devices that are in the group now, this one included, sorted by name."""
+
+    @abstractmethod
+    def on_change(self, callback: OnChange) -> None:
+        """Call back, on a thread for that, when devices have joined, left or been evicted."""
 
     @abstractmethod
     def evict(self, device: str) -> None:

@@ -1,0 +1,268 @@
+"""An elastic group of torch RPC agents: devices come, leave and die, and the others are not disturbed.
+
+A backend of our own ("SHARDNET_ELASTIC") on the stock `TensorPipeAgent`. The stock groups do not do: the static one
+cannot shrink, and the dynamic one calls *every* known member on a join, so that one dead member blocks all later ones.
+What is different here:
+
+- The roster (name -> id) is one key of the store, changed by compare-and-set. There is no lock that a dying device
+  could keep, and whoever comes later in that order sees those who came before.
+- An agent is called after its id ("member7") and ids are never reused, so a device that comes back under its old name
+  is a stranger to torch: nothing is ever taken out of an agent's tables. Taking out would race with the calls of other
+  threads (`updateGroupMembership` erases without its lock), and made the C++ side throw when an RRef of an erased
+  member was collected. It also keeps names with a "-" apart from torch's "name-id," lists.
+- An agent starts with an empty list of members, and looks a peer's address up when it first needs it.
+
+Uses private names of torch.distributed.rpc: tests/integration/test_elastic_rpc.py says whether a torch has them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import json
+import os
+import secrets
+import socket
+import sys
+import threading
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # read when torch is imported: see also _silence_torch
+
+import torch
+import torch.distributed as dist
+import torch.distributed.autograd as dist_autograd
+from torch.distributed import rpc
+from torch.distributed.rpc import api, backend_registry
+
+from shardnet.errors import ClusterError, JoinFailed, UsageError
+
+BACKEND = "SHARDNET_ELASTIC"
+MAX_ID = 2**15 - 1
+"""torch keeps a worker's id in 16 bits."""
+
+_ROSTER = "shardnet/roster"
+_NEXT_ID = "shardnet/next_id"
+_num_agents = itertools.count()
+_STORE_S = 10.0
+"""How long one question to the store may take. The store is not asked while tokens are made."""
+
+
+def serve_store(host: str = "127.0.0.1", port: int = 0) -> dist.TCPStore:
+    """Start the store through which the members of a cluster find each other.
+
+    Args:
+        host: address to listen on; other devices can reach the store only where it is not a loopback address.
+        port: 0 chooses a free one; read it from the result's `port`.
+
+    Raises:
+        UsageError: the port is taken, or the address is not one of this device.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+    except (OSError, OverflowError) as error:
+        raise UsageError(f"Cannot listen on {host}:{port}: {error}. Choose an address of this device.") from error
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(128)
+    except (OSError, OverflowError) as error:
+        listener.close()
+        raise UsageError(f"Cannot listen on {host}:{port}: {error}. Choose another port, or 0 for any.") from error
+    # torch would listen on every address of this device, so the socket is ours.
+    store = dist.TCPStore(
+        host,
+        listener.getsockname()[1],
+        is_master=True,
+        timeout=timedelta(seconds=_STORE_S),
+        wait_for_workers=False,
+        master_listen_fd=listener.detach(),
+    )
+    # A random start keeps the ids of a cluster apart from those of the one before it: a process that changes clusters
+    # goes on making RRefs under its first id.
+    store.add(_NEXT_ID, secrets.randbelow(MAX_ID // 2))
+    return store
+
+
+def first_sentence(error: BaseException) -> str:
+    """The first line of one of torch's errors, without the C++ stack that follows it."""
+    return str(error).strip().split("\n", 1)[0].strip().rstrip(".")
+
+
+class Group:
+    """This process's agent in a cluster, and the cluster's roster in the store."""
+
+    def __init__(self, endpoint: str, *, timeout_s: float) -> None:
+        """Start an agent. It belongs to the group for others only after `enlist`.
+
+        Raises:
+            UsageError: the endpoint is not "host:port", or this process is in a cluster already.
+            JoinFailed: no store answers there in time.
+        """
+        if rpc._is_current_rpc_agent_set():
+            raise UsageError("This process is in a cluster already. Close that transport first.")
+        _silence_torch()
+        _listen_on_loopback_by_default()
+        host, port = _split_endpoint(endpoint)
+        self.endpoint = endpoint
+        self.is_first = next(_num_agents) == 0
+        """Whether this is the first agent of the process: torch counts RRefs for no other."""
+        self._known: dict[int, rpc.WorkerInfo] = {}
+        self._lock = threading.Lock()
+        # The agent needs a connection of its own: it waits on it, and would block ours.
+        self._store = _connect(host, port, timeout_s)
+        agent_store = _connect(host, port, timeout_s)
+        self.id = self._store.add(_NEXT_ID, 1)
+        if self.id > MAX_ID:
+            raise JoinFailed(f"This cluster has seen {MAX_ID} devices join. Start it anew: ids are used once.")
+        self._agent = _start_agent(agent_store, self.id)
+
+    def roster(self) -> dict[str, int]:
+        """Who is in the group by the store's account: name -> id."""
+        text = self._ask(self._store.compare_set, _ROSTER, "", "{}")
+        roster: dict[str, int] = json.loads(text)
+        return roster
+
+    def enlist(self, name: str) -> dict[str, int]:
+        """Put this agent on the roster, and return the roster. It is left as it is where another holds the name."""
+        while True:
+            roster = self.roster()
+            if name in roster or self._replace(roster, {**roster, name: self.id}):
+                return {**roster, name: roster.get(name, self.id)}
+
+    def strike(self, name: str, agent_id: int) -> None:
+        """Take a device off the roster, unless its name belongs to another agent by now."""
+        while (roster := self.roster()).get(name) == agent_id:
+            if self._replace(roster, {other: id for other, id in roster.items() if other != name}):
+                return
+
+    def worker(self, agent_id: int) -> rpc.WorkerInfo:
+        """Where torch sends what is meant for an agent. Asks the store on the first use, then never again.
+
+        Raises:
+            ClusterError: no such agent has ever published its address, or the store is gone.
+        """
+        known = self._known.get(agent_id)
+        if known is not None:
+            return known
+        name = _agent_name(agent_id)
+        with self._lock:
+            # The agent would wait for a missing address while it keeps all other threads from sending.
+            if not self._ask(self._store.check, [f"addrs/{name}"]):
+                raise ClusterError(f"Device number {agent_id} has not published an address.")
+            worker = rpc.WorkerInfo(name, agent_id)
+            if agent_id not in self._known and agent_id != self.id:
+                self._agent._update_group_membership(worker, [], {}, True)
+            return self._known.setdefault(agent_id, worker)
+
+    def close(self) -> None:
+        """End the agent. Waits for nobody else."""
+        if rpc._is_current_rpc_agent_set():
+            api.shutdown(graceful=False)
+
+    def _replace(self, old: dict[str, int], new: dict[str, int]) -> bool:
+        before, after = (json.dumps(roster, sort_keys=True) for roster in (old, new))
+        return bool(self._ask(self._store.compare_set, _ROSTER, before, after).decode() == after)
+
+    def _ask(self, question: Any, *args: Any) -> Any:
+        try:
+            return question(*args)
+        except dist.DistError as error:
+            raise ClusterError(
+                f"The store at {self.endpoint} does not answer: {first_sentence(error)}. Is the coordinator running?"
+            ) from error
+
+
+def _start_agent(store: dist.Store, agent_id: int) -> Any:
+    """Make and start this process's agent through the backend registry, with no other member known to it."""
+    _init_autograd_once(agent_id)
+    options = backend_registry.construct_rpc_backend_options(backend_registry.BackendType[BACKEND])
+    return backend_registry.init_backend(
+        backend_registry.BackendType[BACKEND],
+        store=store,
+        name=_agent_name(agent_id),
+        rank=agent_id,
+        world_size=None,
+        rpc_backend_options=options,
+    )
+
+
+def _make_options(rpc_timeout: float, init_method: str, **_: Any) -> rpc.TensorPipeRpcBackendOptions:
+    """Few threads, plain TCP: a phone has no InfiniBand, and 39 threads are a lot for it."""
+    return rpc.TensorPipeRpcBackendOptions(
+        num_worker_threads=4,
+        rpc_timeout=rpc_timeout,
+        init_method=init_method,
+        _transports=["uv"],
+        _channels=["basic"],
+    )
+
+
+def _make_agent(store: dist.Store, name: str, rank: int, world_size: int | None, rpc_backend_options: Any) -> Any:
+    """The backend's constructor: a TensorPipeAgent in a group that is, for torch, just beginning."""
+    agent = rpc.TensorPipeAgent(store, name, rank, world_size, rpc_backend_options, {}, [])
+    # The agent has just put itself on torch's own list. Whoever reads an entry there waits for that agent's address,
+    # for ever if it died before it had one. Nobody needs the list: see Group.roster.
+    store.set("names/_ALL_WORKER_INFOS", "")
+    api._init_rpc_states(agent)
+    return agent
+
+
+if not backend_registry.backend_registered(BACKEND):
+    backend_registry.register_backend(BACKEND, _make_options, _make_agent)
+
+
+def _agent_name(agent_id: int) -> str:
+    return f"member{agent_id}"
+
+
+def _init_autograd_once(agent_id: int) -> None:
+    """Sending anything needs distributed autograd's container, which keeps its first id for the process's life."""
+    try:
+        dist_autograd._init(agent_id)
+    except RuntimeError as error:
+        if "already initialized" not in str(error):
+            raise
+
+
+def _split_endpoint(endpoint: str) -> tuple[str, int]:
+    host, _, port = endpoint.rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 2**16:
+        raise UsageError(f'An endpoint is "host:port", such as 127.0.0.1:29500, but this one is {endpoint!r}.')
+    return host.strip("[]"), int(port)
+
+
+def _connect(host: str, port: int, timeout_s: float) -> dist.TCPStore:
+    try:
+        store = dist.TCPStore(host, port, timeout=timedelta(seconds=timeout_s), wait_for_workers=False)
+    except (dist.DistError, RuntimeError) as error:
+        raise JoinFailed(
+            f"No cluster answers at {host}:{port} within {timeout_s:g} s. Is the coordinator running there?"
+        ) from error
+    store.set_timeout(timedelta(seconds=_STORE_S))
+    return store
+
+
+def _listen_on_loopback_by_default() -> None:
+    """Agents listen where TP_SOCKET_IFNAME says. torch reads it once per process, when the first agent starts."""
+    loopback = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), "lo")
+    os.environ.setdefault("TP_SOCKET_IFNAME", loopback)
+
+
+def _silence_torch() -> None:
+    """Keep the C++ side from printing warnings and stacks about devices that died: users get one sentence from us.
+
+    The environment variable works only where torch is imported after it is set, so the flag that it fills is set too.
+    Whoever wants to see more sets TORCH_CPP_LOG_LEVEL.
+    """
+    levels = ("INFO", "WARNING", "ERROR", "FATAL")
+    level = os.environ["TORCH_CPP_LOG_LEVEL"].upper()
+    library = {"darwin": "libc10.dylib", "win32": "c10.dll"}.get(sys.platform, "libc10.so")
+    try:
+        c10 = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / library))
+        ctypes.c_int.in_dll(c10, "FLAGS_caffe2_log_level").value = levels.index(level) if level in levels else 3
+    except (OSError, ValueError):
+        return  # a build of torch without that flag

@@ -1,0 +1,48 @@
+"""How an error travels: as three strings, and back into the same class on the caller's side."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from shardnet import errors
+from shardnet.errors import CallTimeout, ClusterError, DeviceLost, ShardnetError
+
+
+class Failure(NamedTuple):
+    """What an endpoint answers with instead of a value. `kind` names a class of `shardnet.errors`."""
+
+    kind: str
+    message: str
+    device: str
+
+
+def encode(error: BaseException, device: str, endpoint: str) -> Failure:
+    """Describe what a handler of `device` raised. A class that is not one of ours becomes ClusterError."""
+    if isinstance(error, ShardnetError):
+        kind = next(base.__name__ for base in type(error).__mro__ if getattr(errors, base.__name__, None) is base)
+        return Failure(kind, str(error), getattr(error, "device", ""))
+    cause = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return Failure("ClusterError", f"{device} failed in {endpoint!r}: {cause}", device)
+
+
+def decode(failure: Failure) -> ShardnetError:
+    """Make the error that `failure` describes."""
+    error_class = getattr(errors, failure.kind, ClusterError)
+    if issubclass(error_class, (DeviceLost, CallTimeout)):
+        return error_class(failure.message, failure.device)
+    return error_class(failure.message)
+
+
+def unknown_endpoint(device: str, endpoint: str) -> ClusterError:
+    """The error for a name that nobody exposed."""
+    return ClusterError(f"{device} exposes nothing called {endpoint!r}. Is it running another version of shardnet?")
+
+
+def lost(device: str, endpoint: str) -> DeviceLost:
+    """The error for a connection that broke, or a device that was evicted."""
+    return DeviceLost(f"The connection to {device} broke during {endpoint!r}: the device died or left.", device)
+
+
+def timed_out(device: str, endpoint: str, timeout_s: float) -> CallTimeout:
+    """The error for an answer that did not come in time."""
+    return CallTimeout(f"{device} did not answer {endpoint!r} within {timeout_s:g} s.", device)
