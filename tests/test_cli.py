@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -27,13 +28,10 @@ def run(monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> int:
 
 @pytest.fixture(autouse=True)
 def nothing_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
-    from shardnet.cluster import Cluster
-
-    def refuse(*_: object, **__: object) -> None:
+    def refuse(_: object) -> None:
         raise AssertionError("a cluster must not be started")
 
-    monkeypatch.setattr(Cluster, "local", refuse)
-    monkeypatch.setattr(Cluster, "connect", refuse)
+    monkeypatch.setitem(sys.modules, "shardnet.launch.generate_run", SimpleNamespace(run=refuse))  # type: ignore[misc]
     monkeypatch.delenv("SHARDNET_ENDPOINT", raising=False)
 
 
