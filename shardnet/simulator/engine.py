@@ -1,0 +1,154 @@
+"""Servers that do one job at a time, on a simulated clock."""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import count
+
+Resource = tuple[str, ...]
+"""`(device,)`, or `(from, to)` for a directed link."""
+
+
+@dataclass(frozen=True)
+class Leg:
+    """A part of a way round the ring: so long on that device or link."""
+
+    resource: Resource
+    seconds: float
+    label: str
+    num_tokens: int = 1
+    num_bytes: float = 0.0
+    position: int | None = None
+    """Of a decode leg in its lap."""
+
+
+@dataclass(frozen=True)
+class Busy:
+    """What a server did and when."""
+
+    resource: Resource
+    start_s: float
+    end_s: float
+    label: str
+    session: int
+    num_tokens: int
+    num_bytes: float
+
+
+@dataclass(eq=False)
+class _Job:
+    session: int
+    leg: Leg
+    is_wanted: Callable[[], bool]
+    done: Callable[[], None]
+
+
+class _Server:
+    """A device or a link: jobs are served in the order of their arrival.
+
+    A ring that visits a device twice in a lap makes an exception: of decode steps that wait for it, those at the lap's
+    beginning go first. First come, first served would let sessions gather behind each other and lose up to a third of
+    the rate that the closed formula gives; this order loses nothing in 98% of random rings, and at most 14%.
+    """
+
+    def __init__(self) -> None:
+        self.waiting: deque[_Job] = deque()
+        self.running: _Job | None = None
+        self.slowdown = 1.0
+        self.alive = True
+        self.busy_s = 0.0
+        self.seen_slowdown = 1.0
+        """Measured over expected time, as an exponentially weighted mean."""
+
+
+class Engine:
+    """The clock, the servers, and what is still to happen."""
+
+    def __init__(self, jitter: float, seed: int, smoothing: float = 0.3) -> None:
+        self.now_s = 0.0
+        self.servers: dict[Resource, _Server] = {}
+        self.spans: list[Busy] = []
+        self.jitter = jitter
+        self._random = random.Random(seed)
+        self._smoothing = smoothing
+        self._due: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = count()
+        self._stopped = False
+
+    def at(self, time_s: float, action: Callable[[], None]) -> None:
+        """Do something at a time; of two at the same time the one asked for first comes first."""
+        heapq.heappush(self._due, (time_s, next(self._order), action))
+
+    def run(self) -> None:
+        """Until nothing is left to happen, or `stop`."""
+        while self._due and not self._stopped:
+            self.now_s, _, action = heapq.heappop(self._due)
+            action()
+
+    def stop(self) -> None:
+        self._stopped = True
+
+    def server(self, resource: Resource) -> _Server:
+        return self.servers.setdefault(resource, _Server())
+
+    def do(self, session: int, leg: Leg, is_wanted: Callable[[], bool], done: Callable[[], None]) -> None:
+        """Queue a job. It is dropped unfinished where it is no longer wanted; `done` is not called then."""
+        server = self.server(leg.resource)
+        server.waiting.append(_Job(session, leg, is_wanted, done))
+        self._begin(leg.resource, server)
+
+    def kill(self, resource: Resource) -> None:
+        """What runs or waits there is lost."""
+        server = self.server(resource)
+        server.alive, server.running = False, None
+        server.waiting.clear()
+
+    def revive(self, resource: Resource) -> None:
+        server = self.server(resource)
+        server.alive, server.seen_slowdown = True, 1.0
+
+    def _begin(self, resource: Resource, server: _Server) -> None:
+        if not server.alive or server.running is not None:
+            return
+        server.waiting = deque(job for job in server.waiting if job.is_wanted())
+        if not server.waiting:
+            return
+        job = _next_job(server.waiting)
+        server.waiting.remove(job)
+        server.running = job
+        seconds = job.leg.seconds * server.slowdown * self._jitter_factor()
+        start_s = self.now_s
+        self.at(start_s + seconds, lambda: self._end(resource, server, job, start_s))
+
+    def _end(self, resource: Resource, server: _Server, job: _Job, start_s: float) -> None:
+        if server.running is not job:  # its server died under it
+            return
+        server.running = None
+        seconds = self.now_s - start_s
+        server.busy_s += seconds
+        if job.leg.seconds > 0:
+            seen = seconds / job.leg.seconds
+            server.seen_slowdown += self._smoothing * (seen - server.seen_slowdown)
+        leg = job.leg
+        self.spans.append(Busy(resource, start_s, self.now_s, leg.label, job.session, leg.num_tokens, leg.num_bytes))
+        if job.is_wanted():
+            job.done()
+        self._begin(resource, server)
+
+    def _jitter_factor(self) -> float:
+        """Log-normal with mean 1: a step is sometimes much slower, never faster than nothing."""
+        if not self.jitter:
+            return 1.0
+        return self._random.lognormvariate(-(self.jitter**2) / 2, self.jitter)
+
+
+def _next_job(waiting: deque[_Job]) -> _Job:
+    first = waiting[0]
+    if first.leg.position is None:
+        return first
+    decoding = [job for job in waiting if job.leg.position is not None]
+    return min(decoding, key=lambda job: job.leg.position or 0)

@@ -1,0 +1,95 @@
+"""What happens to devices and links during a simulated run, as people write it.
+
+t=5 slow pixel 3x          from 5 s on, pixel takes three times as long
+t=9 slow pixel 1x          it is as fast as profiled again
+t=5 slow pixel>cloud 4x    the link from pixel to cloud
+t=12 leave laptop          it is gone, without a word
+t=20 join laptop           it comes (back); a device whose first event is this one is absent before
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+from shardnet.errors import BadConfiguration
+from shardnet.schema import Place, nearest_name, read_record, require
+
+KINDS = ("slow", "leave", "join")
+_FORM = re.compile(
+    r"\s*t\s*=\s*(?P<at>[0-9.]+)\s*s?\s+(?P<kind>\w+)\s+(?P<device>\S+)(?:\s+(?P<factor>[0-9.]+)\s*x)?\s*"
+)
+
+
+@dataclass(frozen=True)
+class Event:
+    """One thing that happens."""
+
+    at_s: float
+    kind: str
+    """`slow`, `leave` or `join`."""
+    device: str
+    to: str | None = None
+    """With `slow`: the link from `device` to this one, instead of the device."""
+    factor: float = 1.0
+    """With `slow`: how many times the profiled time it takes from now on."""
+
+    def __post_init__(self) -> None:
+        require(self.at_s >= 0, f"at_s must not be negative, but is {self.at_s}.")
+        require(self.kind in KINDS, f"kind must be one of {', '.join(KINDS)}, but is {self.kind!r}.")
+        require(self.factor > 0, f"factor must be above 0, but is {self.factor}.")
+        require(self.to is None or self.kind == "slow", f"a link can only slow down, not {self.kind}.")
+
+    def __str__(self) -> str:
+        where = f"{self.device}>{self.to}" if self.to else self.device
+        return f"{self.kind} {where}" + (f" {self.factor:g}x" if self.kind == "slow" else "")
+
+
+def parse_event(text: str) -> Event:
+    """Read the form at the top of this file.
+
+    Raises:
+        BadConfiguration: it is not of that form.
+    """
+    found = _FORM.fullmatch(text)
+    if not found:
+        raise BadConfiguration(
+            f"cannot read the event {text!r}; write it like 't=5 slow pixel 3x' or 't=9 leave pixel'."
+        )
+    try:
+        at_s, factor = float(found["at"]), float(found["factor"] or 1)
+    except ValueError as error:
+        raise BadConfiguration(
+            f"the event {text!r} has a number that is none; write it like 't=5 slow pixel 3x'."
+        ) from error
+    if found["kind"] == "slow" and not found["factor"]:
+        raise BadConfiguration(f"the event {text!r} does not say how slow; write it like 't=5 slow pixel 3x'.")
+    device, _, to = found["device"].partition(">")
+    try:
+        return Event(at_s, found["kind"], device, to or None, factor)
+    except BadConfiguration as error:
+        raise BadConfiguration(f"event {text!r}: {error}") from error
+
+
+def read_events(data: object, file: str = "") -> tuple[Event, ...]:
+    """Events from a file: a list of texts, or of mappings with the fields of `Event`; or `{events: [...]}`."""
+    rows = data.get("events") if isinstance(data, dict) else data
+    if not isinstance(rows, list):
+        raise Place(file).error("must be a list of events, or a mapping with the key 'events'.")
+    return tuple(
+        parse_event(row) if isinstance(row, str) else read_record(Event, row, Place(file).item(index, row))
+        for index, row in enumerate(rows)
+    )
+
+
+def check_events(events: Iterable[Event], devices: Collection[str], links: Collection[tuple[str, str]]) -> None:
+    """Refuse events of devices and links that the problem does not have."""
+    for event in events:
+        for name in (event.device, event.to):
+            if name is not None and name not in devices:
+                raise BadConfiguration(
+                    f"event '{event}': no device is called {name!r}; {nearest_name(name, sorted(devices))}"
+                )
+        if event.to is not None and (event.device, event.to) not in links:
+            raise BadConfiguration(f"event '{event}': there is no link from {event.device} to {event.to}.")

@@ -1,0 +1,95 @@
+"""The way round the ring as legs: what a token, a chunk of a prompt, or a recovery costs, device by device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from shardnet.plan import StagePlan
+from shardnet.planner.problem import Device, Problem
+from shardnet.rebalance import Move
+from shardnet.simulator.engine import Leg
+
+
+def decode_legs(problem: Problem, stages: Sequence[StagePlan]) -> list[Leg]:
+    """One lap of one session, the way back included."""
+    legs: list[Leg] = []
+    for index, stage in enumerate(stages):
+        device = _device(problem, stage)
+        seconds = sum(device.unit_seconds[stage.first_unit : stage.last_unit + 1])
+        legs.append(Leg((stage.device,), seconds, f"stage {index} decode"))
+        if index + 1 < len(stages):
+            sent = problem.units[stage.last_unit].output_bytes
+            legs += hop_legs(problem, stage.device, stages[index + 1].device, sent, "hidden state")
+    legs += hop_legs(problem, stages[-1].device, stages[0].device, problem.return_bytes, "token")
+    return [replace(leg, position=position) for position, leg in enumerate(legs)]
+
+
+def prefill_legs(problem: Problem, stages: Sequence[StagePlan], tokens: int, is_last: bool) -> list[Leg]:
+    """One chunk of a prompt. Only the last one goes through the head and returns a token."""
+    legs: list[Leg] = []
+    last_unit = problem.num_units - 1 if is_last else max(0, problem.num_units - 2)
+    for index, stage in enumerate(stages):
+        if stage.first_unit > last_unit:
+            break
+        device = _device(problem, stage)
+        if index:
+            sent = problem.units[stage.first_unit - 1].output_bytes * tokens
+            legs += hop_legs(problem, stages[index - 1].device, stage.device, sent, f"{tokens} hidden states")
+        units = range(stage.first_unit, min(stage.last_unit, last_unit) + 1)
+        seconds = sum(prefill_seconds(problem, device, unit, tokens) for unit in units)
+        legs.append(Leg((stage.device,), seconds, f"stage {index} prefill", tokens))
+    if is_last:
+        legs += hop_legs(problem, stages[-1].device, stages[0].device, problem.return_bytes, "token")
+    return legs
+
+
+def prefill_seconds(problem: Problem, device: Device, unit: int, tokens: int) -> float:
+    """Of one unit for a chunk; the head computes the last token only. Token by token where no prefill was profiled."""
+    if unit == problem.num_units - 1 and unit > 0:
+        return device.unit_seconds[unit]
+    per_token = device.prefill_unit_seconds or device.unit_seconds
+    return per_token[unit] * tokens
+
+
+def recovery_legs(problem: Problem, stages: Sequence[StagePlan], moved: Sequence[Move], tokens: int) -> list[Leg]:
+    """What one session of so many tokens needs before it can go on with moved units.
+
+    A living owner sends the unit's KV cache. Where nobody living has it, the stage before sends its log of hidden
+    states again, and the new owner computes the unit's cache from them.
+    """
+    legs: list[Leg] = []
+    first_of = {stage.first_unit: stages[index - 1].device for index, stage in enumerate(stages) if index}
+    logged_from: set[int] = set()
+    for move in moved:
+        unit = problem.units[move.unit]
+        if move.source is not None:
+            legs += hop_legs(problem, move.source, move.target, unit.kv_bytes_per_token * tokens, "KV cache")
+            continue
+        if move.unit in first_of and move.unit not in logged_from:
+            logged_from.add(move.unit)
+            sent = problem.units[move.unit - 1].output_bytes * tokens
+            legs += hop_legs(problem, first_of[move.unit], move.target, sent, "log of hidden states")
+        device = problem.devices[problem.index[move.target]]
+        if move.unit < problem.num_units - 1:
+            seconds = prefill_seconds(problem, device, move.unit, tokens)
+            legs.append(Leg((move.target,), seconds, "recompute", tokens))
+    return legs
+
+
+def hop_legs(problem: Problem, source: str, target: str, num_bytes: float, label: str) -> list[Leg]:
+    """A payload over the fastest route, relay by relay; nothing on one device."""
+    links = problem.routes.links(source, target, num_bytes) or ()
+    return [Leg((link.source, link.target), link.seconds(num_bytes), label, 0, num_bytes) for link in links]
+
+
+def load_seconds(problem: Problem, moved: Sequence[Move], load_bytes_per_s: dict[str, float], default: float) -> float:
+    """Until every new owner has read its new units' weights from its own storage, all at once."""
+    by_device: dict[str, float] = {}
+    for move in moved:
+        by_device[move.target] = by_device.get(move.target, 0.0) + problem.units[move.unit].weight_bytes
+    return max((size / load_bytes_per_s.get(name, default) for name, size in by_device.items()), default=0.0)
+
+
+def _device(problem: Problem, stage: StagePlan) -> Device:
+    return problem.devices[problem.index[stage.device]]

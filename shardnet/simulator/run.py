@@ -1,0 +1,395 @@
+"""Sessions on their way round the ring, and what is done when a device slows down, leaves or joins."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from shardnet.errors import BadConfiguration, DoesNotFit
+from shardnet.plan import Plan
+from shardnet.planner.problem import Problem
+from shardnet.rebalance import (
+    Observed,
+    Policy,
+    Replan,
+    moves,
+    observed_problem,
+    replace_lost,
+    revise,
+    without_devices,
+)
+from shardnet.schema import require
+from shardnet.simulator.engine import Engine, Leg
+from shardnet.simulator.events import Event, check_events
+from shardnet.simulator.result import Happening, Lap, Request, Result
+from shardnet.simulator.ring import decode_legs, load_seconds, prefill_legs, recovery_legs
+
+MAX_TOKENS = 2_000_000
+
+
+@dataclass(frozen=True)
+class Load:
+    """What is asked of the cluster."""
+
+    in_flight: int = 1
+    """Sessions at once."""
+    requests: int | None = None
+    """In all; as many as `in_flight` where None."""
+    prompt_tokens: int = 0
+    new_tokens: int = 64
+    prefill_chunk: int = 128
+    jitter: float = 0.0
+    """Spread of every compute and hop time: the sigma of a log-normal factor with mean 1."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("in_flight", "new_tokens", "prefill_chunk"):
+            require(getattr(self, name) >= 1, f"{name} must be at least 1, but is {getattr(self, name)}.")
+        require(self.requests is None or self.requests >= 1, f"requests must be at least 1, but is {self.requests}.")
+        require(self.prompt_tokens >= 0, f"prompt_tokens must not be negative, but is {self.prompt_tokens}.")
+        require(0 <= self.jitter <= 2, f"jitter must be between 0 and 2, but is {self.jitter}.")
+        total = self.num_requests * self.new_tokens
+        require(
+            total <= MAX_TOKENS, f"{total} tokens are more than the {MAX_TOKENS} that are simulated; ask for fewer."
+        )
+
+    @property
+    def num_requests(self) -> int:
+        return self.in_flight if self.requests is None else self.requests
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """How the cluster answers to what happens."""
+
+    replan: Replan | None = None
+    """Makes the best plan of a problem; without it a slow device stays in the ring and a lost one ends the run."""
+    policy: Policy = field(default_factory=Policy)
+    detect_s: float = 1.0
+    """Until a silent device counts as lost."""
+    look_every_s: float = 0.5
+    """Between two looks at the stage times."""
+    load_bytes_per_s: dict[str, float] = field(default_factory=dict)
+    default_load_bytes_per_s: float = 200e6
+    """Of a device that is not in `load_bytes_per_s`."""
+    rebalance: bool = True
+    """False: only losses change the plan."""
+
+
+def simulate(
+    problem: Problem, plan: Plan, load: Load, events: Sequence[Event] = (), recovery: Recovery | None = None
+) -> Result:
+    """Predict a run of `plan`.
+
+    Args:
+        problem: with every device that is or may come to be a member.
+        events: see `events`. A device whose first event is `join` is absent at the start.
+
+    Raises:
+        BadConfiguration: an event of an unknown device or link, or a plan with an absent device.
+    """
+    links = {(link.source, link.target) for link in problem.links}
+    check_events(events, problem.index, links)
+    run = _Run(problem, plan, load, recovery or Recovery())
+    run.schedule(sorted(events, key=lambda event: event.at_s))
+    return run.finish()
+
+
+@dataclass
+class _Session:
+    """One place for a request, and how far the request is."""
+
+    index: int
+    tokens: int = 0
+    """In its KV cache."""
+    left: int = 0
+    began_s: float = 0.0
+    lap_began_s: float = 0.0
+    first_token_s: float | None = None
+    is_prefilling: bool = False
+    plan_version: int = 0
+    epoch: int = 0
+    """Work of an earlier epoch is void: the session was started again after a loss."""
+    active: bool = False
+
+
+class _Run:
+    def __init__(self, problem: Problem, plan: Plan, load: Load, recovery: Recovery) -> None:
+        self.problem, self.load, self.recovery = problem, load, recovery
+        self.engine = Engine(load.jitter, load.seed)
+        self.plans = [plan]
+        self.members = {device.name for device in problem.devices}
+        self.sessions = [_Session(index) for index in range(min(load.in_flight, load.num_requests))]
+        self.waiting = load.num_requests - len(self.sessions)
+        self.laps: list[Lap] = []
+        self.requests: list[Request] = []
+        self.happenings: list[Happening] = []
+        self.failed: str | None = None
+        self.changed_s = float("-inf")
+        self.better_since_s: float | None = None
+        self.is_changing = False
+        self.broken: set[str] = set()
+        """Devices of the ring that left: what they held is gone, even when they come back."""
+        self._legs: dict[int, list[Leg]] = {}
+
+    @property
+    def plan(self) -> Plan:
+        return self.plans[-1]
+
+    def schedule(self, events: Sequence[Event]) -> None:
+        first_kind: dict[str, str] = {}
+        for event in events:
+            if event.to is None and event.kind != "slow":
+                first_kind.setdefault(event.device, event.kind)
+            self.engine.at(event.at_s, lambda event=event: self._happen(event))  # type: ignore[misc]
+        self.members -= {device for device, kind in first_kind.items() if kind == "join"}
+        absent = [device for device in self.plan.devices if device not in self.members]
+        if absent:
+            raise BadConfiguration(f"the plan uses {absent[0]!r}, which joins later; plan without it.")
+        for session in self.sessions:
+            self._start_request(session)
+        if self.recovery.replan and self.recovery.rebalance and events:
+            self.engine.at(self.recovery.look_every_s, self._look)
+
+    def finish(self) -> Result:
+        self.engine.run()
+        if self.failed is None and any(session.active for session in self.sessions):
+            self.failed = "a device of the ring is gone, and nothing replaces it"
+        engine = self.engine
+        return Result(
+            plans=tuple(self.plans),
+            duration_s=max([span.end_s for span in engine.spans], default=0.0) if not self.failed else engine.now_s,
+            num_tokens=len(self.laps) + sum(request.first_token_s is not None for request in self.requests),
+            laps=tuple(self.laps),
+            requests=tuple(self.requests),
+            busy_s={resource: server.busy_s for resource, server in engine.servers.items() if server.busy_s},
+            spans=tuple(engine.spans),
+            happenings=tuple(self.happenings),
+            failed=self.failed,
+        )
+
+    # -- sessions -------------------------------------------------------------------------------------------------
+
+    def _start_request(self, session: _Session) -> None:
+        session.active, session.began_s, session.first_token_s = True, self.engine.now_s, None
+        session.tokens, session.left = 0, self.load.new_tokens
+        session.plan_version = self.plan.version
+        self._enter(session)
+
+    def _enter(self, session: _Session) -> None:
+        """Start, or start again, where the session is: at its prompt or at its next token."""
+        if session.tokens == 0 and self.load.prompt_tokens:
+            self._prefill(session)
+        else:
+            session.tokens = max(session.tokens, 1)
+            self._next_lap(session)
+
+    def _prefill(self, session: _Session) -> None:
+        """Chunks follow each other as soon as the first stage is free: a prompt fills the pipeline."""
+        session.is_prefilling = True
+        size, total = self.load.prefill_chunk, self.load.prompt_tokens
+        chunks = [min(size, total - start) for start in range(0, total, size)]
+        stages = self.plan.stages
+
+        def send(number: int) -> None:
+            is_last = number == len(chunks) - 1
+            legs = prefill_legs(self.problem, stages, chunks[number], is_last)
+            after_first = None if is_last else lambda: send(number + 1)
+            self._walk(session, legs, self._first_token if is_last else None, after_first)
+
+        send(0)
+
+    def _first_token(self, session: _Session) -> None:
+        session.is_prefilling = False
+        session.first_token_s = self.engine.now_s
+        session.tokens = self.load.prompt_tokens + 1
+        session.left -= 1
+        self._go_on(session)
+
+    def _next_lap(self, session: _Session) -> None:
+        session.lap_began_s = self.engine.now_s
+        self._walk(session, self._decode_legs(), self._end_lap)
+
+    def _end_lap(self, session: _Session) -> None:
+        self.laps.append(Lap(session.index, session.lap_began_s, self.engine.now_s))
+        session.tokens += 1
+        session.left -= 1
+        self._go_on(session)
+
+    def _go_on(self, session: _Session) -> None:
+        if session.left > 0:
+            if session.plan_version != self.plan.version:
+                self._move(session)
+            else:
+                self._next_lap(session)
+            return
+        self.requests.append(Request(session.index, session.began_s, session.first_token_s, self.engine.now_s))
+        session.active = False
+        if self.waiting:
+            self.waiting -= 1
+            self._start_request(session)
+        elif not any(each.active for each in self.sessions):
+            self.engine.stop()
+
+    def _move(self, session: _Session) -> None:
+        """At a token boundary: fetch or recompute what the new plan puts elsewhere, then go on with it."""
+        old = next((plan for plan in self.plans if plan.version == session.plan_version), self.plans[0])
+        lost = {device.name for device in self.problem.devices} - self.members
+        moved = moves(old, self.plan, lost)
+        legs = recovery_legs(self.problem, self.plan.stages, moved, session.tokens)
+        session.plan_version = self.plan.version
+        session.lap_began_s = self.engine.now_s
+        began_s = session.lap_began_s
+
+        def go_on(session: _Session) -> None:
+            self._enter(session)
+            session.lap_began_s = began_s  # the wait is part of this token's lap
+
+        if session.tokens:
+            self._walk(session, legs, go_on)
+        else:
+            self._enter(session)
+
+    def _walk(self, session: _Session, legs: Sequence[Leg], done, after_first=None) -> None:  # type: ignore[no-untyped-def]
+        """Leg by leg; `done(session)` at the end, `after_first()` when the first leg is over."""
+        epoch = session.epoch
+
+        def step(position: int) -> None:
+            if position == 1 and after_first:
+                after_first()
+            if position == len(legs):
+                if done:
+                    done(session)
+                return
+            self.engine.do(session.index, legs[position], lambda: session.epoch == epoch, lambda: step(position + 1))
+
+        step(0)
+
+    def _decode_legs(self) -> list[Leg]:
+        if self.plan.version not in self._legs:
+            self._legs[self.plan.version] = decode_legs(self.problem, self.plan.stages)
+        return self._legs[self.plan.version]
+
+    # -- what happens -----------------------------------------------------------------------------------------------
+
+    def _note(self, what: str, why: str = "") -> None:
+        self.happenings.append(Happening(self.engine.now_s, what, why))
+
+    def _happen(self, event: Event) -> None:
+        self._note(str(event))
+        resource = (event.device,) if event.to is None else (event.device, event.to)
+        if event.kind == "slow":
+            self.engine.server(resource).slowdown = event.factor
+        elif event.kind == "join":
+            self._join(event.device)
+        elif event.device in self.members:
+            self._leave(event.device)
+
+    def _join(self, device: str) -> None:
+        if device in self.broken:  # its loss is dealt with first
+            self.engine.at(self.engine.now_s + self.recovery.look_every_s, lambda: self._join(device))
+            return
+        self.members.add(device)
+        for resource in list(self.engine.servers):
+            if device in resource and self.members.issuperset(resource):
+                self.engine.revive(resource)
+
+    def _leave(self, device: str) -> None:
+        if device in self._needed():
+            self.broken.add(device)
+        self.members.discard(device)
+        self.engine.kill((device,))
+        for resource in list(self.engine.servers):
+            if len(resource) == 2 and device in resource:
+                self.engine.kill(resource)
+        if device == self.problem.source:
+            self._fail(f"the source {device} left, and the prompt with it")
+            return
+        self.engine.at(self.engine.now_s + self.recovery.detect_s, lambda: self._replace(device))
+
+    def _replace(self, device: str) -> None:
+        """The loss is noticed: plan without it, load what is missing, start again at the token that was lost."""
+        if device not in self.broken:
+            return
+        if self.recovery.replan is None:
+            self._fail(f"{device} left, and nothing replaces it")
+            return
+        try:
+            plan = replace_lost(self.plan, self._observed(), self._absent(), self.recovery.replan)
+        except DoesNotFit as error:
+            self._fail(str(error))
+            return
+        self._change(plan, f"{device} is lost")
+
+    def _look(self) -> None:
+        if not any(session.active for session in self.sessions) or self.failed:
+            return
+        self.engine.at(self.engine.now_s + self.recovery.look_every_s, self._look)
+        if self.is_changing or self.broken:
+            return
+        assert self.recovery.replan
+        observed = self._observed()
+        decision = revise(self.plan, observed, self.recovery.policy, self.recovery.replan)
+        self.better_since_s = decision.better_since_s
+        if decision.plan is not None:
+            self._change(decision.plan, decision.why)
+
+    def _change(self, plan: Plan, why: str) -> None:
+        """Load first, then switch: a loss at once, else each session at its next token."""
+        moved = moves(self.plan, plan, self._absent())
+        seconds = load_seconds(
+            self.problem, moved, self.recovery.load_bytes_per_s, self.recovery.default_load_bytes_per_s
+        )
+        self.is_changing = True
+        self._note(f"load {len(moved)} units for plan {plan.version}", why)
+        self.engine.at(self.engine.now_s + seconds, lambda: self._switch(plan))
+
+    def _switch(self, plan: Plan) -> None:
+        self.is_changing = False
+        if not set(plan.devices) <= self.members or plan.version <= self.plan.version:
+            return  # another device was lost meanwhile: its own replacement follows
+        has_lost = bool(self.broken)
+        self.broken.clear()
+        self.plans.append(plan)
+        self.changed_s, self.better_since_s = self.engine.now_s, None
+        self._note(f"switch to plan {plan.version}")
+        if not has_lost:
+            return
+        for session in self.sessions:
+            if session.active:
+                session.epoch += 1
+                self._move(session)
+
+    def _fail(self, why: str) -> None:
+        self.failed = why
+        self._note("end", why)
+        self.engine.stop()
+
+    # -- what is known ------------------------------------------------------------------------------------------------
+
+    def _needed(self) -> set[str]:
+        """Devices without which the ring stands still: its stages and its relays."""
+        needed = set(self.plan.devices)
+        for leg in self._decode_legs():
+            needed.update(leg.resource)
+        return needed
+
+    def _absent(self) -> set[str]:
+        return {device.name for device in self.problem.devices} - self.members
+
+    def _observed(self) -> Observed:
+        seen = {resource: server.seen_slowdown for resource, server in self.engine.servers.items()}
+        observed = Observed(
+            now_s=self.engine.now_s,
+            problem=self.problem,
+            device_slowdown={key[0]: value for key, value in seen.items() if len(key) == 1},
+            link_slowdown={(key[0], key[1]): value for key, value in seen.items() if len(key) == 2},
+            in_flight=self.load.in_flight,
+            changed_s=self.changed_s,
+            better_since_s=self.better_since_s,
+        )
+        absent = self._absent()
+        if not absent or self.problem.source in absent:
+            return observed
+        left = without_devices(observed_problem(observed), absent)
+        return replace(observed, problem=left, device_slowdown={}, link_slowdown={})
