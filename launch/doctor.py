@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 import re
 import socket
@@ -56,7 +55,7 @@ def examine(progress: Progress) -> Iterator[Finding]:
     yield find_cores()
     yield find_system()
     yield find_temporary_folder()
-    yield find_rpc()
+    yield find_rpc(progress)
     yield find_threads(progress)
 
 
@@ -159,22 +158,23 @@ def find_folder(name: str, folder: Path, advice: str) -> Finding:
     return Finding(name, True, f"{folder} ({size(free)} free)", {"path": str(folder), "free_bytes": free})
 
 
-def find_rpc() -> Finding:
-    """Whether torch's RPC works here: joins a group of one on loopback and makes calls."""
-    from shardnet.transport import RpcTransport, serve_store
-
+def find_rpc(progress: Progress) -> Finding:
+    """Whether a device can work here: starts one, as a process that joins over torch's RPC, and calls it."""
     try:
-        store = serve_store("127.0.0.1", 0)
-        with RpcTransport.join(f"127.0.0.1:{store.port}", "doctor", timeout_s=CALL_S) as transport:
-            transport.expose("doctor", os.getpid)
-            transport.call("doctor", "doctor", timeout_s=CALL_S).result()
+        from shardnet.cluster import Cluster
+
+        start_s = time.perf_counter()
+        with Cluster.local(1, threads_per_device=1, progress=progress) as cluster:
+            join_s = time.perf_counter() - start_s
+            cluster.describe()
             start_s = time.perf_counter()
-            assert transport.call("doctor", "doctor", timeout_s=CALL_S).result() == os.getpid()
+            cluster.describe()
             call_s = time.perf_counter() - start_s
-    except (ShardnetError, ImportError, RuntimeError) as error:
-        hint = "Install a build of torch with distributed RPC (TensorPipe); the wheels for Linux have it."
+    except (ShardnetError, ImportError, OSError) as error:
+        hint = "torch must be a build with distributed RPC (TensorPipe): the wheels for Linux and Termux's package are."
         return Finding("rpc", False, f"does not work: {error}", None, (hint,))
-    return Finding("rpc", True, f"works; a call to itself took {call_s * 1e3:.2f} ms", {"call_s": call_s})
+    text = f"a device joined within {join_s:.1f} s; a call to it took {call_s * 1e3:.1f} ms"
+    return Finding("rpc", True, text, {"join_s": join_s, "call_s": call_s})
 
 
 def find_threads(progress: Progress) -> Finding:
@@ -182,8 +182,8 @@ def find_threads(progress: Progress) -> Finding:
     speeds = measure_threads(progress)
     best = best_threads(speeds)
     lines = [
-        f"{each.threads}: {each.decode_bytes_per_s / 1e9:.1f} GB/s, {each.prefill_flops / 1e9:.0f} GFLOP/s"
+        f"with {each.threads}: {each.decode_bytes_per_s / 1e9:.1f} GB/s, {each.prefill_flops / 1e9:.0f} GFLOP/s"
         for each in speeds
     ]
     data = {"best": best, "tried": [vars(each) for each in speeds]}
-    return Finding("threads", True, f"{best} pay off in decoding (" + "; ".join(lines) + ")", data)
+    return Finding("threads", True, f"{best} for decoding (" + "; ".join(lines) + ")", data)

@@ -11,6 +11,7 @@ so it cannot outlive it, and the devices end with it in every case.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import runpy
 import sys
@@ -40,7 +41,9 @@ def main() -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Start the devices, run the script, end the devices."""
-    if not options.module and not Path(options.script).exists():
+    if options.module:
+        _require_module(options.script)
+    elif not Path(options.script).exists():
         raise BadRequest(f"There is no script {options.script!r}. For a module, put -m before its name.")
 
     cores = max_threads()
@@ -94,12 +97,22 @@ def _count(option: str, text: str) -> int:
     return int(text)
 
 
+def _require_module(name: str) -> None:
+    """Refuse a module that cannot be found; imports the packages around it."""
+    sys.path[0] = os.getcwd()
+    try:
+        found = importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:
+        found = False
+    if not found:
+        raise BadRequest(f"There is no module {name!r}.")
+
+
 def _run_script(script: str, arguments: Sequence[str], *, is_module: bool) -> None:
     """Run it as Python would: as `__main__`, with its own arguments and its folder first in the search path."""
     sys.argv = [script, *arguments]
     try:
         if is_module:
-            sys.path[0] = os.getcwd()
             runpy.run_module(script, run_name="__main__", alter_sys=True)
         else:
             sys.path[0] = str(Path(script).resolve().parent)

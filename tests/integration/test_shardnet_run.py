@@ -1,0 +1,132 @@
+"""`shardnet-run` with real devices: what the script finds, how its end is passed on, and that nothing is left over."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+LAUNCHER = [sys.executable, "-m", "shardnet.launch.run", "--standalone"]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+CONNECT = """
+import os, sys, shardnet
+with shardnet.Cluster.connect() as cluster:
+    print("devices", *cluster.devices)
+    print("threads", *(each["num_threads"] for each in cluster.describe()))
+print("arguments", *sys.argv[1:])
+print("name", __name__)
+print("environment", os.environ["WORLD_SIZE"], os.environ["MASTER_ADDR"] + ":" + os.environ["MASTER_PORT"])
+print("endpoint", os.environ["SHARDNET_ENDPOINT"])
+sys.exit(7)
+"""
+
+
+def launch(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*LAUNCHER, *arguments], cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def wait_until(condition: Callable[[], object], timeout_s: float = 60.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.02)
+
+
+def workers_of(pid: int) -> list[int]:
+    children = psutil.Process(pid).children(recursive=True)
+    return [child.pid for child in children if any("launch.worker" in part for part in child.cmdline())]
+
+
+def test_the_script_finds_its_devices_and_its_exit_code_is_passed_on(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(CONNECT)
+    done = launch(tmp_path, "--nproc_per_node", "2", "--threads", "1", "--log-dir", "logs", "script.py", "--a", "b")
+    assert done.returncode == 7, done.stderr
+    said = dict(line.split(" ", 1) for line in done.stdout.splitlines())
+    assert said["devices"] == "device-0 device-1"
+    assert said["threads"] == "1 1"
+    assert said["arguments"] == "--a b"
+    assert said["name"] == "__main__"
+    assert said["environment"] == f"2 {said['endpoint']}"
+    assert {log.name for log in (tmp_path / "logs").iterdir()} == {"device-0.log", "device-1.log"}
+
+
+def test_a_module_runs_too(tmp_path: Path) -> None:
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "job.py").write_text("import sys; print(__name__, __package__, sys.argv[1:])")
+    done = launch(tmp_path, "--nproc-per-node=1", "-m", "package.job", "x")
+    assert (done.returncode, done.stdout) == (0, "__main__ package ['x']\n"), done.stderr
+
+
+def test_an_exception_shows_the_script_and_not_the_launcher(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text("import neighbour\n\ndef fail():\n    raise KeyError('lost')\n\nfail()\n")
+    (tmp_path / "neighbour.py").write_text("")
+    done = launch(tmp_path, "script.py")
+    assert done.returncode == 1
+    assert "KeyError: 'lost'" in done.stderr
+    assert "line 6, in <module>" in done.stderr
+    assert "launch/run.py" not in done.stderr
+    assert "runpy" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--nproc-per-node", "0", "script.py"], "--nproc-per-node must be a whole number of 1 or more, but is '0'."),
+        (["--threads", "many", "script.py"], "--threads must be a whole number of 1 or more, but is 'many'."),
+        (["missing.py"], "There is no script 'missing.py'."),
+        (["-m", "no_such_module"], "There is no module 'no_such_module'."),
+    ],
+)
+def test_what_cannot_be_run_is_said(tmp_path: Path, arguments: list[str], sentence: str) -> None:
+    (tmp_path / "script.py").write_text("")
+    done = launch(tmp_path, *arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith("shardnet: ")
+    assert sentence in done.stderr
+
+
+@pytest.fixture
+def waiting(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A launcher whose script has said "ready" and waits."""
+    (tmp_path / "script.py").write_text("import time\nprint('ready', flush=True)\ntime.sleep(600)\n")
+    command = [*LAUNCHER, "--nproc-per-node", "2", "script.py"]
+    with subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as launcher:
+        try:
+            assert launcher.stdout is not None
+            assert launcher.stdout.readline() == "ready\n"
+            yield launcher
+        finally:
+            launcher.kill()
+
+
+@pytest.mark.parametrize(
+    ("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)]
+)
+def test_a_signal_ends_everything(waiting: subprocess.Popen[str], number: signal.Signals, exit_code: int) -> None:
+    pids = workers_of(waiting.pid)
+    assert len(pids) == 2
+    waiting.send_signal(number)
+    assert waiting.wait(10) == exit_code
+    wait_until(lambda: not any(psutil.pid_exists(pid) for pid in pids), timeout_s=5)
+
+
+def test_a_dead_device_is_told_at_once(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text("import sys\nprint('ready', flush=True)\nsys.stdin.read()\n")
+    command = [*LAUNCHER, "--nproc-per-node", "1", "script.py"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT, text=True, **pipes) as launcher:  # type: ignore[call-overload]
+        assert launcher.stdout.readline() == "ready\n"
+        os.kill(workers_of(launcher.pid)[0], signal.SIGKILL)
+        assert launcher.stderr.readline() == "shardnet-run: device-0 was killed by SIGKILL\n"
+        launcher.stdin.close()
+        assert launcher.wait(20) == 0

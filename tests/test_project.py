@@ -1,0 +1,51 @@
+"""What is installed: every module, the data, the commands, and a few public names that load nothing early."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.resources
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import shardnet
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize("top", ["shardnet", "launch", "configs"])
+def test_every_folder_with_code_is_a_package(top: str) -> None:
+    """Otherwise setup.py would leave it out of a wheel, while an editable install shows nothing amiss."""
+    for file in (ROOT / top).rglob("*.py"):
+        assert (file.parent / "__init__.py").exists(), f"{file.parent} needs an __init__.py"
+
+
+def test_the_version_is_told_once() -> None:
+    assert importlib.metadata.version("shardnet") == shardnet.__version__
+    assert f"## {shardnet.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_the_commands_are_installed() -> None:
+    commands = {each.name: each for each in importlib.metadata.distribution("shardnet").entry_points}
+    assert set(commands) == {"shardnet", "shardnet-run"}
+    assert all(callable(each.load()) for each in commands.values())
+
+
+def test_the_configurations_are_installed() -> None:
+    assert importlib.resources.files("shardnet.configs_data").joinpath("clusters").is_dir()
+
+
+def test_public_names() -> None:
+    for name in shardnet.__all__:
+        assert getattr(shardnet, name).__module__.startswith("shardnet.")
+    assert set(shardnet.__all__) < set(dir(shardnet))
+    with pytest.raises(AttributeError, match="no attribute 'Clutser'"):
+        _ = shardnet.Clutser
+
+
+def test_importing_shardnet_loads_nothing_heavy() -> None:
+    program = "import sys, shardnet; print(*{'torch', 'transformers', 'pulp', 'numpy'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
