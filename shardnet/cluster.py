@@ -232,7 +232,7 @@ def _wait_for(transport: Transport, names: Sequence[str], progress: Progress, wo
     deadline = time.monotonic() + JOIN_S
     while missing := [name for name in names if name not in transport.members()]:
         progress("starting devices", len(names) - len(missing), len(names))
-        for name, code in workers.poll():
+        for name, _ in workers.poll():
             raise JoinFailed(f"{name} could not join: its process {workers.how_it_ended(name)}")
         if time.monotonic() > deadline:
             raise JoinFailed(f"{', '.join(missing)} did not join within {JOIN_S:.0f} s. Is this machine overloaded?")

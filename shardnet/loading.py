@@ -94,7 +94,12 @@ def load_model(
     profile = files.profile
     context = check_context(profile, context_tokens)
     plan, kv_budgets = place(
-        load.transport, profile, devices, plan_version=load.plan_version, split=split, context_tokens=context,
+        load.transport,
+        profile,
+        devices,
+        plan_version=load.plan_version,
+        split=split,
+        context_tokens=context,
         kv_memory_bytes=kv_memory_bytes,
     )
     ring = tuple(RingStop(stage.device, stage.first_unit, stage.last_unit) for stage in plan.stages)

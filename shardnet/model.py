@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from shardnet.errors import BadRequest, KVMemorySpent
 from shardnet.pipeline import Pipeline, Session
@@ -155,9 +155,7 @@ class Model:
             raise BadRequest("a stop string must not be empty.")
         ids = self.encode(prompt, chat=chat)
         self._check_length(len(ids), max_new_tokens)
-        session = self._pipeline.start(
-            ids, max_new_tokens=max_new_tokens, eos_ids=self._eos_ids, sampling=sampling
-        )
+        session = self._pipeline.start(ids, max_new_tokens=max_new_tokens, eos_ids=self._eos_ids, sampling=sampling)
         return Stream(session, TextStream(self.tokenizer, stop))
 
     def generate(self, prompts: Sequence[str | Sequence[int] | Chat], **options: Any) -> list[Generation]:
@@ -210,7 +208,7 @@ class Model:
             encoded = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
             ids = list(encoded["input_ids"])
         else:
-            ids = [int(token) for token in prompt]  # type: ignore[call-overload]
+            ids = [int(cast(int, token)) for token in prompt]
         if not ids:
             raise BadRequest("the prompt is empty. Give at least one token.")
         vocabulary = self.profile.vocabulary
@@ -236,7 +234,7 @@ class Model:
         """
         from shardnet.profile_report import write_profile
 
-        summary = {"model": self.profile.name, "dtype": self.profile.dtype}
+        summary: dict[str, Any] = {"model": self.profile.name, "dtype": self.profile.dtype}
         summary["stages"] = [asdict(report) for report in self.report()]
         write_profile(folder, collect_timeline(self._stages), self.plan, self.profile, summary)
 

@@ -139,9 +139,7 @@ class Pipeline:
             if self._sessions.pop(session, None) is None or self._broken is not None:
                 return
             for index, stop in enumerate(self.ring):
-                closing = self._transport.post(
-                    stop.device, "close_sessions", self.plan_version, index, (session,)
-                )
+                closing = self._transport.post(stop.device, "close_sessions", self.plan_version, index, (session,))
                 self._closings.append(closing)
 
     def tell(self, tokens: Tokens) -> None:

@@ -59,7 +59,7 @@ def place(
         needed = sum(unit_bytes[stage.first_unit : stage.last_unit + 1]) + (kv_memory_bytes or 0)
         if needed > free_of[stage.device]:
             raise DoesNotFit(
-                f"{stage.device} would need {needed / 2**30:.2f} GiB (units {stage.first_unit} to {stage.last_unit} and "
+                f"{stage.device} needs {needed / 2**30:.2f} GiB (units {stage.first_unit} to {stage.last_unit} and "
                 f"their KV cache), but has {free_of[stage.device] / 2**30:.2f} GiB free. Give it fewer units, add a "
                 "device, or use a smaller dtype."
             )

@@ -23,6 +23,8 @@ class DeviceProfile:
     num_threads: int = 1
     active_w: float | None = None
     """Power while computing, in watts; None where it cannot be read."""
+    is_estimated: bool = False
+    """True where the times come from a roofline and not from a measurement of this very model."""
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,12 @@ def progress_bars(*, enabled: bool | None = None) -> Iterator[Progress]:
 
         yield line
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeElapsedColumn(),
+    )
     with RichProgress(*columns, console=console, transient=True) as bars:
         tasks: dict[str, TaskID] = {}
 

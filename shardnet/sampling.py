@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from transformers.generation.logits_process import (
@@ -40,8 +41,8 @@ class Sampler:
 
     def sample(self, logits_V: torch.Tensor) -> int:
         """Choose from `logits_V` [vocabulary], fp32."""
-        ids = torch.tensor([self._ids or []], dtype=torch.long)
-        scores = self._processors(ids, logits_V[None])
+        ids = cast(torch.LongTensor, torch.tensor([self._ids or []], dtype=torch.long))
+        scores = self._processors(ids, cast(torch.FloatTensor, logits_V[None]))
         if self.is_greedy:
             token = int(scores.argmax(dim=-1))
         else:

@@ -66,7 +66,7 @@ class Worker:
             "memory_available_bytes": memory.available,
             "rss_bytes": psutil.Process().memory_info().rss,
             "peak_rss_bytes": peak_rss_bytes(),
-            "num_process_threads": threading.active_count(),
+            "num_os_threads": psutil.Process().num_threads(),
         }
 
     def measure_speed(self) -> Future[float]:
@@ -189,7 +189,9 @@ class StageHost:
 
     def _tell_progress(self, done_bytes: int, total_bytes: int) -> None:
         spec = self._spec
-        self._worker.transport.post(spec.source, "load_progress", spec.plan_version, spec.stage, done_bytes, total_bytes)
+        self._worker.transport.post(
+            spec.source, "load_progress", spec.plan_version, spec.stage, done_bytes, total_bytes
+        )
 
 
 class RingOutlet:

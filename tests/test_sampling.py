@@ -1,0 +1,102 @@
+"""The sampler makes the choices of `transformers` `generate`, and each session has a random stream of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from shardnet.sampling import Sampler, check_sampling, sample_step
+from shardnet.transport.messages import SamplingOptions, SessionSpec
+
+PROMPT = (3, 17, 42, 5, 17)
+
+
+def spec(**options: Any) -> SessionSpec:
+    sampling = SamplingOptions(**options)
+    return SessionSpec(1, 64, len(PROMPT), 24, (), sampling, PROMPT)
+
+
+@pytest.fixture(scope="module")
+def model() -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=97,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        initializer_range=0.6,
+        eos_token_id=None,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"temperature": 0.0},
+        {"temperature": 0.0, "repetition_penalty": 1.3},
+        {"temperature": 1.0, "seed": 1},
+        {"temperature": 0.7, "top_k": 12, "seed": 2},
+        {"temperature": 1.2, "top_p": 0.8, "seed": 3},
+        {"temperature": 0.9, "min_p": 0.1, "seed": 4},
+        {"temperature": 0.8, "top_k": 40, "top_p": 0.9, "min_p": 0.02, "repetition_penalty": 1.2, "seed": 5},
+    ],
+)
+def test_chooses_what_transformers_chooses(model: LlamaForCausalLM, options: dict[str, Any]) -> None:
+    generation = {name: value for name, value in options.items() if name not in ("seed", "temperature")}
+    if options["temperature"]:
+        generation = {"top_k": 0, "do_sample": True, "temperature": options["temperature"], **generation}
+    else:
+        generation["do_sample"] = False
+    torch.manual_seed(options.get("seed", 0))
+    ids = torch.tensor([PROMPT])
+    expected = model.generate(
+        ids, attention_mask=torch.ones_like(ids), max_new_tokens=24, pad_token_id=0, use_cache=False, **generation
+    )[0, len(PROMPT) :].tolist()
+
+    sampler = Sampler(spec(**options))
+    chosen: list[int] = []
+    with torch.inference_mode():
+        for _ in range(24):
+            logits = model(torch.tensor([[*PROMPT, *chosen]]), use_cache=False).logits[0, -1].float()
+            chosen.append(sampler.sample(logits))
+    assert chosen == expected
+
+
+def test_a_sessions_choices_do_not_depend_on_the_others_in_its_step() -> None:
+    generator = torch.Generator().manual_seed(9)
+    logits = torch.randn(40, 50, generator=generator)
+    alone = Sampler(spec(temperature=1.0, seed=7))
+    chosen_alone = [sample_step([alone], row[None])[0] for row in logits]
+    shared = Sampler(spec(temperature=1.0, seed=7))
+    other, greedy = Sampler(spec(temperature=1.0, seed=8)), Sampler(spec(temperature=0.0))
+    chosen_shared = [sample_step([other, shared, greedy], row.repeat(3, 1))[1] for row in logits]
+    assert chosen_shared == chosen_alone
+    assert len(set(chosen_alone)) > 5
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        ({"temperature": -0.1}, "temperature"),
+        ({"temperature": float("nan")}, "temperature"),
+        ({"top_k": -1}, "top-k"),
+        ({"top_p": 0.0}, "top-p"),
+        ({"top_p": 1.1}, "top-p"),
+        ({"min_p": 1.5}, "min-p"),
+        ({"repetition_penalty": 0.0}, "repetition-penalty"),
+        ({"seed": -1}, "seed"),
+    ],
+)
+def test_impossible_value_is_named_with_its_value(options: dict[str, Any], names: str) -> None:
+    problem = check_sampling(SamplingOptions(**options))
+    assert problem is not None and names in problem and str(next(iter(options.values()))) in problem
+
+
+def test_possible_values_pass() -> None:
+    assert check_sampling(SamplingOptions(temperature=0.7, top_k=50, top_p=0.9, min_p=0.1, seed=1)) is None
