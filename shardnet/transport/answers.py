@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -10,12 +10,11 @@ from torch._C._distributed_rpc import _invoke_rpc_python_udf
 from torch.distributed.rpc.internal import PythonUDF, _internal_rpc_pickler
 
 from shardnet.errors import ClusterError, ShardnetError, UsageError
-from shardnet.transport.failure import Failure, decode, encode, lost, timed_out
+from shardnet.transport.failure import lost, timed_out
+from shardnet.transport.outcomes import settle
 
 if TYPE_CHECKING:
     from torch.distributed import rpc
-
-    from shardnet.transport.timers import Timers
 
 _TIMEOUT = "RPCErr:1:"
 """How torch marks a timeout."""
@@ -80,26 +79,6 @@ def _complete(answer: Future[Any], peer: Peer, endpoint: str, timeout_s: float, 
     settle(answer, outcome)
 
 
-def settle(answer: Future[Any], outcome: Any) -> None:
-    """Give a future its result, or its error where the outcome is one. Does nothing when it has one already."""
-    try:
-        if type(outcome) is Failure:
-            answer.set_exception(decode(outcome))
-        elif isinstance(outcome, ShardnetError):
-            answer.set_exception(outcome)
-        else:
-            answer.set_result(outcome)
-    except InvalidStateError:
-        pass  # it was cancelled, or its device evicted
-
-
-def fail(error: ShardnetError) -> Future[Any]:
-    """A future that has failed."""
-    answer: Future[Any] = Future()
-    answer.set_exception(error)
-    return answer
-
-
 def explain(error: Exception, device: str, endpoint: str, timeout_s: float) -> ShardnetError:
     """Say in our terms what torch RPC says about a call."""
     text = str(error)
@@ -111,23 +90,3 @@ def explain(error: Exception, device: str, endpoint: str, timeout_s: float) -> S
         return ClusterError("This device has left the cluster.")
     reason = next((line for line in text.splitlines() if "may travel" in line or "pickle" in line), text.split("\n")[0])
     return ClusterError(f"{device} could not serve {endpoint!r}: {reason.strip()}")
-
-
-def settle_here(outcome: Any, timers: Timers, device: str, endpoint: str, timeout_s: float) -> Future[Any]:
-    """The answer of a call to oneself, whose handler has run already and may have returned a future."""
-    answer: Future[Any] = Future()
-    if not isinstance(outcome, Future):
-        settle(answer, outcome)
-        return answer
-    timer = timers.after(timeout_s, lambda: settle(answer, timed_out(device, endpoint, timeout_s)))
-    answer.add_done_callback(timer.cancel)
-    outcome.add_done_callback(lambda done: settle(answer, outcome_of(done, device, endpoint)))
-    return answer
-
-
-def outcome_of(done: Future[Any], device: str, endpoint: str) -> Any:
-    """The value of a future that a handler returned, or what it failed of."""
-    if done.cancelled():
-        return Failure("ClusterError", f"{device} gave {endpoint!r} up.", device)
-    error = done.exception()
-    return done.result() if error is None else encode(error, device, endpoint)

@@ -15,8 +15,8 @@ from torch.distributed import rpc
 
 from shardnet.errors import ClusterError
 from shardnet.transport import wire
-from shardnet.transport.answers import outcome_of
-from shardnet.transport.failure import encode, unknown_endpoint
+from shardnet.transport.failure import answers_later, encode, evicted, unknown_endpoint
+from shardnet.transport.outcomes import outcome_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,7 +62,7 @@ def run_handler(sender: int, endpoint: str, args: tuple[Any, ...]) -> Any:
     """Let an endpoint of this device answer another's request, or one of its own."""
     transport = here()
     if sender in transport.gone:
-        raise ClusterError(f"{transport.name} serves no device that was evicted. Join the cluster again.")
+        raise evicted(transport.name)
     handler = transport.handlers.get(endpoint)
     if handler is None:
         raise unknown_endpoint(transport.name, endpoint)
@@ -73,7 +73,7 @@ def run_prompt_handler(sender: int, endpoint: str, args: tuple[Any, ...]) -> Any
     """The same for `post`: the answer must be there."""
     answer = run_handler(sender, endpoint, args)
     if isinstance(answer, Future):
-        raise ClusterError(f"The endpoint {endpoint!r} answers later, so it must be called and not posted to.")
+        raise answers_later(endpoint)
     return answer
 
 

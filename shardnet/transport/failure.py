@@ -46,3 +46,28 @@ def lost(device: str, endpoint: str) -> DeviceLost:
 def timed_out(device: str, endpoint: str, timeout_s: float) -> CallTimeout:
     """The error for an answer that did not come in time."""
     return CallTimeout(f"{device} did not answer {endpoint!r} within {timeout_s:g} s.", device)
+
+
+def evicted(device: str) -> ClusterError:
+    """The error for a request of a device that is no longer a member."""
+    return ClusterError(f"{device} serves no device that was evicted. Join the cluster again.")
+
+
+def not_a_member(device: str) -> DeviceLost:
+    """The error for a request to a device that is not there."""
+    return DeviceLost(f"{device} is not in the cluster. It died, left, or never joined.", device)
+
+
+def answers_later(endpoint: str) -> ClusterError:
+    """The error for posting to an endpoint that returns a future."""
+    return ClusterError(f"The endpoint {endpoint!r} answers later, so it must be called and not posted to.")
+
+
+def released(device: str) -> ClusterError:
+    """The error for a handle that was let go of."""
+    return ClusterError(f"The object on {device} was released already.")
+
+
+def private_method(method: str) -> ClusterError:
+    """The error for a method that is not for other devices."""
+    return ClusterError(f"The method {method!r} is private.")

@@ -16,10 +16,11 @@ from torch.distributed import rpc
 
 from shardnet.errors import ClusterError
 from shardnet.transport import wire
-from shardnet.transport.answers import explain, settle_here
+from shardnet.transport.answers import explain
 from shardnet.transport.base import RemoteObject
 from shardnet.transport.entry import attempt, here, reply_with, run_handler
-from shardnet.transport.failure import Failure, decode
+from shardnet.transport.failure import Failure, decode, evicted, lost, private_method, released
+from shardnet.transport.outcomes import failed, settle_here
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -108,9 +109,13 @@ class RpcRemoteObject(RemoteObject):
 
     def call(self, method: str, *args: Any, timeout_s: float) -> Future[Any]:
         transport = self._transport
+        if self._rref is None:
+            return failed(released(self.device))
         call = (transport.id, self._object_id, method, args)
         if self._owner == transport.id:
             return settle_here(attempt(method, run_method, *call), transport.timers, self.device, method, timeout_s)
+        if self._owner in transport.gone:  # another process may have its name by now
+            return failed(lost(self.device, method))
         return transport.ask(self.device, method, serve_method, call, timeout_s)
 
     def release(self) -> None:
@@ -123,7 +128,7 @@ class RpcRemoteObject(RemoteObject):
 
     def __reduce__(self) -> tuple[Callable[..., RpcRemoteObject], tuple[Any, ...]]:
         if self._rref is None:
-            raise ClusterError(f"A handle to an object of {self.device} was released, so it cannot be sent.")
+            raise released(self.device)
         fork = self._rref._serialize()
         return adopt, (self.device, self._owner, self._transport.id, self._object_id, fork)
 
@@ -165,9 +170,9 @@ def run_method(sender: int, object_id: ObjectId, method: str, args: tuple[Any, .
     """Call a public method of an object that lives here."""
     transport = here()
     if sender in transport.gone:
-        raise ClusterError(f"{transport.name} serves no device that was evicted. Join the cluster again.")
+        raise evicted(transport.name)
     if method.startswith("_"):
-        raise ClusterError(f"The method {method!r} is private.")
+        raise private_method(method)
     return getattr(transport.objects.find(object_id), method)(*args)
 
 

@@ -15,13 +15,14 @@ from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from shardnet.errors import CallTimeout, ClusterError, DeviceLost, JoinFailed, ShardnetError, UsageError
-from shardnet.transport import entry, wire
-from shardnet.transport.answers import Peer, fail, send, settle_here
+from shardnet.errors import CallTimeout, ClusterError, JoinFailed, ShardnetError, UsageError
+from shardnet.transport import entry, rpc_pickling
+from shardnet.transport.answers import Peer, send
 from shardnet.transport.base import Handler, OnChange, RemoteObject, Transport
 from shardnet.transport.elastic import Group
-from shardnet.transport.failure import lost
+from shardnet.transport.failure import lost, not_a_member
 from shardnet.transport.objects import LocalObjects, make_remote
+from shardnet.transport.outcomes import failed, settle_here
 from shardnet.transport.timers import Timers
 
 NOTICE_S = 2.0
@@ -80,7 +81,7 @@ class RpcTransport(Transport):
         """
         if not _NAME.fullmatch(name):
             raise UsageError(f"A device is called by 1 to 64 letters, digits and .:@_-, but this one is {name!r}.")
-        wire.install()
+        rpc_pickling.install()
         here = cls(name, Group(endpoint, timeout_s=timeout_s))
         try:
             entry.enter(here)
@@ -138,7 +139,7 @@ class RpcTransport(Transport):
         try:
             return self._send(self.peer(device), endpoint, function, args, timeout_s)
         except ShardnetError as error:
-            return fail(error)
+            return failed(error)
 
     def peer(self, device: str) -> Peer:
         """Another member.
@@ -156,7 +157,7 @@ class RpcTransport(Transport):
             raise ClusterError(f"{self.name} has left the cluster.")
         agent_id = None if device in self._left or device == self.name else self.group.roster().get(device)
         if agent_id is None:
-            raise DeviceLost(f"{device} is not in the cluster. It died, left, or never joined.", device)
+            raise not_a_member(device)
         self._on_joined(device, agent_id)
         return self._peers[device]
 
@@ -170,7 +171,7 @@ class RpcTransport(Transport):
         try:
             return self._send(peer, endpoint, entry.serve_post, (self.id, endpoint, args), NOTICE_S)
         except ShardnetError as error:
-            return fail(error)
+            return failed(error)
 
     def _tell(self, peers: Iterable[Peer], wait_s: float, endpoint: str, *args: Any) -> tuple[str, ...]:
         """Post news to all at once, and return who has not confirmed it in time."""

@@ -1,0 +1,64 @@
+"""The script of faults of the in-process network: which messages are lost, late or doubled."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+
+@dataclass
+class Rule:
+    """What happens to the next `count` messages from one device to another; "*" stands for any name."""
+
+    source: str
+    target: str
+    endpoint: str
+    is_answer: bool
+    num_copies: int
+    """0: the message is lost. 2: it arrives twice."""
+    count: int
+
+    def applies(self, source: str, target: str, endpoint: str, is_answer: bool) -> bool:
+        """Whether a message is one of those that are meant."""
+        return (
+            self.count > 0
+            and self.source in ("*", source)
+            and self.target in ("*", target)
+            and self.endpoint in ("*", endpoint)
+            and self.is_answer == is_answer
+        )
+
+
+class Faults:
+    """The rules in force. A message follows the oldest rule that applies, and uses it up by one."""
+
+    def __init__(self) -> None:
+        self._rules: list[Rule] = []
+        self._delays_s: dict[tuple[str, str], float] = {}
+        self._lock = threading.Lock()
+
+    def add(self, rule: Rule) -> None:
+        """Put a rule into force."""
+        with self._lock:
+            self._rules.append(rule)
+
+    def delay(self, source: str, target: str, seconds: float) -> None:
+        """Let every message, answers too, from one device to another take that long from now on."""
+        with self._lock:
+            self._delays_s[source, target] = seconds
+
+    def clear(self) -> None:
+        """Forget all rules and delays."""
+        with self._lock:
+            self._rules.clear()
+            self._delays_s.clear()
+
+    def decide(self, source: str, target: str, endpoint: str, is_answer: bool) -> tuple[int, float]:
+        """How often a message arrives, and after how many seconds."""
+        with self._lock:
+            delay_s = self._delays_s.get((source, target), 0.0)
+            for rule in self._rules:
+                if rule.applies(source, target, endpoint, is_answer):
+                    rule.count -= 1
+                    return rule.num_copies, delay_s
+            return 1, delay_s
