@@ -124,10 +124,12 @@ def _run_script(script: str, arguments: Sequence[str], *, is_module: bool) -> No
 
 def _after_launcher(trace: TracebackType | None) -> TracebackType | None:
     """The traceback from the script on, without the frames that led there."""
-    inner = trace
-    while inner is not None and inner.tb_frame.f_globals.get("__name__") in (__name__, "runpy"):
-        inner = inner.tb_next
-    return inner or trace
+    after = trace
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename in (__file__, runpy.__file__, "<frozen runpy>"):
+            after = trace.tb_next
+        trace = trace.tb_next
+    return after
 
 
 @contextmanager
