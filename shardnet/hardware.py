@@ -1,0 +1,205 @@
+"""What this machine is and what it can spare: the memory that may be used, the cores that pay.
+
+The kernel's files are looked for under `root`, so that tests can show those of a phone. Measures no speed: see
+`shardnet.profiler`. Battery and temperature: see `shardnet.power`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import platform
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from shardnet.kernel_files import ROOT, read_int, read_text
+
+MARGIN_BYTES = 256 * 2**20
+"""Left to the system and to other programs, or a twentieth of the memory where that is more."""
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What decides how fast a machine computes. Two profiles of equal hardware may stand for each other."""
+
+    machine: str
+    """Such as `aarch64`."""
+    cpu: str
+    num_cores: int
+    core_max_khz: tuple[int, ...]
+    """The highest clock of each core, where the kernel says it."""
+    memory_bytes: int
+    is_phone: bool
+
+    @property
+    def fingerprint(self) -> str:
+        """Twelve hexadecimal digits. Memory counts in steps of 256 MiB: the kernel's own share varies a little."""
+        values = {**asdict(self), "memory_bytes": round(self.memory_bytes / 2**28)}
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "core_max_khz": list(self.core_max_khz)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Hardware:
+        return cls(**{**values, "core_max_khz": tuple(values["core_max_khz"])})
+
+
+def describe_hardware(root: Path = ROOT) -> Hardware:
+    """What this machine is."""
+    clocks = core_max_khz(root)
+    return Hardware(
+        machine=platform.machine(),
+        cpu=_cpu_name(root),
+        num_cores=os.cpu_count() or 1,
+        core_max_khz=tuple(clocks[core] for core in sorted(clocks)),
+        memory_bytes=_memory(root)["MemTotal"],
+        is_phone=is_phone(root),
+    )
+
+
+def is_phone(root: Path = ROOT) -> bool:
+    """Whether this is Android: natively (Termux), or a Linux that Termux carries (proot)."""
+    is_android = sys.platform == "android" or "ANDROIDROOT" in os.environ
+    return is_android or (root / "system/build.prop").exists()
+
+
+# ---- memory ----
+
+
+def memory_budget(total_bytes: int, available_bytes: int, group_free_bytes: int | None, is_phone: bool) -> int:
+    """Bytes that shardnet may use. Pure.
+
+    A margin is left to everybody else. A phone gives at most half of its memory, since Android ends the largest
+    program long before memory is full. A control group's limit holds where it is lower.
+    """
+    limits = [available_bytes - max(MARGIN_BYTES, available_bytes // 20)]
+    if is_phone:
+        limits.append(total_bytes // 2)
+    if group_free_bytes is not None:
+        limits.append(group_free_bytes - group_free_bytes // 20)
+    return max(0, min(limits))
+
+
+def usable_memory_bytes(root: Path = ROOT) -> int:
+    """Bytes that shardnet may use on this machine now."""
+    memory = _memory(root)
+    return memory_budget(memory["MemTotal"], memory["MemAvailable"], group_free_bytes(root), is_phone(root))
+
+
+def _memory(root: Path) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for line in read_text(root / "proc/meminfo").splitlines():
+        name, _, rest = line.partition(":")
+        if name in ("MemTotal", "MemAvailable") and rest.split():
+            found[name] = int(rest.split()[0]) * 1024
+    if len(found) < 2:
+        memory = psutil.virtual_memory()
+        found = {"MemTotal": memory.total, "MemAvailable": memory.available}
+    return found
+
+
+def group_free_bytes(root: Path = ROOT) -> int | None:
+    """What this process's control groups (version 1 or 2) still allow; None without a limit."""
+    free = []
+    for folder, limit_name, used_name in _groups(root, "memory"):
+        limit, used = read_int(folder / limit_name), read_int(folder / used_name)
+        if limit is None or limit >= 2**60:  # version 1 writes a huge number for "no limit"
+            continue
+        # Pages of files count as used, but the kernel drops them first.
+        stat = dict(line.split(maxsplit=1) for line in read_text(folder / "memory.stat").splitlines() if " " in line)
+        files = int(stat.get("total_inactive_file", stat.get("inactive_file", "0")))
+        free.append(max(0, limit - max(0, (used or 0) - files)))
+    return min(free, default=None)
+
+
+def _groups(root: Path, controller: str) -> Iterator[tuple[Path, str, str]]:
+    """Each control group over this process: its folder and the names of its limit and of what is used."""
+    for line in read_text(root / "proc/self/cgroup").splitlines():
+        hierarchy, controllers, path = ([*line.split(":", 2), "", ""])[:3]
+        if hierarchy == "0" and not controllers:
+            base, names = root / "sys/fs/cgroup", ("memory.max", "memory.current")
+        elif controller in controllers.split(","):
+            base, names = root / "sys/fs/cgroup" / controller, ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        else:
+            continue
+        folder = base / path.lstrip("/")
+        # In a container the path is the host's; what is mounted is the container's own group.
+        yield from ((parent, *names) for parent in (folder, *folder.parents) if parent.is_relative_to(base))
+
+
+# ---- cores ----
+
+
+def core_max_khz(root: Path = ROOT) -> dict[int, int]:
+    """The highest clock of each core, where the kernel says it."""
+    clocks = {}
+    for folder in (root / "sys/devices/system/cpu").glob("cpu[0-9]*"):
+        khz = read_int(folder / "cpufreq/cpuinfo_max_freq")
+        if khz is not None:
+            clocks[int(folder.name[3:])] = khz
+    return clocks
+
+
+def fast_cores(allowed: set[int], max_khz: Mapping[int, int]) -> set[int]:
+    """The allowed cores without those of the slowest cluster. Pure.
+
+    Every step ends with the slowest thread, so that one little core halves the speed of four big ones. All cores stay
+    where all are alike (within a tenth: boost clocks of a server's cores differ a little), or where a clock is unknown.
+    """
+    if not allowed <= set(max_khz):
+        return set(allowed)
+    slowest, fastest = min(max_khz[core] for core in allowed), max(max_khz[core] for core in allowed)
+    if slowest > 0.9 * fastest:
+        return set(allowed)
+    return {core for core in allowed if max_khz[core] > slowest * 1.05}
+
+
+def usable_cores(root: Path = ROOT) -> set[int]:
+    """The cores on which shardnet's threads should run."""
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+    return fast_cores(allowed, core_max_khz(root))
+
+
+def max_threads(root: Path = ROOT) -> int:
+    """The most threads worth trying: one a fast core, and no more than the control group's share of time allows."""
+    threads = len(usable_cores(root))
+    for folder, _, _ in _groups(root, "cpu"):
+        quota, period = [*(read_text(folder / "cpu.max") or "max").split(), "1"][:2]
+        if quota == "max":
+            v1_quota, v1_period = read_int(folder / "cpu.cfs_quota_us"), read_int(folder / "cpu.cfs_period_us")
+            if not v1_quota or v1_quota < 0 or not v1_period:
+                continue
+            quota, period = str(v1_quota), str(v1_period)
+        threads = min(threads, math.ceil(int(quota) / int(period)))
+    return max(1, threads)
+
+
+def last_level_cache_bytes(root: Path = ROOT) -> int:
+    """The largest cache of core 0; 32 MiB where the kernel does not say."""
+    sizes = []
+    for file in (root / "sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
+        text = read_text(file).strip()
+        if text[:-1].isdigit():
+            sizes.append(int(text[:-1]) * {"K": 2**10, "M": 2**20, "G": 2**30}.get(text[-1], 1))
+    return max(sizes, default=32 * 2**20)
+
+
+def _cpu_name(root: Path) -> str:
+    """The processor's name; on Arm, where there is none, its implementer and parts."""
+    values: dict[str, set[str]] = {}
+    for line in read_text(root / "proc/cpuinfo").splitlines():
+        key, _, value = line.partition(":")
+        values.setdefault(key.strip(), set()).add(value.strip())
+    for key in ("model name", "Hardware", "Model"):
+        if values.get(key):
+            return min(values[key])
+    parts = sorted(values.get("CPU implementer", set())) + sorted(values.get("CPU part", set()))
+    return " ".join(parts) or platform.processor() or "unknown"

@@ -1,0 +1,171 @@
+"""Battery and temperature, where they can be read: files of the kernel, one command of Termux, psutil.
+
+Any value may be missing; a missing one is None. The kernel's files are looked for under `root`, so that tests can show
+those of a phone.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import threading
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import psutil
+
+from shardnet.kernel_files import ROOT, read_int, read_text
+
+TERMUX_TIMEOUT_S = 3.0
+"""`termux-battery-status` waits for ever where the app Termux:API is missing."""
+
+
+@dataclass(frozen=True)
+class PowerState:
+    """Battery and temperature at one moment; None where they cannot be read."""
+
+    battery_percent: float | None = None
+    is_charging: bool | None = None
+    battery_c: float | None = None
+    drawn_w: float | None = None
+    """Power that leaves the battery. None while it charges: then the wall feeds the machine."""
+    hottest_c: float | None = None
+    """The hottest sensor of the machine."""
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+UNKNOWN_POWER = PowerState()
+"""Nothing could be read."""
+
+
+def read_power(root: Path = ROOT) -> PowerState:
+    """Battery and temperature now. Takes up to `TERMUX_TIMEOUT_S` on a phone whose Termux:API does not answer."""
+    state = battery_from_termux(_ask_termux()) or battery_from_sysfs(root) or _battery_from_psutil() or UNKNOWN_POWER
+    values = {**asdict(state), "hottest_c": hottest_c(root)}
+    return PowerState(**values)
+
+
+def battery_from_termux(answer: str | None) -> PowerState | None:
+    """From the JSON of `termux-battery-status`; any field may be missing. Pure."""
+    try:
+        values = json.loads(answer or "")
+    except ValueError:
+        return None
+    if not isinstance(values, dict):
+        return None
+    status = values.get("status")
+    charging = status in ("CHARGING", "FULL") if isinstance(status, str) else None
+    micro_amperes, millivolts = _number(values.get("current")), _number(values.get("voltage"))
+    volts = millivolts / 1000 if millivolts else 3.85  # a lithium cell's nominal voltage
+    drawn = abs(micro_amperes) / 1e6 * volts if micro_amperes and charging is False else None
+    return PowerState(_number(values.get("percentage")), charging, _number(values.get("temperature")), drawn)
+
+
+def battery_from_sysfs(root: Path = ROOT) -> PowerState | None:
+    """From the first battery under /sys/class/power_supply."""
+    for folder in sorted((root / "sys/class/power_supply").glob("*")):
+        if read_text(folder / "type").strip() != "Battery" or read_text(folder / "scope").strip() == "Device":
+            continue
+        status = read_text(folder / "status").strip()
+        charging = status in ("Charging", "Full", "Not charging") if status and status != "Unknown" else None
+        micro_watts = read_int(folder / "power_now")
+        if micro_watts is None:
+            micro_amperes, micro_volts = read_int(folder / "current_now"), read_int(folder / "voltage_now")
+            if micro_amperes is not None and micro_volts is not None:
+                micro_watts = abs(micro_amperes) * micro_volts // 10**6
+        tenths = read_int(folder / "temp")
+        return PowerState(
+            battery_percent=_as_float(read_int(folder / "capacity")),
+            is_charging=charging,
+            battery_c=tenths / 10 if tenths is not None else None,
+            drawn_w=abs(micro_watts) / 1e6 if micro_watts and charging is False else None,
+        )
+    return None
+
+
+def hottest_c(root: Path = ROOT) -> float | None:
+    """The hottest of the kernel's thermal zones, or of psutil's sensors."""
+    readings = []
+    for zone in (root / "sys/class/thermal").glob("thermal_zone*"):
+        millidegrees = read_int(zone / "temp")
+        if millidegrees is not None:
+            # Some phones' zones count whole degrees.
+            readings.append(millidegrees / 1000 if abs(millidegrees) > 200 else float(millidegrees))
+    if not readings and root == ROOT and hasattr(psutil, "sensors_temperatures"):
+        with suppress(OSError, RuntimeError):
+            readings = [sensor.current for sensors in psutil.sensors_temperatures().values() for sensor in sensors]
+    sane = [reading for reading in readings if 0 < reading < 130]
+    return max(sane, default=None)
+
+
+def package_joules(root: Path = ROOT) -> float | None:
+    """Joules that the processors have used since some moment (Intel's and AMD's counters); mostly for the superuser."""
+    counters = [read_int(file) for file in (root / "sys/class/powercap").glob("intel-rapl:[0-9]/energy_uj")]
+    known = [counter for counter in counters if counter is not None]
+    return sum(known) / 1e6 if known else None
+
+
+class PowerWatch:
+    """Reads the power while others measure. A context manager: its thread ends with the block."""
+
+    def __init__(self) -> None:
+        self.active_w: float | None = None
+        self._drawn_w: list[float] = []
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="shardnet-power", daemon=True)
+
+    def __enter__(self) -> PowerWatch:
+        self._start_s, self._start_j = time.perf_counter(), package_joules()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+        end_j = package_joules()
+        if self._drawn_w:
+            self.active_w = median(self._drawn_w)
+        elif self._start_j is not None and end_j is not None and end_j > self._start_j:
+            self.active_w = (end_j - self._start_j) / (time.perf_counter() - self._start_s)
+
+    def _watch(self) -> None:
+        while not self._ended.wait(2.0):
+            drawn_w = read_power().drawn_w
+            if drawn_w is not None:
+                self._drawn_w.append(drawn_w)
+
+
+def _battery_from_psutil() -> PowerState | None:
+    battery = None
+    if hasattr(psutil, "sensors_battery"):
+        with suppress(OSError, RuntimeError, ZeroDivisionError):
+            battery = psutil.sensors_battery()
+    return PowerState(battery.percent, battery.power_plugged) if battery else None
+
+
+def _ask_termux() -> str | None:
+    command = shutil.which("termux-battery-status")
+    if command is None:
+        return None
+    try:
+        done = subprocess.run(
+            [command], capture_output=True, text=True, timeout=TERMUX_TIMEOUT_S, stdin=subprocess.DEVNULL, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+def _as_float(value: int | None) -> float | None:
+    return None if value is None else float(value)

@@ -1,0 +1,108 @@
+"""Measurements on disk: saved with the hardware, the versions and the date, used again until they are stale.
+
+One JSON file for each device, model and dtype. Whether one is stale is decided by `why_stale`, which is pure.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import re
+import tempfile
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from shardnet.errors import UsageError
+from shardnet.hardware import Hardware
+from shardnet.measurement import DeviceMeasurement
+
+MAX_AGE_S = 30 * 86_400.0
+"""Kernels, governors and other programs change what a machine gives, slowly."""
+FORMAT = 1
+"""Of the files. Others are measured anew."""
+_PACKAGES = ("torch", "transformers")
+
+
+def current_versions() -> dict[str, str]:
+    """What may change a machine's speed besides its hardware: Python, torch, transformers, the system's kernel."""
+    found = {"python": platform.python_version(), "system": f"{platform.system()} {platform.release()}"}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "none"
+    return found
+
+
+def why_stale(
+    measurement: DeviceMeasurement,
+    hardware: Hardware,
+    versions: Mapping[str, str],
+    now_s: float,
+    max_age_s: float = MAX_AGE_S,
+) -> str | None:
+    """Why a measurement must be made again, in words; None where it may be used. Pure.
+
+    Args:
+        hardware: that of the device now.
+        versions: those of the device now.
+        now_s: seconds since 1970.
+    """
+    if measurement.hardware.fingerprint != hardware.fingerprint:
+        return f"the hardware changed ({measurement.hardware.cpu} to {hardware.cpu})"
+    for name in sorted({*measurement.versions, *versions}):
+        was, now = measurement.versions.get(name, "none"), versions.get(name, "none")
+        if was != now:
+            return f"{name} was {was} and is {now}"
+    age_s = now_s - measurement.measured_at_s
+    if age_s < -86_400:
+        return "it was made in the future: the clock was wrong then, or is now"
+    if age_s > max_age_s:
+        return f"it is {age_s / 86_400:.0f} days old"
+    return None
+
+
+class ProfileStore:
+    """A folder of measurements."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder).expanduser()
+
+    def path(self, device: str, model: str, dtype: str) -> Path:
+        """Where the measurement of a device, a model and a dtype lies. Names that differ never share a file."""
+        exact = hashlib.sha256("\0".join((device, model, dtype)).encode()).hexdigest()[:8]
+        readable = re.sub(r"[^A-Za-z0-9.]+", "-", f"{device}-{Path(model).name}-{dtype}").strip("-")[:80]
+        return self.folder / f"{readable}-{exact}.json"
+
+    def load(self, device: str, model: str, dtype: str) -> DeviceMeasurement | None:
+        """What is stored; None where nothing is, or where the file cannot be understood (it is measured anew then)."""
+        try:
+            values = json.loads(self.path(device, model, dtype).read_text())
+            if values["format"] != FORMAT:
+                return None
+            return DeviceMeasurement.from_dict(values["measurement"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+
+    def save(self, measurement: DeviceMeasurement) -> Path:
+        """Store a measurement; a reader sees the old file or the new one, never half of one.
+
+        Raises:
+            UsageError: the folder cannot be written to.
+        """
+        path = self.path(measurement.device, measurement.model, measurement.dtype)
+        text = json.dumps({"format": FORMAT, "measurement": measurement.as_dict()}, indent=1)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile("w", dir=self.folder, suffix=".part", delete=False) as file:
+                file.write(text)
+            os.replace(file.name, path)
+        except OSError as cause:
+            raise UsageError(
+                f"Cannot keep profiles in {self.folder}: {cause.strerror or cause}. Set SHARDNET_HOME to a folder that "
+                "you may write to."
+            ) from cause
+        return path

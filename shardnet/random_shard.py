@@ -1,0 +1,143 @@
+"""Shards with random weights: a device can be measured for a model whose checkpoint it does not have.
+
+Speed depends on shapes and dtypes, not on what the weights say. Blocks that are alike (same kind of attention, same
+shapes) make a group, and a few blocks of each group stand for all of it.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from shardnet.errors import BadConfiguration, UnsupportedModel
+from shardnet.model_sizes import UnitWork, model_config_from_hf, unit_works
+from shardnet.models import Shard, build_skeleton
+from shardnet.models.sizes import profile_model
+
+_PATTERN_ELEMENTS = 1 << 18
+
+
+@dataclass(frozen=True)
+class UnitGroup:
+    """Units that are alike."""
+
+    config: Any
+    """The model's configuration; where its blocks are of several kinds, changed so that all are of this group's."""
+    units: tuple[int, ...]
+    longest_run: int
+    """So many units in a row are of this kind in `config`, beginning with `run_starts_at`."""
+    run_starts_at: int
+    weight_bytes: int
+    """Of one unit."""
+
+
+def group_units(config: Any, dtype: torch.dtype) -> list[UnitGroup]:
+    """The embedding, each distinct kind of block, the head.
+
+    Args:
+        config: the `transformers` configuration of a model of a supported family.
+
+    Raises:
+        UnsupportedModel: as `build_skeleton`.
+    """
+    num_units = config.num_hidden_layers + 2
+    kinds: dict[tuple[Any, ...], list[int]] = {}
+    for unit, modules in build_skeleton(config, 1, num_units - 2).units():
+        kinds.setdefault((_layer_type(config, unit), *_shapes(modules)), []).append(unit)
+    embedding = _lone_group(config, 0, dtype)
+    return [
+        embedding,
+        *(_block_group(config, units, dtype) for units in kinds.values()),
+        _lone_group(config, num_units - 1, dtype),
+    ]
+
+
+def random_shard(config: Any, first_unit: int, last_unit: int, dtype: torch.dtype) -> Shard:
+    """Units first_unit..last_unit of a model with small random weights, all in `dtype`. Always the same ones."""
+    skeleton = build_skeleton(config, first_unit, last_unit)
+    pattern = torch.randn(_PATTERN_ELEMENTS, generator=torch.Generator().manual_seed(0)).mul_(0.02).to(dtype)
+    made: dict[str, Tensor] = {}
+    for _, unit in skeleton.units():
+        for slot in skeleton.slots(unit):
+            if slot.is_buffer:
+                continue  # the skeleton's buffers are real
+            if slot.name not in made:
+                made[slot.name] = _filled(slot.shape, pattern)
+            slot.module._parameters[slot.attribute] = nn.Parameter(made[slot.name], requires_grad=False)
+    return Shard(skeleton, dtype, sum(tensor.nbytes for tensor in made.values()), bytes_read=0)
+
+
+def works_of(config: Any, name: str, dtype: str) -> tuple[UnitWork, ...]:
+    """The sizes of all units: from the configuration, or, for a family whose rules are not known, from its skeleton."""
+    try:
+        return unit_works(model_config_from_hf(config.to_dict(), name), dtype)
+    except (UnsupportedModel, BadConfiguration):
+        return _works_of_skeleton(config, name, dtype)
+
+
+def _works_of_skeleton(config: Any, name: str, dtype: str) -> tuple[UnitWork, ...]:
+    """As if every weight took part in every token."""
+    works = []
+    for unit in profile_model(config, dtype, name).units:
+        is_embedding, is_block = unit.name == "embedding", unit.kv_bytes_per_token > 0
+        works.append(
+            UnitWork(
+                name=unit.name,
+                num_parameters=unit.num_parameters,
+                weight_bytes=unit.weight_bytes,
+                kv_bytes_per_token=float(unit.kv_bytes_per_token),
+                output_bytes=unit.output_bytes,
+                read_bytes=float(unit.output_bytes if is_embedding else unit.weight_bytes),
+                flops_per_token=0.0 if is_embedding else 2.0 * unit.num_parameters,
+                attention_flops_per_cached_token=4.0 * config.hidden_size if is_block else 0.0,
+            )
+        )
+    return tuple(works)
+
+
+def _lone_group(config: Any, unit: int, dtype: torch.dtype) -> UnitGroup:
+    ((_, modules),) = build_skeleton(config, unit, unit).units()
+    return UnitGroup(config, (unit,), 1, unit, _num_parameters(modules) * dtype.itemsize)
+
+
+def _block_group(config: Any, units: list[int], dtype: torch.dtype) -> UnitGroup:
+    """Blocks of one kind. Where kinds of attention alternate, the whole model is made of this one: longer runs."""
+    kind = _layer_type(config, units[0])
+    if kind is not None:
+        config = copy.deepcopy(config)
+        config.layer_types = [kind] * config.num_hidden_layers
+    blocks = dict(build_skeleton(config, 1, config.num_hidden_layers).units())
+    wanted = _shapes(blocks[units[0]])
+    best_start, best_length, start = units[0], 0, 1
+    for unit in range(1, config.num_hidden_layers + 2):
+        if unit in blocks and _shapes(blocks[unit]) == wanted:
+            continue
+        if unit - start > best_length:
+            best_start, best_length = start, unit - start
+        start = unit + 1
+    return UnitGroup(config, tuple(units), best_length, best_start, _num_parameters(blocks[units[0]]) * dtype.itemsize)
+
+
+def _layer_type(config: Any, unit: int) -> str | None:
+    kinds = getattr(config, "layer_types", None)
+    return kinds[unit - 1] if kinds else None
+
+
+def _shapes(modules: dict[str, nn.Module]) -> tuple[tuple[str, torch.Size], ...]:
+    return tuple((name, item.shape) for module in modules.values() for name, item in module.named_parameters())
+
+
+def _num_parameters(modules: dict[str, nn.Module]) -> int:
+    return sum(item.numel() for module in modules.values() for item in module.parameters())
+
+
+def _filled(shape: torch.Size, pattern: Tensor) -> Tensor:
+    """A tensor that repeats `pattern`: drawing a number for each weight of a large model would take minutes."""
+    filled = torch.empty(shape, dtype=pattern.dtype)
+    for part in filled.view(-1).split(pattern.numel()):
+        part.copy_(pattern[: part.numel()])
+    return filled
