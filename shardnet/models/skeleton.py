@@ -1,0 +1,138 @@
+"""The modules of consecutive units, on the meta device: nothing else of the model is built, and no weight is real.
+
+Unit 0 is the embedding with all that comes before the first block, units 1..L are the blocks, unit L+1 is the head.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from shardnet.errors import UnsupportedModel
+
+from .attention import register_attention
+from .families import family_of
+from .family import Family
+from .kv import BlockKV
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A place in a module that waits for a tensor."""
+
+    name: str
+    """As the whole transformers model calls it; for a tied tensor, the name of the one that it is tied to."""
+    module: nn.Module
+    attribute: str
+    shape: torch.Size
+    is_buffer: bool
+
+
+@dataclass
+class Skeleton:
+    """The modules of units first_unit..last_unit, by the names that the whole model gives them."""
+
+    config: Any
+    family: Family
+    first_unit: int
+    last_unit: int
+    embedding: dict[str, nn.Module]
+    blocks: dict[str, nn.Module]
+    head: dict[str, nn.Module]
+    rotary: nn.Module | None
+    tied: dict[str, str]
+    """Names of tensors that are views of others: {"lm_head.weight": "model.embed_tokens.weight"}."""
+    frame: Any
+    """The whole model with a single block: what transformers' tables of names want to see."""
+
+    @property
+    def num_units_total(self) -> int:
+        return int(self.config.num_hidden_layers) + 2
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Indices of the decoder blocks in the whole model."""
+        return tuple(range(max(self.first_unit, 1) - 1, min(self.last_unit, self.num_units_total - 2)))
+
+    @property
+    def kv_layout(self) -> tuple[BlockKV, ...]:
+        heads, key_dim, value_dim = self.family.kv(self.config)
+        return tuple(BlockKV(layer, heads, key_dim, value_dim) for layer in self.layers)
+
+    def units(self) -> Iterator[tuple[int, dict[str, nn.Module]]]:
+        """Each unit with its modules."""
+        if self.first_unit == 0:
+            yield 0, self.embedding
+        for layer, (path, block) in zip(self.layers, self.blocks.items(), strict=True):
+            yield layer + 1, {path: block}
+        if self.last_unit == self.num_units_total - 1:
+            yield self.last_unit, self.head
+
+    def slots(self, modules: dict[str, nn.Module]) -> Iterator[Slot]:
+        """The places of all tensors that a checkpoint holds for `modules`."""
+        for path, module in modules.items():
+            kept = module.state_dict(keep_vars=True)
+            for name, tensor in kept.items():
+                owner_path, _, attribute = name.rpartition(".")
+                owner = module.get_submodule(owner_path)
+                full_name = f"{path}.{name}"
+                yield Slot(
+                    self.tied.get(full_name, full_name), owner, attribute, tensor.shape, attribute in owner._buffers
+                )
+
+
+def build_skeleton(config: Any, first_unit: int, last_unit: int) -> Skeleton:
+    """Build the modules of units first_unit..last_unit, both included, without weights.
+
+    Raises:
+        UnsupportedModel: the family, or a variant of it that the configuration asks for, cannot be cut.
+    """
+    from accelerate import init_empty_weights
+    from transformers import AutoModelForCausalLM
+
+    family = family_of(config.model_type)
+    if getattr(config, "use_bidirectional_attention", False):
+        raise UnsupportedModel(
+            f"This {config.model_type} model attends in both directions; only causal models can be cut."
+        )
+    register_attention()
+    config = copy.deepcopy(config)
+    num_units = config.num_hidden_layers + 2
+    assert 0 <= first_unit <= last_unit < num_units, (first_unit, last_unit, num_units)
+    config._attn_implementation = family.attention
+    # The frame is the whole model with one block: it shows where things are, at a thirtieth of the time.
+    frame_config = copy.deepcopy(config)
+    frame_config.num_hidden_layers = 1
+    with init_empty_weights(include_buffers=False):  # buffers are in no checkpoint: computed here, for real
+        frame = AutoModelForCausalLM.from_config(frame_config, attn_implementation=family.attention)
+        base = frame.get_submodule(family.base)
+        block_class = type(getattr(base, family.blocks)[0])
+        layers = range(max(first_unit, 1) - 1, min(last_unit, num_units - 2))
+        blocks = {f"{family.base}.{family.blocks}.{layer}": block_class(config, layer).eval() for layer in layers}
+    frame.eval()
+    _share_buffers(list(blocks.values()))
+    embedding = _present(base, family.base, family.embedding) if first_unit == 0 else {}
+    head = _present(base, family.base, family.head) | {"lm_head": frame.lm_head} if last_unit == num_units - 1 else {}
+    rotary = getattr(base, family.rotary) if family.rotary and blocks else None
+    tied = dict(frame._tied_weights_keys or {}) if config.tie_word_embeddings else {}
+    return Skeleton(config, family, first_unit, last_unit, embedding, blocks, head, rotary, tied, frame)
+
+
+def _present(base: nn.Module, prefix: str, names: tuple[str, ...]) -> dict[str, nn.Module]:
+    """Those of the named modules that the configuration has not left out."""
+    return {f"{prefix}.{name}": module for name in names if (module := getattr(base, name, None)) is not None}
+
+
+def _share_buffers(blocks: list[nn.Module]) -> None:
+    """Keep tables that every block computes for itself (GPT-J's sinusoids) once."""
+    first: dict[str, Tensor] = dict(blocks[0].named_buffers()) if blocks else {}
+    for block in blocks[1:]:
+        for name, table in list(block.named_buffers()):
+            if name in first and torch.equal(first[name], table):
+                path, _, attribute = name.rpartition(".")
+                block.get_submodule(path)._buffers[attribute] = first[name]

@@ -1,0 +1,140 @@
+# ruff: noqa: C408
+"""Tiny random models of every family, saved as real Hugging Face folders. Made once per test session."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+SIZES: dict[str, Any] = dict(
+    vocab_size=97,
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    max_position_embeddings=128,
+    bos_token_id=1,
+    eos_token_id=2,
+    pad_token_id=0,
+)
+_UNGROUPED = {name: size for name, size in SIZES.items() if name != "num_key_value_heads"}
+_GPT: dict[str, Any] = dict(
+    vocab_size=97, n_embd=32, n_layer=3, n_head=4, n_positions=128, bos_token_id=1, eos_token_id=2
+)
+_FALCON: dict[str, Any] = dict(
+    vocab_size=97, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, bos_token_id=1, eos_token_id=2
+)
+_WINDOWS = ["sliding_attention", "full_attention", "sliding_attention"]
+_EXPERTS: dict[str, Any] = dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=24)
+
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("llama", SIZES),
+    "llama-tied": ("llama", SIZES | dict(tie_word_embeddings=True, attention_bias=True, mlp_bias=True, head_dim=12)),
+    "mistral": ("mistral", SIZES | dict(sliding_window=6)),
+    "ministral": ("ministral", SIZES | dict(head_dim=8, sliding_window=6, layer_types=_WINDOWS)),
+    "qwen2": ("qwen2", SIZES | dict(use_sliding_window=True, sliding_window=6, layer_types=_WINDOWS)),
+    "qwen3": ("qwen3", SIZES | dict(head_dim=16)),
+    "smollm3": ("smollm3", SIZES | dict(no_rope_layers=[1, 0, 1], no_rope_layer_interval=2)),
+    "gemma": ("gemma", SIZES | dict(head_dim=16)),
+    "gemma2": (
+        "gemma2",
+        SIZES | dict(head_dim=16, sliding_window=6, query_pre_attn_scalar=20, final_logit_softcapping=3.0,
+                     attn_logit_softcapping=2.0, layer_types=_WINDOWS),
+    ),
+    "gemma3_text": (
+        "gemma3_text",
+        SIZES | dict(head_dim=16, sliding_window=6, query_pre_attn_scalar=20, layer_types=_WINDOWS),
+    ),
+    "phi3": ("phi3", SIZES | dict(sliding_window=6)),
+    "starcoder2": ("starcoder2", SIZES | dict(sliding_window=6)),
+    "stablelm": ("stablelm", SIZES | dict(use_qkv_bias=True, partial_rotary_factor=0.5)),
+    "stablelm-parallel": ("stablelm", SIZES | dict(use_parallel_residual=True, qk_layernorm=True)),
+    "olmo": ("olmo", SIZES | dict(clip_qkv=0.5)),
+    "olmo2": ("olmo2", SIZES),
+    "olmo3": ("olmo3", SIZES | dict(sliding_window=6, layer_types=_WINDOWS)),
+    "nemotron": ("nemotron", SIZES),
+    "exaone4": ("exaone4", SIZES | dict(sliding_window=6, layer_types=_WINDOWS)),
+    "glm": ("glm", SIZES | dict(head_dim=8)),
+    "glm4": ("glm4", SIZES | dict(head_dim=8)),
+    "arcee": ("arcee", SIZES),
+    "seed_oss": ("seed_oss", SIZES | dict(head_dim=8)),
+    "helium": ("helium", SIZES | dict(head_dim=8)),
+    "phi": ("phi", SIZES | dict(partial_rotary_factor=0.5)),
+    "persimmon": ("persimmon", _UNGROUPED),
+    "granite": (
+        "granite",
+        SIZES | dict(embedding_multiplier=3.0, logits_scaling=2.0, residual_multiplier=0.5, attention_multiplier=0.3),
+    ),
+    "granitemoe": (
+        "granitemoe",
+        SIZES | dict(embedding_multiplier=3.0, logits_scaling=2.0, num_local_experts=4, num_experts_per_tok=2),
+    ),
+    "cohere": ("cohere", SIZES | dict(logit_scale=0.3, use_qk_norm=True)),
+    "cohere2": ("cohere2", SIZES | dict(logit_scale=0.3, sliding_window=6, layer_types=_WINDOWS)),
+    "mixtral": ("mixtral", SIZES | dict(num_local_experts=4, num_experts_per_tok=2)),
+    "qwen2_moe": (
+        "qwen2_moe", SIZES | _EXPERTS | dict(shared_expert_intermediate_size=20, mlp_only_layers=[1])
+    ),
+    "qwen3_moe": ("qwen3_moe", SIZES | _EXPERTS | dict(head_dim=16, norm_topk_prob=True)),
+    "olmoe": ("olmoe", SIZES | dict(num_experts=4, num_experts_per_tok=2)),
+    "gpt_neox": ("gpt_neox", _UNGROUPED | dict(rotary_pct=0.5)),
+    "gpt_neox-serial": (
+        "gpt_neox", _UNGROUPED | dict(use_parallel_residual=False)
+    ),
+    "gpt2": ("gpt2", _GPT),
+    "gpt2-inverse": ("gpt2", _GPT | dict(scale_attn_by_inverse_layer_idx=True, tie_word_embeddings=False)),
+    "opt": (
+        "opt",
+        dict(vocab_size=97, hidden_size=32, ffn_dim=48, num_hidden_layers=3, num_attention_heads=4,
+             max_position_embeddings=128, word_embed_proj_dim=32),
+    ),
+    "opt-350m": (
+        "opt",
+        dict(vocab_size=97, hidden_size=32, ffn_dim=48, num_hidden_layers=3, num_attention_heads=4,
+             max_position_embeddings=128, word_embed_proj_dim=16, do_layer_norm_before=False),
+    ),
+    "bloom": ("bloom", dict(vocab_size=97, hidden_size=32, n_layer=3, n_head=4, bos_token_id=1, eos_token_id=2)),
+    "bloom-odd": (
+        "bloom",
+        dict(vocab_size=97, hidden_size=48, n_layer=3, n_head=6, apply_residual_connection_post_layernorm=True),
+    ),
+    "falcon": ("falcon", _FALCON | dict(multi_query=True, new_decoder_architecture=False, alibi=False)),
+    "falcon-new": ("falcon", _FALCON | dict(new_decoder_architecture=True, num_kv_heads=2, alibi=False)),
+    "falcon-alibi": (
+        "falcon",
+        _FALCON | dict(multi_query=False, new_decoder_architecture=False, alibi=True, parallel_attn=False, bias=True),
+    ),
+    "gptj": ("gptj", _GPT | dict(rotary_dim=4)),
+}  # fmt: skip
+"""Name -> (family, configuration). Chosen so that every quirk of a family is used."""
+
+
+def make_model(variant: str) -> Any:
+    """The whole transformers model with random weights, in float32, in the attention that is its family's reference."""
+    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+    family, sizes = VARIANTS[variant]
+    torch.manual_seed(list(VARIANTS).index(variant))
+    config = CONFIG_MAPPING[family](**sizes)
+    model = AutoModelForCausalLM.from_config(
+        config, attn_implementation=reference_attention(family), dtype=torch.float32
+    )
+    with torch.no_grad():
+        for parameter in model.parameters():  # biases and norms that are all 0 or 1 would hide mistakes
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return model.eval()
+
+
+def reference_attention(family: str) -> str:
+    """Falcon with alibi is right in `sdpa` alone; soft-capping in `eager` alone."""
+    return "sdpa" if family == "falcon" else "eager"
+
+
+def save_model(variant: str, folder: Path) -> Any:
+    """Save the model there; returns it."""
+    model = make_model(variant)
+    model.save_pretrained(folder)
+    return model
