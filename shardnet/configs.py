@@ -10,6 +10,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
+from shardnet.errors import BadConfiguration
 from shardnet.plan import LinkProfile
 from shardnet.schema import Place, nearest_name, read_record, require
 
@@ -233,14 +234,16 @@ def _kind_of(entry: DeviceEntry, classes: Mapping[str, object], place: Place) ->
         for field in fields(DeviceClass)
         if field.name != "about" and getattr(entry, field.name) is not None
     }
-    if entry.class_ is None:
-        missing = [name for name in ("memory_gib", "read_gb_per_s", "gflops") if name not in own]
-        if missing:
-            raise place.error(f"device {entry.name!r} has no {', '.join(missing)}; give them, or a class.")
-        return DeviceClass(**own)
-    if entry.class_ not in classes:
+    if entry.class_ is not None and entry.class_ not in classes:
         raise place.error(f"unknown device class {entry.class_!r}; {nearest_name(entry.class_, list(classes))}")
-    return replace(read_device_class(classes[entry.class_], f"devices/{entry.class_}.yaml"), **own)
+    try:
+        if entry.class_ is None:
+            missing = [name for name in ("memory_gib", "read_gb_per_s", "gflops") if name not in own]
+            require(not missing, f"device {entry.name!r} has no {', '.join(missing)}; give them, or a class.")
+            return DeviceClass(**own)
+        return replace(read_device_class(classes[entry.class_], f"devices/{entry.class_}.yaml"), **own)
+    except BadConfiguration as error:
+        raise place.error(str(error)) from error
 
 
 def _check_devices(devices: Sequence[Device], source: str, place: Place) -> None:

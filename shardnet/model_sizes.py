@@ -223,6 +223,10 @@ _FAMILIES: dict[str, dict[str, Any]] = {
     "gpt_neox": {"gated": False, "attention_bias": "all", "mlp_bias": True, "norm_bias": True},
     "opt": {"gated": False, "attention_bias": "all", "mlp_bias": True, "norm_bias": True, "tied": True},
 }
+_IGNORED = {
+    **dict.fromkeys(("gpt2", "gpt_neox", "opt"), ("kv_heads", "head_dim")),
+    "bloom": ("kv_heads", "head_dim", "intermediate"),
+}
 _TIED_UNLESS_SAID = {"gemma2", "gemma3_text", "bloom", "gpt2", "opt"}
 
 
@@ -245,6 +249,8 @@ def model_config_from_hf(config: Mapping[str, Any], name: str) -> ModelConfig:
     if missing:
         raise BadConfiguration(f"{name}: config.json says nothing of {', '.join(missing)}; is it complete?")
     known: dict[str, Any] = {**_FAMILIES[family], **{key: value for key, value in found.items() if value is not None}}
+    for field in _IGNORED.get(family, ()):
+        known.pop(field, None)
     known.setdefault("intermediate", 4 * known["hidden"])
     known.setdefault("context_tokens", 2048)
     known["tied"] = bool(config.get("tie_word_embeddings", family in _TIED_UNLESS_SAID))

@@ -1,0 +1,192 @@
+"""Pictures of a plan and of a simulated run. matplotlib is imported only when one is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from shardnet.errors import UsageError
+from shardnet.plan import Plan
+from shardnet.planner.costs import Cost, evaluate
+from shardnet.planner.problem import Problem
+from shardnet.simulator import Result
+from shardnet.simulator.engine import Leg, Resource
+from shardnet.simulator.ring import decode_legs
+
+GIB = 1024**3
+MAX_ROWS = 24
+_WEIGHTS, _KV, _WIRE, _FREE = "#2a7f62", "#8ac6a4", "#e09f3e", "#ececec"
+
+
+def draw_plan(problem: Problem, plan: Plan, path: Path, title: str) -> None:
+    """One lap as a Gantt chart, and the memory of the devices in use as bars.
+
+    Raises:
+        UsageError: matplotlib is missing, or the file cannot be written.
+    """
+    cost = evaluate(problem, plan.stages)
+
+    def draw(pyplot: Any) -> Any:
+        legs = decode_legs(problem, plan.stages)
+        rows = _rows([leg.resource for leg in legs])
+        devices = list(plan.devices)[:MAX_ROWS]
+        heights = [max(1.5, 0.32 * len(rows)), max(1.2, 0.36 * len(devices))]
+        size = (11, 2.2 + sum(heights))
+        figure, (lap, memory) = pyplot.subplots(2, 1, figsize=size, height_ratios=heights, layout="constrained")
+        figure.suptitle(title)
+        _draw_lap(lap, legs, rows)
+        _draw_memory(memory, problem, plan, cost, devices)
+        return figure
+
+    _save(draw, path)
+
+
+def draw_run(result: Result, path: Path, title: str) -> None:
+    """Tokens per second and laps over time, and what each device and link did, with what happened marked."""
+
+    def draw(pyplot: Any) -> Any:
+        rows = _rows([resource for resource, _ in sorted(result.busy_s.items(), key=lambda item: (len(item[0]),))])
+        heights = [1.6, 1.6, max(1.5, 0.3 * len(rows))]
+        figure, axes = pyplot.subplots(
+            3, 1, figsize=(11, 2.5 + sum(heights)), height_ratios=heights, sharex=True, layout="constrained"
+        )
+        figure.suptitle(title)
+        _draw_rate(axes[0], result)
+        _draw_laps(axes[1], result)
+        _draw_busy(axes[2], result, rows)
+        for axis in axes:
+            for each in result.happenings:
+                axis.axvline(each.at_s, color="#b23a48", linewidth=0.8, linestyle="--")
+        _label_happenings(axes[0], result)
+        return figure
+
+    _save(draw, path)
+
+
+def _rows(resources: Sequence[Resource]) -> dict[Resource, int]:
+    """Devices first, then links, each in the order of its first use; the rest of very many is not drawn."""
+    unique = list(dict.fromkeys(resources))
+    ordered = [each for each in unique if len(each) == 1] + [each for each in unique if len(each) == 2]
+    return {resource: row for row, resource in enumerate(ordered[:MAX_ROWS])}
+
+
+def _row_labels(axis: Any, rows: dict[Resource, int]) -> None:
+    axis.set_yticks(list(rows.values()), [" → ".join(resource) for resource in rows], fontsize=8)
+    axis.set_ylim(len(rows) - 0.5, -0.5)
+    axis.grid(axis="x", color="#dddddd", linewidth=0.5)
+    axis.set_axisbelow(True)
+
+
+def _draw_lap(axis: Any, legs: Sequence[Leg], rows: dict[Resource, int]) -> None:
+    at = 0.0
+    total = sum(leg.seconds for leg in legs)
+    for leg in legs:
+        row = rows.get(leg.resource)
+        if row is not None:
+            colour = _WEIGHTS if len(leg.resource) == 1 else _WIRE
+            axis.barh(row, leg.seconds * 1e3, left=at * 1e3, height=0.62, color=colour)
+            inside = leg.seconds > 0.12 * total
+            x = (at + (leg.seconds / 2 if inside else leg.seconds)) * 1e3
+            late = not inside and at + leg.seconds > 0.85 * total
+            axis.annotate(
+                f"{leg.seconds * 1e3:.3g} ms",
+                (at * 1e3 if late else x, row),
+                xytext=(0 if inside else -3 if late else 3, 0),
+                textcoords="offset points",
+                ha="center" if inside else "right" if late else "left",
+                va="center",
+                fontsize=7,
+                color="white" if inside and len(leg.resource) == 1 else "black",
+            )
+        at += leg.seconds
+    _row_labels(axis, rows)
+    axis.set_xlim(0, at * 1e3 or 1)
+    axis.set_xlabel(f"ms of one lap (predicted: {at * 1e3:.4g} ms a token)")
+
+
+def _draw_memory(axis: Any, problem: Problem, plan: Plan, cost: Cost, devices: Sequence[str]) -> None:
+    weights = dict.fromkeys(devices, 0.0)
+    for stage in plan.stages:
+        if stage.device in weights:
+            units = problem.units[stage.first_unit : stage.last_unit + 1]
+            weights[stage.device] += sum(unit.weight_bytes for unit in units)
+    for row, name in enumerate(devices):
+        offered = problem.devices[problem.index[name]].memory_bytes
+        used = cost.device_memory_bytes[name]
+        axis.barh(row, offered / GIB, height=0.7, color=_FREE, label="offered" if not row else None)
+        axis.barh(row, weights[name] / GIB, height=0.5, color=_WEIGHTS, label="weights" if not row else None)
+        kv = (used - weights[name]) / GIB
+        axis.barh(row, kv, left=weights[name] / GIB, height=0.5, color=_KV, label="KV cache" if not row else None)
+        text = f" {used / GIB:.3g} of {offered / GIB:.3g} GiB"
+        axis.text(max(offered, used) / GIB, row, text, va="center", fontsize=7)
+    axis.set_yticks(range(len(devices)), devices, fontsize=8)
+    axis.set_ylim(len(devices) - 0.5, -0.5)
+    axis.margins(x=0.18)
+    axis.set_xlabel("GiB of memory")
+    axis.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.35), ncols=3, frameon=False)
+
+
+def _draw_rate(axis: Any, result: Result) -> None:
+    bins = 60
+    width = result.duration_s / bins or 1.0
+    counts = [0] * bins
+    for lap in result.laps:
+        counts[min(bins - 1, int(lap.end_s / width))] += 1
+    axis.step([i * width for i in range(bins)], [each / width for each in counts], where="post", color=_WEIGHTS)
+    axis.set_ylabel("tokens/s\n(predicted)", fontsize=8)
+    axis.set_ylim(bottom=0)
+
+
+def _draw_laps(axis: Any, result: Result) -> None:
+    points = [(lap.end_s, lap.seconds * 1e3) for lap in result.laps]
+    axis.scatter([x for x, _ in points], [y for _, y in points], s=4, color="#3d5a80", linewidths=0)
+    axis.set_ylabel("ms a token", fontsize=8)
+    values = sorted(y for _, y in points)
+    if values and values[-1] > 20 * values[0] > 0:
+        axis.set_yscale("log")
+
+
+def _draw_busy(axis: Any, result: Result, rows: dict[Resource, int]) -> None:
+    bars: dict[tuple[int, str], list[tuple[float, float]]] = {}
+    for span in result.spans:
+        row = rows.get(span.resource)
+        if row is not None:
+            colour = _WIRE if len(span.resource) == 2 else _KV if "decode" not in span.label else _WEIGHTS
+            bars.setdefault((row, colour), []).append((span.start_s, span.end_s - span.start_s))
+    for (row, colour), spans in bars.items():
+        axis.broken_barh(spans, (row - 0.31, 0.62), facecolors=colour)
+    _row_labels(axis, rows)
+    axis.set_xlim(0, result.duration_s or 1)
+    axis.set_xlabel("s (dark: decode, light: prefill and recovery, orange: wire)")
+
+
+def _label_happenings(axis: Any, result: Result) -> None:
+    for number, each in enumerate(result.happenings):
+        axis.annotate(
+            each.what,
+            (each.at_s, 1),
+            xycoords=("data", "axes fraction"),
+            xytext=(2, -8 - 9 * (number % 5)),
+            textcoords="offset points",
+            fontsize=7,
+            color="#b23a48",
+        )
+
+
+def _save(draw: Callable[[Any], Any], path: Path) -> None:
+    try:
+        import matplotlib
+
+        matplotlib.use("Agg")
+        from matplotlib import pyplot
+    except ImportError as error:
+        raise UsageError("A plot needs matplotlib: pip install 'shardnet[profile]'.") from error
+    figure = draw(pyplot)
+    try:
+        figure.savefig(path, dpi=130)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(f"Cannot write the plot {path}: {reason}. Name a file such as plan.png.") from error
+    finally:
+        pyplot.close(figure)

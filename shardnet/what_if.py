@@ -1,0 +1,169 @@
+"""What limits a plan, in words, and what a change of the cluster would give: each answer is a plan made anew. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from shardnet.errors import DoesNotFit
+from shardnet.plan import Plan
+from shardnet.planner.costs import Cost, evaluate, gigabytes
+from shardnet.planner.links import Link
+from shardnet.planner.problem import Problem
+from shardnet.rebalance import objective_value
+
+Replan = Callable[[Problem], Plan]
+NEARLY_FULL = 0.9
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one change would give."""
+
+    change: str
+    plan: Plan | None
+    """None where nothing fits even then."""
+    gain: float
+    """Share by which the objective improves; negative where it gets worse."""
+
+
+def limits(problem: Problem, plan: Plan, in_flight: int = 1) -> list[str]:
+    """Sentences: where a lap's time goes, what is busiest, whose memory is full."""
+    cost = evaluate(problem, plan.stages)
+    compute_s = sum(cost.device_busy_s.values())
+    sentences = []
+    if cost.lap_s > 0:
+        share = compute_s / cost.lap_s
+        sentences.append(
+            f"A lap takes {cost.lap_s * 1e3:.4g} ms: {share:.0%} of it is compute, {1 - share:.0%} is on the way."
+        )
+        sentences.append(
+            f"The busiest part is {cost.bottleneck}, {cost.bottleneck_s * 1e3:.4g} ms of each lap: "
+            f"{_filled(cost, in_flight)}"
+        )
+    for name, used in cost.device_memory_bytes.items():
+        offered = problem.devices[problem.index[name]].memory_bytes
+        if used > NEARLY_FULL * offered:
+            sentences.append(f"The memory of {name} is full: {gigabytes(used)} of {gigabytes(offered)}.")
+    return sentences
+
+
+def what_ifs(
+    problem: Problem, plan: Plan, replan: Replan, in_flight: int = 1, fewer_bits: tuple[str, Problem] | None = None
+) -> list[Answer]:
+    """Plan again with one more device, a faster link, more memory, fewer bits, a shorter context.
+
+    Args:
+        replan: makes the best plan of a problem, for `plan.objective`.
+        fewer_bits: what to call it, and the problem of the same model with smaller weights.
+    """
+    changes: list[tuple[str, Problem]] = []
+    cost = evaluate(problem, plan.stages)
+    fastest = _fastest(problem)
+    changes.append((f"another {fastest}", with_twin(problem, fastest)))
+    for pair in _link_pairs(problem, cost, fastest):
+        changes.append((f"ten times the bandwidth between {pair[0]} and {pair[1]}", _faster(problem, pair, 10, 1)))
+        changes.append((f"half the latency between {pair[0]} and {pair[1]}", _faster(problem, pair, 1, 0.5)))
+    full = [
+        name
+        for name, used in cost.device_memory_bytes.items()
+        if used > NEARLY_FULL * problem.devices[problem.index[name]].memory_bytes
+    ]
+    if full:
+        best = min(full, key=lambda name: sum(problem.devices[problem.index[name]].unit_seconds))
+        changes.append((f"twice the memory on {best}", _more_memory(problem, best)))
+    if fewer_bits is not None:
+        changes.append(fewer_bits)
+    if problem.context_tokens > 1 and any(unit.kv_bytes_per_token for unit in problem.units):
+        half = problem.context_tokens // 2
+        changes.append((f"a context of {half} tokens", replace(problem, context_tokens=half)))
+    now = objective_value(cost, plan.objective, in_flight)
+    return [_answer(change, changed, plan.objective, now, in_flight, replan) for change, changed in changes]
+
+
+def with_twin(problem: Problem, name: str) -> Problem:
+    """The problem with a second device like `name`, on links like its own (5 ms and 100 Mbit/s where it has none)."""
+    twin = f"{name}-twin"
+    device = replace(problem.devices[problem.index[name]], name=twin)
+    links = list(problem.links)
+    for link in problem.links:
+        if link.source == name:
+            links.append(replace(link, source=twin))
+        elif link.target == name:
+            links.append(replace(link, target=twin))
+    leaving = [link for link in problem.links if link.source == name]
+    if leaving:
+        best = max(leaving, key=lambda link: link.bytes_per_s)
+        links += [
+            Link(name, twin, best.latency_s, best.bytes_per_s),
+            Link(twin, name, best.latency_s, best.bytes_per_s),
+        ]
+    else:
+        links += [Link(name, twin, 0.005, 12.5e6), Link(twin, name, 0.005, 12.5e6)]
+    return replace(problem, devices=(*problem.devices, device), links=tuple(links))
+
+
+def halved_weights(problem: Problem) -> Problem:
+    """The problem with half the weight bytes. Decode reads weights, so its times are halved too: a rough estimate."""
+    return replace(
+        problem,
+        units=tuple(replace(unit, weight_bytes=unit.weight_bytes / 2) for unit in problem.units),
+        devices=tuple(
+            replace(device, unit_seconds=tuple(seconds / 2 for seconds in device.unit_seconds))
+            for device in problem.devices
+        ),
+    )
+
+
+def _filled(cost: Cost, in_flight: int) -> str:
+    needed = cost.lap_s / cost.bottleneck_s
+    if in_flight + 1e-9 >= needed:
+        return f"with {in_flight} in flight it is never idle, and only making it faster gives more tokens per second."
+    return f"with {in_flight} in flight it is busy {in_flight / needed:.0%} of the time; {needed:.1f} would fill it."
+
+
+def _answer(change: str, problem: Problem, objective: str, now: float, in_flight: int, replan: Replan) -> Answer:
+    try:
+        plan = replan(problem)
+    except DoesNotFit:
+        return Answer(change, None, 0.0)
+    then = objective_value(evaluate(problem, plan.stages), objective, in_flight)
+    return Answer(change, plan, 1 - then / now if now > 0 else 0.0)
+
+
+def _fastest(problem: Problem) -> str:
+    """The device that would run the whole model in the least time; relays do not count."""
+    able = [device for device in problem.devices if device.memory_bytes > 0] or list(problem.devices)
+    return min(able, key=lambda device: sum(device.unit_seconds)).name
+
+
+def _link_pairs(problem: Problem, cost: Cost, fastest: str) -> list[tuple[str, str]]:
+    """The pair of devices whose links the plan uses most; and the source and the fastest device."""
+    busy: dict[tuple[str, str], float] = {}
+    for (source, target), seconds in cost.link_busy_s.items():
+        pair = (min(source, target), max(source, target))
+        busy[pair] = busy.get(pair, 0.0) + seconds
+    pairs = [max(busy, key=lambda pair: busy[pair])] if busy else []
+    ends = {problem.source, fastest}
+    direct = any({link.source, link.target} == ends for link in problem.links)
+    if direct and len(ends) == 2 and not any(set(pair) == ends for pair in pairs):
+        pairs.append((problem.source, fastest))
+    return pairs
+
+
+def _faster(problem: Problem, pair: tuple[str, str], bandwidth: float, latency: float) -> Problem:
+    links = tuple(
+        replace(link, bytes_per_s=link.bytes_per_s * bandwidth, latency_s=link.latency_s * latency)
+        if {link.source, link.target} == set(pair)
+        else link
+        for link in problem.links
+    )
+    return replace(problem, links=links)
+
+
+def _more_memory(problem: Problem, name: str) -> Problem:
+    devices = tuple(
+        replace(device, memory_bytes=device.memory_bytes * 2) if device.name == name else device
+        for device in problem.devices
+    )
+    return replace(problem, devices=devices)
