@@ -1,0 +1,112 @@
+"""What a partial plan uses up, beside memory and busy devices: links, batteries, the lap. Pure.
+
+Each is a column: an amount per unit and device, an amount per hop, and a most. Columns are left out where they would
+take too much memory; a complete plan is judged by `costs` in any case.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from shardnet.planner.relaxed import Target
+from shardnet.planner.tables import Floats, Tables
+
+MOST_ENTRIES = 4_000_000
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Additive amounts and their limits.
+
+    Attributes:
+        before: [u + 1, d, g] amount of units 0..u-1 on a device.
+        hop: [k, d, e, g] amount of a hop.
+        most: [g]; future: [u, g] more than this cannot be used after unit u.
+        lap: position of the lap among the columns, or None.
+        complete: no limit was left out.
+    """
+
+    before: Floats
+    hop: Floats
+    most: Floats
+    future: Floats
+    lap: int | None
+    complete: bool
+
+
+def columns_of(tables: Tables, target: Target) -> Columns:
+    """The columns that the problem and the target need."""
+    parts: list[tuple[Floats, Floats, float]] = []
+    lap = None
+    if np.isfinite(target.lap_limit_s):
+        lap = 0
+        parts.append((tables.seconds, tables.hop_s, target.lap_limit_s))
+    batteries = [d for d, device in enumerate(tables.problem.devices) if device.battery_j is not None]
+    links = _busy_links(tables, target) if np.isfinite(target.busy_limit_s) else []
+    entries = tables.hop_s.size * (len(batteries) + len(links))
+    complete = entries <= MOST_ENTRIES
+    if complete:
+        parts += [_battery(tables, d) for d in batteries]
+        nothing = np.zeros_like(tables.seconds)
+        parts += [(nothing, crossing, target.busy_limit_s) for crossing in links]
+    return _stacked(tables, parts, lap, complete)
+
+
+def _stacked(tables: Tables, parts: list[tuple[Floats, Floats, float]], lap: int | None, complete: bool) -> Columns:
+    num_units, num_devices = tables.seconds.shape
+    if not parts:
+        empty = np.zeros((num_units + 1, num_devices, 0))
+        return Columns(empty, np.zeros((*tables.hop_s.shape, 0)), np.zeros(0), empty[:-1, 0], lap, complete)
+    amounts = np.stack([amount for amount, _, _ in parts], axis=-1)
+    before = np.concatenate([np.zeros((1, *amounts.shape[1:])), np.cumsum(amounts, axis=0)])
+    hop = np.stack([crossing for _, crossing, _ in parts], axis=-1)
+    dearest = np.where(np.isfinite(hop), hop, 0).max(axis=(1, 2))[tables.payload] + amounts.max(axis=1)
+    future = np.cumsum(dearest[::-1], axis=0)[::-1]
+    return Columns(before, hop, np.array([most for _, _, most in parts]), future, lap, complete)
+
+
+def _battery(tables: Tables, d: int) -> tuple[Floats, Floats, float]:
+    """Joules per token of one device: its units, and each byte that it sends, receives or relays."""
+    problem = tables.problem
+    device = problem.devices[d]
+    compute = np.zeros_like(tables.seconds)
+    compute[:, d] = tables.seconds[:, d] * (device.active_w or 0.0)
+    radio = np.zeros_like(tables.hop_s)
+    joules = tables.payload_bytes * device.radio_j_per_byte
+    radio[:, d, :] = joules[:, None]
+    radio[:, :, d] = joules[:, None]
+    for (k, a, b), links in tables.relayed.items():
+        ends = sum(device.name in (link.source, link.target) for link in links)
+        crossings = sum((link.source == device.name) + (link.target == device.name) for link in links)
+        radio[k, a, b] = crossings * joules[k] if ends else 0.0
+    radio[:, d, d] = 0.0
+    tokens = problem.context_tokens * problem.sessions
+    assert device.battery_j is not None
+    return compute, radio, device.battery_j / tokens if tokens else np.inf
+
+
+def _busy_links(tables: Tables, target: Target) -> list[Floats]:
+    """Seconds [k, d, e] on each link, for the links that two hops may fill beyond the limit."""
+    num_devices, index = tables.num_devices, tables.problem.index
+    if tables.hop_s.size * num_devices > MOST_ENTRIES:
+        return [np.zeros(0)] * num_devices**2  # counted, found too many, never read
+    crossings: list[Floats] = []
+    by_link: dict[tuple[int, int], list[tuple[int, int, int, float]]] = {}
+    for (k, d, e), links in tables.relayed.items():
+        for link in links:
+            ends = index[link.source], index[link.target]
+            by_link.setdefault(ends, []).append((k, d, e, link.seconds(float(tables.payload_bytes[k]))))
+    for d, e in np.argwhere(np.isfinite(tables.latency_s)).tolist():
+        if d == e:
+            continue
+        crossing = np.zeros_like(tables.hop_s)
+        direct = tables.hop_s[:, d, e] >= tables.direct_s[:, d, e]
+        crossing[direct, d, e] = tables.hop_s[direct, d, e]
+        for k, a, b, seconds in by_link.get((d, e), ()):
+            crossing[k, a, b] = seconds
+        crossing[~np.isfinite(target.hop_cost)] = 0.0
+        if crossing.max(axis=(1, 2))[tables.payload].sum() > target.busy_limit_s:
+            crossings.append(crossing)
+    return crossings

@@ -1,0 +1,113 @@
+"""The least cost of a plan under limits, by ever wider searches, with a bound that holds when time is up. Pure."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from shardnet.planner.limits import columns_of
+from shardnet.planner.relaxed import Bound, Prices, Relaxation, Target
+from shardnet.planner.search import Found, Search
+from shardnet.planner.tables import Tables
+
+PROOF = 1e-9
+"""Relative difference below which a bound proves a plan optimal."""
+WIDTHS = (48, 384, 3072, 24576, 196608)
+MOST_PARTIAL_CELLS = 30_000_000
+"""Partial plans at one unit times devices: what memory allows."""
+
+Runs = tuple[tuple[int, int], ...]
+Judge = Callable[[Runs], float]
+
+
+@dataclass(frozen=True)
+class Best:
+    """The cheapest plan found and what is proven.
+
+    Attributes:
+        runs: (device, last unit) of each stage; None where no plan is under `upper`.
+        cost: of that plan, or `upper`.
+        bound: no plan costs less; at least `cost` where that is proven.
+    """
+
+    runs: Runs | None
+    cost: float
+    bound: float
+
+    @property
+    def proven(self) -> bool:
+        return self.bound >= self.cost * (1 - PROOF) or self.cost == self.bound
+
+
+def minimize(
+    tables: Tables,
+    target: Target,
+    judge: Judge,
+    upper: float,
+    deadline: float,
+    *,
+    enough: bool = False,
+    device_cost: float = 0.0,
+    widths: tuple[int, ...] = WIDTHS,
+) -> Best:
+    """Find the plan of least cost under `upper`.
+
+    Args:
+        judge: cost of a complete plan; inf where it breaks a limit.
+        deadline: time.perf_counter() at which the best so far is returned.
+        enough: any plan under `upper` will do.
+        device_cost: added for each device, to break ties.
+    """
+    relaxation = Relaxation(tables, target)
+    num_classes = len(tables.members)
+    plain = Prices(np.zeros(num_classes), np.zeros(num_classes))
+    roots = _roots(tables)
+    bounds = [[relaxation.bound(plain, root) for root in roots]]
+    lowest = min(bound.value for bound in bounds[0])
+    if not lowest < upper:
+        return Best(None, upper, np.inf if np.isinf(lowest) else lowest)
+    search = Search(tables, target, columns_of(tables, target), roots, bounds, judge, device_cost, enough)
+    best = Best(None, upper, lowest)
+    for step, width in enumerate(widths):
+        width = min(width, MOST_PARTIAL_CELLS // tables.num_devices)
+        found = search.run(best.cost, width, deadline)
+        best = _merged(best, found)
+        done = enough and best.runs is not None
+        if best.proven or done or time.perf_counter() > deadline:
+            break
+        if step == 0:
+            priced = _priced(relaxation, roots, best, deadline)
+            bounds = [bounds[0], priced]
+            best = Best(best.runs, best.cost, max(best.bound, min(best.cost, min(b.value for b in priced))))
+            search = Search(tables, target, search.columns, roots, bounds, judge, device_cost, enough)
+            if best.proven:
+                break
+    return best
+
+
+def _merged(best: Best, found: Found) -> Best:
+    runs = best.runs if found.runs is None else found.runs
+    return Best(runs, found.cost, max(best.bound, min(found.cost, found.unseen)))
+
+
+def _roots(tables: Tables) -> list[int]:
+    """Devices that may hold unit 0: of identical ones, the first."""
+    if tables.problem.pin_embedding:
+        return [tables.source]
+    return [devices[0] for devices in tables.members]
+
+
+def _priced(relaxation: Relaxation, roots: list[int], best: Best, deadline: float) -> list[Bound]:
+    """The bounds for each root at prices that are good for all of them together."""
+    upper = best.cost if np.isfinite(best.cost) else 2 * best.bound
+    began = time.perf_counter()
+    shared = relaxation.bound(Prices(np.zeros(len(relaxation.first)), np.zeros(len(relaxation.first))), None)
+    once_s = max(time.perf_counter() - began, 1e-6)
+    num_rounds = int(min(150, max(0, (deadline - began)) / 4 / once_s))
+    shared = relaxation.improve(roots[0] if len(roots) == 1 else None, upper, num_rounds)
+    if len(roots) == 1:
+        return [shared]
+    return [relaxation.bound(shared.prices, root) for root in roots]

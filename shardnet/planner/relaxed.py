@@ -1,0 +1,265 @@
+"""Lower bounds: the cheapest walk through the units when memory is counted per visit and priced in all. Pure.
+
+A walk visits devices in turn and places consecutive units at each visit. Each visit alone must fit its device, but a
+walk may come back to a full one. What it then uses too much is charged at a price per class of identical devices
+(Lagrange), and the prices that give the best bound are found by subgradients. Devices of one class count as one state.
+
+Index letters as in `tables`; a walk begins at a root, the device of unit 0, to which the way back leads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from shardnet.planner.tables import Floats, Ints, Tables
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a walk costs, and what it may not exceed.
+
+    Attributes:
+        unit_cost: [u, d]; hop_cost: [k, d, e]: s of lap, or J plus a little per s; inf for a hop that is not allowed.
+        busy_limit_s: most busy seconds of one device or link in a lap.
+        lap_limit_s: most seconds of a lap, where the cost is not the lap itself.
+    """
+
+    unit_cost: Floats
+    hop_cost: Floats
+    busy_limit_s: float = np.inf
+    lap_limit_s: float = np.inf
+
+
+@dataclass
+class Prices:
+    """Cost per byte [c], per busy second [c], and per second of the lap, of what is over its limit."""
+
+    memory: Floats
+    busy: Floats
+    lap: float = 0.0
+
+
+@dataclass
+class Usage:
+    """What a walk uses: bytes [c], busy seconds [c], seconds of lap."""
+
+    memory: Floats
+    busy: Floats
+    lap: float = 0.0
+
+
+class Relaxation:
+    """The problem by classes, and its bound for any prices.
+
+    Attributes:
+        seconds, cost: [u, c]; hop_s, hop_cost: [k, c, c'], between two different devices.
+        last_fit: [u, c] the last unit that fits with unit u in one visit; u - 1 where u alone does not.
+        room, time: [c] bytes and busy seconds of all devices of the class together.
+    """
+
+    def __init__(self, tables: Tables, target: Target) -> None:
+        self.tables, self.target = tables, target
+        first = np.array([devices[0] for devices in tables.members])
+        self.first: Ints = first
+        self.count: Floats = np.array([len(devices) for devices in tables.members], dtype=float)
+        self.seconds, self.cost = tables.seconds[:, first], target.unit_cost[:, first]
+        self.hop_s = self._hops_by_class(tables.hop_s)
+        self.hop_cost = self._hops_by_class(target.hop_cost)
+        self.capacity = np.array([attainable(tables.memory, limit) for limit in tables.capacity[first]])
+        self.room: Floats = self.capacity * self.count
+        self.time: Floats = np.full(len(first), target.busy_limit_s) * self.count
+        self.last_fit = self._last_fit()
+
+    def _hops_by_class(self, hops: Floats) -> Floats:
+        by_class = hops[:, self.first[:, None], self.first[None]].copy()
+        for c, devices in enumerate(self.tables.members):
+            by_class[:, c, c] = hops[:, devices[0], devices[1]] if len(devices) > 1 else np.inf
+        return by_class
+
+    def _last_fit(self) -> Ints:
+        tables = self.tables
+        bytes_before = np.concatenate([[0.0], np.cumsum(tables.memory)])
+        last = np.empty(self.seconds.shape, dtype=np.int64)
+        for c in range(len(self.first)):
+            fits = np.searchsorted(bytes_before, bytes_before[:-1] + self.capacity[c] * (1 + 1e-9), "right") - 2
+            if np.isfinite(self.target.busy_limit_s):
+                busy_before = np.concatenate([[0.0], np.cumsum(self.seconds[:, c])])
+                most = busy_before[:-1] + self.target.busy_limit_s * (1 + 1e-9)
+                fits = np.minimum(fits, np.searchsorted(busy_before, most, "right") - 2)
+            last[:, c] = fits
+        if tables.problem.pin_embedding:
+            elsewhere = np.arange(len(self.first)) != tables.class_of[tables.source]
+            last[0, elsewhere] = -1
+        return last
+
+    def bound(self, prices: Prices, root: int | None) -> Bound:
+        """The cheapest priced walk that begins on device `root`; None for any, and then the way back is bounded."""
+        return Bound(self, prices, root)
+
+    def improve(self, root: int | None, upper: float, num_rounds: int) -> Bound:
+        """The best bound found in some rounds of subgradient steps (Held and Karp, 1971; step after Polyak)."""
+        num_classes = len(self.first)
+        prices = Prices(np.zeros(num_classes), np.zeros(num_classes))
+        best = self.bound(prices, root)
+        current, reach, waited = best, 1.0, 0
+        for _ in range(num_rounds):
+            usage = current.usage()
+            excess = self._excess(usage, prices)
+            length = float((excess**2).sum())
+            if length < 1e-18 or best.value >= upper or not np.isfinite(current.value):
+                break
+            step = reach * max(upper - current.value, 1e-3 * abs(upper)) / length
+            prices = self._moved(prices, excess, step)
+            current = self.bound(prices, root)
+            if current.value > best.value:
+                best, waited = current, 0
+            else:
+                waited += 1
+                if waited == 6:
+                    reach, waited = reach / 2, 0
+                    prices, current = best.prices, best
+        return best
+
+    def _excess(self, usage: Usage, prices: Prices) -> Floats:
+        """Use over limit, in shares of the limit, zero where neither a price nor an excess is."""
+        shares = [usage.memory / np.maximum(self.room, 1e-300) - 1]
+        timed = np.isfinite(self.target.busy_limit_s)
+        shares.append(usage.busy / np.maximum(self.time, 1e-300) - 1 if timed else np.zeros(len(self.first)))
+        limit = self.target.lap_limit_s
+        shares.append(np.array([usage.lap / limit - 1 if np.isfinite(limit) and limit > 0 else 0.0]))
+        excess = np.concatenate(shares)
+        priced = np.concatenate([prices.memory, prices.busy, [prices.lap]]) > 0
+        return np.where((excess > 1e-9) | priced, excess, 0.0)
+
+    def _moved(self, prices: Prices, excess: Floats, step: float) -> Prices:
+        num = len(self.first)
+        timed = np.isfinite(self.target.busy_limit_s)
+        memory = np.maximum(0, prices.memory + step * excess[:num] / np.maximum(self.room, 1e-300))
+        busy = prices.busy
+        if timed:
+            busy = np.maximum(0, prices.busy + step * excess[num:-1] / np.maximum(self.time, 1e-300))
+        lap = prices.lap
+        if np.isfinite(self.target.lap_limit_s) and self.target.lap_limit_s > 0:
+            lap = max(0.0, prices.lap + step * excess[-1] / self.target.lap_limit_s)
+        return Prices(memory, busy, lap)
+
+
+@dataclass
+class Bound:
+    """A backward dynamic programme over (unit, class) for given prices.
+
+    Attributes:
+        before: [u + 1, c] priced cost of units 0..u-1 on the class.
+        start: [u + 1, c] cheapest way to place units u.. when a visit to c begins at u; the last row is zero.
+        leave: [u, c] cheapest way on after unit u was the last one on c; for the last unit, the way back.
+        value: lower bound of the cost of every plan.
+    """
+
+    relaxation: Relaxation
+    prices: Prices
+    root: int | None
+    before: Floats = field(init=False)
+    start: Floats = field(init=False)
+    leave: Floats = field(init=False)
+    hop_cost: Floats = field(init=False)
+    value: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        own, tables = self.relaxation, self.relaxation.tables
+        num_units, num_classes = own.cost.shape
+        prices = self.prices
+        priced = own.cost + tables.memory[:, None] * prices.memory + own.seconds * (prices.busy + prices.lap)
+        self.before = np.concatenate([np.zeros((1, num_classes)), np.cumsum(priced, axis=0)])
+        self.hop_cost = own.hop_cost + prices.lap * own.hop_s if prices.lap else own.hop_cost
+        self.start = np.zeros((num_units + 1, num_classes))
+        self.leave = np.empty((num_units, num_classes))
+        self.leave[-1] = self._way_back()
+        reach = self.before[1:] + self.leave[-1]
+        ends = np.arange(num_units)[:, None]
+        for u in range(num_units - 1, -1, -1):
+            if u < num_units - 1:
+                self.leave[u] = (self.hop_cost[tables.payload[u]] + self.start[u + 1]).min(axis=1)
+                reach[u] = self.before[u + 1] + self.leave[u]
+            self.start[u] = np.where(ends[u:] <= own.last_fit[u], reach[u:], np.inf).min(axis=0) - self.before[u]
+        self.value = float(self._starts().min()) - self.charge()
+
+    def charge(self) -> float:
+        """What the prices give back: price times limit."""
+        own, prices = self.relaxation, self.prices
+        refund = float((prices.memory * own.room).sum())
+        if prices.busy.any():
+            refund += float((prices.busy * own.time).sum())
+        return refund + (prices.lap * own.target.lap_limit_s if prices.lap else 0.0)
+
+    def _starts(self) -> Floats:
+        if self.root is None:
+            return self.start[0]
+        return self.start[0, self.relaxation.tables.class_of[self.root], None]
+
+    def _way_back(self) -> Floats:
+        own, tables = self.relaxation, self.relaxation.tables
+        way = own.target.hop_cost[tables.payload[-1]]
+        way = way + self.prices.lap * tables.hop(tables.num_units - 1) if self.prices.lap else way
+        roots = range(tables.num_devices) if self.root is None else [self.root]
+        back = way[:, list(roots)].min(axis=1)
+        by_class = np.array([back[devices].min() for devices in tables.members])
+        if tables.problem.pin_head:
+            by_class[np.arange(len(by_class)) != tables.class_of[tables.source]] = np.inf
+        return by_class
+
+    def usage(self) -> Usage:
+        """What the cheapest walk uses, found by following the choices forward."""
+        own, tables = self.relaxation, self.relaxation.tables
+        num_units, num_classes = own.cost.shape
+        usage = Usage(np.zeros(num_classes), np.zeros(num_classes))
+        starts = self.start[0]
+        c = int(starts.argmin()) if self.root is None else int(tables.class_of[self.root])
+        u = 0
+        while u < num_units and np.isfinite(self.start[u, c]):
+            last = int(own.last_fit[u, c])
+            end = u + int((self.before[u + 1 : last + 2, c] + self.leave[u : last + 1, c]).argmin())
+            seconds = float(own.seconds[u : end + 1, c].sum())
+            usage.memory[c] += tables.memory[u : end + 1].sum()
+            usage.busy[c] += seconds
+            usage.lap += seconds
+            u = end + 1
+            if u < num_units:
+                onward = self.hop_cost[tables.payload[end], c] + self.start[u]
+                here, c = c, int(onward.argmin())
+                usage.lap += float(own.hop_s[tables.payload[end], here, c])
+            elif self.root is not None:
+                usage.lap += float(tables.hop(end)[own.first[c], self.root])
+        return usage
+
+    def through(self) -> Floats:
+        """The cheapest priced walk that visits each class [c], less the charge: a bound for plans that use it."""
+        own, tables = self.relaxation, self.relaxation.tables
+        num_units, num_classes = own.cost.shape
+        arrive = np.full((num_units, num_classes), np.inf)
+        roots = slice(None) if self.root is None else [int(tables.class_of[self.root])]
+        arrive[0, roots] = 0.0
+        best = np.full(num_classes, np.inf)
+        leaving = arrive[0]
+        for v in range(num_units):
+            if v:
+                arrive[v] = (leaving[:, None] + self.hop_cost[tables.payload[v - 1]]).min(axis=0)
+            best = np.minimum(best, arrive[v] + self.start[v])
+            fits = own.last_fit[: v + 1] >= v
+            came = np.where(fits, arrive[: v + 1] - self.before[: v + 1], np.inf)
+            leaving = came.min(axis=0) + self.before[v + 1]
+        return best - self.charge()
+
+
+def attainable(sizes: Floats, limit: float) -> float:
+    """The largest sum of some of the sizes within the limit; the limit itself where they are of too many kinds."""
+    kinds, counts = np.unique(sizes[sizes > 0], return_counts=True)
+    if len(kinds) == 0 or len(kinds) > 3 or sizes.sum() <= limit:
+        return limit
+    sums = np.zeros(1)
+    for size, count in zip(kinds[:-1], counts[:-1]):
+        sums = (sums[:, None] + size * np.arange(count + 1)[None]).ravel()
+        sums = sums[sums <= limit * (1 + 1e-9)]
+    largest = np.minimum(counts[-1], np.floor((limit * (1 + 1e-9) - sums) / kinds[-1]))
+    return float(min(limit, (sums + largest * kinds[-1]).max()))
