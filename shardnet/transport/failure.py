@@ -53,6 +53,11 @@ def evicted(device: str) -> ClusterError:
     return ClusterError(f"{device} serves no device that was evicted. Join the cluster again.")
 
 
+def has_left(device: str) -> ClusterError:
+    """The error for using a transport that was closed."""
+    return ClusterError(f"{device} has left the cluster.")
+
+
 def not_a_member(device: str) -> DeviceLost:
     """The error for a request to a device that is not there."""
     return DeviceLost(f"{device} is not in the cluster. It died, left, or never joined.", device)

@@ -8,10 +8,10 @@ from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from shardnet.errors import ClusterError, DeviceLost, UsageError
+from shardnet.errors import UsageError
 from shardnet.transport import failure
 from shardnet.transport.base import Handler, OnChange, RemoteObject, Transport
-from shardnet.transport.outcomes import failed, settle_here
+from shardnet.transport.outcomes import OwnCalls, failed
 from shardnet.transport.parcel import Parcel
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ class InProcessTransport(Transport):
         self.is_dead = False
         self.callbacks: list[OnChange] = []
         self._handlers: dict[str, Handler] = {}
+        self._own_calls = OwnCalls(name, network.timers)
         self._closed = False
 
     def expose(self, endpoint: str, handler: Handler) -> None:
@@ -52,7 +53,7 @@ class InProcessTransport(Transport):
     ) -> Future[Any]:
         target = self.network.member(device)
         if self._closed:
-            return failed(ClusterError(f"{self.name} has left the cluster."))
+            return failed(failure.has_left(self.name))
         if target is None:
             return failed(failure.not_a_member(device))
         return self.ask(target, endpoint, function, args, timeout_s)
@@ -68,7 +69,7 @@ class InProcessTransport(Transport):
         """Run a function at a device, through the network unless it is this one."""
         if target is self:
             outcome = self.attempt_at(self, endpoint, function, args)
-            return settle_here(outcome, self.network.timers, self.name, endpoint, timeout_s)
+            return self._own_calls.settle(outcome, endpoint, timeout_s)
         return self.network.ask(self, target, endpoint, function, args, timeout_s)
 
     def attempt_at(self, target: InProcessTransport, endpoint: str, function: Function, args: Any) -> Any:
@@ -109,7 +110,8 @@ class InProcessTransport(Transport):
     def close(self) -> None:
         if not self._closed:
             self._closed = True
-            self.network.remove(self, DeviceLost(f"{self.name} has left the cluster.", self.name))
+            self._own_calls.fail_pending(failure.has_left(self.name))
+            self.network.remove(self, failure.lost(self.name, "its last calls"))
 
 
 class InProcessRemoteObject(RemoteObject):

@@ -20,7 +20,7 @@ from shardnet.transport.answers import explain
 from shardnet.transport.base import RemoteObject
 from shardnet.transport.entry import attempt, here, reply_with, run_handler
 from shardnet.transport.failure import Failure, decode, evicted, lost, private_method, released
-from shardnet.transport.outcomes import failed, settle_here
+from shardnet.transport.outcomes import failed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -113,7 +113,7 @@ class RpcRemoteObject(RemoteObject):
             return failed(released(self.device))
         call = (transport.id, self._object_id, method, args)
         if self._owner == transport.id:
-            return settle_here(attempt(method, run_method, *call), transport.timers, self.device, method, timeout_s)
+            return transport.own_calls.settle(attempt(method, run_method, *call), method, timeout_s)
         if self._owner in transport.gone:  # another process may have its name by now
             return failed(lost(self.device, method))
         return transport.ask(self.device, method, serve_method, call, timeout_s)

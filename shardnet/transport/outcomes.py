@@ -38,13 +38,28 @@ def outcome_of(done: Future[Any], device: str, endpoint: str) -> Any:
     return done.result() if error is None else encode(error, device, endpoint)
 
 
-def settle_here(outcome: Any, timers: Timers, device: str, endpoint: str, timeout_s: float) -> Future[Any]:
-    """The answer of a call to oneself, whose handler has run already and may have returned a future."""
-    answer: Future[Any] = Future()
-    if not isinstance(outcome, Future):
-        settle(answer, outcome)
+class OwnCalls:
+    """The calls of a device to itself whose handlers answer later."""
+
+    def __init__(self, device: str, timers: Timers) -> None:
+        self._device = device
+        self._timers = timers
+        self._pending: set[Future[Any]] = set()
+
+    def settle(self, outcome: Any, endpoint: str, timeout_s: float) -> Future[Any]:
+        """The answer of a call whose handler has run already, and may have returned a future."""
+        answer: Future[Any] = Future()
+        if not isinstance(outcome, Future):
+            settle(answer, outcome)
+            return answer
+        timer = self._timers.after(timeout_s, lambda: settle(answer, timed_out(self._device, endpoint, timeout_s)))
+        self._pending.add(answer)
+        answer.add_done_callback(self._pending.discard)
+        answer.add_done_callback(timer.cancel)
+        outcome.add_done_callback(lambda done: settle(answer, outcome_of(done, self._device, endpoint)))
         return answer
-    timer = timers.after(timeout_s, lambda: settle(answer, timed_out(device, endpoint, timeout_s)))
-    answer.add_done_callback(timer.cancel)
-    outcome.add_done_callback(lambda done: settle(answer, outcome_of(done, device, endpoint)))
-    return answer
+
+    def fail_pending(self, error: ShardnetError) -> None:
+        """Fail what is still due: the device leaves."""
+        for answer in list(self._pending):
+            settle(answer, error)

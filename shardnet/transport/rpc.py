@@ -20,9 +20,9 @@ from shardnet.transport import entry, rpc_pickling
 from shardnet.transport.answers import Peer, send
 from shardnet.transport.base import Handler, OnChange, RemoteObject, Transport
 from shardnet.transport.elastic import Group
-from shardnet.transport.failure import lost, not_a_member
+from shardnet.transport.failure import has_left, lost, not_a_member
 from shardnet.transport.objects import LocalObjects, make_remote
-from shardnet.transport.outcomes import failed, settle_here
+from shardnet.transport.outcomes import OwnCalls, failed
 from shardnet.transport.timers import Timers
 
 NOTICE_S = 2.0
@@ -60,7 +60,8 @@ class RpcTransport(Transport):
         self._on_change: list[OnChange] = []
         self._lock = threading.Lock()
         self._closed = False
-        self.timers = Timers()
+        self._timers = Timers()
+        self.own_calls = OwnCalls(name, self._timers)
         # Connecting to a newcomer and the callbacks of users may wait; the threads of RPC may not.
         self._chores = ThreadPoolExecutor(1, thread_name_prefix="shardnet-members")
 
@@ -122,13 +123,13 @@ class RpcTransport(Transport):
     def post(self, device: str, endpoint: str, *args: Any, timeout_s: float = 30.0) -> Future[Any]:
         if device == self.name:
             outcome = entry.serve_post(self.id, endpoint, args)
-            return settle_here(outcome, self.timers, device, endpoint, timeout_s)
+            return self.own_calls.settle(outcome, endpoint, timeout_s)
         return self.ask(device, endpoint, entry.serve_post, (self.id, endpoint, args), timeout_s)
 
     def call(self, device: str, endpoint: str, *args: Any, timeout_s: float) -> Future[Any]:
         if device == self.name:
             outcome = entry.attempt(endpoint, entry.run_handler, self.id, endpoint, args)
-            return settle_here(outcome, self.timers, device, endpoint, timeout_s)
+            return self.own_calls.settle(outcome, endpoint, timeout_s)
         return self.ask(device, endpoint, entry.serve_call, (self.id, endpoint, args), timeout_s)
 
     def remote(self, device: str, endpoint: str, *args: Any, timeout_s: float = 30.0) -> RemoteObject:
@@ -154,7 +155,7 @@ class RpcTransport(Transport):
     def _look_up(self, device: str) -> Peer:
         """Find a member whose joining this device did not hear of."""
         if self._closed:
-            raise ClusterError(f"{self.name} has left the cluster.")
+            raise has_left(self.name)
         agent_id = None if device in self._left or device == self.name else self.group.roster().get(device)
         if agent_id is None:
             raise not_a_member(device)
@@ -219,10 +220,11 @@ class RpcTransport(Transport):
         self._closed = True
         self.objects.release_all()
         entry.leave(self)
-        self.timers.close()
+        self._timers.close()
         self._chores.shutdown(wait=False, cancel_futures=True)
+        self.own_calls.fail_pending(has_left(self.name))
         for peer in self._peers.values():
-            peer.fail_pending(ClusterError(f"{self.name} has left the cluster."))
+            peer.fail_pending(has_left(self.name))
         self._peers.clear()
         self.group.close()
 

@@ -1,0 +1,410 @@
+"""Devices as real processes: they come, leave, die, freeze and lie, and the others go on. Nothing may be printed."""
+
+from __future__ import annotations
+
+import pickle
+import queue
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+import torch
+from integration.rpc_device import TESTS, Device, expose_endpoints
+from torch.distributed import rpc
+from torch.distributed.rpc.internal import PythonUDF
+
+from shardnet.errors import CallTimeout, ClusterError, DeviceLost, DoesNotFit, JoinFailed, UsageError
+from shardnet.transport import RpcTransport, serve_store
+from shardnet.transport import rpc as rpc_module
+
+
+class Cluster:
+    """A store, this process as "source", and as many devices as a test starts. All ends with the test."""
+
+    def __init__(self) -> None:
+        self.store = serve_store()
+        self.endpoint = f"127.0.0.1:{self.store.port}"
+        self.source = RpcTransport.join(self.endpoint, "source")
+        expose_endpoints(self.source)
+        self.changes: queue.Queue[Any] = queue.Queue()
+        self.source.on_change(lambda joined, left: self.changes.put((joined, left)))
+        self.started: list[Device] = []
+        self._ends = ExitStack()
+
+    def start(self, *names: str) -> list[Device]:
+        devices = [self._ends.enter_context(Device(self.endpoint, name)) for name in names]
+        self.started += devices
+        return [device.wait_joined() for device in devices]
+
+    def echo(self, device: str, value: Any = 1) -> Any:
+        return self.source.post(device, "echo", value, timeout_s=10).result(20)[0]
+
+    def end(self) -> None:
+        with self._ends:
+            self.source.close()
+            for device in self.started:
+                if device.process.poll() is None:
+                    device.proceed()
+                    assert device.end() == 0
+                assert device.printed() == "", device.name
+
+
+@pytest.fixture
+def cluster(capfd: pytest.CaptureFixture[str]) -> Iterator[Cluster]:
+    cluster = Cluster()
+    try:
+        yield cluster
+    finally:
+        cluster.end()
+    assert capfd.readouterr().err == ""
+
+
+def test_three_join_and_all_know_all(cluster: Cluster) -> None:
+    devices = cluster.start("device-1", "device-2", "device-3")
+    everyone = ["device-1", "device-2", "device-3", "source"]
+    assert list(cluster.source.members()) == everyone
+    assert {cluster.changes.get(timeout=10) for _ in devices} == {((device.name,), ()) for device in devices}
+    for device in devices:
+        assert device.ask("members") == everyone
+        for other in everyone:
+            assert device.ask("post", other, "echo", device.name) == [device.name]
+
+
+def test_survivors_go_on_when_one_is_killed_and_evicted(cluster: Cluster) -> None:
+    first, second, third = cluster.start("device-1", "device-2", "device-3")
+    counter = cluster.source.remote("device-2", "counter", 1)
+    due = cluster.source.call("device-2", "never", timeout_s=60)
+    second.kill()
+    with pytest.raises(DeviceLost) as caught:
+        due.result(5)
+    assert caught.value.device == "device-2"
+    assert first.ask("post", "device-3", "echo", 1) == [1]
+    with pytest.raises(DeviceLost):
+        counter.call("add", 1, timeout_s=10).result(10)
+
+    cluster.source.evict("device-2")
+    assert cluster.source.unanswered == ()
+    assert cluster.source.members() == ("device-1", "device-3", "source")
+    assert first.ask("members") == third.ask("members") == ["device-1", "device-3", "source"]
+    with pytest.raises(RuntimeError, match="DeviceLost: device-2 is not in the cluster"):
+        first.ask("post", "device-2", "echo", 1)
+    assert first.ask("post", "device-3", "echo", 1) == [1]
+    assert cluster.echo("device-1") == 1
+    counter.release()
+
+
+def test_the_same_name_comes_back_again_and_again(cluster: Cluster) -> None:
+    (survivor,) = cluster.start("device-1")
+    ids = set()
+    for _ in range(6):
+        (device,) = cluster.start("device-2")
+        ids.add(device.ask("id"))
+        assert cluster.echo("device-2", torch.ones(3)).tolist() == [1, 1, 1]
+        assert survivor.ask("post", "device-2", "echo", 1) == [1]
+        assert device.ask("post", "device-1", "echo", 1) == [1]
+        device.kill()
+        cluster.source.evict("device-2")
+        assert survivor.ask("members") == ["device-1", "source"]
+    assert len(ids) == 6
+
+
+def test_the_dead_do_not_block_a_join_and_give_up_their_name(cluster: Cluster) -> None:
+    for device in cluster.start("device-1", "device-2"):
+        device.kill()
+    started = time.monotonic()
+    (third, again) = cluster.start("device-3", "device-1")
+    assert time.monotonic() - started < 20
+    assert third.ask("members") == ["device-1", "device-2", "device-3", "source"]
+    assert again.ask("post", "device-3", "echo", 1) == [1]
+    assert cluster.echo("device-1") == 1
+    cluster.source.evict("device-2")
+    assert third.ask("members") == again.ask("members") == ["device-1", "device-3", "source"]
+
+
+def test_a_frozen_member_does_not_block_a_join_and_hears_of_it_later(cluster: Cluster) -> None:
+    (frozen,) = cluster.start("device-1")
+    frozen.stop()
+    (newcomer,) = cluster.start("device-2")
+    assert newcomer.ask("members") == ["device-1", "device-2", "source"]
+    with pytest.raises(RuntimeError, match=r"JoinFailed: .* is in the cluster and does not answer"):
+        cluster.start("device-1")
+    frozen.proceed()
+    assert cluster.echo("device-1") == 1
+    assert frozen.ask("post", "device-2", "echo", 1) == [1]
+    assert frozen.ask("members") == ["device-1", "device-2", "source"]
+
+
+def test_a_frozen_member_times_out_and_works_again(cluster: Cluster) -> None:
+    (frozen,) = cluster.start("device-1")
+    assert cluster.echo("device-1") == 1
+    frozen.stop()
+    for answer in (
+        cluster.source.post("device-1", "echo", 1, timeout_s=0.2),
+        cluster.source.call("device-1", "echo", 1, timeout_s=0.2),
+    ):
+        with pytest.raises(CallTimeout, match="device-1 did not answer 'echo' within 0.2 s") as caught:
+            answer.result(10)
+        assert caught.value.device == "device-1"
+    frozen.proceed()
+    assert cluster.echo("device-1", 2) == 2
+
+
+def test_evicting_a_frozen_member_fails_what_waits_and_refuses_it_later(cluster: Cluster) -> None:
+    (frozen,) = cluster.start("device-1")
+    frozen.stop()
+    due = cluster.source.post("device-1", "echo", 1, timeout_s=60)
+    cluster.source.evict("device-1")
+    with pytest.raises(DeviceLost):
+        due.result(1)
+    frozen.proceed()
+    with pytest.raises(RuntimeError, match="source serves no device that was evicted"):
+        frozen.ask("post", "source", "echo", 1)
+
+
+def test_a_name_in_use_is_refused(cluster: Cluster) -> None:
+    cluster.start("device-1")
+    for name in ("device-1", "source"):
+        with pytest.raises(RuntimeError, match=f"JoinFailed: A device called {name} is in the cluster already"):
+            cluster.start(name)
+    assert cluster.echo("device-1") == 1
+    assert cluster.source.members() == ("device-1", "source")
+
+
+def test_leaving_is_noticed(cluster: Cluster) -> None:
+    first, second = cluster.start("device-1", "device-2")
+    due = cluster.source.call("device-1", "never", timeout_s=60)
+    first.ask("leave")
+    with pytest.raises(DeviceLost):
+        due.result(5)
+    assert cluster.source.members() == ("device-2", "source")
+    assert second.ask("members") == ["device-2", "source"]
+    assert second.ask("post", "source", "echo", 1) == [1]
+
+
+def test_a_process_may_leave_and_join_again(cluster: Cluster) -> None:
+    """A device that finds a new coordinator does that. torch keeps RRefs for the first agent of a process only."""
+    (device,) = cluster.start("device-1")
+    for _ in range(3):
+        old_id = cluster.source.id
+        with pytest.raises(UsageError, match="in a cluster already"):
+            RpcTransport.join(cluster.endpoint, "other")
+        cluster.source.close()
+        with pytest.raises(ClusterError, match="source has left the cluster"):
+            cluster.echo("device-1")
+        assert device.ask("members") == ["device-1"]
+        cluster.source = RpcTransport.join(cluster.endpoint, "source")
+        assert cluster.source.id > old_id
+        counter = cluster.source.remote("device-1", "counter", 5)
+        assert counter.call("add", 1, timeout_s=10).result(10) == 6
+        counter.release()
+        assert wait_until(lambda: cluster.source.post("device-1", "num_counters").result(10) == 0)
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float = 10) -> bool:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+    return True
+
+
+def test_an_object_lives_on_while_any_handle_does(cluster: Cluster) -> None:
+    """In fresh processes, where RRefs alone decide: one device makes it, hands it on and dies."""
+    cluster.start("owner", "user")
+    script = """
+import sys
+from shardnet.transport import RpcTransport
+with RpcTransport.join(sys.argv[1], "maker") as maker:
+    counter = maker.remote("owner", "counter", 10)
+    assert maker.call("user", "hold", counter, timeout_s=10).result(10) == 11
+    other = maker.remote("owner", "counter", 0)
+    assert maker.post("owner", "num_counters").result(10) == 2
+    counter.release()
+    other.release()
+    while maker.post("owner", "num_counters").result(10) == 2: pass
+    assert maker.call("user", "use_held", timeout_s=10).result(10) == 12
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, cluster.endpoint], capture_output=True, text=True, timeout=60, cwd=TESTS.parent
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert cluster.source.post("owner", "num_counters").result(10) == 1
+    assert cluster.source.call("user", "use_held", timeout_s=10).result(10) == 13
+    cluster.source.post("user", "let_go").result(10)
+    assert wait_until(lambda: cluster.source.post("owner", "num_counters").result(10) == 0)
+
+
+def test_releasing_an_object_of_a_dead_device_is_quiet(cluster: Cluster) -> None:
+    """In a fresh process, as above: what it prints while torch tries to tell the dead owner is what is looked at."""
+    (owner,) = cluster.start("owner")
+    script = """
+import sys
+from shardnet.errors import DeviceLost
+from shardnet.transport import RpcTransport
+with RpcTransport.join(sys.argv[1], "maker") as maker:
+    counters = [maker.remote("owner", "counter", 10) for _ in range(3)]
+    print("made", flush=True)
+    sys.stdin.readline()
+    try:
+        counters[0].call("add", 1, timeout_s=10).result(10)
+    except DeviceLost:
+        counters.pop().release()
+        maker.evict("owner")
+        counters.pop().release()
+        del counters
+        maker.post("source", "echo").result(10)
+        print("released", flush=True)
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", script, cluster.endpoint],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=TESTS.parent,
+    ) as maker:
+        try:
+            assert maker.stdout is not None
+            assert maker.stdout.readline() == "made\n"
+            owner.kill()
+            assert maker.communicate("\n", timeout=30) == ("released\n", "")
+        finally:
+            maker.kill()
+    assert maker.returncode == 0
+
+
+def _harmful(path: str) -> None:
+    """A function of the attacker: it is not on anybody's list."""
+
+
+class Reduced:
+    """Pickles to a call of any function, as attackers do."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return exec, ("raise SystemExit",)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        (_harmful, ("/",)),
+        (eval, ("1",)),
+        (rpc.api._gather_to_leader, ("", "", None)),
+        (getattr, (rpc, "shutdown")),
+        (rpc.api._rref_typeof_on_owner, (None,)),
+    ],
+    ids=["a function", "eval", "one of torch's", "getattr", "type of an RRef"],
+)
+def test_a_foreign_function_is_refused_and_the_device_lives_on(cluster: Cluster, call: tuple[Any, Any]) -> None:
+    cluster.start("device-1")
+    assert cluster.echo("device-1") == 1
+    worker = cluster.source.group.worker(cluster.source.peer("device-1").id)
+    with pytest.raises(Exception, match="not among what may travel"):
+        rpc.rpc_sync(worker, call[0], args=call[1], timeout=5)
+    with pytest.raises(Exception, match="not among what may travel"):
+        rpc.remote(worker, call[0], args=call[1], timeout=5)._get_future().wait()
+    assert cluster.echo("device-1") == 1
+
+
+def test_an_object_that_unpickles_to_a_call_is_refused(cluster: Cluster) -> None:
+    cluster.start("device-1")
+    with pytest.raises(ClusterError, match="builtins.exec is not among what may travel"):
+        cluster.echo("device-1", Reduced())
+    assert cluster.echo("device-1") == 1
+    assert (
+        pickle.loads(pickle.dumps(PythonUDF(print, (), {}))).func is print
+    )  # others may still unpickle in this process
+
+
+def test_a_taken_port_is_a_sentence() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(UsageError, match=rf"^Cannot listen on 127.0.0.1:{port}: .*in use\. Choose another port"):
+            serve_store(port=port)
+
+
+@pytest.mark.parametrize(("host", "port"), [("192.0.2.1", 0), ("no.such.host.invalid", 0), ("127.0.0.1", 70000)])
+def test_an_impossible_address_is_a_sentence(host: str, port: int) -> None:
+    with pytest.raises(UsageError, match="Cannot listen on"):
+        serve_store(host, port)
+
+
+def test_store_and_agents_listen_on_loopback_only(cluster: Cluster) -> None:
+    """torch itself would let the store listen on every address."""
+    import psutil
+
+    (device,) = cluster.start("device-1")
+    for pid in (None, device.process.pid):
+        listening = [c for c in psutil.Process(pid).net_connections() if c.status == psutil.CONN_LISTEN]
+        assert {c.laddr.ip for c in listening} == {"127.0.0.1"}
+
+
+def test_joining_where_nobody_is_fails_in_time() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    started = time.monotonic()
+    with pytest.raises(JoinFailed, match=rf"No cluster answers at 127.0.0.1:{port} within 1 s\. Is the coordinator"):
+        RpcTransport.join(f"127.0.0.1:{port}", "device-1", timeout_s=1)
+    assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize("endpoint", ["nonsense", "host:", ":1", "host:x", "host:0", "host:99999"])
+def test_an_endpoint_that_is_none_is_a_sentence(endpoint: str) -> None:
+    with pytest.raises(UsageError, match='An endpoint is "host:port"'):
+        RpcTransport.join(endpoint, "device-1")
+
+
+@pytest.mark.parametrize("name", ["", "a b", "-a", "a" * 65, "a/b"])
+def test_an_impossible_name_is_a_sentence(name: str) -> None:
+    with pytest.raises(UsageError, match="A device is called by"):
+        RpcTransport.join("127.0.0.1:1", name)
+
+
+def test_members_outlive_the_store(cluster: Cluster) -> None:
+    """When the coordinator dies, the others go on talking, and can leave."""
+    with ExitStack() as ends:
+        script = "from shardnet.transport import serve_store; s = serve_store(); print(s.port, flush=True); input()"
+        host = ends.enter_context(
+            subprocess.Popen(
+                [sys.executable, "-c", script],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                cwd=TESTS.parent,
+            )
+        )
+        ends.callback(host.kill)
+        assert host.stdout is not None
+        endpoint = f"127.0.0.1:{int(host.stdout.readline())}"
+        first, second = (ends.enter_context(Device(endpoint, name)) for name in ("device-1", "device-2"))
+        first.wait_joined()
+        second.wait_joined()
+        host.kill()
+        host.wait()
+        assert first.ask("post", "device-2", "echo", 1) == [1]
+        assert second.ask("post", "device-1", "echo", 1) == [1]
+        with pytest.raises(RuntimeError, match="ClusterError: The store at .* does not answer"):
+            first.ask("post", "device-3", "echo", 1)
+        assert first.end() == second.end() == 0
+        assert first.printed() == second.printed() == ""
+
+
+def test_it_is_torchs_rpc_with_a_backend_of_our_own(cluster: Cluster) -> None:
+    assert rpc.backend_registry.backend_registered("SHARDNET_ELASTIC")
+    agent = rpc._get_current_rpc_agent()
+    assert type(agent).__name__ == "TensorPipeAgent"
+    assert agent.get_worker_info().id == cluster.source.id
+    assert rpc_module.RpcTransport is RpcTransport
+
+
+def test_an_error_of_a_handler_prints_nothing_there(cluster: Cluster) -> None:
+    (device,) = cluster.start("device-1")
+    for _ in range(3):
+        with pytest.raises(DoesNotFit):
+            cluster.source.post("device-1", "does_not_fit").result(10)
+    assert device.printed() == ""
