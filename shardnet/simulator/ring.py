@@ -5,14 +5,38 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from shardnet.errors import BadConfiguration
 from shardnet.plan import StagePlan
 from shardnet.planner.problem import Device, Problem
 from shardnet.rebalance import Move
 from shardnet.simulator.engine import Leg
 
 
-def decode_legs(problem: Problem, stages: Sequence[StagePlan]) -> list[Leg]:
+class Roads:
+    """How payloads travel: routes are chosen by the links' times as they were seen, legs take the profiled times.
+
+    (What slows a link down in a run is known to the engine, not here.)
+    """
+
+    def __init__(self, problem: Problem, seen: Problem | None = None) -> None:
+        self._profiled = {(link.source, link.target): link for link in problem.links}
+        self._routes = (seen or problem).routes
+
+    def legs(self, source: str, target: str, num_bytes: float, label: str) -> list[Leg]:
+        """A payload over the fastest route, relay by relay; nothing on one device."""
+        links = self._routes.links(source, target, num_bytes)
+        if links is None:
+            raise BadConfiguration(f"There is no way from {source!r} to {target!r}: add a link.")
+        legs = []
+        for link in links:
+            seconds = self._profiled[link.source, link.target].seconds(num_bytes)
+            legs.append(Leg((link.source, link.target), seconds, label, 0, num_bytes))
+        return legs
+
+
+def decode_legs(problem: Problem, stages: Sequence[StagePlan], roads: Roads | None = None) -> list[Leg]:
     """One lap of one session, the way back included."""
+    roads = roads or Roads(problem)
     legs: list[Leg] = []
     for index, stage in enumerate(stages):
         device = _device(problem, stage)
@@ -20,12 +44,12 @@ def decode_legs(problem: Problem, stages: Sequence[StagePlan]) -> list[Leg]:
         legs.append(Leg((stage.device,), seconds, f"stage {index} decode"))
         if index + 1 < len(stages):
             sent = problem.units[stage.last_unit].output_bytes
-            legs += hop_legs(problem, stage.device, stages[index + 1].device, sent, "hidden state")
-    legs += hop_legs(problem, stages[-1].device, stages[0].device, problem.return_bytes, "token")
+            legs += roads.legs(stage.device, stages[index + 1].device, sent, "hidden state")
+    legs += roads.legs(stages[-1].device, stages[0].device, problem.return_bytes, "token")
     return [replace(leg, position=position) for position, leg in enumerate(legs)]
 
 
-def prefill_legs(problem: Problem, stages: Sequence[StagePlan], tokens: int, is_last: bool) -> list[Leg]:
+def prefill_legs(problem: Problem, stages: Sequence[StagePlan], roads: Roads, tokens: int, is_last: bool) -> list[Leg]:
     """One chunk of a prompt. Only the last one goes through the head and returns a token."""
     legs: list[Leg] = []
     last_unit = problem.num_units - 1 if is_last else max(0, problem.num_units - 2)
@@ -35,12 +59,12 @@ def prefill_legs(problem: Problem, stages: Sequence[StagePlan], tokens: int, is_
         device = _device(problem, stage)
         if index:
             sent = problem.units[stage.first_unit - 1].output_bytes * tokens
-            legs += hop_legs(problem, stages[index - 1].device, stage.device, sent, f"{tokens} hidden states")
+            legs += roads.legs(stages[index - 1].device, stage.device, sent, f"{tokens} hidden states")
         units = range(stage.first_unit, min(stage.last_unit, last_unit) + 1)
         seconds = sum(prefill_seconds(problem, device, unit, tokens) for unit in units)
         legs.append(Leg((stage.device,), seconds, f"stage {index} prefill", tokens))
     if is_last:
-        legs += hop_legs(problem, stages[-1].device, stages[0].device, problem.return_bytes, "token")
+        legs += roads.legs(stages[-1].device, stages[0].device, problem.return_bytes, "token")
     return legs
 
 
@@ -52,7 +76,9 @@ def prefill_seconds(problem: Problem, device: Device, unit: int, tokens: int) ->
     return per_token[unit] * tokens
 
 
-def recovery_legs(problem: Problem, stages: Sequence[StagePlan], moved: Sequence[Move], tokens: int) -> list[Leg]:
+def recovery_legs(
+    problem: Problem, stages: Sequence[StagePlan], roads: Roads, moved: Sequence[Move], tokens: int
+) -> list[Leg]:
     """What one session of so many tokens needs before it can go on with moved units.
 
     A living owner sends the unit's KV cache. Where nobody living has it, the stage before sends its log of hidden
@@ -64,23 +90,17 @@ def recovery_legs(problem: Problem, stages: Sequence[StagePlan], moved: Sequence
     for move in moved:
         unit = problem.units[move.unit]
         if move.source is not None:
-            legs += hop_legs(problem, move.source, move.target, unit.kv_bytes_per_token * tokens, "KV cache")
+            legs += roads.legs(move.source, move.target, unit.kv_bytes_per_token * tokens, "KV cache")
             continue
         if move.unit in first_of and move.unit not in logged_from:
             logged_from.add(move.unit)
             sent = problem.units[move.unit - 1].output_bytes * tokens
-            legs += hop_legs(problem, first_of[move.unit], move.target, sent, "log of hidden states")
+            legs += roads.legs(first_of[move.unit], move.target, sent, "log of hidden states")
         device = problem.devices[problem.index[move.target]]
         if move.unit < problem.num_units - 1:
             seconds = prefill_seconds(problem, device, move.unit, tokens)
             legs.append(Leg((move.target,), seconds, "recompute", tokens))
     return legs
-
-
-def hop_legs(problem: Problem, source: str, target: str, num_bytes: float, label: str) -> list[Leg]:
-    """A payload over the fastest route, relay by relay; nothing on one device."""
-    links = problem.routes.links(source, target, num_bytes) or ()
-    return [Leg((link.source, link.target), link.seconds(num_bytes), label, 0, num_bytes) for link in links]
 
 
 def load_seconds(problem: Problem, moved: Sequence[Move], load_bytes_per_s: dict[str, float], default: float) -> float:

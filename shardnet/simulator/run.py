@@ -22,9 +22,11 @@ from shardnet.schema import require
 from shardnet.simulator.engine import Engine, Leg
 from shardnet.simulator.events import Event, check_events
 from shardnet.simulator.result import Happening, Lap, Request, Result
-from shardnet.simulator.ring import decode_legs, load_seconds, prefill_legs, recovery_legs
+from shardnet.simulator.ring import Roads, decode_legs, load_seconds, prefill_legs, recovery_legs
 
 MAX_TOKENS = 2_000_000
+REROUTE = 1.3
+"""By this factor a link's time must change before routes are chosen anew."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,9 @@ class _Run:
         self.is_changing = False
         self.broken: set[str] = set()
         """Devices of the ring that left: what they held is gone, even when they come back."""
+        self.roads = Roads(problem)
+        self.routed_by: dict[tuple[str, str], float] = {}
+        """The slowdowns of links by which the routes were chosen."""
         self._legs: dict[int, list[Leg]] = {}
 
     @property
@@ -193,7 +198,7 @@ class _Run:
 
         def send(number: int) -> None:
             is_last = number == len(chunks) - 1
-            legs = prefill_legs(self.problem, stages, chunks[number], is_last)
+            legs = prefill_legs(self.problem, stages, self.roads, chunks[number], is_last)
             after_first = None if is_last else lambda: send(number + 1)
             self._walk(session, legs, self._first_token if is_last else None, after_first)
 
@@ -219,7 +224,7 @@ class _Run:
     def _go_on(self, session: _Session) -> None:
         if session.left > 0:
             if session.plan_version != self.plan.version:
-                self._move(session)
+                self._move(session, self.engine.now_s)
             else:
                 self._next_lap(session)
             return
@@ -231,15 +236,13 @@ class _Run:
         elif not any(each.active for each in self.sessions):
             self.engine.stop()
 
-    def _move(self, session: _Session) -> None:
-        """At a token boundary: fetch or recompute what the new plan puts elsewhere, then go on with it."""
+    def _move(self, session: _Session, began_s: float) -> None:
+        """Fetch or recompute what the new plan puts elsewhere, then go on with the token that began at `began_s`."""
         old = next((plan for plan in self.plans if plan.version == session.plan_version), self.plans[0])
         lost = {device.name for device in self.problem.devices} - self.members
         moved = moves(old, self.plan, lost)
-        legs = recovery_legs(self.problem, self.plan.stages, moved, session.tokens)
+        legs = recovery_legs(self.problem, self.plan.stages, self.roads, moved, session.tokens)
         session.plan_version = self.plan.version
-        session.lap_began_s = self.engine.now_s
-        began_s = session.lap_began_s
 
         def go_on(session: _Session) -> None:
             self._enter(session)
@@ -267,7 +270,7 @@ class _Run:
 
     def _decode_legs(self) -> list[Leg]:
         if self.plan.version not in self._legs:
-            self._legs[self.plan.version] = decode_legs(self.problem, self.plan.stages)
+            self._legs[self.plan.version] = decode_legs(self.problem, self.plan.stages, self.roads)
         return self._legs[self.plan.version]
 
     # -- what happens -----------------------------------------------------------------------------------------------
@@ -329,10 +332,23 @@ class _Run:
             return
         assert self.recovery.replan
         observed = self._observed()
+        self._reroute(observed)
         decision = revise(self.plan, observed, self.recovery.policy, self.recovery.replan)
         self.better_since_s = decision.better_since_s
         if decision.plan is not None:
             self._change(decision.plan, decision.why)
+
+    def _reroute(self, observed: Observed) -> None:
+        """Go round a link that became slow, where that is faster: no layer moves for it."""
+        seen = observed.link_slowdown
+        if all(REROUTE > seen[key] / self.routed_by.get(key, 1.0) > 1 / REROUTE for key in seen):
+            return
+        before = [leg.resource for leg in self._decode_legs()]
+        self.roads = Roads(self.problem, observed_problem(observed))
+        self.routed_by = dict(seen)
+        self._legs.clear()
+        if [leg.resource for leg in self._decode_legs()] != before:
+            self._note("send over relays", "a link became slow")
 
     def _change(self, plan: Plan, why: str) -> None:
         """Load first, then switch: a loss at once, else each session at its next token."""
@@ -351,6 +367,8 @@ class _Run:
         has_lost = bool(self.broken)
         self.broken.clear()
         self.plans.append(plan)
+        self._legs.clear()
+        self.roads = Roads(self.problem, observed_problem(self._observed()))
         self.changed_s, self.better_since_s = self.engine.now_s, None
         self._note(f"switch to plan {plan.version}")
         if not has_lost:
@@ -358,7 +376,7 @@ class _Run:
         for session in self.sessions:
             if session.active:
                 session.epoch += 1
-                self._move(session)
+                self._move(session, session.lap_began_s)
 
     def _fail(self, why: str) -> None:
         self.failed = why
@@ -391,5 +409,4 @@ class _Run:
         absent = self._absent()
         if not absent or self.problem.source in absent:
             return observed
-        left = without_devices(observed_problem(observed), absent)
-        return replace(observed, problem=left, device_slowdown={}, link_slowdown={})
+        return replace(observed, problem=without_devices(observed.problem, absent))

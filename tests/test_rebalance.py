@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from test_simulator import AB, best_plan, three_devices
+
+from shardnet.errors import DoesNotFit
+from shardnet.plan import Plan, stages_from_counts
+from shardnet.rebalance import Move, Observed, Policy, moves, observed_problem, replace_lost, revise, without_devices
+
+POLICY = Policy(min_gain=0.15, hold_s=2.0, cool_down_s=10.0)
+SLOW = Observed(now_s=100.0, problem=three_devices(), device_slowdown={"b": 8.0})
+
+
+def test_a_gain_must_hold_before_anything_moves() -> None:
+    first = revise(AB, SLOW, POLICY, best_plan)
+    assert first.plan is None and first.better_since_s == 100.0 and "must hold for 2 s" in first.why
+    later = revise(AB, replace(SLOW, now_s=102.0, better_since_s=100.0), POLICY, best_plan)
+    assert later.plan is not None and later.plan.version == 2 and "gains" in later.why
+
+
+def test_a_gain_that_vanishes_starts_anew() -> None:
+    calm = replace(SLOW, now_s=101.0, device_slowdown={}, better_since_s=100.0)
+    decision = revise(AB, calm, POLICY, best_plan)
+    assert decision.plan is None and decision.better_since_s is None
+
+
+def test_the_cool_down_comes_first() -> None:
+    recent = replace(SLOW, changed_s=95.0, better_since_s=90.0)
+    decision = revise(AB, recent, POLICY, best_plan)
+    assert decision.plan is None and "cool-down" in decision.why
+
+
+def test_a_small_gain_is_not_worth_a_move() -> None:
+    decision = revise(AB, replace(SLOW, device_slowdown={"b": 1.1}), POLICY, best_plan)
+    assert decision.plan is None and "less than 15%" in decision.why
+
+
+def test_where_nothing_fits_any_more_the_plan_stays() -> None:
+    def nothing(_: object) -> Plan:
+        raise DoesNotFit("too small")
+
+    assert "too small" in revise(AB, SLOW, POLICY, nothing).why
+    with pytest.raises(DoesNotFit):
+        replace_lost(AB, SLOW, ["b"], nothing)
+
+
+def test_a_loss_is_replaced_at_once() -> None:
+    plan = replace_lost(AB, replace(SLOW, changed_s=99.9), ["b"], best_plan)
+    assert plan.version == 2 and "b" not in plan.devices
+    with pytest.raises(DoesNotFit, match="source a is gone"):
+        replace_lost(AB, SLOW, ["a"], best_plan)
+
+
+def test_devices_that_were_reached_only_over_the_lost_one_go_with_it() -> None:
+    problem = three_devices()
+    links = tuple(link for link in problem.links if {link.source, link.target} != {"a", "c"})
+    left = without_devices(replace(problem, links=links), ["b"])
+    assert [device.name for device in left.devices] == ["a"]
+
+
+def test_moves_name_the_old_owner_while_it_lives() -> None:
+    new = Plan(stages_from_counts(["a", "c"], [3, 5]))
+    assert moves(AB, new)[0] == Move(1, "b", "a")
+    assert moves(AB, new, lost=["b"])[-1] == Move(7, None, "c")
+    assert moves(AB, AB) == ()
+
+
+def test_observed_times_scale_devices_and_links() -> None:
+    seen = observed_problem(replace(SLOW, link_slowdown={("a", "b"): 2.0}))
+    assert seen.devices[1].unit_seconds[0] == pytest.approx(8e-3)
+    link = next(link for link in seen.links if (link.source, link.target) == ("a", "b"))
+    assert link.latency_s == pytest.approx(2e-3) and link.bytes_per_s == pytest.approx(5e6)
