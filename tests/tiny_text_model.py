@@ -1,0 +1,37 @@
+"""A tiny random Llama with a tokenizer of bytes and a chat template: a whole model folder, made in a moment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+
+def save_text_model(folder: Path, *, num_blocks: int = 4) -> Path:
+    """Save it there; returns the folder. Its context is 4096 tokens, one for each byte of text."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    vocabulary = {byte: index for index, byte in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    end = len(vocabulary)
+    vocabulary["<end>"] = end
+    bytes_tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    bytes_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bytes_tokenizer.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bytes_tokenizer, eos_token="<end>")
+    tokenizer.chat_template = "{% for each in messages %}{{ each['role'] }}: {{ each['content'] }}\n{% endfor %}answer:"
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=num_blocks,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=4096,
+        bos_token_id=None,
+        eos_token_id=end,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
