@@ -1,10 +1,152 @@
-"""GGUF files, converted once into a folder of safetensors."""
+"""GGUF files, converted once into a folder in Hugging Face layout: safetensors, configuration, tokenizer.
+
+Weights are unpacked exactly (by the `gguf` library) one tensor at a time; names, permutations and offsets are those of
+transformers' own GGUF tables, so the result equals `from_pretrained(gguf_file=...)` bit for bit.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
+import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+from shardnet.errors import BadConfiguration, DamagedCheckpoint, UnsupportedModel
+
+from .gguf_header import GgufHeader, read_header
+from .gguf_tensors import Unpacker
+from .safetensors_writer import SafetensorsWriter
+
+FORMAT = 1
+"""Part of the key under which a result is kept; raise it when what `convert` writes changes."""
+PARSE_FAILURES = (ValueError, LookupError, TypeError, AttributeError, NotImplementedError)
+"""What transformers raises for a file that it cannot make sense of."""
+
+Progress = Callable[[str, float, float], None]
 
 
-def convert(path: Path, dtype: str, cache_dir: Path, progress: Callable[[str, float, float], None] | None) -> Path:
-    raise NotImplementedError
+def convert(path: Path, dtype: str, cache_dir: Path, progress: Progress | None = None) -> Path:
+    """The folder with the converted model: from `cache_dir` where it is there already.
+
+    Raises:
+        DamagedCheckpoint: the file is truncated or no GGUF file.
+        UnsupportedModel: its architecture or its quantisation cannot be read.
+        BadConfiguration: `cache_dir` cannot be written.
+    """
+    stat = path.stat()
+    key = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{dtype}|{FORMAT}"
+    folder = cache_dir / f"{path.stem}-{dtype}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+    if folder.is_dir():
+        return folder
+    if importlib.util.find_spec("gguf") is None:
+        raise UnsupportedModel(f"Reading {path.name} needs the package gguf. Run: pip install gguf")
+    header = read_header(path)
+    try:
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        making = Path(tempfile.mkdtemp(prefix=".making-", dir=cache_dir))
+        try:
+            _convert_into(making, header, dtype, progress)
+            making.rename(folder)
+        finally:
+            shutil.rmtree(making, ignore_errors=True)
+    except OSError as cause:
+        if folder.is_dir():  # another process made it in the meantime
+            return folder
+        raise BadConfiguration(
+            f"{path.name} cannot be converted into {cache_dir} ({cause.strerror or cause}). "
+            "Make room there, or set SHARDNET_CACHE to a folder that can be written."
+        ) from cause
+    return folder
+
+
+def _convert_into(folder: Path, header: GgufHeader, dtype: str, progress: Progress | None) -> None:
+    """Write configuration, tokenizer and weights of the GGUF file into `folder`."""
+    import torch
+    from transformers import GenerationConfig
+
+    from shardnet.models import build_skeleton
+
+    _tell(progress, 0.0)
+    raw_config, config = _read_config(header, folder)
+    config.dtype = getattr(torch, dtype)
+    config.architectures = [type(build_skeleton(config, 0, 0).frame).__name__]
+    config.to_json_file(folder / "config.json", use_diff=False)
+    GenerationConfig.from_model_config(config).save_pretrained(folder)
+    _save_tokenizer(header.path, folder)
+    _write_weights(folder / "model.safetensors", header, raw_config, config, progress)
+
+
+def _read_config(header: GgufHeader, folder: Path) -> tuple[dict[str, Any], Any]:
+    """The configuration that transformers reads from the file: as a dictionary, and as an object.
+
+    It is read from a copy without the vocabulary: transformers reads that by the `gguf` library, which takes seconds.
+    """
+    from transformers import CONFIG_MAPPING
+    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+
+    from shardnet.models import family_of
+
+    slim = folder / "slim.gguf"
+    header.write_slim(slim)
+    try:
+        raw = load_gguf_checkpoint(str(slim), return_tensors=False)["config"]
+        raw.setdefault("vocab_size", header.vocab_size)
+    except PARSE_FAILURES as cause:
+        raise UnsupportedModel(
+            f"{header.path.name} holds a model of the architecture {header.architecture!r}, which transformers cannot "
+            f"read from GGUF ({cause}). Use the model's safetensors version."
+        ) from cause
+    finally:
+        slim.unlink()
+    family_of(raw["model_type"])
+    return raw, CONFIG_MAPPING[raw["model_type"]].from_dict(dict(raw))
+
+
+def _save_tokenizer(path: Path, folder: Path) -> None:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, local_files_only=True)
+    except PARSE_FAILURES as cause:
+        raise UnsupportedModel(
+            f"The tokenizer in {path.name} cannot be read ({cause}). Use the model's safetensors version."
+        ) from cause
+    tokenizer.save_pretrained(folder)
+
+
+def _write_weights(
+    target: Path, header: GgufHeader, raw_config: dict[str, Any], config: Any, progress: Progress | None
+) -> None:
+    """Unpack all tensors that the model wants, one after the other."""
+    from shardnet.models import build_skeleton
+
+    skeleton = build_skeleton(config, 0, config.num_hidden_layers + 1)
+    shapes = {slot.name: tuple(slot.shape) for _, modules in skeleton.units() for slot in skeleton.slots(modules)}
+    total = sum(tensor.num_bytes for tensor in header.tensors)
+    done = 0
+    with SafetensorsWriter(target, shapes, config.dtype) as writer, Unpacker(header, raw_config, config) as unpacker:
+        for tensor in header.tensors:
+            for name, values in unpacker.unpack(tensor):
+                if name not in shapes:
+                    continue
+                if tuple(values.shape) != shapes[name]:
+                    raise DamagedCheckpoint(
+                        f"The tensor {tensor.name} in {header.path} should have the shape {list(shapes[name])} and has "
+                        f"{list(values.shape)}. Download it again."
+                    )
+                writer.write(name, values)
+            done += tensor.num_bytes
+            _tell(progress, done / total)
+        missing = writer.missing()
+    if missing:
+        raise DamagedCheckpoint(
+            f"{header.path} lacks {len(missing)} of {len(shapes)} tensors, {missing[0]} among them. Download it again."
+        )
+
+
+def _tell(progress: Progress | None, share: float) -> None:
+    if progress:
+        progress("converting the GGUF file, once", share, 1.0)
