@@ -121,6 +121,26 @@ class Plan:
         """The devices in use, each once, in ring order."""
         return tuple(dict.fromkeys(stage.device for stage in self.stages))
 
+    def __str__(self) -> str:
+        """The plan as a table that a person can read."""
+        width = max(len(stage.device) for stage in self.stages)
+        lines = [f"Plan {self.version}" + (f", {self.method}" if self.method else "") + self._proof()]
+        for index, stage in enumerate(self.stages):
+            units = f"{stage.first_unit}-{stage.last_unit}" if stage.num_units > 1 else str(stage.first_unit)
+            lines.append(f"  stage {index}  {stage.device:<{width}}  units {units} ({stage.num_units})")
+        if self.lap_s is not None:
+            rate = "" if self.rate_per_s is None else f", {self.rate_per_s:.1f} tokens/s"
+            lines.append(f"  predicted: {self.lap_s * 1e3:.1f} ms a token of one session{rate}")
+        lines += [f"  left out: {each.device}: {each.why}" for each in self.left_out]
+        if self.why:
+            lines.append(f"  {self.why}")
+        return "\n".join(lines)
+
+    def _proof(self) -> str:
+        if self.optimal:
+            return ", proven best"
+        return "" if self.gap is None else f", at most {self.gap:.1%} from the best"
+
 
 def stages_from_counts(devices: Sequence[str], counts: Sequence[int]) -> tuple[StagePlan, ...]:
     """Lay `counts` units in order over `devices`; devices with a count of 0 get no stage."""
