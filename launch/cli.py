@@ -9,7 +9,7 @@ import typer
 
 from shardnet import __version__
 
-from . import doctor_command, generate_command
+from . import doctor_command, generate_command, plan_commands, profile_command
 from .ending import orderly_exit
 
 app = typer.Typer(
@@ -38,7 +38,7 @@ def _options(
     """Options of every command. `main` reads --debug, wherever it stands; it is named here for --help."""
 
 
-for module in (generate_command, doctor_command):
+for module in (generate_command, profile_command, plan_commands, doctor_command):
     module.register(app)
 
 

@@ -67,7 +67,7 @@ def describe_hardware(root: Path = ROOT) -> Hardware:
 
 def is_phone(root: Path = ROOT) -> bool:
     """Whether this is Android: natively (Termux), or a Linux that Termux carries (proot)."""
-    is_android = sys.platform == "android" or "ANDROIDROOT" in os.environ
+    is_android = sys.platform == "android" or "ANDROID_ROOT" in os.environ
     return is_android or (root / "system/build.prop").exists()
 
 

@@ -11,7 +11,8 @@ import os
 import platform
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -87,6 +88,17 @@ class ProfileStore:
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
 
+    def require_writable(self) -> None:
+        """Make the folder; better before a long measurement than after it.
+
+        Raises:
+            UsageError: the folder cannot be written to.
+        """
+        with self._writing():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.folder):
+                pass
+
     def save(self, measurement: DeviceMeasurement) -> Path:
         """Store a measurement; a reader sees the old file or the new one, never half of one.
 
@@ -95,14 +107,18 @@ class ProfileStore:
         """
         path = self.path(measurement.device, measurement.model, measurement.dtype)
         text = json.dumps({"format": FORMAT, "measurement": measurement.as_dict()}, indent=1)
-        try:
+        with self._writing():
             self.folder.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile("w", dir=self.folder, suffix=".part", delete=False) as file:
                 file.write(text)
             os.replace(file.name, path)
+        return path
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as cause:
             raise UsageError(
-                f"Cannot keep profiles in {self.folder}: {cause.strerror or cause}. Set SHARDNET_HOME to a folder that "
-                "you may write to."
+                f"Cannot keep profiles in {self.folder}: {cause.strerror or cause}. Make that folder writable."
             ) from cause
-        return path

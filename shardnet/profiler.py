@@ -155,6 +155,7 @@ def measure_or_reuse(
         why = why_stale(stored, describe_hardware(), current_versions(), time.time())
     if stored is not None and why is None:
         return Profiled(replace(stored, memory_bytes=usable_memory_bytes()), "")
+    store.require_writable()
     made = measure_device(config, model, dtype, device=device, max_seconds=max_seconds, progress=progress)
     store.save(made)
     return Profiled(made, why or "")

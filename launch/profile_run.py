@@ -1,0 +1,99 @@
+"""Finds the configuration that `shardnet profile` was asked about, and measures or estimates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shardnet.errors import ModelNotFound
+from shardnet.loader.files import DEFAULT_CACHE, open_model
+from shardnet.loader.folder import read_config
+from shardnet.model_sizes import ModelConfig, unit_works
+from shardnet.plan import DeviceProfile
+from shardnet.profile_store import ProfileStore
+from shardnet.profiler import Profiled, measure_or_reuse
+from shardnet.progress import Progress
+
+from .config_files import known_names, load_model_config
+
+REFERENCE = "reference-1b"
+"""The model that is measured where the one that was asked for is known by its numbers alone."""
+
+
+@dataclass(frozen=True)
+class ProfileResult:
+    """What was measured, and what it says of the model that was asked about."""
+
+    model: str
+    profiled: Profiled
+    profile: DeviceProfile
+
+
+def run_profile(model: str, dtype: str, *, refresh: bool, max_seconds: float, progress: Progress) -> ProfileResult:
+    """Measure this device with a model, use what was measured before, or estimate.
+
+    Raises:
+        ModelNotFound, UnsupportedModel, DamagedCheckpoint, BadConfiguration: the model.
+        DoesNotFit: one unit does not fit in this device's memory.
+        UsageError: measurements cannot be kept.
+    """
+    store = ProfileStore(DEFAULT_CACHE / "profiles")
+    numbers = _numbers_alone(model)
+    if numbers is None:
+        config, name = find_config(model, dtype, progress)
+    else:
+        config, name = reference_config(), REFERENCE
+    profiled = measure_or_reuse(config, name, dtype, store, refresh=refresh, max_seconds=max_seconds, progress=progress)
+    if numbers is None:
+        return ProfileResult(name, profiled, profiled.measurement.to_profile())
+    works = unit_works(numbers, dtype)
+    return ProfileResult(numbers.name, profiled, profiled.measurement.estimate_profile(works))
+
+
+def find_config(model: str, dtype: str, progress: Progress) -> tuple[Any, str]:
+    """The `transformers` configuration of a model, and its name. Weights are wanted only of a .gguf file."""
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return read_config(path), path.resolve().name
+    if path.exists() or model.count("/") != 1 or path.is_absolute():
+        files = open_model(model, dtype, progress=progress)
+        return files.config, files.name
+    return read_config(_hub_config_folder(model)), model
+
+
+def reference_config() -> Any:
+    """TinyLlama's shape with few blocks: large enough to be bound by memory, small enough for any device."""
+    from transformers import LlamaConfig
+
+    return LlamaConfig(
+        hidden_size=2048,
+        intermediate_size=5632,
+        num_hidden_layers=4,
+        num_attention_heads=32,
+        num_key_value_heads=4,
+        vocab_size=32000,
+        max_position_embeddings=4096,
+    )
+
+
+def _numbers_alone(model: str) -> ModelConfig | None:
+    """The numbers of a model in configs/models/ or of a configuration file; None for one that may be on disk."""
+    path = Path(model).expanduser()
+    is_file = path.is_file() and path.suffix in (".json", ".yaml", ".yml")
+    is_known = model.replace("-", "_") in (name.replace("-", "_") for name in known_names("models"))
+    return load_model_config(model) if is_file or (is_known and not path.exists()) else None
+
+
+def _hub_config_folder(model: str) -> Path:
+    """Where the hub's cache keeps the model's configuration; it is downloaded if it is not there."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(model, "config.json")).parent
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError, ValueError) as cause:
+        raise ModelNotFound(
+            f"There is no folder {model!r} here, and the hub gave no configuration of that name. Give a folder in "
+            "Hugging Face layout, a .gguf file, a hub id, or a name in configs/models/."
+        ) from cause

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny_models import SIZES
+from transformers import LlamaConfig
+
+from shardnet.configs import DeviceEntry
+from shardnet.schema import Place, read_record
+
+SECONDS = ("--max-seconds", "2", "--dtype", "float32")
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    """A model of which only the configuration is there."""
+    folder = tmp_path / "tiny"
+    LlamaConfig(**SIZES).save_pretrained(folder)
+    return str(folder)
+
+
+def shardnet(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", "shardnet.launch.cli", "profile", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=environment,
+    )
+
+
+def test_a_profile_is_made_kept_and_written(tmp_path: Path, model: str) -> None:
+    out = tmp_path / "device.json"
+    first = shardnet(tmp_path, "--model", model, *SECONDS, "--json", "--out", str(out))
+    assert first.returncode == 0, first.stderr
+    made = json.loads(first.stdout)
+    assert made == json.loads(out.read_text())
+    assert (made["model"], made["is_estimated"], made["is_reused"]) == ("tiny", False, False)
+    assert len(made["profile"]["decode_unit_s"]) == 5
+    entry = read_record(DeviceEntry, made["cluster_entry"], Place("out"))
+    assert entry.measured is not None and len(entry.measured[0].unit_ms) == 5
+
+    again = shardnet(tmp_path, "--model", model, *SECONDS)
+    assert again.returncode == 0, again.stderr
+    assert "--refresh measures again" in again.stdout
+    assert "block x 3" in again.stdout and "decode 8 sessions at 64 tokens" in again.stdout
+
+
+def test_a_model_of_numbers_alone_is_estimated(tmp_path: Path) -> None:
+    done = shardnet(tmp_path, "--model", "llama-2-70b", *SECONDS, "--json")
+    assert done.returncode == 0, done.stderr
+    made = json.loads(done.stdout)
+    assert made["is_estimated"] and made["profile"]["is_estimated"]
+    assert len(made["profile"]["decode_unit_s"]) == 82
+    assert "measured" not in made["cluster_entry"]
+    assert made["measurement"]["model"] == "reference-1b"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--dtype", "int3"), "--dtype must be one of float32, bfloat16, float16, but is 'int3'."),
+        (("--max-seconds", "0"), "--max-seconds must be above 0"),
+        (("--out", "/nowhere/x.json"), "there is no folder /nowhere"),
+        (("--out", "."), "it is a folder"),
+        (("--model", "./nothing.gguf"), "nothing.gguf"),
+        (("--model", "no-such-owner/no-such-model"), "no-such-owner/no-such-model"),
+    ],
+)
+def test_bad_input_is_one_sentence(tmp_path: Path, arguments: tuple[str, ...], sentence: str) -> None:
+    done = shardnet(tmp_path, *arguments)
+    assert done.returncode == 2
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr and done.stdout == ""

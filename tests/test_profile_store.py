@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from shardnet.errors import UsageError
+from shardnet.hardware import Hardware
+from shardnet.measurement import DeviceMeasurement
+from shardnet.profile_store import ProfileStore, current_versions, why_stale
+
+DAY_S = 86_400.0
+PHONE = Hardware("aarch64", "Tensor", 8, (), 8 * 2**30, True)
+VERSIONS = {"torch": "2.13.0", "python": "3.11.2"}
+MADE = DeviceMeasurement("pixel", "small", "bfloat16", PHONE, VERSIONS, 1000 * DAY_S, 10.0, 2**31, 4, (), ())
+
+
+@pytest.mark.parametrize(
+    ("hardware", "versions", "age_days", "expected"),
+    [
+        (PHONE, VERSIONS, 0, None),
+        (PHONE, VERSIONS, 30, None),
+        (PHONE, VERSIONS, 31, "it is 31 days old"),
+        (PHONE, VERSIONS, -0.5, None),
+        (PHONE, VERSIONS, -2, "it was made in the future: the clock was wrong then, or is now"),
+        (PHONE, {**VERSIONS, "torch": "2.14.0"}, 1, "torch was 2.13.0 and is 2.14.0"),
+        (PHONE, {"torch": "2.13.0"}, 1, "python was 3.11.2 and is none"),
+        (dataclasses.replace(PHONE, cpu="Snapdragon"), VERSIONS, 1, "the hardware changed (Tensor to Snapdragon)"),
+    ],
+)
+def test_why_stale(hardware: Hardware, versions: dict[str, str], age_days: float, expected: str | None) -> None:
+    assert why_stale(MADE, hardware, versions, (1000 + age_days) * DAY_S) == expected
+
+
+def test_saved_and_loaded(tmp_path: Path) -> None:
+    store = ProfileStore(tmp_path / "new" / "profiles")
+    assert store.load("pixel", "small", "bfloat16") is None
+    path = store.save(MADE)
+    assert store.load("pixel", "small", "bfloat16") == MADE
+    assert store.load("pixel", "small", "float32") is None
+    store.save(dataclasses.replace(MADE, num_threads=2))
+    loaded = store.load("pixel", "small", "bfloat16")
+    assert loaded is not None and loaded.num_threads == 2
+    assert [file.name for file in path.parent.iterdir()] == [path.name]  # no half files are left
+
+
+def test_names_that_look_alike_do_not_share_a_file(tmp_path: Path) -> None:
+    store = ProfileStore(tmp_path)
+    paths = {store.path("a b", "m", "float32"), store.path("a-b", "m", "float32"), store.path("a", "b-m", "float32")}
+    assert len(paths) == 3
+    assert store.path("../../evil", "/etc/passwd", "float32").parent == tmp_path
+
+
+@pytest.mark.parametrize(
+    "damage", ["", "{", "[]", '{"format": 0}', '{"format": 1}', '{"format": 1, "measurement": {}}']
+)
+def test_a_damaged_file_is_measured_anew(tmp_path: Path, damage: str) -> None:
+    store = ProfileStore(tmp_path)
+    store.save(MADE).write_text(damage)
+    assert store.load("pixel", "small", "bfloat16") is None
+
+
+def test_a_file_of_other_fields_is_measured_anew(tmp_path: Path) -> None:
+    store = ProfileStore(tmp_path)
+    path = store.save(MADE)
+    values = json.loads(path.read_text())
+    values["measurement"]["unknown"] = 1
+    path.write_text(json.dumps(values))
+    assert store.load("pixel", "small", "bfloat16") is None
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    store = ProfileStore(tmp_path / "file" / "profiles")
+    for attempt in (store.require_writable, lambda: store.save(MADE)):
+        with pytest.raises(UsageError, match=r"Cannot keep profiles in .*profiles: .*Make that folder writable"):
+            attempt()
+
+
+def test_versions_are_those_that_change_the_speed() -> None:
+    assert {"python", "torch", "transformers", "system"} == set(current_versions())

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import threading
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from tiny_models import SIZES
+from transformers import LlamaConfig
+
+from shardnet import profiler
+from shardnet.errors import BadRequest, DoesNotFit
+from shardnet.measurement import DeviceMeasurement, ThreadTrial
+from shardnet.profile_store import ProfileStore
+from shardnet.profiler import choose_threads, measure_device, measure_or_reuse, thread_counts
+
+TINY = LlamaConfig(**{**SIZES, "max_position_embeddings": 600})
+
+
+def test_threads_that_collapse_under_load_are_not_chosen() -> None:
+    # What a shared two-core host gave: two threads a little faster alone, forty times slower beside another program.
+    alone = ThreadTrial(1, decode_s=1.6, decode_under_load_s=1.6, prefill_s=4.1)
+    pair = ThreadTrial(2, decode_s=1.2, decode_under_load_s=68.0, prefill_s=2.2)
+    assert choose_threads([alone, pair]) == 1
+    robust = dataclasses.replace(pair, decode_under_load_s=1.7)
+    assert choose_threads([alone, robust]) == 2
+    assert choose_threads([alone, ThreadTrial(2, 1.6, 1.6, 4.0)]) == 1  # not worth a second core
+
+
+@pytest.mark.parametrize(
+    ("most", "counts"), [(1, [1]), (2, [1, 2]), (4, [1, 2, 3, 4]), (8, [1, 2, 3, 4, 6, 8]), (7, [1, 2, 3, 4, 6, 7])]
+)
+def test_thread_counts(most: int, counts: list[int]) -> None:
+    assert thread_counts(most) == counts
+
+
+def test_a_device_is_measured() -> None:
+    told: list[tuple[str, float, float]] = []
+    threads, num_children = torch.get_num_threads(), len(psutil.Process().children())
+    measured = measure_device(
+        TINY, "tiny", "float32", device="here", max_seconds=4, progress=lambda *what: told.append(what)
+    )
+    assert torch.get_num_threads() == threads
+    assert len(psutil.Process().children()) == num_children
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("shardnet-")]
+
+    assert [unit.units for unit in measured.units] == [(0,), (1, 2, 3), (4,)]
+    assert measured.num_threads in [trial.num_threads for trial in measured.trials]
+    assert measured.took_s < 12
+    profile = measured.to_profile()
+    assert len(profile.decode_unit_s) == len(profile.prefill_unit_s_per_token) == 5
+    assert all(seconds > 0 for seconds in profile.decode_unit_s + profile.prefill_unit_s_per_token)
+    block = measured.units[1]
+    assert max(step.context_tokens + step.num_tokens for step in block.steps) <= 600  # no longer than the context
+    assert {step.num_sessions for step in block.steps if step.is_decode} == {1, 4, 8}
+    assert {step.num_tokens for step in block.steps} >= {1, 16, 64}
+    assert measured.roofline().read_bytes_per_s > 0
+    assert DeviceMeasurement.from_dict(json.loads(json.dumps(measured.as_dict()))) == measured
+
+    fractions = [done / total for _, done, total in told]
+    assert fractions == sorted(fractions)
+    assert fractions[-1] == 1 and all(fraction < 1 for fraction in fractions[:-1])
+    assert {what for what, _, _ in told} == {"profiling here"}
+
+
+def test_a_fresh_measurement_is_reused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+
+    def measure(config: object, model: str, dtype: str, **options: object) -> DeviceMeasurement:
+        made.append(model)
+        return measure_device(TINY, model, dtype, device="here", max_seconds=0.5, num_threads=1)
+
+    monkeypatch.setattr(profiler, "measure_device", measure)
+    store = ProfileStore(tmp_path)
+
+    def profile(**options: bool) -> profiler.Profiled:
+        return measure_or_reuse(TINY, "tiny", "float32", store, device="here", **options)
+
+    first = profile()
+    assert first.made_because == "there was none"
+    monkeypatch.setattr(profiler, "usable_memory_bytes", lambda: 2**30)
+    again = profile()
+    assert again.made_because == ""
+    assert again.measurement == dataclasses.replace(first.measurement, memory_bytes=2**30)  # memory is that of now
+    assert profile(refresh=True).made_because == "it was asked for"
+    monkeypatch.setattr(profiler, "current_versions", lambda: {"torch": "9.9"})
+    assert "was" in profile().made_because
+    assert len(made) == 3
+
+
+def test_what_cannot_be_measured_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BadRequest, match="dtype must be one of float32"):
+        measure_device(TINY, "tiny", "int3")
+    with pytest.raises(BadRequest, match="needs time and threads"):
+        measure_device(TINY, "tiny", "float32", max_seconds=0)
+    monkeypatch.setattr(profiler, "usable_memory_bytes", lambda: 1000)
+    with pytest.raises(DoesNotFit, match=r"One unit of this model takes .* Free some memory"):
+        measure_device(TINY, "tiny", "float32", max_seconds=1)
