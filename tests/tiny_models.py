@@ -138,3 +138,41 @@ def save_model(variant: str, folder: Path) -> Any:
     model = make_model(variant)
     model.save_pretrained(folder)
     return model
+
+
+class TinyModel:
+    """A tiny model on disk: its shards, and what the whole transformers model answers."""
+
+    def __init__(self, variant: str, folder: Path) -> None:
+        from shardnet.loader import open_model
+
+        self.folder = folder
+        whole = save_model(variant, folder)
+        self.files = open_model(str(folder), "float32")
+        self.num_units = self.files.profile.num_units
+        self.ids = torch.randint(3, 97, (14,), generator=torch.Generator().manual_seed(1))
+        with torch.inference_mode():
+            self.logits: torch.Tensor = whole(self.ids[None]).logits[0]
+            """Of every token of `ids`, [14, V]."""
+        self._weights: dict[Any, torch.Tensor] = {}
+        self._shards: dict[tuple[int, int, str], Any] = {}
+
+    def shard(self, first: int, last: int, dtype: str = "float32") -> Any:
+        """Units first..last, each range loaded once."""
+        from shardnet.loader import load_shard
+
+        key = (first, last, dtype)
+        if key not in self._shards:
+            tensors = self.files.tensors_of(first, last)
+            self._shards[key] = load_shard(self.folder, tensors, first, last, dtype, self._weights)
+        return self._shards[key]
+
+
+_MADE: dict[str, TinyModel] = {}
+
+
+def tiny_model(variant: str, tmp_path_factory: Any) -> TinyModel:
+    """The tiny model of that name, made at its first use in a test session."""
+    if variant not in _MADE:
+        _MADE[variant] = TinyModel(variant, tmp_path_factory.mktemp(variant))
+    return _MADE[variant]

@@ -93,8 +93,8 @@ class _Parser:
         version, num_tensors, num_fields = struct.unpack("<IQQ", self._read(20))
         if version not in VERSIONS:
             raise UnsupportedModel(
-                f"{self.path.name} is of version {version} of the GGUF format; versions {VERSIONS[0]} and {VERSIONS[1]} "
-                "can be read. Convert the model again with a recent llama.cpp."
+                f"{self.path.name} is of version {version} of the GGUF format, and versions {VERSIONS[0]} and "
+                f"{VERSIONS[1]} can be read. Convert the model again with a recent llama.cpp."
             )
         fields = [self._field() for _ in range(num_fields)]
         kept = [field for field in fields if field]
@@ -155,9 +155,7 @@ class _Parser:
             self._read(VALUE_BYTES[kind])
             return 1
         if kind != ARRAY:
-            raise DamagedCheckpoint(
-                f"{self.path} is a damaged GGUF file: it has a field of type {kind}. Download it again."
-            )
+            raise DamagedCheckpoint(f"{self.path} is damaged: it has a field of the type {kind}. Download it again.")
         entry_kind, count = struct.unpack("<IQ", self._read(12))
         if entry_kind in VALUE_BYTES:
             self._read(VALUE_BYTES[entry_kind] * count)

@@ -1,0 +1,127 @@
+"""Every split of every family gives what the whole transformers model gives; so does every mix of sessions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+
+import pytest
+import torch
+from tiny_models import VARIANTS, TinyModel, tiny_model
+from torch import Tensor
+
+from shardnet.cache import KVCache
+from shardnet.errors import UnsupportedModel
+from shardnet.models import Segment, Shard, build_skeleton, family_of, supported_families
+
+TOLERANCE = 1e-4
+CHUNKS = (7, 4, 1, 1, 1)
+"""A prompt in two chunks, then three single tokens: longer than the sliding windows of the tiny models."""
+
+
+@pytest.fixture(params=VARIANTS)
+def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
+    return tiny_model(request.param, tmp_path_factory)
+
+
+def splits(num_units: int, num_stages: int) -> list[list[tuple[int, int]]]:
+    """Every way to cut the units into so many stages: (first, last) of each."""
+    ways = []
+    for cuts in combinations(range(1, num_units), num_stages - 1):
+        edges = [0, *cuts, num_units]
+        ways.append([(first, end - 1) for first, end in zip(edges, edges[1:], strict=False)])
+    return ways
+
+
+class Chain:
+    """Shards in a row, each with its own caches, as the stages of a pipeline would run them."""
+
+    def __init__(self, shards: Sequence[Shard]) -> None:
+        self.shards = shards
+        self.caches = [KVCache(shard.kv_layout, shard.dtype) for shard in shards]
+
+    def step(self, tokens: dict[int, Tensor]) -> Tensor:
+        """The next tokens of some sessions -> logits [S, V] of each session's last one."""
+        row = torch.cat(list(tokens.values()))
+        for shard, cache in zip(self.shards, self.caches, strict=True):
+            for session in tokens:
+                if session not in cache:
+                    cache.open(session, 32)
+            row = shard.forward(row, [Segment(cache.get(session), len(ids)) for session, ids in tokens.items()])
+            for session, ids in tokens.items():
+                cache.advance(session, len(ids))
+        return row
+
+
+@pytest.mark.parametrize("num_stages", [1, 2, 3, 4])
+def test_every_split_equals_the_whole_model(tiny: TinyModel, num_stages: int) -> None:
+    for split in splits(tiny.num_units, num_stages):
+        chain = Chain([tiny.shard(first, last) for first, last in split])
+        end = 0
+        for num_tokens in CHUNKS:
+            logits = chain.step({0: tiny.ids[end : end + num_tokens]})
+            end += num_tokens
+            difference = (logits[0] - tiny.logits[end - 1]).abs().max().item()
+            assert difference < TOLERANCE, (split, end, difference)
+
+
+def test_sessions_of_one_row_do_not_disturb_each_other(tiny: TinyModel) -> None:
+    last = tiny.num_units - 1
+    texts = {0: tiny.ids[:13], 1: tiny.ids[2:9], 2: tiny.ids[5:14]}
+    steps = [{0: 9, 1: 2}, {0: 1, 2: 5}, {0: 1, 1: 3, 2: 1}, {0: 1, 1: 1, 2: 1}, {1: 1, 2: 2, 0: 1}]
+    together = Chain([tiny.shard(0, 1), tiny.shard(2, last)])
+    alone = {session: Chain([tiny.shard(0, last)]) for session in texts}
+    done = dict.fromkeys(texts, 0)
+    for step in steps:
+        tokens = {session: texts[session][done[session] : done[session] + count] for session, count in step.items()}
+        logits = together.step(tokens)
+        for row, (session, ids) in zip(logits, tokens.items(), strict=True):
+            expected = alone[session].step({session: ids})[0]
+            assert (row - expected).abs().max().item() < TOLERANCE, (step, session)
+            done[session] += len(ids)
+
+
+def test_a_chunk_in_mid_prompt_gives_no_logits(tmp_path_factory: pytest.TempPathFactory) -> None:
+    tiny = tiny_model("llama", tmp_path_factory)
+    shard = tiny.shard(0, tiny.num_units - 1)
+    cache = KVCache(shard.kv_layout, shard.dtype)
+    segments = [Segment(cache.open(0, 8), 5, wants_logits=False), Segment(cache.open(1, 8), 4)]
+    logits = shard.forward(torch.cat([tiny.ids[:5], tiny.ids[:4]]), segments)
+    assert logits.shape == (1, 97)
+    assert (logits[0] - tiny.logits[3]).abs().max() < TOLERANCE
+    assert shard.forward(tiny.ids[:5], [Segment(cache.open(2, 8), 5, wants_logits=False)]).shape == (0, 97)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_stays_near(tmp_path_factory: pytest.TempPathFactory, dtype: torch.dtype) -> None:
+    tiny = tiny_model("llama", tmp_path_factory)
+    shard = tiny.shard(0, tiny.num_units - 1, str(dtype).removeprefix("torch."))
+    logits = Chain([shard]).step({0: tiny.ids[:9]})
+    assert shard.dtype == dtype and logits.dtype == torch.float32
+    assert (logits[0] - tiny.logits[8]).abs().max() < 0.1 * tiny.logits[8].abs().max()
+
+
+def test_an_embedding_and_a_head_need_no_kv(tmp_path_factory: pytest.TempPathFactory) -> None:
+    tiny = tiny_model("gpt2", tmp_path_factory)
+    last = tiny.num_units - 1
+    embedding, middle, head = tiny.shard(0, 0), tiny.shard(1, last - 1), tiny.shard(last, last)
+    assert (embedding.kv_bytes_per_token, head.kv_bytes_per_token) == (0, 0)
+    assert (embedding.has_embedding, embedding.has_head, head.has_head) == (True, False, True)
+    assert middle.blocks == (0, 1, 2) and middle.num_units == 3
+    assert middle.kv_bytes_per_token == 3 * 2 * 32 * 4
+
+
+def test_a_skeleton_holds_no_weights() -> None:
+    from transformers import LlamaConfig
+
+    skeleton = build_skeleton(LlamaConfig(num_hidden_layers=80, hidden_size=8192, intermediate_size=28672), 3, 4)
+    slots = [slot for _, modules in skeleton.units() for slot in skeleton.slots(modules)]
+    assert all(slot.module._parameters[slot.attribute].is_meta for slot in slots)
+    assert {slot.name.rpartition(".layers.")[2].split(".")[0] for slot in slots} == {"2", "3"}
+    assert skeleton.rotary is not None and not skeleton.rotary.inv_freq.is_meta
+
+
+def test_an_unsupported_family_is_named_with_the_supported_ones() -> None:
+    with pytest.raises(UnsupportedModel, match=r"'mamba'.*bloom, .*llama, .*qwen3_moe"):
+        family_of("mamba")
+    assert {VARIANTS[name][0] for name in VARIANTS} == set(supported_families())
