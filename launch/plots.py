@@ -85,7 +85,7 @@ def _draw_lap(axis: Any, legs: Sequence[Leg], rows: dict[Resource, int]) -> None
         row = rows.get(leg.resource)
         if row is not None:
             colour = _WEIGHTS if len(leg.resource) == 1 else _WIRE
-            axis.barh(row, leg.seconds * 1e3, left=at * 1e3, height=0.62, color=colour)
+            axis.barh(row, leg.seconds * 1e3, left=at * 1e3, height=0.62, color=colour, edgecolor=colour, linewidth=0.5)
             inside = leg.seconds > 0.12 * total
             x = (at + (leg.seconds / 2 if inside else leg.seconds)) * 1e3
             late = not inside and at + leg.seconds > 0.85 * total
@@ -155,7 +155,7 @@ def _draw_busy(axis: Any, result: Result, rows: dict[Resource, int]) -> None:
             colour = _WIRE if len(span.resource) == 2 else _KV if "decode" not in span.label else _WEIGHTS
             bars.setdefault((row, colour), []).append((span.start_s, span.end_s - span.start_s))
     for (row, colour), spans in bars.items():
-        axis.broken_barh(spans, (row - 0.31, 0.62), facecolors=colour)
+        axis.broken_barh(spans, (row - 0.31, 0.62), facecolors=colour, edgecolors=colour, linewidth=0.3)
     _row_labels(axis, rows)
     axis.set_xlim(0, result.duration_s or 1)
     axis.set_xlabel("s (dark: decode, light: prefill and recovery, orange: wire)")

@@ -129,7 +129,8 @@ class _Run:
         self.failed: str | None = None
         self.changed_s = float("-inf")
         self.better_since_s: float | None = None
-        self.is_changing = False
+        self.coming: Plan | None = None
+        """The plan whose units are being loaded."""
         self.broken: set[str] = set()
         """Devices of the ring that left: what they held is gone, even when they come back."""
         self.roads = Roads(problem)
@@ -300,6 +301,9 @@ class _Run:
     def _leave(self, device: str) -> None:
         if device in self._needed():
             self.broken.add(device)
+        if self.coming is not None and device in self.coming.devices:
+            self._note(f"give up plan {self.coming.version}", f"{device} is to be part of it")
+            self.coming = None
         self.members.discard(device)
         self.engine.kill((device,))
         for resource in list(self.engine.servers):
@@ -328,7 +332,7 @@ class _Run:
         if not any(session.active for session in self.sessions) or self.failed:
             return
         self.engine.at(self.engine.now_s + self.recovery.look_every_s, self._look)
-        if self.is_changing or self.broken:
+        if self.coming is not None or self.broken:
             return
         assert self.recovery.replan
         observed = self._observed()
@@ -356,14 +360,14 @@ class _Run:
         seconds = load_seconds(
             self.problem, moved, self.recovery.load_bytes_per_s, self.recovery.default_load_bytes_per_s
         )
-        self.is_changing = True
+        self.coming = plan
         self._note(f"load {len(moved)} units for plan {plan.version}", why)
         self.engine.at(self.engine.now_s + seconds, lambda: self._switch(plan))
 
     def _switch(self, plan: Plan) -> None:
-        self.is_changing = False
-        if not set(plan.devices) <= self.members or plan.version <= self.plan.version:
-            return  # another device was lost meanwhile: its own replacement follows
+        if self.coming is not plan:
+            return  # given up, or overtaken by the replacement of a lost device
+        self.coming = None
         has_lost = bool(self.broken)
         self.broken.clear()
         self.plans.append(plan)

@@ -1,0 +1,125 @@
+"""What `shardnet plan` does."""
+
+from __future__ import annotations
+
+import json as json_format
+import math
+from typing import Any
+
+from rich.console import Console
+
+from shardnet.errors import ShardnetError, UsageError
+from shardnet.plan import Plan
+from shardnet.planner import METHODS, OBJECTIVES, plan_to_dict
+from shardnet.planner import plan as make_plan
+from shardnet.planner.problem import Problem
+from shardnet.schema import nearest_name
+from shardnet.what_if import Answer, limits, what_ifs
+
+from . import plan_tables
+from .plan_inputs import Asked, read_problem
+from .plan_options import PlannerOptions, PlanOutput, ProblemOptions
+
+Explanation = tuple[list[str], list[Answer]]
+
+
+def run(options: ProblemOptions, how: PlannerOptions, output: PlanOutput) -> None:
+    """Plan and print.
+
+    Raises:
+        UsageError: bad input.
+        DoesNotFit: nothing fits.
+    """
+    planner = ConfiguredPlanner(how)
+    asked = read_problem(options)
+    chosen, others = planner.compare(asked.problem) if output.compare else (planner(asked.problem), {})
+    explanation = _explain(asked, chosen, planner) if output.explain else None
+    if output.json:
+        told = _comparison_dict(how, chosen, others) if output.compare else plan_to_dict(chosen)
+        if explanation is not None:
+            told.update(_explanation_dict(explanation))
+        print(json_format.dumps(told, indent=2))
+    else:
+        console = Console()
+        if output.compare:
+            plan_tables.print_comparison(console, others, asked.title, how.objective, how.in_flight)
+        plan_tables.print_plan(console, asked.problem, chosen, asked.title, asked.notes, how.in_flight)
+        if explanation is not None:
+            plan_tables.print_explanation(console, *explanation, how.objective)
+    if output.plot is not None:
+        from .plots import draw_plan
+
+        draw_plan(asked.problem, chosen, output.plot, f"{asked.title} ({chosen.method}, {how.objective})")
+
+
+class ConfiguredPlanner:
+    """The planner with the options of the command line."""
+
+    def __init__(self, how: PlannerOptions) -> None:
+        for option, value, known in (("--objective", how.objective, OBJECTIVES), ("--method", how.method, METHODS)):
+            if value not in known:
+                raise UsageError(f"{option} {value!r} is unknown; {nearest_name(value, list(known))}")
+        for option, number in (("--time-limit", how.time_limit_s), ("--lap-limit", how.lap_limit_ms)):
+            if number is not None and not (math.isfinite(number) and number > 0):
+                raise UsageError(f"{option} must be above 0, but is {number}.")
+        if how.in_flight < 1:
+            raise UsageError(f"--in-flight must be at least 1, but is {how.in_flight}.")
+        self._how = how
+
+    @property
+    def in_flight(self) -> int:
+        return self._how.in_flight
+
+    def __call__(self, problem: Problem) -> Plan:
+        return self.by(self._how.method, problem)
+
+    def by(self, method: str, problem: Problem) -> Plan:
+        """The plan of a method, which need not be the chosen one."""
+        how = self._how
+        return make_plan(
+            problem,
+            objective=how.objective,
+            method=method,
+            in_flight=how.in_flight,
+            lap_limit_s=None if how.lap_limit_ms is None else how.lap_limit_ms / 1e3,
+            time_limit_s=how.time_limit_s,
+        )
+
+    def compare(self, problem: Problem) -> tuple[Plan, dict[str, Plan | str]]:
+        """The plan of the chosen method, and those of all, or why there is none."""
+        others: dict[str, Plan | str] = {}
+        for method in METHODS:
+            try:
+                others[method] = self.by(method, problem)
+            except ShardnetError as error:
+                if method == self._how.method:
+                    raise
+                others[method] = str(error)
+        chosen = others[self._how.method]
+        assert isinstance(chosen, Plan)
+        return chosen, others
+
+
+def _explain(asked: Asked, chosen: Plan, planner: ConfiguredPlanner) -> Explanation:
+    in_flight = planner.in_flight
+    answers = what_ifs(asked.problem, chosen, lambda other: planner.by("auto", other), in_flight, asked.fewer_bits)
+    return limits(asked.problem, chosen, in_flight), answers
+
+
+def _comparison_dict(how: PlannerOptions, chosen: Plan, others: dict[str, Plan | str]) -> dict[str, Any]:
+    return {
+        "objective": how.objective,
+        "in_flight": how.in_flight,
+        "chosen": plan_to_dict(chosen),
+        "plans": [plan_to_dict(each) for each in others.values() if isinstance(each, Plan)],
+        "failed": [{"method": method, "why": each} for method, each in others.items() if isinstance(each, str)],
+    }
+
+
+def _explanation_dict(explanation: Explanation) -> dict[str, Any]:
+    sentences, answers = explanation
+    plans = [None if each.plan is None else plan_to_dict(each.plan) for each in answers]
+    return {
+        "limits": sentences,
+        "what_if": [{"change": each.change, "gain": each.gain, "plan": made} for each, made in zip(answers, plans)],
+    }

@@ -1,0 +1,218 @@
+"""Plans and simulated runs as tables for a terminal. Everything shown is predicted and says so."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from shardnet.plan import LeftOut, Plan
+from shardnet.planner.costs import evaluate, gigabytes
+from shardnet.planner.problem import Problem
+from shardnet.simulator import Result
+from shardnet.what_if import Answer
+
+MAX_LEFT_OUT = 6
+MAX_BUSY = 16
+
+
+def print_plan(
+    console: Console, problem: Problem, plan: Plan, title: str, notes: Sequence[str], in_flight: int
+) -> None:
+    """One plan: its stages, what it is predicted to reach, and who is left out."""
+    cost = evaluate(problem, plan.stages)
+    table = Table(title=f"{title}: plan by {plan.method} for {plan.objective}", title_justify="left", box=SIMPLE_HEAD)
+    for name, justify in (("stage", "right"), ("device", "left"), ("units", "left")):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    for name in ("weights", "KV cache", "ms/token", "then on the way, ms"):
+        table.add_column(name, justify="right")
+    hops = list(cost.hops)
+    for index, stage in enumerate(plan.stages):
+        following = plan.stages[(index + 1) % len(plan.stages)]
+        hop = hops.pop(0) if following.device != stage.device else None
+        device = problem.devices[problem.index[stage.device]]
+        units = problem.units[stage.first_unit : stage.last_unit + 1]
+        kv_bytes = sum(unit.kv_bytes_per_token for unit in units) * problem.context_tokens * problem.sessions
+        way = "" if hop is None else f"{hop.seconds * 1e3:.3g}"
+        if hop is not None and len(hop.links) > 1:
+            way += " over " + ", ".join(link.target for link in hop.links[:-1])
+        table.add_row(
+            str(index),
+            stage.device,
+            f"{stage.first_unit}-{stage.last_unit}" if stage.num_units > 1 else str(stage.first_unit),
+            gigabytes(sum(unit.weight_bytes for unit in units)),
+            gigabytes(kv_bytes),
+            f"{sum(device.unit_seconds[stage.first_unit : stage.last_unit + 1]) * 1e3:.4g}",
+            way,
+        )
+    console.print(table)
+    console.print(summary(plan, in_flight), highlight=False)
+    if plan.why:
+        console.print(plan.why, highlight=False)
+    for line in left_out_lines(plan.left_out):
+        console.print(line, highlight=False)
+    for note in notes:
+        console.print(f"[dim]{note}[/dim]", highlight=False)
+
+
+def summary(plan: Plan, in_flight: int) -> str:
+    """One line of predictions."""
+    parts = [f"[bold]predicted:[/bold] {_ms(plan.lap_s)} a token", f"{_number(plan.rate_per_s)} tokens/s"]
+    parts[1] += f" with {in_flight} in flight"
+    if plan.energy_j is not None:
+        parts.append(f"{plan.energy_j:.3g} J a token")
+    if plan.optimal:
+        parts.append("proven optimal")
+    elif plan.gap is not None:
+        parts.append(f"proven within {plan.gap:.1%} of the best")
+    return ", ".join(parts) + "."
+
+
+def left_out_lines(left_out: Sequence[LeftOut]) -> list[str]:
+    """Who is left out and why; of very many alike only their number."""
+    by_why: dict[str, list[str]] = {}
+    for each in left_out:
+        by_why.setdefault(each.why, []).append(each.device)
+    lines = []
+    for why, devices in list(by_why.items())[:MAX_LEFT_OUT]:
+        names = ", ".join(devices[:3]) + (f" and {len(devices) - 3} more" if len(devices) > 3 else "")
+        lines.append(f"Left out: {names}: {why}")
+    rest = list(by_why.values())[MAX_LEFT_OUT:]
+    if rest:
+        lines.append(f"Left out: {sum(map(len, rest))} more devices for like reasons (--json lists them).")
+    return lines
+
+
+def print_comparison(
+    console: Console, plans: Mapping[str, Plan | str], title: str, objective: str, in_flight: int
+) -> None:
+    """All methods side by side; a text instead of a plan says why there is none."""
+    table = Table(
+        title=f"{title}: predicted, for {objective}, {in_flight} in flight", title_justify="left", box=SIMPLE_HEAD
+    )
+    table.add_column("method")
+    for name in ("ms/token", "tokens/s", "busiest ms", "J/token"):
+        table.add_column(name, justify="right")
+    table.add_column("units by device")
+    table.add_column("proof")
+    table.add_column("solved", justify="right")
+    for method, plan in plans.items():
+        if isinstance(plan, str):
+            table.add_row(method, "-", "-", "-", "-", plan, "", "")
+            continue
+        units = ", ".join(f"{stage.device} {stage.num_units}" for stage in plan.stages[:6])
+        more = f" ... {len(plan.stages)} stages" if len(plan.stages) > 6 else ""
+        proof = "optimal" if plan.optimal else "" if plan.gap is None else f"gap {plan.gap:.1%}"
+        table.add_row(
+            method,
+            _ms(plan.lap_s, unit=""),
+            _number(plan.rate_per_s),
+            _ms(plan.bottleneck_s, unit=""),
+            _number(plan.energy_j),
+            units + more,
+            proof,
+            "" if plan.solve_s is None else f"{plan.solve_s:.2g} s",
+        )
+    console.print(table)
+
+
+def print_explanation(console: Console, sentences: Sequence[str], answers: Sequence[Answer], objective: str) -> None:
+    """What limits the plan, and what changes would give."""
+    console.print("\n[bold]What limits it[/bold]")
+    for sentence in sentences:
+        console.print(f"- {sentence}", highlight=False)
+    table = Table(
+        title=f"What would help (planned again, predicted, for {objective})", title_justify="left", box=SIMPLE_HEAD
+    )
+    table.add_column("with")
+    for name in ("ms/token", "tokens/s", "gain"):
+        table.add_column(name, justify="right")
+    table.add_column("devices")
+    for answer in sorted(answers, key=lambda answer: -answer.gain):
+        if answer.plan is None:
+            table.add_row(answer.change, "-", "-", "-", "does not fit")
+            continue
+        table.add_row(
+            answer.change,
+            _ms(answer.plan.lap_s, unit=""),
+            _number(answer.plan.rate_per_s),
+            f"{answer.gain:+.0%}" if abs(answer.gain) >= 0.005 else "none",
+            ", ".join(answer.plan.devices[:5]) + (" ..." if len(answer.plan.devices) > 5 else ""),
+        )
+    console.print(table)
+
+
+def print_run(console: Console, result: Result, plan: Plan, title: str) -> None:
+    """A simulated run: its numbers, its phases, and what was busy."""
+    told, calm = result.to_dict(), not result.happenings
+    table = Table(title=f"{title}: predicted run", title_justify="left", box=SIMPLE_HEAD, show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    table.add_column(style="dim")
+    rows = [
+        ("time to first token", _seconds(result.time_to_first_token_s), "mean of all prompts"),
+        ("a token, all decoding", _ms(result.lap_s), f"by the formula {_ms(plan.lap_s)}, alone" if calm else ""),
+        ("  half / 95% of the tokens", f"{_ms(told['lap_p50_s'])} / {_ms(told['lap_p95_s'])}", ""),
+        (
+            "rate, all decoding",
+            f"{_number(result.rate_per_s)} tokens/s",
+            f"the formula says {_number(plan.rate_per_s)}",
+        ),
+        ("rate, prompts included", f"{_number(result.tokens_per_s)} tokens/s", f"{result.num_tokens} tokens"),
+        ("the whole run", _seconds(result.duration_s), f"{len(result.requests)} answers"),
+    ]
+    for row in rows:
+        if "- " not in row[1] and row[1] != "-":
+            table.add_row(*row)
+    console.print(table)
+    if result.happenings:
+        _print_phases(console, result)
+    _print_busy(console, result)
+    if result.failed:
+        console.print(f"[bold]The run ends early:[/bold] {result.failed}.", highlight=False)
+
+
+def _print_phases(console: Console, result: Result) -> None:
+    table = Table(title="What happened", title_justify="left", box=SIMPLE_HEAD)
+    for name in ("from", "to", "tokens/s", "ms/token"):
+        table.add_column(name, justify="right")
+    table.add_column("began with")
+    why = {(each.at_s, each.what): each.why for each in result.happenings}
+    for phase in result.phases():
+        reason = why.get((phase.start_s, phase.opening), "")
+        table.add_row(
+            f"{phase.start_s:.2f} s",
+            f"{phase.end_s:.2f} s",
+            _number(phase.tokens_per_s),
+            _ms(phase.mean_lap_s, unit=""),
+            phase.opening + (f" ({reason})" if reason else ""),
+        )
+    console.print(table)
+
+
+def _print_busy(console: Console, result: Result) -> None:
+    table = Table(title="Busy", title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("device or link")
+    table.add_column("s", justify="right")
+    table.add_column("share", justify="right")
+    rows = sorted(result.busy_s.items(), key=lambda item: -item[1])
+    for resource, busy_s in rows[:MAX_BUSY]:
+        share = busy_s / result.duration_s if result.duration_s else 0.0
+        table.add_row(" to ".join(resource), f"{busy_s:.3g}", f"{share:.0%}")
+    console.print(table)
+    if len(rows) > MAX_BUSY:
+        console.print(f"[dim]and {len(rows) - MAX_BUSY} less busy ones (--json lists them)[/dim]")
+
+
+def _ms(seconds: float | None, unit: str = " ms") -> str:
+    return "-" if seconds is None else f"{seconds * 1e3:.4g}{unit}"
+
+
+def _seconds(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds:.3g} s"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"

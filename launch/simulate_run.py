@@ -1,0 +1,109 @@
+"""What `shardnet simulate` does."""
+
+from __future__ import annotations
+
+import json as json_format
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from shardnet.errors import BadConfiguration, DoesNotFit, UsageError
+from shardnet.plan import Plan, StagePlan
+from shardnet.planner import plan_to_dict
+from shardnet.planner.costs import evaluate
+from shardnet.planner.problem import Problem
+from shardnet.rebalance import without_devices
+from shardnet.simulator import Event, Load, Recovery, Result, parse_event, read_events, simulate
+
+from . import plan_tables
+from .config_files import load_data_file
+from .plan_inputs import Asked, read_problem
+from .plan_options import PlannerOptions, ProblemOptions, RunOptions
+from .plan_run import ConfiguredPlanner
+
+
+def run(options: ProblemOptions, how: PlannerOptions, wanted: RunOptions) -> None:
+    """Plan, simulate and print.
+
+    Raises:
+        UsageError: bad input.
+        DoesNotFit: nothing fits, at the start or after a loss.
+    """
+    planner = ConfiguredPlanner(how)
+    asked = read_problem(options)
+    events = _read_events(wanted.event, wanted.events)
+    load = Load(
+        how.in_flight,
+        wanted.requests,
+        wanted.prompt_tokens,
+        wanted.new_tokens,
+        wanted.prefill_chunk,
+        wanted.jitter,
+        wanted.seed,
+    )
+    if wanted.plan_file is not None:
+        start = _read_plan(wanted.plan_file, asked.problem, how)
+    else:
+        start = planner(_present_at_start(asked.problem, events))
+    recovery = Recovery(planner, load_bytes_per_s=dict(asked.load_bytes_per_s), rebalance=wanted.rebalance)
+    result = simulate(asked.problem, start, load, events, recovery)
+    if wanted.trace is not None:
+        _write(wanted.trace, json_format.dumps(result.to_trace()))
+    if wanted.plot is not None:
+        from .plots import draw_run
+
+        draw_run(result, wanted.plot, f"{asked.title}: predicted run")
+    _print_run(result, start, asked, json=wanted.json)
+    if result.failed:
+        raise DoesNotFit(f"The simulated run ended early at {result.duration_s:.3g} s: {result.failed.rstrip('.')}.")
+
+
+def _print_run(result: Result, start: Plan, asked: Asked, *, json: bool) -> None:
+    if json:
+        print(json_format.dumps({**result.to_dict(), "plan": plan_to_dict(start)}, indent=2))
+        return
+    console = Console()
+    plan_tables.print_run(console, result, start, asked.title)
+    for note in asked.notes:
+        console.print(f"[dim]{note}[/dim]", highlight=False)
+
+
+def _read_events(texts: Sequence[str], path: Path | None) -> tuple[Event, ...]:
+    listed = tuple(parse_event(text) for text in texts)
+    return listed + (read_events(load_data_file(path), path.name) if path is not None else ())
+
+
+def _present_at_start(problem: Problem, events: tuple[Event, ...]) -> Problem:
+    """Without the devices whose first event is that they join."""
+    first: dict[str, str] = {}
+    for event in sorted(events, key=lambda event: event.at_s):
+        if event.kind != "slow":
+            first.setdefault(event.device, event.kind)
+    absent = [device for device, kind in first.items() if kind == "join" and device in problem.index]
+    return without_devices(problem, absent) if absent else problem
+
+
+def _read_plan(path: Path, problem: Problem, how: PlannerOptions) -> Plan:
+    """The stages of a file as `shardnet plan --json` writes it."""
+    data = load_data_file(path)
+    try:
+        rows = data["stages"]
+        stages = tuple(StagePlan(row["device"], int(row["first_unit"]), int(row["last_unit"])) for row in rows)
+    except (TypeError, KeyError, ValueError) as error:
+        raise BadConfiguration(
+            f"{path} is no plan: it needs a list 'stages', as shardnet plan --json prints it."
+        ) from error
+    if not stages:
+        raise BadConfiguration(f"{path} has no stages.")
+    cost = evaluate(problem, stages)
+    method = str(data.get("method", path.name))
+    rate = cost.rate(how.in_flight)
+    return Plan(stages, method=method, objective=how.objective, lap_s=cost.lap_s, rate_per_s=rate)
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"Cannot write {path}: {error.strerror}. Name a file that you may write.") from error
