@@ -40,7 +40,10 @@ def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
     assert capsys.readouterr().out == f"shardnet {shardnet.__version__}\n"
 
 
-@pytest.mark.parametrize("command", [[], ["demo"], ["generate"], ["doctor"]])
+COMMANDS = ["demo", "generate", "profile", "plan", "simulate", "doctor"]
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])
 def test_every_command_has_help(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: list[str]
 ) -> None:
