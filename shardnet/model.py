@@ -168,16 +168,15 @@ class Model:
 
         def answer(prompt: str | Sequence[int] | Chat) -> Generation:
             nonlocal num_running
-            while True:
-                try:
-                    stream = self.stream(prompt, **options)
-                    break
-                except KVMemorySpent:
-                    with room:
+            with room:  # one opens at a time: two half-open sessions could keep each other out
+                while True:
+                    try:
+                        stream = self.stream(prompt, **options)
+                        break
+                    except KVMemorySpent:
                         if num_running == 0:
                             raise
                         room.wait(timeout=1.0)
-            with room:
                 num_running += 1
             try:
                 for _ in stream:

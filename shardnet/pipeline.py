@@ -47,15 +47,17 @@ class Session:
         self.first_token_s: float | None = None
         self.last_token_s: float | None = None
         self._pipeline = pipeline
-        self._news: queue.SimpleQueue[SampledToken | BaseException] = queue.SimpleQueue()
+        self._news: queue.SimpleQueue[SampledToken | BaseException | None] = queue.SimpleQueue()
         self._held: dict[int, SampledToken] = {}
 
     def __iter__(self) -> Iterator[SampledToken]:
-        """The tokens in order; two steps' news may overtake each other on their way."""
+        """The tokens in order; two steps' news may overtake each other on their way. Ends early after `cancel`."""
         try:
             for index in itertools.count():
                 while index not in self._held:
                     news = self._news.get()
+                    if news is None:
+                        return
                     if isinstance(news, BaseException):
                         raise news
                     self._held[news.index] = news
@@ -67,7 +69,8 @@ class Session:
             self.cancel()
 
     def cancel(self) -> None:
-        """Stop generating and free the session's memory on every stage. Safe to call twice."""
+        """Stop generating and free the session's memory on every stage. Safe to call twice, from any thread."""
+        self._news.put(None)
         self._pipeline.close_session(self.spec.session)
 
     def tell(self, news: SampledToken | BaseException) -> None:
@@ -117,10 +120,8 @@ class Pipeline:
         with self._lock:
             self._raise_if_broken()
             self._sessions[spec.session] = session
-            closings, self._closings = self._closings, []
         try:
-            for closing in closings:  # the memory that earlier sessions held must be free before this one asks for it
-                closing.exception()
+            self.settle()  # the memory that earlier sessions held must be free before this one asks for it
             self._open_everywhere(spec, tuple(prompt_ids))
         except BaseException:
             self.close_session(spec.session)
@@ -141,6 +142,13 @@ class Pipeline:
             for index, stop in enumerate(self.ring):
                 closing = self._transport.post(stop.device, "close_sessions", self.plan_version, index, (session,))
                 self._closings.append(closing)
+
+    def settle(self) -> None:
+        """Wait until every stage has freed the sessions that were closed."""
+        with self._lock:
+            closings, self._closings = self._closings, []
+        for closing in closings:
+            closing.exception()
 
     def tell(self, tokens: Tokens) -> None:
         """The endpoint `tokens`: hand what was sampled to its sessions; closed ones no longer care."""

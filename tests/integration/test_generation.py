@@ -1,0 +1,208 @@
+"""The test that matters most: the answer of the ring is the answer of the whole model, token for token.
+
+Real processes over real RPC. The embedded model where text and long prompts matter, a tiny random one elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_text_model import save_text_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import shardnet
+from shardnet.errors import BadRequest, DoesNotFit, KVMemorySpent
+from shardnet.loader import open_model
+from shardnet.model import Model
+
+EMBEDDED = "smollm2-135m-instruct"
+STORY = "Once upon a time, in a village between two rivers, there lived a clockmaker who had never been late. "
+
+
+def embedded_prompts(tokenizer: Any) -> list[list[int]]:
+    """Twenty prompts of 3 to 600 tokens."""
+    ids = tokenizer(STORY * 40)["input_ids"]
+    sizes = [3, 4, 5, 7, 9, 12, 16, 21, 28, 37, 48, 64, 85, 112, 128, 129, 200, 300, 450, 600]
+    return [ids[index : index + size] for index, size in enumerate(sizes)]
+
+
+@pytest.fixture(scope="module")
+def embedded() -> tuple[list[list[int]], list[list[int]]]:
+    """The prompts, and what `transformers` `generate` answers in one process."""
+    folder = open_model(EMBEDDED, "float32").folder
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    prompts = embedded_prompts(AutoTokenizer.from_pretrained(folder))
+    answers = []
+    for prompt in prompts:
+        ids = torch.tensor([prompt])
+        with torch.inference_mode():
+            output = model.generate(
+                ids, attention_mask=torch.ones_like(ids), max_new_tokens=64, do_sample=False, pad_token_id=0
+            )
+        answers.append(output[0, len(prompt) :].tolist())
+    return prompts, answers
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("num_devices", [1, 2, 3, 5])
+def test_greedy_fp32_is_what_transformers_generates(
+    embedded: tuple[list[list[int]], list[list[int]]], num_devices: int
+) -> None:
+    prompts, expected = embedded
+    with shardnet.Cluster.local(num_devices, threads_per_device=1) as cluster:
+        model = cluster.load(EMBEDDED, dtype="float32")
+        assert len(model.plan.stages) == num_devices
+        results = model.generate(prompts, max_new_tokens=64)
+        assert [result.token_ids for result in results] == expected
+        assert [result.prompt_tokens for result in results] == [len(prompt) for prompt in prompts]
+        [alone] = model.generate(prompts[-1:], max_new_tokens=8)
+        assert alone.token_ids == expected[-1][:8]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_text_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[shardnet.Cluster]:
+    with shardnet.Cluster.local(3, threads_per_device=1) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def model(cluster: shardnet.Cluster, tiny: Path) -> Iterator[Model]:
+    with cluster.load(tiny, dtype="float32", prefill_chunk_tokens=16) as model:
+        yield model
+
+
+SAMPLED: dict[str, Any] = {"temperature": 0.9, "top_k": 60, "top_p": 0.95, "repetition_penalty": 1.1, "seed": 11}
+
+
+def test_sampled_answer_is_that_of_transformers_and_the_same_for_every_split(
+    cluster: shardnet.Cluster, tiny: Path
+) -> None:
+    whole = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32)
+    prompt = list(range(40, 75))
+    options = {name: value for name, value in SAMPLED.items() if name != "seed"}
+    torch.manual_seed(SAMPLED["seed"])
+    ids = torch.tensor([prompt])
+    output = whole.generate(
+        ids, attention_mask=torch.ones_like(ids), max_new_tokens=32, do_sample=True, pad_token_id=0, **options
+    )
+    expected = output[0, len(prompt) :].tolist()
+    for split in ([6, 0, 0], [1, 4, 1], [2, 2, 2], [1, 0, 5], [5, 1, 0]):
+        with cluster.load(tiny, dtype="float32", split=split, prefill_chunk_tokens=8) as model:
+            [result] = model.generate([prompt], max_new_tokens=32, **SAMPLED)
+            assert result.token_ids == expected, split
+
+
+def test_eight_sessions_at_once_give_what_each_gives_alone(model: Model) -> None:
+    prompts = [list(range(30 + 5 * index, 40 + 18 * index)) for index in range(8)]
+    options = [{**SAMPLED, "seed": index} if index % 2 else {} for index in range(8)]
+
+    def answer(index: int) -> list[int]:
+        return model.generate([prompts[index]], max_new_tokens=24, **options[index])[0].token_ids
+
+    alone = [answer(index) for index in range(8)]
+    with ThreadPoolExecutor(8) as threads:
+        together = list(threads.map(answer, range(8)))
+    assert together == alone
+
+
+def test_pieces_add_up_and_a_stop_string_ends_the_answer_before_it(model: Model) -> None:
+    stream = model.stream("Hello", max_new_tokens=24)
+    text = "".join(stream)
+    assert text == stream.result.text == model.tokenizer.decode(stream.result.token_ids, skip_special_tokens=True)
+    assert stream.result.finish_reason == "length"
+    stop = text[5:8]
+    [stopped] = model.generate(["Hello"], max_new_tokens=24, stop=[stop])
+    assert stopped.text == text[: text.index(stop)]
+    assert stopped.finish_reason == "stop"
+
+
+def test_end_of_sequence_ends_the_answer(model: Model) -> None:
+    [free] = model.generate(["abc"], max_new_tokens=10)
+    end = free.token_ids[3]
+    model._eos_ids, eos_ids = (end,), model._eos_ids
+    try:
+        [ended] = model.generate(["abc"], max_new_tokens=10)
+    finally:
+        model._eos_ids = eos_ids
+    assert ended.finish_reason == "eos"
+    assert ended.token_ids == free.token_ids[: free.token_ids.index(end) + 1]
+
+
+def test_cancelled_session_frees_its_memory_everywhere(model: Model) -> None:
+    stream = model.stream("A long answer", max_new_tokens=2000)
+    pieces = iter(stream)
+    next(pieces)
+    assert sum(report.kv_reserved_bytes for report in model.report()) > 0
+    stream.close()
+    for _ in pieces:
+        pass
+    assert stream.result.finish_reason == "cancelled"
+    model._pipeline.settle()
+    assert all(report.kv_reserved_bytes == 0 for report in model.report())
+
+
+def test_chat_template_is_applied(model: Model) -> None:
+    ids = model.encode("hi", chat=True)
+    assert model.tokenizer.decode(ids) == "user: hi\nanswer:"
+    assert model.encode([{"role": "user", "content": "hi"}]) == ids
+
+
+@pytest.mark.parametrize(
+    ("prompt", "options", "words"),
+    [
+        ("", {}, "empty"),
+        ([99999], {}, "99999"),
+        ("x" * 4000, {"max_new_tokens": 200}, "4096"),
+        ("x", {"max_new_tokens": 0}, "max-new-tokens"),
+        ("x", {"temperature": -1.0}, "temperature"),
+        ("x", {"top_p": 2.0}, "top-p"),
+        ("x", {"stop": [""]}, "stop"),
+    ],
+)
+def test_impossible_request_says_what_to_do_and_the_model_lives_on(
+    model: Model, prompt: Any, options: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(BadRequest, match=words):
+        model.stream(prompt, **options)
+    assert model.generate(["still here"], max_new_tokens=2)[0].token_ids
+
+
+def test_kv_memory_that_is_spent_is_a_clear_error_and_waiting_prompts_get_their_turn(
+    cluster: shardnet.Cluster, tiny: Path
+) -> None:
+    per_token = 4 * 2 * 2 * 2 * 16  # 4 blocks, key and value, 2 heads of 16, float32 on the first device
+    with cluster.load(tiny, dtype="float32", split=[5, 1, 0], kv_memory_bytes=100 * 2 * per_token) as model:
+        first = model.stream("a" * 50, max_new_tokens=50)
+        with pytest.raises(KVMemorySpent, match="KV cache"):
+            model.stream("b" * 150, max_new_tokens=10)
+        assert len("".join(first)) > 0
+        results = model.generate(["c" * 60] * 5, max_new_tokens=20)
+        assert [len(result.token_ids) for result in results] == [20] * 5
+        assert len({tuple(result.token_ids) for result in results}) == 1
+        with pytest.raises(KVMemorySpent, match="KV cache"):
+            model.generate(["d" * 500], max_new_tokens=10)
+
+
+def test_more_devices_than_units_and_wrong_splits_are_refused(cluster: shardnet.Cluster, tiny: Path) -> None:
+    with pytest.raises(BadRequest, match="6 units"):
+        cluster.load(tiny, split=[2, 2, 1])
+    with pytest.raises(BadRequest, match="split"):
+        cluster.load(tiny, split=[3, 3])
+    with pytest.raises(DoesNotFit, match="GiB"):
+        cluster.load(tiny, kv_memory_bytes=2**50)
+    with pytest.raises(BadRequest, match="dtype"):
+        cluster.load(tiny, dtype="int7")
+    with pytest.raises(BadRequest, match="4096"):
+        cluster.load(tiny, context_tokens=10_000)
+    with pytest.raises(BadRequest, match="at least 1"):
+        shardnet.Cluster.local(0)
