@@ -93,18 +93,17 @@ def print_comparison(
         title=f"{title}: predicted, for {objective}, {in_flight} in flight", title_justify="left", box=SIMPLE_HEAD
     )
     table.add_column("method")
-    for name in ("ms/token", "tokens/s", "busiest ms", "J/token"):
-        table.add_column(name, justify="right")
+    for name in ("ms/token", "tokens/s", "busiest", "J/token"):
+        table.add_column(name, justify="right", no_wrap=True)
     table.add_column("units by device")
-    table.add_column("proof")
-    table.add_column("solved", justify="right")
+    table.add_column("proof", no_wrap=True)
     for method, plan in plans.items():
         if isinstance(plan, str):
-            table.add_row(method, "-", "-", "-", "-", plan, "", "")
+            table.add_row(method, "-", "-", "-", "-", plan, "")
             continue
         units = ", ".join(f"{stage.device} {stage.num_units}" for stage in plan.stages[:6])
         more = f" ... {len(plan.stages)} stages" if len(plan.stages) > 6 else ""
-        proof = "optimal" if plan.optimal else "" if plan.gap is None else f"gap {plan.gap:.1%}"
+        proof = "optimal" if plan.optimal else "" if plan.gap is None else f"{plan.gap:.1%} gap"
         table.add_row(
             method,
             _ms(plan.lap_s, unit=""),
@@ -113,7 +112,6 @@ def print_comparison(
             _number(plan.energy_j),
             units + more,
             proof,
-            "" if plan.solve_s is None else f"{plan.solve_s:.2g} s",
         )
     console.print(table)
 
@@ -147,19 +145,17 @@ def print_explanation(console: Console, sentences: Sequence[str], answers: Seque
 def print_run(console: Console, result: Result, plan: Plan, title: str) -> None:
     """A simulated run: its numbers, its phases, and what was busy."""
     told, calm = result.to_dict(), not result.happenings
+    formula_lap = f"{_ms(plan.lap_s)} by the formula for one alone" if calm else ""
+    formula_rate = f"{_number(plan.rate_per_s)} by the formula" if calm else ""
     table = Table(title=f"{title}: predicted run", title_justify="left", box=SIMPLE_HEAD, show_header=False)
     table.add_column()
     table.add_column(justify="right")
     table.add_column(style="dim")
     rows = [
         ("time to first token", _seconds(result.time_to_first_token_s), "mean of all prompts"),
-        ("a token, all decoding", _ms(result.lap_s), f"by the formula {_ms(plan.lap_s)}, alone" if calm else ""),
+        ("a token, all decoding", _ms(result.lap_s), formula_lap),
         ("  half / 95% of the tokens", f"{_ms(told['lap_p50_s'])} / {_ms(told['lap_p95_s'])}", ""),
-        (
-            "rate, all decoding",
-            f"{_number(result.rate_per_s)} tokens/s",
-            f"the formula says {_number(plan.rate_per_s)}",
-        ),
+        ("rate, all decoding", f"{_number(result.rate_per_s)} tokens/s", formula_rate),
         ("rate, prompts included", f"{_number(result.tokens_per_s)} tokens/s", f"{result.num_tokens} tokens"),
         ("the whole run", _seconds(result.duration_s), f"{len(result.requests)} answers"),
     ]
@@ -179,15 +175,13 @@ def _print_phases(console: Console, result: Result) -> None:
     for name in ("from", "to", "tokens/s", "ms/token"):
         table.add_column(name, justify="right")
     table.add_column("began with")
-    why = {(each.at_s, each.what): each.why for each in result.happenings}
     for phase in result.phases():
-        reason = why.get((phase.start_s, phase.opening), "")
         table.add_row(
             f"{phase.start_s:.2f} s",
             f"{phase.end_s:.2f} s",
             _number(phase.tokens_per_s),
             _ms(phase.mean_lap_s, unit=""),
-            phase.opening + (f" ({reason})" if reason else ""),
+            phase.opening,
         )
     console.print(table)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 from shardnet.plan import Plan
@@ -112,9 +113,11 @@ class Result:
 
     def phases(self) -> list[Phase]:
         """The run cut at its happenings."""
-        cuts = [Happening(0.0, "start"), *self.happenings]
-        ends = [each.at_s for each in cuts[1:]] + [self.duration_s]
-        return [self._phase(cut, end) for cut, end in zip(cuts, ends, strict=True) if end > cut.at_s]
+        together: dict[float, list[str]] = {0.0: ["start"]}
+        for each in self.happenings:
+            together.setdefault(each.at_s, []).append(f"{each.what} ({each.why})" if each.why else each.what)
+        starts = [*together, self.duration_s]
+        return [self._phase(start, end, "; ".join(together[start])) for start, end in pairwise(starts) if end > start]
 
     def to_dict(self) -> dict[str, Any]:
         """For `--json`. Seconds, bytes, tokens per second; everything predicted."""
@@ -158,10 +161,10 @@ class Result:
             events.append({**mark, "args": {"why": each.why}})
         return {"traceEvents": events, "displayTimeUnit": "ms", "otherData": {"made_by": "shardnet", "predicted": True}}
 
-    def _phase(self, cut: Happening, end_s: float) -> Phase:
-        done = [lap for lap in self.laps if cut.at_s < lap.end_s <= end_s]
+    def _phase(self, start_s: float, end_s: float, opening: str) -> Phase:
+        done = [lap for lap in self.laps if start_s < lap.end_s <= end_s]
         mean = sum(lap.seconds for lap in done) / len(done) if done else None
-        return Phase(cut.at_s, end_s, len(done) / (end_s - cut.at_s), mean, cut.what)
+        return Phase(start_s, end_s, len(done) / (end_s - start_s), mean, opening)
 
 
 def quantile(ordered: Sequence[float], share: float) -> float | None:
