@@ -19,7 +19,7 @@ from shardnet.roofline import Roofline, Step, decode_work, fit_roofline, prefill
 
 @dataclass(frozen=True)
 class StepTiming:
-    """The median time of one kind of step of one unit."""
+    """The time of one kind of step of one unit: the lower quartile of some runs."""
 
     num_sessions: int
     num_tokens: int

@@ -212,14 +212,15 @@ def _try_threads(group: UnitGroup, dtype: str, memory_bytes: int, clock: _Clock)
     slot_s = min(0.6, clock.left_s(_TRIALS_SHARE) / (3 * len(counts)))
     for count in counts:
         torch.set_num_threads(count)
-        decode_s = _timed(kv.step(1, *_TRIAL_DECODE), slot_s)[0]
-        alone[count] = decode_s, _timed(kv.step(_TRIAL_PREFILL[0], 1, _TRIAL_PREFILL[1]), slot_s)[0]
+        decode_s = _undisturbed(_timed(kv.step(1, *_TRIAL_DECODE), slot_s))
+        prefill_s = _undisturbed(_timed(kv.step(_TRIAL_PREFILL[0], 1, _TRIAL_PREFILL[1]), slot_s))
+        alone[count] = decode_s, prefill_s
         clock.tell()
     trials = []
     with _busy_core():
         for count, (decode_s, prefill_s) in alone.items():
             torch.set_num_threads(count)
-            loaded_s = _timed(kv.step(1, *_TRIAL_DECODE), slot_s)[0]
+            loaded_s = median(_timed(kv.step(1, *_TRIAL_DECODE), slot_s))
             trials.append(
                 ThreadTrial(count, *(seconds / shard.num_units for seconds in (decode_s, loaded_s, prefill_s)))
             )
@@ -249,8 +250,9 @@ def _measure_group(
             expected_s = last.seconds * shard.num_units * num_tokens / last.num_tokens
             if expected_s > max(_LONGEST_RUN_S, slot_s) or expected_s > max(slot_s, 0.1) * 4:
                 continue
-        seconds, num_runs = _timed(kv.step(num_tokens, num_sessions, cached), max(0.0, slot_s))
-        steps.append(StepTiming(num_sessions, num_tokens, cached, seconds / shard.num_units, num_runs))
+        times = _timed(kv.step(num_tokens, num_sessions, cached), max(0.0, slot_s))
+        seconds = _undisturbed(times) / shard.num_units
+        steps.append(StepTiming(num_sessions, num_tokens, cached, seconds, len(times)))
         clock.tell()
     return UnitMeasurement(works[group.units[0]], group.units, tuple(steps))
 
@@ -302,8 +304,8 @@ def _filled_cache(shard: Shard, capacity: int, length: int) -> SessionCache:
     return cache
 
 
-def _timed(step: Callable[[], object], slot_s: float) -> tuple[float, int]:
-    """Median seconds of a step, and of how many runs. The first one warms up and counts only if there is no time."""
+def _timed(step: Callable[[], object], slot_s: float) -> list[float]:
+    """Seconds of some runs, the fastest first. The first run warms up and counts only if there is no time for more."""
     start = time.perf_counter()
     step()
     now = time.perf_counter()
@@ -314,7 +316,12 @@ def _timed(step: Callable[[], object], slot_s: float) -> tuple[float, int]:
         step()
         now = time.perf_counter()
         times.append(now - before)
-    return (median(times), len(times)) if times else (first_s, 1)
+    return sorted(times) or [first_s]
+
+
+def _undisturbed(times: Sequence[float]) -> float:
+    """The lower quartile: what other programs do can only add, and comes in bursts longer than half of a slot."""
+    return times[len(times) // 4]
 
 
 @contextmanager

@@ -76,8 +76,8 @@ def test_a_fresh_measurement_is_reused(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(profiler, "measure_device", measure)
     store = ProfileStore(tmp_path)
 
-    def profile(**options: bool) -> profiler.Profiled:
-        return measure_or_reuse(TINY, "tiny", "float32", store, device="here", **options)
+    def profile(*, refresh: bool = False) -> profiler.Profiled:
+        return measure_or_reuse(TINY, "tiny", "float32", store, device="here", refresh=refresh)
 
     first = profile()
     assert first.made_because == "there was none"
