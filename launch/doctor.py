@@ -46,17 +46,14 @@ class Finding:
 
 
 def examine(progress: Progress) -> Iterator[Finding]:
-    """Look at one thing after the other; the slow ones come last."""
-    yield find_python()
-    for package in ("torch", "transformers"):
-        yield find_package(package)
-    yield find_address()
-    yield find_memory()
-    yield find_cores()
-    yield find_system()
-    yield find_temporary_folder()
-    yield find_rpc(progress)
-    yield find_threads(progress)
+    """Look at one thing after the other; the slow ones come last, and only where the packages are there."""
+    packages = [find_package(name) for name in ("torch", "transformers")]
+    yield from (find_python(), *packages, find_address(), find_memory(), find_cores(), find_system())
+    yield find_folder("temporary_folder", Path(tempfile.gettempdir()), "Set TMPDIR to a folder that you may write to.")
+    if all(package.ok for package in packages):
+        yield from find_models()
+        yield find_rpc(progress)
+        yield find_threads(progress)
 
 
 def find_python() -> Finding:
@@ -140,11 +137,6 @@ def find_system() -> Finding:
     return Finding("system", True, f"{name}, {kind} on Android", {"name": name, "kind": kind}, tuple(hints))
 
 
-def find_temporary_folder() -> Finding:
-    """Where logs of devices go while they run."""
-    return find_folder("temporary_folder", Path(tempfile.gettempdir()), "Set TMPDIR to a folder that you may write to.")
-
-
 def find_folder(name: str, folder: Path, advice: str) -> Finding:
     """Whether files can be written there (or in the nearest parent that there is), and the space that is left."""
     existing = next(each for each in (folder, *folder.parents) if each.is_dir())
@@ -156,6 +148,16 @@ def find_folder(name: str, folder: Path, advice: str) -> Finding:
             name, False, f"{folder} cannot be written to: {error.strerror}", {"path": str(folder)}, (advice,)
         )
     return Finding(name, True, f"{folder} ({size(free)} free)", {"path": str(folder), "free_bytes": free})
+
+
+def find_models() -> Iterator[Finding]:
+    """Where converted models are kept, and which are there already."""
+    from shardnet.loader.files import DEFAULT_CACHE
+
+    folder = DEFAULT_CACHE.expanduser()
+    yield find_folder("cache_folder", folder, "Converted models are kept there: make room, or change its owner.")
+    models = sorted(each.parent.name for each in folder.glob("[!.]*/config.json"))
+    yield Finding("cached_models", True, ", ".join(models) or "none yet", models)
 
 
 def find_rpc(progress: Progress) -> Finding:

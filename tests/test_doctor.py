@@ -47,6 +47,15 @@ def test_a_missing_package_is_found_with_the_way_to_get_it() -> None:
     assert finding.hints == ("Run: pip install 'no-such-package-at-all'",)
 
 
+def test_without_torch_the_rest_is_told_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    missing = {"torch": Finding("torch", False, "is not installed")}
+    monkeypatch.setattr(doctor, "find_package", lambda name: missing.get(name) or Finding(name, True, "5.0"))
+    findings = {finding.name: finding for finding in doctor.examine(lambda what, done, total: None)}
+    assert not findings["torch"].ok
+    assert findings["memory"].ok
+    assert "rpc" not in findings
+
+
 def test_another_version_than_those_tried_is_a_hint(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor.importlib.metadata, "version", lambda name: "1.0")
     finding = doctor.find_package("torch")
