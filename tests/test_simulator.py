@@ -102,7 +102,7 @@ def best_plan(problem: Problem) -> Plan:
                     found.append((cost.lap_s, stages))
     if not found:
         raise DoesNotFit("nothing fits")
-    return Plan(min(found)[1])
+    return Plan(min(found, key=lambda each: each[0])[1])
 
 
 AB = Plan(stages_from_counts(["a", "b"], [1, 7]))

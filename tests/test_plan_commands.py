@@ -1,0 +1,228 @@
+"""`shardnet plan` and `shardnet simulate` as a user types them; no process is started."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from shardnet.errors import ShardnetError
+from shardnet.launch import plan_commands
+
+app = typer.Typer(pretty_exceptions_enable=False)
+plan_commands.register(app)
+
+PLAN_KEYS = {
+    *("method", "objective", "stages", "lap_s", "bottleneck_s", "rate_per_s", "energy_j"),
+    *("optimal", "gap", "left_out", "solve_s"),
+}
+HOME = ("--model", "llama-2-7b", "--bits", "4", "--cluster", "home")
+PROBLEM: dict[str, Any] = {
+    "units": [
+        {"name": f"u{i}", "weight_bytes": 1e8, "kv_bytes_per_token": 1000, "output_bytes": 2000} for i in range(6)
+    ],
+    "devices": [
+        {"name": "pixel", "memory_bytes": 4e8, "unit_seconds": [0.01] * 6, "active_w": 4.0},
+        {"name": "laptop", "memory_bytes": 8e8, "unit_seconds": [0.002] * 6, "active_w": 30.0},
+    ],
+    "links": [
+        {"from": "pixel", "to": "laptop", "latency_s": 0.003, "bytes_per_s": 1e7},
+        {"from": "laptop", "to": "pixel", "latency_s": 0.003, "bytes_per_s": 1e7},
+    ],
+    "source": "pixel",
+    "context_tokens": 100,
+}
+
+
+def shardnet(*arguments: str) -> str:
+    """Standard output of a command that succeeds."""
+    result = CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def refused(*arguments: str) -> ShardnetError:
+    """The error of a command that fails, whose exit code `main` uses."""
+    with pytest.raises(ShardnetError) as caught:
+        CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+    assert "\n" not in str(caught.value)
+    return caught.value
+
+
+@pytest.fixture
+def problem_file(tmp_path: Path) -> str:
+    path = tmp_path / "problem.json"
+    path.write_text(json.dumps(PROBLEM))
+    return str(path)
+
+
+def test_a_problem_file_gives_exactly_the_documented_keys(problem_file: str) -> None:
+    plan = json.loads(shardnet("plan", "--problem", problem_file, "--json"))
+    assert set(plan) == PLAN_KEYS
+    assert set(plan["stages"][0]) == {"device", "first_unit", "last_unit"}
+    assert plan["stages"] == [
+        {"device": "pixel", "first_unit": 0, "last_unit": 0},
+        {"device": "laptop", "first_unit": 1, "last_unit": 5},
+    ]
+    assert plan["lap_s"] == pytest.approx(0.01 + 5 * 0.002 + 2 * 0.003 + 2008 / 1e7)
+
+
+@pytest.mark.parametrize("objective", ["latency", "throughput", "energy"])
+def test_every_objective(problem_file: str, objective: str) -> None:
+    arguments = ("plan", "--problem", problem_file, "--objective", objective, "--in-flight", "2", "--json")
+    assert json.loads(shardnet(*arguments))["objective"] == objective
+
+
+def test_a_model_on_a_cluster_as_a_table() -> None:
+    told = shardnet("plan", *HOME)
+    assert "llama-2-7b on home" in told and "predicted:" in told and "Left out" in told and "estimated" in told
+
+
+def test_compare_shows_every_method_and_none_beats_auto() -> None:
+    told = shardnet("plan", *HOME, "--compare")
+    for method in ("solo", "even", "memory", "edgeshard", "lingualinked", "exact", "auto"):
+        assert f"\n  {method} " in told
+    compared = json.loads(shardnet("plan", *HOME, "--compare", "--json"))
+    laps = {plan["method"]: plan["lap_s"] for plan in compared["plans"]}
+    assert compared["chosen"]["lap_s"] <= min(laps.values()) * (1 + 1e-9)
+    assert set(compared["chosen"]) == PLAN_KEYS
+
+
+def test_explain_plans_again_for_each_change() -> None:
+    told = json.loads(shardnet("plan", *HOME, "--explain", "--json"))
+    assert any("busiest" in sentence for sentence in told["limits"])
+    changes = [each["change"] for each in told["what_if"]]
+    assert "another laptop" in changes and any("bandwidth" in change for change in changes)
+    assert "What would help" in shardnet("plan", *HOME, "--explain")
+
+
+def test_fewer_bits_are_faster_and_a_better_link_helps() -> None:
+    lap = {}
+    for bits in ("4", "8"):
+        lap[bits] = json.loads(shardnet("plan", "-m", "llama-2-7b", "-c", "home", "--bits", bits, "--json"))["lap_s"]
+    assert lap["4"] < lap["8"]
+    slow, fast = (
+        json.loads(
+            shardnet("plan", "-m", "qwen3-8b", "-c", "phones_and_cloud", "--bandwidth", f"all:cloud={mbit}", "--json")
+        )
+        for mbit in (0.2, 200)
+    )
+    assert fast["lap_s"] < slow["lap_s"]
+
+
+def test_a_lap_limit_bounds_energy_plans(problem_file: str) -> None:
+    arguments = ("plan", "--problem", problem_file, "--objective", "energy", "--json")
+    free = json.loads(shardnet(*arguments))
+    limited = json.loads(shardnet(*arguments, "--lap-limit", "30"))
+    assert limited["lap_s"] <= 0.03 and limited["energy_j"] >= free["energy_j"] - 1e-12
+
+
+def test_a_model_folder_needs_only_its_configuration(tmp_path: Path) -> None:
+    config = {"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
+    config |= {"intermediate_size": 128, "vocab_size": 256, "max_position_embeddings": 512}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    plan = json.loads(shardnet("plan", "--model", str(tmp_path), "--cluster", "home", "--context", "256", "--json"))
+    assert plan["stages"][-1]["last_unit"] == 4
+
+
+def test_plots_are_pictures(tmp_path: Path) -> None:
+    plan, run = tmp_path / "plan.png", tmp_path / "run.png"
+    shardnet("plan", *HOME, "--plot", str(plan))
+    shardnet("simulate", *HOME, "-n", "20", "--event", "t=5 slow laptop 2x", "--plot", str(run))
+    for path in (plan, run):
+        assert path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 10_000
+    assert "Cannot write the plot" in str(refused("plan", *HOME, "--plot", str(tmp_path / "no" / "plan.png")))
+
+
+def test_a_calm_run_agrees_with_the_formulas() -> None:
+    told = json.loads(shardnet("simulate", *HOME, "-f", "3", "--prompt-tokens", "0", "-n", "60", "--json"))
+    assert told["predicted"] is True and told["failed"] is None and told["tokens"] == 180
+    assert told["rate_per_s"] == pytest.approx(told["plan"]["rate_per_s"], rel=0.01)
+
+
+def test_a_run_with_events_a_trace_and_a_table(tmp_path: Path) -> None:
+    trace, events = tmp_path / "trace.json", tmp_path / "events.yaml"
+    events.write_text("events:\n  - t=6 leave laptop\n  - {at_s: 2, kind: slow, device: board, factor: 2}\n")
+    told = shardnet("simulate", *HOME, "-n", "40", "--events", str(events), "--trace", str(trace))
+    assert "What happened" in told and "leave laptop" in told and "switch to plan 2" in told
+    assert len(json.loads(trace.read_text())["traceEvents"]) > 40
+
+
+def test_a_plan_of_ones_own_can_be_simulated(tmp_path: Path, problem_file: str) -> None:
+    path = tmp_path / "plan.json"
+    stages = [
+        {"device": "pixel", "first_unit": 0, "last_unit": 2},
+        {"device": "laptop", "first_unit": 3, "last_unit": 5},
+    ]
+    path.write_text(json.dumps({"stages": stages}))
+    arguments = ("simulate", "--problem", problem_file, "--plan", str(path), "--prompt-tokens", "0", "--json")
+    assert json.loads(shardnet(*arguments))["lap_s"] == pytest.approx(0.036 + 0.006 + 2008 / 1e7)
+    path.write_text("[]")
+    assert "is no plan" in str(refused(*arguments))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("plan",), "--problem FILE, or --model M and --cluster FILE"),
+        (("plan", "--problem", "/nowhere.json"), "Cannot read the problem file /nowhere.json"),
+        (("plan", "-m", "llama-2-7", "-c", "home"), "did you mean 'llama_2_7b'"),
+        (("plan", "-m", "llama-2-7b", "-c", "hom"), "did you mean 'home'"),
+        (("plan", *HOME, "--method", "exat"), "did you mean 'exact'"),
+        (("plan", *HOME, "--objective", "speed"), "--objective 'speed' is unknown"),
+        (("plan", *HOME, "--in-flight", "0"), "--in-flight must be at least 1"),
+        (("plan", *HOME, "--lap-limit", "-3"), "--lap-limit must be above 0"),
+        (("plan", *HOME, "--time-limit", "nan"), "--time-limit must be above 0"),
+        (("plan", *HOME, "--source", "lap"), "did you mean 'laptop'"),
+        (("plan", *HOME, "--bandwidth", "a=3"), "write it like phone:cloud=10"),
+        (("plan", *HOME, "--dtype", "fp8"), "unknown dtype 'fp8'"),
+        (("plan", "-m", "llama-2-7b", "-c", "home", "--bits", "5"), "5 bits"),
+        (("plan", *HOME, "--context", "5000"), "context of 4096 tokens"),
+        (("simulate", *HOME, "--event", "t=5"), "cannot read the event"),
+        (("simulate", *HOME, "--event", "t=5 leave nobody"), "no device is called 'nobody'"),
+        (("simulate", *HOME, "--new-tokens", "0"), "new_tokens must be at least 1"),
+        (("simulate", *HOME, "--jitter", "-1"), "jitter must be between"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(arguments: tuple[str, ...], said: str) -> None:
+    error = refused(*arguments)
+    assert said in str(error) and error.exit_code == 2
+
+
+def test_options_of_models_do_not_go_with_a_problem_file(problem_file: str) -> None:
+    assert "--bits does not go with --problem" in str(refused("plan", "--problem", problem_file, "--bits", "4"))
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("devices", 0, "memory_bytes"), "2 GB"),
+        (("devices", 0, "unit_seconds"), [-1] * 6),
+        (("devices", 0, "unit_secnds"), [1] * 6),
+        (("devices", 1, "name"), "pixel"),
+        (("devices",), []),
+        (("links",), []),
+        (("source",), "nobody"),
+        (("context_tokens",), float("nan")),
+    ],
+)
+def test_impossible_problems_are_refused(tmp_path: Path, path: tuple[Any, ...], value: Any) -> None:
+    data = json.loads(json.dumps(PROBLEM))
+    inner = data
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    file = tmp_path / "wrong.json"
+    file.write_text(json.dumps(data))
+    assert refused("plan", "--problem", str(file)).exit_code == 2
+
+
+def test_what_fits_nowhere_is_exit_code_3() -> None:
+    error = refused("plan", "--model", "llama-2-70b", "--cluster", "home", "--dtype", "float32")
+    assert error.exit_code == 3
+    lost = refused("simulate", *HOME, "-n", "40", "--event", "t=3 leave phone")
+    assert lost.exit_code == 3 and "the source phone left" in str(lost)
