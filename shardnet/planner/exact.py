@@ -1,9 +1,9 @@
 """Plans that are optimal by proof, or come with a proven gap. Pure.
 
 Every objective is a least cost under limits (see `minimize`). Latency is the least lap. Throughput is the least
-beat = max(bottleneck, lap / in_flight), the reciprocal of the rate: a beat can be kept if and only if the least lap of a
-plan whose devices and links are all busy for no more than the beat is at most in_flight beats. Bisection finds the
-least one; of the plans within 1% of it, the one with the shortest lap is taken.
+beat = max(bottleneck, lap / in_flight), the reciprocal of the rate. A beat can be kept if and only if, of the plans
+whose devices and links are all busy for no more than the beat, the shortest lap takes at most in_flight beats.
+Bisection finds the least beat; of the plans within 1% of it, the one with the shortest lap is taken.
 """
 
 from __future__ import annotations
@@ -56,8 +56,14 @@ class Solution:
 class Exact:
     """One problem and everything that its searches share."""
 
-    def __init__(self, problem: Problem, deadline: float, seeds: Sequence[Sequence[StagePlan]] = ()) -> None:
-        self.problem, self.deadline = problem, deadline
+    def __init__(
+        self,
+        problem: Problem,
+        deadline: float,
+        lap_limit_s: float = np.inf,
+        seeds: Sequence[Sequence[StagePlan]] = (),
+    ) -> None:
+        self.problem, self.deadline, self.lap_limit_s = problem, deadline, lap_limit_s
         self.tables = Tables(problem)
         index = problem.index
         self._seeds: list[Runs] = [tuple((index[s.device], s.last_unit) for s in stages) for stages in seeds]
@@ -68,16 +74,10 @@ class Exact:
         best = self._least_lap(np.inf, np.inf)
         return self._solution(best, best.cost, best.bound, best.proven)
 
-    def energy(self, lap_limit_s: float) -> Solution:
-        """The plan of least joules per token whose lap keeps the limit; of equal ones, the shortest lap."""
-        watts = [device.active_w for device in self.problem.devices]
-        for device in self.problem.devices:
-            if device.active_w is None:
-                raise BadConfiguration(
-                    f"The objective energy needs active_w of every device; {device.name!r} has none."
-                )
-        tables = self.tables
-        joules = tables.seconds * np.array(watts, dtype=float)
+    def energy(self) -> Solution:
+        """The plan of least joules per token; of equal ones, that with the shortest lap. Needs active_w everywhere."""
+        tables, lap_limit_s = self.tables, self.lap_limit_s
+        joules = tables.seconds * np.array([device.active_w for device in self.problem.devices], dtype=float)
         hop_j = np.where(np.isfinite(tables.hop_s), tables.radio_j, np.inf)
         scale = (
             TIE_SHARE
@@ -137,8 +137,8 @@ class Exact:
     def _least_lap(self, beat_s: float, in_flight: float, pool: Sequence[Runs] = ()) -> Best:
         """The least lap of a plan that keeps the beat, ties broken by fewest devices."""
         target, judge = self.beat_target(beat_s), self.beat_judge(beat_s)
-        upper = beat_s * in_flight * (1 + ROUNDING) if np.isfinite(beat_s) else np.inf
-        best = self._minimize(target, judge, upper, pool)
+        limit_s = min(self.lap_limit_s, beat_s * in_flight if np.isfinite(beat_s) else np.inf)
+        best = self._minimize(target, judge, limit_s * (1 + ROUNDING), pool)
         if best.runs is None or not best.proven:
             return best
         return self._fewest_devices(best, target, judge)
@@ -220,7 +220,7 @@ class _Beats:
             middle = self.high * (1 - share) if near else (self.high + self._assumed) / 2
             now = time.perf_counter()
             until = min(exact.deadline, now + max(0.05, (exact.deadline - now) / 5))
-            upper = middle * self.in_flight * (1 + ROUNDING)
+            upper = min(middle * self.in_flight, exact.lap_limit_s) * (1 + ROUNDING)
             target, judge = exact.beat_target(middle), exact.beat_judge(middle)
             best = minimize(exact.tables, target, judge, upper, until, enough=True)
             if best.runs is not None:

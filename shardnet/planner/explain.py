@@ -1,0 +1,151 @@
+"""Why a plan looks as it does, and what would help where nothing fits, in words. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from shardnet.errors import BadConfiguration, DoesNotFit
+from shardnet.plan import LeftOut, StagePlan
+from shardnet.planner.costs import ROUNDING, Cost, broken_limit, evaluate, gigabytes
+from shardnet.planner.problem import Problem
+
+MOST_TRIED = 32
+"""Devices left out for which plans with them are tried; of larger clusters only the reason in general is told."""
+
+
+def limit_of(cost: Cost, objective: str, in_flight: int) -> str:
+    """What limits the plan, in a sentence or two."""
+    busiest = max(cost.device_busy_s, key=lambda name: cost.device_busy_s[name])
+    compute_s, hops_s = sum(cost.device_busy_s.values()), sum(hop.seconds for hop in cost.hops)
+    if objective == "throughput" and cost.bottleneck_s >= cost.lap_s / in_flight:
+        kind = "device" if cost.bottleneck in cost.device_busy_s else "link"
+        return f"The busiest {kind}, {cost.bottleneck}, works {_ms(cost.bottleneck_s)} in each lap and sets the rate."
+    if objective == "energy" and cost.energy_j:
+        joules = {name: value for name, value in cost.device_energy_j.items() if value}
+        most = max(joules, key=lambda name: joules[name])
+        return f"{most} spends {joules[most] / cost.energy_j:.0%} of the {cost.energy_j:.3g} J of a token."
+    lap = cost.lap_s or 1.0
+    head = f"Of a lap of {_ms(cost.lap_s)}, compute is {compute_s / lap:.0%} (most on {busiest})"
+    if cost.hops:
+        slowest = max(cost.hops, key=lambda hop: hop.seconds)
+        head += f" and hops are {hops_s / lap:.0%} (the slowest {slowest.source} to {slowest.target}"
+        head += f", {_ms(slowest.seconds)})"
+    tail = f"; {in_flight} in flight do not fill the pipeline." if objective == "throughput" else "."
+    return head + tail
+
+
+def left_out(problem: Problem, stages: Sequence[StagePlan], told: Callable[[Cost], str]) -> tuple[LeftOut, ...]:
+    """The devices that the plan does not use, each with the reason.
+
+    Args:
+        told: what of a cost is compared, in words.
+    """
+    used = {stage.device for stage in stages}
+    spare = [device.name for device in problem.devices if device.name not in used]
+    relays = {link.target for hop in evaluate(problem, stages).hops for link in hop.links[:-1]}
+    return tuple(
+        LeftOut(name, _reason(problem, stages, name, told, len(spare) <= MOST_TRIED, name in relays)) for name in spare
+    )
+
+
+def _reason(
+    problem: Problem, stages: Sequence[StagePlan], name: str, told: Callable[[Cost], str], tried: bool, relays: bool
+) -> str:
+    device = problem.devices[problem.index[name]]
+    smallest = min(problem.unit_memory_bytes)
+    if device.memory_bytes * (1 + ROUNDING) < smallest:
+        return f"its {gigabytes(device.memory_bytes)} hold no unit: the smallest needs {gigabytes(smallest)}"
+    others = [stage.device for stage in stages]
+    if all(problem.routes.seconds(other, name, 0) is None for other in others):
+        return "there is no way to it from the devices in use"
+    if all(problem.routes.seconds(name, other, 0) is None for other in others):
+        return "there is no way back from it to the devices in use"
+    relay = "it only relays; " if relays else ""
+    if not tried:
+        return relay + "no better plan with it was found"
+    trials = [cost for plan in _with_device(stages, name) if (cost := _kept(problem, plan)) is not None]
+    if not trials:
+        return relay + "no plan that gives it a unit at the end of a stage fits"
+    now, best = evaluate(problem, stages), min(trials, key=lambda cost: cost.lap_s)
+    if told(best) != told(now):
+        return f"{relay}with one unit moved to it, the plan would have {told(best)} instead of {told(now)}"
+    return f"{relay}with one unit moved to it, the plan would have {told(best)} as now, and a lap of {_ms(best.lap_s)}"
+
+
+def _with_device(stages: Sequence[StagePlan], name: str) -> list[list[StagePlan]]:
+    """The plans in which the device takes the first or the last unit of a stage."""
+    plans = []
+    for s, stage in enumerate(stages):
+        first, last = stage.first_unit, stage.last_unit
+        before, after = list(stages[:s]), list(stages[s + 1 :])
+        if first == last:
+            plans.append([*before, StagePlan(name, first, last), *after])
+            continue
+        front = [StagePlan(name, first, first), StagePlan(stage.device, first + 1, last)]
+        back = [StagePlan(stage.device, first, last - 1), StagePlan(name, last, last)]
+        plans += [[*before, *front, *after], [*before, *back, *after]]
+    return plans
+
+
+def _kept(problem: Problem, stages: Sequence[StagePlan]) -> Cost | None:
+    try:
+        cost = evaluate(problem, stages)
+    except BadConfiguration:  # no way to it from there
+        return None
+    return None if broken_limit(problem, stages, cost) else cost
+
+
+def does_not_fit(problem: Problem) -> DoesNotFit:
+    """What is needed, what there is, and three ways out."""
+    need, have = sum(problem.unit_memory_bytes), sum(device.memory_bytes for device in problem.devices)
+    largest = max(device.memory_bytes for device in problem.devices)
+    biggest = max(range(problem.num_units), key=lambda u: problem.unit_memory_bytes[u])
+    size = problem.unit_memory_bytes[biggest]
+    source = problem.devices[problem.index[problem.source]]
+    pinned = [u for u, pin in ((0, problem.pin_embedding), (problem.num_units - 1, problem.pin_head)) if pin]
+    at_source = sum(problem.unit_memory_bytes[u] for u in set(pinned))
+    many = len(problem.devices)
+    offer = f"{many} devices offer {gigabytes(have)}" if many > 1 else f"the only device offers {gigabytes(have)}"
+    said = f"The model needs {gigabytes(need)} with its KV cache and {offer}"
+    missing, short = max(need - have, 0.0) + size, have
+    if at_source > source.memory_bytes * (1 + ROUNDING):
+        said += (
+            f", but the source {source.name} must hold {gigabytes(at_source)} and has {gigabytes(source.memory_bytes)}"
+        )
+        missing, need, short = at_source, at_source, source.memory_bytes
+    elif size > largest * (1 + ROUNDING):
+        name = problem.units[biggest].name
+        said += f", but unit {name} alone needs {gigabytes(size)} and the largest device has {gigabytes(largest)}"
+        missing, need, short = size, size, largest
+    elif need <= have:
+        said += ", but not in pieces that units and links can use"
+        short = have * 0.9
+    place = "a source" if need == at_source else "a device"
+    ways = [f"add {place} with {gigabytes(missing)}", _fewer_bits(problem, need, short), _shorter(problem, need, short)]
+    return DoesNotFit(f"{said}. Three ways out: {ways[0]}; {ways[1]}; or {ways[2]}.")
+
+
+def _fewer_bits(problem: Problem, need: float, have: float) -> str:
+    tokens = problem.context_tokens * problem.sessions
+    weights = sum(unit.weight_bytes for unit in problem.units)
+    whole = weights + sum(unit.kv_bytes_per_token for unit in problem.units) * tokens
+    room = have - need * (1 - weights / whole) if whole else 0.0
+    if room <= 0 or not weights:
+        return "use weights of fewer bits (not enough alone: the KV cache is too large as well)"
+    share = min(room / (need * weights / whole), 1.0)
+    return f"use weights of fewer bits, at most {share:.0%} of their size now"
+
+
+def _shorter(problem: Problem, need: float, have: float) -> str:
+    per_token = sum(unit.kv_bytes_per_token for unit in problem.units) * problem.sessions
+    saved = per_token * problem.context_tokens
+    if saved <= 0:
+        return "place a smaller model (there is no KV cache that a shorter context would shrink)"
+    if need - have >= saved:
+        return f"keep a shorter context (not enough alone: all {problem.context_tokens} tokens take {gigabytes(saved)})"
+    tokens = int(problem.context_tokens - (need - have) / per_token)
+    return f"keep a context of at most {tokens} tokens instead of {problem.context_tokens}"
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1e3:.4g} ms"

@@ -1,0 +1,271 @@
+"""`plan`: one problem, one objective, any method, one kind of answer. Pure but for the clock that ends a search.
+
+The method `auto` takes the best of `exact` and, where that is not proven, of every other method; the rule by which two
+plans are compared is in `better`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from shardnet.errors import BadConfiguration, BadRequest, DoesNotFit, ShardnetError
+from shardnet.plan import Plan, StagePlan
+from shardnet.planner import edgeshard, explain, lingualinked, simple
+from shardnet.planner.costs import ROUNDING, Cost, broken_limit, evaluate
+from shardnet.planner.exact import NEAR_TIE, Exact, Solution
+from shardnet.planner.problem import Problem
+from shardnet.planner.tables import Tables
+
+METHODS = ("auto", "exact", "edgeshard", "lingualinked", "memory", "even", "solo")
+OBJECTIVES = ("latency", "throughput", "energy")
+TIME_LIMIT_S = 5.0
+"""For the search of `exact` and `auto` where the caller sets none."""
+
+Stages = tuple[StagePlan, ...]
+
+
+@dataclass(frozen=True)
+class Aim:
+    """What is sought."""
+
+    objective: str
+    in_flight: int
+    lap_limit_s: float
+    deadline: float
+    """time.perf_counter() at which a search returns what it has."""
+
+    def value(self, cost: Cost) -> float:
+        """Seconds of lap, seconds per token, or joules: less is better."""
+        if self.objective == "energy":
+            return math.inf if cost.energy_j is None else cost.energy_j
+        return cost.lap_s if self.objective == "latency" else max(cost.bottleneck_s, cost.lap_s / self.in_flight)
+
+    def told(self, cost: Cost) -> str:
+        """The value in words."""
+        if self.objective == "energy":
+            return f"{self.value(cost):.4g} J per token"
+        if self.objective == "throughput":
+            return f"{cost.rate(self.in_flight):.4g} tokens/s"
+        return f"a lap of {cost.lap_s * 1e3:.4g} ms"
+
+
+def plan(
+    problem: Problem,
+    objective: str = "latency",
+    method: str = "auto",
+    in_flight: int = 1,
+    lap_limit_s: float | None = None,
+    time_limit_s: float | None = None,
+) -> Plan:
+    """Place the units of a problem.
+
+    Args:
+        objective: "latency" (least lap), "throughput" (greatest rate with `in_flight` sessions under way; within 1%,
+            the shortest lap), or "energy" (least joules per token).
+        method: one of METHODS.
+        lap_limit_s: plans with a longer lap are refused.
+        time_limit_s: for searches; what is best by then is returned with a proven gap. 5 s where None.
+
+    Raises:
+        BadRequest: the objective, the method or a number is not one that there is.
+        BadConfiguration: the method cannot take this problem.
+        DoesNotFit: no plan of this method keeps memory and limits; says what would.
+        ShardnetError: a solver is missing or late.
+    """
+    _check_request(objective, method, in_flight, lap_limit_s, time_limit_s)
+    began = time.perf_counter()
+    limit_s = TIME_LIMIT_S if time_limit_s is None else time_limit_s
+    aim = Aim(objective, in_flight, math.inf if lap_limit_s is None else lap_limit_s, began + limit_s)
+    if objective == "energy":
+        _check_power(problem)
+    stages, solution = _METHODS[method](problem, aim)
+    cost = evaluate(problem, stages)
+    broken = _broken(problem, stages, cost, aim)
+    if broken is not None:
+        raise DoesNotFit(f"The plan of {method} does not fit: {broken}. Use the method exact, or change that.")
+    made = _plan(problem, stages, cost, aim, method, solution)
+    return replace(made, solve_s=time.perf_counter() - began)
+
+
+def compare(
+    problem: Problem,
+    objective: str = "latency",
+    in_flight: int = 1,
+    lap_limit_s: float | None = None,
+    time_limit_s: float | None = None,
+) -> list[tuple[str, Plan | ShardnetError]]:
+    """The plan of every method, or why it has none."""
+    rows: list[tuple[str, Plan | ShardnetError]] = []
+    for method in METHODS:
+        try:
+            rows.append((method, plan(problem, objective, method, in_flight, lap_limit_s, time_limit_s)))
+        except ShardnetError as error:
+            rows.append((method, error))
+    return rows
+
+
+def plan_to_dict(made: Plan) -> dict[str, Any]:
+    """The plan as the JSON that `shardnet plan --json` prints."""
+    numbers = {key: getattr(made, key) for key in ("lap_s", "bottleneck_s", "rate_per_s", "energy_j")}
+    numbers = {key: value if value is None or math.isfinite(value) else None for key, value in numbers.items()}
+    return {
+        "method": made.method,
+        "objective": made.objective,
+        "stages": [
+            {"device": stage.device, "first_unit": stage.first_unit, "last_unit": stage.last_unit}
+            for stage in made.stages
+        ],
+        **numbers,
+        "optimal": made.optimal,
+        "gap": made.gap,
+        "left_out": [{"device": left.device, "why": left.why} for left in made.left_out],
+        "solve_s": made.solve_s,
+        "why": made.why,
+    }
+
+
+def better(aim: Aim, plans: Sequence[Stages], costs: Sequence[Cost]) -> Stages:
+    """The best of some plans: least value; for throughput, the shortest lap within 1% of the best; fewest devices."""
+    least = min(aim.value(cost) for cost in costs)
+    near = least / (1 - NEAR_TIE) if aim.objective == "throughput" else least * (1 + ROUNDING)
+    rows = [(cost.lap_s, len(cost.device_busy_s), i) for i, cost in enumerate(costs) if aim.value(cost) <= near]
+    shortest = min(rows)[0] * (1 + ROUNDING)
+    return plans[min((row for row in rows if row[0] <= shortest), key=lambda row: row[1:])[2]]
+
+
+def _broken(problem: Problem, stages: Stages, cost: Cost, aim: Aim) -> str | None:
+    if cost.lap_s > aim.lap_limit_s * (1 + ROUNDING):
+        return f"its lap takes {cost.lap_s * 1e3:.4g} ms and the limit is {aim.lap_limit_s * 1e3:.4g} ms"
+    return broken_limit(problem, stages, cost)
+
+
+def _plan(problem: Problem, stages: Stages, cost: Cost, aim: Aim, method: str, solution: Solution | None) -> Plan:
+    gap = None if solution is None else solution.gap
+    return Plan(
+        stages=stages,
+        method=method,
+        objective=aim.objective,
+        lap_s=cost.lap_s,
+        bottleneck_s=cost.bottleneck_s,
+        rate_per_s=cost.rate(aim.in_flight),
+        energy_j=cost.energy_j,
+        optimal=solution is not None and bool(solution.proven),
+        gap=gap,
+        left_out=explain.left_out(problem, stages, aim.told),
+        why=explain.limit_of(cost, aim.objective, aim.in_flight),
+    )
+
+
+def _solo(problem: Problem, aim: Aim) -> tuple[Stages, None]:
+    return simple.solo(problem, aim.value), None
+
+
+def _even(problem: Problem, aim: Aim) -> tuple[Stages, None]:
+    return simple.even(problem), None
+
+
+def _memory(problem: Problem, aim: Aim) -> tuple[Stages, None]:
+    return simple.memory(problem), None
+
+
+def _edgeshard(problem: Problem, aim: Aim) -> tuple[Stages, None]:
+    tables = Tables(problem)
+    return (edgeshard.least_bottleneck if aim.objective == "throughput" else edgeshard.least_latency)(tables), None
+
+
+def _lingualinked(problem: Problem, aim: Aim) -> tuple[Stages, None]:
+    return lingualinked.place(Tables(problem), max(aim.deadline - time.perf_counter(), 0.1)), None
+
+
+def _exact(problem: Problem, aim: Aim) -> tuple[Stages, Solution]:
+    return _searched(problem, aim, _seeds(problem, aim))
+
+
+def _auto(problem: Problem, aim: Aim) -> tuple[Stages, Solution]:
+    stages, solution = _searched(problem, aim, _seeds(problem, aim))
+    small = problem.num_units * problem.num_devices**2 <= lingualinked.MOST_FLOWS
+    if solution.proven or not small or importlib.util.find_spec("pulp") is None:
+        return stages, solution
+    rival = _kept(problem, aim, _lingualinked)
+    if rival is None:
+        return stages, solution
+    plans = [stages, rival]
+    costs = [evaluate(problem, each) for each in plans]
+    chosen = better(aim, plans, costs)
+    return chosen, replace(solution, stages=chosen, value=aim.value(costs[plans.index(chosen)]))
+
+
+_METHODS: dict[str, Callable[[Problem, Aim], tuple[Stages, Solution | None]]] = {
+    "auto": _auto,
+    "exact": _exact,
+    "edgeshard": _edgeshard,
+    "lingualinked": _lingualinked,
+    "memory": _memory,
+    "even": _even,
+    "solo": _solo,
+}
+
+
+def _seeds(problem: Problem, aim: Aim) -> list[Stages]:
+    """The plans of the quick methods that keep every limit: a search begins there and is never worse."""
+    return [stages for rule in (_solo, _even, _memory, _edgeshard) if (stages := _kept(problem, aim, rule)) is not None]
+
+
+def _kept(problem: Problem, aim: Aim, rule: Callable[[Problem, Aim], tuple[Stages, Any]]) -> Stages | None:
+    try:
+        stages, _ = rule(problem, aim)
+        return None if _broken(problem, stages, evaluate(problem, stages), aim) else stages
+    except ShardnetError:
+        return None
+
+
+def _searched(problem: Problem, aim: Aim, seeds: list[Stages]) -> tuple[Stages, Solution]:
+    exact = Exact(problem, aim.deadline, aim.lap_limit_s, seeds)
+    if aim.objective == "energy":
+        solution = exact.energy()
+    elif aim.objective == "throughput":
+        solution = exact.throughput(aim.in_flight)
+    else:
+        solution = exact.latency()
+    if solution.stages is None:
+        raise _nothing(problem, aim, solution.proven)
+    return solution.stages, solution
+
+
+def _nothing(problem: Problem, aim: Aim, proven: bool) -> DoesNotFit:
+    """Why there is no plan: memory, or a lap limit that memory allows no plan to keep."""
+    if math.isfinite(aim.lap_limit_s):
+        free = replace(aim, objective="latency", lap_limit_s=math.inf)
+        shortest = Exact(problem, time.perf_counter() + 1.0).latency()
+        if shortest.stages is not None:
+            lap_s, limit_s = free.value(evaluate(problem, shortest.stages)), aim.lap_limit_s
+            return DoesNotFit(
+                f"No plan keeps the lap within {limit_s * 1e3:.4g} ms; the shortest found takes {lap_s * 1e3:.4g} ms. "
+                "Allow a longer lap, or add a faster device or link."
+            )
+    error = explain.does_not_fit(problem)
+    return error if proven else DoesNotFit(f"No plan was found in time. {error}")
+
+
+def _check_power(problem: Problem) -> None:
+    for device in problem.devices:
+        if device.active_w is None:
+            raise BadConfiguration(f"The objective energy needs active_w of every device; {device.name!r} has none.")
+
+
+def _check_request(
+    objective: str, method: str, in_flight: int, lap_limit_s: float | None, time_limit_s: float | None
+) -> None:
+    for what, name, known in (("objective", objective, OBJECTIVES), ("method", method, METHODS)):
+        if name not in known:
+            raise BadRequest(f"There is no {what} {name!r}; there are {', '.join(known)}.")
+    if isinstance(in_flight, bool) or not isinstance(in_flight, int) or in_flight < 1:
+        raise BadRequest(f"in_flight must be a whole number, 1 or more, but is {in_flight!r} instead.")
+    for key, seconds in (("lap_limit_s", lap_limit_s), ("time_limit_s", time_limit_s)):
+        if seconds is not None and not (isinstance(seconds, (int, float)) and math.isfinite(seconds) and seconds > 0):
+            raise BadRequest(f"{key} must be a number greater than 0, but is {seconds!r} instead.")
