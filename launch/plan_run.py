@@ -10,7 +10,7 @@ from rich.console import Console
 
 from shardnet.errors import ShardnetError, UsageError
 from shardnet.plan import Plan
-from shardnet.planner import METHODS, OBJECTIVES, plan_to_dict
+from shardnet.planner import METHODS, OBJECTIVES, compare, plan_to_dict
 from shardnet.planner import plan as make_plan
 from shardnet.planner.problem import Problem
 from shardnet.schema import nearest_name
@@ -76,28 +76,20 @@ class ConfiguredPlanner:
     def by(self, method: str, problem: Problem) -> Plan:
         """The plan of a method, which need not be the chosen one."""
         how = self._how
-        return make_plan(
-            problem,
-            objective=how.objective,
-            method=method,
-            in_flight=how.in_flight,
-            lap_limit_s=None if how.lap_limit_ms is None else how.lap_limit_ms / 1e3,
-            time_limit_s=how.time_limit_s,
-        )
+        return make_plan(problem, how.objective, method, how.in_flight, self._lap_limit_s, how.time_limit_s)
 
     def compare(self, problem: Problem) -> tuple[Plan, dict[str, Plan | str]]:
         """The plan of the chosen method, and those of all, or why there is none."""
-        others: dict[str, Plan | str] = {}
-        for method in METHODS:
-            try:
-                others[method] = self.by(method, problem)
-            except ShardnetError as error:
-                if method == self._how.method:
-                    raise
-                others[method] = str(error)
-        chosen = others[self._how.method]
-        assert isinstance(chosen, Plan)
-        return chosen, others
+        how = self._how
+        rows = dict(compare(problem, how.objective, how.in_flight, self._lap_limit_s, how.time_limit_s))
+        chosen = rows[how.method]
+        if isinstance(chosen, ShardnetError):
+            raise chosen
+        return chosen, {method: each if isinstance(each, Plan) else str(each) for method, each in rows.items()}
+
+    @property
+    def _lap_limit_s(self) -> float | None:
+        return None if self._how.lap_limit_ms is None else self._how.lap_limit_ms / 1e3
 
 
 def _explain(asked: Asked, chosen: Plan, planner: ConfiguredPlanner) -> Explanation:

@@ -92,7 +92,7 @@ def print_comparison(
     table = Table(
         title=f"{title}: predicted, for {objective}, {in_flight} in flight", title_justify="left", box=SIMPLE_HEAD
     )
-    table.add_column("method")
+    table.add_column("method", no_wrap=True)
     for name in ("ms/token", "tokens/s", "busiest", "J/token"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("units by device")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -74,7 +75,7 @@ def what_ifs(
         changes.append((f"twice the memory on {best}", _more_memory(problem, best)))
     if fewer_bits is not None:
         changes.append(fewer_bits)
-    if problem.context_tokens > 1 and any(unit.kv_bytes_per_token for unit in problem.units):
+    if full and problem.context_tokens > 1 and any(unit.kv_bytes_per_token for unit in problem.units):
         half = problem.context_tokens // 2
         changes.append((f"a context of {half} tokens", replace(problem, context_tokens=half)))
     now = objective_value(cost, plan.objective, in_flight)
@@ -119,7 +120,7 @@ def _filled(cost: Cost, in_flight: int) -> str:
     needed = cost.lap_s / cost.bottleneck_s
     if in_flight + 1e-9 >= needed:
         return f"with {in_flight} in flight it is never idle, and only making it faster gives more tokens per second."
-    return f"with {in_flight} in flight it is busy {in_flight / needed:.0%} of the time; {needed:.1f} would fill it."
+    return f"with {in_flight} in flight it is busy {in_flight / needed:.0%} of the time; {math.ceil(needed - 1e-9)} would fill it."
 
 
 def _answer(change: str, problem: Problem, objective: str, now: float, in_flight: int, replan: Replan) -> Answer:

@@ -18,7 +18,7 @@ plan_commands.register(app)
 
 PLAN_KEYS = {
     *("method", "objective", "stages", "lap_s", "bottleneck_s", "rate_per_s", "energy_j"),
-    *("optimal", "gap", "left_out", "solve_s"),
+    *("optimal", "gap", "left_out", "solve_s", "why"),
 }
 HOME = ("--model", "llama-2-7b", "--bits", "4", "--cluster", "home")
 PROBLEM: dict[str, Any] = {
