@@ -60,16 +60,18 @@ def serve_store(host: str = "127.0.0.1", port: int = 0) -> dist.TCPStore:
     Raises:
         UsageError: the port is taken, or the address is not one of this device.
     """
+    if not 0 <= port < 2**16:
+        raise UsageError(f"Cannot listen on {host}:{port}: a port is a number from 0 to 65535, where 0 means any.")
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         listener = socket.socket(family, socket.SOCK_STREAM)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise UsageError(f"Cannot listen on {host}:{port}: {error}. Choose an address of this device.") from error
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.listen(128)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         listener.close()
         raise UsageError(f"Cannot listen on {host}:{port}: {error}. Choose another port, or 0 for any.") from error
     # torch would listen on every address of this device, so the socket is ours.
@@ -248,8 +250,11 @@ def _connect(host: str, port: int, timeout_s: float) -> dist.TCPStore:
 
 def _listen_on_loopback_by_default() -> None:
     """Agents listen where TP_SOCKET_IFNAME says. torch reads it once per process, when the first agent starts."""
-    loopback = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), "lo")
-    os.environ.setdefault("TP_SOCKET_IFNAME", loopback)
+    try:
+        interfaces = [name for _, name in socket.if_nameindex()]
+    except OSError:  # Android lets no program list them; torch then falls back to 127.0.0.1
+        interfaces = []
+    os.environ.setdefault("TP_SOCKET_IFNAME", next((name for name in interfaces if name.startswith("lo")), "lo"))
 
 
 def _silence_torch() -> None:

@@ -3,6 +3,9 @@
 The object stands in a table of its device, under an id that the asking device chose. The RRef holds the table's entry,
 so the object lives as long as any handle does, wherever handles were sent. Calls name the id instead of carrying the
 RRef, which saves torch's counting messages for each of them.
+
+torch counts RRefs for the first agent of a process only. A process that is in its second cluster does without: its
+object lives until the handle that it got from `remote` is released, and handles that it sends or receives only borrow.
 """
 
 from __future__ import annotations
@@ -16,10 +19,9 @@ from torch.distributed import rpc
 
 from shardnet.errors import ClusterError
 from shardnet.transport import wire
-from shardnet.transport.answers import explain
 from shardnet.transport.base import RemoteObject
-from shardnet.transport.entry import attempt, here, reply_with, run_handler
-from shardnet.transport.failure import Failure, decode, evicted, lost, private_method, released
+from shardnet.transport.entry import attempt, here, reply_with, run_prompt_handler, serve_post
+from shardnet.transport.failure import Failure, evicted, lost, private_method, released
 from shardnet.transport.outcomes import failed
 
 if TYPE_CHECKING:
@@ -29,14 +31,14 @@ if TYPE_CHECKING:
     from shardnet.transport.base import Handler
     from shardnet.transport.rpc import RpcTransport
 
-_MADE, _FORGET = "objects/made", "objects/forget"
+_MAKE, _FORGET = "objects/make", "objects/forget"
 
 ObjectId = tuple[int, int]
 """The id of the agent that asked for the object, and a number of its own."""
 
 
 class Kept:
-    """An entry of the table: an object, or why there is none."""
+    """An entry of the table."""
 
     __slots__ = ("__weakref__", "value")
 
@@ -49,33 +51,45 @@ class LocalObjects:
 
     def __init__(self) -> None:
         self._kept: weakref.WeakValueDictionary[ObjectId, Kept] = weakref.WeakValueDictionary()
+        self._unclaimed: dict[ObjectId, Kept] = {}
+        """What no RRef holds: made a moment ago, or for a process that cannot have RRefs."""
         self._handles: weakref.WeakSet[RpcRemoteObject] = weakref.WeakSet()
         self._numbers = itertools.count()
 
     def endpoints(self) -> dict[str, Handler]:
         """What other devices ask about objects."""
-        return {_MADE: self._check_made, _FORGET: self._forget}
+        return {_MAKE: self._make, _FORGET: lambda object_id: self.claim(object_id) and None}
 
     def next_number(self) -> int:
         """The second half of an object's id."""
         return next(self._numbers)
 
-    def keep(self, object_id: ObjectId, value: Any) -> Kept:
-        """Enter an object. The entry stays as long as what is returned is held."""
-        kept = self._kept[object_id] = Kept(value)
-        return kept
+    def _make(self, object_id: ObjectId, endpoint: str, args: tuple[Any, ...]) -> Failure | None:
+        """Let an endpoint make an object, and keep it until it is claimed."""
+        made = attempt(endpoint, run_prompt_handler, object_id[0], endpoint, args)
+        if type(made) is Failure:
+            return made
+        self._kept[object_id] = self._unclaimed[object_id] = Kept(made)
+        return None
+
+    def claim(self, object_id: ObjectId) -> Kept | None:
+        """Hand an entry over to an RRef, or to nobody."""
+        return self._unclaimed.pop(object_id, None)
+
+    def forget_unclaimed_of(self, agent_id: int) -> None:
+        """Let go of what a device that is gone has left unclaimed."""
+        for object_id in [unclaimed for unclaimed in list(self._unclaimed) if unclaimed[0] == agent_id]:
+            self.claim(object_id)
 
     def find(self, object_id: ObjectId) -> Any:
         """The object with that id.
 
         Raises:
-            ClusterError: it was released by all who held it, or never made.
+            ClusterError: it was released by all who held it.
         """
         kept = self._kept.get(object_id)
         if kept is None:
             raise ClusterError(f"The object {object_id} is no longer here: whoever used it has released it.")
-        if type(kept.value) is Failure:
-            raise decode(kept.value)
         return kept.value
 
     def remember(self, handle: RpcRemoteObject) -> None:
@@ -87,14 +101,6 @@ class LocalObjects:
         for handle in list(self._handles):
             handle.release()
 
-    def _check_made(self, object_id: ObjectId) -> None:
-        self.find(object_id)
-
-    def _forget(self, object_id: ObjectId) -> None:
-        kept = self._kept.get(object_id)
-        if kept is not None:
-            kept.value = None
-
 
 class RpcRemoteObject(RemoteObject):
     """A handle to an object of some device. May be sent to other devices, which then hold the object, too."""
@@ -105,11 +111,12 @@ class RpcRemoteObject(RemoteObject):
         self._owner = owner
         self._object_id = object_id
         self._rref = rref
+        self._is_released = False
         transport.objects.remember(self)
 
     def call(self, method: str, *args: Any, timeout_s: float) -> Future[Any]:
         transport = self._transport
-        if self._rref is None:
+        if self._is_released:
             return failed(released(self.device))
         call = (transport.id, self._object_id, method, args)
         if self._owner == transport.id:
@@ -119,50 +126,46 @@ class RpcRemoteObject(RemoteObject):
         return transport.ask(self.device, method, serve_method, call, timeout_s)
 
     def release(self) -> None:
-        rref, self._rref = self._rref, None
         transport = self._transport
-        if rref is None or transport.group.is_first or self._owner in transport.gone:
+        if self._is_released:
             return
-        # torch counts RRefs for the first agent of a process only. A later one must say so itself, for all holders.
-        transport.post(self.device, _FORGET, self._object_id)
+        self._is_released = True
+        is_maker = self._object_id[0] == transport.id
+        if self._rref is None and is_maker and self._owner not in transport.gone:
+            transport.post(self.device, _FORGET, self._object_id)
+        self._rref = None
 
     def __reduce__(self) -> tuple[Callable[..., RpcRemoteObject], tuple[Any, ...]]:
-        if self._rref is None:
+        if self._is_released:
             raise released(self.device)
-        fork = self._rref._serialize()
+        fork = None if self._rref is None else self._rref._serialize()
         return adopt, (self.device, self._owner, self._transport.id, self._object_id, fork)
 
 
 def make_remote(
     transport: RpcTransport, device: str, endpoint: str, args: tuple[Any, ...], timeout_s: float
 ) -> RpcRemoteObject:
-    """Let `device` make an object, and wait until it stands or has failed."""
+    """Let `device` make an object, wait until it stands or has failed, and let an RRef claim it.
+
+    One call of `rpc.remote` could do both, but the future of its RRef never completes when that fails (torch 2.13).
+    """
     object_id = (transport.id, transport.objects.next_number())
-    request = (transport.id, object_id, endpoint, args)
+    made = (_MAKE, (object_id, endpoint, args))
     if device == transport.name:
-        kept = make_object(*request)
-        if type(kept.value) is Failure:
-            raise decode(kept.value)
-        return RpcRemoteObject(transport, device, transport.id, object_id, rpc.RRef(kept))
+        transport.own_calls.settle(serve_post(transport.id, *made), endpoint, timeout_s).result()
+        rref = rpc.RRef(transport.objects.claim(object_id)) if transport.group.is_first else None
+        return RpcRemoteObject(transport, device, transport.id, object_id, rref)
     peer = transport.peer(device)
-    worker = transport.group.worker(peer.id)
-    rref = rpc.remote(worker, serve_object, args=request, timeout=timeout_s)
-    try:
-        rref._get_future().wait()
-    except RuntimeError as error:
-        raise explain(error, device, endpoint, timeout_s) from error
-    transport.post(device, _MADE, object_id, timeout_s=timeout_s).result()
+    transport.ask(device, endpoint, serve_post, (transport.id, *made), timeout_s).result()
+    rref = None
+    if transport.group.is_first:
+        rref = rpc.remote(transport.group.worker(peer.id), serve_claim, args=(object_id,), timeout=timeout_s)
     return RpcRemoteObject(transport, device, peer.id, object_id, rref)
 
 
-def make_object(sender: int, object_id: ObjectId, endpoint: str, args: tuple[Any, ...]) -> Kept:
-    """Let an endpoint of this device make an object, and enter what it made, or why it could not."""
-    return here().objects.keep(object_id, attempt(endpoint, run_handler, sender, endpoint, args))
-
-
-def serve_object(sender: int, object_id: ObjectId, endpoint: str, args: tuple[Any, ...]) -> Kept | Failure:
-    """Answer `Transport.remote` of another device. torch keeps the result for the RRef."""
-    kept: Kept | Failure = attempt(endpoint, make_object, sender, object_id, endpoint, args)
+def serve_claim(object_id: ObjectId) -> Kept | Failure | None:
+    """Hand an object that was made here over to the RRef of the device that asked for it."""
+    kept: Kept | Failure | None = attempt(_MAKE, lambda: here().objects.claim(object_id))
     return kept
 
 
@@ -182,12 +185,15 @@ def serve_method(sender: int, object_id: ObjectId, method: str, args: tuple[Any,
     return reply_with(attempt(method, run_method, sender, object_id, method, args), method)
 
 
-def adopt(device: str, owner: int, holder: int, object_id: ObjectId, fork: tuple[Any, ...]) -> RpcRemoteObject:
+def adopt(device: str, owner: int, holder: int, object_id: ObjectId, fork: tuple[Any, ...] | None) -> RpcRemoteObject:
     """Take over a handle that arrives in a message."""
     transport = here()
-    for agent_id in {owner, holder} - {transport.id}:
-        transport.group.worker(agent_id)  # torch writes to both at once
-    return RpcRemoteObject(transport, device, owner, object_id, rpc.PyRRef._deserialize(fork))
+    rref = None
+    if fork is not None and transport.group.is_first:
+        for agent_id in {owner, holder} - {transport.id}:
+            transport.group.worker(agent_id)  # torch writes to both at once
+        rref = rpc.PyRRef._deserialize(fork)
+    return RpcRemoteObject(transport, device, owner, object_id, rref)
 
 
-wire.allow([serve_object, serve_method, adopt])
+wire.allow([serve_claim, serve_method, adopt])

@@ -66,7 +66,14 @@ class RpcTransport(Transport):
         self._chores = ThreadPoolExecutor(1, thread_name_prefix="shardnet-members")
 
     @classmethod
-    def join(cls, endpoint: str, name: str, *, timeout_s: float = 30.0) -> RpcTransport:
+    def join(
+        cls,
+        endpoint: str,
+        name: str,
+        *,
+        timeout_s: float = 30.0,
+        prepare: Callable[[RpcTransport], None] = lambda here: None,
+    ) -> RpcTransport:
         """Join the cluster whose store is at `endpoint`, and tell its members.
 
         Members that are dead or frozen cannot hinder it: they get `NOTICE_S` in parallel, see `unanswered`.
@@ -75,6 +82,7 @@ class RpcTransport(Transport):
             endpoint: "host:port" of the store that the coordinator serves.
             name: the device's name, unique among the members. That of a dead member may be taken over.
             timeout_s: how long to wait for the store to appear.
+            prepare: called before the others learn of this device: the place to expose what they will ask for.
 
         Raises:
             JoinFailed: no store there, or a living member has that name.
@@ -86,6 +94,7 @@ class RpcTransport(Transport):
         here = cls(name, Group(endpoint, timeout_s=timeout_s))
         try:
             entry.enter(here)
+            prepare(here)
             here._take_place()
         except BaseException:
             here._shut()
@@ -250,6 +259,7 @@ class RpcTransport(Transport):
                 return
             del self._peers[name]
             self._left.add(name)
+        self.objects.forget_unclaimed_of(agent_id)
         peer.fail_pending(lost(name, "its last calls"))
         self._announce((), (name,))
 

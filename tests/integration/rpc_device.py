@@ -135,7 +135,7 @@ class Device:
 
     def __init__(self, endpoint: str, name: str) -> None:
         self.name = name
-        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115: closed by __exit__
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{TESTS.parent}{os.pathsep}{TESTS}"}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "integration.rpc_device", endpoint, name],
