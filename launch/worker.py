@@ -34,8 +34,8 @@ def main() -> int:
 
     torch.set_num_threads(arguments.threads)
     try:
-        with RpcTransport.join(arguments.endpoint, arguments.name, timeout_s=JOIN_S) as transport:
-            with Worker(transport, arguments.threads) as worker:
+        with Worker(arguments.threads) as worker:
+            with RpcTransport.join(arguments.endpoint, arguments.name, timeout_s=JOIN_S, prepare=worker.attach):
                 worker.left.wait()
     except ShardnetError as error:
         print(error, file=sys.stderr)

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from shardnet.errors import ShardnetError
+from shardnet.errors import DeviceLost, ShardnetError
 from shardnet.timeline import clock_ns
 from shardnet.transport.base import Transport
 from shardnet.transport.messages import (
@@ -32,6 +32,7 @@ from shardnet.transport.messages import (
 
 OPEN_SESSION_S = 60.0
 PROMPT_S = 600.0
+VERDICT_S = 3.0
 
 
 class Session:
@@ -93,6 +94,7 @@ class Pipeline:
         self._sessions: dict[int, Session] = {}
         self._closings: list[Future[Any]] = []
         self._broken: ShardnetError | None = None
+        self._has_verdict = threading.Event()
 
     def start(
         self,
@@ -123,6 +125,9 @@ class Pipeline:
         try:
             self.settle()  # the memory that earlier sessions held must be free before this one asks for it
             self._open_everywhere(spec, tuple(prompt_ids))
+        except DeviceLost:
+            self._wait_for_verdict()
+            raise
         except BaseException:
             self.close_session(spec.session)
             raise
@@ -164,6 +169,7 @@ class Pipeline:
                 self._broken = error
             sessions = list(self._sessions.values())
             self._sessions.clear()
+        self._has_verdict.set()
         for session in sessions:
             session.tell(self._broken)
 
@@ -189,9 +195,15 @@ class Pipeline:
             raise errors[0]
 
     def _prompt_was_taken(self, session: Session, sent: Future[Any]) -> None:
+        """A prompt that did not arrive ends its session; if its device is lost, the cluster will say so, and more."""
         error = sent.exception()
-        if error is not None and session.spec.session in self._sessions:
+        if error is not None and not isinstance(error, DeviceLost) and session.spec.session in self._sessions:
             session.tell(error)
+
+    def _wait_for_verdict(self) -> None:
+        """A connection broke: whoever watches the devices is about to say which stage is lost, and how."""
+        if self._has_verdict.wait(VERDICT_S):
+            self._raise_if_broken()
 
     def _raise_if_broken(self) -> None:
         if self._broken is not None:

@@ -32,14 +32,19 @@ StageKey = tuple[int, int]
 class Worker:
     """One device of a cluster. A context manager: its stages end with the block."""
 
-    def __init__(self, transport: Transport, num_threads: int) -> None:
-        self.transport = transport
+    transport: Transport
+
+    def __init__(self, num_threads: int) -> None:
         self.num_threads = num_threads
         self.weights: dict[Any, torch.Tensor] = {}
         """Tensors that several stages of this device share (tied embeddings, say), each loaded once."""
         self.left = threading.Event()
         """Set when the coordinator has told this device to leave."""
         self._stages: dict[StageKey, StageHost] = {}
+
+    def attach(self, transport: Transport) -> None:
+        """Expose what a device offers. To be done before the others learn of it: they ask at once."""
+        self.transport = transport
         for endpoint, handler in (
             ("describe", self.describe),
             ("measure_speed", self.measure_speed),

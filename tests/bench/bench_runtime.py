@@ -1,4 +1,4 @@
-"""The runtime beside `transformers` `generate` in one process: speed, hops, memory. Writes docs/benchmarks/runtime_DATE.md.
+"""The runtime beside `transformers` `generate` in one process: speed, hops, memory. Writes docs/benchmarks/.
 
     python tests/bench/bench_runtime.py [--quick] [--model M] [--devices 3] [--threads 1]
 
@@ -12,6 +12,7 @@ import argparse
 import datetime
 import os
 import platform
+import socket
 import statistics
 import sys
 import time
@@ -23,12 +24,13 @@ from pathlib import Path
 import psutil
 import torch
 import transformers
+from bare_rpc import BareRpc
 from baseline import Baseline
 
 import shardnet
 from shardnet.loader import open_model
 from shardnet.model import Model
-from shardnet.transport import RpcTransport
+from shardnet.remote_stage import collect_timeline
 
 REPORTS = Path(__file__).parents[2] / "docs" / "benchmarks"
 
@@ -82,9 +84,10 @@ def measure_speed(options: argparse.Namespace) -> list[Row]:
     decode, decode_alone, eight, prefill, prefill_alone, hops, bare = ([] for _ in range(7))  # type: list[float]
     with (
         Baseline(str(files.folder), options.dtype, options.threads) as rival,
+        BareRpc(free_port()) as stock,
         shardnet.Cluster.local(options.devices, threads_per_device=options.threads) as cluster,
     ):
-        model = cluster.load(options.model, dtype=options.dtype)
+        model = cluster.load(options.model, dtype=options.dtype, record_spans=True)
         model._eos_ids = ()  # every run makes the same number of tokens
         print(model.plan, file=sys.stderr)
         for _ in range(rounds + 1):
@@ -93,8 +96,8 @@ def measure_speed(options: argparse.Namespace) -> list[Row]:
             model.reset_report()
             [result] = model.generate([short], max_new_tokens=new)
             decode.append(result.tokens_per_s)
-            hops.append(hop_s(model, new))
-            bare.append(bare_hop_s(cluster._transport, model))
+            hops.append(hop_s(model))
+            bare.append(stock.hop_s())
             eight.append(rate_of_several(model, short, new, 8))
             prefill_alone.append(rival.generate(long, 2)["prefill_s"])
             [result] = model.generate([long], max_new_tokens=2)
@@ -120,32 +123,22 @@ def measure_speed(options: argparse.Namespace) -> list[Row]:
     ]
 
 
-def hop_s(model: Model, num_tokens: int) -> float:
-    """Seconds from the end of one stage's computation to the start of the next one's, mean over a lap of decoding.
+def hop_s(model: Model) -> float:
+    """Seconds from the end of one stage's computation to the start of the next one's: median over a run of one session.
 
-    With one session a stage waits exactly while the others compute and messages travel: what its waiting exceeds the
-    others' computing by is the hops of the lap.
+    The devices are processes of one machine and share its clock. Sampling is between two computations and counts.
     """
-    reports = model.report()
-    steps = num_tokens - 1
-    first = reports[0]
-    others_s = sum(report.compute_s / report.num_steps for report in reports[1:])
-    waiting_s = first.idle_s / first.num_steps
-    return (waiting_s - others_s) / len(reports) if steps else 0.0
+    timeline = collect_timeline(model._stages)
+    tracks = timeline.tracks.values()
+    spans = [span for track in tracks for span in track if span.kind == "compute" and span.num_tokens == 1]
+    spans.sort(key=lambda span: span.start_ns)
+    return statistics.median(later.start_ns - span.end_ns for span, later in zip(spans, spans[1:])) / 1e9
 
 
-def bare_hop_s(transport: RpcTransport, model: Model) -> float:
-    """Half the round trip of a bare `rpc_sync` that echoes one hidden state: no shardnet code on the way."""
-    from torch.distributed import rpc
-
-    worker = transport.worker_info(model.plan.stages[0].device)
-    hidden = torch.zeros(1, model.profile.units[0].output_bytes // 2, dtype=torch.bfloat16)
-    times = []
-    for _ in range(60):
-        start = time.perf_counter()
-        rpc.rpc_sync(worker, torch.add, args=(hidden, 0))
-        times.append((time.perf_counter() - start) / 2)
-    return statistics.median(times[10:])
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def rate_of_several(model: Model, prompt: list[int], new: int, num_sessions: int) -> float:
@@ -174,7 +167,9 @@ def measure_memory(options: argparse.Namespace) -> list[Row]:
             for _ in stream._session:
                 pass
         per_token = {
-            stage.device: sum(unit.kv_bytes_per_token for unit in model.profile.units[stage.first_unit : stage.last_unit + 1])
+            stage.device: sum(
+                unit.kv_bytes_per_token for unit in model.profile.units[stage.first_unit : stage.last_unit + 1]
+            )
             for stage in model.plan.stages
         }
         for report in model.report():
@@ -271,7 +266,8 @@ def as_markdown(rows: list[Row], options: argparse.Namespace) -> str:
         "|---|---|---|--:|---|---|",
     ]
     lines += [
-        f"| {r.what} | {r.value} | {r.against} | {r.ratio:.3f} | {r.bar} | {'yes' if r.is_met else '**no**'} |" for r in rows
+        f"| {r.what} | {r.value} | {r.against} | {r.ratio:.3f} | {r.bar} | {'yes' if r.is_met else '**no**'} |"
+        for r in rows
     ]
     return "\n".join(lines) + "\n"
 

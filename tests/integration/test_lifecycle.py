@@ -1,0 +1,120 @@
+"""What happens when devices die in the middle of an answer, and that nothing is left over in the end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from tiny_text_model import save_text_model
+
+import shardnet
+from shardnet.errors import BadRequest, ClusterError, DamagedCheckpoint, DeviceLost
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_text_model(tmp_path_factory.mktemp("tiny"))
+
+
+def pids_of(cluster: shardnet.Cluster) -> dict[str, int]:
+    return {answer["device"]: answer["pid"] for answer in cluster.describe()}
+
+
+def threads_of_shardnet() -> set[str]:
+    return {thread.name for thread in threading.enumerate() if thread.name.startswith("shardnet")}
+
+
+def test_nothing_is_left_over_after_the_block(tiny: Path) -> None:
+    with shardnet.Cluster.local(2, threads_per_device=1) as cluster:
+        pids = pids_of(cluster)
+        cluster.load(tiny).generate(["x"], max_new_tokens=2)
+    assert not any(psutil.pid_exists(pid) for pid in pids.values())
+    assert not threads_of_shardnet()
+
+
+def test_an_exception_in_the_block_ends_everything_and_a_closed_model_says_so(tiny: Path) -> None:
+    with pytest.raises(ZeroDivisionError):
+        with shardnet.Cluster.local(2, threads_per_device=1) as cluster:
+            pids = pids_of(cluster)
+            model = cluster.load(tiny)
+            model.stream("x", max_new_tokens=500)
+            _ = 1 / 0
+    assert not any(psutil.pid_exists(pid) for pid in pids.values())
+    assert not threads_of_shardnet()
+    with pytest.raises(BadRequest, match="closed"):
+        model.generate(["x"], max_new_tokens=2)
+
+
+@pytest.mark.parametrize("victim", ["device-0", "device-1", "device-2"])
+def test_a_killed_device_is_named_within_5_s_and_the_cluster_lives_on(tiny: Path, victim: str) -> None:
+    with shardnet.Cluster.local(3, threads_per_device=1) as cluster:
+        pids = pids_of(cluster)
+        model = cluster.load(tiny, dtype="float32")
+        stage = [stop.device for stop in model.plan.stages].index(victim) + 1
+        others = [model.stream("another", max_new_tokens=2000) for _ in range(3)]
+        pieces = iter(model.stream("a long answer", max_new_tokens=2000))
+        next(pieces)
+        os.kill(pids[victim], signal.SIGKILL)
+        killed_s = time.monotonic()
+        with pytest.raises(DeviceLost, match=rf"{victim} is lost .*SIGKILL.* stage {stage} of 3") as lost:
+            for _ in pieces:
+                pass
+        assert time.monotonic() - killed_s < 5
+        assert lost.value.device == victim
+        for other in others:
+            with pytest.raises(DeviceLost, match=victim):
+                for _ in other:
+                    pass
+        with pytest.raises(DeviceLost, match=victim):
+            model.stream("again")
+        again = cluster.load(tiny, dtype="float32")
+        assert victim not in again.plan.devices
+        assert again.generate(["x"], max_new_tokens=3)[0].token_ids
+
+
+def test_a_device_killed_while_nobody_asks_is_noticed(tiny: Path) -> None:
+    with shardnet.Cluster.local(2, threads_per_device=1) as cluster:
+        model = cluster.load(tiny)
+        os.kill(pids_of(cluster)["device-1"], signal.SIGKILL)
+        with pytest.raises(DeviceLost, match="device-1"):
+            for _ in model.stream("x", max_new_tokens=2000):
+                pass
+
+
+def test_all_devices_killed_is_a_sentence(tiny: Path) -> None:
+    with shardnet.Cluster.local(1, threads_per_device=1) as cluster:
+        model = cluster.load(tiny)
+        os.kill(pids_of(cluster)["device-0"], signal.SIGKILL)
+        with pytest.raises(DeviceLost):
+            for _ in model.stream("x", max_new_tokens=2000):
+                pass
+        with pytest.raises(ClusterError, match="every device"):
+            cluster.load(tiny)
+
+
+def test_a_checkpoint_that_breaks_while_loading_leaves_the_cluster_as_it_was(tiny: Path, tmp_path: Path) -> None:
+    for file in tiny.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    with shardnet.Cluster.local(2, threads_per_device=1) as cluster:
+        with pytest.raises(DamagedCheckpoint, match=r"model\.safetensors"):
+            cluster.load(tmp_path)
+        assert cluster.load(tiny).generate(["x"], max_new_tokens=2)[0].token_ids
+
+
+def test_two_models_at_once_on_the_same_devices(tiny: Path, tmp_path: Path) -> None:
+    other = save_text_model(tmp_path, num_blocks=2)
+    with shardnet.Cluster.local(2, threads_per_device=1) as cluster:
+        first, second = cluster.load(tiny, dtype="float32"), cluster.load(other, dtype="float32")
+        alone = [first.generate(["abc"], max_new_tokens=12)[0], second.generate(["abc"], max_new_tokens=12)[0]]
+        streams = [first.stream("abc", max_new_tokens=12), second.stream("abc", max_new_tokens=12)]
+        for stream, expected in zip(streams, alone, strict=True):
+            assert "".join(stream) == expected.text
+        first.close()
+        assert second.generate(["abc"], max_new_tokens=12)[0].token_ids == alone[1].token_ids
