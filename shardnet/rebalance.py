@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 
-from shardnet.errors import DoesNotFit
+from shardnet.errors import DoesNotFit, ShardnetError
 from shardnet.plan import Plan
 from shardnet.planner.costs import Cost, evaluate
 from shardnet.planner.problem import Device, Link, Problem
@@ -85,8 +85,8 @@ def revise(plan: Plan, observed: Observed, policy: Policy, replan: Replan) -> De
     now = objective_value(evaluate(seen, plan.stages), plan.objective, observed.in_flight)
     try:
         candidate = replan(seen)
-    except DoesNotFit as error:
-        return Decision(None, f"no plan fits now: {error}")
+    except ShardnetError as error:  # nothing fits, or a solver is late: what runs goes on
+        return Decision(None, f"no other plan can be made now: {error}")
     then = objective_value(evaluate(seen, candidate.stages), plan.objective, observed.in_flight)
     gain = 1 - then / now if now > 0 else 0.0
     if candidate.stages == plan.stages or gain < policy.min_gain:

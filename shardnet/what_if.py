@@ -120,7 +120,8 @@ def _filled(cost: Cost, in_flight: int) -> str:
     needed = cost.lap_s / cost.bottleneck_s
     if in_flight + 1e-9 >= needed:
         return f"with {in_flight} in flight it is never idle, and only making it faster gives more tokens per second."
-    return f"with {in_flight} in flight it is busy {in_flight / needed:.0%} of the time; {math.ceil(needed - 1e-9)} would fill it."
+    filled_by = math.ceil(needed - 1e-9)
+    return f"with {in_flight} in flight it is busy {in_flight / needed:.0%} of the time; {filled_by} would fill it."
 
 
 def _answer(change: str, problem: Problem, objective: str, now: float, in_flight: int, replan: Replan) -> Answer:

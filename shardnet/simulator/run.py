@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -25,6 +26,8 @@ from shardnet.simulator.result import Happening, Lap, Request, Result
 from shardnet.simulator.ring import Roads, decode_legs, load_seconds, prefill_legs, recovery_legs
 
 MAX_TOKENS = 2_000_000
+STEP = 1.05
+"""Slowdowns are seen in steps of 5%, so that noise alone asks for no new plan."""
 REROUTE = 1.3
 """By this factor a link's time must change before routes are chosen anew."""
 
@@ -137,6 +140,7 @@ class _Run:
         self.routed_by: dict[tuple[str, str], float] = {}
         """The slowdowns of links by which the routes were chosen."""
         self._legs: dict[int, list[Leg]] = {}
+        self._last_replan: tuple[object, Plan] | None = None
 
     @property
     def plan(self) -> Plan:
@@ -337,10 +341,18 @@ class _Run:
         assert self.recovery.replan
         observed = self._observed()
         self._reroute(observed)
-        decision = revise(self.plan, observed, self.recovery.policy, self.recovery.replan)
+        decision = revise(self.plan, observed, self.recovery.policy, lambda problem: self._replanned(problem, observed))
         self.better_since_s = decision.better_since_s
         if decision.plan is not None:
             self._change(decision.plan, decision.why)
+
+    def _replanned(self, problem: Problem, observed: Observed) -> Plan:
+        """The best plan now; the last one again where nothing was seen to change since."""
+        assert self.recovery.replan
+        seen = (dict(observed.device_slowdown), dict(observed.link_slowdown), set(self.members))
+        if self._last_replan is None or self._last_replan[0] != seen:
+            self._last_replan = (seen, self.recovery.replan(problem))
+        return self._last_replan[1]
 
     def _reroute(self, observed: Observed) -> None:
         """Go round a link that became slow, where that is faster: no layer moves for it."""
@@ -400,7 +412,7 @@ class _Run:
         return {device.name for device in self.problem.devices} - self.members
 
     def _observed(self) -> Observed:
-        seen = {resource: server.seen_slowdown for resource, server in self.engine.servers.items()}
+        seen = {resource: _stepped(server.seen_slowdown) for resource, server in self.engine.servers.items()}
         observed = Observed(
             now_s=self.engine.now_s,
             problem=self.problem,
@@ -414,3 +426,7 @@ class _Run:
         if not absent or self.problem.source in absent:
             return observed
         return replace(observed, problem=without_devices(observed.problem, absent))
+
+
+def _stepped(slowdown: float) -> float:
+    return STEP ** round(math.log(slowdown, STEP)) if slowdown > 0 else 1.0
