@@ -64,22 +64,24 @@ def _fill(
     progress: ByteProgress | None,
 ) -> dict[str, Tensor]:
     """Put a real tensor into every slot; return the tensors by name, each once."""
-    units = [(unit, list(skeleton.slots(modules))) for unit, modules in skeleton.units()]
-    shapes = {slot.name: slot.shape for _, slots in units for slot in slots}
+    units = [list(skeleton.neighbours(modules)) for _, modules in skeleton.units()]
+    shapes = {slot.name: slot.shape for groups in units for group in groups for slot in group}
     total = sum(shape.numel() for shape in shapes.values()) * reader.dtype.itemsize
     held: dict[str, Tensor] = {}
     done = 0
-    for _, slots in units:
-        for slot in slots:
-            if slot.name not in held:
-                key = (model, reader.dtype, slot.name)
-                tensor = weights.get(key)
-                if tensor is None:
-                    weights[key] = tensor = reader.read(slot.name, slot.shape)
-                held[slot.name] = tensor
-                done += tensor.nbytes
-            place = slot.module._buffers if slot.is_buffer else slot.module._parameters
-            place[slot.attribute] = held[slot.name]  # type: ignore[assignment]
+    for groups in units:
+        for group in groups:
+            new = {slot.name: slot.shape for slot in group if slot.name not in held}
+            keys = {name: (model, reader.dtype, name) for name in new}
+            tensors = {name: tensor for name, key in keys.items() if (tensor := weights.get(key)) is not None}
+            if len(tensors) < len(new):
+                tensors = reader.read(new)
+                weights.update((keys[name], tensor) for name, tensor in tensors.items())
+            held |= tensors
+            done += sum(tensor.nbytes for tensor in tensors.values())
+            for slot in group:
+                place = slot.module._buffers if slot.is_buffer else slot.module._parameters
+                place[slot.attribute] = held[slot.name]  # type: ignore[assignment]
         if progress:
             progress(done, total)
     return held
@@ -105,10 +107,18 @@ class _Reader:
         for file in self._open.values():
             file.close()
 
-    def read(self, name: str, shape: torch.Size) -> nn.Parameter:
-        """The tensor of that name, read from its pieces."""
-        tensor = torch.empty(shape, dtype=self.dtype)
-        flat = tensor.view(-1)
+    def read(self, shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
+        """Tensors by name, one behind the other in memory."""
+        memory = torch.empty(sum(shape.numel() for shape in shapes.values()), dtype=self.dtype)
+        parts = memory.split([shape.numel() for shape in shapes.values()])
+        for name, part in zip(shapes, parts, strict=True):
+            self._read_pieces(name, part)
+        return {
+            name: nn.Parameter(part.view(shape), requires_grad=False)
+            for (name, shape), part in zip(shapes.items(), parts, strict=True)
+        }
+
+    def _read_pieces(self, name: str, flat: Tensor) -> None:
         for first_element, place in self._pieces[name]:
             dtype = TORCH_TYPES[place.dtype]
             target = flat[first_element : first_element + place.num_bytes // dtype.itemsize]
@@ -118,7 +128,6 @@ class _Reader:
                 self._read_into(file, target, name)
             else:
                 self._convert_into(file, target, dtype, name)
-        return nn.Parameter(tensor, requires_grad=False)
 
     def _file(self, name: str, path: str) -> FileIO:
         if path not in self._open:

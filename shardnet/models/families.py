@@ -8,7 +8,7 @@ from torch import Tensor
 
 from shardnet.errors import UnsupportedModel
 
-from .family import Family, Modules, embed_tokens, rotary_by_layer_type
+from .family import Family, Modules, embed_tokens, rotary_by_layer_type, window_of_config
 from .own_attention import bloom_arguments, falcon_arguments, falcon_kv, gptj_arguments
 
 
@@ -49,7 +49,9 @@ def _scale_logits(config: Any, logits: Tensor) -> Tensor:
 
 FAMILIES: tuple[Family, ...] = (
     # Llama's shape, block for block.
-    Family(("llama", "mistral", "ministral", "qwen2", "qwen3", "smollm3", "arcee", "seed_oss", "helium"), lean=True),
+    Family(("mistral",), lean=True, window=window_of_config),
+    Family(("llama", "ministral", "qwen2", "qwen3", "smollm3", "seed_oss"), lean=True),
+    Family(("arcee", "helium")),
     Family(("gemma", "glm", "glm4", "phi3", "starcoder2", "stablelm", "olmo", "olmo2", "nemotron", "exaone4")),
     Family(("mixtral", "qwen2_moe", "qwen3_moe", "olmoe")),
     Family(("phi", "persimmon"), head=("final_layernorm",)),

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .attention import RaggedKV
 from .kv import Segment
+from .lean import LeanBlock, lean_blocks, lean_tables
 from .own_attention import run_alone
 from .skeleton import Skeleton
 
@@ -42,6 +43,12 @@ class Shard:
         self._blocks = list(skeleton.blocks.values())
         self._head = list(skeleton.head.values())
         self._rotary = skeleton.rotary
+        self._lean: list[LeanBlock] = []
+        self.relink()
+
+    def relink(self) -> None:
+        """Look at the blocks again: to be called after modules of theirs were replaced."""
+        self._lean = lean_blocks(self._blocks, self.family.window) if self.family.lean else []
 
     @property
     def num_units(self) -> int:
@@ -75,7 +82,14 @@ class Shard:
     def _run_ragged(self, hidden: Tensor, positions: Tensor, segments: Sequence[Segment]) -> Tensor:
         """All sessions' tokens [1, T, H] as one row through stock blocks."""
         tables = self.family.rotate(self._rotary, self.config, self.blocks, hidden, positions)
-        arguments = {self.family.cache_argument: RaggedKV(segments), "attention_mask": None}
+        kv = RaggedKV(segments)
+        if self._lean and hidden.shape[1] == len(segments):
+            row = hidden[0]
+            cos, sin = lean_tables(*tables[0])
+            for lean in self._lean:
+                row = lean(row, cos, sin, kv)
+            return row[None]
+        arguments = {self.family.cache_argument: kv, "attention_mask": None}
         for block, table in zip(self._blocks, tables, strict=True):
             hidden = block(hidden, position_embeddings=table, **arguments)
         return hidden

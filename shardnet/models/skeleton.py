@@ -19,6 +19,7 @@ from .attention import register_attention
 from .families import family_of
 from .family import Family
 from .kv import BlockKV
+from .lean import SIDE_BY_SIDE
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,16 @@ class Skeleton:
             yield layer + 1, {path: block}
         if self.last_unit == self.num_units_total - 1:
             yield self.last_unit, self.head
+
+    def neighbours(self, modules: dict[str, nn.Module]) -> Iterator[list[Slot]]:
+        """The slots of `modules`, those together whose tensors are to lie one behind the other in memory."""
+        slots = {slot.name: slot for slot in self.slots(modules)}
+        if self.family.lean:
+            for path in modules.keys() & self.blocks.keys():
+                for names in SIDE_BY_SIDE:
+                    yield [slots.pop(f"{path}.{name}") for name in names]
+        for slot in slots.values():
+            yield [slot]
 
     def slots(self, modules: dict[str, nn.Module]) -> Iterator[Slot]:
         """The places of all tensors that a checkpoint holds for `modules`."""

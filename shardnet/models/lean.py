@@ -1,0 +1,134 @@
+"""The short way through a Llama-shaped block, for steps of one token per session.
+
+Decoding one token is bound by memory traffic and, after that, by the number of operations: a stock block makes about 70
+small ones. Here the same mathematics takes 25: queries, keys and values come from one matrix product, gate and up from
+another (their weights lie side by side in memory, so nothing is stored twice), and norms and rotations are written for
+one row. Measured on SmolLM2-135M: see docs/benchmarks. Blocks of other shapes, and blocks whose modules were replaced,
+run as transformers has them.
+
+Shapes: T sessions with one token each, H hidden size, Q query and K key-value heads, d head size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .attention import RaggedKV, attend
+
+SIDE_BY_SIDE = (
+    ("self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight"),
+    ("mlp.gate_proj.weight", "mlp.up_proj.weight"),
+)
+"""Weights of a block that lie one behind the other, so that one product serves all of a line."""
+
+
+def lean_blocks(blocks: Sequence[nn.Module], window: Callable[[Any], int | None]) -> list[LeanBlock]:
+    """The short ways through these blocks; none where a block's modules were replaced (adapters, other weights).
+
+    `window` tells how far an attention module looks back.
+    """
+    return (
+        [LeanBlock(block, window(block.self_attn)) for block in blocks]
+        if all(_is_plain(block) for block in blocks)
+        else []
+    )
+
+
+def _is_plain(block: Any) -> bool:
+    attention, mlp = block.self_attn, block.mlp
+    linears = (
+        attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj,
+        mlp.gate_proj, mlp.up_proj, mlp.down_proj,
+    )  # fmt: skip
+    return all(type(linear) is nn.Linear and not linear.weight.is_meta for linear in linears)
+
+
+def lean_tables(cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    """Rotary tables [1, T, d] as `LeanBlock` wants them, [T, 1, d]: the sine has the sign of the half that it meets."""
+    half = sin.shape[-1] // 2
+    signed = torch.cat((-sin[0, :, :half], sin[0, :, half:]), -1)
+    return cos[0, :, None], signed[:, None]
+
+
+class LeanBlock:
+    """One block's weights, and the arithmetic of its `forward`."""
+
+    def __init__(self, block: Any, window: int | None) -> None:
+        attention, mlp = block.self_attn, block.mlp
+        self._layer: int = attention.layer_idx
+        self._head_dim: int = attention.head_dim
+        self._scaling: float = attention.scaling
+        self._window = window
+        self._rotates = bool(getattr(attention, "use_rope", True))
+        self._num_heads = attention.q_proj.out_features // self._head_dim
+        self._num_rotated = self._num_heads + attention.k_proj.out_features // self._head_dim
+        self._query_norm: nn.Module | None = getattr(attention, "q_norm", None)
+        self._key_norm: nn.Module | None = getattr(attention, "k_norm", None)
+        self._in_norm: Any = block.input_layernorm
+        self._mid_norm: Any = block.post_attention_layernorm
+        self._qkv = _joined([attention.q_proj, attention.k_proj, attention.v_proj])
+        self._out = (attention.o_proj.weight, attention.o_proj.bias)
+        self._gate_up = _joined([mlp.gate_proj, mlp.up_proj])
+        self._down = (mlp.down_proj.weight, mlp.down_proj.bias)
+        self._intermediate: int = mlp.gate_proj.out_features
+        self._activate = mlp.act_fn
+
+    def __call__(self, hidden: Tensor, cos: Tensor, sin: Tensor, kv: RaggedKV) -> Tensor:
+        """Hidden [T, H] -> hidden [T, H]."""
+        num_rows, d = hidden.shape[0], self._head_dim
+        heads = F.linear(_normalise(self._in_norm, hidden), *self._qkv).view(num_rows, -1, d)
+        turned, values = heads[:, : self._num_rotated], heads[:, self._num_rotated :]
+        if self._query_norm is not None and self._key_norm is not None:
+            queries, keys = turned[:, : self._num_heads], turned[:, self._num_heads :]
+            turned = torch.cat((self._query_norm(queries), self._key_norm(keys)), 1)
+        if self._rotates:
+            turned = (turned * cos).add_(turned.roll(d // 2, -1).mul_(sin))
+        queries, keys = turned[:, : self._num_heads], turned[:, self._num_heads :]
+        kv.update(keys.transpose(0, 1)[None], values.transpose(0, 1)[None], self._layer)
+        seen, _ = attend(self._in_norm, queries.transpose(0, 1)[None], kv, kv, None, self._scaling, self._window)
+        hidden = F.linear(seen.reshape(num_rows, -1), *self._out).add_(hidden)
+        gate_up = F.linear(_normalise(self._mid_norm, hidden), *self._gate_up)
+        inner = self._activate(gate_up[:, : self._intermediate]).mul_(gate_up[:, self._intermediate :])
+        return F.linear(inner, *self._down).add_(hidden)
+
+
+def _normalise(norm: Any, hidden: Tensor) -> Tensor:
+    """RMS norm. One row's square sum is a dot product: half the operations of the module."""
+    if hidden.shape[0] > 1:
+        return norm(hidden)
+    row = hidden[0].float()
+    scale = 1.0 / math.sqrt(torch.dot(row, row).item() / row.shape[0] + norm.variance_epsilon)
+    return norm.weight * (row * scale).to(hidden.dtype)[None]
+
+
+def _joined(linears: Sequence[nn.Linear]) -> tuple[Tensor, Tensor | None]:
+    """The weight and bias of one linear layer that does the work of several with the same input."""
+    biases = [linear.bias for linear in linears if linear.bias is not None]
+    bias = torch.cat([bias.detach() for bias in biases]) if len(biases) == len(linears) else None
+    return _lay_together([linear.weight for linear in linears]), bias
+
+
+def _lay_together(weights: Sequence[Tensor]) -> Tensor:
+    """One matrix over weights that lie one behind the other; moves them first where they do not."""
+    if not _are_neighbours(weights):
+        joined = torch.cat([weight.detach() for weight in weights])
+        for weight, rows in zip(weights, joined.split([len(weight) for weight in weights]), strict=True):
+            weight.data = rows
+    first = weights[0].data
+    return first.as_strided((sum(len(weight) for weight in weights), first.shape[1]), first.stride())
+
+
+def _are_neighbours(weights: Iterable[Tensor]) -> bool:
+    end: tuple[int, int] | None = None
+    for weight in weights:
+        storage = weight.untyped_storage().data_ptr()
+        if end is not None and end != (storage, weight.data_ptr()):
+            return False
+        end = (storage, weight.data_ptr() + weight.nbytes)
+    return True
