@@ -1,8 +1,10 @@
-"""What `post` costs beside a bare `rpc_async` of the same tensor: `python tests/bench/bench_transport.py [--json FILE]`.
+"""What `post` costs beside a bare `rpc_async` of the same tensor.
 
-Two pairs of processes on this machine: one in a stock TensorPipe group with the same options, and one in an elastic group
-with the allow-list. They are measured in turn, some hundred round trips at a time, so that what else the machine does
-falls on both.
+    python tests/bench/bench_transport.py [--json FILE]
+
+Two pairs of processes on this machine: one in a stock TensorPipe group with the same options, and one in an elastic
+group with the allow-list. They are measured in turn, some hundred round trips at a time, so that what else the machine
+does falls on both.
 """
 
 from __future__ import annotations
@@ -105,7 +107,8 @@ class Process:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            # The stock group warns of torch's own deprecated calls, and of the other side's end.
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "TORCH_CPP_LOG_LEVEL": "FATAL"},
         )
 
     def read(self) -> str:
