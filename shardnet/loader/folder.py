@@ -17,6 +17,7 @@ def read_config(folder: Path) -> Any:
         DamagedCheckpoint: it is not readable.
         UnsupportedModel: the family is unknown, or the weights are quantised.
     """
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import CONFIG_MAPPING
 
     from shardnet.models import family_of
@@ -38,8 +39,9 @@ def read_config(folder: Path) -> Any:
         )
     try:
         return CONFIG_MAPPING[model_type].from_dict(raw)
-    except (KeyError, TypeError, ValueError) as cause:
-        raise DamagedCheckpoint(f"{folder}/config.json is not a {model_type} configuration: {cause}.") from cause
+    except (KeyError, TypeError, ValueError, StrictDataclassError) as cause:
+        reason = str(cause).strip().splitlines()[-1].strip()
+        raise DamagedCheckpoint(f"{folder}/config.json is not a {model_type} configuration: {reason}") from cause
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

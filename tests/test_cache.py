@@ -1,0 +1,131 @@
+"""KV caches of many sessions: append, crop, grow, export, restore, and a budget."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from shardnet.cache import KVCache
+from shardnet.errors import BadRequest, KVMemorySpent
+from shardnet.models import BlockKV
+
+LAYOUT = (BlockKV(3, 2, 4, 4), BlockKV(4, 2, 4, 6))
+"""Two blocks; the second one's values are wider than its keys."""
+BYTES_PER_TOKEN = (2 * 8 + 2 * 10) * 4
+
+
+def filled(
+    cache: KVCache, session: int, num_tokens: int, capacity: int = 8
+) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
+    """Open a session and give it tokens; returns what was appended."""
+    kv = cache.open(session, capacity)
+    generator = torch.Generator().manual_seed(session)
+    appended = {}
+    for block in cache.layout:
+        key = torch.randn(2, num_tokens, block.key_dim, generator=generator)
+        value = torch.randn(2, num_tokens, block.value_dim, generator=generator)
+        kv.append(block.layer, key, value)
+        appended[block.layer] = (key, value)
+    cache.advance(session, num_tokens)
+    return appended
+
+
+def test_append_gives_all_tokens() -> None:
+    cache = KVCache(LAYOUT, torch.float32)
+    appended = filled(cache, 0, 3)
+    key, value = torch.ones(2, 2, 4), torch.ones(2, 2, 6)
+    keys, values = cache.get(0).append(4, key, value)
+    assert torch.equal(keys, torch.cat([appended[4][0], key], 1))
+    assert torch.equal(values, torch.cat([appended[4][1], value], 1))
+    assert cache.length(0) == 3, "appending does not advance: the next block appends at the same place"
+    assert keys.stride(-1) == 1
+
+
+def test_bytes_are_counted() -> None:
+    cache = KVCache(LAYOUT, torch.float32)
+    filled(cache, 0, 3, capacity=8)
+    filled(cache, 1, 5, capacity=10)
+    assert cache.bytes_per_token == BYTES_PER_TOKEN
+    assert (cache.reserved_bytes, cache.used_bytes) == (18 * BYTES_PER_TOKEN, 8 * BYTES_PER_TOKEN)
+    cache.close(0)
+    cache.close(0)
+    assert (cache.reserved_bytes, cache.used_bytes, cache.session_ids) == (
+        10 * BYTES_PER_TOKEN,
+        5 * BYTES_PER_TOKEN,
+        (1,),
+    )
+
+
+def test_the_budget_is_kept() -> None:
+    cache = KVCache(LAYOUT, torch.float32, budget_bytes=10 * BYTES_PER_TOKEN)
+    cache.open(0, 6)
+    with pytest.raises(KVMemorySpent, match=r"5 tokens needs 0.0 MiB .* 0.0 of 0.0 MiB are free\. Wait for other"):
+        cache.open(1, 5)
+    assert 1 not in cache
+    cache.open(2, 4)
+    with pytest.raises(KVMemorySpent):
+        cache.grow(2, 5)
+    cache.close(0)
+    cache.grow(2, 10)
+
+
+def test_more_tokens_than_reserved_are_refused() -> None:
+    cache = KVCache(LAYOUT, torch.float32)
+    filled(cache, 0, 7, capacity=8)
+    with pytest.raises(KVMemorySpent, match="room for 8 tokens and this step would make it 9"):
+        cache.get(0).append(3, torch.zeros(2, 2, 4), torch.zeros(2, 2, 4))
+    with pytest.raises(KVMemorySpent, match="room for 8 tokens, not for 9"):
+        cache.advance(0, 2)
+    assert cache.length(0) == 7
+
+
+def test_growing_keeps_the_tokens() -> None:
+    cache = KVCache(LAYOUT, torch.float32)
+    appended = filled(cache, 0, 8, capacity=8)
+    cache.grow(0, 20)
+    cache.grow(0, 4)  # never shrinks
+    assert cache.get(0).capacity == 20 and cache.length(0) == 8
+    assert all(torch.equal(cache.export(0)[layer][0], key) for layer, (key, _) in appended.items())
+
+
+def test_cropping_forgets_the_end() -> None:
+    cache = KVCache(LAYOUT, torch.float32)
+    appended = filled(cache, 0, 6)
+    cache.crop(0, 2)
+    keys, _ = cache.get(0).append(3, torch.ones(2, 1, 4), torch.ones(2, 1, 4))
+    assert torch.equal(keys[:, :2], appended[3][0][:, :2]) and bool((keys[:, 2] == 1).all())
+    with pytest.raises(BadRequest, match="holds 2 tokens and cannot be cropped to 3"):
+        cache.crop(0, 3)
+
+
+def test_a_session_moves_to_another_cache() -> None:
+    source = KVCache(LAYOUT, torch.float32)
+    appended = filled(source, 0, 5)
+    exported = source.export(0)
+    assert exported[3][0].untyped_storage().nbytes() == exported[3][0].nbytes, "a view would ship its whole storage"
+    assert list(source.export(0, [4])) == [4]
+    target = KVCache(LAYOUT[1:], torch.float32)
+    target.restore(0, 5, exported, capacity_tokens=9)
+    keys, values = target.get(0).append(4, torch.zeros(2, 1, 4), torch.zeros(2, 1, 6))
+    assert torch.equal(keys[:, :5], appended[4][0]) and torch.equal(values[:, :5], appended[4][1])
+    with pytest.raises(BadRequest, match=r"layer 3 should come as .* and came as nothing"):
+        KVCache(LAYOUT, torch.float32).restore(0, 5, {4: exported[4]}, 9)
+    with pytest.raises(BadRequest, match="layer 4 should come as"):
+        target.restore(1, 4, exported, 9)
+
+
+def test_a_shard_without_blocks_counts_tokens() -> None:
+    cache = KVCache((), torch.float32, budget_bytes=0)
+    cache.open(0, 100)
+    cache.advance(0, 7)
+    cache.restore(1, 4, {}, 10)
+    assert (cache.length(0), cache.length(1), cache.reserved_bytes) == (7, 4, 0)
+
+
+def test_sessions_are_known_by_name() -> None:
+    cache = KVCache(LAYOUT, torch.float32)
+    cache.open(0, 4)
+    with pytest.raises(BadRequest, match="Session 0 is open already"):
+        cache.open(0, 4)
+    with pytest.raises(BadRequest, match="No session 5 is open here"):
+        cache.get(5)
