@@ -35,6 +35,7 @@ def main() -> int:
     torch.set_num_threads(arguments.threads)
     try:
         with Worker(arguments.threads) as worker:
+            worker.warm_up()
             with RpcTransport.join(arguments.endpoint, arguments.name, timeout_s=JOIN_S, prepare=worker.attach):
                 worker.left.wait()
     except ShardnetError as error:

@@ -6,6 +6,7 @@ and their stages live in this object's tables; what the coordinator holds are re
 
 from __future__ import annotations
 
+import importlib
 import os
 import platform
 import threading
@@ -41,6 +42,16 @@ class Worker:
         self.left = threading.Event()
         """Set when the coordinator has told this device to leave."""
         self._stages: dict[StageKey, StageHost] = {}
+
+    def warm_up(self) -> None:
+        """Import what loading will need and let torch set up its kernels, so that a device that has joined is ready."""
+        importlib.import_module("transformers.modeling_layers")
+        torch.set_num_threads(self.num_threads)
+        with torch.inference_mode():
+            for dtype in (torch.float32, torch.bfloat16):
+                rows = torch.zeros(1, 1, 128, 1024, dtype=dtype)
+                torch.nn.functional.linear(rows, torch.zeros(1024, 1024, dtype=dtype))
+                torch.nn.functional.scaled_dot_product_attention(rows, rows, rows)
 
     def attach(self, transport: Transport) -> None:
         """Expose what a device offers. To be done before the others learn of it: they ask at once."""
