@@ -1,0 +1,204 @@
+"""GGUF files become folders that equal what transformers makes of the same file, bit for bit."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from shardnet.errors import BadConfiguration, DamagedCheckpoint, UnsupportedModel
+from shardnet.loader import load_shard, open_model
+from shardnet.loader.gguf import convert
+
+gguf = pytest.importorskip("gguf")
+SIZES: dict[str, Any] = {"hidden": 64, "intermediate": 96, "blocks": 2, "heads": 4, "kv_heads": 2, "experts": 4}
+TEMPLATE = "{% for message in messages %}<s>{{ message['role'] }}: {{ message['content'] }}</s>{% endfor %}"
+
+
+def write_gguf(path: Path, architecture: str = "llama", kind: str = "Q8_0") -> Path:
+    """A small random model with a byte-level vocabulary, as llama.cpp would write it."""
+    writer = gguf.GGUFWriter(path, architecture)
+    hidden, blocks, kv = SIZES["hidden"], SIZES["blocks"], SIZES["kv_heads"] * SIZES["hidden"] // SIZES["heads"]
+    tokens = vocabulary()
+    writer.add_name("tiny")
+    writer.add_context_length(128)
+    writer.add_embedding_length(hidden)
+    writer.add_block_count(blocks)
+    writer.add_feed_forward_length(SIZES["intermediate"])
+    writer.add_head_count(SIZES["heads"])
+    writer.add_head_count_kv(SIZES["kv_heads"])
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_freq_base(10000.0)
+    if architecture == "llama":
+        writer.add_rope_dimension_count(hidden // SIZES["heads"])
+    else:
+        writer.add_key_length(hidden // SIZES["heads"])
+        writer.add_expert_count(SIZES["experts"])
+        writer.add_expert_used_count(2)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(tokens)
+    writer.add_token_types([3, 3, 3] + [1] * (len(tokens) - 3))
+    writer.add_token_merges(["h e", "he l", "l o", "Ġ w"])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_pad_token_id(0)
+    writer.add_chat_template(TEMPLATE)
+    random = np.random.default_rng(0)
+
+    def add(name: str, *shape: int, plain: bool = False) -> None:
+        values = random.standard_normal(shape).astype(np.float32)
+        quantisation = gguf.GGMLQuantizationType.F32 if plain else gguf.GGMLQuantizationType[kind]
+        writer.add_tensor(name, gguf.quantize(values, quantisation), raw_dtype=quantisation)
+
+    add("token_embd.weight", len(tokens), hidden)
+    add("output_norm.weight", hidden, plain=True)
+    for block in range(blocks):
+        add(f"blk.{block}.attn_norm.weight", hidden, plain=True)
+        add(f"blk.{block}.ffn_norm.weight", hidden, plain=True)
+        add(f"blk.{block}.attn_q.weight", hidden, hidden)
+        add(f"blk.{block}.attn_k.weight", kv, hidden)
+        add(f"blk.{block}.attn_v.weight", kv, hidden)
+        add(f"blk.{block}.attn_output.weight", hidden, hidden)
+        add_feed_forward(add, architecture, block)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def add_feed_forward(add: Any, architecture: str, block: int) -> None:
+    hidden, inner, experts = SIZES["hidden"], SIZES["intermediate"], SIZES["experts"]
+    if architecture == "llama":
+        add(f"blk.{block}.ffn_gate.weight", inner, hidden)
+        add(f"blk.{block}.ffn_up.weight", inner, hidden)
+        add(f"blk.{block}.ffn_down.weight", hidden, inner)
+        return
+    inner = 768  # transformers reads no width of experts from GGUF: its default stands
+    add(f"blk.{block}.attn_q_norm.weight", 16, plain=True)
+    add(f"blk.{block}.attn_k_norm.weight", 16, plain=True)
+    add(f"blk.{block}.ffn_gate_inp.weight", experts, hidden, plain=True)
+    add(f"blk.{block}.ffn_gate_exps.weight", experts, inner, hidden)
+    add(f"blk.{block}.ffn_down_exps.weight", experts, hidden, inner)
+    add(f"blk.{block}.ffn_up_exps.weight", experts, inner, hidden)
+
+
+def vocabulary() -> list[str]:
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    return ["<pad>", "<s>", "</s>", *bytes_to_unicode().values(), "he", "hel", "lo", "Ġw"]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "kind"), [("llama", "Q8_0"), ("llama", "Q5_1"), ("llama", "F16"), ("qwen3moe", "Q4_0")]
+)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_result_is_that_of_transformers(tmp_path: Path, architecture: str, kind: str, dtype: str) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    path = write_gguf(tmp_path / "tiny.gguf", architecture, kind)
+    files = open_model(str(path), dtype, cache_dir=tmp_path / "cache")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file=path.name, dtype=getattr(torch, dtype))
+    expected = model.state_dict()
+    stored = load_file(files.folder / "model.safetensors")
+    assert set(expected) - set(stored) == {"lm_head.weight"}, "tied"
+    assert all(torch.equal(stored[name], expected[name]) for name in stored)
+    last = files.profile.num_units - 1
+    assert load_shard(files.folder, files.tensors_of(0, last), 0, last, dtype).dtype == getattr(torch, dtype)
+    assert files.eos_ids == (model.generation_config.eos_token_id,) == (2,)
+    ours, theirs = files.tokenizer(), AutoTokenizer.from_pretrained(tmp_path, gguf_file=path.name)
+    for text in ("hello world", "  </s> héllo\n", "<s>helo"):
+        assert ours(text).input_ids == theirs(text).input_ids
+    chat = [{"role": "user", "content": "hello"}]
+    assert ours.apply_chat_template(chat, tokenize=False) == theirs.apply_chat_template(chat, tokenize=False) != ""
+
+
+def test_a_file_is_converted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_gguf(tmp_path / "tiny.gguf")
+    told: list[float] = []
+    folder = convert(path, "float32", tmp_path / "cache", lambda what, done, total: told.append(done / total))
+    assert told[0] == 0 and told[-1] == 1 and told == sorted(told)
+    monkeypatch.setattr("shardnet.loader.gguf.read_header", lambda path: pytest.fail("converted again"))
+    assert convert(path, "float32", tmp_path / "cache") == folder
+    assert [entry.name for entry in (tmp_path / "cache").iterdir()] == [folder.name], "nothing half made is left"
+    monkeypatch.undo()
+    assert convert(path, "float16", tmp_path / "cache") != folder
+    write_gguf(path, kind="Q4_0")
+    assert convert(path, "float32", tmp_path / "cache") != folder
+
+
+def test_two_at_once_make_one(tmp_path: Path) -> None:
+    path = write_gguf(tmp_path / "tiny.gguf")
+    found: list[Path] = []
+    threads = [
+        threading.Thread(target=lambda: found.append(convert(path, "float32", tmp_path / "cache"))) for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 2 and len(set(found)) == 1 and len(list((tmp_path / "cache").iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda data: b"PK" + data[2:], r"is no GGUF file: it begins with b'PKUF' instead of b'GGUF'"),
+        (lambda data: b"", "it begins with b''"),
+        (lambda data: data[:100], "ends inside its header, after 100 bytes"),
+        (lambda data: data[:-40], r"is truncated: the tensor .* should end at byte \d+, and the file has \d+"),
+        (
+            lambda data: data[:24] + b"\xff" * 8 + data[32:],
+            "an entry of its header should take 18446744073709551615 bytes",
+        ),
+        (lambda data: data[:8] + b"\xff" * 16 + data[24:], "damaged|truncated"),
+    ],
+)
+def test_damaged_files_are_refused(tmp_path: Path, damage: Any, words: str) -> None:
+    path = write_gguf(tmp_path / "tiny.gguf")
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(DamagedCheckpoint, match=words):
+        open_model(str(path), "float32", cache_dir=tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_files_that_cannot_be_cut_are_refused(tmp_path: Path) -> None:
+    path = write_gguf(tmp_path / "tiny.gguf")
+    data = path.read_bytes()
+    path.write_bytes(data[:4] + b"\x01" + data[5:])
+    with pytest.raises(UnsupportedModel, match="of version 1 of the GGUF format, and versions 2 and 3 can be read"):
+        convert(path, "float32", tmp_path / "cache")
+    path.write_bytes(data.replace(b"llama", b"blama"))
+    with pytest.raises(UnsupportedModel, match="of the architecture 'blama', which transformers cannot read from GGUF"):
+        convert(path, "float32", tmp_path / "cache")
+    path.write_bytes(data.replace(b"blk.1.ffn_up.weight", b"blk.1.ffn_xx.weight"))
+    with pytest.raises(DamagedCheckpoint, match=r"lacks 1 of \d+ tensors, model.layers.1.mlp.up_proj.weight"):
+        convert(path, "float32", tmp_path / "cache")
+    assert not list((tmp_path / "cache").iterdir()), "nothing half made is left"
+
+
+def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
+    path = write_gguf(tmp_path / "tiny.gguf")
+    (tmp_path / "cache").write_text("a file")
+    with pytest.raises(BadConfiguration, match=r"tiny.gguf cannot be converted into .*SHARDNET_CACHE"):
+        convert(path, "float32", tmp_path / "cache")
+
+
+@pytest.mark.long
+def test_the_embedded_model_equals_transformers(tmp_path: Path) -> None:
+    """Half a minute: transformers unpacks it too."""
+    from transformers import AutoModelForCausalLM
+
+    from shardnet.loader.sources import find_embedded
+
+    path = find_embedded()
+    files = open_model("smollm2-135m-instruct", "float32", cache_dir=tmp_path)
+    expected = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32).state_dict()
+    stored = load_file(files.folder / "model.safetensors")
+    assert set(expected) - set(stored) == {"lm_head.weight"}
+    assert all(torch.equal(stored[name], expected[name]) for name in stored)
