@@ -70,10 +70,17 @@ Method = Annotated[
     typer.Option("--method", help="auto, exact, edgeshard, lingualinked, even, memory or solo.", rich_help_panel=_HOW),
 ]
 LapLimit = Annotated[
-    float | None, typer.Option("--lap-limit", metavar="MS", help="Longest lap, in ms.", rich_help_panel=_HOW)
+    float | None, typer.Option("--lap-limit", metavar="S", help="Longest lap, in seconds.", rich_help_panel=_HOW)
 ]
 TimeLimit = Annotated[
-    float, typer.Option("--time-limit", metavar="S", help="Longest search, in seconds.", rich_help_panel=_HOW)
+    float | None,
+    typer.Option(
+        "--time-limit",
+        metavar="S",
+        help="Longest search, in seconds.",
+        show_default="8, or 45 for over 200 devices",
+        rich_help_panel=_HOW,
+    ),
 ]
 Plot = Annotated[
     Path | None, typer.Option("--plot", metavar="FILE", help="Draw it (.png, .svg, .pdf).", rich_help_panel=_OUTPUT)
@@ -103,7 +110,7 @@ def plan(
     in_flight: InFlight = 1,
     method: Method = "auto",
     lap_limit: LapLimit = None,
-    time_limit: TimeLimit = 10.0,
+    time_limit: TimeLimit = None,
     compare: Annotated[
         bool, typer.Option("--compare", help="All methods side by side.", rich_help_panel=_OUTPUT)
     ] = False,
@@ -159,7 +166,7 @@ def simulate(
         Path | None,
         typer.Option("--plan", metavar="FILE", help="Run this plan (of plan --json).", rich_help_panel=_HOW),
     ] = None,
-    time_limit: TimeLimit = 2.0,
+    time_limit: TimeLimit = None,
     prompt_tokens: Annotated[
         int, typer.Option("--prompt-tokens", help="Length of each prompt.", rich_help_panel=_RUN)
     ] = 128,

@@ -32,8 +32,8 @@ class PlannerOptions:
     objective: str
     method: str
     in_flight: int
-    lap_limit_ms: float | None
-    time_limit_s: float
+    lap_limit_s: float | None
+    time_limit_s: float | None
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ class ConfiguredPlanner:
         for option, value, known in (("--objective", how.objective, OBJECTIVES), ("--method", how.method, METHODS)):
             if value not in known:
                 raise UsageError(f"{option} {value!r} is unknown; {nearest_name(value, list(known))}")
-        for option, number in (("--time-limit", how.time_limit_s), ("--lap-limit", how.lap_limit_ms)):
+        for option, number in (("--time-limit", how.time_limit_s), ("--lap-limit", how.lap_limit_s)):
             if number is not None and not (math.isfinite(number) and number > 0):
                 raise UsageError(f"{option} must be above 0, but is {number}.")
         if how.in_flight < 1:
@@ -76,20 +76,22 @@ class ConfiguredPlanner:
     def by(self, method: str, problem: Problem) -> Plan:
         """The plan of a method, which need not be the chosen one."""
         how = self._how
-        return make_plan(problem, how.objective, method, how.in_flight, self._lap_limit_s, how.time_limit_s)
+        return make_plan(problem, how.objective, method, how.in_flight, how.lap_limit_s, self._time_limit_s(problem))
 
     def compare(self, problem: Problem) -> tuple[Plan, dict[str, Plan | str]]:
         """The plan of the chosen method, and those of all, or why there is none."""
         how = self._how
-        rows = dict(compare(problem, how.objective, how.in_flight, self._lap_limit_s, how.time_limit_s))
+        rows = dict(compare(problem, how.objective, how.in_flight, how.lap_limit_s, self._time_limit_s(problem)))
         chosen = rows[how.method]
         if isinstance(chosen, ShardnetError):
             raise chosen
         return chosen, {method: each if isinstance(each, Plan) else str(each) for method, each in rows.items()}
 
-    @property
-    def _lap_limit_s(self) -> float | None:
-        return None if self._how.lap_limit_ms is None else self._how.lap_limit_ms / 1e3
+    def _time_limit_s(self, problem: Problem) -> float:
+        """A search ends as soon as it has its proof; this is for those that do not find it."""
+        if self._how.time_limit_s is not None:
+            return self._how.time_limit_s
+        return 45.0 if problem.num_devices > 200 else 8.0
 
 
 def _explain(asked: Asked, chosen: Plan, planner: ConfiguredPlanner) -> Explanation:

@@ -117,7 +117,7 @@ def test_fewer_bits_are_faster_and_a_better_link_helps() -> None:
 def test_a_lap_limit_bounds_energy_plans(problem_file: str) -> None:
     arguments = ("plan", "--problem", problem_file, "--objective", "energy", "--json")
     free = json.loads(shardnet(*arguments))
-    limited = json.loads(shardnet(*arguments, "--lap-limit", "30"))
+    limited = json.loads(shardnet(*arguments, "--lap-limit", "0.03"))
     assert limited["lap_s"] <= 0.03 and limited["energy_j"] >= free["energy_j"] - 1e-12
 
 
