@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from shardnet.progress import progress_bars
+
 from .generate_options import GenerateOptions, read_prompts, read_split
 
 DEMO_MODEL = "smollm2-135m-instruct"
@@ -181,7 +183,10 @@ def generate(
 
 
 def _run(options: GenerateOptions) -> None:
-    options.check_environment()
-    from .generate_run import run  # imports torch: only once the request is known to make sense
+    with progress_bars(enabled=False if options.json else None) as progress:
+        progress("loading PyTorch", 0, 1)
+        options.check_environment()
+        from .generate_run import run  # imports what takes seconds: only once the request is known to make sense
 
+        progress("loading PyTorch", 1, 1)
     run(options)

@@ -34,6 +34,7 @@ def run(options: GenerateOptions) -> None:
             model = resources.enter_context(_load(cluster, options, progress))
         if options.stats and not options.json:
             _show_plan(model, cluster)
+            _show_question(options)
         model.reset_report()
         done = _answer(model, options, seed)
         stages = model.report()
@@ -51,6 +52,7 @@ def run(options: GenerateOptions) -> None:
         return
     console = stderr_console()
     if options.stats:
+        console.print()
         console.print(stage_table(stages, options.dtype))
         console.print(speed_line(done.generations, done.wall_s))
     if options.profile is not None:
@@ -84,6 +86,11 @@ def _show_plan(model: Model, cluster: Cluster) -> None:
     console.print(str(model.plan), markup=False)
 
 
+def _show_question(options: GenerateOptions) -> None:
+    if len(options.prompts) == 1 and options.chat:
+        stderr_console().print(f"\n> {options.prompts[0]}", markup=False)
+
+
 def _answer(model: Model, options: GenerateOptions, seed: int) -> _Run:
     start_s = time.monotonic()
     request = {
@@ -99,9 +106,13 @@ def _answer(model: Model, options: GenerateOptions, seed: int) -> _Run:
             if not options.json:
                 print(piece, end="", flush=True)
         if not options.json:
-            print(flush=True)
+            print(flush=True)  # the answer ends its line
         return _Run([stream.result], time.monotonic() - start_s)
-    generations = model.generate(options.prompts, **request)
+    what = f"answering {len(options.prompts)} prompts"
+    with progress_bars(enabled=False if options.json else None) as progress:
+        progress(what, 0, 1)
+        generations = model.generate(options.prompts, **request)
+        progress(what, 1, 1)
     wall_s = time.monotonic() - start_s
     if not options.json:
         for index, (prompt, generation) in enumerate(zip(options.prompts, generations, strict=True), 1):
