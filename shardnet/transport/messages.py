@@ -82,7 +82,7 @@ class SampledToken(NamedTuple):
     """One token as it left the sampler."""
 
     session: int
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody calls
     """0 for the first new token."""
     token_id: int
     finish_reason: str
