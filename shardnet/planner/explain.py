@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from shardnet.errors import BadConfiguration, DoesNotFit
 from shardnet.plan import LeftOut, StagePlan
@@ -95,56 +96,80 @@ def _kept(problem: Problem, stages: Sequence[StagePlan]) -> Cost | None:
     return None if broken_limit(problem, stages, cost) else cost
 
 
+@dataclass(frozen=True)
+class _Shortage:
+    """Units that must share some room which is too small for them."""
+
+    said: str
+    units: tuple[int, ...]
+    have: float
+    device: str
+
+    def bytes(self, problem: Problem) -> tuple[float, float]:
+        """Weights, and KV caches."""
+        weights = sum(problem.units[u].weight_bytes for u in self.units)
+        return weights, sum(problem.unit_memory_bytes[u] for u in self.units) - weights
+
+
 def does_not_fit(problem: Problem) -> DoesNotFit:
     """What is needed, what there is, and three ways out."""
     need, have = sum(problem.unit_memory_bytes), sum(device.memory_bytes for device in problem.devices)
-    largest = max(device.memory_bytes for device in problem.devices)
-    biggest = max(range(problem.num_units), key=lambda u: problem.unit_memory_bytes[u])
+    count = len(problem.devices)
+    offer = f"{count} devices offer {gigabytes(have)}" if count > 1 else f"the only device offers {gigabytes(have)}"
+    head = f"The model needs {gigabytes(need)} with its KV cache and {offer}"
+    shortages = _shortages(problem, need, have)
+    clauses = [shortage.said for shortage in shortages if shortage.said]
+    said = "; ".join([head, *clauses])
+    devices = list(dict.fromkeys(shortage.device for shortage in shortages))
+    ways = f"add {' and '.join(devices)}; {_fewer_bits(problem, shortages)}; or {_shorter(problem, shortages)}"
+    return DoesNotFit(f"{said}. Three ways out: {ways}.")
+
+
+def _shortages(problem: Problem, need: float, have: float) -> list[_Shortage]:
+    every, slack = tuple(range(problem.num_units)), 1 + ROUNDING
+    found = []
+    biggest = max(every, key=lambda u: problem.unit_memory_bytes[u])
     size = problem.unit_memory_bytes[biggest]
+    if need > have * slack:
+        found.append(_Shortage("", every, have, f"a device with {gigabytes(need - have + size)}"))
     source = problem.devices[problem.index[problem.source]]
-    pinned = [u for u, pin in ((0, problem.pin_embedding), (problem.num_units - 1, problem.pin_head)) if pin]
-    at_source = sum(problem.unit_memory_bytes[u] for u in set(pinned))
-    many = len(problem.devices)
-    offer = f"{many} devices offer {gigabytes(have)}" if many > 1 else f"the only device offers {gigabytes(have)}"
-    said = f"The model needs {gigabytes(need)} with its KV cache and {offer}"
-    missing, short = max(need - have, 0.0) + size, have
-    if at_source > source.memory_bytes * (1 + ROUNDING):
-        said += (
-            f", but the source {source.name} must hold {gigabytes(at_source)} and has {gigabytes(source.memory_bytes)}"
-        )
-        missing, need, short = at_source, at_source, source.memory_bytes
-    elif size > largest * (1 + ROUNDING):
-        name = problem.units[biggest].name
-        said += f", but unit {name} alone needs {gigabytes(size)} and the largest device has {gigabytes(largest)}"
-        missing, need, short = size, size, largest
-    elif need <= have:
-        said += ", but not in pieces that units and links can use"
-        short = have * 0.9
-    place = "a source" if need == at_source else "a device"
-    ways = [f"add {place} with {gigabytes(missing)}", _fewer_bits(problem, need, short), _shorter(problem, need, short)]
-    return DoesNotFit(f"{said}. Three ways out: {ways[0]}; {ways[1]}; or {ways[2]}.")
+    pins = ((0, problem.pin_embedding), (problem.num_units - 1, problem.pin_head))
+    pinned = tuple({u for u, pin in pins if pin})
+    held = sum(problem.unit_memory_bytes[u] for u in pinned)
+    if held > source.memory_bytes * slack:
+        said = f"its source {source.name} must hold {gigabytes(held)} and has {gigabytes(source.memory_bytes)}"
+        found.append(_Shortage(said, pinned, source.memory_bytes, f"a source with {gigabytes(held)}"))
+    largest = max(device.memory_bytes for device in problem.devices)
+    if size > largest * slack:
+        said = f"unit {problem.units[biggest].name} alone needs {gigabytes(size)} and the largest device has "
+        found.append(_Shortage(said + gigabytes(largest), (biggest,), largest, f"a device with {gigabytes(size)}"))
+    if not found:
+        said = "no plan in pieces that devices, links and batteries can take keeps every limit"
+        found.append(_Shortage(said, every, min(have, need) * 0.9, f"a device with {gigabytes(need)}"))
+    return found
 
 
-def _fewer_bits(problem: Problem, need: float, have: float) -> str:
-    tokens = problem.context_tokens * problem.sessions
-    weights = sum(unit.weight_bytes for unit in problem.units)
-    whole = weights + sum(unit.kv_bytes_per_token for unit in problem.units) * tokens
-    room = have - need * (1 - weights / whole) if whole else 0.0
-    if room <= 0 or not weights:
+def _fewer_bits(problem: Problem, shortages: Sequence[_Shortage]) -> str:
+    share = 1.0
+    for shortage in shortages:
+        weights, kv = shortage.bytes(problem)
+        share = min(share, (shortage.have - kv) / weights if weights else 0.0)
+    if share <= 0:
         return "use weights of fewer bits (not enough alone: the KV cache is too large as well)"
-    share = min(room / (need * weights / whole), 1.0)
     return f"use weights of fewer bits, at most {share:.0%} of their size now"
 
 
-def _shorter(problem: Problem, need: float, have: float) -> str:
-    per_token = sum(unit.kv_bytes_per_token for unit in problem.units) * problem.sessions
-    saved = per_token * problem.context_tokens
-    if saved <= 0:
+def _shorter(problem: Problem, shortages: Sequence[_Shortage]) -> str:
+    tokens = float(problem.context_tokens)
+    total_kv = sum(problem.unit_memory_bytes) - sum(unit.weight_bytes for unit in problem.units)
+    if total_kv <= 0:
         return "place a smaller model (there is no KV cache that a shorter context would shrink)"
-    if need - have >= saved:
-        return f"keep a shorter context (not enough alone: all {problem.context_tokens} tokens take {gigabytes(saved)})"
-    tokens = int(problem.context_tokens - (need - have) / per_token)
-    return f"keep a context of at most {tokens} tokens instead of {problem.context_tokens}"
+    for shortage in shortages:
+        weights, kv = shortage.bytes(problem)
+        tokens = min(tokens, (shortage.have - weights) / kv * problem.context_tokens if kv else -1.0)
+    if tokens < 1:
+        return f"keep a shorter context (not enough alone: {problem.context_tokens} tokens take {gigabytes(total_kv)})"
+    return f"keep a context of at most {int(tokens)} tokens instead of {problem.context_tokens}"
 
 
 def _ms(seconds: float) -> str:

@@ -8,10 +8,13 @@ fastest route, the way back and the KV cache count, and memory_bytes is taken to
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import tempfile
+import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,11 +25,26 @@ from shardnet.planner.costs import gigabytes
 from shardnet.planner.problem import Problem
 from shardnet.planner.tables import Tables, stages_of
 
+Result = TypeVar("Result")
+
 MOST_FLOWS = 60_000
 GRACE_S = 5.0
 """After its time limit the solver gets this long to write its result, then it is ended."""
 
 
+def _without_warnings(call: Callable[..., Result]) -> Callable[..., Result]:
+    """Keep PuLP 3 from announcing PuLP 4 (which brings no solver) once for each variable."""
+
+    @functools.wraps(call)
+    def quiet(*args: Any, **options: Any) -> Result:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return call(*args, **options)
+
+    return quiet
+
+
+@_without_warnings
 def place(tables: Tables, time_limit_s: float) -> tuple[StagePlan, ...]:
     """Solve the first programme.
 
@@ -65,6 +83,7 @@ def place(tables: Tables, time_limit_s: float) -> tuple[StagePlan, ...]:
     return stages_of(tables.problem, owners)
 
 
+@_without_warnings
 def overlap(problem: Problem, stages: tuple[StagePlan, ...], time_limit_s: float = 5.0) -> dict[str, tuple[int, ...]]:
     """Solve the second programme: which units next to its own run each device can hold a copy of.
 

@@ -86,6 +86,7 @@ class Problem:
         _check_units(self.units)
         _check_devices(self.devices, len(self.units))
         _check_links(self.links, [device.name for device in self.devices])
+        check_name("The source", self.source)
         if self.source not in self.index:
             hint = nearest(self.source, self.index)
             raise BadConfiguration(f"The source {self.source!r} is not one of the devices{hint}.")
