@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from shardnet.transport.base import Handler, OnChange, RemoteObject, Transport
 
 if TYPE_CHECKING:
-    from shardnet.transport.elastic import serve_store
     from shardnet.transport.in_process import InProcessNetwork, InProcessTransport
     from shardnet.transport.rpc import RpcTransport
+    from shardnet.transport.store import serve_store
 
 __all__ = [
     "Handler",
@@ -30,7 +30,7 @@ _LAZY = {
     "InProcessNetwork": "shardnet.transport.in_process",
     "InProcessTransport": "shardnet.transport.in_process",
     "RpcTransport": "shardnet.transport.rpc",
-    "serve_store": "shardnet.transport.elastic",
+    "serve_store": "shardnet.transport.store",
 }
 
 

@@ -21,15 +21,11 @@ import ctypes
 import itertools
 import json
 import os
-import secrets
 import socket
 import sys
-import threading
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
-
-os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # read when torch is imported: see also _silence_torch
 
 import torch
 import torch.distributed as dist
@@ -38,60 +34,11 @@ from torch.distributed import rpc
 from torch.distributed.rpc import api, backend_registry
 
 from shardnet.errors import ClusterError, JoinFailed, UsageError
+from shardnet.transport.store import ANSWER_S, MAX_ID, NEXT_ID, StoreThread, split_endpoint
 
 BACKEND = "SHARDNET_ELASTIC"
-MAX_ID = 2**15 - 1
-"""torch keeps a worker's id in 16 bits."""
-
 _ROSTER = "shardnet/roster"
-_NEXT_ID = "shardnet/next_id"
 _num_agents = itertools.count()
-_STORE_S = 10.0
-"""How long one question to the store may take. The store is not asked while tokens are made."""
-
-
-def serve_store(host: str = "127.0.0.1", port: int = 0) -> dist.TCPStore:
-    """Start the store through which the members of a cluster find each other.
-
-    Args:
-        host: address to listen on; other devices can reach the store only where it is not a loopback address.
-        port: 0 chooses a free one; read it from the result's `port`.
-
-    Raises:
-        UsageError: the port is taken, or the address is not one of this device.
-    """
-    if not 0 <= port < 2**16:
-        raise UsageError(f"Cannot listen on {host}:{port}: a port is a number from 0 to 65535, where 0 means any.")
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
-    except OSError as error:
-        raise UsageError(f"Cannot listen on {host}:{port}: {error}. Choose an address of this device.") from error
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(128)
-    except OSError as error:
-        listener.close()
-        raise UsageError(f"Cannot listen on {host}:{port}: {error}. Choose another port, or 0 for any.") from error
-    # torch would listen on every address of this device, so the socket is ours.
-    store = dist.TCPStore(
-        host,
-        listener.getsockname()[1],
-        is_master=True,
-        timeout=timedelta(seconds=_STORE_S),
-        wait_for_workers=False,
-        master_listen_fd=listener.detach(),
-    )
-    # A random start keeps the ids of a cluster apart from those of the one before it: a process that changes clusters
-    # goes on making RRefs under its first id.
-    store.add(_NEXT_ID, secrets.randbelow(MAX_ID // 2))
-    return store
-
-
-def first_sentence(error: BaseException) -> str:
-    """The first line of one of torch's errors, without the C++ stack that follows it."""
-    return str(error).strip().split("\n", 1)[0].strip().rstrip(".")
 
 
 class Group:
@@ -104,27 +51,46 @@ class Group:
             UsageError: the endpoint is not "host:port", or this process is in a cluster already.
             JoinFailed: no store answers there in time.
         """
+        host, port = split_endpoint(endpoint)
         if rpc._is_current_rpc_agent_set():
             raise UsageError("This process is in a cluster already. Close that transport first.")
         _silence_torch()
         _listen_on_loopback_by_default()
-        host, port = _split_endpoint(endpoint)
-        self.endpoint = endpoint
+        self._known: dict[int, rpc.WorkerInfo] = {}
+        self._is_given_up = False
+        self._questions = StoreThread(endpoint)
+        try:
+            self._questions.ask(lambda: self._start(host, port, timeout_s), timeout_s=timeout_s + 1)
+        except JoinFailed:
+            self._questions.close()
+            raise
+        except ClusterError as error:
+            self._is_given_up = True
+            self._questions.close()
+            raise JoinFailed(
+                f"No cluster answers at {endpoint} within {timeout_s:g} s. Is the coordinator running there?"
+            ) from error
         self.is_first = next(_num_agents) == 0
         """Whether this is the first agent of the process: torch counts RRefs for no other."""
-        self._known: dict[int, rpc.WorkerInfo] = {}
-        self._lock = threading.Lock()
+
+    def _start(self, host: str, port: int, timeout_s: float) -> None:
         # The agent needs a connection of its own: it waits on it, and would block ours.
-        self._store = _connect(host, port, timeout_s)
-        agent_store = _connect(host, port, timeout_s)
-        self.id = self._store.add(_NEXT_ID, 1)
+        self._store, agent_store = (_connect(host, port, timeout_s) for _ in range(2))
+        self.id = self._store.add(NEXT_ID, 1)
         if self.id > MAX_ID:
             raise JoinFailed(f"This cluster has seen {MAX_ID} devices join. Start it anew: ids are used once.")
-        self._agent = _start_agent(agent_store, self.id)
+        if not self._is_given_up:
+            self._agent = _start_agent(agent_store, self.id)
+        if self._is_given_up:
+            self.close()
 
-    def roster(self) -> dict[str, int]:
-        """Who is in the group by the store's account: name -> id."""
-        text = self._ask(self._store.compare_set, _ROSTER, "", "{}")
+    def roster(self, *, timeout_s: float = ANSWER_S) -> dict[str, int]:
+        """Who is in the group by the store's account: name -> id.
+
+        Raises:
+            ClusterError: the store does not answer.
+        """
+        text = self._questions.ask(lambda: self._store.compare_set(_ROSTER, "", "{}"), timeout_s=timeout_s)
         roster: dict[str, int] = json.loads(text)
         return roster
 
@@ -132,50 +98,45 @@ class Group:
         """Put this agent on the roster, and return the roster. It is left as it is where another holds the name."""
         while True:
             roster = self.roster()
-            if name in roster or self._replace(roster, {**roster, name: self.id}):
+            if name in roster or self._replace(roster, {**roster, name: self.id}, ANSWER_S):
                 return {**roster, name: roster.get(name, self.id)}
 
-    def strike(self, name: str, agent_id: int) -> None:
+    def strike(self, name: str, agent_id: int, *, timeout_s: float = ANSWER_S) -> None:
         """Take a device off the roster, unless its name belongs to another agent by now."""
-        while (roster := self.roster()).get(name) == agent_id:
-            if self._replace(roster, {other: id for other, id in roster.items() if other != name}):
+        while (roster := self.roster(timeout_s=timeout_s)).get(name) == agent_id:
+            if self._replace(roster, {other: id for other, id in roster.items() if other != name}, timeout_s):
                 return
+
+    def _replace(self, old: dict[str, int], new: dict[str, int], timeout_s: float) -> bool:
+        before, after = (json.dumps(roster, sort_keys=True) for roster in (old, new))
+        found = self._questions.ask(lambda: self._store.compare_set(_ROSTER, before, after), timeout_s=timeout_s)
+        return bool(found.decode() == after)
 
     def worker(self, agent_id: int) -> rpc.WorkerInfo:
         """Where torch sends what is meant for an agent. Asks the store on the first use, then never again.
 
         Raises:
-            ClusterError: no such agent has ever published its address, or the store is gone.
+            ClusterError: no such agent has ever published its address, or the store does not answer.
         """
         known = self._known.get(agent_id)
-        if known is not None:
-            return known
+        return self._questions.ask(lambda: self._introduce(agent_id)) if known is None else known
+
+    def _introduce(self, agent_id: int) -> rpc.WorkerInfo:
+        """Let the agent know another one. Runs on the thread that asks the store, so one at a time."""
         name = _agent_name(agent_id)
-        with self._lock:
-            # The agent would wait for a missing address while it keeps all other threads from sending.
-            if not self._ask(self._store.check, [f"addrs/{name}"]):
-                raise ClusterError(f"Device number {agent_id} has not published an address.")
-            worker = rpc.WorkerInfo(name, agent_id)
-            if agent_id not in self._known and agent_id != self.id:
-                self._agent._update_group_membership(worker, [], {}, True)
-            return self._known.setdefault(agent_id, worker)
+        # The agent would wait for a missing address, and keep all other threads from sending meanwhile.
+        if not self._store.check([f"addrs/{name}"]):
+            raise ClusterError(f"Device number {agent_id} has not published an address.")
+        worker = rpc.WorkerInfo(name, agent_id)
+        if agent_id not in self._known and agent_id != self.id:
+            self._agent._update_group_membership(worker, [], {}, True)
+        return self._known.setdefault(agent_id, worker)
 
     def close(self) -> None:
         """End the agent. Waits for nobody else."""
+        self._questions.close()
         if rpc._is_current_rpc_agent_set():
             api.shutdown(graceful=False)
-
-    def _replace(self, old: dict[str, int], new: dict[str, int]) -> bool:
-        before, after = (json.dumps(roster, sort_keys=True) for roster in (old, new))
-        return bool(self._ask(self._store.compare_set, _ROSTER, before, after).decode() == after)
-
-    def _ask(self, question: Any, *args: Any) -> Any:
-        try:
-            return question(*args)
-        except dist.DistError as error:
-            raise ClusterError(
-                f"The store at {self.endpoint} does not answer: {first_sentence(error)}. Is the coordinator running?"
-            ) from error
 
 
 def _start_agent(store: dist.Store, agent_id: int) -> Any:
@@ -230,21 +191,9 @@ def _init_autograd_once(agent_id: int) -> None:
             raise
 
 
-def _split_endpoint(endpoint: str) -> tuple[str, int]:
-    host, _, port = endpoint.rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) < 2**16:
-        raise UsageError(f'An endpoint is "host:port", such as 127.0.0.1:29500, but this one is {endpoint!r}.')
-    return host.strip("[]"), int(port)
-
-
 def _connect(host: str, port: int, timeout_s: float) -> dist.TCPStore:
-    try:
-        store = dist.TCPStore(host, port, timeout=timedelta(seconds=timeout_s), wait_for_workers=False)
-    except (dist.DistError, RuntimeError) as error:
-        raise JoinFailed(
-            f"No cluster answers at {host}:{port} within {timeout_s:g} s. Is the coordinator running there?"
-        ) from error
-    store.set_timeout(timedelta(seconds=_STORE_S))
+    store = dist.TCPStore(host, port, timeout=timedelta(seconds=timeout_s), wait_for_workers=False)
+    store.set_timeout(timedelta(seconds=ANSWER_S))
     return store
 
 
@@ -260,11 +209,11 @@ def _listen_on_loopback_by_default() -> None:
 def _silence_torch() -> None:
     """Keep the C++ side from printing warnings and stacks about devices that died: users get one sentence from us.
 
-    The environment variable works only where torch is imported after it is set, so the flag that it fills is set too.
-    Whoever wants to see more sets TORCH_CPP_LOG_LEVEL.
+    torch reads TORCH_CPP_LOG_LEVEL when it is imported, which was long ago, so the flag that it fills is set instead.
+    Whoever wants to see more sets that variable.
     """
     levels = ("INFO", "WARNING", "ERROR", "FATAL")
-    level = os.environ["TORCH_CPP_LOG_LEVEL"].upper()
+    level = os.environ.get("TORCH_CPP_LOG_LEVEL", "FATAL").upper()
     library = {"darwin": "libc10.dylib", "win32": "c10.dll"}.get(sys.platform, "libc10.so")
     try:
         c10 = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / library))

@@ -214,16 +214,10 @@ class RpcTransport(Transport):
                 return
             self._closed = True
         atexit.unregister(self.close)
-        # A store that hangs (its host is frozen) must not keep this device.
-        goodbye = threading.Thread(target=self._strike_self, daemon=True)
-        goodbye.start()
-        self._tell(list(self._peers.values()), GOODBYE_S, _LEFT, self.name, self.id)
-        goodbye.join(GOODBYE_S)
-        self._shut()
-
-    def _strike_self(self) -> None:
         with contextlib.suppress(ClusterError):
-            self.group.strike(self.name, self.id)
+            self.group.strike(self.name, self.id, timeout_s=GOODBYE_S)
+        self._tell(list(self._peers.values()), GOODBYE_S, _LEFT, self.name, self.id)
+        self._shut()
 
     def _shut(self) -> None:
         self._closed = True

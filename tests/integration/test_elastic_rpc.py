@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import queue
+import signal
 import socket
 import subprocess
 import sys
@@ -360,8 +361,9 @@ def test_an_impossible_name_is_a_sentence(name: str) -> None:
         RpcTransport.join("127.0.0.1:1", name)
 
 
-def test_members_outlive_the_store(cluster: Cluster) -> None:
-    """When the coordinator dies, the others go on talking, and can leave."""
+@pytest.mark.parametrize("end", ["SIGKILL", "SIGSTOP"])
+def test_members_outlive_the_store(end: str) -> None:
+    """When the coordinator dies or freezes, the others go on talking, and can leave."""
     with ExitStack() as ends:
         script = "from shardnet.transport import serve_store; s = serve_store(); print(s.port, flush=True); input()"
         host = ends.enter_context(
@@ -379,14 +381,32 @@ def test_members_outlive_the_store(cluster: Cluster) -> None:
         first, second = (ends.enter_context(Device(endpoint, name)) for name in ("device-1", "device-2"))
         first.wait_joined()
         second.wait_joined()
-        host.kill()
-        host.wait()
+        host.send_signal(getattr(signal, end))
         assert first.ask("post", "device-2", "echo", 1) == [1]
         assert second.ask("post", "device-1", "echo", 1) == [1]
         with pytest.raises(RuntimeError, match=r"ClusterError: The store at .* does not answer"):
             first.ask("post", "device-3", "echo", 1)
         assert first.end() == second.end() == 0
         assert first.printed() == second.printed() == ""
+
+
+def test_a_port_that_never_answers_does_not_hold_a_join() -> None:
+    """A TCPStore would wait for ever for its first answer."""
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        endpoint = f"127.0.0.1:{deaf.getsockname()[1]}"
+        with pytest.raises(JoinFailed, match=rf"No cluster answers at {endpoint} within 0\.2 s"):
+            RpcTransport.join(endpoint, "device-1", timeout_s=0.2)
+
+
+def test_a_process_that_does_not_close_leaves_in_order(cluster: Cluster) -> None:
+    script = "import sys; from shardnet.transport import RpcTransport; t = RpcTransport.join(sys.argv[1], 'forgetful')"
+    done = subprocess.run(
+        [sys.executable, "-c", script, cluster.endpoint], capture_output=True, text=True, timeout=60, cwd=TESTS.parent
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert cluster.changes.get(timeout=10) == (("forgetful",), ())
+    assert cluster.changes.get(timeout=10) == ((), ("forgetful",))
+    assert cluster.source.members() == ("source",)
 
 
 def test_it_is_torchs_rpc_with_a_backend_of_our_own(cluster: Cluster) -> None:
