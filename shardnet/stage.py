@@ -57,6 +57,8 @@ class _Step:
     sessions: list[_LiveSession]
     samples: list[int] = field(default_factory=list)
     """Indices of the parts that end where a token must be sampled."""
+    start_ns: int = 0
+    end_ns: int = 0
 
 
 class Stage:
@@ -181,7 +183,7 @@ class Stage:
 
     def _run(self, step: _Step) -> torch.Tensor:
         """Hidden states [sum T, H]; or logits [N, V], where this shard ends with the head."""
-        start_ns = clock_ns()
+        step.start_ns = clock_ns()
         segments = []
         for index, (part, session) in enumerate(zip(step.work.parts, step.sessions, strict=True)):
             is_sampled = part.position + part.num_tokens >= session.spec.prompt_tokens
@@ -189,19 +191,22 @@ class Stage:
                 step.samples.append(index)
             segments.append(Segment(session.kv, part.num_tokens, is_sampled))
         outputs = self.shard.forward(step.work.rows, segments)
-        with self._ready:
-            for part in step.work.parts:
-                if part.session in self._sessions:
-                    self.kv.advance(part.session, part.num_tokens)
-        num_tokens = sum(part.num_tokens for part in step.work.parts)
-        self.recorder.compute(start_ns, clock_ns(), num_tokens=num_tokens, num_sessions=len(segments))
+        step.end_ns = clock_ns()
         return outputs
 
     def _postprocess(self, step: _Step, outputs: torch.Tensor) -> None:
+        """Send first: the next stage waits for it. Then keep the books."""
         if self.shard.has_head:
             self._send_samples(step, outputs)
         else:
             self._send_hidden(step.work, outputs)
+        num_tokens = 0
+        with self._ready:
+            for part in step.work.parts:
+                num_tokens += part.num_tokens
+                if part.session in self._sessions:
+                    self.kv.advance(part.session, part.num_tokens)
+        self.recorder.compute(step.start_ns, step.end_ns, num_tokens=num_tokens, num_sessions=len(step.sessions))
 
     def _send_hidden(self, work: StepWork, hidden: torch.Tensor) -> None:
         """Decode rows first: somebody waits for each of them. Slices are cloned: a view ships its whole storage."""
@@ -224,6 +229,7 @@ class Stage:
             return
         sessions = [step.sessions[index] for index in step.samples]
         ids = sample_step([session.sampler for session in sessions if session.sampler is not None], logits_NV)
+        step.end_ns = clock_ns()
         onward: list[Part] = []
         onward_ids: list[int] = []
         told: list[SampledToken] = []

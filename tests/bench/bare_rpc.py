@@ -2,7 +2,9 @@
 
     python tests/bench/bare_rpc.py PORT      (rank 0; starts rank 1 itself)
 
-For each line that it reads, prints the median of half a round trip of an echo of one hidden state, in seconds.
+A hop goes from just before `rpc_sync` to the first line of the remote function. Before it, the sender reads as many
+bytes of weights as a stage does, and the receiver did so before: a hop in a ring finds cold caches, and so does this one.
+For each line "BYTES" that it reads, prints the median hop in seconds.
 """
 
 from __future__ import annotations
@@ -19,8 +21,23 @@ from torch.distributed import rpc
 HIDDEN = 576
 
 
-def echo(hidden: torch.Tensor) -> torch.Tensor:
-    return hidden
+_weights = torch.zeros(0, HIDDEN, dtype=torch.bfloat16)
+
+
+def compute(num_bytes: int, hidden: torch.Tensor) -> None:
+    """Read `num_bytes` of weights, as a stage that decodes one token."""
+    global _weights
+    if _weights.nbytes != num_bytes // (2 * HIDDEN) * 2 * HIDDEN:
+        _weights = torch.zeros(num_bytes // (2 * HIDDEN), HIDDEN, dtype=torch.bfloat16)
+    torch.nn.functional.linear(hidden, _weights)
+
+
+def arrive(num_bytes: int, hidden: torch.Tensor) -> int:
+    """When the hop came in; then compute, as the next stage."""
+    arrived_ns = time.monotonic_ns()
+    torch.set_num_threads(1)
+    compute(num_bytes, hidden)
+    return arrived_ns
 
 
 class BareRpc:
@@ -32,9 +49,9 @@ class BareRpc:
         assert self._process.stdout is not None
         assert self._process.stdout.readline() == "ready\n"
 
-    def hop_s(self) -> float:
+    def hop_s(self, num_bytes: int) -> float:
         assert self._process.stdin is not None and self._process.stdout is not None
-        print("go", file=self._process.stdin, flush=True)
+        print(num_bytes, file=self._process.stdin, flush=True)
         return float(self._process.stdout.readline())
 
     def __enter__(self) -> BareRpc:
@@ -59,17 +76,18 @@ def main(port: str) -> None:
     code += f"bare_rpc.join(1, {port!r}); bare_rpc.rpc.shutdown()"
     other = subprocess.Popen([sys.executable, "-c", code])
     sys.modules["bare_rpc"] = sys.modules["__main__"]
-    echo.__module__ = "bare_rpc"
+    arrive.__module__ = "bare_rpc"
     join(0, port)
     print("ready", flush=True)
     hidden = torch.zeros(1, HIDDEN, dtype=torch.bfloat16)
-    for _ in sys.stdin:
-        times = []
-        for _ in range(110):
-            start = time.perf_counter()
-            rpc.rpc_sync("bare-1", echo, args=(hidden,))
-            times.append((time.perf_counter() - start) / 2)
-        print(statistics.median(times[10:]), flush=True)
+    for line in sys.stdin:
+        num_bytes, hops = int(line), []
+        for _ in range(70):
+            compute(num_bytes, hidden)
+            sent_ns = time.monotonic_ns()
+            arrived_ns = rpc.rpc_sync("bare-1", arrive, args=(num_bytes, hidden))
+            hops.append((arrived_ns - sent_ns) / 1e9)
+        print(statistics.median(hops[10:]), flush=True)
     rpc.shutdown()
     other.wait()
 

@@ -89,7 +89,7 @@ def measure_speed(options: argparse.Namespace) -> list[Row]:
     ):
         model = cluster.load(options.model, dtype=options.dtype, record_spans=True)
         model._eos_ids = ()  # every run makes the same number of tokens
-        print(model.plan, file=sys.stderr)
+        stage_bytes = sum(report.weight_bytes for report in model.report()) // options.devices
         for _ in range(rounds + 1):
             alone = rival.generate(short, new)
             decode_alone.append((new - 1) / alone["decode_s"])
@@ -97,7 +97,7 @@ def measure_speed(options: argparse.Namespace) -> list[Row]:
             [result] = model.generate([short], max_new_tokens=new)
             decode.append(result.tokens_per_s)
             hops.append(hop_s(model))
-            bare.append(stock.hop_s())
+            bare.append(stock.hop_s(stage_bytes))
             eight.append(rate_of_several(model, short, new, 8))
             prefill_alone.append(rival.generate(long, 2)["prefill_s"])
             [result] = model.generate([long], max_new_tokens=2)
@@ -113,7 +113,7 @@ def measure_speed(options: argparse.Namespace) -> list[Row]:
         row("decode, eight sessions against one", "tokens/s", eight, decode, 3.0),
         row("prefill of 512 tokens", "tokens/s", [512 / s for s in prefill], [512 / s for s in prefill_alone], 0.9),
         Row(
-            "a hop against a bare RPC hop",
+            "a hop against a bare RPC hop of the same payload between the same amounts of computing",
             f"{m(hops) * 1e3:.3f} ms",
             f"{m(bare) * 1e3:.3f} ms",
             m(hops) / m(bare),
