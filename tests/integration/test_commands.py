@@ -87,11 +87,11 @@ def test_a_chat_uses_the_template(model: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--model", "/no/such/model"], "There is no /no/such/model."),
-        (["--devices", "12"], "12 devices"),
+        (["--devices", "1", "--model", "/no/such/model"], "There is no /no/such/model."),
+        (["--devices", "7"], "7 devices are more than the model's 6 units"),
         (["--devices", "2", "--split", "1,1"], "split"),
-        (["--context", "100000"], "context must be"),
-        (["--prompt", "x" * 5000], "the prompt has 5000 tokens"),
+        (["--devices", "1", "--context", "100000"], "context must be"),
+        (["--devices", "1", "--prompt", "x" * 5000], "the prompt has 5000 tokens"),
         (["--cluster", "127.0.0.1"], "127.0.0.1"),
     ],
 )
