@@ -23,7 +23,12 @@ def print_plan(
 ) -> None:
     """One plan: its stages, what it is predicted to reach, and who is left out."""
     cost = evaluate(problem, plan.stages)
-    table = Table(title=f"{title}: plan by {plan.method} for {plan.objective}", title_justify="left", box=SIMPLE_HEAD)
+    table = Table(
+        title=f"{title}: plan by {plan.method} for {plan.objective}",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
     for name, justify in (("stage", "right"), ("device", "left"), ("units", "left")):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     for name in ("weights", "KV cache", "ms/token", "then on the way, ms"):
@@ -90,7 +95,10 @@ def print_comparison(
 ) -> None:
     """All methods side by side; a text instead of a plan says why there is none."""
     table = Table(
-        title=f"{title}: predicted, for {objective}, {in_flight} in flight", title_justify="left", box=SIMPLE_HEAD
+        title=f"{title}: predicted, for {objective}, {in_flight} in flight",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
     )
     table.add_column("method", no_wrap=True)
     for name in ("ms/token", "tokens/s", "busiest", "J/token"):
@@ -122,7 +130,10 @@ def print_explanation(console: Console, sentences: Sequence[str], answers: Seque
     for sentence in sentences:
         console.print(f"- {sentence}", highlight=False)
     table = Table(
-        title=f"What would help (planned again, predicted, for {objective})", title_justify="left", box=SIMPLE_HEAD
+        title=f"What would help (planned again, predicted, for {objective})",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
     )
     table.add_column("with")
     for name in ("ms/token", "tokens/s", "gain"):
@@ -147,7 +158,9 @@ def print_run(console: Console, result: Result, plan: Plan, title: str) -> None:
     told, calm = result.to_dict(), not result.happenings
     formula_lap = f"{_ms(plan.lap_s)} by the formula for one alone" if calm else ""
     formula_rate = f"{_number(plan.rate_per_s)} by the formula" if calm else ""
-    table = Table(title=f"{title}: predicted run", title_justify="left", box=SIMPLE_HEAD, show_header=False)
+    table = Table(
+        title=f"{title}: predicted run", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_header=False
+    )
     table.add_column()
     table.add_column(justify="right")
     table.add_column(style="dim")
@@ -171,7 +184,7 @@ def print_run(console: Console, result: Result, plan: Plan, title: str) -> None:
 
 
 def _print_phases(console: Console, result: Result) -> None:
-    table = Table(title="What happened", title_justify="left", box=SIMPLE_HEAD)
+    table = Table(title="What happened", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in ("from", "to", "tokens/s", "ms/token"):
         table.add_column(name, justify="right")
     table.add_column("began with")
@@ -187,7 +200,7 @@ def _print_phases(console: Console, result: Result) -> None:
 
 
 def _print_busy(console: Console, result: Result) -> None:
-    table = Table(title="Busy", title_justify="left", box=SIMPLE_HEAD)
+    table = Table(title="Busy", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("device or link")
     table.add_column("s", justify="right")
     table.add_column("share", justify="right")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from shardnet.errors import DoesNotFit, ShardnetError
+from shardnet.least_moves import keep_places, repairs
 from shardnet.plan import Plan
 from shardnet.planner.costs import Cost, evaluate
 from shardnet.planner.problem import Device, Link, Problem
@@ -84,7 +85,7 @@ def revise(plan: Plan, observed: Observed, policy: Policy, replan: Replan) -> De
     seen = observed_problem(observed)
     now = objective_value(evaluate(seen, plan.stages), plan.objective, observed.in_flight)
     try:
-        candidate = replan(seen)
+        candidate = keep_places(plan, replan(seen), seen)
     except ShardnetError as error:  # nothing fits, or a solver is late: what runs goes on
         return Decision(None, f"no other plan can be made now: {error}")
     then = objective_value(evaluate(seen, candidate.stages), plan.objective, observed.in_flight)
@@ -98,14 +99,29 @@ def revise(plan: Plan, observed: Observed, policy: Policy, replan: Replan) -> De
     return Decision(replace(candidate, version=plan.version + 1), why)
 
 
-def replace_lost(plan: Plan, observed: Observed, lost: Collection[str], replan: Replan) -> Plan:
+def replace_lost(
+    plan: Plan, observed: Observed, lost: Collection[str], replan: Replan, policy: Policy | None = None
+) -> Plan:
     """The plan after devices were lost.
+
+    The best one, unless one that moves nothing but the lost units is worse by less than the policy's `min_gain`: what
+    moves has to be loaded before anything goes on.
 
     Raises:
         DoesNotFit: the others cannot hold the model.
     """
     left = without_devices(observed_problem(observed), lost)
-    return replace(replan(left), version=plan.version + 1)
+    best = keep_places(plan, replan(left), left)
+    in_flight, objective = observed.in_flight, plan.objective
+    limit = objective_value(evaluate(left, best.stages), objective, in_flight) * (1 + (policy or Policy()).min_gain)
+    mended = [(objective_value(evaluate(left, each), objective, in_flight), each) for each in repairs(plan, left, lost)]
+    if mended:
+        value, stages = min(mended, key=lambda row: row[0])
+        if value <= limit:
+            cost = evaluate(left, stages)
+            best = replace(best, stages=stages, lap_s=cost.lap_s, bottleneck_s=cost.bottleneck_s, gap=None)
+            best = replace(best, rate_per_s=cost.rate(in_flight), energy_j=cost.energy_j, optimal=False)
+    return replace(best, version=plan.version + 1)
 
 
 def moves(old: Plan, new: Plan, lost: Collection[str] = ()) -> tuple[Move, ...]:

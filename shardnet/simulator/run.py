@@ -326,7 +326,7 @@ class _Run:
             self._fail(f"{device} left, and nothing replaces it")
             return
         try:
-            plan = replace_lost(self.plan, self._observed(), self._absent(), self.recovery.replan)
+            plan = replace_lost(self.plan, self._observed(), self._absent(), self.recovery.replan, self.recovery.policy)
         except DoesNotFit as error:
             self._fail(str(error))
             return

@@ -1,6 +1,6 @@
 """The tables of EdgeShard's and LinguaLinked's papers, predicted by shardnet's planner and simulator.
 
-    python tests/bench/predict_papers.py        writes docs/benchmarks/planning_papers.md
+    python tests/bench/predict_papers.py    writes docs/benchmarks/planning_papers.md, and its tables into docs/planning.md
 
 Nothing is measured here. The published figures are those that could be verified; no other is quoted.
 """
@@ -23,6 +23,8 @@ from shardnet.rebalance import Policy
 from shardnet.simulator import Event, Load, Recovery, simulate
 
 OUT = Path(__file__).resolve().parents[2] / "docs/benchmarks/planning_papers.md"
+PAGE = OUT.parents[1] / "planning.md"
+MARKS = ("<!-- tables of tests/bench/predict_papers.py -->", "<!-- end of tables -->")
 PUBLISHED = {("llama-2-7b", "EdgeShard"): ("75.88", "52.45"), ("llama-2-70b", "EdgeShard"): ("3086", "1.25")}
 OOM = "does not fit"
 IN_FLIGHT = 15
@@ -44,6 +46,14 @@ def main() -> None:
     text = "\n".join([*_head(), *edgeshard_table(), "", *bandwidth_table(), "", *lingualinked_tables(), ""])
     OUT.write_text(text, encoding="utf-8")
     print(text)
+    _fill(PAGE, text[text.index("## ") :].replace("## ", "### ").strip())
+
+
+def _fill(page: Path, tables: str) -> None:
+    """Put the tables between the marks of the documentation's page."""
+    before, _, rest = page.read_text(encoding="utf-8").partition(MARKS[0])
+    _, _, after = rest.partition(MARKS[1])
+    page.write_text(f"{before}{MARKS[0]}\n\n{tables}\n\n{MARKS[1]}{after}", encoding="utf-8")
 
 
 def _head() -> list[str]:

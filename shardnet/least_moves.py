@@ -1,0 +1,109 @@
+"""Plans that are (nearly) as good as the best one and move fewer units from where they are. Pure.
+
+A plan made anew knows nothing of the running one. On a cluster with twelve alike devices it may give each the shard of
+another, and after a loss it shifts every boundary to gain a few percent. Both would load the whole model again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+
+from shardnet.plan import Plan, StagePlan
+from shardnet.planner.costs import broken_limit, evaluate
+from shardnet.planner.problem import Problem
+
+ROUNDING = 1e-9
+
+
+def keep_places(old: Plan, new: Plan, problem: Problem) -> Plan:
+    """Swap alike devices in `new` so that they keep the units that they hold in `old`.
+
+    Returns `new` itself where that would cost anything.
+    """
+    owners = _owners(old)
+    shared: list[tuple[int, str, str]] = []
+    alike = _likenesses(problem)
+    for wanted in new.devices:
+        units = [unit for stage in new.stages if stage.device == wanted for unit in _units(stage)]
+        for given in (name for name in alike if alike[name] == alike[wanted]):
+            shared.append((sum(owners[unit] == given for unit in units), wanted, given))
+    swap: dict[str, str] = {}
+    for _, wanted, given in sorted(shared, key=lambda row: (-row[0], row[1] != row[2])):
+        if wanted not in swap and given not in swap.values():
+            swap[wanted] = given
+    stages = tuple(replace(stage, device=swap[stage.device]) for stage in new.stages)
+    before, after = evaluate(problem, new.stages), evaluate(problem, stages)
+    same = after.lap_s <= before.lap_s * (1 + ROUNDING) and after.bottleneck_s <= before.bottleneck_s * (1 + ROUNDING)
+    if not same or broken_limit(problem, stages, after) is not None:
+        return new
+    return replace(new, stages=stages)
+
+
+def repairs(old: Plan, problem: Problem, lost: Collection[str]) -> list[tuple[StagePlan, ...]]:
+    """Ways to give the lost units to others and leave all else where it is; only such as fit.
+
+    Each lost stage goes to one device, or is cut between its neighbours in the ring.
+    """
+    found: list[tuple[StagePlan, ...]] = [()]
+    for index, stage in enumerate(old.stages):
+        if stage.device not in lost:
+            found = [(*stages, stage) for stages in found]
+            continue
+        parts: list[tuple[StagePlan, ...]] = [(replace(stage, device=device.name),) for device in problem.devices]
+        parts += _cuts(old, index, lost)
+        found = [(*stages, *part) for stages in found[:_MOST] for part in parts]
+    fitting = []
+    for stages in found[: _MOST * 8]:
+        merged = _merged(stages)
+        if broken_limit(problem, merged, evaluate(problem, merged)) is None:
+            fitting.append(merged)
+    return fitting
+
+
+_MOST = 64
+"""Of the ways to place several lost stages, so many are looked at."""
+
+
+def _cuts(old: Plan, index: int, lost: Collection[str]) -> list[tuple[StagePlan, ...]]:
+    """The stage's units shared between the device before it and the device after it."""
+    stage = old.stages[index]
+    before = old.stages[index - 1].device
+    after = old.stages[(index + 1) % len(old.stages)].device
+    if before in lost or after in lost or index == 0:
+        return []
+    return [
+        (StagePlan(before, stage.first_unit, cut - 1), StagePlan(after, cut, stage.last_unit))
+        for cut in range(stage.first_unit + 1, stage.last_unit + 1)
+    ]
+
+
+def _merged(stages: Sequence[StagePlan]) -> tuple[StagePlan, ...]:
+    """Stages that follow each other on one device, as one."""
+    merged: list[StagePlan] = []
+    for stage in stages:
+        if merged and merged[-1].device == stage.device:
+            merged[-1] = replace(merged[-1], last_unit=stage.last_unit)
+        else:
+            merged.append(stage)
+    return tuple(merged)
+
+
+def _likenesses(problem: Problem) -> dict[str, object]:
+    """Equal for devices of the same numbers, links included; the source is like no other."""
+    links: dict[str, list[tuple[bool, float, float]]] = {device.name: [] for device in problem.devices}
+    for link in problem.links:
+        links[link.source].append((True, link.latency_s, link.bytes_per_s))
+        links[link.target].append((False, link.latency_s, link.bytes_per_s))
+    return {
+        device.name: (replace(device, name=""), tuple(sorted(links[device.name])), device.name == problem.source)
+        for device in problem.devices
+    }
+
+
+def _owners(plan: Plan) -> list[str]:
+    return [stage.device for stage in plan.stages for _ in _units(stage)]
+
+
+def _units(stage: StagePlan) -> range:
+    return range(stage.first_unit, stage.last_unit + 1)
