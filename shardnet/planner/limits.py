@@ -1,7 +1,7 @@
 """What a partial plan uses up, beside memory and busy devices: links, batteries, the lap. Pure.
 
-Each is a column: an amount per unit and device, an amount per hop, and a most. Columns are left out where they would
-take too much memory; a complete plan is judged by `costs` in any case.
+Each is a column: an amount per unit and device, an amount per hop, and a most. In large clusters only the lap
+is a column; a complete plan is judged by `costs` in any case.
 """
 
 from __future__ import annotations
@@ -11,9 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from shardnet.planner.relaxed import Target
-from shardnet.planner.tables import Floats, Tables
-
-MOST_ENTRIES = 4_000_000
+from shardnet.planner.tables import MOST_ROUTED, Floats, Tables
 
 
 @dataclass(frozen=True)
@@ -25,7 +23,6 @@ class Columns:
         hop: [k, d, e, g] amount of a hop.
         most: [g]; future: [u, g] more than this cannot be used after unit u.
         lap: position of the lap among the columns, or None.
-        complete: no limit was left out.
     """
 
     before: Floats
@@ -33,7 +30,6 @@ class Columns:
     most: Floats
     future: Floats
     lap: int | None
-    complete: bool
 
 
 def columns_of(tables: Tables, target: Target) -> Columns:
@@ -43,28 +39,26 @@ def columns_of(tables: Tables, target: Target) -> Columns:
     if np.isfinite(target.lap_limit_s):
         lap = 0
         parts.append((tables.seconds, tables.hop_s, target.lap_limit_s))
-    batteries = [d for d, device in enumerate(tables.problem.devices) if device.battery_j is not None]
-    links = _busy_links(tables, target) if np.isfinite(target.busy_limit_s) else []
-    entries = tables.hop_s.size * (len(batteries) + len(links))
-    complete = entries <= MOST_ENTRIES
-    if complete:
+    if tables.num_devices <= MOST_ROUTED:
+        batteries = [d for d, device in enumerate(tables.problem.devices) if device.battery_j is not None]
+        links = _busy_links(tables, target) if np.isfinite(target.busy_limit_s) else []
         parts += [_battery(tables, d) for d in batteries]
         nothing = np.zeros_like(tables.seconds)
         parts += [(nothing, crossing, target.busy_limit_s) for crossing in links]
-    return _stacked(tables, parts, lap, complete)
+    return _stacked(tables, parts, lap)
 
 
-def _stacked(tables: Tables, parts: list[tuple[Floats, Floats, float]], lap: int | None, complete: bool) -> Columns:
+def _stacked(tables: Tables, parts: list[tuple[Floats, Floats, float]], lap: int | None) -> Columns:
     num_units, num_devices = tables.seconds.shape
     if not parts:
         empty = np.zeros((num_units + 1, num_devices, 0))
-        return Columns(empty, np.zeros((*tables.hop_s.shape, 0)), np.zeros(0), empty[:-1, 0], lap, complete)
+        return Columns(empty, np.zeros((*tables.hop_s.shape, 0)), np.zeros(0), empty[:-1, 0], lap)
     amounts = np.stack([amount for amount, _, _ in parts], axis=-1)
     before = np.concatenate([np.zeros((1, *amounts.shape[1:])), np.cumsum(amounts, axis=0)])
     hop = np.stack([crossing for _, crossing, _ in parts], axis=-1)
     dearest = np.where(np.isfinite(hop), hop, 0).max(axis=(1, 2))[tables.payload] + amounts.max(axis=1)
     future = np.cumsum(dearest[::-1], axis=0)[::-1]
-    return Columns(before, hop, np.array([most for _, _, most in parts]), future, lap, complete)
+    return Columns(before, hop, np.array([most for _, _, most in parts]), future, lap)
 
 
 def _battery(tables: Tables, d: int) -> tuple[Floats, Floats, float]:
@@ -89,9 +83,7 @@ def _battery(tables: Tables, d: int) -> tuple[Floats, Floats, float]:
 
 def _busy_links(tables: Tables, target: Target) -> list[Floats]:
     """Seconds [k, d, e] on each link, for the links that two hops may fill beyond the limit."""
-    num_devices, index = tables.num_devices, tables.problem.index
-    if tables.hop_s.size * num_devices > MOST_ENTRIES:
-        return [np.zeros(0)] * num_devices**2  # counted, found too many, never read
+    index = tables.problem.index
     crossings: list[Floats] = []
     by_link: dict[tuple[int, int], list[tuple[int, int, int, float]]] = {}
     for (k, d, e), links in tables.relayed.items():

@@ -52,6 +52,7 @@ def minimize(
     enough: bool = False,
     device_cost: float = 0.0,
     widths: tuple[int, ...] = WIDTHS,
+    num_rounds: int = 150,
 ) -> Best:
     """Find the plan of least cost under `upper`.
 
@@ -60,29 +61,29 @@ def minimize(
         deadline: time.perf_counter() at which the best so far is returned.
         enough: any plan under `upper` will do.
         device_cost: added for each device, to break ties.
+        widths: of one search after the other, until one is a proof; none for the bound alone.
+        num_rounds: of improving the bound's prices.
     """
     relaxation = Relaxation(tables, target)
-    num_classes = len(tables.members)
-    plain = Prices(np.zeros(num_classes), np.zeros(num_classes))
+    plain = Prices.none(len(tables.members))
     roots = _roots(tables)
     bounds = [[relaxation.bound(plain, root) for root in roots]]
     lowest = min(bound.value for bound in bounds[0])
-    if not lowest < upper:
-        return Best(None, upper, np.inf if np.isinf(lowest) else lowest)
+    if not lowest < upper or not relaxation.counts_fit():
+        return Best(None, upper, np.inf)
     search = Search(tables, target, columns_of(tables, target), roots, bounds, judge, device_cost, enough)
     best = Best(None, upper, lowest)
-    for step, width in enumerate(widths):
-        width = min(width, MOST_PARTIAL_CELLS // tables.num_devices)
-        found = search.run(best.cost, width, deadline)
-        best = _merged(best, found)
+    for step, width in enumerate(widths or (0,)):
+        if width:
+            found = search.run(best.cost, min(width, MOST_PARTIAL_CELLS // tables.num_devices), deadline)
+            best = _merged(best, found)
         done = enough and best.runs is not None
         if best.proven or done or time.perf_counter() > deadline:
             break
         if step == 0:
-            priced = _priced(relaxation, roots, best, deadline)
-            bounds = [bounds[0], priced]
+            priced = _priced(relaxation, roots, best, deadline, num_rounds)
             best = Best(best.runs, best.cost, max(best.bound, min(best.cost, min(b.value for b in priced))))
-            search = Search(tables, target, search.columns, roots, bounds, judge, device_cost, enough)
+            search = Search(tables, target, search.columns, roots, [bounds[0], priced], judge, device_cost, enough)
             if best.proven:
                 break
     return best
@@ -100,13 +101,13 @@ def _roots(tables: Tables) -> list[int]:
     return [devices[0] for devices in tables.members]
 
 
-def _priced(relaxation: Relaxation, roots: list[int], best: Best, deadline: float) -> list[Bound]:
+def _priced(relaxation: Relaxation, roots: list[int], best: Best, deadline: float, num_rounds: int) -> list[Bound]:
     """The bounds for each root at prices that are good for all of them together."""
     upper = best.cost if np.isfinite(best.cost) else 2 * best.bound
     began = time.perf_counter()
-    shared = relaxation.bound(Prices(np.zeros(len(relaxation.first)), np.zeros(len(relaxation.first))), None)
+    shared = relaxation.bound(Prices.none(len(relaxation.first)), None)
     once_s = max(time.perf_counter() - began, 1e-6)
-    num_rounds = int(min(150, max(0, (deadline - began)) / 4 / once_s))
+    num_rounds = int(min(num_rounds, max(0, (deadline - began)) / 4 / once_s))
     shared = relaxation.improve(roots[0] if len(roots) == 1 else None, upper, num_rounds)
     if len(roots) == 1:
         return [shared]

@@ -17,9 +17,10 @@ from shardnet.errors import BadConfiguration, BadRequest, DoesNotFit, ShardnetEr
 from shardnet.plan import Plan, StagePlan
 from shardnet.planner import edgeshard, explain, lingualinked, simple
 from shardnet.planner.costs import ROUNDING, Cost, broken_limit, evaluate
-from shardnet.planner.exact import NEAR_TIE, Exact, Solution
+from shardnet.planner.exact import Exact, Solution
 from shardnet.planner.problem import Problem
 from shardnet.planner.tables import Tables
+from shardnet.planner.throughput import NEAR_TIE, greatest_rate
 
 METHODS = ("auto", "exact", "edgeshard", "lingualinked", "memory", "even", "solo")
 OBJECTIVES = ("latency", "throughput", "energy")
@@ -229,7 +230,7 @@ def _searched(problem: Problem, aim: Aim, seeds: list[Stages]) -> tuple[Stages, 
     if aim.objective == "energy":
         solution = exact.energy()
     elif aim.objective == "throughput":
-        solution = exact.throughput(aim.in_flight)
+        solution = greatest_rate(exact, aim.in_flight)
     else:
         solution = exact.latency()
     if solution.stages is None:

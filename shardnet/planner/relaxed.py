@@ -15,6 +15,8 @@ import numpy as np
 
 from shardnet.planner.tables import Floats, Ints, Tables
 
+PIECE_SHARE = 0.9
+
 
 @dataclass(frozen=True)
 class Target:
@@ -34,19 +36,25 @@ class Target:
 
 @dataclass
 class Prices:
-    """Cost per byte [c], per busy second [c], and per second of the lap, of what is over its limit."""
+    """Cost per byte [c], per busy second [c], per piece [c], and per second of the lap, of what is over its limit."""
 
     memory: Floats
     busy: Floats
+    pieces: Floats
     lap: float = 0.0
+
+    @classmethod
+    def none(cls, num_classes: int) -> Prices:
+        return cls(np.zeros(num_classes), np.zeros(num_classes), np.zeros(num_classes))
 
 
 @dataclass
 class Usage:
-    """What a walk uses: bytes [c], busy seconds [c], seconds of lap."""
+    """What a walk uses: bytes [c], busy seconds [c], pieces [c], seconds of lap."""
 
     memory: Floats
     busy: Floats
+    pieces: Floats
     lap: float = 0.0
 
 
@@ -56,7 +64,8 @@ class Relaxation:
     Attributes:
         seconds, cost: [u, c]; hop_s, hop_cost: [k, c, c'], between two different devices.
         last_fit: [u, c] the last unit that fits with unit u in one visit; u - 1 where u alone does not.
-        room, time: [c] bytes and busy seconds of all devices of the class together.
+        piece: [u] 1 for units about as large as the median one, 0 for small ones.
+        room, time, places: [c] bytes, busy seconds and pieces that all devices of the class together can hold.
     """
 
     def __init__(self, tables: Tables, target: Target) -> None:
@@ -71,6 +80,26 @@ class Relaxation:
         self.room: Floats = self.capacity * self.count
         self.time: Floats = np.full(len(first), target.busy_limit_s) * self.count
         self.last_fit = self._last_fit()
+        self.piece, self.places = self._pieces(PIECE_SHARE)
+
+    def _pieces(self, share: float) -> tuple[Floats, Floats]:
+        """Which units are at least `share` of the median one, and how many of them each class can hold."""
+        tables = self.tables
+        size = self.seconds.mean(axis=1)
+        large = size >= share * np.median(size)
+        times = np.cumsum(np.sort(self.seconds[large], axis=0), axis=0)
+        sizes = np.cumsum(np.sort(tables.memory[large]))
+        by_memory = np.searchsorted(sizes, self.capacity * (1 + 1e-9), "right")
+        by_time = (times <= self.target.busy_limit_s * (1 + 1e-9)).sum(axis=0)
+        return large.astype(float), np.minimum(by_memory, by_time) * self.count
+
+    def counts_fit(self) -> bool:
+        """Whether the devices can hold all large units, whatever large is: a test for too short a beat."""
+        for share in (0.5, 0.8, PIECE_SHARE, 0.97):
+            piece, places = self._pieces(share)
+            if piece.sum() > places.sum():
+                return False
+        return True
 
     def _hops_by_class(self, hops: Floats) -> Floats:
         by_class = hops[:, self.first[:, None], self.first[None]].copy()
@@ -98,10 +127,9 @@ class Relaxation:
         """The cheapest priced walk that begins on device `root`; None for any, and then the way back is bounded."""
         return Bound(self, prices, root)
 
-    def improve(self, root: int | None, upper: float, num_rounds: int) -> Bound:
+    def improve(self, root: int | None, upper: float, num_rounds: int, start: Prices | None = None) -> Bound:
         """The best bound found in some rounds of subgradient steps (Held and Karp, 1971; step after Polyak)."""
-        num_classes = len(self.first)
-        prices = Prices(np.zeros(num_classes), np.zeros(num_classes))
+        prices = start or Prices.none(len(self.first))
         best = self.bound(prices, root)
         current, reach, waited = best, 1.0, 0
         for _ in range(num_rounds):
@@ -122,28 +150,24 @@ class Relaxation:
                     prices, current = best.prices, best
         return best
 
+    def _limits(self) -> Floats:
+        """The limits in one row: bytes, busy seconds, pieces by class, seconds of lap; inf where there is none."""
+        time = self.time if np.isfinite(self.target.busy_limit_s) else np.full(len(self.first), np.inf)
+        limits = np.concatenate([self.room, time, self.places, [self.target.lap_limit_s]])
+        return np.maximum(limits, 1e-300)
+
     def _excess(self, usage: Usage, prices: Prices) -> Floats:
         """Use over limit, in shares of the limit, zero where neither a price nor an excess is."""
-        shares = [usage.memory / np.maximum(self.room, 1e-300) - 1]
-        timed = np.isfinite(self.target.busy_limit_s)
-        shares.append(usage.busy / np.maximum(self.time, 1e-300) - 1 if timed else np.zeros(len(self.first)))
-        limit = self.target.lap_limit_s
-        shares.append(np.array([usage.lap / limit - 1 if np.isfinite(limit) and limit > 0 else 0.0]))
-        excess = np.concatenate(shares)
-        priced = np.concatenate([prices.memory, prices.busy, [prices.lap]]) > 0
+        used = np.concatenate([usage.memory, usage.busy, usage.pieces, [usage.lap]])
+        excess = np.minimum(used / self._limits() - 1, 1e3)
+        priced = np.concatenate([prices.memory, prices.busy, prices.pieces, [prices.lap]]) > 0
         return np.where((excess > 1e-9) | priced, excess, 0.0)
 
     def _moved(self, prices: Prices, excess: Floats, step: float) -> Prices:
-        num = len(self.first)
-        timed = np.isfinite(self.target.busy_limit_s)
-        memory = np.maximum(0, prices.memory + step * excess[:num] / np.maximum(self.room, 1e-300))
-        busy = prices.busy
-        if timed:
-            busy = np.maximum(0, prices.busy + step * excess[num:-1] / np.maximum(self.time, 1e-300))
-        lap = prices.lap
-        if np.isfinite(self.target.lap_limit_s) and self.target.lap_limit_s > 0:
-            lap = max(0.0, prices.lap + step * excess[-1] / self.target.lap_limit_s)
-        return Prices(memory, busy, lap)
+        now = np.concatenate([prices.memory, prices.busy, prices.pieces, [prices.lap]])
+        moved = np.maximum(0.0, now + step * excess / self._limits())
+        memory, busy, pieces = np.split(moved[:-1], 3)
+        return Prices(memory, busy, pieces, float(moved[-1]))
 
 
 @dataclass
@@ -171,6 +195,8 @@ class Bound:
         num_units, num_classes = own.cost.shape
         prices = self.prices
         priced = own.cost + tables.memory[:, None] * prices.memory + own.seconds * (prices.busy + prices.lap)
+        if prices.pieces.any():
+            priced = priced + own.piece[:, None] * prices.pieces
         self.before = np.concatenate([np.zeros((1, num_classes)), np.cumsum(priced, axis=0)])
         self.hop_cost = own.hop_cost + prices.lap * own.hop_s if prices.lap else own.hop_cost
         self.start = np.zeros((num_units + 1, num_classes))
@@ -188,7 +214,7 @@ class Bound:
     def charge(self) -> float:
         """What the prices give back: price times limit."""
         own, prices = self.relaxation, self.prices
-        refund = float((prices.memory * own.room).sum())
+        refund = float((prices.memory * own.room).sum() + (prices.pieces * own.places).sum())
         if prices.busy.any():
             refund += float((prices.busy * own.time).sum())
         return refund + (prices.lap * own.target.lap_limit_s if prices.lap else 0.0)
@@ -213,7 +239,7 @@ class Bound:
         """What the cheapest walk uses, found by following the choices forward."""
         own, tables = self.relaxation, self.relaxation.tables
         num_units, num_classes = own.cost.shape
-        usage = Usage(np.zeros(num_classes), np.zeros(num_classes))
+        usage = Usage(np.zeros(num_classes), np.zeros(num_classes), np.zeros(num_classes))
         starts = self.start[0]
         c = int(starts.argmin()) if self.root is None else int(tables.class_of[self.root])
         u = 0
@@ -223,6 +249,7 @@ class Bound:
             seconds = float(own.seconds[u : end + 1, c].sum())
             usage.memory[c] += tables.memory[u : end + 1].sum()
             usage.busy[c] += seconds
+            usage.pieces[c] += own.piece[u : end + 1].sum()
             usage.lap += seconds
             u = end + 1
             if u < num_units:
@@ -232,24 +259,6 @@ class Bound:
             elif self.root is not None:
                 usage.lap += float(tables.hop(end)[own.first[c], self.root])
         return usage
-
-    def through(self) -> Floats:
-        """The cheapest priced walk that visits each class [c], less the charge: a bound for plans that use it."""
-        own, tables = self.relaxation, self.relaxation.tables
-        num_units, num_classes = own.cost.shape
-        arrive = np.full((num_units, num_classes), np.inf)
-        roots = slice(None) if self.root is None else [int(tables.class_of[self.root])]
-        arrive[0, roots] = 0.0
-        best = np.full(num_classes, np.inf)
-        leaving = arrive[0]
-        for v in range(num_units):
-            if v:
-                arrive[v] = (leaving[:, None] + self.hop_cost[tables.payload[v - 1]]).min(axis=0)
-            best = np.minimum(best, arrive[v] + self.start[v])
-            fits = own.last_fit[: v + 1] >= v
-            came = np.where(fits, arrive[: v + 1] - self.before[: v + 1], np.inf)
-            leaving = came.min(axis=0) + self.before[v + 1]
-        return best - self.charge()
 
 
 def attainable(sizes: Floats, limit: float) -> float:

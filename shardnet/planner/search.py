@@ -108,7 +108,7 @@ class Search:
             layer = self._layer(unit, parts)
             if len(layer):
                 self._layers[unit] = layer
-                self._expand(unit, layer)
+                self._expand(unit, layer, deadline)
         return Found(self._best, self._upper, self._unseen)
 
     def _begin(self) -> None:
@@ -131,7 +131,7 @@ class Search:
             -1, self._layers[-1], rows, np.array(self.roots), np.full((len(self.bounds), num), self.device_cost)
         )
 
-    def _expand(self, unit: int, layer: Layer) -> None:
+    def _expand(self, unit: int, layer: Layer, deadline: float) -> None:
         """Let every partial plan hop to every device that its bound allows."""
         target, tables = self.target, self.tables
         k = tables.payload[unit]
@@ -140,18 +140,22 @@ class Search:
         allowed = layer.device[:, None] != np.arange(tables.num_devices)
         allowed &= layer.used | (self._earlier < 0) | layer.used[:, self._earlier]
         allowed &= tables.capacity * (1 + SLACK) - layer.memory >= tables.memory[unit + 1]
-        steps = []
+        steps, floor = [], np.full(allowed.shape, -np.inf)
         for b, row in enumerate(self.bounds):
             lap_price = row[0].prices.lap
             step = hop + self.device_cost * new
             if lap_price:
                 step = step + lap_price * tables.hop_s[k][layer.device]
             least = layer.costs[b][:, None] + step + self._start[b][layer.root, unit + 1] - self._charge[b]
-            allowed &= least < self._upper
+            floor = np.maximum(floor, least)
             steps.append(step)
+        allowed &= floor < self._upper
         rows, devices = np.nonzero(allowed)
         chunk = max(1, MOST_CELLS // (tables.num_units - unit))
         for i in range(0, len(rows), chunk):
+            if time.perf_counter() > deadline:
+                self._unseen = min(self._unseen, float(floor[rows[i:], devices[i:]].min()))
+                return
             part = slice(i, i + chunk)
             costs = np.stack([step[rows[part], devices[part]] for step in steps])
             self._append(unit, layer, rows[part], devices[part], costs)
@@ -255,6 +259,7 @@ class Search:
                 seconds_after = self._seconds_before[-1] - self._seconds_before[unit + 1]
                 left = np.minimum(np.maximum(self.target.busy_limit_s - layer.busy, 0), seconds_after)
                 refund += (layer.busy + left) @ prices.busy[tables.class_of]
+            refund += float((prices.pieces * row[0].relaxation.places).sum())
             if prices.lap:
                 refund += prices.lap * self.target.lap_limit_s
             leave = self._leave[b][layer.root, unit, layer.device]

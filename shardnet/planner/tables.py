@@ -20,6 +20,10 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
+MOST_ROUTED = 16
+"""Devices up to which every relayed hop is known link by link; of larger clusters only what hops take is."""
+
+
 class Tables:
     """Arrays of one problem.
 
@@ -67,6 +71,8 @@ class Tables:
     @cached_property
     def peak_s(self) -> Floats:
         """Seconds [k, d, e] on the busiest single link of a hop."""
+        if self.num_devices > MOST_ROUTED:
+            return _along(self.direct_s, self.direct_s, np.maximum)
         peak = self.hop_s.copy()
         for (k, d, e), links in self.relayed.items():
             peak[k, d, e] = max(link.seconds(float(self.payload_bytes[k])) for link in links)
@@ -76,12 +82,16 @@ class Tables:
     def radio_j(self) -> Floats:
         """Joules [k, d, e] that all the radios of a hop spend."""
         per_byte = np.array([device.radio_j_per_byte for device in self.problem.devices])
-        joules = self.payload_bytes[:, None, None] * (per_byte[:, None] + per_byte[None])[None]
-        joules[:, np.arange(self.num_devices), np.arange(self.num_devices)] = 0.0
-        if per_byte.any():
-            for (k, d, e), links in self.relayed.items():
-                ends = sum(per_byte[self.problem.index[end]] for link in links for end in (link.source, link.target))
-                joules[k, d, e] = ends * self.payload_bytes[k]
+        ends = per_byte[:, None] + per_byte[None]
+        np.fill_diagonal(ends, 0.0)
+        joules: Floats = self.payload_bytes[:, None, None] * ends[None]
+        if not per_byte.any():
+            return joules
+        if self.num_devices > MOST_ROUTED:
+            return _along(self.direct_s, joules, np.add)
+        for (k, d, e), links in self.relayed.items():
+            crossed = sum(per_byte[self.problem.index[end]] for link in links for end in (link.source, link.target))
+            joules[k, d, e] = crossed * self.payload_bytes[k]
         return joules
 
     def _link_matrices(self) -> tuple[Floats, Floats]:
@@ -129,6 +139,18 @@ def _closed(direct_s: Floats) -> Floats:
         for via in range(matrix.shape[0]):
             np.minimum(matrix, matrix[:, via, None] + matrix[via], out=matrix)
     return np.where(hops < direct_s * (1 - TIE), hops, direct_s)
+
+
+def _along(direct_s: Floats, values: Floats, join: np.ufunc) -> Floats:
+    """Carry values [k, d, e] of links along the fastest routes, joined by maximum or sum."""
+    hops, carried = direct_s.copy(), values.copy()
+    for matrix, value in zip(hops, carried):
+        for via in range(matrix.shape[0]):
+            there = matrix[:, via, None] + matrix[via]
+            d, e = np.nonzero(there < matrix * (1 - TIE))
+            matrix[d, e] = there[d, e]
+            value[d, e] = join(value[d, via], value[via, e])
+    return carried
 
 
 def as_stages(problem: Problem, runs: Sequence[tuple[int, int]]) -> tuple[StagePlan, ...]:

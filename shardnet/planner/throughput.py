@@ -1,0 +1,117 @@
+"""The greatest rate, by proof or with a proven gap. Pure.
+
+The reciprocal of the rate is the beat = max(bottleneck, lap / in_flight). A beat can be kept if and only if, of the
+plans whose devices and links are all busy for no more than the beat, the shortest lap takes at most in_flight beats.
+
+Of the plans within 1% of the best rate the one with the shortest lap is wanted. So: find a short beat with quick
+searches; take the shortest lap within 1% of it; and prove that no plan's beat is more than 1% shorter than that one's.
+The proof either holds, and then the plan is best by the rule, or finds a shorter beat to go on from.
+"""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from shardnet.planner.exact import Exact, Solution
+from shardnet.planner.minimize import WIDTHS, Best, Runs
+from shardnet.planner.relaxed import Relaxation
+
+NEAR_TIE = 0.01
+"""Rates that differ by no more than this share count as tied."""
+SAME = 1e-7
+"""Beats that differ by no more than this share are one beat: above the rounding that every limit allows."""
+CLOSE = 3e-3
+"""Quick searches stop when they have the beat to this share."""
+QUICK_WIDTHS = (24, 192)
+QUICK_ROUNDS = 30
+
+
+def greatest_rate(exact: Exact, in_flight: int) -> Solution:
+    """The plan with the greatest rate; of those within 1%, that with the shortest lap, then with fewest devices."""
+    start = exact.least_lap(np.inf, np.inf, _share_of_time(exact, 0.35))
+    if start.runs is None:
+        return exact.solution(start, np.inf, start.bound, False)
+    beats = _Beats(exact, in_flight, start)
+    while True:
+        beats.shorten()
+        best = exact.least_lap(beats.high / (1 - NEAR_TIE), in_flight, _share_of_time(exact, 0.4), beats.pool)
+        assert best.runs is not None, "the pool holds a plan with the shortest beat known"
+        beats.learn(best.runs)
+        value = beats.beat(best.runs)
+        goal = value * (1 - NEAR_TIE)
+        if beats.low < goal * (1 - 2 * SAME) and beats.find(goal * (1 - SAME), exact.deadline, WIDTHS, 150):
+            continue  # a beat more than 1% shorter: the shortest lap is to be sought again
+        proven = best.proven and beats.low >= goal * (1 - 2 * SAME)
+        if not proven:
+            beats.raise_low(min(goal, beats.high))
+        return exact.solution(best, value, min(beats.low, value), proven)
+
+
+def _share_of_time(exact: Exact, share: float) -> float:
+    now = time.perf_counter()
+    return now + max(exact.deadline - now, 0.0) * share
+
+
+class _Beats:
+    """What is known of the least beat: none below `low`, and a plan of the pool reaches `high`."""
+
+    def __init__(self, exact: Exact, in_flight: int, start: Best) -> None:
+        assert start.runs is not None
+        self._exact, self._in_flight = exact, in_flight
+        self.pool: list[Runs] = [start.runs, *exact.seeds]
+        self.high = min(self.beat(runs) for runs in self.pool)
+        fastest = exact.tables.seconds.min(axis=1)
+        work_s = float(max(fastest.max(), fastest.sum() / exact.tables.num_devices))
+        self.low = min(max(start.bound / in_flight, work_s), self.high)
+        self._count_units()
+        self._doubted = self.low
+
+    def beat(self, runs: Runs) -> float:
+        """Seconds per token with all sessions in flight."""
+        cost = self._exact.known(runs)
+        return max(cost.bottleneck_s, cost.lap_s / self._in_flight)
+
+    def learn(self, runs: Runs) -> None:
+        """Take a plan into the pool."""
+        self.pool.append(runs)
+        self.high = min(self.high, self.beat(runs))
+
+    def find(self, beat_s: float, deadline: float, widths: tuple[int, ...], rounds: int) -> bool:
+        """Whether a plan that keeps the beat was found; where there is proven to be none, `low` is raised."""
+        found = self._exact.keeps_beat(beat_s, self._in_flight, deadline, widths, rounds)
+        if found.runs is not None:
+            self.learn(found.runs)
+            return True
+        if found.bound >= found.cost:
+            self.low = max(self.low, beat_s)
+        return False
+
+    def shorten(self) -> None:
+        """Bisect with quick searches: what they do not find is doubted, not disproven."""
+        self._doubted = max(self._doubted, self.low) if self._doubted < self.high else self.low
+        until = _share_of_time(self._exact, 0.5)
+        while self.high * (1 - CLOSE) > self._doubted and time.perf_counter() < until:
+            middle = (self.high + self._doubted) / 2
+            if not self.find(middle, until, QUICK_WIDTHS, QUICK_ROUNDS):
+                self._doubted = middle
+
+    def raise_low(self, high: float) -> None:
+        """Bisect with bounds alone, for the gap that is told; takes little more than the deadline allows."""
+        until = max(self._exact.deadline, time.perf_counter() + 0.1)
+        while high * (1 - CLOSE) > self.low and time.perf_counter() < until:
+            middle = (high + self.low) / 2
+            self.find(middle, until, (), 100)
+            if self.low < middle:
+                high = middle
+
+    def _count_units(self) -> None:
+        """Raise `low` to where the devices can hold all large units, by counting alone."""
+        high = self.high
+        while high * (1 - SAME) > self.low:
+            middle = (high + self.low) / 2
+            if Relaxation(self._exact.tables, self._exact.beat_target(middle)).counts_fit():
+                high = middle
+            else:
+                self.low = middle
