@@ -80,6 +80,30 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "qwen3_moe": ("qwen3_moe", SIZES | _EXPERTS | dict(head_dim=16, norm_topk_prob=True)),
     "olmoe": ("olmoe", SIZES | dict(num_experts=4, num_experts_per_tok=2)),
+    "apertus": ("apertus", SIZES),
+    "cwm": ("cwm", SIZES | dict(head_dim=8, sliding_window=6, layer_types=_WINDOWS)),
+    "ernie4_5": ("ernie4_5", SIZES | dict(use_bias=True)),
+    "hunyuan_v1_dense": ("hunyuan_v1_dense", SIZES | dict(head_dim=8)),
+    "ministral3": (
+        "ministral3",
+        SIZES | dict(head_dim=8, rope_parameters=dict(
+            rope_type="yarn", rope_theta=1e4, factor=4.0, original_max_position_embeddings=8, llama_4_scaling_beta=0.5,
+            beta_fast=32.0, beta_slow=1.0, mscale=1.0, mscale_all_dim=1.0,
+        )),
+    ),
+    "flex_olmo": ("flex_olmo", SIZES | dict(num_experts=4, num_experts_per_tok=2)),
+    "phimoe": ("phimoe", SIZES | dict(num_local_experts=4, num_experts_per_tok=2)),
+    "hunyuan_v1_moe": ("hunyuan_v1_moe", SIZES | dict(head_dim=8, num_experts=4, moe_topk=2)),
+    "vaultgemma": (
+        "vaultgemma",
+        SIZES | dict(head_dim=16, sliding_window=6, query_pre_attn_scalar=20, final_logit_softcapping=3.0,
+                     attn_logit_softcapping=2.0, layer_types=_WINDOWS),
+    ),
+    "granitemoeshared": (
+        "granitemoeshared",
+        SIZES | dict(embedding_multiplier=3.0, logits_scaling=2.0, num_local_experts=4, num_experts_per_tok=2,
+                     shared_intermediate_size=24),
+    ),
     "gpt_neox": ("gpt_neox", _UNGROUPED | dict(rotary_pct=0.5)),
     "gpt_neox-serial": (
         "gpt_neox", _UNGROUPED | dict(use_parallel_residual=False)

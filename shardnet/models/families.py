@@ -51,16 +51,16 @@ FAMILIES: tuple[Family, ...] = (
     # Llama's shape, block for block.
     Family(("mistral",), lean=True, window=window_of_config),
     Family(("llama", "ministral", "qwen2", "qwen3", "smollm3", "seed_oss"), lean=True),
-    Family(("arcee", "helium")),
+    Family(("apertus", "arcee", "cwm", "ernie4_5", "helium", "hunyuan_v1_dense", "ministral3")),
     Family(("gemma", "glm", "glm4", "phi3", "starcoder2", "stablelm", "olmo", "olmo2", "nemotron", "exaone4")),
-    Family(("mixtral", "qwen2_moe", "qwen3_moe", "olmoe")),
+    Family(("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "flex_olmo", "phimoe", "hunyuan_v1_moe")),
     Family(("phi", "persimmon"), head=("final_layernorm",)),
     # Logits are capped (Gemma 2), and blocks turn with two base frequencies (Gemma 3, OLMo 3).
-    Family(("gemma2",), finish=_cap_logits),
+    Family(("gemma2", "vaultgemma"), finish=_cap_logits),
     Family(("gemma3_text",), finish=_cap_logits, rotate=rotary_by_layer_type),
     Family(("olmo3",), rotate=rotary_by_layer_type),
     # Multipliers.
-    Family(("granite", "granitemoe"), embed=_embed_scaled, finish=_divide_logits),
+    Family(("granite", "granitemoe", "granitemoeshared"), embed=_embed_scaled, finish=_divide_logits),
     Family(("cohere", "cohere2"), finish=_scale_logits),
     # Other names, learned positions.
     Family(

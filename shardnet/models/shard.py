@@ -89,7 +89,7 @@ class Shard:
             for lean in self._lean:
                 row = lean(row, cos, sin, kv)
             return row[None]
-        arguments = {self.family.cache_argument: kv, "attention_mask": None}
+        arguments = {self.family.cache_argument: kv, "attention_mask": None, "position_ids": positions}
         for block, table in zip(self._blocks, tables, strict=True):
             hidden = block(hidden, position_embeddings=table, **arguments)
         return hidden
