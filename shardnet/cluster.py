@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from shardnet.errors import BadRequest, ClusterError, JoinFailed
-from shardnet.loading import ModelLoad, load_model
+from shardnet.loading import LoadOptions, ModelLoad, load_model
 from shardnet.local_workers import LocalWorkers
 from shardnet.model import Model
 from shardnet.progress import Progress, progress_bars
+from shardnet.survey import Surveyor
 from shardnet.transport import RpcTransport, serve_store
 from shardnet.transport.base import Transport
 from shardnet.transport.messages import Tokens
@@ -44,9 +45,11 @@ class Cluster:
         self._plan_versions = itertools.count(1)
         self._loads: dict[int, ModelLoad] = {}
         self._lock = threading.RLock()
+        self._surveyor = Surveyor(transport)
         transport.expose("tokens", self._on_tokens)
         transport.expose("stage_failed", self._on_stage_failed)
         transport.expose("load_progress", self._on_load_progress)
+        transport.expose("profile_progress", self._on_profile_progress)
         how_it_ended: Callable[[], dict[str, str]] = dict
         if workers is not None:
             how_it_ended = workers_that_ended(workers)
@@ -119,6 +122,9 @@ class Cluster:
         model: str | Path,
         *,
         dtype: str = "bfloat16",
+        placement: str = "spread",
+        objective: str = "latency",
+        in_flight: int = 1,
         split: Sequence[int] | None = None,
         context_tokens: int | None = None,
         kv_memory_bytes: int | None = None,
@@ -131,7 +137,11 @@ class Cluster:
         Args:
             model: a folder in Hugging Face layout, a `.gguf` file, a hub id, or the name of an embedded model.
             dtype: "float32", "bfloat16" or "float16".
-            split: units for each device, in the order of `devices`; None places by measured speed and memory.
+            placement: "spread" uses every device and makes the slowest stage fast; "auto" finds the best plan, which
+                leaves out devices that do not help; or another method of `shardnet.planner`. Both go by profiles of
+                devices and links, which are measured at the first load of a model and then reused.
+            objective: of "auto": "latency", "throughput" with `in_flight` sessions under way, or "energy".
+            split: units for each device, in the order of `devices`: a placement by hand, without profiles.
             context_tokens: the longest session; None takes the model's own limit.
             kv_memory_bytes: memory for KV caches on each device; None takes what the device can spare.
             prefill_chunk_tokens: prompts go through the ring in chunks of this size.
@@ -143,21 +153,22 @@ class Cluster:
         devices = [device for device in self.devices if device not in self._watch.lost]
         if not devices:
             raise ClusterError("every device of this cluster is lost. Start a new one.")
+        options = LoadOptions(
+            dtype=dtype,
+            placement=placement,
+            objective=objective,
+            in_flight=in_flight,
+            split=None if split is None else tuple(split),
+            context_tokens=context_tokens,
+            kv_memory_bytes=kv_memory_bytes,
+            prefill_chunk_tokens=prefill_chunk_tokens,
+            record_spans=record_spans,
+        )
         with _shown(progress) as told:
             load = ModelLoad(self._transport, next(self._plan_versions), told)
             with self._lock:
                 self._loads[load.plan_version] = load
-            return load_model(
-                load,
-                model,
-                devices,
-                dtype=dtype,
-                split=split,
-                context_tokens=context_tokens,
-                kv_memory_bytes=kv_memory_bytes,
-                prefill_chunk_tokens=prefill_chunk_tokens,
-                record_spans=record_spans,
-            )
+            return load_model(load, model, devices, self._surveyor, options)
 
     def describe(self) -> list[dict[str, Any]]:
         """What each living device is and has now."""
@@ -195,6 +206,10 @@ class Cluster:
         load = self._loads.get(plan_version)
         if load is not None:
             load.on_progress(stage, done_bytes, total_bytes)
+
+    def _on_profile_progress(self, device: str, done: float, total: float) -> None:
+        for load in list(self._loads.values())[-1:]:
+            load.on_profile_progress(device, done, total)
 
     def _on_stage_failed(self, plan_version: int, stage: int, device: str, text: str) -> None:
         self._watch.suspect(device, lambda: self._fail_stage(plan_version, stage, device, text))

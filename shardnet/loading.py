@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from shardnet.errors import BadRequest, DeviceLost, ShardnetError
-from shardnet.loader import open_model
+from shardnet.loader import ModelFiles, open_model
 from shardnet.model import Model
 from shardnet.pipeline import Pipeline
-from shardnet.placement import place
-from shardnet.plan import ModelProfile
+from shardnet.placement import LEAST_KV_TOKENS, SPREAD, given_plan, kv_budgets, place, problem_of
+from shardnet.plan import ModelProfile, Plan
 from shardnet.progress import Progress
 from shardnet.remote_stage import RemoteStage
+from shardnet.survey import Surveyor
 from shardnet.transport.base import Transport
 from shardnet.transport.messages import RingStop, StageSpec, Tokens
 
@@ -40,6 +42,9 @@ class ModelLoad:
         stages = self.stages
         if stage < len(stages):
             self.progress(f"loading {stages[stage].plan.device}", done_bytes, total_bytes)
+
+    def on_profile_progress(self, device: str, done: float, total: float) -> None:
+        self.progress(f"profiling {device}", done, total)
 
     def fail(self, error: ShardnetError) -> None:
         if self.pipeline is not None:
@@ -73,53 +78,55 @@ class ModelLoad:
             raise self._lost
 
 
+@dataclass(frozen=True)
+class LoadOptions:
+    """What `Cluster.load` was asked for; see there."""
+
+    dtype: str
+    placement: str
+    objective: str
+    in_flight: int
+    split: tuple[int, ...] | None
+    context_tokens: int | None
+    kv_memory_bytes: int | None
+    prefill_chunk_tokens: int
+    record_spans: bool
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise BadRequest(f"dtype must be one of {', '.join(DTYPES)}, but is {self.dtype!r}.")
+        for name in ("in_flight", "kv_memory_bytes", "prefill_chunk_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise BadRequest(f"{name.replace('_', '-')} must be at least 1, but is {value}.")
+
+
 def load_model(
-    load: ModelLoad,
-    model: str | Path,
-    devices: Sequence[str],
-    *,
-    dtype: str,
-    split: Sequence[int] | None,
-    context_tokens: int | None,
-    kv_memory_bytes: int | None,
-    prefill_chunk_tokens: int,
-    record_spans: bool,
+    load: ModelLoad, model: str | Path, devices: Sequence[str], surveyor: Surveyor, options: LoadOptions
 ) -> Model:
     """Open, place and load `model` over `devices`; see `Cluster.load`."""
-    if dtype not in DTYPES:
-        raise BadRequest(f"dtype must be one of {', '.join(DTYPES)}, but is {dtype!r}.")
-    if prefill_chunk_tokens < 1:
-        raise BadRequest(f"prefill-chunk-tokens must be at least 1, but is {prefill_chunk_tokens}.")
-    files = open_model(str(model), dtype, progress=load.progress)
-    profile = files.profile
-    context = check_context(profile, context_tokens)
-    plan, kv_budgets = place(
-        load.transport,
-        profile,
-        devices,
-        plan_version=load.plan_version,
-        split=split,
-        context_tokens=context,
-        kv_memory_bytes=kv_memory_bytes,
-    )
+    files = open_model(str(model), options.dtype, progress=load.progress)
+    context_tokens = check_context(files.profile, options.context_tokens)
+    plan, budgets = plan_load(load, files, devices, surveyor, options, context_tokens)
     ring = tuple(RingStop(stage.device, stage.first_unit, stage.last_unit) for stage in plan.stages)
-    for index, stage in enumerate(plan.stages):
-        spec = StageSpec(
-            plan_version=load.plan_version,
-            stage=index,
-            ring=ring,
-            source=load.transport.name,
-            model=str(files.folder),
-            tensors=files.tensors_of(stage.first_unit, stage.last_unit),
-            dtype=dtype,
-            kv_budget_bytes=kv_budgets[index],
-            prefill_chunk_tokens=prefill_chunk_tokens,
-            record_spans=record_spans,
-        )
-        load.stages.append(RemoteStage(load.transport, spec, stage))
-    load.pipeline = Pipeline(load.transport, load.plan_version, ring)
     try:
+        for index, stage in enumerate(plan.stages):
+            spec = StageSpec(
+                plan_version=load.plan_version,
+                stage=index,
+                ring=ring,
+                source=load.transport.name,
+                model=str(files.folder),
+                tensors=files.tensors_of(stage.first_unit, stage.last_unit),
+                dtype=options.dtype,
+                kv_budget_bytes=budgets[index],
+                prefill_chunk_tokens=options.prefill_chunk_tokens,
+                record_spans=options.record_spans,
+            )
+            load.stages.append(RemoteStage(load.transport, spec, stage))
+        load.pipeline = Pipeline(load.transport, load.plan_version, ring)
         wait_until_loaded(load)
+        tokenizer = files.tokenizer()
     except BaseException:
         load.close()
         raise
@@ -127,11 +134,41 @@ def load_model(
         load.pipeline,
         load.stages,
         plan,
-        profile,
-        files.tokenizer(),
+        files.profile,
+        tokenizer,
         eos_ids=tuple(files.eos_ids),
-        context_tokens=context,
+        context_tokens=context_tokens,
     )
+
+
+def plan_load(
+    load: ModelLoad,
+    files: ModelFiles,
+    devices: Sequence[str],
+    surveyor: Surveyor,
+    options: LoadOptions,
+    context_tokens: int,
+) -> tuple[Plan, list[int]]:
+    """The plan, and the KV budget of each stage in bytes."""
+    kv_bytes, version = options.kv_memory_bytes, load.plan_version
+    if options.split is not None:
+        plan = given_plan(options.split, files.profile, devices, version)
+        return plan, kv_budgets(plan, files.profile, surveyor.memory(devices), kv_bytes)
+    if len(devices) > files.profile.num_units and options.placement == SPREAD:
+        raise BadRequest(
+            f"{len(devices)} devices are more than the {files.profile.num_units} units of {files.profile.name} "
+            f"(embedding, blocks, head). Use at most {files.profile.num_units} devices."
+        )
+    survey = surveyor.survey(devices, files, load.progress)
+    problem = problem_of(
+        files.profile,
+        survey.devices,
+        survey.links,
+        context_tokens=min(context_tokens, LEAST_KV_TOKENS),
+        kv_memory_bytes=kv_bytes,
+    )
+    plan = place(problem, options.placement, options.objective, options.in_flight, version)
+    return plan, kv_budgets(plan, files.profile, survey.devices, kv_bytes)
 
 
 def check_context(profile: ModelProfile, wanted: int | None) -> int:

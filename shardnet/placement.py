@@ -1,87 +1,109 @@
-"""Which device gets which units of a model that is about to be loaded, and how much KV memory each may use.
+"""Which device gets which units of a model that is about to be loaded, and how much KV memory each stage may use.
 
-Asks the devices, decides nothing itself: the split comes from the caller or from `shardnet.planner`.
+Turns what is known of devices and model into the planner's problem, and its answer into a plan. Decides nothing itself:
+the split comes from the caller or from `shardnet.planner`. Pure.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
 
 from shardnet.errors import BadRequest, DoesNotFit
-from shardnet.plan import ModelProfile, Plan, stages_from_counts
+from shardnet.plan import DeviceProfile, LinkProfile, ModelProfile, Plan, stages_from_counts
+from shardnet.planner import METHODS, Problem, evaluate
+from shardnet.planner import plan as make_plan
+from shardnet.planner.links import Link
+from shardnet.planner.problem import Device, Unit
 from shardnet.planner.spread import spread_counts
-from shardnet.transport.base import Transport
 
-ASK_S = 60.0
-MEMORY_SHARE = 0.8
-"""Of the memory that a device has free, the part that shardnet plans with."""
+SPREAD = "spread"
+PLACEMENTS = (SPREAD, *METHODS)
 LEAST_KV_TOKENS = 64
 """A placement must leave room for at least so many tokens of one session."""
+TOKEN_BYTES = 8
 
 
-def place(
-    transport: Transport,
+def problem_of(
     profile: ModelProfile,
-    devices: Sequence[str],
+    devices: Sequence[DeviceProfile],
+    links: Sequence[LinkProfile],
     *,
-    plan_version: int,
-    split: Sequence[int] | None,
     context_tokens: int,
     kv_memory_bytes: int | None,
-) -> tuple[Plan, list[int]]:
-    """The plan, and the KV budget of each of its stages in bytes.
+) -> Problem:
+    """The placement problem of a running cluster. The coordinator holds no shard, so no unit is pinned to a device.
 
     Args:
-        split: units for each device; None spreads them by measured speed and memory.
-        kv_memory_bytes: KV budget of every stage; None gives each what its device can spare.
+        kv_memory_bytes: of each device, set aside for KV caches; None leaves room for one session of `context_tokens`.
+    """
+    return Problem(
+        units=tuple(
+            Unit(
+                unit.name,
+                unit.weight_bytes,
+                0 if kv_memory_bytes else unit.kv_bytes_per_token,
+                unit.output_bytes,
+            )
+            for unit in profile.units
+        ),
+        devices=tuple(
+            Device(
+                device.name,
+                max(device.memory_bytes - (kv_memory_bytes or 0), 0),
+                device.decode_unit_s,
+                device.prefill_unit_s_per_token,
+                active_w=device.active_w,
+            )
+            for device in devices
+        ),
+        links=tuple(Link(link.source, link.target, link.latency_s, link.bytes_per_s) for link in links),
+        source=devices[0].name,
+        pin_embedding=False,
+        return_bytes=TOKEN_BYTES,
+        context_tokens=context_tokens,
+    )
+
+
+def place(problem: Problem, method: str, objective: str, in_flight: int, version: int) -> Plan:
+    """The plan of a method for the cluster.
+
+    Args:
+        method: one of PLACEMENTS; "spread" uses every device, in their order, and makes the slowest stage fast.
 
     Raises:
-        BadRequest: the split does not name every unit, or there are more devices than units.
-        DoesNotFit: the devices cannot hold the weights and the KV cache of one short session.
+        BadRequest: an unknown method or objective; more devices than units.
+        DoesNotFit: the devices cannot hold the model.
     """
-    free_bytes = _free_bytes(transport, devices)
-    kv_tokens = min(context_tokens, LEAST_KV_TOKENS)
-    unit_bytes = [
-        unit.weight_bytes + (0 if kv_memory_bytes else unit.kv_bytes_per_token * kv_tokens) for unit in profile.units
-    ]
-    if split is None:
-        speeds = [transport.call(device, "measure_speed", timeout_s=ASK_S).result() for device in devices]
-        seconds = [[_bytes_of_work(profile, unit) / speed for unit in range(profile.num_units)] for speed in speeds]
-        counts, method = spread_counts(seconds, unit_bytes, free_bytes), "spread"
-    else:
-        counts, method = _checked(split, profile, devices), "given"
-    plan = Plan(stages_from_counts(list(devices), counts), version=plan_version, method=method)
-    free_of = dict(zip(devices, free_bytes, strict=True))
-    budgets = []
-    for stage in plan.stages:
-        weights = sum(unit.weight_bytes for unit in profile.units[stage.first_unit : stage.last_unit + 1])
-        needed = sum(unit_bytes[stage.first_unit : stage.last_unit + 1]) + (kv_memory_bytes or 0)
-        if needed > free_of[stage.device]:
-            raise DoesNotFit(
-                f"{stage.device} needs {needed / 2**30:.2f} GiB (units {stage.first_unit} to {stage.last_unit} and "
-                f"their KV cache), but has {free_of[stage.device] / 2**30:.2f} GiB free. Give it fewer units, add a "
-                "device, or use a smaller dtype."
-            )
-        budgets.append(kv_memory_bytes or free_of[stage.device] - weights)
-    return plan, budgets
+    if method not in PLACEMENTS:
+        raise BadRequest(f"placement must be one of {', '.join(PLACEMENTS)}, but is {method!r}.")
+    if method != SPREAD:
+        return replace(make_plan(problem, objective, method, in_flight), version=version)
+    counts = spread_counts(
+        [device.unit_seconds for device in problem.devices],
+        problem.unit_memory_bytes,
+        [device.memory_bytes for device in problem.devices],
+    )
+    stages = stages_from_counts([device.name for device in problem.devices], counts)
+    cost = evaluate(problem, stages)
+    return Plan(
+        stages,
+        version=version,
+        method=SPREAD,
+        objective=objective,
+        lap_s=cost.lap_s,
+        bottleneck_s=cost.bottleneck_s,
+        rate_per_s=cost.rate(in_flight),
+        why="every device is in use, as asked; the placement auto would leave out those that do not help",
+    )
 
 
-def _free_bytes(transport: Transport, devices: Sequence[str]) -> list[int]:
-    """What each device may use. Devices on one machine share its memory, so each plans with its part."""
-    asked = [transport.call(device, "describe", timeout_s=ASK_S) for device in devices]
-    answers: list[dict[str, Any]] = [answer.result() for answer in asked]
-    hosts = [answer["host"] for answer in answers]
-    return [int(MEMORY_SHARE * a["memory_available_bytes"] / hosts.count(a["host"])) for a in answers]
+def given_plan(split: Sequence[int], profile: ModelProfile, devices: Sequence[str], version: int) -> Plan:
+    """The plan that the caller spelled out: units for each device.
 
-
-def _bytes_of_work(profile: ModelProfile, unit: int) -> float:
-    """Bytes that one decode step of a unit reads: its weights, but of an embedding only a row."""
-    sizes = profile.units[unit]
-    return sizes.output_bytes if unit == 0 else sizes.weight_bytes
-
-
-def _checked(split: Sequence[int], profile: ModelProfile, devices: Sequence[str]) -> list[int]:
+    Raises:
+        BadRequest: the split does not name every device, or does not give every unit away.
+    """
     if len(split) != len(devices):
         raise BadRequest(f"the split names {len(split)} devices, but there are {len(devices)}.")
     if any(count < 0 for count in split) or sum(split) != profile.num_units:
@@ -89,4 +111,31 @@ def _checked(split: Sequence[int], profile: ModelProfile, devices: Sequence[str]
             f"the split must give all {profile.num_units} units of {profile.name} (embedding, blocks, head) away, "
             f"but {'+'.join(map(str, split))} = {sum(split)}."
         )
-    return list(split)
+    return Plan(stages_from_counts(list(devices), list(split)), version=version, method="given")
+
+
+def kv_budgets(
+    plan: Plan, profile: ModelProfile, devices: Sequence[DeviceProfile], kv_memory_bytes: int | None
+) -> list[int]:
+    """Bytes that the KV caches of each stage may take; the stages of one device share what it has.
+
+    Raises:
+        DoesNotFit: a device cannot hold its weights and the KV cache of one short session.
+    """
+    free_of = {device.name: device.memory_bytes for device in devices}
+    held_of = dict.fromkeys(free_of, 0)
+    stages_of = dict.fromkeys(free_of, 0)
+    for stage in plan.stages:
+        units = profile.units[stage.first_unit : stage.last_unit + 1]
+        held_of[stage.device] += sum(unit.weight_bytes for unit in units)
+        stages_of[stage.device] += 1
+        least_kv_bytes = LEAST_KV_TOKENS * sum(unit.kv_bytes_per_token for unit in units)
+        needed = held_of[stage.device] + (kv_memory_bytes or least_kv_bytes)
+        if needed > free_of[stage.device]:
+            raise DoesNotFit(
+                f"{stage.device} needs {needed / 2**30:.2f} GiB (units {stage.first_unit} to {stage.last_unit} and "
+                f"their KV cache), but has {free_of[stage.device] / 2**30:.2f} GiB free. Give it fewer units, add a "
+                "device, or use a smaller dtype."
+            )
+    spare_of = {name: (free_of[name] - held_of[name]) // max(stages_of[name], 1) for name in free_of}
+    return [kv_memory_bytes or spare_of[stage.device] for stage in plan.stages]

@@ -138,6 +138,7 @@ def measure_or_reuse(
     device: str | None = None,
     refresh: bool = False,
     max_seconds: float = 60.0,
+    num_threads: int | None = None,
     progress: Progress = silent,
 ) -> Profiled:
     """The stored measurement of this device where there is a fresh one; else measure and store.
@@ -151,12 +152,16 @@ def measure_or_reuse(
         why: str | None = "it was asked for"
     elif stored is None:
         why = "there was none"
+    elif num_threads not in (None, stored.num_threads):
+        why = f"it was made with {stored.num_threads} threads, not {num_threads}"
     else:
         why = why_stale(stored, describe_hardware(), current_versions(), time.time())
     if stored is not None and why is None:
         return Profiled(replace(stored, memory_bytes=usable_memory_bytes()), "")
     store.require_writable()
-    made = measure_device(config, model, dtype, device=device, max_seconds=max_seconds, progress=progress)
+    made = measure_device(
+        config, model, dtype, device=device, max_seconds=max_seconds, num_threads=num_threads, progress=progress
+    )
     store.save(made)
     return Profiled(made, why or "")
 

@@ -13,6 +13,7 @@ import threading
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -20,7 +21,10 @@ import torch
 
 from shardnet.cache import KVCache
 from shardnet.errors import ClusterError
-from shardnet.loader import load_shard
+from shardnet.link_probe import expose_probe
+from shardnet.loader import load_shard, read_config
+from shardnet.profile_store import ProfileStore
+from shardnet.profiler import measure_or_reuse
 from shardnet.stage import Stage
 from shardnet.timeline import Recorder, clock_ns
 from shardnet.transport.base import Transport
@@ -58,7 +62,7 @@ class Worker:
         self.transport = transport
         for endpoint, handler in (
             ("describe", self.describe),
-            ("measure_speed", self.measure_speed),
+            ("profile", self.profile),
             ("ping", clock_ns),
             ("open_stage", self.open_stage),
             ("hop", self.hop),
@@ -68,6 +72,7 @@ class Worker:
             ("leave", self.left.set),
         ):
             transport.expose(endpoint, handler)
+        expose_probe(transport)
 
     def describe(self) -> dict[str, Any]:
         """What this device is and has now. Bytes throughout."""
@@ -85,9 +90,28 @@ class Worker:
             "num_os_threads": psutil.Process().num_threads(),
         }
 
-    def measure_speed(self) -> Future[float]:
-        """Bytes of weights per second that one row goes through, with this device's threads. Takes about 0.1 s."""
-        return _on_thread("shardnet-measure", lambda: weight_bytes_per_s(self.num_threads))
+    def profile(
+        self, folder: str, model: str, dtype: str, store: str, max_seconds: float, source: str
+    ) -> Future[dict[str, Any]]:
+        """Measure this device with a model's units, or take what was measured before; see `profiler`."""
+
+        def tell(_: str, done: float, total: float) -> None:
+            self.transport.post(source, "profile_progress", self.transport.name, done, total)
+
+        def measure() -> dict[str, Any]:
+            profiled = measure_or_reuse(
+                read_config(Path(folder)),
+                model,
+                dtype,
+                ProfileStore(store),
+                device=f"{platform.node()}-{self.num_threads}-threads",
+                max_seconds=max_seconds,
+                num_threads=self.num_threads,
+                progress=tell,
+            )
+            return profiled.measurement.as_dict()
+
+        return _on_thread("shardnet-profile", measure)
 
     def open_stage(self, spec: StageSpec) -> StageHost:
         """Make room for a stage; its weights come with `StageHost.load`."""
@@ -276,19 +300,6 @@ def _boot_id() -> str:
             return boot_id.read().strip()
     except OSError:
         return f"{uuid.getnode():x}"
-
-
-def weight_bytes_per_s(num_threads: int) -> float:
-    """How fast a matrix of 64 MiB is read by a matrix-vector product, as in decoding: the best of a few tries."""
-    torch.set_num_threads(num_threads)
-    weights_NK, row_1K = torch.zeros(4096, 4096), torch.zeros(1, 4096)
-    best_ns = None
-    for _ in range(8):
-        start_ns = clock_ns()
-        torch.nn.functional.linear(row_1K, weights_NK)
-        taken_ns = clock_ns() - start_ns
-        best_ns = taken_ns if best_ns is None else min(best_ns, taken_ns)
-    return weights_NK.numel() * weights_NK.element_size() / ((best_ns or 1) / 1e9)
 
 
 def _on_thread(name: str, work: Callable[[], Any]) -> Future[Any]:

@@ -11,11 +11,11 @@ STOREYS = """
     wire      transport
     models    models cache
     profile   hardware power model_sizes roofline measurement profile_store random_shard link_probe profiler
-    plan      planner configs estimates rebalance simulator what_if placement
+    plan      planner configs estimates rebalance simulator what_if least_moves placement
     load      loader
     run       inbox sampling stage worker pipeline
     watch     local_workers watch
-    use       remote_stage model loading cluster
+    use       survey remote_stage model loading cluster
     start     launch
 """
 ORDER = [module for storey in STOREYS.strip().splitlines() for module in storey.split()[1:]]

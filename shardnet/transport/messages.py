@@ -9,14 +9,14 @@ Endpoints of every device (handlers in `shardnet.worker`), and who calls them:
     open_session(stage, SessionSpec)      coordinator -> every stage; reserves KV memory
     close_sessions(stage, sessions)       coordinator -> every stage; frees it, later hops of these are dropped
     open_stage(StageSpec)        coordinator -> device; leaves a stage there behind a remote object
-    describe(), measure_speed(), ping()   coordinator -> device
+    describe(), profile(...), ping()      coordinator -> device
     leave()                      coordinator -> device; ends its process
 
 Endpoints of the coordinator:
 
     tokens(Tokens)               last stage -> source: what was sampled
     stage_failed(stage, device, text)    any stage whose computation, or whose next hop, failed
-    load_progress(stage, done_bytes, total_bytes)
+    load_progress(stage, done_bytes, total_bytes), profile_progress(device, done, total)
 """
 
 from __future__ import annotations

@@ -1,0 +1,124 @@
+"""What the devices of a cluster can do with a model: their profiles and their links, measured or reused.
+
+Devices that are processes of one machine are alike and would slow each other down: one of them is measured for all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from shardnet.link_probe import measure_links
+from shardnet.loader import ModelFiles
+from shardnet.measurement import DeviceMeasurement
+from shardnet.plan import DeviceProfile, LinkProfile
+from shardnet.progress import Progress
+from shardnet.transport.base import Transport
+
+ASK_S = 60.0
+PROFILE_S = 20.0
+"""For each kind of device and model, once; `shardnet profile` takes longer and is more exact."""
+LINK_S = 0.6
+MEMORY_SHARE = 0.8
+"""Of the memory that a device has free, the part that shardnet plans with."""
+DEFAULT_STORE = Path("~/.cache/shardnet/profiles")
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What is known of the devices before a plan is made."""
+
+    devices: tuple[DeviceProfile, ...]
+    links: tuple[LinkProfile, ...]
+
+
+@dataclass
+class Surveyor:
+    """Asks the devices of one cluster; remembers their links as long as it lives."""
+
+    transport: Transport
+    store: Path = DEFAULT_STORE
+    _links: dict[tuple[str, str], tuple[LinkProfile, LinkProfile]] = field(default_factory=dict)
+
+    def memory(self, devices: Sequence[str]) -> list[DeviceProfile]:
+        """The devices with what each may use of its memory, and no times. Devices of one machine share its memory."""
+        described = self._describe(devices)
+        hosts = [answer["host"] for answer in described]
+        return [
+            DeviceProfile(
+                name=device,
+                memory_bytes=int(MEMORY_SHARE * answer["memory_available_bytes"] / hosts.count(answer["host"])),
+                num_threads=answer["num_threads"],
+            )
+            for device, answer in zip(devices, described, strict=True)
+        ]
+
+    def survey(self, devices: Sequence[str], files: ModelFiles, progress: Progress) -> Survey:
+        """Profiles with times, and the links between all devices.
+
+        Raises:
+            DeviceLost, CallTimeout: a device was lost meanwhile.
+            UsageError: a device cannot keep its profile.
+        """
+        described = self._describe(devices)
+        profiles: dict[tuple[str, int], DeviceProfile] = {}
+        found = []
+        for device, answer, bare in zip(devices, described, self.memory(devices), strict=True):
+            kind = answer["host"], answer["num_threads"]
+            if kind not in profiles:
+                profiles[kind] = self._profile(device, files)
+            found.append(replace(profiles[kind], name=device, memory_bytes=bare.memory_bytes))
+        hosts = {device: answer["host"] for device, answer in zip(devices, described, strict=True)}
+        return Survey(tuple(found), self._measure_links(devices, hosts, files, progress))
+
+    def _describe(self, devices: Sequence[str]) -> list[dict[str, Any]]:
+        asked = [self.transport.call(device, "describe", timeout_s=ASK_S) for device in devices]
+        return [answer.result() for answer in asked]
+
+    def _profile(self, device: str, files: ModelFiles) -> DeviceProfile:
+        """Asks a device to measure itself with the model's units. Models with one configuration share a profile."""
+        settings = json.dumps(files.config.to_dict(), sort_keys=True, default=str)
+        model = f"{files.profile.family}-{hashlib.sha256(settings.encode()).hexdigest()[:12]}"
+        asked = self.transport.call(
+            device,
+            "profile",
+            str(files.folder),
+            model,
+            files.dtype,
+            str(self.store.expanduser()),
+            PROFILE_S,
+            self.transport.name,
+            timeout_s=ASK_S + 5 * PROFILE_S,
+        )
+        return DeviceMeasurement.from_dict(asked.result()).to_profile()
+
+    def _measure_links(
+        self, devices: Sequence[str], hosts: dict[str, str], files: ModelFiles, progress: Progress
+    ) -> tuple[LinkProfile, ...]:
+        """Both directions between all pairs; pairs between the same two machines have the same link."""
+        links: list[LinkProfile] = []
+        for source, target in combinations(devices, 2):
+            machines = hosts[source], hosts[target]
+            if machines not in self._links:
+                [measured] = measure_links(
+                    self.transport,
+                    (source, target),
+                    hidden_bytes=files.profile.units[0].output_bytes,
+                    max_seconds_per_link=LINK_S,
+                    progress=progress,
+                )
+                there, back = measured.to_profiles()
+                # What a hop of decoding takes is known better than latency and bandwidth give it.
+                hop_s = max(measured.decode_s - files.profile.units[0].output_bytes / there.bytes_per_s, 0.0)
+                self._links[machines] = replace(there, latency_s=hop_s), replace(back, latency_s=hop_s)
+            there, back = self._links[machines]
+            links += [
+                replace(there, source=source, target=target),
+                replace(back, source=target, target=source),
+            ]
+        return tuple(links)
