@@ -14,6 +14,8 @@ from shardnet.planner import METHODS, OBJECTIVES, compare, plan_to_dict
 from shardnet.planner import plan as make_plan
 from shardnet.planner.problem import Problem
 from shardnet.schema import nearest_name
+from shardnet.simulator import Load, simulate
+from shardnet.simulator.ring import decode_legs, visited_twice
 from shardnet.what_if import Answer, limits, what_ifs
 
 from . import plan_tables
@@ -43,7 +45,8 @@ def run(options: ProblemOptions, how: PlannerOptions, output: PlanOutput) -> Non
         console = Console()
         if output.compare:
             plan_tables.print_comparison(console, others, asked.title, how.objective, how.in_flight)
-        plan_tables.print_plan(console, asked.problem, chosen, asked.title, asked.notes, how.in_flight)
+        notes = (*asked.notes, *_rate_note(asked.problem, chosen, how.in_flight))
+        plan_tables.print_plan(console, asked.problem, chosen, asked.title, notes, how.in_flight)
         if explanation is not None:
             plan_tables.print_explanation(console, *explanation, how.objective)
     if output.plot is not None:
@@ -98,6 +101,17 @@ def _explain(asked: Asked, chosen: Plan, planner: ConfiguredPlanner) -> Explanat
     in_flight = planner.in_flight
     answers = what_ifs(asked.problem, chosen, lambda other: planner.by("auto", other), in_flight, asked.fewer_bits)
     return limits(asked.problem, chosen, in_flight), answers
+
+
+def _rate_note(problem: Problem, chosen: Plan, in_flight: int) -> list[str]:
+    """Where sessions get in each other's way at a second visit, the rate of a simulated run beside the formula's."""
+    twice = visited_twice(decode_legs(problem, chosen.stages))
+    if in_flight == 1 or not twice:
+        return []
+    rate = simulate(problem, chosen, Load(in_flight=in_flight, new_tokens=60)).rate_per_s
+    if rate is None or chosen.rate_per_s is None or rate > 0.99 * chosen.rate_per_s:
+        return []
+    return [f"A lap uses {twice[0]} twice, so the rate is a bound: a simulated run reaches {rate:.4g} tokens/s."]
 
 
 def _comparison_dict(how: PlannerOptions, chosen: Plan, others: dict[str, Plan | str]) -> dict[str, Any]:

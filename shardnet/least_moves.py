@@ -26,8 +26,8 @@ def keep_places(old: Plan, new: Plan, problem: Problem) -> Plan:
     alike = _likenesses(problem)
     for wanted in new.devices:
         units = [unit for stage in new.stages if stage.device == wanted for unit in _units(stage)]
-        for given in (name for name in alike if alike[name] == alike[wanted]):
-            shared.append((sum(owners[unit] == given for unit in units), wanted, given))
+        likes = [name for name in alike if alike[name] == alike[wanted]]
+        shared += [(sum(owners[unit] == given for unit in units), wanted, given) for given in likes]
     swap: dict[str, str] = {}
     for _, wanted, given in sorted(shared, key=lambda row: (-row[0], row[1] != row[2])):
         if wanted not in swap and given not in swap.values():

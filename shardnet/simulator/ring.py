@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -47,6 +48,12 @@ def decode_legs(problem: Problem, stages: Sequence[StagePlan], roads: Roads | No
             legs += roads.legs(stage.device, stages[index + 1].device, sent, "hidden state")
     legs += roads.legs(stages[-1].device, stages[0].device, problem.return_bytes, "token")
     return [replace(leg, position=position) for position, leg in enumerate(legs)]
+
+
+def visited_twice(legs: Sequence[Leg]) -> list[str]:
+    """Devices and links that a lap uses more than once: there the closed formula of the rate is only a bound."""
+    used = Counter(leg.resource for leg in legs)
+    return [" to ".join(resource) for resource, times in used.items() if times > 1]
 
 
 def prefill_legs(problem: Problem, stages: Sequence[StagePlan], roads: Roads, tokens: int, is_last: bool) -> list[Leg]:

@@ -1,6 +1,6 @@
 """The tables of EdgeShard's and LinguaLinked's papers, predicted by shardnet's planner and simulator.
 
-    python tests/bench/predict_papers.py    writes docs/benchmarks/planning_papers.md, and its tables into docs/planning.md
+    python tests/bench/predict_papers.py    writes docs/benchmarks/planning_papers.md and the tables of docs/planning.md
 
 Nothing is measured here. The published figures are those that could be verified; no other is quoted.
 """
