@@ -1,18 +1,19 @@
-"""A device for tests: `python -m integration.rpc_device ENDPOINT NAME` joins, then does what its standard input says.
+"""A device for tests: a process that joins, and then does what comes through its pipe.
 
-A request is one line of JSON, [function of `Requests`, arguments...]; so is the answer: [value, null] or [null, error].
-`Device` is the other end of that.
+A request is a list, [function of `Requests`, arguments...]; the answer is [value, error]. `Device` is the other end.
+The processes are forked from a server that has imported torch once, which saves two seconds for each of them.
 """
 
 from __future__ import annotations
 
-import json
+import contextlib
+import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 from concurrent.futures import Future
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -131,20 +132,15 @@ class Requests:
 
 
 class Device:
-    """A process that runs this module. Use as a context manager: it is ended in any case."""
+    """A process that is a device. Use as a context manager: it is ended in any case."""
 
     def __init__(self, endpoint: str, name: str) -> None:
         self.name = name
-        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{TESTS.parent}{os.pathsep}{TESTS}"}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "integration.rpc_device", endpoint, name],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            text=True,
-            env=environment,
-        )
+        self._errors = tempfile.NamedTemporaryFile("r")  # noqa: SIM115
+        self._pipe, end = _FORKED.Pipe()
+        self.process = _FORKED.Process(target=run_device, args=(endpoint, name, end, self._errors.name), daemon=True)
+        self.process.start()
+        end.close()
 
     def wait_joined(self) -> Device:
         """Wait until it is in the cluster. Raises RuntimeError with its words where it could not join."""
@@ -153,73 +149,75 @@ class Device:
 
     def ask(self, request: str, *args: Any) -> Any:
         """Let it do something, and return its answer."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps([request, *args]) + "\n")
-        self.process.stdin.flush()
+        self._pipe.send([request, *args])
         return self._read()
 
     def _read(self) -> Any:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"{self.name} ended with {self.process.wait()}: {self.printed()}")
-        value, error = json.loads(line)
+        try:
+            value, error = self._pipe.recv()
+        except EOFError:
+            self.process.join()
+            raise RuntimeError(f"{self.name} ended with {self.process.exitcode}: {self.printed()}") from None
         if error is not None:
             raise RuntimeError(error)
         return value
 
     def kill(self) -> None:
         self.process.kill()
-        self.process.wait()
+        self.process.join()
 
     def stop(self) -> None:
-        self.process.send_signal(signal.SIGSTOP)
+        os.kill(self.pid, signal.SIGSTOP)
 
     def proceed(self) -> None:
-        self.process.send_signal(signal.SIGCONT)
+        os.kill(self.pid, signal.SIGCONT)
 
-    def end(self) -> int:
+    @property
+    def pid(self) -> int:
+        assert self.process.pid is not None
+        return self.process.pid
+
+    def end(self) -> int | None:
         """Let it leave in order, and return its exit code."""
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        return self.process.wait(timeout=20)
+        self._pipe.close()
+        self.process.join(20)
+        return self.process.exitcode
 
     def printed(self) -> str:
         """What it wrote to standard error."""
-        self._errors.seek(0)
-        return self._errors.read()
+        return Path(self._errors.name).read_text()
 
     def __enter__(self) -> Device:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.process.kill()
-        self.process.wait()
-        for stream in (self.process.stdin, self.process.stdout, self._errors):
-            if stream is not None:
-                stream.close()
+        self.kill()
+        self._pipe.close()
+        self._errors.close()
 
 
-def main(endpoint: str, name: str) -> None:
-    def answer(value: Any, error: ShardnetError | None = None) -> None:
-        print(json.dumps([value, error and f"{type(error).__name__}: {error}"]), flush=True)
-
+def run_device(endpoint: str, name: str, pipe: Connection, errors: str) -> None:
+    """Be the device, until the pipe is closed."""
+    with open(errors, "w") as file:
+        os.dup2(file.fileno(), 2)
+    torch.set_num_threads(1)
     try:
         transport = RpcTransport.join(endpoint, name, timeout_s=20)
     except ShardnetError as error:
-        answer(None, error)
+        pipe.send([None, f"{type(error).__name__}: {error}"])
         return
     with transport:
         expose_endpoints(transport)
         requests = Requests(transport)
-        answer("joined")
-        for line in sys.stdin:
-            request, *args = json.loads(line)
-            try:
-                answer(getattr(requests, request)(*args))
-            except ShardnetError as error:
-                answer(None, error)
+        pipe.send(["joined", None])
+        with contextlib.suppress(EOFError):
+            while True:
+                request, *args = pipe.recv()
+                try:
+                    pipe.send([getattr(requests, request)(*args), None])
+                except ShardnetError as error:
+                    pipe.send([None, f"{type(error).__name__}: {error}"])
 
 
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+_FORKED = multiprocessing.get_context("forkserver")
+_FORKED.set_forkserver_preload(["torch", "shardnet.transport.rpc"])

@@ -49,7 +49,7 @@ class Cluster:
         with self._ends:
             self.source.close()
             for device in self.started:
-                if device.process.poll() is None:
+                if device.process.is_alive():
                     device.proceed()
                     assert device.end() == 0
                 assert device.printed() == "", device.name
@@ -73,7 +73,7 @@ def test_three_join_and_all_know_all(cluster: Cluster) -> None:
     for device in devices:
         assert device.ask("members") == everyone
         for other in everyone:
-            assert device.ask("post", other, "echo", device.name) == [device.name]
+            assert device.ask("post", other, "echo", device.name) == (device.name,)
 
 
 def test_survivors_go_on_when_one_is_killed_and_evicted(cluster: Cluster) -> None:
@@ -84,7 +84,7 @@ def test_survivors_go_on_when_one_is_killed_and_evicted(cluster: Cluster) -> Non
     with pytest.raises(DeviceLost) as caught:
         due.result(5)
     assert caught.value.device == "device-2"
-    assert first.ask("post", "device-3", "echo", 1) == [1]
+    assert first.ask("post", "device-3", "echo", 1) == (1,)
     with pytest.raises(DeviceLost):
         counter.call("add", 1, timeout_s=10).result(10)
 
@@ -94,7 +94,7 @@ def test_survivors_go_on_when_one_is_killed_and_evicted(cluster: Cluster) -> Non
     assert first.ask("members") == third.ask("members") == ["device-1", "device-3", "source"]
     with pytest.raises(RuntimeError, match="DeviceLost: device-2 is not in the cluster"):
         first.ask("post", "device-2", "echo", 1)
-    assert first.ask("post", "device-3", "echo", 1) == [1]
+    assert first.ask("post", "device-3", "echo", 1) == (1,)
     assert cluster.echo("device-1") == 1
     counter.release()
 
@@ -106,8 +106,8 @@ def test_the_same_name_comes_back_again_and_again(cluster: Cluster) -> None:
         (device,) = cluster.start("device-2")
         ids.add(device.ask("id"))
         assert cluster.echo("device-2", torch.ones(3)).tolist() == [1, 1, 1]
-        assert survivor.ask("post", "device-2", "echo", 1) == [1]
-        assert device.ask("post", "device-1", "echo", 1) == [1]
+        assert survivor.ask("post", "device-2", "echo", 1) == (1,)
+        assert device.ask("post", "device-1", "echo", 1) == (1,)
         device.kill()
         cluster.source.evict("device-2")
         assert survivor.ask("members") == ["device-1", "source"]
@@ -121,7 +121,7 @@ def test_the_dead_do_not_block_a_join_and_give_up_their_name(cluster: Cluster) -
     (third, again) = cluster.start("device-3", "device-1")
     assert time.monotonic() - started < 20
     assert third.ask("members") == ["device-1", "device-2", "device-3", "source"]
-    assert again.ask("post", "device-3", "echo", 1) == [1]
+    assert again.ask("post", "device-3", "echo", 1) == (1,)
     assert cluster.echo("device-1") == 1
     cluster.source.evict("device-2")
     assert third.ask("members") == again.ask("members") == ["device-1", "device-3", "source"]
@@ -136,7 +136,7 @@ def test_a_frozen_member_does_not_block_a_join_and_hears_of_it_later(cluster: Cl
         cluster.start("device-1")
     frozen.proceed()
     assert cluster.echo("device-1") == 1
-    assert frozen.ask("post", "device-2", "echo", 1) == [1]
+    assert frozen.ask("post", "device-2", "echo", 1) == (1,)
     assert frozen.ask("members") == ["device-1", "device-2", "source"]
 
 
@@ -184,7 +184,7 @@ def test_leaving_is_noticed(cluster: Cluster) -> None:
         due.result(5)
     assert cluster.source.members() == ("device-2", "source")
     assert second.ask("members") == ["device-2", "source"]
-    assert second.ask("post", "source", "echo", 1) == [1]
+    assert second.ask("post", "source", "echo", 1) == (1,)
 
 
 def test_a_process_may_leave_and_join_again(cluster: Cluster) -> None:
@@ -335,7 +335,7 @@ def test_store_and_agents_listen_on_loopback_only(cluster: Cluster) -> None:
     import psutil
 
     (device,) = cluster.start("device-1")
-    for pid in (None, device.process.pid):
+    for pid in (None, device.pid):
         listening = [c for c in psutil.Process(pid).net_connections() if c.status == psutil.CONN_LISTEN]
         assert {c.laddr.ip for c in listening} == {"127.0.0.1"}
 
@@ -382,8 +382,8 @@ def test_members_outlive_the_store(end: str) -> None:
         first.wait_joined()
         second.wait_joined()
         host.send_signal(getattr(signal, end))
-        assert first.ask("post", "device-2", "echo", 1) == [1]
-        assert second.ask("post", "device-1", "echo", 1) == [1]
+        assert first.ask("post", "device-2", "echo", 1) == (1,)
+        assert second.ask("post", "device-1", "echo", 1) == (1,)
         with pytest.raises(RuntimeError, match=r"ClusterError: The store at .* does not answer"):
             first.ask("post", "device-3", "echo", 1)
         assert first.end() == second.end() == 0
