@@ -85,7 +85,7 @@ def test_a_model_on_a_cluster_as_a_table() -> None:
 def test_compare_shows_every_method_and_none_beats_auto() -> None:
     told = shardnet("plan", *HOME, "--compare")
     for method in ("solo", "even", "memory", "edgeshard", "lingualinked", "exact", "auto"):
-        assert f"\n  {method} " in told
+        assert f"\n {method} " in told
     compared = json.loads(shardnet("plan", *HOME, "--compare", "--json"))
     laps = {plan["method"]: plan["lap_s"] for plan in compared["plans"]}
     assert compared["chosen"]["lap_s"] <= min(laps.values()) * (1 + 1e-9)
