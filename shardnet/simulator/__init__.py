@@ -4,7 +4,8 @@ Everything that comes out of here is predicted, never measured.
 """
 
 from shardnet.simulator.events import Event, parse_event, read_events
+from shardnet.simulator.load import Load, Recovery
 from shardnet.simulator.result import Result
-from shardnet.simulator.run import Load, Recovery, simulate
+from shardnet.simulator.run import simulate
 
 __all__ = ["Event", "Load", "Recovery", "Result", "parse_event", "read_events", "simulate"]
