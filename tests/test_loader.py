@@ -177,6 +177,10 @@ def test_long_rope_counts_as_far_as_it_is_constant(tmp_path: Path) -> None:
     assert open_model(str(tmp_path), "float32").profile.context_tokens == 48
 
 
+def test_a_model_without_a_limit_gets_the_usual_one(tmp_path_factory: pytest.TempPathFactory) -> None:
+    assert tiny_model("bloom", tmp_path_factory).files.profile.context_tokens == 2048
+
+
 def test_the_embedded_model_is_found_without_importing_its_package() -> None:
     try:
         assert find_embedded().stat().st_size > 90e6

@@ -11,7 +11,8 @@ from shardnet.plan import ModelProfile, UnitProfile
 from .skeleton import Skeleton, build_skeleton
 
 TOKEN_ID_BYTES = 8
-UNLIMITED_CONTEXT = 1 << 20
+DEFAULT_CONTEXT = 2048
+"""Where a configuration names no limit (BLOOM): what such models were trained with."""
 
 
 def profile_model(config: Any, dtype: str, name: str) -> ModelProfile:
@@ -61,4 +62,4 @@ def context_of(config: Any) -> int:
             or getattr(config, "original_max_position_embeddings", None)
             or longest
         )
-    return int(longest or UNLIMITED_CONTEXT)
+    return int(longest or DEFAULT_CONTEXT)
