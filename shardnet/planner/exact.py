@@ -16,7 +16,7 @@ from shardnet.plan import StagePlan
 from shardnet.planner.costs import ROUNDING, Cost, broken_limit, evaluate
 from shardnet.planner.minimize import Best, Judge, Runs, minimize
 from shardnet.planner.problem import Problem
-from shardnet.planner.relaxed import Target
+from shardnet.planner.relaxed import Prices, Target
 from shardnet.planner.tables import Tables, as_stages
 
 TIE_SHARE = 1e-10
@@ -112,7 +112,14 @@ class Exact:
         """The plans to begin with that keep every limit."""
         return [runs for runs in self._seeds if self.cost(runs) is not None]
 
-    def least_lap(self, beat_s: float, in_flight: float, deadline: float, pool: Sequence[Runs] = ()) -> Best:
+    def least_lap(
+        self,
+        beat_s: float,
+        in_flight: float,
+        deadline: float,
+        pool: Sequence[Runs] = (),
+        prices: Prices | None = None,
+    ) -> Best:
         """The least lap of a plan that keeps the beat, ties broken by fewest devices.
 
         Args:
@@ -120,16 +127,34 @@ class Exact:
         """
         target, judge = self.beat_target(beat_s), self.beat_judge(beat_s)
         limit_s = min(self.lap_limit_s, beat_s * in_flight if np.isfinite(beat_s) else np.inf)
-        best = self._minimize(target, judge, limit_s * (1 + ROUNDING), deadline, pool)
+        best = self._minimize(target, judge, limit_s * (1 + ROUNDING), deadline, pool, prices)
         if best.runs is None or not best.proven:
             return best
         return self._fewest_devices(best, target, judge)
 
-    def keeps_beat(self, beat_s: float, in_flight: int, deadline: float, widths: tuple[int, ...], rounds: int) -> Best:
+    def keeps_beat(
+        self,
+        beat_s: float,
+        in_flight: int,
+        deadline: float,
+        widths: tuple[int, ...],
+        num_rounds: int,
+        prices: Prices | None,
+    ) -> Best:
         """Any plan that keeps the beat; the bound reaches the cost where there is proven to be none."""
         upper = min(beat_s * in_flight, self.lap_limit_s) * (1 + ROUNDING)
         target, judge = self.beat_target(beat_s), self.beat_judge(beat_s)
-        return minimize(self.tables, target, judge, upper, deadline, enough=True, widths=widths, num_rounds=rounds)
+        return minimize(
+            self.tables,
+            target,
+            judge,
+            upper,
+            deadline,
+            enough=True,
+            widths=widths,
+            num_rounds=num_rounds,
+            prices=prices,
+        )
 
     def beat_target(self, beat_s: float) -> Target:
         """The lap as cost, with devices and links busy for no more than the beat."""
@@ -148,13 +173,21 @@ class Exact:
 
         return judge
 
-    def _minimize(self, target: Target, judge: Judge, upper: float, deadline: float, pool: Sequence[Runs] = ()) -> Best:
+    def _minimize(
+        self,
+        target: Target,
+        judge: Judge,
+        upper: float,
+        deadline: float,
+        pool: Sequence[Runs] = (),
+        prices: Prices | None = None,
+    ) -> Best:
         """The best of the search, the seeds and the pool."""
         known = min([*self._seeds, *pool], key=judge, default=None)
         if known is not None and judge(known) < upper:
-            best = minimize(self.tables, target, judge, judge(known), deadline)
+            best = minimize(self.tables, target, judge, judge(known), deadline, prices=prices)
             return best if best.runs is not None else Best(known, judge(known), best.bound)
-        return minimize(self.tables, target, judge, upper, deadline)
+        return minimize(self.tables, target, judge, upper, deadline, prices=prices)
 
     def _fewest_devices(self, best: Best, target: Target, judge: Judge) -> Best:
         """Another plan of the same lap on fewer devices, where a short search finds one."""

@@ -80,7 +80,11 @@ class Dominance:
             [np.cumsum(tables.seconds[::-1], axis=0)[::-1][1:], tables.seconds[:1] * 0]
         )
         self._groups = [np.array(devices) for devices in tables.members if len(devices) > 1]
-        self._factors = np.random.default_rng(7).integers(1, 2**62, tables.num_devices + 8, dtype=np.int64) | 1
+        numbers = np.random.default_rng(7)
+        self._factors = numbers.integers(1, 2**62, tables.num_devices + 8, dtype=np.int64) | 1
+        limited = [g for g in range(len(columns.most)) if g != columns.lap and np.isfinite(columns.most[g])]
+        self._told: Ints = np.array(limited, dtype=np.int64)
+        self._column_factors = numbers.integers(1, 2**62, len(limited), dtype=np.int64) | 1
 
     def keep(self, unit: int, layer: Layer, tie: float) -> Ints:
         """Rows that no other row replaces; rows within `tie` of the cheapest are told apart by their devices."""
@@ -116,19 +120,16 @@ class Dominance:
             states[:, group] = np.sort(states[:, group], axis=1)
         key = states @ self._factors[: states.shape[1]]
         key = key + tables.class_of[layer.device] * self._factors[-4] + layer.root * self._factors[-5]
-        return _mixed(key + self._column_key(unit, layer))
+        return _mixed(key + _mixed(self._column_key(unit, layer)))
 
     def _column_key(self, unit: int, layer: Layer) -> Ints:
-        columns = self._columns
-        key = np.zeros(len(layer), dtype=np.int64)
-        for g in range(len(columns.most)):
-            if g == columns.lap or not np.isfinite(columns.most[g]):
-                continue
-            future = columns.future[unit + 1, g] if unit + 1 < len(columns.future) else 0.0
-            left = np.minimum(columns.most[g] - layer.columns[:, g], future + columns.hop[:, :, :, g].max())
-            share = np.rint(left / max(columns.most[g], 1e-300) * _GRAIN).astype(np.int64)
-            key = _mixed(key + share * self._factors[-6])
-        return key
+        columns, told = self._columns, self._told
+        if not len(told):
+            return np.zeros(len(layer), dtype=np.int64)
+        most = columns.most[told]
+        left = np.minimum(most - layer.columns[:, told], columns.after[unit, told])
+        shares = np.rint(left / np.maximum(most, 1e-300) * _GRAIN).astype(np.int64)
+        return shares @ self._column_factors
 
 
 def _mixed(values: Ints) -> Ints:

@@ -21,14 +21,14 @@ class Columns:
     Attributes:
         before: [u + 1, d, g] amount of units 0..u-1 on a device.
         hop: [k, d, e, g] amount of a hop.
-        most: [g]; future: [u, g] more than this cannot be used after unit u.
+        most: [g]; after: [u, g] more than this cannot be used once unit u is computed.
         lap: position of the lap among the columns, or None.
     """
 
     before: Floats
     hop: Floats
     most: Floats
-    future: Floats
+    after: Floats
     lap: int | None
 
 
@@ -57,8 +57,8 @@ def _stacked(tables: Tables, parts: list[tuple[Floats, Floats, float]], lap: int
     before = np.concatenate([np.zeros((1, *amounts.shape[1:])), np.cumsum(amounts, axis=0)])
     hop = np.stack([crossing for _, crossing, _ in parts], axis=-1)
     dearest = np.where(np.isfinite(hop), hop, 0).max(axis=(1, 2))[tables.payload] + amounts.max(axis=1)
-    future = np.cumsum(dearest[::-1], axis=0)[::-1]
-    return Columns(before, hop, np.array([most for _, _, most in parts]), future, lap)
+    after = np.cumsum(dearest[::-1], axis=0)[::-1] - amounts.max(axis=1)
+    return Columns(before, hop, np.array([most for _, _, most in parts]), after, lap)
 
 
 def _battery(tables: Tables, d: int) -> tuple[Floats, Floats, float]:

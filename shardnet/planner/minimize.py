@@ -31,11 +31,13 @@ class Best:
         runs: (device, last unit) of each stage; None where no plan is under `upper`.
         cost: of that plan, or `upper`.
         bound: no plan costs less; at least `cost` where that is proven.
+        prices: with which the bound is good, for a similar search to begin with.
     """
 
     runs: Runs | None
     cost: float
     bound: float
+    prices: Prices | None = None
 
     @property
     def proven(self) -> bool:
@@ -53,6 +55,7 @@ def minimize(
     device_cost: float = 0.0,
     widths: tuple[int, ...] = WIDTHS,
     num_rounds: int = 150,
+    prices: Prices | None = None,
 ) -> Best:
     """Find the plan of least cost under `upper`.
 
@@ -63,6 +66,7 @@ def minimize(
         device_cost: added for each device, to break ties.
         widths: of one search after the other, until one is a proof; none for the bound alone.
         num_rounds: of improving the bound's prices.
+        prices: to begin with, from a similar search.
     """
     relaxation = Relaxation(tables, target)
     plain = Prices.none(len(tables.members))
@@ -81,8 +85,9 @@ def minimize(
         if best.proven or done or time.perf_counter() > deadline:
             break
         if step == 0:
-            priced = _priced(relaxation, roots, best, deadline, num_rounds)
-            best = Best(best.runs, best.cost, max(best.bound, min(best.cost, min(b.value for b in priced))))
+            priced = _priced(relaxation, roots, best, deadline, num_rounds, prices)
+            least = max(best.bound, min(best.cost, *(bound.value for bound in priced)))
+            best = Best(best.runs, best.cost, least, priced[0].prices)
             search = Search(tables, target, search.columns, roots, [bounds[0], priced], judge, device_cost, enough)
             if best.proven:
                 break
@@ -91,7 +96,7 @@ def minimize(
 
 def _merged(best: Best, found: Found) -> Best:
     runs = best.runs if found.runs is None else found.runs
-    return Best(runs, found.cost, max(best.bound, min(found.cost, found.unseen)))
+    return Best(runs, found.cost, max(best.bound, min(found.cost, found.unseen)), best.prices)
 
 
 def _roots(tables: Tables) -> list[int]:
@@ -101,14 +106,14 @@ def _roots(tables: Tables) -> list[int]:
     return [devices[0] for devices in tables.members]
 
 
-def _priced(relaxation: Relaxation, roots: list[int], best: Best, deadline: float, num_rounds: int) -> list[Bound]:
+def _priced(
+    relaxation: Relaxation, roots: list[int], best: Best, deadline: float, num_rounds: int, prices: Prices | None
+) -> list[Bound]:
     """The bounds for each root at prices that are good for all of them together."""
     upper = best.cost if np.isfinite(best.cost) else 2 * best.bound
-    began = time.perf_counter()
-    shared = relaxation.bound(Prices.none(len(relaxation.first)), None)
-    once_s = max(time.perf_counter() - began, 1e-6)
-    num_rounds = int(min(num_rounds, max(0, (deadline - began)) / 4 / once_s))
-    shared = relaxation.improve(roots[0] if len(roots) == 1 else None, upper, num_rounds)
+    until = time.perf_counter() + max(0.0, deadline - time.perf_counter()) / 2
+    root = roots[0] if len(roots) == 1 else None
+    shared = relaxation.improve(root, upper, num_rounds, until, prices)
     if len(roots) == 1:
         return [shared]
     return [relaxation.bound(shared.prices, root) for root in roots]

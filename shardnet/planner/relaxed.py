@@ -9,9 +9,11 @@ Index letters as in `tables`; a walk begins at a root, the device of unit 0, to 
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from shardnet.planner.tables import Floats, Ints, Tables
 
@@ -80,7 +82,24 @@ class Relaxation:
         self.room: Floats = self.capacity * self.count
         self.time: Floats = np.full(len(first), target.busy_limit_s) * self.count
         self.last_fit = self._last_fit()
+        self._useful = self._in_reach()
         self.piece, self.places = self._pieces(PIECE_SHARE)
+
+    def _in_reach(self) -> Floats:
+        """1 for classes on some ring over allowed hops from a device that may hold unit 0, else 0."""
+        tables, num_classes = self.tables, len(self.first)
+        hops = np.isfinite(self.hop_cost[np.unique(tables.payload[:-1])]).any(axis=0)
+        there: NDArray[np.bool_] = np.ones(num_classes, dtype=bool)
+        back = there
+        if tables.problem.pin_embedding:
+            there = np.equal(np.arange(num_classes), tables.class_of[tables.source])
+            back = np.isfinite(self.target.hop_cost[tables.payload[-1], self.first, tables.source])
+        for _ in range(num_classes):
+            further, nearer = there | hops[there].any(axis=0), back | hops[:, back].any(axis=1)
+            if (further == there).all() and (nearer == back).all():
+                break
+            there, back = further, nearer
+        return (there & back).astype(float)
 
     def _pieces(self, share: float) -> tuple[Floats, Floats]:
         """Which units are at least `share` of the median one, and how many of them each class can hold."""
@@ -91,7 +110,7 @@ class Relaxation:
         sizes = np.cumsum(np.sort(tables.memory[large]))
         by_memory = np.searchsorted(sizes, self.capacity * (1 + 1e-9), "right")
         by_time = (times <= self.target.busy_limit_s * (1 + 1e-9)).sum(axis=0)
-        return large.astype(float), np.minimum(by_memory, by_time) * self.count
+        return large.astype(float), np.minimum(by_memory, by_time) * self.count * self._useful
 
     def counts_fit(self) -> bool:
         """Whether the devices can hold all large units, whatever large is: a test for too short a beat."""
@@ -127,7 +146,9 @@ class Relaxation:
         """The cheapest priced walk that begins on device `root`; None for any, and then the way back is bounded."""
         return Bound(self, prices, root)
 
-    def improve(self, root: int | None, upper: float, num_rounds: int, start: Prices | None = None) -> Bound:
+    def improve(
+        self, root: int | None, upper: float, num_rounds: int, deadline: float, start: Prices | None = None
+    ) -> Bound:
         """The best bound found in some rounds of subgradient steps (Held and Karp, 1971; step after Polyak)."""
         prices = start or Prices.none(len(self.first))
         best = self.bound(prices, root)
@@ -136,7 +157,8 @@ class Relaxation:
             usage = current.usage()
             excess = self._excess(usage, prices)
             length = float((excess**2).sum())
-            if length < 1e-18 or best.value >= upper or not np.isfinite(current.value):
+            finished = length < 1e-18 or best.value >= upper or not np.isfinite(current.value)
+            if finished or time.perf_counter() > deadline:
                 break
             step = reach * max(upper - current.value, 1e-3 * abs(upper)) / length
             prices = self._moved(prices, excess, step)

@@ -16,27 +16,28 @@ import numpy as np
 
 from shardnet.planner.exact import Exact, Solution
 from shardnet.planner.minimize import WIDTHS, Best, Runs
-from shardnet.planner.relaxed import Relaxation
+from shardnet.planner.relaxed import Prices, Relaxation
 
 NEAR_TIE = 0.01
 """Rates that differ by no more than this share count as tied."""
 SAME = 1e-7
 """Beats that differ by no more than this share are one beat: above the rounding that every limit allows."""
-CLOSE = 3e-3
+CLOSE = NEAR_TIE
 """Quick searches stop when they have the beat to this share."""
 QUICK_WIDTHS = (24, 192)
-QUICK_ROUNDS = 30
+QUICK_ROUNDS = 60
 
 
 def greatest_rate(exact: Exact, in_flight: int) -> Solution:
     """The plan with the greatest rate; of those within 1%, that with the shortest lap, then with fewest devices."""
-    start = exact.least_lap(np.inf, np.inf, _share_of_time(exact, 0.35))
+    start = exact.least_lap(np.inf, np.inf, _share_of_time(exact, 0.8 if in_flight == 1 else 0.15))
     if start.runs is None:
         return exact.solution(start, np.inf, start.bound, False)
     beats = _Beats(exact, in_flight, start)
     while True:
         beats.shorten()
-        best = exact.least_lap(beats.high / (1 - NEAR_TIE), in_flight, _share_of_time(exact, 0.4), beats.pool)
+        until = _share_of_time(exact, 0.4)
+        best = exact.least_lap(beats.high / (1 - NEAR_TIE), in_flight, until, beats.pool, beats.prices)
         assert best.runs is not None, "the pool holds a plan with the shortest beat known"
         beats.learn(best.runs)
         value = beats.beat(best.runs)
@@ -67,6 +68,7 @@ class _Beats:
         self.low = min(max(start.bound / in_flight, work_s), self.high)
         self._count_units()
         self._doubted = self.low
+        self.prices: Prices | None = None
 
     def beat(self, runs: Runs) -> float:
         """Seconds per token with all sessions in flight."""
@@ -80,7 +82,8 @@ class _Beats:
 
     def find(self, beat_s: float, deadline: float, widths: tuple[int, ...], rounds: int) -> bool:
         """Whether a plan that keeps the beat was found; where there is proven to be none, `low` is raised."""
-        found = self._exact.keeps_beat(beat_s, self._in_flight, deadline, widths, rounds)
+        found = self._exact.keeps_beat(beat_s, self._in_flight, deadline, widths, rounds, self.prices)
+        self.prices = found.prices or self.prices
         if found.runs is not None:
             self.learn(found.runs)
             return True
