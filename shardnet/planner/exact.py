@@ -6,6 +6,7 @@ token. For the greatest rate see `throughput`, which asks for the least lap unde
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,6 +23,7 @@ from shardnet.planner.tables import Tables, as_stages
 TIE_SHARE = 1e-10
 """What all devices together may add to a cost when ties are broken."""
 TIE_WIDTHS = (64, 512)
+TIE_TIME_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -200,7 +202,8 @@ class Exact:
             return judge(runs) + each * len({d for d, _ in runs})
 
         upper = with_devices(best.runs) - each / 2
-        fewer = minimize(self.tables, target, with_devices, upper, self.deadline, device_cost=each, widths=TIE_WIDTHS)
+        until = min(self.deadline, time.perf_counter() + TIE_TIME_S)
+        fewer = minimize(self.tables, target, with_devices, upper, until, device_cost=each, widths=TIE_WIDTHS)
         return best if fewer.runs is None else Best(fewer.runs, best.cost, best.bound)
 
     def _fewest_needed(self) -> int:

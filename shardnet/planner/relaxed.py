@@ -88,17 +88,17 @@ class Relaxation:
     def _in_reach(self) -> Floats:
         """1 for classes on some ring over allowed hops from a device that may hold unit 0, else 0."""
         tables, num_classes = self.tables, len(self.first)
-        hops = np.isfinite(self.hop_cost[np.unique(tables.payload[:-1])]).any(axis=0)
+        hops: NDArray[np.bool_] = np.isfinite(self.hop_cost[np.unique(tables.payload[:-1])]).max(axis=0, initial=False)
         there: NDArray[np.bool_] = np.ones(num_classes, dtype=bool)
-        back = there
+        back = there.copy()
         if tables.problem.pin_embedding:
-            there = np.equal(np.arange(num_classes), tables.class_of[tables.source])
-            back = np.isfinite(self.target.hop_cost[tables.payload[-1], self.first, tables.source])
-        for _ in range(num_classes):
-            further, nearer = there | hops[there].any(axis=0), back | hops[:, back].any(axis=1)
-            if (further == there).all() and (nearer == back).all():
-                break
-            there, back = further, nearer
+            there = np.eye(num_classes, dtype=bool)[tables.class_of[tables.source]]
+            back[:] = np.isfinite(self.target.hop_cost[tables.payload[-1], self.first, tables.source])
+        reached = -1
+        while reached < there.sum() + back.sum():
+            reached = int(there.sum() + back.sum())
+            there |= hops[there].any(axis=0)
+            back |= hops[:, back].any(axis=1)
         return (there & back).astype(float)
 
     def _pieces(self, share: float) -> tuple[Floats, Floats]:

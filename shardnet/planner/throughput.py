@@ -26,6 +26,7 @@ CLOSE = NEAR_TIE
 """Quick searches stop when they have the beat to this share."""
 QUICK_WIDTHS = (24, 192)
 QUICK_ROUNDS = 60
+BOUND_ROUNDS = 200
 
 
 def greatest_rate(exact: Exact, in_flight: int) -> Solution:
@@ -42,11 +43,11 @@ def greatest_rate(exact: Exact, in_flight: int) -> Solution:
         beats.learn(best.runs)
         value = beats.beat(best.runs)
         goal = value * (1 - NEAR_TIE)
+        if beats.low < goal * (1 - 2 * SAME):
+            beats.raise_low(goal * (1 - SAME), _share_of_time(exact, 0.4))
         if beats.low < goal * (1 - 2 * SAME) and beats.find(goal * (1 - SAME), exact.deadline, WIDTHS, 150):
             continue  # a beat more than 1% shorter: the shortest lap is to be sought again
         proven = best.proven and beats.low >= goal * (1 - 2 * SAME)
-        if not proven:
-            beats.raise_low(min(goal, beats.high))
         return exact.solution(best, value, min(beats.low, value), proven)
 
 
@@ -100,14 +101,14 @@ class _Beats:
             if not self.find(middle, until, QUICK_WIDTHS, QUICK_ROUNDS):
                 self._doubted = middle
 
-    def raise_low(self, high: float) -> None:
-        """Bisect with bounds alone, for the gap that is told; takes little more than the deadline allows."""
-        until = max(self._exact.deadline, time.perf_counter() + 0.1)
-        while high * (1 - CLOSE) > self.low and time.perf_counter() < until:
-            middle = (high + self.low) / 2
-            self.find(middle, until, (), 100)
+    def raise_low(self, high: float, deadline: float) -> None:
+        """Bisect with bounds alone, the highest beat first: where it is disproven, no search is needed."""
+        middle = high
+        while high > self.low * (1 + CLOSE / 4) and time.perf_counter() < deadline:
+            self.find(middle, deadline, (), BOUND_ROUNDS)
             if self.low < middle:
                 high = middle
+            middle = (high + self.low) / 2
 
     def _count_units(self) -> None:
         """Raise `low` to where the devices can hold all large units, by counting alone."""
