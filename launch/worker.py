@@ -8,12 +8,14 @@ Ends when its standard input closes: the process that started it holds the other
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import signal
 import sys
 import threading
 
 JOIN_S = 60.0
+NEEDED = ("torch", "transformers.modeling_layers", "shardnet.transport.rpc", "shardnet.worker")
 
 
 def main() -> int:
@@ -23,8 +25,20 @@ def main() -> int:
     parser.add_argument("--name", required=True, help="the name of this device, unique in the cluster")
     parser.add_argument("--threads", type=int, default=1, help="compute threads")
     arguments = parser.parse_args()
+    return serve(arguments.endpoint, arguments.name, arguments.threads)
+
+
+def import_all() -> None:
+    """Import what a device needs: most of what its start takes."""
+    for module in NEEDED:
+        importlib.import_module(module)
+
+
+def serve(endpoint: str, name: str, threads: int) -> int:
+    """Be a device until it is over; returns the exit code."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent()
+    import_all()
 
     import torch
 
@@ -32,11 +46,11 @@ def main() -> int:
     from shardnet.transport import RpcTransport
     from shardnet.worker import Worker
 
-    torch.set_num_threads(arguments.threads)
+    torch.set_num_threads(threads)
     try:
-        with Worker(arguments.threads) as worker:
+        with Worker(threads) as worker:
             worker.warm_up()
-            with RpcTransport.join(arguments.endpoint, arguments.name, timeout_s=JOIN_S, prepare=worker.attach):
+            with RpcTransport.join(endpoint, name, timeout_s=JOIN_S, prepare=worker.attach):
                 worker.left.wait()
     except ShardnetError as error:
         print(error, file=sys.stderr)

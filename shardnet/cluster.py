@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from shardnet.errors import BadRequest, ClusterError, JoinFailed
+from shardnet.loader import DEFAULT_CACHE
 from shardnet.loading import LoadOptions, ModelLoad, load_model
 from shardnet.local_workers import LocalWorkers
 from shardnet.model import Model
@@ -42,6 +43,7 @@ class Cluster:
         """The devices that were there at the start, in the order in which they get shards."""
         self._transport = transport
         self._resources = resources
+        self._started = self.devices if workers is not None else ()
         self._plan_versions = itertools.count(1)
         self._loads: dict[int, ModelLoad] = {}
         self._lock = threading.RLock()
@@ -130,6 +132,7 @@ class Cluster:
         kv_memory_bytes: int | None = None,
         prefill_chunk_tokens: int = 128,
         record_spans: bool = False,
+        cache_dir: Path | None = None,
         progress: Progress | None = None,
     ) -> Model:
         """Place a model over the devices and load it.
@@ -146,6 +149,7 @@ class Cluster:
             kv_memory_bytes: memory for KV caches on each device; None takes what the device can spare.
             prefill_chunk_tokens: prompts go through the ring in chunks of this size.
             record_spans: keep spans for `Model.write_profile`.
+            cache_dir: where converted models and profiles of devices are kept; ~/.cache/shardnet by default.
 
         Raises:
             ModelNotFound, UnsupportedModel, DamagedCheckpoint, BadRequest, DoesNotFit, DeviceLost.
@@ -163,6 +167,7 @@ class Cluster:
             kv_memory_bytes=kv_memory_bytes,
             prefill_chunk_tokens=prefill_chunk_tokens,
             record_spans=record_spans,
+            cache_dir=(cache_dir or DEFAULT_CACHE).expanduser(),
         )
         with _shown(progress) as told:
             load = ModelLoad(self._transport, next(self._plan_versions), told)
@@ -177,13 +182,13 @@ class Cluster:
         return [answer.result() for answer in asked]
 
     def close(self) -> None:
-        """End everything that this cluster started. Safe to call twice."""
+        """End what this cluster started; devices that were found wait for the next one. Safe to call twice."""
         self._watch.close()
         with self._lock:
             loads, self._loads = list(self._loads.values()), {}
         for load in loads:
             load.close()
-        for device in self.devices:
+        for device in self._started:
             if device not in self._watch.lost:
                 with suppress(ClusterError):
                     self._transport.post(device, "leave", timeout_s=2.0).exception(timeout=2.0)

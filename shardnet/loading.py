@@ -91,6 +91,7 @@ class LoadOptions:
     kv_memory_bytes: int | None
     prefill_chunk_tokens: int
     record_spans: bool
+    cache_dir: Path
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -105,7 +106,7 @@ def load_model(
     load: ModelLoad, model: str | Path, devices: Sequence[str], surveyor: Surveyor, options: LoadOptions
 ) -> Model:
     """Open, place and load `model` over `devices`; see `Cluster.load`."""
-    files = open_model(str(model), options.dtype, progress=load.progress)
+    files = open_model(str(model), options.dtype, cache_dir=options.cache_dir, progress=load.progress)
     context_tokens = check_context(files.profile, options.context_tokens)
     plan, budgets = plan_load(load, files, devices, surveyor, options, context_tokens)
     ring = tuple(RingStop(stage.device, stage.first_unit, stage.last_unit) for stage in plan.stages)
@@ -159,7 +160,7 @@ def plan_load(
             f"{len(devices)} devices are more than the {files.profile.num_units} units of {files.profile.name} "
             f"(embedding, blocks, head). Use at most {files.profile.num_units} devices."
         )
-    survey = surveyor.survey(devices, files, load.progress)
+    survey = surveyor.survey(devices, files, options.cache_dir / "profiles", load.progress)
     problem = problem_of(
         files.profile,
         survey.devices,

@@ -1,7 +1,9 @@
 """Device processes on this machine: started together, and none of them outlives the `with` block or its parent.
 
-Every process holds the reading end of a pipe as its standard input and ends itself when that closes; so they end even
-when the parent is killed and no line of its Python runs any more. Knows nothing of clusters: see `shardnet.cluster`.
+They are forked by a nursery (`launch/nursery.py`), a process that has imported what they need: three devices then
+start in the time of one. Every process holds the reading end of a pipe as its standard input and ends itself when that
+closes; so they end even when the parent is killed and no line of its Python runs any more. Knows nothing of clusters:
+see `shardnet.cluster`.
 """
 
 from __future__ import annotations
@@ -11,12 +13,12 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
+import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-WORKER_COMMAND = (sys.executable, "-m", "shardnet.launch.worker")
+NURSERY_COMMAND = (sys.executable, "-m", "shardnet.launch.nursery")
 
 GOODBYE_S = 1.5
 """How long a process may take to end by itself once its standard input is closed."""
@@ -40,13 +42,15 @@ class LocalWorkers:
         self.threads = threads
         self._temporary = tempfile.TemporaryDirectory(prefix="shardnet-logs-") if log_dir is None else None
         self.log_dir = Path(self._temporary.name) if self._temporary else Path(str(log_dir))
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._pids: dict[str, int] = {}
+        self._codes: dict[str, int] = {}
+        self._nursery: subprocess.Popen[str] | None = None
+        self._listener = threading.Thread(target=self._listen, name="shardnet-nursery", daemon=True)
 
     def __enter__(self) -> LocalWorkers:
         try:
             self.log_dir.mkdir(parents=True, exist_ok=True)
-            for name in self.names:
-                self._processes[name] = self._start(name)
+            self._start()
         except BaseException:
             self.close()
             raise
@@ -57,13 +61,12 @@ class LocalWorkers:
 
     @property
     def pids(self) -> dict[str, int]:
-        """The process id of each device."""
-        return {name: process.pid for name, process in self._processes.items()}
+        """The process id of each device that has been started."""
+        return dict(self._pids)
 
     def poll(self) -> list[tuple[str, int]]:
         """The devices whose process has ended, each with its return code (minus the signal's number if killed)."""
-        codes = ((name, process.poll()) for name, process in self._processes.items())
-        return [(name, code) for name, code in codes if code is not None]
+        return [(name, self._codes[name]) for name in self.names if name in self._codes]
 
     def log_tail(self, name: str, num_lines: int = 20) -> str:
         """The last lines that a device's process printed."""
@@ -75,7 +78,7 @@ class LocalWorkers:
 
     def how_it_ended(self, name: str) -> str:
         """In words, how a device's process ended: "was killed by SIGKILL", "ended with exit code 1 (its last line)"."""
-        code = self._processes[name].poll()
+        code = self._codes.get(name)
         if code is None:
             return "is still running"
         if code < 0:
@@ -85,31 +88,57 @@ class LocalWorkers:
 
     def close(self) -> None:
         """End every process within about 3 s: close its input, then SIGTERM, then SIGKILL. Safe to call twice."""
-        processes = list(self._processes.values())
-        for process in processes:
-            with suppress(OSError):
-                assert process.stdin is not None
-                process.stdin.close()
-        _wait_for_all(processes, GOODBYE_S)
-        _signal_all(processes, signal.SIGTERM)
-        _wait_for_all(processes, TERMINATE_S)
-        _signal_all(processes, signal.SIGKILL)
-        for process in processes:
-            process.wait()
+        nursery = self._nursery
+        if nursery is not None:
+            assert nursery.stdin is not None
+            nursery.stdin.close()
+            if not self._ends_within(GOODBYE_S):
+                self._signal_all(signal.SIGTERM)
+            if not self._ends_within(TERMINATE_S):
+                self._signal_all(signal.SIGKILL)
+            nursery.wait()
+            self._listener.join()
+            assert nursery.stdout is not None
+            nursery.stdout.close()
+            self._nursery = None
         if self._temporary:
             self._temporary.cleanup()
 
-    def _start(self, name: str) -> subprocess.Popen[bytes]:
-        arguments = ["--endpoint", self.endpoint, "--name", name, "--threads", str(self.threads)]
-        with open(self.log_dir / f"{name}.log", "wb") as log:
-            return subprocess.Popen(
-                [*WORKER_COMMAND, *arguments],
+    def _start(self) -> None:
+        with open(self.log_dir / "nursery.log", "wb") as log:
+            self._nursery = subprocess.Popen(
+                [*NURSERY_COMMAND, self.endpoint, str(self.threads), str(self.log_dir), *self.names],
                 stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=subprocess.STDOUT,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
                 env=worker_environment(os.environ, self.threads),
                 start_new_session=True,  # Ctrl-C in the terminal reaches the parent only, which ends these in order
             )
+        self._listener.start()
+
+    def _listen(self) -> None:
+        """Hear from the nursery of every start and end. If it ends itself, so have its devices, for all we know."""
+        nursery = self._nursery
+        assert nursery is not None and nursery.stdout is not None
+        for line in nursery.stdout:
+            name, event, number = line.split()
+            (self._pids if event == "started" else self._codes)[name] = int(number)
+        code = nursery.wait()
+        for name in self.names:
+            self._codes.setdefault(name, code)
+
+    def _ends_within(self, timeout_s: float) -> bool:
+        assert self._nursery is not None
+        with suppress(subprocess.TimeoutExpired):
+            self._nursery.wait(timeout_s)
+        return self._nursery.poll() is not None
+
+    def _signal_all(self, number: signal.Signals) -> None:
+        """Signal the nursery and all its devices: they are one process group."""
+        assert self._nursery is not None
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._nursery.pid, number)
 
 
 def worker_environment(environment: Mapping[str, str], threads: int) -> dict[str, str]:
@@ -118,23 +147,9 @@ def worker_environment(environment: Mapping[str, str], threads: int) -> dict[str
         **environment,
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
+        "OPENBLAS_NUM_THREADS": "1",  # numpy's; its threads would start on import, and there shall be one when we fork
         "TOKENIZERS_PARALLELISM": "false",
         "TORCH_CPP_LOG_LEVEL": environment.get("TORCH_CPP_LOG_LEVEL", "ERROR"),
         "PYTHONUNBUFFERED": "1",
         "PYTHONSAFEPATH": "1",
     }
-
-
-def _wait_for_all(processes: Sequence[subprocess.Popen[bytes]], timeout_s: float) -> None:
-    deadline = time.monotonic() + timeout_s
-    for process in processes:
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(max(0.0, deadline - time.monotonic()))
-
-
-def _signal_all(processes: Sequence[subprocess.Popen[bytes]], number: signal.Signals) -> None:
-    """Signal those that still run, and what they started: each is the leader of a process group of its own."""
-    for process in processes:
-        if process.poll() is None:
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, number)

@@ -26,7 +26,6 @@ PROFILE_S = 20.0
 LINK_S = 0.6
 MEMORY_SHARE = 0.8
 """Of the memory that a device has free, the part that shardnet plans with."""
-DEFAULT_STORE = Path("~/.cache/shardnet/profiles")
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,6 @@ class Surveyor:
     """Asks the devices of one cluster; remembers their links as long as it lives."""
 
     transport: Transport
-    store: Path = DEFAULT_STORE
     _links: dict[tuple[str, str], tuple[LinkProfile, LinkProfile]] = field(default_factory=dict)
 
     def memory(self, devices: Sequence[str]) -> list[DeviceProfile]:
@@ -58,8 +56,11 @@ class Surveyor:
             for device, answer in zip(devices, described, strict=True)
         ]
 
-    def survey(self, devices: Sequence[str], files: ModelFiles, progress: Progress) -> Survey:
+    def survey(self, devices: Sequence[str], files: ModelFiles, store: Path, progress: Progress) -> Survey:
         """Profiles with times, and the links between all devices.
+
+        Args:
+            store: the folder on each device where it keeps its profiles.
 
         Raises:
             DeviceLost, CallTimeout: a device was lost meanwhile.
@@ -71,7 +72,7 @@ class Surveyor:
         for device, answer, bare in zip(devices, described, self.memory(devices), strict=True):
             kind = answer["host"], answer["num_threads"]
             if kind not in profiles:
-                profiles[kind] = self._profile(device, files)
+                profiles[kind] = self._profile(device, files, store)
             found.append(replace(profiles[kind], name=device, memory_bytes=bare.memory_bytes))
         hosts = {device: answer["host"] for device, answer in zip(devices, described, strict=True)}
         return Survey(tuple(found), self._measure_links(devices, hosts, files, progress))
@@ -80,7 +81,7 @@ class Surveyor:
         asked = [self.transport.call(device, "describe", timeout_s=ASK_S) for device in devices]
         return [answer.result() for answer in asked]
 
-    def _profile(self, device: str, files: ModelFiles) -> DeviceProfile:
+    def _profile(self, device: str, files: ModelFiles, store: Path) -> DeviceProfile:
         """Asks a device to measure itself with the model's units. Models with one configuration share a profile."""
         settings = json.dumps(files.config.to_dict(), sort_keys=True, default=str)
         model = f"{files.profile.family}-{hashlib.sha256(settings.encode()).hexdigest()[:12]}"
@@ -90,7 +91,7 @@ class Surveyor:
             str(files.folder),
             model,
             files.dtype,
-            str(self.store.expanduser()),
+            str(store),
             PROFILE_S,
             self.transport.name,
             timeout_s=ASK_S + 5 * PROFILE_S,

@@ -6,11 +6,11 @@ and their stages live in this object's tables; what the coordinator holds are re
 
 from __future__ import annotations
 
-import importlib
 import os
 import platform
 import threading
 import uuid
+import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -41,15 +41,14 @@ class Worker:
 
     def __init__(self, num_threads: int) -> None:
         self.num_threads = num_threads
-        self.weights: dict[Any, torch.Tensor] = {}
-        """Tensors that several stages of this device share (tied embeddings, say), each loaded once."""
+        self.weights: weakref.WeakValueDictionary[Any, torch.Tensor] = weakref.WeakValueDictionary()
+        """Tensors that stages of this device share (tied embeddings, say), each loaded once, as long as one uses it."""
         self.left = threading.Event()
         """Set when the coordinator has told this device to leave."""
         self._stages: dict[StageKey, StageHost] = {}
 
     def warm_up(self) -> None:
-        """Import what loading will need and let torch set up its kernels, so that a device that has joined is ready."""
-        importlib.import_module("transformers.modeling_layers")
+        """Let torch set up its kernels, so that a device that has joined is ready."""
         torch.set_num_threads(self.num_threads)
         with torch.inference_mode():
             for dtype in (torch.float32, torch.bfloat16):

@@ -1,7 +1,7 @@
 """A shard's own weights, and no others, from safetensors and GGUF."""
 
-from .files import ModelFiles, open_model, read_tokenizer
+from .files import DEFAULT_CACHE, ModelFiles, open_model, read_tokenizer
 from .folder import read_config
 from .weights import load_shard
 
-__all__ = ["ModelFiles", "load_shard", "open_model", "read_config", "read_tokenizer"]
+__all__ = ["DEFAULT_CACHE", "ModelFiles", "load_shard", "open_model", "read_config", "read_tokenizer"]

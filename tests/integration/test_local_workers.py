@@ -1,4 +1,4 @@
-"""Real processes, with a small stand-in for the device program: what is tested here is how they start and end."""
+"""Real device processes on real stores: how they start and how they end."""
 
 from __future__ import annotations
 
@@ -8,72 +8,94 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
-from shardnet import local_workers
 from shardnet.local_workers import LocalWorkers
-
-OBEDIENT = "import sys; print('ready', sys.argv[1:], flush=True); sys.stdin.read()"
-STUBBORN = "import signal, time; signal.signal(15, signal.SIG_IGN); print('ready', flush=True); time.sleep(600)"
-FAILING = "import sys; print('no such door'); sys.exit(7)"
+from shardnet.transport import serve_store
 
 
-def use(monkeypatch: pytest.MonkeyPatch, program: str) -> None:
-    monkeypatch.setattr(local_workers, "WORKER_COMMAND", (sys.executable, "-c", program))
+@pytest.fixture
+def endpoint() -> Iterator[str]:
+    store = serve_store("127.0.0.1", 0)
+    yield f"127.0.0.1:{store.port}"
 
 
-def wait_for(condition: Callable[[], object], timeout_s: float = 20.0) -> None:
+def wait_for(condition: Callable[[], object], timeout_s: float = 60.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, "waited too long"
         time.sleep(0.01)
 
 
-def test_all_end_with_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    use(monkeypatch, OBEDIENT)
-    with LocalWorkers("127.0.0.1:1", ["device-0", "device-1"], threads=1) as workers:
-        wait_for(lambda: all("ready" in workers.log_tail(name) for name in workers.names))
-        assert "--threads', '1'" in workers.log_tail("device-1")
+def is_over(pid: int) -> bool:
+    """Gone, or a corpse that its new parent has not collected."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def test_all_end_with_the_block(endpoint: str) -> None:
+    with LocalWorkers(endpoint, ["device-0", "device-1"], threads=1) as workers:
+        wait_for(lambda: len(workers.pids) == 2)
         assert workers.poll() == []
+        assert workers.how_it_ended("device-0") == "is still running"
         pids, log_dir = workers.pids, workers.log_dir
-    assert not any(psutil.pid_exists(pid) for pid in pids.values())
+    assert all(is_over(pid) for pid in pids.values())
     assert not log_dir.exists()
 
 
-def test_a_process_that_ignores_everything_is_killed_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    use(monkeypatch, STUBBORN)
-    with LocalWorkers("127.0.0.1:1", ["device-0"], threads=1) as workers:
-        wait_for(lambda: "ready" in workers.log_tail("device-0"))
+def test_a_frozen_device_is_killed_in_time_and_the_other_goes_by_itself(endpoint: str) -> None:
+    with LocalWorkers(endpoint, ["device-0", "device-1"], threads=1) as workers:
+        wait_for(lambda: len(workers.pids) == 2)
+        os.kill(workers.pids["device-0"], signal.SIGSTOP)
         start = time.monotonic()
-    assert time.monotonic() - start < 3.5
-    assert workers.poll() == [("device-0", -signal.SIGKILL)]
+    assert time.monotonic() - start < 4
+    assert dict(workers.poll())["device-0"] == -signal.SIGKILL
+    assert is_over(workers.pids["device-0"])
 
 
-def test_how_a_process_ended_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    use(monkeypatch, FAILING)
-    with LocalWorkers("127.0.0.1:1", ["device-0"], threads=1, log_dir=tmp_path / "logs") as workers:
+def test_how_a_process_ended_is_told(endpoint: str, tmp_path: Path) -> None:
+    with LocalWorkers(endpoint, ["device-0", "twin", "impossible/name"], 1, log_dir=tmp_path / "logs") as workers:
+        wait_for(lambda: "impossible/name" in dict(workers.poll()))
+        assert dict(workers.poll())["impossible/name"] != 0
+        wait_for(lambda: "twin" in workers.pids)
+        os.kill(workers.pids["twin"], signal.SIGKILL)
+        wait_for(lambda: "twin" in dict(workers.poll()))
+        assert workers.how_it_ended("twin") == "was killed by SIGKILL"
+        assert "device-0" not in dict(workers.poll())
+    with LocalWorkers("127.0.0.1:1x", ["device-0"], 1, log_dir=tmp_path / "logs") as workers:
         wait_for(workers.poll)
-        assert workers.poll() == [("device-0", 7)]
-        assert workers.how_it_ended("device-0") == "ended with exit code 7 (no such door)"
-    assert (tmp_path / "logs" / "device-0.log").read_text() == "no such door\n"
+        assert workers.how_it_ended("device-0").startswith("ended with exit code 2 (An endpoint is")
 
 
-def test_workers_end_when_their_parent_is_killed() -> None:
+def test_devices_end_when_their_parent_is_killed(endpoint: str) -> None:
     program = textwrap.dedent(f"""
-        import sys, time
-        from shardnet import local_workers
-        local_workers.WORKER_COMMAND = (sys.executable, "-c", {OBEDIENT!r})
-        with local_workers.LocalWorkers("127.0.0.1:1", ["a", "b"], threads=1) as workers:
+        import time
+        from shardnet.local_workers import LocalWorkers
+        with LocalWorkers({endpoint!r}, ["a", "b"], threads=1) as workers:
+            while len(workers.pids) < 2:
+                time.sleep(0.01)
             print(*workers.pids.values(), flush=True)
             time.sleep(600)
     """)
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         pids = [int(pid) for pid in parent.stdout.readline().split()]
-        os.kill(parent.pid, signal.SIGKILL)
         assert len(pids) == 2
-        wait_for(lambda: not any(psutil.pid_exists(pid) for pid in pids))
+        os.kill(parent.pid, signal.SIGKILL)
+        wait_for(lambda: all(is_over(pid) for pid in pids))
+
+
+def test_devices_of_a_killed_nursery_count_as_ended_and_end_with_the_block(endpoint: str) -> None:
+    with LocalWorkers(endpoint, ["a", "b"], threads=1) as workers:
+        wait_for(lambda: len(workers.pids) == 2)
+        pids = workers.pids
+        os.kill(psutil.Process(pids["a"]).ppid(), signal.SIGKILL)
+        wait_for(lambda: len(workers.poll()) == 2)
+        assert workers.how_it_ended("a") == "was killed by SIGKILL"
+    wait_for(lambda: all(is_over(pid) for pid in pids.values()))
