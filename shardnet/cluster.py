@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
@@ -46,7 +45,6 @@ class Cluster:
         self._started = self.devices if workers is not None else ()
         self._plan_versions = itertools.count(1)
         self._loads: dict[int, ModelLoad] = {}
-        self._lock = threading.RLock()
         self._surveyor = Surveyor(transport)
         transport.expose("tokens", self._on_tokens)
         transport.expose("stage_failed", self._on_stage_failed)
@@ -170,9 +168,9 @@ class Cluster:
             cache_dir=(cache_dir or DEFAULT_CACHE).expanduser(),
         )
         with _shown(progress) as told:
-            load = ModelLoad(self._transport, next(self._plan_versions), told)
-            with self._lock:
-                self._loads[load.plan_version] = load
+            version = next(self._plan_versions)
+            load = ModelLoad(self._transport, version, told, lambda: self._loads.pop(version, None))
+            self._loads[version] = load
             return load_model(load, model, devices, self._surveyor, options)
 
     def describe(self) -> list[dict[str, Any]]:
@@ -184,9 +182,7 @@ class Cluster:
     def close(self) -> None:
         """End what this cluster started; devices that were found wait for the next one. Safe to call twice."""
         self._watch.close()
-        with self._lock:
-            loads, self._loads = list(self._loads.values()), {}
-        for load in loads:
+        for load in list(self._loads.values()):
             load.close()
         for device in self._started:
             if device not in self._watch.lost:
@@ -226,9 +222,7 @@ class Cluster:
             load.fail(ClusterError(f"stage {stage} on {device} failed: {text}"))
 
     def _on_lost(self, device: str, why: str) -> None:
-        with self._lock:
-            loads = list(self._loads.values())
-        for load in loads:
+        for load in list(self._loads.values()):
             load.lose(device, why)
         self._transport.evict(device)
 

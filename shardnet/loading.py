@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,9 @@ DTYPES = ("float32", "bfloat16", "float16")
 class ModelLoad:
     """One loaded (or loading) model, as the cluster's endpoints and its watch see it."""
 
-    def __init__(self, transport: Transport, plan_version: int, progress: Progress) -> None:
+    def __init__(
+        self, transport: Transport, plan_version: int, progress: Progress, on_closed: Callable[[], object]
+    ) -> None:
         self.transport = transport
         self.plan_version = plan_version
         self.progress = progress
@@ -33,6 +35,7 @@ class ModelLoad:
         self.pipeline: Pipeline | None = None
         self._lost: DeviceLost | None = None
         self._lock = threading.Lock()
+        self._on_closed = on_closed
 
     def on_tokens(self, tokens: Tokens) -> None:
         if self.pipeline is not None:
@@ -67,11 +70,14 @@ class ModelLoad:
         self.fail(self._lost)
 
     def close(self) -> None:
+        """Unload from every living device. Safe to call twice."""
+        with self._lock:
+            stages, self.stages = self.stages, []
         self.fail(BadRequest("the model was closed. Load it again."))
-        for stage in self.stages:
-            lost = self._lost is not None and stage.plan.device == self._lost.device
-            if not lost:
+        for stage in stages:
+            if self._lost is None or stage.plan.device != self._lost.device:
                 stage.close()
+        self._on_closed()
 
     def raise_if_lost(self) -> None:
         if self._lost is not None:
@@ -139,6 +145,7 @@ def load_model(
         tokenizer,
         eos_ids=tuple(files.eos_ids),
         context_tokens=context_tokens,
+        unload=load.close,
     )
 
 

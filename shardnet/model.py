@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from statistics import median
 from typing import Any, cast
 
 from shardnet.errors import BadRequest, KVMemorySpent
@@ -20,6 +22,9 @@ from shardnet.transport.messages import SamplingOptions
 Chat = Sequence[dict[str, str]]
 """Messages as chat templates take them: {"role": "user", "content": "..."}."""
 
+NUM_LAPS_KEPT = 32
+LEAST_TOKENS_OF_A_LAP = 8
+"""Shorter answers say little about the speed of decoding."""
 MAX_SESSIONS_AT_ONCE = 32
 """Of one `generate` call; more prompts wait for their turn."""
 
@@ -48,6 +53,7 @@ class Stream:
     _ids: list[int] = field(default_factory=list)
     _finish_reason: str = "cancelled"
     is_finished: bool = False
+    on_finished: Callable[[Generation], None] = lambda result: None
 
     def __iter__(self) -> Iterator[str]:
         try:
@@ -67,8 +73,10 @@ class Stream:
 
     def close(self) -> None:
         """Stop generating. Safe to call twice, and after the end."""
-        self.is_finished = True
         self._session.cancel()
+        if not self.is_finished:
+            self.is_finished = True
+            self.on_finished(self.result)
 
     @property
     def result(self) -> Generation:
@@ -94,7 +102,7 @@ class Stream:
 class Model:
     """A model over the devices of a cluster. Safe to use from several threads. Made by `Cluster.load`.
 
-    `plan` prints as a table; `profile` holds the sizes of the units.
+    `profile` holds the sizes of the units.
     """
 
     def __init__(
@@ -107,8 +115,8 @@ class Model:
         *,
         eos_ids: tuple[int, ...],
         context_tokens: int,
+        unload: Callable[[], None],
     ) -> None:
-        self.plan = plan
         self.profile = profile
         self.tokenizer = tokenizer
         self.context_tokens = context_tokens
@@ -116,8 +124,14 @@ class Model:
         self._pipeline = pipeline
         self._stages = tuple(stages)
         self._eos_ids = eos_ids
-        self._close_lock = threading.Lock()
-        self._is_closed = False
+        self._plan = plan
+        self._laps_s: deque[float] = deque(maxlen=NUM_LAPS_KEPT)
+        self._unload = unload
+
+    @property
+    def plan(self) -> Plan:
+        """Who holds what, what was predicted, and after a run what was measured. Prints as a table."""
+        return replace(self._plan, measured_lap_s=median(self._laps_s) if self._laps_s else None)
 
     def stream(
         self,
@@ -156,7 +170,7 @@ class Model:
         ids = self.encode(prompt, chat=chat)
         self._check_length(len(ids), max_new_tokens)
         session = self._pipeline.start(ids, max_new_tokens=max_new_tokens, eos_ids=self._eos_ids, sampling=sampling)
-        return Stream(session, TextStream(self.tokenizer, stop))
+        return Stream(session, TextStream(self.tokenizer, stop), on_finished=self._keep_lap)
 
     def generate(self, prompts: Sequence[str | Sequence[int] | Chat], **options: Any) -> list[Generation]:
         """Answer several prompts at once; the options are those of `stream`. In the prompts' order.
@@ -239,19 +253,17 @@ class Model:
 
     def close(self) -> None:
         """Unload from every device. Safe to call twice; happens when the cluster closes, too."""
-        with self._close_lock:
-            if self._is_closed:
-                return
-            self._is_closed = True
-        self._pipeline.fail(BadRequest("the model was closed. Load it again."))
-        for stage in self._stages:
-            stage.close()
+        self._unload()
 
     def __enter__(self) -> Model:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _keep_lap(self, result: Generation) -> None:
+        if len(result.token_ids) >= LEAST_TOKENS_OF_A_LAP and result.tokens_per_s:
+            self._laps_s.append(1 / result.tokens_per_s)
 
     def _check_length(self, num_prompt: int, num_new: int) -> None:
         if num_prompt + num_new > self.context_tokens:

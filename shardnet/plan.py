@@ -111,6 +111,8 @@ class Plan:
     solve_s: float | None = None
     why: str = ""
     """In words: what limits this plan."""
+    measured_lap_s: float | None = None
+    """Median seconds per token of the latest sessions; None before the first run."""
 
     @property
     def num_units(self) -> int:
@@ -131,6 +133,8 @@ class Plan:
         if self.lap_s is not None:
             rate = "" if self.rate_per_s is None else f", {self.rate_per_s:.1f} tokens/s"
             lines.append(f"  predicted: {self.lap_s * 1e3:.1f} ms a token of one session{rate}")
+        if self.measured_lap_s is not None:
+            lines.append(f"  measured:  {self.measured_lap_s * 1e3:.1f} ms a token of the latest sessions")
         lines += [f"  left out: {each.device}: {each.why}" for each in self.left_out]
         if self.why:
             lines.append(f"  {self.why}")
