@@ -86,7 +86,7 @@ class Transport(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Leave the group at once. Never waits for the dead. Safe to call twice. Not in a handler: it ends their threads."""
+        """Leave the group at once. Never waits for the dead. Safe to call twice. Not for handlers."""
 
     def __enter__(self) -> Transport:
         return self

@@ -19,6 +19,7 @@ from torch.distributed import rpc
 
 from shardnet.errors import ClusterError
 from shardnet.transport import wire
+from shardnet.transport.answers import explain
 from shardnet.transport.base import RemoteObject
 from shardnet.transport.entry import attempt, here, reply_with, run_prompt_handler, serve_post
 from shardnet.transport.failure import Failure, evicted, lost, private_method, released
@@ -159,7 +160,11 @@ def make_remote(
     transport.ask(device, endpoint, serve_post, (transport.id, *made), timeout_s).result()
     rref = None
     if transport.group.is_first:
-        rref = rpc.remote(transport.group.worker(peer.id), serve_claim, args=(object_id,), timeout=timeout_s)
+        worker = transport.group.worker(peer.id)
+        try:
+            rref = rpc.remote(worker, serve_claim, args=(object_id,), timeout=timeout_s)
+        except RuntimeError as error:  # raised here only where the connection is known to be broken
+            raise explain(error, device, endpoint, timeout_s) from error
     return RpcRemoteObject(transport, device, peer.id, object_id, rref)
 
 

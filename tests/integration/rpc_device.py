@@ -12,11 +12,13 @@ import os
 import signal
 import sys
 import tempfile
+import time
 from concurrent.futures import Future
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from shardnet.errors import DeviceLost, DoesNotFit, ShardnetError
@@ -167,7 +169,11 @@ class Device:
         self.process.join()
 
     def stop(self) -> None:
+        """Freeze it, and wait until it is: on a busy machine its threads may still answer for a while."""
         os.kill(self.pid, signal.SIGSTOP)
+        deadline = time.monotonic() + 20
+        while psutil.Process(self.pid).status() != psutil.STATUS_STOPPED:
+            assert time.monotonic() < deadline, f"{self.name} cannot be stopped"
 
     def proceed(self) -> None:
         os.kill(self.pid, signal.SIGCONT)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import pytest
@@ -303,7 +303,8 @@ def test_a_foreign_function_is_refused_and_the_device_lives_on(cluster: Cluster)
     ):
         with pytest.raises(Exception, match="not among what may travel"):
             rpc.rpc_sync(worker, function, args=args, timeout=5)
-        rpc.remote(worker, function, args=args, timeout=5)
+        with suppress(RuntimeError):  # raised where the refusal is there before torch has hung up its callback
+            rpc.remote(worker, function, args=args, timeout=5)
     assert cluster.echo("device-1") == 1
 
 
