@@ -148,3 +148,48 @@ def best_of(
     tied = [cost for cost in costs if value(cost) <= near * (1 + 1e-9)]
     lap_s = min(cost.lap_s for cost in tied)
     return least, lap_s, min(len(cost.device_busy_s) for cost in tied if cost.lap_s <= lap_s * (1 + 1e-9))
+
+
+def mixed_cluster(num_devices: int, num_blocks: int, seed: int, alike: bool) -> Problem:
+    """Phones, laptops, boards and a few accelerators, fully meshed.
+
+    Args:
+        alike: devices of one kind are identical; else no two devices and no two links are.
+    """
+    rng = random.Random(seed)
+    kinds = (
+        ("phone", 6e9, 0.05, 4),
+        ("fast-phone", 1.2e10, 0.03, 6),
+        ("laptop", 1.6e10, 0.02, 30),
+        ("board", 8e9, 0.06, 5),
+        ("agx", 3e10, 0.012, 40),
+        ("gpu", 2.4e10, 0.002, 300),
+    )
+    units = [Unit("embedding", 5e8, 0, 16384), *(Unit(f"block {i}", 8e8, 4096, 16384) for i in range(num_blocks))]
+    devices = []
+    for i in range(num_devices):
+        kind, memory, seconds, watts = rng.choices(kinds, (30, 20, 20, 20, 8, 2))[0]
+        spread = 0.0 if alike else 1.0
+        seconds *= 1 + spread * rng.uniform(-0.2, 0.25)
+        blocks = [seconds * (1 + spread * rng.uniform(-0.03, 0.03)) for _ in range(num_blocks)]
+        room = memory * (0.8 + spread * rng.uniform(-0.3, 0.2))
+        devices.append(Device(f"{kind}-{i}", room, (seconds * 0.1, *blocks, seconds * 0.8), active_w=watts))
+    links = []
+    for a, b in product(devices, repeat=2):
+        if a is b:
+            continue
+        wide = (0.02, 2e6) if "gpu" in a.name or "gpu" in b.name else (0.003, 2e7)
+        if not alike:
+            wide = rng.choice([0.001, 0.003, 0.01, 0.03]), rng.choice([1e6, 5e6, 2e7, 1e8]) * rng.uniform(0.5, 1)
+        links.append(Link(a.name, b.name, *wide))
+    head = Unit("head", 5e8, 0, 16384)
+    return Problem((*units, head), tuple(devices), tuple(links), devices[0].name, context_tokens=2048)
+
+
+def local_devices() -> Problem:
+    """SmolLM2-135M on three processes of one machine."""
+    units = [Unit("embedding", 5.7e7, 0, 1152), *(Unit(f"block {i}", 7e6, 768, 1152) for i in range(30))]
+    seconds = (0.0002, *(0.0009 for _ in range(30)), 0.004)
+    devices = tuple(Device(f"local-{i}", 1.5e8, seconds, active_w=10) for i in range(3))
+    links = tuple(Link(a.name, b.name, 3e-4, 1e9) for a, b in product(devices, repeat=2) if a is not b)
+    return Problem((*units, Unit("head", 5.7e7, 0, 8)), devices, links, "local-0", context_tokens=2048)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from shardnet.errors import BadConfiguration
@@ -118,3 +120,19 @@ def test_no_way_is_an_error() -> None:
     problem = three([Link("a", "b", 1, 1), Link("a", "c", 1, 1)])
     with pytest.raises(BadConfiguration, match="no way from 'b' to 'c'"):
         evaluate(problem, [StagePlan("a", 0, 0), StagePlan("b", 1, 1), StagePlan("c", 2, 3)])
+
+
+def test_large_clusters_take_the_same_routes() -> None:
+    """Above some size routes are searched in arrays: the same links come out."""
+    rng = random.Random(2)
+    names = [f"d{i}" for i in range(80)]
+    links = [Link(a, b, rng.uniform(0.001, 0.1), rng.uniform(1e5, 1e8)) for a in names for b in names if a != b]
+    links = [link for link in links if rng.random() < 0.3]
+    large, small = Routes(links), Routes(links)
+    for _ in range(200):
+        source, target = rng.sample(names, 2)
+        size = rng.choice([8, 1e4, 1e6])
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("shardnet.planner.links.MOST_SPARSE", 1000)
+            expected = small.links(source, target, size)
+        assert large.links(source, target, size) == expected

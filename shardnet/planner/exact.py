@@ -16,7 +16,6 @@ from shardnet.errors import BadConfiguration
 from shardnet.plan import StagePlan
 from shardnet.planner.costs import ROUNDING, Cost, broken_limit, evaluate
 from shardnet.planner.minimize import Best, Judge, Runs, minimize
-from shardnet.planner.problem import Problem
 from shardnet.planner.relaxed import Prices, Target
 from shardnet.planner.tables import Tables, as_stages
 
@@ -53,14 +52,14 @@ class Exact:
 
     def __init__(
         self,
-        problem: Problem,
+        tables: Tables,
         deadline: float,
         lap_limit_s: float = np.inf,
         seeds: Sequence[Sequence[StagePlan]] = (),
     ) -> None:
-        self.problem, self.deadline, self.lap_limit_s = problem, deadline, lap_limit_s
-        self.tables = Tables(problem)
-        index = problem.index
+        self.tables, self.deadline, self.lap_limit_s = tables, deadline, lap_limit_s
+        self.problem = tables.problem
+        index = self.problem.index
         self._seeds: list[Runs] = [tuple((index[s.device], s.last_unit) for s in stages) for stages in seeds]
         self._costs: dict[Runs, Cost | None] = {}
 

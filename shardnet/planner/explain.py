@@ -43,10 +43,35 @@ def left_out(problem: Problem, stages: Sequence[StagePlan], told: Callable[[Cost
     """
     used = {stage.device for stage in stages}
     spare = [device.name for device in problem.devices if device.name not in used]
+    near = _reachable(problem, used, forward=True), _reachable(problem, used, forward=False)
     relays = {link.target for hop in evaluate(problem, stages).hops for link in hop.links[:-1]}
     return tuple(
-        LeftOut(name, _reason(problem, stages, name, told, len(spare) <= MOST_TRIED, name in relays)) for name in spare
+        LeftOut(
+            name, _far(name, *near) or _reason(problem, stages, name, told, len(spare) <= MOST_TRIED, name in relays)
+        )
+        for name in spare
     )
+
+
+def _reachable(problem: Problem, used: set[str], forward: bool) -> set[str]:
+    """The devices to which there is a way from those in use, or from which there is one to them."""
+    ways: dict[str, list[str]] = {}
+    for link in problem.links:
+        here, there = (link.source, link.target) if forward else (link.target, link.source)
+        ways.setdefault(here, []).append(there)
+    reached, waiting = set(used), list(used)
+    while waiting:
+        for name in ways.get(waiting.pop(), ()):
+            if name not in reached:
+                reached.add(name)
+                waiting.append(name)
+    return reached
+
+
+def _far(name: str, onward: set[str], back: set[str]) -> str:
+    if name not in onward:
+        return "there is no way to it from the devices in use"
+    return "" if name in back else "there is no way back from it to the devices in use"
 
 
 def _reason(
@@ -56,11 +81,6 @@ def _reason(
     smallest = min(problem.unit_memory_bytes)
     if device.memory_bytes * (1 + ROUNDING) < smallest:
         return f"its {gigabytes(device.memory_bytes)} hold no unit: the smallest needs {gigabytes(smallest)}"
-    others = [stage.device for stage in stages]
-    if all(problem.routes.seconds(other, name, 0) is None for other in others):
-        return "there is no way to it from the devices in use"
-    if all(problem.routes.seconds(name, other, 0) is None for other in others):
-        return "there is no way back from it to the devices in use"
     relay = "it only relays; " if relays else ""
     if not tried:
         return relay + "no better plan with it was found"

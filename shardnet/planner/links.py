@@ -6,9 +6,12 @@ A relay forwards the payload and costs neither memory nor compute. A direct link
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+MOST_SPARSE = 64
+"""Devices up to which routes are searched link by link; beyond, device by device in arrays."""
 TIE = 1e-12
 """Relative difference below which two times count as equal: sums of the same numbers in another order."""
 
@@ -35,6 +38,7 @@ class Routes:
         self._leaving: dict[str, list[Link]] = {}
         for link in self._direct.values():
             self._leaving.setdefault(link.source, []).append(link)
+        self._ways: _Ways | None = None
         self._found: dict[tuple[str, str, float], tuple[Link, ...] | None] = {}
 
     def links(self, source: str, target: str, num_bytes: float) -> tuple[Link, ...] | None:
@@ -53,6 +57,9 @@ class Routes:
 
     def _search(self, source: str, target: str, num_bytes: float) -> tuple[Link, ...] | None:
         """Dijkstra's algorithm, which never looks beyond what the direct link takes."""
+        if len(self._leaving) > MOST_SPARSE:
+            self._ways = self._ways or _Ways(self._direct)
+            return self._ways.search(source, target, num_bytes)
         direct = self._direct.get((source, target))
         limit = direct.seconds(num_bytes) * (1 - TIE) if direct else float("inf")
         best = {source: (0.0, 0)}
@@ -79,3 +86,51 @@ def _walk_back(came_by: dict[str, Link], source: str, target: str) -> tuple[Link
         links.append(came_by[target])
         target = links[-1].source
     return tuple(reversed(links))
+
+
+class _Ways:
+    """The links of a large cluster as matrices, for Dijkstra's algorithm a device at a time."""
+
+    def __init__(self, direct: Mapping[tuple[str, str], Link]) -> None:
+        import numpy as np  # here, so that small problems are read without it
+
+        self._np, self._direct = np, direct
+        names = dict.fromkeys(name for ends in direct for name in ends)
+        self._names = list(names)
+        self._index = {name: i for i, name in enumerate(self._names)}
+        shape = (len(names), len(names))
+        self._latency_s, self._s_per_byte = np.full(shape, np.inf), np.zeros(shape)
+        for (source, target), link in direct.items():
+            ends = self._index[source], self._index[target]
+            self._latency_s[ends], self._s_per_byte[ends] = link.latency_s, 1 / link.bytes_per_s
+
+    def search(self, source: str, target: str, num_bytes: float) -> tuple[Link, ...] | None:
+        """The same answer as searching link by link."""
+        np, direct = self._np, self._direct.get((source, target))
+        if source not in self._index or target not in self._index:
+            return None
+        limit = direct.seconds(num_bytes) * (1 - TIE) if direct else np.inf
+        start, end, count = self._index[source], self._index[target], len(self._names)
+        best, links, came = np.full(count, np.inf), np.zeros(count), np.full(count, -1)
+        waiting = np.full(count, np.inf)
+        best[start] = waiting[start] = 0.0
+        while True:
+            here = int(waiting.argmin())
+            if not waiting[here] < limit:
+                return (direct,) if direct else None
+            if here == end:
+                return self._walk_back(came, start, end)
+            arrive = best[here] + self._latency_s[here] + num_bytes * self._s_per_byte[here]
+            better = (arrive < best) | ((arrive == best) & (links > links[here] + 1))
+            better &= arrive < limit
+            best[better], links[better], came[better] = arrive[better], links[here] + 1, here
+            waiting[here] = np.inf
+            waiting[better] = arrive[better]
+
+    def _walk_back(self, came: Any, start: int, end: int) -> tuple[Link, ...]:
+        links: list[Link] = []
+        while end != start:
+            before = int(came[end])
+            links.append(self._direct[self._names[before], self._names[end]])
+            end = before
+        return tuple(reversed(links))

@@ -73,8 +73,10 @@ def minimize(
     roots = _roots(tables)
     bounds = [[relaxation.bound(plain, root) for root in roots]]
     lowest = min(bound.value for bound in bounds[0])
-    if not lowest < upper or not relaxation.counts_fit():
+    if not relaxation.counts_fit():
         return Best(None, upper, np.inf)
+    if not lowest < upper:
+        return Best(None, upper, lowest)
     search = Search(tables, target, columns_of(tables, target), roots, bounds, judge, device_cost, enough)
     best = Best(None, upper, lowest)
     for step, width in enumerate(widths or (0,)):

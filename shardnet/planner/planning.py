@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from shardnet.errors import BadConfiguration, BadRequest, DoesNotFit, ShardnetError
@@ -24,21 +25,27 @@ from shardnet.planner.throughput import NEAR_TIE, greatest_rate
 
 METHODS = ("auto", "exact", "edgeshard", "lingualinked", "memory", "even", "solo")
 OBJECTIVES = ("latency", "throughput", "energy")
-TIME_LIMIT_S = 5.0
-"""For the search of `exact` and `auto` where the caller sets none."""
+TIME_LIMITS_S = ((32, 5.0), (200, 8.0), (math.inf, 20.0))
+"""For the search of `exact` and `auto` where the caller sets none: up to so many devices, so long."""
 
 Stages = tuple[StagePlan, ...]
 
 
 @dataclass(frozen=True)
 class Aim:
-    """What is sought."""
+    """What is sought, for which problem."""
 
+    problem: Problem
     objective: str
     in_flight: int
     lap_limit_s: float
     deadline: float
     """time.perf_counter() at which a search returns what it has."""
+
+    @cached_property
+    def tables(self) -> Tables:
+        """The problem in arrays, made when the first method asks."""
+        return Tables(self.problem)
 
     def value(self, cost: Cost) -> float:
         """Seconds of lap, seconds per token, or joules: less is better."""
@@ -70,7 +77,7 @@ def plan(
             the shortest lap), or "energy" (least joules per token).
         method: one of METHODS.
         lap_limit_s: plans with a longer lap are refused.
-        time_limit_s: for searches; what is best by then is returned with a proven gap. 5 s where None.
+        time_limit_s: for searches; what is best by then is returned with a proven gap. TIME_LIMITS_S where None.
 
     Raises:
         BadRequest: the objective, the method or a number is not one that there is.
@@ -80,8 +87,9 @@ def plan(
     """
     _check_request(objective, method, in_flight, lap_limit_s, time_limit_s)
     began = time.perf_counter()
-    limit_s = TIME_LIMIT_S if time_limit_s is None else time_limit_s
-    aim = Aim(objective, in_flight, math.inf if lap_limit_s is None else lap_limit_s, began + limit_s)
+    usual_s = next(seconds for most, seconds in TIME_LIMITS_S if problem.num_devices <= most)
+    limit_s = usual_s if time_limit_s is None else time_limit_s
+    aim = Aim(problem, objective, in_flight, math.inf if lap_limit_s is None else lap_limit_s, began + limit_s)
     if objective == "energy":
         _check_power(problem)
     stages, solution = _METHODS[method](problem, aim)
@@ -175,12 +183,12 @@ def _memory(problem: Problem, aim: Aim) -> tuple[Stages, None]:
 
 
 def _edgeshard(problem: Problem, aim: Aim) -> tuple[Stages, None]:
-    tables = Tables(problem)
-    return (edgeshard.least_bottleneck if aim.objective == "throughput" else edgeshard.least_latency)(tables), None
+    rule = edgeshard.least_bottleneck if aim.objective == "throughput" else edgeshard.least_latency
+    return rule(aim.tables), None
 
 
 def _lingualinked(problem: Problem, aim: Aim) -> tuple[Stages, None]:
-    return lingualinked.place(Tables(problem), max(aim.deadline - time.perf_counter(), 0.1)), None
+    return lingualinked.place(aim.tables, max(aim.deadline - time.perf_counter(), 0.1)), None
 
 
 def _exact(problem: Problem, aim: Aim) -> tuple[Stages, Solution]:
@@ -226,7 +234,7 @@ def _kept(problem: Problem, aim: Aim, rule: Callable[[Problem, Aim], tuple[Stage
 
 
 def _searched(problem: Problem, aim: Aim, seeds: list[Stages]) -> tuple[Stages, Solution]:
-    exact = Exact(problem, aim.deadline, aim.lap_limit_s, seeds)
+    exact = Exact(aim.tables, aim.deadline, aim.lap_limit_s, seeds)
     if aim.objective == "energy":
         solution = exact.energy()
     elif aim.objective == "throughput":
@@ -242,7 +250,7 @@ def _nothing(problem: Problem, aim: Aim, proven: bool) -> DoesNotFit:
     """Why there is no plan: memory, or a lap limit that memory allows no plan to keep."""
     if math.isfinite(aim.lap_limit_s):
         free = replace(aim, objective="latency", lap_limit_s=math.inf)
-        shortest = Exact(problem, time.perf_counter() + 1.0).latency()
+        shortest = Exact(aim.tables, time.perf_counter() + 1.0).latency()
         if shortest.stages is not None:
             lap_s, limit_s = free.value(evaluate(problem, shortest.stages)), aim.lap_limit_s
             return DoesNotFit(

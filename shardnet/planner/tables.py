@@ -29,7 +29,7 @@ class Tables:
 
     Attributes:
         seconds: [u, d] s; memory: [u] B; capacity: [d] B.
-        direct_s, hop_s: [k, d, e] s over the direct link and over the fastest route, inf where there is none.
+        direct_s: [k, d, e] s over the direct link, inf where there is none.
         payload: [u + 1] kind of payload that leaves each unit; the last is that of the way back.
         class_of: [d]; members: devices of each class, in order.
     """
@@ -47,11 +47,15 @@ class Tables:
         self.payload: Ints = np.array([kind[float(size)] for size in sizes], dtype=np.int64)
         self.latency_s, self.s_per_byte = self._link_matrices()
         self.direct_s: Floats = self.latency_s[None] + self.payload_bytes[:, None, None] * self.s_per_byte[None]
-        self.hop_s = _closed(self.direct_s)
         self.members = self._identical_devices()
         self.class_of: Ints = np.zeros(self.num_devices, dtype=np.int64)
         for c, devices in enumerate(self.members):
             self.class_of[devices] = c
+
+    @cached_property
+    def hop_s(self) -> Floats:
+        """Seconds [k, d, e] over the fastest route, inf where there is none."""
+        return _closed(self.direct_s)
 
     def hop(self, unit: int) -> Floats:
         """Seconds [d, e] of what leaves `unit`; for the last unit, of the way back."""

@@ -1,0 +1,198 @@
+"""How fast the planner is, what it proves, and whether any method ever beats `auto`.
+
+    python tests/bench/bench_planner.py [--problems 1000] [--oracle 300] [--seed 0] [--json FILE]
+
+Three tables: times on clusters from three devices to a thousand; `auto` against every other method on random problems
+of 2-6 devices and 6-24 units at all memory levels and for all objectives; `exact` against brute force on small ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import random
+import statistics
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from planner_problems import (
+    SLACKS,
+    best_of,
+    edgeshard_testbed,
+    every_plan,
+    local_devices,
+    mixed_cluster,
+    random_problem,
+)
+
+from shardnet.errors import DoesNotFit, ShardnetError
+from shardnet.plan import Plan
+from shardnet.planner import METHODS, OBJECTIVES, Problem, plan
+
+
+def clusters() -> dict[str, tuple[Problem, float]]:
+    """What is timed, and the bar in seconds."""
+    return {
+        "3 local devices, 32 units": (local_devices(), 0.2),
+        "testbed of 15, cloud at 1 Mbit/s": (edgeshard_testbed(1), 1.0),
+        "testbed of 15, cloud at 10 Mbit/s": (edgeshard_testbed(10), 1.0),
+        "testbed of 15, a fifth of the memory": (edgeshard_testbed(10, memory_share=0.2), 1.0),
+        "100 mixed of 6 kinds, 80 blocks": (mixed_cluster(100, 80, 0, alike=True), 10.0),
+        "100 mixed, all different, 80 blocks": (mixed_cluster(100, 80, 1, alike=False), 10.0),
+        "1,000 mixed of 6 kinds, 80 blocks": (mixed_cluster(1000, 80, 0, alike=True), 60.0),
+        "1,000 mixed, all different, 80 blocks": (mixed_cluster(1000, 80, 1, alike=False), 60.0),
+    }
+
+
+def measure_speed() -> list[dict[str, Any]]:
+    """Time `auto` once on each cluster."""
+    rows = []
+    code = "import time; t = time.perf_counter(); import shardnet.planner; print(time.perf_counter() - t)"
+    imports = [float(subprocess.check_output([sys.executable, "-c", code])) for _ in range(5)]
+    rows.append({"what": "import shardnet.planner", "seconds": statistics.median(imports), "bar_s": 0.15})
+    for name, (problem, bar_s) in clusters().items():
+        for objective, in_flight in (("latency", 1), ("throughput", 4)):
+            if objective == "throughput" and problem.num_devices > 100:
+                continue
+            began = time.perf_counter()
+            made = plan(problem, objective, in_flight=in_flight)
+            seconds = time.perf_counter() - began
+            told = {"what": f"{name}, {objective}", "seconds": seconds, "bar_s": bar_s}
+            rows.append({**told, "optimal": made.optimal, "gap": made.gap, "lap_s": made.lap_s})
+            print(f"{told['what']:60s} {seconds:7.3f} s of {bar_s:5.2f}  optimal {made.optimal}  gap {made.gap}")
+    return rows
+
+
+def beats(rival: Plan, mine: Plan) -> bool:
+    """Whether the rival is better by the objective: a rate by more than the 1% within which the lap decides."""
+    if mine.objective == "latency":
+        return rival.lap_s < mine.lap_s * (1 - 1e-9)
+    if mine.objective == "energy":
+        return rival.energy_j < mine.energy_j * (1 - 1e-9)
+    return 0.99 * rival.rate_per_s > mine.rate_per_s * (1 + 1e-9)
+
+
+def measure_rivals(num_problems: int, seed: int) -> dict[str, Any]:
+    """Let every method place every problem, and count who beats `auto`."""
+    losses: Counter[str] = Counter()
+    placed: Counter[str] = Counter()
+    ratios: dict[str, list[float]] = {}
+    seconds, unproven, impossible = [], 0, 0
+    for number in range(num_problems):
+        rng = random.Random(seed * 1_000_003 + number)
+        problem = random_problem(rng, rng.randint(2, 6), rng.randint(6, 24), SLACKS[number % len(SLACKS)])
+        for objective in OBJECTIVES:
+            in_flight = rng.choice([1, 2, 4, 8])
+            plans = {name: attempt(problem, objective, name, in_flight) for name in METHODS}
+            mine = plans.pop("auto")
+            impossible += mine is None
+            if mine is not None:
+                seconds.append(mine.solve_s)
+                unproven += not mine.optimal
+            for name, rival in plans.items():
+                if rival is None:
+                    continue
+                placed[name] += 1
+                if mine is None or beats(rival, mine):
+                    losses[name] += 1
+                    print(f"auto loses to {name}: problem {number}, {objective}, {in_flight} in flight")
+                else:
+                    ratios.setdefault(f"{name} {objective}", []).append(ratio(rival, mine))
+        if (number + 1) % 50 == 0:
+            print(
+                f"{number + 1} problems, losses {dict(losses)}, median {statistics.median(seconds):.3f} s", flush=True
+            )
+    return {
+        "problems": num_problems,
+        "cases": num_problems * len(OBJECTIVES),
+        "losses": dict(losses),
+        "placed_by": dict(placed),
+        "impossible": impossible,
+        "auto_unproven": unproven,
+        "auto_seconds": {"median": statistics.median(seconds), "mean": statistics.mean(seconds), "max": max(seconds)},
+        "mean_cost_over_auto": {name: statistics.mean(values) for name, values in sorted(ratios.items())},
+    }
+
+
+def ratio(rival: Plan, mine: Plan) -> float:
+    """The rival's cost over that of `auto`: laps, seconds per token, or joules."""
+    if mine.objective == "throughput":
+        return mine.rate_per_s / rival.rate_per_s
+    pair = (rival.lap_s, mine.lap_s) if mine.objective == "latency" else (rival.energy_j, mine.energy_j)
+    return pair[0] / pair[1]
+
+
+def attempt(problem: Problem, objective: str, method: str, in_flight: int) -> Plan | None:
+    """The plan of a method, or None where it has none."""
+    try:
+        return plan(problem, objective, method, in_flight)
+    except ShardnetError:
+        return None
+
+
+def measure_oracle(num_problems: int, seed: int) -> dict[str, int]:
+    """Compare `exact` with brute force."""
+    wrong, cases, impossible = 0, 0, 0
+    for number in range(num_problems):
+        rng = random.Random(seed * 7_000_003 + number)
+        num_devices = rng.choice([2, 3, 3, 4])
+        problem = random_problem(rng, num_devices, rng.randint(3, {2: 10, 3: 7, 4: 6}[num_devices]))
+        plans = every_plan(problem)
+        for objective in OBJECTIVES:
+            in_flight, cases = rng.choice([1, 2, 3, 8]), cases + 1
+            limit_s = math.inf
+            if objective == "energy" and plans and rng.random() < 0.5:
+                limit_s = min(cost.lap_s for _, cost in plans) * rng.choice([1.0, 1.1, 1.5])
+            expected = best_of(plans, objective, in_flight, limit_s)
+            try:
+                found = plan(problem, objective, "exact", in_flight, None if math.isinf(limit_s) else limit_s)
+            except DoesNotFit:
+                impossible, wrong = impossible + 1, wrong + (expected is not None)
+                continue
+            if expected is None or not equals(found, *expected):
+                wrong += 1
+                print(f"exact differs: problem {number}, {objective}, {in_flight} in flight: {expected}, {found}")
+    return {"cases": cases, "wrong": wrong, "impossible": impossible}
+
+
+def equals(found: Plan, value: float, lap_s: float, num_devices: int) -> bool:
+    """Whether a plan is what brute force calls best, ties included."""
+    if not found.optimal or abs(found.lap_s / lap_s - 1) > 1e-7:
+        return False
+    if found.objective == "energy":
+        return abs(found.energy_j / value - 1) < 1e-8
+    return (
+        found.rate_per_s * value >= 0.99 * (1 - 1e-7)
+        if found.objective == "throughput"
+        else (len(found.devices) == num_devices)
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--problems", type=int, default=1000, help="random problems for all methods")
+    parser.add_argument("--oracle", type=int, default=300, help="random problems for brute force")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    options = parser.parse_args()
+    told: dict[str, Any] = {"speed": measure_speed()}
+    if options.oracle:
+        told["oracle"] = measure_oracle(options.oracle, options.seed)
+    if options.problems:
+        told["rivals"] = measure_rivals(options.problems, options.seed)
+    print(json.dumps(told, indent=2))
+    if options.json:
+        options.json.write_text(json.dumps(told, indent=2))
+
+
+if __name__ == "__main__":
+    main()
