@@ -113,12 +113,27 @@ def generate(
     ] = None,
     threads: Threads = None,
     dtype: Dtype = "bfloat16",
+    placement: Annotated[
+        str,
+        typer.Option(
+            "--placement",
+            help="spread: all devices. auto: the best plan, which leaves out what does not help. Or a method of "
+            "shardnet plan.",
+            rich_help_panel=_DEVICES,
+        ),
+    ] = "spread",
+    objective: Annotated[
+        str, typer.Option("--objective", help="Of auto: latency, throughput or energy.", rich_help_panel=_DEVICES)
+    ] = "latency",
+    in_flight: Annotated[
+        int, typer.Option("--in-flight", help="Of auto: sessions under way at once.", rich_help_panel=_DEVICES)
+    ] = 1,
     split: Annotated[
         str | None,
         typer.Option(
             "--split",
             metavar="N,N,...",
-            help="Units of each device; otherwise measured speed and memory decide.",
+            help="Units of each device, instead.",
             rich_help_panel=_DEVICES,
         ),
     ] = None,
@@ -165,6 +180,9 @@ def generate(
             cluster=cluster or (os.environ.get("SHARDNET_ENDPOINT") if devices is None else None),
             threads=threads,
             dtype=dtype,
+            placement=placement,
+            objective=objective,
+            in_flight=in_flight,
             split=read_split(split),
             context_tokens=context,
             max_new_tokens=max_new_tokens,

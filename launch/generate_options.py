@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from shardnet.errors import BadRequest
+from shardnet.placement import PLACEMENTS
+from shardnet.planner import OBJECTIVES
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -25,6 +27,10 @@ class GenerateOptions:
     """Where a running cluster meets, "HOST:PORT"; None: start local devices."""
     threads: int | None = None
     dtype: str = "bfloat16"
+    placement: str = "spread"
+    objective: str = "latency"
+    in_flight: int = 1
+    """Sessions under way at once for which the placement is made."""
     split: tuple[int, ...] | None = None
     context_tokens: int | None = None
     max_new_tokens: int = 64
@@ -42,6 +48,7 @@ class GenerateOptions:
     def __post_init__(self) -> None:
         for option, number in (
             ("--devices", self.devices),
+            ("--in-flight", self.in_flight),
             ("--max-new-tokens", self.max_new_tokens),
             ("--threads", self.threads),
             ("--context", self.context_tokens),
@@ -52,8 +59,13 @@ class GenerateOptions:
             raise BadRequest("--devices starts local devices, --cluster uses running ones; leave one of them out.")
         if self.threads is not None and self.cluster is not None:
             raise BadRequest("--threads is for local devices; those of a cluster have theirs already.")
-        if self.dtype not in DTYPES:
-            raise BadRequest(f"--dtype must be one of {', '.join(DTYPES)}, but is {self.dtype!r}.")
+        for option, word, words in (
+            ("--dtype", self.dtype, DTYPES),
+            ("--placement", self.placement, PLACEMENTS),
+            ("--objective", self.objective, OBJECTIVES),
+        ):
+            if word not in words:
+                raise BadRequest(f"{option} must be one of {', '.join(words)}, but is {word!r}.")
         if not all(self.stop):
             raise BadRequest("--stop must not be empty; leave it out to stop where the model ends its text.")
         if self.split is not None and self.devices is not None and len(self.split) > self.devices:

@@ -69,6 +69,9 @@ def _load(cluster: Cluster, options: GenerateOptions, progress: Progress) -> Mod
     return cluster.load(
         options.model,
         dtype=options.dtype,
+        placement=options.placement,
+        objective=options.objective,
+        in_flight=options.in_flight,
         split=options.split,
         context_tokens=options.context_tokens,
         record_spans=options.profile is not None,

@@ -148,7 +148,7 @@ def _told_about(workers: LocalWorkers, *, tee: bool) -> Iterator[None]:
             for name, code in workers.poll():
                 if code != 0 and name not in dead:
                     dead.add(name)
-                    print(f"shardnet-run: {name} {workers.how_it_ended(name)}", file=sys.stderr, flush=True)
+                    print(f"shardnet-run: {name} {workers.how_it_ended(name)}.", file=sys.stderr, flush=True)
 
     watcher = threading.Thread(target=watch, name="shardnet-run-watch", daemon=True)
     watcher.start()
@@ -161,9 +161,12 @@ def _told_about(workers: LocalWorkers, *, tee: bool) -> Iterator[None]:
 
 def _show_log(log: Path, name: str, start: int) -> int:
     """Print the lines of a log from byte `start` on; returns where the next look starts."""
-    with open(log, "rb") as file:
-        file.seek(start)
-        news = file.read()
+    try:
+        with open(log, "rb") as file:
+            file.seek(start)
+            news = file.read()
+    except FileNotFoundError:  # the device is still being started
+        return start
     whole = news[: news.rfind(b"\n") + 1]
     for line in whole.decode(errors="replace").splitlines():
         print(f"[{name}] {line}", file=sys.stderr, flush=True)

@@ -6,12 +6,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
+from processes import devices_of, is_over, wait_until
 
 LAUNCHER = [sys.executable, "-m", "shardnet.launch.run", "--standalone"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -35,18 +35,6 @@ def launch(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def wait_until(condition: Callable[[], object], timeout_s: float = 60.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.02)
-
-
-def workers_of(pid: int) -> list[int]:
-    children = psutil.Process(pid).children(recursive=True)
-    return [child.pid for child in children if any("launch.worker" in part for part in child.cmdline())]
-
-
 def test_the_script_finds_its_devices_and_its_exit_code_is_passed_on(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(CONNECT)
     done = launch(tmp_path, "--nproc_per_node", "2", "--threads", "1", "--log-dir", "logs", "script.py", "--a", "b")
@@ -57,7 +45,15 @@ def test_the_script_finds_its_devices_and_its_exit_code_is_passed_on(tmp_path: P
     assert said["arguments"] == "--a b"
     assert said["name"] == "__main__"
     assert said["environment"] == f"2 {said['endpoint']}"
-    assert {log.name for log in (tmp_path / "logs").iterdir()} == {"device-0.log", "device-1.log"}
+    assert {log.name for log in (tmp_path / "logs").iterdir()} >= {"device-0.log", "device-1.log"}
+
+
+def test_devices_outlast_a_cluster_that_only_found_them(tmp_path: Path) -> None:
+    """Once, the first cluster's end sent them home, and the second waited for a minute."""
+    again = "import shardnet\nfor _ in range(2):\n    with shardnet.Cluster.connect() as cluster:\n        "
+    (tmp_path / "script.py").write_text(again + "print(*cluster.devices)\n")
+    done = launch(tmp_path, "--nproc-per-node", "2", "script.py")
+    assert (done.returncode, done.stdout) == (0, "device-0 device-1\n" * 2), done.stderr
 
 
 def test_a_module_runs_too(tmp_path: Path) -> None:
@@ -113,11 +109,11 @@ def waiting(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     ("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)]
 )
 def test_a_signal_ends_everything(waiting: subprocess.Popen[str], number: signal.Signals, exit_code: int) -> None:
-    pids = workers_of(waiting.pid)
-    assert len(pids) == 2
+    wait_until(lambda: len(devices_of(waiting.pid)) == 2)
+    children = [child.pid for child in psutil.Process(waiting.pid).children(recursive=True)]
     waiting.send_signal(number)
     assert waiting.wait(10) == exit_code
-    wait_until(lambda: not any(psutil.pid_exists(pid) for pid in pids), timeout_s=5)
+    wait_until(lambda: all(is_over(pid) for pid in children), timeout_s=5)
 
 
 def test_a_dead_device_is_told_at_once(tmp_path: Path) -> None:
@@ -126,7 +122,8 @@ def test_a_dead_device_is_told_at_once(tmp_path: Path) -> None:
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT, text=True, **pipes) as launcher:  # type: ignore[call-overload]
         assert launcher.stdout.readline() == "ready\n"
-        os.kill(workers_of(launcher.pid)[0], signal.SIGKILL)
-        assert launcher.stderr.readline() == "shardnet-run: device-0 was killed by SIGKILL\n"
+        wait_until(lambda: devices_of(launcher.pid))
+        os.kill(devices_of(launcher.pid)["device-0"], signal.SIGKILL)
+        assert launcher.stderr.readline() == "shardnet-run: device-0 was killed by SIGKILL.\n"
         launcher.stdin.close()
         assert launcher.wait(20) == 0

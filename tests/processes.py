@@ -1,0 +1,38 @@
+"""Looks at processes from outside: which devices a command has started, and whether they are gone."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+
+def devices_of(pid: int) -> dict[str, int]:
+    """The devices under a process: name -> process id. Each prints into NAME.log."""
+    devices = {}
+    for child in psutil.Process(pid).children(recursive=True):
+        with suppress(OSError):
+            output = Path(os.readlink(f"/proc/{child.pid}/fd/1"))
+            if output.suffix == ".log" and output.stem != "nursery":
+                devices[output.stem] = child.pid
+    return devices
+
+
+def is_over(pid: int) -> bool:
+    """Gone, or a corpse that its new parent has not collected."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def wait_until(condition: Callable[[], object], timeout_s: float = 60.0) -> None:
+    """Look again and again; fails after `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.02)
