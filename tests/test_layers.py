@@ -11,7 +11,7 @@ STOREYS = """
     wire      transport
     models    models cache
     profile   hardware power model_sizes roofline measurement profile_store random_shard link_probe profiler
-    plan      planner configs estimates rebalance simulator what_if least_moves placement
+    plan      planner configs estimates least_moves rebalance simulator what_if placement
     load      loader
     run       inbox sampling stage worker pipeline
     watch     local_workers watch
