@@ -37,14 +37,16 @@ def run(options: GenerateOptions) -> None:
             _show_question(options)
         model.reset_report()
         done = _answer(model, options, seed)
-        stages = model.report()
+        stages, plan = model.report(), model.plan
         if options.profile is not None:
             model.write_profile(options.profile)
     about = {
         "model": model.profile.name,
         "dtype": options.dtype,
         "seed": seed,
-        "plan_version": model.plan.version,
+        "plan_version": plan.version,
+        "predicted_lap_s": plan.lap_s,
+        "measured_lap_s": plan.measured_lap_s,
         "shardnet_version": shardnet.__version__,
     }
     if options.json:
@@ -55,6 +57,8 @@ def run(options: GenerateOptions) -> None:
         console.print()
         console.print(stage_table(stages, options.dtype))
         console.print(speed_line(done.generations, done.wall_s))
+        if plan.lap_s is not None and plan.measured_lap_s is not None:
+            console.print(f"A token took {plan.measured_lap_s * 1e3:.1f} ms; predicted {plan.lap_s * 1e3:.1f} ms.")
     if options.profile is not None:
         console.print(f"The profile is in {options.profile}: open its trace.json in https://ui.perfetto.dev.")
 
@@ -86,7 +90,7 @@ def _show_plan(model: Model, cluster: Cluster) -> None:
         f"[bold]{model.profile.name}[/bold]: {model.profile.num_units} units, {size(weights)}, "
         f"over {len(cluster.devices)} devices"
     )
-    console.print(str(model.plan), markup=False)
+    console.print(str(model.plan), markup=False, soft_wrap=True)
 
 
 def _show_question(options: GenerateOptions) -> None:
