@@ -170,16 +170,23 @@ def usable_cores(root: Path = ROOT) -> set[int]:
 
 def max_threads(root: Path = ROOT) -> int:
     """The most threads worth trying: one a fast core, and no more than the control group's share of time allows."""
-    threads = len(usable_cores(root))
+    quota = cpu_quota(root)
+    most = len(usable_cores(root))
+    return max(1, most if quota is None else min(most, math.ceil(quota)))
+
+
+def cpu_quota(root: Path = ROOT) -> float | None:
+    """How many cores' time this process's control groups (version 1 or 2) allow; None without a limit."""
+    quotas = []
     for folder, _, _ in _groups(root, "cpu"):
         quota, period = [*(read_text(folder / "cpu.max") or "max").split(), "1"][:2]
-        if quota == "max":
-            v1_quota, v1_period = read_int(folder / "cpu.cfs_quota_us"), read_int(folder / "cpu.cfs_period_us")
-            if not v1_quota or v1_quota < 0 or not v1_period:
-                continue
-            quota, period = str(v1_quota), str(v1_period)
-        threads = min(threads, math.ceil(int(quota) / int(period)))
-    return max(1, threads)
+        if quota != "max":
+            quotas.append(int(quota) / int(period))
+            continue
+        v1_quota, v1_period = read_int(folder / "cpu.cfs_quota_us"), read_int(folder / "cpu.cfs_period_us")
+        if v1_quota and v1_quota > 0 and v1_period:
+            quotas.append(v1_quota / v1_period)
+    return min(quotas, default=None)
 
 
 def last_level_cache_bytes(root: Path = ROOT) -> int:

@@ -67,15 +67,15 @@ class Surveyor:
             UsageError: a device cannot keep its profile.
         """
         described = self._describe(devices)
-        profiles: dict[tuple[str, int], DeviceProfile] = {}
+        profiles: dict[tuple[str, str], DeviceProfile] = {}
         found = []
         for device, answer, bare in zip(devices, described, self.memory(devices), strict=True):
-            kind = answer["host"], answer["num_threads"]
+            kind = answer["host"], answer["kind"]
             if kind not in profiles:
                 profiles[kind] = self._profile(device, files, store)
             found.append(replace(profiles[kind], name=device, memory_bytes=bare.memory_bytes))
-        hosts = {device: answer["host"] for device, answer in zip(devices, described, strict=True)}
-        return Survey(tuple(found), self._measure_links(devices, hosts, files, progress))
+        networks = {device: answer["network"] for device, answer in zip(devices, described, strict=True)}
+        return Survey(tuple(found), self._measure_links(devices, networks, files, progress))
 
     def _describe(self, devices: Sequence[str]) -> list[dict[str, Any]]:
         asked = [self.transport.call(device, "describe", timeout_s=ASK_S) for device in devices]
@@ -99,13 +99,13 @@ class Surveyor:
         return DeviceMeasurement.from_dict(asked.result()).to_profile()
 
     def _measure_links(
-        self, devices: Sequence[str], hosts: dict[str, str], files: ModelFiles, progress: Progress
+        self, devices: Sequence[str], networks: dict[str, str], files: ModelFiles, progress: Progress
     ) -> tuple[LinkProfile, ...]:
-        """Both directions between all pairs; pairs between the same two machines have the same link."""
+        """Both directions between all pairs; pairs between the same two networks have the same link."""
         links: list[LinkProfile] = []
         for source, target in combinations(devices, 2):
-            machines = hosts[source], hosts[target]
-            if machines not in self._links:
+            ends = networks[source], networks[target]
+            if ends not in self._links:
                 [measured] = measure_links(
                     self.transport,
                     (source, target),
@@ -116,8 +116,8 @@ class Surveyor:
                 there, back = measured.to_profiles()
                 # What a hop of decoding takes is known better than latency and bandwidth give it.
                 hop_s = max(measured.decode_s - files.profile.units[0].output_bytes / there.bytes_per_s, 0.0)
-                self._links[machines] = replace(there, latency_s=hop_s), replace(back, latency_s=hop_s)
-            there, back = self._links[machines]
+                self._links[ends] = replace(there, latency_s=hop_s), replace(back, latency_s=hop_s)
+            there, back = self._links[ends]
             links += [
                 replace(there, source=source, target=target),
                 replace(back, source=target, target=source),

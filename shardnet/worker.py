@@ -21,6 +21,7 @@ import torch
 
 from shardnet.cache import KVCache
 from shardnet.errors import ClusterError
+from shardnet.hardware import cpu_quota
 from shardnet.link_probe import expose_probe
 from shardnet.loader import load_shard, read_config
 from shardnet.profile_store import ProfileStore
@@ -73,13 +74,27 @@ class Worker:
             transport.expose(endpoint, handler)
         expose_probe(transport)
 
+    @property
+    def kind(self) -> str:
+        """Devices of one kind on one host are equally fast: threads, and what the control group gives of the cores."""
+        quota = cpu_quota()
+        limited = "" if quota is None else f"-of-{quota:g}-cores"
+        return f"{platform.node()}-{self.num_threads}-threads{limited}"
+
     def describe(self) -> dict[str, Any]:
-        """What this device is and has now. Bytes throughout."""
+        """What this device is and has now. Bytes throughout.
+
+        Devices of one `host` share its memory, those of one `network` the way to others, those of one `kind` are
+        equally fast.
+        """
         memory = psutil.virtual_memory()
+        host = f"{platform.node()}-{_boot_id()}"
         return {
             "device": self.transport.name,
             "pid": os.getpid(),
-            "host": f"{platform.node()}-{_boot_id()}",
+            "host": host,
+            "network": f"{host}-{_network_namespace()}",
+            "kind": self.kind,
             "machine": platform.machine(),
             "num_threads": self.num_threads,
             "memory_total_bytes": memory.total,
@@ -103,7 +118,7 @@ class Worker:
                 model,
                 dtype,
                 ProfileStore(store),
-                device=f"{platform.node()}-{self.num_threads}-threads",
+                device=self.kind,
                 max_seconds=max_seconds,
                 num_threads=self.num_threads,
                 progress=tell,
@@ -299,6 +314,14 @@ def _boot_id() -> str:
             return boot_id.read().strip()
     except OSError:
         return f"{uuid.getnode():x}"
+
+
+def _network_namespace() -> str:
+    """Tells containers of one machine apart: between them lies more than its loopback."""
+    try:
+        return os.readlink("/proc/self/ns/net")
+    except OSError:
+        return ""
 
 
 def _on_thread(name: str, work: Callable[[], Any]) -> Future[Any]:

@@ -1,0 +1,49 @@
+"""An emulated device: a device as always, but slower, and with the memory that it was told to have.
+
+A device that is k times slower than this machine computes a step at full speed and then sleeps k - 1 times the time
+that the processor spent on it. The quotas of control groups were tried first and do not do: with a quota of a quarter
+(period 5 ms, a kernel of 250 Hz) work of 1 ms still took 1 ms instead of 4, and work of 6 ms took 20 instead of 24,
+since a group that was idle may spend its quota at once and is stopped at the next tick of the clock at the earliest.
+No real device is like that. Sleeping also leaves the cores to whatever else runs. What it does not slow down is the
+handling of messages.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from shardnet.models import Shard
+from shardnet.worker import Worker
+
+
+def slow_down(slowdown: float) -> None:
+    """Make every step of every shard of this process take so many times as long."""
+    at_full_speed = Shard.forward
+
+    def forward(shard: Shard, *args: Any) -> Any:
+        start_s = time.thread_time()
+        outputs = at_full_speed(shard, *args)
+        time.sleep((slowdown - 1) * (time.thread_time() - start_s))
+        return outputs
+
+    if slowdown > 1:
+        Shard.forward = forward  # type: ignore[method-assign]
+
+
+class EmulatedWorker(Worker):
+    """Tells of itself what was asked for."""
+
+    def __init__(self, slowdown: float, memory_bytes: int) -> None:
+        super().__init__(num_threads=1)
+        self._slowdown = slowdown
+        self._memory_bytes = memory_bytes
+
+    @property
+    def kind(self) -> str:
+        return f"emulated-{self._slowdown:g}-times-slower-{super().kind}"
+
+    def describe(self) -> dict[str, Any]:
+        described = super().describe()
+        host = f"emulated-{described['device']}"
+        return {**described, "host": host, "network": host, "memory_available_bytes": self._memory_bytes}
