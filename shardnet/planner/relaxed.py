@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 from shardnet.planner.tables import Floats, Ints, Tables
 
 PIECE_SHARE = 0.9
+"""Units at least this share of the median one count as pieces."""
+LEAST_REACH = 0.06
+"""Subgradient steps stop when they have been halved to this share without a gain."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class Target:
 
 @dataclass
 class Prices:
-    """Cost per byte [c], per busy second [c], per piece [c], and per second of the lap, of what is over its limit."""
+    """Cost of what is over its limit: per byte [c], busy second [c], piece [q, c], and second of lap."""
 
     memory: Floats
     busy: Floats
@@ -47,12 +50,12 @@ class Prices:
 
     @classmethod
     def none(cls, num_classes: int) -> Prices:
-        return cls(np.zeros(num_classes), np.zeros(num_classes), np.zeros(num_classes))
+        return cls(np.zeros(num_classes), np.zeros(num_classes), np.zeros((2, num_classes)))
 
 
 @dataclass
 class Usage:
-    """What a walk uses: bytes [c], busy seconds [c], pieces [c], seconds of lap."""
+    """What a walk uses: bytes [c], busy seconds [c], pieces [q, c], seconds of lap."""
 
     memory: Floats
     busy: Floats
@@ -66,8 +69,8 @@ class Relaxation:
     Attributes:
         seconds, cost: [u, c]; hop_s, hop_cost: [k, c, c'], between two different devices.
         last_fit: [u, c] the last unit that fits with unit u in one visit; u - 1 where u alone does not.
-        piece: [u] 1 for units about as large as the median one, 0 for small ones.
-        room, time, places: [c] bytes, busy seconds and pieces that all devices of the class together can hold.
+        piece: [q, u] 1 for units about as large as the median one, 0 for small ones; q = 0 by time, 1 by memory.
+        room, time: [c] bytes and busy seconds, and places: [q, c] pieces, that all devices of a class can hold.
     """
 
     def __init__(self, tables: Tables, target: Target) -> None:
@@ -83,7 +86,8 @@ class Relaxation:
         self.time: Floats = np.full(len(first), target.busy_limit_s) * self.count
         self.last_fit = self._last_fit()
         self._useful = self._in_reach()
-        self.piece, self.places = self._pieces(PIECE_SHARE)
+        pieces = self._pieces(self.seconds.mean(axis=1), PIECE_SHARE), self._pieces(tables.memory, PIECE_SHARE)
+        self.piece, self.places = np.stack([piece for piece, _ in pieces]), np.stack([places for _, places in pieces])
 
     def _in_reach(self) -> Floats:
         """1 for classes on some ring over allowed hops from a device that may hold unit 0, else 0."""
@@ -101,24 +105,32 @@ class Relaxation:
             back |= hops[:, back].any(axis=1)
         return (there & back).astype(float)
 
-    def _pieces(self, share: float) -> tuple[Floats, Floats]:
-        """Which units are at least `share` of the median one, and how many of them each class can hold."""
+    def _pieces(self, size: Floats, share: float) -> tuple[Floats, Floats]:
+        """Which units have at least `share` of the median size, and how many of them each class can hold."""
         tables = self.tables
-        size = self.seconds.mean(axis=1)
         large = size >= share * np.median(size)
         times = np.cumsum(np.sort(self.seconds[large], axis=0), axis=0)
         sizes = np.cumsum(np.sort(tables.memory[large]))
-        by_memory = np.searchsorted(sizes, self.capacity * (1 + 1e-9), "right")
-        by_time = (times <= self.target.busy_limit_s * (1 + 1e-9)).sum(axis=0)
+        room, limit_s = self.capacity.copy(), np.full(len(self.first), self.target.busy_limit_s)
+        source = tables.class_of[tables.source]
+        for u in self._pinned():
+            if not large[u]:
+                room[source] -= tables.memory[u]
+                limit_s[source] -= self.seconds[u, source]
+        by_memory = np.searchsorted(sizes, room + 1e-9 * self.capacity, "right")
+        by_time = (times <= limit_s + 1e-9 * self.target.busy_limit_s).sum(axis=0)
         return large.astype(float), np.minimum(by_memory, by_time) * self.count * self._useful
+
+    def _pinned(self) -> set[int]:
+        """The units that stay on the source."""
+        problem = self.tables.problem
+        pins = ((0, problem.pin_embedding), (problem.num_units - 1, problem.pin_head))
+        return {u for u, pin in pins if pin}
 
     def counts_fit(self) -> bool:
         """Whether the devices can hold all large units, whatever large is: a test for too short a beat."""
-        for share in (0.5, 0.8, PIECE_SHARE, 0.97):
-            piece, places = self._pieces(share)
-            if piece.sum() > places.sum():
-                return False
-        return True
+        counts = [self._pieces(self.seconds.mean(axis=1), share) for share in (0.5, 0.8, PIECE_SHARE, 0.97)]
+        return all(piece.sum() <= places.sum() for piece, places in counts)
 
     def _hops_by_class(self, hops: Floats) -> Floats:
         by_class = hops[:, self.first[:, None], self.first[None]].copy()
@@ -167,29 +179,31 @@ class Relaxation:
                 best, waited = current, 0
             else:
                 waited += 1
-                if waited == 6:
+                if waited == 5:
                     reach, waited = reach / 2, 0
+                    if reach < LEAST_REACH:
+                        break
                     prices, current = best.prices, best
         return best
 
     def _limits(self) -> Floats:
         """The limits in one row: bytes, busy seconds, pieces by class, seconds of lap; inf where there is none."""
         time = self.time if np.isfinite(self.target.busy_limit_s) else np.full(len(self.first), np.inf)
-        limits = np.concatenate([self.room, time, self.places, [self.target.lap_limit_s]])
+        limits = np.concatenate([self.room, time, self.places.ravel(), [self.target.lap_limit_s]])
         return np.maximum(limits, 1e-300)
 
     def _excess(self, usage: Usage, prices: Prices) -> Floats:
         """Use over limit, in shares of the limit, zero where neither a price nor an excess is."""
-        used = np.concatenate([usage.memory, usage.busy, usage.pieces, [usage.lap]])
+        used = np.concatenate([usage.memory, usage.busy, usage.pieces.ravel(), [usage.lap]])
         excess = np.minimum(used / self._limits() - 1, 1e3)
-        priced = np.concatenate([prices.memory, prices.busy, prices.pieces, [prices.lap]]) > 0
+        priced = np.concatenate([prices.memory, prices.busy, prices.pieces.ravel(), [prices.lap]]) > 0
         return np.where((excess > 1e-9) | priced, excess, 0.0)
 
     def _moved(self, prices: Prices, excess: Floats, step: float) -> Prices:
-        now = np.concatenate([prices.memory, prices.busy, prices.pieces, [prices.lap]])
+        now = np.concatenate([prices.memory, prices.busy, prices.pieces.ravel(), [prices.lap]])
         moved = np.maximum(0.0, now + step * excess / self._limits())
-        memory, busy, pieces = np.split(moved[:-1], 3)
-        return Prices(memory, busy, pieces, float(moved[-1]))
+        memory, busy, *pieces = np.split(moved[:-1], 4)
+        return Prices(memory, busy, np.stack(pieces), float(moved[-1]))
 
 
 @dataclass
@@ -218,7 +232,7 @@ class Bound:
         prices = self.prices
         priced = own.cost + tables.memory[:, None] * prices.memory + own.seconds * (prices.busy + prices.lap)
         if prices.pieces.any():
-            priced = priced + own.piece[:, None] * prices.pieces
+            priced = priced + own.piece.T @ prices.pieces
         self.before = np.concatenate([np.zeros((1, num_classes)), np.cumsum(priced, axis=0)])
         self.hop_cost = own.hop_cost + prices.lap * own.hop_s if prices.lap else own.hop_cost
         self.start = np.zeros((num_units + 1, num_classes))
@@ -261,7 +275,7 @@ class Bound:
         """What the cheapest walk uses, found by following the choices forward."""
         own, tables = self.relaxation, self.relaxation.tables
         num_units, num_classes = own.cost.shape
-        usage = Usage(np.zeros(num_classes), np.zeros(num_classes), np.zeros(num_classes))
+        usage = Usage(np.zeros(num_classes), np.zeros(num_classes), np.zeros((2, num_classes)))
         starts = self.start[0]
         c = int(starts.argmin()) if self.root is None else int(tables.class_of[self.root])
         u = 0
@@ -271,7 +285,7 @@ class Bound:
             seconds = float(own.seconds[u : end + 1, c].sum())
             usage.memory[c] += tables.memory[u : end + 1].sum()
             usage.busy[c] += seconds
-            usage.pieces[c] += own.piece[u : end + 1].sum()
+            usage.pieces[:, c] += own.piece[:, u : end + 1].sum(axis=1)
             usage.lap += seconds
             u = end + 1
             if u < num_units:

@@ -43,9 +43,7 @@ def greatest_rate(exact: Exact, in_flight: int) -> Solution:
         beats.learn(best.runs)
         value = beats.beat(best.runs)
         goal = value * (1 - NEAR_TIE)
-        if beats.low < goal * (1 - 2 * SAME):
-            beats.raise_low(goal * (1 - SAME), _share_of_time(exact, 0.4))
-        if beats.low < goal * (1 - 2 * SAME) and beats.find(goal * (1 - SAME), exact.deadline, WIDTHS, 150):
+        if beats.disprove(goal):
             continue  # a beat more than 1% shorter: the shortest lap is to be sought again
         proven = best.proven and beats.low >= goal * (1 - 2 * SAME)
         return exact.solution(best, value, min(beats.low, value), proven)
@@ -91,6 +89,19 @@ class _Beats:
         if found.bound >= found.cost:
             self.low = max(self.low, beat_s)
         return False
+
+    def disprove(self, goal: float) -> bool:
+        """Whether a beat under the goal was found; where not, `low` is at the goal or as high as time allows."""
+        short, rest = WIDTHS[:3], WIDTHS[3:]
+        if self.low >= goal * (1 - 2 * SAME):
+            return False
+        if self.find(goal * (1 - SAME), _share_of_time(self._exact, 0.3), short, QUICK_ROUNDS):
+            return True
+        if self.low < goal * (1 - 2 * SAME):
+            self.raise_low(goal * (1 - SAME), _share_of_time(self._exact, 0.5))
+        return self.low < goal * (1 - 2 * SAME) and self.find(
+            goal * (1 - SAME), self._exact.deadline, rest, QUICK_ROUNDS
+        )
 
     def shorten(self) -> None:
         """Bisect with quick searches: what they do not find is doubted, not disproven."""
