@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from shardnet.errors import BadRequest
+from shardnet.hop_probe import TOKEN_BYTES, HopEcho, hop_laps_s
 from shardnet.measurement import LinkMeasurement
 from shardnet.progress import Progress, silent
 from shardnet.transport.base import Transport
@@ -45,6 +46,7 @@ def expose_probe(transport: Transport) -> None:
         threading.Thread(target=work, name="shardnet-probe", daemon=True).start()
         return measured
 
+    HopEcho(transport)
     transport.expose("probe_sink", _sink)
     transport.expose("probe_source", _source)
     transport.expose("probe_link", measure)
@@ -89,8 +91,8 @@ def measure_link(
 ) -> LinkMeasurement:
     """Measure the way from this device to `device`, and back.
 
-    Decode hops go through `Transport.post`, prompt chunks through `Transport.call`, as in a run. For bandwidth,
-    payloads grow as long as the time allows: no more than a slow link can carry, and enough to fill a fast one.
+    Hops of decoding are those of a run (see `hop_probe`); prompt chunks go through `Transport.call`, as in a run. For
+    bandwidth, payloads grow as long as the time allows: no more than a slow link can carry, and enough for a fast one.
 
     Args:
         hidden_bytes: of the hidden state of one token.
@@ -100,16 +102,15 @@ def measure_link(
         DeviceLost, CallTimeout: as `Transport.call`.
     """
     what = f"link {transport.name} - {device}"
-    slot_s = max_seconds / 5
+    slot_s = max_seconds / 6
     empty = torch.zeros(0, dtype=torch.uint8)
-    progress(what, 0, 5)
+    progress(what, 0, 6)
     _seconds(lambda: transport.post(device, "probe_sink", empty, timeout_s=_TIMEOUT_S))  # opens the connection
     trips = _repeat(lambda: transport.post(device, "probe_sink", empty, timeout_s=_TIMEOUT_S), slot_s)
     latency_s = median(trips) / 2
-    progress(what, 1, 5)
-    token = torch.zeros(hidden_bytes, dtype=torch.uint8)
-    decode = _repeat(lambda: transport.post(device, "probe_sink", token, timeout_s=_TIMEOUT_S), slot_s)
-    progress(what, 2, 5)
+    progress(what, 1, 6)
+    laps = hop_laps_s(transport, device, hidden_bytes, 2 * slot_s, timeout_s=_TIMEOUT_S)
+    progress(what, 3, 6)
 
     def send(num_bytes: int) -> Callable[[], Future[Any]]:
         payload = torch.zeros(num_bytes, dtype=torch.uint8)
@@ -121,10 +122,12 @@ def measure_link(
     chunk_bytes = hidden_bytes * chunk_tokens
     to_bytes_per_s = _bandwidth(send, slot_s, latency_s)
     prefill_to = _repeat(send(chunk_bytes), slot_s / 2)
-    progress(what, 4, 5)
+    progress(what, 5, 6)
     from_bytes_per_s = _bandwidth(fetch, slot_s, latency_s)
     prefill_from = _repeat(fetch(chunk_bytes), slot_s / 2)
-    progress(what, 5, 5)
+    progress(what, 6, 6)
+    payloads_s = hidden_bytes / to_bytes_per_s + TOKEN_BYTES / from_bytes_per_s
+    hop_s = max((median(laps) - payloads_s) / 2, latency_s / 2)
     return LinkMeasurement(
         source=transport.name,
         target=device,
@@ -132,8 +135,9 @@ def measure_link(
         slow_latency_s=quantiles(trips, n=10)[-1] / 2 if len(trips) > 1 else latency_s,
         to_bytes_per_s=to_bytes_per_s,
         from_bytes_per_s=from_bytes_per_s,
+        hop_s=hop_s,
+        decode_s=hop_s + hidden_bytes / to_bytes_per_s,
         # The answer is empty, so that it took one latency.
-        decode_s=max(median(decode) - latency_s, latency_s),
         prefill_to_s=max(median(prefill_to) - latency_s, latency_s),
         prefill_from_s=max(median(prefill_from) - latency_s, latency_s),
     )

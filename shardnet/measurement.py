@@ -177,17 +177,22 @@ class LinkMeasurement:
     """The same for the slowest tenth of the messages."""
     to_bytes_per_s: float
     from_bytes_per_s: float
+    hop_s: float
+    """One way, of a message of decoding in a ring (see `hop_probe`), less the time of its payload at the bandwidth.
+
+    More than the latency: such a message carries a kilobyte besides its payload, and finds cold caches.
+    """
     decode_s: float
-    """One way, with the hidden state of one token."""
+    """One way there, with the hidden state of one token."""
     prefill_to_s: float
     """One way there, with the hidden states of a chunk of a prompt."""
     prefill_from_s: float
 
     def to_profiles(self) -> tuple[LinkProfile, LinkProfile]:
-        """The way there and the way back."""
+        """The way there and the way back, as decoding takes it."""
         return (
-            LinkProfile(self.source, self.target, self.latency_s, self.to_bytes_per_s),
-            LinkProfile(self.target, self.source, self.latency_s, self.from_bytes_per_s),
+            LinkProfile(self.source, self.target, self.hop_s, self.to_bytes_per_s),
+            LinkProfile(self.target, self.source, self.hop_s, self.from_bytes_per_s),
         )
 
     def as_dict(self) -> dict[str, Any]:

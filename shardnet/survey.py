@@ -23,7 +23,9 @@ from shardnet.transport.base import Transport
 ASK_S = 60.0
 PROFILE_S = 20.0
 """For each kind of device and model, once; `shardnet profile` takes longer and is more exact."""
-LINK_S = 0.6
+LINK_S = 1.0
+EXPECTED_TOKENS = 512
+"""In the context of a session on average; steps of decoding are predicted for so many."""
 MEMORY_SHARE = 0.8
 """Of the memory that a device has free, the part that shardnet plans with."""
 
@@ -56,11 +58,20 @@ class Surveyor:
             for device, answer in zip(devices, described, strict=True)
         ]
 
-    def survey(self, devices: Sequence[str], files: ModelFiles, store: Path, progress: Progress) -> Survey:
+    def survey(
+        self,
+        devices: Sequence[str],
+        files: ModelFiles,
+        store: Path,
+        progress: Progress,
+        *,
+        context_tokens: int = EXPECTED_TOKENS,
+    ) -> Survey:
         """Profiles with times, and the links between all devices.
 
         Args:
             store: the folder on each device where it keeps its profiles.
+            context_tokens: of a session, when it decodes: the more, the longer a step takes.
 
         Raises:
             DeviceLost, CallTimeout: a device was lost meanwhile.
@@ -72,7 +83,8 @@ class Surveyor:
         for device, answer, bare in zip(devices, described, self.memory(devices), strict=True):
             kind = answer["host"], answer["kind"]
             if kind not in profiles:
-                profiles[kind] = self._profile(device, files, store)
+                measured = self._profile(device, files, store)
+                profiles[kind] = measured.to_profile(context_tokens=context_tokens)
             found.append(replace(profiles[kind], name=device, memory_bytes=bare.memory_bytes))
         networks = {device: answer["network"] for device, answer in zip(devices, described, strict=True)}
         return Survey(tuple(found), self._measure_links(devices, networks, files, progress))
@@ -81,7 +93,7 @@ class Surveyor:
         asked = [self.transport.call(device, "describe", timeout_s=ASK_S) for device in devices]
         return [answer.result() for answer in asked]
 
-    def _profile(self, device: str, files: ModelFiles, store: Path) -> DeviceProfile:
+    def _profile(self, device: str, files: ModelFiles, store: Path) -> DeviceMeasurement:
         """Asks a device to measure itself with the model's units. Models with one configuration share a profile."""
         settings = json.dumps(files.config.to_dict(), sort_keys=True, default=str)
         model = f"{files.profile.family}-{hashlib.sha256(settings.encode()).hexdigest()[:12]}"
@@ -96,7 +108,7 @@ class Surveyor:
             self.transport.name,
             timeout_s=ASK_S + 5 * PROFILE_S,
         )
-        return DeviceMeasurement.from_dict(asked.result()).to_profile()
+        return DeviceMeasurement.from_dict(asked.result())
 
     def _measure_links(
         self, devices: Sequence[str], networks: dict[str, str], files: ModelFiles, progress: Progress
@@ -113,10 +125,7 @@ class Surveyor:
                     max_seconds_per_link=LINK_S,
                     progress=progress,
                 )
-                there, back = measured.to_profiles()
-                # What a hop of decoding takes is known better than latency and bandwidth give it.
-                hop_s = max(measured.decode_s - files.profile.units[0].output_bytes / there.bytes_per_s, 0.0)
-                self._links[ends] = replace(there, latency_s=hop_s), replace(back, latency_s=hop_s)
+                self._links[ends] = measured.to_profiles()
             there, back = self._links[ends]
             links += [
                 replace(there, source=source, target=target),

@@ -10,7 +10,7 @@ STOREYS = """
     timeline  chrome_trace timeline profile_report
     wire      transport
     models    models cache
-    profile   hardware power model_sizes roofline measurement profile_store random_shard link_probe profiler
+    profile   hardware power model_sizes roofline measurement profile_store random_shard hop_probe link_probe profiler
     plan      planner configs estimates least_moves rebalance simulator what_if placement
     load      loader
     run       inbox sampling stage worker pipeline

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from shardnet.errors import BadRequest, DeviceLost
+from shardnet.hop_probe import hop_laps_s
 from shardnet.link_probe import MAX_PROBE_BYTES, expose_probe, measure_link, measure_links
 from shardnet.transport.in_process import InProcessNetwork
 
@@ -17,7 +18,7 @@ def test_a_link_is_measured_both_ways() -> None:
     assert 0 < link.latency_s < 0.1
     assert link.latency_s <= link.slow_latency_s
     assert link.to_bytes_per_s > 1e6 and link.from_bytes_per_s > 1e6
-    assert link.decode_s >= link.latency_s and link.prefill_to_s >= link.latency_s
+    assert link.decode_s >= link.hop_s > 0 and link.prefill_to_s >= link.latency_s
     assert told == sorted(told) and told[-1] == 1
 
 
@@ -48,3 +49,15 @@ def test_a_lost_device_is_named_and_a_huge_probe_refused() -> None:
         network.kill("b")
         with pytest.raises(DeviceLost):
             measure_link(a, "b", max_seconds=0.2)
+
+
+def test_a_hop_of_a_ring_takes_the_way_there_and_back() -> None:
+    with InProcessNetwork() as network:
+        a, b = network.join("a"), network.join("b")
+        expose_probe(b)
+        network.delay("a", "b", 0.02)
+        laps = hop_laps_s(a, "b", 1152, slot_s=0.2)
+        with pytest.raises(BadRequest, match="a hidden state has"):
+            hop_laps_s(a, "b", 0, slot_s=0.2)
+    assert len(laps) >= 3
+    assert 0.02 <= min(laps) < 0.2

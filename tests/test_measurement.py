@@ -82,6 +82,6 @@ def test_another_model_is_estimated_and_marked(measurement: DeviceMeasurement) -
 
 
 def test_a_link_has_two_directions() -> None:
-    link = LinkMeasurement("a", "b", 0.002, 0.01, 1e6, 2e6, 0.003, 0.1, 0.05)
-    assert link.to_profiles() == (LinkProfile("a", "b", 0.002, 1e6), LinkProfile("b", "a", 0.002, 2e6))
+    link = LinkMeasurement("a", "b", 0.002, 0.01, 1e6, 2e6, 0.0025, 0.003, 0.1, 0.05)
+    assert link.to_profiles() == (LinkProfile("a", "b", 0.0025, 1e6), LinkProfile("b", "a", 0.0025, 2e6))
     assert LinkMeasurement(**json.loads(json.dumps(link.as_dict()))) == link

@@ -1,7 +1,8 @@
 """An emulated device: a device as always, but slower, and with the memory that it was told to have.
 
-A device that is k times slower than this machine computes a step at full speed and then sleeps k - 1 times the time
-that the processor spent on it. The quotas of control groups were tried first and do not do: with a quota of a quarter
+A device that is k times slower than this machine computes a step at full speed and then sleeps until k times the time
+that the processor spent on it has passed. What other programs take from the processor meanwhile is not lost as long as
+it is less than that sleep: with k from 4 on, a busy machine emulates almost as well as an idle one. The quotas of control groups were tried first and do not do: with a quota of a quarter
 (period 5 ms, a kernel of 250 Hz) work of 1 ms still took 1 ms instead of 4, and work of 6 ms took 20 instead of 24,
 since a group that was idle may spend its quota at once and is stopped at the next tick of the clock at the earliest.
 No real device is like that. Sleeping also leaves the cores to whatever else runs. What it does not slow down is the
@@ -22,9 +23,10 @@ def slow_down(slowdown: float) -> None:
     at_full_speed = Shard.forward
 
     def forward(shard: Shard, *args: Any) -> Any:
-        start_s = time.thread_time()
+        start_s, cpu_start_s = time.perf_counter(), time.thread_time()
         outputs = at_full_speed(shard, *args)
-        time.sleep((slowdown - 1) * (time.thread_time() - start_s))
+        over_at_s = start_s + slowdown * (time.thread_time() - cpu_start_s)
+        time.sleep(max(0.0, over_at_s - time.perf_counter()))
         return outputs
 
     if slowdown > 1:
