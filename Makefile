@@ -39,7 +39,7 @@ check: $(READY)
 	@$(BIN)/mypy shardnet launch
 
 bench: $(READY)
-	@$(BIN)/python -m pytest -q -s -m bench tests/bench
+	@for bench in tests/bench/bench_*.py; do echo "$$bench"; $(BIN)/python "$$bench" || exit 1; done
 
 docs: $(READY)
 	@$(BIN)/python -m pytest -q tests/integration/test_documentation.py

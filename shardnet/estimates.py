@@ -1,7 +1,7 @@
 """A model's configuration and a cluster's description -> the placement problem, with estimated times. Pure.
 
 Decode is a roofline after Williams et al. (2009, "Roofline"): a unit takes the longer of reading its weights and KV
-cache and of its arithmetic, and its overhead besides. Prefill is the same for a chunk of tokens, which reads the weights
+cache and of its arithmetic, and its overhead besides. Prefill is the same for a chunk of tokens, which reads weights
 once. Where a device class brings measured decode times of this model and these bits, they go before the roofline.
 """
 

@@ -3,7 +3,7 @@
     python tests/bench/bare_rpc.py PORT      (rank 0; starts rank 1 itself)
 
 A hop goes from just before `rpc_sync` to the first line of the remote function. Before it, the sender reads as many
-bytes of weights as a stage does, and the receiver did so before: a hop in a ring finds cold caches, and so does this one.
+bytes of weights as a stage does, and the receiver did so before: a hop in a ring finds cold caches, and so does this.
 For each line "BYTES" that it reads, prints the median hop in seconds.
 """
 

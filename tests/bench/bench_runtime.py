@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import itertools
 import os
 import platform
 import socket
@@ -132,7 +133,7 @@ def hop_s(model: Model) -> float:
     tracks = timeline.tracks.values()
     spans = [span for track in tracks for span in track if span.kind == "compute" and span.num_tokens == 1]
     spans.sort(key=lambda span: span.start_ns)
-    return statistics.median(later.start_ns - span.end_ns for span, later in zip(spans, spans[1:])) / 1e9
+    return statistics.median(later.start_ns - span.end_ns for span, later in itertools.pairwise(spans)) / 1e9
 
 
 def free_port() -> int:
@@ -256,11 +257,15 @@ def as_markdown(rows: list[Row], options: argparse.Namespace) -> str:
     lines = [
         f"# The runtime, {datetime.date.today()}",
         "",
-        f"`{' '.join(['python', 'tests/bench/bench_runtime.py', *sys.argv[1:]])}` on {platform.machine()} with "
-        f"{os.cpu_count()} cores, torch {torch.__version__}, transformers {transformers.__version__}.",
+        (
+            f"`{' '.join(['python', 'tests/bench/bench_runtime.py', *sys.argv[1:]])}` on {platform.machine()} with "
+            f"{os.cpu_count()} cores, torch {torch.__version__}, transformers {transformers.__version__}."
+        ),
         "",
-        f"{options.model}, {options.devices} local devices as processes on one machine, {options.threads} thread(s) for "
-        f"each of them and for `transformers`, {options.dtype} unless the row says otherwise. Median (spread).",
+        (
+            f"{options.model}, {options.devices} local devices as processes on one machine, {options.threads} thread(s) "
+            f"for each of them and for `transformers`, {options.dtype} unless the row says otherwise. Median (spread)."
+        ),
         "",
         "| what | shardnet | against | ratio | bar | met |",
         "|---|---|---|--:|---|---|",
