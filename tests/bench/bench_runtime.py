@@ -264,7 +264,8 @@ def as_markdown(rows: list[Row], options: argparse.Namespace) -> str:
         "",
         (
             f"{options.model}, {options.devices} local devices as processes on one machine, {options.threads} "
-            f"thread(s) for each of them and for `transformers`, {options.dtype} unless the row says otherwise. Median (spread)."
+            f"thread(s) for each of them and for `transformers`, {options.dtype} unless the row says otherwise. "
+            "Median (spread)."
         ),
         "",
         "| what | shardnet | against | ratio | bar | met |",
