@@ -16,7 +16,7 @@ from shardnet.planner.tables import Tables
 PROOF = 1e-9
 """Relative difference below which a bound proves a plan optimal."""
 WIDTHS = (48, 384, 3072, 24576, 196608)
-MOST_PARTIAL_CELLS = 30_000_000
+MOST_PARTIAL_CELLS = 600_000
 """Partial plans at one unit times devices: what memory allows."""
 
 Runs = tuple[tuple[int, int], ...]
@@ -41,7 +41,7 @@ class Best:
 
     @property
     def proven(self) -> bool:
-        return self.bound >= self.cost * (1 - PROOF) or self.cost == self.bound
+        return bool(self.bound >= self.cost * (1 - PROOF) or self.cost == self.bound)
 
 
 def minimize(

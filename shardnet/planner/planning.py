@@ -24,8 +24,10 @@ from shardnet.planner.tables import Tables
 from shardnet.planner.throughput import NEAR_TIE, greatest_rate
 
 METHODS = ("auto", "exact", "edgeshard", "lingualinked", "memory", "even", "solo")
+LEAST_SOLVER_S = 2.0
+"""What the solver of `lingualinked` gets even where a search has used up the time."""
 OBJECTIVES = ("latency", "throughput", "energy")
-TIME_LIMITS_S = ((32, 5.0), (200, 8.0), (math.inf, 20.0))
+TIME_LIMITS_S = ((32, 5.0), (200, 8.0), (math.inf, 25.0))
 """For the search of `exact` and `auto` where the caller sets none: up to so many devices, so long."""
 
 Stages = tuple[StagePlan, ...]
@@ -188,25 +190,30 @@ def _edgeshard(problem: Problem, aim: Aim) -> tuple[Stages, None]:
 
 
 def _lingualinked(problem: Problem, aim: Aim) -> tuple[Stages, None]:
-    return lingualinked.place(aim.tables, max(aim.deadline - time.perf_counter(), 0.1)), None
+    return lingualinked.place(aim.tables, max(aim.deadline - time.perf_counter(), LEAST_SOLVER_S)), None
 
 
 def _exact(problem: Problem, aim: Aim) -> tuple[Stages, Solution]:
-    return _searched(problem, aim, _seeds(problem, aim))
+    return _found(problem, aim, _searched(problem, aim))
 
 
 def _auto(problem: Problem, aim: Aim) -> tuple[Stages, Solution]:
-    stages, solution = _searched(problem, aim, _seeds(problem, aim))
+    solution = _searched(problem, aim)
     small = problem.num_units * problem.num_devices**2 <= lingualinked.MOST_FLOWS
-    if solution.proven or not small or importlib.util.find_spec("pulp") is None:
-        return stages, solution
-    rival = _kept(problem, aim, _lingualinked)
-    if rival is None:
-        return stages, solution
-    plans = [stages, rival]
-    costs = [evaluate(problem, each) for each in plans]
-    chosen = better(aim, plans, costs)
-    return chosen, replace(solution, stages=chosen, value=aim.value(costs[plans.index(chosen)]))
+    if not solution.proven and small and importlib.util.find_spec("pulp") is not None:
+        rival = _kept(problem, aim, _lingualinked)
+        plans = [stages for stages in (solution.stages, rival) if stages is not None]
+        if plans:
+            costs = [evaluate(problem, each) for each in plans]
+            chosen = better(aim, plans, costs)
+            solution = replace(solution, stages=chosen, value=aim.value(costs[plans.index(chosen)]))
+    return _found(problem, aim, solution)
+
+
+def _found(problem: Problem, aim: Aim, solution: Solution) -> tuple[Stages, Solution]:
+    if solution.stages is None:
+        raise _nothing(problem, aim, solution.proven)
+    return solution.stages, solution
 
 
 _METHODS: dict[str, Callable[[Problem, Aim], tuple[Stages, Solution | None]]] = {
@@ -222,7 +229,12 @@ _METHODS: dict[str, Callable[[Problem, Aim], tuple[Stages, Solution | None]]] = 
 
 def _seeds(problem: Problem, aim: Aim) -> list[Stages]:
     """The plans of the quick methods that keep every limit: a search begins there and is never worse."""
-    return [stages for rule in (_solo, _even, _memory, _edgeshard) if (stages := _kept(problem, aim, rule)) is not None]
+    rules = (_solo, _even, _memory, _edgeshard, _packed)
+    return [stages for rule in rules if (stages := _kept(problem, aim, rule)) is not None]
+
+
+def _packed(problem: Problem, aim: Aim) -> tuple[Stages, None]:
+    return simple.packed(problem), None
 
 
 def _kept(problem: Problem, aim: Aim, rule: Callable[[Problem, Aim], tuple[Stages, Any]]) -> Stages | None:
@@ -233,17 +245,13 @@ def _kept(problem: Problem, aim: Aim, rule: Callable[[Problem, Aim], tuple[Stage
         return None
 
 
-def _searched(problem: Problem, aim: Aim, seeds: list[Stages]) -> tuple[Stages, Solution]:
-    exact = Exact(aim.tables, aim.deadline, aim.lap_limit_s, seeds)
+def _searched(problem: Problem, aim: Aim) -> Solution:
+    exact = Exact(aim.tables, aim.deadline, aim.lap_limit_s, _seeds(problem, aim))
     if aim.objective == "energy":
-        solution = exact.energy()
-    elif aim.objective == "throughput":
-        solution = greatest_rate(exact, aim.in_flight)
-    else:
-        solution = exact.latency()
-    if solution.stages is None:
-        raise _nothing(problem, aim, solution.proven)
-    return solution.stages, solution
+        return exact.energy()
+    if aim.objective == "throughput":
+        return greatest_rate(exact, aim.in_flight)
+    return exact.latency()
 
 
 def _nothing(problem: Problem, aim: Aim, proven: bool) -> DoesNotFit:

@@ -103,7 +103,7 @@ class Search:
             if not parts:
                 continue
             if time.perf_counter() > deadline or (self.enough and self._best is not None):
-                self._unseen = min(self._unseen, *(float(part.least.min()) for part in parts))
+                self._unseen = min(self._unseen, *(float(part.least.min(initial=np.inf)) for part in parts))
                 continue
             layer = self._layer(unit, parts)
             if len(layer):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from shardnet.errors import DoesNotFit
 from shardnet.plan import StagePlan, stages_from_counts
-from shardnet.planner.costs import Cost, broken_limit, evaluate, gigabytes
+from shardnet.planner.costs import ROUNDING, Cost, broken_limit, evaluate, gigabytes
 from shardnet.planner.problem import Problem
 
 Stages = tuple[StagePlan, ...]
@@ -66,6 +66,32 @@ def memory(problem: Problem) -> Stages:
             f"({gigabytes(need)} on {gigabytes(offered)}). Use the method exact, or add a device."
         )
     return _with_head_at_source(problem, stages_from_counts(names, counts))
+
+
+def packed(problem: Problem) -> Stages:
+    """Units from the largest down, each on the device where it leaves least room: a plan that fits, not a quick one.
+
+    Raises:
+        DoesNotFit: packing in this order leaves a unit without a device.
+    """
+    free = [device.memory_bytes * (1 + ROUNDING) for device in problem.devices]
+    source = problem.index[problem.source]
+    owners: dict[int, int] = {}
+    pins = ((0, problem.pin_embedding), (problem.num_units - 1, problem.pin_head))
+    pinned = {u for u, pin in pins if pin}
+    sizes = problem.unit_memory_bytes
+    for u in sorted(range(problem.num_units), key=lambda u: (u not in pinned, -sizes[u])):
+        fitting = [source] if u in pinned else [d for d in range(len(free)) if free[d] >= sizes[u]]
+        if not fitting or free[fitting[0]] < sizes[u]:
+            raise DoesNotFit(f"Packing leaves unit {problem.units[u].name} ({gigabytes(sizes[u])}) without a device.")
+        owners[u] = min(fitting, key=lambda d: free[d])
+        free[owners[u]] -= sizes[u]
+    stages: list[StagePlan] = []
+    for u in range(problem.num_units):
+        name = problem.devices[owners[u]].name
+        first = stages.pop().first_unit if stages and stages[-1].device == name else u
+        stages.append(StagePlan(name, first, u))
+    return tuple(stages)
 
 
 def _source_first(problem: Problem) -> list[str]:

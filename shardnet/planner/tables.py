@@ -20,6 +20,8 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
+MOST_CACHED = 64_000
+"""Numbers of a matrix that are worked on at a time."""
 MOST_ROUTED = 16
 """Devices up to which every relayed hop is known link by link; of larger clusters only what hops take is."""
 
@@ -141,7 +143,10 @@ def _closed(direct_s: Floats) -> Floats:
     hops = direct_s.copy()
     for matrix in hops:
         for via in range(matrix.shape[0]):
-            np.minimum(matrix, matrix[:, via, None] + matrix[via], out=matrix)
+            onward, there = matrix[via].copy(), matrix[:, via].copy()
+            for rows in _row_blocks(len(matrix)):
+                block = matrix[rows]
+                np.minimum(block, there[rows, None] + onward, out=block)
     return np.where(hops < direct_s * (1 - TIE), hops, direct_s)
 
 
@@ -150,11 +155,20 @@ def _along(direct_s: Floats, values: Floats, join: np.ufunc) -> Floats:
     hops, carried = direct_s.copy(), values.copy()
     for matrix, value in zip(hops, carried):
         for via in range(matrix.shape[0]):
-            there = matrix[:, via, None] + matrix[via]
-            d, e = np.nonzero(there < matrix * (1 - TIE))
-            matrix[d, e] = there[d, e]
-            value[d, e] = join(value[d, via], value[via, e])
+            onward, there = matrix[via] * (1 + TIE), matrix[:, via].copy()
+            for rows in _row_blocks(len(matrix)):
+                better = np.flatnonzero(there[rows, None] + onward < matrix[rows])
+                if len(better):
+                    d, e = better // len(onward) + rows.start, better % len(onward)
+                    matrix[d, e] = there[d] + matrix[via, e]
+                    value[d, e] = join(value[d, via], value[via, e])
     return carried
+
+
+def _row_blocks(num_rows: int) -> list[slice]:
+    """Rows in blocks that fit the processor's cache, which is several times quicker for large matrices."""
+    step = max(1, MOST_CACHED // num_rows)
+    return [slice(i, i + step) for i in range(0, num_rows, step)]
 
 
 def as_stages(problem: Problem, runs: Sequence[tuple[int, int]]) -> tuple[StagePlan, ...]:

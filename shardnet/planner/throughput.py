@@ -31,7 +31,7 @@ BOUND_ROUNDS = 200
 
 def greatest_rate(exact: Exact, in_flight: int) -> Solution:
     """The plan with the greatest rate; of those within 1%, that with the shortest lap, then with fewest devices."""
-    start = exact.least_lap(np.inf, np.inf, _share_of_time(exact, 0.8 if in_flight == 1 else 0.15))
+    start = exact.least_lap(np.inf, np.inf, _share_of_time(exact, 0.8 if in_flight == 1 else 0.25))
     if start.runs is None:
         return exact.solution(start, np.inf, start.bound, False)
     beats = _Beats(exact, in_flight, start)
@@ -124,7 +124,7 @@ class _Beats:
     def _count_units(self) -> None:
         """Raise `low` to where the devices can hold all large units, by counting alone."""
         high = self.high
-        while high * (1 - SAME) > self.low:
+        while high * (1 - CLOSE / 10) > self.low:
             middle = (high + self.low) / 2
             if Relaxation(self._exact.tables, self._exact.beat_target(middle)).counts_fit():
                 high = middle
