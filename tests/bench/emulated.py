@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import shardnet
-from shardnet.local_workers import worker_environment
+from shardnet.cluster.local_workers import worker_environment
 from shardnet.progress import silent
 from shardnet.transport import serve_store
 

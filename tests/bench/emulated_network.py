@@ -3,7 +3,7 @@
 Started by `emulated.py`. Says "network" when the interfaces stand, reads the endpoint of the cluster's store, forks the
 devices, and is from then on the switch between them: a packet from a to b leaves when those before it have left and
 its bytes have passed at the link's rate, and arrives one latency later. Queues do not overflow: TCP's windows bound
-them. Ends when its standard input closes, or its last device has ended.
+them. Ends when its standard input closes.
 """
 
 from __future__ import annotations
@@ -35,8 +35,6 @@ def main() -> int:
     """Build, fork, switch. The exit code is 0 when asked to end."""
     settings = json.loads(sys.argv[1])
     worker.import_all()
-    from emulated_worker import EmulatedWorker, slow_down  # noqa: F401  # the forked devices need it at once
-
     interfaces = [make_interface(settings, 1)]
     namespaces = []
     for index in range(len(settings["devices"])):

@@ -2,11 +2,13 @@
 
 A device that is k times slower than this machine computes a step at full speed and then sleeps until k times the time
 that the processor spent on it has passed. What other programs take from the processor meanwhile is not lost as long as
-it is less than that sleep: with k from 4 on, a busy machine emulates almost as well as an idle one. The quotas of control groups were tried first and do not do: with a quota of a quarter
-(period 5 ms, a kernel of 250 Hz) work of 1 ms still took 1 ms instead of 4, and work of 6 ms took 20 instead of 24,
-since a group that was idle may spend its quota at once and is stopped at the next tick of the clock at the earliest.
-No real device is like that. Sleeping also leaves the cores to whatever else runs. What it does not slow down is the
-handling of messages.
+it is less than that sleep: with k from 3 on, a busy machine emulates almost as well as an idle one.
+
+The quotas of control groups were tried first and do not do: with a quota of a quarter (period 5 ms, a kernel of 250 Hz)
+work of 1 ms still took 1 ms instead of 4, and work of 6 ms took 20 instead of 24, since a group that was idle may spend
+its quota at once and is stopped at the next tick of the clock at the earliest. No real device is like that.
+
+Sleeping also leaves the cores to whatever else runs. What it does not slow down is the handling of messages.
 """
 
 from __future__ import annotations
@@ -14,8 +16,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from shardnet.cluster.worker import Worker
 from shardnet.models import Shard
-from shardnet.worker import Worker
 
 
 def slow_down(slowdown: float) -> None:

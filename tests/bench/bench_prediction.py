@@ -1,0 +1,293 @@
+"""Predicted against measured: laps of plans on emulated clusters. Writes docs/benchmarks/. Needs root.
+
+    python tests/bench/bench_prediction.py [--quick] [--rounds 4] [--tokens 12]
+
+On each cluster every method plans by the profiles that `Cluster.load` takes; each different plan is loaded, and all of
+them decode in turn, so that what else the machine does meets all alike. Predicted is `plan.lap_s`, as `Cluster.load`
+gives it; measured is the median time from one token to the next.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+from emulated import EmulatedCluster, EmulatedDevice, EmulatedLink, enter_own_network, in_own_network, why_not
+
+from shardnet import Cluster
+from shardnet.errors import DoesNotFit
+from shardnet.cluster.model import Model
+from shardnet.plan import Plan
+
+REPORTS = Path(__file__).parents[2] / "docs" / "benchmarks"
+METHODS = ("auto", "solo", "even", "memory", "edgeshard", "lingualinked", "spread")
+NUM_BLOCKS = 12
+CONTEXT_TOKENS = 64
+PROMPT = list(range(100, 116))
+TIE = 0.05
+"""Laps that differ by less count as equal."""
+FAST, MIDDLE, SLOW = 3, 6, 12
+"""Times slower than this machine's core."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """An emulated cluster to measure on."""
+
+    devices: tuple[EmulatedDevice, ...]
+    link: EmulatedLink
+    links: tuple[tuple[str, str, EmulatedLink], ...] = ()
+
+    def __str__(self) -> str:
+        devices = ", ".join(f"{one.name} 1/{one.slowdown:g} {one.memory_bytes / 1e6:.0f} MB" for one in self.devices)
+        links = [f"{_link(self.link)}", *(f"{one}-{other} {_link(link)}" for one, other, link in self.links)]
+        return f"{devices}; {', '.join(links)}"
+
+    def cluster(self) -> EmulatedCluster:
+        return EmulatedCluster(self.devices, self.link, {(one, other): link for one, other, link in self.links})
+
+
+def _setup(devices: str, mbits_per_s: float, latency_ms: float, **links: tuple[float, float]) -> Setup:
+    """`devices` such as "3 6:150": slowdown, and MB where it is not 600. Links such as ab=(5, 10)."""
+    made = []
+    for name, text in zip("abcd", devices.split(), strict=False):
+        slowdown, _, megabytes = text.partition(":")
+        made.append(EmulatedDevice(name, float(slowdown), int(float(megabytes or 600) * 1e6)))
+    pairs = tuple((pair[0], pair[1], _made(*values)) for pair, values in links.items())
+    return Setup(tuple(made), _made(mbits_per_s, latency_ms), pairs)
+
+
+def _made(mbits_per_s: float, latency_ms: float) -> EmulatedLink:
+    return EmulatedLink(mbits_per_s * 1e6, latency_ms / 1e3)
+
+
+def _link(link: EmulatedLink) -> str:
+    return f"{link.bits_per_s / 1e6:g} Mbit/s {link.latency_s * 1e3:g} ms"
+
+
+# The model takes 199 MB (each of its 14 units 7 MB, embedding and head 57 MB); 0.8 of a device's memory is planned with.
+SETUPS = (
+    _setup("3 6", 10, 2),
+    _setup("6 6", 100, 0),
+    _setup("12 3", 2, 5),
+    _setup("3:190 3:220", 20, 1),
+    _setup("3:150 12:300", 5, 2),
+    _setup("3 6 12", 50, 1),
+    _setup("12 6 3", 10, 3, bc=(100, 0)),
+    _setup("6:120 3:150 6:200", 20, 2),
+    _setup("3:150 3:120 12:400", 5, 5, ab=(50, 1)),
+    _setup("12:300 6:120 3:120", 2, 1, ab=(20, 2), bc=(20, 2)),
+    _setup("6:120 3:120 12:150 3:110", 50, 1),
+    _setup("3:110 6:110 6:160 12:250", 10, 2, ab=(100, 0), cd=(100, 0)),
+)
+
+
+@dataclass
+class Row:
+    """One plan on one cluster."""
+
+    methods: list[str]
+    plan: Plan
+    laps_s: list[float]
+
+    @property
+    def predicted_s(self) -> float:
+        assert self.plan.lap_s is not None
+        return self.plan.lap_s
+
+    @property
+    def measured_s(self) -> float:
+        return statistics.median(self.laps_s)
+
+    @property
+    def ratio(self) -> float:
+        return self.predicted_s / self.measured_s
+
+
+@dataclass
+class Result:
+    """All plans on one cluster."""
+
+    setup: Setup
+    rows: list[Row]
+    load_average: float
+
+    def wrong_pairs(self) -> list[tuple[Row, Row]]:
+        """Pairs of plans that differ by more than a tie, and whose order was predicted wrongly."""
+        return [
+            (one, other)
+            for one, other in combinations(self.rows, 2)
+            if not _tie(one.measured_s, other.measured_s)
+            and not _tie(one.predicted_s, other.predicted_s)
+            and (one.measured_s < other.measured_s) != (one.predicted_s < other.predicted_s)
+        ]
+
+
+def _tie(one: float, other: float) -> bool:
+    return abs(one - other) <= TIE * max(one, other)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--tokens", type=int, default=12, help="in each round")
+    parser.add_argument("--only", default="", help="numbers of clusters, such as 1,5")
+    parser.add_argument("--quick", action="store_true", help="two clusters; no report is written")
+    options = parser.parse_args()
+    if not in_own_network():
+        if (reason := why_not()) is not None:
+            print(reason, file=sys.stderr)
+            return 1
+        return enter_own_network()
+    start_s = time.monotonic()
+    chosen = [int(number) for number in options.only.split(",") if number] or range(1, len(SETUPS) + 1)
+    setups = [SETUPS[number - 1] for number in ((1, 8) if options.quick else chosen)]
+    with tempfile.TemporaryDirectory(prefix="shardnet-prediction-") as folder:
+        model = cut_model(Path(folder, "model"))
+        results = []
+        for setup in setups:
+            results.append(measure(setup, model, Path(folder, "cache"), options))
+            print(as_lines(results[-1]), flush=True)
+    text = as_markdown(results, options, time.monotonic() - start_s)
+    print(text)
+    if not options.quick and not options.only:
+        (REPORTS / f"prediction_{datetime.date.today()}.md").write_text(text)
+    return 0
+
+
+def cut_model(folder: Path) -> Path:
+    """The first blocks of SmolLM2-135M-Instruct as a model of their own: the same units, and laps that are shorter."""
+    from safetensors.torch import load_file, save_file
+
+    from shardnet.loader import open_model
+
+    whole = open_model("smollm2-135m-instruct", "bfloat16").folder
+    shutil.copytree(whole, folder, ignore=shutil.ignore_patterns("*.safetensors*"))
+    config = json.loads((whole / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": NUM_BLOCKS}))
+    tensors = {}
+    for file in whole.glob("*.safetensors"):
+        for name, tensor in load_file(file).items():
+            parts = name.split(".")
+            if "layers" not in parts or int(parts[parts.index("layers") + 1]) < NUM_BLOCKS:
+                tensors[name] = tensor
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def measure(setup: Setup, model: Path, cache: Path, options: argparse.Namespace) -> Result:
+    """Plan by every method, load each different plan, and let all of them decode in turn."""
+    with setup.cluster() as cluster, ExitStack() as loaded:
+        rows: list[Row] = []
+        models: list[Model] = []
+        for method in METHODS:
+            try:
+                plan, made = load(cluster, model, method, cache)
+            except DoesNotFit:
+                continue
+            same = [row for row in rows if row.plan.stages == plan.stages]
+            if same:
+                same[0].methods.append(method)
+                made.close()
+            else:
+                rows.append(Row([method], plan, []))
+                models.append(loaded.enter_context(made))
+        for round_ in range(options.rounds + 1):
+            for row, made in zip(rows, models, strict=True):
+                times = decode(made, options.tokens if round_ else 3)
+                row.laps_s += times if round_ else []  # the first round warms up
+        return Result(setup, rows, os.getloadavg()[0])
+
+
+def load(cluster: Cluster, model: Path, method: str, cache: Path) -> tuple[Plan, Model]:
+    made = cluster.load(
+        model, placement=method, context_tokens=CONTEXT_TOKENS, cache_dir=cache, progress=lambda *_: None
+    )
+    made._eos_ids = ()  # every run makes the same number of tokens
+    return made.plan, made
+
+
+def decode(model: Model, num_tokens: int) -> list[float]:
+    """Seconds from each new token to the next; the first one comes with the prompt."""
+    stream = model.stream(PROMPT, max_new_tokens=num_tokens + 2)
+    times = []
+    for _ in stream._session:
+        times.append(time.perf_counter())
+    stream.close()
+    return [later - earlier for earlier, later in zip(times[1:], times[2:], strict=False)]
+
+
+def as_lines(result: Result) -> str:
+    lines = [f"{result.setup} (load {result.load_average:.1f})"]
+    for row in result.rows:
+        lines.append(
+            f"  {_stages(row.plan):28} predicted {row.predicted_s * 1e3:6.1f} measured {row.measured_s * 1e3:6.1f} ms "
+            f"ratio {row.ratio:.2f}  {', '.join(row.methods)}"
+        )
+    return "\n".join(lines)
+
+
+def _stages(plan: Plan) -> str:
+    return " ".join(f"{stage.device}{stage.num_units}" for stage in plan.stages)
+
+
+def as_markdown(results: list[Result], options: argparse.Namespace, took_s: float) -> str:
+    rows = [row for result in results for row in result.rows]
+    errors = [abs(row.ratio - 1) for row in rows]
+    per_cluster = [statistics.median(abs(row.ratio - 1) for row in result.rows) for result in results]
+    num_pairs = sum(len(result.rows) * (len(result.rows) - 1) // 2 for result in results)
+    num_wrong = sum(len(result.wrong_pairs()) for result in results)
+    right = sum(not result.wrong_pairs() for result in results)
+    lines = [
+        "# Predicted against measured, on emulated clusters",
+        "",
+        f"`python tests/bench/bench_prediction.py`, {datetime.date.today()}, {took_s:.0f} s, on a machine of "
+        f"{os.cpu_count()} cores shared with other work (load average {min(r.load_average for r in results):.1f} to "
+        f"{max(r.load_average for r in results):.1f}).",
+        "",
+        "Everything here is emulated: devices are processes, each in a network namespace of its own; a device 1/k computes",
+        "k times as long as one core of this machine; links hold packets for as long as their rate and latency say; memory",
+        f"is what a device says. The model is the first {NUM_BLOCKS} blocks of SmolLM2-135M-Instruct with its embedding and",
+        "head, in bfloat16. *Predicted* is the lap that `Cluster.load` gives, from profiles of devices and links that it",
+        f"measured itself. *Measured* is the median time between tokens of one stream, {options.rounds} rounds of",
+        f"{options.tokens} tokens, all plans of a cluster in turn. `a5 b9`: 5 units on a, then 9 on b. Methods that give",
+        "the same plan share a row.",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| clusters, plans | {len(results)}, {len(rows)} |",
+        f"| median error of all plans | {statistics.median(errors):.1%} (bar: 15%) |",
+        f"| median over the clusters of each one's median error | {statistics.median(per_cluster):.1%} |",
+        f"| plans within 15% | {sum(error <= 0.15 for error in errors)} of {len(errors)} |",
+        f"| median of predicted / measured | {statistics.median(row.ratio for row in rows):.3f} |",
+        f"| clusters whose order of plans was predicted rightly (ties: {TIE:.0%}) | {right} of {len(results)} |",
+        f"| pairs of plans in the wrong order | {num_wrong} of {num_pairs} |",
+        "",
+        "| cluster | methods | plan | predicted ms | measured ms (quartiles) | predicted / measured |",
+        "|---|---|---|---|---|---|",
+    ]
+    for result in results:
+        name = f"{result.setup}"
+        for row in sorted(result.rows, key=lambda row: row.measured_s):
+            low, _, high = statistics.quantiles(row.laps_s, n=4)
+            lines.append(
+                f"| {name} | {', '.join(row.methods)} | {_stages(row.plan)} | {row.predicted_s * 1e3:.1f} | "
+                f"{row.measured_s * 1e3:.1f} ({low * 1e3:.1f} to {high * 1e3:.1f}) | {row.ratio:.2f} |"
+            )
+            name = ""
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
