@@ -1,4 +1,4 @@
-"""Reads YAML and JSON files: clusters, device classes, models. Checks nothing itself: see `shardnet.configs`.
+"""Reads YAML and JSON files: clusters, device classes, models. Checks nothing: see `shardnet.described.clusters`.
 
 A name without a folder or an ending means one of the files that come with shardnet (`configs/`).
 """
@@ -8,14 +8,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from importlib import resources
-from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from shardnet.configs import Cluster, read_cluster
+from shardnet.described.clusters import Cluster, read_cluster
+from shardnet.described.model_sizes import ModelConfig, model_config_from_hf
+from shardnet.described.schema import LocatedDict, Place, nearest_name, read_record
 from shardnet.errors import BadConfiguration, ModelNotFound, ShardnetError
-from shardnet.model_sizes import ModelConfig, model_config_from_hf
-from shardnet.schema import LocatedDict, Place, nearest_name, read_record
+
+if TYPE_CHECKING:  # it has moved between Python 3.10 and 3.11
+    from importlib.resources.abc import Traversable
 
 MAX_FILE_BYTES = 64 * 1024**2
 

@@ -17,7 +17,8 @@ from typing import Any
 import psutil
 
 from shardnet.errors import ShardnetError
-from shardnet.hardware import describe_hardware, is_phone, usable_cores, usable_memory_bytes
+from shardnet.launch.cache_folder import cache_folder
+from shardnet.profiling.hardware import describe_hardware, is_phone, usable_cores, usable_memory_bytes
 
 from .run_report import size
 from .thread_bench import best_threads, measure_threads
@@ -152,9 +153,7 @@ def find_folder(name: str, folder: Path, advice: str) -> Finding:
 
 def find_models() -> Iterator[Finding]:
     """Where converted models are kept, and which are there already."""
-    from shardnet.loader.files import DEFAULT_CACHE
-
-    folder = DEFAULT_CACHE.expanduser()
+    folder = cache_folder()
     yield find_folder("cache_folder", folder, "Converted models are kept there: make room, or change its owner.")
     models = sorted(each.parent.name for each in folder.glob("[!.]*/config.json"))
     yield Finding("cached_models", True, ", ".join(models) or "none yet", models)
@@ -163,7 +162,7 @@ def find_models() -> Iterator[Finding]:
 def find_rpc(progress: Progress) -> Finding:
     """Whether a device can work here: starts one, as a process that joins over torch's RPC, and calls it."""
     try:
-        from shardnet.cluster import Cluster
+        from shardnet.cluster.cluster import Cluster
 
         start_s = time.perf_counter()
         with Cluster.local(1, threads_per_device=1, progress=progress) as cluster:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from shardnet.cluster.placement import PLACEMENTS
 from shardnet.errors import BadRequest
-from shardnet.placement import PLACEMENTS
 from shardnet.planner import OBJECTIVES
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -85,8 +85,8 @@ class GenerateOptions:
 
     def check_environment(self) -> None:
         """Check what needs torch or the disk: sampling values, and the folder for a profile."""
-        from shardnet.profile_report import require_extras, require_writable
         from shardnet.sampling import check_sampling
+        from shardnet.timeline.report import require_extras, require_writable
         from shardnet.transport.messages import SamplingOptions
 
         wrong = check_sampling(SamplingOptions(**{**self.sampling, "seed": self.seed or 0}))

@@ -9,8 +9,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 import shardnet
-from shardnet.cluster import Cluster
-from shardnet.model import Generation, Model
+from shardnet.cluster.cluster import Cluster
+from shardnet.cluster.model import Generation, Model
+from shardnet.launch.cache_folder import cache_folder
 from shardnet.progress import Progress, progress_bars
 
 from .generate_options import GenerateOptions
@@ -79,6 +80,7 @@ def _load(cluster: Cluster, options: GenerateOptions, progress: Progress) -> Mod
         split=options.split,
         context_tokens=options.context_tokens,
         record_spans=options.profile is not None,
+        cache_dir=cache_folder(),
         progress=progress,
     )
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from shardnet.configs import Cluster, with_bandwidth, with_source
+from shardnet.described.clusters import Cluster, with_bandwidth, with_source
+from shardnet.described.estimates import Workload, estimate_problem
+from shardnet.described.model_sizes import ModelConfig
 from shardnet.errors import BadConfiguration, UsageError
-from shardnet.estimates import Workload, estimate_problem
-from shardnet.model_sizes import ModelConfig
 from shardnet.planner.problem import Problem
-from shardnet.what_if import halved_weights
+from shardnet.simulator.what_if import halved_weights
 
 from .config_files import load_cluster, load_model_config
 from .plan_options import ProblemOptions

@@ -8,15 +8,15 @@ from typing import Any
 
 from rich.console import Console
 
+from shardnet.described.schema import nearest_name
 from shardnet.errors import ShardnetError, UsageError
 from shardnet.plan import Plan
 from shardnet.planner import METHODS, OBJECTIVES, compare, plan_to_dict
 from shardnet.planner import plan as make_plan
 from shardnet.planner.problem import Problem
-from shardnet.schema import nearest_name
 from shardnet.simulator import Load, simulate
 from shardnet.simulator.ring import decode_legs, visited_twice
-from shardnet.what_if import Answer, limits, what_ifs
+from shardnet.simulator.what_if import Answer, limits, what_ifs
 
 from . import plan_tables
 from .plan_inputs import Asked, read_problem

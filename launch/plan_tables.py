@@ -12,7 +12,7 @@ from shardnet.plan import LeftOut, Plan
 from shardnet.planner.costs import evaluate, gigabytes
 from shardnet.planner.problem import Problem
 from shardnet.simulator import Result
-from shardnet.what_if import Answer
+from shardnet.simulator.what_if import Answer
 
 MAX_LEFT_OUT = 6
 MAX_BUSY = 16

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from shardnet.described.model_sizes import ModelConfig, unit_works
 from shardnet.errors import ModelNotFound
-from shardnet.loader.files import DEFAULT_CACHE, open_model
+from shardnet.launch.cache_folder import cache_folder
+from shardnet.loader import open_model
 from shardnet.loader.folder import read_config
-from shardnet.model_sizes import ModelConfig, unit_works
 from shardnet.plan import DeviceProfile
-from shardnet.profile_store import ProfileStore
-from shardnet.profiler import Profiled, measure_or_reuse
+from shardnet.profiling.profiler import Profiled, measure_or_reuse
+from shardnet.profiling.store import ProfileStore
 from shardnet.progress import Progress
 
 from .config_files import known_names, load_model_config
@@ -38,7 +39,7 @@ def run_profile(model: str, dtype: str, *, refresh: bool, max_seconds: float, pr
         DoesNotFit: one unit does not fit in this device's memory.
         UsageError: measurements cannot be kept.
     """
-    store = ProfileStore(DEFAULT_CACHE / "profiles")
+    store = ProfileStore(cache_folder() / "profiles")
     numbers = _numbers_alone(model)
     if numbers is None:
         config, name = find_config(model, dtype, progress)

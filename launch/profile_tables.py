@@ -10,10 +10,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from shardnet.configs import GIB
-from shardnet.measurement import DeviceMeasurement, StepTiming, UnitMeasurement
-from shardnet.model_sizes import DTYPE_BYTES
+from shardnet.described.clusters import GIB
+from shardnet.described.model_sizes import DTYPE_BYTES
 from shardnet.plan import DeviceProfile
+from shardnet.profiling.measurement import DeviceMeasurement, StepTiming, UnitMeasurement
 
 from .profile_run import ProfileResult
 from .run_report import size

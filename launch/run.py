@@ -22,9 +22,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
+from shardnet.cluster.local_workers import LocalWorkers
 from shardnet.errors import BadRequest
-from shardnet.hardware import max_threads
-from shardnet.local_workers import LocalWorkers
+from shardnet.profiling.hardware import max_threads
 
 from .ending import orderly_exit
 
@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> None:
     endpoint = f"{LOOPBACK}:{store.port}"
     log_dir = None if options.log_dir is None else Path(options.log_dir)
     with LocalWorkers(endpoint, names, threads, log_dir) as workers, _told_about(workers, tee=options.tee):
-        from shardnet.cluster import ENDPOINT_VARIABLE  # imports the most: the devices start meanwhile
+        from shardnet.cluster.cluster import ENDPOINT_VARIABLE  # imports the most: the devices start meanwhile
 
         os.environ.update(
             {

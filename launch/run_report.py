@@ -11,8 +11,8 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from shardnet.model import Generation
-    from shardnet.remote_stage import StageReport
+    from shardnet.cluster.model import Generation
+    from shardnet.cluster.remote_stage import StageReport
 
 _REASONS = {
     "eos": "the model ended its text",

@@ -15,7 +15,7 @@ import sys
 import threading
 
 JOIN_S = 60.0
-NEEDED = ("torch", "transformers.modeling_layers", "shardnet.transport.rpc", "shardnet.worker")
+NEEDED = ("torch", "transformers.modeling_layers", "shardnet.transport.rpc", "shardnet.cluster.worker")
 
 
 def main() -> int:
@@ -42,9 +42,9 @@ def serve(endpoint: str, name: str, threads: int) -> int:
 
     import torch
 
+    from shardnet.cluster.worker import Worker
     from shardnet.errors import ShardnetError
     from shardnet.transport import RpcTransport
-    from shardnet.worker import Worker
 
     torch.set_num_threads(threads)
     try:

@@ -34,7 +34,7 @@ from .errors import (
 from .plan import DeviceProfile, LinkProfile, ModelProfile, Plan
 
 if TYPE_CHECKING:
-    from .cluster import Cluster
+    from .cluster.cluster import Cluster
 
 __version__ = "0.1.0"
 
@@ -59,7 +59,7 @@ __all__ = [
     "UsageError",
 ]
 
-_LAZY = {"Cluster": "shardnet.cluster"}
+_LAZY = {"Cluster": "shardnet.cluster.cluster"}
 
 
 def __getattr__(name: str) -> Any:

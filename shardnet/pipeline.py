@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from shardnet.errors import DeviceLost, ShardnetError
-from shardnet.timeline import clock_ns
+from shardnet.timeline.timeline import clock_ns
 from shardnet.transport.base import Transport
 from shardnet.transport.messages import (
     Hop,

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 
+from shardnet.described.schema import require
 from shardnet.errors import DoesNotFit, ShardnetError
-from shardnet.least_moves import keep_places, repairs
 from shardnet.plan import Plan
 from shardnet.planner.costs import Cost, evaluate
+from shardnet.planner.least_moves import keep_places, repairs
 from shardnet.planner.problem import Device, Link, Problem
-from shardnet.schema import require
 
 Replan = Callable[[Problem], Plan]
 

@@ -24,7 +24,7 @@ from shardnet.cache import KVCache
 from shardnet.inbox import Inbox, Packet, StepWork
 from shardnet.models import Segment, SessionKV, Shard
 from shardnet.sampling import Sampler, sample_step
-from shardnet.timeline import Recorder, clock_ns
+from shardnet.timeline.timeline import Recorder, clock_ns
 from shardnet.transport.messages import MAX_BULK_HOPS, Hop, Part, SampledToken, SessionSpec
 
 

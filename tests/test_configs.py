@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from shardnet.configs import read_cluster, with_bandwidth, with_source
+from shardnet.described.clusters import read_cluster, with_bandwidth, with_source
+from shardnet.described.estimates import Workload, estimate_problem
 from shardnet.errors import BadConfiguration
-from shardnet.estimates import Workload, estimate_problem
 from shardnet.launch.config_files import known_names, load_cluster, load_model_config
 from shardnet.planner.problem import Problem
 

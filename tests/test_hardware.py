@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from shardnet.hardware import (
+from shardnet.profiling.hardware import (
     Hardware,
     core_max_khz,
     describe_hardware,

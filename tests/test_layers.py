@@ -6,16 +6,15 @@ import ast
 from pathlib import Path
 
 STOREYS = """
-    records   errors plan progress text kernel_files schema
-    timeline  chrome_trace timeline profile_report
+    records   errors plan progress text
+    watch     timeline
     wire      transport
     models    models cache
-    profile   hardware power model_sizes roofline measurement profile_store random_shard hop_probe link_probe profiler
-    plan      planner configs estimates least_moves rebalance simulator what_if placement
+    plan      planner described rebalance simulator
+    profile   profiling
     load      loader
-    run       inbox sampling stage worker pipeline
-    watch     local_workers watch
-    use       survey remote_stage model loading cluster
+    run       inbox sampling stage pipeline
+    use       cluster
     start     launch
 """
 ORDER = [module for storey in STOREYS.strip().splitlines() for module in storey.split()[1:]]

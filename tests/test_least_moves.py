@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 from test_simulator import AB, best_plan, three_devices
 
-from shardnet.least_moves import keep_places, repairs
 from shardnet.plan import Plan, StagePlan, stages_from_counts
 from shardnet.planner.costs import broken_limit, evaluate
+from shardnet.planner.least_moves import keep_places, repairs
 from shardnet.planner.problem import Problem
 from shardnet.rebalance import Observed, moves, replace_lost
-from shardnet.what_if import with_twin
+from shardnet.simulator.what_if import with_twin
 
 
 def with_twins() -> Problem:

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from shardnet.errors import BadRequest, DeviceLost
-from shardnet.hop_probe import hop_laps_s
-from shardnet.link_probe import MAX_PROBE_BYTES, expose_probe, measure_link, measure_links
+from shardnet.profiling.hop_probe import hop_laps_s
+from shardnet.profiling.link_probe import MAX_PROBE_BYTES, expose_probe, measure_link, measure_links
 from shardnet.transport.in_process import InProcessNetwork
 
 

@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from shardnet.hardware import Hardware
-from shardnet.measurement import DeviceMeasurement, LinkMeasurement, StepTiming, ThreadTrial, UnitMeasurement
-from shardnet.model_sizes import ModelConfig, unit_works
+from shardnet.described.model_sizes import ModelConfig, unit_works
 from shardnet.plan import LinkProfile
-from shardnet.power import PowerState
-from shardnet.roofline import Roofline, decode_work, prefill_work
+from shardnet.profiling.hardware import Hardware
+from shardnet.profiling.measurement import DeviceMeasurement, LinkMeasurement, StepTiming, ThreadTrial, UnitMeasurement
+from shardnet.profiling.power import PowerState
+from shardnet.profiling.roofline import Roofline, decode_work, prefill_work
 
 MODEL = ModelConfig("small", "llama", hidden=576, blocks=3, heads=9, kv_heads=3, intermediate=1536, vocab=49152,
                     context_tokens=2048)  # fmt: skip

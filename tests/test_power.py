@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from shardnet import power
-from shardnet.power import (
+from shardnet.profiling import power
+from shardnet.profiling.power import (
     UNKNOWN_POWER,
     PowerState,
     PowerWatch,

@@ -10,8 +10,8 @@ import pytest
 from tiny_models import SIZES
 from transformers import LlamaConfig
 
-from shardnet.configs import DeviceEntry
-from shardnet.schema import Place, read_record
+from shardnet.described.clusters import DeviceEntry
+from shardnet.described.schema import Place, read_record
 
 SECONDS = ("--max-seconds", "2", "--dtype", "float32")
 

@@ -9,8 +9,8 @@ import pytest
 
 from shardnet.errors import UsageError
 from shardnet.plan import LeftOut, ModelProfile, Plan, UnitProfile, stages_from_counts
-from shardnet.profile_report import plan_text, require_extras, require_writable, write_profile
-from shardnet.timeline import Timeline
+from shardnet.timeline.report import plan_text, require_extras, require_writable, write_profile
+from shardnet.timeline.timeline import Timeline
 
 MS = 1_000_000
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from shardnet.errors import UsageError
-from shardnet.hardware import Hardware
-from shardnet.measurement import DeviceMeasurement
-from shardnet.profile_store import ProfileStore, current_versions, why_stale
+from shardnet.profiling.hardware import Hardware
+from shardnet.profiling.measurement import DeviceMeasurement
+from shardnet.profiling.store import ProfileStore, current_versions, why_stale
 
 DAY_S = 86_400.0
 PHONE = Hardware("aarch64", "Tensor", 8, (), 8 * 2**30, True)

@@ -11,11 +11,11 @@ import torch
 from tiny_models import SIZES
 from transformers import LlamaConfig
 
-from shardnet import profiler
 from shardnet.errors import BadRequest, DoesNotFit
-from shardnet.measurement import DeviceMeasurement, ThreadTrial
-from shardnet.profile_store import ProfileStore
-from shardnet.profiler import choose_threads, measure_device, measure_or_reuse, thread_counts
+from shardnet.profiling import profiler
+from shardnet.profiling.measurement import DeviceMeasurement, ThreadTrial
+from shardnet.profiling.profiler import choose_threads, measure_device, measure_or_reuse, thread_counts
+from shardnet.profiling.store import ProfileStore
 
 TINY = LlamaConfig(**{**SIZES, "max_position_embeddings": 600})
 

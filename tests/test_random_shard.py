@@ -7,7 +7,7 @@ from transformers import Gemma3TextConfig, LlamaConfig, Qwen2MoeConfig
 
 from shardnet.cache import SessionCache
 from shardnet.models import Segment
-from shardnet.random_shard import group_units, random_shard, works_of
+from shardnet.profiling.random_shard import group_units, random_shard, works_of
 
 
 def test_blocks_that_are_alike_are_one_group() -> None:

@@ -5,8 +5,8 @@ import random
 
 import pytest
 
-from shardnet.model_sizes import ModelConfig, unit_works
-from shardnet.roofline import Roofline, Step, decode_work, fit_roofline, prefill_work
+from shardnet.described.model_sizes import ModelConfig, unit_works
+from shardnet.profiling.roofline import Roofline, Step, decode_work, fit_roofline, prefill_work
 
 TRUTH = Roofline(read_bytes_per_s=9e9, flops_per_s=120e9, overhead_s=4e-4)
 SMALL = ModelConfig("small", "llama", hidden=576, blocks=2, heads=9, kv_heads=3, intermediate=1536, vocab=49152,

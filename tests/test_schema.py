@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import pytest
 
+from shardnet.described.schema import LocatedDict, Place, read_record
 from shardnet.errors import BadConfiguration
-from shardnet.schema import LocatedDict, Place, read_record
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from shardnet.plan import Plan, stages_from_counts
-from shardnet.timeline import ClockOffset, Recorder, Timeline, Totals, offset_from_pings, shares_from_totals
+from shardnet.timeline.timeline import ClockOffset, Recorder, Timeline, Totals, offset_from_pings, shares_from_totals
 
 MS = 1_000_000
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from test_simulator import best_plan, three_devices
 
-from shardnet.what_if import halved_weights, limits, what_ifs, with_twin
+from shardnet.simulator.what_if import halved_weights, limits, what_ifs, with_twin
 
 
 def test_limits_name_the_busiest_part_and_full_memories() -> None:

@@ -70,10 +70,10 @@ def least_bottleneck(tables: Tables) -> tuple[StagePlan, ...]:
     came: dict[tuple[tuple[int, ...], int], tuple[Floats, Floats]] = {}
     start = tuple(int(g == source) for g in range(len(groups)))
     table[start, source] = visits[source][0]
-    hops = np.stack([tables.direct_s[k] for k in tables.payload[:-1]]) if tables.num_units > 1 else np.zeros((0, 1, 1))
+    hops = tables.direct_s[tables.payload[:-1]]
     for taken in sorted(product(*(range(len(group) + 1) for group in groups)), key=sum):
         for j in range(len(groups)):
-            if j == source or not taken[j] or not taken[source]:
+            if j == source or not taken[j] or not taken[source] or tables.num_units == 1:
                 continue
             before = tuple(count - (g == j) for g, count in enumerate(taken))
             _extend(table, came, groups, hops, visits[j], before, taken, j)

@@ -20,7 +20,7 @@ from shardnet.planner.relaxed import Prices, Target
 from shardnet.planner.tables import Tables, as_stages
 
 TIE_SHARE = 1e-10
-"""What all devices together may add to a cost when ties are broken."""
+"""What all devices together, or the lap, may add to a cost when ties are broken."""
 TIE_WIDTHS = (64, 512)
 TIE_TIME_S = 0.2
 
@@ -73,22 +73,36 @@ class Exact:
         tables, lap_limit_s = self.tables, self.lap_limit_s
         joules = tables.seconds * np.array([device.active_w for device in self.problem.devices], dtype=float)
         hop_j = np.where(np.isfinite(tables.hop_s), tables.radio_j, np.inf)
-        scale = (
-            TIE_SHARE
-            * max(float(joules.max(axis=1).sum()), 1e-12)
-            / max(float(tables.seconds.max(axis=1).sum()), 1e-12)
-        )
-        target = Target(joules + scale * tables.seconds, hop_j + scale * tables.hop_s, lap_limit_s=lap_limit_s)
+        target = Target(joules, hop_j, lap_limit_s=lap_limit_s)
 
         def judge(runs: Runs) -> float:
             cost = self.cost(runs)
-            if cost is None or cost.energy_j is None or cost.lap_s > lap_limit_s * (1 + ROUNDING):
-                return np.inf
-            return cost.energy_j + scale * cost.lap_s
+            kept = cost is not None and cost.lap_s <= lap_limit_s * (1 + ROUNDING)
+            return cost.energy_j if cost is not None and cost.energy_j is not None and kept else np.inf
 
         best = self._minimize(target, judge, np.inf, self.deadline)
-        value = np.inf if best.runs is None else best.cost - scale * self.known(best.runs).lap_s
-        return self.solution(best, value, min(best.bound, value), best.proven)
+        if best.runs is not None and best.proven:
+            best = self._shortest_lap(best, target, judge)
+        return self.solution(best, best.cost, min(best.bound, best.cost), best.proven)
+
+    def _shortest_lap(self, best: Best, target: Target, judge: Judge) -> Best:
+        """Another plan of the same energy with a shorter lap, where a short search finds one."""
+        assert best.runs is not None
+        lap_s = self.known(best.runs).lap_s
+        if best.cost <= 0 or lap_s <= 0:
+            return best
+        scale = TIE_SHARE * best.cost / lap_s
+        tables = self.tables
+        both = Target(target.unit_cost + scale * tables.seconds, target.hop_cost + scale * tables.hop_s)
+
+        def with_lap(runs: Runs) -> float:
+            joules = judge(runs)
+            return joules + scale * self.known(runs).lap_s if np.isfinite(joules) else np.inf
+
+        until = min(self.deadline, time.perf_counter() + TIE_TIME_S)
+        upper = with_lap(best.runs) * (1 - TIE_SHARE / 100)
+        shorter = minimize(tables, both, with_lap, upper, until, widths=TIE_WIDTHS)
+        return best if shorter.runs is None else Best(shorter.runs, best.cost, best.bound)
 
     def cost(self, runs: Runs) -> Cost | None:
         """What the plan costs; None where it breaks a limit."""

@@ -95,7 +95,10 @@ def plan(
     if objective == "energy":
         _check_power(problem)
     stages, solution = _METHODS[method](problem, aim)
-    cost = evaluate(problem, stages)
+    try:
+        cost = evaluate(problem, stages)
+    except BadConfiguration as cause:  # the simple rules do not look at links
+        raise DoesNotFit(f"The plan of {method} cannot run: {cause}") from cause
     broken = _broken(problem, stages, cost, aim)
     if broken is not None:
         raise DoesNotFit(f"The plan of {method} does not fit: {broken}. Use the method exact, or change that.")

@@ -35,6 +35,8 @@ def greatest_rate(exact: Exact, in_flight: int) -> Solution:
     if start.runs is None:
         return exact.solution(start, np.inf, start.bound, False)
     beats = _Beats(exact, in_flight, start)
+    if beats.high == 0:  # every time is zero
+        return exact.solution(Best(min(beats.pool, key=beats.beat), 0.0, 0.0), 0.0, 0.0, True)
     while True:
         beats.shorten()
         until = _share_of_time(exact, 0.4)

@@ -13,8 +13,8 @@ import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
+from shardnet.described.schema import Place, nearest_name, read_record, require
 from shardnet.errors import BadConfiguration
-from shardnet.schema import Place, nearest_name, read_record, require
 
 KINDS = ("slow", "leave", "join")
 _FORM = re.compile(

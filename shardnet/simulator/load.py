@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from shardnet.described.schema import require
 from shardnet.rebalance import Policy, Replan
-from shardnet.schema import require
 
 MAX_TOKENS = 2_000_000
 

@@ -29,9 +29,9 @@ from bare_rpc import BareRpc
 from baseline import Baseline
 
 import shardnet
+from shardnet.cluster.model import Model
+from shardnet.cluster.remote_stage import collect_timeline
 from shardnet.loader import open_model
-from shardnet.model import Model
-from shardnet.remote_stage import collect_timeline
 
 REPORTS = Path(__file__).parents[2] / "docs" / "benchmarks"
 

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from shardnet.configs import Cluster
+from shardnet.described.clusters import Cluster
+from shardnet.described.estimates import Workload, estimate_problem
 from shardnet.errors import DoesNotFit, ShardnetError
-from shardnet.estimates import Workload, estimate_problem
 from shardnet.launch.config_files import load_cluster, load_model_config
 from shardnet.plan import Plan
 from shardnet.planner import plan

@@ -16,9 +16,9 @@ from tiny_text_model import save_text_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import shardnet
+from shardnet.cluster.model import Model
 from shardnet.errors import BadRequest, DoesNotFit, KVMemorySpent
 from shardnet.loader import open_model
-from shardnet.model import Model
 
 EMBEDDED = "smollm2-135m-instruct"
 STORY = "Once upon a time, in a village between two rivers, there lived a clockmaker who had never been late. "

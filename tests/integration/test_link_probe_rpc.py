@@ -11,7 +11,7 @@ from shardnet.transport import serve_store
 
 PROGRAM = """
 import json, sys
-from shardnet.link_probe import expose_probe, measure_links
+from shardnet.profiling.link_probe import expose_probe, measure_links
 from shardnet.transport import RpcTransport
 
 endpoint, name = sys.argv[1:]

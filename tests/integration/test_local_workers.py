@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from shardnet.local_workers import LocalWorkers
+from shardnet.cluster.local_workers import LocalWorkers
 from shardnet.transport import serve_store
 
 
@@ -76,7 +76,7 @@ def test_how_a_process_ended_is_told(endpoint: str, tmp_path: Path) -> None:
 def test_devices_end_when_their_parent_is_killed(endpoint: str) -> None:
     program = textwrap.dedent(f"""
         import time
-        from shardnet.local_workers import LocalWorkers
+        from shardnet.cluster.local_workers import LocalWorkers
         with LocalWorkers({endpoint!r}, ["a", "b"], threads=1) as workers:
             while len(workers.pids) < 2:
                 time.sleep(0.01)

@@ -1,6 +1,6 @@
 """What was measured of a device or a link, as records, and what they say of steps that were not measured. Pure.
 
-Measures nothing itself: see `shardnet.profiler` and `shardnet.link_probe`.
+Measures nothing itself: see `shardnet.profiling.profiler` and `shardnet.profiling.link_probe`.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any
 
-from shardnet.hardware import Hardware
-from shardnet.model_sizes import UnitWork
+from shardnet.described.model_sizes import UnitWork
 from shardnet.plan import DeviceProfile, LinkProfile
-from shardnet.power import UNKNOWN_POWER, PowerState
-from shardnet.roofline import Roofline, Step, decode_work, fit_roofline, prefill_work
+from shardnet.profiling.hardware import Hardware
+from shardnet.profiling.power import UNKNOWN_POWER, PowerState
+from shardnet.profiling.roofline import Roofline, Step, decode_work, fit_roofline, prefill_work
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from shardnet.errors import UsageError
 from shardnet.plan import ModelProfile, Plan, StagePlan
-from shardnet.timeline import Shares, Span, Timeline
+from shardnet.timeline.timeline import Shares, Span, Timeline
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

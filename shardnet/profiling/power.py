@@ -19,7 +19,7 @@ from typing import Any
 
 import psutil
 
-from shardnet.kernel_files import ROOT, read_int, read_text
+from shardnet.profiling.kernel_files import ROOT, read_int, read_text
 
 TERMUX_TIMEOUT_S = 3.0
 """`termux-battery-status` waits for ever where the app Termux:API is missing."""

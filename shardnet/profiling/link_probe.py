@@ -17,8 +17,8 @@ from typing import Any
 import torch
 
 from shardnet.errors import BadRequest
-from shardnet.hop_probe import TOKEN_BYTES, HopEcho, hop_laps_s
-from shardnet.measurement import LinkMeasurement
+from shardnet.profiling.hop_probe import TOKEN_BYTES, HopEcho, hop_laps_s
+from shardnet.profiling.measurement import LinkMeasurement
 from shardnet.progress import Progress, silent
 from shardnet.transport.base import Transport
 

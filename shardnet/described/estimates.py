@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from shardnet.configs import GIB, Cluster
-from shardnet.configs import Device as ClusterDevice
-from shardnet.model_sizes import DTYPE_BYTES, TOKEN_ID_BYTES, ModelConfig, UnitWork, unit_works
+from shardnet.described.clusters import GIB, Cluster
+from shardnet.described.clusters import Device as ClusterDevice
+from shardnet.described.model_sizes import DTYPE_BYTES, TOKEN_ID_BYTES, ModelConfig, UnitWork, unit_works
+from shardnet.described.schema import require
 from shardnet.planner.problem import Device, Link, Problem, Unit
-from shardnet.schema import require
 
 
 @dataclass(frozen=True)

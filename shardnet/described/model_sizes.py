@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from shardnet.described.schema import require
 from shardnet.errors import BadConfiguration, UnsupportedModel
 from shardnet.plan import ModelProfile, UnitProfile
-from shardnet.schema import require
 
 DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 TOKEN_ID_BYTES = 8

@@ -11,10 +11,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any, cast
 
+from shardnet.cluster.remote_stage import RemoteStage, StageReport, collect_timeline
 from shardnet.errors import BadRequest, KVMemorySpent
 from shardnet.pipeline import Pipeline, Session
 from shardnet.plan import ModelProfile, Plan
-from shardnet.remote_stage import RemoteStage, StageReport, collect_timeline
 from shardnet.sampling import check_sampling
 from shardnet.text import TextStream
 from shardnet.transport.messages import SamplingOptions
@@ -245,7 +245,7 @@ class Model:
         Raises:
             UsageError: the folder cannot be written.
         """
-        from shardnet.profile_report import write_profile
+        from shardnet.timeline.report import write_profile
 
         summary: dict[str, Any] = {"model": self.profile.name, "dtype": self.profile.dtype}
         summary["stages"] = [asdict(report) for report in self.report()]

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from shardnet.described.model_sizes import UnitWork, model_config_from_hf, unit_works
 from shardnet.errors import BadConfiguration, UnsupportedModel
-from shardnet.model_sizes import UnitWork, model_config_from_hf, unit_works
 from shardnet.models import Shard, build_skeleton
 from shardnet.models.sizes import profile_model
 

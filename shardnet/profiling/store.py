@@ -17,8 +17,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from shardnet.errors import UsageError
-from shardnet.hardware import Hardware
-from shardnet.measurement import DeviceMeasurement
+from shardnet.profiling.hardware import Hardware
+from shardnet.profiling.measurement import DeviceMeasurement
 
 MAX_AGE_S = 30 * 86_400.0
 """Kernels, governors and other programs change what a machine gives, slowly."""

@@ -2,7 +2,8 @@
 
 Runs real shards (with random weights) through the code that will run them, so that kernels, dtypes and overheads are
 those of a run. Several blocks run one after the other, as in decoding, so that no cache of the processor holds weights
-that it would not hold then. Measures no link: see `shardnet.link_probe`. Keeps nothing: see `shardnet.profile_store`.
+that it would not hold then. Measures no link: see `link_probe`. Keeps nothing: see
+`store`.
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ from typing import Any
 import torch
 
 from shardnet.cache import SessionCache
+from shardnet.described.model_sizes import DTYPE_BYTES, UnitWork
 from shardnet.errors import BadRequest, DoesNotFit
-from shardnet.hardware import describe_hardware, last_level_cache_bytes, max_threads, usable_memory_bytes
-from shardnet.measurement import DeviceMeasurement, StepTiming, ThreadTrial, UnitMeasurement
-from shardnet.model_sizes import DTYPE_BYTES, UnitWork
 from shardnet.models import Segment, Shard
-from shardnet.power import PowerWatch, read_power
-from shardnet.profile_store import ProfileStore, current_versions, why_stale
+from shardnet.profiling.hardware import describe_hardware, last_level_cache_bytes, max_threads, usable_memory_bytes
+from shardnet.profiling.measurement import DeviceMeasurement, StepTiming, ThreadTrial, UnitMeasurement
+from shardnet.profiling.power import PowerWatch, read_power
+from shardnet.profiling.random_shard import UnitGroup, group_units, random_shard, works_of
+from shardnet.profiling.store import ProfileStore, current_versions, why_stale
 from shardnet.progress import Progress, silent
-from shardnet.random_shard import UnitGroup, group_units, random_shard, works_of
 
 DECODE_STEPS = ((1, 64), (1, 512), (1, 2048), (4, 64), (4, 512), (8, 64), (8, 512))
 """(sessions, cached tokens of each). What lies between is interpolated."""

@@ -3,7 +3,7 @@
 They are forked by a nursery (`launch/nursery.py`), a process that has imported what they need: three devices then
 start in the time of one. Every process holds the reading end of a pipe as its standard input and ends itself when that
 closes; so they end even when the parent is killed and no line of its Python runs any more. Knows nothing of clusters:
-see `shardnet.cluster`.
+see `shardnet.cluster.cluster`.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from typing import Any
 
 from shardnet.errors import ClusterError
 from shardnet.plan import StagePlan
-from shardnet.timeline import ClockOffset, Timeline, Totals, clock_ns, offset_from_pings, shares_from_totals
+from shardnet.timeline.timeline import ClockOffset, Timeline, Totals, clock_ns, offset_from_pings, shares_from_totals
 from shardnet.transport.base import RemoteObject, Transport
 from shardnet.transport.messages import StageSpec
 

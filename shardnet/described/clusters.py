@@ -10,9 +10,9 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
+from shardnet.described.schema import Place, nearest_name, read_record, require
 from shardnet.errors import BadConfiguration
 from shardnet.plan import LinkProfile
-from shardnet.schema import Place, nearest_name, read_record, require
 
 GIB = 1024**3
 MAX_DEVICES = 10_000

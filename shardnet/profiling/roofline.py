@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from shardnet.model_sizes import UnitWork
+from shardnet.described.model_sizes import UnitWork
 
 _MAX_ROUNDS = 30
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from shardnet.plan import Plan
 
 if TYPE_CHECKING:
-    from shardnet.timeline import Span
+    from shardnet.timeline.timeline import Span
 
 Event = dict[str, Any]
 Tracks = Mapping[tuple[int, str], "Sequence[Span]"]

@@ -2,7 +2,7 @@
 
 Times are integers of `clock_ns`, which is `time.monotonic_ns` everywhere in shardnet: one clock per host, with an
 arbitrary zero. Two hosts' clocks are brought together by `offset_from_pings`. Standard library only; writes no file:
-see `shardnet.profile_report`.
+see `shardnet.timeline.report`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from itertools import pairwise
 from threading import Lock
 from typing import Any, NamedTuple
 
-from shardnet.chrome_trace import build_trace
 from shardnet.plan import Plan
+from shardnet.timeline.chrome_trace import build_trace
 
 clock_ns = time.monotonic_ns
 """The clock of every span. Not `time_ns`: that one jumps when the date is set."""

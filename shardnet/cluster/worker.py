@@ -21,13 +21,13 @@ import torch
 
 from shardnet.cache import KVCache
 from shardnet.errors import ClusterError
-from shardnet.hardware import cpu_quota
-from shardnet.link_probe import expose_probe
 from shardnet.loader import load_shard, read_config
-from shardnet.profile_store import ProfileStore
-from shardnet.profiler import measure_or_reuse
+from shardnet.profiling.hardware import cpu_quota
+from shardnet.profiling.link_probe import expose_probe
+from shardnet.profiling.profiler import measure_or_reuse
+from shardnet.profiling.store import ProfileStore
 from shardnet.stage import Stage
-from shardnet.timeline import Recorder, clock_ns
+from shardnet.timeline.timeline import Recorder, clock_ns
 from shardnet.transport.base import Transport
 from shardnet.transport.messages import Hop, Part, SampledToken, SessionSpec, StageSpec, Tokens
 

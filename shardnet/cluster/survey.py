@@ -13,10 +13,10 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from shardnet.link_probe import measure_links
 from shardnet.loader import ModelFiles
-from shardnet.measurement import DeviceMeasurement
 from shardnet.plan import DeviceProfile, LinkProfile
+from shardnet.profiling.link_probe import measure_links
+from shardnet.profiling.measurement import DeviceMeasurement
 from shardnet.progress import Progress
 from shardnet.transport.base import Transport
 

@@ -1,7 +1,7 @@
 """What this machine is and what it can spare: the memory that may be used, the cores that pay.
 
 The kernel's files are looked for under `root`, so that tests can show those of a phone. Measures no speed: see
-`shardnet.profiler`. Battery and temperature: see `shardnet.power`.
+`shardnet.profiling.profiler`. Battery and temperature: see `shardnet.profiling.power`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 import psutil
 
-from shardnet.kernel_files import ROOT, read_int, read_text
+from shardnet.profiling.kernel_files import ROOT, read_int, read_text
 
 MARGIN_BYTES = 256 * 2**20
 """Left to the system and to other programs, or a twentieth of the memory where that is more."""

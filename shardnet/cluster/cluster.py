@@ -15,17 +15,17 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
+from shardnet.cluster.loading import LoadOptions, ModelLoad, load_model
+from shardnet.cluster.local_workers import LocalWorkers
+from shardnet.cluster.model import Model
+from shardnet.cluster.survey import Surveyor
+from shardnet.cluster.watch import Watch
 from shardnet.errors import BadRequest, ClusterError, JoinFailed
 from shardnet.loader import DEFAULT_CACHE
-from shardnet.loading import LoadOptions, ModelLoad, load_model
-from shardnet.local_workers import LocalWorkers
-from shardnet.model import Model
 from shardnet.progress import Progress, progress_bars
-from shardnet.survey import Surveyor
 from shardnet.transport import RpcTransport, serve_store
 from shardnet.transport.base import Transport
 from shardnet.transport.messages import Tokens
-from shardnet.watch import Watch
 
 COORDINATOR = "coordinator"
 JOIN_S = 60.0

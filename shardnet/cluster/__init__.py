@@ -1,0 +1,1 @@
+"""Devices that work together: started, watched, asked what they can do, given shards to hold, and ended."""
