@@ -58,7 +58,7 @@ def find_config(model: str, dtype: str, progress: Progress) -> tuple[Any, str]:
     if path.is_dir():
         return read_config(path), path.resolve().name
     if path.exists() or model.count("/") != 1 or path.is_absolute():
-        files = open_model(model, dtype, progress=progress)
+        files = open_model(model, dtype, cache_dir=cache_folder(), progress=progress)
         return files.config, files.name
     return read_config(_hub_config_folder(model)), model
 
