@@ -126,6 +126,7 @@ class Model:
         self._eos_ids = eos_ids
         self._plan = plan
         self._laps_s: deque[float] = deque(maxlen=NUM_LAPS_KEPT)
+        self._latest: Generation | None = None
         self._unload = unload
 
     @property
@@ -170,7 +171,7 @@ class Model:
         ids = self.encode(prompt, chat=chat)
         self._check_length(len(ids), max_new_tokens)
         session = self._pipeline.start(ids, max_new_tokens=max_new_tokens, eos_ids=self._eos_ids, sampling=sampling)
-        return Stream(session, TextStream(self.tokenizer, stop), on_finished=self._keep_lap)
+        return Stream(session, TextStream(self.tokenizer, stop), on_finished=self._keep)
 
     def generate(self, prompts: Sequence[str | Sequence[int] | Chat], **options: Any) -> list[Generation]:
         """Answer several prompts at once; the options are those of `stream`. In the prompts' order.
@@ -248,6 +249,9 @@ class Model:
         from shardnet.timeline.report import write_profile
 
         summary: dict[str, Any] = {"model": self.profile.name, "dtype": self.profile.dtype}
+        if self._latest is not None:
+            summary["tokens_per_s"] = self._latest.tokens_per_s
+            summary["time_to_first_token_s"] = self._latest.time_to_first_token_s
         summary["stages"] = [asdict(report) for report in self.report()]
         write_profile(folder, collect_timeline(self._stages), self.plan, self.profile, summary)
 
@@ -261,7 +265,8 @@ class Model:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _keep_lap(self, result: Generation) -> None:
+    def _keep(self, result: Generation) -> None:
+        self._latest = result
         if len(result.token_ids) >= LEAST_TOKENS_OF_A_LAP and result.tokens_per_s:
             self._laps_s.append(1 / result.tokens_per_s)
 
