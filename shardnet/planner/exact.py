@@ -93,7 +93,11 @@ class Exact:
             return best
         scale = TIE_SHARE * best.cost / lap_s
         tables = self.tables
-        both = Target(target.unit_cost + scale * tables.seconds, target.hop_cost + scale * tables.hop_s)
+        both = Target(
+            target.unit_cost + scale * tables.seconds,
+            target.hop_cost + scale * tables.hop_s,
+            lap_limit_s=target.lap_limit_s,
+        )
 
         def with_lap(runs: Runs) -> float:
             joules = judge(runs)
