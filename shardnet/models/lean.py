@@ -3,8 +3,8 @@
 Decoding one token is bound by memory traffic and, after that, by the number of operations: a stock block makes about 70
 small ones. Here the same mathematics takes 25: queries, keys and values come from one matrix product, gate and up from
 another (their weights lie side by side in memory, so nothing is stored twice), and norms and rotations are written for
-one row. Measured on SmolLM2-135M: see docs/benchmarks. Blocks of other shapes, and blocks whose modules were replaced,
-run as transformers has them.
+one row. What the whole runtime gains beside `transformers` stands in docs/benchmarks. Blocks of other shapes, and blocks
+whose modules were replaced, run as transformers has them.
 
 Shapes: T sessions with one token each, H hidden size, Q query and K key-value heads, d head size.
 """
