@@ -20,14 +20,14 @@ import tempfile
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 
 from emulated import EmulatedCluster, EmulatedDevice, EmulatedLink, enter_own_network, in_own_network, why_not
 
 from shardnet import Cluster
-from shardnet.errors import DoesNotFit
 from shardnet.cluster.model import Model
+from shardnet.errors import DoesNotFit
 from shardnet.plan import Plan
 
 REPORTS = Path(__file__).parents[2] / "docs" / "benchmarks"
@@ -39,6 +39,20 @@ TIE = 0.05
 """Laps that differ by less count as equal."""
 FAST, MIDDLE, SLOW = 3, 6, 12
 """Times slower than this machine's core."""
+
+ABOUT = """# Predicted against measured, on emulated clusters
+
+`python tests/bench/bench_prediction.py`, {date}, {took_s:.0f} s, on a machine of {cores} cores shared with other work
+(load average {least:.1f} to {most:.1f}).
+
+Everything here is emulated: devices are processes, each in a network namespace of its own; a device 1/k computes
+k times as long as one core of this machine; links hold packets for as long as their rate and latency say; memory is
+what a device says. The model is the first {blocks} blocks of SmolLM2-135M-Instruct with its embedding and head, in
+bfloat16.
+*Predicted* is the lap that `Cluster.load` gives, from profiles of devices and links that it measured itself; a profile
+of a kind of device is made once and reused. *Measured* is the median time between tokens of one stream, {rounds} rounds
+of {tokens} tokens, all plans of a cluster in turn. `a5 b9`: 5 units on a, then 9 on b. Methods with the same plan share
+a row."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +90,7 @@ def _link(link: EmulatedLink) -> str:
     return f"{link.bits_per_s / 1e6:g} Mbit/s {link.latency_s * 1e3:g} ms"
 
 
-# The model takes 199 MB (each of its 14 units 7 MB, embedding and head 57 MB); 0.8 of a device's memory is planned with.
+# The model takes 199 MB (7 MB a block, 57 MB each for embedding and head); 0.8 of a device's memory is planned with.
 SETUPS = (
     _setup("3 6", 10, 2),
     _setup("6 6", 100, 0),
@@ -221,21 +235,18 @@ def load(cluster: Cluster, model: Path, method: str, cache: Path) -> tuple[Plan,
 def decode(model: Model, num_tokens: int) -> list[float]:
     """Seconds from each new token to the next; the first one comes with the prompt."""
     stream = model.stream(PROMPT, max_new_tokens=num_tokens + 2)
-    times = []
-    for _ in stream._session:
-        times.append(time.perf_counter())
+    times = [time.perf_counter() for _ in stream._session]
     stream.close()
-    return [later - earlier for earlier, later in zip(times[1:], times[2:], strict=False)]
+    return [later - earlier for earlier, later in pairwise(times[1:])]
 
 
 def as_lines(result: Result) -> str:
-    lines = [f"{result.setup} (load {result.load_average:.1f})"]
-    for row in result.rows:
-        lines.append(
-            f"  {_stages(row.plan):28} predicted {row.predicted_s * 1e3:6.1f} measured {row.measured_s * 1e3:6.1f} ms "
-            f"ratio {row.ratio:.2f}  {', '.join(row.methods)}"
-        )
-    return "\n".join(lines)
+    rows = [
+        f"  {_stages(row.plan):28} predicted {row.predicted_s * 1e3:6.1f} measured {row.measured_s * 1e3:6.1f} ms "
+        f"ratio {row.ratio:.2f}  {', '.join(row.methods)}"
+        for row in result.rows
+    ]
+    return "\n".join([f"{result.setup} (load {result.load_average:.1f})", *rows])
 
 
 def _stages(plan: Plan) -> str:
@@ -249,20 +260,18 @@ def as_markdown(results: list[Result], options: argparse.Namespace, took_s: floa
     num_pairs = sum(len(result.rows) * (len(result.rows) - 1) // 2 for result in results)
     num_wrong = sum(len(result.wrong_pairs()) for result in results)
     right = sum(not result.wrong_pairs() for result in results)
+    loads = [result.load_average for result in results]
     lines = [
-        "# Predicted against measured, on emulated clusters",
-        "",
-        f"`python tests/bench/bench_prediction.py`, {datetime.date.today()}, {took_s:.0f} s, on a machine of "
-        f"{os.cpu_count()} cores shared with other work (load average {min(r.load_average for r in results):.1f} to "
-        f"{max(r.load_average for r in results):.1f}).",
-        "",
-        "Everything here is emulated: devices are processes, each in a network namespace of its own; a device 1/k computes",
-        "k times as long as one core of this machine; links hold packets for as long as their rate and latency say; memory",
-        f"is what a device says. The model is the first {NUM_BLOCKS} blocks of SmolLM2-135M-Instruct with its embedding and",
-        "head, in bfloat16. *Predicted* is the lap that `Cluster.load` gives, from profiles of devices and links that it",
-        f"measured itself. *Measured* is the median time between tokens of one stream, {options.rounds} rounds of",
-        f"{options.tokens} tokens, all plans of a cluster in turn. `a5 b9`: 5 units on a, then 9 on b. Methods that give",
-        "the same plan share a row.",
+        *ABOUT.format(
+            date=datetime.date.today(),
+            took_s=took_s,
+            cores=os.cpu_count(),
+            least=min(loads),
+            most=max(loads),
+            blocks=NUM_BLOCKS,
+            rounds=options.rounds,
+            tokens=options.tokens,
+        ).splitlines(),
         "",
         "| | |",
         "|---|---|",

@@ -74,7 +74,7 @@ def why_not() -> str | None:
 def enter_own_network() -> int:
     """Run this program again with the same arguments in a network namespace of its own; returns its exit code."""
     command = 'ip link set lo up && exec "$0" "$@"'
-    environment = {**os.environ, _MARK: "1", "TP_SOCKET_IFNAME": INTERFACE}
+    environment = {**os.environ, _MARK: "1", "TP_SOCKET_IFNAME": INTERFACE, "TORCH_CPP_LOG_LEVEL": "ERROR"}
     return subprocess.run(
         ["unshare", "--net", "sh", "-c", command, sys.executable, *sys.argv], env=environment
     ).returncode
@@ -133,6 +133,7 @@ class EmulatedCluster:
                 for one in self.devices
             ],
         }
+        path = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
         with open(Path(logs, "network.log"), "wb") as log:
             return subprocess.Popen(
                 [sys.executable, str(HERE / "emulated_network.py"), json.dumps(settings)],
@@ -140,7 +141,7 @@ class EmulatedCluster:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
-                env={**worker_environment(os.environ, 1), "PYTHONPATH": str(HERE)},
+                env={**worker_environment(os.environ, 1), "PYTHONPATH": path},
                 start_new_session=True,
             )
 
