@@ -20,7 +20,9 @@ from shardnet.planner.relaxed import Prices, Target
 from shardnet.planner.tables import Tables, as_stages
 
 TIE_SHARE = 1e-10
-"""What all devices together, or the lap, may add to a cost when ties are broken."""
+"""What all devices together may add to a lap when ties are broken."""
+LAP_TIE_SHARE = 1e-9
+"""What a lap may add to joules when ties are broken."""
 TIE_WIDTHS = (64, 512)
 TIE_TIME_S = 0.2
 
@@ -91,7 +93,7 @@ class Exact:
         lap_s = self.known(best.runs).lap_s
         if best.cost <= 0 or lap_s <= 0:
             return best
-        scale = TIE_SHARE * best.cost / lap_s
+        scale = LAP_TIE_SHARE * best.cost / lap_s
         tables = self.tables
         both = Target(
             target.unit_cost + scale * tables.seconds,
@@ -104,7 +106,7 @@ class Exact:
             return joules + scale * self.known(runs).lap_s if np.isfinite(joules) else np.inf
 
         until = min(self.deadline, time.perf_counter() + TIE_TIME_S)
-        upper = with_lap(best.runs) * (1 - TIE_SHARE / 100)
+        upper = with_lap(best.runs) * (1 - LAP_TIE_SHARE / 1e5)  # a lap that is shorter by 1e-5
         shorter = minimize(tables, both, with_lap, upper, until, widths=TIE_WIDTHS)
         return best if shorter.runs is None else Best(shorter.runs, best.cost, best.bound)
 
