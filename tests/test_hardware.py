@@ -8,6 +8,7 @@ import pytest
 from shardnet.profiling.hardware import (
     Hardware,
     core_max_khz,
+    cpu_quota,
     describe_hardware,
     fast_cores,
     group_free_bytes,
@@ -108,7 +109,9 @@ def test_a_quota_of_version_1_limits_threads(tmp_path: Path) -> None:
         },
     )
     assert max_threads(tmp_path) == 1
+    assert cpu_quota(tmp_path) == 0.9
     write(tmp_path, **{"sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1"})
+    assert cpu_quota(tmp_path) is None
     assert max_threads(tmp_path) == len(usable_cores(tmp_path))
 
 

@@ -22,7 +22,7 @@ import torch
 from shardnet.cache import KVCache
 from shardnet.errors import ClusterError
 from shardnet.loader import load_shard, read_config
-from shardnet.profiling.hardware import cpu_quota
+from shardnet.profiling.hardware import cpu_quota, group_free_bytes
 from shardnet.profiling.link_probe import expose_probe
 from shardnet.profiling.profiler import measure_or_reuse
 from shardnet.profiling.store import ProfileStore
@@ -87,7 +87,8 @@ class Worker:
         Devices of one `host` share its memory, those of one `network` the way to others, those of one `kind` are
         equally fast.
         """
-        memory = psutil.virtual_memory()
+        memory, group_free = psutil.virtual_memory(), group_free_bytes()
+        available = memory.available if group_free is None else min(memory.available, group_free)
         host = f"{platform.node()}-{_boot_id()}"
         return {
             "device": self.transport.name,
@@ -98,7 +99,7 @@ class Worker:
             "machine": platform.machine(),
             "num_threads": self.num_threads,
             "memory_total_bytes": memory.total,
-            "memory_available_bytes": memory.available,
+            "memory_available_bytes": available,
             "rss_bytes": psutil.Process().memory_info().rss,
             "peak_rss_bytes": peak_rss_bytes(),
             "num_os_threads": psutil.Process().num_threads(),

@@ -1,0 +1,106 @@
+"""What the coordinator asks of devices, and what it need not ask: devices that play their answers, in one process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from shardnet.cluster.survey import MEMORY_SHARE, Surveyor
+from shardnet.described.model_sizes import ModelConfig, unit_works
+from shardnet.loader import ModelFiles
+from shardnet.profiling.hardware import Hardware
+from shardnet.profiling.link_probe import expose_probe
+from shardnet.profiling.measurement import DeviceMeasurement, StepTiming, UnitMeasurement
+from shardnet.progress import silent
+from shardnet.transport.base import Transport
+from shardnet.transport.in_process import InProcessNetwork
+
+FILES = cast(
+    ModelFiles,
+    SimpleNamespace(
+        folder=Path("model"),
+        dtype="bfloat16",
+        config=SimpleNamespace(to_dict=dict),
+        profile=SimpleNamespace(family="llama", units=[SimpleNamespace(output_bytes=128)]),
+    ),
+)
+[_, BLOCK, _] = unit_works(
+    ModelConfig(
+        "tiny", "llama", hidden=64, blocks=1, heads=2, kv_heads=2, intermediate=128, vocab=100, context_tokens=64
+    ),
+    "bfloat16",
+)
+
+
+class PlayedDevice:
+    """Describes itself as told, and counts how often it is measured."""
+
+    def __init__(self, transport: Transport, host: str, network: str, kind: str, block_s: float) -> None:
+        self.num_measured = 0
+        self._described = {
+            "host": host,
+            "network": network,
+            "kind": kind,
+            "num_threads": 1,
+            "memory_available_bytes": 1_000_000,
+        }
+        self._kind, self._block_s = kind, block_s
+        expose_probe(transport)
+        transport.expose("describe", lambda: self._described)
+        transport.expose("profile", self._profile)
+
+    def _profile(self, *_: Any) -> dict[str, Any]:
+        self.num_measured += 1
+        steps = (
+            StepTiming(1, 1, 64, self._block_s),
+            StepTiming(1, 1, 512, 2 * self._block_s),
+            StepTiming(1, 64, 0, 1.0),
+        )
+        return DeviceMeasurement(
+            device=self._kind,
+            model="tiny",
+            dtype="bfloat16",
+            hardware=Hardware("x86_64", "cpu", 2, (), 2**30, False),
+            versions={},
+            measured_at_s=0.0,
+            took_s=1.0,
+            memory_bytes=1_000_000,
+            num_threads=1,
+            trials=(),
+            units=(UnitMeasurement(BLOCK, (0,), steps),),
+        ).as_dict()
+
+
+def test_each_kind_is_measured_once_and_each_way_once() -> None:
+    with InProcessNetwork() as network:
+        here = network.join("coordinator")
+        a = PlayedDevice(network.join("a"), "laptop", "laptop-1", "1-thread", 0.001)
+        b = PlayedDevice(network.join("b"), "laptop", "laptop-1", "1-thread", 0.001)
+        c = PlayedDevice(network.join("c"), "laptop", "laptop-2", "1-thread-of-0.5-cores", 0.002)
+        told: list[float] = []
+        surveyor = Surveyor(here)
+        survey = surveyor.survey(
+            ["a", "b", "c"], FILES, Path("store"), lambda _, done, total: told.append(done / total), context_tokens=64
+        )
+        at_length = surveyor.survey(["a", "b", "c"], FILES, Path("store"), silent, context_tokens=512)
+    assert [a.num_measured, b.num_measured, c.num_measured] == [2, 0, 2]
+    assert [device.name for device in survey.devices] == ["a", "b", "c"]
+    assert [device.decode_unit_s for device in survey.devices] == [(0.001,), (0.001,), (0.002,)]
+    assert [device.decode_unit_s for device in at_length.devices] == [(0.002,), (0.002,), (0.004,)]
+    assert survey.links == at_length.links, "links are measured once"
+    ways = {(link.source, link.target): (link.latency_s, link.bytes_per_s) for link in survey.links}
+    assert len(ways) == 6
+    assert ways["a", "c"] == ways["b", "c"] != ways["a", "b"]
+
+
+def test_devices_of_one_host_share_its_memory() -> None:
+    with InProcessNetwork() as network:
+        here = network.join("coordinator")
+        for name, host in (("a", "laptop"), ("b", "laptop"), ("c", "phone")):
+            PlayedDevice(network.join(name), host, host, "1-thread", 0.001)
+        found = Surveyor(here).memory(["a", "b", "c"])
+    whole = MEMORY_SHARE * 1_000_000
+    assert [device.memory_bytes for device in found] == pytest.approx([whole / 2, whole / 2, whole])
