@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -67,6 +68,8 @@ def why_not() -> str | None:
         return "emulated devices need root, for their network namespaces"
     if not os.path.exists("/dev/net/tun"):
         return "emulated devices need /dev/net/tun, which this kernel does not have"
+    if missing := [program for program in ("unshare", "ip") if shutil.which(program) is None]:
+        return f"emulated devices need the program {missing[0]} (packages util-linux and iproute2)"
     tried = subprocess.run(["unshare", "--net", "ip", "link", "set", "lo", "up"], capture_output=True, text=True)
     return f"no network namespace can be made here: {tried.stderr.strip()}" if tried.returncode else None
 
