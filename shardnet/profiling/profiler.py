@@ -98,10 +98,13 @@ def measure_device(
                 trials = _try_threads(main_blocks, dtype, memory_bytes, clock)
                 num_threads = choose_threads(trials)
             torch.set_num_threads(num_threads)
-            units = tuple(
-                _measure_group(group, works, dtype, memory_bytes, clock, len(groups) - index)
-                for index, group in enumerate(groups)
-            )
+            # The blocks last: they take what the others leave of the time.
+            order = sorted(groups, key=lambda group: len(group.units))
+            measured = {
+                group.units: _measure_group(group, works, dtype, memory_bytes, clock, len(groups) - index)
+                for index, group in enumerate(order)
+            }
+            units = tuple(measured[group.units] for group in groups)
     finally:
         torch.set_num_threads(threads_before)
     clock.end()
@@ -247,6 +250,8 @@ def _measure_group(
         (1, new, cached) for new, cached in PREFILL_STEPS
     ]
     wanted = [step for step in wanted if step[1] + step[2] <= context_limit and kv.fits(*step, memory_bytes // 8)]
+    if not shard.kv_bytes_per_token:  # what is cached makes no difference
+        wanted = list({step[:2]: step for step in reversed(wanted)}.values())[::-1]
     group_s = clock.left_s() / groups_left
     until_s = clock.left_s() - group_s
     # Other programs come in bursts that are longer than a step's share of the time: the runs of each step are spread.
@@ -261,7 +266,7 @@ def _measure_group(
             if round_ and not left_s:
                 break
             num_sessions, num_tokens, cached = step
-            more = _timed(kv.step(num_tokens, num_sessions, cached), slot_s)
+            more = _timed(kv.step(num_tokens, num_sessions, cached), slot_s, is_warm=bool(round_))
             times[step] = sorted([*times.get(step, []), *more])
             clock.tell()
     steps = [
@@ -330,13 +335,16 @@ def _filled_cache(shard: Shard, capacity: int, length: int) -> SessionCache:
     return cache
 
 
-def _timed(step: Callable[[], object], slot_s: float) -> list[float]:
-    """Seconds of some runs, the fastest first. The first run warms up and counts only if there is no time for more."""
+def _timed(step: Callable[[], object], slot_s: float, is_warm: bool = False) -> list[float]:
+    """Seconds of some runs, the fastest first.
+
+    Unless `is_warm`, the first run warms up and counts only if there is no time for more.
+    """
     start = time.perf_counter()
     step()
     now = time.perf_counter()
     first_s = now - start
-    times: list[float] = []
+    times = [first_s] if is_warm else []
     while len(times) < _MAX_RUNS and (now - start + first_s < slot_s or (times and len(times) < 3 and first_s < 0.05)):
         before = now
         step()
@@ -346,8 +354,14 @@ def _timed(step: Callable[[], object], slot_s: float) -> list[float]:
 
 
 def _undisturbed(times: Sequence[float]) -> float:
-    """The lower quartile: what other programs do can only add, and comes in bursts longer than half of a slot."""
-    return times[len(times) // 4]
+    """The lower quartile, interpolated: a slow device has few runs, whose fastest one would flatter it.
+
+    What other programs do can only add, and comes in bursts longer than half of a slot.
+    """
+    place = (len(times) - 1) / 4
+    left = int(place)
+    right = min(left + 1, len(times) - 1)
+    return times[left] + (place - left) * (times[right] - times[left])
 
 
 @contextmanager
