@@ -52,11 +52,13 @@ def test_all_end_with_the_block(endpoint: str) -> None:
 def test_a_frozen_device_is_killed_in_time_and_the_other_goes_by_itself(endpoint: str) -> None:
     with LocalWorkers(endpoint, ["device-0", "device-1"], threads=1) as workers:
         wait_for(lambda: len(workers.pids) == 2)
-        os.kill(workers.pids["device-0"], signal.SIGSTOP)
+        frozen = psutil.Process(workers.pids["device-0"])
+        frozen.suspend()
+        wait_for(lambda: frozen.status() == psutil.STATUS_STOPPED)  # on a busy machine a signal takes its time
         start = time.monotonic()
     assert time.monotonic() - start < 4
     assert dict(workers.poll())["device-0"] == -signal.SIGKILL
-    assert is_over(workers.pids["device-0"])
+    wait_for(lambda: is_over(frozen.pid))
 
 
 def test_how_a_process_ended_is_told(endpoint: str, tmp_path: Path) -> None:
