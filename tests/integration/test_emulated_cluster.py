@@ -55,7 +55,7 @@ with EmulatedCluster(devices, EmulatedLink(2e6, 0.01), links) as cluster:
 
 @contextmanager
 def program(folder: Path) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(BENCH)}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(BENCH), "TMPDIR": str(folder)}
     script = folder / "program.py"
     script.write_text(PROGRAM)
     with subprocess.Popen(
