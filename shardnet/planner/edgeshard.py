@@ -13,10 +13,13 @@ import numpy as np
 
 from shardnet.errors import BadConfiguration, DoesNotFit
 from shardnet.plan import StagePlan
-from shardnet.planner.tables import Floats, Tables, as_stages, stages_of
+from shardnet.planner.tables import Floats, Ints, Tables, as_stages, stages_of
 
 MOST_SUBSETS = 4096
 SLACK = 1e-9
+
+State = tuple[tuple[int, ...], int]
+"""Devices taken of each group of identical ones, and the group of the last one."""
 
 
 def least_latency(tables: Tables) -> tuple[StagePlan, ...]:
@@ -66,8 +69,8 @@ def least_bottleneck(tables: Tables) -> tuple[StagePlan, ...]:
         )
     source = next(g for g, group in enumerate(groups) if group == [tables.source])
     visits = [_visit_seconds(tables, group[0]) for group in groups]
-    table: dict[tuple[tuple[int, ...], int], Floats] = {}
-    came: dict[tuple[tuple[int, ...], int], tuple[Floats, Floats]] = {}
+    table: dict[State, Floats] = {}
+    came: dict[State, tuple[Ints, Ints]] = {}
     start = tuple(int(g == source) for g in range(len(groups)))
     table[start, source] = visits[source][0]
     hops = tables.direct_s[tables.payload[:-1]]
@@ -111,7 +114,16 @@ def _binary(groups: list[list[int]], taken: tuple[int, ...]) -> int:
     return sum(1 << d for group, count in zip(groups, taken) for d in group[:count])
 
 
-def _extend(table, came, groups, hops, visit, before, taken, j):  # type: ignore[no-untyped-def]
+def _extend(
+    table: dict[State, Floats],
+    came: dict[State, tuple[Ints, Ints]],
+    groups: list[list[int]],
+    hops: Floats,
+    visit: Floats,
+    before: tuple[int, ...],
+    taken: tuple[int, ...],
+    j: int,
+) -> None:
     """Fill g(., taken, j) from every g(., before, k)."""
     for k, count in enumerate(before):
         if not count or (before, k) not in table:
@@ -128,7 +140,9 @@ def _extend(table, came, groups, hops, visit, before, taken, j):  # type: ignore
         cells[better], cuts[better], origins[better] = least[better], cut[better], k
 
 
-def _trace(tables: Tables, groups, came, state) -> tuple[StagePlan, ...]:  # type: ignore[no-untyped-def]
+def _trace(
+    tables: Tables, groups: list[list[int]], came: dict[State, tuple[Ints, Ints]], state: State
+) -> tuple[StagePlan, ...]:
     """Follow the choices back; of identical devices, any unused one serves."""
     taken, j = state
     last, runs = tables.num_units - 1, []

@@ -94,7 +94,7 @@ class _Beats:
 
     def disprove(self, goal: float) -> bool:
         """Whether a beat under the goal was found; where not, `low` is at the goal or as high as time allows."""
-        short, rest = WIDTHS[:3], WIDTHS[3:]
+        short, rest = WIDTHS[:3], (WIDTHS[0], *WIDTHS[3:])
         if self.low >= goal * (1 - 2 * SAME):
             return False
         if self.find(goal * (1 - SAME), _share_of_time(self._exact, 0.3), short, QUICK_ROUNDS):
