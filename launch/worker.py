@@ -15,7 +15,14 @@ import sys
 import threading
 
 JOIN_S = 60.0
-NEEDED = ("torch", "transformers.modeling_layers", "shardnet.transport.rpc", "shardnet.cluster.worker")
+NEEDED = (
+    "torch",
+    "accelerate",
+    "transformers.modeling_layers",
+    "transformers.generation.utils",
+    "shardnet.transport.rpc",
+    "shardnet.cluster.worker",
+)
 
 
 def main() -> int:

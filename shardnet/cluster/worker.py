@@ -18,10 +18,12 @@ from typing import Any
 
 import psutil
 import torch
+from transformers import LlamaConfig
 
 from shardnet.cache import KVCache
 from shardnet.errors import ClusterError
 from shardnet.loader import load_shard, read_config
+from shardnet.models import build_skeleton
 from shardnet.profiling.hardware import cpu_quota, group_free_bytes
 from shardnet.profiling.link_probe import expose_probe
 from shardnet.profiling.profiler import measure_or_reuse
@@ -49,7 +51,11 @@ class Worker:
         self._stages: dict[StageKey, StageHost] = {}
 
     def warm_up(self) -> None:
-        """Let torch set up its kernels, so that a device that has joined is ready."""
+        """Let torch set up its kernels and its meta device, so that a device that has joined is ready."""
+        config = LlamaConfig(
+            vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1
+        )
+        build_skeleton(config, 0, 2)
         torch.set_num_threads(self.num_threads)
         with torch.inference_mode():
             for dtype in (torch.float32, torch.bfloat16):

@@ -31,7 +31,7 @@ MOST_FLOWS = 60_000
 GRACE_S = 2.0
 """After its time limit the solver gets this long to write its result, then it is ended."""
 ATTEMPTS = 2
-"""Once in some thousand runs CBC hangs on a programme that it solves in milliseconds with another seed."""
+"""CBC was seen to hang, rarely, on a programme that it solves in milliseconds otherwise: it gets another seed then."""
 
 
 def _without_warnings(call: Callable[..., Result]) -> Callable[..., Result]:
