@@ -7,6 +7,7 @@ process is killed.
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import os
 import time
@@ -87,6 +88,7 @@ class Cluster:
             endpoint = f"127.0.0.1:{store.port}"
             workers = resources.enter_context(LocalWorkers(endpoint, names, threads, log_dir))
             transport = resources.enter_context(RpcTransport.join(endpoint, COORDINATOR, timeout_s=JOIN_S))
+            importlib.import_module("transformers.modeling_layers")  # a load will need it; the devices start meanwhile
             _wait_for(transport, names, told, workers)
             return cls(transport, names, resources.pop_all(), workers)
 

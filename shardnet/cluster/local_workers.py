@@ -94,8 +94,8 @@ class LocalWorkers:
             nursery.stdin.close()
             if not self._ends_within(GOODBYE_S):
                 self._signal_all(signal.SIGTERM)
-            if not self._ends_within(TERMINATE_S):
-                self._signal_all(signal.SIGKILL)
+                self._ends_within(TERMINATE_S)
+            self._signal_all(signal.SIGKILL)  # whoever is left, also where the nursery is gone already
             nursery.wait()
             self._listener.join()
             assert nursery.stdout is not None
