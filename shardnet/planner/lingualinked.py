@@ -202,7 +202,7 @@ def _solve(pulp: Any, programme: Any, time_limit_s: float) -> dict[str, float] |
             except subprocess.TimeoutExpired as cause:
                 if attempt + 1 == ATTEMPTS:
                     raise ShardnetError(
-                        f"CBC did not stop within {time_limit_s + GRACE_S:.0f} s, {ATTEMPTS} times. Use the method exact."
+                        f"CBC did not stop within {time_limit_s + GRACE_S:.0f} s, twice. Use the method exact."
                     ) from cause
         if not result.exists():
             raise ShardnetError("CBC wrote no result. Use the method exact, or install another build of CBC.")
