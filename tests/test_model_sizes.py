@@ -10,6 +10,7 @@ import pytest
 from shardnet.described.model_sizes import ModelConfig, model_config_from_hf, model_profile, unit_works
 from shardnet.errors import BadConfiguration, UnsupportedModel
 from shardnet.launch.config_files import known_names, load_model_config
+from shardnet.models import weightless
 
 TINY = {
     "vocab_size": 96,
@@ -51,11 +52,10 @@ PUBLISHED = {
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_parameters_equal_those_of_the_skeleton(family: str) -> None:
-    from accelerate import init_empty_weights
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.for_model(family, **{**TINY, **FAMILIES[family]})
-    with init_empty_weights():
+    with weightless():
         model = AutoModelForCausalLM.from_config(config)
     model.tie_weights()
     expected = sum(parameter.numel() for parameter in model.parameters())

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations, pairwise
 
 import pytest
 import torch
 from tiny_models import VARIANTS, TinyModel, tiny_model
-from torch import Tensor
+from torch import Tensor, nn
 
 from shardnet.cache import KVCache
 from shardnet.errors import UnsupportedModel
@@ -125,3 +127,41 @@ def test_an_unsupported_family_is_named_with_the_supported_ones() -> None:
     with pytest.raises(UnsupportedModel, match=r"'mamba'.*bloom, .*llama, .*qwen3_moe"):
         family_of("mamba")
     assert {VARIANTS[name][0] for name in VARIANTS} == set(supported_families())
+
+
+def test_modules_are_made_without_weights_beside_others_with() -> None:
+    """Two threads that enter and leave crosswise leave nothing behind, and a third is not disturbed."""
+    from transformers import LlamaConfig
+
+    config = LlamaConfig(num_hidden_layers=2, hidden_size=64, intermediate_size=64, num_attention_heads=4)
+    done = threading.Event()
+    seen: set[str] = set()
+
+    def watch() -> None:
+        while not done.is_set():
+            seen.add(nn.Linear(2, 2).weight.device.type)
+
+    with ThreadPoolExecutor(5) as pool:
+        pool.submit(watch)
+        try:
+            skeletons = list(pool.map(lambda _: build_skeleton(config, 0, 3), range(8)))
+        finally:
+            done.set()
+    assert seen == {"cpu"} == {nn.Linear(2, 2).weight.device.type}
+    for skeleton in skeletons:
+        for module in (*skeleton.embedding.values(), *skeleton.blocks.values(), *skeleton.head.values()):
+            assert all(parameter.is_meta for parameter in module.parameters())
+    assert torch.get_default_dtype() == torch.float32
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_only_buffers_are_real(variant: str) -> None:
+    from transformers import CONFIG_MAPPING
+
+    family, sizes = VARIANTS[variant]
+    config = CONFIG_MAPPING[family](**sizes)
+    skeleton = build_skeleton(config, 0, config.num_hidden_layers + 1)
+    modules = [*skeleton.embedding.values(), *skeleton.blocks.values(), *skeleton.head.values(), skeleton.rotary]
+    for module in filter(None, modules):
+        assert all(parameter.is_meta for parameter in module.parameters())
+        assert not any(buffer.is_meta for buffer in module.buffers())

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from shardnet.errors import DamagedCheckpoint, UnsupportedModel
+from shardnet.models import weightless
 
 from .gguf_header import GgufHeader, GgufTensor
 
@@ -19,7 +20,6 @@ class Unpacker:
     """Reads tensors and gives them the model's names, order of rows, and values. A context manager."""
 
     def __init__(self, header: GgufHeader, raw_config: dict[str, Any], config: Any) -> None:
-        from accelerate import init_empty_weights
         from transformers import AutoModelForCausalLM
         from transformers.modeling_gguf_pytorch_utils import (
             TENSOR_PROCESSORS,
@@ -27,8 +27,8 @@ class Unpacker:
             get_gguf_hf_weights_map,
         )
 
-        with init_empty_weights():
-            model = AutoModelForCausalLM.from_config(config)
+        with weightless():
+            model = AutoModelForCausalLM.from_config(config, dtype=None)
         name = PROCESSOR_NAMES.get(config.model_type, config.model_type)
         self._path = header.path
         self._processor = TENSOR_PROCESSORS.get(name, TensorProcessor)(config=raw_config)

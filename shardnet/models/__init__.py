@@ -4,6 +4,7 @@ from .families import family_of, supported_families
 from .kv import BlockKV, Segment, SessionKV
 from .shard import Shard
 from .skeleton import Skeleton, build_skeleton
+from .weightless import weightless
 
 __all__ = [
     "BlockKV",
@@ -14,4 +15,5 @@ __all__ = [
     "build_skeleton",
     "family_of",
     "supported_families",
+    "weightless",
 ]

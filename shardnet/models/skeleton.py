@@ -20,6 +20,7 @@ from .families import family_of
 from .family import Family
 from .kv import BlockKV
 from .lean import SIDE_BY_SIDE
+from .weightless import to_meta, weightless
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,6 @@ def build_skeleton(config: Any, first_unit: int, last_unit: int) -> Skeleton:
     Raises:
         UnsupportedModel: the family, or a variant of it that the configuration asks for, cannot be cut.
     """
-    from accelerate import init_empty_weights
     from transformers import AutoModelForCausalLM
 
     family = family_of(config.model_type)
@@ -119,12 +119,15 @@ def build_skeleton(config: Any, first_unit: int, last_unit: int) -> Skeleton:
     # The frame is the whole model with one block: it shows where things are, at a thirtieth of the time.
     frame_config = copy.deepcopy(config)
     frame_config.num_hidden_layers = 1
-    with init_empty_weights(include_buffers=False):  # buffers are in no checkpoint: computed here, for real
-        frame = AutoModelForCausalLM.from_config(frame_config, attn_implementation=family.attention)
+    with weightless():  # but for buffers: they are in no checkpoint
+        # Without a dtype: transformers would change torch's default for all threads.
+        frame = AutoModelForCausalLM.from_config(frame_config, attn_implementation=family.attention, dtype=None)
         base = frame.get_submodule(family.base)
         block_class = type(getattr(base, family.blocks)[0])
         layers = range(max(first_unit, 1) - 1, min(last_unit, num_units - 2))
         blocks = {f"{family.base}.{family.blocks}.{layer}": block_class(config, layer).eval() for layer in layers}
+    for module in (frame, *blocks.values()):
+        to_meta(module)
     frame.eval()
     _share_buffers(list(blocks.values()))
     embedding = _present(base, family.base, family.embedding) if first_unit == 0 else {}

@@ -81,13 +81,13 @@ def beats(rival: Plan, mine: Plan) -> bool:
     return 0.99 * rival.rate_per_s > mine.rate_per_s * (1 + 1e-9)
 
 
-def measure_rivals(num_problems: int, seed: int) -> dict[str, Any]:
+def measure_rivals(num_problems: int, seed: int, first: int = 0) -> dict[str, Any]:
     """Let every method place every problem, and count who beats `auto`."""
     losses: Counter[str] = Counter()
     placed: Counter[str] = Counter()
     ratios: dict[str, list[float]] = {}
     seconds, unproven, impossible = [], 0, 0
-    for number in range(num_problems):
+    for number in range(first, first + num_problems):
         rng = random.Random(seed * 1_000_003 + number)
         problem = random_problem(rng, rng.randint(2, 6), rng.randint(6, 24), SLACKS[number % len(SLACKS)])
         for objective in OBJECTIVES:
@@ -107,9 +107,10 @@ def measure_rivals(num_problems: int, seed: int) -> dict[str, Any]:
                     print(f"auto loses to {name}: problem {number}, {objective}, {in_flight} in flight")
                 else:
                     ratios.setdefault(f"{name} {objective}", []).append(ratio(rival, mine))
-        if (number + 1) % 50 == 0:
+        if (number + 1 - first) % 50 == 0:
             print(
-                f"{number + 1} problems, losses {dict(losses)}, median {statistics.median(seconds):.3f} s", flush=True
+                f"{number + 1 - first} problems, losses {dict(losses)}, median {statistics.median(seconds):.3f} s",
+                flush=True,
             )
     return {
         "problems": num_problems,
@@ -180,6 +181,7 @@ def equals(found: Plan, value: float, lap_s: float, num_devices: int) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--problems", type=int, default=1000, help="random problems for all methods")
+    parser.add_argument("--first", type=int, default=0, help="number of the first of them, to go on from there")
     parser.add_argument("--oracle", type=int, default=300, help="random problems for brute force")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="write the figures here")
@@ -188,7 +190,7 @@ def main() -> None:
     if options.oracle:
         told["oracle"] = measure_oracle(options.oracle, options.seed)
     if options.problems:
-        told["rivals"] = measure_rivals(options.problems, options.seed)
+        told["rivals"] = measure_rivals(options.problems, options.seed, options.first)
     print(json.dumps(told, indent=2))
     if options.json:
         options.json.write_text(json.dumps(told, indent=2))

@@ -382,6 +382,8 @@ def test_members_outlive_the_store(end: str) -> None:
         first, second = (ends.enter_context(Device(endpoint, name)) for name in ("device-1", "device-2"))
         first.wait_joined()
         second.wait_joined()
+        assert first.ask("post", "device-2", "echo", 0) == (0,)
+        assert second.ask("post", "device-1", "echo", 0) == (0,)
         host.send_signal(getattr(signal, end))
         assert first.ask("post", "device-2", "echo", 1) == (1,)
         assert second.ask("post", "device-1", "echo", 1) == (1,)
