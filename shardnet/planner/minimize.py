@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from shardnet.planner.counting import counts_fit
 from shardnet.planner.limits import columns_of
 from shardnet.planner.relaxed import Bound, Prices, Relaxation, Target
 from shardnet.planner.search import Found, Search
@@ -73,7 +74,7 @@ def minimize(
     roots = _roots(tables)
     bounds = [[relaxation.bound(plain, root) for root in roots]]
     lowest = min(bound.value for bound in bounds[0])
-    if not relaxation.counts_fit():
+    if not counts_fit(relaxation):
         return Best(None, upper, np.inf)
     if not lowest < upper:
         return Best(None, upper, lowest)

@@ -70,6 +70,7 @@ class Relaxation:
         seconds, cost: [u, c]; hop_s, hop_cost: [k, c, c'], between two different devices.
         last_fit: [u, c] the last unit that fits with unit u in one visit; u - 1 where u alone does not.
         piece: [q, u] 1 for units about as large as the median one, 0 for small ones; q = 0 by time, 1 by memory.
+        useful: [c] 1 for classes on some ring over allowed hops from a device that may hold unit 0, else 0.
         room, time: [c] bytes and busy seconds, and places: [q, c] pieces, that all devices of a class can hold.
     """
 
@@ -85,7 +86,7 @@ class Relaxation:
         self.room: Floats = self.capacity * self.count
         self.time: Floats = np.full(len(first), target.busy_limit_s) * self.count
         self.last_fit = self._last_fit()
-        self._useful = self._in_reach()
+        self.useful = self._in_reach()
         pieces = self._pieces(self.seconds.mean(axis=1), PIECE_SHARE), self._pieces(tables.memory, PIECE_SHARE)
         self.piece, self.places = np.stack([piece for piece, _ in pieces]), np.stack([places for _, places in pieces])
 
@@ -119,18 +120,13 @@ class Relaxation:
                 limit_s[source] -= self.seconds[u, source]
         by_memory = np.searchsorted(sizes, room + 1e-9 * self.capacity, "right")
         by_time = (times <= limit_s + 1e-9 * self.target.busy_limit_s).sum(axis=0)
-        return large.astype(float), np.minimum(by_memory, by_time) * self.count * self._useful
+        return large.astype(float), np.minimum(by_memory, by_time) * self.count * self.useful
 
     def _pinned(self) -> set[int]:
         """The units that stay on the source."""
         problem = self.tables.problem
         pins = ((0, problem.pin_embedding), (problem.num_units - 1, problem.pin_head))
         return {u for u, pin in pins if pin}
-
-    def counts_fit(self) -> bool:
-        """Whether the devices can hold all large units, whatever large is: a test for too short a beat."""
-        counts = [self._pieces(self.seconds.mean(axis=1), share) for share in (0.5, 0.8, PIECE_SHARE, 0.97)]
-        return all(piece.sum() <= places.sum() for piece, places in counts)
 
     def _hops_by_class(self, hops: Floats) -> Floats:
         by_class = hops[:, self.first[:, None], self.first[None]].copy()

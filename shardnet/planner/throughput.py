@@ -14,6 +14,7 @@ import time
 
 import numpy as np
 
+from shardnet.planner.counting import counts_fit
 from shardnet.planner.exact import Exact, Solution
 from shardnet.planner.minimize import WIDTHS, Best, Runs
 from shardnet.planner.relaxed import Prices, Relaxation
@@ -128,7 +129,7 @@ class _Beats:
         high = self.high
         while high * (1 - CLOSE / 10) > self.low:
             middle = (high + self.low) / 2
-            if Relaxation(self._exact.tables, self._exact.beat_target(middle)).counts_fit():
+            if counts_fit(Relaxation(self._exact.tables, self._exact.beat_target(middle))):
                 high = middle
             else:
                 self.low = middle
