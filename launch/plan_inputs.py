@@ -33,21 +33,22 @@ class Asked:
     load_bytes_per_s: Mapping[str, float] = field(default_factory=dict)
 
 
-def read_problem(options: ProblemOptions) -> Asked:
+def read_problem(options: ProblemOptions, in_flight: int) -> Asked:
     """Read and check everything that the options name.
+
+    Args:
+        in_flight: sessions under way at once; without --sessions, KV memory is kept for so many.
 
     Raises:
         UsageError: options that do not go together, or what the files say is impossible.
     """
-    if options.in_flight < 1:
-        raise UsageError(f"--in-flight must be at least 1, but is {options.in_flight}.")
     if options.problem is not None:
         return _from_problem_file(options, options.problem)
     if options.model is None or options.cluster is None:
         raise UsageError(
             "Say what to place: --problem FILE, or --model M and --cluster FILE (see shardnet plan --help)."
         )
-    return _from_model(options, options.model, options.cluster)
+    return _from_model(options, options.model, options.cluster, in_flight)
 
 
 def _from_problem_file(options: ProblemOptions, path: Path) -> Asked:
@@ -56,7 +57,7 @@ def _from_problem_file(options: ProblemOptions, path: Path) -> Asked:
         "--cluster": options.cluster,
         "--dtype": options.dtype,
         "--bits": options.bits,
-        "--bandwidth": options.bandwidth or None,
+        "--bandwidth": options.bandwidth,
     }
     extra = [name for name, value in given.items() if value is not None]
     if extra:
@@ -73,11 +74,11 @@ def _from_problem_file(options: ProblemOptions, path: Path) -> Asked:
     return Asked(problem, path.name, fewer_bits=("half the bits of the weights (rough)", halved_weights(problem)))
 
 
-def _from_model(options: ProblemOptions, model_name: str, cluster_name: str) -> Asked:
+def _from_model(options: ProblemOptions, model_name: str, cluster_name: str, in_flight: int) -> Asked:
     model = load_model_config(model_name)
     cluster = _changed(load_cluster(cluster_name), options)
-    sessions = options.sessions or options.in_flight
-    context = options.context or min(DEFAULT_CONTEXT, model.context_tokens)
+    sessions = in_flight if options.sessions is None else options.sessions
+    context = min(DEFAULT_CONTEXT, model.context_tokens) if options.context is None else options.context
     workload = Workload(options.dtype or DEFAULT_DTYPE, options.bits, context, sessions)
     estimate = estimate_problem(model, cluster, workload)
     return Asked(
@@ -92,7 +93,7 @@ def _from_model(options: ProblemOptions, model_name: str, cluster_name: str) -> 
 def _changed(cluster: Cluster, options: ProblemOptions) -> Cluster:
     if options.source is not None:
         cluster = with_source(cluster, options.source)
-    for text in options.bandwidth:
+    for text in options.bandwidth or ():
         pair, _, mbit = text.partition("=")
         first, _, second = pair.partition(":")
         try:

@@ -33,7 +33,7 @@ def run(options: ProblemOptions, how: PlannerOptions, output: PlanOutput) -> Non
         DoesNotFit: nothing fits.
     """
     planner = ConfiguredPlanner(how)
-    asked = read_problem(options)
+    asked = read_problem(options, how.in_flight)
     chosen, others = planner.compare(asked.problem) if output.compare else (planner(asked.problem), {})
     explanation = _explain(asked, chosen, planner) if output.explain else None
     if output.json:
@@ -62,7 +62,7 @@ class ConfiguredPlanner:
         for option, value, known in (("--objective", how.objective, OBJECTIVES), ("--method", how.method, METHODS)):
             if value not in known:
                 raise UsageError(f"{option} {value!r} is unknown; {nearest_name(value, list(known))}")
-        for option, number in (("--time-limit", how.time_limit_s), ("--lap-limit", how.lap_limit_s)):
+        for option, number in (("--time-limit", how.time_limit), ("--lap-limit", how.lap_limit)):
             if number is not None and not (math.isfinite(number) and number > 0):
                 raise UsageError(f"{option} must be above 0, but is {number}.")
         if how.in_flight < 1:
@@ -79,12 +79,12 @@ class ConfiguredPlanner:
     def by(self, method: str, problem: Problem) -> Plan:
         """The plan of a method, which need not be the chosen one."""
         how = self._how
-        return make_plan(problem, how.objective, method, how.in_flight, how.lap_limit_s, self._time_limit_s(problem))
+        return make_plan(problem, how.objective, method, how.in_flight, how.lap_limit, self._time_limit_s(problem))
 
     def compare(self, problem: Problem) -> tuple[Plan, dict[str, Plan | str]]:
         """The plan of the chosen method, and those of all, or why there is none."""
         how = self._how
-        rows = dict(compare(problem, how.objective, how.in_flight, how.lap_limit_s, self._time_limit_s(problem)))
+        rows = dict(compare(problem, how.objective, how.in_flight, how.lap_limit, self._time_limit_s(problem)))
         chosen = rows[how.method]
         if isinstance(chosen, ShardnetError):
             raise chosen
@@ -92,8 +92,8 @@ class ConfiguredPlanner:
 
     def _time_limit_s(self, problem: Problem) -> float:
         """A search ends as soon as it has its proof; this is for those that do not find it."""
-        if self._how.time_limit_s is not None:
-            return self._how.time_limit_s
+        if self._how.time_limit is not None:
+            return self._how.time_limit
         return 45.0 if problem.num_devices > 200 else 8.0
 
 

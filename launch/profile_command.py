@@ -12,8 +12,9 @@ import typer
 from shardnet.errors import BadRequest, UsageError
 from shardnet.progress import progress_bars
 
+from .model_configs import EMBEDDED_MODEL
+
 DTYPES = ("float32", "bfloat16", "float16")
-DEFAULT_MODEL = "smollm2-135m-instruct"
 
 
 def register(app: typer.Typer) -> None:
@@ -24,7 +25,7 @@ def register(app: typer.Typer) -> None:
 def profile(
     model: Annotated[
         str, typer.Option("--model", "-m", help="A folder, a .gguf file, a hub id, or a name in configs/models/.")
-    ] = DEFAULT_MODEL,
+    ] = EMBEDDED_MODEL,
     dtype: Annotated[str, typer.Option("--dtype", help="float32, bfloat16 or float16.")] = "bfloat16",
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write the profile there, as JSON.")

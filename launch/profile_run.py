@@ -17,6 +17,7 @@ from shardnet.profiling.store import ProfileStore
 from shardnet.progress import Progress
 
 from .config_files import known_names, load_model_config
+from .model_configs import hub_config_folder, is_hub_id
 
 REFERENCE = "reference-1b"
 """The model that is measured where the one that was asked for is known by its numbers alone."""
@@ -54,13 +55,15 @@ def run_profile(model: str, dtype: str, *, refresh: bool, max_seconds: float, pr
 
 def find_config(model: str, dtype: str, progress: Progress) -> tuple[Any, str]:
     """The `transformers` configuration of a model, and its name. Weights are wanted only of a .gguf file."""
+    if not model:
+        raise ModelNotFound("The model has an empty name. Give a folder, a .gguf file, a hub id, or a name.")
     path = Path(model).expanduser()
     if path.is_dir():
         return read_config(path), path.resolve().name
-    if path.exists() or model.count("/") != 1 or path.is_absolute():
-        files = open_model(model, dtype, cache_dir=cache_folder(), progress=progress)
-        return files.config, files.name
-    return read_config(_hub_config_folder(model)), model
+    if is_hub_id(model):
+        return read_config(hub_config_folder(model)), model
+    files = open_model(model, dtype, cache_dir=cache_folder(), progress=progress)
+    return files.config, files.name
 
 
 def reference_config() -> Any:
@@ -84,17 +87,3 @@ def _numbers_alone(model: str) -> ModelConfig | None:
     is_file = path.is_file() and path.suffix in (".json", ".yaml", ".yml")
     is_known = model.replace("-", "_") in (name.replace("-", "_") for name in known_names("models"))
     return load_model_config(model) if is_file or (is_known and not path.exists()) else None
-
-
-def _hub_config_folder(model: str) -> Path:
-    """Where the hub's cache keeps the model's configuration; it is downloaded if it is not there."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(hf_hub_download(model, "config.json")).parent
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError, ValueError) as cause:
-        raise ModelNotFound(
-            f"There is no folder {model!r} here, and the hub gave no configuration of that name. Give a folder in "
-            "Hugging Face layout, a .gguf file, a hub id, or a name in configs/models/."
-        ) from cause

@@ -31,8 +31,8 @@ def run(options: ProblemOptions, how: PlannerOptions, wanted: RunOptions) -> Non
         DoesNotFit: nothing fits, at the start or after a loss.
     """
     planner = ConfiguredPlanner(how)
-    asked = read_problem(options)
-    events = _read_events(wanted.event, wanted.events)
+    asked = read_problem(options, how.in_flight)
+    events = _read_events(wanted.event or (), wanted.events)
     load = Load(
         how.in_flight,
         wanted.requests,

@@ -11,7 +11,7 @@ import pytest
 
 import shardnet
 from shardnet.errors import ClusterError, DoesNotFit
-from shardnet.launch import cli, generate_command, generate_options
+from shardnet.launch import cli, generate_options, model_configs
 from shardnet.launch.ending import orderly_exit
 
 GENERATE = ["generate", "--model", "some/folder"]
@@ -167,4 +167,4 @@ def test_our_own_mistakes_are_owned(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_demo_asks_for_the_embedded_model() -> None:
     from shardnet.loader.sources import EMBEDDED_NAME
 
-    assert EMBEDDED_NAME == generate_command.DEMO_MODEL
+    assert EMBEDDED_NAME == model_configs.EMBEDDED_MODEL

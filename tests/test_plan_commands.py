@@ -114,6 +114,11 @@ def test_fewer_bits_are_faster_and_a_better_link_helps() -> None:
     assert fast["lap_s"] < slow["lap_s"]
 
 
+def test_simulate_plans_within_a_lap_limit(problem_file: str) -> None:
+    arguments = ("simulate", "--problem", problem_file, "--objective", "energy", "-n", "4", "--json")
+    assert json.loads(shardnet(*arguments, "--lap-limit", "0.03"))["plan"]["lap_s"] <= 0.03
+
+
 def test_a_lap_limit_bounds_energy_plans(problem_file: str) -> None:
     arguments = ("plan", "--problem", problem_file, "--objective", "energy", "--json")
     free = json.loads(shardnet(*arguments))
@@ -127,6 +132,25 @@ def test_a_model_folder_needs_only_its_configuration(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
     plan = json.loads(shardnet("plan", "--model", str(tmp_path), "--cluster", "home", "--context", "256", "--json"))
     assert plan["stages"][-1]["last_unit"] == 4
+
+
+def test_the_embedded_model_is_known_by_the_name_that_other_commands_use() -> None:
+    plan = json.loads(shardnet("plan", "--model", "smollm2-135m-instruct", "--cluster", "home", "--json"))
+    assert plan["stages"][-1]["last_unit"] == 31
+
+
+def test_a_gguf_file_that_is_damaged_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.gguf").write_bytes(b"GGUF\3\0")
+    error = refused("plan", "--model", str(tmp_path / "x.gguf"), "--cluster", "home")
+    assert "damaged GGUF file" in str(error) and error.exit_code == 2
+
+
+def test_a_hub_id_is_looked_up_on_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    config = {"model_type": "gpt2", "n_embd": 64, "n_layer": 2, "n_head": 4, "vocab_size": 256, "n_positions": 1024}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, **_: str(tmp_path))
+    plan = json.loads(shardnet("plan", "--model", "openai-community/gpt2", "--cluster", "home", "--json"))
+    assert plan["stages"][-1]["last_unit"] == 3
 
 
 def test_plots_are_pictures(tmp_path: Path) -> None:
@@ -182,6 +206,10 @@ def test_a_plan_of_ones_own_can_be_simulated(tmp_path: Path, problem_file: str) 
         (("plan", *HOME, "--dtype", "fp8"), "unknown dtype 'fp8'"),
         (("plan", "-m", "llama-2-7b", "-c", "home", "--bits", "5"), "5 bits"),
         (("plan", *HOME, "--context", "5000"), "context of 4096 tokens"),
+        (("plan", *HOME, "--context", "0"), "context_tokens must be at least 1, but is 0"),
+        (("plan", *HOME, "--sessions", "0"), "sessions must be at least 1, but is 0"),
+        (("plan", "-m", "", "-c", "home"), "--model must not be empty"),
+        (("plan", "-m", "llama-2-7b", "-c", "/"), "/ is a folder; give a file, or one of the names edgeshard_testbed"),
         (("simulate", *HOME, "--event", "t=5"), "cannot read the event"),
         (("simulate", *HOME, "--event", "t=5 leave nobody"), "no device is called 'nobody'"),
         (("simulate", *HOME, "--new-tokens", "0"), "new_tokens must be at least 1"),

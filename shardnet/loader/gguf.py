@@ -41,9 +41,7 @@ def convert(path: Path, dtype: str, cache_dir: Path, progress: Progress | None =
     folder = cache_dir / f"{path.stem}-{dtype}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
     if folder.is_dir():
         return folder
-    if importlib.util.find_spec("gguf") is None:
-        raise UnsupportedModel(f"Reading {path.name} needs the package gguf. Run: pip install gguf")
-    header = read_header(path)
+    header = _open(path)
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
         making = Path(tempfile.mkdtemp(prefix=".making-", dir=cache_dir))
@@ -60,6 +58,22 @@ def convert(path: Path, dtype: str, cache_dir: Path, progress: Progress | None =
             "Make room there, or set SHARDNET_CACHE to a folder that can be written."
         ) from cause
     return folder
+
+
+def read_config(path: Path) -> Any:
+    """The transformers configuration in a GGUF file.
+
+    Raises:
+        DamagedCheckpoint, UnsupportedModel: as `convert`.
+    """
+    with tempfile.TemporaryDirectory(prefix="shardnet-") as folder:
+        return _read_config(_open(path), Path(folder))[1]
+
+
+def _open(path: Path) -> GgufHeader:
+    if importlib.util.find_spec("gguf") is None:
+        raise UnsupportedModel(f"Reading {path.name} needs the package gguf. Run: pip install gguf")
+    return read_header(path)
 
 
 def _convert_into(folder: Path, header: GgufHeader, dtype: str, progress: Progress | None) -> None:
