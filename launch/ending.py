@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import sys
 from collections.abc import Iterator
@@ -38,6 +39,9 @@ def orderly_exit(debug: bool) -> Iterator[None]:
     except Exception as error:
         if debug:
             raise
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            _silence_stdout()
+            sys.exit(_say(f"The output cannot be written: {error.strerror}. Make room, and run the command again.", 2))
         what = f"{type(error).__name__}: {error}".rstrip(": ")
         sys.exit(_say(f"This is a mistake in shardnet ({what}). Run the command again with --debug and report it.", 1))
 
@@ -52,5 +56,5 @@ def _say(sentence: str, exit_code: int) -> int:
 
 
 def _silence_stdout() -> None:
-    """Whoever read our output has left: what is still buffered must not raise again when Python ends."""
+    """Nobody takes our output any more: what is still buffered must not raise again when Python ends."""
     sys.stdout = open("/dev/null", "w")  # noqa: SIM115

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +56,11 @@ class GenerateOptions:
         ):
             if number is not None and number < 1:
                 raise BadRequest(f"{option} must be 1 or more, but is {number}.")
+        if not self.model.strip():
+            raise BadRequest("--model must not be empty; give a folder, a .gguf file, or a hub id.")
+        num_cores = os.cpu_count() or 1
+        if self.threads is not None and self.threads > num_cores:
+            raise BadRequest(f"--threads is {self.threads}, but this machine has {num_cores} cores; use fewer.")
         if self.devices is not None and self.cluster is not None:
             raise BadRequest("--devices starts local devices, --cluster uses running ones; leave one of them out.")
         if self.threads is not None and self.cluster is not None:
@@ -104,12 +110,14 @@ def read_prompts(prompts: list[str], file: str | None) -> tuple[str, ...]:
     if file is None:
         if not prompts:
             raise BadRequest('There is no prompt. Add --prompt "some text" or --prompt-file FILE.')
-        if not all(prompts):
+        if not all(prompt.strip() for prompt in prompts):
             raise BadRequest("--prompt must not be empty.")
+        if any(_is_undecodable(prompt) for prompt in prompts):
+            raise BadRequest("--prompt is not text in UTF-8. Give it as UTF-8, or in a file with --prompt-file.")
         return tuple(prompts)
-    text = sys.stdin.read() if file == "-" else _read(file)
+    text, name = (_read_stdin(), "standard input") if file == "-" else (_read(file), f"the prompt file {file!r}")
     if not text.strip():
-        raise BadRequest(f"The prompt file {file!r} is empty.")
+        raise BadRequest(f"There is no prompt: {name} is empty.")
     return (text,)
 
 
@@ -124,6 +132,27 @@ def read_split(text: str | None) -> tuple[int, ...] | None:
     if not counts or min(counts) < 1:
         raise BadRequest(f"--split must be whole numbers of units such as 10,10,12, but is {text!r}.")
     return counts
+
+
+def _is_undecodable(text: str) -> bool:
+    """Python carries bytes that are no UTF-8 through arguments and standard input as lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+def _read_stdin() -> str:
+    if sys.stdin is None:  # closed by whoever started this
+        return ""
+    try:
+        text = sys.stdin.read()
+    except UnicodeDecodeError as error:
+        raise BadRequest(f"Standard input is not text in UTF-8 (byte {error.start}).") from error
+    if _is_undecodable(text):
+        raise BadRequest("Standard input is not text in UTF-8. Give the prompt as UTF-8.")
+    return text
 
 
 def _read(file: str) -> str:

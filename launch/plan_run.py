@@ -19,6 +19,7 @@ from shardnet.simulator.ring import decode_legs, visited_twice
 from shardnet.simulator.what_if import Answer, limits, what_ifs
 
 from . import plan_tables
+from .output_files import require_picture
 from .plan_inputs import Asked, read_problem
 from .plan_options import PlannerOptions, PlanOutput, ProblemOptions
 
@@ -32,6 +33,7 @@ def run(options: ProblemOptions, how: PlannerOptions, output: PlanOutput) -> Non
         UsageError: bad input.
         DoesNotFit: nothing fits.
     """
+    require_picture(output.plot)
     planner = ConfiguredPlanner(how)
     asked = read_problem(options, how.in_flight)
     chosen, others = planner.compare(asked.problem) if output.compare else (planner(asked.problem), {})

@@ -1,4 +1,7 @@
-"""Pictures of a plan and of a simulated run. matplotlib is imported only when one is drawn."""
+"""Pictures of a plan and of a simulated run. matplotlib is imported only when one is drawn.
+
+Whether one can be drawn is asked before the work is done: see `output_files`.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ def draw_plan(problem: Problem, plan: Plan, path: Path, title: str) -> None:
     """One lap as a Gantt chart, and the memory of the devices in use as bars.
 
     Raises:
-        UsageError: matplotlib is missing, or the file cannot be written.
+        UsageError: the file cannot be written.
     """
     cost = evaluate(problem, plan.stages)
 
@@ -175,18 +178,15 @@ def _label_happenings(axis: Any, result: Result) -> None:
 
 
 def _save(draw: Callable[[Any], Any], path: Path) -> None:
-    try:
-        import matplotlib
+    import matplotlib
 
-        matplotlib.use("Agg")
-        from matplotlib import pyplot
-    except ImportError as error:
-        raise UsageError("A plot needs matplotlib: pip install 'shardnet[profile]'.") from error
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
     figure = draw(pyplot)
     try:
         figure.savefig(path, dpi=130)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise UsageError(f"Cannot write the plot {path}: {reason}. Name a file such as plan.png.") from error
+    except OSError as error:
+        raise UsageError(f"Cannot write {path}: {error.strerror}. Name another file with --plot.") from error
     finally:
         pyplot.close(figure)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json as json_format
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +12,7 @@ from shardnet.errors import BadRequest, UsageError
 from shardnet.progress import progress_bars
 
 from .model_configs import EMBEDDED_MODEL
+from .output_files import require_writable
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -43,8 +43,7 @@ def profile(
         raise BadRequest(f"--dtype must be one of {', '.join(DTYPES)}, but is {dtype!r}.")
     if not 0 < max_seconds < 86_400:
         raise BadRequest(f"--max-seconds must be above 0 and below 86400, but is {max_seconds}.")
-    if out is not None:
-        _require_writable_file(out)
+    require_writable(out, "--out")
     from .profile_run import run_profile
     from .profile_tables import as_object, as_tables
 
@@ -60,14 +59,3 @@ def profile(
         print(text)
     else:
         as_tables(result, out)
-
-
-def _require_writable_file(path: Path) -> None:
-    """Raise before a minute of measuring, not after it."""
-    if path.is_dir():
-        raise UsageError(f"Cannot write {path}: it is a folder. Name a file with --out.")
-    where = path if path.exists() else path.absolute().parent
-    if not where.exists():
-        raise UsageError(f"Cannot write {path}: there is no folder {where}. Make it, or name another file with --out.")
-    if not os.access(where, os.W_OK):
-        raise UsageError(f"Cannot write {path}: permission denied. Name another file with --out.")

@@ -18,6 +18,7 @@ from shardnet.simulator import Event, Load, Recovery, Result, parse_event, read_
 
 from . import plan_tables
 from .config_files import load_data_file
+from .output_files import require_picture, require_writable
 from .plan_inputs import Asked, read_problem
 from .plan_options import PlannerOptions, ProblemOptions, RunOptions
 from .plan_run import ConfiguredPlanner
@@ -30,6 +31,8 @@ def run(options: ProblemOptions, how: PlannerOptions, wanted: RunOptions) -> Non
         UsageError: bad input.
         DoesNotFit: nothing fits, at the start or after a loss.
     """
+    require_picture(wanted.plot)
+    require_writable(wanted.trace, "--trace")
     planner = ConfiguredPlanner(how)
     asked = read_problem(options, how.in_flight)
     events = _read_events(wanted.event or (), wanted.events)
@@ -106,4 +109,4 @@ def _write(path: Path, text: str) -> None:
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise UsageError(f"Cannot write {path}: {error.strerror}. Name a file that you may write.") from error
+        raise UsageError(f"Cannot write {path}: {error.strerror}. Name another file with --trace.") from error

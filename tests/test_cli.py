@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -63,6 +66,10 @@ def test_help_and_version_do_not_import_torch() -> None:
     [
         (["demo", "--devices", "0"], "--devices must be 1 or more, but is 0."),
         (["demo", "--prompt", ""], "--prompt must not be empty."),
+        ([*GENERATE, "--prompt", "a", "--prompt", " "], "--prompt must not be empty."),
+        ([*GENERATE, "--prompt", "a\udcff"], "--prompt is not text in UTF-8"),
+        (["generate", "--model", "", "--prompt", "a"], "--model must not be empty"),
+        ([*PROMPT, "--threads", "100000"], "--threads is 100000, but this machine has"),
         ([*PROMPT, "--max-new-tokens", "-3"], "--max-new-tokens must be 1 or more, but is -3."),
         ([*PROMPT, "--threads", "0"], "--threads must be 1 or more, but is 0."),
         ([*PROMPT, "--context", "0"], "--context must be 1 or more, but is 0."),
@@ -123,6 +130,21 @@ def test_a_prompt_file_must_be_text(tmp_path: Path) -> None:
         generate_options.read_prompts([], str(tmp_path / "prompt"))
 
 
+@pytest.mark.parametrize(
+    ("stdin", "said"),
+    [
+        (None, "standard input is empty"),
+        (io.StringIO(" "), "standard input is empty"),
+        (io.StringIO("a\udcff"), "not text in UTF-8"),
+        (io.TextIOWrapper(io.BytesIO(b"a\xff"), "utf-8"), r"not text in UTF-8 \(byte 1\)"),
+    ],
+)
+def test_a_prompt_from_standard_input_must_be_there(monkeypatch: pytest.MonkeyPatch, stdin: Any, said: str) -> None:
+    monkeypatch.setattr(sys, "stdin", stdin)
+    with pytest.raises(shardnet.BadRequest, match=said):
+        generate_options.read_prompts([], "-")
+
+
 def test_prompts_and_splits_are_read(tmp_path: Path) -> None:
     (tmp_path / "prompt").write_text("one\ntwo\n", encoding="utf-8")
     assert generate_options.read_prompts([], str(tmp_path / "prompt")) == ("one\ntwo\n",)
@@ -153,6 +175,14 @@ def test_ctrl_c_is_quiet(capsys: pytest.CaptureFixture[str]) -> None:
         raise KeyboardInterrupt
     assert ended.value.code == 130
     assert capsys.readouterr().err == ""
+
+
+def test_a_full_disk_is_no_mistake_of_ours(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "stdout", sys.stdout)  # it is replaced, and comes back after the test
+    with pytest.raises(SystemExit) as ended, orderly_exit(debug=False):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert ended.value.code == 2
+    assert "cannot be written: No space left on device. Make room" in capsys.readouterr().err
 
 
 def test_our_own_mistakes_are_owned(capsys: pytest.CaptureFixture[str]) -> None:

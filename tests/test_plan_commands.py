@@ -159,7 +159,22 @@ def test_plots_are_pictures(tmp_path: Path) -> None:
     shardnet("simulate", *HOME, "-n", "20", "--event", "t=5 slow laptop 2x", "--plot", str(run))
     for path in (plan, run):
         assert path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 10_000
-    assert "Cannot write the plot" in str(refused("plan", *HOME, "--plot", str(tmp_path / "no" / "plan.png")))
+
+
+@pytest.mark.parametrize("option", [("plan", "--plot"), ("simulate", "--plot"), ("simulate", "--trace")])
+def test_a_file_that_cannot_be_written_is_refused_before_the_work(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, option: tuple[str, str]
+) -> None:
+    monkeypatch.setattr("shardnet.launch.plan_inputs.load_cluster", None)  # calling it would be an error
+    command, name = option
+    error = refused(command, *HOME, name, str(tmp_path / "no" / "plan.png"))
+    assert f"Name another file with {name}" in str(error) and error.exit_code == 2
+
+
+def test_a_plot_needs_a_name_that_says_its_format(tmp_path: Path) -> None:
+    for name in ("plan", "plan.foo"):
+        assert "Name a file such as plan.png" in str(refused("plan", *HOME, "--plot", str(tmp_path / name)))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_calm_run_agrees_with_the_formulas() -> None:

@@ -67,8 +67,11 @@ def test_a_model_of_numbers_alone_is_estimated(tmp_path: Path) -> None:
     [
         (("--dtype", "int3"), "--dtype must be one of float32, bfloat16, float16, but is 'int3'."),
         (("--max-seconds", "0"), "--max-seconds must be above 0"),
-        (("--out", "/nowhere/x.json"), "there is no folder /nowhere"),
-        (("--out", "."), "it is a folder"),
+        (
+            ("--out", "/nowhere/x.json"),
+            "Cannot write /nowhere/x.json: No such file or directory. Name another file with --out.",
+        ),
+        (("--out", "."), "Cannot write .: Is a directory."),
         (("--model", "./nothing.gguf"), "nothing.gguf"),
         (("--model", "no-such-owner/no-such-model"), "no-such-owner/no-such-model"),
     ],
