@@ -7,14 +7,15 @@ import random
 import numpy as np
 from planner_problems import every_plan, local_devices, random_problem
 
+from shardnet.planner.budget import Budget
+from shardnet.planner.by_class import ByClass
 from shardnet.planner.counting import counts_fit
 from shardnet.planner.exact import Exact
-from shardnet.planner.relaxed import Relaxation
 from shardnet.planner.tables import Tables
 
 
 def fits(tables: Tables, beat_s: float) -> bool:
-    return counts_fit(Relaxation(tables, Exact(tables, np.inf).beat_target(beat_s)))
+    return counts_fit(ByClass(tables, Exact(tables, Budget(60)).beat_target(beat_s)))
 
 
 def test_every_beat_that_a_plan_keeps_can_be_counted() -> None:

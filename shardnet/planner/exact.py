@@ -6,7 +6,6 @@ token. For the greatest rate see `throughput`, which asks for the least lap unde
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,9 +13,11 @@ import numpy as np
 
 from shardnet.errors import BadConfiguration
 from shardnet.plan import StagePlan
+from shardnet.planner.budget import Budget
+from shardnet.planner.by_class import Target
 from shardnet.planner.costs import ROUNDING, Cost, broken_limit, evaluate
 from shardnet.planner.minimize import Best, Judge, Runs, minimize
-from shardnet.planner.relaxed import Prices, Target
+from shardnet.planner.relaxed import Prices
 from shardnet.planner.tables import Tables, as_stages
 
 TIE_SHARE = 1e-10
@@ -55,11 +56,11 @@ class Exact:
     def __init__(
         self,
         tables: Tables,
-        deadline: float,
+        budget: Budget,
         lap_limit_s: float = np.inf,
         seeds: Sequence[Sequence[StagePlan]] = (),
     ) -> None:
-        self.tables, self.deadline, self.lap_limit_s = tables, deadline, lap_limit_s
+        self.tables, self.budget, self.lap_limit_s = tables, budget, lap_limit_s
         self.problem = tables.problem
         index = self.problem.index
         self._seeds: list[Runs] = [tuple((index[s.device], s.last_unit) for s in stages) for stages in seeds]
@@ -67,7 +68,7 @@ class Exact:
 
     def latency(self) -> Solution:
         """The plan with the least lap; of equal ones, that with fewest devices."""
-        best = self.least_lap(np.inf, np.inf, self.deadline)
+        best = self.least_lap(np.inf, np.inf, self.budget)
         return self.solution(best, best.cost, best.bound, best.proven)
 
     def energy(self) -> Solution:
@@ -82,7 +83,7 @@ class Exact:
             kept = cost is not None and cost.lap_s <= lap_limit_s * (1 + ROUNDING)
             return cost.energy_j if cost is not None and cost.energy_j is not None and kept else np.inf
 
-        best = self._minimize(target, judge, np.inf, self.deadline)
+        best = self._minimize(target, judge, np.inf, self.budget)
         if best.runs is not None and best.proven:
             best = self._shortest_lap(best, target, judge)
         return self.solution(best, best.cost, min(best.bound, best.cost), best.proven)
@@ -105,9 +106,8 @@ class Exact:
             joules = judge(runs)
             return joules + scale * self.known(runs).lap_s if np.isfinite(joules) else np.inf
 
-        until = min(self.deadline, time.perf_counter() + TIE_TIME_S)
         upper = with_lap(best.runs) * (1 - LAP_TIE_SHARE / 1e5)  # a lap that is shorter by 1e-5
-        shorter = minimize(tables, both, with_lap, upper, until, widths=TIE_WIDTHS)
+        shorter = minimize(tables, both, with_lap, upper, self.budget.at_most(TIE_TIME_S), widths=TIE_WIDTHS)
         return best if shorter.runs is None else Best(shorter.runs, best.cost, best.bound)
 
     def cost(self, runs: Runs) -> Cost | None:
@@ -137,7 +137,7 @@ class Exact:
         self,
         beat_s: float,
         in_flight: float,
-        deadline: float,
+        budget: Budget,
         pool: Sequence[Runs] = (),
         prices: Prices | None = None,
     ) -> Best:
@@ -148,7 +148,7 @@ class Exact:
         """
         target, judge = self.beat_target(beat_s), self.beat_judge(beat_s)
         limit_s = min(self.lap_limit_s, beat_s * in_flight if np.isfinite(beat_s) else np.inf)
-        best = self._minimize(target, judge, limit_s * (1 + ROUNDING), deadline, pool, prices)
+        best = self._minimize(target, judge, limit_s * (1 + ROUNDING), budget, pool, prices)
         if best.runs is None or not best.proven:
             return best
         return self._fewest_devices(best, target, judge)
@@ -157,7 +157,7 @@ class Exact:
         self,
         beat_s: float,
         in_flight: int,
-        deadline: float,
+        budget: Budget,
         widths: tuple[int, ...],
         num_rounds: int,
         prices: Prices | None,
@@ -170,7 +170,7 @@ class Exact:
             target,
             judge,
             upper,
-            deadline,
+            budget,
             enough=True,
             widths=widths,
             num_rounds=num_rounds,
@@ -199,16 +199,16 @@ class Exact:
         target: Target,
         judge: Judge,
         upper: float,
-        deadline: float,
+        budget: Budget,
         pool: Sequence[Runs] = (),
         prices: Prices | None = None,
     ) -> Best:
         """The best of the search, the seeds and the pool."""
         known = min([*self._seeds, *pool], key=judge, default=None)
         if known is not None and judge(known) < upper:
-            best = minimize(self.tables, target, judge, judge(known), deadline, prices=prices)
+            best = minimize(self.tables, target, judge, judge(known), budget, prices=prices)
             return best if best.runs is not None else Best(known, judge(known), best.bound)
-        return minimize(self.tables, target, judge, upper, deadline, prices=prices)
+        return minimize(self.tables, target, judge, upper, budget, prices=prices)
 
     def _fewest_devices(self, best: Best, target: Target, judge: Judge) -> Best:
         """Another plan of the same lap on fewer devices, where a short search finds one."""
@@ -221,8 +221,15 @@ class Exact:
             return judge(runs) + each * len({d for d, _ in runs})
 
         upper = with_devices(best.runs) - each / 2
-        until = min(self.deadline, time.perf_counter() + TIE_TIME_S)
-        fewer = minimize(self.tables, target, with_devices, upper, until, device_cost=each, widths=TIE_WIDTHS)
+        fewer = minimize(
+            self.tables,
+            target,
+            with_devices,
+            upper,
+            self.budget.at_most(TIE_TIME_S),
+            device_cost=each,
+            widths=TIE_WIDTHS,
+        )
         return best if fewer.runs is None else Best(fewer.runs, best.cost, best.bound)
 
     def _fewest_needed(self) -> int:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from shardnet.planner.by_class import Target
 from shardnet.planner.limits import Columns
-from shardnet.planner.relaxed import Target
 from shardnet.planner.tables import Floats, Ints, Tables
 
 SLACK = 1e-9

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shardnet.planner.relaxed import Target
+from shardnet.planner.by_class import Target
 from shardnet.planner.tables import MOST_ROUTED, Floats, Tables
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
+from shardnet.planner.budget import Budget
+from shardnet.planner.by_class import Target
 from shardnet.planner.counting import counts_fit
 from shardnet.planner.limits import columns_of
-from shardnet.planner.relaxed import Bound, Prices, Relaxation, Target
+from shardnet.planner.relaxed import Bound, Prices, Relaxation
 from shardnet.planner.search import Found, Search
 from shardnet.planner.tables import Tables
 
@@ -50,7 +51,7 @@ def minimize(
     target: Target,
     judge: Judge,
     upper: float,
-    deadline: float,
+    budget: Budget,
     *,
     enough: bool = False,
     device_cost: float = 0.0,
@@ -62,7 +63,7 @@ def minimize(
 
     Args:
         judge: cost of a complete plan; inf where it breaks a limit.
-        deadline: time.perf_counter() at which the best so far is returned.
+        budget: where it is spent, the best so far is returned.
         enough: any plan under `upper` will do.
         device_cost: added for each device, to break ties.
         widths: of one search after the other, until one is a proof; none for the bound alone.
@@ -82,13 +83,13 @@ def minimize(
     best = Best(None, upper, lowest)
     for step, width in enumerate(widths or (0,)):
         if width:
-            found = search.run(best.cost, min(width, MOST_PARTIAL_CELLS // tables.num_devices), deadline)
+            found = search.run(best.cost, min(width, MOST_PARTIAL_CELLS // tables.num_devices), budget)
             best = _merged(best, found)
         done = enough and best.runs is not None
-        if best.proven or done or time.perf_counter() > deadline:
+        if best.proven or done or budget.spent:
             break
         if step == 0:
-            priced = _priced(relaxation, roots, best, deadline, num_rounds, prices)
+            priced = _priced(relaxation, roots, best, budget, num_rounds, prices)
             least = max(best.bound, min(best.cost, *(bound.value for bound in priced)))
             best = Best(best.runs, best.cost, least, priced[0].prices)
             search = Search(tables, target, search.columns, roots, [bounds[0], priced], judge, device_cost, enough)
@@ -110,13 +111,12 @@ def _roots(tables: Tables) -> list[int]:
 
 
 def _priced(
-    relaxation: Relaxation, roots: list[int], best: Best, deadline: float, num_rounds: int, prices: Prices | None
+    relaxation: Relaxation, roots: list[int], best: Best, budget: Budget, num_rounds: int, prices: Prices | None
 ) -> list[Bound]:
     """The bounds for each root at prices that are good for all of them together."""
     upper = best.cost if np.isfinite(best.cost) else 2 * best.bound
-    until = time.perf_counter() + max(0.0, deadline - time.perf_counter()) / 2
     root = roots[0] if len(roots) == 1 else None
-    shared = relaxation.improve(root, upper, num_rounds, until, prices)
+    shared = relaxation.improve(root, upper, num_rounds, budget.share(0.5), prices)
     if len(roots) == 1:
         return [shared]
     return [relaxation.bound(shared.prices, root) for root in roots]

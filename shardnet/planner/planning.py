@@ -10,13 +10,14 @@ import importlib.util
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from shardnet.errors import BadConfiguration, BadRequest, DoesNotFit, ShardnetError
 from shardnet.plan import Plan, StagePlan
 from shardnet.planner import edgeshard, explain, lingualinked, simple
+from shardnet.planner.budget import Budget
 from shardnet.planner.costs import ROUNDING, Cost, broken_limit, evaluate
 from shardnet.planner.exact import Exact, Solution
 from shardnet.planner.problem import Problem
@@ -25,7 +26,7 @@ from shardnet.planner.throughput import NEAR_TIE, greatest_rate
 
 METHODS = ("auto", "exact", "edgeshard", "lingualinked", "memory", "even", "solo")
 LEAST_SOLVER_S = 2.0
-"""What the solver of `lingualinked` gets even where a search has used up the time."""
+"""What the solver of `lingualinked` gets even where searches get less."""
 OBJECTIVES = ("latency", "throughput", "energy")
 TIME_LIMITS_S = ((32, 5.0), (200, 8.0), (math.inf, 25.0))
 """For the search of `exact` and `auto` where the caller sets none: up to so many devices, so long."""
@@ -41,8 +42,10 @@ class Aim:
     objective: str
     in_flight: int
     lap_limit_s: float
-    deadline: float
-    """time.perf_counter() at which a search returns what it has."""
+    limit_s: float
+    """For each search."""
+    known: dict[str, Any] = field(default_factory=dict)
+    """What was found already, by the name of the search."""
 
     @cached_property
     def tables(self) -> Tables:
@@ -87,13 +90,42 @@ def plan(
         DoesNotFit: no plan of this method keeps memory and limits; says what would.
         ShardnetError: a solver is missing or late.
     """
-    _check_request(objective, method, in_flight, lap_limit_s, time_limit_s)
-    began = time.perf_counter()
-    usual_s = next(seconds for most, seconds in TIME_LIMITS_S if problem.num_devices <= most)
-    limit_s = usual_s if time_limit_s is None else time_limit_s
-    aim = Aim(problem, objective, in_flight, math.inf if lap_limit_s is None else lap_limit_s, began + limit_s)
+    return _place(_aim(problem, objective, in_flight, lap_limit_s, time_limit_s), method)
+
+
+def compare(
+    problem: Problem,
+    objective: str = "latency",
+    in_flight: int = 1,
+    lap_limit_s: float | None = None,
+    time_limit_s: float | None = None,
+) -> list[tuple[str, Plan | ShardnetError]]:
+    """The plan of every method, or why it has none. What two of them search for is searched for once."""
+    aim = _aim(problem, objective, in_flight, lap_limit_s, time_limit_s)
+    rows: list[tuple[str, Plan | ShardnetError]] = []
+    for method in METHODS:
+        try:
+            rows.append((method, _place(aim, method)))
+        except ShardnetError as error:
+            rows.append((method, error))
+    return rows
+
+
+def _aim(
+    problem: Problem, objective: str, in_flight: int, lap_limit_s: float | None, time_limit_s: float | None
+) -> Aim:
+    _check_request(objective, in_flight, lap_limit_s, time_limit_s)
     if objective == "energy":
         _check_power(problem)
+    usual_s = next(seconds for most, seconds in TIME_LIMITS_S if problem.num_devices <= most)
+    limit_s = usual_s if time_limit_s is None else time_limit_s
+    return Aim(problem, objective, in_flight, math.inf if lap_limit_s is None else lap_limit_s, limit_s)
+
+
+def _place(aim: Aim, method: str) -> Plan:
+    """The plan of one method."""
+    _check_name("method", method, METHODS)
+    began, problem = time.perf_counter(), aim.problem
     stages, solution = _METHODS[method](problem, aim)
     try:
         cost = evaluate(problem, stages)
@@ -104,23 +136,6 @@ def plan(
         raise DoesNotFit(f"The plan of {method} does not fit: {broken}. Use the method exact, or change that.")
     made = _plan(problem, stages, cost, aim, method, solution)
     return replace(made, solve_s=time.perf_counter() - began)
-
-
-def compare(
-    problem: Problem,
-    objective: str = "latency",
-    in_flight: int = 1,
-    lap_limit_s: float | None = None,
-    time_limit_s: float | None = None,
-) -> list[tuple[str, Plan | ShardnetError]]:
-    """The plan of every method, or why it has none."""
-    rows: list[tuple[str, Plan | ShardnetError]] = []
-    for method in METHODS:
-        try:
-            rows.append((method, plan(problem, objective, method, in_flight, lap_limit_s, time_limit_s)))
-        except ShardnetError as error:
-            rows.append((method, error))
-    return rows
 
 
 def plan_to_dict(made: Plan) -> dict[str, Any]:
@@ -193,7 +208,9 @@ def _edgeshard(problem: Problem, aim: Aim) -> tuple[Stages, None]:
 
 
 def _lingualinked(problem: Problem, aim: Aim) -> tuple[Stages, None]:
-    return lingualinked.place(aim.tables, max(aim.deadline - time.perf_counter(), LEAST_SOLVER_S)), None
+    if "lingualinked" not in aim.known:
+        aim.known["lingualinked"] = lingualinked.place(aim.tables, max(aim.limit_s, LEAST_SOLVER_S))
+    return aim.known["lingualinked"], None
 
 
 def _exact(problem: Problem, aim: Aim) -> tuple[Stages, Solution]:
@@ -249,7 +266,14 @@ def _kept(problem: Problem, aim: Aim, rule: Callable[[Problem, Aim], tuple[Stage
 
 
 def _searched(problem: Problem, aim: Aim) -> Solution:
-    exact = Exact(aim.tables, aim.deadline, aim.lap_limit_s, _seeds(problem, aim))
+    if "search" not in aim.known:
+        exact = Exact(aim.tables, Budget(aim.limit_s), aim.lap_limit_s, _seeds(problem, aim))
+        aim.known["search"] = _sought(aim, exact)
+    found: Solution = aim.known["search"]
+    return found
+
+
+def _sought(aim: Aim, exact: Exact) -> Solution:
     if aim.objective == "energy":
         return exact.energy()
     if aim.objective == "throughput":
@@ -261,7 +285,7 @@ def _nothing(problem: Problem, aim: Aim, proven: bool) -> DoesNotFit:
     """Why there is no plan: memory, or a lap limit that memory allows no plan to keep."""
     if math.isfinite(aim.lap_limit_s):
         free = replace(aim, objective="latency", lap_limit_s=math.inf)
-        shortest = Exact(aim.tables, time.perf_counter() + 1.0).latency()
+        shortest = Exact(aim.tables, Budget(1.0)).latency()
         if shortest.stages is not None:
             lap_s, limit_s = free.value(evaluate(problem, shortest.stages)), aim.lap_limit_s
             return DoesNotFit(
@@ -278,14 +302,15 @@ def _check_power(problem: Problem) -> None:
             raise BadConfiguration(f"The objective energy needs active_w of every device; {device.name!r} has none.")
 
 
-def _check_request(
-    objective: str, method: str, in_flight: int, lap_limit_s: float | None, time_limit_s: float | None
-) -> None:
-    for what, name, known in (("objective", objective, OBJECTIVES), ("method", method, METHODS)):
-        if name not in known:
-            raise BadRequest(f"There is no {what} {name!r}; there are {', '.join(known)}.")
+def _check_request(objective: str, in_flight: int, lap_limit_s: float | None, time_limit_s: float | None) -> None:
+    _check_name("objective", objective, OBJECTIVES)
     if isinstance(in_flight, bool) or not isinstance(in_flight, int) or in_flight < 1:
         raise BadRequest(f"in_flight must be a whole number, 1 or more, but is {in_flight!r} instead.")
     for key, seconds in (("lap_limit_s", lap_limit_s), ("time_limit_s", time_limit_s)):
         if seconds is not None and not (isinstance(seconds, (int, float)) and math.isfinite(seconds) and seconds > 0):
             raise BadRequest(f"{key} must be a number greater than 0, but is {seconds!r} instead.")
+
+
+def _check_name(what: str, name: str, known: Sequence[str]) -> None:
+    if name not in known:
+        raise BadRequest(f"There is no {what} {name!r}; there are {', '.join(known)}.")

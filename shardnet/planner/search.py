@@ -8,15 +8,16 @@ that are all unused, the first is taken.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from shardnet.planner.budget import Budget
+from shardnet.planner.by_class import Target
 from shardnet.planner.labels import SLACK, Dominance, Layer, joined
 from shardnet.planner.limits import Columns
-from shardnet.planner.relaxed import Bound, Target
+from shardnet.planner.relaxed import Bound
 from shardnet.planner.tables import Floats, Ints, Tables
 
 MOST_CELLS = 1_500_000
@@ -87,12 +88,12 @@ class Search:
             earlier[devices[1:]] = devices[:-1]
         self._earlier: Ints = earlier
 
-    def run(self, upper: float, width: int, deadline: float) -> Found:
+    def run(self, upper: float, width: int, budget: Budget) -> Found:
         """Search for a complete plan that costs less than `upper`.
 
         Args:
             width: partial plans kept at each unit.
-            deadline: time.perf_counter() at which to stop.
+            budget: where it is spent, what is left counts as dropped.
         """
         self._layers, self._pending = {}, {}
         self._best: tuple[tuple[int, int], ...] | None = None
@@ -102,13 +103,13 @@ class Search:
             parts = self._pending.pop(unit, [])
             if not parts:
                 continue
-            if time.perf_counter() > deadline or (self.enough and self._best is not None):
+            if budget.spent or (self.enough and self._best is not None):
                 self._unseen = min(self._unseen, *(float(part.least.min(initial=np.inf)) for part in parts))
                 continue
             layer = self._layer(unit, parts)
             if len(layer):
                 self._layers[unit] = layer
-                self._expand(unit, layer, deadline)
+                self._expand(unit, layer, budget)
         return Found(self._best, self._upper, self._unseen)
 
     def _begin(self) -> None:
@@ -131,7 +132,7 @@ class Search:
             -1, self._layers[-1], rows, np.array(self.roots), np.full((len(self.bounds), num), self.device_cost)
         )
 
-    def _expand(self, unit: int, layer: Layer, deadline: float) -> None:
+    def _expand(self, unit: int, layer: Layer, budget: Budget) -> None:
         """Let every partial plan hop to every device that its bound allows."""
         target, tables = self.target, self.tables
         k = tables.payload[unit]
@@ -153,7 +154,7 @@ class Search:
         rows, devices = np.nonzero(allowed)
         chunk = max(1, MOST_CELLS // (tables.num_units - unit))
         for i in range(0, len(rows), chunk):
-            if time.perf_counter() > deadline:
+            if budget.spent:
                 self._unseen = min(self._unseen, float(floor[rows[i:], devices[i:]].min()))
                 return
             part = slice(i, i + chunk)

@@ -10,14 +10,14 @@ The proof either holds, and then the plan is best by the rule, or finds a shorte
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 
+from shardnet.planner.budget import Budget
+from shardnet.planner.by_class import ByClass
 from shardnet.planner.counting import counts_fit
 from shardnet.planner.exact import Exact, Solution
 from shardnet.planner.minimize import WIDTHS, Best, Runs
-from shardnet.planner.relaxed import Prices, Relaxation
+from shardnet.planner.relaxed import Prices
 
 NEAR_TIE = 0.01
 """Rates that differ by no more than this share count as tied."""
@@ -32,7 +32,7 @@ BOUND_ROUNDS = 200
 
 def greatest_rate(exact: Exact, in_flight: int) -> Solution:
     """The plan with the greatest rate; of those within 1%, that with the shortest lap, then with fewest devices."""
-    start = exact.least_lap(np.inf, np.inf, _share_of_time(exact, 0.8 if in_flight == 1 else 0.25))
+    start = exact.least_lap(np.inf, np.inf, exact.budget.share(0.8 if in_flight == 1 else 0.25))
     if start.runs is None:
         return exact.solution(start, np.inf, start.bound, False)
     beats = _Beats(exact, in_flight, start)
@@ -40,7 +40,7 @@ def greatest_rate(exact: Exact, in_flight: int) -> Solution:
         return exact.solution(Best(min(beats.pool, key=beats.beat), 0.0, 0.0), 0.0, 0.0, True)
     while True:
         beats.shorten()
-        until = _share_of_time(exact, 0.4)
+        until = exact.budget.share(0.4)
         best = exact.least_lap(beats.high / (1 - NEAR_TIE), in_flight, until, beats.pool, beats.prices)
         assert best.runs is not None, "the pool holds a plan with the shortest beat known"
         beats.learn(best.runs)
@@ -50,11 +50,6 @@ def greatest_rate(exact: Exact, in_flight: int) -> Solution:
             continue  # a beat more than 1% shorter: the shortest lap is to be sought again
         proven = best.proven and beats.low >= goal * (1 - 2 * SAME)
         return exact.solution(best, value, min(beats.low, value), proven)
-
-
-def _share_of_time(exact: Exact, share: float) -> float:
-    now = time.perf_counter()
-    return now + max(exact.deadline - now, 0.0) * share
 
 
 class _Beats:
@@ -82,9 +77,9 @@ class _Beats:
         self.pool.append(runs)
         self.high = min(self.high, self.beat(runs))
 
-    def find(self, beat_s: float, deadline: float, widths: tuple[int, ...], rounds: int) -> bool:
+    def find(self, beat_s: float, budget: Budget, widths: tuple[int, ...], rounds: int) -> bool:
         """Whether a plan that keeps the beat was found; where there is proven to be none, `low` is raised."""
-        found = self._exact.keeps_beat(beat_s, self._in_flight, deadline, widths, rounds, self.prices)
+        found = self._exact.keeps_beat(beat_s, self._in_flight, budget, widths, rounds, self.prices)
         self.prices = found.prices or self.prices
         if found.runs is not None:
             self.learn(found.runs)
@@ -98,28 +93,26 @@ class _Beats:
         short, rest = WIDTHS[:3], (WIDTHS[0], *WIDTHS[3:])
         if self.low >= goal * (1 - 2 * SAME):
             return False
-        if self.find(goal * (1 - SAME), _share_of_time(self._exact, 0.3), short, QUICK_ROUNDS):
+        if self.find(goal * (1 - SAME), self._exact.budget.share(0.3), short, QUICK_ROUNDS):
             return True
         if self.low < goal * (1 - 2 * SAME):
-            self.raise_low(goal * (1 - SAME), _share_of_time(self._exact, 0.5))
-        return self.low < goal * (1 - 2 * SAME) and self.find(
-            goal * (1 - SAME), self._exact.deadline, rest, QUICK_ROUNDS
-        )
+            self.raise_low(goal * (1 - SAME), self._exact.budget.share(0.5))
+        return self.low < goal * (1 - 2 * SAME) and self.find(goal * (1 - SAME), self._exact.budget, rest, QUICK_ROUNDS)
 
     def shorten(self) -> None:
         """Bisect with quick searches: what they do not find is doubted, not disproven."""
         self._doubted = max(self._doubted, self.low) if self._doubted < self.high else self.low
-        until = _share_of_time(self._exact, 0.5)
-        while self.high * (1 - CLOSE) > self._doubted and time.perf_counter() < until:
+        until = self._exact.budget.share(0.5)
+        while self.high * (1 - CLOSE) > self._doubted and not until.spent:
             middle = (self.high + self._doubted) / 2
             if not self.find(middle, until, QUICK_WIDTHS, QUICK_ROUNDS):
                 self._doubted = middle
 
-    def raise_low(self, high: float, deadline: float) -> None:
+    def raise_low(self, high: float, budget: Budget) -> None:
         """Bisect with bounds alone, the highest beat first: where it is disproven, no search is needed."""
         middle = high
-        while high > self.low * (1 + CLOSE / 4) and time.perf_counter() < deadline:
-            self.find(middle, deadline, (), BOUND_ROUNDS)
+        while high > self.low * (1 + CLOSE / 4) and not budget.spent:
+            self.find(middle, budget, (), BOUND_ROUNDS)
             if self.low < middle:
                 high = middle
             middle = (high + self.low) / 2
@@ -129,7 +122,7 @@ class _Beats:
         high = self.high
         while high * (1 - CLOSE / 10) > self.low:
             middle = (high + self.low) / 2
-            if counts_fit(Relaxation(self._exact.tables, self._exact.beat_target(middle))):
+            if counts_fit(ByClass(self._exact.tables, self._exact.beat_target(middle))):
                 high = middle
             else:
                 self.low = middle
