@@ -11,6 +11,7 @@ so it cannot outlive it, and the devices end with it in every case.
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.util
 import os
 import runpy
@@ -24,6 +25,7 @@ from types import TracebackType
 
 from shardnet.cluster.local_workers import LocalWorkers
 from shardnet.errors import BadRequest
+from shardnet.launched import MeetingPoint
 from shardnet.profiling.hardware import max_threads
 
 from .ending import orderly_exit
@@ -57,16 +59,8 @@ def run(options: argparse.Namespace) -> None:
     endpoint = f"{LOOPBACK}:{store.port}"
     log_dir = None if options.log_dir is None else Path(options.log_dir)
     with LocalWorkers(endpoint, names, threads, log_dir) as workers, _told_about(workers, tee=options.tee):
-        from shardnet.cluster.cluster import ENDPOINT_VARIABLE  # imports the most: the devices start meanwhile
-
-        os.environ.update(
-            {
-                "MASTER_ADDR": LOOPBACK,
-                "MASTER_PORT": str(store.port),
-                "WORLD_SIZE": str(num_devices),
-                ENDPOINT_VARIABLE: endpoint,
-            }
-        )
+        importlib.import_module("shardnet.cluster.cluster")  # imports the most: the devices start meanwhile
+        os.environ.update(MeetingPoint(endpoint, num_devices).variables())
         _run_script(options.script, options.arguments, is_module=options.module)
 
 

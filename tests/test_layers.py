@@ -6,7 +6,7 @@ import ast
 from pathlib import Path
 
 STOREYS = """
-    records   errors plan progress text
+    records   errors checks launched plan progress text
     watch     timeline
     wire      transport
     models    models cache

@@ -1,0 +1,47 @@
+"""What `shardnet-run` tells the script that it runs, and all that this one starts: where the devices meet.
+
+The only place besides `launch/` that reads the environment. A script is not given the endpoint, it calls
+`Cluster.connect()`, and a process that it starts has nothing else by which it could hear of the devices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from shardnet.errors import BadRequest
+
+ENDPOINT = "SHARDNET_ENDPOINT"
+WORLD_SIZE = "WORLD_SIZE"
+
+
+class MeetingPoint(NamedTuple):
+    """Where devices meet, and how many they are."""
+
+    endpoint: str
+    """"HOST:PORT"."""
+    num_devices: int | None
+
+    def variables(self) -> dict[str, str]:
+        """As torchrun has them, and one of our own."""
+        host, _, port = self.endpoint.rpartition(":")
+        return {
+            "MASTER_ADDR": host,
+            "MASTER_PORT": port,
+            WORLD_SIZE: str(self.num_devices),
+            ENDPOINT: self.endpoint,
+        }
+
+
+def announced_in(environment: Mapping[str, str]) -> MeetingPoint | None:
+    """What an environment says; None where the process was not started by `shardnet-run`.
+
+    Raises:
+        BadRequest: it says something impossible.
+    """
+    endpoint, number = environment.get(ENDPOINT), environment.get(WORLD_SIZE)
+    if not endpoint:
+        return None
+    if number is not None and not (number.isdecimal() and int(number) > 0):
+        raise BadRequest(f"{WORLD_SIZE} in the environment must be a whole number of 1 or more, but is {number!r}.")
+    return MeetingPoint(endpoint, None if number is None else int(number))
