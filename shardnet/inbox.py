@@ -57,6 +57,13 @@ class Inbox:
     def __len__(self) -> int:
         return len(self._decode) + len(self._bulk)
 
+    def clear(self) -> list[Callable[[], None]]:
+        """Drop everything; return whom to tell that it was taken."""
+        dropped = [packet.on_taken for packet in self._bulk if packet.on_taken is not None]
+        self._decode.clear()
+        self._bulk.clear()
+        return dropped
+
     def take(self, length_of: LengthOf, *, allow_bulk: bool) -> StepWork | None:
         """The next step, or None where nothing that waits can run now."""
         chosen: list[tuple[list[Part], torch.Tensor]] = []

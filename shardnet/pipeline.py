@@ -7,10 +7,12 @@ token for streaming, ends sessions, and hands errors to whoever waits for a toke
 
 from __future__ import annotations
 
+import copy
 import itertools
 import queue
 import threading
 import time
+import weakref
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any
@@ -31,7 +33,8 @@ from shardnet.transport.messages import (
 )
 
 OPEN_SESSION_S = 60.0
-PROMPT_S = 600.0
+PROMPT_S = 86_400.0
+"""A prompt is taken when its turn comes, after all that wait before it; a lost device is noticed by other means."""
 VERDICT_S = 3.0
 
 
@@ -60,7 +63,7 @@ class Session:
                     if news is None:
                         return
                     if isinstance(news, BaseException):
-                        raise news
+                        raise copy.copy(news)  # other sessions raise it at the same time
                     self._held[news.index] = news
                 token = self._held.pop(index)
                 yield token
@@ -83,15 +86,22 @@ class Session:
 
 
 class Pipeline:
-    """The ring of one plan. Safe to use from several threads."""
+    """The ring of one plan. Safe to use from several threads.
+
+    Sessions belong to whoever asked for them. One that nobody holds any more, because its stream was never read, is
+    closed when the next token of it comes, or when the next session is started.
+    """
 
     def __init__(self, transport: Transport, plan_version: int, ring: tuple[RingStop, ...]) -> None:
         self.plan_version = plan_version
         self.ring = ring
         self._transport = transport
         self._ids = itertools.count(1)
-        self._lock = threading.Lock()
-        self._sessions: dict[int, Session] = {}
+        # Reentrant: the garbage collector may end a forgotten iteration anywhere, and this closes its session.
+        self._lock = threading.RLock()
+        self._open: set[int] = set()
+        self._sessions: weakref.WeakValueDictionary[int, Session] = weakref.WeakValueDictionary()
+        """Those of `_open` that somebody still holds."""
         self._closings: list[Future[Any]] = []
         self._broken: ShardnetError | None = None
         self._has_verdict = threading.Event()
@@ -122,27 +132,26 @@ class Pipeline:
         with self._lock:
             self._raise_if_broken()
             self._sessions[spec.session] = session
+            self._open.add(spec.session)
         try:
+            self._close_forgotten(list(self._open))
             self.settle()  # the memory that earlier sessions held must be free before this one asks for it
             self._open_everywhere(spec, tuple(prompt_ids))
-        except DeviceLost:
-            self._wait_for_verdict()
-            raise
-        except BaseException:
+            self._send_prompt(session, prompt_ids)
+        except BaseException as error:
+            if isinstance(error, DeviceLost):
+                self._wait_for_verdict()
             self.close_session(spec.session)
             raise
-        first = self.ring[0]
-        part = Part(spec.session, 0, len(prompt_ids))
-        ids = torch.tensor(prompt_ids, dtype=torch.long)
-        hop = Hop(self.plan_version, 0, (part,), ids, self._transport.name, clock_ns())
-        sent = self._transport.call(first.device, "bulk_hop", hop, timeout_s=PROMPT_S)
-        sent.add_done_callback(lambda future: self._prompt_was_taken(session, future))
         return session
 
     def close_session(self, session: int) -> None:
         """Free a session on every stage. Unknown and closed ones are ignored."""
         with self._lock:
-            if self._sessions.pop(session, None) is None or self._broken is not None:
+            if session not in self._open:
+                return
+            self._open.discard(session)
+            if self._broken is not None:
                 return
             for index, stop in enumerate(self.ring):
                 closing = self._transport.post(stop.device, "close_sessions", self.plan_version, index, (session,))
@@ -159,23 +168,47 @@ class Pipeline:
         """The endpoint `tokens`: hand what was sampled to its sessions; closed ones no longer care."""
         for token in tokens.tokens:
             session = self._sessions.get(token.session)
-            if session is not None:
+            if session is None:
+                self._close_forgotten([token.session])
+            elif token.session in self._open:
                 session.tell(token)
+
+    def fail_session(self, session: int, error: ShardnetError) -> None:
+        """One session cannot go on; the others do."""
+        failed = self._sessions.get(session)
+        if failed is not None:
+            failed.tell(error)
+        self.close_session(session)
 
     def fail(self, error: ShardnetError) -> None:
         """The ring broke: every session that waits, and every later `start`, gets `error`."""
         with self._lock:
             if self._broken is None:
                 self._broken = error
-            sessions = list(self._sessions.values())
-            self._sessions.clear()
+            sessions = [session for number, session in self._sessions.items() if number in self._open]
+            self._open.clear()
         self._has_verdict.set()
         for session in sessions:
             session.tell(self._broken)
 
     @property
     def num_sessions(self) -> int:
-        return len(self._sessions)
+        return len(self._open)
+
+    def _close_forgotten(self, sessions: Sequence[int]) -> None:
+        for session in sessions:
+            if self._sessions.get(session) is None:
+                self.close_session(session)
+
+    def _send_prompt(self, session: Session, prompt_ids: Sequence[int]) -> None:
+        spec, first = session.spec, self.ring[0]
+        ids = torch.tensor(prompt_ids, dtype=torch.long)
+        hop = Hop(
+            self.plan_version, 0, (Part(spec.session, 0, len(prompt_ids)),), ids, self._transport.name, clock_ns()
+        )
+        held = weakref.ref(session)
+        sent = self._transport.call(first.device, "bulk_hop", hop, timeout_s=PROMPT_S)
+        sent.add_done_callback(lambda future: self._prompt_was_taken(held(), future))
 
     def _open_everywhere(self, spec: SessionSpec, prompt_ids: tuple[int, ...]) -> None:
         last = len(self.ring) - 1
@@ -194,11 +227,11 @@ class Pipeline:
         if errors:
             raise errors[0]
 
-    def _prompt_was_taken(self, session: Session, sent: Future[Any]) -> None:
+    def _prompt_was_taken(self, session: Session | None, sent: Future[Any]) -> None:
         """A prompt that did not arrive ends its session; if its device is lost, the cluster will say so, and more."""
         error = sent.exception()
-        if error is not None and not isinstance(error, DeviceLost) and session.spec.session in self._sessions:
-            session.tell(error)
+        if session is not None and isinstance(error, ShardnetError) and not isinstance(error, DeviceLost):
+            self.fail_session(session.spec.session, error)
 
     def _wait_for_verdict(self) -> None:
         """A connection broke: whoever watches the devices is about to say which stage is lost, and how."""
@@ -207,4 +240,4 @@ class Pipeline:
 
     def _raise_if_broken(self) -> None:
         if self._broken is not None:
-            raise self._broken
+            raise copy.copy(self._broken)

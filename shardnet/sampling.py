@@ -21,6 +21,7 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
+from shardnet.errors import BadRequest
 from shardnet.transport.messages import SamplingOptions, SessionSpec
 
 
@@ -32,6 +33,10 @@ class Sampler:
         self.is_greedy = options.temperature == 0.0
         self._processors = _processors(options)
         self._generator = torch.Generator().manual_seed(options.seed)
+        self._overflow = (
+            f"with temperature {options.temperature:g} and repetition-penalty {options.repetition_penalty:g} the scores"
+            " of the next token are no finite numbers. Choose values nearer to 1, or load the model as float32."
+        )
         self._ids = list(spec.prompt_ids) if options.repetition_penalty != 1.0 else None
 
     @property
@@ -40,28 +45,41 @@ class Sampler:
         return self.is_greedy and not self._processors
 
     def sample(self, logits_V: torch.Tensor) -> int:
-        """Choose from `logits_V` [vocabulary], fp32."""
+        """Choose from `logits_V` [vocabulary], fp32.
+
+        Raises:
+            BadRequest: the options have made the scores infinite.
+        """
         ids = cast(torch.LongTensor, torch.tensor([self._ids or []], dtype=torch.long))
         scores = self._processors(ids, cast(torch.FloatTensor, logits_V[None]))
         if self.is_greedy:
             token = int(scores.argmax(dim=-1))
         else:
             probabilities = torch.softmax(scores, dim=-1)
+            if not bool(probabilities.isfinite().all()):
+                raise BadRequest(self._overflow)
             token = int(torch.multinomial(probabilities, num_samples=1, generator=self._generator))
         if self._ids is not None:
             self._ids.append(token)
         return token
 
 
-def sample_step(samplers: Sequence[Sampler], logits_NV: torch.Tensor) -> list[int]:
-    """Choose the next token of each session of a step; `logits_NV` [sessions, vocabulary], fp32."""
+def sample_step(samplers: Sequence[Sampler], logits_NV: torch.Tensor) -> list[int | BadRequest]:
+    """Choose the next token of each session of a step; `logits_NV` [sessions, vocabulary], fp32.
+
+    A session that cannot go on has its error in the place of a token: the others do go on.
+    """
     if all(sampler.is_argmax for sampler in samplers):
-        greedy: list[int] = logits_NV.argmax(dim=-1).tolist()
+        greedy: list[int | BadRequest] = logits_NV.argmax(dim=-1).tolist()
         return greedy
-    return [
-        int(row.argmax()) if sampler.is_argmax else sampler.sample(row)
-        for sampler, row in zip(samplers, logits_NV, strict=True)
-    ]
+    return [_sample_or_error(sampler, row) for sampler, row in zip(samplers, logits_NV, strict=True)]
+
+
+def _sample_or_error(sampler: Sampler, logits_V: torch.Tensor) -> int | BadRequest:
+    try:
+        return sampler.sample(logits_V)
+    except BadRequest as error:
+        return error
 
 
 def check_sampling(options: SamplingOptions) -> str | None:

@@ -21,6 +21,7 @@ from typing import Protocol
 import torch
 
 from shardnet.cache import KVCache
+from shardnet.errors import BadRequest
 from shardnet.inbox import Inbox, Packet, StepWork
 from shardnet.models import Segment, SessionKV, Shard
 from shardnet.sampling import Sampler, sample_step
@@ -39,6 +40,9 @@ class Outlet(Protocol):
 
     def tokens(self, tokens: tuple[SampledToken, ...]) -> None:
         """What was sampled, for the source."""
+
+    def session_failed(self, session: int, error: BadRequest) -> None:
+        """One session cannot go on."""
 
     def failed(self, error: BaseException) -> None:
         """The computation failed; the stage has stopped."""
@@ -139,6 +143,10 @@ class Stage:
         if self._thread is not threading.current_thread():
             self._thread.join()
         self.close_sessions(list(self._sessions))
+        with self._ready:
+            taken = self._inbox.clear()
+        for on_taken in taken:  # whoever sent them need not wait for an answer
+            on_taken()
 
     def __enter__(self) -> Stage:
         return self
@@ -235,6 +243,9 @@ class Stage:
         told: list[SampledToken] = []
         for index, session, token_id in zip(step.samples, sessions, ids, strict=True):
             part, spec = step.work.parts[index], session.spec
+            if isinstance(token_id, BadRequest):
+                self._outlet.session_failed(spec.session, token_id)
+                continue
             end = part.position + part.num_tokens
             token_index = end - spec.prompt_tokens
             reason = "eos" if token_id in spec.eos_ids else "length" if token_index + 1 >= spec.max_new_tokens else ""
@@ -244,7 +255,8 @@ class Stage:
                 onward_ids.append(token_id)
         if onward:
             self._outlet.hop(tuple(onward), torch.tensor(onward_ids))
-        self._outlet.tokens(tuple(told))
+        if told:
+            self._outlet.tokens(tuple(told))
 
     def _length_of(self, session: int) -> int | None:
         live = self._sessions.get(session)

@@ -105,3 +105,13 @@ def test_prompt_of_a_cancelled_session_is_acknowledged_all_the_same() -> None:
     put(inbox, Part(1, 0, 3), values=rows(1, 2, 3), bulk=True, taken=taken)
     assert inbox.take({}.get, allow_bulk=True) is None
     assert taken == ["taken"]
+
+
+def test_what_is_dropped_in_the_end_is_acknowledged() -> None:
+    """Once, who had sent a prompt to a stage that was closed waited ten minutes for an answer."""
+    inbox, taken = Inbox(8), []
+    inbox.put(Packet((Part(1, 0, 4),), torch.zeros(4, 2), lambda: taken.append(1)), is_bulk=True)
+    inbox.put(Packet((Part(2, 3, 1),), torch.zeros(1, 2)), is_bulk=False)
+    for on_taken in inbox.clear():
+        on_taken()
+    assert taken == [1] and len(inbox) == 0

@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from shardnet.errors import BadRequest
 from shardnet.sampling import Sampler, check_sampling, sample_step
 from shardnet.transport.messages import SamplingOptions, SessionSpec
 
@@ -100,3 +101,18 @@ def test_impossible_value_is_named_with_its_value(options: dict[str, Any], names
 
 def test_possible_values_pass() -> None:
     assert check_sampling(SamplingOptions(temperature=0.7, top_k=50, top_p=0.9, min_p=0.1, seed=1)) is None
+
+
+def test_a_session_whose_scores_overflow_fails_alone() -> None:
+    """Once, a temperature of 1e-40 stopped the stage, and with it the sessions of everybody."""
+    logits = torch.randn(50, generator=torch.Generator().manual_seed(3)).repeat(3, 1)
+    hot, fine, greedy = (Sampler(spec(temperature=each, seed=1)) for each in (1e-40, 1.0, 0.0))
+    failed, token, best = sample_step([hot, fine, greedy], logits)
+    assert isinstance(failed, BadRequest) and "temperature 1e-40" in str(failed)
+    assert token == Sampler(spec(temperature=1.0, seed=1)).sample(logits[0]) and best == int(logits[0].argmax())
+
+
+def test_more_top_k_than_tokens_keeps_all() -> None:
+    logits = torch.randn(50, generator=torch.Generator().manual_seed(3))
+    all_tokens, too_many = (Sampler(spec(temperature=1.0, top_k=each, seed=5)) for each in (0, 10**6))
+    assert [all_tokens.sample(logits) for _ in range(20)] == [too_many.sample(logits) for _ in range(20)]

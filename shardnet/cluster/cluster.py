@@ -16,12 +16,14 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-from shardnet.cluster.loading import LoadOptions, ModelLoad, load_model
+from shardnet.checks import whole_number
+from shardnet.cluster.loading import LoadOptions, ModelLoad, load_model, split_of
 from shardnet.cluster.local_workers import LocalWorkers
 from shardnet.cluster.model import Model
 from shardnet.cluster.survey import Surveyor
 from shardnet.cluster.watch import Watch
-from shardnet.errors import BadRequest, ClusterError, JoinFailed
+from shardnet.errors import BadRequest, ClusterError, JoinFailed, ShardnetError
+from shardnet.launched import announced_in
 from shardnet.loader import DEFAULT_CACHE
 from shardnet.progress import Progress, progress_bars
 from shardnet.transport import RpcTransport, serve_store
@@ -30,7 +32,6 @@ from shardnet.transport.messages import Tokens
 
 COORDINATOR = "coordinator"
 JOIN_S = 60.0
-ENDPOINT_VARIABLE = "SHARDNET_ENDPOINT"
 
 
 class Cluster:
@@ -48,6 +49,7 @@ class Cluster:
         self._loads: dict[int, ModelLoad] = {}
         self._surveyor = Surveyor(transport)
         transport.expose("tokens", self._on_tokens)
+        transport.expose("session_failed", self._on_session_failed)
         transport.expose("stage_failed", self._on_stage_failed)
         transport.expose("load_progress", self._on_load_progress)
         transport.expose("profile_progress", self._on_profile_progress)
@@ -62,7 +64,7 @@ class Cluster:
         num_devices: int = 3,
         *,
         threads_per_device: int | None = None,
-        log_dir: Path | None = None,
+        log_dir: str | Path | None = None,
         progress: Progress | None = None,
     ) -> Cluster:
         """Start devices as processes on this machine.
@@ -73,20 +75,22 @@ class Cluster:
             progress: told how far the start is; None shows a bar on a terminal.
 
         Raises:
-            BadRequest: `num_devices` or `threads_per_device` is below 1.
+            BadRequest: `num_devices` or `threads_per_device` is below 1, or `log_dir` cannot be written.
             JoinFailed: a process ended before it had joined; says what it printed.
         """
-        if num_devices < 1:
-            raise BadRequest(f"the number of devices must be at least 1, but is {num_devices}.")
-        threads = threads_per_device if threads_per_device is not None else max(1, num_cores() // num_devices)
-        if threads < 1:
-            raise BadRequest(f"the number of threads must be at least 1, but is {threads}.")
+        num_devices = whole_number("the number of devices", num_devices, least=1)
+        if threads_per_device is None:
+            threads = max(1, num_cores() // num_devices)
+        else:
+            threads = whole_number("the number of threads", threads_per_device, least=1)
         names = [f"device-{index}" for index in range(num_devices)]
         with ExitStack() as resources, _shown(progress) as told:
             store = serve_store("127.0.0.1", 0)
             resources.callback(lambda: store)  # the store's server lives as long as this object
             endpoint = f"127.0.0.1:{store.port}"
-            workers = resources.enter_context(LocalWorkers(endpoint, names, threads, log_dir))
+            workers = resources.enter_context(
+                LocalWorkers(endpoint, names, threads, None if log_dir is None else Path(log_dir))
+            )
             transport = resources.enter_context(RpcTransport.join(endpoint, COORDINATOR, timeout_s=JOIN_S))
             importlib.import_module("transformers.modeling_layers")  # a load will need it; the devices start meanwhile
             _wait_for(transport, names, told, workers)
@@ -99,21 +103,24 @@ class Cluster:
         """Coordinate the devices that meet at `endpoint`, such as those that `shardnet-run` started.
 
         Args:
-            endpoint: "HOST:PORT"; None takes what `shardnet-run` put into the environment.
-            num_devices: how many to wait for; None takes what `shardnet-run` says, or else those that are there.
+            endpoint: "HOST:PORT"; None takes what `shardnet-run` has announced to its script (see `launched`).
+            num_devices: how many to wait for; None takes those that are there, or all that `shardnet-run` started.
 
         Raises:
-            BadRequest: no endpoint is given, and none is in the environment.
+            BadRequest: no endpoint is given, and none was announced.
             JoinFailed: the endpoint does not answer, or too few devices came.
         """
-        endpoint = endpoint or os.environ.get(ENDPOINT_VARIABLE)
-        if not endpoint:
-            raise BadRequest(
-                "there is no cluster to connect to. Give an endpoint such as 127.0.0.1:29500, or start the script with "
-                "shardnet-run."
-            )
-        if num_devices is None and "WORLD_SIZE" in os.environ:
-            num_devices = int(os.environ["WORLD_SIZE"])
+        if endpoint is None:
+            announced = announced_in(os.environ)
+            if announced is None:
+                raise BadRequest(
+                    "there is no cluster to connect to. Give an endpoint such as 127.0.0.1:29500, or start the script "
+                    "with shardnet-run."
+                )
+            endpoint = announced.endpoint
+            num_devices = announced.num_devices if num_devices is None else num_devices
+        if num_devices is not None:
+            num_devices = whole_number("the number of devices", num_devices, least=1)
         with ExitStack() as resources, _shown(progress) as told:
             transport = resources.enter_context(RpcTransport.join(endpoint, COORDINATOR, timeout_s=JOIN_S))
             names = _wait_for_number(transport, num_devices, told)
@@ -132,7 +139,7 @@ class Cluster:
         kv_memory_bytes: int | None = None,
         prefill_chunk_tokens: int = 128,
         record_spans: bool = False,
-        cache_dir: Path | None = None,
+        cache_dir: str | Path | None = None,
         progress: Progress | None = None,
     ) -> Model:
         """Place a model over the devices and load it.
@@ -157,23 +164,35 @@ class Cluster:
         devices = [device for device in self.devices if device not in self._watch.lost]
         if not devices:
             raise ClusterError("every device of this cluster is lost. Start a new one.")
+        if not isinstance(model, (str, Path)):
+            raise BadRequest(f"a model is a path or a hub id, but this is {model!r}.")
         options = LoadOptions(
             dtype=dtype,
             placement=placement,
             objective=objective,
             in_flight=in_flight,
-            split=None if split is None else tuple(split),
+            split=split_of(split),
             context_tokens=context_tokens,
             kv_memory_bytes=kv_memory_bytes,
             prefill_chunk_tokens=prefill_chunk_tokens,
             record_spans=record_spans,
-            cache_dir=(cache_dir or DEFAULT_CACHE).expanduser(),
+            cache_dir=Path(cache_dir or DEFAULT_CACHE).expanduser(),
         )
         with _shown(progress) as told:
             version = next(self._plan_versions)
             load = ModelLoad(self._transport, version, told, lambda: self._loads.pop(version, None))
             self._loads[version] = load
-            return load_model(load, model, devices, self._surveyor, options)
+            try:
+                return load_model(load, model, devices, self._surveyor, options)
+            except ShardnetError as error:
+                cause = load.verdict(error)
+                load.close()
+                if cause is error:
+                    raise
+                raise cause from error
+            except BaseException:
+                load.close()
+                raise
 
     def describe(self) -> list[dict[str, Any]]:
         """What each living device is and has now."""
@@ -205,6 +224,11 @@ class Cluster:
         if load is not None:
             load.on_tokens(tokens)
 
+    def _on_session_failed(self, plan_version: int, session: int, text: str) -> None:
+        load = self._loads.get(plan_version)
+        if load is not None:
+            load.on_session_failed(session, text)
+
     def _on_load_progress(self, plan_version: int, stage: int, done_bytes: int, total_bytes: int) -> None:
         load = self._loads.get(plan_version)
         if load is not None:
@@ -221,12 +245,13 @@ class Cluster:
         """The device lives, so the fault is the stage's."""
         load = self._loads.get(plan_version)
         if load is not None:
-            load.fail(ClusterError(f"stage {stage} on {device} failed: {text}"))
+            load.fail(ClusterError(f"stage {stage + 1} of {len(load.stages)} on {device} failed: {text}"))
 
     def _on_lost(self, device: str, why: str) -> None:
         for load in list(self._loads.values()):
             load.lose(device, why)
-        self._transport.evict(device)
+        with suppress(ClusterError):  # the store died, too: the device is off our own list all the same
+            self._transport.evict(device)
 
 
 def num_cores() -> int:

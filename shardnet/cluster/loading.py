@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, InvalidStateError, as_completed, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
+from shardnet.checks import whole_number
 from shardnet.cluster.model import Model
-from shardnet.cluster.placement import LEAST_KV_TOKENS, SPREAD, given_plan, kv_budgets, place, problem_of
+from shardnet.cluster.placement import LEAST_KV_TOKENS, SPREAD, check_method, given_plan, kv_budgets, place, problem_of
 from shardnet.cluster.remote_stage import RemoteStage
 from shardnet.cluster.survey import EXPECTED_TOKENS, Surveyor
 from shardnet.errors import BadRequest, DeviceLost, ShardnetError
 from shardnet.loader import ModelFiles, open_model
-from shardnet.pipeline import Pipeline
-from shardnet.plan import ModelProfile, Plan
+from shardnet.pipeline import VERDICT_S, Pipeline
+from shardnet.plan import ModelProfile, Plan, StagePlan
 from shardnet.progress import Progress
 from shardnet.transport.base import Transport
 from shardnet.transport.messages import RingStop, StageSpec, Tokens
 
 DTYPES = ("float32", "bfloat16", "float16")
+
+Answer = TypeVar("Answer")
 
 
 class ModelLoad:
@@ -33,13 +39,19 @@ class ModelLoad:
         self.progress = progress
         self.stages: list[RemoteStage] = []
         self.pipeline: Pipeline | None = None
-        self._lost: DeviceLost | None = None
+        self._plan: tuple[StagePlan, ...] = ()
+        self._ended: Future[None] = Future()
+        """Fails when a device that matters is lost, or the model is closed."""
         self._lock = threading.Lock()
         self._on_closed = on_closed
 
     def on_tokens(self, tokens: Tokens) -> None:
         if self.pipeline is not None:
             self.pipeline.tell(tokens)
+
+    def on_session_failed(self, session: int, text: str) -> None:
+        if self.pipeline is not None:
+            self.pipeline.fail_session(session, BadRequest(text))
 
     def on_progress(self, stage: int, done_bytes: int, total_bytes: int) -> None:
         stages = self.stages
@@ -53,35 +65,72 @@ class ModelLoad:
         if self.pipeline is not None:
             self.pipeline.fail(error)
 
+    def place(self, stages: Sequence[StagePlan]) -> None:
+        """From now on it is known which device holds which stage."""
+        with self._lock:
+            self._plan = tuple(stages)
+
+    def add(self, stage: RemoteStage) -> None:
+        self.stages.append(stage)
+
+    def result_of(self, answer: Future[Answer]) -> Answer:
+        """Wait for a device's answer, but no longer than until a device is lost or the load is given up."""
+        either: tuple[Future[Any], ...] = (answer, self._ended)
+        wait(either, return_when=FIRST_COMPLETED)
+        if self._ended.done():
+            self._ended.result()
+        return answer.result()
+
+    def wait_until_loaded(self, loads: Sequence[Future[dict[str, Any]]]) -> None:
+        """All devices load at the same time; the first error ends it."""
+        for loaded in as_completed(loads):
+            self.result_of(loaded)
+        for stage, sizes in zip(self.stages, loads, strict=True):
+            stage.loaded(sizes.result())
+
     def lose(self, device: str, why: str) -> None:
         """A device was lost: if it holds a stage, the ring is broken. Lets go of what lived there."""
         with self._lock:
-            lost = [(index, stage) for index, stage in enumerate(self.stages) if stage.plan.device == device]
-            if not lost:
+            held = [index for index, stage in enumerate(self._plan) if stage.device == device]
+            if self._plan and not held:
                 return
-            index, stage = lost[0]
-            self._lost = DeviceLost(
-                f"{device} is lost ({why}), and with it stage {index + 1} of {len(self.stages)} "
-                f"(units {stage.plan.first_unit} to {stage.plan.last_unit}). Load the model again on the devices left.",
-                device,
-            )
-            for _, stage in lost:
-                stage.close(device_lives=False)
-        self.fail(self._lost)
+            lost = DeviceLost(f"{device} is lost ({why}){self._what_it_held(held)}", device)
+            for stage in self.stages:
+                if stage.plan.device == device:
+                    stage.close(device_lives=False)
+        self._end(lost)
+        self.fail(lost)
+
+    def _what_it_held(self, held: Sequence[int]) -> str:
+        if not held:
+            return " before the model was placed. Load it again on the devices left."
+        stage = self._plan[held[0]]
+        return (
+            f", and with it stage {held[0] + 1} of {len(self._plan)} (units {stage.first_unit} to {stage.last_unit}). "
+            "Load the model again on the devices left."
+        )
+
+    def verdict(self, error: ShardnetError) -> ShardnetError:
+        """What an error during the load comes from. If a connection broke, whoever watches the devices knows more."""
+        if isinstance(error, DeviceLost):
+            wait((self._ended,), timeout=VERDICT_S)
+        cause = self._ended.exception() if self._ended.done() else None
+        return cause if isinstance(cause, DeviceLost) else error
 
     def close(self) -> None:
-        """Unload from every living device. Safe to call twice."""
+        """Unload from every living device. Safe to call twice, and while it is still being loaded."""
         with self._lock:
             stages, self.stages = self.stages, []
-        self.fail(BadRequest("the model was closed. Load it again."))
+        closed = BadRequest("the model was closed. Load it again.")
+        self._end(closed)
+        self.fail(closed)
         for stage in stages:
-            if self._lost is None or stage.plan.device != self._lost.device:
-                stage.close()
+            stage.close()
         self._on_closed()
 
-    def raise_if_lost(self) -> None:
-        if self._lost is not None:
-            raise self._lost
+    def _end(self, why: ShardnetError) -> None:
+        with suppress(InvalidStateError):  # the first reason counts
+            self._ended.set_exception(why)
 
 
 @dataclass(frozen=True)
@@ -102,10 +151,23 @@ class LoadOptions:
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise BadRequest(f"dtype must be one of {', '.join(DTYPES)}, but is {self.dtype!r}.")
-        for name in ("in_flight", "kv_memory_bytes", "prefill_chunk_tokens"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise BadRequest(f"{name.replace('_', '-')} must be at least 1, but is {value}.")
+        check_method(self.placement, self.objective)
+        for name in ("in_flight", "context_tokens", "kv_memory_bytes", "prefill_chunk_tokens"):
+            if (value := getattr(self, name)) is not None:
+                whole_number(name.replace("_", "-"), value, least=1)
+
+
+def split_of(split: Any) -> tuple[int, ...] | None:
+    """Units for each device, as the caller wrote them down; None where the planner is to decide.
+
+    Raises:
+        BadRequest: it is no list of whole numbers.
+    """
+    if split is None:
+        return None
+    if isinstance(split, str) or not isinstance(split, Iterable):
+        raise BadRequest(f"the split must be a list of units for each device, but is {split!r}.")
+    return tuple(whole_number("units of a device in the split", count, least=0) for count in split)
 
 
 def load_model(
@@ -116,27 +178,25 @@ def load_model(
     context_tokens = check_context(files.profile, options.context_tokens)
     plan, budgets = plan_load(load, files, devices, surveyor, options, context_tokens)
     ring = tuple(RingStop(stage.device, stage.first_unit, stage.last_unit) for stage in plan.stages)
-    try:
-        for index, stage in enumerate(plan.stages):
-            spec = StageSpec(
-                plan_version=load.plan_version,
-                stage=index,
-                ring=ring,
-                source=load.transport.name,
-                model=str(files.folder),
-                tensors=files.tensors_of(stage.first_unit, stage.last_unit),
-                dtype=options.dtype,
-                kv_budget_bytes=budgets[index],
-                prefill_chunk_tokens=options.prefill_chunk_tokens,
-                record_spans=options.record_spans,
-            )
-            load.stages.append(RemoteStage(load.transport, spec, stage))
-        load.pipeline = Pipeline(load.transport, load.plan_version, ring)
-        wait_until_loaded(load)
-        tokenizer = files.tokenizer()
-    except BaseException:
-        load.close()
-        raise
+    load.place(plan.stages)
+    for index, stage in enumerate(plan.stages):
+        spec = StageSpec(
+            plan_version=load.plan_version,
+            stage=index,
+            ring=ring,
+            source=load.transport.name,
+            model=str(files.folder),
+            tensors=files.tensors_of(stage.first_unit, stage.last_unit),
+            dtype=options.dtype,
+            kv_budget_bytes=budgets[index],
+            prefill_chunk_tokens=options.prefill_chunk_tokens,
+            record_spans=options.record_spans,
+        )
+        load.add(RemoteStage(load.transport, spec, stage))
+    load.pipeline = Pipeline(load.transport, load.plan_version, ring)
+    loads = [stage.load() for stage in load.stages]
+    tokenizer = files.tokenizer()  # the devices load meanwhile
+    load.wait_until_loaded(loads)
     return Model(
         load.pipeline,
         load.stages,
@@ -169,7 +229,9 @@ def plan_load(
         )
     expected_tokens = min(EXPECTED_TOKENS, max(1, context_tokens // 2))
     store = options.cache_dir / "profiles"
-    survey = surveyor.survey(devices, files, store, load.progress, context_tokens=expected_tokens)
+    survey = surveyor.survey(
+        devices, files, store, load.progress, wait_for=load.result_of, context_tokens=expected_tokens
+    )
     problem = problem_of(
         files.profile,
         survey.devices,
@@ -191,14 +253,3 @@ def check_context(profile: ModelProfile, wanted: int | None) -> int:
             f"but is {wanted}."
         )
     return wanted
-
-
-def wait_until_loaded(load: ModelLoad) -> None:
-    """Let every device load at the same time; the first error ends it."""
-    for stage, sizes in [(stage, stage.load()) for stage in load.stages]:
-        try:
-            stage.loaded(sizes.result())
-        except ShardnetError:
-            load.raise_if_lost()
-            raise
-        load.raise_if_lost()

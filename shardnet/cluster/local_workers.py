@@ -18,8 +18,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from shardnet.errors import BadRequest
+
 NURSERY_COMMAND = (sys.executable, "-m", "shardnet.launch.nursery")
 
+NURSERY_LOG = "nursery.log"
 GOODBYE_S = 1.5
 """How long a process may take to end by itself once its standard input is closed."""
 TERMINATE_S = 0.7
@@ -28,6 +31,8 @@ TERMINATE_S = 0.7
 
 class LocalWorkers:
     """One process per device name, all meeting at `endpoint`. A context manager: leaving it ends every process.
+
+    Entering it raises `BadRequest` where the logs cannot be written.
 
     Args:
         endpoint: "HOST:PORT" of the store where the devices meet; it is served already.
@@ -49,7 +54,7 @@ class LocalWorkers:
 
     def __enter__(self) -> LocalWorkers:
         try:
-            self.log_dir.mkdir(parents=True, exist_ok=True)
+            self._make_log_dir()
             self._start()
         except BaseException:
             self.close()
@@ -104,8 +109,17 @@ class LocalWorkers:
         if self._temporary:
             self._temporary.cleanup()
 
+    def _make_log_dir(self) -> None:
+        try:
+            self.log_dir.mkdir(parents=True, exist_ok=True)
+            (self.log_dir / NURSERY_LOG).touch()
+        except OSError as error:
+            raise BadRequest(
+                f"the logs of the devices cannot be written to {self.log_dir}: {error.strerror}. Choose another folder."
+            ) from error
+
     def _start(self) -> None:
-        with open(self.log_dir / "nursery.log", "wb") as log:
+        with open(self.log_dir / NURSERY_LOG, "wb") as log:
             self._nursery = subprocess.Popen(
                 [*NURSERY_COMMAND, self.endpoint, str(self.threads), str(self.log_dir), *self.names],
                 stdin=subprocess.PIPE,

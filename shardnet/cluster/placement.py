@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from shardnet.errors import BadRequest, DoesNotFit
 from shardnet.plan import DeviceProfile, LinkProfile, ModelProfile, Plan, stages_from_counts
-from shardnet.planner import METHODS, Problem, evaluate
+from shardnet.planner import METHODS, OBJECTIVES, Problem, evaluate
 from shardnet.planner import plan as make_plan
 from shardnet.planner.links import Link
 from shardnet.planner.problem import Device, Unit
@@ -65,6 +65,17 @@ def problem_of(
     )
 
 
+def check_method(method: str, objective: str) -> None:
+    """
+    Raises:
+        BadRequest: there is no such method or objective.
+    """
+    if method not in PLACEMENTS:
+        raise BadRequest(f"placement must be one of {', '.join(PLACEMENTS)}, but is {method!r}.")
+    if objective not in OBJECTIVES:
+        raise BadRequest(f"objective must be one of {', '.join(OBJECTIVES)}, but is {objective!r}.")
+
+
 def place(problem: Problem, method: str, objective: str, in_flight: int, version: int) -> Plan:
     """The plan of a method for the cluster.
 
@@ -75,8 +86,7 @@ def place(problem: Problem, method: str, objective: str, in_flight: int, version
         BadRequest: an unknown method or objective; more devices than units.
         DoesNotFit: the devices cannot hold the model.
     """
-    if method not in PLACEMENTS:
-        raise BadRequest(f"placement must be one of {', '.join(PLACEMENTS)}, but is {method!r}.")
+    check_method(method, objective)
     if method != SPREAD:
         return replace(make_plan(problem, objective, method, in_flight), version=version)
     counts = spread_counts(

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
@@ -29,6 +31,8 @@ EXPECTED_TOKENS = 512
 MEMORY_SHARE = 0.8
 """Of the memory that a device has free, the part that shardnet plans with."""
 
+WaitFor = Callable[[Future[Any]], Any]
+
 
 @dataclass(frozen=True)
 class Survey:
@@ -43,6 +47,7 @@ class Surveyor:
     """Asks the devices of one cluster; remembers their links as long as it lives."""
 
     transport: Transport
+    _lock: threading.Lock = field(default_factory=threading.Lock)
     _links: dict[tuple[str, str], tuple[LinkProfile, LinkProfile]] = field(default_factory=dict)
 
     def memory(self, devices: Sequence[str]) -> list[DeviceProfile]:
@@ -65,25 +70,39 @@ class Surveyor:
         store: Path,
         progress: Progress,
         *,
+        wait_for: WaitFor = Future.result,
         context_tokens: int = EXPECTED_TOKENS,
     ) -> Survey:
         """Profiles with times, and the links between all devices.
 
         Args:
             store: the folder on each device where it keeps its profiles.
+            wait_for: waits for an answer, or raises when waiting makes no sense any more.
             context_tokens: of a session, when it decodes: the more, the longer a step takes.
 
         Raises:
             DeviceLost, CallTimeout: a device was lost meanwhile.
             UsageError: a device cannot keep its profile.
         """
+        with self._lock:  # two at once would measure each other
+            return self._survey(devices, files, store, progress, wait_for, context_tokens)
+
+    def _survey(
+        self,
+        devices: Sequence[str],
+        files: ModelFiles,
+        store: Path,
+        progress: Progress,
+        wait_for: WaitFor,
+        context_tokens: int,
+    ) -> Survey:
         described = self._describe(devices)
         profiles: dict[tuple[str, str], DeviceProfile] = {}
         found = []
         for device, answer, bare in zip(devices, described, self.memory(devices), strict=True):
             kind = answer["host"], answer["kind"]
             if kind not in profiles:
-                measured = self._profile(device, files, store)
+                measured = self._profile(device, files, store, wait_for)
                 profiles[kind] = measured.to_profile(context_tokens=context_tokens)
             found.append(replace(profiles[kind], name=device, memory_bytes=bare.memory_bytes))
         networks = {device: answer["network"] for device, answer in zip(devices, described, strict=True)}
@@ -93,7 +112,7 @@ class Surveyor:
         asked = [self.transport.call(device, "describe", timeout_s=ASK_S) for device in devices]
         return [answer.result() for answer in asked]
 
-    def _profile(self, device: str, files: ModelFiles, store: Path) -> DeviceMeasurement:
+    def _profile(self, device: str, files: ModelFiles, store: Path, wait_for: WaitFor) -> DeviceMeasurement:
         """Asks a device to measure itself with the model's units. Models with one configuration share a profile."""
         settings = json.dumps(files.config.to_dict(), sort_keys=True, default=str)
         model = f"{files.profile.family}-{hashlib.sha256(settings.encode()).hexdigest()[:12]}"
@@ -108,7 +127,7 @@ class Surveyor:
             self.transport.name,
             timeout_s=ASK_S + 5 * PROFILE_S,
         )
-        return DeviceMeasurement.from_dict(asked.result())
+        return DeviceMeasurement.from_dict(wait_for(asked))
 
     def _measure_links(
         self, devices: Sequence[str], networks: dict[str, str], files: ModelFiles, progress: Progress

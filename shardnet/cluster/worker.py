@@ -21,7 +21,7 @@ import torch
 from transformers import LlamaConfig
 
 from shardnet.cache import KVCache
-from shardnet.errors import ClusterError
+from shardnet.errors import BadRequest, ClusterError
 from shardnet.loader import load_shard, read_config
 from shardnet.models import build_skeleton
 from shardnet.profiling.hardware import cpu_quota, group_free_bytes
@@ -187,6 +187,8 @@ class StageHost:
         self._worker = worker
         self._spec = spec
         self.stage: Stage | None = None
+        self._is_closed = False
+        self._lock = threading.Lock()
 
     def load(self) -> Future[dict[str, Any]]:
         """Load the shard and start the stage; the future gives its sizes."""
@@ -210,11 +212,13 @@ class StageHost:
         return list(self._running().recorder.drain())
 
     def close(self) -> None:
-        """End the stage and free its weights."""
+        """End the stage and free its weights; a load that is under way ends at its next unit."""
         self._worker.forget((self._spec.plan_version, self._spec.stage))
-        if self.stage is not None:
-            self.stage.close()
-            self.stage = None
+        with self._lock:
+            self._is_closed = True
+            stage, self.stage = self.stage, None
+        if stage is not None:
+            stage.close()
 
     def _running(self) -> Stage:
         assert self.stage is not None, "a stage is asked only after it was loaded"
@@ -234,21 +238,28 @@ class StageHost:
         )
         recorder = Recorder(worker.transport.name, spec.stage)
         recorder.keep_spans = spec.record_spans
-        self.stage = Stage(
-            shard,
-            KVCache(shard.kv_layout, shard.dtype, spec.kv_budget_bytes),
-            recorder,
-            RingOutlet(worker.transport, spec),
-            chunk_tokens=spec.prefill_chunk_tokens,
-            num_threads=worker.num_threads,
-        )
+        with self._lock:
+            self._raise_if_closed()
+            self.stage = Stage(
+                shard,
+                KVCache(shard.kv_layout, shard.dtype, spec.kv_budget_bytes),
+                recorder,
+                RingOutlet(worker.transport, spec),
+                chunk_tokens=spec.prefill_chunk_tokens,
+                num_threads=worker.num_threads,
+            )
         return {
             "weight_bytes": shard.weight_bytes,
             "bytes_read": shard.bytes_read,
             "kv_bytes_per_token": shard.kv_bytes_per_token,
         }
 
+    def _raise_if_closed(self) -> None:
+        if self._is_closed:
+            raise ClusterError("The stage was closed while it was loading.")
+
     def _tell_progress(self, done_bytes: int, total_bytes: int) -> None:
+        self._raise_if_closed()
         spec = self._spec
         self._worker.transport.post(
             spec.source, "load_progress", spec.plan_version, spec.stage, done_bytes, total_bytes
@@ -279,6 +290,9 @@ class RingOutlet:
 
     def tokens(self, tokens: tuple[SampledToken, ...]) -> None:
         self._transport.post(self._spec.source, "tokens", Tokens(self._spec.plan_version, tokens))
+
+    def session_failed(self, session: int, error: BadRequest) -> None:
+        self._transport.post(self._spec.source, "session_failed", self._spec.plan_version, session, str(error))
 
     def failed(self, error: BaseException) -> None:
         spec = self._spec

@@ -15,6 +15,7 @@ Endpoints of every device (handlers in `shardnet.cluster.worker`), and who calls
 Endpoints of the coordinator:
 
     tokens(Tokens)               last stage -> source: what was sampled
+    session_failed(session, text)        last stage -> source: this session cannot go on
     stage_failed(stage, device, text)    any stage whose computation, or whose next hop, failed
     load_progress(stage, done_bytes, total_bytes), profile_progress(device, done, total)
 """

@@ -71,7 +71,7 @@ def split_endpoint(endpoint: str) -> tuple[str, int]:
     Raises:
         UsageError: it is not of that form.
     """
-    host, _, port = endpoint.rpartition(":")
+    host, _, port = endpoint.rpartition(":") if isinstance(endpoint, str) else ("", "", "")
     if not host or not port.isdigit() or not 0 < int(port) < 2**16:
         raise UsageError(f'An endpoint is "host:port", such as 127.0.0.1:29500, but this one is {endpoint!r}.')
     return host.strip("[]"), int(port)

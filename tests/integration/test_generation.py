@@ -167,6 +167,9 @@ def test_chat_template_is_applied(model: Model) -> None:
         ("x", {"temperature": -1.0}, "temperature"),
         ("x", {"top_p": 2.0}, "top-p"),
         ("x", {"stop": [""]}, "stop"),
+        ("x", {"max_new_tokens": "5"}, "max-new-tokens must be a whole number, but is '5'"),
+        ("x", {"temperature": None}, "temperature must be a number"),
+        (None, {}, "but is None"),
     ],
 )
 def test_impossible_request_says_what_to_do_and_the_model_lives_on(
@@ -175,6 +178,40 @@ def test_impossible_request_says_what_to_do_and_the_model_lives_on(
     with pytest.raises(BadRequest, match=words):
         model.stream(prompt, **options)
     assert model.generate(["still here"], max_new_tokens=2)[0].token_ids
+
+
+def test_one_of_several_sessions_that_cannot_go_on_ends_alone(model: Model) -> None:
+    """Once, scores that overflowed stopped the last stage, and everybody had to load the model again."""
+    with ThreadPoolExecutor(4) as threads:
+        expected = model.generate(["fine"], max_new_tokens=40)[0].token_ids
+        fine = [threads.submit(model.generate, ["fine"], max_new_tokens=40) for _ in range(3)]
+        with pytest.raises(BadRequest, match="temperature 1e-40"):
+            model.generate(["hot"], max_new_tokens=40, temperature=1e-40)
+        assert all(each.result()[0].token_ids == expected for each in fine)
+    model._pipeline.settle()
+    assert all(report.kv_reserved_bytes == 0 for report in model.report())
+
+
+def test_a_list_of_prompts_is_checked_before_the_first_is_answered(model: Model) -> None:
+    model.reset_report()
+    for prompts in (["x", "y" * 5000], ["x", ""], ["x", [99999]], "x", ""):
+        with pytest.raises(BadRequest):
+            model.generate(prompts, max_new_tokens=8)
+    assert sum(report.num_tokens for report in model.report()) == 0
+
+
+def test_context_and_kv_memory_may_be_filled_to_the_last_token(cluster: shardnet.Cluster, tiny: Path) -> None:
+    per_token = 2 * 2 * 2 * 16 * 4  # of the two blocks of each device
+    options: dict[str, Any] = {"dtype": "float32", "split": [3, 3, 0], "context_tokens": 60}
+    with cluster.load(tiny, kv_memory_bytes=60 * per_token, **options) as model:
+        [full] = model.generate(["a" * 50], max_new_tokens=10)
+        assert len(full.token_ids) == 10
+        assert len(model.generate(["a"], max_new_tokens=1)[0].token_ids) == 1
+        with pytest.raises(BadRequest, match="holds 60"):
+            model.generate(["a" * 50], max_new_tokens=11)
+    with cluster.load(tiny, kv_memory_bytes=60 * per_token - 1, **options) as model:
+        with pytest.raises(KVMemorySpent):
+            model.generate(["a" * 50], max_new_tokens=10)
 
 
 def test_kv_memory_that_is_spent_is_a_clear_error_and_waiting_prompts_get_their_turn(
@@ -204,5 +241,16 @@ def test_more_devices_than_units_and_wrong_splits_are_refused(cluster: shardnet.
         cluster.load(tiny, dtype="int7")
     with pytest.raises(BadRequest, match="4096"):
         cluster.load(tiny, context_tokens=10_000)
-    with pytest.raises(BadRequest, match="at least 1"):
-        shardnet.Cluster.local(0)
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"split": "222"}, "list of units"),
+        ({"split": [2.0, 2, 2]}, "whole number"),
+        ({"context_tokens": 10.5}, "context-tokens must be a whole number"),
+        ({"kv_memory_bytes": "1"}, "kv-memory-bytes must be a whole number"),
+        ({"placement": "best"}, "placement must be one of spread, auto"),
+        ({"objective": "fun"}, "objective must be one of latency"),
+    ]
+    for options, words in wrong:
+        with pytest.raises(BadRequest, match=words):
+            cluster.load(tiny, **options)
+    with pytest.raises(BadRequest, match="a path or a hub id"):
+        cluster.load(None)  # type: ignore[arg-type]

@@ -7,13 +7,16 @@ import signal
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+from processes import wait_until
 from tiny_text_model import save_text_model
 
 import shardnet
 from shardnet.errors import BadRequest, ClusterError, DamagedCheckpoint, DeviceLost
+from shardnet.loader import ModelFiles
 
 
 @pytest.fixture(scope="module")
@@ -118,3 +121,103 @@ def test_two_models_at_once_on_the_same_devices(tiny: Path, tmp_path: Path) -> N
             assert "".join(stream) == expected.text
         first.close()
         assert second.generate(["abc"], max_new_tokens=12)[0].token_ids == alone[1].token_ids
+
+
+@pytest.mark.parametrize("when", ["profiling", "loading"])
+@pytest.mark.parametrize("victim", ["device-0", "device-2"])
+def test_a_device_killed_before_the_model_stands_is_named_within_5_s(
+    tiny: Path, tmp_path: Path, when: str, victim: str
+) -> None:
+    """Once, the load waited for the others' shards first, and the error named no stage."""
+    killed_s: list[float] = []
+    with shardnet.Cluster.local(3, threads_per_device=1) as cluster:
+        pids = pids_of(cluster)
+
+        def kill_once(what: str, done: float, total: float) -> None:
+            if what.startswith(when) and not killed_s:
+                killed_s.append(time.monotonic())
+                os.kill(pids[victim], signal.SIGKILL)
+
+        split = None if when == "profiling" else [2, 2, 2]
+        held = "before the model was placed" if split is None else f"stage {1 + int(victim[-1])} of 3"
+        with pytest.raises(DeviceLost, match=rf"{victim} is lost .*SIGKILL.*{held}") as lost:
+            model = cluster.load(tiny, split=split, cache_dir=tmp_path, progress=kill_once)
+            list(model.stream("x", max_new_tokens=2000))  # a small model may stand before its device is missed
+        assert time.monotonic() - killed_s[0] < 5
+        assert lost.value.device == victim
+        assert victim not in {stage.device for stage in cluster.load(tiny, cache_dir=tmp_path).plan.stages}
+
+
+def interrupted(_: ModelFiles) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_load_that_fails_leaves_nothing_on_the_devices(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once, a stage whose load was under way when another's failed was made all the same, and held by nobody."""
+    with shardnet.Cluster.local(2, threads_per_device=1) as cluster:
+        cluster.load(tiny, split=[3, 3]).close()
+        num_threads = [device["num_os_threads"] for device in cluster.describe()]
+        monkeypatch.setattr(ModelFiles, "tokenizer", interrupted)
+        for _ in range(5):
+            with pytest.raises(KeyboardInterrupt):
+                cluster.load(tiny, split=[3, 3])
+        wait_until(lambda: [device["num_os_threads"] for device in cluster.describe()] <= num_threads)
+        assert not cluster._loads
+
+
+def test_streams_that_nobody_reads_end_and_free_their_memory(tiny: Path) -> None:
+    with shardnet.Cluster.local(2, threads_per_device=1) as cluster:
+        model = cluster.load(tiny, split=[3, 3])
+        for _ in range(4):
+            model.stream("never read", max_new_tokens=4000)
+        for _ in model.stream("read once", max_new_tokens=4000):
+            break
+        wait_until(lambda: model._pipeline.num_sessions == 0)
+        model._pipeline.settle()
+        assert all(report.kv_reserved_bytes == 0 for report in model.report())
+
+
+def test_ctrl_c_ends_all_answers_at_once(tiny: Path) -> None:
+    """Once, `generate` answered every prompt to its end before it raised KeyboardInterrupt."""
+    with shardnet.Cluster.local(2, threads_per_device=1) as cluster:
+        model = cluster.load(tiny, split=[3, 3])
+        pressed_s: list[float] = []
+
+        def press() -> None:
+            wait_until(lambda: model._pipeline.num_sessions == 6)
+            pressed_s.append(time.monotonic())
+            os.kill(os.getpid(), signal.SIGINT)
+
+        presser = threading.Thread(target=press)
+        presser.start()
+        with pytest.raises(KeyboardInterrupt):
+            model.generate(["a long answer"] * 6, max_new_tokens=4000)
+        assert time.monotonic() - pressed_s[0] < 3
+        presser.join()
+        assert model.generate(["x"], max_new_tokens=3)[0].token_ids
+
+
+def test_a_model_closed_in_mid_answer_ends_it_with_a_sentence(tiny: Path) -> None:
+    with shardnet.Cluster.local(2, threads_per_device=1) as cluster:
+        model = cluster.load(tiny, split=[3, 3])
+        pieces = iter(model.stream("x", max_new_tokens=4000))
+        next(pieces)
+        model.close()
+        with pytest.raises(BadRequest, match="closed"):
+            list(pieces)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"num_devices": 0}, "at least 1"),
+        ({"num_devices": "3"}, "whole number, but is '3'"),
+        ({"num_devices": None}, "whole number, but is None"),
+        ({"num_devices": 1, "threads_per_device": 0}, "number of threads must be at least 1"),
+        ({"num_devices": 1, "threads_per_device": 1.5}, "1.5"),
+        ({"num_devices": 1, "log_dir": __file__}, "cannot be written"),
+    ],
+)
+def test_impossible_clusters_are_refused_before_anything_starts(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(BadRequest, match=words):
+        shardnet.Cluster.local(**options)

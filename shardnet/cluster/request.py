@@ -1,0 +1,131 @@
+"""What a caller asks of a model, checked and made plain: one sentence for every mistake, before any device is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
+from typing import Any
+
+from jinja2 import TemplateError
+
+from shardnet.checks import number, whole_number
+from shardnet.errors import BadRequest
+from shardnet.sampling import check_sampling
+from shardnet.transport.messages import SamplingOptions
+
+Chat = Sequence[dict[str, str]]
+"""Messages as chat templates take them: {"role": "user", "content": "..."}."""
+
+SHOWN_CHARACTERS = 40
+"""Of a value that is wrong, in the error about it."""
+
+
+def sampling_of(
+    temperature: Any, top_k: Any, top_p: Any, min_p: Any, repetition_penalty: Any, seed: Any
+) -> SamplingOptions:
+    """The sampling options.
+
+    Raises:
+        BadRequest: one of them is impossible.
+    """
+    options = SamplingOptions(
+        temperature=number("temperature", temperature),
+        top_k=whole_number("top-k", top_k, least=0),
+        top_p=number("top-p", top_p),
+        min_p=number("min-p", min_p),
+        repetition_penalty=number("repetition-penalty", repetition_penalty),
+        seed=whole_number("seed", seed, least=0),
+    )
+    if (problem := check_sampling(options)) is not None:
+        raise BadRequest(problem)
+    return options
+
+
+def stops_of(stop: Any) -> tuple[str, ...]:
+    """The stop strings; a single one may come without a list.
+
+    Raises:
+        BadRequest: one is empty or no text.
+    """
+    stops = (stop,) if isinstance(stop, str) else tuple(_iterated("stop", stop, "text or a list of texts"))
+    for each in stops:
+        if not isinstance(each, str):
+            raise BadRequest(f"a stop string must be text, but is {_shown(each)}.")
+        if not each:
+            raise BadRequest("a stop string must not be empty.")
+    return stops
+
+
+def prompts_of(prompts: Any) -> list[Any]:
+    """The prompts of one call.
+
+    Raises:
+        BadRequest: it is a single prompt.
+    """
+    if isinstance(prompts, (str, bytes, Mapping)):
+        raise BadRequest(f"several prompts come in a list, but this is {_shown(prompts)}. Put it into a list.")
+    return list(_iterated("the prompts", prompts, "a list"))
+
+
+def encode(prompt: Any, tokenizer: Any, *, chat: bool, vocabulary: int, model: str) -> list[int]:
+    """The token ids of a prompt: text, token ids, or chat messages.
+
+    Raises:
+        BadRequest: it is none of these or empty, or the model has no chat template.
+    """
+    if isinstance(prompt, str):
+        messages = [{"role": "user", "content": prompt}]
+        ids = _ids_of_chat(messages, tokenizer, model) if chat else list(tokenizer(prompt)["input_ids"])
+    else:
+        parts = _parts_of(prompt)
+        ids = _ids_of_chat(parts, tokenizer, model) if _is_chat(parts) else _plain_ids(parts)
+    if not ids:
+        raise BadRequest("the prompt is empty. Give at least one token.")
+    if wrong := [token for token in ids if not 0 <= token < vocabulary]:
+        raise BadRequest(f"token id {wrong[0]} is not in the model's vocabulary of {vocabulary}.")
+    return ids
+
+
+def _parts_of(prompt: Any) -> list[Any]:
+    """Ids or messages, also from arrays."""
+    if isinstance(prompt, (bytes, Mapping)):
+        raise BadRequest(f"a prompt must be text, token ids, or a list of chat messages, but is {_shown(prompt)}.")
+    parts = prompt.tolist() if hasattr(prompt, "tolist") else prompt
+    return list(_iterated("a prompt", parts, "text, token ids, or a list of chat messages"))
+
+
+def _is_chat(parts: Sequence[Any]) -> bool:
+    return bool(parts) and isinstance(parts[0], Mapping)
+
+
+def _plain_ids(parts: Iterable[Any]) -> list[int]:
+    ids = list(parts)
+    for token in ids:
+        if isinstance(token, bool) or not isinstance(token, Integral):
+            raise BadRequest(f"a token id must be a whole number, but one is {_shown(token)}.")
+    return [int(token) for token in ids]
+
+
+def _ids_of_chat(messages: Sequence[Any], tokenizer: Any, model: str) -> list[int]:
+    if not getattr(tokenizer, "chat_template", None):
+        raise BadRequest(f"{model} has no chat template. Ask without --chat.")
+    for message in messages:
+        is_whole = isinstance(message, Mapping) and isinstance(message.get("role"), str)
+        if not is_whole or message.get("content") is None:
+            raise BadRequest(f'a chat message is {{"role": ..., "content": ...}}, but one is {_shown(message)}.')
+    try:
+        encoded = tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, return_dict=True)
+    except (TemplateError, TypeError, ValueError) as cause:
+        raise BadRequest(f"the chat template of {model} refuses these messages: {cause}") from cause
+    return list(encoded["input_ids"])
+
+
+def _iterated(name: str, value: Any, wanted: str) -> Iterable[Any]:
+    if not isinstance(value, Iterable):
+        raise BadRequest(f"{name} must be {wanted}, but is {_shown(value)}.")
+    return value
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "..."

@@ -1,0 +1,150 @@
+"""Sessions as the source sees them, over an in-process network with stages that only keep books."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+from typing import Any
+
+import pytest
+
+from shardnet.errors import BadRequest, ClusterError, DeviceLost
+from shardnet.pipeline import Pipeline, Session
+from shardnet.transport import InProcessNetwork
+from shardnet.transport.messages import Hop, RingStop, SampledToken, SamplingOptions, SessionSpec, Tokens
+
+VERSION = 7
+
+
+class Books:
+    """A device of the ring: which sessions are open there."""
+
+    def __init__(self, network: InProcessNetwork, name: str) -> None:
+        self.open: set[int] = set()
+        self.prompts: list[Hop] = []
+        transport = network.join(name)
+        transport.expose("open_session", lambda version, stage, spec: self._open(spec))
+        transport.expose("close_sessions", lambda version, stage, sessions: self.open.difference_update(sessions))
+        transport.expose("bulk_hop", self._prompt)
+
+    def _open(self, spec: SessionSpec) -> None:
+        self.open.add(spec.session)
+
+    def _prompt(self, hop: Hop) -> Future[None]:
+        self.prompts.append(hop)
+        taken: Future[None] = Future()
+        taken.set_result(None)
+        return taken
+
+
+class Ring:
+    def __init__(self) -> None:
+        self.network = InProcessNetwork()
+        self.stages = [Books(self.network, "a"), Books(self.network, "b")]
+        source = self.network.join("source")
+        self.pipeline = Pipeline(source, VERSION, (RingStop("a", 0, 1), RingStop("b", 2, 3)))
+
+    def start(self) -> Session:
+        return self.pipeline.start([5, 6, 7], max_new_tokens=4, eos_ids=(), sampling=SamplingOptions())
+
+    def sample(self, session: int, index: int, reason: str = "") -> None:
+        self.pipeline.tell(Tokens(VERSION, (SampledToken(session, index, 10 + index, reason),)))
+
+    def open(self) -> list[set[int]]:
+        self.pipeline.settle()
+        return [stage.open for stage in self.stages]
+
+
+@pytest.fixture
+def ring() -> Iterator[Ring]:
+    ring = Ring()
+    with ring.network:
+        yield ring
+
+
+def test_tokens_come_in_order_and_the_end_frees_the_memory(ring: Ring) -> None:
+    session = ring.start()
+    number = session.spec.session
+    assert ring.open() == [{number}, {number}]
+    for index, reason in ((1, ""), (0, ""), (3, "length"), (2, "")):
+        ring.sample(number, index, reason)
+    assert [token.token_id for token in session] == [10, 11, 12, 13]
+    assert ring.open() == [set(), set()] and ring.pipeline.num_sessions == 0
+
+
+def test_a_session_that_nobody_holds_is_closed_when_its_next_token_comes(ring: Ring) -> None:
+    """Once, a stream that was never read went on to its last token, and kept its KV memory for ever."""
+    session = ring.start()
+    number = session.spec.session
+    del session
+    gc.collect()
+    assert ring.open() == [{number}, {number}]
+    ring.sample(number, 0)
+    assert ring.open() == [set(), set()] and ring.pipeline.num_sessions == 0
+
+
+def test_or_when_the_next_session_is_started(ring: Ring) -> None:
+    ring.start()
+    ring.start()
+    gc.collect()
+    session = ring.start()
+    assert ring.open() == [{session.spec.session}] * 2
+
+
+def test_an_iteration_that_is_dropped_closes_its_session(ring: Ring) -> None:
+    session = ring.start()
+    ring.sample(session.spec.session, 0)
+    tokens = iter(session)
+    next(tokens)
+    loop: list[Any] = [tokens]
+    loop.append(loop)
+    del tokens, loop
+    with ring.pipeline._lock:  # the collector may run anywhere, here too
+        gc.collect()
+    assert ring.open() == [set(), set()]
+
+
+def test_one_session_fails_and_the_others_go_on(ring: Ring) -> None:
+    failing, fine = ring.start(), ring.start()
+    ring.pipeline.fail_session(failing.spec.session, BadRequest("no finite numbers"))
+    with pytest.raises(BadRequest, match="finite"):
+        list(failing)
+    assert ring.open() == [{fine.spec.session}] * 2
+    ring.sample(fine.spec.session, 0, "eos")
+    assert [token.token_id for token in fine] == [10]
+    ring.pipeline.fail_session(99, BadRequest("unknown ones are ignored"))
+
+
+def test_a_broken_ring_gives_everybody_an_error_of_their_own(ring: Ring) -> None:
+    """One exception raised in many threads would gather all their tracebacks, and keep what these hold."""
+    sessions = [ring.start() for _ in range(2)]
+    lost = DeviceLost("a is lost", "a")
+    ring.pipeline.fail(lost)
+    raised = []
+    for wait in (lambda: list(sessions[0]), lambda: list(sessions[1]), ring.start, ring.start):
+        with pytest.raises(DeviceLost, match="a is lost") as error:
+            wait()
+        raised.append(error.value)
+    assert len({id(error) for error in [lost, *raised]}) == 5
+    assert {error.device for error in raised} == {"a"} and lost.__traceback__ is None
+    assert ring.pipeline.num_sessions == 0
+
+
+def test_a_prompt_that_cannot_be_served_ends_its_session_alone(ring: Ring) -> None:
+    ring.network.member("a").expose("bulk_hop", _refuse)  # type: ignore[union-attr]
+    with pytest.raises(ClusterError, match="not in force"):
+        list(ring.start())
+    assert ring.open() == [set(), set()]
+
+
+def test_cancelling_from_another_thread_ends_the_wait(ring: Ring) -> None:
+    session = ring.start()
+    threading.Timer(0.05, session.cancel).start()
+    assert list(session) == []
+    assert ring.open() == [set(), set()]
+
+
+def _refuse(hop: Hop) -> Future[None]:
+    raise ClusterError("that plan is not in force here.")

@@ -1,0 +1,114 @@
+"""What callers may ask of a model, and the sentence that they get for everything else."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from shardnet.cluster.request import encode, prompts_of, sampling_of, stops_of
+from shardnet.errors import BadRequest
+
+GREEDY: dict[str, Any] = {
+    "temperature": 0.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0, "seed": 0,
+}  # fmt: skip
+
+
+class Letters:
+    """A tokenizer of letters, with a chat template that wants the user to begin."""
+
+    chat_template = "yes"
+
+    def __call__(self, text: str) -> dict[str, list[int]]:
+        return {"input_ids": [ord(letter) - ord("a") for letter in text]}
+
+    def apply_chat_template(self, messages: list[dict[str, str]], **_: Any) -> dict[str, list[int]]:
+        if messages[0]["role"] != "user":
+            raise ValueError("the user begins")
+        return self("".join(message["content"] for message in messages))
+
+
+def ids_of(prompt: Any, tokenizer: Any = None, *, chat: bool = False) -> list[int]:
+    return encode(prompt, tokenizer or Letters(), chat=chat, vocabulary=26, model="letters")
+
+
+@pytest.mark.parametrize(
+    "prompt", ["bcd", [1, 2, 3], (1, 2, 3), torch.tensor([1, 2, 3]), np.array([1, 2, 3]), range(1, 4)]
+)
+def test_text_and_ids_in_every_form(prompt: Any) -> None:
+    ids = ids_of(prompt)
+    assert ids == [1, 2, 3] and all(type(token) is int for token in ids)
+
+
+def test_chats() -> None:
+    assert ids_of("bc", chat=True) == [1, 2] == ids_of([{"role": "user", "content": "bc"}])
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words"),
+    [
+        ("", "empty"), ([], "empty"), (None, "but is None"), (5, "but is 5"), (b"abc", "but is b'abc'"),
+        ([3.7], "3.7"), (["a"], "'a'"), ([True], "True"), (torch.tensor([[1, 2]]), r"\[1, 2\]"), (torch.tensor(3), "3"),
+        ([26], "vocabulary of 26"), ([-1], "-1"), ({"role": "user", "content": "a"}, "list of chat messages"),
+        ([{"role": "user"}], "content"), ([{"role": "user", "content": None}], "content"),
+        ([{"role": "user", "content": "a"}, 3], "but one is 3"), ([{"role": 1, "content": "a"}], "role"),
+        ([{"role": "system", "content": "a"}], "refuses these messages: the user begins"),
+        ("x" * 10_000 + "?", "-34"),
+    ],
+)  # fmt: skip
+def test_what_is_no_prompt(prompt: Any, words: str) -> None:
+    with pytest.raises(BadRequest, match=words) as refused:
+        ids_of(prompt)
+    assert len(str(refused.value)) < 200
+
+
+def test_a_model_without_a_chat_template() -> None:
+    plain = Letters()
+    plain.chat_template = ""
+    for prompt, chat in (("a", True), ([{"role": "user", "content": "a"}], False)):
+        with pytest.raises(BadRequest, match="letters has no chat template"):
+            ids_of(prompt, plain, chat=chat)
+
+
+def test_several_prompts_are_not_one() -> None:
+    """Once, `generate("hello")` answered five prompts of one letter, and `generate("")` none."""
+    assert prompts_of(("a", [1])) == ["a", [1]]
+    for prompts in ("hello", "", b"a", {"role": "user"}):
+        with pytest.raises(BadRequest, match="Put it into a list"):
+            prompts_of(prompts)
+    for nothing in (None, 5):
+        with pytest.raises(BadRequest, match="must be a list"):
+            prompts_of(nothing)
+
+
+def test_stop_strings() -> None:
+    assert stops_of("ab") == ("ab",)
+    assert stops_of(["ab", "c"]) == ("ab", "c")
+    assert stops_of(()) == ()
+    for stop, words in (("", "empty"), ([""], "empty"), ([3], "3"), (None, "None"), (3, "3")):
+        with pytest.raises(BadRequest, match=words):
+            stops_of(stop)
+
+
+def test_numbers_of_numpy_travel_as_plain_ones() -> None:
+    given = {**GREEDY, "temperature": np.float32(0.5), "top_k": np.int64(3), "top_p": 1, "seed": np.uint8(7)}
+    options = sampling_of(**given)
+    assert options == (0.5, 3, 1.0, 0.0, 1.0, 7)
+    assert b"numpy" not in pickle.dumps(options)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("temperature", "hot"), ("temperature", None), ("temperature", True), ("temperature", float("inf")),
+        ("top_k", 2.5), ("top_k", "5"), ("top_k", -1), ("top_p", "1"), ("top_p", 0), ("min_p", None), ("min_p", 2),
+        ("repetition_penalty", "x"), ("repetition_penalty", 0), ("seed", 1.5), ("seed", None), ("seed", 2**63),
+    ],
+)  # fmt: skip
+def test_impossible_option_is_named_with_its_value(option: str, value: Any) -> None:
+    with pytest.raises(BadRequest) as refused:
+        sampling_of(**{**GREEDY, option: value})
+    assert option.replace("_", "-") in str(refused.value) and str(value) in str(refused.value)
