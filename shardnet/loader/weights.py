@@ -6,6 +6,7 @@ through a buffer of a few MiB, so that the peak is the shard itself.
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping, MutableMapping
 from io import FileIO
@@ -43,8 +44,9 @@ def load_shard(
     Args:
         folder: where the model's `config.json` is.
         tensors: where the weights are (`ModelFiles.tensors_of`).
-        weights: the tensors that this device holds already, by model, dtype and name; what is in there is used and not
-            read again, and what is read is added. A `weakref.WeakValueDictionary` keeps just what shards still use.
+        weights: the tensors that this device holds already, by dtype, name, and where they were read, and when that was
+            written; what is in there is used and not read again, and what is read is added. A
+            `weakref.WeakValueDictionary` keeps just what shards still use.
 
     Raises:
         DamagedCheckpoint: a file ends early or is gone.
@@ -52,7 +54,7 @@ def load_shard(
     """
     skeleton = build_skeleton(read_config(Path(folder)), first_unit, last_unit)
     with _Reader(tensors, getattr(torch, dtype)) as reader:
-        held = _fill(skeleton, reader, {} if weights is None else weights, str(folder), progress)
+        held = _fill(skeleton, reader, {} if weights is None else weights, progress)
     return Shard(skeleton, reader.dtype, sum(tensor.nbytes for tensor in held.values()), reader.bytes_read)
 
 
@@ -60,7 +62,6 @@ def _fill(
     skeleton: Skeleton,
     reader: _Reader,
     weights: MutableMapping[Any, Tensor],
-    model: str,
     progress: ByteProgress | None,
 ) -> dict[str, Tensor]:
     """Put a real tensor into every slot; return the tensors by name, each once."""
@@ -72,7 +73,7 @@ def _fill(
     for groups in units:
         for group in groups:
             new = {slot.name: slot.shape for slot in group if slot.name not in held}
-            keys = {name: (model, reader.dtype, name) for name in new}
+            keys = {name: (reader.dtype, name, reader.origin(name)) for name in new}
             tensors = {name: tensor for name, key in keys.items() if (tensor := weights.get(key)) is not None}
             if len(tensors) < len(new):
                 tensors = reader.read(new)
@@ -117,6 +118,12 @@ class _Reader:
             name: nn.Parameter(part.view(shape), requires_grad=False)
             for (name, shape), part in zip(shapes.items(), parts, strict=True)
         }
+
+    def origin(self, name: str) -> tuple[tuple[TensorPlace, int], ...]:
+        """Where a tensor comes from, and when that file was last written: a model may be saved anew where it was."""
+        return tuple(
+            (place, os.fstat(self._file(name, place.file).fileno()).st_mtime_ns) for _, place in self._pieces[name]
+        )
 
     def _read_pieces(self, name: str, flat: Tensor) -> None:
         for first_element, place in self._pieces[name]:
