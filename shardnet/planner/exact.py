@@ -17,6 +17,7 @@ from shardnet.planner.budget import Budget
 from shardnet.planner.by_class import Target
 from shardnet.planner.costs import ROUNDING, Cost, broken_limit, evaluate
 from shardnet.planner.minimize import Best, Judge, Runs, minimize
+from shardnet.planner.neighbourhood import shorter_lap
 from shardnet.planner.relaxed import Prices
 from shardnet.planner.tables import Tables, as_stages
 
@@ -176,6 +177,14 @@ class Exact:
             num_rounds=num_rounds,
             prices=prices,
         )
+
+    def rearranged(
+        self, beat_s: float, in_flight: int, runs: Runs, budget: Budget, chance: np.random.Generator
+    ) -> Runs | None:
+        """Another plan that keeps the beat, like this one in its devices or in their order."""
+        enough_s = min(beat_s * in_flight, self.lap_limit_s) * (1 + ROUNDING)
+        hop_s, judge = self.beat_target(beat_s).hop_cost, self.beat_judge(beat_s)
+        return shorter_lap(self.tables, beat_s, hop_s, runs, judge, enough_s, budget, chance)
 
     def beat_target(self, beat_s: float) -> Target:
         """The lap as cost, with devices and links busy for no more than the beat."""

@@ -28,6 +28,8 @@ CLOSE = NEAR_TIE
 QUICK_WIDTHS = (24, 192)
 QUICK_ROUNDS = 60
 BOUND_ROUNDS = 200
+MANY_DEVICES = 8
+"""From so many on, other orders of the devices are tried before a search that is cut to a width."""
 
 
 def greatest_rate(exact: Exact, in_flight: int) -> Solution:
@@ -66,6 +68,7 @@ class _Beats:
         self._count_units()
         self._doubted = self.low
         self.prices: Prices | None = None
+        self._chance = np.random.default_rng(11)
 
     def beat(self, runs: Runs) -> float:
         """Seconds per token with all sessions in flight."""
@@ -79,6 +82,12 @@ class _Beats:
 
     def find(self, beat_s: float, budget: Budget, widths: tuple[int, ...], rounds: int) -> bool:
         """Whether a plan that keeps the beat was found; where there is proven to be none, `low` is raised."""
+        if widths and self._exact.tables.num_devices >= MANY_DEVICES:
+            best, share = min(self.pool, key=self.beat), budget.share(0.4)
+            other = self._exact.rearranged(beat_s, self._in_flight, best, share, self._chance)
+            if other is not None:
+                self.learn(other)
+                return True
         found = self._exact.keeps_beat(beat_s, self._in_flight, budget, widths, rounds, self.prices)
         self.prices = found.prices or self.prices
         if found.runs is not None:
@@ -101,6 +110,8 @@ class _Beats:
 
     def shorten(self) -> None:
         """Bisect with quick searches: what they do not find is doubted, not disproven."""
+        if self._exact.tables.num_devices >= MANY_DEVICES:
+            self.raise_low(self.high, self._exact.budget.share(0.2))
         self._doubted = max(self._doubted, self.low) if self._doubted < self.high else self.low
         until = self._exact.budget.share(0.5)
         while self.high * (1 - CLOSE) > self._doubted and not until.spent:
