@@ -132,7 +132,7 @@ def generate(
         typer.Option(
             "--split",
             metavar="N,N,...",
-            help="Units of each device, instead.",
+            help="Units of each device, by hand, such as 10,10,12.",
             rich_help_panel=_DEVICES,
         ),
     ] = None,
@@ -176,7 +176,8 @@ def generate(
             prompts=read_prompts(prompt or [], prompt_file),
             chat=chat,
             devices=devices,
-            cluster=cluster or (os.environ.get("SHARDNET_ENDPOINT") if devices is None else None),
+            cluster=cluster,
+            is_launched=cluster is None and devices is None and bool(os.environ.get("SHARDNET_ENDPOINT")),
             threads=threads,
             dtype=dtype,
             placement=placement,

@@ -13,6 +13,7 @@ from shardnet.errors import BadRequest
 from shardnet.planner import OBJECTIVES
 
 DTYPES = ("float32", "bfloat16", "float16")
+DEFAULT_DEVICES = 3
 
 
 @dataclass(frozen=True)
@@ -23,9 +24,11 @@ class GenerateOptions:
     prompts: tuple[str, ...]
     chat: bool = False
     devices: int | None = None
-    """Local devices to start; None: three, or those of `cluster`."""
+    """Local devices to start; None: one for each part of `split`, or three, or those of `cluster`."""
     cluster: str | None = None
-    """Where a running cluster meets, "HOST:PORT"; None: start local devices."""
+    """Where a running cluster meets, "HOST:PORT"."""
+    is_launched: bool = False
+    """`shardnet-run` started this, and its devices are used."""
     threads: int | None = None
     dtype: str = "bfloat16"
     placement: str = "spread"
@@ -63,7 +66,7 @@ class GenerateOptions:
             raise BadRequest(f"--threads is {self.threads}, but this machine has {num_cores} cores; use fewer.")
         if self.devices is not None and self.cluster is not None:
             raise BadRequest("--devices starts local devices, --cluster uses running ones; leave one of them out.")
-        if self.threads is not None and self.cluster is not None:
+        if self.threads is not None and self.uses_running_devices:
             raise BadRequest("--threads is for local devices; those of a cluster have theirs already.")
         for option, word, words in (
             ("--dtype", self.dtype, DTYPES),
@@ -74,8 +77,17 @@ class GenerateOptions:
                 raise BadRequest(f"{option} must be one of {', '.join(words)}, but is {word!r}.")
         if not all(self.stop):
             raise BadRequest("--stop must not be empty; leave it out to stop where the model ends its text.")
-        if self.split is not None and self.devices is not None and len(self.split) > self.devices:
+        if self.split is not None and self.devices is not None and len(self.split) != self.devices:
             raise BadRequest(f"--split names {len(self.split)} shards for {self.devices} devices; name one per device.")
+
+    @property
+    def uses_running_devices(self) -> bool:
+        return self.cluster is not None or self.is_launched
+
+    @property
+    def num_local_devices(self) -> int:
+        """How many to start, where no running cluster is used: those that the split names, or three."""
+        return self.devices or len(self.split or ()) or DEFAULT_DEVICES
 
     @property
     def sampling(self) -> dict[str, Any]:

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 import shardnet
 from shardnet.cluster.cluster import Cluster
 from shardnet.cluster.model import Generation, Model
+from shardnet.cluster.placement import check_num_devices, check_split
 from shardnet.launch.cache_folder import cache_folder
+from shardnet.loader import glance_at
 from shardnet.progress import Progress, progress_bars
 
 from .generate_options import GenerateOptions
 from .run_report import as_json, size, speed_line, stage_table, stderr_console
-
-DEFAULT_DEVICES = 3
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ def run(options: GenerateOptions) -> None:
     seed = secrets.randbelow(2**31) if options.seed is None else options.seed
     with ExitStack() as resources:
         with progress_bars(enabled=False if options.json else None) as progress:
+            _refuse_early(options, progress)
             cluster = resources.enter_context(_open_cluster(options, progress))
             model = resources.enter_context(_load(cluster, options, progress))
         if options.stats and not options.json:
@@ -64,10 +65,20 @@ def run(options: GenerateOptions) -> None:
         console.print(f"The profile is in {options.profile}: open its trace.json in https://ui.perfetto.dev.")
 
 
+def _refuse_early(options: GenerateOptions, progress: Progress) -> None:
+    """What the model's files show to be impossible, before devices are started for nothing. The load looks closer."""
+    seen = glance_at(options.model, options.dtype, cache_dir=cache_folder(), progress=progress)
+    if options.uses_running_devices or seen.num_units is None:
+        return
+    if options.split is not None:
+        check_split(options.split, options.num_local_devices, seen.num_units, seen.name)
+    check_num_devices(options.num_local_devices, seen.num_units, seen.name)
+
+
 def _open_cluster(options: GenerateOptions, progress: Progress) -> Cluster:
-    if options.cluster is not None:
-        return Cluster.connect(options.cluster)
-    return Cluster.local(options.devices or DEFAULT_DEVICES, threads_per_device=options.threads, progress=progress)
+    if options.uses_running_devices:
+        return Cluster.connect(options.cluster, progress=progress)
+    return Cluster.local(options.num_local_devices, threads_per_device=options.threads, progress=progress)
 
 
 def _load(cluster: Cluster, options: GenerateOptions, progress: Progress) -> Model:

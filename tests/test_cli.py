@@ -145,6 +145,12 @@ def test_a_prompt_from_standard_input_must_be_there(monkeypatch: pytest.MonkeyPa
         generate_options.read_prompts([], "-")
 
 
+def test_a_split_says_how_many_devices_are_started() -> None:
+    asked = {"model": "m", "prompts": ("a",)}
+    assert generate_options.GenerateOptions(**asked).num_local_devices == 3  # type: ignore[arg-type]
+    assert generate_options.GenerateOptions(**asked, split=(4, 2)).num_local_devices == 2  # type: ignore[arg-type]
+
+
 def test_prompts_and_splits_are_read(tmp_path: Path) -> None:
     (tmp_path / "prompt").write_text("one\ntwo\n", encoding="utf-8")
     assert generate_options.read_prompts([], str(tmp_path / "prompt")) == ("one\ntwo\n",)

@@ -12,7 +12,16 @@ from typing import Any, TypeVar
 
 from shardnet.checks import whole_number
 from shardnet.cluster.model import Model
-from shardnet.cluster.placement import LEAST_KV_TOKENS, SPREAD, check_method, given_plan, kv_budgets, place, problem_of
+from shardnet.cluster.placement import (
+    LEAST_KV_TOKENS,
+    SPREAD,
+    check_method,
+    check_num_devices,
+    given_plan,
+    kv_budgets,
+    place,
+    problem_of,
+)
 from shardnet.cluster.remote_stage import RemoteStage
 from shardnet.cluster.survey import EXPECTED_TOKENS, Surveyor
 from shardnet.errors import BadRequest, DeviceLost, ShardnetError
@@ -24,6 +33,8 @@ from shardnet.transport.base import Transport
 from shardnet.transport.messages import RingStop, StageSpec, Tokens
 
 DTYPES = ("float32", "bfloat16", "float16")
+
+UNLOAD_S = 5.0
 
 Answer = TypeVar("Answer")
 
@@ -97,7 +108,7 @@ class ModelLoad:
             lost = DeviceLost(f"{device} is lost ({why}){self._what_it_held(held)}", device)
             for stage in self.stages:
                 if stage.plan.device == device:
-                    stage.close(device_lives=False)
+                    stage.release()
         self._end(lost)
         self.fail(lost)
 
@@ -118,14 +129,18 @@ class ModelLoad:
         return cause if isinstance(cause, DeviceLost) else error
 
     def close(self) -> None:
-        """Unload from every living device. Safe to call twice, and while it is still being loaded."""
+        """Unload from every living device. Safe to call twice, and while it is still being loaded.
+
+        A device that is busy or frozen is not waited for longer than `UNLOAD_S`; it does as it was told when it can.
+        """
         with self._lock:
             stages, self.stages = self.stages, []
         closed = BadRequest("the model was closed. Load it again.")
         self._end(closed)
         self.fail(closed)
+        wait([stage.unload() for stage in stages], timeout=UNLOAD_S)
         for stage in stages:
-            stage.close()
+            stage.release()
         self._on_closed()
 
     def _end(self, why: ShardnetError) -> None:
@@ -222,11 +237,8 @@ def plan_load(
     if options.split is not None:
         plan = given_plan(options.split, files.profile, devices, version)
         return plan, kv_budgets(plan, files.profile, surveyor.memory(devices), kv_bytes)
-    if len(devices) > files.profile.num_units and options.placement == SPREAD:
-        raise BadRequest(
-            f"{len(devices)} devices are more than the {files.profile.num_units} units of {files.profile.name} "
-            f"(embedding, blocks, head). Use at most {files.profile.num_units} devices."
-        )
+    if options.placement == SPREAD:
+        check_num_devices(len(devices), files.profile.num_units, files.profile.name)
     expected_tokens = min(EXPECTED_TOKENS, max(1, context_tokens // 2))
     store = options.cache_dir / "profiles"
     survey = surveyor.survey(

@@ -108,19 +108,39 @@ def place(problem: Problem, method: str, objective: str, in_flight: int, version
     )
 
 
+def check_num_devices(num_devices: int, num_units: int, model: str) -> None:
+    """
+    Raises:
+        BadRequest: there are more devices than units, and each is to get at least one.
+    """
+    if num_devices > num_units:
+        raise BadRequest(
+            f"{num_devices} devices are more than the {num_units} units of {model} (embedding, blocks, head). "
+            f"Use at most {num_units} devices."
+        )
+
+
+def check_split(split: Sequence[int], num_devices: int, num_units: int, model: str) -> None:
+    """
+    Raises:
+        BadRequest: the split does not name every device, or does not give every unit away.
+    """
+    if len(split) != num_devices:
+        raise BadRequest(f"the split names {len(split)} devices, but there are {num_devices}.")
+    if any(count < 0 for count in split) or sum(split) != num_units:
+        raise BadRequest(
+            f"the split must give all {num_units} units of {model} (embedding, blocks, head) away, "
+            f"but {'+'.join(map(str, split))} = {sum(split)}."
+        )
+
+
 def given_plan(split: Sequence[int], profile: ModelProfile, devices: Sequence[str], version: int) -> Plan:
     """The plan that the caller spelled out: units for each device.
 
     Raises:
         BadRequest: the split does not name every device, or does not give every unit away.
     """
-    if len(split) != len(devices):
-        raise BadRequest(f"the split names {len(split)} devices, but there are {len(devices)}.")
-    if any(count < 0 for count in split) or sum(split) != profile.num_units:
-        raise BadRequest(
-            f"the split must give all {profile.num_units} units of {profile.name} (embedding, blocks, head) away, "
-            f"but {'+'.join(map(str, split))} = {sum(split)}."
-        )
+    check_split(split, len(devices), profile.num_units, profile.name)
     return Plan(stages_from_counts(list(devices), list(split)), version=version, method="given")
 
 

@@ -20,6 +20,21 @@ def read_config(folder: Path) -> Any:
     from huggingface_hub.errors import StrictDataclassError
     from transformers import CONFIG_MAPPING
 
+    raw = read_raw_config(folder)
+    model_type = raw["model_type"]
+    try:
+        return CONFIG_MAPPING[model_type].from_dict(raw)
+    except (KeyError, TypeError, ValueError, StrictDataclassError) as cause:
+        reason = str(cause).strip().splitlines()[-1].strip()
+        raise DamagedCheckpoint(f"{folder}/config.json is not a {model_type} configuration: {reason}") from cause
+
+
+def read_raw_config(folder: Path) -> dict[str, Any]:
+    """What `config.json` says, of a family that can be cut and weights that can be read.
+
+    Raises:
+        ModelNotFound, DamagedCheckpoint, UnsupportedModel: as `read_config`.
+    """
     from shardnet.models import family_of
 
     raw = read_json(folder / "config.json")
@@ -37,11 +52,7 @@ def read_config(folder: Path) -> Any:
             f"The weights in {folder} are quantised with {method}, which cannot be read. "
             "Use the version of the model that is not quantised, or a .gguf file."
         )
-    try:
-        return CONFIG_MAPPING[model_type].from_dict(raw)
-    except (KeyError, TypeError, ValueError, StrictDataclassError) as cause:
-        reason = str(cause).strip().splitlines()[-1].strip()
-        raise DamagedCheckpoint(f"{folder}/config.json is not a {model_type} configuration: {reason}") from cause
+    return raw
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -88,9 +89,6 @@ def test_a_chat_uses_the_template(model: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--devices", "1", "--model", "/no/such/model"], "There is no /no/such/model."),
-        (["--devices", "7"], "7 devices are more than the"),
-        (["--devices", "2", "--split", "1,1"], "split"),
         (["--devices", "1", "--context", "100000"], "context must be"),
         (["--devices", "1", "--prompt", "x" * 5000], "the prompt has 5000 tokens"),
         (["--cluster", "127.0.0.1"], "127.0.0.1"),
@@ -104,6 +102,32 @@ def test_what_the_model_cannot_do_is_said(model: Path, options: list[str], sente
     assert last.startswith("shardnet: ")
     assert sentence in last
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--model", "/no/such/model"], "There is no /no/such/model."),
+        (["--model", str(Path(__file__).parent)], "There is no config.json in"),
+        (["--devices", "7"], "7 devices are more than the 6 units"),
+        (["--devices", "7", "--placement", "auto"], "7 devices are more than the 6 units"),
+        (["--split", "1,1"], "the split must give all 6 units"),
+    ],
+)
+def test_what_the_files_show_is_said_before_devices_are_started(model: Path, options: list[str], sentence: str) -> None:
+    done = shardnet("generate", "--model", model, "--prompt", "hi", *options)
+    assert done.returncode == 2, done.stderr
+    assert sentence in done.stderr.splitlines()[-1]
+    assert "starting devices" not in done.stderr
+
+
+def test_a_family_that_cannot_be_cut_is_refused_before_devices_are_started(model: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(model, tmp_path / "copy")
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, "model_type": "mamba"}))
+    done = shardnet("generate", "--model", copy, "--prompt", "hi")
+    assert done.returncode == 2 and "family 'mamba' are not supported" in done.stderr
+    assert "starting devices" not in done.stderr
 
 
 @pytest.fixture
