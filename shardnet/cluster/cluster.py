@@ -12,6 +12,7 @@ import itertools
 import os
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import wait
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from shardnet.transport.messages import Tokens
 
 COORDINATOR = "coordinator"
 JOIN_S = 60.0
+LEAVE_S = 2.0
 
 
 class Cluster:
@@ -205,10 +207,8 @@ class Cluster:
         self._watch.close()
         for load in list(self._loads.values()):
             load.close()
-        for device in self._started:
-            if device not in self._watch.lost:
-                with suppress(ClusterError):
-                    self._transport.post(device, "leave", timeout_s=2.0).exception(timeout=2.0)
+        living = [device for device in self._started if device not in self._watch.lost]
+        wait([self._transport.post(device, "leave", timeout_s=LEAVE_S) for device in living], timeout=LEAVE_S)
         self._resources.close()
 
     def __enter__(self) -> Cluster:

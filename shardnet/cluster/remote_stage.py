@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Future
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from shardnet.errors import ClusterError
 from shardnet.plan import StagePlan
 from shardnet.timeline.timeline import ClockOffset, Timeline, Totals, clock_ns, offset_from_pings, shares_from_totals
 from shardnet.transport.base import RemoteObject, Transport
@@ -90,11 +88,12 @@ class RemoteStage:
         spans = self._host.call("drain_spans", timeout_s=ASK_S).result()
         timeline.add(self.plan.device, self._spec.stage, [tuple(span) for span in spans])
 
-    def close(self, *, device_lives: bool = True) -> None:
-        """Unload it. Drops the remote object, which must happen before a lost device is evicted."""
-        if device_lives:
-            with suppress(ClusterError):
-                self._host.call("close", timeout_s=ASK_S).result()
+    def unload(self) -> Future[Any]:
+        """Start to end the stage and to free its weights; `release` it when that is done or nobody waits for it."""
+        return self._host.call("close", timeout_s=ASK_S)
+
+    def release(self) -> None:
+        """Drop the remote object, which must happen before a lost device is evicted."""
         self._host.release()
 
 

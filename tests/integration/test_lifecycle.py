@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 import pytest
-from processes import wait_until
+from processes import is_over, wait_until
 from tiny_text_model import save_text_model
 
 import shardnet
@@ -205,6 +205,18 @@ def test_a_model_closed_in_mid_answer_ends_it_with_a_sentence(tiny: Path) -> Non
         model.close()
         with pytest.raises(BadRequest, match="closed"):
             list(pieces)
+
+
+def test_a_frozen_device_does_not_keep_the_cluster_from_ending(tiny: Path) -> None:
+    """Once, the end waited half a minute for its answer."""
+    with shardnet.Cluster.local(2, threads_per_device=1) as cluster:
+        pids = pids_of(cluster)
+        cluster.load(tiny, split=[3, 3])
+        os.kill(pids["device-1"], signal.SIGSTOP)
+        frozen_s = time.monotonic()
+    assert time.monotonic() - frozen_s < 15
+    wait_until(lambda: all(is_over(pid) for pid in pids.values()), timeout_s=5)
+    assert not threads_of_shardnet()
 
 
 @pytest.mark.parametrize(
