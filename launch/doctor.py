@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from .run_report import size
 from .thread_bench import best_threads, measure_threads
 
 Progress = Callable[[str, float, float], None]
+Show = Callable[[], AbstractContextManager[Progress]]
+"""Shows how far long work is, while a block runs."""
 
 CALL_S = 20.0
 _DOCUMENTATION_ADDRESS = "192.0.2.1"
@@ -46,15 +49,20 @@ class Finding:
     """What would be better, or what to do."""
 
 
-def examine(progress: Progress) -> Iterator[Finding]:
-    """Look at one thing after the other; the slow ones come last, and only where the packages are there."""
+def examine(show: Show) -> Iterator[Finding]:
+    """Look at one thing after the other; the slow ones come last, and only where the packages are there.
+
+    No progress is shown while a finding is handed out, so that whoever prints it has the terminal to itself.
+    """
     packages = [find_package(name) for name in ("torch", "transformers")]
     yield from (find_python(), *packages, find_address(), find_memory(), find_cores(), find_system())
     yield find_folder("temporary_folder", Path(tempfile.gettempdir()), "Set TMPDIR to a folder that you may write to.")
     if all(package.ok for package in packages):
         yield from find_models()
-        yield find_rpc(progress)
-        yield find_threads(progress)
+        for find in (find_rpc, find_threads):
+            with show() as progress:
+                finding = find(progress)
+            yield finding
 
 
 def find_python() -> Finding:

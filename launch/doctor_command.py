@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_format
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -24,14 +25,13 @@ def doctor(
 
     console = Console(highlight=False, soft_wrap=True)
     findings = []
-    with progress_bars(enabled=False if json else None) as progress:
-        for finding in examine(progress):
-            findings.append(finding)
-            if not json:
-                console.print(f"[{'green' if finding.ok else 'red'}]{'ok ' if finding.ok else 'NO '}", end="")
-                console.print(f"{finding.name.replace('_', ' '):<17}{finding.text}", markup=False)
-                for hint in finding.hints:
-                    console.print(f"    {hint}", markup=False)
+    for finding in examine(partial(progress_bars, enabled=False if json else None)):
+        findings.append(finding)
+        if not json:
+            console.print(f"[{'green' if finding.ok else 'red'}]{'ok ' if finding.ok else 'NO '}", end="")
+            console.print(f"{finding.name.replace('_', ' '):<17}{finding.text}", markup=False)
+            for hint in finding.hints:
+                console.print(f"    {hint}", markup=False)
     ready = all(finding.ok for finding in findings)
     if json:
         found = {each.name: {"ok": each.ok, "found": each.data, "hints": each.hints} for each in findings}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as json_format
 import math
+import sys
 from typing import Any
 
 from rich.console import Console
@@ -14,6 +15,7 @@ from shardnet.plan import Plan
 from shardnet.planner import METHODS, OBJECTIVES, compare, plan_to_dict
 from shardnet.planner import plan as make_plan
 from shardnet.planner.problem import Problem
+from shardnet.progress import Progress, progress_bars
 from shardnet.simulator import Load, simulate
 from shardnet.simulator.ring import decode_legs, visited_twice
 from shardnet.simulator.what_if import Answer, limits, what_ifs
@@ -36,8 +38,11 @@ def run(options: ProblemOptions, how: PlannerOptions, output: PlanOutput) -> Non
     require_picture(output.plot)
     planner = ConfiguredPlanner(how)
     asked = read_problem(options, how.in_flight)
-    chosen, others = planner.compare(asked.problem) if output.compare else (planner(asked.problem), {})
-    explanation = _explain(asked, chosen, planner) if output.explain else None
+    with progress_bars(enabled=sys.stderr.isatty() and not output.json) as progress:
+        progress("planning", 0, 1)
+        chosen, others = planner.compare(asked.problem) if output.compare else (planner(asked.problem), {})
+        progress("planning", 1, 1)
+        explanation = _explain(asked, chosen, planner, progress) if output.explain else None
     if output.json:
         told = _comparison_dict(how, chosen, others) if output.compare else plan_to_dict(chosen)
         if explanation is not None:
@@ -99,10 +104,15 @@ class ConfiguredPlanner:
         return 45.0 if problem.num_devices > 200 else 8.0
 
 
-def _explain(asked: Asked, chosen: Plan, planner: ConfiguredPlanner) -> Explanation:
-    in_flight = planner.in_flight
-    answers = what_ifs(asked.problem, chosen, lambda other: planner.by("auto", other), in_flight, asked.fewer_bits)
-    return limits(asked.problem, chosen, in_flight), answers
+def _explain(asked: Asked, chosen: Plan, planner: ConfiguredPlanner, progress: Progress) -> Explanation:
+    sentences = limits(asked.problem, chosen, planner.in_flight)
+    if asked.fewer_bits is None:
+        sentences.append("The weights have as few bits as can be planned with.")
+
+    def replan(changed: Problem) -> Plan:
+        return planner.by("auto", changed)
+
+    return sentences, what_ifs(asked.problem, chosen, replan, planner.in_flight, asked.fewer_bits, progress)
 
 
 def _rate_note(problem: Problem, chosen: Plan, in_flight: int) -> list[str]:

@@ -71,7 +71,7 @@ def summary(plan: Plan, in_flight: int) -> str:
     if plan.optimal:
         parts.append("proven optimal")
     elif plan.gap is not None:
-        parts.append(f"proven within {plan.gap:.1%} of the best")
+        parts.append(f"proven within {_gap(plan.gap)} of the best")
     return ", ".join(parts) + "."
 
 
@@ -82,8 +82,7 @@ def left_out_lines(left_out: Sequence[LeftOut]) -> list[str]:
         by_why.setdefault(each.why, []).append(each.device)
     lines = []
     for why, devices in list(by_why.items())[:MAX_LEFT_OUT]:
-        names = ", ".join(devices[:3]) + (f" and {len(devices) - 3} more" if len(devices) > 3 else "")
-        lines.append(f"Left out: {names}: {why}")
+        lines.append(f"Left out: {_names(devices)}: {why}")
     rest = list(by_why.values())[MAX_LEFT_OUT:]
     if rest:
         lines.append(f"Left out: {sum(map(len, rest))} more devices for like reasons (--json lists them).")
@@ -111,7 +110,7 @@ def print_comparison(
             continue
         units = ", ".join(f"{stage.device} {stage.num_units}" for stage in plan.stages[:6])
         more = f" ... {len(plan.stages)} stages" if len(plan.stages) > 6 else ""
-        proof = "optimal" if plan.optimal else "" if plan.gap is None else f"{plan.gap:.1%} gap"
+        proof = "optimal" if plan.optimal else "" if plan.gap is None else f"{_gap(plan.gap)} gap"
         table.add_row(
             method,
             _ms(plan.lap_s, unit=""),
@@ -148,7 +147,7 @@ def print_explanation(console: Console, sentences: Sequence[str], answers: Seque
             _ms(answer.plan.lap_s, unit=""),
             _number(answer.plan.rate_per_s),
             f"{answer.gain:+.0%}" if abs(answer.gain) >= 0.005 else "none",
-            ", ".join(answer.plan.devices[:5]) + (" ..." if len(answer.plan.devices) > 5 else ""),
+            _names(answer.plan.devices),
         )
     console.print(table)
 
@@ -170,7 +169,11 @@ def print_run(console: Console, result: Result, plan: Plan, title: str) -> None:
         ("  half / 95% of the tokens", f"{_ms(told['lap_p50_s'])} / {_ms(told['lap_p95_s'])}", ""),
         ("rate, all decoding", f"{_number(result.rate_per_s)} tokens/s", formula_rate),
         ("rate, prompts included", f"{_number(result.tokens_per_s)} tokens/s", f"{result.num_tokens} tokens"),
-        ("the whole run", _seconds(result.duration_s), f"{len(result.requests)} answers"),
+        (
+            "the whole run",
+            _seconds(result.duration_s),
+            f"{len(result.requests)} answer" + ("s" if len(result.requests) != 1 else ""),
+        ),
     ]
     for row in rows:
         if "- " not in row[1] and row[1] != "-":
@@ -211,6 +214,14 @@ def _print_busy(console: Console, result: Result) -> None:
     console.print(table)
     if len(rows) > MAX_BUSY:
         console.print(f"[dim]and {len(rows) - MAX_BUSY} less busy ones (--json lists them)[/dim]")
+
+
+def _names(devices: Sequence[str]) -> str:
+    return ", ".join(devices[:3]) + (f" and {len(devices) - 3} more" if len(devices) > 3 else "")
+
+
+def _gap(gap: float) -> str:
+    return f"{gap:.1%}" if gap >= 0.0005 else "less than 0.1%"
 
 
 def _ms(seconds: float | None, unit: str = " ms") -> str:

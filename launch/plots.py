@@ -17,9 +17,11 @@ from shardnet.simulator import Result
 from shardnet.simulator.engine import Leg, Resource
 from shardnet.simulator.ring import decode_legs
 
-GIB = 1024**3
+GB = 1e9
+"""As the tables have it."""
 MAX_ROWS = 24
-_WEIGHTS, _KV, _WIRE, _FREE = "#2a7f62", "#8ac6a4", "#e09f3e", "#ececec"
+LABEL_ROWS = 5
+_WEIGHTS, _KV, _WIRE, _FREE, _HAPPENED = "#2a7f62", "#8ac6a4", "#e09f3e", "#ececec", "#b23a48"
 
 
 def draw_plan(problem: Problem, plan: Plan, path: Path, title: str) -> None:
@@ -39,29 +41,39 @@ def draw_plan(problem: Problem, plan: Plan, path: Path, title: str) -> None:
         figure, (lap, memory) = pyplot.subplots(2, 1, figsize=size, height_ratios=heights, layout="constrained")
         figure.suptitle(title)
         _draw_lap(lap, legs, rows)
+        hidden = len({leg.resource for leg in legs}) - len(rows)
+        if hidden:
+            lap.set_title(f"{hidden} more devices and links of the lap are not drawn", fontsize=8, loc="right")
         _draw_memory(memory, problem, plan, cost, devices)
+        figure.legend(
+            *memory.get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=3, frameon=False
+        )
         return figure
 
     _save(draw, path)
 
 
 def draw_run(result: Result, path: Path, title: str) -> None:
-    """Tokens per second and laps over time, and what each device and link did, with what happened marked."""
+    """What happened, tokens per second and laps over time, and what each device and link did.
+
+    Raises:
+        UsageError: the file cannot be written.
+    """
 
     def draw(pyplot: Any) -> Any:
         rows = _rows([resource for resource, _ in sorted(result.busy_s.items(), key=lambda item: (len(item[0]),))])
-        heights = [1.6, 1.6, max(1.5, 0.3 * len(rows))]
+        heights = [0.2 * min(LABEL_ROWS, len(result.happenings)) + 0.01, 1.6, 1.6, max(1.5, 0.3 * len(rows))]
         figure, axes = pyplot.subplots(
-            3, 1, figsize=(11, 2.5 + sum(heights)), height_ratios=heights, sharex=True, layout="constrained"
+            4, 1, figsize=(11, 2.5 + sum(heights)), height_ratios=heights, sharex=True, layout="constrained"
         )
         figure.suptitle(title)
-        _draw_rate(axes[0], result)
-        _draw_laps(axes[1], result)
-        _draw_busy(axes[2], result, rows)
+        _draw_happenings(axes[0], result)
+        _draw_rate(axes[1], result)
+        _draw_laps(axes[2], result)
+        _draw_busy(axes[3], result, rows)
         for axis in axes:
             for each in result.happenings:
-                axis.axvline(each.at_s, color="#b23a48", linewidth=0.8, linestyle="--")
-        _label_happenings(axes[0], result)
+                axis.axvline(each.at_s, color=_HAPPENED, linewidth=0.8, linestyle="--", zorder=0.5)
         return figure
 
     _save(draw, path)
@@ -117,26 +129,28 @@ def _draw_memory(axis: Any, problem: Problem, plan: Plan, cost: Cost, devices: S
     for row, name in enumerate(devices):
         offered = problem.devices[problem.index[name]].memory_bytes
         used = cost.device_memory_bytes[name]
-        axis.barh(row, offered / GIB, height=0.7, color=_FREE, label="offered" if not row else None)
-        axis.barh(row, weights[name] / GIB, height=0.5, color=_WEIGHTS, label="weights" if not row else None)
-        kv = (used - weights[name]) / GIB
-        axis.barh(row, kv, left=weights[name] / GIB, height=0.5, color=_KV, label="KV cache" if not row else None)
-        text = f" {used / GIB:.3g} of {offered / GIB:.3g} GiB"
-        axis.text(max(offered, used) / GIB, row, text, va="center", fontsize=7)
+        axis.barh(row, offered / GB, height=0.7, color=_FREE, label="offered" if not row else None)
+        axis.barh(row, weights[name] / GB, height=0.5, color=_WEIGHTS, label="weights" if not row else None)
+        kv = (used - weights[name]) / GB
+        axis.barh(row, kv, left=weights[name] / GB, height=0.5, color=_KV, label="KV cache" if not row else None)
+        text = f" {used / GB:.3g} of {offered / GB:.3g} GB"
+        axis.text(max(offered, used) / GB, row, text, va="center", fontsize=7)
     axis.set_yticks(range(len(devices)), devices, fontsize=8)
     axis.set_ylim(len(devices) - 0.5, -0.5)
     axis.margins(x=0.18)
-    axis.set_xlabel("GiB of memory")
-    axis.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.35), ncols=3, frameon=False)
+    axis.set_xlabel("GB of memory")
 
 
 def _draw_rate(axis: Any, result: Result) -> None:
-    bins = 60
+    """Each token counts evenly over the time that its lap took: whole tokens in bins would make a calm rate jump."""
+    bins = 200
     width = result.duration_s / bins or 1.0
-    counts = [0] * bins
+    tokens = [0.0] * bins
     for lap in result.laps:
-        counts[min(bins - 1, int(lap.end_s / width))] += 1
-    axis.step([i * width for i in range(bins)], [each / width for each in counts], where="post", color=_WEIGHTS)
+        for number in range(int(lap.start_s / width), min(bins - 1, int(lap.end_s / width)) + 1):
+            shared_s = min(lap.end_s, (number + 1) * width) - max(lap.start_s, number * width)
+            tokens[number] += shared_s / lap.seconds if lap.seconds else 0.0
+    axis.step([i * width for i in range(bins)], [each / width for each in tokens], where="post", color=_WEIGHTS)
     axis.set_ylabel("tokens/s\n(predicted)", fontsize=8)
     axis.set_ylim(bottom=0)
 
@@ -148,6 +162,8 @@ def _draw_laps(axis: Any, result: Result) -> None:
     values = sorted(y for _, y in points)
     if values and values[-1] > 20 * values[0] > 0:
         axis.set_yscale("log")
+    else:
+        axis.set_ylim(0, 1.2 * values[-1] if values else 1)
 
 
 def _draw_busy(axis: Any, result: Result, rows: dict[Resource, int]) -> None:
@@ -164,16 +180,23 @@ def _draw_busy(axis: Any, result: Result, rows: dict[Resource, int]) -> None:
     axis.set_xlabel("s (dark: decode, light: prefill and recovery, orange: wire)")
 
 
-def _label_happenings(axis: Any, result: Result) -> None:
+def _draw_happenings(axis: Any, result: Result) -> None:
+    """A strip with their names above the curves; those near the end are written to the left of their lines."""
+    axis.axis("off")
+    num_rows = min(LABEL_ROWS, len(result.happenings)) or 1
+    axis.set_ylim(num_rows - 0.5, -0.5)
     for number, each in enumerate(result.happenings):
+        is_late = each.at_s > 0.7 * result.duration_s
         axis.annotate(
             each.what,
-            (each.at_s, 1),
-            xycoords=("data", "axes fraction"),
-            xytext=(2, -8 - 9 * (number % 5)),
+            (each.at_s, number % num_rows),
+            xytext=(-3 if is_late else 3, 0),
             textcoords="offset points",
+            ha="right" if is_late else "left",
+            va="center",
             fontsize=7,
-            color="#b23a48",
+            color=_HAPPENED,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
         )
 
 

@@ -76,7 +76,8 @@ def as_tables(result: ProfileResult, out: Path | None) -> None:
     )
     console.print(f"Memory that may be used: {size(profile.memory_bytes)}. {_power_line(measurement)}")
     if result.profiled.made_because:
-        console.print(f"Measured in {measurement.took_s:.0f} s ({result.profiled.made_because}).")
+        why = result.profiled.made_because
+        console.print(f"Measured in {measurement.took_s:.0f} s. An earlier profile was not used: {why}.")
     else:
         console.print(f"Measured on {_date(measurement)}; --refresh measures again.")
     if out is not None:
@@ -93,7 +94,7 @@ def _times_table(measurement: DeviceMeasurement) -> Table:
     table.add_column("step")
     for unit in measurement.units:
         table.add_column(_name(unit), justify="right")
-    rows = list(dict.fromkeys(_heading(step) for unit in measurement.units for step in unit.steps))
+    rows = list(dict.fromkeys(map(_heading, sorted((s for unit in measurement.units for s in unit.steps), key=_order))))
     times = [{_heading(step): f"{step.seconds * 1e3:.3g}" for step in unit.steps} for unit in measurement.units]
     for heading in rows:
         table.add_row(heading, *(column.get(heading, "") for column in times))
@@ -109,6 +110,11 @@ def _threads_table(measurement: DeviceMeasurement) -> Table:
         times = (trial.decode_s, trial.decode_under_load_s, trial.prefill_s)
         table.add_row(f"{trial.num_threads}{mark}", *(f"{seconds * 1e3:.3g}" for seconds in times))
     return table
+
+
+def _order(step: StepTiming) -> tuple[bool, int, int, int]:
+    """Decode before prefill, few sessions before many, short before long."""
+    return not step.is_decode, step.num_sessions, step.context_tokens, step.num_tokens
 
 
 def _heading(step: StepTiming) -> str:

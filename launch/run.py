@@ -45,6 +45,8 @@ def run(options: argparse.Namespace) -> None:
     """Start the devices, run the script, end the devices."""
     if options.module:
         _require_module(options.script)
+    elif Path(options.script).is_dir() and not Path(options.script, "__main__.py").exists():
+        raise BadRequest(f"{options.script} is a folder without __main__.py. Name a script in it.")
     elif not Path(options.script).exists():
         raise BadRequest(f"There is no script {options.script!r}. For a module, put -m before its name.")
 

@@ -48,7 +48,7 @@ def run(options: ProblemOptions, how: PlannerOptions, wanted: RunOptions) -> Non
     if wanted.plan_file is not None:
         start = _read_plan(wanted.plan_file, asked.problem, how)
     else:
-        start = planner(_present_at_start(asked.problem, events))
+        start = _plan_without(_absent_at_start(asked.problem, events), asked.problem, planner)
     recovery = Recovery(planner, load_bytes_per_s=dict(asked.load_bytes_per_s), rebalance=wanted.rebalance)
     result = simulate(asked.problem, start, load, events, recovery)
     if wanted.trace is not None:
@@ -77,14 +77,27 @@ def _read_events(texts: Sequence[str], path: Path | None) -> tuple[Event, ...]:
     return listed + (read_events(load_data_file(path), path.name) if path is not None else ())
 
 
-def _present_at_start(problem: Problem, events: tuple[Event, ...]) -> Problem:
-    """Without the devices whose first event is that they join."""
+def _absent_at_start(problem: Problem, events: tuple[Event, ...]) -> list[str]:
+    """The devices whose first event is that they join."""
     first: dict[str, str] = {}
     for event in sorted(events, key=lambda event: event.at_s):
         if event.kind != "slow":
             first.setdefault(event.device, event.kind)
-    absent = [device for device, kind in first.items() if kind == "join" and device in problem.index]
-    return without_devices(problem, absent) if absent else problem
+    return [device for device, kind in first.items() if kind == "join" and device in problem.index]
+
+
+def _plan_without(absent: Sequence[str], problem: Problem, planner: ConfiguredPlanner) -> Plan:
+    """The plan at the start.
+
+    Raises:
+        DoesNotFit: nothing fits; says so where it is for want of those who join later.
+    """
+    if not absent:
+        return planner(problem)
+    try:
+        return planner(without_devices(problem, absent))
+    except DoesNotFit as error:
+        raise DoesNotFit(f"Before {', '.join(absent)} joins, nothing fits. {error}") from error
 
 
 def _read_plan(path: Path, problem: Problem, how: PlannerOptions) -> Plan:

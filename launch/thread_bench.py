@@ -50,7 +50,7 @@ def measure_threads(progress: Callable[[str, float, float], None]) -> list[Threa
     speeds = []
     try:
         for index, threads in enumerate(counts):
-            progress("Timing threads", index, len(counts))
+            progress("timing threads", index, len(counts))
             torch.set_num_threads(threads)
             with torch.inference_mode():
                 decode_s = _median_s(lambda: _through(weights, torch.ones(1, MATRIX_SIDE)))
@@ -60,7 +60,7 @@ def measure_threads(progress: Callable[[str, float, float], None]) -> list[Threa
             )
     finally:
         torch.set_num_threads(before)
-    progress("Timing threads", len(counts), len(counts))
+    progress("timing threads", len(counts), len(counts))
     return speeds
 
 

@@ -11,6 +11,7 @@ import pytest
 from shardnet.launch import cli, doctor, doctor_command, thread_bench
 from shardnet.launch.doctor import Finding
 from shardnet.launch.thread_bench import ThreadSpeed, best_threads, counts_to_try
+from shardnet.progress import progress_bars
 
 
 def test_the_whole_examination(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -30,7 +31,7 @@ def test_what_is_not_ready_ends_with_1_and_says_why(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     broken = Finding("rpc", False, "does not work: no TensorPipe", None, ("Install another build.",))
-    monkeypatch.setattr(doctor, "examine", lambda progress: iter([Finding("python", True, "3.11"), broken]))
+    monkeypatch.setattr(doctor, "examine", lambda show: iter([Finding("python", True, "3.11"), broken]))
     monkeypatch.setattr(sys, "argv", ["shardnet", "doctor"])
     with pytest.raises(SystemExit) as ended:
         cli.main()
@@ -50,7 +51,7 @@ def test_a_missing_package_is_found_with_the_way_to_get_it() -> None:
 def test_without_torch_the_rest_is_told_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     missing = {"torch": Finding("torch", False, "is not installed")}
     monkeypatch.setattr(doctor, "find_package", lambda name: missing.get(name) or Finding(name, True, "5.0"))
-    findings = {finding.name: finding for finding in doctor.examine(lambda what, done, total: None)}
+    findings = {finding.name: finding for finding in doctor.examine(progress_bars)}
     assert not findings["torch"].ok
     assert findings["memory"].ok
     assert "rpc" not in findings

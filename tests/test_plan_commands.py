@@ -100,6 +100,15 @@ def test_explain_plans_again_for_each_change() -> None:
     assert "What would help" in shardnet("plan", *HOME, "--explain")
 
 
+def test_explain_says_where_memory_and_bits_are_the_limit(problem_file: str) -> None:
+    told = json.loads(shardnet("plan", *HOME, "--explain", "--json"))["limits"]
+    assert "The weights have as few bits as can be planned with." in told
+    told = json.loads(shardnet("plan", "--problem", problem_file, "--explain", "--json"))["limits"]
+    assert not any("cannot hold the whole model" in sentence or "few bits" in sentence for sentence in told)
+    told = json.loads(shardnet("plan", "-m", "llama-2-13b", "-c", "home", "--bits", "8", "--explain", "--json"))
+    assert any("The fastest device, laptop, cannot hold the whole model" in sentence for sentence in told["limits"])
+
+
 def test_fewer_bits_are_faster_and_a_better_link_helps() -> None:
     lap = {}
     for bits in ("4", "8"):
@@ -269,3 +278,11 @@ def test_what_fits_nowhere_is_exit_code_3() -> None:
     assert error.exit_code == 3
     lost = refused("simulate", *HOME, "-n", "40", "--event", "t=3 leave phone")
     assert lost.exit_code == 3 and "the source phone left" in str(lost)
+
+
+def test_what_fits_only_with_those_who_join_later_is_said(tmp_path: Path) -> None:
+    small = json.loads(json.dumps(PROBLEM))
+    small["devices"][0]["memory_bytes"] = 3e8
+    (tmp_path / "small.json").write_text(json.dumps(small))
+    error = refused("simulate", "--problem", str(tmp_path / "small.json"), "--event", "t=1 join laptop")
+    assert error.exit_code == 3 and str(error).startswith("Before laptop joins, nothing fits. The model needs")

@@ -11,6 +11,7 @@ from shardnet.plan import Plan
 from shardnet.planner.costs import Cost, evaluate, gigabytes
 from shardnet.planner.links import Link
 from shardnet.planner.problem import Problem
+from shardnet.progress import Progress, silent
 from shardnet.rebalance import objective_value
 
 Replan = Callable[[Problem], Plan]
@@ -46,11 +47,23 @@ def limits(problem: Problem, plan: Plan, in_flight: int = 1) -> list[str]:
         offered = problem.devices[problem.index[name]].memory_bytes
         if used > NEARLY_FULL * offered:
             sentences.append(f"The memory of {name} is full: {gigabytes(used)} of {gigabytes(offered)}.")
+    fastest = problem.devices[problem.index[_fastest(problem)]]
+    whole = sum(problem.unit_memory_bytes)
+    if whole > fastest.memory_bytes:
+        sentences.append(
+            f"The fastest device, {fastest.name}, cannot hold the whole model: it offers "
+            f"{gigabytes(fastest.memory_bytes)} of the {gigabytes(whole)} that are needed."
+        )
     return sentences
 
 
 def what_ifs(
-    problem: Problem, plan: Plan, replan: Replan, in_flight: int = 1, fewer_bits: tuple[str, Problem] | None = None
+    problem: Problem,
+    plan: Plan,
+    replan: Replan,
+    in_flight: int = 1,
+    fewer_bits: tuple[str, Problem] | None = None,
+    progress: Progress = silent,
 ) -> list[Answer]:
     """Plan again with one more device, a faster link, more memory, fewer bits, a shorter context.
 
@@ -79,7 +92,12 @@ def what_ifs(
         half = problem.context_tokens // 2
         changes.append((f"a context of {half} tokens", replace(problem, context_tokens=half)))
     now = objective_value(cost, plan.objective, in_flight)
-    return [_answer(change, changed, plan.objective, now, in_flight, replan) for change, changed in changes]
+    answers = []
+    for number, (change, changed) in enumerate(changes):
+        progress("planning again with each change", number, len(changes))
+        answers.append(_answer(change, changed, plan.objective, now, in_flight, replan))
+    progress("planning again with each change", len(changes), len(changes))
+    return answers
 
 
 def with_twin(problem: Problem, name: str) -> Problem:
