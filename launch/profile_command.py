@@ -11,10 +11,9 @@ import typer
 from shardnet.errors import BadRequest, UsageError
 from shardnet.progress import progress_bars
 
+from .generate_options import DTYPES
 from .model_configs import EMBEDDED_MODEL
 from .output_files import require_writable
-
-DTYPES = ("float32", "bfloat16", "float16")
 
 
 def register(app: typer.Typer) -> None:
