@@ -15,6 +15,9 @@ class Tokenizer(Protocol):
 class TextStream:
     """Turns one session's ids into pieces. Their concatenation is what decoding all ids at once gives, up to a stop.
 
+    But for one thing: tokenizers with tokens for single bytes (Llama 2, Mistral) make a whole run of them unreadable
+    for one byte that is wrong in it; what had been told of the run stays told.
+
     Decodes only the ids since the last piece, with the piece before as context (a tokenizer may strip a leading space).
     """
 

@@ -129,6 +129,13 @@ def test_configurations_that_cannot_be_used(folder: Path) -> None:
     refused(folder, UnsupportedModel, "names no model_type")
 
 
+@pytest.mark.parametrize("ids", ["end", True, [1, "a"], {"a": 1}, 2.5])
+def test_eos_ids_that_are_none(folder: Path, ids: object) -> None:
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ids}))
+    with pytest.raises(DamagedCheckpoint, match="eos_token_id"):
+        open_model(str(folder), "float32")
+
+
 def test_files_that_change_after_they_were_indexed(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> None:
     files = open_model(str(folder), "float32")
     path = folder / "model.safetensors"

@@ -73,9 +73,16 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def read_eos_ids(folder: Path, config: Any) -> tuple[int, ...]:
-    """The token ids that end an answer: the generation configuration's, or else the model configuration's."""
+    """The token ids that end an answer: the generation configuration's, or else the model configuration's.
+
+    Raises:
+        DamagedCheckpoint: they are no token ids.
+    """
     generation = read_json(folder / "generation_config.json") or {}
     ids = generation.get("eos_token_id", getattr(config, "eos_token_id", None))
     if ids is None:
         return ()
-    return tuple(ids) if isinstance(ids, list) else (int(ids),)
+    listed = ids if isinstance(ids, list) else [ids]
+    if not all(type(token) is int for token in listed):
+        raise DamagedCheckpoint(f"The eos_token_id of {folder} should be a token id or a list of them, but is {ids!r}.")
+    return tuple(listed)
