@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 
-import numpy as np
 from planner_problems import every_plan, local_devices, random_problem
 
 from shardnet.planner.budget import Budget
