@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -47,10 +48,12 @@ def progress_bars(*, enabled: bool | None = None) -> Iterator[Progress]:
     )
     with RichProgress(*columns, console=console, transient=True) as bars:
         tasks: dict[str, TaskID] = {}
+        adding = threading.Lock()
 
         def show(what: str, done: float, total: float) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total)
+            with adding:
+                if what not in tasks:
+                    tasks[what] = bars.add_task(what, total=total)
             bars.update(tasks[what], completed=done, total=total)
 
         yield show

@@ -33,6 +33,9 @@ from shardnet.transport.messages import Tokens
 
 COORDINATOR = "coordinator"
 JOIN_S = 60.0
+"""How long devices may take to start and to join."""
+ANSWER_S = 10.0
+"""How long a cluster that should be running already may take to answer."""
 LEAVE_S = 2.0
 
 
@@ -124,7 +127,7 @@ class Cluster:
         if num_devices is not None:
             num_devices = whole_number("the number of devices", num_devices, least=1)
         with ExitStack() as resources, _shown(progress) as told:
-            transport = resources.enter_context(RpcTransport.join(endpoint, COORDINATOR, timeout_s=JOIN_S))
+            transport = resources.enter_context(RpcTransport.join(endpoint, COORDINATOR, timeout_s=ANSWER_S))
             names = _wait_for_number(transport, num_devices, told)
             return cls(transport, names, resources.pop_all(), None)
 

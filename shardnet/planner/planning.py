@@ -299,7 +299,10 @@ def _nothing(problem: Problem, aim: Aim, proven: bool) -> DoesNotFit:
 def _check_power(problem: Problem) -> None:
     for device in problem.devices:
         if device.active_w is None:
-            raise BadConfiguration(f"The objective energy needs active_w of every device; {device.name!r} has none.")
+            raise BadConfiguration(
+                "The objective energy needs active_w, the watts that a device draws while it computes, of every "
+                f"device, but {device.name!r} has none. Give it one, or use the objective latency or throughput."
+            )
 
 
 def _check_request(objective: str, in_flight: int, lap_limit_s: float | None, time_limit_s: float | None) -> None:
