@@ -34,12 +34,14 @@ class Best:
         cost: of that plan, or `upper`.
         bound: no plan costs less; at least `cost` where that is proven.
         prices: with which the bound is good, for a similar search to begin with.
+        priced: the bound with these prices alone.
     """
 
     runs: Runs | None
     cost: float
     bound: float
     prices: Prices | None = None
+    priced: float = -np.inf
 
     @property
     def proven(self) -> bool:
@@ -90,8 +92,8 @@ def minimize(
             break
         if step == 0:
             priced = _priced(relaxation, roots, best, budget, num_rounds, prices)
-            least = max(best.bound, min(best.cost, *(bound.value for bound in priced)))
-            best = Best(best.runs, best.cost, least, priced[0].prices)
+            least = min(bound.value for bound in priced)
+            best = Best(best.runs, best.cost, max(best.bound, min(best.cost, least)), priced[0].prices, least)
             search = Search(tables, target, search.columns, roots, [bounds[0], priced], judge, device_cost, enough)
             if best.proven:
                 break
@@ -100,7 +102,7 @@ def minimize(
 
 def _merged(best: Best, found: Found) -> Best:
     runs = best.runs if found.runs is None else found.runs
-    return Best(runs, found.cost, max(best.bound, min(found.cost, found.unseen)), best.prices)
+    return Best(runs, found.cost, max(best.bound, min(found.cost, found.unseen)), best.prices, best.priced)
 
 
 def _roots(tables: Tables) -> list[int]:

@@ -17,8 +17,12 @@ from shardnet.planner.budget import Budget
 from shardnet.planner.by_class import ByClass
 from shardnet.planner.tables import Floats
 
-LEAST_REACH = 0.06
+LEAST_REACH = 0.02
 """Subgradient steps stop when they have been halved to this share without a gain."""
+PATIENCE = 20
+"""Steps without a gain before the next ones are half as long."""
+DEFLECTION = 0.9
+"""How much of the last step's direction the next one keeps: the subgradients of many classes zigzag."""
 
 
 @dataclass
@@ -55,26 +59,29 @@ class Relaxation(ByClass):
     def improve(
         self, root: int | None, upper: float, num_rounds: int, budget: Budget, start: Prices | None = None
     ) -> Bound:
-        """The best bound found in some rounds of subgradient steps (Held and Karp, 1971; step after Polyak)."""
+        """The best bound found in some rounds of subgradient steps.
+
+        Held and Karp (1971); length of a step after Polyak, direction deflected after Camerini, Fratta and Maffioli
+        (1975).
+        """
         prices = start or Prices.none(len(self.first))
         best = self.bound(prices, root)
-        current, reach, waited = best, 1.0, 0
+        current, reach, waited, direction = best, 1.0, 0, np.zeros(1)
         for _ in range(num_rounds):
-            usage = current.usage()
-            excess = self._excess(usage, prices)
-            length = float((excess**2).sum())
+            direction = self._excess(current.usage(), prices) + DEFLECTION * direction
+            length = float((direction**2).sum())
             finished = length < 1e-18 or best.value >= upper or not np.isfinite(current.value)
             if finished or budget.spent:
                 break
             step = reach * max(upper - current.value, 1e-3 * abs(upper)) / length
-            prices = self._moved(prices, excess, step)
+            prices = self._moved(prices, direction, step)
             current = self.bound(prices, root)
             if current.value > best.value:
                 best, waited = current, 0
             else:
                 waited += 1
-                if waited == 5:
-                    reach, waited = reach / 2, 0
+                if waited == PATIENCE:
+                    reach, waited, direction = reach / 2, 0, np.zeros(1)
                     if reach < LEAST_REACH:
                         break
                     prices, current = best.prices, best

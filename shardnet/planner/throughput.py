@@ -34,7 +34,7 @@ MANY_DEVICES = 8
 
 def greatest_rate(exact: Exact, in_flight: int) -> Solution:
     """The plan with the greatest rate; of those within 1%, that with the shortest lap, then with fewest devices."""
-    start = exact.least_lap(np.inf, np.inf, exact.budget.share(0.8 if in_flight == 1 else 0.25))
+    start = exact.least_lap(np.inf, np.inf, exact.budget.share(0.8 if in_flight == 1 else 0.1))
     if start.runs is None:
         return exact.solution(start, np.inf, start.bound, False)
     beats = _Beats(exact, in_flight, start)
@@ -42,7 +42,7 @@ def greatest_rate(exact: Exact, in_flight: int) -> Solution:
         return exact.solution(Best(min(beats.pool, key=beats.beat), 0.0, 0.0), 0.0, 0.0, True)
     while True:
         beats.shorten()
-        until = exact.budget.share(0.4)
+        until = exact.budget.share(0.25)
         best = exact.least_lap(beats.high / (1 - NEAR_TIE), in_flight, until, beats.pool, beats.prices)
         assert best.runs is not None, "the pool holds a plan with the shortest beat known"
         beats.learn(best.runs)
@@ -83,7 +83,7 @@ class _Beats:
     def find(self, beat_s: float, budget: Budget, widths: tuple[int, ...], rounds: int) -> bool:
         """Whether a plan that keeps the beat was found; where there is proven to be none, `low` is raised."""
         if widths and self._exact.tables.num_devices >= MANY_DEVICES:
-            best, share = min(self.pool, key=self.beat), budget.share(0.4)
+            best, share = min(self.pool, key=self.beat), budget.share(0.7)
             other = self._exact.rearranged(beat_s, self._in_flight, best, share, self._chance)
             if other is not None:
                 self.learn(other)
@@ -93,9 +93,18 @@ class _Beats:
         if found.runs is not None:
             self.learn(found.runs)
             return True
-        if found.bound >= found.cost:
-            self.low = max(self.low, beat_s)
+        self.low = max(self.low, beat_s if found.bound >= found.cost else self._implied(found, beat_s))
         return False
+
+    def _implied(self, found: Best, beat_s: float) -> float:
+        """No plan has a shorter beat than this one, by the prices of a search with a longer beat (Dinkelbach, 1967).
+
+        With a beat shorter by x s, the busy time that the prices charge for is less by x s on each device.
+        """
+        if found.prices is None or not np.isfinite(found.priced):
+            return 0.0
+        busy = float((found.prices.busy * [len(devices) for devices in self._exact.tables.members]).sum())
+        return min(beat_s, (found.priced + busy * beat_s) / (self._in_flight + busy))
 
     def disprove(self, goal: float) -> bool:
         """Whether a beat under the goal was found; where not, `low` is at the goal or as high as time allows."""
@@ -111,9 +120,12 @@ class _Beats:
     def shorten(self) -> None:
         """Bisect with quick searches: what they do not find is doubted, not disproven."""
         if self._exact.tables.num_devices >= MANY_DEVICES:
-            self.raise_low(self.high, self._exact.budget.share(0.2))
+            self._descend(self._exact.budget.share(0.1))
+            self.raise_low(self.high * (1 - NEAR_TIE), self._exact.budget.share(0.3))
+        self._descend(self._exact.budget.share(0.5))
+
+    def _descend(self, until: Budget) -> None:
         self._doubted = max(self._doubted, self.low) if self._doubted < self.high else self.low
-        until = self._exact.budget.share(0.5)
         while self.high * (1 - CLOSE) > self._doubted and not until.spent:
             middle = (self.high + self._doubted) / 2
             if not self.find(middle, until, QUICK_WIDTHS, QUICK_ROUNDS):
@@ -126,7 +138,7 @@ class _Beats:
             self.find(middle, budget, (), BOUND_ROUNDS)
             if self.low < middle:
                 high = middle
-            middle = (high + self.low) / 2
+            middle = self.low + (high - self.low) / 4
 
     def _count_units(self) -> None:
         """Raise `low` to where the devices can hold all large units, by counting alone."""
