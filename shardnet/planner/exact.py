@@ -181,7 +181,7 @@ class Exact:
     def rearranged(
         self, beat_s: float, in_flight: int, runs: Runs, budget: Budget, chance: np.random.Generator
     ) -> Runs | None:
-        """Another plan that keeps the beat, like this one in its devices or in their order."""
+        """Another plan that keeps the beat but for its lap, like this one in its devices or in their order."""
         enough_s = min(beat_s * in_flight, self.lap_limit_s) * (1 + ROUNDING)
         hop_s, judge = self.beat_target(beat_s).hop_cost, self.beat_judge(beat_s)
         return shorter_lap(self.tables, beat_s, hop_s, runs, judge, enough_s, budget, chance)

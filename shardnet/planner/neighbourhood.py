@@ -14,7 +14,7 @@ from shardnet.planner.costs import ROUNDING
 from shardnet.planner.minimize import Judge, Runs
 from shardnet.planner.tables import Floats, Ints, Tables
 
-MOST_MIXED_IN = 40
+MOST_MIXED_IN = 20
 """Unused devices that one row tries."""
 MOST_MOVED = 3
 PATIENCE = 500
@@ -31,7 +31,7 @@ def shorter_lap(
     budget: Budget,
     chance: np.random.Generator,
 ) -> Runs | None:
-    """A plan that keeps the beat in a lap of at most `enough_s`; None where none was found.
+    """The plan with the shortest lap that was found under the beat, the first of at most `enough_s` at once.
 
     Args:
         hop_s: [k, d, e] s of the hops that keep the beat, inf for the others.
@@ -41,6 +41,7 @@ def shorter_lap(
     rows = _Rows(tables, beat_s, hop_s)
     used = list(dict.fromkeys(d for d, _ in runs))
     tail = [used[0]] if runs[-1][0] == used[0] else []
+    best: Runs | None = None
     lap_s, idle = np.inf, 0
     while idle < PATIENCE and not budget.spent:
         found = rows.best(np.append(_mixed(used, rows.able, chance), tail).astype(np.int64))
@@ -50,9 +51,11 @@ def shorter_lap(
         if found[0] < lap_s * (1 - ROUNDING):
             idle = 0
         lap_s, used = found[0], list(dict.fromkeys(d for d, _ in found[1]))
-        if lap_s <= enough_s and judge(found[1]) <= enough_s:
-            return found[1]
-    return None
+        if judge(found[1]) <= lap_s * (1 + ROUNDING):
+            best = found[1]
+            if lap_s <= enough_s:
+                break
+    return best
 
 
 def _mixed(used: list[int], able: Ints, chance: np.random.Generator) -> Ints:
@@ -102,7 +105,7 @@ class _Rows:
         for j, device in enumerate(row.tolist()):
             if j:
                 onward = lap[:j].copy()
-                onward[:, 1:num_units] += self._hop_s[tables.payload[:-1], :, device].T[row[:j]]
+                onward[:, 1:num_units] += self._hop_s[:, row[:j], device].T[:, tables.payload[:-1]]
                 before = onward.argmin(axis=0)
                 entry = onward[before, edges]
                 entry[[0, num_units]] = np.inf

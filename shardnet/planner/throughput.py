@@ -14,6 +14,7 @@ import numpy as np
 
 from shardnet.planner.budget import Budget
 from shardnet.planner.by_class import ByClass
+from shardnet.planner.costs import ROUNDING
 from shardnet.planner.counting import counts_fit
 from shardnet.planner.exact import Exact, Solution
 from shardnet.planner.minimize import WIDTHS, Best, Runs
@@ -87,7 +88,8 @@ class _Beats:
             other = self._exact.rearranged(beat_s, self._in_flight, best, share, self._chance)
             if other is not None:
                 self.learn(other)
-                return True
+                if self.beat(other) <= beat_s * (1 + ROUNDING):
+                    return True
         found = self._exact.keeps_beat(beat_s, self._in_flight, budget, widths, rounds, self.prices)
         self.prices = found.prices or self.prices
         if found.runs is not None:
