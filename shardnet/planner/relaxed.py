@@ -19,8 +19,8 @@ from shardnet.planner.tables import Floats
 
 LEAST_REACH = 0.02
 """Subgradient steps stop when they have been halved to this share without a gain."""
-PATIENCE = 20
-"""Steps without a gain before the next ones are half as long."""
+PATIENCE = 5, 20
+"""Steps without a gain before the next ones are half as long: as many as classes, but no fewer and no more."""
 DEFLECTION = 0.9
 """How much of the last step's direction the next one keeps: the subgradients of many classes zigzag."""
 
@@ -65,7 +65,7 @@ class Relaxation(ByClass):
         (1975).
         """
         prices = start or Prices.none(len(self.first))
-        best = self.bound(prices, root)
+        best, patience = self.bound(prices, root), int(np.clip(len(self.first), *PATIENCE))
         current, reach, waited, direction = best, 1.0, 0, np.zeros(1)
         for _ in range(num_rounds):
             direction = self._excess(current.usage(), prices) + DEFLECTION * direction
@@ -80,7 +80,7 @@ class Relaxation(ByClass):
                 best, waited = current, 0
             else:
                 waited += 1
-                if waited == PATIENCE:
+                if waited == patience:
                     reach, waited, direction = reach / 2, 0, np.zeros(1)
                     if reach < LEAST_REACH:
                         break
