@@ -17,7 +17,6 @@ import threading
 JOIN_S = 60.0
 NEEDED = (
     "torch",
-    "accelerate",
     "transformers.modeling_layers",
     "transformers.generation.utils",
     "shardnet.transport.rpc",

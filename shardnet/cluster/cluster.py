@@ -26,6 +26,7 @@ from shardnet.cluster.watch import Watch
 from shardnet.errors import BadRequest, ClusterError, JoinFailed, ShardnetError
 from shardnet.launched import announced_in
 from shardnet.loader import DEFAULT_CACHE
+from shardnet.profiling.hardware import max_threads
 from shardnet.progress import Progress, progress_bars
 from shardnet.transport import RpcTransport, serve_store
 from shardnet.transport.base import Transport
@@ -85,7 +86,7 @@ class Cluster:
         """
         num_devices = whole_number("the number of devices", num_devices, least=1)
         if threads_per_device is None:
-            threads = max(1, num_cores() // num_devices)
+            threads = max(1, max_threads() // num_devices)
         else:
             threads = whole_number("the number of threads", threads_per_device, least=1)
         names = [f"device-{index}" for index in range(num_devices)]
@@ -255,11 +256,6 @@ class Cluster:
             load.lose(device, why)
         with suppress(ClusterError):  # the store died, too: the device is off our own list all the same
             self._transport.evict(device)
-
-
-def num_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def workers_that_ended(workers: LocalWorkers) -> Callable[[], dict[str, str]]:
