@@ -18,6 +18,7 @@ from shardnet.planner.costs import ROUNDING
 from shardnet.planner.counting import counts_fit
 from shardnet.planner.exact import Exact, Solution
 from shardnet.planner.minimize import WIDTHS, Best, Runs
+from shardnet.planner.packing import sets_fit
 from shardnet.planner.relaxed import Prices
 
 NEAR_TIE = 0.01
@@ -111,7 +112,7 @@ class _Beats:
     def disprove(self, goal: float) -> bool:
         """Whether a beat under the goal was found; where not, `low` is at the goal or as high as time allows."""
         short, rest = WIDTHS[:3], (WIDTHS[0], *WIDTHS[3:])
-        if self.low >= goal * (1 - 2 * SAME):
+        if self.low >= goal * (1 - 2 * SAME) or self._packs_no(goal * (1 - SAME)):
             return False
         if self.find(goal * (1 - SAME), self._exact.budget.share(0.3), short, QUICK_ROUNDS):
             return True
@@ -138,10 +139,17 @@ class _Beats:
         """Bisect with bounds alone, the highest beat first: where it is disproven, no search is needed."""
         middle = high
         while high > self.low * (1 + CLOSE / 4) and not budget.spent:
-            self.find(middle, budget, (), BOUND_ROUNDS)
+            if not self._packs_no(middle):
+                self.find(middle, budget, (), BOUND_ROUNDS)
             if self.low < middle:
                 high = middle
             middle = self.low + (high - self.low) / 4
+
+    def _packs_no(self, beat_s: float) -> bool:
+        """Whether packing alone shows that no plan keeps the beat; then `low` is raised."""
+        none = not sets_fit(ByClass(self._exact.tables, self._exact.beat_target(beat_s)))
+        self.low = max(self.low, beat_s) if none else self.low
+        return none
 
     def _count_units(self) -> None:
         """Raise `low` to where the devices can hold all large units, by counting alone."""
