@@ -100,5 +100,7 @@ def _sets_of(by_class: ByClass, c: int, most: int) -> Ints | None:
         last, used_s, used = units, used_s[rows] + seconds[units], used[rows] + memory[units]
         levels.append(sets)
     width = levels[-1].shape[1]
-    filled = [np.pad(level, ((0, 0), (0, width - level.shape[1])), constant_values=tables.num_units) for level in levels]
+    filled = [
+        np.pad(level, ((0, 0), (0, width - level.shape[1])), constant_values=tables.num_units) for level in levels
+    ]
     return np.concatenate(filled)
