@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_format
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -29,6 +30,9 @@ def profile(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write the profile there, as JSON.")
     ] = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", help="Measure with so many threads. [default: (those that pay)]")
+    ] = None,
     refresh: Annotated[bool, typer.Option("--refresh", help="Measure even where a fresh profile is kept.")] = False,
     max_seconds: Annotated[float, typer.Option("--max-seconds", help="Measure for about so long.")] = 60.0,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object, nothing else.")] = False,
@@ -36,18 +40,23 @@ def profile(
     """Measure what this device gives: seconds of every unit, memory, threads that pay, power.
 
     The weights are not needed, only the model's configuration. For a model in configs/models/ the times are estimated
-    from those of a reference model.
+    from those of a reference model. Clusters place models by what is measured here.
     """
     if dtype not in DTYPES:
         raise BadRequest(f"--dtype must be one of {', '.join(DTYPES)}, but is {dtype!r}.")
     if not 0 < max_seconds < 86_400:
         raise BadRequest(f"--max-seconds must be above 0 and below 86400, but is {max_seconds}.")
+    num_cores = os.cpu_count() or 1
+    if threads is not None and not 0 < threads <= num_cores:
+        raise BadRequest(f"--threads must be between 1 and {num_cores}, the cores of this machine, but is {threads}.")
     require_writable(out, "--out")
     from .profile_run import run_profile
     from .profile_tables import as_object, as_tables
 
     with progress_bars(enabled=False if json else None) as progress:
-        result = run_profile(model, dtype, refresh=refresh, max_seconds=max_seconds, progress=progress)
+        result = run_profile(
+            model, dtype, num_threads=threads, refresh=refresh, max_seconds=max_seconds, progress=progress
+        )
     text = json_format.dumps(as_object(result), indent=None if json and out is None else 1)
     if out is not None:
         try:

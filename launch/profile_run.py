@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from shardnet.launch.cache_folder import cache_folder
 from shardnet.loader import open_model
 from shardnet.loader.folder import read_config
 from shardnet.plan import DeviceProfile
+from shardnet.profiling.hardware import device_kind
 from shardnet.profiling.profiler import Profiled, measure_or_reuse
 from shardnet.profiling.store import ProfileStore
 from shardnet.progress import Progress
@@ -32,7 +33,9 @@ class ProfileResult:
     profile: DeviceProfile
 
 
-def run_profile(model: str, dtype: str, *, refresh: bool, max_seconds: float, progress: Progress) -> ProfileResult:
+def run_profile(
+    model: str, dtype: str, *, num_threads: int | None, refresh: bool, max_seconds: float, progress: Progress
+) -> ProfileResult:
     """Measure this device with a model, use what was measured before, or estimate.
 
     Raises:
@@ -46,7 +49,17 @@ def run_profile(model: str, dtype: str, *, refresh: bool, max_seconds: float, pr
         config, name = find_config(model, dtype, progress)
     else:
         config, name = reference_config(), REFERENCE
-    profiled = measure_or_reuse(config, name, dtype, store, refresh=refresh, max_seconds=max_seconds, progress=progress)
+    profiled = measure_or_reuse(
+        config,
+        dtype,
+        store,
+        device=None if num_threads is None else device_kind(num_threads),
+        refresh=refresh,
+        max_seconds=max_seconds,
+        num_threads=num_threads,
+        progress=progress,
+    )
+    profiled = replace(profiled, measurement=replace(profiled.measurement, model=name))
     if numbers is None:
         return ProfileResult(name, profiled, profiled.measurement.to_profile())
     works = unit_works(numbers, dtype)

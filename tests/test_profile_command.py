@@ -66,6 +66,7 @@ def test_a_model_of_numbers_alone_is_estimated(tmp_path: Path) -> None:
     ("arguments", "sentence"),
     [
         (("--dtype", "int3"), "--dtype must be one of float32, bfloat16, float16, but is 'int3'."),
+        (("--threads", "0"), "--threads must be between 1 and"),
         (("--max-seconds", "0"), "--max-seconds must be above 0"),
         (
             ("--out", "/nowhere/x.json"),

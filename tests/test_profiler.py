@@ -13,9 +13,10 @@ from transformers import LlamaConfig
 
 from shardnet.errors import BadRequest, DoesNotFit
 from shardnet.profiling import profiler
+from shardnet.profiling.hardware import device_kind
 from shardnet.profiling.measurement import DeviceMeasurement, ThreadTrial
 from shardnet.profiling.profiler import choose_threads, measure_device, measure_or_reuse, thread_counts
-from shardnet.profiling.store import ProfileStore
+from shardnet.profiling.store import ProfileStore, configuration_key
 
 TINY = LlamaConfig(**{**SIZES, "max_position_embeddings": 600})
 
@@ -77,7 +78,7 @@ def test_a_fresh_measurement_is_reused(tmp_path: Path, monkeypatch: pytest.Monke
     store = ProfileStore(tmp_path)
 
     def profile(*, refresh: bool = False) -> profiler.Profiled:
-        return measure_or_reuse(TINY, "tiny", "float32", store, device="here", refresh=refresh)
+        return measure_or_reuse(TINY, "float32", store, device="here", num_threads=1, refresh=refresh)
 
     first = profile()
     assert first.made_because == "there was none"
@@ -89,6 +90,16 @@ def test_a_fresh_measurement_is_reused(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(profiler, "current_versions", lambda: {"torch": "9.9"})
     assert "was" in profile().made_because
     assert len(made) == 3
+
+
+def test_workers_use_what_was_measured_for_the_best_threads(tmp_path: Path) -> None:
+    store = ProfileStore(tmp_path)
+    made = measure_or_reuse(TINY, "float32", store, max_seconds=2).measurement
+    kind = device_kind(made.num_threads)
+    for_worker = measure_or_reuse(TINY, "float32", store, device=kind, num_threads=made.num_threads)
+    assert not for_worker.made_because
+    assert for_worker.measurement.units == made.units
+    assert store.load(kind, configuration_key(LlamaConfig()), "float32") is None, "another model is another profile"
 
 
 def test_what_cannot_be_measured_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,8 +5,6 @@ Devices that are processes of one machine are alike and would slow each other do
 
 from __future__ import annotations
 
-import hashlib
-import json
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -24,7 +22,7 @@ from shardnet.transport.base import Transport
 
 ASK_S = 60.0
 PROFILE_S = 20.0
-"""For each kind of device and model, once; `shardnet profile` takes longer and is more exact."""
+"""For each kind of device and model, once; what `shardnet profile` measured is used instead."""
 LINK_S = 1.0
 EXPECTED_TOKENS = 512
 """In the context of a session on average; steps of decoding are predicted for so many."""
@@ -113,14 +111,11 @@ class Surveyor:
         return [answer.result() for answer in asked]
 
     def _profile(self, device: str, files: ModelFiles, store: Path, wait_for: WaitFor) -> DeviceMeasurement:
-        """Asks a device to measure itself with the model's units. Models with one configuration share a profile."""
-        settings = json.dumps(files.config.to_dict(), sort_keys=True, default=str)
-        model = f"{files.profile.family}-{hashlib.sha256(settings.encode()).hexdigest()[:12]}"
+        """Asks a device to measure itself with the model's units."""
         asked = self.transport.call(
             device,
             "profile",
             str(files.folder),
-            model,
             files.dtype,
             str(store),
             PROFILE_S,

@@ -24,7 +24,7 @@ from shardnet.cache import KVCache
 from shardnet.errors import BadRequest, ClusterError
 from shardnet.loader import load_shard, read_config
 from shardnet.models import build_skeleton
-from shardnet.profiling.hardware import cpu_quota, group_free_bytes
+from shardnet.profiling.hardware import device_kind, group_free_bytes
 from shardnet.profiling.link_probe import expose_probe
 from shardnet.profiling.profiler import measure_or_reuse
 from shardnet.profiling.store import ProfileStore
@@ -82,10 +82,8 @@ class Worker:
 
     @property
     def kind(self) -> str:
-        """Devices of one kind on one host are equally fast: threads, and what the control group gives of the cores."""
-        quota = cpu_quota()
-        limited = "" if quota is None else f"-of-{quota:g}-cores"
-        return f"{platform.node()}-{self.num_threads}-threads{limited}"
+        """Devices of one kind on one host are equally fast."""
+        return device_kind(self.num_threads)
 
     def describe(self) -> dict[str, Any]:
         """What this device is and has now. Bytes throughout.
@@ -111,9 +109,7 @@ class Worker:
             "num_os_threads": psutil.Process().num_threads(),
         }
 
-    def profile(
-        self, folder: str, model: str, dtype: str, store: str, max_seconds: float, source: str
-    ) -> Future[dict[str, Any]]:
+    def profile(self, folder: str, dtype: str, store: str, max_seconds: float, source: str) -> Future[dict[str, Any]]:
         """Measure this device with a model's units, or take what was measured before; see `profiler`."""
 
         def tell(_: str, done: float, total: float) -> None:
@@ -122,7 +118,6 @@ class Worker:
         def measure() -> dict[str, Any]:
             profiled = measure_or_reuse(
                 read_config(Path(folder)),
-                model,
                 dtype,
                 ProfileStore(store),
                 device=self.kind,

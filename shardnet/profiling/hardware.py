@@ -175,6 +175,13 @@ def max_threads(root: Path = ROOT) -> int:
     return max(1, most if quota is None else min(most, math.ceil(quota)))
 
 
+def device_kind(num_threads: int, root: Path = ROOT) -> str:
+    """Equal for processes that are equally fast: the host, threads, and what the control group gives of the cores."""
+    quota = cpu_quota(root)
+    limited = "" if quota is None else f"-of-{quota:g}-cores"
+    return f"{platform.node() or 'device'}-{num_threads}-threads{limited}"
+
+
 def cpu_quota(root: Path = ROOT) -> float | None:
     """How many cores' time this process's control groups (version 1 or 2) allow; None without a limit."""
     quotas = []

@@ -25,11 +25,17 @@ from shardnet.cache import SessionCache
 from shardnet.described.model_sizes import DTYPE_BYTES, UnitWork
 from shardnet.errors import BadRequest, DoesNotFit
 from shardnet.models import Segment, Shard
-from shardnet.profiling.hardware import describe_hardware, last_level_cache_bytes, max_threads, usable_memory_bytes
+from shardnet.profiling.hardware import (
+    describe_hardware,
+    device_kind,
+    last_level_cache_bytes,
+    max_threads,
+    usable_memory_bytes,
+)
 from shardnet.profiling.measurement import DeviceMeasurement, StepTiming, ThreadTrial, UnitMeasurement
 from shardnet.profiling.power import PowerWatch, read_power
 from shardnet.profiling.random_shard import UnitGroup, group_units, random_shard, works_of
-from shardnet.profiling.store import ProfileStore, current_versions, why_stale
+from shardnet.profiling.store import ProfileStore, configuration_key, current_versions, why_stale
 from shardnet.progress import Progress, silent
 
 DECODE_STEPS = ((1, 64), (1, 512), (1, 2048), (4, 64), (4, 512), (8, 64), (8, 512))
@@ -137,7 +143,6 @@ class Profiled:
 
 def measure_or_reuse(
     config: Any,
-    model: str,
     dtype: str,
     store: ProfileStore,
     *,
@@ -150,9 +155,11 @@ def measure_or_reuse(
     """The stored measurement of this device where there is a fresh one; else measure and store.
 
     The memory that may be used is always that of now. Arguments and errors are those of `measure_device`; `refresh`
-    measures in any case.
+    measures in any case. Models with one configuration share a measurement, and where the best number of threads was
+    looked for, workers with that number use it too.
     """
     device = device or platform.node() or "device"
+    model = configuration_key(config)
     stored = None if refresh else store.load(device, model, dtype)
     if refresh:
         why: str | None = "it was asked for"
@@ -169,6 +176,8 @@ def measure_or_reuse(
         config, model, dtype, device=device, max_seconds=max_seconds, num_threads=num_threads, progress=progress
     )
     store.save(made)
+    if num_threads is None:
+        store.save(replace(made, device=device_kind(made.num_threads)))
     return Profiled(made, why or "")
 
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from shardnet.errors import UsageError
 from shardnet.profiling.hardware import Hardware
@@ -36,6 +37,12 @@ def current_versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[package] = "none"
     return found
+
+
+def configuration_key(config: Any) -> str:
+    """The same for all models of one `transformers` configuration, whatever their weights are called."""
+    settings = json.dumps(config.to_dict(), sort_keys=True, default=str)
+    return f"{config.model_type}-{hashlib.sha256(settings.encode()).hexdigest()[:12]}"
 
 
 def why_stale(
