@@ -16,6 +16,8 @@ from shardnet.planner.tables import Floats, Ints
 
 MOST_SETS = 20_000
 """Of all classes of devices together; with more, nothing is said."""
+MOST_CELLS = 4_000_000
+"""Sets times units: what memory and time allow."""
 ROUNDS = 150
 PATIENCE = 10
 """Rounds without a gain before the next ones move half as far."""
@@ -94,7 +96,7 @@ def _sets_of(by_class: ByClass, c: int, most: int) -> Ints | None:
         fits = (np.arange(tables.num_units) > last[:, None]) & may
         fits &= (used_s[:, None] + seconds <= limit_s) & (used[:, None] + memory <= room)
         rows, units = np.nonzero(fits)
-        if len(rows) > most:
+        if len(rows) > min(most, MOST_CELLS // tables.num_units):
             return None
         sets = np.column_stack([sets[rows], units])
         last, used_s, used = units, used_s[rows] + seconds[units], used[rows] + memory[units]
