@@ -8,7 +8,7 @@ import pytest
 
 from shardnet.errors import UsageError
 from shardnet.profiling.hardware import Hardware
-from shardnet.profiling.measurement import DeviceMeasurement
+from shardnet.profiling.measurement import DeviceMeasurement, LinkMeasurement
 from shardnet.profiling.store import ProfileStore, current_versions, why_stale
 
 DAY_S = 86_400.0
@@ -44,6 +44,19 @@ def test_saved_and_loaded(tmp_path: Path) -> None:
     loaded = store.load("pixel", "small", "bfloat16")
     assert loaded is not None and loaded.num_threads == 2
     assert [file.name for file in path.parent.iterdir()] == [path.name]  # no half files are left
+
+
+def test_a_link_is_kept_for_a_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, link = ProfileStore(tmp_path), LinkMeasurement("a", "b", 1e-4, 2e-4, 1e9, 1e9, 3e-4, 3e-4, 1e-3, 1e-3)
+    assert store.load_link("laptop-1", 1152, 0.0) is None
+    store.save_link("laptop-1", 1152, 1000 * DAY_S, link)
+    assert store.load_link("laptop-1", 1152, 1000.9 * DAY_S) == link
+    assert store.load_link("laptop-1", 1152, 1001.1 * DAY_S) is None
+    assert store.load_link("laptop-1", 1152, 999 * DAY_S) is None, "it was made in the future"
+    assert store.load_link("laptop-2", 1152, 1000 * DAY_S) is None
+    assert store.load_link("laptop-1", 256, 1000 * DAY_S) is None
+    monkeypatch.setattr("shardnet.profiling.store.current_versions", lambda: {"torch": "9.9"})
+    assert store.load_link("laptop-1", 1152, 1000 * DAY_S) is None
 
 
 def test_names_that_look_alike_do_not_share_a_file(tmp_path: Path) -> None:

@@ -23,8 +23,7 @@ FILES = cast(
     SimpleNamespace(
         folder=Path("model"),
         dtype="bfloat16",
-        config=SimpleNamespace(to_dict=dict),
-        profile=SimpleNamespace(family="llama", units=[SimpleNamespace(output_bytes=128)]),
+        profile=SimpleNamespace(units=[SimpleNamespace(output_bytes=128)]),
     ),
 )
 [_, BLOCK, _] = unit_works(
@@ -74,7 +73,7 @@ class PlayedDevice:
         ).as_dict()
 
 
-def test_each_kind_is_measured_once_and_each_way_once() -> None:
+def test_each_kind_is_measured_once_and_each_way_once(tmp_path: Path) -> None:
     with InProcessNetwork() as network:
         here = network.join("coordinator")
         a = PlayedDevice(network.join("a"), "laptop", "laptop-1", "1-thread", 0.001)
@@ -83,10 +82,11 @@ def test_each_kind_is_measured_once_and_each_way_once() -> None:
         told: list[float] = []
         surveyor = Surveyor(here)
         survey = surveyor.survey(
-            ["a", "b", "c"], FILES, Path("store"), lambda _, done, total: told.append(done / total), context_tokens=64
+            ["a", "b", "c"], FILES, tmp_path, lambda _, done, total: told.append(done / total), context_tokens=64
         )
-        at_length = surveyor.survey(["a", "b", "c"], FILES, Path("store"), silent, context_tokens=512)
-    assert [a.num_measured, b.num_measured, c.num_measured] == [2, 0, 2]
+        at_length = surveyor.survey(["a", "b", "c"], FILES, tmp_path, silent, context_tokens=512)
+        in_a_later_cluster = Surveyor(here).survey(["a", "b"], FILES, tmp_path, silent)
+    assert [a.num_measured, b.num_measured, c.num_measured] == [3, 0, 2]
     assert [device.name for device in survey.devices] == ["a", "b", "c"]
     assert [device.decode_unit_s for device in survey.devices] == [(0.001,), (0.001,), (0.002,)]
     assert [device.decode_unit_s for device in at_length.devices] == [(0.002,), (0.002,), (0.004,)]
@@ -94,6 +94,9 @@ def test_each_kind_is_measured_once_and_each_way_once() -> None:
     ways = {(link.source, link.target): (link.latency_s, link.bytes_per_s) for link in survey.links}
     assert len(ways) == 6
     assert ways["a", "c"] == ways["b", "c"] != ways["a", "b"]
+    assert {(link.source, link.target): (link.latency_s, link.bytes_per_s) for link in in_a_later_cluster.links} == {
+        pair: ways[pair] for pair in (("a", "b"), ("b", "a"))
+    }, "the link within the laptop is kept"
 
 
 def test_devices_of_one_host_share_its_memory() -> None:

@@ -6,17 +6,21 @@ Devices that are processes of one machine are alike and would slow each other do
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from shardnet.errors import UsageError
 from shardnet.loader import ModelFiles
 from shardnet.plan import DeviceProfile, LinkProfile
 from shardnet.profiling.link_probe import measure_links
 from shardnet.profiling.measurement import DeviceMeasurement
+from shardnet.profiling.store import ProfileStore
 from shardnet.progress import Progress
 from shardnet.transport.base import Transport
 
@@ -104,7 +108,7 @@ class Surveyor:
                 profiles[kind] = measured.to_profile(context_tokens=context_tokens)
             found.append(replace(profiles[kind], name=device, memory_bytes=bare.memory_bytes))
         networks = {device: answer["network"] for device, answer in zip(devices, described, strict=True)}
-        return Survey(tuple(found), self._measure_links(devices, networks, files, progress))
+        return Survey(tuple(found), self._find_links(devices, networks, files, ProfileStore(store), progress))
 
     def _describe(self, devices: Sequence[str]) -> list[dict[str, Any]]:
         asked = [self.transport.call(device, "describe", timeout_s=ASK_S) for device in devices]
@@ -124,22 +128,37 @@ class Surveyor:
         )
         return DeviceMeasurement.from_dict(wait_for(asked))
 
-    def _measure_links(
-        self, devices: Sequence[str], networks: dict[str, str], files: ModelFiles, progress: Progress
+    def _find_links(
+        self,
+        devices: Sequence[str],
+        networks: dict[str, str],
+        files: ModelFiles,
+        store: ProfileStore,
+        progress: Progress,
     ) -> tuple[LinkProfile, ...]:
-        """Both directions between all pairs; pairs between the same two networks have the same link."""
+        """Both directions between all pairs; pairs between the same two networks have the same link.
+
+        Links within one network, that is, one machine, are kept; the others are measured by each cluster.
+        """
+        hidden_bytes = files.profile.units[0].output_bytes
         links: list[LinkProfile] = []
         for source, target in combinations(devices, 2):
             ends = networks[source], networks[target]
+            is_local = ends[0] == ends[1]
             if ends not in self._links:
-                [measured] = measure_links(
-                    self.transport,
-                    (source, target),
-                    hidden_bytes=files.profile.units[0].output_bytes,
-                    max_seconds_per_link=LINK_S,
-                    progress=progress,
-                )
-                self._links[ends] = measured.to_profiles()
+                link = store.load_link(ends[0], hidden_bytes, time.time()) if is_local else None
+                if link is None:
+                    [link] = measure_links(
+                        self.transport,
+                        (source, target),
+                        hidden_bytes=hidden_bytes,
+                        max_seconds_per_link=LINK_S,
+                        progress=progress,
+                    )
+                    if is_local:
+                        with suppress(UsageError):  # a folder that can only be read: it takes a second each time
+                            store.save_link(ends[0], hidden_bytes, time.time(), link)
+                self._links[ends] = link.to_profiles()
             there, back = self._links[ends]
             links += [
                 replace(there, source=source, target=target),

@@ -1,6 +1,7 @@
 """Measurements on disk: saved with the hardware, the versions and the date, used again until they are stale.
 
-One JSON file for each device, model and dtype. Whether one is stale is decided by `why_stale`, which is pure.
+One JSON file for each device, model and dtype, and one for the links within a machine. Whether a device's is stale is
+decided by `why_stale`, which is pure.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ from typing import Any
 
 from shardnet.errors import UsageError
 from shardnet.profiling.hardware import Hardware
-from shardnet.profiling.measurement import DeviceMeasurement
+from shardnet.profiling.measurement import DeviceMeasurement, LinkMeasurement
 
 MAX_AGE_S = 30 * 86_400.0
 """Kernels, governors and other programs change what a machine gives, slowly."""
+MAX_LINK_AGE_S = 86_400.0
+"""For links within one machine. Those between machines change by the minute and are not kept."""
 FORMAT = 1
 """Of the files. Others are measured anew."""
 _PACKAGES = ("torch", "transformers")
@@ -95,6 +98,31 @@ class ProfileStore:
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
 
+    def load_link(self, network: str, hidden_bytes: int, now_s: float) -> LinkMeasurement | None:
+        """The link between two devices of one network, as it was measured; None where nothing fresh is stored.
+
+        Args:
+            network: its name, which changes when the machine starts anew.
+            hidden_bytes: of the hidden state of one token.
+            now_s: seconds since 1970.
+        """
+        try:
+            values = json.loads(self._link_path(network, hidden_bytes).read_text())
+            alike = values["format"] == FORMAT and values["versions"] == current_versions()
+            fresh = 0 <= now_s - values["measured_at_s"] <= MAX_LINK_AGE_S
+            return LinkMeasurement(**values["link"]) if alike and fresh else None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+
+    def save_link(self, network: str, hidden_bytes: int, now_s: float, link: LinkMeasurement) -> None:
+        """Store a link for `load_link`.
+
+        Raises:
+            UsageError: the folder cannot be written to.
+        """
+        dated = {"format": FORMAT, "versions": current_versions(), "measured_at_s": now_s, "link": link.as_dict()}
+        self._write(self._link_path(network, hidden_bytes), dated)
+
     def require_writable(self) -> None:
         """Make the folder; better before a long measurement than after it.
 
@@ -113,13 +141,18 @@ class ProfileStore:
             UsageError: the folder cannot be written to.
         """
         path = self.path(measurement.device, measurement.model, measurement.dtype)
-        text = json.dumps({"format": FORMAT, "measurement": measurement.as_dict()}, indent=1)
+        self._write(path, {"format": FORMAT, "measurement": measurement.as_dict()})
+        return path
+
+    def _link_path(self, network: str, hidden_bytes: int) -> Path:
+        return self.folder / f"link-{hashlib.sha256(f'{network} {hidden_bytes}'.encode()).hexdigest()[:16]}.json"
+
+    def _write(self, path: Path, values: dict[str, Any]) -> None:
         with self._writing():
             self.folder.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile("w", dir=self.folder, suffix=".part", delete=False) as file:
-                file.write(text)
+                file.write(json.dumps(values, indent=1))
             os.replace(file.name, path)
-        return path
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
