@@ -19,7 +19,7 @@ from shardnet.errors import UsageError
 from shardnet.loader import ModelFiles
 from shardnet.plan import DeviceProfile, LinkProfile
 from shardnet.profiling.link_probe import measure_links
-from shardnet.profiling.measurement import DeviceMeasurement
+from shardnet.profiling.measurement import DeviceMeasurement, LinkMeasurement
 from shardnet.profiling.store import ProfileStore
 from shardnet.progress import Progress
 from shardnet.transport.base import Transport
@@ -136,32 +136,37 @@ class Surveyor:
         store: ProfileStore,
         progress: Progress,
     ) -> tuple[LinkProfile, ...]:
-        """Both directions between all pairs; pairs between the same two networks have the same link.
-
-        Links within one network, that is, one machine, are kept; the others are measured by each cluster.
-        """
-        hidden_bytes = files.profile.units[0].output_bytes
+        """Both directions between all pairs; pairs between the same two networks have the same link."""
         links: list[LinkProfile] = []
         for source, target in combinations(devices, 2):
             ends = networks[source], networks[target]
-            is_local = ends[0] == ends[1]
             if ends not in self._links:
-                link = store.load_link(ends[0], hidden_bytes, time.time()) if is_local else None
-                if link is None:
-                    [link] = measure_links(
-                        self.transport,
-                        (source, target),
-                        hidden_bytes=hidden_bytes,
-                        max_seconds_per_link=LINK_S,
-                        progress=progress,
-                    )
-                    if is_local:
-                        with suppress(UsageError):  # a folder that can only be read: it takes a second each time
-                            store.save_link(ends[0], hidden_bytes, time.time(), link)
-                self._links[ends] = link.to_profiles()
+                hidden_bytes = files.profile.units[0].output_bytes
+                self._links[ends] = self._find_link((source, target), ends, hidden_bytes, store, progress).to_profiles()
             there, back = self._links[ends]
             links += [
                 replace(there, source=source, target=target),
                 replace(back, source=target, target=source),
             ]
         return tuple(links)
+
+    def _find_link(
+        self,
+        devices: tuple[str, str],
+        networks: tuple[str, str],
+        hidden_bytes: int,
+        store: ProfileStore,
+        progress: Progress,
+    ) -> LinkMeasurement:
+        """A link within one network, that is, one machine, is kept; others are measured by each cluster."""
+        is_local = networks[0] == networks[1]
+        kept = store.load_link(networks[0], hidden_bytes, time.time()) if is_local else None
+        if kept is not None:
+            return kept
+        [link] = measure_links(
+            self.transport, devices, hidden_bytes=hidden_bytes, max_seconds_per_link=LINK_S, progress=progress
+        )
+        if is_local:
+            with suppress(UsageError):  # a folder that can only be read: it takes a second each time
+                store.save_link(networks[0], hidden_bytes, time.time(), link)
+        return link
