@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import permutations
 
 import pytest
 from planner_problems import edgeshard_testbed, every_plan, random_problem
@@ -12,7 +13,9 @@ from shardnet.planner.budget import Budget
 from shardnet.planner.by_class import ByClass
 from shardnet.planner.counting import counts_fit
 from shardnet.planner.exact import Exact
+from shardnet.planner.links import Link
 from shardnet.planner.packing import sets_fit
+from shardnet.planner.problem import Device, Problem, Unit
 from shardnet.planner.tables import Tables
 
 
@@ -31,6 +34,17 @@ def test_sets_never_exclude_a_beat_that_a_plan_keeps() -> None:
         assert all(sets_fit(by_class) for by_class in kept)
         excluded += not sets_fit(ByClass(exact.tables, exact.beat_target(least_s * 0.98)))
     assert excluded >= 40, "hardly anything was tested"
+
+
+@pytest.mark.parametrize("num_devices", [2, 3, 4])
+def test_sets_exclude_nothing_where_any_device_can_hold_all_units(num_devices: int) -> None:
+    units = tuple(Unit(f"unit {i}", 1.0, 0, 8.0) for i in range(6))
+    devices = tuple(Device(f"device-{i}", 100.0, (0.01,) * 6) for i in range(num_devices))
+    links = tuple(Link(a.name, b.name, 1e-3, 1e9) for a, b in permutations(devices, 2))
+    problem = Problem(units, devices, links, "device-0", pin_embedding=False)
+    exact = Exact(Tables(problem), Budget(60))
+    for beat_s in (0.06, 0.12):  # all want each unit equally often: steps of the prices lead to no price at all
+        assert sets_fit(ByClass(exact.tables, exact.beat_target(beat_s)))
 
 
 def test_sets_exclude_what_counting_cannot() -> None:

@@ -31,14 +31,12 @@ DEFLECTION = 0.7
 
 def sets_fit(by_class: ByClass) -> bool:
     """Whether no prices were found at which the devices take less than all units are worth."""
-    listed = _sets(by_class)
+    listed, num_units = _sets(by_class), by_class.tables.num_units
     if listed is None:
         return True
-    num_units = by_class.tables.num_units
-    price, best, least_over = by_class.seconds.mean(axis=1), np.zeros(num_units), np.inf
-    reach, waited, direction = 1.0, 0, np.zeros(num_units)
+    price = best = np.full(num_units, 1 / num_units)  # prices add up to 1, so that all units are worth 1
+    least_over, reach, waited, direction = np.inf, 1.0, 0, np.zeros(num_units)
     for _ in range(ROUNDS):
-        price = price / max(float(price.sum()), ROUNDING)
         worth, taken = _taken(listed, price)
         if worth < 1 - ROUNDING:
             return False
@@ -47,11 +45,13 @@ def sets_fit(by_class: ByClass) -> bool:
             best, least_over, waited = price, worth - 1, 0
         direction = 1 - taken + DEFLECTION * direction
         length = reach * max(LEAST_MISSING, worth - 1) / max(float((direction**2).sum()), ROUNDING)
-        price = np.maximum(0.0, price + length * direction)
-        if waited == PATIENCE:
-            reach, waited, direction, price = reach / 2, 0, 0 * direction, best
-            if reach < LEAST_REACH:
-                break
+        moved = np.maximum(0.0, price + length * direction)
+        if waited < PATIENCE and moved.sum() > ROUNDING:
+            price = moved / moved.sum()
+            continue
+        reach, waited, direction, price = reach / 2, 0, 0 * direction, best
+        if reach < LEAST_REACH:
+            break
     return True
 
 
