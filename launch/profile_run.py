@@ -12,7 +12,6 @@ from shardnet.launch.cache_folder import cache_folder
 from shardnet.loader import open_model
 from shardnet.loader.folder import read_config
 from shardnet.plan import DeviceProfile
-from shardnet.profiling.hardware import device_kind
 from shardnet.profiling.profiler import Profiled, measure_or_reuse
 from shardnet.profiling.store import ProfileStore
 from shardnet.progress import Progress
@@ -53,7 +52,6 @@ def run_profile(
         config,
         dtype,
         store,
-        device=None if num_threads is None else device_kind(num_threads),
         refresh=refresh,
         max_seconds=max_seconds,
         num_threads=num_threads,

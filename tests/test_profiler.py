@@ -98,7 +98,8 @@ def test_workers_use_what_was_measured_for_the_best_threads(tmp_path: Path) -> N
     made = measure_or_reuse(TINY, "float32", store, max_seconds=2).measurement
     kind = device_kind(made.num_threads)
     for_worker = measure_or_reuse(TINY, "float32", store, device=kind, num_threads=made.num_threads)
-    assert not for_worker.made_because
+    by_threads = measure_or_reuse(TINY, "float32", store, num_threads=made.num_threads)
+    assert not for_worker.made_because and not by_threads.made_because
     assert for_worker.measurement.units == made.units
     assert store.load(kind, configuration_key(LlamaConfig()), "float32") is None, "another model is another profile"
 

@@ -157,8 +157,12 @@ def measure_or_reuse(
     The memory that may be used is always that of now. Arguments and errors are those of `measure_device`; `refresh`
     measures in any case. Models with one configuration share a measurement, and where the best number of threads was
     looked for, workers with that number use it too.
+
+    Args:
+        device: its name; that of its kind where the number of threads is given, else that of the host, if None.
     """
-    device = device or platform.node() or "device"
+    if device is None:
+        device = platform.node() or "device" if num_threads is None else device_kind(num_threads)
     model = configuration_key(config)
     stored = None if refresh else store.load(device, model, dtype)
     if refresh:
