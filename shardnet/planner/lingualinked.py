@@ -8,45 +8,22 @@ fastest route, the way back and the KV cache count, and memory_bytes is taken to
 
 from __future__ import annotations
 
-import functools
-import subprocess
-import tempfile
-import warnings
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shardnet.errors import BadConfiguration, DoesNotFit, ShardnetError
+from shardnet.errors import BadConfiguration, DoesNotFit
 from shardnet.plan import StagePlan
+from shardnet.planner.cbc import import_pulp, solve, without_warnings
 from shardnet.planner.costs import gigabytes
 from shardnet.planner.problem import Problem
 from shardnet.planner.tables import Tables, stages_of
 
-Result = TypeVar("Result")
-
 MOST_FLOWS = 60_000
-GRACE_S = 2.0
-"""After its time limit the solver gets this long to write its result, then it is ended."""
-ATTEMPTS = 2
-"""CBC was seen to hang, rarely, on a programme that it solves in milliseconds otherwise: it gets another seed then."""
 
 
-def _without_warnings(call: Callable[..., Result]) -> Callable[..., Result]:
-    """Keep PuLP 3 from announcing PuLP 4 (which brings no solver) once for each variable."""
-
-    @functools.wraps(call)
-    def quiet(*args: Any, **options: Any) -> Result:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            return call(*args, **options)
-
-    return quiet
-
-
-@_without_warnings
+@without_warnings
 def place(tables: Tables, time_limit_s: float) -> tuple[StagePlan, ...]:
     """Solve the first programme.
 
@@ -55,7 +32,7 @@ def place(tables: Tables, time_limit_s: float) -> tuple[StagePlan, ...]:
         DoesNotFit: it has no solution.
         ShardnetError: PuLP or its solver is missing, or found nothing in time.
     """
-    pulp = _import_pulp()
+    pulp = import_pulp()
     num_units, num_devices = tables.seconds.shape
     if num_units * num_devices**2 > MOST_FLOWS:
         raise BadConfiguration(
@@ -75,17 +52,18 @@ def place(tables: Tables, time_limit_s: float) -> tuple[StagePlan, ...]:
     cost += [(x[num_units - 1, d], float(back[d])) for d in range(num_devices) if (num_units - 1, d) in x]
     programme += pulp.LpAffineExpression(cost)
     _constrain(pulp, programme, tables, x, y)
-    values = _solve(pulp, programme, time_limit_s)
+    values = solve(pulp, programme, time_limit_s)
     if values is None:
         need, have = gigabytes(tables.memory.sum()), gigabytes(tables.capacity.sum())
         raise DoesNotFit(
-            f"LinguaLinked's programme has no solution: {need} in one run per device on {have}. Use exact."
+            f"LinguaLinked's programme has no solution: {need} in one run per device on {have}. "
+            "Use exact, which may visit a device again; add memory; or use weights of fewer bits."
         )
     owners = [max((values[x[u, d].name], d) for d in range(num_devices) if (u, d) in x)[1] for u in range(num_units)]
     return stages_of(tables.problem, owners)
 
 
-@_without_warnings
+@without_warnings
 def overlap(problem: Problem, stages: tuple[StagePlan, ...], time_limit_s: float = 5.0) -> dict[str, tuple[int, ...]]:
     """Solve the second programme: which units next to its own run each device can hold a copy of.
 
@@ -98,7 +76,7 @@ def overlap(problem: Problem, stages: tuple[StagePlan, ...], time_limit_s: float
     Raises:
         ShardnetError: PuLP or its solver is missing, or found nothing in time.
     """
-    pulp = _import_pulp()
+    pulp = import_pulp()
     programme = pulp.LpProblem("overlap", pulp.LpMaximize)
     copies: dict[tuple[int, int], Any] = {}
     for s, stage in enumerate(stages):
@@ -122,7 +100,7 @@ def overlap(problem: Problem, stages: tuple[StagePlan, ...], time_limit_s: float
         free = problem.devices[problem.index[name]].memory_bytes - held
         if mine:
             programme += pulp.LpAffineExpression(mine) <= max(free, 0.0)
-    values = _solve(pulp, programme, time_limit_s) or {}
+    values = solve(pulp, programme, time_limit_s) or {}
     chosen: dict[str, set[int]] = {}
     for (s, u), copy in copies.items():
         if values.get(copy.name, 0.0) > 0.5:
@@ -168,45 +146,3 @@ def _constrain(pulp: Any, programme: Any, tables: Tables, x: dict[Any, Any], y: 
         most = (1 if tables.problem.pin_head else 0) if d == tables.source else 1
         if runs:
             programme += pulp.lpSum(runs) <= most
-
-
-def _import_pulp() -> Any:
-    try:
-        import pulp
-    except ImportError as cause:
-        raise ShardnetError("The method lingualinked needs PuLP: pip install 'pulp>=3,<4', or use exact.") from cause
-    return pulp
-
-
-def _solve(pulp: Any, programme: Any, time_limit_s: float) -> dict[str, float] | None:
-    """The value of each variable, or None where there is no solution. CBC runs apart and is ended when it is late."""
-    solver = pulp.PULP_CBC_CMD(msg=False)
-    if not solver.available():
-        solver = pulp.COIN_CMD(msg=False)
-    if not solver.available():
-        raise ShardnetError(
-            "The method lingualinked needs the solver CBC, and PuLP finds none: install it, or use exact."
-        )
-    with tempfile.TemporaryDirectory(prefix="shardnet-") as folder:
-        model, result = Path(folder, "model.mps"), Path(folder, "result.sol")
-        variables, names, rows, _ = programme.writeMPS(str(model), rename=1)
-        sense = ["-max"] if programme.sense == pulp.LpMaximize else []
-        for attempt in range(ATTEMPTS):
-            limits = ["-sec", f"{time_limit_s:.3f}", "-timeMode", "elapsed", "-threads", "1"]
-            seed = ["-randomCbcSeed", str(attempt + 1), "-randomSeed", str(attempt + 1)]
-            output = ["-printingOptions", "all", "-solution", str(result)]
-            command = [solver.path, str(model), *sense, *limits, *seed, "-solve", *output]
-            try:
-                subprocess.run(command, capture_output=True, timeout=time_limit_s + GRACE_S, check=False)
-                break
-            except subprocess.TimeoutExpired as cause:
-                if attempt + 1 == ATTEMPTS:
-                    raise ShardnetError(
-                        f"CBC did not stop within {time_limit_s + GRACE_S:.0f} s, twice. Use the method exact."
-                    ) from cause
-        if not result.exists():
-            raise ShardnetError("CBC wrote no result. Use the method exact, or install another build of CBC.")
-        _, values, *_, status = solver.readsol_MPS(str(result), programme, variables, names, rows)
-    if status == pulp.LpSolutionNoSolutionFound:
-        raise ShardnetError(f"CBC found no solution within {time_limit_s:.1f} s. Give it more time, or use exact.")
-    return values if status in (pulp.LpSolutionOptimal, pulp.LpSolutionIntegerFeasible) else None
