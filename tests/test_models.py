@@ -6,10 +6,11 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations, pairwise
+from typing import Any
 
 import pytest
 import torch
-from tiny_models import VARIANTS, TinyModel, tiny_model
+from tiny_models import SIZES, VARIANTS, TinyModel, tiny_model
 from torch import Tensor, nn
 
 from shardnet.cache import KVCache
@@ -83,6 +84,23 @@ def test_sessions_of_one_row_do_not_disturb_each_other(tiny: TinyModel) -> None:
             done[session] += len(ids)
 
 
+def test_windows_are_those_of_the_models_own_masks(tiny: TinyModel) -> None:
+    """Once, attention believed the module: Phi-MoE and Qwen2-MoE, which are masked only, looked back without end."""
+    assert tiny.shard(0, tiny.num_units - 1)._windows == tiny.windows
+
+
+def test_sessions_decode_together_beyond_their_windows(tiny: TinyModel) -> None:
+    """The lean way, too, with one session in its window, one at its edge and one beyond it, held to the whole model."""
+    chain = Chain([tiny.shard(0, 2), tiny.shard(3, tiny.num_units - 1)])
+    done = {0: 3, 1: 6, 2: 9}
+    chain.step({session: tiny.ids[:count] for session, count in done.items()})
+    for _ in range(5):
+        logits = chain.step({session: tiny.ids[count : count + 1] for session, count in done.items()})
+        difference = (logits - tiny.logits[list(done.values())]).abs().max().item()
+        assert difference < TOLERANCE, (done, difference)
+        done = {session: count + 1 for session, count in done.items()}
+
+
 def test_a_chunk_in_mid_prompt_gives_no_logits(tmp_path_factory: pytest.TempPathFactory) -> None:
     tiny = tiny_model("llama", tmp_path_factory)
     shard = tiny.shard(0, tiny.num_units - 1)
@@ -127,6 +145,25 @@ def test_an_unsupported_family_is_named_with_the_supported_ones() -> None:
     with pytest.raises(UnsupportedModel, match=r"'mamba'.*bloom, .*llama, .*qwen3_moe"):
         family_of("mamba")
     assert {VARIANTS[name][0] for name in VARIANTS} == set(supported_families())
+
+
+@pytest.mark.parametrize(
+    ("family", "said", "words"),
+    [
+        ("mistral", {"sliding_window": 0}, "sliding_window is 0"),
+        ("gemma2", {"sliding_window": None}, "sliding_window is None"),
+        ("qwen2", {"sliding_window": 6, "layer_types": ["chunked_attention"] * 3}, "'chunked_attention'"),
+        ("llama", {"is_causal": False}, "both directions"),
+        ("llama", {"per_layer_config": {1: {"intermediate_size": 24}}}, "per_layer_config"),
+    ],
+)
+def test_attention_that_is_not_known_is_refused(family: str, said: dict[str, Any], words: str) -> None:
+    """Once, `is_causal: false`, which transformers' masks follow in every family, was answered as if it were true."""
+    from transformers import CONFIG_MAPPING
+
+    config = CONFIG_MAPPING[family](**(SIZES | said))
+    with pytest.raises(UnsupportedModel, match=words):
+        build_skeleton(config, 0, config.num_hidden_layers + 1)
 
 
 def test_modules_are_made_without_weights_beside_others_with() -> None:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +39,11 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "ministral": ("ministral", SIZES | dict(head_dim=8, sliding_window=6, layer_types=_WINDOWS)),
     "qwen2": ("qwen2", SIZES | dict(use_sliding_window=True, sliding_window=6, layer_types=_WINDOWS)),
     "qwen3": ("qwen3", SIZES | dict(head_dim=16)),
-    "smollm3": ("smollm3", SIZES | dict(no_rope_layers=[1, 0, 1], no_rope_layer_interval=2)),
+    "qwen3-window": ("qwen3", SIZES | dict(use_sliding_window=True, sliding_window=6, max_window_layers=1)),
+    "smollm3": (
+        "smollm3",  # its attention modules go by use_sliding_window, its masks do not
+        SIZES | dict(no_rope_layers=[1, 0, 1], no_rope_layer_interval=2, sliding_window=6, layer_types=_WINDOWS),
+    ),
     "gemma": ("gemma", SIZES | dict(head_dim=16)),
     "gemma2": (
         "gemma2",
@@ -74,25 +80,32 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "cohere": ("cohere", SIZES | dict(logit_scale=0.3, use_qk_norm=True)),
     "cohere2": ("cohere2", SIZES | dict(logit_scale=0.3, sliding_window=6, layer_types=_WINDOWS)),
-    "mixtral": ("mixtral", SIZES | dict(num_local_experts=4, num_experts_per_tok=2)),
+    "mixtral": ("mixtral", SIZES | dict(num_local_experts=4, num_experts_per_tok=2, sliding_window=6)),
     "qwen2_moe": (
-        "qwen2_moe", SIZES | _EXPERTS | dict(shared_expert_intermediate_size=20, mlp_only_layers=[1])
+        "qwen2_moe",
+        SIZES | _EXPERTS | dict(shared_expert_intermediate_size=20, mlp_only_layers=[1], use_sliding_window=True,
+                                sliding_window=6, max_window_layers=3),
     ),
-    "qwen3_moe": ("qwen3_moe", SIZES | _EXPERTS | dict(head_dim=16, norm_topk_prob=True)),
-    "olmoe": ("olmoe", SIZES | dict(num_experts=4, num_experts_per_tok=2)),
+    "qwen3_moe": (
+        "qwen3_moe",
+        SIZES | _EXPERTS | dict(head_dim=16, norm_topk_prob=True, use_sliding_window=True, sliding_window=6),
+    ),
+    "olmoe": (
+        "olmoe", SIZES | dict(num_experts=4, num_experts_per_tok=2, sliding_window=6)  # its masks know no window
+    ),
     "apertus": ("apertus", SIZES),
     "cwm": ("cwm", SIZES | dict(head_dim=8, sliding_window=6, layer_types=_WINDOWS)),
     "ernie4_5": ("ernie4_5", SIZES | dict(use_bias=True)),
     "hunyuan_v1_dense": ("hunyuan_v1_dense", SIZES | dict(head_dim=8)),
     "ministral3": (
         "ministral3",
-        SIZES | dict(head_dim=8, rope_parameters=dict(
+        SIZES | dict(head_dim=8, sliding_window=6, rope_parameters=dict(
             rope_type="yarn", rope_theta=1e4, factor=4.0, original_max_position_embeddings=8, llama_4_scaling_beta=0.5,
             beta_fast=32.0, beta_slow=1.0, mscale=1.0, mscale_all_dim=1.0,
         )),
     ),
     "flex_olmo": ("flex_olmo", SIZES | dict(num_experts=4, num_experts_per_tok=2)),
-    "phimoe": ("phimoe", SIZES | dict(num_local_experts=4, num_experts_per_tok=2)),
+    "phimoe": ("phimoe", SIZES | dict(num_local_experts=4, num_experts_per_tok=2, sliding_window=6)),
     "hunyuan_v1_moe": ("hunyuan_v1_moe", SIZES | dict(head_dim=8, num_experts=4, moe_topk=2)),
     "vaultgemma": (
         "vaultgemma",
@@ -175,7 +188,9 @@ class TinyModel:
         self.files = open_model(str(folder), "float32")
         self.num_units = self.files.profile.num_units
         self.ids = torch.randint(3, 97, (14,), generator=torch.Generator().manual_seed(1))
-        with torch.inference_mode():
+        self.windows: dict[int, int | None] = {}
+        """What the whole model's own masks let the last of `ids` see in each block; None for all."""
+        with torch.inference_mode(), _masks_of(whole, VARIANTS[variant][0], self.windows):
             self.logits: torch.Tensor = whole(self.ids[None]).logits[0]
             """Of every token of `ids`, [14, V]."""
         self._weights: dict[Any, torch.Tensor] = {}
@@ -190,6 +205,28 @@ class TinyModel:
             tensors = self.files.tensors_of(first, last)
             self._shards[key] = load_shard(self.folder, tensors, first, last, dtype, self._weights)
         return self._shards[key]
+
+
+@contextmanager
+def _masks_of(whole: Any, family: str, windows: dict[int, int | None]) -> Iterator[None]:
+    """In this block, note how far back the mask that each transformers block gets lets it look."""
+    from shardnet.models import family_of
+
+    def note(layer: int, mask: torch.Tensor | None) -> None:
+        seen = [] if mask is None else [mask[0, 0, -1] if mask.dtype == torch.bool else mask[0, 0, -1] > -1e30]
+        windows[layer] = next((int(row.sum()) for row in seen if not row.all()), None)
+
+    entry = family_of(family)
+    blocks = getattr(whole.get_submodule(entry.base), entry.blocks)
+    hooks = [
+        block.register_forward_pre_hook(
+            lambda _, given, named, at=layer: note(at, named.get("attention_mask")), with_kwargs=True
+        )
+        for layer, block in enumerate(blocks)
+    ]
+    yield
+    for hook in hooks:
+        hook.remove()
 
 
 _MADE: dict[str, TinyModel] = {}

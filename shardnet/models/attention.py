@@ -9,7 +9,7 @@ Shapes: H query heads, K key-value heads, G = H / K, T new tokens of all session
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -23,10 +23,13 @@ IMPLEMENTATION = "shardnet"
 class RaggedKV:
     """The caches of the sessions of one step, in the place of a transformers `Cache`."""
 
-    __slots__ = ("_masks", "keys", "segments", "values")
+    __slots__ = ("_masks", "_windows", "keys", "segments", "values", "window")
 
-    def __init__(self, segments: Sequence[Segment]) -> None:
+    def __init__(self, segments: Sequence[Segment], windows: Mapping[int, int | None]) -> None:
         self.segments = segments
+        self._windows = windows
+        self.window: int | None = None
+        """How far the block that appended last looks back."""
         self.keys: list[Tensor] = []
         """Of each session [K, n, d], for the block that appended last."""
         self.values: list[Tensor] = []
@@ -35,6 +38,7 @@ class RaggedKV:
     def update(self, key: Tensor, value: Tensor, layer: int, *_: object, **__: object) -> tuple[RaggedKV, RaggedKV]:
         """Append keys and values [1, K, T, d] of all sessions."""
         segments = self.segments
+        self.window = self._windows[layer]
         if len(segments) == 1:
             keys, values = segments[0].kv.append(layer, key[0], value[0])
             self.keys, self.values = [keys], [values]
@@ -64,25 +68,25 @@ def attend(
     value: RaggedKV,
     attention_mask: Tensor | None,
     scaling: float | None = None,
-    sliding_window: int | None = None,
     softcap: float | None = None,
     **_: object,
 ) -> tuple[Tensor, None]:
-    """Query [1, H, T, d] against each session's own cache -> [1, T, H, d]. Registered with `AttentionInterface`."""
+    """Query [1, H, T, d] against each session's own cache -> [1, T, H, d]. Registered with `AttentionInterface`.
+
+    What the module says of a window is left aside, as transformers' own attention does; see `windows`.
+    """
     if len(key.segments) == 1:
-        return _attend_one(query, key, 0, scaling, sliding_window, softcap), None
+        return _attend_one(query, key, 0, scaling, softcap), None
     outputs = [
-        _attend_one(part, key, index, scaling, sliding_window, softcap)
+        _attend_one(part, key, index, scaling, softcap)
         for index, part in enumerate(query.split([segment.num_tokens for segment in key.segments], 2))
     ]
     return torch.cat(outputs, 1), None
 
 
-def _attend_one(
-    query: Tensor, kv: RaggedKV, index: int, scaling: float | None, window: int | None, softcap: float | None
-) -> Tensor:
+def _attend_one(query: Tensor, kv: RaggedKV, index: int, scaling: float | None, softcap: float | None) -> Tensor:
     """Query [1, H, t, d] of one session -> [1, t, H, d]."""
-    keys, values = kv.keys[index], kv.values[index]
+    keys, values, window = kv.keys[index], kv.values[index], kv.window
     num_kv_heads, num_keys, head_dim = keys.shape
     num_tokens = query.shape[2]
     if window is not None and num_keys >= window + num_tokens:

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from shardnet.errors import UnsupportedModel
 
-from .family import Family, Modules, embed_tokens, rotary_by_layer_type, window_of_config
+from .family import Family, Modules, embed_tokens, rotary_by_layer_type
 from .own_attention import bloom_arguments, falcon_arguments, falcon_kv, gptj_arguments
+from .windows import same_window, window_by_layer_type
 
 
 def _embed_with_positions(modules: Modules, config: Any, ids: Tensor, positions: Tensor) -> Tensor:
@@ -49,19 +50,26 @@ def _scale_logits(config: Any, logits: Tensor) -> Tensor:
 
 FAMILIES: tuple[Family, ...] = (
     # Llama's shape, block for block.
-    Family(("mistral",), lean=True, window=window_of_config),
-    Family(("llama", "ministral", "qwen2", "qwen3", "smollm3", "seed_oss"), lean=True),
-    Family(("apertus", "arcee", "cwm", "ernie4_5", "helium", "hunyuan_v1_dense", "ministral3")),
-    Family(("gemma", "glm", "glm4", "phi3", "starcoder2", "stablelm", "olmo", "olmo2", "nemotron", "exaone4")),
-    Family(("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "flex_olmo", "phimoe", "hunyuan_v1_moe")),
+    Family(("llama", "seed_oss"), lean=True),
+    Family(("mistral",), lean=True, window=same_window),
+    Family(("ministral", "qwen2", "qwen3", "smollm3"), lean=True, window=window_by_layer_type),
+    Family(("apertus", "arcee", "ernie4_5", "helium", "hunyuan_v1_dense")),
+    Family(("gemma", "glm", "glm4", "stablelm", "olmo", "olmo2", "nemotron")),
+    Family(("ministral3", "phi3", "starcoder2"), window=same_window),
+    Family(("cwm", "exaone4"), window=window_by_layer_type),
+    # Experts.
+    Family(("olmoe", "flex_olmo", "hunyuan_v1_moe")),
+    Family(("mixtral", "qwen3_moe", "phimoe"), window=same_window),
+    Family(("qwen2_moe",), window=window_by_layer_type),
     Family(("phi", "persimmon"), head=("final_layernorm",)),
     # Logits are capped (Gemma 2), and blocks turn with two base frequencies (Gemma 3, OLMo 3).
-    Family(("gemma2", "vaultgemma"), finish=_cap_logits),
-    Family(("gemma3_text",), finish=_cap_logits, rotate=rotary_by_layer_type),
-    Family(("olmo3",), rotate=rotary_by_layer_type),
+    Family(("gemma2", "vaultgemma"), finish=_cap_logits, window=window_by_layer_type),
+    Family(("gemma3_text",), finish=_cap_logits, rotate=rotary_by_layer_type, window=window_by_layer_type),
+    Family(("olmo3",), rotate=rotary_by_layer_type, window=window_by_layer_type),
     # Multipliers.
     Family(("granite", "granitemoe", "granitemoeshared"), embed=_embed_scaled, finish=_divide_logits),
-    Family(("cohere", "cohere2"), finish=_scale_logits),
+    Family(("cohere",), finish=_scale_logits),
+    Family(("cohere2",), finish=_scale_logits, window=window_by_layer_type),
     # Other names, learned positions.
     Family(
         ("gpt_neox",),

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .windows import Window, no_window
+
 Modules = Sequence[nn.Module]
 
 
@@ -47,16 +49,6 @@ def kv_of_config(config: Any) -> tuple[int, int, int]:
     return getattr(config, "num_key_value_heads", None) or heads, head_dim, head_dim
 
 
-def window_of_module(attention: Any) -> int | None:
-    """Tokens that a block may look back, as the attention module itself says."""
-    return getattr(attention, "sliding_window", None)
-
-
-def window_of_config(attention: Any) -> int | None:
-    """Tokens that every block may look back."""
-    return getattr(attention.config, "sliding_window", None)
-
-
 @dataclass(frozen=True, slots=True)
 class Family:
     """Where a family keeps its parts, and how they are called. The defaults are Llama's."""
@@ -84,8 +76,8 @@ class Family:
     """The attention implementation that the blocks are built with."""
     lean: bool = False
     """True where `lean.py` knows this family's block: one-token steps then take the short way."""
-    window: Callable[[Any], int | None] = window_of_module
-    """How the short way learns what the stock block tells its attention function."""
+    window: Window = no_window
+    """How far each block looks back: the rule by which the family's own model makes its masks."""
 
 
 def causal_mask(hidden: Tensor, positions: Tensor) -> Tensor | None:

@@ -12,7 +12,7 @@ Shapes: T sessions with one token each, H hidden size, Q query and K key-value h
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -28,16 +28,11 @@ SIDE_BY_SIDE = (
 """Weights of a block that lie one behind the other, so that one product serves all of a line."""
 
 
-def lean_blocks(blocks: Sequence[nn.Module], window: Callable[[Any], int | None]) -> list[LeanBlock]:
-    """The short ways through these blocks; none where a block's modules were replaced (adapters, other weights).
-
-    `window` tells how far an attention module looks back.
-    """
-    return (
-        [LeanBlock(block, window(block.self_attn)) for block in blocks]
-        if all(_is_plain(block) for block in blocks)
-        else []
-    )
+def lean_blocks(blocks: Sequence[nn.Module]) -> list[LeanBlock]:
+    """The short ways through these blocks; none where a block's modules were replaced (adapters, other weights)."""
+    if not all(_is_plain(block) for block in blocks):
+        return []
+    return [LeanBlock(block) for block in blocks]
 
 
 def _is_plain(block: Any) -> bool:
@@ -59,12 +54,11 @@ def lean_tables(cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
 class LeanBlock:
     """One block's weights, and the arithmetic of its `forward`."""
 
-    def __init__(self, block: Any, window: int | None) -> None:
+    def __init__(self, block: Any) -> None:
         attention, mlp = block.self_attn, block.mlp
         self._layer: int = attention.layer_idx
         self._head_dim: int = attention.head_dim
         self._scaling: float = attention.scaling
-        self._window = window
         self._rotates = bool(getattr(attention, "use_rope", True))
         self._num_heads = attention.q_proj.out_features // self._head_dim
         self._num_rotated = self._num_heads + attention.k_proj.out_features // self._head_dim
@@ -91,7 +85,7 @@ class LeanBlock:
             turned = (turned * cos).add_(turned.roll(d // 2, -1).mul_(sin))
         queries, keys = turned[:, : self._num_heads], turned[:, self._num_heads :]
         kv.update(keys.transpose(0, 1)[None], values.transpose(0, 1)[None], self._layer)
-        seen, _ = attend(self._in_norm, queries.transpose(0, 1)[None], kv, kv, None, self._scaling, self._window)
+        seen, _ = attend(self._in_norm, queries.transpose(0, 1)[None], kv, kv, None, self._scaling)
         hidden = F.linear(seen.reshape(num_rows, -1), *self._out).add_(hidden)
         gate_up = F.linear(_normalise(self._mid_norm, hidden), *self._gate_up)
         inner = self._activate(gate_up[:, : self._intermediate]).mul_(gate_up[:, self._intermediate :])

@@ -43,12 +43,13 @@ class Shard:
         self._blocks = list(skeleton.blocks.values())
         self._head = list(skeleton.head.values())
         self._rotary = skeleton.rotary
+        self._windows = skeleton.windows
         self._lean: list[LeanBlock] = []
         self.relink()
 
     def relink(self) -> None:
         """Look at the blocks again: to be called after modules of theirs were replaced."""
-        self._lean = lean_blocks(self._blocks, self.family.window) if self.family.lean else []
+        self._lean = lean_blocks(self._blocks) if self.family.lean else []
 
     @property
     def num_units(self) -> int:
@@ -82,7 +83,7 @@ class Shard:
     def _run_ragged(self, hidden: Tensor, positions: Tensor, segments: Sequence[Segment]) -> Tensor:
         """All sessions' tokens [1, T, H] as one row through stock blocks."""
         tables = self.family.rotate(self._rotary, self.config, self.blocks, hidden, positions)
-        kv = RaggedKV(segments)
+        kv = RaggedKV(segments, self._windows)
         if self._lean and hidden.shape[1] == len(segments):
             row = hidden[0]
             cos, sin = lean_tables(*tables[0])

@@ -21,6 +21,7 @@ from .family import Family
 from .kv import BlockKV
 from .lean import SIDE_BY_SIDE
 from .weightless import to_meta, weightless
+from .windows import windows_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,8 @@ class Skeleton:
     """Names of tensors that are views of others: {"lm_head.weight": "model.embed_tokens.weight"}."""
     frame: Any
     """The whole model with a single block: what transformers' tables of names want to see."""
+    windows: dict[int, int | None]
+    """How many tokens each of the blocks sees, its own included; None where it sees all."""
 
     @property
     def num_units_total(self) -> int:
@@ -107,15 +110,14 @@ def build_skeleton(config: Any, first_unit: int, last_unit: int) -> Skeleton:
     from transformers import AutoModelForCausalLM
 
     family = family_of(config.model_type)
-    if getattr(config, "use_bidirectional_attention", False):
-        raise UnsupportedModel(
-            f"This {config.model_type} model attends in both directions; only causal models can be cut."
-        )
+    _refuse_variants(config)
     register_attention()
     config = copy.deepcopy(config)
     num_units = config.num_hidden_layers + 2
     assert 0 <= first_unit <= last_unit < num_units, (first_unit, last_unit, num_units)
     config._attn_implementation = family.attention
+    layers = range(max(first_unit, 1) - 1, min(last_unit, num_units - 2))
+    windows = windows_of(family.window, config, layers)
     # The frame is the whole model with one block: it shows where things are, at a thirtieth of the time.
     frame_config = copy.deepcopy(config)
     frame_config.num_hidden_layers = 1
@@ -124,7 +126,6 @@ def build_skeleton(config: Any, first_unit: int, last_unit: int) -> Skeleton:
         frame = AutoModelForCausalLM.from_config(frame_config, attn_implementation=family.attention, dtype=None)
         base = frame.get_submodule(family.base)
         block_class = type(getattr(base, family.blocks)[0])
-        layers = range(max(first_unit, 1) - 1, min(last_unit, num_units - 2))
         blocks = {f"{family.base}.{family.blocks}.{layer}": block_class(config, layer).eval() for layer in layers}
     for module in (frame, *blocks.values()):
         to_meta(module)
@@ -134,7 +135,21 @@ def build_skeleton(config: Any, first_unit: int, last_unit: int) -> Skeleton:
     head = _present(base, family.base, family.head) | {"lm_head": frame.lm_head} if last_unit == num_units - 1 else {}
     rotary = getattr(base, family.rotary) if family.rotary and blocks else None
     tied = dict(frame._tied_weights_keys or {}) if config.tie_word_embeddings else {}
-    return Skeleton(config, family, first_unit, last_unit, embedding, blocks, head, rotary, tied, frame)
+    return Skeleton(config, family, first_unit, last_unit, embedding, blocks, head, rotary, tied, frame, windows)
+
+
+def _refuse_variants(config: Any) -> None:
+    """transformers follows these switches in any family, in its masks or in each block's own configuration."""
+    is_causal = getattr(config, "is_causal", True) and not getattr(config, "use_bidirectional_attention", False)
+    if not is_causal:
+        raise UnsupportedModel(
+            f"This {config.model_type} model attends in both directions; only causal models can be cut."
+        )
+    if getattr(config, "is_heterogeneous", False):
+        raise UnsupportedModel(
+            f"The blocks of this {config.model_type} model differ (per_layer_config); "
+            "only models whose blocks are alike can be cut."
+        )
 
 
 def _present(base: nn.Module, prefix: str, names: tuple[str, ...]) -> dict[str, nn.Module]:
