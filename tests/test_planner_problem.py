@@ -100,13 +100,40 @@ def test_sessions_multiply_the_kv_cache() -> None:
         (("context_tokens",), 1.5, "context_tokens must be a whole number"),
         (("context_tokens",), ..., "context_tokens is missing"),
         (("sessions",), 0, "sessions must be a whole number, 1 or more"),
+        # Each of these ended in "a mistake in shardnet" or in warnings of numpy.
+        (("sessions",), 10**300, "sessions must be a whole number, at most 1000000, but is .* about 301 digits"),
+        (("context_tokens",), 10**300, "context_tokens must be a whole number, at most"),
+        (("devices", 0, "radio_j_per_byte"), 2**64, "radio_j_per_byte of device 'pixel' must be a number, at most"),
+        (("devices", 0, "unit_seconds"), [1e-320, 0.1], "0 or at least 1e-18, but is 1e-320"),
+        (("devices", 0, "unit_seconds"), [0.1, None], "unit_seconds of device 'pixel'.*None"),
+        (("links", 0, "latency_s"), 1e308, "at most 1e.09, but is 1e.308"),
+        (("links", 0, "bytes_per_s"), 1e-320, "at least 1e-06, but is 1e-320"),
+        (("units", 0, "weight_bytes"), None, "weight_bytes of unit 'embedding' must be a number"),
+        (("units", 0, "weight_bytes"), 1e308, "weight_bytes of unit 'embedding'"),
+        (("devices", 1, "name"), "[/x]\ud800", "Device 1 has a name with a control character or half a character"),
+        (("devices", 1, "name"), "\x1b[2Jx", "Device 1 has a name with a control character"),
+        (("devices", 1, "name"), "x" * 200_000, "Device 1 has a name of 200000 characters"),
+        (("units", 0, "name"), "x\ny", "Unit 0 has a name with a control character"),
+        (("source",), "x" * 200_000, "source.*200000 characters"),
+        (("links", 0, "to"), "x" * 200_000, "Link 0 names 'x+'... .200000 characters"),
+        (("x" * 200_000,), 1, "unknown key 'x+'... .200000 characters"),
+        (("devices", 0, "memory_bytes"), [[1] * 100_000], "memory_bytes of device 'pixel'.*a list of 1"),
     ],
 )
 def test_refuses_what_cannot_be_meant(path: tuple[Any, ...], value: Any, said: str) -> None:
     with pytest.raises(BadConfiguration, match=said) as caught:
         Problem.from_dict(changed(path, value))
     assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
     assert caught.value.exit_code == 2
+
+
+def test_a_key_that_is_there_twice(tmp_path: Path) -> None:
+    """The second one was taken, without a word."""
+    file = tmp_path / "problem.json"
+    file.write_text(json.dumps(GOOD).replace('"sessions": 1', '"sessions": 1, "sessions": 2'))
+    with pytest.raises(BadConfiguration, match="has the key 'sessions' twice"):
+        Problem.from_file(file)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1, 2]", "\xff\xfe"])

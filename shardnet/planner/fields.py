@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from shardnet.bounds import Bound, Name, faults
 from shardnet.errors import BadConfiguration
+from shardnet.quoting import quoted
+
+MOST_COMPARED = 200
+"""Characters of a name for which a near one is sought: of very long ones that takes minutes."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint that names the nearest known word, or nothing."""
+    if len(name) > MOST_COMPARED:
+        return ""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
@@ -19,11 +25,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def check_keys(what: str, row: Any, known: Sequence[str], required: Sequence[str]) -> None:
     """Refuse a row that is no object, has an unknown key, or lacks a required one."""
     if not isinstance(row, dict):
-        raise BadConfiguration(f"{what} must be an object with keys, but is {_shown(row)} instead.")
+        raise BadConfiguration(f"{what} must be an object with keys, but is {quoted(row)} instead.")
     for key in row:
         if key not in known:
             hint = nearest(str(key), known) or f"; known are {', '.join(known)}"
-            raise BadConfiguration(f"{what} has an unknown key {key!r}{hint}.")
+            raise BadConfiguration(f"{what} has an unknown key {quoted(key)}{hint}.")
     for key in required:
         if key not in row:
             raise BadConfiguration(f"{what} lacks the key {key!r}.")
@@ -32,40 +38,38 @@ def check_keys(what: str, row: Any, known: Sequence[str], required: Sequence[str
 def check_list(what: str, value: Any) -> Sequence[Any]:
     """Refuse what is no list."""
     if not isinstance(value, (list, tuple)):
-        raise BadConfiguration(f"{what} must be a list, but is {_shown(value)} instead.")
+        raise BadConfiguration(f"{what} must be a list, but is {quoted(value)} instead.")
     return value
 
 
 def check_name(what: str, name: Any) -> None:
-    """Refuse a name that is no text, or empty."""
-    if not isinstance(name, str) or not name.strip():
-        raise BadConfiguration(f"{what} must have a name in words, but has {_shown(name)} instead.")
+    """Refuse a name that is no text, empty, or cannot be shown."""
+    fault = Name().fault(name)
+    if fault is not None:
+        raise BadConfiguration(f"{what} {fault}.")
 
 
-def check_amount(key: str, value: Any, kind: str = "", name: str = "", *, positive: bool = False) -> None:
-    """Refuse what is no finite number, is negative, or (where it must be positive) is zero.
+def check_bounds(record: Any, kind: str, name: str) -> None:
+    """Refuse a record with a value out of the bounds that stand beside its fields.
 
     Args:
-        kind, name: whose value it is, for the message.
-        positive: zero is refused too.
+        kind, name: whose values they are, for the message.
     """
-    if _is_finite(value) and (value > 0 or (value == 0 and not positive)):
-        return
-    owner = f"{key} of {kind} {name!r}" if name else key
-    bound = "greater than 0" if positive else "0 or more"
-    raise BadConfiguration(f"{owner} must be a number, {bound}, but is {_shown(value)} instead.")
+    for key, fault in faults(record):
+        raise BadConfiguration(f"{key} of {kind} {quoted(name)} {fault}.")
 
 
-def check_count(key: str, value: Any, least: int) -> None:
-    """Refuse what is no whole number of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise BadConfiguration(f"{key} must be a whole number, {least} or more, but is {_shown(value)} instead.")
+def check_value(key: str, value: Any, bound: Bound) -> None:
+    """Refuse a value out of bounds."""
+    fault = bound.fault(value)
+    if fault is not None:
+        raise BadConfiguration(f"{key} {fault}.")
 
 
 def check_flag(key: str, value: Any) -> None:
     """Refuse what is neither true nor false."""
     if not isinstance(value, bool):
-        raise BadConfiguration(f"{key} must be true or false, but is {_shown(value)} instead.")
+        raise BadConfiguration(f"{key} must be true or false, but is {quoted(value)} instead.")
 
 
 def check_unique(what: str, names: Sequence[str], note: str = "") -> None:
@@ -73,19 +77,5 @@ def check_unique(what: str, names: Sequence[str], note: str = "") -> None:
     seen: set[str] = set()
     for name in names:
         if name in seen:
-            raise BadConfiguration(f"Two {what} are named {name!r}; names must differ{note}.")
+            raise BadConfiguration(f"Two {what} are named {quoted(name)}; names must differ{note}.")
         seen.add(name)
-
-
-def _is_finite(value: Any) -> bool:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return False
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # an integer of more than 308 digits
-        return False
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else text[:37] + "..."

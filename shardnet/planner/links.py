@@ -8,7 +8,9 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
+
+from shardnet.bounds import BYTES_PER_S, SECONDS
 
 MOST_SPARSE = 64
 """Devices up to which routes are searched link by link; beyond, device by device in arrays."""
@@ -22,8 +24,8 @@ class Link:
 
     source: str
     target: str
-    latency_s: float
-    bytes_per_s: float
+    latency_s: Annotated[float, SECONDS]
+    bytes_per_s: Annotated[float, BYTES_PER_S]
 
     def seconds(self, num_bytes: float) -> float:
         """Seconds that `num_bytes` take over this link."""

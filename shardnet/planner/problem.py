@@ -6,27 +6,31 @@ what cannot be meant. Seconds and bytes throughout. What a plan costs: see `cost
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from shardnet.bounds import BYTES, JOULES, JOULES_PER_BYTE, SECONDS, SESSIONS, TOKENS, WATTS
 from shardnet.errors import BadConfiguration
+from shardnet.plain_files import read_json
 from shardnet.planner.fields import (
-    check_amount,
-    check_count,
+    check_bounds,
     check_flag,
     check_keys,
     check_list,
     check_name,
     check_unique,
+    check_value,
     nearest,
 )
 from shardnet.planner.links import Link, Routes
+from shardnet.quoting import quoted
 
 MAX_UNITS = 4096
 MAX_DEVICES = 4096
+MAX_FILE_BYTES = 256 * 1024**2
+"""A thousand devices, each linked to all others, take 100 MB."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +38,10 @@ class Unit:
     """The smallest thing that can be placed: the embedding, one block, the head."""
 
     name: str
-    weight_bytes: float
-    kv_bytes_per_token: float
+    weight_bytes: Annotated[float, BYTES]
+    kv_bytes_per_token: Annotated[float, BYTES]
     """KV cache for one token of one session."""
-    output_bytes: float
+    output_bytes: Annotated[float, BYTES]
     """What leaves the unit in one step."""
 
 
@@ -46,17 +50,17 @@ class Device:
     """A place for units."""
 
     name: str
-    memory_bytes: float
+    memory_bytes: Annotated[float, BYTES]
     """Memory that weights and KV caches may use."""
-    unit_seconds: tuple[float, ...]
+    unit_seconds: Annotated[tuple[float, ...], SECONDS]
     """Seconds of one decode step of each unit, in unit order."""
-    prefill_unit_seconds: tuple[float, ...] | None = None
+    prefill_unit_seconds: Annotated[tuple[float, ...] | None, SECONDS] = None
     """Seconds of prefill of each unit for one token; predicts the time to the first token, never the placement."""
-    active_w: float | None = None
+    active_w: Annotated[float | None, WATTS] = None
     """Watts while computing; None where unknown, and then no energy is predicted."""
-    radio_j_per_byte: float = 0.0
+    radio_j_per_byte: Annotated[float, JOULES_PER_BYTE] = 0.0
     """Joules for each byte that the device sends or receives."""
-    battery_j: float | None = None
+    battery_j: Annotated[float | None, JOULES] = None
     """Joules that may be spent on filling the context of all sessions; None for no limit."""
 
 
@@ -89,12 +93,12 @@ class Problem:
         check_name("The source", self.source)
         if self.source not in self.index:
             hint = nearest(self.source, self.index)
-            raise BadConfiguration(f"The source {self.source!r} is not one of the devices{hint}.")
+            raise BadConfiguration(f"The source {quoted(self.source)} is not one of the devices{hint}.")
         check_flag("pin_embedding", self.pin_embedding)
         check_flag("pin_head", self.pin_head)
-        check_amount("return_bytes", self.return_bytes)
-        check_count("context_tokens", self.context_tokens, least=0)
-        check_count("sessions", self.sessions, least=1)
+        check_value("return_bytes", self.return_bytes, BYTES)
+        check_value("context_tokens", self.context_tokens, TOKENS)
+        check_value("sessions", self.sessions, SESSIONS)
 
     @property
     def num_units(self) -> int:
@@ -144,16 +148,7 @@ class Problem:
         Raises:
             BadConfiguration: the file cannot be read, is not JSON, or describes an impossible problem.
         """
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as cause:
-            reason = cause.strerror if isinstance(cause, OSError) else "it is not text"
-            raise BadConfiguration(f"Cannot read the problem file {path}: {reason}.") from cause
-        try:
-            data = json.loads(text)
-        except (json.JSONDecodeError, RecursionError) as cause:
-            raise BadConfiguration(f"The problem file {path} is not JSON: {cause}.") from cause
-        return cls.from_dict(data)
+        return cls.from_dict(read_json(path, MAX_FILE_BYTES, "the problem file"))
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON format that `from_dict` reads."""
@@ -192,7 +187,7 @@ def _read_device(position: int, row: Any) -> Device:
     values = {key: row[key] for key in _DEVICE_KEYS if row.get(key) is not None}
     for key in ("unit_seconds", "prefill_unit_seconds"):
         if key in values:
-            values[key] = tuple(check_list(f"{key} of device {row['name']!r}", values[key]))
+            values[key] = tuple(check_list(f"{key} of device {quoted(row['name'])}", values[key]))
     missing = [key for key in _DEVICE_REQUIRED if key not in values]
     if missing:
         raise BadConfiguration(f"Device {position} has null for {missing[0]!r}; give a value.")
@@ -216,8 +211,7 @@ def _check_units(units: tuple[Unit, ...]) -> None:
     _check_size(len(units), 1)
     for i, unit in enumerate(units):
         check_name(f"Unit {i}", unit.name)
-        for key in _UNIT_KEYS[1:]:
-            check_amount(key, getattr(unit, key), "unit", unit.name)
+        check_bounds(unit, "unit", unit.name)
     check_unique("units", [unit.name for unit in units], " (units form a chain, never a cycle)")
 
 
@@ -225,24 +219,14 @@ def _check_devices(devices: tuple[Device, ...], num_units: int) -> None:
     _check_size(1, len(devices))
     for i, device in enumerate(devices):
         check_name(f"Device {i}", device.name)
-        check_amount("memory_bytes", device.memory_bytes, "device", device.name)
-        for key in ("radio_j_per_byte", "active_w", "battery_j"):
-            if getattr(device, key) is not None:
-                check_amount(key, getattr(device, key), "device", device.name)
         for key in ("unit_seconds", "prefill_unit_seconds"):
             seconds = getattr(device, key)
-            if seconds is not None:
-                _check_seconds(key, seconds, device.name, num_units)
+            if seconds is not None and len(seconds) != num_units:
+                raise BadConfiguration(
+                    f"{key} of device {device.name!r} has {len(seconds)} values, but there are {num_units} units."
+                )
+        check_bounds(device, "device", device.name)
     check_unique("devices", [device.name for device in devices])
-
-
-def _check_seconds(key: str, seconds: tuple[float, ...], device: str, num_units: int) -> None:
-    if len(seconds) != num_units:
-        raise BadConfiguration(
-            f"{key} of device {device!r} has {len(seconds)} values, but there are {num_units} units."
-        )
-    for value in seconds:
-        check_amount(key, value, "device", device)
 
 
 def _check_links(links: tuple[Link, ...], names: list[str]) -> None:
@@ -250,14 +234,12 @@ def _check_links(links: tuple[Link, ...], names: list[str]) -> None:
     linked: set[str] = set()
     for i, link in enumerate(links):
         for end in (link.source, link.target):
-            if end not in known if isinstance(end, str) else True:
+            if not isinstance(end, str) or end not in known:
                 hint = nearest(end, names) if isinstance(end, str) else ""
-                raise BadConfiguration(f"Link {i} names {end!r}, which is not one of the devices{hint}.")
-        label = f"{link.source} to {link.target}"
+                raise BadConfiguration(f"Link {i} names {quoted(end)}, which is not one of the devices{hint}.")
         if link.source == link.target:
             raise BadConfiguration(f"Link {i} goes from {link.source!r} to itself: remove it.")
-        check_amount("latency_s", link.latency_s, "the link", label)
-        check_amount("bytes_per_s", link.bytes_per_s, "the link", label, positive=True)
+        check_bounds(link, "the link", f"{link.source} to {link.target}")
         linked.update((link.source, link.target))
     check_unique("links", [f"{link.source} to {link.target}" for link in links])
     lonely = [name for name in names if name not in linked]
