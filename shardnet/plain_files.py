@@ -30,6 +30,21 @@ _KINDS = {
 }
 
 
+def user_path(name: str | Path) -> Path:
+    """The path that a user typed; `~` is the user's folder where there is one."""
+    return Path(os.path.expanduser(name))  # Path.expanduser raises for ~nobody
+
+
+def is_there(path: str | Path) -> bool:
+    """Whether something lies there. False, where `Path.exists` raises: a name that is too long, a closed folder."""
+    return os.path.exists(path)
+
+
+def is_folder(path: str | Path) -> bool:
+    """Whether it is a folder; never raises."""
+    return os.path.isdir(path)
+
+
 def open_plain(path: str | Path, what: str, error: type[ShardnetError] = BadConfiguration) -> BinaryIO:
     """Open a regular file for reading.
 

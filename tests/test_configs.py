@@ -42,16 +42,16 @@ def test_counts_classes_and_links() -> None:
     [
         (("devices", 0, "clas"), "phone", "did you mean 'class'"),
         (("devices", 0, "class"), "phon", "did you mean 'phone'"),
-        (("devices", 0, "count"), 0, "count must be 1 to"),
+        (("devices", 0, "count"), 0, "count: must be a whole number, 1 or more"),
         (("devices", 1, "memory_gib"), "8 GB", "must be a number"),
-        (("devices", 1, "memory_gib"), -1, "must not be negative"),
+        (("devices", 1, "memory_gib"), -1, "memory_gib: must be a number, 0 or more"),
         (("devices", 1, "gflops"), None, "has no gflops"),
         (("devices", 1, "name"), "p-2", "two devices are called 'p-2'"),
         (("devices", 1, "name"), "all", "has a meaning in links"),
         (("devices",), [], "at least one"),
         (("source",), "p-9", "the source 'p-9' is not one of its 4 devices; did you mean 'p-"),
-        (("links", 0, "mbit_per_s"), 0, "mbit_per_s must be above 0"),
-        (("links", 0, "latency_ms"), -1, "latency_ms must not be negative"),
+        (("links", 0, "mbit_per_s"), 0, "mbit_per_s: must be a number, greater than 0"),
+        (("links", 0, "latency_ms"), -1, "latency_ms: must be a number, 0 or more"),
         (("links", 1, "to"), "bigg", "no device or group is called 'bigg'; did you mean 'big'"),
     ],
 )
@@ -75,7 +75,7 @@ def test_bandwidth_and_source_can_be_changed() -> None:
         with_bandwidth(cluster, "bigg", "p", 5)
     with pytest.raises(BadConfiguration, match="no link between"):
         with_bandwidth(cluster, "big", "big", 5)
-    with pytest.raises(BadConfiguration, match="above 0"):
+    with pytest.raises(BadConfiguration, match="Mbit/s must be a number, greater than 0"):
         with_bandwidth(cluster, "p", "big", 0)
 
 

@@ -109,9 +109,9 @@ def test_experts_are_held_but_not_all_read() -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"heads": 0}, "heads must be above 0"),
+        ({"heads": 0}, "heads must be a whole number, 1 or more"),
         ({"kv_heads": 3}, "multiple of kv_heads"),
-        ({"blocks": 1_000_000}, "more than the 10000"),
+        ({"blocks": 1_000_000}, "blocks must be a whole number, at most 4094"),
         ({"experts": 4}, "given together"),
         ({"attention_bias": "maybe"}, "none, qkv or all"),
     ],

@@ -7,15 +7,28 @@ A cluster names its devices one by one or by the dozen (`count`), each with its 
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Annotated
 
+from shardnet.bounds import Amount, Count, Name, check_fields
 from shardnet.described.schema import Place, nearest_name, read_record, require
 from shardnet.errors import BadConfiguration
 from shardnet.plan import LinkProfile
+from shardnet.quoting import quoted
 
 GIB = 1024**3
-MAX_DEVICES = 10_000
+MAX_DEVICES = 4096
+"""As many as a problem may have."""
+MAX_LINKS = 1_100_000
+"""A thousand devices, each linked to all others, have a million; they take 300 MB."""
+_SIZE = Amount(1e9)
+"""Of memory in GiB, overheads and latencies in ms, measured times in ms."""
+_SPEED = Amount(1e9, above_zero=True, smallest=1e-9)
+"""GB/s, GFLOP/s, MB/s, Mbit/s."""
+_POWER = Amount(1e9, above_zero=True)
+"""W, J/MB, Wh."""
 
 
 @dataclass(frozen=True)
@@ -24,73 +37,65 @@ class Measured:
 
     model: str
     bits: int
-    unit_ms: tuple[float, ...]
+    unit_ms: Annotated[tuple[float, ...], _SIZE]
     source: str = ""
 
     def __post_init__(self) -> None:
         require(len(self.unit_ms) >= 3, f"unit_ms needs a time for each unit, but has {len(self.unit_ms)}.")
-        require(min(self.unit_ms) >= 0, f"unit_ms must not be negative, but one is {min(self.unit_ms)}.")
+        check_fields(self)
 
 
 @dataclass(frozen=True)
 class DeviceClass:
     """What all devices of one kind are like."""
 
-    memory_gib: float
+    memory_gib: Annotated[float, _SIZE]
     """That shardnet may use, not what is soldered in. 0: only a relay, such as a router."""
-    read_gb_per_s: float
+    read_gb_per_s: Annotated[float, _SPEED]
     """Bytes of weights that its linear layers really read in a second: decoding is bound by this."""
-    gflops: float
+    gflops: Annotated[float, _SPEED]
     """Arithmetic that it really reaches in prefill."""
-    unit_overhead_ms: float = 0.0
+    unit_overhead_ms: Annotated[float, _SIZE] = 0.0
     """Time of one unit besides: launching kernels, small operations."""
-    active_w: float | None = None
+    active_w: Annotated[float | None, _POWER] = None
     """Power while computing."""
-    radio_j_per_mb: float | None = None
+    radio_j_per_mb: Annotated[float | None, _POWER] = None
     """Energy of a megabyte sent or received."""
-    battery_wh: float | None = None
+    battery_wh: Annotated[float | None, _POWER] = None
     """What may be taken from the battery."""
-    load_mb_per_s: float = 200.0
+    load_mb_per_s: Annotated[float, _SPEED] = 200.0
     """From its storage, when it loads a shard."""
     measured: tuple[Measured, ...] = ()
     about: str = ""
 
     def __post_init__(self) -> None:
-        require(self.memory_gib >= 0, f"memory_gib must not be negative, but is {self.memory_gib}.")
-        for field in ("read_gb_per_s", "gflops", "load_mb_per_s"):
-            require(getattr(self, field) > 0, f"{field} must be above 0, but is {getattr(self, field)}.")
-        require(self.unit_overhead_ms >= 0, f"unit_overhead_ms must not be negative, but is {self.unit_overhead_ms}.")
-        for field in ("active_w", "radio_j_per_mb", "battery_wh"):
-            value = getattr(self, field)
-            require(value is None or value > 0, f"{field} must be above 0, but is {value}.")
+        check_fields(self)
 
 
 @dataclass(frozen=True)
 class DeviceEntry:
     """One line of a cluster: a device, or `count` alike ones called name-1, name-2, ..."""
 
-    name: str
+    name: Annotated[str, Name()]
     class_: str | None = None
     """A name from `configs/devices/`; the numbers given here go before those of the class."""
-    count: int = 1
-    spread: float = 0.0
+    count: Annotated[int, Count(1, MAX_DEVICES)] = 1
+    spread: Annotated[float, Amount(0.999)] = 0.0
     """The devices' speeds differ by up to this share, drawn from the cluster's seed."""
-    memory_gib: float | None = None
-    read_gb_per_s: float | None = None
-    gflops: float | None = None
-    unit_overhead_ms: float | None = None
-    active_w: float | None = None
-    radio_j_per_mb: float | None = None
-    battery_wh: float | None = None
-    load_mb_per_s: float | None = None
+    memory_gib: Annotated[float | None, _SIZE] = None
+    read_gb_per_s: Annotated[float | None, _SPEED] = None
+    gflops: Annotated[float | None, _SPEED] = None
+    unit_overhead_ms: Annotated[float | None, _SIZE] = None
+    active_w: Annotated[float | None, _POWER] = None
+    radio_j_per_mb: Annotated[float | None, _POWER] = None
+    battery_wh: Annotated[float | None, _POWER] = None
+    load_mb_per_s: Annotated[float | None, _SPEED] = None
     measured: tuple[Measured, ...] | None = None
     about: str = ""
 
     def __post_init__(self) -> None:
-        require(bool(self.name.strip()), "name must not be empty.")
+        check_fields(self)
         require(self.name not in ("all", "source"), f"name must not be {self.name!r}, which has a meaning in links.")
-        require(1 <= self.count <= MAX_DEVICES, f"count must be 1 to {MAX_DEVICES}, but is {self.count}.")
-        require(0 <= self.spread < 1, f"spread must be at least 0 and below 1, but is {self.spread}.")
 
 
 @dataclass(frozen=True)
@@ -100,26 +105,25 @@ class LinkEntry:
     from_: str | tuple[str, ...]
     """A device, the name of an entry with a count, a list of these, `source`, or `all`."""
     to: str | tuple[str, ...]
-    mbit_per_s: float
-    latency_ms: float
+    mbit_per_s: Annotated[float, _SPEED]
+    latency_ms: Annotated[float, _SIZE]
     one_way: bool = False
     about: str = ""
 
     def __post_init__(self) -> None:
-        require(self.mbit_per_s > 0, f"mbit_per_s must be above 0, but is {self.mbit_per_s}.")
-        require(self.latency_ms >= 0, f"latency_ms must not be negative, but is {self.latency_ms}.")
+        check_fields(self)
 
 
 @dataclass(frozen=True)
 class ClusterFile:
     """What a cluster file may say."""
 
-    name: str
+    name: Annotated[str, Name()]
     source: str
     """The device where the prompt is typed."""
     devices: tuple[DeviceEntry, ...]
     links: tuple[LinkEntry, ...]
-    seed: int = 0
+    seed: Annotated[int, Count(0, 2**63)] = 0
     pin_embedding: bool = True
     """The prompt's text stays on the source: only hidden states leave it."""
     pin_head: bool = False
@@ -127,7 +131,10 @@ class ClusterFile:
     about: str = ""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         require(len(self.devices) > 0, "devices is empty; a cluster needs at least one.")
+        count = sum(entry.count for entry in self.devices)
+        require(count <= MAX_DEVICES, f"{count} devices are more than the {MAX_DEVICES} that can be planned.")
 
 
 @dataclass(frozen=True)
@@ -193,15 +200,17 @@ def with_bandwidth(cluster: Cluster, first: str, second: str, mbit_per_s: float)
     Raises:
         BadConfiguration: no such devices, or no link between them.
     """
-    require(mbit_per_s > 0, f"a bandwidth must be above 0 Mbit/s, but is {mbit_per_s}.")
-    one = set(_named(first, cluster.devices, cluster.source, Place("--bandwidth")))
-    other = set(_named(second, cluster.devices, cluster.source, Place("--bandwidth")))
+    fault = _SPEED.fault(mbit_per_s)
+    require(fault is None, f"a bandwidth in Mbit/s {fault}.")
+    known = _known_names(cluster.devices, cluster.source)
+    one = set(_named(first, known, Place("--bandwidth")))
+    other = set(_named(second, known, Place("--bandwidth")))
     bytes_per_s, changed, links = mbit_per_s * 1e6 / 8, 0, []
     for link in cluster.links:
         here = (link.source in one and link.target in other) or (link.source in other and link.target in one)
         changed += here
         links.append(replace(link, bytes_per_s=bytes_per_s) if here else link)
-    require(changed > 0, f"there is no link between {first!r} and {second!r} in {cluster.name}.")
+    require(changed > 0, f"there is no link between {quoted(first)} and {quoted(second)} in {cluster.name}.")
     return replace(cluster, links=tuple(links))
 
 
@@ -235,7 +244,7 @@ def _kind_of(entry: DeviceEntry, classes: Mapping[str, object], place: Place) ->
         if field.name != "about" and getattr(entry, field.name) is not None
     }
     if entry.class_ is not None and entry.class_ not in classes:
-        raise place.error(f"unknown device class {entry.class_!r}; {nearest_name(entry.class_, list(classes))}")
+        raise place.error(f"unknown device class {quoted(entry.class_)}; {nearest_name(entry.class_, list(classes))}")
     try:
         if entry.class_ is None:
             missing = [name for name in ("memory_gib", "read_gb_per_s", "gflops") if name not in own]
@@ -248,14 +257,12 @@ def _kind_of(entry: DeviceEntry, classes: Mapping[str, object], place: Place) ->
 
 def _check_devices(devices: Sequence[Device], source: str, place: Place) -> None:
     names = [device.name for device in devices]
-    if len(names) > MAX_DEVICES:
-        raise place.error(f"{len(names)} devices are more than the {MAX_DEVICES} that can be planned.")
-    if len(set(names)) < len(names):
-        double = next(name for name in names if names.count(name) > 1)
-        raise place.error(f"two devices are called {double!r}; give each its own name.")
-    if source not in names:
+    times = Counter(names)
+    if len(times) < len(names):
+        raise place.error(f"two devices are called {times.most_common(1)[0][0]!r}; give each its own name.")
+    if source not in times:
         raise place.error(
-            f"the source {source!r} is not one of its {len(names)} devices; {nearest_name(source, names)}"
+            f"the source {quoted(source)} is not one of its {len(names)} devices; {nearest_name(source, names)}"
         )
 
 
@@ -264,10 +271,14 @@ def _settle_links(
 ) -> tuple[LinkProfile, ...]:
     links: dict[tuple[str, str], LinkProfile] = {}
     raw = data["links"] if isinstance(data, Mapping) else ()
+    known = _known_names(devices, described.source)
+    num_made = 0
     for index, entry in enumerate(described.links):
         at = place.at(data, "links").item(index, raw[index])
-        starts = _named(entry.from_, devices, described.source, at)
-        ends = _named(entry.to, devices, described.source, at)
+        starts, ends = _named(entry.from_, known, at), _named(entry.to, known, at)
+        num_made += len(starts) * len(ends)
+        if num_made > MAX_LINKS:
+            raise at.error(f"{num_made} links are more than the {MAX_LINKS} that can be planned; link fewer devices.")
         latency_s, bytes_per_s = entry.latency_ms / 1e3, entry.mbit_per_s * 1e6 / 8
         for first in starts:
             for second in ends:
@@ -279,15 +290,20 @@ def _settle_links(
     return tuple(links.values())
 
 
-def _named(names: str | Sequence[str], devices: Sequence[Device], source: str, place: Place) -> list[str]:
+def _known_names(devices: Sequence[Device], source: str) -> dict[str, tuple[str, ...]]:
+    """The devices that each word at a link's end means."""
+    known: dict[str, dict[str, None]] = {"all": dict.fromkeys(device.name for device in devices)}
+    for device in devices:
+        for name in (device.name, device.group):
+            known.setdefault(name, {})[device.name] = None
+    known["source"] = known[source]
+    return {name: tuple(meant) for name, meant in known.items()}
+
+
+def _named(names: str | Sequence[str], known: Mapping[str, tuple[str, ...]], place: Place) -> tuple[str, ...]:
     """The devices that a link's end means."""
     if not isinstance(names, str):
-        return [device for name in names for device in _named(name, devices, source, place)]
-    if names == "all":
-        return [device.name for device in devices]
-    wanted = source if names == "source" else names
-    found = [device.name for device in devices if wanted in (device.name, device.group)]
-    if not found:
-        known = sorted({each for device in devices for each in (device.name, device.group)} | {"all", "source"})
-        raise place.error(f"no device or group is called {names!r}; {nearest_name(names, known)}")
-    return found
+        return tuple(dict.fromkeys(device for name in names for device in _named(name, known, place)))
+    if names not in known:
+        raise place.error(f"no device or group is called {quoted(names)}; {nearest_name(names, sorted(known))}")
+    return known[names]

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Annotated
 
+from shardnet.bounds import SESSIONS, TOKENS, Count, check_fields
 from shardnet.described.clusters import GIB, Cluster
 from shardnet.described.clusters import Device as ClusterDevice
 from shardnet.described.model_sizes import DTYPE_BYTES, TOKEN_ID_BYTES, ModelConfig, UnitWork, unit_works
@@ -25,18 +27,17 @@ class Workload:
     """Of activations, KV cache, and of weights that are not quantised."""
     bits: int | None = None
     """Of the weights of linear layers; those of `dtype` where None."""
-    context_tokens: int = 1024
+    context_tokens: Annotated[int, Count(1, TOKENS.most)] = 1024
     """KV memory is kept for so many tokens of each session, and decode times are those at its end."""
-    sessions: int = 1
+    sessions: Annotated[int, SESSIONS] = 1
     """Sessions whose KV caches are kept."""
-    step_sessions: int = 1
+    step_sessions: Annotated[int, SESSIONS] = 1
     """Sessions that share one decode step (one micro-batch)."""
-    prefill_chunk: int = 128
+    prefill_chunk: Annotated[int, Count(1, TOKENS.most)] = 128
     """Tokens of a prompt that go through a stage at once."""
 
     def __post_init__(self) -> None:
-        for name in ("context_tokens", "sessions", "step_sessions", "prefill_chunk"):
-            require(getattr(self, name) >= 1, f"{name} must be at least 1, but is {getattr(self, name)}.")
+        check_fields(self)
 
     @property
     def weight_bits(self) -> int:

@@ -8,14 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
+from shardnet.bounds import Count, Name, bounds_of, check_fields
 from shardnet.described.schema import require
 from shardnet.errors import BadConfiguration, UnsupportedModel
 from shardnet.plan import ModelProfile, UnitProfile
+from shardnet.quoting import quoted
 
 DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 TOKEN_ID_BYTES = 8
+MAX_BLOCKS = 4094
+"""With the embedding and the head as many units as a problem may have."""
+_WIDTH = Count(1, 10**7)
+_LENGTH = Count(1, 10**9)
+"""Of a vocabulary, of a context."""
 _BYTES_PER_WEIGHT = {32: 4.0, 16: 2.0, 8: 1.0, 4: 0.625}
 """4 bits: groups of 32 weights share a bfloat16 scale and zero, one bit a weight. 8 bits: a scale a row, ignored."""
 
@@ -24,17 +31,17 @@ _BYTES_PER_WEIGHT = {32: 4.0, 16: 2.0, 8: 1.0, 4: 0.625}
 class ModelConfig:
     """The architecture of a decoder, in numbers."""
 
-    name: str
-    family: str
-    hidden: int
-    blocks: int
-    heads: int
-    intermediate: int
-    vocab: int
-    context_tokens: int
-    kv_heads: int | None = None
+    name: Annotated[str, Name()]
+    family: Annotated[str, Name()]
+    hidden: Annotated[int, _WIDTH]
+    blocks: Annotated[int, Count(1, MAX_BLOCKS)]
+    heads: Annotated[int, _WIDTH]
+    intermediate: Annotated[int, _WIDTH]
+    vocab: Annotated[int, _LENGTH]
+    context_tokens: Annotated[int, _LENGTH]
+    kv_heads: Annotated[int | None, _WIDTH] = None
     """Heads of keys and values; as many as `heads` where absent."""
-    head_dim: int | None = None
+    head_dim: Annotated[int | None, _WIDTH] = None
     """hidden / heads where absent."""
     tied: bool = False
     """The head multiplies by the embedding's weights."""
@@ -44,30 +51,29 @@ class ModelConfig:
     """`none`, `qkv` (queries, keys and values), or `all` (the output projection too)."""
     mlp_bias: bool = False
     norm_bias: bool = False
-    norms_per_block: int = 2
+    norms_per_block: Annotated[int, Count(1, 100)] = 2
     qk_norm: bool = False
     """A norm over each head's queries and keys."""
-    learned_positions: int = 0
+    learned_positions: Annotated[int, Count(0, 10**9)] = 0
     embedding_norm: bool = False
-    experts: int = 0
-    experts_per_token: int = 0
-    sliding_window: int = 0
+    experts: Annotated[int, Count(0, 10**5)] = 0
+    experts_per_token: Annotated[int, Count(0, 10**5)] = 0
+    sliding_window: Annotated[int, Count(0, 10**9)] = 0
     """Tokens that a local block sees; 0: every block sees all."""
-    global_every: int = 1
+    global_every: Annotated[int, Count(1, 10**5)] = 1
     """With a sliding window: each n-th block sees all tokens."""
     about: str = ""
 
     def __post_init__(self) -> None:
-        for field in ("hidden", "blocks", "heads", "intermediate", "vocab", "context_tokens", "norms_per_block"):
-            require(getattr(self, field) > 0, f"{field} must be above 0, but is {getattr(self, field)}.")
-        require(self.blocks <= 10_000, f"{self.blocks} blocks are more than the 10000 that can be planned.")
+        check_fields(self)
         require(
             self.heads % self.num_kv_heads == 0,
             f"heads ({self.heads}) must be a multiple of kv_heads ({self.num_kv_heads}).",
         )
+        require(self.size_of_head > 0, f"hidden ({self.hidden}) must be at least heads ({self.heads}).")
         require(
             self.attention_bias in ("none", "qkv", "all"),
-            f"attention_bias must be none, qkv or all, but is {self.attention_bias!r}.",
+            f"attention_bias must be none, qkv or all, but is {quoted(self.attention_bias)}.",
         )
         require(
             0 <= self.experts_per_token <= self.experts,
@@ -165,7 +171,7 @@ def model_profile(
 
 def _dtype_bytes(dtype: str) -> int:
     if dtype not in DTYPE_BYTES:
-        raise BadConfiguration(f"unknown dtype {dtype!r}; use one of {', '.join(DTYPE_BYTES)}.")
+        raise BadConfiguration(f"unknown dtype {quoted(dtype)}; use one of {', '.join(DTYPE_BYTES)}.")
     return DTYPE_BYTES[dtype]
 
 
@@ -241,10 +247,10 @@ def model_config_from_hf(config: Mapping[str, Any], name: str) -> ModelConfig:
     family = str(config.get("model_type", ""))
     if family not in _FAMILIES:
         raise UnsupportedModel(
-            f"{name}: sizes of the family {family or 'unknown'!r} are not known from its configuration; "
+            f"{name}: sizes of the family {quoted(family or 'unknown')} are not known from its configuration; "
             f"known are {', '.join(sorted(_FAMILIES))}. Write a model file with its numbers instead (docs/planning.md)."
         )
-    found = {field: _first(config, names) for field, names in _HF_NAMES.items()}
+    found = {field: _first(config, field, name) for field in _HF_NAMES}
     missing = [field for field in ("hidden", "blocks", "heads", "vocab") if found[field] is None]
     if missing:
         raise BadConfiguration(f"{name}: config.json says nothing of {', '.join(missing)}; is it complete?")
@@ -255,12 +261,12 @@ def model_config_from_hf(config: Mapping[str, Any], name: str) -> ModelConfig:
     known.setdefault("context_tokens", 2048)
     known["tied"] = bool(config.get("tie_word_embeddings", family in _TIED_UNLESS_SAID))
     if family == "gpt2":
-        known["learned_positions"] = config.get("n_positions", 1024)
+        known["learned_positions"] = _first(config, "learned_positions", name, ("n_positions",)) or 1024
     elif family == "opt":
         known["learned_positions"] = known["context_tokens"] + 2  # OPT's offset of two
     if config.get("attention_bias") and family in ("llama", "qwen3"):
         known["attention_bias"] = "all"
-    known.update(_hf_windows(config, family))
+    known.update(_hf_windows(config, family, name))
     return ModelConfig(name=name, family=family, **known)
 
 
@@ -278,13 +284,22 @@ _HF_NAMES = {
 }
 
 
-def _first(config: Mapping[str, Any], names: tuple[str, ...]) -> Any:
-    return next((config[name] for name in names if config.get(name) is not None), None)
+def _first(config: Mapping[str, Any], field: str, model: str, names: tuple[str, ...] = ()) -> Any:
+    """The number of a field of `ModelConfig`, within its bounds, under the first name that the configuration has."""
+    name = next((each for each in names or _HF_NAMES[field] if config.get(each) is not None), None)
+    if name is None:
+        return None
+    fault = next(bound for key, bound, _ in bounds_of(ModelConfig) if key == field).fault(config[name])
+    if fault is not None:
+        raise BadConfiguration(f"{model}: {name} of its configuration {fault}.")
+    return config[name]
 
 
-def _hf_windows(config: Mapping[str, Any], family: str) -> dict[str, int]:
-    window = config.get("sliding_window")
-    if not window or family not in ("gemma2", "gemma3_text", "mistral"):
+def _hf_windows(config: Mapping[str, Any], family: str, model: str) -> dict[str, int]:
+    if family not in ("gemma2", "gemma3_text", "mistral"):
         return {}
-    every = {"gemma2": 2, "gemma3_text": int(config.get("sliding_window_pattern") or 6), "mistral": 10_001}[family]
-    return {"sliding_window": int(window), "global_every": every}
+    window = _first(config, "sliding_window", model, ("sliding_window",))
+    if not window:
+        return {}
+    pattern = _first(config, "global_every", model, ("sliding_window_pattern",)) or 6
+    return {"sliding_window": window, "global_every": {"gemma2": 2, "gemma3_text": pattern, "mistral": 10_001}[family]}

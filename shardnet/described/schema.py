@@ -1,21 +1,27 @@
 """Reads frozen records from plain mappings, and says exactly what is wrong with a mapping that does not fit.
 
-The fields of the record are the schema: their names carry the units, their types say what may stand there. An unknown
-key is an error that names the nearest known one. Standard library only; YAML is read in `launch/config_files.py`.
+The fields of the record are the schema: their names carry the units, their types and bounds say what may stand there.
+An unknown key is an error that names the nearest known one. Standard library only; YAML is read in
+`launch/config_files.py`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from difflib import get_close_matches
+from functools import cache
 from types import NoneType, UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from shardnet.bounds import bound_in
 from shardnet.errors import BadConfiguration
+from shardnet.quoting import quoted, shortened
 
 Record = TypeVar("Record")
+MOST_COMPARED = 200
+"""Characters of a name for which a near one is sought: of very long ones that takes minutes."""
 _KINDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 
 
@@ -57,12 +63,13 @@ def read_record(kind: type[Record], data: object, place: Place) -> Record:
         BadConfiguration: an unknown or missing key, a value of a wrong type, or what `kind.__post_init__` refuses.
     """
     if not isinstance(data, Mapping):
-        raise place.error(f"must be a mapping with keys such as {_some_keys(kind)}, but is {_shown(data)}.")
-    hints = get_type_hints(kind)
+        raise place.error(f"must be a mapping with keys such as {_some_keys(kind)}, but is {quoted(data)}.")
+    hints = _hints(kind)  # type: ignore[arg-type]
     known = {field.name.removesuffix("_"): field for field in fields(kind)}  # type: ignore[arg-type]
     for key in data:
         if key not in known:
-            raise place.at(data, str(key)).error(f"unknown key {str(key)!r}; {_nearest(str(key), list(known))}")
+            hint = nearest_name(str(key), list(known))
+            raise place.at(data, shortened(str(key))).error(f"unknown key {quoted(str(key))}; {hint}")
     values = {}
     for key, field in known.items():
         if key in data:
@@ -77,7 +84,8 @@ def read_record(kind: type[Record], data: object, place: Place) -> Record:
 
 def nearest_name(name: str, known: Sequence[str]) -> str:
     """`did you mean 'x'?`, or the list of what there is, to end an error message with."""
-    return _nearest(name, known)
+    close = get_close_matches(name, known, n=1, cutoff=0.5) if len(name) <= MOST_COMPARED else []
+    return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(sorted(known)[:12])}."
 
 
 def require(condition: bool, sentence: str) -> None:
@@ -86,9 +94,9 @@ def require(condition: bool, sentence: str) -> None:
         raise BadConfiguration(sentence)
 
 
-def _nearest(key: str, known: Sequence[str]) -> str:
-    close = get_close_matches(key, known, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(sorted(known)[:12])}."
+@cache
+def _hints(kind: Hashable) -> dict[str, Any]:
+    return get_type_hints(kind, include_extras=True)
 
 
 def _some_keys(kind: type) -> str:
@@ -97,15 +105,29 @@ def _some_keys(kind: type) -> str:
 
 def _read_value(kind: Any, value: object, place: Place) -> Any:
     origin = get_origin(kind)
+    if origin is Annotated:
+        return _read_bounded(kind, value, place)
     if origin in (Union, UnionType):
         return _read_union(list(get_args(kind)), value, place)
     if origin is tuple:
         if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
-            raise place.error(f"must be a list, but is {_shown(value)}.")
+            raise place.error(f"must be a list, but is {quoted(value)}.")
         return tuple(_read_value(get_args(kind)[0], each, place.item(i, each)) for i, each in enumerate(value))
     if is_dataclass(kind):
         return read_record(kind, value, place)  # type: ignore[arg-type]
     return _read_scalar(kind, value, place)
+
+
+def _read_bounded(kind: Any, value: object, place: Place) -> Any:
+    read = _read_value(get_args(kind)[0], value, place)
+    bound = bound_in(kind)
+    if bound is not None and read is not None:
+        many = isinstance(read, tuple)
+        for index, each in enumerate(read if many else (read,)):
+            fault = bound.fault(each)
+            if fault is not None:
+                raise (place.item(index, each) if many else place).error(f"{fault}.")
+    return read
 
 
 def _read_union(kinds: list[Any], value: object, place: Place) -> Any:
@@ -121,14 +143,18 @@ def _read_union(kinds: list[Any], value: object, place: Place) -> Any:
 def _read_scalar(kind: Any, value: object, place: Place) -> Any:
     fits = isinstance(value, kind) and not (kind is not bool and isinstance(value, bool))
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value, fits = float(value), True
+        value, fits = _as_float(value), True
     if not fits:
-        raise place.error(f"must be {_KINDS[kind]}, but is {_shown(value)}.")
+        raise place.error(f"must be {_KINDS[kind]}, but is {quoted(value)}.")
     if kind is float and not math.isfinite(value):  # type: ignore[arg-type]
         raise place.error(f"must be a finite number, but is {value}.")
+    if kind is str and any("\ud800" <= each <= "\udfff" for each in value):  # type: ignore[attr-defined]
+        raise place.error(f"holds half a character, {quoted(value)}, which is no text.")
     return value
 
 
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."
+def _as_float(value: int) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # more than 308 digits
+        return math.inf
