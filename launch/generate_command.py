@@ -155,7 +155,12 @@ def generate(
         float, typer.Option("--repetition-penalty", help="1: none.", rich_help_panel=_SAMPLING)
     ] = 1.0,
     seed: Annotated[
-        int | None, typer.Option("--seed", help="The same seed gives the same text.", rich_help_panel=_SAMPLING)
+        int | None,
+        typer.Option(
+            "--seed",
+            help="The same seed, the same random numbers; with --dtype float32, the same text.",
+            rich_help_panel=_SAMPLING,
+        ),
     ] = None,
     stop: Annotated[
         list[str] | None, typer.Option("--stop", help="End before this text. Can be given several times.")

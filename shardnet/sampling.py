@@ -1,8 +1,9 @@
 """Chooses the next token of a session from its logits. Runs where the head is, so that only ids travel.
 
-The warpers are those of `transformers`, in its order, and the random stream of a session is its own: with the same
-seed a session gets the same tokens as `torch.manual_seed(seed); model.generate(...)`, whatever the split and whichever
-other sessions share the step.
+The warpers are those of `transformers`, in its order, and the random numbers of a session are its own: with a seed they
+are those of `torch.manual_seed(seed); model.generate(...)`, whatever the split and whichever other sessions share the
+step. In float32 the tokens are the same, too. In bfloat16 and float16 the logits agree to rounding only, for how a
+product is rounded depends on how many tokens share its step; where two tokens are nearly even, the choice may differ.
 """
 
 from __future__ import annotations
@@ -26,17 +27,15 @@ from shardnet.transport.messages import SamplingOptions, SessionSpec
 
 
 class Sampler:
-    """The sampler of one session."""
+    """The sampler of one session; `dtype` is what the model computes in, for the advice in errors."""
 
-    def __init__(self, spec: SessionSpec) -> None:
+    def __init__(self, spec: SessionSpec, dtype: torch.dtype) -> None:
         options = spec.sampling
         self.is_greedy = options.temperature == 0.0
         self._processors = _processors(options)
         self._generator = torch.Generator().manual_seed(options.seed)
-        self._overflow = (
-            f"with temperature {options.temperature:g} and repetition-penalty {options.repetition_penalty:g} the scores"
-            " of the next token are no finite numbers. Choose values nearer to 1, or load the model as float32."
-        )
+        self._options = options
+        self._dtype = str(dtype).removeprefix("torch.")
         self._ids = list(spec.prompt_ids) if options.repetition_penalty != 1.0 else None
 
     @property
@@ -48,30 +47,50 @@ class Sampler:
         """Choose from `logits_V` [vocabulary], fp32.
 
         Raises:
-            BadRequest: the options have made the scores infinite.
+            BadRequest: the scores are no finite numbers: the model's own, or what the options make of them.
         """
         ids = cast(torch.LongTensor, torch.tensor([self._ids or []], dtype=torch.long))
         scores = self._processors(ids, cast(torch.FloatTensor, logits_V[None]))
         if self.is_greedy:
             token = int(scores.argmax(dim=-1))
+            if not math.isfinite(scores[0, token]):
+                raise self.not_finite(logits_V)
         else:
             probabilities = torch.softmax(scores, dim=-1)
             if not bool(probabilities.isfinite().all()):
-                raise BadRequest(self._overflow)
+                raise self.not_finite(logits_V)
             token = int(torch.multinomial(probabilities, num_samples=1, generator=self._generator))
         if self._ids is not None:
             self._ids.append(token)
         return token
 
+    def not_finite(self, logits_V: torch.Tensor) -> BadRequest:
+        """The error for scores among which nothing can be chosen, and whose fault it is."""
+        if math.isfinite(logits_V.max()):
+            options = self._options
+            return BadRequest(
+                f"with temperature {options.temperature:g} and repetition-penalty {options.repetition_penalty:g} the "
+                "scores of the next token are no finite numbers. Choose values nearer to 1."
+            )
+        advice = (
+            "float16 ends at 65504: load it as bfloat16 or float32."
+            if self._dtype == "float16"
+            else "Its weights hold values that are no finite numbers, or the checkpoint is damaged. Get the model anew."
+        )
+        return BadRequest(f"the model's scores of the next token, in {self._dtype}, are no finite numbers. {advice}")
+
 
 def sample_step(samplers: Sequence[Sampler], logits_NV: torch.Tensor) -> list[int | BadRequest]:
     """Choose the next token of each session of a step; `logits_NV` [sessions, vocabulary], fp32.
 
-    A session that cannot go on has its error in the place of a token: the others do go on.
+    A session that cannot go on has its error in the place of a token: the others do go on. Some scores may be -inf, the
+    best may not be; where one is no number, argmax finds that one.
     """
     if all(sampler.is_argmax for sampler in samplers):
-        greedy: list[int | BadRequest] = logits_NV.argmax(dim=-1).tolist()
-        return greedy
+        tokens_N1 = logits_NV.argmax(dim=-1, keepdim=True)
+        best_N1 = logits_NV.gather(1, tokens_N1)
+        chosen = zip(samplers, tokens_N1[:, 0].tolist(), best_N1[:, 0].tolist(), logits_NV, strict=True)
+        return [token if math.isfinite(score) else sampler.not_finite(row) for sampler, token, score, row in chosen]
     return [_sample_or_error(sampler, row) for sampler, row in zip(samplers, logits_NV, strict=True)]
 
 

@@ -102,7 +102,7 @@ class Stage:
         Raises:
             KVMemorySpent: it does not fit beside those of the other sessions.
         """
-        sampler = Sampler(spec) if self.shard.has_head else None
+        sampler = Sampler(spec, self.shard.dtype) if self.shard.has_head else None
         with self._ready:
             self.kv.open(spec.session, spec.capacity_tokens)
             self._sessions[spec.session] = _LiveSession(spec, self.kv.get(spec.session), sampler)

@@ -15,9 +15,9 @@ from shardnet.transport.messages import SamplingOptions, SessionSpec
 PROMPT = (3, 17, 42, 5, 17)
 
 
-def spec(**options: Any) -> SessionSpec:
+def sampler_of(dtype: torch.dtype = torch.float32, **options: Any) -> Sampler:
     sampling = SamplingOptions(**options)
-    return SessionSpec(1, 64, len(PROMPT), 24, (), sampling, PROMPT)
+    return Sampler(SessionSpec(1, 64, len(PROMPT), 24, (), sampling, PROMPT), dtype)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def test_chooses_what_transformers_chooses(model: LlamaForCausalLM, options: dic
         ids, attention_mask=torch.ones_like(ids), max_new_tokens=24, pad_token_id=0, use_cache=False, **generation
     )[0, len(PROMPT) :].tolist()
 
-    sampler = Sampler(spec(**options))
+    sampler = sampler_of(**options)
     chosen: list[int] = []
     with torch.inference_mode():
         for _ in range(24):
@@ -72,10 +72,10 @@ def test_chooses_what_transformers_chooses(model: LlamaForCausalLM, options: dic
 def test_a_sessions_choices_do_not_depend_on_the_others_in_its_step() -> None:
     generator = torch.Generator().manual_seed(9)
     logits = torch.randn(40, 50, generator=generator)
-    alone = Sampler(spec(temperature=1.0, seed=7))
+    alone = sampler_of(temperature=1.0, seed=7)
     chosen_alone = [sample_step([alone], row[None])[0] for row in logits]
-    shared = Sampler(spec(temperature=1.0, seed=7))
-    other, greedy = Sampler(spec(temperature=1.0, seed=8)), Sampler(spec(temperature=0.0))
+    shared = sampler_of(temperature=1.0, seed=7)
+    other, greedy = sampler_of(temperature=1.0, seed=8), sampler_of(temperature=0.0)
     chosen_shared = [sample_step([other, shared, greedy], row.repeat(3, 1))[1] for row in logits]
     assert chosen_shared == chosen_alone
     assert len(set(chosen_alone)) > 5
@@ -106,13 +106,58 @@ def test_possible_values_pass() -> None:
 def test_a_session_whose_scores_overflow_fails_alone() -> None:
     """Once, a temperature of 1e-40 stopped the stage, and with it the sessions of everybody."""
     logits = torch.randn(50, generator=torch.Generator().manual_seed(3)).repeat(3, 1)
-    hot, fine, greedy = (Sampler(spec(temperature=each, seed=1)) for each in (1e-40, 1.0, 0.0))
+    hot, fine, greedy = (sampler_of(temperature=each, seed=1) for each in (1e-40, 1.0, 0.0))
     failed, token, best = sample_step([hot, fine, greedy], logits)
     assert isinstance(failed, BadRequest) and "temperature 1e-40" in str(failed)
-    assert token == Sampler(spec(temperature=1.0, seed=1)).sample(logits[0]) and best == int(logits[0].argmax())
+    assert token == sampler_of(temperature=1.0, seed=1).sample(logits[0]) and best == int(logits[0].argmax())
+
+
+GREEDY = {"temperature": 0.0}
+PENALISED = {"temperature": 0.0, "repetition_penalty": 1.3}
+SAMPLED = {"temperature": 0.8, "top_k": 10, "top_p": 0.9, "min_p": 0.01, "seed": 1}
+
+
+@pytest.mark.parametrize("options", [GREEDY, PENALISED, SAMPLED])
+@pytest.mark.parametrize(
+    ("dtype", "advice"),
+    [
+        (torch.float16, "bfloat16 or float32"),
+        (torch.bfloat16, "weights hold values that are no finite numbers"),
+        (torch.float32, "weights hold values that are no finite numbers"),
+    ],
+)
+@pytest.mark.parametrize("at", [[7], [0], slice(None)])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_scores_of_the_model_that_are_no_finite_numbers(
+    options: dict[str, Any], dtype: torch.dtype, advice: str, at: Any, value: float
+) -> None:
+    """Once, greedy decoding on them told token 0 again and again, and sampling advised float32 where it was float32."""
+    fine = torch.randn(50, generator=torch.Generator().manual_seed(3))
+    broken = fine.clone()
+    broken[at] = value
+    samplers = [sampler_of(dtype, **options), sampler_of(dtype, **options)]
+    failed, token = sample_step(samplers, torch.stack([broken, fine]))
+    assert isinstance(failed, BadRequest) and advice in str(failed) and "temperature" not in str(failed)
+    assert token == sampler_of(dtype, **options).sample(fine)
+
+
+@pytest.mark.parametrize("options", [GREEDY, PENALISED, SAMPLED])
+def test_some_tokens_may_be_impossible_and_all_may_not(options: dict[str, Any]) -> None:
+    logits = torch.full((1, 50), float("-inf"))
+    [failed] = sample_step([sampler_of(**options)], logits)
+    assert isinstance(failed, BadRequest)
+    logits[0, 5] = -3.0
+    assert sample_step([sampler_of(**options)], logits) == [5]
+
+
+def test_a_penalty_that_makes_a_score_infinite_is_named_in_greedy_decoding_too() -> None:
+    logits = torch.zeros(50)
+    logits[PROMPT[0]] = 5.0
+    [failed] = sample_step([sampler_of(temperature=0.0, repetition_penalty=1e-45)], logits[None])
+    assert isinstance(failed, BadRequest) and "repetition-penalty 1" in str(failed) and "nearer to 1" in str(failed)
 
 
 def test_more_top_k_than_tokens_keeps_all() -> None:
     logits = torch.randn(50, generator=torch.Generator().manual_seed(3))
-    all_tokens, too_many = (Sampler(spec(temperature=1.0, top_k=each, seed=5)) for each in (0, 10**6))
+    all_tokens, too_many = (sampler_of(temperature=1.0, top_k=each, seed=5) for each in (0, 10**6))
     assert [all_tokens.sample(logits) for _ in range(20)] == [too_many.sample(logits) for _ in range(20)]

@@ -83,6 +83,8 @@ class Model:
         Args:
             prompt: text, token ids, or chat messages.
             temperature: 0 is greedy; the others mean what they mean in `transformers.GenerationConfig`.
+            seed: in float32 the same seed gives the same text, whatever the split and whoever shares the steps. In
+                bfloat16 and float16 the random numbers are the same and the scores agree to rounding.
             stop: strings that end the answer; the answer does not include them.
             chat: put a text prompt into the model's chat template, as the user's message.
 

@@ -3,8 +3,9 @@
 Decoding one token is bound by memory traffic and, after that, by the number of operations: a stock block makes about 70
 small ones. Here the same mathematics takes 25: queries, keys and values come from one matrix product, gate and up from
 another (their weights lie side by side in memory, so nothing is stored twice), and norms and rotations are written for
-one row. What the runtime gains by it beside `transformers` stands in docs/benchmarks. Blocks of other shapes, and those
-whose modules were replaced, run as transformers has them.
+one row. In half precision that rounds differently: where two tokens are nearly even, a text may go another way than on
+the stock blocks. What the runtime gains by it beside `transformers` stands in docs/benchmarks. Blocks of other shapes,
+and those whose modules were replaced, run as transformers has them.
 
 Shapes: T sessions with one token each, H hidden size, Q query and K key-value heads, d head size.
 """

@@ -126,6 +126,19 @@ def test_pieces_add_up_and_a_stop_string_ends_the_answer_before_it(model: Model)
     assert stopped.finish_reason == "stop"
 
 
+def test_scores_that_overflow_end_the_answer_and_not_the_model(cluster: shardnet.Cluster, tmp_path: Path) -> None:
+    """Once, greedy decoding took the first infinite score, or told token 0 for each NaN, and called that a success."""
+    whole = AutoModelForCausalLM.from_pretrained(save_text_model(tmp_path))
+    with torch.no_grad():
+        whole.lm_head.weight[3:].mul_(1e7)  # beyond what float16 can hold
+    whole.save_pretrained(tmp_path)
+    with cluster.load(tmp_path, dtype="float16") as model:
+        for options in ({}, {"temperature": 1.0}):
+            with pytest.raises(BadRequest, match=r"in float16, are no finite numbers.*bfloat16 or float32"):
+                model.generate([[5, 6, 7]], max_new_tokens=4, **options)
+        assert model._pipeline.num_sessions == 0
+
+
 def test_end_of_sequence_ends_the_answer(model: Model) -> None:
     [free] = model.generate(["abc"], max_new_tokens=10)
     end = free.token_ids[3]
