@@ -4,6 +4,8 @@ A step takes *all* waiting decode work of all sessions, and prompt chunks up to 
 stalls the others nor is starved by them. Work of one session is applied in order and once: what comes too early waits,
 what was applied before is dropped. No locks, no clock, no tensors' contents: `shardnet.stage` guards it.
 
+A part and its rows stay together: what waits is a list of pieces, and each says at which row of its packet it begins.
+
 Legend: T new tokens, H hidden size.
 """
 
@@ -11,25 +13,60 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 
+from shardnet.errors import BadRequest
 from shardnet.transport.messages import Part
 
 LengthOf = Callable[[int], "int | None"]
 """Tokens that a session has cached at this stage; None where it is not open."""
+OnTaken = Callable[[], None]
 
 
-@dataclass(slots=True)
+class _Piece(NamedTuple):
+    """New tokens of one session that still wait, and where their rows begin in their packet."""
+
+    part: Part
+    first_row: int
+
+    def cut(self, size: int) -> tuple[_Piece, _Piece]:
+        """The first `size` tokens, and those behind them."""
+        session, position, num_tokens = self.part
+        head = _Piece(Part(session, position, size), self.first_row)
+        tail = _Piece(Part(session, position + size, num_tokens - size), self.first_row + size)
+        return head, tail
+
+
 class Packet:
-    """What one hop brought: parts and their rows."""
+    """What one hop brought: parts and their rows.
 
-    parts: tuple[Part, ...]
-    rows: torch.Tensor
-    """Hidden states [sum T, H], or token ids [sum T]."""
-    on_taken: Callable[[], None] | None = None
-    """Called when the last of a prompt's chunks here is taken: the sender may send another."""
+    Args:
+        parts: new tokens of sessions; one session may have several parts.
+        rows: hidden states [sum T, H], or token ids [sum T], in the order of `parts`.
+        on_taken: called when the last of a prompt's chunks here is taken: the sender may send another.
+
+    Raises:
+        BadRequest: the rows are not as many as the parts say, or a part is no part.
+    """
+
+    __slots__ = ("on_taken", "parts", "pieces", "rows")
+
+    def __init__(self, parts: tuple[Part, ...], rows: torch.Tensor, on_taken: OnTaken | None = None) -> None:
+        self.parts = parts
+        self.rows = rows
+        self.on_taken = [] if on_taken is None else [on_taken]
+        self.pieces: list[_Piece] = []
+        first_row = 0
+        for part in parts:
+            if part.num_tokens < 1 or part.position < 0:
+                raise BadRequest(f"{part.num_tokens} tokens at position {part.position} are no work for a stage.")
+            self.pieces.append(_Piece(part, first_row))
+            first_row += part.num_tokens
+        if first_row != rows.shape[0]:
+            raise BadRequest(f"A hop's parts count {first_row} tokens and it brings {rows.shape[0]} rows.")
 
 
 @dataclass(slots=True)
@@ -40,7 +77,16 @@ class StepWork:
     rows: torch.Tensor
     num_bulk_parts: int
     """The last so many of `parts` belong to prompts."""
-    taken: list[Callable[[], None]]
+
+
+@dataclass(slots=True)
+class Taken:
+    """The outcome of one look at the inbox."""
+
+    work: StepWork | None = None
+    """None where nothing that waits can run now."""
+    on_taken: list[OnTaken] = field(default_factory=list)
+    """To be called, without a lock: packets of prompts of which nothing waits any more."""
 
 
 class Inbox:
@@ -52,115 +98,106 @@ class Inbox:
         self._bulk: deque[Packet] = deque()
 
     def put(self, packet: Packet, *, is_bulk: bool) -> None:
-        (self._bulk if is_bulk else self._decode).append(packet)
+        """Let a packet wait. One that is sent again while the first still waits is answered together with it."""
+        waiting = self._bulk if is_bulk else self._decode
+        twin = next((other for other in waiting if other.parts == packet.parts), None)
+        if twin is None:
+            waiting.append(packet)
+        else:
+            twin.on_taken += packet.on_taken
 
     def __len__(self) -> int:
         return len(self._decode) + len(self._bulk)
 
-    def clear(self) -> list[Callable[[], None]]:
+    def clear(self) -> list[OnTaken]:
         """Drop everything; return whom to tell that it was taken."""
-        dropped = [packet.on_taken for packet in self._bulk if packet.on_taken is not None]
+        dropped = [on_taken for packet in self._bulk for on_taken in packet.on_taken]
         self._decode.clear()
         self._bulk.clear()
         return dropped
 
-    def take(self, length_of: LengthOf, *, allow_bulk: bool) -> StepWork | None:
-        """The next step, or None where nothing that waits can run now."""
-        chosen: list[tuple[list[Part], torch.Tensor]] = []
-        taken: list[Callable[[], None]] = []
-        sessions: set[int] = set()
-        self._take_decode(length_of, sessions, chosen)
-        num_decode_parts = sum(len(parts) for parts, _ in chosen)
+    def take(self, length_of: LengthOf, *, allow_bulk: bool) -> Taken:
+        """Choose the next step."""
+        step = _Choice(length_of)
+        self._decode = step.choose(self._decode, None)
+        num_decode_parts = len(step.parts)
         if allow_bulk:
-            self._take_bulk(length_of, sessions, chosen, taken)
-        if not chosen:
-            for on_taken in taken:
-                on_taken()
-            return None
-        parts = [part for some, _ in chosen for part in some]
-        rows = chosen[0][1] if len(chosen) == 1 else torch.cat([rows for _, rows in chosen])
-        return StepWork(parts, rows, len(parts) - num_decode_parts, taken)
+            self._bulk = step.choose(self._bulk, self._chunk_tokens)
+        if not step.parts:
+            return Taken(None, step.on_taken)
+        rows = step.rows[0] if len(step.rows) == 1 else torch.cat(step.rows)
+        return Taken(StepWork(step.parts, rows, len(step.parts) - num_decode_parts), step.on_taken)
 
-    def _take_decode(
-        self, length_of: LengthOf, sessions: set[int], chosen: list[tuple[list[Part], torch.Tensor]]
-    ) -> None:
-        waiting = self._decode
-        self._decode = deque()
-        for packet in waiting:
-            now, later = _split(packet.parts, length_of, sessions)
-            if now:
-                keep = len(now) == len(packet.parts)
-                chosen.append((now, packet.rows if keep else _rows_of(packet, now)))
-            if later:
-                self._decode.append(Packet(tuple(later), _rows_of(packet, later)))
 
-    def _take_bulk(
-        self,
-        length_of: LengthOf,
-        sessions: set[int],
-        chosen: list[tuple[list[Part], torch.Tensor]],
-        taken: list[Callable[[], None]],
-    ) -> None:
-        """Fill the token budget with prompt chunks, oldest first; a chunk that is too long is cut."""
-        budget = self._chunk_tokens
-        waiting = self._bulk
-        self._bulk = deque()
-        while waiting:
-            packet = waiting.popleft()
+class _Choice:
+    """What was chosen for a step so far: at most one part of each session."""
+
+    def __init__(self, length_of: LengthOf) -> None:
+        self.parts: list[Part] = []
+        self.rows: list[torch.Tensor] = []
+        self.on_taken: list[OnTaken] = []
+        self._length_of = length_of
+        self._sessions: set[int] = set()
+
+    def choose(self, packets: deque[Packet], budget: int | None) -> deque[Packet]:
+        """Take what can run now, oldest first, up to `budget` tokens; return what goes on waiting.
+
+        A piece that is longer than what is left of the budget is cut.
+        """
+        waiting: deque[Packet] = deque()
+        for packet in packets:
             if budget == 0:
-                self._bulk.append(packet)
+                waiting.append(packet)
                 continue
-            now, later = _split(packet.parts, length_of, sessions)
-            now, budget, cut = _within(now, budget)
+            now: list[_Piece] = []
+            later: list[_Piece] = []
+            for piece in packet.pieces:
+                budget = self._sort(piece, budget, now, later)
             if now:
-                chosen.append((now, _rows_of(packet, now)))
-            later = sorted(later + cut)
+                self.parts += [piece.part for piece in now]
+                self.rows.append(_rows_of(now, packet.rows))
             if later:
-                self._bulk.append(Packet(tuple(later), _rows_of(packet, later), packet.on_taken))
-            elif packet.on_taken is not None:
-                taken.append(packet.on_taken)
+                packet.pieces = later
+                waiting.append(packet)
+            else:
+                self.on_taken += packet.on_taken
+        return waiting
+
+    def _sort(self, piece: _Piece, budget: int | None, now: list[_Piece], later: list[_Piece]) -> int | None:
+        """Put a piece, or its halves, where they belong; return what is left of the budget.
+
+        Drops what is repeated, and what has no open session.
+        """
+        session, position, num_tokens = piece.part
+        length = self._length_of(session)
+        if length is None or position + num_tokens <= length:
+            return budget
+        if position < length:
+            _, piece = piece.cut(length - position)
+        is_early = piece.part.position > length
+        if is_early or session in self._sessions or budget == 0:
+            later.append(piece)
+            return budget
+        if budget is not None:
+            if piece.part.num_tokens > budget:
+                piece, rest = piece.cut(budget)
+                later.append(rest)
+            budget -= piece.part.num_tokens
+        self._sessions.add(session)
+        now.append(piece)
+        return budget
 
 
-def _split(parts: tuple[Part, ...], length_of: LengthOf, sessions: set[int]) -> tuple[list[Part], list[Part]]:
-    """Parts that can run now, and parts that must wait. Drops what is repeated or has no open session."""
-    now: list[Part] = []
-    later: list[Part] = []
-    for part in parts:
-        length = length_of(part.session)
-        if length is None or part.position + part.num_tokens <= length:
-            continue
-        if part.position < length:
-            part = Part(part.session, length, part.position + part.num_tokens - length)
-        if part.position == length and part.session not in sessions:
-            sessions.add(part.session)
-            now.append(part)
-        else:
-            later.append(part)
-    return now, later
-
-
-def _within(parts: list[Part], budget: int) -> tuple[list[Part], int, list[Part]]:
-    """The parts that fit into `budget` tokens, what is left of it, and what was cut off."""
-    fitting: list[Part] = []
-    cut: list[Part] = []
-    for part in parts:
-        size = min(part.num_tokens, budget)
-        if size:
-            fitting.append(Part(part.session, part.position, size))
-        if size < part.num_tokens:
-            cut.append(Part(part.session, part.position + size, part.num_tokens - size))
-        budget -= size
-    return fitting, budget, cut
-
-
-def _rows_of(packet: Packet, parts: list[Part]) -> torch.Tensor:
-    """The rows of `packet` that belong to `parts`, each of which lies within one of the packet's own parts."""
-    pieces: list[torch.Tensor] = []
-    start = 0
-    for own in packet.parts:
-        for part in parts:
-            if part.session == own.session and own.position <= part.position < own.position + own.num_tokens:
-                offset = start + part.position - own.position
-                pieces.append(packet.rows[offset : offset + part.num_tokens])
-        start += own.num_tokens
-    return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+def _rows_of(pieces: list[_Piece], rows: torch.Tensor) -> torch.Tensor:
+    """The rows of `pieces` in their order; what lies side by side is not copied."""
+    slices: list[torch.Tensor] = []
+    start = end = pieces[0].first_row
+    for piece in pieces:
+        if piece.first_row != end:
+            slices.append(rows[start:end])
+            start = piece.first_row
+        end = piece.first_row + piece.part.num_tokens
+    if not slices and start == 0 and end == rows.shape[0]:
+        return rows
+    slices.append(rows[start:end])
+    return slices[0] if len(slices) == 1 else torch.cat(slices)

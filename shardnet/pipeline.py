@@ -14,7 +14,8 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,9 +23,11 @@ import torch
 from shardnet.errors import DeviceLost, ShardnetError
 from shardnet.timeline.timeline import clock_ns
 from shardnet.transport.base import Transport
+from shardnet.transport.delivery import answer_of, send_until_answered
 from shardnet.transport.messages import (
     Hop,
     Part,
+    RingId,
     RingStop,
     SampledToken,
     SamplingOptions,
@@ -32,9 +35,15 @@ from shardnet.transport.messages import (
     Tokens,
 )
 
-OPEN_SESSION_S = 60.0
-PROMPT_S = 86_400.0
-"""A prompt is taken when its turn comes, after all that wait before it; a lost device is noticed by other means."""
+OPEN_SESSION_S = 5.0
+OPEN_SESSION_TRIES = 4
+"""After 5, 10, 20 and 40 s a stage that does not say whether it has room is given up."""
+CLOSE_SESSION_S = 1.0
+"""After so long without an answer, a stage is told again to free a session."""
+SETTLE_S = 5.0
+"""A start waits no longer than this for the memory of sessions that were closed."""
+PROMPT_S = 15.0
+"""The same for a prompt, which is taken when its turn comes; a lost device is noticed by other means."""
 VERDICT_S = 3.0
 
 
@@ -55,7 +64,7 @@ class Session:
         self._held: dict[int, SampledToken] = {}
 
     def __iter__(self) -> Iterator[SampledToken]:
-        """The tokens in order; two steps' news may overtake each other on their way. Ends early after `cancel`."""
+        """The tokens in order; news may overtake each other on their way, and come twice. Ends early after `cancel`."""
         try:
             for index in itertools.count():
                 while index not in self._held:
@@ -64,7 +73,8 @@ class Session:
                         return
                     if isinstance(news, BaseException):
                         raise copy.copy(news)  # other sessions raise it at the same time
-                    self._held[news.index] = news
+                    if news.index >= index:
+                        self._held[news.index] = news
                 token = self._held.pop(index)
                 yield token
                 if token.finish_reason:
@@ -92,11 +102,17 @@ class Pipeline:
     closed when the next token of it comes, or when the next session is started.
     """
 
-    def __init__(self, transport: Transport, plan_version: int, ring: tuple[RingStop, ...]) -> None:
-        self.plan_version = plan_version
+    def __init__(
+        self, transport: Transport, ring_id: RingId, ring: tuple[RingStop, ...], numbers: Iterator[int]
+    ) -> None:
+        """
+        Args:
+            numbers: gives the sessions their numbers, none of them twice in a cluster's life.
+        """
+        self.ring_id = ring_id
         self.ring = ring
         self._transport = transport
-        self._ids = itertools.count(1)
+        self._numbers = numbers
         # Reentrant: the garbage collector may end a forgotten iteration anywhere, and this closes its session.
         self._lock = threading.RLock()
         self._open: set[int] = set()
@@ -121,7 +137,7 @@ class Pipeline:
             ShardnetError: the ring is broken.
         """
         spec = SessionSpec(
-            session=next(self._ids),
+            session=next(self._numbers),
             capacity_tokens=len(prompt_ids) + max_new_tokens,
             prompt_tokens=len(prompt_ids),
             max_new_tokens=max_new_tokens,
@@ -153,16 +169,23 @@ class Pipeline:
             self._open.discard(session)
             if self._broken is not None:
                 return
-            for index, stop in enumerate(self.ring):
-                closing = self._transport.post(stop.device, "close_sessions", self.plan_version, index, (session,))
-                self._closings.append(closing)
+            self._closings += [self._close_at(index, stop, session) for index, stop in enumerate(self.ring)]
+
+    def _close_at(self, index: int, stop: RingStop, session: int) -> Future[Any]:
+        def send(wait_s: float) -> Future[Any]:
+            return self._transport.post(
+                stop.device, "close_sessions", self.ring_id, index, (session,), timeout_s=wait_s
+            )
+
+        return answer_of(send, first_s=CLOSE_SESSION_S, is_over=self._is_broken)
 
     def settle(self) -> None:
-        """Wait until every stage has freed the sessions that were closed."""
+        """Wait until every stage has freed the sessions that were closed; not for one that does not answer."""
         with self._lock:
-            closings, self._closings = self._closings, []
-        for closing in closings:
-            closing.exception()
+            closings = list(self._closings)
+        wait(closings, timeout=SETTLE_S)
+        with self._lock:
+            self._closings = [closing for closing in self._closings if not closing.done()]
 
     def tell(self, tokens: Tokens) -> None:
         """The endpoint `tokens`: hand what was sampled to its sessions; closed ones no longer care."""
@@ -203,12 +226,19 @@ class Pipeline:
     def _send_prompt(self, session: Session, prompt_ids: Sequence[int]) -> None:
         spec, first = session.spec, self.ring[0]
         ids = torch.tensor(prompt_ids, dtype=torch.long)
-        hop = Hop(
-            self.plan_version, 0, (Part(spec.session, 0, len(prompt_ids)),), ids, self._transport.name, clock_ns()
-        )
+        part = Part(spec.session, 0, len(prompt_ids))
+        hop = Hop(self.ring_id, 0, (part,), ids, self._transport.name, clock_ns())
+
+        def send(wait_s: float) -> Future[Any]:
+            return self._transport.call(first.device, "bulk_hop", hop, timeout_s=wait_s)
+
         held = weakref.ref(session)
-        sent = self._transport.call(first.device, "bulk_hop", hop, timeout_s=PROMPT_S)
-        sent.add_done_callback(lambda future: self._prompt_was_taken(held(), future))
+        send_until_answered(
+            send,
+            lambda sent: self._prompt_was_taken(held(), sent),
+            first_s=PROMPT_S,
+            is_over=partial(self._is_over, spec.session),
+        )
 
     def _open_everywhere(self, spec: SessionSpec, prompt_ids: tuple[int, ...]) -> None:
         last = len(self.ring) - 1
@@ -216,16 +246,19 @@ class Pipeline:
         opened = []
         for index, stop in enumerate(self.ring):
             told = spec._replace(prompt_ids=prompt_ids) if needs_prompt and index == last else spec
-            opened.append(
-                self._transport.post(
-                    stop.device, "open_session", self.plan_version, index, told, timeout_s=OPEN_SESSION_S
-                )
-            )
+            opened.append(self._open_at(index, stop, told))
         errors = [error for future in opened if (error := future.exception()) is not None]
         with self._lock:
             self._raise_if_broken()
         if errors:
             raise errors[0]
+
+    def _open_at(self, index: int, stop: RingStop, spec: SessionSpec) -> Future[Any]:
+        def send(wait_s: float) -> Future[Any]:
+            return self._transport.post(stop.device, "open_session", self.ring_id, index, spec, timeout_s=wait_s)
+
+        is_over = partial(self._is_over, spec.session)
+        return answer_of(send, first_s=OPEN_SESSION_S, most_tries=OPEN_SESSION_TRIES, is_over=is_over)
 
     def _prompt_was_taken(self, session: Session | None, sent: Future[Any]) -> None:
         """A prompt that did not arrive ends its session; if its device is lost, the cluster will say so, and more."""
@@ -237,6 +270,12 @@ class Pipeline:
         """A connection broke: whoever watches the devices is about to say which stage is lost, and how."""
         if self._has_verdict.wait(VERDICT_S):
             self._raise_if_broken()
+
+    def _is_broken(self) -> bool:
+        return self._broken is not None
+
+    def _is_over(self, session: int) -> bool:
+        return session not in self._open
 
     def _raise_if_broken(self) -> None:
         if self._broken is not None:

@@ -14,6 +14,7 @@ Legend: T new tokens, H hidden size, V vocabulary, N sessions that sample in thi
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -21,12 +22,15 @@ from typing import Protocol
 import torch
 
 from shardnet.cache import KVCache
-from shardnet.errors import BadRequest
-from shardnet.inbox import Inbox, Packet, StepWork
+from shardnet.errors import BadRequest, ClusterError
+from shardnet.inbox import Inbox, OnTaken, Packet, StepWork
 from shardnet.models import Segment, SessionKV, Shard
 from shardnet.sampling import Sampler, sample_step
 from shardnet.timeline.timeline import Recorder, clock_ns
 from shardnet.transport.messages import MAX_BULK_HOPS, Hop, Part, SampledToken, SessionSpec
+
+MAX_CLOSED_KEPT = 4096
+"""Numbers of closed sessions that a stage remembers, lest an order to open one that comes late opens it again."""
 
 
 class Outlet(Protocol):
@@ -90,26 +94,37 @@ class Stage:
         self._num_untaken = 0
         self._emptied_ns: int | None = None
         """When, during the present wait, the last session was closed: a stage without sessions is not idle."""
-        self._is_closed = False
+        self._closed_sessions: deque[int] = deque(maxlen=MAX_CLOSED_KEPT)
+        self._why_stopped: str | None = None
+        """Set when nothing is taken from the inbox any more."""
         self._thread = threading.Thread(target=self._work, name="shardnet-compute", daemon=True)
         self._thread.start()
 
     # ---- what other threads call ----
 
     def open_session(self, spec: SessionSpec) -> None:
-        """Reserve the session's KV memory.
+        """Reserve the session's KV memory. May be asked twice, and has no effect then.
 
         Raises:
             KVMemorySpent: it does not fit beside those of the other sessions.
+            BadRequest: the session was closed already: this order was overtaken.
+            ClusterError: the stage has stopped.
         """
         sampler = Sampler(spec, self.shard.dtype) if self.shard.has_head else None
         with self._ready:
+            self._raise_if_stopped()
+            if spec.session in self._closed_sessions:
+                raise BadRequest(f"Session {spec.session} was closed before it was opened here.")
+            live = self._sessions.get(spec.session)
+            if live is not None and live.spec == spec:
+                return
             self.kv.open(spec.session, spec.capacity_tokens)
             self._sessions[spec.session] = _LiveSession(spec, self.kv.get(spec.session), sampler)
 
     def close_sessions(self, sessions: Sequence[int]) -> None:
-        """Free the sessions' memory; what still arrives for them is dropped. Unknown ones are ignored."""
+        """Free the sessions' memory; what still arrives for them is dropped. Unknown ones stay closed for ever."""
         with self._ready:
+            self._closed_sessions.extend(sessions)
             for session in sessions:
                 if self._sessions.pop(session, None) is not None:
                     self.kv.close(session)
@@ -117,9 +132,16 @@ class Stage:
                 self._emptied_ns = clock_ns()
             self._wake()
 
-    def put(self, hop: Hop, received_ns: int, on_taken: Callable[[], None] | None = None) -> None:
-        """Put a hop into the inbox; `on_taken` marks one that brings prompt chunks."""
+    def put(self, hop: Hop, received_ns: int, on_taken: OnTaken | None = None) -> None:
+        """Put a hop into the inbox; `on_taken` marks one that brings prompt chunks.
+
+        Raises:
+            BadRequest: the rows are not what this shard takes, or do not belong to the parts.
+            ClusterError: the stage has stopped.
+        """
         rows = hop.payload
+        self._check_rows(rows)
+        packet = Packet(hop.parts, rows, on_taken)
         self.recorder.wire(
             hop.sent_ns,
             received_ns,
@@ -128,25 +150,53 @@ class Stage:
             num_sessions=len(hop.parts),
         )
         with self._ready:
-            self._inbox.put(Packet(hop.parts, rows, on_taken), is_bulk=on_taken is not None)
+            self._raise_if_stopped()
+            self._inbox.put(packet, is_bulk=on_taken is not None)
             self._wake()
+
+    def usage(self) -> tuple[int, int]:
+        """Open sessions, and the bytes that their KV caches have reserved."""
+        with self._ready:
+            return len(self._sessions), self.kv.reserved_bytes
 
     @property
-    def num_sessions(self) -> int:
-        return len(self._sessions)
+    def is_closed(self) -> bool:
+        return self._why_stopped is not None
 
     def close(self) -> None:
-        """Stop the compute thread after the step that runs now, and drop everything. Safe to call twice."""
-        with self._ready:
-            self._is_closed = True
-            self._wake()
+        """Stop the compute thread after the step that runs now, and drop everything. Safe to call twice.
+
+        Waits for that step, so it is not for handlers.
+        """
+        self._stop("it was closed")
         if self._thread is not threading.current_thread():
             self._thread.join()
-        self.close_sessions(list(self._sessions))
+
+    def _stop(self, why: str) -> None:
+        """Take no more work, free the sessions' memory, and let nobody wait for an answer."""
         with self._ready:
+            if self._why_stopped is None:
+                self._why_stopped = why
             taken = self._inbox.clear()
-        for on_taken in taken:  # whoever sent them need not wait for an answer
+            self._wake()
+        self.close_sessions(list(self._sessions))
+        for on_taken in taken:
             on_taken()
+
+    def _raise_if_stopped(self) -> None:
+        if self._why_stopped is not None:
+            raise ClusterError(f"the stage takes no more work: {self._why_stopped}.")
+
+    def _check_rows(self, rows: torch.Tensor) -> None:
+        """An id out of range, say, would end the whole stage and not only its session."""
+        config = self.shard.config
+        if self.shard.has_embedding:
+            fits = rows.dtype == torch.int64 and rows.dim() == 1 and len(rows) > 0
+            fits = fits and int(rows.min()) >= 0 and int(rows.max()) < config.vocab_size
+        else:
+            fits = rows.dtype == self.shard.dtype and rows.shape[1:] == (config.hidden_size,)
+        if not fits:
+            raise BadRequest(f"Rows of {rows.dtype} and shape {tuple(rows.shape)} are not what this stage takes.")
 
     def __enter__(self) -> Stage:
         return self
@@ -158,36 +208,39 @@ class Stage:
 
     def _work(self) -> None:
         torch.set_num_threads(self._num_threads)
-        with torch.inference_mode():
-            while (step := self._schedule()) is not None:
-                try:
+        try:
+            with torch.inference_mode():
+                while (step := self._schedule()) is not None:
                     outputs = self._run(step)
                     self._postprocess(step, outputs)
-                except Exception as error:  # whatever the kernels raise must reach the coordinator, not a log
-                    self._outlet.failed(error)
-                    return
+        except Exception as error:  # whatever it is must reach the coordinator, not a log
+            self._stop(f"{type(error).__name__}: {error}")
+            self._outlet.failed(error)
 
     def _schedule(self) -> _Step | None:
         """Wait for work and choose the next step; None when the stage is closed."""
         start_ns = clock_ns()
         with self._ready:
             self._emptied_ns = None if self._sessions else start_ns
-            while True:
-                if self._is_closed:
+        while True:
+            with self._ready:
+                if self._why_stopped is not None:
                     return None
                 self._has_news = False
-                work = self._inbox.take(self._length_of, allow_bulk=self._num_untaken < MAX_BULK_HOPS)
-                if work is not None:
-                    break
-                while not self._has_news:
-                    self._ready.wait()
-            step = _Step(work, [self._sessions[part.session] for part in work.parts])
-            end_ns = clock_ns() if self._emptied_ns is None else self._emptied_ns
-        if end_ns > start_ns:
-            self.recorder.idle(start_ns, end_ns)
-        for on_taken in work.taken:
-            on_taken()
-        return step
+                taken = self._inbox.take(self._length_of, allow_bulk=self._num_untaken < MAX_BULK_HOPS)
+                step = None
+                if taken.work is not None:
+                    step = _Step(taken.work, [self._sessions[part.session] for part in taken.work.parts])
+                    end_ns = clock_ns() if self._emptied_ns is None else self._emptied_ns
+                elif not taken.on_taken:
+                    while not self._has_news:
+                        self._ready.wait()
+            for on_taken in taken.on_taken:  # they may go through the network: not under the lock
+                on_taken()
+            if step is not None:
+                if end_ns > start_ns:
+                    self.recorder.idle(start_ns, end_ns)
+                return step
 
     def _run(self, step: _Step) -> torch.Tensor:
         """Hidden states [sum T, H]; or logits [N, V], where this shard ends with the head."""
@@ -203,7 +256,9 @@ class Stage:
         return outputs
 
     def _postprocess(self, step: _Step, outputs: torch.Tensor) -> None:
-        """Send first: the next stage waits for it. Then keep the books."""
+        """Send first: the next stage waits for it. Then keep the books. A closed stage's last step goes nowhere."""
+        if self.is_closed:
+            return
         if self.shard.has_head:
             self._send_samples(step, outputs)
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -13,9 +14,9 @@ import pytest
 from shardnet.errors import BadRequest, ClusterError, DeviceLost
 from shardnet.pipeline import Pipeline, Session
 from shardnet.transport import InProcessNetwork
-from shardnet.transport.messages import Hop, RingStop, SampledToken, SamplingOptions, SessionSpec, Tokens
+from shardnet.transport.messages import Hop, RingId, RingStop, SampledToken, SamplingOptions, SessionSpec, Tokens
 
-VERSION = 7
+RING = RingId(b"epoch", 7)
 
 
 class Books:
@@ -44,13 +45,13 @@ class Ring:
         self.network = InProcessNetwork()
         self.stages = [Books(self.network, "a"), Books(self.network, "b")]
         source = self.network.join("source")
-        self.pipeline = Pipeline(source, VERSION, (RingStop("a", 0, 1), RingStop("b", 2, 3)))
+        self.pipeline = Pipeline(source, RING, (RingStop("a", 0, 1), RingStop("b", 2, 3)), itertools.count(1))
 
     def start(self) -> Session:
         return self.pipeline.start([5, 6, 7], max_new_tokens=4, eos_ids=(), sampling=SamplingOptions())
 
     def sample(self, session: int, index: int, reason: str = "") -> None:
-        self.pipeline.tell(Tokens(VERSION, (SampledToken(session, index, 10 + index, reason),)))
+        self.pipeline.tell(Tokens(RING, (SampledToken(session, index, 10 + index, reason),)))
 
     def open(self) -> list[set[int]]:
         self.pipeline.settle()

@@ -14,7 +14,7 @@ from integration.rpc_device import Counter, Device, expose_endpoints
 
 from shardnet.errors import CallTimeout, ClusterError, DeviceLost, DoesNotFit, UsageError
 from shardnet.transport import InProcessNetwork, RpcTransport, Transport, serve_store
-from shardnet.transport.messages import Hop, Part
+from shardnet.transport.messages import Hop, Part, RingId
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_plain_values_travel(source: Transport, target: str) -> None:
 
 
 def test_messages_travel(source: Transport, target: str) -> None:
-    hop = Hop(3, 1, (Part(8, 20, 2), Part(9, 0, 1)), torch.randn(3, 16), source.name, 123)
+    hop = Hop(RingId(b"epoch", 3), 1, (Part(8, 20, 2), Part(9, 0, 1)), torch.randn(3, 16), source.name, 123)
     (arrived,) = source.post(target, "echo", hop).result(10)
     assert type(arrived) is Hop
     assert type(arrived.parts[0]) is Part

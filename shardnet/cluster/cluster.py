@@ -8,8 +8,8 @@ process is killed.
 from __future__ import annotations
 
 import importlib
-import itertools
 import os
+import secrets
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import wait
@@ -30,7 +30,7 @@ from shardnet.profiling.hardware import max_threads
 from shardnet.progress import Progress, progress_bars
 from shardnet.transport import RpcTransport, serve_store
 from shardnet.transport.base import Transport
-from shardnet.transport.messages import Tokens
+from shardnet.transport.messages import RingId, Tokens
 
 COORDINATOR = "coordinator"
 JOIN_S = 60.0
@@ -51,9 +51,10 @@ class Cluster:
         self._transport = transport
         self._resources = resources
         self._started = self.devices if workers is not None else ()
-        self._plan_versions = itertools.count(1)
-        self._loads: dict[int, ModelLoad] = {}
+        self._epoch = secrets.token_bytes(16)
+        self._loads: dict[RingId, ModelLoad] = {}
         self._surveyor = Surveyor(transport)
+        transport.expose("coordinates", lambda epoch: epoch == self._epoch)
         transport.expose("tokens", self._on_tokens)
         transport.expose("session_failed", self._on_session_failed)
         transport.expose("stage_failed", self._on_stage_failed)
@@ -185,9 +186,9 @@ class Cluster:
             cache_dir=Path(cache_dir or DEFAULT_CACHE).expanduser(),
         )
         with _shown(progress) as told:
-            version = next(self._plan_versions)
-            load = ModelLoad(self._transport, version, told, lambda: self._loads.pop(version, None))
-            self._loads[version] = load
+            ring_id = RingId(self._epoch, self._transport.draw("plan_version"))
+            load = ModelLoad(self._transport, ring_id, told, lambda: self._loads.pop(ring_id, None))
+            self._loads[ring_id] = load
             try:
                 return load_model(load, model, devices, self._surveyor, options)
             except ShardnetError as error:
@@ -224,17 +225,17 @@ class Cluster:
     # ---- endpoints, and what the watch tells ----
 
     def _on_tokens(self, tokens: Tokens) -> None:
-        load = self._loads.get(tokens.plan_version)
+        load = self._loads.get(tokens.ring_id)
         if load is not None:
             load.on_tokens(tokens)
 
-    def _on_session_failed(self, plan_version: int, session: int, text: str) -> None:
-        load = self._loads.get(plan_version)
+    def _on_session_failed(self, ring_id: RingId, session: int, text: str) -> None:
+        load = self._loads.get(ring_id)
         if load is not None:
             load.on_session_failed(session, text)
 
-    def _on_load_progress(self, plan_version: int, stage: int, done_bytes: int, total_bytes: int) -> None:
-        load = self._loads.get(plan_version)
+    def _on_load_progress(self, ring_id: RingId, stage: int, done_bytes: int, total_bytes: int) -> None:
+        load = self._loads.get(ring_id)
         if load is not None:
             load.on_progress(stage, done_bytes, total_bytes)
 
@@ -242,12 +243,13 @@ class Cluster:
         for load in list(self._loads.values())[-1:]:
             load.on_profile_progress(device, done, total)
 
-    def _on_stage_failed(self, plan_version: int, stage: int, device: str, text: str) -> None:
-        self._watch.suspect(device, lambda: self._fail_stage(plan_version, stage, device, text))
+    def _on_stage_failed(self, ring_id: RingId, stage: int, device: str, text: str) -> None:
+        if ring_id in self._loads:
+            self._watch.suspect(device, lambda: self._fail_stage(ring_id, stage, device, text))
 
-    def _fail_stage(self, plan_version: int, stage: int, device: str, text: str) -> None:
+    def _fail_stage(self, ring_id: RingId, stage: int, device: str, text: str) -> None:
         """The device lives, so the fault is the stage's."""
-        load = self._loads.get(plan_version)
+        load = self._loads.get(ring_id)
         if load is not None:
             load.fail(ClusterError(f"stage {stage + 1} of {len(load.stages)} on {device} failed: {text}"))
 

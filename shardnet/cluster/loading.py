@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, InvalidStateError, as_completed, wait
@@ -30,11 +31,13 @@ from shardnet.pipeline import VERDICT_S, Pipeline
 from shardnet.plan import ModelProfile, Plan, StagePlan
 from shardnet.progress import Progress
 from shardnet.transport.base import Transport
-from shardnet.transport.messages import RingStop, StageSpec, Tokens
+from shardnet.transport.messages import RingId, RingStop, StageSpec, Tokens
 
 DTYPES = ("float32", "bfloat16", "float16")
 
 UNLOAD_S = 5.0
+MOST_SESSIONS = 2**32
+"""So many numbers a loaded model takes for its sessions."""
 
 Answer = TypeVar("Answer")
 
@@ -43,10 +46,10 @@ class ModelLoad:
     """One loaded (or loading) model, as the cluster's endpoints and its watch see it."""
 
     def __init__(
-        self, transport: Transport, plan_version: int, progress: Progress, on_closed: Callable[[], object]
+        self, transport: Transport, ring_id: RingId, progress: Progress, on_closed: Callable[[], object]
     ) -> None:
         self.transport = transport
-        self.plan_version = plan_version
+        self.ring_id = ring_id
         self.progress = progress
         self.stages: list[RemoteStage] = []
         self.pipeline: Pipeline | None = None
@@ -196,7 +199,7 @@ def load_model(
     load.place(plan.stages)
     for index, stage in enumerate(plan.stages):
         spec = StageSpec(
-            plan_version=load.plan_version,
+            ring_id=load.ring_id,
             stage=index,
             ring=ring,
             source=load.transport.name,
@@ -208,7 +211,8 @@ def load_model(
             record_spans=options.record_spans,
         )
         load.add(RemoteStage(load.transport, spec, stage))
-    load.pipeline = Pipeline(load.transport, load.plan_version, ring)
+    numbers = itertools.count(load.transport.draw("session", MOST_SESSIONS))
+    load.pipeline = Pipeline(load.transport, load.ring_id, ring, numbers)
     loads = [stage.load() for stage in load.stages]
     tokenizer = files.tokenizer()  # the devices load meanwhile
     load.wait_until_loaded(loads)
@@ -233,7 +237,7 @@ def plan_load(
     context_tokens: int,
 ) -> tuple[Plan, list[int]]:
     """The plan, and the KV budget of each stage in bytes."""
-    kv_bytes, version = options.kv_memory_bytes, load.plan_version
+    kv_bytes, version = options.kv_memory_bytes, load.ring_id.plan_version
     if options.split is not None:
         plan = given_plan(options.split, files.profile, devices, version)
         return plan, kv_budgets(plan, files.profile, surveyor.memory(devices), kv_bytes)

@@ -6,17 +6,19 @@ lost and in words why; what follows from it is the cluster's business.
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass, field
 from typing import Any
 
 from shardnet.errors import CallTimeout, ShardnetError
 from shardnet.transport.base import Transport
 
 LOOK_EVERY_S = 0.2
+LOOK_CLOSELY_EVERY_S = 0.05
+"""While a device is suspected."""
 ASK_EVERY_S = 1.0
 ANSWER_S = 30.0
 """A device that does not answer for so long is taken for lost: a phone may doze, but nobody waits forever."""
@@ -46,32 +48,44 @@ class Watch:
         self._on_lost = on_lost
         self._asked: dict[str, Future[Any]] = {}
         self._next_ask_s = time.monotonic() + ASK_EVERY_S
-        self._suspicions: queue.SimpleQueue[tuple[str, Callable[[], None]] | None] = queue.SimpleQueue()
+        self._suspicions: dict[str, _Suspicion] = {}
+        self._news = threading.Condition()
+        self._is_closed = False
         self._thread = threading.Thread(target=self._run, name="shardnet-watch", daemon=True)
         self._thread.start()
 
     def suspect(self, device: str, if_it_lives: Callable[[], None]) -> None:
-        """A hop to `device`, or its own computation, failed. Look at once; if it lives, call back."""
-        self._suspicions.put((device, if_it_lives))
+        """A hop to `device`, or its own computation, failed. Look at once; if it lives, call back.
+
+        What comes for a device while it is being looked at waits for the same verdict.
+        """
+        with self._news:
+            if self._is_closed:
+                return
+            suspicion = self._suspicions.setdefault(device, _Suspicion(time.monotonic() + GRACE_S))
+            suspicion.if_it_lives.append(if_it_lives)
+            self._news.notify()
 
     def close(self) -> None:
         """Stop watching. Safe to call twice."""
-        self._suspicions.put(None)
+        with self._news:
+            self._is_closed = True
+            self._news.notify()
         if self._thread is not threading.current_thread():
             self._thread.join()
 
     def _run(self) -> None:
         while True:
-            try:
-                suspicion = self._suspicions.get(timeout=LOOK_EVERY_S)
-            except queue.Empty:
-                self._look()
-                continue
-            if suspicion is None:
-                return
-            device, if_it_lives = suspicion
-            if not self._is_lost_within(device, GRACE_S):
-                if_it_lives()
+            with self._news:
+                self._news.wait_for(lambda: self._is_closed or self._suspicions, LOOK_EVERY_S)
+                if self._is_closed:
+                    return
+                suspected = dict(self._suspicions)
+            self._look()
+            for device, suspicion in suspected.items():
+                self._look_at(device, suspicion)
+            if suspected:
+                time.sleep(LOOK_CLOSELY_EVERY_S)
 
     def _look(self) -> None:
         for device, how in self._ended().items():
@@ -83,20 +97,23 @@ class Watch:
         if time.monotonic() >= self._next_ask_s:
             self._next_ask_s = time.monotonic() + ASK_EVERY_S
             for device in self._devices:
-                if device not in self.lost and device not in self._asked:
-                    self._asked[device] = self._transport.post(device, "ping", timeout_s=ANSWER_S)
+                self._ask(device)
 
-    def _is_lost_within(self, device: str, seconds: float) -> bool:
-        deadline = time.monotonic() + seconds
-        while device not in self.lost and time.monotonic() < deadline:
-            for ended, how in self._ended().items():
-                self._lose(ended, how)
-            asked = self._transport.post(device, "ping", timeout_s=seconds)
-            error = asked.exception()
-            if error is not None and not isinstance(error, CallTimeout):
-                self._judge(device, error)
-            time.sleep(0.05)
-        return device in self.lost
+    def _ask(self, device: str) -> None:
+        if device not in self.lost and device not in self._asked:
+            self._asked[device] = self._transport.post(device, "ping", timeout_s=ANSWER_S)
+
+    def _look_at(self, device: str, suspicion: _Suspicion) -> None:
+        """Ask a suspected device again and again; after the time of grace it is believed to live."""
+        self._ask(device)
+        is_over = time.monotonic() >= suspicion.until_s
+        if device not in self.lost and not is_over:
+            return
+        with self._news:
+            del self._suspicions[device]
+        if device not in self.lost:
+            for call_back in suspicion.if_it_lives:
+                call_back()
 
     def _judge(self, device: str, error: BaseException | None) -> None:
         if isinstance(error, CallTimeout):
@@ -116,3 +133,11 @@ class Watch:
             self.lost[device] = why
             self._asked.pop(device, None)
             self._on_lost(device, why)
+
+
+@dataclass
+class _Suspicion:
+    """A device that is being looked at."""
+
+    until_s: float
+    if_it_lives: list[Callable[[], None]] = field(default_factory=list)

@@ -14,14 +14,16 @@ import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 import torch
 from transformers import LlamaConfig
 
 from shardnet.cache import KVCache
-from shardnet.errors import BadRequest, ClusterError
+from shardnet.cluster.orphans import OrphanWatch
+from shardnet.cluster.outlet import RingOutlet
+from shardnet.errors import ClusterError
 from shardnet.loader import load_shard, read_config
 from shardnet.models import build_skeleton
 from shardnet.profiling.hardware import device_kind, group_free_bytes
@@ -31,10 +33,11 @@ from shardnet.profiling.store import ProfileStore
 from shardnet.stage import Stage
 from shardnet.timeline.timeline import Recorder, clock_ns
 from shardnet.transport.base import Transport
-from shardnet.transport.messages import Hop, Part, SampledToken, SessionSpec, StageSpec, Tokens
+from shardnet.transport.messages import Hop, RingId, SessionSpec, StageSpec
 
-StageKey = tuple[int, int]
-"""(plan version, index of the stage in the ring)."""
+StageKey = tuple[RingId, int]
+"""The ring, and the index of the stage in it."""
+Result = TypeVar("Result")
 
 
 class Worker:
@@ -49,6 +52,8 @@ class Worker:
         self.left = threading.Event()
         """Set when the coordinator has told this device to leave."""
         self._stages: dict[StageKey, StageHost] = {}
+        self._lock = threading.Lock()
+        self._orphans: OrphanWatch | None = None
 
     def warm_up(self) -> None:
         """Let torch set up its kernels and its meta device, so that a device that has joined is ready."""
@@ -79,6 +84,7 @@ class Worker:
         ):
             transport.expose(endpoint, handler)
         expose_probe(transport)
+        self._orphans = OrphanWatch(transport, self._coordinators, self._drop)
 
     @property
     def kind(self) -> str:
@@ -130,35 +136,47 @@ class Worker:
         return _on_thread("shardnet-profile", measure)
 
     def open_stage(self, spec: StageSpec) -> StageHost:
-        """Make room for a stage; its weights come with `StageHost.load`."""
-        host = StageHost(self, spec)
-        self._stages[spec.plan_version, spec.stage] = host
+        """Make room for a stage; its weights come with `StageHost.load`.
+
+        Raises:
+            ClusterError: it was opened already: a ring's stages are opened once.
+        """
+        key = spec.ring_id, spec.stage
+        with self._lock:
+            if key in self._stages:
+                raise ClusterError(f"{self.transport.name} has stage {key[1]} of that ring already.")
+            host = self._stages[key] = StageHost(self, spec)
         return host
 
     def forget(self, key: StageKey) -> None:
-        self._stages.pop(key, None)
+        with self._lock:
+            self._stages.pop(key, None)
 
     def hop(self, hop: Hop) -> None:
         received_ns = clock_ns()
-        self._stage(hop.plan_version, hop.stage).put(hop, received_ns)
+        self._stage(hop.ring_id, hop.stage).put(hop, received_ns)
 
     def bulk_hop(self, hop: Hop) -> Future[None]:
         received_ns = clock_ns()
         taken: Future[None] = Future()
-        self._stage(hop.plan_version, hop.stage).put(hop, received_ns, lambda: taken.set_result(None))
+        self._stage(hop.ring_id, hop.stage).put(hop, received_ns, lambda: taken.set_result(None))
         return taken
 
-    def open_session(self, plan_version: int, stage: int, spec: SessionSpec) -> None:
-        self._stage(plan_version, stage).open_session(spec)
+    def open_session(self, ring_id: RingId, stage: int, spec: SessionSpec) -> None:
+        self._stage(ring_id, stage).open_session(spec)
 
-    def close_sessions(self, plan_version: int, stage: int, sessions: Sequence[int]) -> None:
-        host = self._stages.get((plan_version, stage))
-        if host is not None and host.stage is not None:
-            host.stage.close_sessions(sessions)
+    def close_sessions(self, ring_id: RingId, stage: int, sessions: Sequence[int]) -> None:
+        host = self._stages.get((ring_id, stage))
+        running = None if host is None else host.stage
+        if running is not None:
+            running.close_sessions(sessions)
 
     def close(self) -> None:
-        for host in list(self._stages.values()):
-            host.close()
+        """End all stages."""
+        if self._orphans is not None:
+            self._orphans.close()
+        for host in self._hosts():
+            host.end()
 
     def __enter__(self) -> Worker:
         return self
@@ -166,19 +184,37 @@ class Worker:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _stage(self, plan_version: int, stage: int) -> Stage:
-        host = self._stages.get((plan_version, stage))
-        if host is None or host.stage is None:
+    def _hosts(self) -> list[StageHost]:
+        with self._lock:
+            return list(self._stages.values())
+
+    def _coordinators(self) -> set[tuple[str, bytes]]:
+        """Who opened the stages that are here: name and epoch."""
+        return {(host.source, host.key[0].epoch) for host in self._hosts()}
+
+    def _drop(self, epoch: bytes) -> None:
+        """End what a coordinator that is no more has left here."""
+        for host in self._hosts():
+            if host.key[0].epoch == epoch:
+                host.end()
+
+    def _stage(self, ring_id: RingId, stage: int) -> Stage:
+        host = self._stages.get((ring_id, stage))
+        running = None if host is None else host.stage
+        if running is None:
             raise ClusterError(
-                f"{self.transport.name} has no stage {stage} of plan {plan_version}: that plan is not in force here."
+                f"{self.transport.name} has no stage {stage} of plan {ring_id.plan_version}: "
+                "that plan is not in force here."
             )
-        return host.stage
+        return running
 
 
 class StageHost:
     """A stage's place on a device. The coordinator holds it by a remote object and calls its public methods."""
 
     def __init__(self, worker: Worker, spec: StageSpec) -> None:
+        self.key: StageKey = spec.ring_id, spec.stage
+        self.source = spec.source
         self._worker = worker
         self._spec = spec
         self.stage: Stage | None = None
@@ -192,11 +228,12 @@ class StageHost:
     def report(self) -> dict[str, Any]:
         """Totals since the last `reset`, and memory. Seconds and bytes."""
         stage = self._running()
+        num_sessions, kv_reserved_bytes = stage.usage()
         return {
             "totals": stage.recorder.totals().as_dict(),
             "peak_rss_bytes": peak_rss_bytes(),
-            "kv_reserved_bytes": stage.kv.reserved_bytes,
-            "num_sessions": stage.num_sessions,
+            "kv_reserved_bytes": kv_reserved_bytes,
+            "num_sessions": num_sessions,
         }
 
     def reset(self) -> None:
@@ -206,18 +243,26 @@ class StageHost:
     def drain_spans(self) -> list[tuple[Any, ...]]:
         return list(self._running().recorder.drain())
 
-    def close(self) -> None:
+    def close(self) -> Future[None]:
         """End the stage and free its weights; a load that is under way ends at its next unit."""
-        self._worker.forget((self._spec.plan_version, self._spec.stage))
+        return _on_thread("shardnet-close", self.end)  # the compute thread may be in a long step
+
+    def end(self) -> None:
+        """The same, and wait for it. Safe to call twice."""
+        self._worker.forget(self.key)
         with self._lock:
             self._is_closed = True
             stage, self.stage = self.stage, None
+            # The handle of a coordinator that was killed keeps this object for ever: let it hold next to nothing.
+            self._spec = self._spec._replace(tensors={})
         if stage is not None:
             stage.close()
 
     def _running(self) -> Stage:
-        assert self.stage is not None, "a stage is asked only after it was loaded"
-        return self.stage
+        stage = self.stage
+        if stage is None:
+            raise ClusterError("The stage is not running: its model was closed, or is still being loaded.")
+        return stage
 
     def _load(self) -> dict[str, Any]:
         spec, worker = self._spec, self._worker
@@ -239,7 +284,7 @@ class StageHost:
                 shard,
                 KVCache(shard.kv_layout, shard.dtype, spec.kv_budget_bytes),
                 recorder,
-                RingOutlet(worker.transport, spec),
+                RingOutlet(worker.transport, spec, lambda: self._is_closed),
                 chunk_tokens=spec.prefill_chunk_tokens,
                 num_threads=worker.num_threads,
             )
@@ -256,59 +301,7 @@ class StageHost:
     def _tell_progress(self, done_bytes: int, total_bytes: int) -> None:
         self._raise_if_closed()
         spec = self._spec
-        self._worker.transport.post(
-            spec.source, "load_progress", spec.plan_version, spec.stage, done_bytes, total_bytes
-        )
-
-
-class RingOutlet:
-    """Sends a stage's results straight to the next stage, and what was sampled to the source."""
-
-    def __init__(self, transport: Transport, spec: StageSpec) -> None:
-        self._transport = transport
-        self._spec = spec
-        self._next_stage = (spec.stage + 1) % len(spec.ring)
-        self._next_device = spec.ring[self._next_stage].device
-
-    def hop(self, parts: tuple[Part, ...], rows: torch.Tensor) -> None:
-        sent = self._transport.post(self._next_device, "hop", self._to_next(parts, rows))
-        sent.add_done_callback(self._check)
-
-    def bulk_hop(self, parts: tuple[Part, ...], rows: torch.Tensor, on_taken: Callable[[], None]) -> None:
-        sent = self._transport.call(self._next_device, "bulk_hop", self._to_next(parts, rows), timeout_s=BULK_HOP_S)
-
-        def done(future: Future[Any]) -> None:
-            self._check(future)
-            on_taken()
-
-        sent.add_done_callback(done)
-
-    def tokens(self, tokens: tuple[SampledToken, ...]) -> None:
-        self._transport.post(self._spec.source, "tokens", Tokens(self._spec.plan_version, tokens))
-
-    def session_failed(self, session: int, error: BadRequest) -> None:
-        self._transport.post(self._spec.source, "session_failed", self._spec.plan_version, session, str(error))
-
-    def failed(self, error: BaseException) -> None:
-        spec = self._spec
-        text = f"{type(error).__name__}: {error}"
-        self._transport.post(spec.source, "stage_failed", spec.plan_version, spec.stage, self._transport.name, text)
-
-    def _to_next(self, parts: tuple[Part, ...], rows: torch.Tensor) -> Hop:
-        return Hop(self._spec.plan_version, self._next_stage, parts, rows, self._transport.name, clock_ns())
-
-    def _check(self, sent: Future[Any]) -> None:
-        """Tell the coordinator of a hop that did not arrive; it knows better whether somebody died."""
-        error = sent.exception()
-        if error is not None:
-            spec = self._spec
-            self._transport.post(
-                spec.source, "stage_failed", spec.plan_version, self._next_stage, self._next_device, str(error)
-            )
-
-
-BULK_HOP_S = 600.0
-"""A prompt chunk may wait this long for its turn at the next stage; a lost device is noticed by other means."""
+        self._worker.transport.post(spec.source, "load_progress", spec.ring_id, spec.stage, done_bytes, total_bytes)
 
 
 def peak_rss_bytes() -> int:
@@ -340,9 +333,9 @@ def _network_namespace() -> str:
         return ""
 
 
-def _on_thread(name: str, work: Callable[[], Any]) -> Future[Any]:
+def _on_thread(name: str, work: Callable[[], Result]) -> Future[Result]:
     """Run `work` on a thread of its own; what it returns or raises goes to the caller."""
-    future: Future[Any] = Future()
+    future: Future[Result] = Future()
 
     def run() -> None:
         try:

@@ -19,12 +19,13 @@ from shardnet.errors import BadRequest, CallTimeout
 from shardnet.profiling.hardware import last_level_cache_bytes
 from shardnet.timeline.timeline import clock_ns
 from shardnet.transport.base import Transport
-from shardnet.transport.messages import Hop, Part
+from shardnet.transport.messages import Hop, Part, RingId
 
 TOKEN_BYTES = 8
 MAX_HIDDEN_BYTES = 2**24
 _MOST_READ_BYTES = 64 * 2**20
 _LEAST_LAPS, _MOST_LAPS = 3, 100
+_NO_RING = RingId(bytes(16), 0)
 
 
 class Step:
@@ -59,7 +60,7 @@ class HopEcho:
     def _answer(self, hop: Hop) -> None:
         self._step = self._step or Step()
         computed_ns = self._step.run_ns()
-        back = Hop(0, 0, (Part(0, 0, 1),), torch.zeros(1, dtype=torch.int64), self._transport.name, computed_ns)
+        back = Hop(_NO_RING, 0, (Part(0, 0, 1),), torch.zeros(1, dtype=torch.int64), self._transport.name, computed_ns)
         self._transport.post(hop.sender, "probe_back", back)
 
 
@@ -87,7 +88,7 @@ def hop_laps_s(
         hidden = torch.zeros(1, hidden_bytes, dtype=torch.uint8)
         step.run_ns()
         start_s = time.perf_counter()
-        hop = Hop(0, 1, (Part(0, 0, 1),), hidden, transport.name, clock_ns())
+        hop = Hop(_NO_RING, 1, (Part(0, 0, 1),), hidden, transport.name, clock_ns())
         transport.post(device, "probe_hop", hop, timeout_s=timeout_s).add_done_callback(check)
         try:
             back = arrived.get(timeout=timeout_s)

@@ -77,6 +77,16 @@ class Transport(ABC):
         """The devices that are in the group now, this one included, sorted by name."""
 
     @abstractmethod
+    def draw(self, counter: str, count: int = 1) -> int:
+        """The first of `count` consecutive numbers, from 1 up, that nobody in this group's life gets again.
+
+        Waits for whoever keeps the group's numbers, so do not use it in a handler.
+
+        Raises:
+            ClusterError: it does not answer.
+        """
+
+    @abstractmethod
     def on_change(self, callback: OnChange) -> None:
         """Call back, on a thread for that, when devices have joined, left or been evicted."""
 

@@ -38,6 +38,7 @@ from shardnet.transport.store import ANSWER_S, MAX_ID, NEXT_ID, StoreThread, spl
 
 BACKEND = "SHARDNET_ELASTIC"
 _ROSTER = "shardnet/roster"
+_DRAWN = "shardnet/drawn"
 _num_agents = itertools.count()
 
 
@@ -111,6 +112,11 @@ class Group:
         before, after = (json.dumps(roster, sort_keys=True) for roster in (old, new))
         found = self._questions.ask(lambda: self._store.compare_set(_ROSTER, before, after), timeout_s=timeout_s)
         return bool(found.decode() == after)
+
+    def draw(self, counter: str, count: int) -> int:
+        """See `Transport.draw`. The store counts them."""
+        last: int = self._questions.ask(lambda: self._store.add(f"{_DRAWN}/{counter}", count))
+        return last - count + 1
 
     def worker(self, agent_id: int) -> rpc.WorkerInfo:
         """Where torch sends what is meant for an agent. Asks the store on the first use, then never again.

@@ -41,6 +41,7 @@ class InProcessNetwork:
         self._frozen: dict[InProcessTransport, list[Callable[[], None]]] = {}
         self._queues: dict[tuple[str, str], deque[Callable[[], None]]] = {}
         self._pending: dict[Future[Any], tuple[InProcessTransport, InProcessTransport]] = {}
+        self._drawn: dict[str, int] = {}
         self._lock = threading.RLock()
         self._pool = ThreadPoolExecutor(8, thread_name_prefix="in-process")
         self._chores = ThreadPoolExecutor(1, thread_name_prefix="in-process-members")
@@ -66,6 +67,13 @@ class InProcessNetwork:
     def members(self) -> tuple[str, ...]:
         """Who is in the group: also the dead, until they are evicted."""
         return tuple(sorted(self._members))
+
+    def draw(self, counter: str, count: int) -> int:
+        """See `Transport.draw`."""
+        with self._lock:
+            first = self._drawn.get(counter, 0) + 1
+            self._drawn[counter] = first + count - 1
+        return first
 
     def delay(self, source: str, target: str, seconds: float) -> None:
         """Let every message from `source` to `target`, answers too, take that long from now on."""

@@ -97,6 +97,9 @@ class InProcessTransport(Transport):
     def members(self) -> tuple[str, ...]:
         return self.network.members()
 
+    def draw(self, counter: str, count: int = 1) -> int:
+        return self.network.draw(counter, count)
+
     def on_change(self, callback: OnChange) -> None:
         self.callbacks.append(callback)
 

@@ -6,8 +6,8 @@ Endpoints of every device (handlers in `shardnet.cluster.worker`), and who calls
                                  Answered at once. For the few tokens of decoding.
     bulk_hop(Hop)                the same for the chunks of a prompt; answered when the receiver *starts* on it, which
                                  is the back-pressure: a stage has at most `MAX_BULK_HOPS` of them unanswered.
-    open_session(stage, SessionSpec)      coordinator -> every stage; reserves KV memory
-    close_sessions(stage, sessions)       coordinator -> every stage; frees it, later hops of these are dropped
+    open_session(RingId, stage, SessionSpec)      coordinator -> every stage; reserves KV memory
+    close_sessions(RingId, stage, sessions)       coordinator -> every stage; frees it, later hops of these are dropped
     open_stage(StageSpec)        coordinator -> device; leaves a stage there behind a remote object
     describe(), profile(...), ping()      coordinator -> device
     leave()                      coordinator -> device; ends its process
@@ -15,9 +15,16 @@ Endpoints of every device (handlers in `shardnet.cluster.worker`), and who calls
 Endpoints of the coordinator:
 
     tokens(Tokens)               last stage -> source: what was sampled
-    session_failed(session, text)        last stage -> source: this session cannot go on
-    stage_failed(stage, device, text)    any stage whose computation, or whose next hop, failed
-    load_progress(stage, done_bytes, total_bytes), profile_progress(device, done, total)
+    session_failed(RingId, session, text)        last stage -> source: this session cannot go on
+    stage_failed(RingId, stage, device, text)    any stage whose computation, or whose next hop, failed
+    load_progress(RingId, stage, done_bytes, total_bytes), profile_progress(device, done, total)
+    coordinates(epoch)           device -> coordinator: whether it is the one that opened the stages of that epoch
+
+What measures links (`shardnet.profiling.link_probe`, `hop_probe`) has endpoints of its own on every device.
+
+Whatever goes along a ring is sent again while no answer comes (`shardnet.transport.delivery`), and each of these may
+arrive twice, late, or in another order: receivers apply it once. A plan version, a session's number and an epoch are
+given out once in a cluster's life, so that nothing that an old ring still sends fits a new one.
 """
 
 from __future__ import annotations
@@ -39,10 +46,18 @@ class Part(NamedTuple):
     num_tokens: int
 
 
+class RingId(NamedTuple):
+    """Which ring a message belongs to."""
+
+    epoch: bytes
+    """Of the coordinator that made the ring: 16 random bytes, so that no other's messages fit."""
+    plan_version: int
+
+
 class Hop(NamedTuple):
     """New positions of some sessions on their way to a stage."""
 
-    plan_version: int
+    ring_id: RingId
     stage: int
     """Index of the receiving stage in the ring."""
     parts: tuple[Part, ...]
@@ -93,7 +108,7 @@ class SampledToken(NamedTuple):
 class Tokens(NamedTuple):
     """What the last stage tells the source after a step."""
 
-    plan_version: int
+    ring_id: RingId
     tokens: tuple[SampledToken, ...]
 
 
@@ -118,7 +133,7 @@ class RingStop(NamedTuple):
 class StageSpec(NamedTuple):
     """Everything a device needs to load a shard and to run it as a stage of a ring."""
 
-    plan_version: int
+    ring_id: RingId
     stage: int
     ring: tuple[RingStop, ...]
     source: str
@@ -134,6 +149,7 @@ class StageSpec(NamedTuple):
 
 MESSAGE_TYPES: tuple[type, ...] = (
     Part,
+    RingId,
     Hop,
     SamplingOptions,
     SessionSpec,

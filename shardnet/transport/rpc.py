@@ -192,6 +192,9 @@ class RpcTransport(Transport):
     def members(self) -> tuple[str, ...]:
         return tuple(sorted({*self._peers, self.name}))
 
+    def draw(self, counter: str, count: int = 1) -> int:
+        return self.group.draw(counter, count)
+
     def on_change(self, callback: OnChange) -> None:
         self._on_change.append(callback)
 

@@ -61,14 +61,14 @@ def be_stock(rank: int, port: int) -> dict[str, Callable[[], Any]]:
 def be_elastic(rank: int, port: int) -> dict[str, Callable[[], Any]]:
     """Join an elastic group of two. Rank 0 serves its store."""
     from shardnet.transport import RpcTransport, serve_store
-    from shardnet.transport.messages import Hop, Part
+    from shardnet.transport.messages import Hop, Part, RingId
 
     if rank == 0:
         be_elastic.store = serve_store(port=port)  # type: ignore[attr-defined]
     transport = RpcTransport.join(f"127.0.0.1:{port}", f"rank{rank}", timeout_s=30)
     transport.expose("acknowledge", acknowledge)
     tensor = torch.randn(1, NUM_FLOATS)
-    hop = Hop(1, 1, (Part(1, 100, 1),), tensor, transport.name, time.monotonic_ns())
+    hop = Hop(RingId(bytes(16), 1), 1, (Part(1, 100, 1),), tensor, transport.name, time.monotonic_ns())
     other = f"rank{1 - rank}"
     return {
         "post": lambda: transport.post(other, "acknowledge", tensor),

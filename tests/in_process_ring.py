@@ -1,0 +1,69 @@
+"""A whole cluster in one process: real shards of a tiny model, real stages and sessions, faults by script."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from shardnet.cluster.cluster import COORDINATOR, Cluster
+from shardnet.cluster.worker import Worker
+from shardnet.transport import InProcessNetwork
+
+
+class RingInProcess:
+    """Devices "a", "b", ... of a network that can lose and delay messages; `connect` makes coordinators."""
+
+    def __init__(self, num_devices: int) -> None:
+        self._resources = ExitStack()
+        self.network = self._resources.enter_context(InProcessNetwork())
+        self.names = [chr(ord("a") + index) for index in range(num_devices)]
+        self.workers: dict[str, Worker] = {}
+        for name in self.names:
+            worker = self.workers[name] = self._resources.enter_context(Worker(num_threads=1))
+            worker.attach(self.network.join(name))
+
+    def connect(self) -> Cluster:
+        """A coordinator. It takes the place of one that was killed."""
+        with ExitStack() as resources:
+            transport = resources.enter_context(self.network.join(COORDINATOR))
+            return Cluster(transport, self.names, resources.pop_all(), None)
+
+    def num_stages(self) -> int:
+        """Stages on all devices."""
+        return sum(len(worker._stages) for worker in self.workers.values())
+
+    def close(self) -> None:
+        self._resources.close()
+
+
+@contextmanager
+def ring_in_process(num_devices: int = 3) -> Iterator[RingInProcess]:
+    ring = RingInProcess(num_devices)
+    try:
+        yield ring
+    finally:
+        ring.close()
+
+
+def splits(num_units: int, num_devices: int) -> list[int]:
+    """An even split by hand, so that nothing is measured."""
+    share, rest = divmod(num_units, num_devices)
+    return [share + (index < rest) for index in range(num_devices)]
+
+
+def alone(model_folder: Path, prompts: list[list[int]], max_new_tokens: int) -> list[list[int]]:
+    """What `transformers` answers to each prompt by itself: greedy, fp32."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
+    answers = []
+    for prompt in prompts:
+        ids = torch.tensor([prompt])
+        with torch.inference_mode():
+            output = model.generate(
+                ids, attention_mask=torch.ones_like(ids), max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=0
+            )
+        answers.append(output[0, len(prompt) :].tolist())
+    return answers
