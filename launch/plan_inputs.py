@@ -12,6 +12,7 @@ from shardnet.described.estimates import Workload, estimate_problem
 from shardnet.described.model_sizes import ModelConfig
 from shardnet.errors import BadConfiguration, UsageError
 from shardnet.planner.problem import Problem
+from shardnet.quoting import quoted, shortened
 from shardnet.simulator.what_if import halved_weights
 
 from .config_files import load_cluster, load_model_config
@@ -71,7 +72,9 @@ def _from_problem_file(options: ProblemOptions, path: Path) -> Asked:
     }
     problem = Problem.from_file(path)
     problem = replace(problem, **{key: value for key, value in changes.items() if value is not None})
-    return Asked(problem, path.name, fewer_bits=("half the bits of the weights (rough)", halved_weights(problem)))
+    return Asked(
+        problem, shortened(path.name), fewer_bits=("half the bits of the weights (rough)", halved_weights(problem))
+    )
 
 
 def _from_model(options: ProblemOptions, model_name: str, cluster_name: str, in_flight: int) -> Asked:
@@ -101,7 +104,7 @@ def _changed(cluster: Cluster, options: ProblemOptions) -> Cluster:
         except ValueError:
             mbit_per_s = 0.0
         if not (first and second and mbit_per_s > 0):
-            raise UsageError(f"cannot read --bandwidth {text!r}; write it like phone:cloud=10 (in Mbit/s).")
+            raise UsageError(f"cannot read --bandwidth {quoted(text)}; write it like phone:cloud=10 (in Mbit/s).")
         cluster = with_bandwidth(cluster, first, second, mbit_per_s)
     if options.pin_embedding is not None:
         cluster = replace(cluster, pin_embedding=options.pin_embedding)

@@ -1,4 +1,7 @@
-"""The options of `shardnet plan` and `shardnet simulate`, each declared once. Loads no planner: see `plan_run`."""
+"""The options of `shardnet plan` and `shardnet simulate`, each declared once, with what may stand there.
+
+Loads no planner: see `plan_run`.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,15 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from shardnet.bounds import SECONDS, SESSIONS, TOKENS, Amount, Count, faults
+from shardnet.errors import BadRequest
+
 _WHAT = "What is placed"
 _HOW = "How"
 _RUN = "The run"
 _OUTPUT = "Output"
+_MANY = Count(1, TOKENS.most)
+A_DAY_S = 86_400.0
 
 Plot = Annotated[
     Path | None, typer.Option("--plot", metavar="FILE", help="Draw it (.png, .svg, .pdf).", rich_help_panel=_OUTPUT)
@@ -55,12 +63,14 @@ class ProblemOptions:
     context: Annotated[
         int | None,
         typer.Option("--context", help="Tokens to keep KV memory for.", show_default="1024", rich_help_panel=_WHAT),
+        TOKENS,
     ] = None
     sessions: Annotated[
         int | None,
         typer.Option(
             "--sessions", help="Sessions to keep KV memory for.", show_default="in flight", rich_help_panel=_WHAT
         ),
+        SESSIONS,
     ] = None
     source: Annotated[
         str | None, typer.Option("--source", help="Where the prompt is typed.", rich_help_panel=_WHAT)
@@ -89,7 +99,7 @@ class PlannerOptions:
         str, typer.Option("--objective", "-o", help="latency, throughput or energy.", rich_help_panel=_HOW)
     ] = "latency"
     in_flight: Annotated[
-        int, typer.Option("--in-flight", "-f", help="Sessions under way at once.", rich_help_panel=_HOW)
+        int, typer.Option("--in-flight", "-f", help="Sessions under way at once.", rich_help_panel=_HOW), SESSIONS
     ] = 1
     method: Annotated[
         str,
@@ -98,7 +108,9 @@ class PlannerOptions:
         ),
     ] = "auto"
     lap_limit: Annotated[
-        float | None, typer.Option("--lap-limit", metavar="S", help="Longest lap, in seconds.", rich_help_panel=_HOW)
+        float | None,
+        typer.Option("--lap-limit", metavar="S", help="Longest lap, in seconds.", rich_help_panel=_HOW),
+        Amount(SECONDS.most, above_zero=True),
     ] = None
     time_limit: Annotated[
         float | None,
@@ -109,6 +121,7 @@ class PlannerOptions:
             show_default="8, or 45 for over 200 devices",
             rich_help_panel=_HOW,
         ),
+        Amount(A_DAY_S, above_zero=True),
     ] = None
 
 
@@ -135,22 +148,27 @@ class RunOptions:
         typer.Option("--plan", metavar="FILE", help="Run this plan (of plan --json).", rich_help_panel=_HOW),
     ] = None
     prompt_tokens: Annotated[
-        int, typer.Option("--prompt-tokens", help="Length of each prompt.", rich_help_panel=_RUN)
+        int, typer.Option("--prompt-tokens", help="Length of each prompt.", rich_help_panel=_RUN), TOKENS
     ] = 128
     new_tokens: Annotated[
-        int, typer.Option("--new-tokens", "-n", help="Length of each answer.", rich_help_panel=_RUN)
+        int, typer.Option("--new-tokens", "-n", help="Length of each answer.", rich_help_panel=_RUN), _MANY
     ] = 128
     requests: Annotated[
         int | None,
         typer.Option("--requests", help="Prompts in all.", show_default="in flight", rich_help_panel=_RUN),
+        _MANY,
     ] = None
     prefill_chunk: Annotated[
-        int, typer.Option("--prefill-chunk", help="Tokens of a prompt that travel together.", rich_help_panel=_RUN)
+        int,
+        typer.Option("--prefill-chunk", help="Tokens of a prompt that travel together.", rich_help_panel=_RUN),
+        _MANY,
     ] = 128
     jitter: Annotated[
-        float, typer.Option("--jitter", help="Spread of all times (0.2: about 20%).", rich_help_panel=_RUN)
+        float, typer.Option("--jitter", help="Spread of all times (0.2: about 20%).", rich_help_panel=_RUN), Amount(2)
     ] = 0.0
-    seed: Annotated[int, typer.Option("--seed", help="Of the jitter.", rich_help_panel=_RUN)] = 0
+    seed: Annotated[
+        int, typer.Option("--seed", help="Of the jitter.", rich_help_panel=_RUN), Count(-(2**63), 2**63)
+    ] = 0
     event: Annotated[
         list[str] | None,
         typer.Option(
@@ -190,11 +208,22 @@ def flattened(command: Callable[..., None]) -> Callable[..., None]:
     }
 
     def run(**given: Any) -> None:
-        command(
-            **{name: kind(**{each.name: given[each.name] for each in fields(kind)}) for name, kind in records.items()}
-        )
+        made = {name: kind(**{each.name: given[each.name] for each in fields(kind)}) for name, kind in records.items()}
+        for record in made.values():
+            _check(record)
+        command(**made)
 
     run.__doc__ = command.__doc__
     run.__annotations__ = {name: parameter.annotation for name, parameter in declared.items()}
     run.__signature__ = inspect.Signature(list(declared.values()))  # type: ignore[attr-defined]
     return run
+
+
+def _check(record: Any) -> None:
+    """Refuse an option whose value is out of the bounds that stand beside it.
+
+    Raises:
+        BadRequest: names the option.
+    """
+    for name, fault in faults(record):
+        raise BadRequest(f"--{name.replace('_', '-')} {fault}.")

@@ -1,4 +1,7 @@
-"""Plans and simulated runs as tables for a terminal. Everything shown is predicted and says so."""
+"""Plans and simulated runs as tables for a terminal. Everything shown is predicted and says so.
+
+Names are others' words: the console is one of `console.plain_console`, which takes no markup.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from shardnet.plan import LeftOut, Plan
 from shardnet.planner.costs import evaluate, gigabytes
@@ -53,18 +57,18 @@ def print_plan(
             way,
         )
     console.print(table)
-    console.print(summary(plan, in_flight), highlight=False)
+    console.print(Text("predicted: ", style="bold").append(summary(plan, in_flight), style="not bold"))
     if plan.why:
-        console.print(plan.why, highlight=False)
+        console.print(plan.why)
     for line in left_out_lines(plan.left_out):
-        console.print(line, highlight=False)
+        console.print(line)
     for note in notes:
-        console.print(f"[dim]{note}[/dim]", highlight=False)
+        console.print(note, style="dim")
 
 
 def summary(plan: Plan, in_flight: int) -> str:
     """One line of predictions."""
-    parts = [f"[bold]predicted:[/bold] {_ms(plan.lap_s)} a token", f"{_number(plan.rate_per_s)} tokens/s"]
+    parts = [f"{_ms(plan.lap_s)} a token", f"{_number(plan.rate_per_s)} tokens/s"]
     parts[1] += f" with {in_flight} in flight"
     if plan.energy_j is not None:
         parts.append(f"{plan.energy_j:.3g} J a token")
@@ -125,9 +129,9 @@ def print_comparison(
 
 def print_explanation(console: Console, sentences: Sequence[str], answers: Sequence[Answer], objective: str) -> None:
     """What limits the plan, and what changes would give."""
-    console.print("\n[bold]What limits it[/bold]")
+    console.print("\nWhat limits it", style="bold")
     for sentence in sentences:
-        console.print(f"- {sentence}", highlight=False)
+        console.print(f"- {sentence}")
     table = Table(
         title=f"What would help (planned again, predicted, for {objective})",
         title_justify="left",
@@ -183,7 +187,7 @@ def print_run(console: Console, result: Result, plan: Plan, title: str) -> None:
         _print_phases(console, result)
     _print_busy(console, result)
     if result.failed:
-        console.print(f"[bold]The run ends early:[/bold] {result.failed}.", highlight=False)
+        console.print(Text("The run ends early: ", style="bold").append(f"{result.failed}.", style="not bold"))
 
 
 def _print_phases(console: Console, result: Result) -> None:
@@ -213,7 +217,7 @@ def _print_busy(console: Console, result: Result) -> None:
         table.add_row(" to ".join(resource), f"{busy_s:.3g}", f"{share:.0%}")
     console.print(table)
     if len(rows) > MAX_BUSY:
-        console.print(f"[dim]and {len(rows) - MAX_BUSY} less busy ones (--json lists them)[/dim]")
+        console.print(f"and {len(rows) - MAX_BUSY} less busy ones (--json lists them)", style="dim")
 
 
 def _names(devices: Sequence[str]) -> str:

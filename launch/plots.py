@@ -5,6 +5,7 @@ Whether one can be drawn is asked before the work is done: see `output_files`.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -206,10 +207,13 @@ def _save(draw: Callable[[Any], Any], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure = draw(pyplot)
-    try:
-        figure.savefig(path, dpi=130)
-    except OSError as error:
-        raise UsageError(f"Cannot write {path}: {error.strerror}. Name another file with --plot.") from error
-    finally:
-        pyplot.close(figure)
+    # Names are others' words: `$x$` in one is no formula, and a character that the font lacks is drawn as a box.
+    with matplotlib.rc_context({"text.parse_math": False}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        figure = draw(pyplot)
+        try:
+            figure.savefig(path, dpi=130)
+        except OSError as error:
+            raise UsageError(f"Cannot write {path}: {error.strerror}. Name another file with --plot.") from error
+        finally:
+            pyplot.close(figure)

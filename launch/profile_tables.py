@@ -7,7 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from shardnet.described.clusters import GIB
@@ -15,6 +14,7 @@ from shardnet.described.model_sizes import DTYPE_BYTES
 from shardnet.plan import DeviceProfile
 from shardnet.profiling.measurement import DeviceMeasurement, StepTiming, UnitMeasurement
 
+from .console import plain_console
 from .profile_run import ProfileResult
 from .run_report import size
 
@@ -57,7 +57,7 @@ def cluster_entry(model: str, measurement: DeviceMeasurement, profile: DevicePro
 
 def as_tables(result: ProfileResult, out: Path | None) -> None:
     """Print what was found."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = plain_console(soft_wrap=True)
     measurement, profile = result.profiled.measurement, result.profile
     how = "estimated" if profile.is_estimated else "measured"
     console.print(_times_table(measurement))
@@ -81,7 +81,7 @@ def as_tables(result: ProfileResult, out: Path | None) -> None:
     else:
         console.print(f"Measured on {_date(measurement)}; --refresh measures again.")
     if out is not None:
-        console.print(f"Written to {out}.", markup=False)
+        console.print(f"Written to {out}.")
 
 
 def _times_table(measurement: DeviceMeasurement) -> Table:

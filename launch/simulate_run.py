@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json as json_format
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rich.console import Console
-
+from shardnet.described.schema import Place, read_record
 from shardnet.errors import BadConfiguration, DoesNotFit, UsageError
 from shardnet.plan import Plan, StagePlan
 from shardnet.planner import plan_to_dict
 from shardnet.planner.costs import evaluate
 from shardnet.planner.problem import Problem
+from shardnet.quoting import shortened
 from shardnet.rebalance import without_devices
 from shardnet.simulator import Event, Load, Recovery, Result, parse_event, read_events, simulate
 
 from . import plan_tables
 from .config_files import load_data_file
+from .console import plain_console
 from .output_files import require_picture, require_writable
 from .plan_inputs import Asked, read_problem
 from .plan_options import PlannerOptions, ProblemOptions, RunOptions
@@ -66,15 +67,15 @@ def _print_run(result: Result, start: Plan, asked: Asked, *, json: bool) -> None
     if json:
         print(json_format.dumps({**result.to_dict(), "plan": plan_to_dict(start)}, indent=2))
         return
-    console = Console()
+    console = plain_console()
     plan_tables.print_run(console, result, start, asked.title)
     for note in asked.notes:
-        console.print(f"[dim]{note}[/dim]", highlight=False)
+        console.print(note, style="dim")
 
 
 def _read_events(texts: Sequence[str], path: Path | None) -> tuple[Event, ...]:
     listed = tuple(parse_event(text) for text in texts)
-    return listed + (read_events(load_data_file(path), path.name) if path is not None else ())
+    return listed + (read_events(load_data_file(path), shortened(path.name)) if path is not None else ())
 
 
 def _absent_at_start(problem: Problem, events: tuple[Event, ...]) -> list[str]:
@@ -102,18 +103,17 @@ def _plan_without(absent: Sequence[str], problem: Problem, planner: ConfiguredPl
 
 def _read_plan(path: Path, problem: Problem, how: PlannerOptions) -> Plan:
     """The stages of a file as `shardnet plan --json` writes it."""
-    data = load_data_file(path)
-    try:
-        rows = data["stages"]
-        stages = tuple(StagePlan(row["device"], int(row["first_unit"]), int(row["last_unit"])) for row in rows)
-    except (TypeError, KeyError, ValueError) as error:
-        raise BadConfiguration(
-            f"{path} is no plan: it needs a list 'stages', as shardnet plan --json prints it."
-        ) from error
-    if not stages:
-        raise BadConfiguration(f"{path} has no stages.")
+    data, place = load_data_file(path), Place(shortened(str(path)))
+    rows = data.get("stages") if isinstance(data, Mapping) else None
+    if not isinstance(rows, list) or not rows:
+        raise BadConfiguration(f"{place.file} is no plan: it needs a list 'stages', as shardnet plan --json prints it.")
+    if len(rows) > problem.num_units:
+        raise BadConfiguration(f"{place.file} has {len(rows)} stages for the {problem.num_units} units of the problem.")
+    stages = tuple(
+        read_record(StagePlan, row, place.at(data, "stages").item(index, row)) for index, row in enumerate(rows)
+    )
     cost = evaluate(problem, stages)
-    method = str(data.get("method", path.name))
+    method = shortened(str(data.get("method", path.name)), 60)
     rate = cost.rate(how.in_flight)
     return Plan(stages, method=method, objective=how.objective, lap_s=cost.lap_s, rate_per_s=rate)
 

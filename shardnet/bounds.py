@@ -44,6 +44,10 @@ class Amount:
             asked = f"at least {self.smallest:g}" if self.above_zero else f"0 or at least {self.smallest:g}"
         return f"must be a number, {asked}, but is {quoted(value)} instead"
 
+    def clamped(self, value: float) -> float:
+        """The nearest value within the bounds, for a number that was reckoned from one within them."""
+        return value if value == 0 and not self.above_zero else min(max(value, self.smallest), self.most)
+
 
 @dataclass(frozen=True)
 class Count:

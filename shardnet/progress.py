@@ -29,7 +29,7 @@ def progress_bars(*, enabled: bool | None = None) -> Iterator[Progress]:
     from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as RichProgress
 
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False, emoji=False)
     if not sys.stderr.isatty():
         ended: set[str] = set()
 
@@ -41,7 +41,7 @@ def progress_bars(*, enabled: bool | None = None) -> Iterator[Progress]:
         yield line
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.percentage:>3.0f}%"),
         TimeElapsedColumn(),

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 
+from shardnet.bounds import BYTES_PER_S, SECONDS
 from shardnet.described.schema import require
 from shardnet.errors import DoesNotFit, ShardnetError
 from shardnet.plan import Plan
@@ -185,8 +186,8 @@ def _slowed(device: Device, factor: float) -> Device:
     prefill = device.prefill_unit_seconds
     return replace(
         device,
-        unit_seconds=tuple(seconds * factor for seconds in device.unit_seconds),
-        prefill_unit_seconds=None if prefill is None else tuple(seconds * factor for seconds in prefill),
+        unit_seconds=tuple(SECONDS.clamped(seconds * factor) for seconds in device.unit_seconds),
+        prefill_unit_seconds=None if prefill is None else tuple(SECONDS.clamped(each * factor) for each in prefill),
     )
 
 
@@ -194,4 +195,5 @@ def _slowed_link(link: Link, slowdown: Mapping[tuple[str, str], float]) -> Link:
     factor = slowdown.get((link.source, link.target), 1.0)
     if factor == 1.0:
         return link
-    return replace(link, latency_s=link.latency_s * factor, bytes_per_s=link.bytes_per_s / factor)
+    latency_s, bytes_per_s = SECONDS.clamped(link.latency_s * factor), BYTES_PER_S.clamped(link.bytes_per_s / factor)
+    return replace(link, latency_s=latency_s, bytes_per_s=bytes_per_s)

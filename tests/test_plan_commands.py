@@ -222,22 +222,22 @@ def test_a_plan_of_ones_own_can_be_simulated(tmp_path: Path, problem_file: str) 
         (("plan", "-m", "llama-2-7b", "-c", "hom"), "did you mean 'home'"),
         (("plan", *HOME, "--method", "exat"), "did you mean 'exact'"),
         (("plan", *HOME, "--objective", "speed"), "--objective 'speed' is unknown"),
-        (("plan", *HOME, "--in-flight", "0"), "--in-flight must be at least 1"),
-        (("plan", *HOME, "--lap-limit", "-3"), "--lap-limit must be above 0"),
-        (("plan", *HOME, "--time-limit", "nan"), "--time-limit must be above 0"),
+        (("plan", *HOME, "--in-flight", "0"), "--in-flight must be a whole number, 1 or more, but is 0"),
+        (("plan", *HOME, "--lap-limit", "-3"), "--lap-limit must be a number, greater than 0, but is -3.0"),
+        (("plan", *HOME, "--time-limit", "nan"), "--time-limit must be a number, greater than 0, but is nan"),
         (("plan", *HOME, "--source", "lap"), "did you mean 'laptop'"),
         (("plan", *HOME, "--bandwidth", "a=3"), "write it like phone:cloud=10"),
         (("plan", *HOME, "--dtype", "fp8"), "unknown dtype 'fp8'"),
         (("plan", "-m", "llama-2-7b", "-c", "home", "--bits", "5"), "5 bits"),
         (("plan", *HOME, "--context", "5000"), "context of 4096 tokens"),
         (("plan", *HOME, "--context", "0"), "context_tokens must be a whole number, 1 or more"),
-        (("plan", *HOME, "--sessions", "0"), "sessions must be a whole number, 1 or more"),
+        (("plan", *HOME, "--sessions", "0"), "--sessions must be a whole number, 1 or more"),
         (("plan", "-m", "", "-c", "home"), "--model must not be empty"),
         (("plan", "-m", "llama-2-7b", "-c", "/"), "/ is a folder; give a file, or one of the names edgeshard_testbed"),
         (("simulate", *HOME, "--event", "t=5"), "cannot read the event"),
         (("simulate", *HOME, "--event", "t=5 leave nobody"), "no device is called 'nobody'"),
-        (("simulate", *HOME, "--new-tokens", "0"), "new_tokens must be at least 1"),
-        (("simulate", *HOME, "--jitter", "-1"), "jitter must be between"),
+        (("simulate", *HOME, "--new-tokens", "0"), "--new-tokens must be a whole number, 1 or more"),
+        (("simulate", *HOME, "--jitter", "-1"), "--jitter must be a number, 0 or more"),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(arguments: tuple[str, ...], said: str) -> None:
@@ -286,3 +286,84 @@ def test_what_fits_only_with_those_who_join_later_is_said(tmp_path: Path) -> Non
     (tmp_path / "small.json").write_text(json.dumps(small))
     error = refused("simulate", "--problem", str(tmp_path / "small.json"), "--event", "t=1 join laptop")
     assert error.exit_code == 3 and str(error).startswith("Before laptop joins, nothing fits. The model needs")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ("plan", *HOME, "--in-flight", "1" + "0" * 400),
+            "--in-flight must be a whole number, at most 1000000, but is",
+        ),
+        (("plan", *HOME, "--time-limit", "1e300"), "--time-limit must be a number, at most 86400, but is 1e+300"),
+        (("plan", *HOME, "--lap-limit", "1e300"), "--lap-limit must be a number, at most 1e+09"),
+        (("plan", *HOME, "--sessions", "1" + "0" * 400), "--sessions must be a whole number, at most"),
+        (("plan", *HOME, "--context", "1" + "0" * 400), "--context must be a whole number, at most"),
+        (("plan", *HOME, "--bits", "1" + "0" * 400), "bits are unknown"),
+        (("plan", *HOME, "--dtype", "x" * 100_000), "unknown dtype 'xxx"),
+        (("plan", *HOME, "--method", "x" * 100_000), "--method 'xxx"),
+        (("plan", *HOME, "--source", "x" * 100_000), "the source 'xxx"),
+        (("plan", *HOME, "--bandwidth", "x" * 100_000), "cannot read --bandwidth 'xxx"),
+        (("plan", *HOME, "--bandwidth", "phone:laptop=1e300"), "in Mbit/s must be a number, at most 1e+09"),
+        (("plan", "-m", "x" * 100_000, "-c", "home"), "called 'xxx"),
+        (("plan", "-m", "llama-2-7b", "-c", "x" * 100_000), "called 'xxx"),
+        (("simulate", *HOME, "--event", "t=" + "9" * 400 + " leave phone"), "at_s must be a number, at most 1e+09"),
+        (
+            ("simulate", *HOME, "--event", "t=1 slow phone 0.000000000000000001x"),
+            "factor must be a number, at least 1e-09",
+        ),
+        (("simulate", *HOME, "--event", "x" * 100_000), "cannot read the event 'xxx"),
+        (("simulate", *HOME, "--new-tokens", "1000000"), "stages and links, more than the 2500000"),
+        (("simulate", *HOME, "--prompt-tokens", "1000000000", "--prefill-chunk", "1"), "tokens and chunks of prompts"),
+        (("simulate", *HOME, "--seed", "1" + "0" * 400), "--seed must be a whole number"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_before_it_costs_anything(arguments: tuple[str, ...], said: str) -> None:
+    """10^400 in flight and 1e300 seconds ended in "a mistake in shardnet"; messages echoed 200 kB."""
+    error = refused(*arguments)
+    assert said in str(error) and error.exit_code == 2
+    assert len(str(error)) < 1000
+
+
+@pytest.mark.parametrize("name", ["[/x]", "[b]bold[/b]", ":cat:", "a]", "\\[x", "$\\frac{x$"])
+def test_names_are_shown_as_they_are(tmp_path: Path, name: str) -> None:
+    """Rich took `[/x]` for the end of a style and raised, and swallowed `[b]`; matplotlib took `$` for a formula."""
+    problem = json.loads(json.dumps(PROBLEM).replace("laptop", "@"))
+    text = json.dumps(problem).replace("@", json.dumps(name)[1:-1])
+    path = tmp_path / f"{name.replace('/', '_')}.json"
+    path.write_text(text)
+    picture = tmp_path / "plan.png"
+    drawn = ("--plot", str(picture)) if "$" in name else ()
+    told = shardnet("plan", "--problem", str(path), "--compare", "--explain", *drawn)
+    assert told.count(name) >= 3 and path.name in told
+    told = shardnet("simulate", "--problem", str(path), "--event", f"t=0.2 slow {name} 2x", "-n", "20")
+    assert f"slow {name} 2x" in told and f"pixel to {name}" in told
+
+
+def test_a_plan_file_that_is_none(tmp_path: Path, problem_file: str) -> None:
+    """int() took "3", 1.5 and true for units."""
+    path = tmp_path / "plan.json"
+    good = {"device": "pixel", "first_unit": 0, "last_unit": 5}
+    for stages, said in (
+        ([{**good, "last_unit": "5"}], "stages[0].last_unit: must be a whole number, but is '5'"),
+        ([{**good, "last_unit": 1.5}], "must be a whole number"),
+        ([{**good, "device": ["pixel"]}], "stages[0].device: must be text"),
+        ([{**good, "unit": 1}], "unknown key 'unit'"),
+        ([good] * 7, "7 stages for the 6 units"),
+        ([{**good, "device": "x" * 100_000}], "uses device 'xxx"),
+        ({}, "is no plan"),
+        ([], "is no plan"),
+    ):
+        path.write_text(json.dumps({"stages": stages}))
+        error = refused("simulate", "--problem", problem_file, "--plan", str(path))
+        assert said in str(error) and len(str(error)) < 400
+
+
+def test_a_run_that_takes_years_is_looked_at_rarely(tmp_path: Path) -> None:
+    """A step of 10^8 s was looked at every half second of it."""
+    problem = json.loads(json.dumps(PROBLEM))
+    for device in problem["devices"]:
+        device["unit_seconds"] = [1e7] * 6
+    path = tmp_path / "problem.json"
+    path.write_text(json.dumps(problem))
+    assert "slow laptop" in shardnet("simulate", "--problem", str(path), "--event", "t=5 slow laptop 3x", "-n", "3")

@@ -14,6 +14,7 @@ from shardnet.errors import BadConfiguration
 from shardnet.plan import StagePlan
 from shardnet.planner.links import Link
 from shardnet.planner.problem import Problem
+from shardnet.quoting import quoted
 
 ROUNDING = 1e-9
 """Relative slack of every limit: sums of floats in another order differ in their last digits."""
@@ -100,10 +101,11 @@ def check_stages(problem: Problem, stages: Sequence[StagePlan]) -> None:
     expected = 0
     for stage in stages:
         if stage.device not in problem.index:
-            raise BadConfiguration(f"The plan uses device {stage.device!r}, which the problem does not have.")
+            raise BadConfiguration(f"The plan uses device {quoted(stage.device)}, which the problem does not have.")
         if stage.first_unit != expected or stage.last_unit < stage.first_unit:
             raise BadConfiguration(
-                f"A stage holds units {stage.first_unit} to {stage.last_unit}, but unit {expected} comes next."
+                f"A stage holds units {quoted(stage.first_unit)} to {quoted(stage.last_unit)}, "
+                f"but unit {expected} comes next."
             )
         expected = stage.last_unit + 1
     if expected != problem.num_units:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from shardnet.bounds import SECONDS, SESSIONS, Amount, Bound
 from shardnet.errors import BadConfiguration, BadRequest, DoesNotFit, ShardnetError
 from shardnet.plan import Plan, StagePlan
 from shardnet.planner import edgeshard, explain, lingualinked, simple
@@ -23,6 +24,7 @@ from shardnet.planner.exact import Exact, Solution
 from shardnet.planner.problem import Problem
 from shardnet.planner.tables import Tables
 from shardnet.planner.throughput import NEAR_TIE, greatest_rate
+from shardnet.quoting import quoted
 
 METHODS = ("auto", "exact", "edgeshard", "lingualinked", "memory", "even", "solo")
 LEAST_SOLVER_S = 2.0
@@ -307,13 +309,18 @@ def _check_power(problem: Problem) -> None:
 
 def _check_request(objective: str, in_flight: int, lap_limit_s: float | None, time_limit_s: float | None) -> None:
     _check_name("objective", objective, OBJECTIVES)
-    if isinstance(in_flight, bool) or not isinstance(in_flight, int) or in_flight < 1:
-        raise BadRequest(f"in_flight must be a whole number, 1 or more, but is {in_flight!r} instead.")
-    for key, seconds in (("lap_limit_s", lap_limit_s), ("time_limit_s", time_limit_s)):
-        if seconds is not None and not (isinstance(seconds, (int, float)) and math.isfinite(seconds) and seconds > 0):
-            raise BadRequest(f"{key} must be a number greater than 0, but is {seconds!r} instead.")
+    limit = Amount(SECONDS.most, above_zero=True)
+    asked: tuple[tuple[str, Any, Bound], ...] = (
+        ("in_flight", in_flight, SESSIONS),
+        ("lap_limit_s", lap_limit_s, limit),
+        ("time_limit_s", time_limit_s, limit),
+    )
+    for key, value, bound in asked:
+        fault = None if value is None and key != "in_flight" else bound.fault(value)
+        if fault is not None:
+            raise BadRequest(f"{key} {fault}.")
 
 
 def _check_name(what: str, name: str, known: Sequence[str]) -> None:
     if name not in known:
-        raise BadRequest(f"There is no {what} {name!r}; there are {', '.join(known)}.")
+        raise BadRequest(f"There is no {what} {quoted(name)}; there are {', '.join(known)}.")

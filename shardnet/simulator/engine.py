@@ -26,7 +26,7 @@ class Leg:
     """Of a decode leg in its lap."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Busy:
     """What a server did and when."""
 
@@ -44,7 +44,9 @@ class _Job:
     session: int
     leg: Leg
     is_wanted: Callable[[], bool]
+    """Once not wanted, never again."""
     done: Callable[[], None]
+    is_taken: bool = False
 
 
 class _Server:
@@ -56,13 +58,39 @@ class _Server:
     """
 
     def __init__(self) -> None:
-        self.waiting: deque[_Job] = deque()
+        self._waiting: deque[_Job] = deque()
+        self._decoding: list[tuple[int, int, _Job]] = []
+        """Those of the waiting that are decode steps, as a heap: position in the lap, then arrival."""
+        self._arrivals = count()
         self.running: _Job | None = None
         self.slowdown = 1.0
         self.alive = True
         self.busy_s = 0.0
         self.seen_slowdown = 1.0
         """Measured over expected time, as an exponentially weighted mean."""
+
+    def queue(self, job: _Job) -> None:
+        self._waiting.append(job)
+        if job.leg.position is not None:
+            heapq.heappush(self._decoding, (job.leg.position, next(self._arrivals), job))
+
+    def clear(self) -> None:
+        self._waiting.clear()
+        self._decoding.clear()
+
+    def take(self) -> _Job | None:
+        """The next job that is still wanted."""
+        while self._waiting and (self._waiting[0].is_taken or not self._waiting[0].is_wanted()):
+            self._waiting.popleft()
+        if not self._waiting:
+            return None
+        job = self._waiting[0]
+        while job.leg.position is not None:
+            _, _, job = heapq.heappop(self._decoding)
+            if job.is_wanted() and not job.is_taken:
+                break
+        job.is_taken = True
+        return job
 
 
 class Engine:
@@ -98,14 +126,14 @@ class Engine:
     def do(self, session: int, leg: Leg, is_wanted: Callable[[], bool], done: Callable[[], None]) -> None:
         """Queue a job. It is dropped unfinished where it is no longer wanted; `done` is not called then."""
         server = self.server(leg.resource)
-        server.waiting.append(_Job(session, leg, is_wanted, done))
+        server.queue(_Job(session, leg, is_wanted, done))
         self._begin(leg.resource, server)
 
     def kill(self, resource: Resource) -> None:
         """What runs or waits there is lost."""
         server = self.server(resource)
         server.alive, server.running = False, None
-        server.waiting.clear()
+        server.clear()
 
     def revive(self, resource: Resource) -> None:
         server = self.server(resource)
@@ -114,11 +142,9 @@ class Engine:
     def _begin(self, resource: Resource, server: _Server) -> None:
         if not server.alive or server.running is not None:
             return
-        server.waiting = deque(job for job in server.waiting if job.is_wanted())
-        if not server.waiting:
+        job = server.take()
+        if job is None:
             return
-        job = _next_job(server.waiting)
-        server.waiting.remove(job)
         server.running = job
         seconds = job.leg.seconds * server.slowdown * self._jitter_factor()
         start_s = self.now_s
@@ -144,11 +170,3 @@ class Engine:
         if not self.jitter:
             return 1.0
         return self._random.lognormvariate(-(self.jitter**2) / 2, self.jitter)
-
-
-def _next_job(waiting: deque[_Job]) -> _Job:
-    first = waiting[0]
-    if first.leg.position is None:
-        return first
-    decoding = [job for job in waiting if job.leg.position is not None]
-    return min(decoding, key=lambda job: job.leg.position or 0)

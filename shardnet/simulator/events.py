@@ -12,9 +12,12 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from typing import Annotated
 
+from shardnet.bounds import SECONDS, Amount, check_fields
 from shardnet.described.schema import Place, nearest_name, read_record, require
 from shardnet.errors import BadConfiguration
+from shardnet.quoting import quoted
 
 KINDS = ("slow", "leave", "join")
 _FORM = re.compile(
@@ -26,19 +29,18 @@ _FORM = re.compile(
 class Event:
     """One thing that happens."""
 
-    at_s: float
+    at_s: Annotated[float, SECONDS]
     kind: str
     """`slow`, `leave` or `join`."""
     device: str
     to: str | None = None
     """With `slow`: the link from `device` to this one, instead of the device."""
-    factor: float = 1.0
+    factor: Annotated[float, Amount(1e9, above_zero=True, smallest=1e-9)] = 1.0
     """With `slow`: how many times the profiled time it takes from now on."""
 
     def __post_init__(self) -> None:
-        require(self.at_s >= 0, f"at_s must not be negative, but is {self.at_s}.")
-        require(self.kind in KINDS, f"kind must be one of {', '.join(KINDS)}, but is {self.kind!r}.")
-        require(self.factor > 0, f"factor must be above 0, but is {self.factor}.")
+        check_fields(self)
+        require(self.kind in KINDS, f"kind must be one of {', '.join(KINDS)}, but is {quoted(self.kind)}.")
         require(self.to is None or self.kind == "slow", f"a link can only slow down, not {self.kind}.")
 
     def __str__(self) -> str:
@@ -55,21 +57,21 @@ def parse_event(text: str) -> Event:
     found = _FORM.fullmatch(text)
     if not found:
         raise BadConfiguration(
-            f"cannot read the event {text!r}; write it like 't=5 slow pixel 3x' or 't=9 leave pixel'."
+            f"cannot read the event {quoted(text)}; write it like 't=5 slow pixel 3x' or 't=9 leave pixel'."
         )
     try:
         at_s, factor = float(found["at"]), float(found["factor"] or 1)
     except ValueError as error:
         raise BadConfiguration(
-            f"the event {text!r} has a number that is none; write it like 't=5 slow pixel 3x'."
+            f"the event {quoted(text)} has a number that is none; write it like 't=5 slow pixel 3x'."
         ) from error
     if found["kind"] == "slow" and not found["factor"]:
-        raise BadConfiguration(f"the event {text!r} does not say how slow; write it like 't=5 slow pixel 3x'.")
+        raise BadConfiguration(f"the event {quoted(text)} does not say how slow; write it like 't=5 slow pixel 3x'.")
     device, _, to = found["device"].partition(">")
     try:
         return Event(at_s, found["kind"], device, to or None, factor)
     except BadConfiguration as error:
-        raise BadConfiguration(f"event {text!r}: {error}") from error
+        raise BadConfiguration(f"event {quoted(text)}: {error}") from error
 
 
 def read_events(data: object, file: str = "") -> tuple[Event, ...]:
@@ -89,7 +91,8 @@ def check_events(events: Iterable[Event], devices: Collection[str], links: Colle
         for name in (event.device, event.to):
             if name is not None and name not in devices:
                 raise BadConfiguration(
-                    f"event '{event}': no device is called {name!r}; {nearest_name(name, sorted(devices))}"
+                    f"event {quoted(str(event))}: no device is called {quoted(name)}; "
+                    f"{nearest_name(name, sorted(devices))}"
                 )
         if event.to is not None and (event.device, event.to) not in links:
-            raise BadConfiguration(f"event '{event}': there is no link from {event.device} to {event.to}.")
+            raise BadConfiguration(f"event {quoted(str(event))}: there is no link from {event.device} to {event.to}.")

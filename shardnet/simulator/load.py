@@ -3,38 +3,46 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
+from shardnet.bounds import SESSIONS, TOKENS, Amount, Count, check_fields
 from shardnet.described.schema import require
 from shardnet.rebalance import Policy, Replan
 
-MAX_TOKENS = 2_000_000
+MAX_STEPS = 2_000_000
+"""Tokens and chunks of prompts in one run."""
+MAX_LEGS = 2_500_000
+"""Stages and links that they cross in all: each is recorded, and these take 500 MB."""
+_MANY = Count(1, TOKENS.most)
 
 
 @dataclass(frozen=True)
 class Load:
     """What is asked of the cluster."""
 
-    in_flight: int = 1
+    in_flight: Annotated[int, SESSIONS] = 1
     """Sessions at once."""
-    requests: int | None = None
+    requests: Annotated[int | None, _MANY] = None
     """In all; as many as `in_flight` where None."""
-    prompt_tokens: int = 0
-    new_tokens: int = 64
-    prefill_chunk: int = 128
-    jitter: float = 0.0
+    prompt_tokens: Annotated[int, TOKENS] = 0
+    new_tokens: Annotated[int, _MANY] = 64
+    prefill_chunk: Annotated[int, _MANY] = 128
+    jitter: Annotated[float, Amount(2)] = 0.0
     """Spread of every compute and hop time: the sigma of a log-normal factor with mean 1."""
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("in_flight", "new_tokens", "prefill_chunk"):
-            require(getattr(self, name) >= 1, f"{name} must be at least 1, but is {getattr(self, name)}.")
-        require(self.requests is None or self.requests >= 1, f"requests must be at least 1, but is {self.requests}.")
-        require(self.prompt_tokens >= 0, f"prompt_tokens must not be negative, but is {self.prompt_tokens}.")
-        require(0 <= self.jitter <= 2, f"jitter must be between 0 and 2, but is {self.jitter}.")
-        total = self.num_requests * self.new_tokens
+        check_fields(self)
         require(
-            total <= MAX_TOKENS, f"{total} tokens are more than the {MAX_TOKENS} that are simulated; ask for fewer."
+            self.num_steps <= MAX_STEPS,
+            f"{self.num_steps} tokens and chunks of prompts are more than the {MAX_STEPS} that are simulated; "
+            "ask for fewer.",
         )
+
+    @property
+    def num_steps(self) -> int:
+        """Tokens and chunks of prompts."""
+        return self.num_requests * (self.new_tokens + -(-self.prompt_tokens // self.prefill_chunk))
 
     @property
     def num_requests(self) -> int:

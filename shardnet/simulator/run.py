@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from shardnet.described.schema import require
 from shardnet.errors import BadConfiguration, DoesNotFit
 from shardnet.plan import Plan
 from shardnet.planner.problem import Problem
@@ -19,12 +20,14 @@ from shardnet.rebalance import (
 )
 from shardnet.simulator.engine import Engine, Leg
 from shardnet.simulator.events import Event, check_events
-from shardnet.simulator.load import Load, Recovery
+from shardnet.simulator.load import MAX_LEGS, Load, Recovery
 from shardnet.simulator.result import Happening, Lap, Request, Result
 from shardnet.simulator.ring import Roads, decode_legs, load_seconds, prefill_legs, recovery_legs
 
 STEP = 1.05
 """Slowdowns are seen in steps of 5%, so that noise alone asks for no new plan."""
+PATIENCE = 100
+"""After so many looks in a row at which nothing had happened since the last one, each waits twice as long."""
 REROUTE = 1.3
 """By this factor a link's time must change before routes are chosen anew."""
 
@@ -43,6 +46,12 @@ def simulate(
     """
     links = {(link.source, link.target) for link in problem.links}
     check_events(events, problem.index, links)
+    legs = load.num_steps * len(decode_legs(problem, plan.stages))
+    require(
+        legs <= MAX_LEGS,
+        f"The run would cross {legs} stages and links, more than the {MAX_LEGS} that are simulated; ask for fewer "
+        "tokens.",
+    )
     run = _Run(problem, plan, load, recovery or Recovery())
     run.schedule(sorted(events, key=lambda event: event.at_s))
     return run.finish()
@@ -82,6 +91,7 @@ class _Run:
         self.better_since_s: float | None = None
         self.coming: Plan | None = None
         """The plan whose units are being loaded."""
+        self._idle_looks = self._happened = 0
         self.broken: set[str] = set()
         """Devices of the ring that left: what they held is gone, even when they come back."""
         self.roads = Roads(problem)
@@ -283,7 +293,7 @@ class _Run:
     def _look(self) -> None:
         if not any(session.active for session in self.sessions) or self.failed:
             return
-        self.engine.at(self.engine.now_s + self.recovery.look_every_s, self._look)
+        self._look_again()
         if self.coming is not None or self.broken:
             return
         assert self.recovery.replan
@@ -293,6 +303,14 @@ class _Run:
         self.better_since_s = decision.better_since_s
         if decision.plan is not None:
             self._change(decision.plan, decision.why)
+
+    def _look_again(self) -> None:
+        """A step can take years where a device is slow enough; there is nothing to be seen meanwhile."""
+        happened = len(self.engine.spans) + len(self.happenings)
+        self._idle_looks = self._idle_looks + 1 if happened == self._happened else 0
+        self._happened = happened
+        wait_s = self.recovery.look_every_s * 2.0 ** max(0, self._idle_looks - PATIENCE)
+        self.engine.at(self.engine.now_s + wait_s, self._look)
 
     def _replanned(self, problem: Problem, observed: Observed) -> Plan:
         """The best plan now; the last one again where nothing was seen to change since."""

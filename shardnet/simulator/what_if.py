@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import count
 
+from shardnet.bounds import BYTES, BYTES_PER_S, SECONDS
 from shardnet.errors import DoesNotFit
 from shardnet.plan import Plan
 from shardnet.planner.costs import Cost, evaluate, gigabytes
 from shardnet.planner.links import Link
-from shardnet.planner.problem import Problem
+from shardnet.planner.problem import MAX_DEVICES, Problem
 from shardnet.progress import Progress, silent
 from shardnet.rebalance import objective_value
 
@@ -74,7 +76,8 @@ def what_ifs(
     changes: list[tuple[str, Problem]] = []
     cost = evaluate(problem, plan.stages)
     fastest = _fastest(problem)
-    changes.append((f"another {fastest}", with_twin(problem, fastest)))
+    if problem.num_devices < MAX_DEVICES:
+        changes.append((f"another {fastest}", with_twin(problem, fastest)))
     for pair in _link_pairs(problem, cost, fastest):
         changes.append((f"ten times the bandwidth between {pair[0]} and {pair[1]}", _faster(problem, pair, 10, 1)))
         changes.append((f"half the latency between {pair[0]} and {pair[1]}", _faster(problem, pair, 1, 0.5)))
@@ -102,7 +105,7 @@ def what_ifs(
 
 def with_twin(problem: Problem, name: str) -> Problem:
     """The problem with a second device like `name`, on links like its own (5 ms and 100 Mbit/s where it has none)."""
-    twin = f"{name}-twin"
+    twin = next(made for made in (f"{name[:150]}-twin{n or ''}" for n in count()) if made not in problem.index)
     device = replace(problem.devices[problem.index[name]], name=twin)
     links = list(problem.links)
     for link in problem.links:
@@ -126,9 +129,9 @@ def halved_weights(problem: Problem) -> Problem:
     """The problem with half the weight bytes. Decode reads weights, so its times are halved too: a rough estimate."""
     return replace(
         problem,
-        units=tuple(replace(unit, weight_bytes=unit.weight_bytes / 2) for unit in problem.units),
+        units=tuple(replace(unit, weight_bytes=BYTES.clamped(unit.weight_bytes / 2)) for unit in problem.units),
         devices=tuple(
-            replace(device, unit_seconds=tuple(seconds / 2 for seconds in device.unit_seconds))
+            replace(device, unit_seconds=tuple(SECONDS.clamped(seconds / 2) for seconds in device.unit_seconds))
             for device in problem.devices
         ),
     )
@@ -173,7 +176,11 @@ def _link_pairs(problem: Problem, cost: Cost, fastest: str) -> list[tuple[str, s
 
 def _faster(problem: Problem, pair: tuple[str, str], bandwidth: float, latency: float) -> Problem:
     links = tuple(
-        replace(link, bytes_per_s=link.bytes_per_s * bandwidth, latency_s=link.latency_s * latency)
+        replace(
+            link,
+            bytes_per_s=BYTES_PER_S.clamped(link.bytes_per_s * bandwidth),
+            latency_s=SECONDS.clamped(link.latency_s * latency),
+        )
         if {link.source, link.target} == set(pair)
         else link
         for link in problem.links
@@ -183,7 +190,7 @@ def _faster(problem: Problem, pair: tuple[str, str], bandwidth: float, latency: 
 
 def _more_memory(problem: Problem, name: str) -> Problem:
     devices = tuple(
-        replace(device, memory_bytes=device.memory_bytes * 2) if device.name == name else device
+        replace(device, memory_bytes=BYTES.clamped(device.memory_bytes * 2)) if device.name == name else device
         for device in problem.devices
     )
     return replace(problem, devices=devices)

@@ -1,0 +1,14 @@
+"""The console of tables and notes that quote what others wrote: names, models, files."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+
+def plain_console(*, soft_wrap: bool = False) -> Console:
+    """Prints every text as it is.
+
+    By rich's own rules `[/x]` in a device's name ends a style, which raises, `[b]` vanishes, and `:cat:` is a picture.
+    Styles are given as `style=`, never as markup.
+    """
+    return Console(markup=False, emoji=False, highlight=False, soft_wrap=soft_wrap)
