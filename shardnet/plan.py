@@ -146,6 +146,17 @@ class Plan:
         return "" if self.gap is None else f", at most {self.gap:.1%} from the best"
 
 
+def merged_stages(stages: Sequence[StagePlan]) -> tuple[StagePlan, ...]:
+    """Stages that follow each other on one device as one: between them nothing travels."""
+    merged: list[StagePlan] = []
+    for stage in stages:
+        if merged and merged[-1].device == stage.device:
+            merged[-1] = StagePlan(stage.device, merged[-1].first_unit, stage.last_unit)
+        else:
+            merged.append(stage)
+    return tuple(merged)
+
+
 def stages_from_counts(devices: Sequence[str], counts: Sequence[int]) -> tuple[StagePlan, ...]:
     """Lay `counts` units in order over `devices`; devices with a count of 0 get no stage."""
     stages: list[StagePlan] = []

@@ -6,10 +6,10 @@ another, and after a loss it shifts every boundary to gain a few percent. Both w
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import replace
 
-from shardnet.plan import Plan, StagePlan
+from shardnet.plan import Plan, StagePlan, merged_stages
 from shardnet.planner.costs import broken_limit, evaluate
 from shardnet.planner.problem import Problem
 
@@ -55,7 +55,7 @@ def repairs(old: Plan, problem: Problem, lost: Collection[str]) -> list[tuple[St
         found = [(*stages, *part) for stages in found[:_MOST] for part in parts]
     fitting = []
     for stages in found[: _MOST * 8]:
-        merged = _merged(stages)
+        merged = merged_stages(stages)
         if broken_limit(problem, merged, evaluate(problem, merged)) is None:
             fitting.append(merged)
     return fitting
@@ -76,17 +76,6 @@ def _cuts(old: Plan, index: int, lost: Collection[str]) -> list[tuple[StagePlan,
         (StagePlan(before, stage.first_unit, cut - 1), StagePlan(after, cut, stage.last_unit))
         for cut in range(stage.first_unit + 1, stage.last_unit + 1)
     ]
-
-
-def _merged(stages: Sequence[StagePlan]) -> tuple[StagePlan, ...]:
-    """Stages that follow each other on one device, as one."""
-    merged: list[StagePlan] = []
-    for stage in stages:
-        if merged and merged[-1].device == stage.device:
-            merged[-1] = replace(merged[-1], last_unit=stage.last_unit)
-        else:
-            merged.append(stage)
-    return tuple(merged)
 
 
 def _likenesses(problem: Problem) -> dict[str, object]:

@@ -122,7 +122,7 @@ class Problem:
     @cached_property
     def routes(self) -> Routes:
         """The fastest routes between the devices."""
-        return Routes(self.links)
+        return Routes(self.links, {device.name: device.radio_j_per_byte for device in self.devices})
 
     @classmethod
     def from_dict(cls, data: Any) -> Problem:

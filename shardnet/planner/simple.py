@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from shardnet.errors import DoesNotFit
-from shardnet.plan import StagePlan, stages_from_counts
+from shardnet.plan import StagePlan, merged_stages, stages_from_counts
 from shardnet.planner.costs import ROUNDING, Cost, broken_limit, evaluate, gigabytes
 from shardnet.planner.problem import Problem
 
@@ -18,17 +18,17 @@ def solo(problem: Problem, value: Callable[[Cost], float]) -> Stages:
     Raises:
         DoesNotFit: no device holds everything, or only ones that the source's pins exclude do.
     """
-    plans: list[tuple[float, Stages]] = []
+    plans: list[tuple[float, float, Stages]] = []
     for device in problem.devices:
         stages = (StagePlan(device.name, 0, problem.num_units - 1),)
         cost = evaluate(problem, stages)
         if broken_limit(problem, stages, cost) is None:
-            plans.append((value(cost), stages))
+            plans.append((value(cost), cost.lap_s, stages))
     if not plans:
         allowed = "the source" if problem.pin_embedding or problem.pin_head else "any one device"
         need = gigabytes(sum(problem.unit_memory_bytes))
         raise DoesNotFit(f"The model needs {need} and does not fit {allowed}. Use more devices, or another method.")
-    return min(plans, key=lambda plan: plan[0])[1]
+    return min(plans, key=lambda plan: plan[:2])[2]
 
 
 def even(problem: Problem) -> Stages:
@@ -86,12 +86,7 @@ def packed(problem: Problem) -> Stages:
             raise DoesNotFit(f"Packing leaves unit {problem.units[u].name} ({gigabytes(sizes[u])}) without a device.")
         owners[u] = min(fitting, key=lambda d: free[d])
         free[owners[u]] -= sizes[u]
-    stages: list[StagePlan] = []
-    for u in range(problem.num_units):
-        name = problem.devices[owners[u]].name
-        first = stages.pop().first_unit if stages and stages[-1].device == name else u
-        stages.append(StagePlan(name, first, u))
-    return tuple(stages)
+    return merged_stages([StagePlan(problem.devices[owners[u]].name, u, u) for u in range(problem.num_units)])
 
 
 def _source_first(problem: Problem) -> list[str]:
@@ -104,4 +99,4 @@ def _with_head_at_source(problem: Problem, stages: Stages) -> Stages:
         return stages
     last = stages[-1]
     before = [StagePlan(last.device, last.first_unit, last.last_unit - 1)] if last.num_units > 1 else []
-    return (*stages[:-1], *before, StagePlan(problem.source, last.last_unit, last.last_unit))
+    return merged_stages((*stages[:-1], *before, StagePlan(problem.source, last.last_unit, last.last_unit)))
