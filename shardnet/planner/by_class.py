@@ -18,26 +18,40 @@ PIECE_SHARE = 0.9
 
 
 @dataclass(frozen=True)
+class Second:
+    """What a walk may use up besides its cost: seconds of lap where joules are sought, and the other way round.
+
+    Attributes:
+        unit: [u, d]; hop: [k, d, e]; most: of both together, above 0.
+    """
+
+    unit: Floats
+    hop: Floats
+    most: float
+
+
+@dataclass(frozen=True)
 class Target:
     """What a walk costs, and what it may not exceed.
 
     Attributes:
-        unit_cost: [u, d]; hop_cost: [k, d, e]: s of lap, or J plus a little per s; inf for a hop that is not allowed.
+        unit_cost: [u, d]; hop_cost: [k, d, e]: s of lap, or J; inf for a hop that is not allowed.
         busy_limit_s: most busy seconds of one device or link in a lap.
-        lap_limit_s: most seconds of a lap, where the cost is not the lap itself.
+        second: another amount that is limited; None for none.
     """
 
     unit_cost: Floats
     hop_cost: Floats
     busy_limit_s: float = np.inf
-    lap_limit_s: float = np.inf
+    second: Second | None = None
 
 
 class ByClass:
     """The problem by classes, and what may be on them under a target.
 
     Attributes:
-        seconds, cost: [u, c]; hop_s, hop_cost: [k, c, c'], between two different devices.
+        seconds, cost: [u, c]; hop_cost: [k, c, c'], between two different devices.
+        second, second_hop: the same of the second amount; empty where there is none.
         last_fit: [u, c] the last unit that fits with unit u in one visit; u - 1 where u alone does not.
         piece: [q, u, c] 1 for units about as large as the median one, 0 for small ones, and for the first and the last
             unit what a device holds less beside them; q = 0 counts what is large by time, 1 by memory.
@@ -51,8 +65,11 @@ class ByClass:
         self.first: Ints = first
         self.count: Floats = np.array([len(devices) for devices in tables.members], dtype=float)
         self.seconds, self.cost = tables.seconds[:, first], target.unit_cost[:, first]
-        self.hop_s = self._hops_by_class(tables.hop_s)
         self.hop_cost = self._hops_by_class(target.hop_cost)
+        self.second = np.zeros((tables.num_units, 0))
+        self.second_hop = np.zeros((len(tables.payload_bytes), 0, 0))
+        if target.second is not None:
+            self.second, self.second_hop = target.second.unit[:, first], self._hops_by_class(target.second.hop)
         self.capacity = np.array([attainable(tables.memory, limit) for limit in tables.capacity[first]])
         self.room: Floats = self.capacity * self.count
         self.time: Floats = np.full(len(first), target.busy_limit_s) * self.count

@@ -14,7 +14,7 @@ import numpy as np
 from shardnet.errors import BadConfiguration
 from shardnet.plan import StagePlan
 from shardnet.planner.budget import Budget
-from shardnet.planner.by_class import Target
+from shardnet.planner.by_class import Second, Target
 from shardnet.planner.costs import ROUNDING, Cost, broken_limit, evaluate
 from shardnet.planner.minimize import Best, Judge, Runs, minimize
 from shardnet.planner.neighbourhood import shorter_lap
@@ -23,8 +23,8 @@ from shardnet.planner.tables import Tables, as_stages
 
 TIE_SHARE = 1e-10
 """What all devices together may add to a lap when ties are broken."""
-LAP_TIE_SHARE = 1e-9
-"""What a lap may add to joules when ties are broken."""
+ABOVE = 3 * ROUNDING
+"""So far above a limit searches look, since a bound within `minimize.PROOF` of where they look counts as a proof."""
 TIE_WIDTHS = (64, 512)
 TIE_TIME_S = 0.2
 
@@ -73,43 +73,48 @@ class Exact:
         return self.solution(best, best.cost, best.bound, best.proven)
 
     def energy(self) -> Solution:
-        """The plan of least joules per token; of equal ones, that with the shortest lap. Needs active_w everywhere."""
-        tables, lap_limit_s = self.tables, self.lap_limit_s
+        """The plan of least joules per token; of equal ones, that with the shortest lap, then with fewest devices.
+
+        Needs active_w everywhere.
+        """
+        tables, limit_s = self.tables, self.lap_limit_s * (1 + ROUNDING)
         joules = tables.seconds * np.array([device.active_w for device in self.problem.devices], dtype=float)
         hop_j = np.where(np.isfinite(tables.hop_s), tables.radio_j, np.inf)
-        target = Target(joules, hop_j, lap_limit_s=lap_limit_s)
+        laps = Second(tables.seconds, tables.hop_s, limit_s) if np.isfinite(limit_s) else None
+        target, pool = Target(joules, hop_j, second=laps), []
 
         def judge(runs: Runs) -> float:
             cost = self.cost(runs)
-            kept = cost is not None and cost.lap_s <= lap_limit_s * (1 + ROUNDING)
+            kept = cost is not None and cost.lap_s <= limit_s
             return cost.energy_j if cost is not None and cost.energy_j is not None and kept else np.inf
 
-        best = self._minimize(target, judge, np.inf, self.budget)
+        if laps is not None and all(np.isinf(judge(runs)) for runs in self._seeds):
+            shortest = self.least_lap(np.inf, np.inf, self.budget.share(0.3))
+            if shortest.runs is None and shortest.proven:
+                return Solution(None, np.inf, np.inf, True)
+            pool = [] if shortest.runs is None else [shortest.runs]
+        best = self._minimize(target, judge, np.inf, self.budget, pool)
         if best.runs is not None and best.proven:
             best = self._shortest_lap(best, target, judge)
         return self.solution(best, best.cost, min(best.bound, best.cost), best.proven)
 
     def _shortest_lap(self, best: Best, target: Target, judge: Judge) -> Best:
-        """Another plan of the same energy with a shorter lap, where a short search finds one."""
+        """Another plan of the same energy with a shorter lap or on fewer devices, where short searches find one."""
         assert best.runs is not None
-        lap_s = self.known(best.runs).lap_s
-        if best.cost <= 0 or lap_s <= 0:
-            return best
-        scale = LAP_TIE_SHARE * best.cost / lap_s
-        tables = self.tables
-        both = Target(
-            target.unit_cost + scale * tables.seconds,
-            target.hop_cost + scale * tables.hop_s,
-            lap_limit_s=target.lap_limit_s,
-        )
+        least_j = best.cost * (1 + ROUNDING)
+        most_j = max(least_j, ROUNDING * float(target.unit_cost.max()), ROUNDING**2)
+        hop_s = np.where(np.isfinite(target.hop_cost), self.tables.hop_s, np.inf)
+        laps = Target(self.tables.seconds, hop_s, second=Second(target.unit_cost, self.tables.radio_j, most_j))
 
-        def with_lap(runs: Runs) -> float:
-            joules = judge(runs)
-            return joules + scale * self.known(runs).lap_s if np.isfinite(joules) else np.inf
+        def lap(runs: Runs) -> float:
+            return self.known(runs).lap_s if judge(runs) <= least_j else np.inf
 
-        upper = with_lap(best.runs) * (1 - LAP_TIE_SHARE / 1e5)  # a lap that is shorter by 1e-5
-        shorter = minimize(tables, both, with_lap, upper, self.budget.at_most(TIE_TIME_S), widths=TIE_WIDTHS)
-        return best if shorter.runs is None else Best(shorter.runs, best.cost, best.bound)
+        lap_s, budget = lap(best.runs), self.budget.at_most(TIE_TIME_S)
+        upper = lap_s * (1 - ROUNDING)
+        shorter = minimize(self.tables, laps, lap, upper, budget, widths=TIE_WIDTHS)
+        runs = best.runs if shorter.runs is None else shorter.runs
+        fewest = self._fewest_devices(Best(runs, lap(runs), 0.0), laps, lap)
+        return Best(fewest.runs, best.cost, best.bound)
 
     def cost(self, runs: Runs) -> Cost | None:
         """What the plan costs; None where it breaks a limit."""
@@ -147,9 +152,9 @@ class Exact:
         Args:
             pool: plans that are known already.
         """
-        target, judge = self.beat_target(beat_s), self.beat_judge(beat_s)
         limit_s = min(self.lap_limit_s, beat_s * in_flight if np.isfinite(beat_s) else np.inf)
-        best = self._minimize(target, judge, limit_s * (1 + ROUNDING), budget, pool, prices)
+        target, judge = self.beat_target(beat_s), self.beat_judge(beat_s, limit_s)
+        best = self._minimize(target, judge, limit_s * (1 + ABOVE), budget, pool, prices)
         if best.runs is None or not best.proven:
             return best
         return self._fewest_devices(best, target, judge)
@@ -164,13 +169,12 @@ class Exact:
         prices: Prices | None,
     ) -> Best:
         """Any plan that keeps the beat; the bound reaches the cost where there is proven to be none."""
-        upper = min(beat_s * in_flight, self.lap_limit_s) * (1 + ROUNDING)
-        target, judge = self.beat_target(beat_s), self.beat_judge(beat_s)
+        limit_s = min(beat_s * in_flight, self.lap_limit_s)
         return minimize(
             self.tables,
-            target,
-            judge,
-            upper,
+            self.beat_target(beat_s),
+            self.beat_judge(beat_s, limit_s),
+            limit_s * (1 + ABOVE),
             budget,
             enough=True,
             widths=widths,
@@ -194,12 +198,13 @@ class Exact:
         hop = np.where(tables.peak_s <= beat_s * (1 + ROUNDING), tables.hop_s, np.inf)
         return Target(tables.seconds, hop, busy_limit_s=beat_s)
 
-    def beat_judge(self, beat_s: float) -> Judge:
-        """The lap of a plan that keeps the beat."""
+    def beat_judge(self, beat_s: float, limit_s: float = np.inf) -> Judge:
+        """The lap of a plan that keeps the beat, within a limit that includes its own value."""
 
         def judge(runs: Runs) -> float:
             cost = self.cost(runs)
-            return np.inf if cost is None or cost.bottleneck_s > beat_s * (1 + ROUNDING) else cost.lap_s
+            late = cost is None or cost.bottleneck_s > beat_s * (1 + ROUNDING) or cost.lap_s > limit_s * (1 + ROUNDING)
+            return np.inf if cost is None or late else cost.lap_s
 
         return judge
 
@@ -222,9 +227,11 @@ class Exact:
     def _fewest_devices(self, best: Best, target: Target, judge: Judge) -> Best:
         """Another plan of the same lap on fewer devices, where a short search finds one."""
         assert best.runs is not None
-        if len({d for d, _ in best.runs}) <= self._fewest_needed() or best.cost <= 0:
+        if len({d for d, _ in best.runs}) <= self._fewest_needed():
             return best
-        each = TIE_SHARE * best.cost / self.tables.num_devices
+        seconds = np.concatenate([target.unit_cost.ravel(), target.hop_cost.ravel()])
+        least_s = best.cost or float(seconds[seconds > 0].min(initial=1.0))  # above a lap of zero
+        each = TIE_SHARE * least_s / self.tables.num_devices
 
         def with_devices(runs: Runs) -> float:
             return judge(runs) + each * len({d for d, _ in runs})
@@ -247,5 +254,5 @@ class Exact:
 
     def solution(self, best: Best, value: float, bound: float, proven: bool) -> Solution:
         if best.runs is None:
-            return Solution(None, value, bound, np.isinf(best.bound))
+            return Solution(None, value, bound, best.proven)
         return Solution(as_stages(self.problem, best.runs), value, bound, proven)

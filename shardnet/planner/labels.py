@@ -82,7 +82,7 @@ class Dominance:
         self._groups = [np.array(devices) for devices in tables.members if len(devices) > 1]
         numbers = np.random.default_rng(7)
         self._factors = numbers.integers(1, 2**62, tables.num_devices + 8, dtype=np.int64) | 1
-        limited = [g for g in range(len(columns.most)) if g != columns.lap and np.isfinite(columns.most[g])]
+        limited = [g for g in range(len(columns.most)) if g != columns.second and np.isfinite(columns.most[g])]
         self._told: Ints = np.array(limited, dtype=np.int64)
         self._column_factors = numbers.integers(1, 2**62, len(limited), dtype=np.int64) | 1
 
@@ -90,17 +90,23 @@ class Dominance:
         """Rows that no other row replaces; rows within `tie` of the cheapest are told apart by their devices."""
         key = self._key(unit, layer)
         cost = layer.costs[0]
-        if self._columns.lap is not None:
-            return _pareto(key, cost, layer.columns[:, self._columns.lap])
+        if self._columns.second is not None:
+            if self._count_devices:
+                key = key + self._devices_key(layer)
+            return _pareto(key, cost, layer.columns[:, self._columns.second])
         order = np.lexsort((cost, key))
         starts = np.append(True, key[order][1:] != key[order][:-1])
         if not self._count_devices:
             return order[starts]
         cheapest = cost[order][starts][np.cumsum(starts) - 1]
         near = order[cost[order] <= cheapest + tie]
-        exact = key[near] + _mixed(layer.used[near].astype(np.int64) @ self._factors[: layer.used.shape[1]])
+        exact = (key + self._devices_key(layer))[near]
         _, first = np.unique(exact, return_index=True)
         return near[first]
+
+    def _devices_key(self, layer: Layer) -> Ints:
+        """One number per row for the devices that it uses."""
+        return _mixed(layer.used.astype(np.int64) @ self._factors[: layer.used.shape[1]])
 
     def _key(self, unit: int, layer: Layer) -> Ints:
         """One number per row for the device and for all the room that still matters."""
@@ -140,13 +146,13 @@ def _mixed(values: Ints) -> Ints:
     return (bits ^ (bits >> np.uint64(31))).astype(np.int64)
 
 
-def _pareto(key: Ints, cost: Floats, lap: Floats) -> Ints:
-    """Rows for which no row of the same key has both a lower cost and a shorter lap."""
-    order = np.lexsort((lap, cost, key))
+def _pareto(key: Ints, cost: Floats, second: Floats) -> Ints:
+    """Rows for which no row of the same key has both a lower cost and less of the second amount."""
+    order = np.lexsort((second, cost, key))
     starts = np.append(True, key[order][1:] != key[order][:-1])
     group = np.cumsum(starts)
-    span = float(lap.max()) * 2 + 1
-    lowered = lap[order] - group * span
-    shortest = np.minimum.accumulate(lowered)
-    better = np.append(True, lowered[1:] < shortest[:-1])
+    span = float(second.max()) * 2 + 1
+    lowered = second[order] - group * span
+    least = np.minimum.accumulate(lowered)
+    better = np.append(True, lowered[1:] < least[:-1])
     return order[better | starts]

@@ -1,6 +1,6 @@
-"""What a partial plan uses up, beside memory and busy devices: links, batteries, the lap. Pure.
+"""What a partial plan uses up, beside memory and busy devices: links, batteries, a second amount. Pure.
 
-Each is a column: an amount per unit and device, an amount per hop, and a most. In large clusters only the lap
+Each is a column: an amount per unit and device, an amount per hop, and a most. In large clusters only the second amount
 is a column; a complete plan is judged by `costs` in any case.
 """
 
@@ -22,43 +22,43 @@ class Columns:
         before: [u + 1, d, g] amount of units 0..u-1 on a device.
         hop: [k, d, e, g] amount of a hop.
         most: [g]; after: [u, g] more than this cannot be used once unit u is computed.
-        lap: position of the lap among the columns, or None.
+        second: position of the target's second amount among the columns, or None.
     """
 
     before: Floats
     hop: Floats
     most: Floats
     after: Floats
-    lap: int | None
+    second: int | None
 
 
 def columns_of(tables: Tables, target: Target) -> Columns:
     """The columns that the problem and the target need."""
     parts: list[tuple[Floats, Floats, float]] = []
-    lap = None
-    if np.isfinite(target.lap_limit_s):
-        lap = 0
-        parts.append((tables.seconds, tables.hop_s, target.lap_limit_s))
+    second = None
+    if target.second is not None:
+        second = 0
+        parts.append((target.second.unit, target.second.hop, target.second.most))
     if tables.num_devices <= MOST_ROUTED:
         batteries = [d for d, device in enumerate(tables.problem.devices) if device.battery_j is not None]
         links = _busy_links(tables, target) if np.isfinite(target.busy_limit_s) else []
         parts += [_battery(tables, d) for d in batteries]
         nothing = np.zeros_like(tables.seconds)
         parts += [(nothing, crossing, target.busy_limit_s) for crossing in links]
-    return _stacked(tables, parts, lap)
+    return _stacked(tables, parts, second)
 
 
-def _stacked(tables: Tables, parts: list[tuple[Floats, Floats, float]], lap: int | None) -> Columns:
+def _stacked(tables: Tables, parts: list[tuple[Floats, Floats, float]], second: int | None) -> Columns:
     num_units, num_devices = tables.seconds.shape
     if not parts:
         empty = np.zeros((num_units + 1, num_devices, 0))
-        return Columns(empty, np.zeros((*tables.hop_s.shape, 0)), np.zeros(0), empty[:-1, 0], lap)
+        return Columns(empty, np.zeros((*tables.hop_s.shape, 0)), np.zeros(0), empty[:-1, 0], second)
     amounts = np.stack([amount for amount, _, _ in parts], axis=-1)
     before = np.concatenate([np.zeros((1, *amounts.shape[1:])), np.cumsum(amounts, axis=0)])
     hop = np.stack([crossing for _, crossing, _ in parts], axis=-1)
     dearest = np.where(np.isfinite(hop), hop, 0).max(axis=(1, 2))[tables.payload] + amounts.max(axis=1)
     after = np.cumsum(dearest[::-1], axis=0)[::-1] - amounts.max(axis=1)
-    return Columns(before, hop, np.array([most for _, _, most in parts]), after, lap)
+    return Columns(before, hop, np.array([most for _, _, most in parts]), after, second)
 
 
 def _battery(tables: Tables, d: int) -> tuple[Floats, Floats, float]:

@@ -220,7 +220,7 @@ def _exact(problem: Problem, aim: Aim) -> tuple[Stages, Solution]:
 
 
 def _auto(problem: Problem, aim: Aim) -> tuple[Stages, Solution]:
-    solution = _searched(problem, aim)
+    solution = _searched(problem, aim)  # proven where the limits allow no plan, too: then no solver is asked
     small = problem.num_units * problem.num_devices**2 <= lingualinked.MOST_FLOWS
     if not solution.proven and small and importlib.util.find_spec("pulp") is not None:
         rival = _kept(problem, aim, _lingualinked)
@@ -286,12 +286,12 @@ def _sought(aim: Aim, exact: Exact) -> Solution:
 def _nothing(problem: Problem, aim: Aim, proven: bool) -> DoesNotFit:
     """Why there is no plan: memory, or a lap limit that memory allows no plan to keep."""
     if math.isfinite(aim.lap_limit_s):
-        free = replace(aim, objective="latency", lap_limit_s=math.inf)
         shortest = Exact(aim.tables, Budget(1.0)).latency()
         if shortest.stages is not None:
-            lap_s, limit_s = free.value(evaluate(problem, shortest.stages)), aim.lap_limit_s
+            lap_s, limit_s = evaluate(problem, shortest.stages).lap_s, aim.lap_limit_s
+            none = "No plan keeps" if proven else "No plan was found in time that keeps"
             return DoesNotFit(
-                f"No plan keeps the lap within {limit_s * 1e3:.4g} ms; the shortest found takes {lap_s * 1e3:.4g} ms. "
+                f"{none} the lap within {limit_s * 1e3:.4g} ms; the shortest found takes {lap_s * 1e3:.4g} ms. "
                 "Allow a longer lap, or add a faster device or link."
             )
     error = explain.does_not_fit(problem)

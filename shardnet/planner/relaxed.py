@@ -27,12 +27,12 @@ DEFLECTION = 0.9
 
 @dataclass
 class Prices:
-    """Cost of what is over its limit: per byte [c], busy second [c], piece [q, c], and second of lap."""
+    """Cost of what is over its limit: per byte [c], busy second [c], piece [q, c], and of the second amount."""
 
     memory: Floats
     busy: Floats
     pieces: Floats
-    lap: float = 0.0
+    second: float = 0.0
 
     @classmethod
     def none(cls, num_classes: int) -> Prices:
@@ -41,12 +41,12 @@ class Prices:
 
 @dataclass
 class Usage:
-    """What a walk uses: bytes [c], busy seconds [c], pieces [q, c], seconds of lap."""
+    """What a walk uses: bytes [c], busy seconds [c], pieces [q, c], and of the second amount."""
 
     memory: Floats
     busy: Floats
     pieces: Floats
-    lap: float = 0.0
+    second: float = 0.0
 
 
 class Relaxation(ByClass):
@@ -88,20 +88,21 @@ class Relaxation(ByClass):
         return best
 
     def _limits(self) -> Floats:
-        """The limits in one row: bytes, busy seconds, pieces by class, seconds of lap; inf where there is none."""
+        """The limits in one row: bytes, busy seconds, pieces by class, the second amount; inf where there is none."""
         time = self.time if np.isfinite(self.target.busy_limit_s) else np.full(len(self.first), np.inf)
-        limits = np.concatenate([self.room, time, self.places.ravel(), [self.target.lap_limit_s]])
+        second = np.inf if self.target.second is None else self.target.second.most
+        limits = np.concatenate([self.room, time, self.places.ravel(), [second]])
         return np.maximum(limits, 1e-300)
 
     def _excess(self, usage: Usage, prices: Prices) -> Floats:
         """Use over limit, in shares of the limit, zero where neither a price nor an excess is."""
-        used = np.concatenate([usage.memory, usage.busy, usage.pieces.ravel(), [usage.lap]])
+        used = np.concatenate([usage.memory, usage.busy, usage.pieces.ravel(), [usage.second]])
         excess = np.minimum(used / self._limits() - 1, 1e3)
-        priced = np.concatenate([prices.memory, prices.busy, prices.pieces.ravel(), [prices.lap]]) > 0
+        priced = np.concatenate([prices.memory, prices.busy, prices.pieces.ravel(), [prices.second]]) > 0
         return np.where((excess > 1e-9) | priced, excess, 0.0)
 
     def _moved(self, prices: Prices, excess: Floats, step: float) -> Prices:
-        now = np.concatenate([prices.memory, prices.busy, prices.pieces.ravel(), [prices.lap]])
+        now = np.concatenate([prices.memory, prices.busy, prices.pieces.ravel(), [prices.second]])
         moved = np.maximum(0.0, now + step * excess / self._limits())
         memory, busy, *pieces = np.split(moved[:-1], 4)
         return Prices(memory, busy, np.stack(pieces), float(moved[-1]))
@@ -131,11 +132,15 @@ class Bound:
         own, tables = self.relaxation, self.relaxation.tables
         num_units, num_classes = own.cost.shape
         prices = self.prices
-        priced = own.cost + tables.memory[:, None] * prices.memory + own.seconds * (prices.busy + prices.lap)
+        priced = own.cost + tables.memory[:, None] * prices.memory + own.seconds * prices.busy
         if prices.pieces.any():
             priced = priced + (own.piece * prices.pieces[:, None]).sum(axis=0)
+        if prices.second:
+            priced = priced + prices.second * own.second
         self.before = np.concatenate([np.zeros((1, num_classes)), np.cumsum(priced, axis=0)])
-        self.hop_cost = own.hop_cost + prices.lap * own.hop_s if prices.lap else own.hop_cost
+        self.hop_cost = own.hop_cost
+        if prices.second:
+            self.hop_cost = own.hop_cost + prices.second * own.second_hop
         self.start = np.zeros((num_units + 1, num_classes))
         self.leave = np.empty((num_units, num_classes))
         self.leave[-1] = self._way_back()
@@ -154,7 +159,8 @@ class Bound:
         refund = float((prices.memory * own.room).sum() + (prices.pieces * own.places).sum())
         if prices.busy.any():
             refund += float((prices.busy * own.time).sum())
-        return refund + (prices.lap * own.target.lap_limit_s if prices.lap else 0.0)
+        second = own.target.second
+        return refund if second is None else refund + prices.second * second.most
 
     def _starts(self) -> Floats:
         if self.root is None:
@@ -163,8 +169,9 @@ class Bound:
 
     def _way_back(self) -> Floats:
         own, tables = self.relaxation, self.relaxation.tables
-        way = own.target.hop_cost[tables.payload[-1]]
-        way = way + self.prices.lap * tables.hop(tables.num_units - 1) if self.prices.lap else way
+        way, second = own.target.hop_cost[tables.payload[-1]], own.target.second
+        if second is not None and self.prices.second:
+            way = way + self.prices.second * second.hop[tables.payload[-1]]
         roots = range(tables.num_devices) if self.root is None else [self.root]
         back = way[:, list(roots)].min(axis=1)
         by_class = np.array([back[devices].min() for devices in tables.members])
@@ -176,6 +183,7 @@ class Bound:
         """What the cheapest walk uses, found by following the choices forward."""
         own, tables = self.relaxation, self.relaxation.tables
         num_units, num_classes = own.cost.shape
+        second = own.target.second
         usage = Usage(np.zeros(num_classes), np.zeros(num_classes), np.zeros((2, num_classes)))
         starts = self.start[0]
         c = int(starts.argmin()) if self.root is None else int(tables.class_of[self.root])
@@ -187,12 +195,12 @@ class Bound:
             usage.memory[c] += tables.memory[u : end + 1].sum()
             usage.busy[c] += seconds
             usage.pieces[:, c] += own.piece[:, u : end + 1, c].sum(axis=1)
-            usage.lap += seconds
+            usage.second += float(own.second[u : end + 1, c].sum()) if second else 0.0
             u = end + 1
             if u < num_units:
                 onward = self.hop_cost[tables.payload[end], c] + self.start[u]
                 here, c = c, int(onward.argmin())
-                usage.lap += float(own.hop_s[tables.payload[end], here, c])
-            elif self.root is not None:
-                usage.lap += float(tables.hop(end)[own.first[c], self.root])
+                usage.second += float(own.second_hop[tables.payload[end], here, c]) if second else 0.0
+            elif self.root is not None and second is not None:
+                usage.second += float(second.hop[tables.payload[end], own.first[c], self.root])
         return usage

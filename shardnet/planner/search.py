@@ -143,10 +143,10 @@ class Search:
         allowed &= tables.capacity * (1 + SLACK) - layer.memory >= tables.memory[unit + 1]
         steps, floor = [], np.full(allowed.shape, -np.inf)
         for b, row in enumerate(self.bounds):
-            lap_price = row[0].prices.lap
+            price = row[0].prices.second
             step = hop + self.device_cost * new
-            if lap_price:
-                step = step + lap_price * tables.hop_s[k][layer.device]
+            if price and target.second is not None:
+                step = step + price * target.second.hop[k][layer.device]
             least = layer.costs[b][:, None] + step + self._start[b][layer.root, unit + 1] - self._charge[b]
             floor = np.maximum(floor, least)
             steps.append(step)
@@ -261,8 +261,8 @@ class Search:
                 left = np.minimum(np.maximum(self.target.busy_limit_s - layer.busy, 0), seconds_after)
                 refund += (layer.busy + left) @ prices.busy[tables.class_of]
             refund += float((prices.pieces * row[0].relaxation.places).sum())
-            if prices.lap:
-                refund += prices.lap * self.target.lap_limit_s
+            if prices.second and self.target.second is not None:
+                refund += prices.second * self.target.second.most
             leave = self._leave[b][layer.root, unit, layer.device]
             best = np.maximum(best, layer.costs[b] + leave - np.minimum(refund, self._charge_cap(b)))
         return best
