@@ -136,7 +136,7 @@ class Stage:
         """Put a hop into the inbox; `on_taken` marks one that brings prompt chunks.
 
         Raises:
-            BadRequest: the rows are not what this shard takes, or do not belong to the parts.
+            BadRequest: the rows are not what this shard takes, do not belong to the parts, or have no room.
             ClusterError: the stage has stopped.
         """
         rows = hop.payload
@@ -151,6 +151,7 @@ class Stage:
         )
         with self._ready:
             self._raise_if_stopped()
+            self._check_room(hop.parts)
             self._inbox.put(packet, is_bulk=on_taken is not None)
             self._wake()
 
@@ -186,6 +187,15 @@ class Stage:
     def _raise_if_stopped(self) -> None:
         if self._why_stopped is not None:
             raise ClusterError(f"the stage takes no more work: {self._why_stopped}.")
+
+    def _check_room(self, parts: Sequence[Part]) -> None:
+        for part in parts:
+            live = self._sessions.get(part.session)
+            if live is not None and part.position + part.num_tokens > live.spec.capacity_tokens:
+                raise BadRequest(
+                    f"Session {part.session} has room for {live.spec.capacity_tokens} tokens, and a hop brings "
+                    f"{part.num_tokens} at position {part.position}."
+                )
 
     def _check_rows(self, rows: torch.Tensor) -> None:
         """An id out of range, say, would end the whole stage and not only its session."""

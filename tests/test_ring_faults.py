@@ -193,6 +193,18 @@ def test_rows_that_a_stage_cannot_take_are_refused_and_the_ring_lives_on(
         assert answer(model) == expected
 
 
+def test_a_hop_beyond_a_sessions_room_is_refused_and_the_ring_lives_on(
+    ring: RingInProcess, tiny: Path, expected: list[int]
+) -> None:
+    with ring.connect() as cluster, load(cluster, tiny) as model:
+        worker = ring.workers["a"]
+        [host] = worker._stages.values()
+        worker.open_session(*host.key, spec(7))
+        with pytest.raises(BadRequest, match="room for 20"):
+            worker.hop(Hop(*host.key, (Part(7, 0, 21),), torch.ones(21, dtype=torch.int64), "x", 0))
+        assert answer(model) == expected
+
+
 def test_a_stage_is_opened_once_and_closing_waits_on_no_thread_of_the_network(
     ring: RingInProcess, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -201,6 +213,8 @@ def test_a_stage_is_opened_once_and_closing_waits_on_no_thread_of_the_network(
         [host] = ring.workers["a"]._stages.values()
         with pytest.raises(ClusterError, match="already"):
             ring.workers["a"].open_stage(host._spec)
+        with pytest.raises(ClusterError, match="already"):
+            host.load()
         go_on, is_in_step = threading.Event(), threading.Event()
         forward = Shard.forward
 

@@ -218,11 +218,20 @@ class StageHost:
         self._worker = worker
         self._spec = spec
         self.stage: Stage | None = None
+        self._is_begun = False
         self._is_closed = False
         self._lock = threading.Lock()
 
     def load(self) -> Future[dict[str, Any]]:
-        """Load the shard and start the stage; the future gives its sizes."""
+        """Load the shard and start the stage; the future gives its sizes.
+
+        Raises:
+            ClusterError: it was told before: a stage has one compute thread.
+        """
+        with self._lock:
+            if self._is_begun:
+                raise ClusterError("The stage is loaded, or being loaded, already.")
+            self._is_begun = True
         return _on_thread("shardnet-load", self._load)
 
     def report(self) -> dict[str, Any]:

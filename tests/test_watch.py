@@ -1,0 +1,65 @@
+"""Who is lost, and who only looked like it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+from processes import wait_until
+
+from shardnet.cluster import watch as watching
+from shardnet.cluster.watch import Watch
+from shardnet.transport import InProcessNetwork
+
+
+@pytest.fixture
+def network() -> Iterator[InProcessNetwork]:
+    with InProcessNetwork() as network:
+        for name in ("a", "b"):
+            network.join(name).expose("ping", lambda: 0)
+        yield network
+
+
+def test_many_suspicions_of_one_device_get_one_verdict_and_keep_nobody_waiting(
+    network: InProcessNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, each of them took half a second after the one before it, and nothing else was looked at meanwhile: after
+    forty failed hops to a living device the death of another was noticed 20 s late."""
+    monkeypatch.setattr(watching, "ASK_EVERY_S", 0.05)
+    lost: list[str] = []
+    lives: list[int] = []
+    is_lost = threading.Event()
+    source = network.join("source")
+
+    def on_lost(device: str, why: str) -> None:
+        lost.append(device)
+        is_lost.set()
+
+    watch = Watch(source, ("a", "b"), dict, on_lost)
+    try:
+        for index in range(100):
+            watch.suspect("a", lambda index=index: lives.append(index))  # type: ignore[misc]
+        network.kill("b")
+        assert is_lost.wait(10) and lost == ["b"]
+        wait_until(lambda: len(lives) == 100, 10)
+        assert lives == list(range(100)) and "a" not in watch.lost
+    finally:
+        watch.close()
+
+
+def test_a_suspected_device_that_is_dead_is_lost_and_its_suspicions_are_forgotten(network: InProcessNetwork) -> None:
+    lost: list[str] = []
+    lives: list[str] = []
+    watch = Watch(network.join("source"), ("a", "b"), dict, lambda device, why: lost.append(device))
+    try:
+        network.kill("a")
+        watch.suspect("a", lambda: lives.append("a"))
+        wait_until(lambda: lost == ["a"], 10)
+        watch.suspect("a", lambda: lives.append("a"))
+        watch.suspect("b", lambda: lives.append("b"))
+        wait_until(lambda: lives == ["b"], 10)
+    finally:
+        watch.close()
+    watch.suspect("b", lambda: lives.append("b"))
+    assert lives == ["b"]
