@@ -1,52 +1,31 @@
-"""The command `shardnet`."""
+"""The command `shardnet`: imports nothing that takes time before signals and streams are safe."""
 
 from __future__ import annotations
 
 import sys
-from typing import Annotated
 
-import typer
-
-from shardnet import __version__
-
-from . import doctor_command, generate_command, plan_commands, profile_command
-from .ending import orderly_exit
-
-app = typer.Typer(
-    help="One language model over several weak devices.\n\nStart with: shardnet demo",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-    context_settings={"help_option_names": ["--help", "-h"]},
-)
-
-
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        print(f"shardnet {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _options(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave.")
-    ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="On an error, print the whole traceback.")] = False,
-) -> None:
-    """Options of every command. `main` reads --debug, wherever it stands; it is named here for --help."""
-
-
-for module in (generate_command, profile_command, plan_commands, doctor_command):
-    module.register(app)
+from .signals import end_at_once
 
 
 def main() -> None:
     """Run the command line; see `ending` for the exit codes."""
+    end_at_once()
+    from .ending import orderly_exit
+    from .standard_streams import open_closed, tolerant_streams
+
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
-    with orderly_exit(debug=len(arguments) < len(sys.argv) - 1):
-        app(arguments, prog_name="shardnet")
+    is_debug = len(arguments) < len(sys.argv) - 1
+    stdout_was_open = open_closed()
+    with tolerant_streams(), orderly_exit(is_debug, wants_json="--json" in arguments):
+        from shardnet.errors import UsageError
+
+        from .commands import perform
+
+        if not stdout_was_open:
+            raise UsageError(
+                "Standard output is closed, and the result would be lost. Redirect it, such as >/dev/null."
+            )
+        sys.exit(perform(arguments))
 
 
 if __name__ == "__main__":

@@ -1,60 +1,81 @@
 """How every command ends: what it releases, what it says, and with which exit code.
 
 0 done · 1 a device or the way to it failed, or a mistake of ours · 2 cannot be done as asked · 3 does not fit
-128 + n ended by signal n (130: Ctrl-C)
+128 + n ended by signal n (130: Ctrl-C; 141: nobody reads the output any more)
 """
 
 from __future__ import annotations
 
-import errno
+import json
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
 
 from shardnet.errors import ShardnetError
 
+from .signals import raised
+from .standard_streams import flush_stdout, say
+from .surroundings import what_is_lacking
+
+UNWANTED = 128 + signal.SIGPIPE
+
 
 @contextmanager
-def orderly_exit(debug: bool) -> Iterator[None]:
+def orderly_exit(debug: bool, *, wants_json: bool = False) -> Iterator[None]:
     """Turn every way in which a command can fail into one sentence on stderr and an exit code.
 
-    SIGTERM and SIGHUP become exceptions, so that `with` blocks end what they started. With `debug` errors pass as they
-    are, traceback and all.
+    Signals become exceptions, so that `with` blocks end what they started. With `debug` errors pass as they are,
+    traceback and all. With `wants_json` a program reads standard output: an error is an object there, too.
     """
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _leave)
-    try:
-        yield
-    except KeyboardInterrupt:
-        sys.exit(128 + signal.SIGINT)
-    except ShardnetError as error:
-        if debug:
+    with raised() as arrived:
+        try:
+            yield
+            lost = flush_stdout()
+            if lost is not None:
+                raise lost
+        except KeyboardInterrupt:
+            _leave(128 + signal.SIGINT)
+        except SystemExit as end:
+            flush_stdout()
+            if isinstance(end.__context__, BrokenPipeError):  # rich makes this of it
+                _leave(UNWANTED)
             raise
-        sys.exit(_say(str(error), error.exit_code))
-    except BrokenPipeError:
-        _silence_stdout()
-        sys.exit(128 + signal.SIGPIPE)
-    except Exception as error:
-        if debug:
-            raise
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            _silence_stdout()
-            sys.exit(_say(f"The output cannot be written: {error.strerror}. Make room, and run the command again.", 2))
-        what = f"{type(error).__name__}: {error}".rstrip(": ")
-        sys.exit(_say(f"This is a mistake in shardnet ({what}). Run the command again with --debug and report it.", 1))
+        except BrokenPipeError:
+            _leave(UNWANTED)
+        except Exception as error:
+            if arrived:  # whatever went wrong since then comes from it
+                _leave(128 + arrived[0])
+            if debug:
+                raise
+            sentence, exit_code = _verdict(error)
+            _say(sentence, exit_code, wants_json)
+            _leave(exit_code)
 
 
-def _leave(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)
+def _verdict(error: Exception) -> tuple[str, int]:
+    """What to say of an error, and the exit code."""
+    if isinstance(error, ShardnetError):
+        return str(error), error.exit_code
+    lacking = what_is_lacking(error)
+    if lacking is not None:
+        return lacking, 2
+    what = f"{type(error).__name__}: {error}".rstrip(": ")
+    return f"This is a mistake in shardnet ({what}). Run the command again with --debug and report it.", 1
 
 
-def _say(sentence: str, exit_code: int) -> int:
-    print(f"shardnet: {sentence}", file=sys.stderr, flush=True)
-    return exit_code
+def _say(sentence: str, exit_code: int, wants_json: bool) -> None:
+    say(f"shardnet: {one_line(sentence)}")
+    if wants_json:
+        print(json.dumps({"error": one_line(sentence), "exit_code": exit_code}))
 
 
-def _silence_stdout() -> None:
-    """Nobody takes our output any more: what is still buffered must not raise again when Python ends."""
-    sys.stdout = open("/dev/null", "w")  # noqa: SIM115
+def one_line(sentence: str) -> str:
+    """The same without line breaks and without characters that would steer a terminal."""
+    words = " ".join(sentence.split())
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in words)
+
+
+def _leave(exit_code: int) -> None:
+    flush_stdout()
+    sys.exit(exit_code)

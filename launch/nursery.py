@@ -1,10 +1,10 @@
 """Forks the devices of a local cluster, after importing once what each of them needs.
 
-    python -m shardnet.launch.nursery ENDPOINT THREADS LOG_DIR NAME [NAME ...]
+    python -m shardnet.launch.nursery ENDPOINT THREADS LOG_DIR PIPE NAME [NAME ...]
 
 Tells its parent on standard output, a line each: "NAME started PID" and "NAME ended CODE" (minus the signal's number
-where it was killed). Ends when all its devices have ended; they do so when standard input, which they share, closes.
-Runs no kernel and starts no thread before it forks.
+where it was killed). Ends when all its devices have ended; they do so when the pipe, whose reading end they share,
+closes. Runs no kernel and starts no thread before it forks.
 """
 
 from __future__ import annotations
@@ -15,16 +15,18 @@ import signal
 import sys
 from pathlib import Path
 
+from shardnet.errors import ShardnetError
 from shardnet.launch import worker
 
 
 def main() -> int:
     """Fork the devices and wait for them. The exit code is 0."""
-    endpoint, threads, log_dir, *names = sys.argv[1:]
+    endpoint, threads, log_dir, pipe, *names = sys.argv[1:]
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is meant for the devices, and this process sees them end
     worker.import_all()
-    names_by_pid = {start(name, endpoint, int(threads), Path(log_dir)): name for name in names}
+    os.set_inheritable(int(pipe), False)  # it is for the devices, which are forked, and not for what these may start
+    names_by_pid = {start(name, endpoint, int(threads), Path(log_dir), int(pipe)): name for name in names}
     while names_by_pid:
         pid, status = os.wait()
         name = names_by_pid.pop(pid)
@@ -32,7 +34,7 @@ def main() -> int:
     return 0
 
 
-def start(name: str, endpoint: str, threads: int, log_dir: Path) -> int:
+def start(name: str, endpoint: str, threads: int, log_dir: Path, pipe: int) -> int:
     """Fork one device, whose output goes to its log; returns its process id. Returns only in this process."""
     pid = os.fork()
     if pid:
@@ -44,7 +46,12 @@ def start(name: str, endpoint: str, threads: int, log_dir: Path) -> int:
         log = os.open(log_dir / f"{name}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
         os.dup2(log, 1)
         os.dup2(log, 2)
-        code = worker.serve(endpoint, name, threads)
+        worker.end_with(pipe)
+        worker.serve(endpoint, name, threads)
+        code = 0
+    except ShardnetError as error:
+        print(error, file=sys.stderr)
+        code = error.exit_code
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

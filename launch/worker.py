@@ -1,8 +1,9 @@
-"""The process of one device: joins the cluster, serves until it is told to leave or its parent is gone.
+"""The process of one device: joins the cluster, and serves until it is told to leave.
 
-    python -m shardnet.launch.worker --endpoint HOST:PORT --name NAME [--threads N]
+    python -m shardnet.launch.worker --endpoint HOST:PORT --name NAME [--threads N] [--end-with FD]
 
-Ends when its standard input closes: the process that started it holds the other end, so that it never outlives it.
+Standard input means nothing to it: it may be a terminal, a pipe, /dev/null (nohup, systemd) or closed. A process that
+starts a device and must not be outlived by it hands down the reading end of a pipe and keeps the other end open.
 """
 
 from __future__ import annotations
@@ -10,9 +11,13 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
-import signal
 import sys
 import threading
+from typing import NoReturn
+
+from .ending import orderly_exit
+from .signals import end_at_once
+from .standard_streams import open_closed, say
 
 JOIN_S = 60.0
 NEEDED = (
@@ -24,14 +29,43 @@ NEEDED = (
 )
 
 
+class _Parser(argparse.ArgumentParser):
+    """One sentence for a wrong option, as every command has it."""
+
+    def error(self, message: str) -> NoReturn:
+        say(f"shardnet-worker: {message}.")
+        raise SystemExit(2)
+
+
 def main() -> int:
     """Serve as a device; the exit code is 0 after an orderly goodbye."""
-    parser = argparse.ArgumentParser(prog="shardnet-worker", description="Serve as one device of a shardnet cluster.")
+    end_at_once()
+    open_closed()
+    parser = _Parser(prog="shardnet-worker", description="Serve as one device of a shardnet cluster.")
     parser.add_argument("--endpoint", required=True, metavar="HOST:PORT", help="where the cluster's store listens")
     parser.add_argument("--name", required=True, help="the name of this device, unique in the cluster")
-    parser.add_argument("--threads", type=int, default=1, help="compute threads")
+    parser.add_argument("--threads", type=_count, default=1, help="compute threads")
+    parser.add_argument("--end-with", type=_pipe, metavar="FD", help="end at once when this inherited pipe is closed")
     arguments = parser.parse_args()
-    return serve(arguments.endpoint, arguments.name, arguments.threads)
+    if arguments.end_with is not None:
+        end_with(arguments.end_with)
+    with orderly_exit(debug=False):
+        serve(arguments.endpoint, arguments.name, arguments.threads)
+    return 0
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"it must be a whole number of 1 or more, but is {text!r}")
+    return int(text)
+
+
+def _pipe(text: str) -> int:
+    try:
+        os.fstat(int(text))
+    except (ValueError, OverflowError, OSError):
+        raise argparse.ArgumentTypeError(f"it must be the number of an open file, but is {text!r}") from None
+    return int(text)
 
 
 def import_all() -> None:
@@ -40,35 +74,31 @@ def import_all() -> None:
         importlib.import_module(module)
 
 
-def serve(endpoint: str, name: str, threads: int) -> int:
-    """Be a device until it is over; returns the exit code."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    end_with_parent()
+def serve(endpoint: str, name: str, threads: int) -> None:
+    """Be a device until it is over.
+
+    Raises:
+        ShardnetError: it could not join, or lost the cluster.
+    """
     import_all()
 
     import torch
 
     from shardnet.cluster.worker import Worker
-    from shardnet.errors import ShardnetError
     from shardnet.transport import RpcTransport
 
     torch.set_num_threads(threads)
-    try:
-        with Worker(threads) as worker:
-            worker.warm_up()
-            with RpcTransport.join(endpoint, name, timeout_s=JOIN_S, prepare=worker.attach):
-                worker.left.wait()
-    except ShardnetError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    return 0
+    with Worker(threads) as worker:
+        worker.warm_up()
+        with RpcTransport.join(endpoint, name, timeout_s=JOIN_S, prepare=worker.attach):
+            worker.left.wait()
 
 
-def end_with_parent() -> None:
-    """End this process at once when its standard input closes. A watching thread: works wherever pipes do."""
+def end_with(pipe: int) -> None:
+    """End this process at once when the other end of `pipe` closes. A watching thread: works wherever pipes do."""
 
     def watch() -> None:
-        while os.read(sys.stdin.fileno(), 1024):
+        while os.read(pipe, 1024):
             pass
         os._exit(0)
 

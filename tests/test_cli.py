@@ -56,7 +56,7 @@ def test_every_command_has_help(
 
 def test_help_and_version_do_not_import_torch() -> None:
     program = (
-        "import sys, shardnet.launch.cli; sys.exit(any(name in sys.modules for name in ('torch', 'transformers')))"
+        "import sys, shardnet.launch.commands; sys.exit(any(name in sys.modules for name in ('torch', 'transformers')))"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from shardnet.launch import cli, doctor, doctor_command, thread_bench
+from shardnet.launch import cli, commands, doctor, doctor_command, thread_bench
 from shardnet.launch.doctor import Finding
 from shardnet.launch.thread_bench import ThreadSpeed, best_threads, counts_to_try
 from shardnet.progress import progress_bars
@@ -93,4 +93,4 @@ def test_more_threads_must_pay() -> None:
 
 
 def test_the_command_is_registered() -> None:
-    assert any(command.callback is doctor_command.doctor for command in cli.app.registered_commands)
+    assert any(command.callback is doctor_command.doctor for command in commands.app.registered_commands)

@@ -1,13 +1,14 @@
 """Device processes on this machine: started together, and none of them outlives the `with` block or its parent.
 
 They are forked by a nursery (`launch/nursery.py`), a process that has imported what they need: three devices then
-start in the time of one. Every process holds the reading end of a pipe as its standard input and ends itself when that
-closes; so they end even when the parent is killed and no line of its Python runs any more. Knows nothing of clusters:
-see `shardnet.cluster.cluster`.
+start in the time of one. Every process inherits the reading end of a pipe and ends itself when that closes; so they end
+even when the parent is killed and no line of its Python runs any more. Knows nothing of clusters: see
+`shardnet.cluster.cluster`.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -24,7 +25,7 @@ NURSERY_COMMAND = (sys.executable, "-m", "shardnet.launch.nursery")
 
 NURSERY_LOG = "nursery.log"
 GOODBYE_S = 1.5
-"""How long a process may take to end by itself once its standard input is closed."""
+"""How long a process may take to end by itself once the pipe is closed."""
 TERMINATE_S = 0.7
 """How long it may take after SIGTERM, before SIGKILL."""
 
@@ -50,6 +51,8 @@ class LocalWorkers:
         self._pids: dict[str, int] = {}
         self._codes: dict[str, int] = {}
         self._nursery: subprocess.Popen[str] | None = None
+        self._pipe: int | None = None
+        """The writing end. Nothing is ever written to it: it closes when this process ends, in whatever way."""
         self._listener = threading.Thread(target=self._listen, name="shardnet-nursery", daemon=True)
 
     def __enter__(self) -> LocalWorkers:
@@ -92,11 +95,12 @@ class LocalWorkers:
         return f"ended with exit code {code}" + (f" ({last_line})" if last_line else "")
 
     def close(self) -> None:
-        """End every process within about 3 s: close its input, then SIGTERM, then SIGKILL. Safe to call twice."""
+        """End every process within about 3 s: close the pipe, then SIGTERM, then SIGKILL. Safe to call twice."""
+        pipe, self._pipe = self._pipe, None
+        if pipe is not None:
+            os.close(pipe)
         nursery = self._nursery
         if nursery is not None:
-            assert nursery.stdin is not None
-            nursery.stdin.close()
             if not self._ends_within(GOODBYE_S):
                 self._signal_all(signal.SIGTERM)
                 self._ends_within(TERMINATE_S)
@@ -119,10 +123,12 @@ class LocalWorkers:
             ) from error
 
     def _start(self) -> None:
-        with open(self.log_dir / NURSERY_LOG, "wb") as log:
+        reading_end, self._pipe = _pipe()
+        with os.fdopen(reading_end), open(self.log_dir / NURSERY_LOG, "wb") as log:
             self._nursery = subprocess.Popen(
-                [*NURSERY_COMMAND, self.endpoint, str(self.threads), str(self.log_dir), *self.names],
-                stdin=subprocess.PIPE,
+                [*NURSERY_COMMAND, self.endpoint, str(self.threads), str(self.log_dir), str(reading_end), *self.names],
+                pass_fds=(reading_end,),
+                stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
@@ -153,6 +159,17 @@ class LocalWorkers:
         assert self._nursery is not None
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._nursery.pid, number)
+
+
+def _pipe() -> tuple[int, int]:
+    """A reading and a writing end, neither of which takes the number of a standard stream that is closed here."""
+    ends = os.pipe()
+    try:
+        reading, writing = (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 3) for end in ends)
+    finally:
+        for end in ends:
+            os.close(end)
+    return reading, writing
 
 
 def worker_environment(environment: Mapping[str, str], threads: int) -> dict[str, str]:

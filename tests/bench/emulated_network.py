@@ -98,7 +98,7 @@ def serve(device: dict[str, Any], endpoint: str) -> int:
     from shardnet.transport import RpcTransport
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    worker.end_with_parent()
+    worker.end_with(sys.stdin.fileno())
     torch.set_num_threads(1)
     slow_down(device["slowdown"])
     with EmulatedWorker(device["slowdown"], device["memory_bytes"]) as here:

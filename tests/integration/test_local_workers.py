@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+import shardnet
 from shardnet.cluster.local_workers import LocalWorkers
 from shardnet.transport import serve_store
 
@@ -101,3 +102,55 @@ def test_devices_of_a_killed_nursery_count_as_ended_and_end_with_the_block(endpo
         wait_for(lambda: len(workers.poll()) == 2)
         assert workers.how_it_ended("a") == "was killed by SIGKILL"
     wait_for(lambda: all(is_over(pid) for pid in pids.values()))
+
+
+WORKER = 'exec "$0" -m shardnet.launch.worker --endpoint "$1" --name "$2"'
+
+
+def test_a_worker_needs_no_standard_input_and_ends_in_order(endpoint: str) -> None:
+    """Once, a worker whose standard input was /dev/null (nohup, systemd) ended after 0.4 s with exit code 0.
+
+    Ending with the parent is now asked for by `--end-with`; a worker that was started by hand ends by signals.
+    """
+    inputs = {"a": "</dev/null", "b": "<&-"}
+    workers = {
+        name: subprocess.Popen(["sh", "-c", f"{WORKER} {stdin}", sys.executable, endpoint, name])
+        for name, stdin in inputs.items()
+    }
+    try:
+        with shardnet.Cluster.connect(endpoint, num_devices=2) as cluster:
+            assert {answer["device"] for answer in cluster.describe()} == {"a", "b"}
+        assert [worker.poll() for worker in workers.values()] == [None, None]
+        workers["a"].send_signal(signal.SIGTERM)
+        workers["b"].send_signal(signal.SIGINT)
+        assert [worker.wait(20) for worker in workers.values()] == [143, 130]
+    finally:
+        for worker in workers.values():
+            worker.kill()
+            worker.wait()
+
+
+def test_a_worker_says_what_is_wrong_with_its_options(endpoint: str) -> None:
+    asked = [sys.executable, "-m", "shardnet.launch.worker", "--endpoint", endpoint, "--name", "a"]
+    for option, sentence in (
+        (["--end-with", "77"], "must be the number of an open file, but is '77'"),
+        (["--threads", "0"], "must be a whole number of 1 or more, but is '0'"),
+    ):
+        done = subprocess.run([*asked, *option], capture_output=True, text=True, timeout=60, check=False)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert sentence in done.stderr
+
+
+def test_devices_start_though_a_standard_stream_is_closed(endpoint: str) -> None:
+    """The pipe to the devices must not get the number of a closed stream: they would find /dev/null in its place."""
+    program = textwrap.dedent(f"""
+        import time
+        from shardnet.cluster.local_workers import LocalWorkers
+        with LocalWorkers({endpoint!r}, ["a"], threads=1) as workers:
+            while not workers.pids and not workers.poll():
+                time.sleep(0.01)
+            time.sleep(0.2)
+            assert not workers.poll(), workers.how_it_ended("a")
+    """)
+    done = subprocess.run(["sh", "-c", 'exec "$0" -c "$1" <&-', sys.executable, program], timeout=60, check=False)
+    assert done.returncode == 0

@@ -1,0 +1,62 @@
+"""The signals that end a command: Ctrl-C, SIGTERM, SIGHUP. What the caller had ignored (nohup) stays ignored.
+
+Imports nothing that takes time: it is the first thing that a command does.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def end_at_once() -> None:
+    """From now on, end without a word: there is nothing yet, or no more, that would have to be ended in order.
+
+    An exception in the middle of an import comes out as anything: a traceback, an ImportError, or not at all.
+    """
+    _handle_by(lambda number, frame: os._exit(128 + number))
+
+
+@contextmanager
+def raised() -> Iterator[list[int]]:
+    """While the block runs, raise KeyboardInterrupt or SystemExit, so that `with` blocks end what they started.
+
+    Yields a list that gets the signals as they arrive. Where one arrives in a place from which nothing can be raised,
+    such as a destructor, it is raised once more.
+    """
+    arrived: list[int] = []
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        arrived.append(number)
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise SystemExit(128 + number)
+
+    def again(lost: Any) -> None:
+        if not arrived:
+            hook_before(lost)
+        elif isinstance(lost.exc_value, (KeyboardInterrupt, SystemExit)):
+            signal.raise_signal(arrived[0])
+
+    hook_before, sys.unraisablehook = sys.unraisablehook, again
+    handlers_before = {number: signal.getsignal(number) for number in ENDING}
+    _handle_by(leave)
+    try:
+        yield arrived
+    finally:
+        sys.unraisablehook = hook_before
+        for number, handler in handlers_before.items():
+            signal.signal(number, handler)
+
+
+def _handle_by(handler: Callable[[int, FrameType | None], object]) -> None:
+    for number in ENDING:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, handler)

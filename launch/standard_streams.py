@@ -1,0 +1,91 @@
+"""The three standard streams, usable whatever they are: closed, full, broken, or of an encoding that lacks characters.
+
+Imports nothing that takes time: it is the first thing that a command does.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, TextIO, cast
+
+STDIN, STDOUT, STDERR = 0, 1, 2
+
+
+def open_closed() -> bool:
+    """Make /dev/null of a closed stream; returns whether standard output was open.
+
+    Otherwise the next file that is opened would get its number, and with it what a library prints; and Python would
+    print to standard output what is meant for a standard error that is not there.
+    """
+    was_open = [_open_if_closed(number) for number in (STDIN, STDOUT, STDERR)]
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    return was_open[STDOUT]
+
+
+@contextmanager
+def tolerant_streams() -> Iterator[None]:
+    """While the block runs, a failed write to standard error is no error: nobody is there to be told.
+
+    Characters that standard output cannot encode are written as escapes.
+    """
+    before = sys.stdout, sys.stderr
+    sys.stderr = cast(TextIO, TolerantStream(sys.stderr))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+
+
+class TolerantStream:
+    """A text stream on which a failed write is no error."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError, ValueError):
+            return self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def say(line: str) -> None:
+    """Print a line on standard error, if somebody takes it."""
+    with suppress(OSError, ValueError):
+        print(line, file=sys.stderr, flush=True)
+
+
+def flush_stdout() -> OSError | None:
+    """Write out what is buffered; where that fails, drop it, so that it does not fail again when Python ends."""
+    try:
+        sys.stdout.flush()
+    except ValueError:  # closed meanwhile, by a script
+        return None
+    except OSError as error:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+        return error
+    return None
+
+
+def _open_if_closed(number: int) -> bool:
+    """Whether the descriptor was open. The lowest free number is what a new file gets."""
+    try:
+        os.fstat(number)
+    except OSError:
+        null = os.open(os.devnull, os.O_RDWR)
+        os.set_inheritable(null, True)
+        return False
+    return True

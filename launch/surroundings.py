@@ -1,0 +1,68 @@
+"""What an error says about the machine that a command runs on: a full disk is no mistake of ours. Pure."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+
+_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_MEMORY = (errno.ENOMEM,)
+_FILES = (errno.EMFILE, errno.ENFILE)
+_NETWORK = (errno.EADDRNOTAVAIL, errno.ENETDOWN, errno.ENETUNREACH, errno.EAFNOSUPPORT)
+_IN_WORDS = (
+    ("No space left on device", _ROOM),
+    ("Disk quota exceeded", _ROOM),
+    ("File too large", _ROOM),
+    ("Cannot allocate memory", _MEMORY),
+    ("can't allocate memory", _MEMORY),
+    ("failed to map segment", _MEMORY),
+    ("Too many open files", _FILES),
+    ("Cannot assign requested address", _NETWORK),
+    ("Network is unreachable", _NETWORK),
+)
+"""How libraries that are not written in Python say it, in exceptions of their own."""
+
+
+def what_is_lacking(error: BaseException) -> str | None:
+    """One sentence on what is lacking and what to do; None where the surroundings are not at fault."""
+    for each in _chain(error):
+        sentence = _sentence(each)
+        if sentence is not None:
+            return sentence
+    return None
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _sentence(error: BaseException) -> str | None:
+    kind = _kind(error)
+    if kind is _ROOM:
+        return f"The output cannot be written: {_reason(error)}. Make room, and run the command again."
+    if kind is _MEMORY:
+        return f"There is too little memory ({_reason(error)}). End other programs, or raise the limit (ulimit -v)."
+    if kind is _FILES:
+        return f"{_reason(error)}: shardnet needs more of them. Raise the limit, such as by ulimit -n 1024."
+    if kind is _NETWORK:
+        return f"This machine has no loopback network ({_reason(error)}). Bring it up: ip link set lo up."
+    if isinstance(error, OSError) and error.errno is not None:
+        where = f" ({error.filename})" if error.filename else ""
+        return f"The system refused what shardnet needs: {_reason(error)}{where}. Run it with --debug to see where."
+    return None
+
+
+def _kind(error: BaseException) -> tuple[int, ...] | None:
+    if isinstance(error, MemoryError):
+        return _MEMORY
+    if isinstance(error, OSError) and error.errno is not None:
+        return next((kind for kind in (_ROOM, _MEMORY, _FILES, _NETWORK) if error.errno in kind), None)
+    text = str(error)
+    return next((kind for words, kind in _IN_WORDS if words in text), None)
+
+
+def _reason(error: BaseException) -> str:
+    text = getattr(error, "strerror", None) or str(error) or "out of memory"
+    return str(text).strip().splitlines()[0].rstrip(".")
