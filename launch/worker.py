@@ -85,10 +85,11 @@ def serve(endpoint: str, name: str, threads: int) -> None:
     import torch
 
     from shardnet.cluster.worker import Worker
+    from shardnet.launch.cache_folder import cache_folder
     from shardnet.transport import RpcTransport
 
     torch.set_num_threads(threads)
-    with Worker(threads) as worker:
+    with Worker(threads, cache_folder()) as worker:
         worker.warm_up()
         with RpcTransport.join(endpoint, name, timeout_s=JOIN_S, prepare=worker.attach):
             worker.left.wait()

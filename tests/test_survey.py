@@ -21,7 +21,7 @@ from shardnet.transport.in_process import InProcessNetwork
 FILES = cast(
     ModelFiles,
     SimpleNamespace(
-        folder=Path("model"),
+        copy=SimpleNamespace(name="by content"),
         dtype="bfloat16",
         profile=SimpleNamespace(units=[SimpleNamespace(output_bytes=128)]),
     ),

@@ -163,7 +163,8 @@ class Cluster:
             kv_memory_bytes: memory for KV caches on each device; None takes what the device can spare.
             prefill_chunk_tokens: prompts go through the ring in chunks of this size.
             record_spans: keep spans for `Model.write_profile`.
-            cache_dir: where converted models and profiles of devices are kept; ~/.cache/shardnet by default.
+            cache_dir: where converted models and links are kept; ~/.cache/shardnet by default. Devices keep their own
+                profiles, in SHARDNET_CACHE as it was when they were started, or the same default.
 
         Raises:
             ModelNotFound, UnsupportedModel, DamagedCheckpoint, BadRequest, DoesNotFit, DeviceLost.

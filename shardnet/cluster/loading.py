@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from shardnet.checks import whole_number
+from shardnet.cluster.copies import require_copies
 from shardnet.cluster.model import Model
 from shardnet.cluster.placement import (
     LEAST_KV_TOKENS,
@@ -194,6 +195,7 @@ def load_model(
     """Open, place and load `model` over `devices`; see `Cluster.load`."""
     files = open_model(str(model), options.dtype, cache_dir=options.cache_dir, progress=load.progress)
     context_tokens = check_context(files.profile, options.context_tokens)
+    files = require_copies(files, devices, load.transport, options.cache_dir, load.progress, load.result_of)
     plan, budgets = plan_load(load, files, devices, surveyor, options, context_tokens)
     ring = tuple(RingStop(stage.device, stage.first_unit, stage.last_unit) for stage in plan.stages)
     load.place(plan.stages)
@@ -203,8 +205,8 @@ def load_model(
             stage=index,
             ring=ring,
             source=load.transport.name,
-            model=str(files.folder),
-            tensors=files.tensors_of(stage.first_unit, stage.last_unit),
+            checkpoint=files.copy.name,
+            tensors=files.roots_of(stage.first_unit, stage.last_unit),
             dtype=options.dtype,
             kv_budget_bytes=budgets[index],
             prefill_chunk_tokens=options.prefill_chunk_tokens,

@@ -78,7 +78,7 @@ class Surveyor:
         """Profiles with times, and the links between all devices.
 
         Args:
-            store: the folder on each device where it keeps its profiles.
+            store: where the coordinator keeps links within a machine; devices keep their profiles themselves.
             wait_for: waits for an answer, or raises when waiting makes no sense any more.
             context_tokens: of a session, when it decodes: the more, the longer a step takes.
 
@@ -104,7 +104,7 @@ class Surveyor:
         for device, answer, bare in zip(devices, described, self.memory(devices), strict=True):
             kind = answer["host"], answer["kind"]
             if kind not in profiles:
-                measured = self._profile(device, files, store, wait_for)
+                measured = self._profile(device, files, wait_for)
                 profiles[kind] = measured.to_profile(context_tokens=context_tokens)
             found.append(replace(profiles[kind], name=device, memory_bytes=bare.memory_bytes))
         networks = {device: answer["network"] for device, answer in zip(devices, described, strict=True)}
@@ -114,14 +114,13 @@ class Surveyor:
         asked = [self.transport.call(device, "describe", timeout_s=ASK_S) for device in devices]
         return [answer.result() for answer in asked]
 
-    def _profile(self, device: str, files: ModelFiles, store: Path, wait_for: WaitFor) -> DeviceMeasurement:
+    def _profile(self, device: str, files: ModelFiles, wait_for: WaitFor) -> DeviceMeasurement:
         """Asks a device to measure itself with the model's units."""
         asked = self.transport.call(
             device,
             "profile",
-            str(files.folder),
+            files.copy.name,
             files.dtype,
-            str(store),
             PROFILE_S,
             self.transport.name,
             timeout_s=ASK_S + 5 * PROFILE_S,

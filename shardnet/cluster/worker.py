@@ -24,7 +24,7 @@ from shardnet.cache import KVCache
 from shardnet.cluster.orphans import OrphanWatch
 from shardnet.cluster.outlet import RingOutlet
 from shardnet.errors import ClusterError
-from shardnet.loader import load_shard, read_config
+from shardnet.loader import DEFAULT_CACHE, find_copy, load_shard, read_config, require_copy
 from shardnet.models import build_skeleton
 from shardnet.profiling.hardware import device_kind, group_free_bytes
 from shardnet.profiling.link_probe import expose_probe
@@ -45,8 +45,10 @@ class Worker:
 
     transport: Transport
 
-    def __init__(self, num_threads: int) -> None:
+    def __init__(self, num_threads: int, cache_dir: Path = DEFAULT_CACHE) -> None:
         self.num_threads = num_threads
+        self.cache_dir = cache_dir.expanduser()
+        """Where this device keeps its profiles, and finds its copies of checkpoints."""
         self.weights: weakref.WeakValueDictionary[Any, torch.Tensor] = weakref.WeakValueDictionary()
         """Tensors that stages of this device share (tied embeddings, say), each loaded once, as long as one uses it."""
         self.left = threading.Event()
@@ -73,6 +75,7 @@ class Worker:
         self.transport = transport
         for endpoint, handler in (
             ("describe", self.describe),
+            ("has_copy", self.has_copy),
             ("profile", self.profile),
             ("ping", clock_ns),
             ("open_stage", self.open_stage),
@@ -115,7 +118,11 @@ class Worker:
             "num_os_threads": psutil.Process().num_threads(),
         }
 
-    def profile(self, folder: str, dtype: str, store: str, max_seconds: float, source: str) -> Future[dict[str, Any]]:
+    def has_copy(self, checkpoint: str) -> bool:
+        """Whether this device has the files of a checkpoint."""
+        return find_copy(checkpoint, self.cache_dir) is not None
+
+    def profile(self, checkpoint: str, dtype: str, max_seconds: float, source: str) -> Future[dict[str, Any]]:
         """Measure this device with a model's units, or take what was measured before; see `profiler`."""
 
         def tell(_: str, done: float, total: float) -> None:
@@ -123,9 +130,9 @@ class Worker:
 
         def measure() -> dict[str, Any]:
             profiled = measure_or_reuse(
-                read_config(Path(folder)),
+                read_config(require_copy(checkpoint, self.cache_dir, self.transport.name).folder),
                 dtype,
-                ProfileStore(store),
+                ProfileStore(self.cache_dir / "profiles"),
                 device=self.kind,
                 max_seconds=max_seconds,
                 num_threads=self.num_threads,
@@ -276,9 +283,10 @@ class StageHost:
     def _load(self) -> dict[str, Any]:
         spec, worker = self._spec, self._worker
         stop = spec.ring[spec.stage]
+        copy = require_copy(spec.checkpoint, worker.cache_dir, worker.transport.name)
         shard = load_shard(
-            spec.model,
-            spec.tensors,
+            copy.folder,
+            copy.places_of(spec.tensors),
             stop.first_unit,
             stop.last_unit,
             spec.dtype,

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from shardnet.errors import DamagedCheckpoint, ModelNotFound, UnsupportedModel
-from shardnet.transport.messages import TensorPlace
+
+from .places import TensorPlace
 
 ITEM_BYTES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "U64": 8, "I32": 4, "U32": 4, "I16": 2, "U16": 2, "I8": 1,

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from shardnet.models.sizes import profile_skeleton
 from shardnet.models.skeleton import build_skeleton
 from shardnet.plan import ModelProfile
-from shardnet.transport.messages import TensorPlace
 
 from .checkpoint import index_folder
+from .copies import Copy, look_at
 from .folder import read_config, read_eos_ids
 from .pieces import PART_MARK, match_names
+from .places import TensorPlace
 from .sources import find_folder
 
 Progress = Callable[[str, float, float], None]
@@ -40,11 +41,23 @@ class ModelFiles:
     tensors: dict[str, TensorPlace]
     """Where each tensor lies, by its name in the model; parts of one as `name@first_element`."""
     names_by_unit: tuple[frozenset[str], ...]
+    copy: Copy
+    """The checkpoint, under the name that devices know it by."""
 
     def tensors_of(self, first_unit: int, last_unit: int) -> dict[str, TensorPlace]:
         """Where the tensors of units first_unit..last_unit lie, both included: all that a worker needs to read them."""
         wanted = frozenset().union(*self.names_by_unit[first_unit : last_unit + 1])
         return {key: place for key, place in self.tensors.items() if key.partition(PART_MARK)[0] in wanted}
+
+    def roots_of(self, first_unit: int, last_unit: int) -> dict[str, str]:
+        """The same by what is in them, so that a device finds them in its own copy (`Copy.places_of`)."""
+        return {key: place.root for key, place in self.tensors_of(first_unit, last_unit).items()}
+
+    def under(self, copy: Copy) -> ModelFiles:
+        """The same model with its checkpoint under another name (see `fingerprint`)."""
+        names = {place.root: name for name, place in self.copy.tensors.items()}
+        tensors = {key: copy.tensors[names[place.root]] for key, place in self.tensors.items()}
+        return replace(self, copy=copy, tensors=tensors)
 
     def tokenizer(self) -> Any:
         """The transformers tokenizer."""
@@ -67,6 +80,7 @@ def open_model(
     """
     folder = find_folder(model, dtype, (cache_dir or DEFAULT_CACHE).expanduser(), progress)
     config = read_config(folder)
+    copy = look_at(folder, index_folder(folder))
     skeleton = build_skeleton(config, 0, config.num_hidden_layers + 1)
     name = Path(model).name.removesuffix(".gguf")
     return ModelFiles(
@@ -76,10 +90,11 @@ def open_model(
         config=config,
         profile=profile_skeleton(skeleton, dtype, name),
         eos_ids=read_eos_ids(folder, config),
-        tensors=match_names(skeleton, index_folder(folder)),
+        tensors=match_names(skeleton, copy.tensors),
         names_by_unit=tuple(
             frozenset(slot.name for slot in skeleton.slots(modules)) for _, modules in skeleton.units()
         ),
+        copy=copy,
     )
 
 

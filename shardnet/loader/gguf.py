@@ -16,12 +16,15 @@ from typing import Any
 
 from shardnet.errors import BadConfiguration, DamagedCheckpoint, UnsupportedModel
 
+from .copies import stamp_of
 from .gguf_header import GgufHeader, read_header
 from .gguf_tensors import Unpacker
+from .hashing import Hashes, keep
 from .safetensors_writer import SafetensorsWriter
 
 FORMAT = 1
 """Part of the key under which a result is kept; raise it when what `convert` writes changes."""
+WEIGHTS = "model.safetensors"
 PARSE_FAILURES = (ValueError, LookupError, TypeError, AttributeError, NotImplementedError)
 """What transformers raises for a file that it cannot make sense of."""
 
@@ -46,8 +49,9 @@ def convert(path: Path, dtype: str, cache_dir: Path, progress: Progress | None =
         cache_dir.mkdir(parents=True, exist_ok=True)
         making = Path(tempfile.mkdtemp(prefix=".making-", dir=cache_dir))
         try:
-            _convert_into(making, header, dtype, progress)
+            hashes = _convert_into(making, header, dtype, progress)
             making.rename(folder)
+            keep(cache_dir, stamp_of(folder / WEIGHTS), hashes)
         finally:
             shutil.rmtree(making, ignore_errors=True)
     except OSError as cause:
@@ -76,8 +80,8 @@ def _open(path: Path) -> GgufHeader:
     return read_header(path)
 
 
-def _convert_into(folder: Path, header: GgufHeader, dtype: str, progress: Progress | None) -> None:
-    """Write configuration, tokenizer and weights of the GGUF file into `folder`."""
+def _convert_into(folder: Path, header: GgufHeader, dtype: str, progress: Progress | None) -> Hashes:
+    """Write configuration, tokenizer and weights of the GGUF file into `folder`; return the hashes of the weights."""
     import torch
     from transformers import GenerationConfig
 
@@ -90,7 +94,7 @@ def _convert_into(folder: Path, header: GgufHeader, dtype: str, progress: Progre
     config.to_json_file(folder / "config.json", use_diff=False)
     GenerationConfig.from_model_config(config).save_pretrained(folder)
     _save_tokenizer(header.path, folder)
-    _write_weights(folder / "model.safetensors", header, raw_config, config, progress)
+    return _write_weights(folder / WEIGHTS, header, raw_config, config, progress)
 
 
 def _read_config(header: GgufHeader, folder: Path) -> tuple[dict[str, Any], Any]:
@@ -133,7 +137,7 @@ def _save_tokenizer(path: Path, folder: Path) -> None:
 
 def _write_weights(
     target: Path, header: GgufHeader, raw_config: dict[str, Any], config: Any, progress: Progress | None
-) -> None:
+) -> Hashes:
     """Unpack all tensors that the model wants, one after the other."""
     from shardnet.models import build_skeleton
 
@@ -159,6 +163,7 @@ def _write_weights(
         raise DamagedCheckpoint(
             f"{header.path} lacks {len(missing)} of {len(shapes)} tensors, {missing[0]} among them. Download it again."
         )
+    return writer.hashes
 
 
 def _tell(progress: Progress | None, share: float) -> None:

@@ -15,7 +15,8 @@ from typing import Any
 
 from shardnet.errors import DamagedCheckpoint, UnsupportedModel
 from shardnet.models import Skeleton
-from shardnet.transport.messages import TensorPlace
+
+from .places import TensorPlace
 
 PART_MARK = "@"
 FLOAT_TYPES = ("F64", "F32", "F16", "BF16")

@@ -1,4 +1,7 @@
-"""Writes a safetensors file tensor by tensor, in any order: the library's own writer wants all of them in memory."""
+"""Writes a safetensors file tensor by tensor, in any order: the library's own writer wants all of them in memory.
+
+Hashes what it writes, so that the file need not be read again for that.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from .parts import hashes_of
 
 DTYPE_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 ALIGNMENT = 64
@@ -30,6 +35,8 @@ class SafetensorsWriter:
         text += b" " * (-(len(text) + 8) % ALIGNMENT)
         self._data_start = 8 + len(text)
         self._missing = dict.fromkeys(shapes)
+        self.hashes: dict[str, tuple[str, ...]] = {}
+        """Of the parts of each tensor that was written."""
         self._file = path.open("wb")
         self._file.write(len(text).to_bytes(8, "little") + text)
         self._file.truncate(self._data_start + end)
@@ -45,6 +52,7 @@ class SafetensorsWriter:
         self._file.seek(self._data_start + self._offsets[name])
         raw = values.to(self._dtype).contiguous().view(-1).view(torch.uint8).numpy()
         self._file.write(raw.data)
+        self.hashes[name] = hashes_of(raw.data)
         self._missing.pop(name, None)
 
     def missing(self) -> list[str]:

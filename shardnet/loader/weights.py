@@ -6,7 +6,6 @@ through a buffer of a few MiB, so that the peak is the shard itself.
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping, MutableMapping
 from io import FileIO
@@ -18,10 +17,10 @@ from torch import Tensor, nn
 
 from shardnet.errors import DamagedCheckpoint
 from shardnet.models import Shard, Skeleton, build_skeleton
-from shardnet.transport.messages import TensorPlace
 
 from .folder import read_config
 from .pieces import PART_MARK
+from .places import TensorPlace
 
 CONVERSION_BYTES = 4 << 20
 TORCH_TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -43,10 +42,10 @@ def load_shard(
 
     Args:
         folder: where the model's `config.json` is.
-        tensors: where the weights are (`ModelFiles.tensors_of`).
-        weights: the tensors that this device holds already, by dtype, name, and where they were read, and when that was
-            written; what is in there is used and not read again, and what is read is added. A
-            `weakref.WeakValueDictionary` keeps just what shards still use.
+        tensors: where the weights are (`Copy.places_of`, or on the coordinator `ModelFiles.tensors_of`).
+        weights: the tensors that this device holds already, by dtype, name and root (see `parts`), of whichever model;
+            what is in there is used and not read again, and what is read is added. A `weakref.WeakValueDictionary`
+            keeps just what shards still use.
 
     Raises:
         DamagedCheckpoint: a file ends early or is gone.
@@ -73,7 +72,7 @@ def _fill(
     for groups in units:
         for group in groups:
             new = {slot.name: slot.shape for slot in group if slot.name not in held}
-            keys = {name: (reader.dtype, name, reader.origin(name)) for name in new}
+            keys = {name: (reader.dtype, name, reader.roots(name)) for name in new}
             tensors = {name: tensor for name, key in keys.items() if (tensor := weights.get(key)) is not None}
             if len(tensors) < len(new):
                 tensors = reader.read(new)
@@ -119,11 +118,10 @@ class _Reader:
             for (name, shape), part in zip(shapes.items(), parts, strict=True)
         }
 
-    def origin(self, name: str) -> tuple[tuple[TensorPlace, int], ...]:
-        """Where a tensor comes from, and when that file was last written: a model may be saved anew where it was."""
-        return tuple(
-            (place, os.fstat(self._file(name, place.file).fileno()).st_mtime_ns) for _, place in self._pieces[name]
-        )
+    def roots(self, name: str) -> tuple[tuple[int, str], ...]:
+        """What a tensor is made of: wherever that lies, the same roots make the same tensor."""
+        assert all(place.root for _, place in self._pieces[name]), "the checkpoint was not looked at as a whole"
+        return tuple((first_element, place.root) for first_element, place in self._pieces[name])
 
     def _read_pieces(self, name: str, flat: Tensor) -> None:
         for first_element, place in self._pieces[name]:

@@ -9,7 +9,7 @@ Endpoints of every device (handlers in `shardnet.cluster.worker`), and who calls
     open_session(RingId, stage, SessionSpec)      coordinator -> every stage; reserves KV memory
     close_sessions(RingId, stage, sessions)       coordinator -> every stage; frees it, later hops of these are dropped
     open_stage(StageSpec)        coordinator -> device; leaves a stage there behind a remote object
-    describe(), profile(...), ping()      coordinator -> device
+    describe(), has_copy(checkpoint), profile(...), ping()      coordinator -> device
     leave()                      coordinator -> device; ends its process
 
 Endpoints of the coordinator:
@@ -112,16 +112,6 @@ class Tokens(NamedTuple):
     tokens: tuple[SampledToken, ...]
 
 
-class TensorPlace(NamedTuple):
-    """Where one tensor lies in a checkpoint."""
-
-    file: str
-    offset: int
-    num_bytes: int
-    dtype: str
-    shape: tuple[int, ...]
-
-
 class RingStop(NamedTuple):
     """One stage as its neighbours see it."""
 
@@ -138,9 +128,10 @@ class StageSpec(NamedTuple):
     ring: tuple[RingStop, ...]
     source: str
     """The transport name of the coordinator: where sampled tokens are told."""
-    model: str
-    """Folder with the model's `config.json`."""
-    tensors: dict[str, TensorPlace]
+    checkpoint: str
+    """Its name by content, under which the device finds its own copy; paths never travel."""
+    tensors: dict[str, str]
+    """The root of each tensor that the shard is made of; see `shardnet.loader.parts`."""
     dtype: str
     kv_budget_bytes: int
     prefill_chunk_tokens: int
@@ -155,7 +146,6 @@ MESSAGE_TYPES: tuple[type, ...] = (
     SessionSpec,
     SampledToken,
     Tokens,
-    TensorPlace,
     RingStop,
     StageSpec,
 )

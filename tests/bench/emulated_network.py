@@ -84,13 +84,13 @@ def fork_device(device: dict[str, Any], endpoint: str, logs: str, interfaces: li
         log = os.open(Path(logs, f"{device['name']}.log"), os.O_WRONLY | os.O_CREAT, 0o666)
         os.dup2(log, 1)
         os.dup2(log, 2)
-        code = serve(device, endpoint)
+        code = serve(device, endpoint, logs)
     finally:
         sys.stderr.flush()
         os._exit(code)
 
 
-def serve(device: dict[str, Any], endpoint: str) -> int:
+def serve(device: dict[str, Any], endpoint: str, logs: str) -> int:
     """As `shardnet.launch.worker.serve`, for an emulated device."""
     import torch
     from emulated_worker import EmulatedWorker, slow_down
@@ -101,7 +101,7 @@ def serve(device: dict[str, Any], endpoint: str) -> int:
     worker.end_with(sys.stdin.fileno())
     torch.set_num_threads(1)
     slow_down(device["slowdown"])
-    with EmulatedWorker(device["slowdown"], device["memory_bytes"]) as here:
+    with EmulatedWorker(device["slowdown"], device["memory_bytes"], Path(logs)) as here:
         here.warm_up()
         with RpcTransport.join(endpoint, device["name"], timeout_s=worker.JOIN_S, prepare=here.attach):
             here.left.wait()

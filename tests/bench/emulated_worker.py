@@ -14,6 +14,7 @@ Sleeping also leaves the cores to whatever else runs. What it does not slow down
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 from shardnet.cluster.worker import Worker
@@ -38,8 +39,8 @@ def slow_down(slowdown: float) -> None:
 class EmulatedWorker(Worker):
     """Tells of itself what was asked for."""
 
-    def __init__(self, slowdown: float, memory_bytes: int) -> None:
-        super().__init__(num_threads=1)
+    def __init__(self, slowdown: float, memory_bytes: int, cache_dir: Path) -> None:
+        super().__init__(1, cache_dir)
         self._slowdown = slowdown
         self._memory_bytes = memory_bytes
 

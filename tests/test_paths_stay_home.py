@@ -1,0 +1,106 @@
+"""What a load sends: names by content, and no path of anybody's machine. Whole devices, in one process."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_text_model import save_text_model
+
+from shardnet.cluster import survey
+from shardnet.cluster import worker as worker_module
+from shardnet.cluster.cluster import Cluster
+from shardnet.cluster.worker import Worker
+from shardnet.errors import ModelNotFound
+from shardnet.loader import enter, fingerprint, open_model
+from shardnet.progress import silent
+from shardnet.transport import in_process
+from shardnet.transport.in_process import InProcessNetwork
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Little is measured, and nothing of this machine is seen."""
+    monkeypatch.setattr(survey, "PROFILE_S", 0.1)
+    monkeypatch.setattr(survey, "LINK_S", 0.05)
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+
+
+@contextmanager
+def cluster_of(*caches: Path) -> Iterator[Cluster]:
+    """Devices "a", "b" ... in this process, each with a cache folder of its own."""
+    names = [chr(ord("a") + index) for index in range(len(caches))]
+    with ExitStack() as stack:
+        network = stack.enter_context(InProcessNetwork())
+        for name, cache in zip(names, caches, strict=True):
+            stack.enter_context(Worker(1, cache)).attach(network.join(name))
+        with Cluster(network.join("coordinator"), names, ExitStack(), None) as cluster:
+            yield cluster
+
+
+def texts_in(value: Any) -> Iterator[str]:
+    """Every string and every key in a message."""
+    if isinstance(value, dict):
+        value = [*value.keys(), *value.values()]
+    if isinstance(value, bytes):
+        value = value.decode(errors="replace")
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        for each in value:
+            yield from texts_in(each)
+
+
+def test_no_path_travels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The coordinator's paths of the model, of its files and of the profiles used to go to every device."""
+    sent: list[Any] = []
+
+    class RecordingParcel(in_process.Parcel):
+        def __init__(self, content: Any) -> None:
+            super().__init__(content)
+            sent.append(content)
+
+    model = save_text_model(tmp_path / "model")
+    monkeypatch.setattr(in_process, "Parcel", RecordingParcel)
+    with (
+        cluster_of(tmp_path / "a", tmp_path / "b") as cluster,
+        cluster.load(model, dtype="float32", cache_dir=tmp_path / "c", progress=silent) as loaded,
+    ):
+        assert loaded.generate(["hello"], max_new_tokens=4)[0].token_ids
+    texts = [text for message in sent for text in texts_in(message)]
+    assert len(texts) > 100 and "model.norm.weight" in texts
+    assert not [text for text in texts if os.path.isabs(text) or str(tmp_path) in text]
+    assert list((tmp_path / "a" / "profiles").iterdir()), "a device keeps its profile in its own cache folder"
+
+
+def test_a_device_finds_its_own_copy_or_says_that_it_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = save_text_model(tmp_path / "model")
+    monkeypatch.setattr("shardnet.loader.copy_index._shared_folder", lambda: None)  # as if on machines of their own
+    opened: list[Path] = []
+    load_shard = worker_module.load_shard
+
+    def watched(folder: Path, *args: Any, **options: Any) -> Any:
+        opened.append(folder)
+        return load_shard(folder, *args, **options)
+
+    monkeypatch.setattr(worker_module, "load_shard", watched)
+    options = {"dtype": "float32", "split": [3, 3], "cache_dir": tmp_path / "a", "progress": silent}
+    with cluster_of(tmp_path / "a", tmp_path / "b") as cluster:
+        with pytest.raises(ModelNotFound, match=r"^b has no copy of model \(checkpoint \w+\). Copy the model") as error:
+            cluster.load(model, **options)
+        assert error.value.exit_code == 2
+        shutil.copytree(model, tmp_path / "copy of b")
+        copy = fingerprint(open_model(str(tmp_path / "copy of b"), "float32").copy, tmp_path / "b")
+        assert copy is not None
+        enter(copy, tmp_path / "b")
+        monkeypatch.setattr("shardnet.cluster.copies.AT_ONCE_BYTES", 0)
+        shutil.rmtree(tmp_path / "a" / "parts")  # a large model, never hashed: b cannot follow its files' stamps
+        with cluster.load(model, **options) as loaded:
+            assert loaded.generate(["hello"], max_new_tokens=4)[0].token_ids
+    assert sorted(opened) == [tmp_path / "copy of b", tmp_path / "model"]
