@@ -126,10 +126,11 @@ def test_two_models_at_once_on_the_same_devices(tiny: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize("when", ["profiling", "loading"])
 @pytest.mark.parametrize("victim", ["device-0", "device-2"])
 def test_a_device_killed_before_the_model_stands_is_named_within_5_s(
-    tiny: Path, tmp_path: Path, when: str, victim: str
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str, victim: str
 ) -> None:
     """Once, the load waited for the others' shards first, and the error named no stage."""
     killed_s: list[float] = []
+    monkeypatch.setenv("SHARDNET_CACHE", str(tmp_path))  # where the devices have no profiles yet
     with shardnet.Cluster.local(3, threads_per_device=1) as cluster:
         pids = pids_of(cluster)
 
