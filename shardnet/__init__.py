@@ -34,11 +34,15 @@ from .errors import (
 from .plan import DeviceProfile, LinkProfile, ModelProfile, Plan
 
 if TYPE_CHECKING:
+    from .cluster.async_stream import AsyncStream
     from .cluster.cluster import Cluster
+    from .cluster.model import Model
+    from .cluster.stream import Generation, Stream
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AsyncStream",
     "BadConfiguration",
     "BadRequest",
     "CallTimeout",
@@ -48,18 +52,27 @@ __all__ = [
     "DeviceLost",
     "DeviceProfile",
     "DoesNotFit",
+    "Generation",
     "JoinFailed",
     "KVMemorySpent",
     "LinkProfile",
+    "Model",
     "ModelNotFound",
     "ModelProfile",
     "Plan",
     "ShardnetError",
+    "Stream",
     "UnsupportedModel",
     "UsageError",
 ]
 
-_LAZY = {"Cluster": "shardnet.cluster.cluster"}
+_LAZY = {
+    "AsyncStream": "shardnet.cluster.async_stream",
+    "Cluster": "shardnet.cluster.cluster",
+    "Generation": "shardnet.cluster.stream",
+    "Model": "shardnet.cluster.model",
+    "Stream": "shardnet.cluster.stream",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from shardnet.cluster.stream import Stream
-from shardnet.cluster.turns import MAX_SESSIONS_AT_ONCE, Turns
+from shardnet.cluster.turns import MAX_SESSIONS_AT_ONCE, Batch, Turns
 from shardnet.errors import BadRequest, DeviceLost, KVMemorySpent
 
 
@@ -56,22 +56,22 @@ class FakeStream:
 def test_answers_come_in_the_prompts_order_and_wait_for_memory() -> None:
     memory = Memory(2)
     prompts = [[index] for index in range(MAX_SESSIONS_AT_ONCE + 8)]
-    assert Turns().answer_all(prompts, memory.start) == prompts
+    assert Turns().answer_all(prompts, memory.start, Batch()) == prompts
     assert memory.most <= 2
-    assert Turns().answer_all([], memory.start) == []
+    assert Turns().answer_all([], memory.start, Batch()) == []
 
 
 def test_calls_of_two_threads_wait_for_each_other() -> None:
     """Once, the second call failed: nothing of its own was running, so it thought that waiting would not help."""
     memory, turns = Memory(1), Turns()
     with ThreadPoolExecutor(4) as threads:
-        calls = [threads.submit(turns.answer_all, [[call, 0], [call, 1]], memory.start) for call in range(4)]
+        calls = [threads.submit(turns.answer_all, [[call, 0], [call, 1]], memory.start, Batch()) for call in range(4)]
         assert [call.result() for call in calls] == [[[call, 0], [call, 1]] for call in range(4)]
 
 
 def test_what_fits_not_even_alone_is_refused() -> None:
     with pytest.raises(KVMemorySpent):
-        Turns().answer_all([[1], [2]], Memory(0).start)
+        Turns().answer_all([[1], [2]], Memory(0).start, Batch())
 
 
 @pytest.mark.parametrize("error", [DeviceLost("gone"), BadRequest("no"), KeyboardInterrupt()])
@@ -87,7 +87,7 @@ def test_an_error_ends_the_others_at_once(error: BaseException) -> None:
         assert stream.closed.wait(30), "was not ended"
 
     with pytest.raises(type(error)):
-        Turns().answer_all([[0], [1], [2]], lambda prompt: memory.start(prompt, answer))
+        Turns().answer_all([[0], [1], [2]], lambda prompt: memory.start(prompt, answer), Batch())
     assert memory.most == 2 and memory._held == 0
     assert [2] not in started or started.index([2]) == 2
 
@@ -99,5 +99,5 @@ def test_a_later_call_is_not_kept_waiting_by_one_that_failed() -> None:
         raise BadRequest("no")
 
     with pytest.raises(BadRequest):
-        turns.answer_all([[0]], lambda prompt: memory.start(prompt, fail))
-    assert turns.answer_all([[1]], memory.start) == [[1]]
+        turns.answer_all([[0]], lambda prompt: memory.start(prompt, fail), Batch())
+    assert turns.answer_all([[1]], memory.start, Batch()) == [[1]]

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from shardnet.checks import whole_number
+from shardnet.cluster.async_stream import AsyncStream, run_beside
 from shardnet.cluster.remote_stage import RemoteStage, StageReport, collect_timeline
 from shardnet.cluster.request import Chat, encode, prompts_of, sampling_of, stops_of
 from shardnet.cluster.stream import Generation, Stream
-from shardnet.cluster.turns import Turns
+from shardnet.cluster.turns import Batch, Turns
 from shardnet.errors import BadRequest
 from shardnet.pipeline import Pipeline
 from shardnet.plan import ModelProfile, Plan
@@ -98,7 +100,7 @@ class Model:
         ids = self.encode(prompt, chat=chat)
         max_new_tokens = self._check_length(len(ids), max_new_tokens)
         session = self._pipeline.start(ids, max_new_tokens=max_new_tokens, eos_ids=self._eos_ids, sampling=sampling)
-        return Stream(session, text, on_finished=self._keep)
+        return Stream(session, text, self._keep)
 
     def generate(self, prompts: Sequence[str | Sequence[int] | Chat], **options: Any) -> list[Generation]:
         """Answer several prompts at once; the options are those of `stream`. In the prompts' order.
@@ -106,11 +108,30 @@ class Model:
         Prompts that do not fit into the KV memory beside the others wait for their turn. An error, and also Ctrl-C,
         ends all of them; a prompt that cannot be answered is refused before the first is begun.
         """
-        chat = options.pop("chat", False)
+        return self._answer_all(prompts, Batch(), **options)
+
+    def astream(self, prompt: str | Sequence[int] | Chat, **options: Any) -> AsyncStream:
+        """`stream` for an event loop, which is not held up: `async for piece in model.astream(...)`.
+
+        The options and errors are those of `stream`; every error comes from the iteration. A task that is cancelled
+        while it waits for a piece ends the answer and frees its memory.
+        """
+        return AsyncStream(lambda: self.stream(prompt, **options))
+
+    async def agenerate(self, prompts: Sequence[str | Sequence[int] | Chat], **options: Any) -> list[Generation]:
+        """`generate` for an event loop: `await model.agenerate(...)`. A task that is cancelled ends all its answers."""
+        batch = Batch()
+        thread = ThreadPoolExecutor(1, "shardnet-generate")
+        try:
+            return await run_beside(thread, lambda: self._answer_all(prompts, batch, **options), batch.stop)
+        finally:
+            thread.shutdown(wait=False)
+
+    def _answer_all(self, prompts: Any, batch: Batch, *, chat: bool = False, **options: Any) -> list[Generation]:
         ids = [self.encode(prompt, chat=chat) for prompt in prompts_of(prompts)]
         for each in ids:
             self._check_length(len(each), options.get("max_new_tokens", NEW_TOKENS))
-        return self._turns.answer_all(ids, lambda prompt: self.stream(prompt, **options))
+        return self._turns.answer_all(ids, lambda prompt: self.stream(prompt, **options), batch)
 
     def encode(self, prompt: str | Sequence[int] | Chat, *, chat: bool = False) -> list[int]:
         """The token ids of a prompt.

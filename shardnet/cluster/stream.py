@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+import copy
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
 
+from shardnet.errors import ShardnetError
 from shardnet.pipeline import Session
 from shardnet.text import TextStream
 
@@ -23,40 +26,55 @@ class Generation:
     time_to_first_token_s: float
 
 
-@dataclass
 class Stream:
-    """An answer as it comes: iterate for pieces of text. `result` is there when the iteration has ended."""
+    """An answer as it comes: iterate for pieces of text. `result` is there when the iteration has ended.
 
-    _session: Session
-    _text: TextStream
-    _pieces: list[str] = field(default_factory=list)
-    _ids: list[int] = field(default_factory=list)
-    _finish_reason: str = "cancelled"
-    is_finished: bool = False
-    on_finished: Callable[[Generation], None] = lambda result: None
+    It is read once, as a file is: everyone who iterates, in this thread or in another, takes the pieces that nobody has
+    taken yet, and after a `break` the next loop goes on from there. An error comes to everyone who reads on. It ends
+    early with `close`, with a `with` block, and when nobody holds it any more.
+    """
 
-    def __iter__(self) -> Iterator[str]:
-        try:
-            for token in self._session:
-                self._ids.append(token.token_id)
-                is_eos = token.finish_reason == "eos"
-                yield from self._tell("" if is_eos else self._text.push(token.token_id))
-                if self._text.is_stopped:
-                    self._finish_reason = "stop"
-                    return
-                self._finish_reason = token.finish_reason or self._finish_reason
-            yield from self._tell(self._text.finish())
-            if self._text.is_stopped:
-                self._finish_reason = "stop"
-        finally:
-            self.close()
+    def __init__(self, session: Session, text: TextStream, on_finished: Callable[[Generation], None]) -> None:
+        self.is_finished = False
+        self._session = session
+        self._tokens = iter(session)
+        self._text = text
+        self._on_finished = on_finished
+        self._pieces: list[str] = []
+        self._ids: list[int] = []
+        self._finish_reason = "cancelled"
+        self._is_read = False
+        self._failure: ShardnetError | None = None
+        self._reading = threading.Lock()
+        """Held by who waits for the next piece; `close` does without it."""
+        self._ending = threading.Lock()
+
+    def __iter__(self) -> Stream:
+        return self
+
+    def __next__(self) -> str:
+        with self._reading:
+            while not self._is_read:
+                if piece := self._take():
+                    return piece
+            if self._failure is not None:
+                raise copy.copy(self._failure)
+        raise StopIteration
 
     def close(self) -> None:
         """Stop generating. Safe to call twice, and after the end."""
         self._session.cancel()
-        if not self.is_finished:
+        with self._ending:
+            if self.is_finished:
+                return
             self.is_finished = True
-            self.on_finished(self.result)
+        self._on_finished(self.result)
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     @property
     def result(self) -> Generation:
@@ -73,7 +91,29 @@ class Stream:
             time_to_first_token_s=first_s - session.started_s,
         )
 
-    def _tell(self, piece: str) -> Iterator[str]:
+    def _take(self) -> str:
+        """The text that the next token makes certain, or, where none comes, what had been held back."""
+        try:
+            token = next(self._tokens, None)
+        except BaseException as error:
+            if isinstance(error, ShardnetError):
+                self._failure = copy.copy(error)  # without the traceback, which holds us
+            self._end()
+            raise
+        if token is None:
+            piece = self._text.finish()
+        else:
+            self._ids.append(token.token_id)
+            piece = "" if token.finish_reason == "eos" else self._text.push(token.token_id)
+            self._finish_reason = token.finish_reason or self._finish_reason
         if piece:
             self._pieces.append(piece)
-            yield piece
+        if self._text.is_stopped:
+            self._finish_reason = "stop"
+        if token is None or self._text.is_stopped:
+            self._end()
+        return piece
+
+    def _end(self) -> None:
+        self._is_read = True
+        self.close()

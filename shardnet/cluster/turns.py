@@ -25,17 +25,16 @@ class Turns:
         self._room = threading.Condition()
         self._num_running = 0
 
-    def answer_all(self, prompts: Sequence[list[int]], start: Start) -> list[Generation]:
+    def answer_all(self, prompts: Sequence[list[int]], start: Start, batch: Batch) -> list[Generation]:
         """Answer prompts at the same time, as far as there is memory; in the prompts' order.
 
-        The first error, and also Ctrl-C, stops the others at once.
+        The first error, and also Ctrl-C, stops the others at once; so does `batch.stop`, from any thread.
 
         Raises:
             KVMemorySpent: a prompt does not fit even while no other is being answered.
         """
         if not prompts:
             return []
-        batch = _Batch()
         with ThreadPoolExecutor(min(len(prompts), MAX_SESSIONS_AT_ONCE), "shardnet-generate") as threads:
             try:
                 answers = [threads.submit(self._answer, prompt, start, batch) for prompt in prompts]
@@ -46,7 +45,7 @@ class Turns:
             finally:
                 batch.stop()
 
-    def _answer(self, prompt: list[int], start: Start, batch: _Batch) -> Generation:
+    def _answer(self, prompt: list[int], start: Start, batch: Batch) -> Generation:
         stream = self._start_in_turn(prompt, start, batch)
         try:
             batch.add(stream)
@@ -59,7 +58,7 @@ class Turns:
                 self._num_running -= 1
                 self._room.notify_all()
 
-    def _start_in_turn(self, prompt: list[int], start: Start, batch: _Batch) -> Stream:
+    def _start_in_turn(self, prompt: list[int], start: Start, batch: Batch) -> Stream:
         with self._room:  # one opens at a time: two half-open sessions could keep each other out
             while not batch.is_over:
                 try:
@@ -74,7 +73,7 @@ class Turns:
         raise CancelledError
 
 
-class _Batch:
+class Batch:
     """The streams of one call, to be stopped together."""
 
     def __init__(self) -> None:

@@ -5,6 +5,8 @@ Real processes over real RPC. The embedded model where text and long prompts mat
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -160,6 +162,41 @@ def test_cancelled_session_frees_its_memory_everywhere(model: Model) -> None:
     for _ in pieces:
         pass
     assert stream.result.finish_reason == "cancelled"
+    model._pipeline.settle()
+    assert all(report.kv_reserved_bytes == 0 for report in model.report())
+
+
+def test_answers_for_an_event_loop_are_those_of_generate_and_end_with_their_task(model: Model) -> None:
+    prompts = ["one", "two", "three"]
+    expected = model.generate(prompts, max_new_tokens=12)
+
+    async def read(prompt: str) -> tuple[str, list[int]]:
+        stream = model.astream(prompt, max_new_tokens=12)
+        return "".join([piece async for piece in stream]), stream.result.token_ids
+
+    async def ask() -> None:
+        at_once, *streamed = await asyncio.gather(
+            model.agenerate(prompts, max_new_tokens=12), *(read(prompt) for prompt in prompts)
+        )
+        assert [each.token_ids for each in at_once] == [each.token_ids for each in expected]
+        assert streamed == [(each.text, each.token_ids) for each in expected]
+        begun = model.astream("a", max_new_tokens=4000)
+        await begun.__anext__()
+        for endless in (
+            model.agenerate(["a"] * 3, max_new_tokens=4000),
+            model.astream("a", max_new_tokens=4000).__anext__(),
+            read_on(begun),
+        ):
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(endless, 0.001)
+
+    async def read_on(stream: shardnet.AsyncStream) -> None:
+        async for _ in stream:
+            pass
+
+    asyncio.run(ask())
+    while model._pipeline.num_sessions:  # the one whose session was still being opened
+        time.sleep(0.01)
     model._pipeline.settle()
     assert all(report.kv_reserved_bytes == 0 for report in model.report())
 
