@@ -6,10 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
-from jinja2 import TemplateError
-
 from shardnet.checks import number, whole_number
 from shardnet.errors import BadRequest
+from shardnet.foreign import read_by_others
 from shardnet.sampling import check_sampling
 from shardnet.transport.messages import SamplingOptions
 
@@ -75,7 +74,7 @@ def encode(prompt: Any, tokenizer: Any, *, chat: bool, vocabulary: int, model: s
     """
     if isinstance(prompt, str):
         messages = [{"role": "user", "content": prompt}]
-        ids = _ids_of_chat(messages, tokenizer, model) if chat else list(tokenizer(prompt)["input_ids"])
+        ids = _ids_of_chat(messages, tokenizer, model) if chat else _ids_of_text(prompt, tokenizer, model)
     else:
         parts = _parts_of(prompt)
         ids = _ids_of_chat(parts, tokenizer, model) if _is_chat(parts) else _plain_ids(parts)
@@ -84,6 +83,11 @@ def encode(prompt: Any, tokenizer: Any, *, chat: bool, vocabulary: int, model: s
     if wrong := [token for token in ids if not 0 <= token < vocabulary]:
         raise BadRequest(f"token id {wrong[0]} is not in the model's vocabulary of {vocabulary}.")
     return ids
+
+
+def _ids_of_text(text: str, tokenizer: Any, model: str) -> list[int]:
+    with read_by_others(lambda reason: BadRequest(f"the tokenizer of {model} refuses this prompt: {reason}.")):
+        return list(tokenizer(text)["input_ids"])
 
 
 def _parts_of(prompt: Any) -> list[Any]:
@@ -113,11 +117,9 @@ def _ids_of_chat(messages: Sequence[Any], tokenizer: Any, model: str) -> list[in
         is_whole = isinstance(message, Mapping) and isinstance(message.get("role"), str)
         if not is_whole or message.get("content") is None:
             raise BadRequest(f'a chat message is {{"role": ..., "content": ...}}, but one is {_shown(message)}.')
-    try:
+    with read_by_others(lambda reason: BadRequest(f"the chat template of {model} refuses these messages: {reason}.")):
         encoded = tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, return_dict=True)
-    except (TemplateError, TypeError, ValueError) as cause:
-        raise BadRequest(f"the chat template of {model} refuses these messages: {cause}") from cause
-    return list(encoded["input_ids"])
+        return list(encoded["input_ids"])
 
 
 def _iterated(name: str, value: Any, wanted: str) -> Iterable[Any]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from shardnet.bounds import Count, Name, bounds_of, check_fields
+from shardnet.config_bounds import check_config
 from shardnet.described.schema import require
 from shardnet.errors import BadConfiguration, UnsupportedModel
 from shardnet.plan import ModelProfile, UnitProfile
@@ -241,7 +242,9 @@ def model_config_from_hf(config: Mapping[str, Any], name: str) -> ModelConfig:
 
     Raises:
         UnsupportedModel: a family whose sizes are not known from its configuration.
+        BadConfiguration: it says something impossible.
     """
+    check_config(config, f"{name}: config.json", BadConfiguration)
     if isinstance(config.get("text_config"), Mapping):
         config = config["text_config"]
     family = str(config.get("model_type", ""))

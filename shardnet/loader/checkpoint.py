@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeGuard
 
 from shardnet.errors import DamagedCheckpoint, ModelNotFound, UnsupportedModel
+from shardnet.plain_files import open_plain, parse_json, read_json
+from shardnet.quoting import quoted, shortened
 
 from .places import TensorPlace
 
@@ -16,7 +19,11 @@ ITEM_BYTES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "U64": 8, "I32": 4, "U32": 4, "I16": 2, "U16": 2, "I8": 1,
     "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1,
 }  # fmt: skip
-MAX_HEADER_BYTES = 100_000_000  # as the safetensors library has it
+MOST_HEADER_BYTES = 6 << 20
+"""Room for 50,000 tensors in a file, or names in an index. Python needs gigabytes for the 100 MB of the library."""
+MOST_NAME = 255
+MOST_DIMENSIONS = 8
+MOST_SIZE = 1 << 48
 
 
 def index_folder(folder: Path) -> dict[str, TensorPlace]:
@@ -43,25 +50,43 @@ def index_folder(folder: Path) -> dict[str, TensorPlace]:
 
 
 def _index_listed(folder: Path, listing: Path) -> dict[str, TensorPlace]:
-    try:
-        weight_map = json.loads(listing.read_text())["weight_map"]
-        names = sorted(set(weight_map.values()))
-    except (ValueError, KeyError, AttributeError, TypeError) as cause:
-        raise DamagedCheckpoint(f"{listing} is no list of weight files ({cause}). Download it again.") from cause
+    weight_map = _read_weight_map(listing)
     index: dict[str, TensorPlace] = {}
+    names = sorted(set(weight_map.values()))
     for name in names:
-        if not (folder / name).is_file():
+        if not os.path.isfile(folder / name):
             raise DamagedCheckpoint(
-                f"{listing.name} lists {len(names)} weight files and {name} is not in {folder}. Download that file."
+                f"{listing.name} lists {len(names)} weight files and {name} is not in {shortened(str(folder))}. "
+                "Download that file."
             )
         index.update(index_file(folder / name))
     missing = next((tensor for tensor in weight_map if tensor not in index), None)
     if missing is not None:
         raise DamagedCheckpoint(
-            f"{listing.name} says that {weight_map[missing]} holds the tensor {missing}, and it does not. "
+            f"{listing.name} says that {weight_map[missing]} holds the tensor {shortened(missing)}, and it does not. "
             "Download the model again."
         )
     return index
+
+
+def _read_weight_map(listing: Path) -> dict[str, str]:
+    """{tensor: file}. The files are in the folder itself; what the hub's cache links from there may lie elsewhere."""
+    shown = shortened(str(listing))
+    content = read_json(listing, MOST_HEADER_BYTES, "the file", DamagedCheckpoint)
+    weight_map = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(weight_map, dict):
+        raise DamagedCheckpoint(f"{shown} is no list of weight files: it has no weight_map. Download it again.")
+    for name in weight_map.values():
+        if not isinstance(name, str) or not name or len(name) > MOST_NAME or "\0" in name:
+            raise DamagedCheckpoint(
+                f"{shown} is no list of weight files: {quoted(name)} is no file's name. Download it again."
+            )
+        if os.path.isabs(name) or ".." in Path(name).parts:
+            raise DamagedCheckpoint(
+                f"{shown} names the file {quoted(name)}, which is not in the model's folder. Download it again, or put "
+                "the file beside it."
+            )
+    return weight_map
 
 
 def index_file(path: Path) -> dict[str, TensorPlace]:
@@ -70,39 +95,89 @@ def index_file(path: Path) -> dict[str, TensorPlace]:
     Raises:
         DamagedCheckpoint: as `index_folder`.
     """
-    file_bytes = path.stat().st_size
-    with path.open("rb") as file:
+    shown = shortened(str(path))
+    with open_plain(path, "the weights", DamagedCheckpoint) as file:
+        file_bytes = os.fstat(file.fileno()).st_size
         prefix = file.read(8)
         header_bytes = int.from_bytes(prefix, "little")
-        if len(prefix) < 8 or header_bytes > min(file_bytes - 8, MAX_HEADER_BYTES):
+        if len(prefix) < 8 or header_bytes > min(file_bytes - 8, MOST_HEADER_BYTES):
             raise DamagedCheckpoint(
-                f"{path} is damaged: its header should take {header_bytes} bytes, and the file has {file_bytes}. "
+                f"{shown} is damaged: its header should take {header_bytes} bytes, and the file has {file_bytes}. "
                 "Download it again."
             )
         raw = file.read(header_bytes)
+    places = dict(_places(raw, path, 8 + header_bytes, file_bytes))
+    _refuse_overlaps(shown, places)
+    return places
+
+
+def _places(raw: bytes, path: Path, data_start: int, file_bytes: int) -> Iterator[tuple[str, TensorPlace]]:
+    shown = shortened(str(path))
+    what = f"{shown} is damaged: its header of {len(raw)} bytes is not a safetensors header"
     try:
-        header = json.loads(raw)
-        entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
-        return {name: _entry(path, name, entry, 8 + header_bytes, file_bytes) for name, entry in entries.items()}
-    except (ValueError, KeyError, AttributeError, TypeError) as cause:
-        raise DamagedCheckpoint(
-            f"{path} is damaged: its header of {header_bytes} bytes is not a safetensors header. Download it again."
-        ) from cause
+        text = raw.decode()
+    except UnicodeDecodeError as cause:
+        raise DamagedCheckpoint(f"{what}. Download it again.") from cause
+    header = parse_json(text, f"the header of {shown}", DamagedCheckpoint)
+    if not isinstance(header, dict):
+        raise DamagedCheckpoint(f"{what}. Download it again.")
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        fields = _Fields.read(entry)
+        if fields is None:
+            raise DamagedCheckpoint(f"{what}: it says of {quoted(name)} {quoted(entry)}. Download it again.")
+        yield name, _place(path, name, fields, data_start, file_bytes)
 
 
-def _entry(path: Path, name: str, entry: Mapping[str, Any], data_start: int, file_bytes: int) -> TensorPlace:
-    first, end = (int(offset) for offset in entry["data_offsets"])
-    shape = tuple(int(size) for size in entry["shape"])
-    dtype = str(entry["dtype"])
-    if data_start + end > file_bytes or first < 0:
+class _Fields(NamedTuple):
+    """What a safetensors header says of a tensor."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    first: int
+    end: int
+
+    @classmethod
+    def read(cls, entry: Any) -> _Fields | None:
+        """None where it is nothing that such a header may say."""
+        if not isinstance(entry, dict) or not isinstance(entry.get("dtype"), str):
+            return None
+        shape, offsets = entry.get("shape"), entry.get("data_offsets")
+        if not _are_sizes(shape) or not _are_sizes(offsets) or len(shape) > MOST_DIMENSIONS or len(offsets) != 2:
+            return None
+        return cls(entry["dtype"], tuple(shape), *offsets)
+
+
+def _are_sizes(values: Any) -> TypeGuard[list[int]]:
+    return isinstance(values, list) and all(type(each) is int and 0 <= each <= MOST_SIZE for each in values)
+
+
+def _place(path: Path, name: str, fields: _Fields, data_start: int, file_bytes: int) -> TensorPlace:
+    dtype, shape, first, end = fields
+    what = f"the tensor {shortened(name)}"
+    if data_start + end > file_bytes:
         raise DamagedCheckpoint(
-            f"{path} is truncated: the tensor {name} should end at byte {data_start + end}, and the file has "
+            f"{shortened(str(path))} is truncated: {what} should end at byte {data_start + end}, and the file has "
             f"{file_bytes}. Download it again."
         )
     expected = math.prod(shape) * ITEM_BYTES.get(dtype, 0)
-    if dtype in ITEM_BYTES and end - first != expected:
+    if end < first or (dtype in ITEM_BYTES and end - first != expected):
         raise DamagedCheckpoint(
-            f"{path} is damaged: the tensor {name} of shape {list(shape)} and type {dtype} needs {expected} bytes, and "
-            f"has {end - first}. Download it again."
+            f"{shortened(str(path))} is damaged: {what} of shape {list(shape)} and type {shortened(dtype)} needs "
+            f"{expected} bytes, and has {end - first}. Download it again."
         )
     return TensorPlace(str(path), data_start + first, end - first, dtype, shape)
+
+
+def _refuse_overlaps(shown: str, places: Mapping[str, TensorPlace]) -> None:
+    """Two tensors in the same bytes: one of them is wrong, and nobody could say which."""
+    ordered = sorted(
+        ((place.offset, place.offset + place.num_bytes, name) for name, place in places.items() if place.num_bytes)
+    )
+    for (_, end, name), (first, _, other) in pairwise(ordered):
+        if first < end:
+            raise DamagedCheckpoint(
+                f"{shown} is damaged: the tensor {shortened(name)} ends at byte {end}, and {shortened(other)} begins "
+                f"at byte {first} already. Download it again."
+            )

@@ -7,13 +7,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from shardnet.errors import DamagedCheckpoint, ModelNotFound, UsageError
+from shardnet.foreign import read_by_others
 from shardnet.models.sizes import profile_skeleton
 from shardnet.models.skeleton import build_skeleton
 from shardnet.plan import ModelProfile
+from shardnet.quoting import shortened
 
 from .checkpoint import index_folder
+from .claims import check_folder
 from .copies import Copy, look_at
-from .folder import read_config, read_eos_ids
+from .folder import check_text_files, make_config, read_eos_ids, read_raw_config
 from .pieces import PART_MARK, match_names
 from .places import TensorPlace
 from .sources import find_folder
@@ -21,6 +25,8 @@ from .sources import find_folder
 Progress = Callable[[str, float, float], None]
 """Called as progress(what, done, total)."""
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tokenizer_config.json")
+TRIAL_TEXT = "Once"
 DEFAULT_CACHE = Path("~/.cache/shardnet")
 
 
@@ -79,8 +85,12 @@ def open_model(
         ModelNotFound, UnsupportedModel, DamagedCheckpoint
     """
     folder = find_folder(model, dtype, (cache_dir or DEFAULT_CACHE).expanduser(), progress)
-    config = read_config(folder)
-    copy = look_at(folder, index_folder(folder))
+    raw = read_raw_config(folder)
+    stored = index_folder(folder)
+    check_folder(folder, raw, stored)
+    config = make_config(folder, raw)
+    check_folder(folder, config.to_dict(), stored)  # with what the family fills in
+    copy = look_at(folder, stored)
     skeleton = build_skeleton(config, 0, config.num_hidden_layers + 1)
     name = Path(model).name.removesuffix(".gguf")
     return ModelFiles(
@@ -103,14 +113,21 @@ def read_tokenizer(folder: Path) -> Any:
 
     Raises:
         ModelNotFound: the folder holds none.
+        DamagedCheckpoint: it cannot be read.
     """
     from transformers import AutoTokenizer
 
-    from shardnet.errors import ModelNotFound
+    check_text_files(folder)
+    with read_by_others(lambda reason: _no_tokenizer(folder, reason)):
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        tokenizer.decode(tokenizer(TRIAL_TEXT)["input_ids"])  # some damage shows at the first use only
+    return tokenizer
 
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError) as cause:
-        raise ModelNotFound(
-            f"There is no readable tokenizer in {folder}. Copy tokenizer.json and tokenizer_config.json there."
-        ) from cause
+
+def _no_tokenizer(folder: Path, reason: str) -> UsageError:
+    shown = shortened(str(folder))
+    if any((folder / name).exists() for name in TOKENIZER_FILES):
+        return DamagedCheckpoint(f"The tokenizer in {shown} cannot be read: {reason}. Download it again.")
+    return ModelNotFound(
+        f"There is no readable tokenizer in {shown}. Copy tokenizer.json and tokenizer_config.json there."
+    )

@@ -1,12 +1,24 @@
-"""A model folder in Hugging Face layout: its configuration, its tokenizer, the ids that end an answer."""
+"""A model folder in Hugging Face layout: its configuration, the ids that end an answer. Believes nothing in it."""
 
 from __future__ import annotations
 
-import json
+import os
 from pathlib import Path
 from typing import Any
 
+from shardnet.config_bounds import check_config, fault_of
 from shardnet.errors import DamagedCheckpoint, ModelNotFound, UnsupportedModel
+from shardnet.foreign import read_by_others
+from shardnet.plain_files import open_plain, read_json
+from shardnet.quoting import quoted, shortened
+
+MOST_CONFIG_BYTES = 1 << 20
+MOST_OBJECT_BYTES = 6 << 20
+MOST_TOKENIZER_BYTES = 128 << 20
+"""The largest tokenizers in use have 35 MB."""
+TEXT_ENDINGS = (".json", ".jinja", ".model", ".txt")
+"""What is read, or may be read by transformers, beside the weights."""
+SMALL_OBJECTS = ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 
 
 def read_config(folder: Path) -> Any:
@@ -14,19 +26,26 @@ def read_config(folder: Path) -> Any:
 
     Raises:
         ModelNotFound: there is no `config.json`.
-        DamagedCheckpoint: it is not readable.
+        DamagedCheckpoint: it is not readable, or says something impossible.
         UnsupportedModel: the family is unknown, or the weights are quantised.
     """
-    from huggingface_hub.errors import StrictDataclassError
+    return make_config(folder, read_raw_config(folder))
+
+
+def make_config(folder: Path, raw: dict[str, Any]) -> Any:
+    """The transformers configuration that the checked `config.json` of `folder` describes.
+
+    Raises:
+        DamagedCheckpoint: transformers finds something wrong in it, or adds something impossible to it.
+    """
     from transformers import CONFIG_MAPPING
 
-    raw = read_raw_config(folder)
-    model_type = raw["model_type"]
-    try:
-        return CONFIG_MAPPING[model_type].from_dict(raw)
-    except (KeyError, TypeError, ValueError, StrictDataclassError) as cause:
-        reason = str(cause).strip().splitlines()[-1].strip()
-        raise DamagedCheckpoint(f"{folder}/config.json is not a {model_type} configuration: {reason}") from cause
+    model_type, shown = raw["model_type"], f"{shortened(str(folder))}/config.json"
+    with read_by_others(lambda reason: DamagedCheckpoint(f"{shown} is not a {model_type} configuration: {reason}.")):
+        config = CONFIG_MAPPING[model_type].from_dict(dict(raw))
+        filled_in = config.to_dict()
+    check_config(filled_in, shown)
+    return config
 
 
 def read_raw_config(folder: Path) -> dict[str, Any]:
@@ -37,39 +56,60 @@ def read_raw_config(folder: Path) -> dict[str, Any]:
     """
     from shardnet.models import family_of
 
-    raw = read_json(folder / "config.json")
+    raw = read_object(folder / "config.json", MOST_CONFIG_BYTES)
+    shown = shortened(str(folder))
     if raw is None:
         raise ModelNotFound(
-            f"There is no config.json in {folder}. Give a folder in Hugging Face layout, a .gguf file, or a hub id."
+            f"There is no config.json in {shown}. Give a folder in Hugging Face layout, a .gguf file, or a hub id."
         )
     model_type = raw.get("model_type")
     if not isinstance(model_type, str):
-        raise UnsupportedModel(f"{folder}/config.json names no model_type. Only transformers models can be cut.")
+        raise UnsupportedModel(f"{shown}/config.json names no model_type. Only transformers models can be cut.")
     family_of(model_type)
+    check_config(raw, f"{shown}/config.json")
     if raw.get("quantization_config"):
-        method = raw["quantization_config"].get("quant_method", "an unknown method")
+        method = quoted(raw["quantization_config"].get("quant_method", "an unknown method")).strip("'")
         raise UnsupportedModel(
-            f"The weights in {folder} are quantised with {method}, which cannot be read. "
+            f"The weights in {shown} are quantised with {method}, which cannot be read. "
             "Use the version of the model that is not quantised, or a .gguf file."
         )
     return raw
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
+def read_object(path: Path, most_bytes: int = MOST_OBJECT_BYTES) -> dict[str, Any] | None:
     """A JSON object; None where there is no such file.
 
     Raises:
-        DamagedCheckpoint: the file holds something else.
+        DamagedCheckpoint: the file holds something else, is no file, or is too large.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
+    if not os.path.exists(path):
         return None
-    except (ValueError, OSError) as cause:
-        raise DamagedCheckpoint(f"{path} cannot be read ({cause}). Download it again.") from cause
+    content = read_json(path, most_bytes, "the file", DamagedCheckpoint)
     if not isinstance(content, dict):
-        raise DamagedCheckpoint(f"{path} should hold a JSON object and holds a {type(content).__name__}.")
+        raise DamagedCheckpoint(
+            f"{shortened(str(path))} should hold a JSON object and holds a {type(content).__name__}. Download it again."
+        )
     return content
+
+
+def check_text_files(folder: Path) -> None:
+    """See that what transformers may read beside the weights are files, of a size that such files have.
+
+    Raises:
+        DamagedCheckpoint: one is a pipe or a device, or too large, or holds no object where there must be one.
+    """
+    for name in sorted(os.listdir(folder)):
+        path = folder / name
+        if path.suffix in TEXT_ENDINGS and os.path.exists(path) and not os.path.isdir(path):
+            with open_plain(path, "the file", DamagedCheckpoint) as file:
+                size = file.seek(0, 2)
+            if size > MOST_TOKENIZER_BYTES:
+                raise DamagedCheckpoint(
+                    f"{shortened(str(path))} has {size} bytes, and no such file needs more than "
+                    f"{MOST_TOKENIZER_BYTES}. Download it again."
+                )
+    for name in SMALL_OBJECTS:
+        read_object(folder / name)
 
 
 def read_eos_ids(folder: Path, config: Any) -> tuple[int, ...]:
@@ -78,11 +118,14 @@ def read_eos_ids(folder: Path, config: Any) -> tuple[int, ...]:
     Raises:
         DamagedCheckpoint: they are no token ids.
     """
-    generation = read_json(folder / "generation_config.json") or {}
+    generation = read_object(folder / "generation_config.json") or {}
     ids = generation.get("eos_token_id", getattr(config, "eos_token_id", None))
     if ids is None:
         return ()
     listed = ids if isinstance(ids, list) else [ids]
-    if not all(type(token) is int for token in listed):
-        raise DamagedCheckpoint(f"The eos_token_id of {folder} should be a token id or a list of them, but is {ids!r}.")
+    if fault_of("eos_token_id", listed) is not None:
+        raise DamagedCheckpoint(
+            f"The eos_token_id of {shortened(str(folder))} should be a token id or a list of them, but is "
+            f"{quoted(ids)}. Correct generation_config.json, or download it again."
+        )
     return tuple(listed)

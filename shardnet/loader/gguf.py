@@ -14,8 +14,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from shardnet.config_bounds import check_config
 from shardnet.errors import BadConfiguration, DamagedCheckpoint, UnsupportedModel
+from shardnet.foreign import read_by_others
+from shardnet.quoting import quoted, shortened
 
+from .claims import check_claims
 from .copies import stamp_of
 from .gguf_header import GgufHeader, read_header
 from .gguf_tensors import Unpacker
@@ -25,8 +29,6 @@ from .safetensors_writer import SafetensorsWriter
 FORMAT = 1
 """Part of the key under which a result is kept; raise it when what `convert` writes changes."""
 WEIGHTS = "model.safetensors"
-PARSE_FAILURES = (ValueError, LookupError, TypeError, AttributeError, NotImplementedError)
-"""What transformers raises for a file that it cannot make sense of."""
 
 Progress = Callable[[str, float, float], None]
 
@@ -109,29 +111,42 @@ def _read_config(header: GgufHeader, folder: Path) -> tuple[dict[str, Any], Any]
 
     slim = folder / "slim.gguf"
     header.write_slim(slim)
+    name = header.path.name
     try:
-        raw = load_gguf_checkpoint(str(slim), return_tensors=False)["config"]
-        raw.setdefault("vocab_size", header.vocab_size)
-    except PARSE_FAILURES as cause:
-        raise UnsupportedModel(
-            f"{header.path.name} holds a model of the architecture {header.architecture!r}, which transformers cannot "
-            f"read from GGUF ({cause}). Use the model's safetensors version."
-        ) from cause
+        with read_by_others(lambda reason: _not_from_gguf(name, f"architecture {quoted(header.architecture)}", reason)):
+            raw = load_gguf_checkpoint(str(slim), return_tensors=False)["config"]
+            raw.setdefault("vocab_size", header.vocab_size)
+            family_of(raw["model_type"])
     finally:
         slim.unlink()
-    family_of(raw["model_type"])
-    return raw, CONFIG_MAPPING[raw["model_type"]].from_dict(dict(raw))
+    shown = shortened(str(header.path))
+    tensors = [(tensor.name, tensor.shape) for tensor in header.tensors]
+    check_config(raw, shown)
+    check_claims(raw, tensors, shown, "its tensors")
+    with read_by_others(lambda reason: _not_from_gguf(name, f"{raw['model_type']} configuration", reason)):
+        config = CONFIG_MAPPING[raw["model_type"]].from_dict(dict(raw))
+    check_config(config.to_dict(), shown)
+    check_claims(config.to_dict(), tensors, shown, "its tensors")
+    return raw, config
+
+
+def _not_from_gguf(name: str, what: str, reason: str) -> UnsupportedModel:
+    return UnsupportedModel(
+        f"{name} holds a model of the {what}, which transformers cannot read from GGUF ({reason}). "
+        "Use the model's safetensors version."
+    )
 
 
 def _save_tokenizer(path: Path, folder: Path) -> None:
     from transformers import AutoTokenizer
 
-    try:
+    def refused(reason: str) -> UnsupportedModel:
+        return UnsupportedModel(
+            f"The tokenizer in {path.name} cannot be read ({reason}). Use the model's safetensors version."
+        )
+
+    with read_by_others(refused):
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, local_files_only=True)
-    except PARSE_FAILURES as cause:
-        raise UnsupportedModel(
-            f"The tokenizer in {path.name} cannot be read ({cause}). Use the model's safetensors version."
-        ) from cause
     tokenizer.save_pretrained(folder)
 
 

@@ -10,17 +10,28 @@ import math
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from shardnet.errors import DamagedCheckpoint, UnsupportedModel
+from shardnet.quoting import quoted
+
+from .gguf_bounds import check_metadata, checked_alignment, refuse_overlaps
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 STRING, ARRAY = 8, 9
-VALUE_BYTES = {0: 1, 1: 1, 7: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 10: 8, 11: 8, 12: 8}
+VALUES = {0: "<B", 1: "<b", 7: "<?", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 10: "<Q", 11: "<q", 12: "<d"}
+VALUE_BYTES = {kind: struct.calcsize(form) for kind, form in VALUES.items()}
 LONG_ARRAY = 1024
 """Arrays with more entries are vocabulary: tokens, scores, merges."""
 DEFAULT_ALIGNMENT = 32
+MOST_FIELDS = 1 << 12
+MOST_TENSORS = 1 << 17
+MOST_DIMENSIONS = 8
+MOST_TEXTS = 1 << 20
+"""Of a list: no vocabulary and no list of merges is as long."""
+MOST_TEXT_BYTES = 16 << 20
+MOST_KEY_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -79,11 +90,30 @@ class _Parser:
         self.path = path
         self.file = file
         self.file_bytes = path.stat().st_size
-        self.architecture = ""
-        self.alignment = DEFAULT_ALIGNMENT
         self.vocab_size = 0
+        self.metadata: dict[str, Any] = {}
+        """The fields that have one value each."""
 
     def parse(self) -> GgufHeader:
+        version, num_tensors, num_fields = self._beginning()
+        kept = [field for _ in range(num_fields) if (field := self._field())]
+        shown = str(self.path)
+        check_metadata(self.metadata, shown)
+        alignment = checked_alignment(self.metadata.get("general.alignment", DEFAULT_ALIGNMENT), shown)
+        table_start = self.file.tell()
+        entries = [self._entry() for _ in range(num_tensors)]
+        table_end = self.file.tell()
+        self.file.seek(table_start)
+        slim = MAGIC + struct.pack("<IQQ", version, num_tensors, len(kept)) + b"".join(kept)
+        slim += self._read(table_end - table_start)
+        data_start = -(-table_end // alignment) * alignment
+        tensors = tuple(self._place(*entry, data_start) for entry in entries)
+        refuse_overlaps(tensors, shown)
+        architecture = str(self.metadata.get("general.architecture", ""))
+        return GgufHeader(self.path, architecture, tensors, self.vocab_size, slim, self.file_bytes)
+
+    def _beginning(self) -> tuple[int, int, int]:
+        """(version, number of tensors, number of fields)"""
         magic = self.file.read(4)
         if magic != MAGIC:
             raise DamagedCheckpoint(
@@ -96,77 +126,86 @@ class _Parser:
                 f"{self.path.name} is of version {version} of the GGUF format, and versions {VERSIONS[0]} and "
                 f"{VERSIONS[1]} can be read. Convert the model again with a recent llama.cpp."
             )
-        fields = [self._field() for _ in range(num_fields)]
-        kept = [field for field in fields if field]
-        table_start = self.file.tell()
-        entries = [self._entry() for _ in range(num_tensors)]
-        table_end = self.file.tell()
-        self.file.seek(table_start)
-        slim = MAGIC + struct.pack("<IQQ", version, num_tensors, len(kept)) + b"".join(kept)
-        slim += self._read(table_end - table_start)
-        data_start = -(-table_end // self.alignment) * self.alignment
-        tensors = tuple(self._place(*entry, data_start) for entry in entries)
-        return GgufHeader(self.path, self.architecture, tensors, self.vocab_size, slim, self.file_bytes)
+        self._check_count("tensors", num_tensors, MOST_TENSORS)
+        self._check_count("fields", num_fields, MOST_FIELDS)
+        return version, num_tensors, num_fields
 
-    def _read(self, num_bytes: int) -> bytes:
+    def _check_count(self, what: str, count: int, most: int) -> None:
+        """What a file says of itself is looked at before anything is done so many times, or gets so much memory."""
+        if count > most:
+            raise DamagedCheckpoint(
+                f"{self.path} is a damaged GGUF file: its header speaks of {count} {what}, and at most {most} can be "
+                "meant. Download it again."
+            )
+
+    def _require(self, num_bytes: int) -> None:
+        """See that the file goes on for so many bytes."""
         if num_bytes > self.file_bytes:
             raise DamagedCheckpoint(
                 f"{self.path} is a damaged GGUF file: an entry of its header should take {num_bytes} bytes, and the "
                 f"file has {self.file_bytes}. Download it again."
             )
-        data = self.file.read(num_bytes)
-        if len(data) < num_bytes:
+        if self.file.tell() + num_bytes > self.file_bytes:
             raise DamagedCheckpoint(
                 f"{self.path} is a truncated GGUF file: it ends inside its header, after {self.file_bytes} bytes. "
                 "Download it again."
             )
-        return data
 
-    def _string(self) -> bytes:
+    def _read(self, num_bytes: int) -> bytes:
+        self._require(num_bytes)
+        return self.file.read(num_bytes)
+
+    def _pass_over(self, num_bytes: int) -> None:
+        self._require(num_bytes)
+        self.file.seek(num_bytes, 1)
+
+    def _text_bytes(self, most: int) -> int:
         (length,) = struct.unpack("<Q", self._read(8))
-        return self._read(length)
+        self._require(length)
+        self._check_count("bytes in one text", length, most)
+        return int(length)
 
     def _field(self) -> bytes:
         """Read one field; return its bytes, or none of them where it is a long array."""
         start = self.file.tell()
-        key = self._string().decode()
+        key = self._read(self._text_bytes(MOST_KEY_BYTES)).decode()
         (kind,) = struct.unpack("<I", self._read(4))
-        count = self._skip(kind)
-        end = self.file.tell()
-        if key == "tokenizer.ggml.tokens":
-            self.vocab_size = count
-        if count > LONG_ARRAY:
-            return b""
-        self.file.seek(start)
-        raw = self._read(end - start)
-        value = raw[8 + len(key.encode()) + 4 :]
-        if key == "general.architecture":
-            self.architecture = value[8:].decode()
-        elif key == "general.alignment":
-            (self.alignment,) = struct.unpack("<I", value)
-        return raw
-
-    def _skip(self, kind: int) -> int:
-        """Pass over a value; return how many entries it had."""
         if kind == STRING:
-            self._string()
-            return 1
-        if kind in VALUE_BYTES:
-            self._read(VALUE_BYTES[kind])
-            return 1
-        if kind != ARRAY:
-            raise DamagedCheckpoint(f"{self.path} is damaged: it has a field of the type {kind}. Download it again.")
-        entry_kind, count = struct.unpack("<IQ", self._read(12))
-        if entry_kind in VALUE_BYTES:
-            self._read(VALUE_BYTES[entry_kind] * count)
+            self.metadata[key] = self._read(self._text_bytes(MOST_TEXT_BYTES)).decode(errors="replace")
+        elif kind in VALUES:
+            (self.metadata[key],) = struct.unpack(VALUES[kind], self._read(VALUE_BYTES[kind]))
+        elif kind == ARRAY:
+            count = self._pass_over_array()
+            if key == "tokenizer.ggml.tokens":
+                self.vocab_size = count
+            if count > LONG_ARRAY:
+                return b""
         else:
+            raise DamagedCheckpoint(f"{self.path} is damaged: it has a field of the type {kind}. Download it again.")
+        end = self.file.tell()
+        self.file.seek(start)
+        return self._read(end - start)
+
+    def _pass_over_array(self) -> int:
+        """Pass over a list; return how many entries it had."""
+        kind, count = struct.unpack("<IQ", self._read(12))
+        if kind in VALUES:
+            self._pass_over(VALUE_BYTES[kind] * count)
+        elif kind == STRING:
+            self._require(8 * count)
+            self._check_count("texts in one list", count, MOST_TEXTS)
             for _ in range(count):
-                self._skip(entry_kind)
+                self._pass_over(self._text_bytes(MOST_TEXT_BYTES))
+        else:
+            raise DamagedCheckpoint(
+                f"{self.path} is damaged: it has a list of entries of the type {kind}. Download it again."
+            )
         return int(count)
 
     def _entry(self) -> tuple[str, tuple[int, ...], int, int]:
-        name = self._string().decode()
+        name = self._read(self._text_bytes(MOST_KEY_BYTES)).decode()
         (num_dims,) = struct.unpack("<I", self._read(4))
+        self._check_count("dimensions of a tensor", num_dims, MOST_DIMENSIONS)
         dims = struct.unpack(f"<{num_dims}Q", self._read(8 * num_dims))
         kind, offset = struct.unpack("<IQ", self._read(12))
         return name, tuple(reversed(dims)), kind, offset
@@ -178,14 +217,19 @@ class _Parser:
             block_elements, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
         except (ValueError, KeyError) as cause:
             raise UnsupportedModel(
-                f"{self.path.name} stores {name} in the format number {kind}, which the package gguf does not know. "
-                "Update it (pip install -U gguf), or use another quantisation of the model."
+                f"{self.path.name} stores {quoted(name)} in the format number {kind}, which the package gguf does not "
+                "know. Update it (pip install -U gguf), or use another quantisation of the model."
             ) from cause
+        if not all(shape) or not shape or shape[-1] % block_elements:
+            raise DamagedCheckpoint(
+                f"{self.path} is damaged: the tensor {quoted(name)} of the shape {list(shape)} cannot be stored in "
+                f"blocks of {block_elements}. Download it again."
+            )
         num_bytes = math.prod(shape) // block_elements * block_bytes
         end = data_start + offset + num_bytes
         if end > self.file_bytes:
             raise DamagedCheckpoint(
-                f"{self.path} is truncated: the tensor {name} should end at byte {end}, and the file has "
+                f"{self.path} is truncated: the tensor {quoted(name)} should end at byte {end}, and the file has "
                 f"{self.file_bytes}. Download it again."
             )
         return GgufTensor(name, shape, kind, data_start + offset, num_bytes)

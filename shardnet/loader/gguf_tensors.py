@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from shardnet.errors import DamagedCheckpoint, UnsupportedModel
+from shardnet.foreign import read_by_others
 from shardnet.models import weightless
 
 from .gguf_header import GgufHeader, GgufTensor
@@ -27,12 +28,13 @@ class Unpacker:
             get_gguf_hf_weights_map,
         )
 
-        with weightless():
-            model = AutoModelForCausalLM.from_config(config, dtype=None)
         name = PROCESSOR_NAMES.get(config.model_type, config.model_type)
         self._path = header.path
-        self._processor = TENSOR_PROCESSORS.get(name, TensorProcessor)(config=raw_config)
-        self._names: dict[str, str] = get_gguf_hf_weights_map(model, self._processor)
+        with read_by_others(lambda reason: self._unknown_names(config.model_type, reason)):
+            with weightless():
+                model = AutoModelForCausalLM.from_config(config, dtype=None)
+            self._processor = TENSOR_PROCESSORS.get(name, TensorProcessor)(config=raw_config)
+            self._names: dict[str, str] = get_gguf_hf_weights_map(model, self._processor)
         self._num_parts = Counter(self._names.values())
         self._parsed: dict[str, dict[str, Tensor]] = {"tensors": {}}
         self._file = header.path.open("rb")
@@ -47,12 +49,11 @@ class Unpacker:
         """The (name, values) that are complete with this tensor: fused experts wait for their other half."""
         import torch
 
-        result = self._processor.process(
-            weights=self._dequantize(tensor),
-            name=tensor.name,
-            tensor_key_mapping=self._names,
-            parsed_parameters=self._parsed,
-        )
+        values = self._dequantize(tensor)
+        with read_by_others(lambda reason: self._does_not_belong(tensor, reason)):
+            result = self._processor.process(
+                weights=values, name=tensor.name, tensor_key_mapping=self._names, parsed_parameters=self._parsed
+            )
         if result.name is not None:
             name = self._names.get(result.name)
             return [] if name is None else [(name, torch.from_numpy(result.weights))]
@@ -79,10 +80,23 @@ class Unpacker:
             )
         plain = {GGMLQuantizationType.F32: np.float32, GGMLQuantizationType.F16: np.float16}
         data = raw.view(plain[kind]) if kind in plain else raw
-        try:
+        with read_by_others(lambda reason: self._cannot_unpack(tensor, kind.name, reason)):
             return dequantize(data.reshape(*tensor.shape[:-1], -1), kind).reshape(tensor.shape)
-        except NotImplementedError as cause:
-            raise UnsupportedModel(
-                f"{self._path.name} stores {tensor.name} as {kind.name}, which the package gguf cannot unpack. "
-                "Use another quantisation of the model, Q4_K_M for example."
-            ) from cause
+
+    def _unknown_names(self, family: str, reason: str) -> UnsupportedModel:
+        return UnsupportedModel(
+            f"The tensors in {self._path.name} cannot be named as those of a {family} model ({reason}). "
+            "Use the model's safetensors version."
+        )
+
+    def _does_not_belong(self, tensor: GgufTensor, reason: str) -> DamagedCheckpoint:
+        return DamagedCheckpoint(
+            f"The tensor {tensor.name} in {self._path} of the shape {list(tensor.shape)} does not belong into such a "
+            f"model: {reason}. Download it again."
+        )
+
+    def _cannot_unpack(self, tensor: GgufTensor, kind: str, reason: str) -> UnsupportedModel:
+        return UnsupportedModel(
+            f"{self._path.name} stores {tensor.name} as {kind}, which the package gguf cannot unpack ({reason}). "
+            "Use another quantisation of the model, Q4_K_M for example."
+        )

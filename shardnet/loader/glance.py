@@ -9,13 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .checkpoint import index_folder
-from .files import DEFAULT_CACHE
-from .folder import read_raw_config
-from .sources import find_folder
+from shardnet.config_bounds import numbers_of
 
-_BLOCKS = ("num_hidden_layers", "n_layer", "num_layers")
-"""What configurations call the number of blocks."""
+from .checkpoint import index_folder
+from .claims import check_folder
+from .files import DEFAULT_CACHE
+from .folder import check_text_files, read_raw_config
+from .sources import find_folder
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def glance_at(
     cache_dir: Path | None = None,
     progress: Callable[[str, float, float], None] | None = None,
 ) -> Glance:
-    """Find a model, and look whether it is of a supported family and whether its files are whole.
+    """Find a model, and look whether it is of a supported family, and its files are whole and say nothing impossible.
 
     Args: as `open_model`, which finds more mistakes: tensors that are missing or of the wrong shape.
 
@@ -44,6 +44,7 @@ def glance_at(
     """
     folder = find_folder(model, dtype, (cache_dir or DEFAULT_CACHE).expanduser(), progress)
     raw = read_raw_config(folder)
-    index_folder(folder)
-    blocks = next((raw[name] for name in _BLOCKS if isinstance(raw.get(name), int)), None)
+    check_text_files(folder)
+    check_folder(folder, raw, index_folder(folder))
+    blocks = numbers_of(raw).get("num_hidden_layers")
     return Glance(Path(model).name.removesuffix(".gguf"), None if blocks is None else blocks + 2)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from shardnet.errors import UnsupportedModel
+from shardnet.foreign import read_by_others
 
 from .attention import register_attention
 from .families import family_of
@@ -121,7 +122,7 @@ def build_skeleton(config: Any, first_unit: int, last_unit: int) -> Skeleton:
     # The frame is the whole model with one block: it shows where things are, at a thirtieth of the time.
     frame_config = copy.deepcopy(config)
     frame_config.num_hidden_layers = 1
-    with weightless():  # but for buffers: they are in no checkpoint
+    with read_by_others(lambda reason: _refused(config, reason)), weightless():  # but for buffers: no file has them
         # Without a dtype: transformers would change torch's default for all threads.
         frame = AutoModelForCausalLM.from_config(frame_config, attn_implementation=family.attention, dtype=None)
         base = frame.get_submodule(family.base)
@@ -150,6 +151,12 @@ def _refuse_variants(config: Any) -> None:
             f"The blocks of this {config.model_type} model differ (per_layer_config); "
             "only models whose blocks are alike can be cut."
         )
+
+
+def _refused(config: Any, reason: str) -> UnsupportedModel:
+    return UnsupportedModel(
+        f"transformers cannot build a {config.model_type} model of this configuration: {reason}. Check its config.json."
+    )
 
 
 def _present(base: nn.Module, prefix: str, names: tuple[str, ...]) -> dict[str, nn.Module]:
