@@ -6,6 +6,7 @@ from numbers import Integral, Real
 from typing import Any
 
 from shardnet.errors import BadRequest
+from shardnet.quoting import quoted
 
 
 def whole_number(name: str, value: Any, *, least: int) -> int:
@@ -15,9 +16,9 @@ def whole_number(name: str, value: Any, *, least: int) -> int:
         BadRequest: it is something else, or below `least`.
     """
     if isinstance(value, bool) or not isinstance(value, Integral):
-        raise BadRequest(f"{name} must be a whole number, but is {value!r}.")
+        raise BadRequest(f"{name} must be a whole number, but is {quoted(value)}.")
     if value < least:
-        raise BadRequest(f"{name} must be at least {least}, but is {value}.")
+        raise BadRequest(f"{name} must be at least {least}, but is {quoted(int(value))}.")
     return int(value)
 
 
@@ -28,5 +29,8 @@ def number(name: str, value: Any) -> float:
         BadRequest: it is no number.
     """
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise BadRequest(f"{name} must be a number, but is {value!r}.")
-    return float(value)
+        raise BadRequest(f"{name} must be a number, but is {quoted(value)}.")
+    try:
+        return float(value)
+    except OverflowError as cause:
+        raise BadRequest(f"{name} must be a number that is not too large, but is {quoted(value)}.") from cause

@@ -50,10 +50,13 @@ def test_chats() -> None:
 @pytest.mark.parametrize(
     ("prompt", "words"),
     [
-        ("", "empty"), ([], "empty"), (None, "but is None"), (5, "but is 5"), (b"abc", "but is b'abc'"),
+        ("", "empty"), ([], "empty"), (None, "but is None"), (5, "but is 5"), (b"abc", "but is 3 bytes"),
+        (bytearray(b"abc"), "text, token ids, or a list"), (memoryview(b"a"), "text, token ids"),
+        ({1, 2}, "text, token ids"), ([10**30], "whole number of about 31 digits"),
         ([3.7], "3.7"), (["a"], "'a'"), ([True], "True"), (torch.tensor([[1, 2]]), r"\[1, 2\]"), (torch.tensor(3), "3"),
         ([26], "vocabulary of 26"), ([-1], "-1"), ({"role": "user", "content": "a"}, "list of chat messages"),
         ([{"role": "user"}], "content"), ([{"role": "user", "content": None}], "content"),
+        ([{"role": "user", "content": 5}], "with texts"), ([{"role": "user", "content": ["a"]}], "with texts"),
         ([{"role": "user", "content": "a"}, 3], "but one is 3"), ([{"role": 1, "content": "a"}], "role"),
         ([{"role": "system", "content": "a"}], "refuses these messages: the user begins"),
         ("x" * 10_000 + "?", "-34"),
@@ -63,6 +66,36 @@ def test_what_is_no_prompt(prompt: Any, words: str) -> None:
     with pytest.raises(BadRequest, match=words) as refused:
         ids_of(prompt)
     assert len(str(refused.value)) < 200
+
+
+def test_half_characters_are_no_text() -> None:
+    """Once, a lone surrogate in a prompt raised `TypeError: TextEncodeInput must be Union[...]`."""
+    halves: list[tuple[Any, str]] = [
+        ("ab\ud83d", r"the prompt is no whole text: its character 3 is '\\ud83d'"),
+        (b"a\xff".decode(errors="surrogateescape"), r"'\\udcff', half of a character or a byte"),
+        ([{"role": "user", "content": "\udc00"}], "the 'content' of a chat message"),
+        ([{"role": "\udc00", "content": "a"}], "the 'role' of"),
+        ([{"role": "user", "content": "a", "name": "\udc00"}], "the 'name' of"),
+    ]
+    for prompt, words in halves:
+        for chat in (False, True):
+            with pytest.raises(BadRequest, match=words) as refused:
+                ids_of(prompt, chat=chat)
+            str(refused.value).encode()
+    with pytest.raises(BadRequest, match="a stop string is no whole text"):
+        stops_of(["a", "\ud83d"])
+    assert stops_of("a\0") == ("a\0",) and prompts_of(["a\0"]) == ["a\0"]
+
+
+@pytest.mark.parametrize("fault", [KeyError("x"), ZeroDivisionError(), AttributeError("x" * 5000), RecursionError()])
+def test_a_template_that_fails_is_a_sentence(fault: Exception) -> None:
+    class Faulty(Letters):
+        def apply_chat_template(self, messages: list[dict[str, str]], **_: Any) -> dict[str, list[int]]:
+            raise fault
+
+    with pytest.raises(BadRequest, match="the chat template of letters refuses") as refused:
+        ids_of("a", Faulty(), chat=True)
+    assert len(str(refused.value)) < 300
 
 
 def test_a_model_without_a_chat_template() -> None:
@@ -112,3 +145,11 @@ def test_impossible_option_is_named_with_its_value(option: str, value: Any) -> N
     with pytest.raises(BadRequest) as refused:
         sampling_of(**{**GREEDY, option: value})
     assert option.replace("_", "-") in str(refused.value) and str(value) in str(refused.value)
+
+
+def test_numbers_too_large_to_be_written_down() -> None:
+    """`str` of more than 4300 digits is an error, and so is `float` of more than 308."""
+    large = {"temperature": 10**400, "top_p": -(10**5000), "top_k": 10**5000, "seed": -(10**5000)}
+    for option, value in large.items():
+        with pytest.raises(BadRequest, match=rf"{option.replace('_', '-')} must .* digits"):
+            sampling_of(**{**GREEDY, option: value})

@@ -19,6 +19,7 @@ from shardnet.cluster.turns import Batch, Turns
 from shardnet.errors import BadRequest
 from shardnet.pipeline import Pipeline
 from shardnet.plan import ModelProfile, Plan
+from shardnet.quoting import quoted
 from shardnet.text import TextStream
 
 NUM_LAPS_KEPT = 32
@@ -186,7 +187,7 @@ class Model:
         num_new = whole_number("max-new-tokens", max_new_tokens, least=1)
         if num_prompt + num_new > self.context_tokens:
             raise BadRequest(
-                f"the prompt has {num_prompt} tokens and the answer may have {num_new}, but the context holds "
+                f"the prompt has {num_prompt} tokens and the answer may have {quoted(num_new)}, but the context holds "
                 f"{self.context_tokens}. Shorten the prompt or lower --max-new-tokens."
             )
         return num_new

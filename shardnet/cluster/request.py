@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from numbers import Integral
 from typing import Any
 
 from shardnet.checks import number, whole_number
 from shardnet.errors import BadRequest
 from shardnet.foreign import read_by_others
+from shardnet.quoting import quoted
 from shardnet.sampling import check_sampling
 from shardnet.transport.messages import SamplingOptions
 
 Chat = Sequence[dict[str, str]]
 """Messages as chat templates take them: {"role": "user", "content": "..."}."""
-
-SHOWN_CHARACTERS = 40
-"""Of a value that is wrong, in the error about it."""
 
 
 def sampling_of(
@@ -49,9 +47,10 @@ def stops_of(stop: Any) -> tuple[str, ...]:
     stops = (stop,) if isinstance(stop, str) else tuple(_iterated("stop", stop, "text or a list of texts"))
     for each in stops:
         if not isinstance(each, str):
-            raise BadRequest(f"a stop string must be text, but is {_shown(each)}.")
+            raise BadRequest(f"a stop string must be text, but is {quoted(each)}.")
         if not each:
             raise BadRequest("a stop string must not be empty.")
+        _check_text("a stop string", each)
     return stops
 
 
@@ -62,7 +61,7 @@ def prompts_of(prompts: Any) -> list[Any]:
         BadRequest: it is a single prompt.
     """
     if isinstance(prompts, (str, bytes, Mapping)):
-        raise BadRequest(f"several prompts come in a list, but this is {_shown(prompts)}. Put it into a list.")
+        raise BadRequest(f"several prompts come in a list, but this is {quoted(prompts)}. Put it into a list.")
     return list(_iterated("the prompts", prompts, "a list"))
 
 
@@ -73,6 +72,7 @@ def encode(prompt: Any, tokenizer: Any, *, chat: bool, vocabulary: int, model: s
         BadRequest: it is none of these or empty, or the model has no chat template.
     """
     if isinstance(prompt, str):
+        _check_text("the prompt", prompt)
         messages = [{"role": "user", "content": prompt}]
         ids = _ids_of_chat(messages, tokenizer, model) if chat else _ids_of_text(prompt, tokenizer, model)
     else:
@@ -81,7 +81,7 @@ def encode(prompt: Any, tokenizer: Any, *, chat: bool, vocabulary: int, model: s
     if not ids:
         raise BadRequest("the prompt is empty. Give at least one token.")
     if wrong := [token for token in ids if not 0 <= token < vocabulary]:
-        raise BadRequest(f"token id {wrong[0]} is not in the model's vocabulary of {vocabulary}.")
+        raise BadRequest(f"a token id is {quoted(wrong[0])}, which is not in the model's vocabulary of {vocabulary}.")
     return ids
 
 
@@ -92,8 +92,8 @@ def _ids_of_text(text: str, tokenizer: Any, model: str) -> list[int]:
 
 def _parts_of(prompt: Any) -> list[Any]:
     """Ids or messages, also from arrays."""
-    if isinstance(prompt, (bytes, Mapping)):
-        raise BadRequest(f"a prompt must be text, token ids, or a list of chat messages, but is {_shown(prompt)}.")
+    if isinstance(prompt, (bytes, bytearray, memoryview, Mapping, Set)):
+        raise BadRequest(f"a prompt must be text, token ids, or a list of chat messages, but is {quoted(prompt)}.")
     parts = prompt.tolist() if hasattr(prompt, "tolist") else prompt
     return list(_iterated("a prompt", parts, "text, token ids, or a list of chat messages"))
 
@@ -106,7 +106,7 @@ def _plain_ids(parts: Iterable[Any]) -> list[int]:
     ids = list(parts)
     for token in ids:
         if isinstance(token, bool) or not isinstance(token, Integral):
-            raise BadRequest(f"a token id must be a whole number, but one is {_shown(token)}.")
+            raise BadRequest(f"a token id must be a whole number, but one is {quoted(token)}.")
     return [int(token) for token in ids]
 
 
@@ -114,20 +114,32 @@ def _ids_of_chat(messages: Sequence[Any], tokenizer: Any, model: str) -> list[in
     if not getattr(tokenizer, "chat_template", None):
         raise BadRequest(f"{model} has no chat template. Ask without --chat.")
     for message in messages:
-        is_whole = isinstance(message, Mapping) and isinstance(message.get("role"), str)
-        if not is_whole or message.get("content") is None:
-            raise BadRequest(f'a chat message is {{"role": ..., "content": ...}}, but one is {_shown(message)}.')
+        told = [message.get("role"), message.get("content")] if isinstance(message, Mapping) else [None]
+        if not all(isinstance(each, str) for each in told):
+            raise BadRequest(
+                f'a chat message is {{"role": ..., "content": ...}} with texts, but one is {quoted(message)}.'
+            )
+        for name, text in message.items():
+            if isinstance(text, str):
+                _check_text(f"the {quoted(name)} of a chat message", text)
     with read_by_others(lambda reason: BadRequest(f"the chat template of {model} refuses these messages: {reason}.")):
         encoded = tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, return_dict=True)
         return list(encoded["input_ids"])
 
 
+def _check_text(name: str, text: str) -> None:
+    """Python's texts may hold what no encoding has, and tokenizers call that a wrong type."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        broken = text[error.start]
+        raise BadRequest(
+            f"{name} is no whole text: its character {error.start + 1} is {broken!r}, half of a character or a byte "
+            "that could not be decoded. Decode it anew, as what it is, or replace what is broken."
+        ) from error
+
+
 def _iterated(name: str, value: Any, wanted: str) -> Iterable[Any]:
     if not isinstance(value, Iterable):
-        raise BadRequest(f"{name} must be {wanted}, but is {_shown(value)}.")
+        raise BadRequest(f"{name} must be {wanted}, but is {quoted(value)}.")
     return value
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "..."
