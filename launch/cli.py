@@ -20,11 +20,13 @@ def main() -> None:
         from shardnet.errors import UsageError
 
         from .commands import perform
+        from .surroundings import require_folder
 
         if not stdout_was_open:
             raise UsageError(
                 "Standard output is closed, and the result would be lost. Redirect it, such as >/dev/null."
             )
+        require_folder()
         sys.exit(perform(arguments))
 
 

@@ -19,7 +19,7 @@ import psutil
 
 from shardnet.errors import ShardnetError
 from shardnet.launch.cache_folder import cache_folder
-from shardnet.profiling.hardware import describe_hardware, is_phone, usable_cores, usable_memory_bytes
+from shardnet.profiling.hardware import describe_hardware, is_phone, machine_memory, usable_cores, usable_memory_bytes
 
 from .run_report import size
 from .thread_bench import best_threads, measure_threads
@@ -114,7 +114,7 @@ def _interface_of(address: str) -> str | None:
 
 def find_memory() -> Finding:
     """How much there is, and how much shardnet would use."""
-    total, usable = psutil.virtual_memory().total, usable_memory_bytes()
+    total, usable = machine_memory().total_bytes, usable_memory_bytes()
     hints = ("Too little for more than a small shard: close other programs.",) if usable < 2**29 else ()
     text = f"{size(usable)} may be used, of {size(total)}"
     return Finding("memory", True, text, {"total_bytes": total, "usable_bytes": usable}, hints)

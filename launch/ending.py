@@ -66,7 +66,8 @@ def _verdict(error: Exception) -> tuple[str, int]:
 
 def _say(sentence: str, exit_code: int, wants_json: bool) -> None:
     say(f"shardnet: {one_line(sentence)}")
-    if wants_json:
+    has_result = getattr(sys.stdout, "was_written", False)  # of a simulated run that failed, say
+    if wants_json and not has_result:
         print(json.dumps({"error": one_line(sentence), "exit_code": exit_code}))
 
 

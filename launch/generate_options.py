@@ -6,14 +6,16 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from shardnet.cluster.placement import PLACEMENTS
 from shardnet.errors import BadRequest
 from shardnet.planner import OBJECTIVES
+from shardnet.quoting import quoted
 
 DTYPES = ("float32", "bfloat16", "float16")
 DEFAULT_DEVICES = 3
+MOST_PROMPT_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ def read_prompts(prompts: list[str], file: str | None) -> tuple[str, ...]:
         if any(_is_undecodable(prompt) for prompt in prompts):
             raise BadRequest("--prompt is not text in UTF-8. Give it as UTF-8, or in a file with --prompt-file.")
         return tuple(prompts)
-    text, name = (_read_stdin(), "standard input") if file == "-" else (_read(file), f"the prompt file {file!r}")
+    text, name = (_read_stdin(), "standard input") if file == "-" else (_read(file), f"the prompt file {quoted(file)}")
     if not text.strip():
         raise BadRequest(f"There is no prompt: {name} is empty.")
     return (text,)
@@ -158,19 +160,31 @@ def _is_undecodable(text: str) -> bool:
 def _read_stdin() -> str:
     if sys.stdin is None:  # closed by whoever started this
         return ""
-    try:
-        text = sys.stdin.read()
-    except UnicodeDecodeError as error:
-        raise BadRequest(f"Standard input is not text in UTF-8 (byte {error.start}).") from error
-    if _is_undecodable(text):
-        raise BadRequest("Standard input is not text in UTF-8. Give the prompt as UTF-8.")
-    return text
+    return _text_of(sys.stdin.buffer, "standard input")
 
 
 def _read(file: str) -> str:
+    """Of a file, or of a pipe such as the shell makes of <(command)."""
+    shown = f"the prompt file {quoted(file)}"
     try:
-        return Path(file).read_text(encoding="utf-8")
-    except OSError as error:
-        raise BadRequest(f"The prompt file {file!r} cannot be read: {error.strerror}.") from error
+        # Without blocking: opening a pipe that nobody writes to would wait for ever.
+        with open(file, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as opened:
+            os.set_blocking(opened.fileno(), True)
+            return _text_of(opened, shown)
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        reason = getattr(error, "strerror", None) or str(error)
+        raise BadRequest(f"{_capitalised(shown)} cannot be read: {reason}.") from error
+
+
+def _text_of(file: BinaryIO, shown: str) -> str:
+    raw = file.read(MOST_PROMPT_BYTES + 1)
+    if len(raw) > MOST_PROMPT_BYTES:
+        raise BadRequest(f"{_capitalised(shown)} has more than the {MOST_PROMPT_BYTES} bytes that a prompt may have.")
+    try:
+        return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise BadRequest(f"The prompt file {file!r} is not text in UTF-8 (byte {error.start}).") from error
+        raise BadRequest(f"{_capitalised(shown)} is not text in UTF-8 (byte {error.start}).") from error
+
+
+def _capitalised(words: str) -> str:
+    return words[:1].upper() + words[1:]

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 import shardnet
 from shardnet.cluster.cluster import Cluster
 from shardnet.cluster.model import Generation, Model
-from shardnet.cluster.placement import check_num_devices, check_split
 from shardnet.launch.cache_folder import cache_folder
-from shardnet.loader import glance_at
 from shardnet.progress import Progress, progress_bars
 
+from .generate_early import refuse_early
 from .generate_options import GenerateOptions
 from .run_report import as_json, size, speed_line, stage_table, stderr_console
 
@@ -31,7 +30,7 @@ def run(options: GenerateOptions) -> None:
     seed = secrets.randbelow(2**31) if options.seed is None else options.seed
     with ExitStack() as resources:
         with progress_bars(enabled=False if options.json else None) as progress:
-            _refuse_early(options, progress)
+            refuse_early(options, progress)
             cluster = resources.enter_context(_open_cluster(options, progress))
             model = resources.enter_context(_load(cluster, options, progress))
         if options.stats and not options.json:
@@ -57,22 +56,12 @@ def run(options: GenerateOptions) -> None:
     console = stderr_console()
     if options.stats:
         console.print()
-        console.print(stage_table(stages, options.dtype))
+        console.print(stage_table(stages, options.dtype, console.width))
         console.print(speed_line(done.generations, done.wall_s))
         if plan.lap_s is not None and plan.measured_lap_s is not None:
             console.print(f"A token took {plan.measured_lap_s * 1e3:.1f} ms; predicted {plan.lap_s * 1e3:.1f} ms.")
     if options.profile is not None:
         console.print(f"The profile is in {options.profile}: open its trace.json in https://ui.perfetto.dev.")
-
-
-def _refuse_early(options: GenerateOptions, progress: Progress) -> None:
-    """What the model's files show to be impossible, before devices are started for nothing. The load looks closer."""
-    seen = glance_at(options.model, options.dtype, cache_dir=cache_folder(), progress=progress)
-    if options.uses_running_devices or seen.num_units is None:
-        return
-    if options.split is not None:
-        check_split(options.split, options.num_local_devices, seen.num_units, seen.name)
-    check_num_devices(options.num_local_devices, seen.num_units, seen.name)
 
 
 def _open_cluster(options: GenerateOptions, progress: Progress) -> Cluster:

@@ -12,7 +12,7 @@ from shardnet.loader import open_model
 from shardnet.loader.folder import read_config
 from shardnet.plain_files import is_folder, is_there, user_path
 from shardnet.plan import DeviceProfile
-from shardnet.profiling.profiler import Profiled, measure_or_reuse
+from shardnet.profiling.reuse import Profiled, measure_or_reuse
 from shardnet.profiling.store import ProfileStore
 from shardnet.progress import Progress
 

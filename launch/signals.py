@@ -8,12 +8,15 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+ONCE_MORE_S = 0.01
+"""Until then, the place from which nothing could be raised has been left."""
 
 
 def end_at_once() -> None:
@@ -43,7 +46,9 @@ def raised() -> Iterator[list[int]]:
         if not arrived:
             hook_before(lost)
         elif isinstance(lost.exc_value, (KeyboardInterrupt, SystemExit)):
-            signal.raise_signal(arrived[0])
+            timer = threading.Timer(ONCE_MORE_S, os.kill, (os.getpid(), arrived[0]))
+            timer.daemon = True
+            timer.start()
 
     hook_before, sys.unraisablehook = sys.unraisablehook, again
     handlers_before = {number: signal.getsignal(number) for number in ENDING}

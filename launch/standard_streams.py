@@ -31,23 +31,41 @@ def open_closed() -> bool:
 def tolerant_streams() -> Iterator[None]:
     """While the block runs, a failed write to standard error is no error: nobody is there to be told.
 
-    Characters that standard output cannot encode are written as escapes.
+    Characters that standard output cannot encode are written as escapes, and it remembers whether it was written to.
     """
     before = sys.stdout, sys.stderr
     sys.stderr = cast(TextIO, TolerantStream(sys.stderr))
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
+    sys.stdout = cast(TextIO, WatchedStream(sys.stdout))
     try:
         yield
     finally:
         sys.stdout, sys.stderr = before
 
 
-class TolerantStream:
-    """A text stream on which a failed write is no error."""
+class _Stream:
+    """Does what the text stream in it does."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+class WatchedStream(_Stream):
+    """A text stream that knows whether anything was written to it."""
+
+    was_written = False
+
+    def write(self, text: str) -> int:
+        self.was_written = True
+        return self._stream.write(text)
+
+
+class TolerantStream(_Stream):
+    """A text stream on which a failed write is no error."""
 
     def write(self, text: str) -> int:
         with suppress(OSError, ValueError):
@@ -57,9 +75,6 @@ class TolerantStream:
     def flush(self) -> None:
         with suppress(OSError, ValueError):
             self._stream.flush()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
 
 
 def say(line: str) -> None:

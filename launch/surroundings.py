@@ -1,9 +1,12 @@
-"""What an error says about the machine that a command runs on: a full disk is no mistake of ours. Pure."""
+"""What an error says about the machine that a command runs on: a full disk is no mistake of ours."""
 
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator
+
+from shardnet.errors import UsageError
 
 _ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _MEMORY = (errno.ENOMEM,)
@@ -16,11 +19,24 @@ _IN_WORDS = (
     ("Cannot allocate memory", _MEMORY),
     ("can't allocate memory", _MEMORY),
     ("failed to map segment", _MEMORY),
+    ("can't start new thread", _MEMORY),
     ("Too many open files", _FILES),
     ("Cannot assign requested address", _NETWORK),
     ("Network is unreachable", _NETWORK),
 )
 """How libraries that are not written in Python say it, in exceptions of their own."""
+
+
+def require_folder() -> None:
+    """Raise where the current folder was deleted: torch's libraries end the process then, in words of their own.
+
+    Raises:
+        UsageError
+    """
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise UsageError("The current folder does not exist any more. Change to another one: cd.") from error
 
 
 def what_is_lacking(error: BaseException) -> str | None:
@@ -43,7 +59,7 @@ def _sentence(error: BaseException) -> str | None:
     if kind is _ROOM:
         return f"The output cannot be written: {_reason(error)}. Make room, and run the command again."
     if kind is _MEMORY:
-        return f"There is too little memory ({_reason(error)}). End other programs, or raise the limit (ulimit -v)."
+        return f"There is too little memory ({_reason(error)}). End other programs, or raise the limits of ulimit."
     if kind is _FILES:
         return f"{_reason(error)}: shardnet needs more of them. Raise the limit, such as by ulimit -n 1024."
     if kind is _NETWORK:

@@ -14,8 +14,11 @@ from shardnet.profiling.hardware import (
     group_free_bytes,
     is_phone,
     last_level_cache_bytes,
+    machine_memory,
     max_threads,
     memory_budget,
+    num_process_threads,
+    process_rss_bytes,
     usable_cores,
     usable_memory_bytes,
 )
@@ -140,3 +143,18 @@ def test_fingerprints_tell_machines_apart_but_not_a_few_megabytes(tmp_path: Path
     assert dataclasses.replace(pixel, cpu="Tensor G3").fingerprint != pixel.fingerprint
     write(tmp_path, **{"proc/cpuinfo": "processor: 0\nCPU implementer\t: 0x41\nCPU part\t: 0xd05\nCPU part\t: 0xd44\n"})
     assert describe_hardware(tmp_path).cpu == "0x41 0xd05 0xd44"
+
+
+def test_without_proc_the_c_library_says_what_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once, a device without /proc ended the command: "FileNotFoundError: /proc/meminfo"."""
+
+    def missing(*_: object) -> None:
+        raise FileNotFoundError("/proc/meminfo")
+
+    monkeypatch.setattr("shardnet.profiling.hardware.psutil.virtual_memory", missing)
+    monkeypatch.setattr("shardnet.profiling.hardware.psutil.Process", missing)
+    memory = machine_memory(tmp_path)
+    assert 0 < memory.available_bytes <= memory.total_bytes
+    assert memory.total_bytes == pytest.approx(machine_memory().total_bytes, rel=0.1)
+    assert process_rss_bytes() > 2**20
+    assert num_process_threads() >= 1

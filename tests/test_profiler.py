@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import threading
 from pathlib import Path
@@ -11,11 +12,12 @@ import torch
 from tiny_models import SIZES
 from transformers import LlamaConfig
 
-from shardnet.errors import BadRequest, DoesNotFit
-from shardnet.profiling import profiler
+from shardnet.errors import BadRequest, DoesNotFit, UsageError
+from shardnet.profiling import profiler, reuse
 from shardnet.profiling.hardware import device_kind
-from shardnet.profiling.measurement import DeviceMeasurement, ThreadTrial
-from shardnet.profiling.profiler import choose_threads, measure_device, measure_or_reuse, thread_counts
+from shardnet.profiling.measurement import DeviceMeasurement, LinkMeasurement, ThreadTrial
+from shardnet.profiling.profiler import choose_threads, measure_device, thread_counts
+from shardnet.profiling.reuse import measure_or_reuse
 from shardnet.profiling.store import ProfileStore, configuration_key
 
 TINY = LlamaConfig(**{**SIZES, "max_position_embeddings": 600})
@@ -75,22 +77,44 @@ def test_a_fresh_measurement_is_reused(tmp_path: Path, monkeypatch: pytest.Monke
         made.append(model)
         return measure_device(TINY, model, dtype, device="here", max_seconds=0.5, num_threads=1)
 
-    monkeypatch.setattr(profiler, "measure_device", measure)
+    monkeypatch.setattr(reuse, "measure_device", measure)
     store = ProfileStore(tmp_path)
 
-    def profile(*, refresh: bool = False) -> profiler.Profiled:
+    def profile(*, refresh: bool = False) -> reuse.Profiled:
         return measure_or_reuse(TINY, "float32", store, device="here", num_threads=1, refresh=refresh)
 
     first = profile()
     assert first.made_because == "there was none"
-    monkeypatch.setattr(profiler, "usable_memory_bytes", lambda: 2**30)
+    monkeypatch.setattr(reuse, "usable_memory_bytes", lambda: 2**30)
     again = profile()
     assert again.made_because == ""
     assert again.measurement == dataclasses.replace(first.measurement, memory_bytes=2**30)  # memory is that of now
     assert profile(refresh=True).made_because == "it was asked for"
-    monkeypatch.setattr(profiler, "current_versions", lambda: {"torch": "9.9"})
+    monkeypatch.setattr(reuse, "current_versions", lambda: {"torch": "9.9"})
     assert "was" in profile().made_because
     assert len(made) == 3
+
+
+def test_a_store_that_cannot_be_written_costs_the_next_run_time_and_not_this_one(tmp_path: Path) -> None:
+    """Once, a cache that could not be written ended the whole run for want of a profile."""
+    (tmp_path / "file").write_text("not a folder")
+    store = ProfileStore(tmp_path / "file" / "profiles")
+    how = {"device": "here", "num_threads": 1, "max_seconds": 0.2}
+    made = measure_or_reuse(TINY, "float32", store, must_keep=False, **how)  # type: ignore[arg-type]
+    assert made.measurement.units
+    assert made.not_kept.startswith("Cannot keep profiles in")
+    with pytest.raises(UsageError, match="Make that folder writable"):
+        measure_or_reuse(TINY, "float32", store, **how)  # type: ignore[arg-type]
+
+
+def test_a_disk_that_fills_up_leaves_no_half_of_a_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("shardnet.profiling.store.os.replace", full)
+    with pytest.raises(UsageError, match="No space left on device"):
+        ProfileStore(tmp_path).save_link("here", 8, 0.0, LinkMeasurement("a", "b", *[1.0] * 8))
+    assert not list(tmp_path.iterdir())
 
 
 def test_workers_use_what_was_measured_for_the_best_threads(tmp_path: Path) -> None:

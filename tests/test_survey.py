@@ -39,6 +39,7 @@ class PlayedDevice:
 
     def __init__(self, transport: Transport, host: str, network: str, kind: str, block_s: float) -> None:
         self.num_measured = 0
+        self.not_kept = ""
         self._described = {
             "host": host,
             "network": network,
@@ -58,7 +59,7 @@ class PlayedDevice:
             StepTiming(1, 1, 512, 2 * self._block_s),
             StepTiming(1, 64, 0, 1.0),
         )
-        return DeviceMeasurement(
+        measurement = DeviceMeasurement(
             device=self._kind,
             model="tiny",
             dtype="bfloat16",
@@ -70,7 +71,8 @@ class PlayedDevice:
             num_threads=1,
             trials=(),
             units=(UnitMeasurement(BLOCK, (0,), steps),),
-        ).as_dict()
+        )
+        return {"measurement": measurement.as_dict(), "not_kept": self.not_kept}
 
 
 def test_each_kind_is_measured_once_and_each_way_once(tmp_path: Path) -> None:
@@ -97,6 +99,18 @@ def test_each_kind_is_measured_once_and_each_way_once(tmp_path: Path) -> None:
     assert {(link.source, link.target): (link.latency_s, link.bytes_per_s) for link in in_a_later_cluster.links} == {
         pair: ways[pair] for pair in (("a", "b"), ("b", "a"))
     }, "the link within the laptop is kept"
+
+
+def test_a_profile_that_a_device_cannot_keep_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with InProcessNetwork() as network:
+        here = network.join("coordinator")
+        for name in ("a", "b"):
+            device = PlayedDevice(network.join(name), name, name, name, 0.001)
+            device.not_kept = f"Cannot keep profiles on {name}."
+        surveyor = Surveyor(here)
+        surveyor.survey(["a", "b"], FILES, tmp_path, silent)
+        surveyor.survey(["a", "b"], FILES, tmp_path, silent)
+    assert caplog.messages == ["Cannot keep profiles on a. This run does without, and measures again."]
 
 
 def test_devices_of_one_host_share_its_memory() -> None:

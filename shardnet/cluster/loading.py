@@ -29,7 +29,7 @@ from shardnet.cluster.survey import EXPECTED_TOKENS, Surveyor
 from shardnet.errors import BadRequest, DeviceLost, ShardnetError
 from shardnet.loader import ModelFiles, open_model
 from shardnet.pipeline import VERDICT_S, Pipeline
-from shardnet.plan import ModelProfile, Plan, StagePlan
+from shardnet.plan import Plan, StagePlan
 from shardnet.progress import Progress
 from shardnet.transport.base import Transport
 from shardnet.transport.messages import RingId, RingStop, StageSpec, Tokens
@@ -194,7 +194,7 @@ def load_model(
 ) -> Model:
     """Open, place and load `model` over `devices`; see `Cluster.load`."""
     files = open_model(str(model), options.dtype, cache_dir=options.cache_dir, progress=load.progress)
-    context_tokens = check_context(files.profile, options.context_tokens)
+    context_tokens = check_context(files.profile.name, files.profile.context_tokens, options.context_tokens)
     files = require_copies(files, devices, load.transport, options.cache_dir, load.progress, load.result_of)
     plan, budgets = plan_load(load, files, devices, surveyor, options, context_tokens)
     ring = tuple(RingStop(stage.device, stage.first_unit, stage.last_unit) for stage in plan.stages)
@@ -261,13 +261,12 @@ def plan_load(
     return plan, kv_budgets(plan, files.profile, survey.devices, kv_bytes)
 
 
-def check_context(profile: ModelProfile, wanted: int | None) -> int:
-    """Tokens that a session may have."""
+def check_context(model: str, longest: int, wanted: int | None) -> int:
+    """Tokens that a session may have; `longest` is what the model was made for."""
     if wanted is None:
-        return profile.context_tokens
-    if not 1 <= wanted <= profile.context_tokens:
+        return longest
+    if not 1 <= wanted <= longest:
         raise BadRequest(
-            f"context must be between 1 and the {profile.context_tokens} tokens that {profile.name} was made for, "
-            f"but is {wanted}."
+            f"context must be between 1 and the {longest} tokens that {model} was made for, but is {wanted}."
         )
     return wanted

@@ -10,21 +10,16 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from shardnet.checks import whole_number
 from shardnet.cluster.async_stream import AsyncStream, run_beside
 from shardnet.cluster.remote_stage import RemoteStage, StageReport, collect_timeline
-from shardnet.cluster.request import Chat, encode, prompts_of, sampling_of, stops_of
+from shardnet.cluster.request import Chat, check_length, encode, prompts_of, sampling_of, stops_of
 from shardnet.cluster.stream import Generation, Stream
 from shardnet.cluster.turns import Batch, Turns
-from shardnet.errors import BadRequest
 from shardnet.pipeline import Pipeline
 from shardnet.plan import ModelProfile, Plan
-from shardnet.quoting import quoted
 from shardnet.text import TextStream
 
 NUM_LAPS_KEPT = 32
-LEAST_TOKENS_OF_A_LAP = 8
-"""Shorter answers say little about the speed of decoding."""
 NEW_TOKENS = 128
 """The length of an answer where the caller names none."""
 
@@ -99,7 +94,7 @@ class Model:
         sampling = sampling_of(temperature, top_k, top_p, min_p, repetition_penalty, seed)
         text = TextStream(self.tokenizer, stops_of(stop))
         ids = self.encode(prompt, chat=chat)
-        max_new_tokens = self._check_length(len(ids), max_new_tokens)
+        max_new_tokens = check_length(len(ids), max_new_tokens, self.context_tokens)
         session = self._pipeline.start(ids, max_new_tokens=max_new_tokens, eos_ids=self._eos_ids, sampling=sampling)
         return Stream(session, text, self._keep)
 
@@ -131,7 +126,7 @@ class Model:
     def _answer_all(self, prompts: Any, batch: Batch, *, chat: bool = False, **options: Any) -> list[Generation]:
         ids = [self.encode(prompt, chat=chat) for prompt in prompts_of(prompts)]
         for each in ids:
-            self._check_length(len(each), options.get("max_new_tokens", NEW_TOKENS))
+            check_length(len(each), options.get("max_new_tokens", NEW_TOKENS), self.context_tokens)
         return self._turns.answer_all(ids, lambda prompt: self.stream(prompt, **options), batch)
 
     def encode(self, prompt: str | Sequence[int] | Chat, *, chat: bool = False) -> list[int]:
@@ -180,14 +175,5 @@ class Model:
 
     def _keep(self, result: Generation) -> None:
         self._latest = result
-        if len(result.token_ids) >= LEAST_TOKENS_OF_A_LAP and result.tokens_per_s:
+        if result.tokens_per_s is not None:
             self._laps_s.append(1 / result.tokens_per_s)
-
-    def _check_length(self, num_prompt: int, max_new_tokens: Any) -> int:
-        num_new = whole_number("max-new-tokens", max_new_tokens, least=1)
-        if num_prompt + num_new > self.context_tokens:
-            raise BadRequest(
-                f"the prompt has {num_prompt} tokens and the answer may have {quoted(num_new)}, but the context holds "
-                f"{self.context_tokens}. Shorten the prompt or lower --max-new-tokens."
-            )
-        return num_new

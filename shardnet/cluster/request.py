@@ -65,6 +65,21 @@ def prompts_of(prompts: Any) -> list[Any]:
     return list(_iterated("the prompts", prompts, "a list"))
 
 
+def check_length(num_prompt: int, max_new_tokens: Any, context_tokens: int) -> int:
+    """The number of new tokens, of which there is room for as many as were asked for.
+
+    Raises:
+        BadRequest: there is not, or it is no number.
+    """
+    num_new = whole_number("max-new-tokens", max_new_tokens, least=1)
+    if num_prompt + num_new > context_tokens:
+        raise BadRequest(
+            f"the prompt has {num_prompt} tokens and the answer may have {quoted(num_new)}, but the context holds "
+            f"{context_tokens}. Shorten the prompt or lower --max-new-tokens."
+        )
+    return num_new
+
+
 def encode(prompt: Any, tokenizer: Any, *, chat: bool, vocabulary: int, model: str) -> list[int]:
     """The token ids of a prompt: text, token ids, or chat messages.
 

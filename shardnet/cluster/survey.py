@@ -5,6 +5,7 @@ Devices that are processes of one machine are alike and would slow each other do
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -33,6 +34,8 @@ EXPECTED_TOKENS = 512
 MEMORY_SHARE = 0.8
 """Of the memory that a device has free, the part that shardnet plans with."""
 
+_log = logging.getLogger(__name__)
+
 WaitFor = Callable[[Future[Any]], Any]
 
 
@@ -51,6 +54,7 @@ class Surveyor:
     transport: Transport
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _links: dict[tuple[str, str], tuple[LinkProfile, LinkProfile]] = field(default_factory=dict)
+    _has_warned: bool = False
 
     def memory(self, devices: Sequence[str]) -> list[DeviceProfile]:
         """The devices with what each may use of its memory, and no times. Devices of one machine share its memory."""
@@ -84,7 +88,6 @@ class Surveyor:
 
         Raises:
             DeviceLost, CallTimeout: a device was lost meanwhile.
-            UsageError: a device cannot keep its profile.
         """
         with self._lock:  # two at once would measure each other
             return self._survey(devices, files, store, progress, wait_for, context_tokens)
@@ -125,7 +128,11 @@ class Surveyor:
             self.transport.name,
             timeout_s=ASK_S + 5 * PROFILE_S,
         )
-        return DeviceMeasurement.from_dict(wait_for(asked))
+        answer = wait_for(asked)
+        if answer["not_kept"] and not self._has_warned:
+            self._has_warned = True
+            _log.warning("%s This run does without, and measures again.", answer["not_kept"])
+        return DeviceMeasurement.from_dict(answer["measurement"])
 
     def _find_links(
         self,

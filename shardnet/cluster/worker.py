@@ -16,7 +16,6 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeVar
 
-import psutil
 import torch
 from transformers import LlamaConfig
 
@@ -26,9 +25,15 @@ from shardnet.cluster.outlet import RingOutlet
 from shardnet.errors import ClusterError
 from shardnet.loader import DEFAULT_CACHE, find_copy, load_shard, read_config, require_copy
 from shardnet.models import build_skeleton
-from shardnet.profiling.hardware import device_kind, group_free_bytes
+from shardnet.profiling.hardware import (
+    device_kind,
+    group_free_bytes,
+    machine_memory,
+    num_process_threads,
+    process_rss_bytes,
+)
 from shardnet.profiling.link_probe import expose_probe
-from shardnet.profiling.profiler import measure_or_reuse
+from shardnet.profiling.reuse import measure_or_reuse
 from shardnet.profiling.store import ProfileStore
 from shardnet.stage import Stage
 from shardnet.timeline.timeline import Recorder, clock_ns
@@ -100,8 +105,8 @@ class Worker:
         Devices of one `host` share its memory, those of one `network` the way to others, those of one `kind` are
         equally fast.
         """
-        memory, group_free = psutil.virtual_memory(), group_free_bytes()
-        available = memory.available if group_free is None else min(memory.available, group_free)
+        memory, group_free = machine_memory(), group_free_bytes()
+        available = memory.available_bytes if group_free is None else min(memory.available_bytes, group_free)
         host = f"{platform.node()}-{_boot_id()}"
         return {
             "device": self.transport.name,
@@ -111,11 +116,11 @@ class Worker:
             "kind": self.kind,
             "machine": platform.machine(),
             "num_threads": self.num_threads,
-            "memory_total_bytes": memory.total,
+            "memory_total_bytes": memory.total_bytes,
             "memory_available_bytes": available,
-            "rss_bytes": psutil.Process().memory_info().rss,
+            "rss_bytes": process_rss_bytes(),
             "peak_rss_bytes": peak_rss_bytes(),
-            "num_os_threads": psutil.Process().num_threads(),
+            "num_os_threads": num_process_threads(),
         }
 
     def has_copy(self, checkpoint: str) -> bool:
@@ -136,9 +141,10 @@ class Worker:
                 device=self.kind,
                 max_seconds=max_seconds,
                 num_threads=self.num_threads,
+                must_keep=False,
                 progress=tell,
             )
-            return profiled.measurement.as_dict()
+            return {"measurement": profiled.measurement.as_dict(), "not_kept": profiled.not_kept}
 
         return _on_thread("shardnet-profile", measure)
 
@@ -330,7 +336,7 @@ def peak_rss_bytes() -> int:
                     return int(line.split()[1]) * 1024
     except OSError:
         pass  # no /proc here
-    return int(psutil.Process().memory_info().rss)
+    return process_rss_bytes()
 
 
 def _boot_id() -> str:

@@ -147,7 +147,12 @@ def _save_tokenizer(path: Path, folder: Path) -> None:
 
     with read_by_others(refused):
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, local_files_only=True)
-    tokenizer.save_pretrained(folder)
+    try:
+        tokenizer.save_pretrained(folder)
+    except OSError:
+        raise
+    except Exception as cause:  # the tokenizers library has no class of its own for a disk that is full
+        raise OSError(str(cause)) from cause
 
 
 def _write_weights(

@@ -11,11 +11,13 @@ import json
 import math
 import os
 import platform
+import resource
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 
@@ -60,7 +62,7 @@ def describe_hardware(root: Path = ROOT) -> Hardware:
         cpu=_cpu_name(root),
         num_cores=os.cpu_count() or 1,
         core_max_khz=tuple(clocks[core] for core in sorted(clocks)),
-        memory_bytes=_memory(root)["MemTotal"],
+        memory_bytes=machine_memory(root).total_bytes,
         is_phone=is_phone(root),
     )
 
@@ -90,20 +92,48 @@ def memory_budget(total_bytes: int, available_bytes: int, group_free_bytes: int 
 
 def usable_memory_bytes(root: Path = ROOT) -> int:
     """Bytes that shardnet may use on this machine now."""
-    memory = _memory(root)
-    return memory_budget(memory["MemTotal"], memory["MemAvailable"], group_free_bytes(root), is_phone(root))
+    memory = machine_memory(root)
+    return memory_budget(memory.total_bytes, memory.available_bytes, group_free_bytes(root), is_phone(root))
 
 
-def _memory(root: Path) -> dict[str, int]:
+class MachineMemory(NamedTuple):
+    """Memory of the whole machine."""
+
+    total_bytes: int
+    available_bytes: int
+
+
+def machine_memory(root: Path = ROOT) -> MachineMemory:
+    """As the kernel's files say it; where there are none (no /proc), as the C library does."""
     found: dict[str, int] = {}
     for line in read_text(root / "proc/meminfo").splitlines():
         name, _, rest = line.partition(":")
         if name in ("MemTotal", "MemAvailable") and rest.split():
             found[name] = int(rest.split()[0]) * 1024
-    if len(found) < 2:
+    if len(found) == 2:
+        return MachineMemory(found["MemTotal"], found["MemAvailable"])
+    try:
         memory = psutil.virtual_memory()
-        found = {"MemTotal": memory.total, "MemAvailable": memory.available}
-    return found
+        return MachineMemory(memory.total, memory.available)
+    except OSError:
+        page_bytes = os.sysconf("SC_PAGE_SIZE")
+        return MachineMemory(page_bytes * os.sysconf("SC_PHYS_PAGES"), page_bytes * os.sysconf("SC_AVPHYS_PAGES"))
+
+
+def process_rss_bytes() -> int:
+    """The memory that this process holds; where there is no /proc, the most that it has held."""
+    try:
+        return int(psutil.Process().memory_info().rss)
+    except (OSError, psutil.Error):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def num_process_threads() -> int:
+    """The threads of this process; where there is no /proc, those that Python knows."""
+    try:
+        return int(psutil.Process().num_threads())
+    except (OSError, psutil.Error):
+        return threading.active_count()
 
 
 def group_free_bytes(root: Path = ROOT) -> int | None:

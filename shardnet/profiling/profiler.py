@@ -3,7 +3,7 @@
 Runs real shards (with random weights) through the code that will run them, so that kernels, dtypes and overheads are
 those of a run. Several blocks run one after the other, as in decoding, so that no cache of the processor holds weights
 that it would not hold then. Measures no link: see `link_probe`. Keeps nothing: see
-`store`.
+`reuse`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
@@ -27,7 +27,6 @@ from shardnet.errors import BadRequest, DoesNotFit
 from shardnet.models import Segment, Shard
 from shardnet.profiling.hardware import (
     describe_hardware,
-    device_kind,
     last_level_cache_bytes,
     max_threads,
     usable_memory_bytes,
@@ -35,7 +34,7 @@ from shardnet.profiling.hardware import (
 from shardnet.profiling.measurement import DeviceMeasurement, StepTiming, ThreadTrial, UnitMeasurement
 from shardnet.profiling.power import PowerWatch, read_power
 from shardnet.profiling.random_shard import UnitGroup, group_units, random_shard, works_of
-from shardnet.profiling.store import ProfileStore, configuration_key, current_versions, why_stale
+from shardnet.profiling.store import current_versions
 from shardnet.progress import Progress, silent
 
 DECODE_STEPS = ((1, 64), (1, 512), (1, 2048), (4, 64), (4, 512), (8, 64), (8, 512))
@@ -130,59 +129,6 @@ def measure_device(
         power_after=read_power(),
         active_w=power.active_w,
     )
-
-
-@dataclass(frozen=True)
-class Profiled:
-    """A measurement, and whether it was made now."""
-
-    measurement: DeviceMeasurement
-    made_because: str
-    """Why it was measured now; empty where a stored one was used."""
-
-
-def measure_or_reuse(
-    config: Any,
-    dtype: str,
-    store: ProfileStore,
-    *,
-    device: str | None = None,
-    refresh: bool = False,
-    max_seconds: float = 60.0,
-    num_threads: int | None = None,
-    progress: Progress = silent,
-) -> Profiled:
-    """The stored measurement of this device where there is a fresh one; else measure and store.
-
-    The memory that may be used is always that of now. Arguments and errors are those of `measure_device`; `refresh`
-    measures in any case. Models with one configuration share a measurement, and where the best number of threads was
-    looked for, workers with that number use it too.
-
-    Args:
-        device: its name; that of its kind where the number of threads is given, else that of the host, if None.
-    """
-    if device is None:
-        device = platform.node() or "device" if num_threads is None else device_kind(num_threads)
-    model = configuration_key(config)
-    stored = None if refresh else store.load(device, model, dtype)
-    if refresh:
-        why: str | None = "it was asked for"
-    elif stored is None:
-        why = "there was none"
-    elif num_threads not in (None, stored.num_threads):
-        why = f"it was made with {stored.num_threads} threads, not {num_threads}"
-    else:
-        why = why_stale(stored, describe_hardware(), current_versions(), time.time())
-    if stored is not None and why is None:
-        return Profiled(replace(stored, memory_bytes=usable_memory_bytes()), "")
-    store.require_writable()
-    made = measure_device(
-        config, model, dtype, device=device, max_seconds=max_seconds, num_threads=num_threads, progress=progress
-    )
-    store.save(made)
-    if num_threads is None:
-        store.save(replace(made, device=device_kind(made.num_threads)))
-    return Profiled(made, why or "")
 
 
 def choose_threads(trials: Sequence[ThreadTrial]) -> int:

@@ -151,8 +151,13 @@ class ProfileStore:
         with self._writing():
             self.folder.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile("w", dir=self.folder, suffix=".part", delete=False) as file:
-                file.write(json.dumps(values, indent=1))
-            os.replace(file.name, path)
+                try:
+                    file.write(json.dumps(values, indent=1))
+                    file.flush()
+                    os.replace(file.name, path)
+                except BaseException:  # a full disk, Ctrl-C: nobody would ever remove the half
+                    os.unlink(file.name)
+                    raise
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

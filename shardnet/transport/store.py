@@ -50,6 +50,11 @@ def serve_store(host: str = "127.0.0.1", port: int = 0) -> dist.TCPStore:
     except OSError as error:
         listener.close()
         raise UsageError(f"Cannot listen on {host}:{port}: {error}. Choose another port, or 0 for any.") from error
+    try:
+        _require_way_to(family, listener.getsockname())
+    except UsageError:
+        listener.close()
+        raise
     # torch would listen on every address of this device, so the socket is ours.
     store = dist.TCPStore(
         host,
@@ -63,6 +68,21 @@ def serve_store(host: str = "127.0.0.1", port: int = 0) -> dist.TCPStore:
     # changes clusters may have made RRefs.
     store.add(NEXT_ID, secrets.randbelow(MAX_ID // 2))
     return store
+
+
+def _require_way_to(family: socket.AddressFamily, address: Any) -> None:
+    """Raise where not even this machine reaches an address of its own: torch would say so with C++ stacks.
+
+    A UDP socket that is connected sends nothing.
+    """
+    with socket.socket(family, socket.SOCK_DGRAM) as way:
+        try:
+            way.connect(address)
+        except OSError as error:
+            raise UsageError(
+                f"This machine cannot reach itself at {address[0]}: {error.strerror}. Bring its network up, for the "
+                "loopback by: ip link set lo up."
+            ) from error
 
 
 def split_endpoint(endpoint: str) -> tuple[str, int]:

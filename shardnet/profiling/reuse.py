@@ -1,0 +1,88 @@
+"""A device's measurement: a stored one where it is fresh, else a new one, which is stored."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from shardnet.errors import UsageError
+from shardnet.profiling.hardware import describe_hardware, device_kind, usable_memory_bytes
+from shardnet.profiling.measurement import DeviceMeasurement
+from shardnet.profiling.profiler import measure_device
+from shardnet.profiling.store import ProfileStore, configuration_key, current_versions, why_stale
+from shardnet.progress import Progress, silent
+
+
+@dataclass(frozen=True)
+class Profiled:
+    """A measurement, and whether it was made now."""
+
+    measurement: DeviceMeasurement
+    made_because: str
+    """Why it was measured now; empty where a stored one was used."""
+    not_kept: str = ""
+    """Why the next run will have to measure again, in one sentence; empty where it will not."""
+
+
+def measure_or_reuse(
+    config: Any,
+    dtype: str,
+    store: ProfileStore,
+    *,
+    device: str | None = None,
+    refresh: bool = False,
+    max_seconds: float = 60.0,
+    num_threads: int | None = None,
+    must_keep: bool = True,
+    progress: Progress = silent,
+) -> Profiled:
+    """The stored measurement of this device where there is a fresh one; else measure and store.
+
+    The memory that may be used is always that of now. Arguments and errors are those of `measure_device`; `refresh`
+    measures in any case. Models with one configuration share a measurement, and where the best number of threads was
+    looked for, workers with that number use it too.
+
+    Args:
+        device: its name; that of its kind where the number of threads is given, else that of the host, if None.
+        must_keep: False measures where nothing can be stored, too, and says so in `Profiled.not_kept`.
+
+    Raises:
+        UsageError: the measurement cannot be stored, and must be.
+    """
+    if device is None:
+        device = platform.node() or "device" if num_threads is None else device_kind(num_threads)
+    model = configuration_key(config)
+    stored = None if refresh else store.load(device, model, dtype)
+    if refresh:
+        why: str | None = "it was asked for"
+    elif stored is None:
+        why = "there was none"
+    elif num_threads not in (None, stored.num_threads):
+        why = f"it was made with {stored.num_threads} threads, not {num_threads}"
+    else:
+        why = why_stale(stored, describe_hardware(), current_versions(), time.time())
+    if stored is not None and why is None:
+        return Profiled(replace(stored, memory_bytes=usable_memory_bytes()), "")
+    not_kept = _try_to_keep(store.require_writable, must_keep)
+    made = measure_device(
+        config, model, dtype, device=device, max_seconds=max_seconds, num_threads=num_threads, progress=progress
+    )
+    if not not_kept:
+        not_kept = _try_to_keep(lambda: store.save(made), must_keep)
+        if num_threads is None:
+            store.save(replace(made, device=device_kind(made.num_threads)))
+    return Profiled(made, why or "", not_kept)
+
+
+def _try_to_keep(keep: Callable[[], object], must_keep: bool) -> str:
+    """What stood in the way; empty where nothing did."""
+    try:
+        keep()
+    except UsageError as error:
+        if must_keep:
+            raise
+        return str(error)
+    return ""

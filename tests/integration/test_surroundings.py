@@ -1,0 +1,74 @@
+"""Commands where something is lacking: streams closed or full, signals at bad moments, a folder that is gone."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+COMMAND = f"{sys.executable} -m shardnet.launch.cli"
+PLAN = f"{COMMAND} plan --model llama-2-7b --bits 4 --cluster home"
+
+
+def shell(line: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", "-c", line],
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "exit_code", "out", "err"),
+    [
+        (f"{PLAN} | head -1; exit ${{PIPESTATUS[0]}}", 141, "llama-2-7b on home", ""),
+        (f"{PLAN} >/dev/full", 2, "", "shardnet: The output cannot be written: No space left on device. Make room"),
+        (f"{COMMAND} --version >/dev/full", 2, "", "shardnet: The output cannot be written: No space left on device."),
+        (f"{COMMAND} --version >&-", 2, "", "shardnet: Standard output is closed, and the result would be lost."),
+        (f"{COMMAND} --version <&- 2>&-", 0, "shardnet 0", ""),
+        (f"{COMMAND} --nonsense <&- 2>&-", 2, "", ""),
+        (f"{COMMAND} --nonsense 2>/dev/full", 2, "", ""),
+        (f"{COMMAND} plan --nonsense", 2, "", "shardnet: No such option: --nonsense. See shardnet plan --help."),
+        (f"{COMMAND} --version <&- >&- 2>&-", 2, "", ""),
+    ],
+)
+def test_streams_may_be_closed_full_or_broken(line: str, exit_code: int, out: str, err: str) -> None:
+    done = shell(line)
+    assert done.returncode == exit_code, done.stderr
+    assert done.stdout.startswith(out) and bool(out) == bool(done.stdout)
+    assert done.stderr.startswith(err) and done.stderr.count("\n") == bool(err)
+
+
+def test_json_of_a_failure_is_an_object() -> None:
+    done = shell(f"{COMMAND} generate --model x --json")
+    told = json.loads(done.stdout)
+    assert (done.returncode, told["exit_code"]) == (2, 2)
+    assert done.stderr == f"shardnet: {told['error']}\n"
+
+
+@pytest.mark.parametrize("command", ["cli", "run"])
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_during_the_imports_is_quiet(
+    tmp_path: Path, command: str, number: signal.Signals, exit_code: int
+) -> None:
+    """Once, it ended in a traceback. Here, the first package that is imported sends the signal."""
+    for package in ("typer", "psutil"):
+        (tmp_path / f"{package}.py").write_text(f"import signal\nsignal.raise_signal(signal.{number.name})\n")
+    done = shell(f"{sys.executable} -m shardnet.launch.{command} demo", PYTHONPATH=str(tmp_path))
+    assert (done.returncode, done.stdout, done.stderr) == (exit_code, "", "")
+
+
+def test_a_deleted_folder_is_said(tmp_path: Path) -> None:
+    program = "from shardnet.launch.cli import main; main()"
+    done = shell(f"mkdir gone; cd gone; rmdir ../gone; {sys.executable} -P -c '{program}' demo", HOME=str(tmp_path))
+    assert done.returncode == 2
+    assert done.stderr == "shardnet: The current folder does not exist any more. Change to another one: cd.\n"

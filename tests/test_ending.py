@@ -1,0 +1,146 @@
+"""How commands end: what they say of the machine that they run on, and what becomes of signals and broken streams."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shardnet.errors import BadRequest, DoesNotFit
+from shardnet.launch.ending import one_line, orderly_exit
+from shardnet.launch.standard_streams import TolerantStream, tolerant_streams
+from shardnet.launch.surroundings import require_folder, what_is_lacking
+
+Captured = pytest.CaptureFixture[str]
+
+
+def ended_by(error: BaseException, **options: Any) -> int:
+    with pytest.raises(SystemExit) as ended, tolerant_streams(), orderly_exit(debug=False, **options):
+        raise error
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "cannot be written: No space left on device. Make room"),
+        (OSError(errno.EFBIG, "File too large"), "cannot be written: File too large. Make room"),
+        (
+            Exception("No space left on device (os error 28)"),
+            "cannot be written: No space left on device (os error 28)",
+        ),
+        (MemoryError(), "There is too little memory (out of memory). End other programs"),
+        (ImportError("libtorch.so: failed to map segment from shared object"), "There is too little memory"),
+        (RuntimeError("can't start new thread"), "There is too little memory (can't start new thread)"),
+        (OSError(errno.EMFILE, "Too many open files"), "Too many open files: shardnet needs more of them."),
+        (OSError(errno.ENETUNREACH, "Network is unreachable"), "This machine has no loopback network"),
+        (
+            OSError(errno.EROFS, "Read-only file system", "/x"),
+            "refused what shardnet needs: Read-only file system (/x)",
+        ),
+    ],
+)
+def test_a_lacking_machine_is_no_mistake_of_ours(capsys: Captured, error: Exception, sentence: str) -> None:
+    assert ended_by(error) == 2
+    printed = capsys.readouterr().err
+    assert sentence in printed
+    assert printed.count("\n") == 1
+    wrapped = ValueError("something else")
+    wrapped.__cause__ = error
+    assert what_is_lacking(wrapped) == what_is_lacking(error)
+    assert what_is_lacking(ValueError("something else")) is None
+
+
+def test_a_program_reads_of_an_error_on_standard_output(capsys: Captured) -> None:
+    """Once, `--json` that failed left standard output empty."""
+    assert ended_by(DoesNotFit("Too\nbig."), wants_json=True) == 3
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == {"error": "Too big.", "exit_code": 3}
+    assert printed.err == "shardnet: Too big.\n"
+
+
+def test_a_result_that_was_printed_stays_the_only_object(capsys: Captured) -> None:
+    with pytest.raises(SystemExit), tolerant_streams(), orderly_exit(debug=False, wants_json=True):
+        print("{}")
+        raise DoesNotFit("The simulated run ended early.")
+    assert capsys.readouterr().out == "{}\n"
+
+
+def test_a_sentence_is_one_line_that_steers_no_terminal() -> None:
+    assert one_line("a\n  b\x1b[2Jc\udcff") == r"a b\x1b[2Jc\udcff"
+
+
+@pytest.mark.parametrize("error", [ImportError("numpy cannot be imported"), KeyboardInterrupt()])
+def test_whatever_fails_after_a_signal_comes_from_it(capsys: Captured, error: BaseException) -> None:
+    """In the middle of an import, Ctrl-C comes out as anything."""
+    with pytest.raises(SystemExit) as ended, orderly_exit(debug=False):
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise error from None
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == ""
+
+
+def test_a_signal_in_a_destructor_is_not_lost(capsys: Captured) -> None:
+    class Last:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(SystemExit) as ended, orderly_exit(debug=False):
+        Last()
+        threading.Event().wait(20)
+        raise AssertionError("the signal was lost")
+    assert ended.value.code == 143
+    assert capsys.readouterr().err == ""
+
+
+def test_what_nohup_ignores_stays_ignored() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with orderly_exit(debug=False):
+        signal.raise_signal(signal.SIGHUP)
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+
+
+def test_nobody_reads_on(capsys: Captured) -> None:
+    assert ended_by(BrokenPipeError(errno.EPIPE, "Broken pipe")) == 141
+    as_rich_has_it = SystemExit(1)
+    as_rich_has_it.__context__ = BrokenPipeError()
+    assert ended_by(as_rich_has_it) == 141
+    assert capsys.readouterr().err == ""
+
+
+def test_a_full_standard_error_ends_nothing() -> None:
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    stream = TolerantStream(Full())
+    assert stream.write("abc") == 3
+    stream.flush()
+    assert not stream.isatty()
+
+
+def test_characters_that_cannot_be_encoded_are_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, "ascii"))
+    with tolerant_streams():
+        print("it’s \udcff", flush=True)
+    assert raw.getvalue() == b"it\\u2019s \\udcff\n"
+
+
+def test_a_folder_that_was_deleted_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Intel's library ends the process then, with words of its own."""
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(BadRequest.__base__, match="The current folder does not exist any more"):  # type: ignore[arg-type]
+        require_folder()
