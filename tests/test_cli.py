@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import errno
 import io
+import os
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -16,6 +16,7 @@ import shardnet
 from shardnet.errors import ClusterError, DoesNotFit
 from shardnet.launch import cli, generate_options, model_configs
 from shardnet.launch.ending import orderly_exit
+from shardnet.launch.generate_options import MOST_PROMPT_BYTES
 
 GENERATE = ["generate", "--model", "some/folder"]
 PROMPT = [*GENERATE, "--prompt", "Hello"]
@@ -109,10 +110,21 @@ def test_what_cannot_be_done_is_said_in_one_sentence(
 
 
 @pytest.mark.parametrize(
-    "arguments", [["generate"], ["demo", "--devices", "many"], ["demo", "--nonsense"], ["unheard-of"]]
+    ("arguments", "sentence"),
+    [
+        (["generate"], "Missing option '--model'"),
+        (["demo", "--devices", "many"], "Invalid value for '--devices'"),
+        (["demo", "--nonsense"], "No such option: --nonsense. See shardnet demo --help."),
+        (["unheard-of"], "No such command 'unheard-of'. See shardnet --help."),
+    ],
 )
-def test_wrong_options_end_with_2(monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> None:
+def test_wrong_options_end_with_2_and_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], sentence: str
+) -> None:
     assert run(monkeypatch, arguments) == 2
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err.count("\n")) == ("", 1)
+    assert sentence in printed.err
 
 
 @pytest.mark.parametrize("text", ["", "  \n"])
@@ -134,15 +146,36 @@ def test_a_prompt_file_must_be_text(tmp_path: Path) -> None:
     ("stdin", "said"),
     [
         (None, "standard input is empty"),
-        (io.StringIO(" "), "standard input is empty"),
-        (io.StringIO("a\udcff"), "not text in UTF-8"),
-        (io.TextIOWrapper(io.BytesIO(b"a\xff"), "utf-8"), r"not text in UTF-8 \(byte 1\)"),
+        (b" ", "standard input is empty"),
+        (b"a\xff", r"not text in UTF-8 \(byte 1\)"),
+        (b"a" * (MOST_PROMPT_BYTES + 1), "Standard input has more than the 16777216 bytes"),
     ],
 )
-def test_a_prompt_from_standard_input_must_be_there(monkeypatch: pytest.MonkeyPatch, stdin: Any, said: str) -> None:
-    monkeypatch.setattr(sys, "stdin", stdin)
+def test_a_prompt_from_standard_input_must_be_there(
+    monkeypatch: pytest.MonkeyPatch, stdin: bytes | None, said: str
+) -> None:
+    monkeypatch.setattr(sys, "stdin", None if stdin is None else io.TextIOWrapper(io.BytesIO(stdin), "ascii"))
     with pytest.raises(shardnet.BadRequest, match=said):
         generate_options.read_prompts([], "-")
+
+
+def test_a_prompt_is_utf_8_whatever_the_encoding_of_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("né".encode()), "ascii"))
+    assert generate_options.read_prompts([], "-") == ("né",)
+
+
+def test_a_prompt_file_may_be_a_pipe_that_somebody_writes_to(tmp_path: Path) -> None:
+    """As the shell makes of <(command). One that nobody writes to, and /dev/zero, must not hold the command up."""
+    reading, writing = os.pipe()
+    os.write(writing, b"Hello")
+    os.close(writing)
+    assert generate_options.read_prompts([], f"/dev/fd/{reading}") == ("Hello",)
+    os.close(reading)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(shardnet.BadRequest, match="is empty"):
+        generate_options.read_prompts([], str(tmp_path / "pipe"))
+    with pytest.raises(shardnet.BadRequest, match="has more than the 16777216 bytes that a prompt may have"):
+        generate_options.read_prompts([], "/dev/zero")
 
 
 def test_a_split_says_how_many_devices_are_started() -> None:

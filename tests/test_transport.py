@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -276,3 +278,17 @@ def test_callbacks_of_answers_may_ask_again(source: Transport) -> None:
 
     source.post("device", "echo", 0).add_done_callback(again)
     assert last.result(20) == 50
+
+
+def test_a_machine_that_cannot_reach_itself_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the loopback down, torch printed C++ stacks, and the command called it a mistake of shardnet."""
+
+    class WithoutWay(socket.socket):
+        def connect(self, address: object) -> None:
+            raise OSError(errno.ENETUNREACH, "Network is unreachable")
+
+    monkeypatch.setattr(socket, "socket", WithoutWay)
+    with pytest.raises(
+        UsageError, match=r"cannot reach itself at 127.0.0.1: Network is unreachable. Bring its network"
+    ):
+        serve_store()

@@ -1,0 +1,58 @@
+"""What is said of a run: rates only where there is something to tell, and tables that fit."""
+
+from __future__ import annotations
+
+import io
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from shardnet.cluster.stream import Generation
+from shardnet.launch.run_report import as_json, speed_line, stage_table, stderr_console
+
+STAGE: Any = SimpleNamespace(
+    device="device-0",
+    first_unit=0,
+    last_unit=12,
+    weight_bytes=135 << 20,
+    peak_rss_bytes=448 << 20,
+    compute_share=0.34,
+    wire_share=0.04,
+    idle_share=0.62,
+)
+
+
+def answer(num_tokens: int, tokens_per_s: float | None) -> Generation:
+    return Generation("text", list(range(num_tokens)), 5, "length", tokens_per_s, 0.1)
+
+
+def test_a_short_answer_has_no_rate() -> None:
+    """Four tokens once came "at 9701 tokens/s"."""
+    short, long = answer(4, None), answer(64, 24.7)
+    assert speed_line([short], 0.2).startswith("4 tokens, the first after 0.10 s")
+    assert speed_line([answer(1, None)], 0.2).startswith("1 token, ")
+    assert speed_line([long], 0.2).startswith("64 tokens at 24.7 tokens/s, the first after")
+    assert speed_line([short, short], 0.1).startswith("2 answers, 8 tokens, 80.0 tokens/s together;")
+    assert speed_line([answer(2, None)] * 2, 0.1).startswith("2 answers, 4 tokens; first tokens after")
+    assert as_json([short], [], {}, 0.2)["tokens_per_s"] is None
+    assert as_json([answer(2, None)] * 2, [], {}, 0.2)["tokens_per_s"] is None
+
+
+@pytest.mark.parametrize("width", [40, 60, 69, 70, 110])
+def test_no_word_is_cut_short(width: int) -> None:
+    """With COLUMNS=40 there was a table of 110, or one of single letters."""
+    console = Console(file=io.StringIO(), width=width)
+    console.print(stage_table([STAGE], "bfloat16", width))
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    assert all(len(line) <= width for line in printed.splitlines())
+    for words in ("device-0", "0-12", "135 MiB", "peak memory", "448 MiB", "compute", "34%", "idle", "62%"):
+        assert words in printed
+
+
+@pytest.mark.parametrize(("columns", "width"), [("40", 40), ("", 110), ("wide", 110)])
+def test_the_width_is_that_of_the_environment(monkeypatch: pytest.MonkeyPatch, columns: str, width: int) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.setattr("sys.stderr", io.StringIO())
+    assert stderr_console().width == width
