@@ -113,7 +113,7 @@ def check_text_files(folder: Path) -> None:
 
 
 def read_eos_ids(folder: Path, config: Any) -> tuple[int, ...]:
-    """The token ids that end an answer: the generation configuration's, or else the model configuration's.
+    """The token ids that end an answer: the generation configuration's, or else those of `config` if there is one.
 
     Raises:
         DamagedCheckpoint: they are no token ids.

@@ -14,7 +14,7 @@ from shardnet.config_bounds import numbers_of
 from .checkpoint import index_folder
 from .claims import check_folder
 from .files import DEFAULT_CACHE
-from .folder import check_text_files, read_raw_config
+from .folder import check_text_files, read_eos_ids, read_raw_config
 from .sources import find_folder
 
 
@@ -49,6 +49,7 @@ def glance_at(
     folder = find_folder(model, dtype, (cache_dir or DEFAULT_CACHE).expanduser(), progress)
     raw = read_raw_config(folder)
     check_text_files(folder)
+    read_eos_ids(folder, None)
     check_folder(folder, raw, index_folder(folder))
     numbers = numbers_of(raw)
     blocks = numbers.get("num_hidden_layers")
