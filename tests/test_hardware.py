@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from shardnet.described.schema import Place, read_record
 from shardnet.profiling.hardware import (
     Hardware,
     core_max_khz,
@@ -137,7 +138,7 @@ def test_a_phone_is_known_by_its_files_or_environment(tmp_path: Path, monkeypatc
 def test_fingerprints_tell_machines_apart_but_not_a_few_megabytes(tmp_path: Path) -> None:
     here = describe_hardware()
     assert here == describe_hardware()
-    assert Hardware.from_dict(here.as_dict()) == here
+    assert read_record(Hardware, here.as_dict(), Place()) == here
     pixel = Hardware("aarch64", "Tensor G2", 8, (1_803_000,) * 4, 8 * GIB - 300_000_000, True)
     assert dataclasses.replace(pixel, memory_bytes=pixel.memory_bytes - 4096).fingerprint == pixel.fingerprint
     assert dataclasses.replace(pixel, cpu="Tensor G3").fingerprint != pixel.fingerprint

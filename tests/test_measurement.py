@@ -66,7 +66,8 @@ def test_what_was_not_measured_lies_between(measurement: DeviceMeasurement, sess
 
 def test_beyond_the_last_step_times_never_fall() -> None:
     work = unit_works(MODEL, "bfloat16")[1]
-    noisy = UnitMeasurement(work, (1,), (StepTiming(1, 1, 64, 0.003), StepTiming(1, 1, 512, 0.002)))
+    chunk = StepTiming(1, 16, 0, 0.01)
+    noisy = UnitMeasurement(work, (1,), (StepTiming(1, 1, 64, 0.003), StepTiming(1, 1, 512, 0.002), chunk))
     assert noisy.decode_s(1, 100_000) == 0.002
     assert noisy.decode_s(16, 64) == 0.003
 

@@ -2,13 +2,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import tempfile
 from pathlib import Path
 
 import pytest
+from damage import damaged, damaged_text
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from shardnet.described.model_sizes import UnitWork
 from shardnet.errors import UsageError
 from shardnet.profiling.hardware import Hardware
-from shardnet.profiling.measurement import DeviceMeasurement, LinkMeasurement
+from shardnet.profiling.measurement import DeviceMeasurement, LinkMeasurement, StepTiming, UnitMeasurement
+from shardnet.profiling.power import PowerState
 from shardnet.profiling.store import ProfileStore, current_versions, why_stale
 
 DAY_S = 86_400.0
@@ -94,3 +100,38 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None
 
 def test_versions_are_those_that_change_the_speed() -> None:
     assert {"python", "torch", "transformers", "system"} == set(current_versions())
+
+
+WORK = UnitWork("block 0", 100, 200, 8.0, 64, 200.0, 400.0, 4.0)
+STEPS = (StepTiming(1, 1, 64, 0.003, 5), StepTiming(1, 1, 512, 0.004, 5), StepTiming(1, 16, 0, 0.01, 5))
+WHOLE = dataclasses.replace(MADE, units=(UnitMeasurement(WORK, (0, 1), STEPS),), power_before=PowerState(80.0, False))
+
+
+@settings(max_examples=60, derandomize=True, deadline=None)
+@given(data=st.data())
+def test_a_damaged_file_is_measured_anew_or_can_be_used(data: st.DataObject) -> None:
+    """Texts for seconds, units of index 7 of 3 and times without a decode step were believed, and broke their users."""
+    with tempfile.TemporaryDirectory() as folder:
+        store = ProfileStore(folder)
+        path = store.save(WHOLE)
+        good = json.loads(path.read_text())
+        path.write_bytes(data.draw(damaged_text(data.draw(damaged(good)))))
+        found = store.load("pixel", "small", "bfloat16")
+    if found is not None:
+        profile = found.to_profile()
+        assert len(profile.decode_unit_s) == found.num_units
+        assert all(0 < seconds < 1e12 for seconds in (*profile.decode_unit_s, *profile.prefill_unit_s_per_token))
+        why_stale(found, PHONE, VERSIONS, 1001 * DAY_S)
+
+
+@settings(max_examples=40, derandomize=True, deadline=None)
+@given(data=st.data())
+def test_a_damaged_link_is_measured_anew_or_can_be_used(data: st.DataObject) -> None:
+    link = LinkMeasurement("a", "b", 1e-4, 2e-4, 1e9, 1e9, 3e-4, 3e-4, 1e-3, 1e-3)
+    with tempfile.TemporaryDirectory() as folder:
+        store = ProfileStore(folder)
+        store.save_link("net", 1152, 1000 * DAY_S, link)
+        path = next(Path(folder).iterdir())
+        path.write_bytes(data.draw(damaged_text(data.draw(damaged(json.loads(path.read_text()))))))
+        found = store.load_link("net", 1152, 1000 * DAY_S)
+    assert found is None or all(0 < each.bytes_per_s < 1e19 for each in found.to_profiles())

@@ -113,6 +113,10 @@ def _read_value(kind: Any, value: object, place: Place) -> Any:
         if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
             raise place.error(f"must be a list, but is {quoted(value)}.")
         return tuple(_read_value(get_args(kind)[0], each, place.item(i, each)) for i, each in enumerate(value))
+    if origin is Mapping:
+        if not isinstance(value, Mapping):
+            raise place.error(f"must be a mapping, but is {quoted(value)}.")
+        return {key: _read_value(get_args(kind)[1], each, place.at(value, str(key))) for key, each in value.items()}
     if is_dataclass(kind):
         return read_record(kind, value, place)  # type: ignore[arg-type]
     return _read_scalar(kind, value, place)

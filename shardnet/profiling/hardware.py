@@ -49,10 +49,6 @@ class Hardware:
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), "core_max_khz": list(self.core_max_khz)}
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Hardware:
-        return cls(**{**values, "core_max_khz": tuple(values["core_max_khz"])})
-
 
 def describe_hardware(root: Path = ROOT) -> Hardware:
     """What this machine is."""

@@ -8,25 +8,30 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
-from typing import Any
+from typing import Annotated, Any
 
+from shardnet.bounds import BYTES, BYTES_PER_S, SECONDS, SESSIONS, TOKENS, WATTS, Amount, Count
 from shardnet.described.model_sizes import UnitWork
+from shardnet.described.schema import Place, read_record, require
 from shardnet.plan import DeviceProfile, LinkProfile
 from shardnet.profiling.hardware import Hardware
 from shardnet.profiling.power import UNKNOWN_POWER, PowerState
 from shardnet.profiling.roofline import Roofline, Step, decode_work, fit_roofline, prefill_work
+
+_SOME_TOKENS = Count(1, TOKENS.most)
+_TOOK = Amount(SECONDS.most, above_zero=True)
 
 
 @dataclass(frozen=True)
 class StepTiming:
     """The time of one kind of step of one unit: the lower quartile of some runs."""
 
-    num_sessions: int
-    num_tokens: int
+    num_sessions: Annotated[int, SESSIONS]
+    num_tokens: Annotated[int, _SOME_TOKENS]
     """New tokens of each session: 1 when decoding, more in prefill."""
-    context_tokens: int
+    context_tokens: Annotated[int, TOKENS]
     """Tokens that each session had cached before."""
-    seconds: float
+    seconds: Annotated[float, _TOOK]
     num_runs: int = 1
 
     @property
@@ -43,15 +48,17 @@ class UnitMeasurement:
     """The indices of the units for which it stands."""
     steps: tuple[StepTiming, ...]
 
+    def __post_init__(self) -> None:
+        require(any(step.is_decode for step in self.steps), "steps has no decode step.")
+        require(any(map(_begins_prompt, self.steps)), "steps has no chunk at the beginning of a prompt.")
+
     def decode_s(self, num_sessions: int, context_tokens: int) -> float:
         """Seconds of one decode step, interpolated between those that were measured."""
         return _on_grid([step for step in self.steps if step.is_decode], num_sessions, context_tokens)
 
     def prefill_s_per_token(self, chunk_tokens: int) -> float:
         """Seconds for each token of a chunk at the begin of a prompt."""
-        chunks = {
-            step.num_tokens: step.seconds for step in self.steps if not step.is_decode and not step.context_tokens
-        }
+        chunks = {step.num_tokens: step.seconds for step in self.steps if _begins_prompt(step)}
         return _on_line(chunks, chunk_tokens) / chunk_tokens
 
 
@@ -78,14 +85,18 @@ class DeviceMeasurement:
     measured_at_s: float
     """Seconds since 1970."""
     took_s: float
-    memory_bytes: int
-    num_threads: int
+    memory_bytes: Annotated[int, Count(0, int(BYTES.most))]
+    num_threads: Annotated[int, Count(1, 10**5)]
     trials: tuple[ThreadTrial, ...]
     units: tuple[UnitMeasurement, ...]
     power_before: PowerState = UNKNOWN_POWER
     power_after: PowerState = UNKNOWN_POWER
-    active_w: float | None = None
+    active_w: Annotated[float | None, WATTS] = None
     """Power while computing."""
+
+    def __post_init__(self) -> None:
+        stood_for = sorted(index for unit in self.units for index in unit.units)
+        require(stood_for == list(range(self.num_units)), "units must stand for each unit of the model once.")
 
     @property
     def num_units(self) -> int:
@@ -146,23 +157,12 @@ class DeviceMeasurement:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> DeviceMeasurement:
-        """Raises KeyError, TypeError or ValueError where the values are not those of `as_dict`."""
-        units = tuple(
-            UnitMeasurement(
-                UnitWork(**unit["work"]), tuple(unit["units"]), tuple(StepTiming(**step) for step in unit["steps"])
-            )
-            for unit in values["units"]
-        )
-        return cls(
-            **{
-                **values,
-                "hardware": Hardware.from_dict(values["hardware"]),
-                "trials": tuple(ThreadTrial(**trial) for trial in values["trials"]),
-                "units": units,
-                "power_before": PowerState(**values["power_before"]),
-                "power_after": PowerState(**values["power_after"]),
-            }
-        )
+        """Undo `as_dict`.
+
+        Raises:
+            BadConfiguration: the values are not those of a measurement.
+        """
+        return read_record(cls, values, Place("measurement"))
 
 
 @dataclass(frozen=True)
@@ -171,22 +171,22 @@ class LinkMeasurement:
 
     source: str
     target: str
-    latency_s: float
+    latency_s: Annotated[float, SECONDS]
     """One way, of a message without payload: half of a round trip."""
-    slow_latency_s: float
+    slow_latency_s: Annotated[float, SECONDS]
     """The same for the slowest tenth of the messages."""
-    to_bytes_per_s: float
-    from_bytes_per_s: float
-    hop_s: float
+    to_bytes_per_s: Annotated[float, BYTES_PER_S]
+    from_bytes_per_s: Annotated[float, BYTES_PER_S]
+    hop_s: Annotated[float, SECONDS]
     """One way, of a message of decoding in a ring (see `hop_probe`), less the time of its payload at the bandwidth.
 
     More than the latency: such a message carries a kilobyte besides its payload, and finds cold caches.
     """
-    decode_s: float
+    decode_s: Annotated[float, SECONDS]
     """One way there, with the hidden state of one token."""
-    prefill_to_s: float
+    prefill_to_s: Annotated[float, SECONDS]
     """One way there, with the hidden states of a chunk of a prompt."""
-    prefill_from_s: float
+    prefill_from_s: Annotated[float, SECONDS]
 
     def to_profiles(self) -> tuple[LinkProfile, LinkProfile]:
         """The way there and the way back, as decoding takes it."""
@@ -197,6 +197,19 @@ class LinkMeasurement:
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> LinkMeasurement:
+        """Undo `as_dict`.
+
+        Raises:
+            BadConfiguration: the values are not those of a measurement.
+        """
+        return read_record(cls, values, Place("link"))
+
+
+def _begins_prompt(step: StepTiming) -> bool:
+    return not step.is_decode and not step.context_tokens
 
 
 def _work_of(work: UnitWork, step: StepTiming) -> tuple[float, float]:

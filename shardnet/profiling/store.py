@@ -18,7 +18,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from shardnet.errors import UsageError
+from shardnet.errors import BadConfiguration, UsageError
+from shardnet.plain_files import read_json
 from shardnet.profiling.hardware import Hardware
 from shardnet.profiling.measurement import DeviceMeasurement, LinkMeasurement
 
@@ -26,6 +27,7 @@ MAX_AGE_S = 30 * 86_400.0
 """Kernels, governors and other programs change what a machine gives, slowly."""
 MAX_LINK_AGE_S = 86_400.0
 """For links within one machine. Those between machines change by the minute and are not kept."""
+MAX_FILE_BYTES = 16 * 1024**2
 FORMAT = 1
 """Of the files. Others are measured anew."""
 _PACKAGES = ("torch", "transformers")
@@ -91,11 +93,11 @@ class ProfileStore:
     def load(self, device: str, model: str, dtype: str) -> DeviceMeasurement | None:
         """What is stored; None where nothing is, or where the file cannot be understood (it is measured anew then)."""
         try:
-            values = json.loads(self.path(device, model, dtype).read_text())
+            values = read_json(self.path(device, model, dtype), MAX_FILE_BYTES, "the profile")
             if values["format"] != FORMAT:
                 return None
             return DeviceMeasurement.from_dict(values["measurement"])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (BadConfiguration, KeyError, TypeError, IndexError):
             return None
 
     def load_link(self, network: str, hidden_bytes: int, now_s: float) -> LinkMeasurement | None:
@@ -107,11 +109,11 @@ class ProfileStore:
             now_s: seconds since 1970.
         """
         try:
-            values = json.loads(self._link_path(network, hidden_bytes).read_text())
+            values = read_json(self._link_path(network, hidden_bytes), MAX_FILE_BYTES, "the link")
             alike = values["format"] == FORMAT and values["versions"] == current_versions()
             fresh = 0 <= now_s - values["measured_at_s"] <= MAX_LINK_AGE_S
-            return LinkMeasurement(**values["link"]) if alike and fresh else None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return LinkMeasurement.from_dict(values["link"]) if alike and fresh else None
+        except (BadConfiguration, KeyError, TypeError, IndexError):
             return None
 
     def save_link(self, network: str, hidden_bytes: int, now_s: float, link: LinkMeasurement) -> None:
