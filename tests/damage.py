@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from hypothesis import strategies as st
@@ -34,6 +34,8 @@ NUMBERS = (
     *(2**31, 2**32 - 1, 2**53, 2**63, 2**64, 10**19, 10**99, 10**300, 10**400, -(10**400)),
     *(float("nan"), float("inf"), float("-inf")),
 )
+FACTORS = (-1, 0, 1e-300, 1e-30, 1e-15, 1e-9, 1e-3, 0.5, 2, 1000, 10**9, 1e12, 1e15, 1e30, 1e300)
+MOST_DEEP = 5
 OTHERS = (None, True, False, [], {}, [[]], [None], {"a": 1}, [1] * 100, "1", "1e3", ["x"] * 3000)
 
 
@@ -47,7 +49,7 @@ def deep(levels: int) -> Any:
 def values() -> st.SearchStrategy[Any]:
     """What may stand in the place of a good value."""
     drawn = [st.sampled_from(NUMBERS), st.sampled_from(NAMES), st.sampled_from(OTHERS), st.integers(), st.floats()]
-    return st.one_of(*drawn, st.text(max_size=8), st.integers(1, 300).map(deep))
+    return st.one_of(*drawn, st.text(max_size=8), st.integers(1, 300).map(deep)).map(copy.deepcopy)
 
 
 def places(value: Any, at: Path_ = ()) -> Iterator[Path_]:
@@ -55,14 +57,17 @@ def places(value: Any, at: Path_ = ()) -> Iterator[Path_]:
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, each in inner:
         yield (*at, key)
-        yield from places(each, (*at, key))
+        if len(at) < MOST_DEEP:
+            yield from places(each, (*at, key))
 
 
 @st.composite
 def damaged(draw: st.DrawFn, good: Any) -> Any:
-    """A copy of `good` with one to three values replaced, removed, added, repeated, renamed or scaled."""
+    """A copy of `good`: up to three values replaced, removed, added, repeated, renamed, scaled, or one throughout."""
     value = copy.deepcopy(good)
-    for _ in range(draw(st.integers(1, 3))):
+    if draw(st.booleans()):
+        return _throughout(draw, value)
+    for _ in range(draw(st.sampled_from((1, 1, 2, 3)))):
         ways = list(places(value))
         if not ways:
             break
@@ -72,6 +77,36 @@ def damaged(draw: st.DrawFn, good: Any) -> Any:
             holder = holder[key]
         _do(draw, holder, way[-1])
     return value
+
+
+def _throughout(draw: st.DrawFn, value: Any) -> Any:
+    """Every number of one key, or every occurrence of a word, changed alike: the whole stays consistent."""
+    ways = list(places(value))
+    way = draw(st.sampled_from(ways))
+    found = value
+    for key in way:
+        found = found[key]
+    named = [key for key in way if isinstance(key, str)][-1]
+    if isinstance(found, str):
+        other = draw(st.sampled_from(NAMES))
+        return _mapped(value, lambda key, each: other if each == found else each)
+    factor, fixed = draw(st.sampled_from(FACTORS)), draw(st.sampled_from(NUMBERS))
+    is_scaled = draw(st.booleans())
+
+    def change(key: Any, each: Any) -> Any:
+        is_number = isinstance(each, (int, float)) and not isinstance(each, bool)
+        return (each * factor if is_scaled else fixed) if is_number and key == named else each
+
+    return _mapped(value, change)
+
+
+def _mapped(value: Any, change: Callable[[Any, Any], Any], key: Any = None) -> Any:
+    """The value with its plain parts changed; `key` is the nearest one above each."""
+    if isinstance(value, dict):
+        return {inner: _mapped(each, change, inner) for inner, each in value.items()}
+    if isinstance(value, list):
+        return [_mapped(each, change, key) for each in value]
+    return change(key, value)
 
 
 def _do(draw: st.DrawFn, holder: Any, key: Any) -> None:
@@ -87,7 +122,7 @@ def _do(draw: st.DrawFn, holder: Any, key: Any) -> None:
     elif deed == "rename" and isinstance(holder, dict):
         holder[draw(st.sampled_from((f"{key}s", str(key).upper(), str(key)[:-1])))] = holder.pop(key)
     elif deed == "scale" and isinstance(holder[key], (int, float)) and not isinstance(holder[key], bool):
-        holder[key] = holder[key] * draw(st.sampled_from((-1, 1e-30, 1e-6, 1e6, 1e30, 1e300)))
+        holder[key] = holder[key] * draw(st.sampled_from(FACTORS))
     elif deed == "swap" and isinstance(holder, list) and len(holder) > 1:
         holder[key], holder[0] = holder[0], holder[key]
     else:

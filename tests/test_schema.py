@@ -21,6 +21,7 @@ class Outer:
     from_: str | tuple[str, ...] = ""
     count: int = 1
     active_w: float | None = None
+    times: tuple[float, ...] | None = None
     pinned: bool = False
 
 
@@ -48,6 +49,10 @@ def test_reads_nested_records() -> None:
         ({"inner": [5]}, "inner[0]: must be a mapping with keys such as size_gib"),
         ({"inner": [{}]}, "inner[0]: the key 'size_gib' is missing"),
         ({"pinned": 1}, "must be true or false"),
+        ({"times": 3}, "times: must be a list, but is 3"),  # it was a StopIteration
+        ({"active_w": 10**400}, "must be a finite number"),
+        ({"name": "\ud800"}, "half a character"),
+        ({"x" * 100_000: 1}, "(100000 characters)"),
     ],
 )
 def test_says_what_is_wrong_and_where(change: dict[str, object], said: str) -> None:

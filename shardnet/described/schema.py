@@ -139,9 +139,10 @@ def _read_union(kinds: list[Any], value: object, place: Place) -> Any:
         return None
     others = [kind for kind in kinds if kind is not NoneType]
     listed = [kind for kind in others if get_origin(kind) is tuple]
-    if listed and not isinstance(value, (str, int, float)):
+    plain = [kind for kind in others if kind not in listed]
+    if listed and not (plain and isinstance(value, (str, int, float))):
         return _read_value(listed[0], value, place)
-    return _read_value(next(kind for kind in others if kind not in listed), value, place)
+    return _read_value(plain[0], value, place)
 
 
 def _read_scalar(kind: Any, value: object, place: Place) -> Any:
