@@ -15,11 +15,11 @@ from typing import NamedTuple
 from shardnet.errors import DamagedCheckpoint
 from shardnet.plain_files import read_bytes
 
+from .folder import MOST_CONFIG_BYTES
 from .parts import checkpoint_name, cut, is_local, local_name, local_root, part_hash
 from .places import TensorPlace
 
 CONFIG = "config.json"
-MOST_CONFIG_BYTES = 16 << 20
 
 
 class FileStamp(NamedTuple):

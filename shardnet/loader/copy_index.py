@@ -89,10 +89,11 @@ def write_json(path: Path, values: Any) -> None:
     with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".part", delete=False) as file:
         try:
             json.dump(values, file)
-        except BaseException:
+            file.flush()
+            os.replace(file.name, path)
+        except BaseException:  # a full disk, Ctrl-C: nobody would ever remove the half
             os.unlink(file.name)
             raise
-    os.replace(file.name, path)
 
 
 def _shared_folder() -> Path | None:
