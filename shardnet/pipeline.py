@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from shardnet.errors import DeviceLost, ShardnetError
+from shardnet.forks import Birthplace
 from shardnet.timeline.timeline import clock_ns
 from shardnet.transport.base import Transport
 from shardnet.transport.delivery import answer_of, send_until_answered
@@ -121,6 +122,7 @@ class Pipeline:
         self._closings: list[Future[Any]] = []
         self._broken: ShardnetError | None = None
         self._has_verdict = threading.Event()
+        self._birthplace = Birthplace("this model")
 
     def start(
         self,
@@ -146,7 +148,7 @@ class Pipeline:
         )
         session = Session(self, spec)
         with self._lock:
-            self._raise_if_broken()
+            self.raise_if_broken()
             self._sessions[spec.session] = session
             self._open.add(spec.session)
         try:
@@ -163,6 +165,8 @@ class Pipeline:
 
     def close_session(self, session: int) -> None:
         """Free a session on every stage. Unknown and closed ones are ignored."""
+        if not self._birthplace.is_here:  # a forked child drops its copy of a stream
+            return
         with self._lock:
             if session not in self._open:
                 return
@@ -249,7 +253,7 @@ class Pipeline:
             opened.append(self._open_at(index, stop, told))
         errors = [error for future in opened if (error := future.exception()) is not None]
         with self._lock:
-            self._raise_if_broken()
+            self.raise_if_broken()
         if errors:
             raise errors[0]
 
@@ -269,7 +273,7 @@ class Pipeline:
     def _wait_for_verdict(self) -> None:
         """A connection broke: whoever watches the devices is about to say which stage is lost, and how."""
         if self._has_verdict.wait(VERDICT_S):
-            self._raise_if_broken()
+            self.raise_if_broken()
 
     def _is_broken(self) -> bool:
         return self._broken is not None
@@ -277,6 +281,7 @@ class Pipeline:
     def _is_over(self, session: int) -> bool:
         return session not in self._open
 
-    def _raise_if_broken(self) -> None:
+    def raise_if_broken(self) -> None:
+        """Raise what has ended the ring, if it has ended."""
         if self._broken is not None:
             raise copy.copy(self._broken)

@@ -6,7 +6,7 @@ import ast
 from pathlib import Path
 
 STOREYS = """
-    records   errors quoting bounds plain_files checks launched plan progress text foreign config_bounds
+    records   errors quoting bounds plain_files checks forks launched plan progress text foreign config_bounds
     watch     timeline
     wire      transport
     models    models cache

@@ -24,6 +24,7 @@ from shardnet.cluster.model import Model
 from shardnet.cluster.survey import Surveyor
 from shardnet.cluster.watch import Watch
 from shardnet.errors import BadRequest, ClusterError, JoinFailed, ShardnetError
+from shardnet.forks import Birthplace
 from shardnet.launched import announced_in
 from shardnet.loader import DEFAULT_CACHE
 from shardnet.profiling.hardware import max_threads
@@ -54,6 +55,8 @@ class Cluster:
         self._epoch = secrets.token_bytes(16)
         self._loads: dict[RingId, ModelLoad] = {}
         self._surveyor = Surveyor(transport)
+        self._birthplace = Birthplace("this cluster")
+        self._is_closed = False
         transport.expose("coordinates", lambda epoch: epoch == self._epoch)
         transport.expose("tokens", self._on_tokens)
         transport.expose("session_failed", self._on_session_failed)
@@ -169,6 +172,7 @@ class Cluster:
         Raises:
             ModelNotFound, UnsupportedModel, DamagedCheckpoint, BadRequest, DoesNotFit, DeviceLost.
         """
+        self._check_open()
         devices = [device for device in self.devices if device not in self._watch.lost]
         if not devices:
             raise ClusterError("every device of this cluster is lost. Start a new one.")
@@ -204,12 +208,16 @@ class Cluster:
 
     def describe(self) -> list[dict[str, Any]]:
         """What each living device is and has now."""
+        self._check_open()
         living = [device for device in self.devices if device not in self._watch.lost]
         asked = [self._transport.call(device, "describe", timeout_s=10.0) for device in living]
         return [answer.result() for answer in asked]
 
     def close(self) -> None:
         """End what this cluster started; devices that were found wait for the next one. Safe to call twice."""
+        if not self._birthplace.is_here:  # a forked child leaves the block that it was forked in
+            return
+        self._is_closed = True
         self._watch.close()
         for load in list(self._loads.values()):
             load.close()
@@ -217,7 +225,13 @@ class Cluster:
         wait([self._transport.post(device, "leave", timeout_s=LEAVE_S) for device in living], timeout=LEAVE_S)
         self._resources.close()
 
+    def _check_open(self) -> None:
+        self._birthplace.check()
+        if self._is_closed:
+            raise BadRequest("this cluster was closed. Make a new one.")
+
     def __enter__(self) -> Cluster:
+        self._check_open()
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -10,16 +10,20 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from shardnet.errors import BadRequest
+from shardnet.forks import Birthplace
 
 NURSERY_COMMAND = (sys.executable, "-m", "shardnet.launch.nursery")
 
@@ -46,8 +50,10 @@ class LocalWorkers:
         self.endpoint = endpoint
         self.names = tuple(names)
         self.threads = threads
-        self._temporary = tempfile.TemporaryDirectory(prefix="shardnet-logs-") if log_dir is None else None
-        self.log_dir = Path(self._temporary.name) if self._temporary else Path(str(log_dir))
+        self.log_dir = Path(tempfile.mkdtemp(prefix="shardnet-logs-")) if log_dir is None else log_dir
+        self._remove_logs: Callable[[], object] = lambda: None
+        if log_dir is None:
+            self._remove_logs = weakref.finalize(self, _remove, self.log_dir, Birthplace("this folder"))
         self._pids: dict[str, int] = {}
         self._codes: dict[str, int] = {}
         self._nursery: subprocess.Popen[str] | None = None
@@ -110,8 +116,7 @@ class LocalWorkers:
             assert nursery.stdout is not None
             nursery.stdout.close()
             self._nursery = None
-        if self._temporary:
-            self._temporary.cleanup()
+        self._remove_logs()
 
     def _make_log_dir(self) -> None:
         try:
@@ -135,6 +140,7 @@ class LocalWorkers:
                 env=worker_environment(os.environ, self.threads),
                 start_new_session=True,  # Ctrl-C in the terminal reaches the parent only, which ends these in order
             )
+        os.register_at_fork(after_in_child=partial(_let_go, weakref.ref(self)))
         self._listener.start()
 
     def _listen(self) -> None:
@@ -159,6 +165,20 @@ class LocalWorkers:
         assert self._nursery is not None
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._nursery.pid, number)
+
+
+def _let_go(workers: weakref.ref[LocalWorkers]) -> None:
+    """In a forked child of ours: without the pipe's writing end, or the devices would live as long as the child."""
+    forked = workers()
+    if forked is not None:
+        pipe, forked._pipe = forked._pipe, None
+        if pipe is not None:
+            os.close(pipe)
+
+
+def _remove(log_dir: Path, birthplace: Birthplace) -> None:
+    if birthplace.is_here:
+        shutil.rmtree(log_dir, ignore_errors=True)
 
 
 def _pipe() -> tuple[int, int]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
@@ -15,6 +16,8 @@ from shardnet.cluster.remote_stage import RemoteStage, StageReport, collect_time
 from shardnet.cluster.request import Chat, check_length, encode, prompts_of, sampling_of, stops_of
 from shardnet.cluster.stream import Generation, Stream
 from shardnet.cluster.turns import Batch, Turns
+from shardnet.errors import ClusterError
+from shardnet.forks import Birthplace
 from shardnet.pipeline import Pipeline
 from shardnet.plan import ModelProfile, Plan
 from shardnet.text import TextStream
@@ -54,6 +57,7 @@ class Model:
         self._latest: Generation | None = None
         self._turns = Turns()
         self._unload = unload
+        self._birthplace = Birthplace("this model")
 
     @property
     def plan(self) -> Plan:
@@ -90,7 +94,9 @@ class Model:
             BadRequest: a value is impossible, or prompt and answer are longer than the context.
             KVMemorySpent: the devices cannot hold the session's KV cache now.
             DeviceLost: from the iteration: a device was lost; names it and its stage.
+            UsageError: this process was forked from the one that loaded the model.
         """
+        self._birthplace.check()
         sampling = sampling_of(temperature, top_k, top_p, min_p, repetition_penalty, seed)
         text = TextStream(self.tokenizer, stops_of(stop))
         ids = self.encode(prompt, chat=chat)
@@ -124,6 +130,7 @@ class Model:
             thread.shutdown(wait=False)
 
     def _answer_all(self, prompts: Any, batch: Batch, *, chat: bool = False, **options: Any) -> list[Generation]:
+        self._birthplace.check()
         ids = [self.encode(prompt, chat=chat) for prompt in prompts_of(prompts)]
         for each in ids:
             check_length(len(each), options.get("max_new_tokens", NEW_TOKENS), self.context_tokens)
@@ -139,12 +146,20 @@ class Model:
         return encode(prompt, self.tokenizer, chat=chat, vocabulary=profile.vocabulary, model=profile.name)
 
     def report(self) -> list[StageReport]:
-        """What each stage did since the model was loaded or `reset_report` was called."""
-        return [stage.report() for stage in self._stages]
+        """What each stage did since the model was loaded or `reset_report` was called.
+
+        Raises:
+            BadRequest: the model was closed.
+            DeviceLost: a device was lost; names it and its stage.
+        """
+        with self._asking_stages():
+            return [stage.report() for stage in self._stages]
 
     def reset_report(self) -> None:
-        for stage in self._stages:
-            stage.reset()
+        """Begin the account of `report`, and the timeline of `write_profile`, anew. Raises what `report` raises."""
+        with self._asking_stages():
+            for stage in self._stages:
+                stage.reset()
 
     def write_profile(self, folder: str | Path) -> None:
         """Write the timeline since the last `reset_report` as a Chrome trace and TensorBoard files.
@@ -152,7 +167,7 @@ class Model:
         The model must have been loaded with `record_spans=True`.
 
         Raises:
-            UsageError: the folder cannot be written.
+            UsageError: the folder cannot be written, or the model was closed.
         """
         from shardnet.timeline.report import write_profile
 
@@ -161,17 +176,30 @@ class Model:
             summary["tokens_per_s"] = self._latest.tokens_per_s
             summary["time_to_first_token_s"] = self._latest.time_to_first_token_s
         summary["stages"] = [asdict(report) for report in self.report()]
-        write_profile(folder, collect_timeline(self._stages), self.plan, self.profile, summary)
+        with self._asking_stages():
+            timeline = collect_timeline(self._stages)
+        write_profile(folder, timeline, self.plan, self.profile, summary)
 
     def close(self) -> None:
         """Unload from every device. Safe to call twice; happens when the cluster closes, too."""
-        self._unload()
+        if self._birthplace.is_here:
+            self._unload()
 
     def __enter__(self) -> Model:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @contextmanager
+    def _asking_stages(self) -> Iterator[None]:
+        """In this block, what has ended the model takes the place of an error about a stage that is no more."""
+        self._birthplace.check()
+        try:
+            yield
+        except ClusterError:
+            self._pipeline.raise_if_broken()
+            raise
 
     def _keep(self, result: Generation) -> None:
         self._latest = result

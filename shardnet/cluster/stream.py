@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from shardnet.errors import ShardnetError
+from shardnet.forks import Birthplace
 from shardnet.pipeline import Session
 from shardnet.text import TextStream
 
@@ -39,6 +40,7 @@ class Stream:
 
     def __init__(self, session: Session, text: TextStream, on_finished: Callable[[Generation], None]) -> None:
         self.is_finished = False
+        self._birthplace = Birthplace("this stream")
         self._session = session
         self._tokens = iter(session)
         self._text = text
@@ -56,6 +58,7 @@ class Stream:
         return self
 
     def __next__(self) -> str:
+        self._birthplace.check()
         with self._reading:
             while not self._is_read:
                 if piece := self._take():
@@ -66,6 +69,8 @@ class Stream:
 
     def close(self) -> None:
         """Stop generating. Safe to call twice, and after the end."""
+        if not self._birthplace.is_here:
+            return
         self._session.cancel()
         with self._ending:
             if self.is_finished:

@@ -38,6 +38,16 @@ def leave(transport: RpcTransport) -> None:
         _here.clear()
 
 
+def check_birthplace() -> None:
+    """A forked child has a copy of its parent's transport, and of torch's agent, which admits no second.
+
+    Raises:
+        UsageError: this is such a child.
+    """
+    for transport in _here:
+        transport.birthplace.check()
+
+
 def here() -> RpcTransport:
     """The transport of this process.
 

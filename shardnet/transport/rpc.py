@@ -16,6 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from shardnet.errors import CallTimeout, ClusterError, JoinFailed, ShardnetError, UsageError
+from shardnet.forks import Birthplace
 from shardnet.transport import entry, rpc_pickling
 from shardnet.transport.answers import Peer, send
 from shardnet.transport.base import Handler, OnChange, RemoteObject, Transport
@@ -46,6 +47,7 @@ class RpcTransport(Transport):
         self.name = name
         self.id = group.id
         self.group = group
+        self.birthplace = Birthplace("this transport")
         self.objects = LocalObjects()
         self.handlers: dict[str, Handler] = {
             _PING: lambda: None,
@@ -91,6 +93,7 @@ class RpcTransport(Transport):
         if not _NAME.fullmatch(name):
             raise UsageError(f"A device is called by 1 to 64 letters, digits and .:@_-, but this one is {name!r}.")
         rpc_pickling.install()
+        entry.check_birthplace()
         here = cls(name, Group(endpoint, timeout_s=timeout_s))
         try:
             entry.enter(here)
@@ -212,6 +215,8 @@ class RpcTransport(Transport):
             self.unanswered = self._tell(list(self._peers.values()), NOTICE_S, _LEFT, device, agent_id)
 
     def close(self) -> None:
+        if not self.birthplace.is_here:  # at the exit of a forked child, whose parent goes on
+            return
         with self._lock:
             if self._closed:
                 return

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +50,18 @@ def test_an_exception_in_the_block_ends_everything_and_a_closed_model_says_so(ti
             _ = 1 / 0
     assert not any(psutil.pid_exists(pid) for pid in pids.values())
     assert not threads_of_shardnet()
-    with pytest.raises(BadRequest, match="closed"):
-        model.generate(["x"], max_new_tokens=2)
+    asked: tuple[Callable[[], object], ...] = (
+        lambda: model.generate(["x"], max_new_tokens=2),
+        model.report,
+        model.reset_report,
+        lambda: model.write_profile(tiny / "profile"),
+    )
+    for ask in asked:  # once, the last three spoke of an object that was released
+        with pytest.raises(BadRequest, match="the model was closed"):
+            ask()
+    for ask in (cluster.describe, lambda: cluster.load(tiny), cluster.__enter__):
+        with pytest.raises(BadRequest, match="this cluster was closed"):
+            ask()
 
 
 @pytest.mark.parametrize("victim", ["device-0", "device-1", "device-2"])
