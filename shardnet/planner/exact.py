@@ -13,10 +13,11 @@ import numpy as np
 
 from shardnet.errors import BadConfiguration
 from shardnet.plan import StagePlan
+from shardnet.planner.assignment import Judge, Runs
 from shardnet.planner.budget import Budget
 from shardnet.planner.by_class import Second, Target
 from shardnet.planner.costs import ROUNDING, Cost, broken_limit, evaluate
-from shardnet.planner.minimize import Best, Judge, Runs, minimize
+from shardnet.planner.minimize import Best, minimize
 from shardnet.planner.neighbourhood import shorter_lap
 from shardnet.planner.relaxed import Prices
 from shardnet.planner.tables import Tables, as_stages

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
+from shardnet.planner.assignment import Judge, Runs
 from shardnet.planner.budget import Budget
 from shardnet.planner.by_class import Target
 from shardnet.planner.counting import counts_fit
+from shardnet.planner.deepening import Deepening
 from shardnet.planner.limits import columns_of
 from shardnet.planner.relaxed import Bound, Prices, Relaxation
 from shardnet.planner.search import Found, Search
@@ -18,11 +19,10 @@ from shardnet.planner.tables import Tables
 PROOF = 1e-9
 """Relative difference below which a bound proves a plan optimal."""
 WIDTHS = (48, 384, 3072, 24576, 196608)
+DEEP_BEFORE = 24576
+"""Before searches of such a width small clusters are searched by annealing and by branch and bound."""
 MOST_PARTIAL_CELLS = 600_000
 """Partial plans at one unit times devices: what memory allows."""
-
-Runs = tuple[tuple[int, int], ...]
-Judge = Callable[[Runs], float]
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,14 @@ def minimize(
     if not lowest < upper:
         return Best(None, upper, lowest)
     search = Search(tables, target, columns_of(tables, target), roots, bounds, judge, device_cost, enough)
-    best = Best(None, upper, lowest)
+    best, deep = Best(None, upper, lowest), None
+    if Deepening.suits(tables) and not device_cost:
+        deep = Deepening(tables, target, roots, judge)
     for step, width in enumerate(widths or (0,)):
+        if deep is not None and width >= DEEP_BEFORE:
+            best = _merged(best, deep.run(best.cost, budget, enough))
+            if best.proven or (enough and best.runs is not None) or budget.spent:
+                break
         if width:
             found = search.run(best.cost, min(width, MOST_PARTIAL_CELLS // tables.num_devices), budget)
             best = _merged(best, found)

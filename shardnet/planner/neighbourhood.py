@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from shardnet.planner.assignment import Judge, Runs
 from shardnet.planner.budget import Budget
 from shardnet.planner.costs import ROUNDING
-from shardnet.planner.minimize import Judge, Runs
 from shardnet.planner.tables import Floats, Ints, Tables
 
 MOST_MIXED_IN = 20

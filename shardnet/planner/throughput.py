@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from shardnet.planner.assignment import Runs
 from shardnet.planner.budget import Budget
 from shardnet.planner.by_class import ByClass
 from shardnet.planner.costs import ROUNDING
 from shardnet.planner.counting import counts_fit
 from shardnet.planner.exact import Exact, Solution
-from shardnet.planner.minimize import WIDTHS, Best, Runs
+from shardnet.planner.minimize import WIDTHS, Best
 from shardnet.planner.packing import sets_fit
 from shardnet.planner.relaxed import Prices
 

@@ -1,0 +1,250 @@
+"""Branch and bound over which device has each unit, many nodes at once: for memory so tight that plans revisit. Pure.
+
+A node says where each unit still may be. Its bound is the shortest path through the units with prices on loads
+(Lagrange; as good as the linear programme of the network with a knapsack per device), the prices found by a few
+subgradient steps from those of its parent. A path that keeps every limit is a plan. By the cheapest path through each
+(unit, device) those are ruled out that no better plan uses; what does not fit beside what is fixed is ruled out, too.
+Branched is over the devices of a unit that the paths of the last steps put here and there, a large one first. Of
+identical devices that no branch has named, only the first is taken. Nodes of the least bound come first.
+
+Index letters as in `assignment`; n numbers nodes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shardnet.planner.assignment import Assignment, Judge, Runs
+from shardnet.planner.budget import Budget
+from shardnet.planner.costs import ROUNDING
+from shardnet.planner.open_nodes import Nodes, OpenNodes
+from shardnet.planner.search import Found
+from shardnet.planner.tables import Floats, Ints
+
+Bools = NDArray[np.bool_]
+
+PROOF = 1e-9
+"""Nodes whose bound comes so near to the best plan known are closed."""
+BATCH = 256
+FIRST_STEPS, STEPS = 200, 6
+"""Subgradient steps of the roots, and of every other node."""
+PATIENCE = 4
+DEFLECTION = 0.6
+FADING = 0.8
+"""How much an earlier path counts beside the next one, when it is asked where a unit goes."""
+SURE = 0.01
+"""Weight of a unit's size where all paths agree on its device."""
+
+
+@dataclass
+class _Ascent:
+    """What subgradient steps found: bounds [n], prices [p, n], and how often each unit was on each device [u, d, n]."""
+
+    value: Floats
+    prices: Floats
+    share: Floats
+
+
+class Branching:
+    """A search that can be gone on with."""
+
+    def __init__(self, assignment: Assignment, judge: Judge) -> None:
+        self._given, self._judge = assignment, judge
+        tables = assignment.tables
+        self._num_units, self._num_devices = tables.num_units, tables.num_devices
+        self._bits: Ints = np.arange(self._num_devices)
+        self._units: Ints = np.arange(self._num_units)
+        self._after: Ints = np.append(self._units[1:], 0)
+        allowed = assignment.allowed
+        self._size = ((assignment.loads * allowed).sum(axis=2) / np.maximum(allowed.sum(axis=1), 1)).max(axis=0)
+        self._need = tables.memory / max(tables.memory.sum(), 1e-300)
+        self._share_of_all = tables.capacity / max(tables.memory.sum(), 1e-300)
+        earlier = np.full(self._num_devices, -1)
+        for devices in tables.members:
+            earlier[devices[1:]] = devices[:-1]
+        self._earlier: Ints = earlier
+        self._num_prices = assignment.loads.shape[0] * self._num_devices + 1
+        self._open: OpenNodes | None = None
+        self._runs: Runs | None = None
+        self._upper = np.inf
+
+    def run(self, upper: float, budget: Budget) -> Found:
+        """Search for a plan that costs less than `upper`, until there is proven to be none, or the budget is spent."""
+        self._upper, self._runs = upper, None
+        if self._open is None:
+            self._open = OpenNodes()
+            self._open.add(self._expanded(self._roots(), FIRST_STEPS))
+        while not budget.spent:
+            nodes = self._open.take(BATCH, self._closed_at())
+            if nodes is None:
+                return Found(self._runs, self._upper, np.inf)
+            self._open.add(self._expanded(nodes, STEPS))
+        return Found(self._runs, self._upper, self._open.least())
+
+    def _closed_at(self) -> float:
+        return min(self._upper, self._given.far) * (1 - PROOF)
+
+    def _roots(self) -> Nodes:
+        """A node for each device that may hold unit 0."""
+        roots = [d for d in self._given.roots if self._given.allowed[0, d]]
+        masks = np.repeat((self._given.allowed << self._bits).sum(axis=1)[None], len(roots), axis=0)
+        root = np.array(roots, dtype=np.int64)
+        masks[:, 0] = 1 << root
+        prices = np.zeros((len(roots), self._num_prices))
+        return Nodes(masks.astype(np.uint16), prices, np.full(len(roots), -np.inf), root, 1 << root)
+
+    def _expanded(self, nodes: Nodes, num_steps: int) -> Nodes:
+        """The children of some nodes that may hold a better plan."""
+        allowed = ((nodes.masks.T[:, None] >> self._bits[None, :, None]) & 1).astype(bool)
+        allowed, alive = self._propagated(allowed)
+        nodes, allowed = nodes.take(alive), allowed[:, :, alive]
+        if not len(nodes):
+            return nodes
+        ascent = self._ascended(allowed, nodes, num_steps)
+        bound = np.maximum(nodes.bound, ascent.value)
+        through = self._through(allowed, nodes.root, ascent.prices)
+        allowed &= through < self._closed_at()
+        alive = np.flatnonzero((bound < self._closed_at()) & allowed.any(axis=1).all(axis=0))
+        nodes = Nodes(nodes.masks, ascent.prices.T, bound, nodes.root, nodes.used).take(alive)
+        return self._children(nodes, allowed[:, :, alive], ascent.share[:, :, alive], through[:, :, alive])
+
+    def _propagated(self, allowed: Bools) -> tuple[Bools, Ints]:
+        """Rule out what does not fit beside what is fixed; nodes for which that leaves a unit or memory nowhere go."""
+        while True:
+            fixed = allowed & (allowed.sum(axis=1) == 1)[:, None]
+            fits = np.ones_like(allowed)
+            dead = np.zeros(allowed.shape[2], dtype=bool)
+            for load in self._given.loads:
+                held = (fixed * load[:, :, None]).sum(axis=0)
+                fits &= fixed | (load[:, :, None] <= 1 + ROUNDING - held)
+                dead |= (held > 1 + ROUNDING).any(axis=0)
+            fewer = allowed & fits
+            dead |= ~fewer.any(axis=1).all(axis=0)
+            if (fewer == allowed)[:, :, ~dead].all():
+                break
+            allowed = fewer
+        most = (allowed * self._need[:, None, None]).sum(axis=0)
+        dead |= np.minimum(most, self._share_of_all[:, None]).sum(axis=0) < 1 - ROUNDING
+        return allowed, np.flatnonzero(~dead)
+
+    def _priced(self, allowed: Bools, prices: Floats) -> tuple[Floats, Floats | None]:
+        """Costs with prices: of units [u, d, n], and of hops [u, d, e, n] where the second amount has one."""
+        given, num = self._given, allowed.shape[2]
+        by_device = prices[:-1].reshape(len(given.loads), self._num_devices, num)
+        unit = np.where(allowed, given.unit[:, :, None], given.far)
+        for load, price in zip(given.loads, by_device):
+            unit += load[:, :, None] * price
+        if not given.has_second:
+            return unit, None
+        unit += given.second[:, :, None] * prices[-1]
+        return unit, given.hop[..., None] + given.second_hop[..., None] * prices[-1]
+
+    def _forward(self, unit: Floats, hops: Floats | None, root: Ints) -> tuple[Floats, Floats]:
+        """Cheapest way to have placed each unit on each device [u, d, n], and the same with the way back [d, n]."""
+        reached = np.empty_like(unit)
+        reached[0] = unit[0]
+        for u in range(1, self._num_units):
+            hop = self._given.hop[u - 1][:, :, None] if hops is None else hops[u - 1]
+            reached[u] = (reached[u - 1][:, None] + hop).min(axis=0) + unit[u]
+        return reached, reached[-1] + self._way_back(hops, root)
+
+    def _way_back(self, hops: Floats | None, root: Ints) -> Floats:
+        if hops is None:
+            return self._given.hop[-1][:, root]
+        back: Floats = hops[-1][:, root, np.arange(len(root))]
+        return back
+
+    def _paths(self, reached: Floats, whole: Floats, hops: Floats | None) -> Ints:
+        """The cheapest paths [u, n], found backward."""
+        owners, nodes = np.empty((self._num_units, whole.shape[1]), dtype=np.int64), np.arange(whole.shape[1])
+        owners[-1] = whole.argmin(axis=0)
+        for u in range(self._num_units - 2, -1, -1):
+            after = owners[u + 1]
+            hop = self._given.hop[u][:, after] if hops is None else hops[u][:, after, nodes]
+            owners[u] = (reached[u] + hop).argmin(axis=0)
+        return owners
+
+    def _through(self, allowed: Bools, root: Ints, prices: Floats) -> Floats:
+        """The cheapest path through each (unit, device) [u, d, n], less what the prices give back."""
+        unit, hops = self._priced(allowed, prices)
+        reached, _ = self._forward(unit, hops, root)
+        onward = np.empty_like(unit)
+        onward[-1] = self._way_back(hops, root)
+        for u in range(self._num_units - 2, -1, -1):
+            hop = self._given.hop[u][:, :, None] if hops is None else hops[u]
+            onward[u] = ((onward[u + 1] + unit[u + 1])[None] + hop).min(axis=1)
+        through: Floats = reached + onward - prices.sum(axis=0)
+        return through
+
+    def _ascended(self, allowed: Bools, nodes: Nodes, num_steps: int) -> _Ascent:
+        """Subgradient steps of length after Polyak, each node by itself."""
+        given, num = self._given, len(nodes)
+        prices, columns = nodes.prices.T.copy(), np.arange(num)
+        best = _Ascent(np.full(num, -np.inf), prices.copy(), np.zeros(allowed.shape))
+        reach, waited, direction = np.ones(num), np.zeros(num), np.zeros_like(prices)
+        patience = PATIENCE if num_steps == STEPS else 2 * PATIENCE
+        for _ in range(num_steps):
+            unit, hops = self._priced(allowed, prices)
+            reached, whole = self._forward(unit, hops, nodes.root)
+            value = whole.min(axis=0) - prices.sum(axis=0)
+            owners = self._paths(reached, whole, hops)
+            excess = self._excess(owners)
+            self._consider(owners, excess, value)
+            goal = min(self._upper, given.far)
+            gained = value > best.value + 1e-4 * np.minimum(goal - best.value, goal)
+            better = np.flatnonzero(value > best.value)
+            best.value[better], best.prices[:, better] = value[better], prices[:, better]
+            waited = np.where(gained, 0, waited + 1)
+            reach[waited >= patience] /= 2
+            waited[waited >= patience] = 0
+            best.share *= FADING
+            best.share[self._units[:, None], owners, columns] += 1
+            if (best.value >= self._closed_at()).all():
+                break
+            direction = np.where((excess > 0) | (prices > 0), excess, 0.0) + DEFLECTION * direction
+            length = np.maximum((direction**2).sum(axis=0), 1e-18)
+            prices = np.maximum(0.0, prices + reach * np.maximum(goal - value, 1e-6 * goal) / length * direction)
+        return best
+
+    def _excess(self, owners: Ints) -> Floats:
+        """Use over limit less 1, by price [p, n]."""
+        used = self._given.used(owners).reshape(self._num_prices - 1, owners.shape[1])
+        return np.concatenate([used, self._given.second_used(owners)[None]]) - 1
+
+    def _consider(self, owners: Ints, excess: Floats, value: Floats) -> None:
+        """Take the cheapest path that keeps every limit for the best plan, if it is one."""
+        kept = np.flatnonzero((excess <= ROUNDING).all(axis=0) & (value < self._closed_at()))
+        if not len(kept):
+            return
+        costs = self._given.cost(owners[:, kept])
+        first = int(costs.argmin())
+        if costs[first] < self._upper:
+            self._take(owners[:, kept[first]])
+
+    def _take(self, owners: Ints) -> None:
+        runs = self._given.runs(owners)
+        cost = self._judge(runs)
+        if cost < self._upper:
+            self._upper, self._runs = cost, runs
+
+    def _children(self, nodes: Nodes, allowed: Bools, share: Floats, through: Floats) -> Nodes:
+        """One node for each device of the unit that is branched over; nodes with nothing left open are plans."""
+        nodes_at = np.arange(len(nodes))
+        several = allowed.sum(axis=1) > 1
+        for n in np.flatnonzero(~several.any(axis=0)).tolist():
+            owners = allowed[:, :, n].argmax(axis=1)
+            if self._given.cost(owners[:, None])[0] < self._upper:
+                self._take(owners)
+        share = np.where(allowed, share, 0.0)
+        doubt = 1 - share.max(axis=1) / np.maximum(share.sum(axis=1), 1e-12)
+        unit = np.where(several, (doubt + SURE) * self._size[:, None], -1.0).argmax(axis=0)
+        named = ((nodes.used[:, None] >> self._bits) & 1).astype(bool)
+        first = named | (self._earlier < 0) | named[:, self._earlier]
+        parent, device = np.nonzero(allowed[unit, :, nodes_at] & several.any(axis=0)[:, None] & first)
+        masks = (allowed << self._bits[None, :, None]).sum(axis=1).T.astype(np.uint16)[parent]
+        masks[np.arange(len(parent)), unit[parent]] = 1 << device
+        bound = np.maximum(nodes.bound[parent], through[unit[parent], device, parent])
+        return Nodes(masks, nodes.prices[parent], bound, nodes.root[parent], nodes.used[parent] | (1 << device))
