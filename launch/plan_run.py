@@ -11,10 +11,11 @@ from shardnet.errors import ShardnetError, UsageError
 from shardnet.plan import Plan
 from shardnet.planner import METHODS, OBJECTIVES, compare, plan_to_dict
 from shardnet.planner import plan as make_plan
+from shardnet.planner.planning import Simulate
 from shardnet.planner.problem import Problem
 from shardnet.progress import Progress, progress_bars
 from shardnet.quoting import quoted
-from shardnet.simulator import Load, simulate
+from shardnet.simulator import simulated_rate
 from shardnet.simulator.ring import decode_legs, visited_twice
 from shardnet.simulator.what_if import Answer, limits, what_ifs
 
@@ -24,9 +25,6 @@ from .output_files import require_picture
 from .plan_inputs import Asked, read_problem
 from .plan_options import PlannerOptions, PlanOutput, ProblemOptions
 
-SIMULATED_TOKENS = 60
-MOST_SIMULATED = 300_000
-"""Stages and links crossed in a run for one note: some seconds."""
 Explanation = tuple[list[str], list[Answer]]
 
 
@@ -54,7 +52,7 @@ def run(options: ProblemOptions, how: PlannerOptions, output: PlanOutput) -> Non
         console = plain_console()
         if output.compare:
             plan_tables.print_comparison(console, others, asked.title, how.objective, how.in_flight)
-        notes = (*asked.notes, *_rate_note(asked.problem, chosen, how.in_flight))
+        notes = (*asked.notes, *_rate_note(asked.problem, chosen))
         plan_tables.print_plan(console, asked.problem, chosen, asked.title, notes, how.in_flight)
         if explanation is not None:
             plan_tables.print_explanation(console, *explanation, how.objective)
@@ -78,17 +76,17 @@ class ConfiguredPlanner:
         return self._how.in_flight
 
     def __call__(self, problem: Problem) -> Plan:
-        return self.by(self._how.method, problem)
+        return self.by(self._how.method, problem, simulated_rate)
 
-    def by(self, method: str, problem: Problem) -> Plan:
+    def by(self, method: str, problem: Problem, simulate: Simulate | None = None) -> Plan:
         """The plan of a method, which need not be the chosen one."""
-        how = self._how
-        return make_plan(problem, how.objective, method, how.in_flight, how.lap_limit, self._time_limit_s(problem))
+        how, limit_s = self._how, self._time_limit_s(problem)
+        return make_plan(problem, how.objective, method, how.in_flight, how.lap_limit, limit_s, simulate)
 
     def compare(self, problem: Problem) -> tuple[Plan, dict[str, Plan | str]]:
         """The plan of the chosen method, and those of all, or why there is none."""
-        how = self._how
-        rows = dict(compare(problem, how.objective, how.in_flight, how.lap_limit, self._time_limit_s(problem)))
+        how, limit_s = self._how, self._time_limit_s(problem)
+        rows = dict(compare(problem, how.objective, how.in_flight, how.lap_limit, limit_s, simulated_rate))
         chosen = rows[how.method]
         if isinstance(chosen, ShardnetError):
             raise chosen
@@ -112,19 +110,13 @@ def _explain(asked: Asked, chosen: Plan, planner: ConfiguredPlanner, progress: P
     return sentences, what_ifs(asked.problem, chosen, replan, planner.in_flight, asked.fewer_bits, progress)
 
 
-def _rate_note(problem: Problem, chosen: Plan, in_flight: int) -> list[str]:
-    """Where sessions get in each other's way at a second visit, the rate of a simulated run beside the formula's."""
+def _rate_note(problem: Problem, chosen: Plan) -> list[str]:
+    """Where sessions get in each other's way at a second visit: that, and how far below the formula a run stays."""
+    simulated, formula = chosen.simulated_rate_per_s, chosen.rate_per_s
+    if simulated is None or formula is None or simulated > 0.99 * formula:
+        return []
     twice = visited_twice(decode_legs(problem, chosen.stages))
-    if in_flight == 1 or not twice:
-        return []
-    legs = len(decode_legs(problem, chosen.stages))
-    sessions = max(
-        2, min(in_flight, MOST_SIMULATED // (SIMULATED_TOKENS * legs))
-    )  # more wait for each other all the same
-    rate = simulate(problem, chosen, Load(in_flight=sessions, new_tokens=SIMULATED_TOKENS)).rate_per_s
-    if rate is None or chosen.rate_per_s is None or rate > 0.99 * chosen.rate_per_s:
-        return []
-    return [f"A lap uses {twice[0]} twice, so the rate is a bound: a simulated run reaches {rate:.4g} tokens/s."]
+    return [f"A lap uses {twice[0]} twice, so the rate is a bound: a simulated run reaches {simulated:.4g} tokens/s."]
 
 
 def _comparison_dict(how: PlannerOptions, chosen: Plan, others: dict[str, Plan | str]) -> dict[str, Any]:

@@ -70,6 +70,8 @@ def summary(plan: Plan, in_flight: int) -> str:
     """One line of predictions."""
     parts = [f"{_ms(plan.lap_s)} a token", f"{_number(plan.rate_per_s)} tokens/s"]
     parts[1] += f" with {in_flight} in flight"
+    if plan.simulated_rate_per_s is not None and plan.simulated_rate_per_s != plan.rate_per_s:
+        parts[1] += f" ({_number(plan.simulated_rate_per_s)} simulated)"
     if plan.energy_j is not None:
         parts.append(f"{plan.energy_j:.3g} J a token")
     if plan.optimal:
@@ -104,13 +106,13 @@ def print_comparison(
         padding=(0, 1, 0, 0),
     )
     table.add_column("method", no_wrap=True)
-    for name in ("ms/token", "tokens/s", "busiest", "J/token"):
+    for name in ("ms/token", "tokens/s", "simulated", "busiest", "J/token"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("units by device")
     table.add_column("proof", no_wrap=True)
     for method, plan in plans.items():
         if isinstance(plan, str):
-            table.add_row(method, "-", "-", "-", "-", plan, "")
+            table.add_row(method, "-", "-", "-", "-", "-", plan, "")
             continue
         units = ", ".join(f"{stage.device} {stage.num_units}" for stage in plan.stages[:6])
         more = f" ... {len(plan.stages)} stages" if len(plan.stages) > 6 else ""
@@ -119,6 +121,7 @@ def print_comparison(
             method,
             _ms(plan.lap_s, unit=""),
             _number(plan.rate_per_s),
+            _number(plan.simulated_rate_per_s),
             _ms(plan.bottleneck_s, unit=""),
             _number(plan.energy_j),
             units + more,

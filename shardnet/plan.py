@@ -101,7 +101,10 @@ class Plan:
     bottleneck_s: float | None = None
     """Predicted busy seconds per lap of the busiest device or link."""
     rate_per_s: float | None = None
-    """Predicted tokens per second with the sessions in flight that the objective names."""
+    """Predicted tokens per second with the sessions in flight that the objective names; a bound where a lap uses a
+    device or a link twice."""
+    simulated_rate_per_s: float | None = None
+    """The same as a simulated run gives it; None where none was made."""
     energy_j: float | None = None
     optimal: bool = False
     """True where the plan is proven to be the best there is."""

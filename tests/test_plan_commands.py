@@ -17,7 +17,7 @@ app = typer.Typer(pretty_exceptions_enable=False)
 plan_commands.register(app)
 
 PLAN_KEYS = {
-    *("method", "objective", "stages", "lap_s", "bottleneck_s", "rate_per_s", "energy_j"),
+    *("method", "objective", "stages", "lap_s", "bottleneck_s", "rate_per_s", "simulated_rate_per_s", "energy_j"),
     *("optimal", "gap", "left_out", "solve_s", "why"),
 }
 HOME = ("--model", "llama-2-7b", "--bits", "4", "--cluster", "home")

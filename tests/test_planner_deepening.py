@@ -16,7 +16,7 @@ from shardnet.planner.branching import Branching
 from shardnet.planner.budget import Budget
 from shardnet.planner.by_class import Second, Target
 from shardnet.planner.exact import Exact
-from shardnet.planner.minimize import _roots
+from shardnet.planner.minimize import roots_of
 from shardnet.planner.open_nodes import Nodes, OpenNodes
 from shardnet.planner.tables import Tables, as_stages
 
@@ -35,7 +35,7 @@ def test_branch_and_bound_finds_the_shortest_lap_and_proves_it() -> None:
     for problem in small_problems(1, 60):
         laps = [cost.lap_s for _, cost in every_plan(problem)]
         tables, exact = Tables(problem), Exact(Tables(problem), Budget(60))
-        assignment = Assignment(tables, Target(tables.seconds, tables.hop_s), _roots(tables))
+        assignment = Assignment(tables, Target(tables.seconds, tables.hop_s), roots_of(tables))
         if not assignment.allowed.any(axis=1).all():
             assert not laps
             continue
@@ -55,7 +55,7 @@ def test_branch_and_bound_keeps_a_beat() -> None:
             continue
         beat_s = sorted(cost.bottleneck_s for _, cost in plans)[len(plans) // 50] * (1 + 1e-12)
         exact = Exact(Tables(problem), Budget(60))
-        assignment = Assignment(exact.tables, exact.beat_target(beat_s), _roots(exact.tables))
+        assignment = Assignment(exact.tables, exact.beat_target(beat_s), roots_of(exact.tables))
         found = Branching(assignment, exact.beat_judge(beat_s)).run(np.inf, Budget(60))
         expected = min(cost.lap_s for _, cost in plans if cost.bottleneck_s <= beat_s * (1 + 1e-9))
         assert found.cost == pytest.approx(expected, rel=1e-9)
@@ -77,7 +77,7 @@ def test_branch_and_bound_keeps_a_second_limit() -> None:
         watts = np.array([device.active_w for device in problem.devices], dtype=float)
         joules = np.where(np.isfinite(tables.hop_s), tables.radio_j, np.inf)
         laps = Second(tables.seconds, tables.hop_s, limit_s * (1 + 1e-9))
-        assignment = Assignment(tables, Target(tables.seconds * watts, joules, second=laps), _roots(tables))
+        assignment = Assignment(tables, Target(tables.seconds * watts, joules, second=laps), roots_of(tables))
 
         def judge(runs: tuple[tuple[int, int], ...], exact: Exact = exact, limit_s: float = limit_s) -> float:
             cost = exact.cost(runs)
@@ -94,7 +94,7 @@ def test_branch_and_bound_keeps_a_second_limit() -> None:
 def test_what_is_left_open_is_no_better_than_it_says() -> None:
     problem = Problem.from_file(DATA / "tight_memory.json")
     exact = Exact(Tables(problem), Budget(60))
-    assignment = Assignment(exact.tables, Target(exact.tables.seconds, exact.tables.hop_s), _roots(exact.tables))
+    assignment = Assignment(exact.tables, Target(exact.tables.seconds, exact.tables.hop_s), roots_of(exact.tables))
     found = Branching(assignment, exact.beat_judge(np.inf)).run(0.2844, Budget(0.2))
     assert 0.2 < found.unseen < 0.2844, "a plan of 0.2844 s is known"
 
@@ -103,7 +103,7 @@ def test_annealing_finds_what_the_search_by_units_did_not() -> None:
     """The search by units ended with a lap of 0.583 s here, a mixed-integer solver with 0.469 s after 8 s."""
     problem = Problem.from_file(DATA / "tight_memory.json")
     tables = Tables(problem)
-    assignment = Assignment(tables, Target(tables.seconds, tables.hop_s), _roots(tables))
+    assignment = Assignment(tables, Target(tables.seconds, tables.hop_s), roots_of(tables))
     owners, laps = anneal(assignment, assignment.cost, 4000, Budget(60), np.random.default_rng(1))
     cost = evaluate(problem, as_stages(problem, assignment.runs(owners[:, 0])))
     assert cost.lap_s == pytest.approx(laps[0], rel=1e-9)

@@ -28,14 +28,14 @@ Bools = NDArray[np.bool_]
 
 PROOF = 1e-9
 """Nodes whose bound comes so near to the best plan known are closed."""
-BATCH = 256
+BATCH = 512
 FIRST_STEPS, STEPS = 200, 6
 """Subgradient steps of the roots, and of every other node."""
 PATIENCE = 4
 DEFLECTION = 0.6
 FADING = 0.8
 """How much an earlier path counts beside the next one, when it is asked where a unit goes."""
-SURE = 0.01
+SURE = 0.05
 """Weight of a unit's size where all paths agree on its device."""
 
 
@@ -130,53 +130,51 @@ class Branching:
         dead |= np.minimum(most, self._share_of_all[:, None]).sum(axis=0) < 1 - ROUNDING
         return allowed, np.flatnonzero(~dead)
 
-    def _priced(self, allowed: Bools, prices: Floats) -> tuple[Floats, Floats | None]:
-        """Costs with prices: of units [u, d, n], and of hops [u, d, e, n] where the second amount has one."""
-        given, num = self._given, allowed.shape[2]
-        by_device = prices[:-1].reshape(len(given.loads), self._num_devices, num)
+    def _priced(self, allowed: Bools, prices: Floats) -> Floats:
+        """Costs of units with prices [u, d, n]."""
+        given = self._given
+        by_device = prices[:-1].reshape(len(given.loads), self._num_devices, -1)
         unit = np.where(allowed, given.unit[:, :, None], given.far)
         for load, price in zip(given.loads, by_device):
             unit += load[:, :, None] * price
-        if not given.has_second:
-            return unit, None
-        unit += given.second[:, :, None] * prices[-1]
-        return unit, given.hop[..., None] + given.second_hop[..., None] * prices[-1]
+        if given.has_second:
+            unit += given.second[:, :, None] * prices[-1]
+        return unit
 
-    def _forward(self, unit: Floats, hops: Floats | None, root: Ints) -> tuple[Floats, Floats]:
-        """Cheapest way to have placed each unit on each device [u, d, n], and the same with the way back [d, n]."""
+    def _hop(self, u: int, prices: Floats) -> Floats:
+        """Costs of hops after unit u with prices [d, e, n], or [d, e, 1] where these do not matter."""
+        hop: Floats = self._given.hop[u][:, :, None]
+        return hop + self._given.second_hop[u][:, :, None] * prices[-1] if self._given.has_second else hop
+
+    def _hop_to(self, u: int, device: Ints, prices: Floats) -> Floats:
+        """The same to one device of each node [d, n]."""
+        hop: Floats = self._given.hop[u][:, device]
+        return hop + self._given.second_hop[u][:, device] * prices[-1] if self._given.has_second else hop
+
+    def _forward(self, unit: Floats, prices: Floats) -> Floats:
+        """The cheapest way to have placed each unit on each device [u, d, n]."""
         reached = np.empty_like(unit)
         reached[0] = unit[0]
         for u in range(1, self._num_units):
-            hop = self._given.hop[u - 1][:, :, None] if hops is None else hops[u - 1]
-            reached[u] = (reached[u - 1][:, None] + hop).min(axis=0) + unit[u]
-        return reached, reached[-1] + self._way_back(hops, root)
+            reached[u] = (reached[u - 1][:, None] + self._hop(u - 1, prices)).min(axis=0) + unit[u]
+        return reached
 
-    def _way_back(self, hops: Floats | None, root: Ints) -> Floats:
-        if hops is None:
-            return self._given.hop[-1][:, root]
-        back: Floats = hops[-1][:, root, np.arange(len(root))]
-        return back
-
-    def _paths(self, reached: Floats, whole: Floats, hops: Floats | None) -> Ints:
+    def _paths(self, reached: Floats, whole: Floats, prices: Floats) -> Ints:
         """The cheapest paths [u, n], found backward."""
-        owners, nodes = np.empty((self._num_units, whole.shape[1]), dtype=np.int64), np.arange(whole.shape[1])
+        owners = np.empty((self._num_units, whole.shape[1]), dtype=np.int64)
         owners[-1] = whole.argmin(axis=0)
         for u in range(self._num_units - 2, -1, -1):
-            after = owners[u + 1]
-            hop = self._given.hop[u][:, after] if hops is None else hops[u][:, after, nodes]
-            owners[u] = (reached[u] + hop).argmin(axis=0)
+            owners[u] = (reached[u] + self._hop_to(u, owners[u + 1], prices)).argmin(axis=0)
         return owners
 
     def _through(self, allowed: Bools, root: Ints, prices: Floats) -> Floats:
         """The cheapest path through each (unit, device) [u, d, n], less what the prices give back."""
-        unit, hops = self._priced(allowed, prices)
-        reached, _ = self._forward(unit, hops, root)
+        unit = self._priced(allowed, prices)
         onward = np.empty_like(unit)
-        onward[-1] = self._way_back(hops, root)
+        onward[-1] = self._hop_to(-1, root, prices)
         for u in range(self._num_units - 2, -1, -1):
-            hop = self._given.hop[u][:, :, None] if hops is None else hops[u]
-            onward[u] = ((onward[u + 1] + unit[u + 1])[None] + hop).min(axis=1)
-        through: Floats = reached + onward - prices.sum(axis=0)
+            onward[u] = ((onward[u + 1] + unit[u + 1])[None] + self._hop(u, prices)).min(axis=1)
+        through: Floats = self._forward(unit, prices) + onward - prices.sum(axis=0)
         return through
 
     def _ascended(self, allowed: Bools, nodes: Nodes, num_steps: int) -> _Ascent:
@@ -187,10 +185,10 @@ class Branching:
         reach, waited, direction = np.ones(num), np.zeros(num), np.zeros_like(prices)
         patience = PATIENCE if num_steps == STEPS else 2 * PATIENCE
         for _ in range(num_steps):
-            unit, hops = self._priced(allowed, prices)
-            reached, whole = self._forward(unit, hops, nodes.root)
+            reached = self._forward(self._priced(allowed, prices), prices)
+            whole = reached[-1] + self._hop_to(-1, nodes.root, prices)
             value = whole.min(axis=0) - prices.sum(axis=0)
-            owners = self._paths(reached, whole, hops)
+            owners = self._paths(reached, whole, prices)
             excess = self._excess(owners)
             self._consider(owners, excess, value)
             goal = min(self._upper, given.far)

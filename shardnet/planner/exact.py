@@ -6,7 +6,7 @@ token. For the greatest rate see `throughput`, which asks for the least lap unde
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ from shardnet.planner.assignment import Judge, Runs
 from shardnet.planner.budget import Budget
 from shardnet.planner.by_class import Second, Target
 from shardnet.planner.costs import ROUNDING, Cost, broken_limit, evaluate
-from shardnet.planner.minimize import Best, minimize
+from shardnet.planner.minimize import NUM_ROUNDS, WIDTHS, Best, minimize
 from shardnet.planner.neighbourhood import shorter_lap
 from shardnet.planner.relaxed import Prices
 from shardnet.planner.tables import Tables, as_stages
@@ -38,12 +38,14 @@ class Solution:
         value: s of lap, s of beat, or J.
         bound: no plan has a lower value.
         proven: the plan is the best by every rule, ties included.
+        near: looks for plans whose rate is within 1% of the best one's; None where the rate is not sought.
     """
 
     stages: tuple[StagePlan, ...] | None
     value: float
     bound: float
     proven: bool
+    near: Callable[[], tuple[tuple[StagePlan, ...], ...]] | None = None
 
     @property
     def gap(self) -> float | None:
@@ -90,10 +92,10 @@ class Exact:
             return cost.energy_j if cost is not None and cost.energy_j is not None and kept else np.inf
 
         if laps is not None and all(np.isinf(judge(runs)) for runs in self._seeds):
-            shortest = self.least_lap(np.inf, np.inf, self.budget.share(0.3))
-            if shortest.runs is None and shortest.proven:
+            short = self.keeps_beat(np.inf, 1, self.budget.share(0.3), WIDTHS, NUM_ROUNDS, None)
+            if short.runs is None and short.proven:
                 return Solution(None, np.inf, np.inf, True)
-            pool = [] if shortest.runs is None else [shortest.runs]
+            pool = [] if short.runs is None else [short.runs]
         best = self._minimize(target, judge, np.inf, self.budget, pool)
         if best.runs is not None and best.proven:
             best = self._shortest_lap(best, target, judge)

@@ -19,8 +19,11 @@ from shardnet.planner.tables import Tables
 PROOF = 1e-9
 """Relative difference below which a bound proves a plan optimal."""
 WIDTHS = (48, 384, 3072, 24576, 196608)
+NUM_ROUNDS = 150
 DEEP_BEFORE = 24576
 """Before searches of such a width small clusters are searched by annealing and by branch and bound."""
+WIDE_SHARE = 0.15
+"""Of the time that is left then: what such a search takes."""
 MOST_PARTIAL_CELLS = 600_000
 """Partial plans at one unit times devices: what memory allows."""
 
@@ -58,7 +61,7 @@ def minimize(
     enough: bool = False,
     device_cost: float = 0.0,
     widths: tuple[int, ...] = WIDTHS,
-    num_rounds: int = 150,
+    num_rounds: int = NUM_ROUNDS,
     prices: Prices | None = None,
 ) -> Best:
     """Find the plan of least cost under `upper`.
@@ -74,7 +77,7 @@ def minimize(
     """
     relaxation = Relaxation(tables, target)
     plain = Prices.none(len(tables.members))
-    roots = _roots(tables)
+    roots = roots_of(tables)
     bounds = [[relaxation.bound(plain, root) for root in roots]]
     lowest = min(bound.value for bound in bounds[0])
     if not counts_fit(relaxation):
@@ -91,7 +94,8 @@ def minimize(
             if best.proven or (enough and best.runs is not None) or budget.spent:
                 break
         if width:
-            found = search.run(best.cost, min(width, MOST_PARTIAL_CELLS // tables.num_devices), budget)
+            until = budget if deep is None or width < DEEP_BEFORE else budget.share(WIDE_SHARE)
+            found = search.run(best.cost, min(width, MOST_PARTIAL_CELLS // tables.num_devices), until)
             best = _merged(best, found)
         done = enough and best.runs is not None
         if best.proven or done or budget.spent:
@@ -111,7 +115,7 @@ def _merged(best: Best, found: Found) -> Best:
     return Best(runs, found.cost, max(best.bound, min(found.cost, found.unseen)), best.prices, best.priced)
 
 
-def _roots(tables: Tables) -> list[int]:
+def roots_of(tables: Tables) -> list[int]:
     """Devices that may hold unit 0: of identical ones, the first."""
     if tables.problem.pin_embedding:
         return [tables.source]

@@ -10,17 +10,23 @@ The proof either holds, and then the plan is best by the rule, or finds a shorte
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
-from shardnet.planner.assignment import Runs
+from shardnet.plan import StagePlan
+from shardnet.planner.annealing import anneal
+from shardnet.planner.assignment import Assignment, Runs
 from shardnet.planner.budget import Budget
 from shardnet.planner.by_class import ByClass
 from shardnet.planner.costs import ROUNDING
 from shardnet.planner.counting import counts_fit
+from shardnet.planner.deepening import MOST_JUDGED, Deepening
 from shardnet.planner.exact import Exact, Solution
-from shardnet.planner.minimize import WIDTHS, Best
+from shardnet.planner.minimize import WIDTHS, Best, roots_of
 from shardnet.planner.packing import sets_fit
 from shardnet.planner.relaxed import Prices
+from shardnet.planner.tables import MOST_ROUTED, as_stages
 
 NEAR_TIE = 0.01
 """Rates that differ by no more than this share count as tied."""
@@ -28,9 +34,13 @@ SAME = 1e-7
 """Beats that differ by no more than this share are one beat: above the rounding that every limit allows."""
 CLOSE = NEAR_TIE
 """Quick searches stop when they have the beat to this share."""
+NUM_STEPS = 8000
+"""Of annealing for a shorter beat."""
 QUICK_WIDTHS = (24, 192)
 QUICK_ROUNDS = 60
 BOUND_ROUNDS = 200
+REARRANGING_S = 0.1
+"""For a plan that is about as good and visits no device twice."""
 MANY_DEVICES = 8
 """From so many on, other orders of the devices are tried before a search that is cut to a width."""
 
@@ -54,7 +64,8 @@ def greatest_rate(exact: Exact, in_flight: int) -> Solution:
         if beats.disprove(goal):
             continue  # a beat more than 1% shorter: the shortest lap is to be sought again
         proven = best.proven and beats.low >= goal * (1 - 2 * SAME)
-        return exact.solution(best, value, min(beats.low, value), proven)
+        solution = exact.solution(best, value, min(beats.low, value), proven)
+        return replace(solution, near=beats.near)
 
 
 class _Beats:
@@ -72,6 +83,7 @@ class _Beats:
         self._doubted = self.low
         self.prices: Prices | None = None
         self._chance = np.random.default_rng(11)
+        self._annealed = False
 
     def beat(self, runs: Runs) -> float:
         """Seconds per token with all sessions in flight."""
@@ -82,6 +94,23 @@ class _Beats:
         """Take a plan into the pool."""
         self.pool.append(runs)
         self.high = min(self.high, self.beat(runs))
+
+    def near(self) -> tuple[tuple[StagePlan, ...], ...]:
+        """Plans within 1% of the shortest beat, those that visit few devices again first, then the shortest laps.
+
+        With one that visits none again, but for the first one at its end, where one is found.
+        """
+        exact, best = self._exact, min(self.pool, key=self.beat)
+        within = self.high / (1 - NEAR_TIE) * (1 + ROUNDING)
+        if exact.tables.num_devices <= MOST_ROUTED:
+            until = Budget(REARRANGING_S)
+            other = exact.rearranged(within, self._in_flight, best, until, self._chance)
+            self.pool += [] if other is None else [other]
+        limit_s = exact.lap_limit_s * (1 + ROUNDING)
+        plans = {runs for runs in self.pool if self.beat(runs) <= within and exact.known(runs).lap_s <= limit_s}
+        revisits = {runs: len(runs) - len({d for d, _ in runs}) for runs in plans}
+        order = sorted(plans, key=lambda runs: (revisits[runs], exact.known(runs).lap_s, runs))
+        return tuple(as_stages(exact.problem, runs) for runs in order)
 
     def find(self, beat_s: float, budget: Budget, widths: tuple[int, ...], rounds: int) -> bool:
         """Whether a plan that keeps the beat was found; where there is proven to be none, `low` is raised."""
@@ -119,7 +148,27 @@ class _Beats:
             return True
         if self.low < goal * (1 - 2 * SAME):
             self.raise_low(goal * (1 - SAME), self._exact.budget.share(0.5))
+        if self.low < goal * (1 - 2 * SAME) and self._anneal(goal):
+            return True
         return self.low < goal * (1 - 2 * SAME) and self.find(goal * (1 - SAME), self._exact.budget, rest, QUICK_ROUNDS)
+
+    def _anneal(self, goal: float) -> bool:
+        """Whether annealing, once, found a plan that keeps the goal; what it found is learnt."""
+        exact = self._exact
+        if self._annealed or not Deepening.suits(exact.tables):
+            return False
+        self._annealed = True
+        given = Assignment(exact.tables, exact.beat_target(np.inf), roots_of(exact.tables))
+        if not given.allowed.any(axis=1).all():
+            return False
+        until, in_flight = exact.budget.share(0.4), self._in_flight
+        owners, _ = anneal(given, lambda rows: given.beat(rows, in_flight), NUM_STEPS, until, self._chance)
+        judge = exact.beat_judge(np.inf, exact.lap_limit_s)
+        for n in range(min(owners.shape[1], MOST_JUDGED)):
+            runs = given.runs(owners[:, n])
+            if np.isfinite(judge(runs)):
+                self.learn(runs)
+        return self.high <= goal
 
     def shorten(self) -> None:
         """Bisect with quick searches: what they do not find is doubted, not disproven."""
