@@ -1,4 +1,4 @@
-"""Where a lap visits a device or link twice, the formula of the rate is a bound: what a run reaches stands beside it."""
+"""Where a lap visits a device twice, the formula of the rate is a bound: what a run reaches stands beside it."""
 
 from __future__ import annotations
 
