@@ -224,8 +224,6 @@ def check(arguments: list[str], code: int, out: str, err: str, heard: list[str])
     assert code in (0, 2, 3), (shown, code, err)
     assert not heard, (shown, heard)
     assert "Traceback" not in err and "mistake in shardnet" not in err, (shown, err)
-    if err.startswith("Usage:"):  # typer's own words for a value of a wrong type
-        return
     if code:
         sentences = err.strip().splitlines()
         assert len(sentences) == 1 and sentences[0].startswith("shardnet: "), (shown, err)
