@@ -12,9 +12,10 @@ import shardnet
 from shardnet.cluster.cluster import Cluster
 from shardnet.cluster.model import Generation, Model
 from shardnet.launch.cache_folder import cache_folder
+from shardnet.loader import ModelFiles
 from shardnet.progress import Progress, progress_bars
 
-from .generate_early import refuse_early
+from .generate_early import open_early
 from .generate_options import GenerateOptions
 from .run_report import as_json, size, speed_line, stage_table, stderr_console
 
@@ -30,9 +31,9 @@ def run(options: GenerateOptions) -> None:
     seed = secrets.randbelow(2**31) if options.seed is None else options.seed
     with ExitStack() as resources:
         with progress_bars(enabled=False if options.json else None) as progress:
-            refuse_early(options, progress)
+            files = open_early(options, progress)
             cluster = resources.enter_context(_open_cluster(options, progress))
-            model = resources.enter_context(_load(cluster, options, progress))
+            model = resources.enter_context(_load(cluster, files, options, progress))
         if options.stats and not options.json:
             _show_plan(model, cluster)
             _show_question(options)
@@ -70,9 +71,9 @@ def _open_cluster(options: GenerateOptions, progress: Progress) -> Cluster:
     return Cluster.local(options.num_local_devices, threads_per_device=options.threads, progress=progress)
 
 
-def _load(cluster: Cluster, options: GenerateOptions, progress: Progress) -> Model:
+def _load(cluster: Cluster, files: ModelFiles, options: GenerateOptions, progress: Progress) -> Model:
     return cluster.load(
-        options.model,
+        files,
         dtype=options.dtype,
         placement=options.placement,
         objective=options.objective,

@@ -26,7 +26,7 @@ from shardnet.cluster.watch import Watch
 from shardnet.errors import BadRequest, ClusterError, JoinFailed, ShardnetError
 from shardnet.forks import Birthplace
 from shardnet.launched import announced_in
-from shardnet.loader import DEFAULT_CACHE
+from shardnet.loader import DEFAULT_CACHE, ModelFiles
 from shardnet.profiling.hardware import max_threads
 from shardnet.progress import Progress, progress_bars
 from shardnet.transport import RpcTransport, serve_store
@@ -138,7 +138,7 @@ class Cluster:
 
     def load(
         self,
-        model: str | Path,
+        model: str | Path | ModelFiles,
         *,
         dtype: str = "bfloat16",
         placement: str = "spread",
@@ -155,7 +155,8 @@ class Cluster:
         """Place a model over the devices and load it.
 
         Args:
-            model: a folder in Hugging Face layout, a `.gguf` file, a hub id, or the name of an embedded model.
+            model: a folder in Hugging Face layout, a `.gguf` file, a hub id, or the name of an embedded model; or what
+                `open_model` gave for one of these in the same dtype, where it was opened before devices were started.
             dtype: "float32", "bfloat16" or "float16".
             placement: "spread" uses every device and makes the slowest stage fast; "auto" finds the best plan, which
                 leaves out devices that do not help; or another method of `shardnet.planner`. Both go by profiles of
@@ -176,7 +177,9 @@ class Cluster:
         devices = [device for device in self.devices if device not in self._watch.lost]
         if not devices:
             raise ClusterError("every device of this cluster is lost. Start a new one.")
-        if not isinstance(model, (str, Path)):
+        if isinstance(model, ModelFiles):
+            assert model.dtype == dtype, (model.dtype, dtype)
+        elif not isinstance(model, (str, Path)):
             raise BadRequest(f"a model is a path or a hub id, but this is {model!r}.")
         options = LoadOptions(
             dtype=dtype,

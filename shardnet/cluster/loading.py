@@ -190,12 +190,15 @@ def split_of(split: Any) -> tuple[int, ...] | None:
 
 
 def load_model(
-    load: ModelLoad, model: str | Path, devices: Sequence[str], surveyor: Surveyor, options: LoadOptions
+    load: ModelLoad, model: str | Path | ModelFiles, devices: Sequence[str], surveyor: Surveyor, options: LoadOptions
 ) -> Model:
     """Open, place and load `model` over `devices`; see `Cluster.load`."""
-    files = open_model(str(model), options.dtype, cache_dir=options.cache_dir, progress=load.progress)
-    context_tokens = check_context(files.profile.name, files.profile.context_tokens, options.context_tokens)
-    files = require_copies(files, devices, load.transport, options.cache_dir, load.progress, load.result_of)
+    if isinstance(model, ModelFiles):
+        opened = model
+    else:
+        opened = open_model(str(model), options.dtype, cache_dir=options.cache_dir, progress=load.progress)
+    context_tokens = check_context(opened.profile.name, opened.profile.context_tokens, options.context_tokens)
+    files = require_copies(opened, devices, load.transport, options.cache_dir, load.progress, load.result_of)
     plan, budgets = plan_load(load, files, devices, surveyor, options, context_tokens)
     ring = tuple(RingStop(stage.device, stage.first_unit, stage.last_unit) for stage in plan.stages)
     load.place(plan.stages)
@@ -216,7 +219,7 @@ def load_model(
     numbers = itertools.count(load.transport.draw("session", MOST_SESSIONS))
     load.pipeline = Pipeline(load.transport, load.ring_id, ring, numbers)
     loads = [stage.load() for stage in load.stages]
-    tokenizer = files.tokenizer()  # the devices load meanwhile
+    tokenizer = opened.tokenizer()  # the devices load meanwhile
     load.wait_until_loaded(loads)
     return Model(
         load.pipeline,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,11 @@ class ModelFiles:
         return replace(self, copy=copy, tensors=tensors)
 
     def tokenizer(self) -> Any:
-        """The transformers tokenizer."""
+        """The transformers tokenizer, read once."""
+        return self._tokenizer
+
+    @cached_property
+    def _tokenizer(self) -> Any:
         return read_tokenizer(self.folder)
 
 

@@ -24,12 +24,8 @@ class Glance:
 
     name: str
     """As it was asked for, without the folders above it."""
-    folder: Path
-    """Where its files are."""
     num_units: int | None
     """Embedding, blocks and head; None where the configuration leaves the number of blocks to its family."""
-    context_tokens: int
-    """A context that it has for sure, as far as a glance can tell: it may be longer."""
 
 
 def glance_at(
@@ -51,12 +47,5 @@ def glance_at(
     check_text_files(folder)
     read_eos_ids(folder, None)
     check_folder(folder, raw, index_folder(folder))
-    numbers = numbers_of(raw)
-    blocks = numbers.get("num_hidden_layers")
-    contexts = [numbers.get(name, 0) for name in ("max_position_embeddings", "original_max_position_embeddings")]
-    return Glance(
-        name=Path(model).name.removesuffix(".gguf"),
-        folder=folder,
-        num_units=None if blocks is None else blocks + 2,
-        context_tokens=min((count for count in contexts if count), default=0),
-    )
+    blocks = numbers_of(raw).get("num_hidden_layers")
+    return Glance(Path(model).name.removesuffix(".gguf"), None if blocks is None else blocks + 2)
