@@ -234,6 +234,8 @@ def test_a_cache_that_cannot_be_written_costs_time_and_no_more(folder: Path, tmp
     shared = copy_index._shared_folder()
     assert shared is not None
     shared.chmod(0o777)
-    with pytest.raises(BadConfiguration, match=r"The devices cannot be told where model lies: neither .*file nor"):
+    with pytest.raises(
+        BadConfiguration, match=r"The devices cannot be told where model lies: neither .*file .* nor this user's folder"
+    ):
         named(folder, tmp_path / "file")
     assert find_copy(files.copy.name, tmp_path / "file") is None, "what others can write to is not believed"

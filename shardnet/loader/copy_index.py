@@ -73,8 +73,8 @@ def enter(copy: Copy, cache_dir: Path) -> None:
             reasons.append(cause.strerror or str(cause))
     if len(reasons) == len(known):
         raise BadConfiguration(
-            f"The devices cannot be told where {copy.folder.name} lies: neither {cache_dir} nor "
-            f"{tempfile.gettempdir()} can be written ({reasons[-1]}). "
+            f"The devices cannot be told where {copy.folder.name} lies: neither {cache_dir} ({reasons[-1]}) nor this "
+            "user's folder for temporary files can be written. "
             "Make room, or set SHARDNET_CACHE or TMPDIR to other folders."
         )
 
@@ -98,8 +98,8 @@ def write_json(path: Path, values: Any) -> None:
 
 def _shared_folder() -> Path | None:
     """This user's folder on this machine; None where there can be none. In it, nobody else can enter anything."""
-    folder = Path(tempfile.gettempdir(), f"shardnet-{os.getuid()}")
     try:
+        folder = Path(tempfile.gettempdir(), f"shardnet-{os.getuid()}")
         with suppress(FileExistsError):
             folder.mkdir(mode=0o700)
         status = folder.lstat()
