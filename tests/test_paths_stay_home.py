@@ -15,8 +15,9 @@ from tiny_text_model import save_text_model
 from shardnet.cluster import survey
 from shardnet.cluster import worker as worker_module
 from shardnet.cluster.cluster import Cluster
+from shardnet.cluster.copies import require_copies
 from shardnet.cluster.worker import Worker
-from shardnet.errors import ModelNotFound
+from shardnet.errors import DamagedCheckpoint, ModelNotFound
 from shardnet.loader import enter, fingerprint, open_model
 from shardnet.progress import silent
 from shardnet.transport import in_process
@@ -104,3 +105,29 @@ def test_a_device_finds_its_own_copy_or_says_that_it_has_none(tmp_path: Path, mo
         with cluster.load(model, **options) as loaded:
             assert loaded.generate(["hello"], max_new_tokens=4)[0].token_ids
     assert sorted(opened) == [tmp_path / "copy of b", tmp_path / "model"]
+
+
+def test_the_first_load_of_a_large_model_hashes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Devices of the coordinator's machine follow its files' stamps, whatever cache folders they have."""
+    model = save_text_model(tmp_path / "model")
+    monkeypatch.setattr("shardnet.cluster.copies.AT_ONCE_BYTES", 0)
+    monkeypatch.setattr("shardnet.loader.hashing._hash_file", lambda *_: pytest.fail("hashed"))
+    with (
+        cluster_of(tmp_path / "a", tmp_path / "b") as cluster,
+        cluster.load(model, dtype="float32", split=[3, 3], cache_dir=tmp_path / "c", progress=silent) as loaded,
+    ):
+        assert loaded.generate(["hello"], max_new_tokens=4)[0].token_ids
+        with pytest.raises(DamagedCheckpoint, match=r"model.safetensors has changed since its model was opened"):
+            monkeypatch.setattr("shardnet.cluster.loading.require_copies", touched(model))
+            cluster.load(model, dtype="float32", split=[3, 3], cache_dir=tmp_path / "c", progress=silent)
+
+
+def touched(model: Path) -> Any:
+    """As `require_copies`; then somebody writes to the model, before the devices open it."""
+
+    def require(*args: Any) -> Any:
+        named = require_copies(*args)
+        os.utime(model / "model.safetensors")
+        return named
+
+    return require
