@@ -7,14 +7,17 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from torch._C._distributed_rpc import _invoke_rpc_python_udf
-from torch.distributed.rpc.internal import PythonUDF, _internal_rpc_pickler
 
 from shardnet.errors import ClusterError, ShardnetError, UsageError
+from shardnet.transport.entry import ANSWERED_LATER, Refused
 from shardnet.transport.failure import lost, timed_out
 from shardnet.transport.outcomes import settle
+from shardnet.transport.wire import Answer, HandleRecord, Packed, pack
 
 if TYPE_CHECKING:
     from torch.distributed import rpc
+
+    from shardnet.transport.base import RemoteObject
 
 _TIMEOUT = "RPCErr:1:"
 """How torch marks a timeout."""
@@ -42,41 +45,62 @@ class Peer:
             settle(answer, error)
 
 
-def send(
-    peer: Peer, worker: rpc.WorkerInfo, endpoint: str, function: Any, args: tuple[Any, ...], timeout_s: float
-) -> Future[Any]:
-    """Run an entry function on a peer: `rpc_async` less what is not needed here, this is done for every token.
+def packed_for(receiver: int, request: Any) -> tuple[Packed, list[Any]]:
+    """A request as it travels to an agent, and what must be kept until it is answered.
 
     Raises:
-        UsageError: something in `args` cannot be pickled.
+        Unsendable: something in it is not among what may travel.
+        ClusterError: a handle in it was released.
+    """
+    kept = []
+
+    def record_of(handle: RemoteObject) -> HandleRecord:
+        record: HandleRecord = handle.record_for(receiver)  # type: ignore[attr-defined]
+        kept.append(handle.hold)  # type: ignore[attr-defined]
+        return record
+
+    return pack(request, record_of), kept
+
+
+def send(peer: Peer, worker: rpc.WorkerInfo, endpoint: str, request: Any, timeout_s: float) -> Future[Any]:
+    """Ask a peer: `rpc_async` less what is not needed here, this is done for every token.
+
+    Raises:
+        UsageError: something in the request may not travel.
     """
     try:
-        payload, tensors = _internal_rpc_pickler.serialize(PythonUDF(function, args, {}))
+        (frame, tensors), kept = packed_for(peer.id, request)
     except Exception as error:
         raise UsageError(f"What {endpoint!r} should send to {peer.name} cannot travel: {error}") from error
     answer: Future[Any] = Future()
     peer.pending.add(answer)
-    is_async = hasattr(function, "_wrapped_async_rpc_function")
     try:
         # 0 would mean that there is no limit.
         limit_s = min(max(timeout_s, 0.001), _MAX_S)
-        reply = _invoke_rpc_python_udf(worker, payload, tensors, limit_s, is_async)
+        is_async = type(request) in ANSWERED_LATER
+        reply = _invoke_rpc_python_udf(worker, frame, tensors, limit_s, is_async)  # type: ignore[arg-type]  # takes bytes
     except RuntimeError as error:
         peer.pending.discard(answer)
         settle(answer, explain(error, peer.name, endpoint, timeout_s))
         return answer
-    reply.add_done_callback(partial(_complete, answer, peer, endpoint, timeout_s))
+    reply.add_done_callback(partial(_complete, answer, peer, endpoint, timeout_s, kept))
     return answer
 
 
-def _complete(answer: Future[Any], peer: Peer, endpoint: str, timeout_s: float, reply: Any) -> None:
+def _complete(answer: Future[Any], peer: Peer, endpoint: str, timeout_s: float, kept: list[Any], reply: Any) -> None:
     """Runs on a thread of torch RPC when the answer is there."""
     peer.pending.discard(answer)
+    kept.clear()
     try:
         outcome = reply.value()
     except Exception as error:
-        outcome = explain(error, peer.name, endpoint, timeout_s)
-    settle(answer, outcome)
+        settle(answer, explain(error, peer.name, endpoint, timeout_s))
+        return
+    if type(outcome) is Answer:
+        settle(answer, outcome.value)
+    else:
+        reason = outcome.reason if type(outcome) is Refused else "this is no answer"
+        settle(answer, ClusterError(f"{peer.name} could not serve {endpoint!r}: {reason}."))
 
 
 def explain(error: Exception, device: str, endpoint: str, timeout_s: float) -> ShardnetError:
@@ -88,5 +112,5 @@ def explain(error: Exception, device: str, endpoint: str, timeout_s: float) -> S
         return lost(device, endpoint)
     if "is no longer running on this node" in text or "RPC has not been initialized" in text:
         return ClusterError("This device has left the cluster.")
-    reason = next((line for line in text.splitlines() if "may travel" in line or "pickle" in line), text.split("\n")[0])
-    return ClusterError(f"{device} could not serve {endpoint!r}: {reason.strip()}")
+    reason = text.split("\n", 1)[0].strip()
+    return ClusterError(f"{device} could not serve {endpoint!r}: {reason}")

@@ -27,7 +27,9 @@ def encode(error: BaseException, device: str, endpoint: str) -> Failure:
 
 def decode(failure: Failure) -> ShardnetError:
     """Make the error that `failure` describes."""
-    error_class = getattr(errors, failure.kind, ClusterError)
+    error_class = getattr(errors, failure.kind, None)
+    if not (isinstance(error_class, type) and issubclass(error_class, ShardnetError)):
+        error_class = ClusterError
     if issubclass(error_class, (DeviceLost, CallTimeout)):
         return error_class(failure.message, failure.device)
     return error_class(failure.message)

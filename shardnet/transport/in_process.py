@@ -1,7 +1,7 @@
 """A network within one process, for tests: the semantics of the RPC transport, and faults by script.
 
-Messages are copied as a wire would copy them, so that aliasing shows; handlers run on threads of a pool; what the
-allow-list refuses is refused here, too. Nothing sleeps: delays and timeouts are entries of one timer thread.
+Messages are copied as a wire would copy them, so that aliasing shows; handlers run on threads of a pool; what may
+not travel is refused here, too. Nothing sleeps: delays and timeouts are entries of one timer thread.
 
     with InProcessNetwork() as network:
         a, b = network.join("a"), network.join("b")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
@@ -13,6 +12,7 @@ from shardnet.transport import failure
 from shardnet.transport.base import Handler, OnChange, RemoteObject, Transport
 from shardnet.transport.outcomes import OwnCalls, failed
 from shardnet.transport.parcel import Parcel
+from shardnet.transport.values import Undecodable
 
 if TYPE_CHECKING:
     from shardnet.transport.in_process import InProcessNetwork
@@ -78,7 +78,7 @@ class InProcessTransport(Transport):
             if self.network.member(self.name) is not self:
                 raise failure.evicted(target.name)
             return function(target, *(args.open(target) if isinstance(args, Parcel) else args))
-        except pickle.UnpicklingError as error:
+        except Undecodable as error:
             return failure.Failure("ClusterError", f"{target.name} could not serve {endpoint!r}: {error}", target.name)
         except BaseException as error:
             return failure.encode(error, target.name, endpoint)

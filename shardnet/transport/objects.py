@@ -2,7 +2,8 @@
 
 The object stands in a table of its device, under an id that the asking device chose. The RRef holds the table's entry,
 so the object lives as long as any handle does, wherever handles were sent. Calls name the id instead of carrying the
-RRef, which saves torch's counting messages for each of them.
+RRef, which saves torch's counting messages for each of them. A handle that comes home brings no RRef either: the owner
+finds its object by the id, and whoever sent it keeps it alive until it is answered.
 
 torch counts RRefs for the first agent of a process only. A process that is in its second cluster does without: its
 object lives until the handle that it got from `remote` is released, and handles that it sends or receives only borrow.
@@ -15,18 +16,21 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch._C._distributed_rpc import _invoke_remote_python_udf
 from torch.distributed import rpc
 
 from shardnet.errors import ClusterError
-from shardnet.transport import wire
-from shardnet.transport.answers import explain
+from shardnet.transport.answers import explain, packed_for
 from shardnet.transport.base import RemoteObject
-from shardnet.transport.entry import attempt, here, reply_with, run_prompt_handler, serve_post
+from shardnet.transport.entry import ANSWERED_LATER, SERVES, run_prompt_handler
 from shardnet.transport.failure import Failure, evicted, lost, private_method, released
 from shardnet.transport.outcomes import failed
+from shardnet.transport.presence import attempt, here
+from shardnet.transport.replies import reply_later
+from shardnet.transport.wire import CallMethod, Claim, HandleRecord, ObjectId, Post
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Sequence
     from concurrent.futures import Future
 
     from shardnet.transport.base import Handler
@@ -34,8 +38,8 @@ if TYPE_CHECKING:
 
 _MAKE, _FORGET = "objects/make", "objects/forget"
 
-ObjectId = tuple[int, int]
-"""The id of the agent that asked for the object, and a number of its own."""
+_RREF_TYPE = "PyObject"
+"""What torch calls the type of all that our RRefs hold."""
 
 
 class Kept:
@@ -82,8 +86,8 @@ class LocalObjects:
         for object_id in [unclaimed for unclaimed in list(self._unclaimed) if unclaimed[0] == agent_id]:
             self.claim(object_id)
 
-    def find(self, object_id: ObjectId) -> Any:
-        """The object with that id.
+    def keeper(self, object_id: ObjectId) -> Kept:
+        """The entry with that id. It stays as long as somebody has it.
 
         Raises:
             ClusterError: it was released by all who held it.
@@ -91,7 +95,7 @@ class LocalObjects:
         kept = self._kept.get(object_id)
         if kept is None:
             raise ClusterError(f"The object {object_id} is no longer here: whoever used it has released it.")
-        return kept.value
+        return kept
 
     def remember(self, handle: RpcRemoteObject) -> None:
         """Release this handle, too, when the device leaves."""
@@ -106,12 +110,13 @@ class LocalObjects:
 class RpcRemoteObject(RemoteObject):
     """A handle to an object of some device. May be sent to other devices, which then hold the object, too."""
 
-    def __init__(self, transport: RpcTransport, device: str, owner: int, object_id: ObjectId, rref: Any) -> None:
+    def __init__(self, transport: RpcTransport, device: str, owner: int, object_id: ObjectId, hold: Any) -> None:
+        """`hold` keeps the object: an RRef, or the table's entry where it lives here, or nothing."""
         self.device = device
         self._transport = transport
         self._owner = owner
         self._object_id = object_id
-        self._rref = rref
+        self._hold = hold
         self._is_released = False
         transport.objects.remember(self)
 
@@ -119,12 +124,12 @@ class RpcRemoteObject(RemoteObject):
         transport = self._transport
         if self._is_released:
             return failed(released(self.device))
-        call = (transport.id, self._object_id, method, args)
         if self._owner == transport.id:
-            return transport.own_calls.settle(attempt(method, run_method, *call), method, timeout_s)
+            outcome = attempt(method, run_method, transport.id, self._object_id, method, args)
+            return transport.own_calls.settle(outcome, method, timeout_s)
         if self._owner in transport.gone:  # another process may have its name by now
             return failed(lost(self.device, method))
-        return transport.ask(self.device, method, serve_method, call, timeout_s)
+        return transport.ask(self.device, method, CallMethod(transport.id, self._object_id, method, args), timeout_s)
 
     def release(self) -> None:
         transport = self._transport
@@ -132,15 +137,56 @@ class RpcRemoteObject(RemoteObject):
             return
         self._is_released = True
         is_maker = self._object_id[0] == transport.id
-        if self._rref is None and is_maker and self._owner not in transport.gone:
+        if self._hold is None and is_maker and self._owner not in transport.gone:
             transport.post(self.device, _FORGET, self._object_id)
-        self._rref = None
+        self._hold = None
 
-    def __reduce__(self) -> tuple[Callable[..., RpcRemoteObject], tuple[Any, ...]]:
+    @property
+    def hold(self) -> Any:
+        """What keeps the object alive."""
+        return self._hold
+
+    def record_for(self, receiver: int) -> HandleRecord:
+        """What travels to an agent. torch counts one holder more from now on, unless the object lives there.
+
+        Raises:
+            ClusterError: the handle was released.
+        """
         if self._is_released:
             raise released(self.device)
-        fork = None if self._rref is None else self._rref._serialize()
-        return adopt, (self.device, self._owner, self._transport.id, self._object_id, fork)
+        if type(self._hold) is Kept and receiver != self._owner and self._transport.group.is_first:
+            self._hold = rpc.RRef(self._hold)
+        fork = None
+        if isinstance(self._hold, rpc.PyRRef) and receiver != self._owner:
+            *fork, _ = self._hold._serialize()
+        return HandleRecord(
+            self.device, self._owner, self._transport.id, self._object_id, None if fork is None else tuple(fork)
+        )
+
+
+def handles_that_arrive(records: Sequence[HandleRecord]) -> Sequence[RpcRemoteObject]:
+    """Take over the handles of a message.
+
+    Raises:
+        ClusterError: one is to nothing, or to an object of a device that is not in the cluster.
+        RuntimeError: torch knows better what is counted.
+    """
+    return [_adopt(record) for record in records] if records else ()
+
+
+def _adopt(record: HandleRecord) -> RpcRemoteObject:
+    transport = here()
+    hold: Any = None
+    if record.owner == transport.id:
+        hold = transport.objects.keeper(record.object_id)
+    elif record.fork is not None and transport.group.is_first:
+        owner, maker, _, _, _, holder = record.fork
+        if (owner, maker, holder) != (record.owner, record.object_id[0], record.holder):
+            raise ClusterError("A handle contradicts itself.")
+        for agent_id in {record.owner, record.holder} - {transport.id}:
+            transport.group.worker(agent_id)  # torch writes to both at once
+        hold = rpc.PyRRef._deserialize((*record.fork, _RREF_TYPE))
+    return RpcRemoteObject(transport, record.device, record.owner, record.object_id, hold)
 
 
 def make_remote(
@@ -151,27 +197,29 @@ def make_remote(
     One call of `rpc.remote` could do both, but the future of its RRef never completes when that fails (torch 2.13).
     """
     object_id = (transport.id, transport.objects.next_number())
-    made = (_MAKE, (object_id, endpoint, args))
+    made = Post(transport.id, _MAKE, (object_id, endpoint, args))
     if device == transport.name:
-        transport.own_calls.settle(serve_post(transport.id, *made), endpoint, timeout_s).result()
-        rref = rpc.RRef(transport.objects.claim(object_id)) if transport.group.is_first else None
-        return RpcRemoteObject(transport, device, transport.id, object_id, rref)
+        outcome = attempt(_MAKE, run_prompt_handler, *made)
+        transport.own_calls.settle(outcome, endpoint, timeout_s).result()
+        kept = transport.objects.claim(object_id) if transport.group.is_first else None
+        return RpcRemoteObject(transport, device, transport.id, object_id, kept)
     peer = transport.peer(device)
-    transport.ask(device, endpoint, serve_post, (transport.id, *made), timeout_s).result()
+    transport.ask(device, endpoint, made, timeout_s).result()
     rref = None
     if transport.group.is_first:
         worker = transport.group.worker(peer.id)
+        (claim, _), _ = packed_for(peer.id, Claim(object_id))
         try:
-            rref = rpc.remote(worker, serve_claim, args=(object_id,), timeout=timeout_s)
+            rref = _invoke_remote_python_udf(worker, claim, [], timeout_s, False)  # type: ignore[arg-type]
         except RuntimeError as error:  # raised here only where the connection is known to be broken
             raise explain(error, device, endpoint, timeout_s) from error
     return RpcRemoteObject(transport, device, peer.id, object_id, rref)
 
 
-def serve_claim(object_id: ObjectId) -> Kept | Failure | None:
+def _serve_claim(object_id: ObjectId) -> Kept | None:
     """Hand an object that was made here over to the RRef of the device that asked for it."""
-    kept: Kept | Failure | None = attempt(_MAKE, lambda: here().objects.claim(object_id))
-    return kept
+    kept = attempt(_MAKE, lambda: here().objects.claim(object_id))
+    return kept if type(kept) is Kept else None
 
 
 def run_method(sender: int, object_id: ObjectId, method: str, args: tuple[Any, ...]) -> Any:
@@ -181,24 +229,13 @@ def run_method(sender: int, object_id: ObjectId, method: str, args: tuple[Any, .
         raise evicted(transport.name)
     if method.startswith("_"):
         raise private_method(method)
-    return getattr(transport.objects.find(object_id), method)(*args)
+    return getattr(transport.objects.keeper(object_id).value, method)(*args)
 
 
-@rpc.functions.async_execution
-def serve_method(sender: int, object_id: ObjectId, method: str, args: tuple[Any, ...]) -> torch.futures.Future[Any]:
+def _serve_method(sender: int, object_id: ObjectId, method: str, args: tuple[Any, ...]) -> torch.futures.Future[Any]:
     """Answer `RemoteObject.call` of another device."""
-    return reply_with(attempt(method, run_method, sender, object_id, method, args), method)
+    return reply_later(attempt(method, run_method, sender, object_id, method, args), method, sender)
 
 
-def adopt(device: str, owner: int, holder: int, object_id: ObjectId, fork: tuple[Any, ...] | None) -> RpcRemoteObject:
-    """Take over a handle that arrives in a message."""
-    transport = here()
-    rref = None
-    if fork is not None and transport.group.is_first:
-        for agent_id in {owner, holder} - {transport.id}:
-            transport.group.worker(agent_id)  # torch writes to both at once
-        rref = rpc.PyRRef._deserialize(fork)
-    return RpcRemoteObject(transport, device, owner, object_id, rref)
-
-
-wire.allow([serve_claim, serve_method, adopt])
+SERVES.update({CallMethod: _serve_method, Claim: _serve_claim})
+ANSWERED_LATER.add(CallMethod)

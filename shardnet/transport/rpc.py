@@ -1,6 +1,6 @@
 """The transport between processes: torch.distributed.rpc, in an elastic group.
 
-What another process can make this one run stands in `entry.py` and `objects.py`, and is nothing else.
+What another process can make this one run stands in `entry.py` and `objects.py`, and is nothing else in Python.
 """
 
 from __future__ import annotations
@@ -17,14 +17,18 @@ from typing import Any
 
 from shardnet.errors import CallTimeout, ClusterError, JoinFailed, ShardnetError, UsageError
 from shardnet.forks import Birthplace
-from shardnet.transport import entry, rpc_pickling
+from shardnet.transport import presence, rpc_frames
 from shardnet.transport.answers import Peer, send
 from shardnet.transport.base import Handler, OnChange, RemoteObject, Transport
 from shardnet.transport.elastic import Group
+from shardnet.transport.entry import run_handler, run_prompt_handler
 from shardnet.transport.failure import has_left, lost, not_a_member
 from shardnet.transport.objects import LocalObjects, make_remote
 from shardnet.transport.outcomes import OwnCalls, failed
+from shardnet.transport.presence import attempt
+from shardnet.transport.replies import Unfetched
 from shardnet.transport.timers import Timers
+from shardnet.transport.wire import Call, Post
 
 NOTICE_S = 2.0
 """How long a join or an eviction waits for members that do not answer the news of it."""
@@ -64,6 +68,7 @@ class RpcTransport(Transport):
         self._closed = False
         self._timers = Timers()
         self.own_calls = OwnCalls(name, self._timers)
+        self.unfetched = Unfetched(self._timers)
         # Connecting to a newcomer and the callbacks of users may wait; the threads of RPC may not.
         self._chores = ThreadPoolExecutor(1, thread_name_prefix="shardnet-members")
 
@@ -92,11 +97,11 @@ class RpcTransport(Transport):
         """
         if not _NAME.fullmatch(name):
             raise UsageError(f"A device is called by 1 to 64 letters, digits and .:@_-, but this one is {name!r}.")
-        rpc_pickling.install()
-        entry.check_birthplace()
+        rpc_frames.install()
+        presence.check_birthplace()
         here = cls(name, Group(endpoint, timeout_s=timeout_s))
         try:
-            entry.enter(here)
+            presence.enter(here)
             prepare(here)
             here._take_place()
         except BaseException:
@@ -134,23 +139,23 @@ class RpcTransport(Transport):
 
     def post(self, device: str, endpoint: str, *args: Any, timeout_s: float = 30.0) -> Future[Any]:
         if device == self.name:
-            outcome = entry.serve_post(self.id, endpoint, args)
+            outcome = attempt(endpoint, run_prompt_handler, self.id, endpoint, args)
             return self.own_calls.settle(outcome, endpoint, timeout_s)
-        return self.ask(device, endpoint, entry.serve_post, (self.id, endpoint, args), timeout_s)
+        return self.ask(device, endpoint, Post(self.id, endpoint, args), timeout_s)
 
     def call(self, device: str, endpoint: str, *args: Any, timeout_s: float) -> Future[Any]:
         if device == self.name:
-            outcome = entry.attempt(endpoint, entry.run_handler, self.id, endpoint, args)
+            outcome = attempt(endpoint, run_handler, self.id, endpoint, args)
             return self.own_calls.settle(outcome, endpoint, timeout_s)
-        return self.ask(device, endpoint, entry.serve_call, (self.id, endpoint, args), timeout_s)
+        return self.ask(device, endpoint, Call(self.id, endpoint, args), timeout_s)
 
     def remote(self, device: str, endpoint: str, *args: Any, timeout_s: float = 30.0) -> RemoteObject:
         return make_remote(self, device, endpoint, args, timeout_s)
 
-    def ask(self, device: str, endpoint: str, function: Any, args: tuple[Any, ...], timeout_s: float) -> Future[Any]:
-        """Run one of the entry functions on another device."""
+    def ask(self, device: str, endpoint: str, request: Any, timeout_s: float) -> Future[Any]:
+        """Send one of the requests of `wire` to another device."""
         try:
-            return self._send(self.peer(device), endpoint, function, args, timeout_s)
+            return self._send(self.peer(device), endpoint, request, timeout_s)
         except ShardnetError as error:
             return failed(error)
 
@@ -174,15 +179,15 @@ class RpcTransport(Transport):
         self._on_joined(device, agent_id)
         return self._peers[device]
 
-    def _send(self, peer: Peer, endpoint: str, function: Any, args: tuple[Any, ...], timeout_s: float) -> Future[Any]:
+    def _send(self, peer: Peer, endpoint: str, request: Any, timeout_s: float) -> Future[Any]:
         worker = peer.worker
         if worker is None:
             worker = peer.worker = self.group.worker(peer.id)
-        return send(peer, worker, endpoint, function, args, timeout_s)
+        return send(peer, worker, endpoint, request, timeout_s)
 
     def _notify(self, peer: Peer, endpoint: str, *args: Any) -> Future[Any]:
         try:
-            return self._send(peer, endpoint, entry.serve_post, (self.id, endpoint, args), NOTICE_S)
+            return self._send(peer, endpoint, Post(self.id, endpoint, args), NOTICE_S)
         except ShardnetError as error:
             return failed(error)
 
@@ -230,7 +235,7 @@ class RpcTransport(Transport):
     def _shut(self) -> None:
         self._closed = True
         self.objects.release_all()
-        entry.leave(self)
+        presence.leave(self)
         self._timers.close()
         self._chores.shutdown(wait=False, cancel_futures=True)
         self.own_calls.fail_pending(has_left(self.name))

@@ -94,7 +94,7 @@ def expose_endpoints(transport: Transport) -> None:
         "divide": lambda a, b: a / b,
         "exit": lambda: sys.exit(3),
         "foreign": lambda: TESTS,
-        "unpicklable": lambda: lambda: None,
+        "no_value": lambda: lambda: None,
         "storage_bytes": lambda tensor: tensor.untyped_storage().nbytes(),
         "requires_grad": lambda tensor: tensor.requires_grad,
         "first_row": lambda rows, cols: torch.ones(rows, cols)[0],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import queue
 import signal
 import socket
@@ -10,14 +9,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 import torch
 from integration.rpc_device import TESTS, Device, expose_endpoints
 from torch.distributed import rpc
-from torch.distributed.rpc.internal import PythonUDF
 
 from shardnet.errors import CallTimeout, ClusterError, DeviceLost, DoesNotFit, JoinFailed, UsageError
 from shardnet.transport import RpcTransport, serve_store
@@ -277,45 +275,6 @@ with RpcTransport.join(sys.argv[1], "maker") as maker:
         finally:
             maker.kill()
     assert maker.returncode == 0
-
-
-def _harmful(path: str) -> None:
-    """A function of the attacker: it is not on anybody's list."""
-
-
-class Reduced:
-    """Pickles to a call of any function, as attackers do."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return exec, ("raise SystemExit",)
-
-
-def test_a_foreign_function_is_refused_and_the_device_lives_on(cluster: Cluster) -> None:
-    cluster.start("device-1")
-    assert cluster.echo("device-1") == 1
-    worker = cluster.source.group.worker(cluster.source.peer("device-1").id)
-    for function, args in (
-        (_harmful, ("/",)),
-        (eval, ("1",)),
-        (getattr, ("text", "upper")),
-        (rpc.api._gather_to_leader, ("", "", None)),
-        (rpc.api._rref_typeof_on_owner, (None,)),
-    ):
-        with pytest.raises(Exception, match="not among what may travel"):
-            rpc.rpc_sync(worker, function, args=args, timeout=5)
-        with suppress(RuntimeError):  # raised where the refusal is there before torch has hung up its callback
-            rpc.remote(worker, function, args=args, timeout=5)
-    assert cluster.echo("device-1") == 1
-
-
-def test_an_object_that_unpickles_to_a_call_is_refused(cluster: Cluster) -> None:
-    cluster.start("device-1")
-    with pytest.raises(ClusterError, match=r"builtins\.exec is not among what may travel"):
-        cluster.echo("device-1", Reduced())
-    assert cluster.echo("device-1") == 1
-    assert (
-        pickle.loads(pickle.dumps(PythonUDF(print, (), {}))).func is print
-    )  # others may still unpickle in this process
 
 
 def test_a_taken_port_is_a_sentence() -> None:

@@ -1,0 +1,92 @@
+"""What a message's annotations say: how its fields are laid out, and what each must be. Knows no network."""
+
+from __future__ import annotations
+
+import struct
+import types
+from collections.abc import Callable
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import torch
+
+Check = Callable[[Any], bool]
+_PLAIN = (bool, int, str, bytes, tuple, list, dict, type(None), torch.Tensor)
+
+
+class Layout:
+    """How a NamedTuple is written: its whole numbers as one block of 64 bits each, then its other fields."""
+
+    def __init__(self, message: type) -> None:
+        """Raises TypeError where an annotation says something that cannot travel."""
+        hints = get_type_hints(message)
+        self.name = message.__name__
+        self.fields: tuple[str, ...] = message._fields  # type: ignore[attr-defined]
+        self.make: Callable[[Any], Any] = message._make  # type: ignore[attr-defined]
+        self.numbers = tuple(index for index, field in enumerate(self.fields) if hints[field] is int)
+        self.others = tuple(index for index, field in enumerate(self.fields) if hints[field] is not int)
+        self._checks = [(index, _check_of(hints[self.fields[index]])) for index in self.others]
+        self.block = struct.Struct(f"<{len(self.numbers)}q")
+
+    def assemble(self, numbers: tuple[int, ...], others: list[Any]) -> Any:
+        """The message.
+
+        Raises:
+            ValueError: a field is of another type than its annotation says.
+        """
+        fields: list[Any] = [None] * len(self.fields)
+        for index, number in zip(self.numbers, numbers):
+            fields[index] = number
+        for (index, fits), value in zip(self._checks, others):
+            if not fits(value):
+                raise ValueError(f"{self.name}.{self.fields[index]} is a {type(value).__name__}")
+            fields[index] = value
+        return self.make(fields)
+
+
+def _check_of(annotation: Any) -> Check:
+    if annotation is Any:
+        return lambda value: True
+    if annotation is float:
+        return lambda value: type(value) is float or type(value) is int
+    if annotation is None:
+        annotation = type(None)
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin in (Union, types.UnionType):
+        choices = [_check_of(choice) for choice in inner]
+        return lambda value: any(fits(value) for fits in choices)
+    if origin is Literal:
+        return lambda value: any(type(value) is type(choice) and value == choice for choice in inner)
+    if origin is dict:
+        return _check_of_dict(*map(_check_of, inner))
+    if origin in (tuple, list):
+        return _check_of_sequence(origin, inner)
+    if annotation in _PLAIN or (isinstance(annotation, type) and hasattr(annotation, "_fields")):
+        return lambda value: type(value) is annotation
+    raise TypeError(f"{annotation!r} cannot travel in a message")
+
+
+def _check_of_dict(key_fits: Check, value_fits: Check) -> Check:
+    def fits(value: Any) -> bool:
+        if type(value) is not dict:
+            return False
+        return all(map(key_fits, value)) and all(map(value_fits, value.values()))
+
+    return fits
+
+
+def _check_of_sequence(container: Any, inner: tuple[Any, ...]) -> Check:
+    if container is list or inner[1:] == (...,):
+        part_fits = _check_of(inner[0])
+
+        def fits_each(value: Any) -> bool:
+            return type(value) is container and all(map(part_fits, value))
+
+        return fits_each
+    parts = [_check_of(part) for part in inner]
+
+    def fits_all(value: Any) -> bool:
+        if type(value) is not tuple or len(value) != len(parts):
+            return False
+        return all(check(part) for check, part in zip(parts, value))
+
+    return fits_all
