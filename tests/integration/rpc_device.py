@@ -23,6 +23,7 @@ import torch
 
 from shardnet.errors import DeviceLost, DoesNotFit, ShardnetError
 from shardnet.transport import Handler, RemoteObject, RpcTransport, Transport
+from shardnet.transport.messages import Part
 
 TESTS = Path(__file__).parents[1]
 
@@ -131,6 +132,10 @@ class Requests:
 
     def leave(self) -> None:
         self._transport.close()
+
+    def is_part_touched(self) -> bool:
+        """Whether somebody has set an attribute of a class that travels."""
+        return hasattr(Part, "touched")
 
 
 class Device:
