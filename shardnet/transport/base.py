@@ -3,13 +3,14 @@
 A device exposes *endpoints* (a name and a handler) and calls those of other devices. Two ways to do it stand behind
 this interface: `rpc` (torch.distributed.rpc, between processes) and `in_process` (threads of one process, for tests).
 
-What may travel: None, bool, int, float, str, bytes, tuple, list, dict, torch tensors, and the classes that
-`messages.py` lists. Nothing else is unpickled.
+What may travel: None, bool, int (128 bits), float, str, bytes, tuple, list, dict (keys: str or int), torch tensors,
+remote objects, and the NamedTuples that `messages.py` lists, whose fields must be of the types that their annotations
+say. Nothing is unpickled. What may not travel is a `UsageError` where it is sent.
 
 A handler must return at once: it runs on the threads that also complete answers. What takes longer returns a
 `concurrent.futures.Future`, whose result then becomes the answer. Callbacks of futures run on those threads, too.
 
-Tensors arrive as copies, on the CPU, detached, with no more storage than they show. Until the future is done, do not
+Tensors arrive as copies, on the CPU, detached, contiguous, with no more storage than they show. Until the future is done, do not
 write into what was sent. Messages to one device may overtake each other. What a device asks of itself runs in the
 calling thread before the call returns, and nothing is copied: hold no lock that the handler takes.
 """

@@ -149,4 +149,4 @@ MESSAGE_TYPES: tuple[type, ...] = (
     RingStop,
     StageSpec,
 )
-"""The classes that may be unpickled from the network, besides plain data and tensors."""
+"""The classes that may travel, besides plain data and tensors. Their order gives their numbers on the wire."""

@@ -3,7 +3,7 @@
     python tests/bench/bench_transport.py [--json FILE]
 
 Two pairs of processes on this machine: one in a stock TensorPipe group with the same options, and one in an elastic
-group with the allow-list. They are measured in turn, some hundred round trips at a time, so that what else the machine
+group of shardnet. They are measured in turn, some hundred round trips at a time, so that what else the machine
 does falls on both.
 """
 
