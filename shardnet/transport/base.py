@@ -10,9 +10,9 @@ say. Nothing is unpickled. What may not travel is a `UsageError` where it is sen
 A handler must return at once: it runs on the threads that also complete answers. What takes longer returns a
 `concurrent.futures.Future`, whose result then becomes the answer. Callbacks of futures run on those threads, too.
 
-Tensors arrive as copies, on the CPU, detached, contiguous, with no more storage than they show. Until the future is done, do not
-write into what was sent. Messages to one device may overtake each other. What a device asks of itself runs in the
-calling thread before the call returns, and nothing is copied: hold no lock that the handler takes.
+Tensors arrive as copies, on the CPU, detached, contiguous, with no more storage than they show. Until the future is
+done, do not write into what was sent. Messages to one device may overtake each other. What a device asks of itself
+runs in the calling thread before the call returns, and nothing is copied: hold no lock that the handler takes.
 """
 
 from __future__ import annotations
