@@ -65,4 +65,4 @@ def tell(name: str, event: str, number: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    os._exit(main())  # nothing is left to be tidied up, and Python would take a second or more over torch
