@@ -5,7 +5,7 @@ this interface: `rpc` (torch.distributed.rpc, between processes) and `in_process
 
 What may travel: None, bool, int (128 bits), float, str, bytes, tuple, list, dict (keys: str or int), torch tensors,
 remote objects, and the NamedTuples that `messages.py` lists, whose fields must be of the types that their annotations
-say. Nothing is unpickled. What may not travel is a `UsageError` where it is sent.
+say (an int there has 64 bits). Nothing is unpickled. What may not travel is a `UsageError` where it is sent.
 
 A handler must return at once: it runs on the threads that also complete answers. What takes longer returns a
 `concurrent.futures.Future`, whose result then becomes the answer. Callbacks of futures run on those threads, too.

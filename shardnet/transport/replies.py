@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import weakref
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,7 @@ meanwhile, so that two timers must run out."""
 class Reply:
     """An answer as it travels."""
 
-    __slots__ = ("_packed",)
+    __slots__ = ("__weakref__", "_packed")
 
     def __init__(self, packed: Packed) -> None:
         self._packed = packed
@@ -49,22 +50,23 @@ class Unfetched:
     def __init__(self, timers: Timers) -> None:
         self._timers = timers
         self._lock = threading.Lock()
-        self._young: list[Reply] = []
-        self._old: list[Reply] = []
+        self._young: list[weakref.ref[Reply]] = []
+        self._old: list[weakref.ref[Reply]] = []
         self._is_due = False
 
     def add(self, reply: Reply) -> None:
         """Empty this one, too, in a while."""
         with self._lock:
-            self._young.append(reply)
+            self._young.append(weakref.ref(reply))
             if not self._is_due:
                 self._is_due = True
                 self._timers.after(KEPT_S, self._empty)
 
     def _empty(self) -> None:
         with self._lock:
-            for reply in self._old:
-                reply.take()
+            for found in self._old:
+                if (reply := found()) is not None:
+                    reply.take()
             self._old, self._young = self._young, []
             self._is_due = bool(self._old)
             if self._is_due:
