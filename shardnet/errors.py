@@ -11,6 +11,7 @@
     ├── KVMemorySpent         (2)     a session's KV cache does not fit beside the others
     └── ClusterError          (1)     a device or the way to it failed
         ├── JoinFailed                a device could not join the cluster
+        ├── Evicted                   this device was struck off and must join again
         ├── DeviceLost                a member died or its connection broke
         └── CallTimeout               a member did not answer in time
 
@@ -70,6 +71,10 @@ class ClusterError(ShardnetError):
 
 class JoinFailed(ClusterError):
     """A device could not join the cluster."""
+
+
+class Evicted(ClusterError):
+    """This device was struck off by the others: what it asks for is refused until it joins again."""
 
 
 class DeviceLost(ClusterError):

@@ -97,14 +97,15 @@ class Inbox:
         self._decode: deque[Packet] = deque()
         self._bulk: deque[Packet] = deque()
 
-    def put(self, packet: Packet, *, is_bulk: bool) -> None:
-        """Let a packet wait. One that is sent again while the first still waits is answered together with it."""
+    def put(self, packet: Packet, *, is_bulk: bool) -> bool:
+        """Let a packet wait; False for one that is sent again while the first waits: it is answered with that one."""
         waiting = self._bulk if is_bulk else self._decode
         twin = next((other for other in waiting if other.parts == packet.parts), None)
-        if twin is None:
-            waiting.append(packet)
-        else:
+        if twin is not None:
             twin.on_taken += packet.on_taken
+            return False
+        waiting.append(packet)
+        return True
 
     def __len__(self) -> int:
         return len(self._decode) + len(self._bulk)

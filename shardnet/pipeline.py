@@ -24,7 +24,7 @@ from shardnet.errors import DeviceLost, ShardnetError
 from shardnet.forks import Birthplace
 from shardnet.timeline.timeline import clock_ns
 from shardnet.transport.base import Transport
-from shardnet.transport.delivery import answer_of, send_until_answered
+from shardnet.transport.delivery import Delivery, answer_of
 from shardnet.transport.messages import (
     Hop,
     Part,
@@ -170,10 +170,10 @@ class Pipeline:
         with self._lock:
             if session not in self._open:
                 return
-            self._open.discard(session)
-            if self._broken is not None:
-                return
-            self._closings += [self._close_at(index, stop, session) for index, stop in enumerate(self.ring)]
+            if self._broken is None:
+                for index, stop in enumerate(self.ring):
+                    self._closings.append(self._close_at(index, stop, session))
+            self._open.discard(session)  # last: whoever is interrupted before can close it again
 
     def _close_at(self, index: int, stop: RingStop, session: int) -> Future[Any]:
         def send(wait_s: float) -> Future[Any]:
@@ -212,8 +212,12 @@ class Pipeline:
         with self._lock:
             if self._broken is None:
                 self._broken = error
+            numbers = tuple(self._open)
             sessions = [session for number, session in self._sessions.items() if number in self._open]
             self._open.clear()
+        if numbers:  # what is left of the ring must not go on computing for nobody
+            for index, stop in enumerate(self.ring):
+                self._transport.post(stop.device, "close_sessions", self.ring_id, index, numbers)
         self._has_verdict.set()
         for session in sessions:
             session.tell(self._broken)
@@ -230,19 +234,19 @@ class Pipeline:
     def _send_prompt(self, session: Session, prompt_ids: Sequence[int]) -> None:
         spec, first = session.spec, self.ring[0]
         ids = torch.tensor(prompt_ids, dtype=torch.long)
-        part = Part(spec.session, 0, len(prompt_ids))
-        hop = Hop(self.ring_id, 0, (part,), ids, self._transport.name, clock_ns())
+        parts = (Part(spec.session, 0, len(prompt_ids)),)
 
         def send(wait_s: float) -> Future[Any]:
+            hop = Hop(self.ring_id, 0, parts, ids, self._transport.name, clock_ns())
             return self._transport.call(first.device, "bulk_hop", hop, timeout_s=wait_s)
 
         held = weakref.ref(session)
-        send_until_answered(
+        Delivery(
             send,
             lambda sent: self._prompt_was_taken(held(), sent),
             first_s=PROMPT_S,
             is_over=partial(self._is_over, spec.session),
-        )
+        ).begin()
 
     def _open_everywhere(self, spec: SessionSpec, prompt_ids: tuple[int, ...]) -> None:
         last = len(self.ring) - 1

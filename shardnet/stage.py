@@ -122,7 +122,7 @@ class Stage:
             self._sessions[spec.session] = _LiveSession(spec, self.kv.get(spec.session), sampler)
 
     def close_sessions(self, sessions: Sequence[int]) -> None:
-        """Free the sessions' memory; what still arrives for them is dropped. Unknown ones stay closed for ever."""
+        """Free the sessions' memory; what still arrives for them is dropped, and unknown ones cannot be opened any more."""
         with self._ready:
             self._closed_sessions.extend(sessions)
             for session in sessions:
@@ -142,18 +142,19 @@ class Stage:
         rows = hop.payload
         self._check_rows(rows)
         packet = Packet(hop.parts, rows, on_taken)
-        self.recorder.wire(
-            hop.sent_ns,
-            received_ns,
-            source_device=hop.sender,
-            num_bytes=rows.numel() * rows.element_size(),
-            num_sessions=len(hop.parts),
-        )
         with self._ready:
             self._raise_if_stopped()
             self._check_room(hop.parts)
-            self._inbox.put(packet, is_bulk=on_taken is not None)
+            is_new = self._inbox.put(packet, is_bulk=on_taken is not None)
             self._wake()
+        if is_new:
+            self.recorder.wire(
+                hop.sent_ns,
+                received_ns,
+                source_device=hop.sender,
+                num_bytes=rows.nbytes,
+                num_sessions=len(hop.parts),
+            )
 
     def usage(self) -> tuple[int, int]:
         """Open sessions, and the bytes that their KV caches have reserved."""
@@ -220,12 +221,26 @@ class Stage:
         torch.set_num_threads(self._num_threads)
         try:
             with torch.inference_mode():
-                while (step := self._schedule()) is not None:
-                    outputs = self._run(step)
-                    self._postprocess(step, outputs)
+                while self._do_step():
+                    pass
         except Exception as error:  # whatever it is must reach the coordinator, not a log
-            self._stop(f"{type(error).__name__}: {error}")
-            self._outlet.failed(error)
+            try:
+                self._stop(f"{type(error).__name__}: {error}")
+            finally:
+                self._outlet.failed(error)
+
+    def _do_step(self) -> bool:
+        """Wait for work and do it; False when the stage is closed.
+
+        A function of its own, so that a stage that waits holds nothing of its last step: not its rows, and not the KV
+        caches of sessions that have been closed since.
+        """
+        step = self._schedule()
+        if step is None:
+            return False
+        outputs = self._run(step)
+        self._postprocess(step, outputs)
+        return True
 
     def _schedule(self) -> _Step | None:
         """Wait for work and choose the next step; None when the stage is closed."""

@@ -7,8 +7,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from shardnet.cluster.cluster import COORDINATOR, Cluster
+from shardnet.cluster.model import Model
 from shardnet.cluster.worker import Worker
 from shardnet.transport import InProcessNetwork
+
+PROMPT = [5, 6, 7, 8, 9]
+SPLIT = [2, 2, 2]
 
 
 class RingInProcess:
@@ -46,10 +50,15 @@ def ring_in_process(num_devices: int = 3) -> Iterator[RingInProcess]:
         ring.close()
 
 
-def splits(num_units: int, num_devices: int) -> list[int]:
-    """An even split by hand, so that nothing is measured."""
-    share, rest = divmod(num_units, num_devices)
-    return [share + (index < rest) for index in range(num_devices)]
+def load(cluster: Cluster, model: Path) -> Model:
+    """A model of four blocks over three devices: by hand, so that nothing is measured."""
+    return cluster.load(model, dtype="float32", split=SPLIT, prefill_chunk_tokens=4)
+
+
+def answer(model: Model, prompt: list[int] = PROMPT, num_tokens: int = 12) -> list[int]:
+    """The ids of one greedy answer."""
+    [result] = model.generate([prompt], max_new_tokens=num_tokens)
+    return result.token_ids
 
 
 def alone(model_folder: Path, prompts: list[list[int]], max_new_tokens: int) -> list[list[int]]:

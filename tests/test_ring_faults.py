@@ -13,19 +13,15 @@ from typing import Any
 
 import pytest
 import torch
-from in_process_ring import RingInProcess, alone, ring_in_process
+from in_process_ring import PROMPT, SPLIT, RingInProcess, alone, answer, load, ring_in_process
 from processes import wait_until
 from tiny_text_model import save_text_model
 
 from shardnet.cluster import outlet
-from shardnet.cluster.cluster import COORDINATOR, Cluster
-from shardnet.cluster.model import Model
+from shardnet.cluster.cluster import COORDINATOR
 from shardnet.errors import BadRequest, ClusterError
 from shardnet.models import Shard
 from shardnet.transport.messages import Hop, Part, RingId, SamplingOptions, SessionSpec
-
-PROMPT = [5, 6, 7, 8, 9]
-SPLIT = [2, 2, 2]
 
 
 @pytest.fixture(scope="module")
@@ -54,15 +50,6 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "PROMPT_S", 0.2)
     monkeypatch.setattr(pipeline, "CLOSE_SESSION_S", 0.05)
     monkeypatch.setattr(pipeline, "OPEN_SESSION_S", 0.1)
-
-
-def load(cluster: Cluster, tiny: Path) -> Model:
-    return cluster.load(tiny, dtype="float32", split=SPLIT, prefill_chunk_tokens=4)
-
-
-def answer(model: Model, prompt: list[int] = PROMPT, num_tokens: int = 12) -> list[int]:
-    [result] = model.generate([prompt], max_new_tokens=num_tokens)
-    return result.token_ids
 
 
 @pytest.mark.parametrize("endpoint", ["tokens", "hop", "bulk_hop", "open_session", "close_sessions"])
@@ -133,7 +120,8 @@ def test_an_error_on_the_compute_thread_is_told(
         else:
             [host] = ring.workers["b"]._stages.values()
             assert host.stage is not None
-            monkeypatch.setattr(host.stage.recorder, "idle", break_down)
+            of_nobody = Hop(host.key[0], 1, (Part(999, 0, 1),), torch.zeros(1, 64), "x", 0)
+            host.stage.put(of_nobody, 0, break_down)
         with pytest.raises(ClusterError, match="a defect"):
             answer(model)
         with pytest.raises(ClusterError, match="a defect"):
@@ -269,11 +257,16 @@ def test_what_a_killed_coordinator_has_left_is_dropped_and_the_next_one_is_right
     assert sum(thread.name == "shardnet-compute" for thread in threading.enumerate()) == 0
 
 
-def test_a_coordinator_that_is_only_silent_keeps_its_stages(
-    ring: RingInProcess, tiny: Path, expected: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Devices look for their coordinators all the time. Named before `ring`, whose devices begin with it."""
     monkeypatch.setattr("shardnet.cluster.orphans.LOOK_EVERY_S", 0.02)
     monkeypatch.setattr("shardnet.cluster.orphans.ANSWER_S", 0.05)
+
+
+def test_a_coordinator_that_is_only_silent_keeps_its_stages(
+    impatient: None, ring: RingInProcess, tiny: Path, expected: list[int]
+) -> None:
     with ring.connect() as cluster, load(cluster, tiny) as model:
         ring.network.freeze(COORDINATOR)
         time.sleep(0.5)

@@ -6,7 +6,7 @@ import errno
 import socket
 import threading
 from collections.abc import Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,15 @@ def test_messages_travel(source: Transport, target: str) -> None:
     assert type(arrived.parts[0]) is Part
     torch.testing.assert_close(arrived.payload, hop.payload, rtol=0, atol=0)
     assert arrived._replace(payload=hop.payload) == hop
+
+
+def test_numbers_are_drawn_once(source: Transport) -> None:
+    """By whichever thread, and however many at a time."""
+    with ThreadPoolExecutor(4) as threads:
+        firsts = list(threads.map(lambda count: source.draw("plan", count), [1, 5, 2, 1] * 5))
+    drawn = [first + offset for first, count in zip(firsts, [1, 5, 2, 1] * 5, strict=True) for offset in range(count)]
+    assert sorted(drawn) == list(range(1, 46))
+    assert source.draw("session") == 1
 
 
 @pytest.mark.parametrize(

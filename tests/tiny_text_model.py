@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 
-def save_text_model(folder: Path, *, num_blocks: int = 4) -> Path:
+def save_text_model(folder: Path, *, num_blocks: int = 4, intermediate: int = 128) -> Path:
     """Save it there; returns the folder. Its context is 4096 tokens, one for each byte of text."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -25,7 +25,7 @@ def save_text_model(folder: Path, *, num_blocks: int = 4) -> Path:
     config = LlamaConfig(
         vocab_size=len(vocabulary),
         hidden_size=64,
-        intermediate_size=128,
+        intermediate_size=intermediate,
         num_hidden_layers=num_blocks,
         num_attention_heads=4,
         num_key_value_heads=2,

@@ -57,7 +57,7 @@ class Cluster:
         self._surveyor = Surveyor(transport)
         self._birthplace = Birthplace("this cluster")
         self._is_closed = False
-        transport.expose("coordinates", lambda epoch: epoch == self._epoch)
+        transport.expose("holds", lambda ring_id: ring_id in self._loads)
         transport.expose("tokens", self._on_tokens)
         transport.expose("session_failed", self._on_session_failed)
         transport.expose("stage_failed", self._on_stage_failed)
@@ -222,11 +222,13 @@ class Cluster:
             return
         self._is_closed = True
         self._watch.close()
-        for load in list(self._loads.values()):
-            load.close()
-        living = [device for device in self._started if device not in self._watch.lost]
-        wait([self._transport.post(device, "leave", timeout_s=LEAVE_S) for device in living], timeout=LEAVE_S)
-        self._resources.close()
+        try:
+            for load in list(self._loads.values()):
+                load.close()
+            living = [device for device in self._started if device not in self._watch.lost]
+            wait([self._transport.post(device, "leave", timeout_s=LEAVE_S) for device in living], timeout=LEAVE_S)
+        finally:
+            self._resources.close()
 
     def _check_open(self) -> None:
         self._birthplace.check()

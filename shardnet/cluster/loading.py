@@ -140,12 +140,14 @@ class ModelLoad:
         with self._lock:
             stages, self.stages = self.stages, []
         closed = BadRequest("the model was closed. Load it again.")
-        self._end(closed)
-        self.fail(closed)
-        wait([stage.unload() for stage in stages], timeout=UNLOAD_S)
-        for stage in stages:
-            stage.release()
-        self._on_closed()
+        try:
+            self._end(closed)
+            self.fail(closed)
+            wait([stage.unload() for stage in stages], timeout=UNLOAD_S)
+        finally:
+            for stage in stages:
+                stage.release()
+            self._on_closed()  # from now on, devices end by themselves what they were not told to end
 
     def _end(self, why: ShardnetError) -> None:
         with suppress(InvalidStateError):  # the first reason counts

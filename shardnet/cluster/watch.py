@@ -6,6 +6,7 @@ lost and in words why; what follows from it is the cluster's business.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -24,6 +25,7 @@ ANSWER_S = 30.0
 """A device that does not answer for so long is taken for lost: a phone may doze, but nobody waits forever."""
 GRACE_S = 0.5
 """After a failed hop: how long the signs of a dead process may take to show."""
+_log = logging.getLogger(__name__)
 
 
 class Watch:
@@ -81,9 +83,12 @@ class Watch:
                 if self._is_closed:
                     return
                 suspected = dict(self._suspicions)
-            self._look()
-            for device, suspicion in suspected.items():
-                self._look_at(device, suspicion)
+            try:
+                self._look()
+                for device, suspicion in suspected.items():
+                    self._look_at(device, suspicion)
+            except Exception as error:  # whatever it is, the next look must come
+                _log.error("watching the devices failed: %s: %s", type(error).__name__, error)
             if suspected:
                 time.sleep(LOOK_CLOSELY_EVERY_S)
 

@@ -92,7 +92,7 @@ class Worker:
         ):
             transport.expose(endpoint, handler)
         expose_probe(transport)
-        self._orphans = OrphanWatch(transport, self._coordinators, self._drop)
+        self._orphans = OrphanWatch(transport, self._rings, self._drop)
 
     @property
     def kind(self) -> str:
@@ -189,7 +189,7 @@ class Worker:
         if self._orphans is not None:
             self._orphans.close()
         for host in self._hosts():
-            host.end()
+            host._end()
 
     def __enter__(self) -> Worker:
         return self
@@ -201,15 +201,15 @@ class Worker:
         with self._lock:
             return list(self._stages.values())
 
-    def _coordinators(self) -> set[tuple[str, bytes]]:
-        """Who opened the stages that are here: name and epoch."""
-        return {(host.source, host.key[0].epoch) for host in self._hosts()}
+    def _rings(self) -> set[tuple[str, RingId]]:
+        """The rings that have stages here, each with its coordinator's name."""
+        return {(host.source, host.key[0]) for host in self._hosts()}
 
-    def _drop(self, epoch: bytes) -> None:
-        """End what a coordinator that is no more has left here."""
+    def _drop(self, ring_id: RingId) -> None:
+        """End the stages of a ring that is no more."""
         for host in self._hosts():
-            if host.key[0].epoch == epoch:
-                host.end()
+            if host.key[0] == ring_id:
+                host._end()
 
     def _stage(self, ring_id: RingId, stage: int) -> Stage:
         host = self._stages.get((ring_id, stage))
@@ -267,10 +267,10 @@ class StageHost:
 
     def close(self) -> Future[None]:
         """End the stage and free its weights; a load that is under way ends at its next unit."""
-        return _on_thread("shardnet-close", self.end)  # the compute thread may be in a long step
+        return _on_thread("shardnet-close", self._end)  # the compute thread may be in a long step
 
-    def end(self) -> None:
-        """The same, and wait for it. Safe to call twice."""
+    def _end(self) -> None:
+        """The same, and wait for it. Private, so that nobody has it done on a thread of the network."""
         self._worker.forget(self.key)
         with self._lock:
             self._is_closed = True
@@ -363,8 +363,8 @@ def _on_thread(name: str, work: Callable[[], Result]) -> Future[Result]:
     def run() -> None:
         try:
             future.set_result(work())
-        except Exception as error:  # it travels to the caller
-            future.set_exception(error)
+        except Exception as error:  # it travels to the caller, and must not hold here what the work held
+            future.set_exception(error.with_traceback(None))
 
     threading.Thread(target=run, name=name, daemon=True).start()
     return future

@@ -3,12 +3,16 @@
 The connections of torch RPC lose nothing while they stand; a tunnel that is resumed, a device that was frozen and the
 in-process network do. Only for endpoints that may be told twice. A device that is gone, and whatever the receiver
 raises, ends the sending at once.
+
+Nothing here refers to itself: what a message holds is free as soon as it is answered, without the garbage collector,
+which does not come by where a device idles.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 from shardnet.errors import CallTimeout
@@ -18,18 +22,16 @@ Send = Callable[[float], "Future[Any]"]
 """Sends once; takes how long to wait for the answer, in s."""
 
 MOST_S = 60.0
-"""The waits double up to this: whoever was frozen for an hour must not find thousands of copies."""
+"""The waits double up to this, or stay at the first one where that is longer."""
 
 
-def send_until_answered(
-    send: Send,
-    on_answer: Callable[[Future[Any]], None],
-    *,
-    first_s: float,
-    most_tries: int | None = None,
-    is_over: Callable[[], bool] = lambda: False,
-) -> None:
-    """Send, and send again whenever no answer has come in time.
+def never() -> bool:
+    """For deliveries that are always of use."""
+    return False
+
+
+class Delivery:
+    """A message that is sent, and sent again whenever no answer has come in time.
 
     Args:
         send: sends the message.
@@ -39,29 +41,50 @@ def send_until_answered(
         is_over: when this is true nobody needs the answer any more: the next timeout is the last.
     """
 
-    def attempt(number: int) -> None:
-        wait_s = min(first_s * 2.0 ** min(number - 1, 30), MOST_S)
-        send(wait_s).add_done_callback(lambda sent: judge(sent, number))
+    __slots__ = ("_first_s", "_is_over", "_most_tries", "_on_answer", "_send")
 
-    def judge(sent: Future[Any], number: int) -> None:
-        may_try = most_tries is None or number < most_tries
-        if may_try and isinstance(sent.exception(), CallTimeout) and not is_over():
-            attempt(number + 1)
+    def __init__(
+        self,
+        send: Send,
+        on_answer: Callable[[Future[Any]], None],
+        *,
+        first_s: float,
+        most_tries: int | None = None,
+        is_over: Callable[[], bool] = never,
+    ) -> None:
+        self._send = send
+        self._on_answer = on_answer
+        self._first_s = first_s
+        self._most_tries = most_tries
+        self._is_over = is_over
+
+    def begin(self) -> None:
+        """Send for the first time."""
+        self._attempt(1)
+
+    def _attempt(self, number: int) -> None:
+        doubled_s = self._first_s * 2.0 ** min(number - 1, 30)
+        wait_s = min(doubled_s, max(MOST_S, self._first_s))
+        self._send(wait_s).add_done_callback(partial(self._judge, number))
+
+    def _judge(self, number: int, sent: Future[Any]) -> None:
+        may_try = self._most_tries is None or number < self._most_tries
+        if may_try and isinstance(sent.exception(), CallTimeout) and not self._is_over():
+            self._attempt(number + 1)
         else:
-            on_answer(sent)
-
-    attempt(1)
+            self._on_answer(sent)
 
 
 def answer_of(
-    send: Send, *, first_s: float, most_tries: int | None = None, is_over: Callable[[], bool] = lambda: False
+    send: Send, *, first_s: float, most_tries: int | None = None, is_over: Callable[[], bool] = never
 ) -> Future[Any]:
-    """The same, for who waits for the answer."""
+    """The answer to a `Delivery`, for who waits for it."""
     answer: Future[Any] = Future()
-
-    def pass_on(sent: Future[Any]) -> None:
-        error = sent.exception()
-        settle(answer, sent.result() if error is None else error)
-
-    send_until_answered(send, pass_on, first_s=first_s, most_tries=most_tries, is_over=is_over)
+    on_answer = partial(_pass_on, answer)
+    Delivery(send, on_answer, first_s=first_s, most_tries=most_tries, is_over=is_over).begin()
     return answer
+
+
+def _pass_on(answer: Future[Any], sent: Future[Any]) -> None:
+    error = sent.exception()
+    settle(answer, sent.result() if error is None else error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from shardnet import errors
-from shardnet.errors import CallTimeout, ClusterError, DeviceLost, ShardnetError
+from shardnet.errors import CallTimeout, ClusterError, DeviceLost, Evicted, ShardnetError
 
 
 class Failure(NamedTuple):
@@ -50,9 +50,9 @@ def timed_out(device: str, endpoint: str, timeout_s: float) -> CallTimeout:
     return CallTimeout(f"{device} did not answer {endpoint!r} within {timeout_s:g} s.", device)
 
 
-def evicted(device: str) -> ClusterError:
+def evicted(device: str) -> Evicted:
     """The error for a request of a device that is no longer a member."""
-    return ClusterError(f"{device} serves no device that was evicted. Join the cluster again.")
+    return Evicted(f"{device} serves no device that was evicted. Join the cluster again.")
 
 
 def has_left(device: str) -> ClusterError:

@@ -152,7 +152,7 @@ class InProcessNetwork:
             timeout_s, lambda: settle(answer, failure.timed_out(target.name, endpoint, timeout_s))
         )
         answer.add_done_callback(timer.cancel)
-        answer.add_done_callback(lambda _: self._pending.pop(answer, None))
+        answer.add_done_callback(lambda done: self._pending.pop(done, None))
 
         def run() -> None:
             outcome = source.attempt_at(target, endpoint, function, parcel)

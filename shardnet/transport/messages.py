@@ -18,7 +18,7 @@ Endpoints of the coordinator:
     session_failed(RingId, session, text)        last stage -> source: this session cannot go on
     stage_failed(RingId, stage, device, text)    any stage whose computation, or whose next hop, failed
     load_progress(RingId, stage, done_bytes, total_bytes), profile_progress(device, done, total)
-    coordinates(epoch)           device -> coordinator: whether it is the one that opened the stages of that epoch
+    holds(RingId)                device -> coordinator: whether it has a use for the stages of that ring
 
 What measures links has endpoints of its own on every device: `probe_link`, `probe_sink`, `probe_source` (see
 `shardnet.profiling.link_probe`), `probe_hop`, `probe_back` and `probe_over` (see `hop_probe`).

@@ -254,6 +254,7 @@ class RpcTransport(Transport):
             if old is not None:
                 self.gone.add(old.id)
         if old is not None:
+            self.objects.forget_unclaimed_of(old.id)
             old.fail_pending(lost(name, "its last calls"))
         self._later(self._connect, peer)
         self._announce((name,), () if old is None else (name,))

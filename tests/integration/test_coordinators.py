@@ -31,7 +31,8 @@ _FORKED.set_forkserver_preload(["shardnet.cluster.cluster", "transformers.modeli
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_text_model(tmp_path_factory.mktemp("tiny"))
+    """Its stages are far larger than what an allocator may keep."""
+    return save_text_model(tmp_path_factory.mktemp("tiny"), intermediate=20_000)
 
 
 @pytest.fixture(scope="module")

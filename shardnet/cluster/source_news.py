@@ -1,0 +1,104 @@
+"""What a stage tells the source of its sessions: sampled tokens, and sessions that cannot go on.
+
+Everything is told until the source has confirmed it. While the source is silent, what comes meanwhile is gathered and
+told in one message: who was frozen for an hour must not find thousands of them.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
+from typing import Any
+
+from shardnet.errors import CallTimeout, DeviceLost
+from shardnet.transport.base import Transport
+from shardnet.transport.delivery import Delivery
+from shardnet.transport.messages import RingId, SampledToken, Tokens
+
+CONFIRM_S = 2.0
+"""After so long without an answer, what was told is told again."""
+
+
+class SourceNews:
+    """Implements the part of `stage.Outlet` that speaks to the source.
+
+    Args:
+        is_over: whether the stage has ended.
+        on_refused: called with what the source, which lives, has raised instead of confirming.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        source: str,
+        ring_id: RingId,
+        is_over: Callable[[], bool],
+        on_refused: Callable[[BaseException], None],
+    ) -> None:
+        self._transport = transport
+        self._source = source
+        self._ring_id = ring_id
+        self._is_over = is_over
+        self._on_refused = on_refused
+        self._lock = threading.Lock()
+        self._unconfirmed: list[SampledToken] = []
+        """What has been told once in vain, or not at all since then."""
+        self._is_telling_again = False
+
+    def tokens(self, tokens: tuple[SampledToken, ...]) -> None:
+        """Tell what was sampled. The source sorts it, and knows what it has heard before."""
+        with self._lock:
+            if self._is_telling_again:
+                self._unconfirmed += tokens
+                return
+        self._post(tokens, CONFIRM_S).add_done_callback(partial(self._judge, tokens))
+
+    def session_failed(self, session: int, text: str) -> None:
+        """Tell that a session cannot go on."""
+        send = partial(_send, self._transport, self._source, "session_failed", self._ring_id, session, text)
+        Delivery(send, self._check, first_s=CONFIRM_S, is_over=self._is_over).begin()
+
+    def _post(self, tokens: tuple[SampledToken, ...], wait_s: float) -> Future[Any]:
+        return _send(self._transport, self._source, "tokens", Tokens(self._ring_id, tokens), wait_s)
+
+    def _judge(self, tokens: tuple[SampledToken, ...], told: Future[Any]) -> None:
+        if not isinstance(told.exception(), CallTimeout):
+            self._check(told)
+            return
+        with self._lock:
+            self._unconfirmed += tokens
+            if self._is_telling_again:
+                return
+            self._is_telling_again = True
+        self._tell_again()
+
+    def _tell_again(self) -> None:
+        """One message at a time, with all that has gathered."""
+        with self._lock:
+            gathered = tuple(self._unconfirmed)
+            if not gathered:
+                self._is_telling_again = False
+                return
+        send = partial(self._post, gathered)
+        Delivery(send, partial(self._confirmed, len(gathered)), first_s=2 * CONFIRM_S, is_over=self._is_over).begin()
+
+    def _confirmed(self, num_tokens: int, told: Future[Any]) -> None:
+        self._check(told)
+        with self._lock:
+            if told.exception() is not None:
+                self._unconfirmed.clear()
+            del self._unconfirmed[:num_tokens]
+        self._tell_again()
+
+    def _check(self, told: Future[Any]) -> None:
+        """A source that is gone needs no news: its device drops the stage (`orphans`)."""
+        error = told.exception()
+        if error is not None and not isinstance(error, DeviceLost) and not self._is_over():
+            self._on_refused(error)
+
+
+def _send(transport: Transport, device: str, endpoint: str, *args_and_wait: Any) -> Future[Any]:
+    *args, wait_s = args_and_wait
+    return transport.post(device, endpoint, *args, timeout_s=wait_s)

@@ -1,0 +1,330 @@
+"""What is left where something ended: of closed sessions and models, of loads that were given up, of lost messages.
+
+Real stages in one process. The garbage collector is off in most of these: where a device idles it does not come by.
+"""
+
+from __future__ import annotations
+
+import gc
+import threading
+import weakref
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from in_process_ring import PROMPT, SPLIT, RingInProcess, alone, answer, load, ring_in_process
+from processes import wait_until
+from tiny_text_model import save_text_model
+
+from shardnet.cluster import source_news
+from shardnet.cluster.cluster import COORDINATOR
+from shardnet.cluster.source_news import SourceNews
+from shardnet.errors import ClusterError, DamagedCheckpoint
+from shardnet.models import Shard
+from shardnet.transport import InProcessNetwork
+from shardnet.transport.messages import Hop, Part, RingId, SampledToken, SamplingOptions, Tokens
+
+SIZES = (16, 10, 16, 8, 8)
+"""Of prompts, for chunks of 16 tokens."""
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_text_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def ring(monkeypatch: pytest.MonkeyPatch) -> Iterator[RingInProcess]:
+    monkeypatch.setattr("shardnet.cluster.orphans.LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr("shardnet.cluster.loading.UNLOAD_S", 0.3)
+    with ring_in_process() as ring:
+        yield ring
+
+
+@pytest.fixture
+def uncollected() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def test_a_closed_session_frees_its_kv_cache_while_the_stage_idles(
+    ring: RingInProcess,
+    tiny: Path,
+    uncollected: None,
+) -> None:
+    """Once, a waiting stage held its last step, and with it the KV caches of sessions that were closed: the next
+    session was given room that was not free."""
+    with ring.connect() as cluster, load(cluster, tiny) as model:
+        stream = model.stream(PROMPT, max_new_tokens=4)
+        next(stream)
+        caches = [
+            weakref.ref(tensor)
+            for worker in ring.workers.values()
+            for host in worker._stages.values()
+            if host.stage is not None
+            for live in host.stage._sessions.values()
+            for tensor in live.kv.keys.values()  # type: ignore[attr-defined]
+        ]
+        assert len(caches) == 4
+        list(stream)
+        del stream
+        model._pipeline.settle()
+        wait_until(lambda: not any(cache() is not None for cache in caches), 5)
+
+
+def test_a_closed_model_frees_its_weights(
+    ring: RingInProcess,
+    tiny: Path,
+    uncollected: None,
+) -> None:
+    """Once, each message that had been sent referred to itself, and held its stage until the collector came."""
+    with ring.connect() as cluster:
+        model = load(cluster, tiny)
+        answer(model)
+        shards = [
+            weakref.ref(host.stage.shard)
+            for worker in ring.workers.values()
+            for host in worker._stages.values()
+            if host.stage is not None
+        ]
+        assert len(shards) == len(SPLIT)
+        model.close()
+        del model
+        wait_until(lambda: not any(shard() is not None for shard in shards), 5)
+        assert not any(len(worker.weights) for worker in ring.workers.values())
+
+
+def test_a_load_that_was_given_up_frees_what_it_had_read(
+    ring: RingInProcess,
+    tiny: Path,
+    uncollected: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Once, the error of the load held the frames that it had come through, and these all tensors read so far."""
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise DamagedCheckpoint("the file ends early.")
+
+    monkeypatch.setattr("shardnet.cluster.worker.Stage", fail)
+    with ring.connect() as cluster:
+        with pytest.raises(DamagedCheckpoint, match="ends early"):
+            load(cluster, tiny)
+        wait_until(lambda: not any(len(worker.weights) for worker in ring.workers.values()), 5)
+
+
+# ---- stages that nobody has a use for ----
+
+
+@pytest.mark.parametrize(("endpoint", "is_answer"), [("close", False), ("open_stage", True)])
+def test_a_stage_whose_end_was_not_told_ends_by_itself(
+    ring: RingInProcess,
+    tiny: Path,
+    endpoint: str,
+    is_answer: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Once, one lost `close`, or one lost answer to `open_stage`, left a stage behind for as long as both lived."""
+    ask = ring.network.ask
+
+    def hasty_ask(*args: Any) -> Future[Any]:
+        *others, timeout_s = args
+        return ask(*others, min(timeout_s, 0.5) if args[2] == endpoint else timeout_s)
+
+    monkeypatch.setattr(ring.network, "ask", hasty_ask)
+    with ring.connect() as cluster:
+        ring.network.drop("*", "*", endpoint=endpoint, answers=is_answer)
+        try:
+            load(cluster, tiny).close()
+        except ClusterError:
+            assert endpoint == "open_stage"
+        wait_until(lambda: ring.num_stages() == 0, 10)
+
+
+def test_a_coordinator_that_was_killed_and_has_no_successor_leaves_nothing(
+    ring: RingInProcess,
+    tiny: Path,
+) -> None:
+    cluster = ring.connect()
+    model = load(cluster, tiny)
+    answer(model)
+    ring.network.kill(COORDINATOR)
+    cluster._watch.close()
+    wait_until(lambda: ring.num_stages() == 0, 10)
+
+
+def test_a_device_that_was_struck_off_drops_what_it_had(
+    ring: RingInProcess,
+    tiny: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Once, a device that had been frozen for too long kept its stage after it had thawed: it was refused, and took
+    that for nothing."""
+    monkeypatch.setattr("shardnet.cluster.watch.ANSWER_S", 0.2)
+    monkeypatch.setattr("shardnet.cluster.watch.ASK_EVERY_S", 0.05)
+    monkeypatch.setattr("shardnet.cluster.orphans.ANSWER_S", 0.2)
+    with ring.connect() as cluster, load(cluster, tiny):
+        ring.network.freeze("b")
+        wait_until(lambda: "b" in cluster._watch.lost, 10)
+        ring.network.restore("b")
+        wait_until(lambda: not ring.workers["b"]._stages, 10)
+
+
+def test_a_broken_ring_does_not_go_on_computing(ring: RingInProcess, tiny: Path) -> None:
+    """Once, the sessions of a ring that had failed went round on it until their last token, for nobody."""
+    with ring.connect() as cluster, load(cluster, tiny) as model:
+        stream = model.stream(PROMPT, max_new_tokens=3000)
+        next(stream)
+        model._pipeline.fail(ClusterError("stage 2 of 3 failed"))
+        with pytest.raises(ClusterError, match="stage 2"):
+            list(stream)
+        stages = [host.stage for worker in ring.workers.values() for host in worker._stages.values()]
+        wait_until(lambda: all(stage is not None and stage.usage() == (0, 0) for stage in stages), 5)
+
+
+def test_ctrl_c_while_a_session_is_closed_closes_it_all_the_same(
+    ring: RingInProcess,
+    tiny: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Once, the session was forgotten before the stages were told, and those not told yet kept its memory."""
+    with ring.connect() as cluster, load(cluster, tiny) as model:
+        session = model._pipeline.start(PROMPT, max_new_tokens=4, eos_ids=(), sampling=SamplingOptions())
+        close_at = model._pipeline._close_at
+        monkeypatch.setattr(model._pipeline, "_close_at", interrupted_at(1, close_at))
+        with pytest.raises(KeyboardInterrupt):
+            session.cancel()
+        monkeypatch.setattr(model._pipeline, "_close_at", close_at)
+        session.cancel()
+        model._pipeline.settle()
+        assert all(report.kv_reserved_bytes == 0 for report in model.report())
+
+
+def interrupted_at(number: int, function: Any) -> Any:
+    def interrupted(index: int, *args: Any) -> Any:
+        if index == number:
+            raise KeyboardInterrupt
+        return function(index, *args)
+
+    return interrupted
+
+
+# ---- what is sent again ----
+
+
+def test_a_hop_that_is_sent_again_while_it_waits_counts_once_in_the_report(
+    ring: RingInProcess,
+    tiny: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Once, a chunk that waited for its turn was counted at every try, with all its waiting as time on the wire."""
+    go_on, is_in_step = threading.Event(), threading.Event()
+    forward = Shard.forward
+
+    def slow(shard: Shard, *args: Any) -> Any:
+        is_in_step.set()
+        go_on.wait(20)
+        return forward(shard, *args)
+
+    with ring.connect() as cluster, load(cluster, tiny) as model:
+        monkeypatch.setattr(Shard, "forward", slow)
+        streams = [model.stream(PROMPT, max_new_tokens=1)]
+        assert is_in_step.wait(20)
+        [host] = ring.workers["a"]._stages.values()
+        assert host.stage is not None
+        before = host.stage.recorder.totals().messages_from
+        hop = Hop(host.key[0], 0, (Part(12345, 0, 2),), torch.tensor([1, 2]), "x", 0)
+        for _ in range(5):
+            host.stage.put(hop, 10**9, lambda: None)
+        after = host.stage.recorder.totals().messages_from
+        go_on.set()
+        assert dict(after).keys() - dict(before).keys() == {"x"}
+        assert dict(after)["x"] == 1
+        for stream in streams:
+            list(stream)
+
+
+def test_a_silent_source_gets_what_it_missed_in_few_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once, each message was sent again by itself, for ever: who had slept for an hour found thousands."""
+    monkeypatch.setattr(source_news, "CONFIRM_S", 0.05)
+    heard: list[Tokens] = []
+    with InProcessNetwork() as network:
+        network.join("source").expose("tokens", heard.append)
+        stage = network.join("stage")
+        news = SourceNews(stage, "source", RingId(b"epoch", 1), lambda: False, lambda error: None)
+        network.freeze("source")
+        for index in range(200):
+            news.tokens((SampledToken(1, index, index, ""),))
+            if index == 20:
+                wait_until(lambda: news._is_telling_again, 5)
+        network.restore("source")
+        wait_until(lambda: {token.index for tokens in heard for token in tokens.tokens} == set(range(200)), 10)
+        wait_until(lambda: not news._is_telling_again, 10)
+        assert len(heard) < 60
+        news.tokens((SampledToken(1, 200, 200, ""),))
+        wait_until(lambda: heard[-1].tokens[0].index == 200, 5)
+
+
+def test_a_source_that_refuses_a_token_is_an_error_and_no_silence(
+    ring: RingInProcess,
+    tiny: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise RuntimeError("a defect of the source")
+
+    with ring.connect() as cluster, load(cluster, tiny) as model:
+        monkeypatch.setattr("shardnet.pipeline.Pipeline.tell", refuse)
+        with pytest.raises(ClusterError, match="a defect of the source"):
+            answer(model)
+
+
+def test_prompts_that_begin_together_keep_their_rows_where_packets_are_cut(
+    ring: RingInProcess, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The way in which two conversations got each other's prompts: the later session's part comes first in a packet,
+    and the packet is cut by what is left of a step. Stages are held so that it comes to just that."""
+    prompts = [[(31 * number + 3 * place) % 250 for place in range(size)] for number, size in enumerate(SIZES)]
+    expected = alone(tiny, prompts, 3)
+    first, second = threading.Semaphore(0), threading.Semaphore(0)
+    forward = Shard.forward
+
+    def held(shard: Shard, *args: Any) -> Any:
+        if 0 in shard.blocks:
+            first.acquire()
+        elif 1 in shard.blocks:
+            second.acquire()
+        return forward(shard, *args)
+
+    monkeypatch.setattr(Shard, "forward", held)
+    with ring.connect() as cluster:
+        with cluster.load(tiny, dtype="float32", split=SPLIT, prefill_chunk_tokens=16) as model:
+            pipeline = model._pipeline
+            waiting_at = [host.stage._inbox for worker in "ab" for host in ring.workers[worker]._stages.values()]  # type: ignore[union-attr]
+            send_prompt = pipeline._send_prompt
+            streams = []
+            for number, prompt in enumerate(prompts[:3]):
+                streams.append(model.stream(prompt, max_new_tokens=3))
+                if number < 2:
+                    first.release()
+                    wait_until(lambda number=number: len(waiting_at[1]._bulk) == number, 10)  # type: ignore[misc]
+            sends: list[Any] = []
+            monkeypatch.setattr(pipeline, "_send_prompt", lambda *args: sends.append(args))
+            streams += [model.stream(prompt, max_new_tokens=3) for prompt in prompts[3:]]
+            for send in reversed(sends):
+                send_prompt(*send)
+            wait_until(lambda: len(waiting_at[0]._bulk) == 2, 10)
+            first.release(1000)
+            wait_until(lambda: len(waiting_at[1]._bulk) == 2, 10)
+            second.release()
+            wait_until(lambda: len(waiting_at[1]._bulk) == 2 and len(waiting_at[0]._bulk) == 0, 10)
+            second.release(1000)
+            with ThreadPoolExecutor(len(streams)) as threads:
+                answers = list(threads.map(lambda stream: [*stream] and stream.result.token_ids, streams))
+    assert answers == expected
