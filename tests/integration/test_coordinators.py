@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -12,7 +13,6 @@ from typing import Any
 
 import pytest
 from in_process_ring import alone
-from processes import wait_until
 from tiny_text_model import save_text_model
 
 import shardnet
@@ -105,13 +105,17 @@ def test_killed_coordinators_leave_nothing_behind_and_the_next_one_is_right(
     last = Coordinator(endpoint, tiny)
     assert last.answers() == expected
 
-    def are_as_at_the_start() -> bool:
-        now = last.devices()
-        return all(
-            now[name]["num_os_threads"] <= before["num_os_threads"]
-            and now[name]["rss_bytes"] <= before["rss_bytes"] + MOST_MORE_BYTES
-            for name, before in at_start.items()
-        )
-
-    wait_until(are_as_at_the_start, 10)
+    deadline = time.monotonic() + 10
+    while more := more_than(at_start, last.devices()):
+        assert time.monotonic() < deadline, f"more than at the start: {more}"
+        time.sleep(0.1)
     last.leave()
+
+
+def more_than(at_start: dict[str, dict[str, Any]], now: dict[str, dict[str, Any]]) -> dict[str, tuple[int, int]]:
+    """By device: threads and bytes that it has now and had not at the start. None where that is next to nothing."""
+    found = {
+        name: tuple(now[name][what] - before[what] for what in ("num_os_threads", "rss_bytes"))
+        for name, before in at_start.items()
+    }
+    return {name: more for name, more in found.items() if more[0] > 0 or more[1] > MOST_MORE_BYTES}
