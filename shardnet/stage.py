@@ -122,7 +122,7 @@ class Stage:
             self._sessions[spec.session] = _LiveSession(spec, self.kv.get(spec.session), sampler)
 
     def close_sessions(self, sessions: Sequence[int]) -> None:
-        """Free the sessions' memory; what still arrives for them is dropped, and unknown ones are not opened any more."""
+        """Free the sessions' memory; what arrives for them is dropped, and unknown ones are not opened any more."""
         with self._ready:
             self._closed_sessions.extend(sessions)
             for session in sessions:
