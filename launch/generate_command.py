@@ -12,6 +12,7 @@ from shardnet.progress import progress_bars
 
 from .generate_options import GenerateOptions, read_prompts, read_split
 from .model_configs import EMBEDDED_MODEL
+from .surroundings import require_address_space
 
 DEMO_PROMPT = "Why is the sky blue? Explain it to a child in a few sentences."
 
@@ -208,6 +209,7 @@ def generate(
 def _run(options: GenerateOptions) -> None:
     with progress_bars(enabled=False if options.json else None) as progress:
         progress("loading PyTorch", 0, 1)
+        require_address_space()
         options.check_environment()
         from .generate_run import run  # imports what takes seconds: only once the request is known to make sense
 

@@ -22,7 +22,7 @@ from shardnet.launched import MeetingPoint
 from shardnet.profiling.hardware import max_threads
 
 from .standard_streams import say
-from .surroundings import require_folder
+from .surroundings import require_address_space, require_folder
 
 LOOPBACK = "127.0.0.1"
 LOOK_EVERY_S = 0.2
@@ -31,6 +31,7 @@ LOOK_EVERY_S = 0.2
 def run(options: argparse.Namespace) -> None:
     """Start the devices, run the script, end the devices."""
     require_folder()
+    require_address_space()
     if options.module:
         _require_module(options.script)
     elif Path(options.script).is_dir() and not Path(options.script, "__main__.py").exists():

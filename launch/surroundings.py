@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 from collections.abc import Iterator
 
 from shardnet.errors import UsageError
 
+LEAST_ADDRESS_SPACE_BYTES = 2 * 2**30
 _ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _MEMORY = (errno.ENOMEM,)
 _FILES = (errno.EMFILE, errno.ENFILE)
@@ -37,6 +39,20 @@ def require_folder() -> None:
         os.getcwd()
     except OSError as error:
         raise UsageError("The current folder does not exist any more. Change to another one: cd.") from error
+
+
+def require_address_space() -> None:
+    """Raise where `ulimit -v` leaves too little: torch's pool of threads would wait for ever for those it cannot start.
+
+    Raises:
+        UsageError
+    """
+    limit_bytes, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit_bytes != resource.RLIM_INFINITY and limit_bytes < LEAST_ADDRESS_SPACE_BYTES:
+        raise UsageError(
+            f"This process may have {limit_bytes / 2**30:.2f} GiB of addresses (ulimit -v), and torch alone takes "
+            f"{LEAST_ADDRESS_SPACE_BYTES / 2**30:.0f} GiB. Raise the limit, or lift it: ulimit -v unlimited."
+        )
 
 
 def what_is_lacking(error: BaseException) -> str | None:

@@ -18,6 +18,7 @@ from typing import NoReturn
 from .ending import orderly_exit
 from .signals import end_at_once
 from .standard_streams import open_closed, say
+from .surroundings import require_address_space
 
 JOIN_S = 60.0
 NEEDED = (
@@ -50,6 +51,7 @@ def main() -> int:
     if arguments.end_with is not None:
         end_with(arguments.end_with)
     with orderly_exit(debug=False):
+        require_address_space()
         serve(arguments.endpoint, arguments.name, arguments.threads)
     return 0
 

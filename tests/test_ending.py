@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from shardnet.errors import BadRequest, DoesNotFit
+from shardnet.errors import DoesNotFit, UsageError
 from shardnet.launch.ending import one_line, orderly_exit
 from shardnet.launch.standard_streams import TolerantStream, tolerant_streams
-from shardnet.launch.surroundings import require_folder, what_is_lacking
+from shardnet.launch.surroundings import require_address_space, require_folder, what_is_lacking
 
 Captured = pytest.CaptureFixture[str]
 
@@ -137,10 +137,17 @@ def test_characters_that_cannot_be_encoded_are_escaped(monkeypatch: pytest.Monke
     assert raw.getvalue() == b"it\\u2019s \\udcff\n"
 
 
+def test_a_limit_of_addresses_that_torch_cannot_live_with_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With ulimit -v 800000 the command hung: torch's pool waits for threads that could not be started."""
+    monkeypatch.setattr("resource.getrlimit", lambda _: (800_000 * 1024, -1))
+    with pytest.raises(UsageError, match=r"may have 0.76 GiB of addresses \(ulimit -v\), and torch alone takes 2 GiB"):
+        require_address_space()
+
+
 def test_a_folder_that_was_deleted_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Intel's library ends the process then, with words of its own."""
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
-    with pytest.raises(BadRequest.__base__, match="The current folder does not exist any more"):  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="The current folder does not exist any more"):
         require_folder()
