@@ -7,8 +7,8 @@
         for piece in model.stream("Once upon a time", max_new_tokens=64):
             print(piece, end="")
 
-Errors and plain records are imported at once, as they need the standard library only. What needs torch is imported when
-it is first used (PEP 562).
+Every name is imported when it is first used (PEP 562): what needs torch takes seconds, and a command must look after
+signals before it imports anything (`launch/cli.py`).
 """
 
 from __future__ import annotations
@@ -16,28 +16,27 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .errors import (
-    BadConfiguration,
-    BadRequest,
-    CallTimeout,
-    ClusterError,
-    DamagedCheckpoint,
-    DeviceLost,
-    DoesNotFit,
-    JoinFailed,
-    KVMemorySpent,
-    ModelNotFound,
-    ShardnetError,
-    UnsupportedModel,
-    UsageError,
-)
-from .plan import DeviceProfile, LinkProfile, ModelProfile, Plan
-
 if TYPE_CHECKING:
     from .cluster.async_stream import AsyncStream
     from .cluster.cluster import Cluster
     from .cluster.model import Model
     from .cluster.stream import Generation, Stream
+    from .errors import (
+        BadConfiguration,
+        BadRequest,
+        CallTimeout,
+        ClusterError,
+        DamagedCheckpoint,
+        DeviceLost,
+        DoesNotFit,
+        JoinFailed,
+        KVMemorySpent,
+        ModelNotFound,
+        ShardnetError,
+        UnsupportedModel,
+        UsageError,
+    )
+    from .plan import DeviceProfile, LinkProfile, ModelProfile, Plan
 
 __version__ = "0.1.0"
 
@@ -66,7 +65,24 @@ __all__ = [
     "UsageError",
 ]
 
-_LAZY = {
+_ERRORS = (
+    "BadConfiguration",
+    "BadRequest",
+    "CallTimeout",
+    "ClusterError",
+    "DamagedCheckpoint",
+    "DeviceLost",
+    "DoesNotFit",
+    "JoinFailed",
+    "KVMemorySpent",
+    "ModelNotFound",
+    "ShardnetError",
+    "UnsupportedModel",
+    "UsageError",
+)
+_HOMES = {
+    **dict.fromkeys(_ERRORS, "shardnet.errors"),
+    **dict.fromkeys(("DeviceProfile", "LinkProfile", "ModelProfile", "Plan"), "shardnet.plan"),
     "AsyncStream": "shardnet.cluster.async_stream",
     "Cluster": "shardnet.cluster.cluster",
     "Generation": "shardnet.cluster.stream",
@@ -76,9 +92,9 @@ _LAZY = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
+    if name not in _HOMES:
         raise AttributeError(f"module 'shardnet' has no attribute {name!r}")
-    return getattr(import_module(_LAZY[name]), name)
+    return getattr(import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:

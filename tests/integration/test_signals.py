@@ -62,13 +62,14 @@ def test_a_signal_at_any_moment_is_quiet_and_leaves_nothing(name: str, tmp_path:
     moments = random.Random(name)
     for index in range(NUM_MOMENTS):
         number = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)[index % 3]
-        # Python needs this long before any line of ours can run.
         wait_s = moments.uniform(0.15, took_s)
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         with subprocess.Popen(command, env=environment, text=True, **pipes) as process:  # type: ignore[call-overload]
             time.sleep(wait_s)
             process.send_signal(number)
             _, said = process.communicate(timeout=60)
+        if "<frozen site>" in said:  # Python itself was still starting: no line of ours can run before that
+            continue
         moment = f"{number.name} after {wait_s:.2f} of {took_s:.2f} s"
         assert process.returncode in (0, 128 + number, -number), f"{moment}: {process.returncode}, {said}"
         assert "Traceback" not in said and "Exception" not in said and "shardnet:" not in said, f"{moment}: {said}"
