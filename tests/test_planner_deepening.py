@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from planner_problems import SLACKS, every_plan, random_problem
+from tight_problems import against_record, recorded
 
 from shardnet.planner import Problem, evaluate
 from shardnet.planner.annealing import anneal
@@ -127,3 +128,26 @@ def test_open_nodes_come_back_by_their_bounds() -> None:
     found, expected = np.concatenate(seen), np.concatenate(given)
     assert sorted(found) == sorted(expected[expected < 0.5])
     assert found[:256].max() <= np.sort(expected)[300]
+
+
+@pytest.mark.parametrize("number", [1, 5, 8, 17, 95])
+def test_auto_is_as_good_as_a_mixed_integer_solver(number: int) -> None:
+    """The quick ones of tests/tight_problems.py; `tests/bench/bench_planner.py --tight` compares all."""
+    told = against_record(recorded()[number])
+    assert not told.worse
+    assert told.proven
+
+
+def test_annealing_keeps_a_second_limit() -> None:
+    """Joules under a lap limit: `auto` had 7.6 J here, and a plan of 4.354 J was known."""
+    problem = Problem.from_file(DATA / "energy_under_a_lap.json")
+    tables = Tables(problem)
+    watts = np.array([device.active_w for device in problem.devices], dtype=float)
+    laps = Second(tables.seconds, tables.hop_s, 0.5024)
+    joules = np.where(np.isfinite(tables.hop_s), tables.radio_j, np.inf)
+    assignment = Assignment(tables, Target(tables.seconds * watts, joules, second=laps), roots_of(tables))
+    owners, values = anneal(assignment, assignment.cost, 6000, Budget(60), np.random.default_rng(2))
+    cost = evaluate(problem, as_stages(problem, assignment.runs(owners[:, 0])))
+    assert cost.lap_s <= 0.5024 * (1 + 1e-9)
+    assert cost.energy_j == pytest.approx(values[0], rel=1e-9)
+    assert cost.energy_j <= 4.6

@@ -17,7 +17,7 @@ from shardnet.planner.costs import ROUNDING
 from shardnet.planner.tables import Floats, Ints
 
 NUM_CHAINS = 128
-HOT, COLD = 0.5, 0.01
+HEAT = 0.5, 0.01
 """The first and the last temperature, in mean costs of a unit and a hop."""
 PRICES = 1.0, 30.0
 """The first prices of a mean load over a limit, from the first chain to the last."""
@@ -32,17 +32,17 @@ def anneal(
     num_steps: int,
     budget: Budget,
     chance: np.random.Generator,
-    begin: Ints | None = None,
+    heat: tuple[float, float] = HEAT,
 ) -> tuple[Ints, Floats]:
     """The best assignments within the limits [u, n] and their values [n], the best first; none where none was found.
 
     Args:
         value: [n] of assignments [u, n]; what is to be least.
-        begin: [u] an assignment that half of the chains begin with.
+        heat: the first and the last temperature.
     """
-    chains = _Chains(assignment, value, chance, begin)
+    chains, (hot, cold) = _Chains(assignment, value, chance), heat
     for step in range(num_steps):
-        chains.step(step, step / num_steps)
+        chains.step(step, hot * (cold / hot) ** (step / num_steps))
         if step % ROUND == ROUND - 1:
             chains.reprice()
             if budget.spent:
@@ -60,14 +60,11 @@ class _Chains:
         assignment: Assignment,
         value: Callable[[Ints], Floats],
         chance: np.random.Generator,
-        begin: Ints | None,
     ) -> None:
         self._given, self._value, self._chance = assignment, value, chance
         allowed = assignment.allowed
         self._columns = np.arange(NUM_CHAINS)
         self._owners: Ints = np.stack([chance.choice(np.flatnonzero(row), NUM_CHAINS) for row in allowed])
-        if begin is not None:
-            self._owners[:, ::2] = begin[:, None]
         self._movable = np.flatnonzero(allowed.sum(axis=1) > 1)
         self._used = assignment.used(self._owners)
         self._over = self._excess(self._owners, self._used)
@@ -88,7 +85,7 @@ class _Chains:
             over = over + share * np.maximum(self._given.second_used(owners) - (1 + ROUNDING), 0.0)
         return over
 
-    def step(self, number: int, progress: float) -> None:
+    def step(self, number: int, heat: float) -> None:
         """Change every chain in one way, and keep the changes that the temperature lets pass."""
         if not len(self._movable):
             return
@@ -108,9 +105,8 @@ class _Chains:
         if number % 4 > 1:
             allowed = allowed & self._given.allowed[other, here]
         values, over = self._value(owners), self._excess(owners, used)
-        heat = self._scale * HOT * (COLD / HOT) ** progress
         change = values - self._values + self._prices * (over - self._over)
-        taken = np.flatnonzero(allowed & (change <= heat * self._chance.exponential(size=NUM_CHAINS)))
+        taken = np.flatnonzero(allowed & (change <= heat * self._scale * self._chance.exponential(size=NUM_CHAINS)))
         self._owners[:, taken], self._used[:, :, taken] = owners[:, taken], used[:, :, taken]
         self._values[taken], self._over[taken] = values[taken], over[taken]
         self._remember()

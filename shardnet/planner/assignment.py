@@ -9,6 +9,7 @@ last one goes to the device of unit 0.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,19 +103,38 @@ class Assignment:
             row[:] = np.bincount(where, load.ravel()[self._unit_row + owners].ravel(), num_devices * num)
         return used.reshape(len(self.loads), num_devices, num)
 
-    def beat(self, owners: Ints, in_flight: int) -> Floats:
-        """[n] seconds per token of assignments [u, n] where `unit` and `hop` are seconds, and a little for the lap.
+    @cached_property
+    def _crossings(self) -> list[tuple[Ints, Floats]]:
+        """Which links [u, d, e] each hop crosses, the first ones, the second ones ..., and for how many seconds."""
+        tables, num = self.tables, self.tables.num_devices
+        routes = [list(links) for links in tables.relayed.values()]
+        parts = [
+            (np.zeros(self.hop.shape, dtype=np.int64), np.zeros(self.hop.shape))
+            for _ in max(routes, key=len, default=[0])
+        ]
+        parts[0][0][:] = np.arange(num)[:, None] * num + np.arange(num)
+        parts[0][1][:] = np.where(self.hop < self.far, self.hop, 0.0)
+        index = tables.problem.index
+        for (k, d, e), links in tables.relayed.items():
+            units = tables.payload == k
+            for (link_at, seconds), link in zip(parts, links):
+                link_at[units, d, e] = index[link.source] * num + index[link.target]
+                seconds[units, d, e] = link.seconds(float(tables.payload_bytes[k]))
+        return parts
 
-        A hop over relays counts for the pair of its ends, so that this is not quite what `costs` says.
-        """
+    def beat(self, owners: Ints, in_flight: int) -> Floats:
+        """[n] seconds per token of assignments [u, n] where `unit` and `hop` are seconds, and a little for the lap."""
         num, num_devices, each = owners.shape[1], self.tables.num_devices, np.arange(owners.shape[1])
-        pair = owners * num_devices + owners[self._after]
-        work = self.unit.ravel()[self._unit_row + owners]
-        crossing = self.hop.ravel()[self._hop_row + pair]
-        device_s = np.bincount((owners * num + each).ravel(), work.ravel(), num_devices * num)
-        link_s = np.bincount((pair * num + each).ravel(), crossing.ravel(), num_devices**2 * num)
+        hops = self._hop_row + owners * num_devices + owners[self._after]
+        work, crossing = self.unit.ravel()[self._unit_row + owners], self.hop.ravel()[hops]
+        busy = [np.bincount((owners * num + each).ravel(), work.ravel(), num_devices * num)]
+        link_s = np.zeros(num_devices**2 * num)
+        for link_at, seconds in self._crossings:
+            where = link_at.ravel()[hops] * num + each
+            link_s += np.bincount(where.ravel(), seconds.ravel()[hops].ravel(), num_devices**2 * num)
+        busy.append(link_s)
         share_s = (work + crossing).sum(axis=0) / in_flight
-        busiest_s = np.maximum(device_s.reshape(-1, num).max(axis=0), link_s.reshape(-1, num).max(axis=0))
+        busiest_s = np.maximum(*(seconds.reshape(-1, num).max(axis=0) for seconds in busy))
         return np.maximum(busiest_s, share_s) + LAP_SHARE * share_s
 
     def runs(self, owners: Ints) -> Runs:

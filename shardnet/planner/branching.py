@@ -49,9 +49,14 @@ class _Ascent:
 
 
 class Branching:
-    """A search that can be gone on with."""
+    """A search that can be gone on with.
 
-    def __init__(self, assignment: Assignment, judge: Judge) -> None:
+    Args:
+        within: [u, d, i] in one of these the device of every unit must be allowed; anywhere where None.
+    """
+
+    def __init__(self, assignment: Assignment, judge: Judge, within: Bools | None = None) -> None:
+        self._within = within
         self._given, self._judge = assignment, judge
         tables = assignment.tables
         self._num_units, self._num_devices = tables.num_units, tables.num_devices
@@ -89,12 +94,23 @@ class Branching:
 
     def _roots(self) -> Nodes:
         """A node for each device that may hold unit 0."""
+        if self._within is not None:
+            return self._parts(self._within)
         roots = [d for d in self._given.roots if self._given.allowed[0, d]]
         masks = np.repeat((self._given.allowed << self._bits).sum(axis=1)[None], len(roots), axis=0)
         root = np.array(roots, dtype=np.int64)
         masks[:, 0] = 1 << root
         prices = np.zeros((len(roots), self._num_prices))
         return Nodes(masks.astype(np.uint16), prices, np.full(len(roots), -np.inf), root, 1 << root)
+
+    def _parts(self, within: Bools) -> Nodes:
+        """A node for each part and each device of unit 0 in it; identical devices are told apart there."""
+        part, root = np.nonzero(within[0].T & self._given.allowed[0])
+        masks = ((within & self._given.allowed[:, :, None]) << self._bits[None, :, None]).sum(axis=1).T[part]
+        masks[:, 0] = 1 << root
+        every = np.full(len(root), (1 << self._num_devices) - 1)
+        prices = np.zeros((len(root), self._num_prices))
+        return Nodes(masks.astype(np.uint16), prices, np.full(len(root), -np.inf), root, every)
 
     def _expanded(self, nodes: Nodes, num_steps: int) -> Nodes:
         """The children of some nodes that may hold a better plan."""

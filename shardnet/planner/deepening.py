@@ -6,24 +6,31 @@ by going through the units in order.
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import numpy as np
+from numpy.typing import NDArray
 
 from shardnet.planner.annealing import anneal
-from shardnet.planner.assignment import Assignment, Judge
+from shardnet.planner.assignment import Assignment, Judge, Runs
 from shardnet.planner.branching import Branching
 from shardnet.planner.budget import Budget
 from shardnet.planner.by_class import Target
 from shardnet.planner.search import Found
-from shardnet.planner.tables import Tables
+from shardnet.planner.tables import Ints, Tables
 
 MOST_DEVICES = 16
 """A branch and bound keeps a bit for each device, and time for each pair of them."""
 NUM_STEPS = 6000, 12000
 """Of annealing, for the first time and for every other one."""
-ANNEALING_SHARE, FIRST_SHARE = 0.35, 0.5
-"""Of the time that is left: what annealing may take, and after it the first part of the branch and bound."""
+ANNEALING_SHARE, NEAR_SHARE, FIRST_SHARE = 0.35, 0.25, 0.5
+"""Of the time that is left: what annealing may take, then the neighbourhoods, then the first part of the proof."""
 MOST_JUDGED = 16
-"""Of the assignments that annealing finds, so many are judged."""
+"""Of the assignments that annealing finds, so many are judged, and"""
+MOST_POLISHED = 4
+"""the neighbourhoods of so many are searched."""
+DEVICES, WINDOW, STRIDE, MOST_GROUPS = 3, 8, 3, 120
+"""A neighbourhood: the units of some devices among these, or some consecutive units anywhere."""
 
 
 class Deepening:
@@ -45,20 +52,59 @@ class Deepening:
         if not self._given.allowed.any(axis=1).all():
             return Found(None, upper, np.inf)
         steps, self._calls = NUM_STEPS[min(self._calls, 1)], self._calls + 1
-        better = self._annealed(upper, steps, budget.share(ANNEALING_SHARE))
-        if enough and better.runs is not None:
-            return better
+        found = [runs for runs in self._annealed(steps, budget.share(ANNEALING_SHARE)) if self._judge(runs) < np.inf]
+        best, cost = self._better(None, upper, found)
+        if not enough or best is None:
+            polished = self._polished(found, budget.share(NEAR_SHARE))
+            best, cost = self._better(best, cost, polished)
+        if enough and best is not None:
+            return Found(best, cost, -np.inf)
         until = budget.share(FIRST_SHARE) if self._calls == 1 else budget
-        found = self._branching.run(better.cost, until)
-        return found if found.runs is not None else Found(better.runs, better.cost, found.unseen)
+        proof = self._branching.run(cost, until)
+        return proof if proof.runs is not None else Found(best, cost, proof.unseen)
 
-    def _annealed(self, upper: float, num_steps: int, budget: Budget) -> Found:
+    def _better(self, best: Runs | None, cost: float, others: list[Runs]) -> tuple[Runs | None, float]:
+        for runs in others:
+            if self._judge(runs) < cost:
+                best, cost = runs, self._judge(runs)
+        return best, cost
+
+    def _annealed(self, num_steps: int, budget: Budget) -> list[Runs]:
         owners, values = anneal(self._given, self._given.cost, num_steps, budget, self._chance)
-        found = Found(None, upper, -np.inf)
-        for n in range(min(len(values), MOST_JUDGED)):
-            if values[n] < found.cost:
-                runs = self._given.runs(owners[:, n])
-                cost = self._judge(runs)
-                if cost < found.cost:
-                    found = Found(runs, cost, -np.inf)
-        return found
+        several = [self._given.runs(owners[:, n]) for n in range(min(len(values), MOST_JUDGED))]
+        return list(dict.fromkeys(several))
+
+    def _polished(self, found: list[Runs], budget: Budget) -> list[Runs]:
+        """What branch and bound makes of the best plans, going from neighbourhood to neighbourhood."""
+        polished = []
+        for number, runs in enumerate(sorted(found, key=self._judge)[:MOST_POLISHED]):
+            until = budget.share(1 / (MOST_POLISHED - number))
+            while not until.spent:
+                near = Branching(self._given, self._judge, self._neighbourhoods(self._owners(runs)))
+                better = near.run(self._judge(runs), until)
+                if better.runs is None:
+                    break
+                runs = better.runs
+            polished.append(runs)
+        return polished
+
+    def _owners(self, runs: Runs) -> Ints:
+        """The device of each unit [u]."""
+        lengths = np.diff([-1, *(last for _, last in runs)])
+        return np.repeat([device for device, _ in runs], lengths)
+
+    def _neighbourhoods(self, owners: Ints) -> NDArray[np.bool_]:
+        """Where each unit may be [u, d, i]: where it is, or free in one of many ways."""
+        num_units, num_devices = self._given.allowed.shape
+        here = np.eye(num_devices, dtype=bool)[owners]
+        parts = []
+        groups = list(combinations(range(num_devices), min(DEVICES, num_devices)))
+        for group in groups if len(groups) <= MOST_GROUPS else self._chance.permutation(groups)[:MOST_GROUPS]:
+            part, devices = here.copy(), np.array(group)
+            part[np.ix_(np.isin(owners, devices), devices)] = True
+            parts.append(part)
+        for first in range(0, max(1, num_units - WINDOW + 1), STRIDE):
+            part = here.copy()
+            part[first : first + WINDOW] = True
+            parts.append(part)
+        return np.stack(parts, axis=2)

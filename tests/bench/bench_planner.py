@@ -1,9 +1,14 @@
 """How fast the planner is, what it proves, and whether any method ever beats `auto`. Writes docs/benchmarks/.
 
     python tests/bench/bench_planner.py [--problems 1000] [--oracle 300] [--seed 0] [--json FILE] [--no-report]
+    python tests/bench/bench_planner.py --tight [NUMBER ...] | --record SECONDS [NUMBER ...]
 
 Three tables: times on clusters from three devices to a thousand; `auto` against every other method on random problems
 of 2-6 devices and 6-24 units at all memory levels and for all objectives; `exact` against brute force on small ones.
+
+`--tight` compares `auto` with what a mixed-integer solver found for the problems of tests/tight_problems.py; `--record`
+lets the solver (HiGHS: pip install highspy) try so many seconds of processor time on each of them, and keeps the better
+of what it finds and of what the record has.
 """
 
 from __future__ import annotations
@@ -35,6 +40,7 @@ from planner_problems import (
     mixed_cluster,
     random_problem,
 )
+from tight_problems import NUM_CASES, RECORD, against_record, recorded, tight_case
 
 from shardnet.errors import DoesNotFit, ShardnetError
 from shardnet.plan import Plan
@@ -183,6 +189,43 @@ def equals(found: Plan, value: float, lap_s: float, num_devices: int) -> bool:
     )
 
 
+def measure_tight(numbers: list[int]) -> None:
+    """Compare `auto` with the record."""
+    rows, proven, lost = recorded(), 0, []
+    numbers = numbers or sorted(rows)
+    for number in numbers:
+        began = time.process_time()
+        told = against_record(rows[number])
+        proven += told.proven
+        lost += [number] if told.worse else []
+        took_s, objective, solver_s = time.process_time() - began, rows[number]["objective"], rows[number]["seconds"]
+        name = f"{number:3d} {objective:10s}"
+        print(
+            f"{name} {told.mine} against {told.theirs} of {solver_s} s, proven {told.proven}, {took_s:.2f} s",
+            flush=True,
+        )
+    print(f"{len(numbers)} problems, {proven} proven, {len(lost)} worse than the record: {lost}")
+
+
+def record_tight(seconds: float, numbers: list[int]) -> None:
+    """Let the solver try, and write the record."""
+    from planner_solver import record
+
+    rows = recorded()
+    for number in numbers or range(NUM_CASES):
+        made, known = record(tight_case(number), seconds), rows.get(number)
+        keys = {"latency": "lap_s", "energy": "energy_j", "throughput": "rate_per_s"}
+        key, sign = keys[made["objective"]], -1 if made["objective"] == "throughput" else 1
+        found = sign * made.get(key, sign * math.inf)
+        limits = known is not None and known["lap_limit_s"] != made["lap_limit_s"]
+        if known is None or limits or found < sign * known.get(key, sign * math.inf) or seconds > known["limit_s"]:
+            rows[number] = made
+        print(json.dumps(made), flush=True)
+        lines = ",\n  ".join(json.dumps(rows[each]) for each in sorted(rows))
+        how = json.dumps(json.loads(RECORD.read_text())["how"])
+        RECORD.write_text(f'{{"how": {how},\n "cases": [\n  {lines}]}}\n')
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--problems", type=int, default=1000, help="random problems for all methods")
@@ -191,7 +234,21 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--no-report", action="store_true", help="only print")
+    parser.add_argument(
+        "--tight", type=int, nargs="*", help="compare with the record of a solver, these or all numbers"
+    )
+    parser.add_argument("--record", type=float, nargs="+", help="seconds for the solver, then numbers")
     options = parser.parse_args()
+    if options.tight is not None:
+        measure_tight(options.tight)
+    elif options.record:
+        record_tight(options.record[0], [int(number) for number in options.record[1:]])
+    else:
+        measure_all(options)
+
+
+def measure_all(options: argparse.Namespace) -> None:
+    """The three tables."""
     told: dict[str, Any] = {"speed": measure_speed()}
     if options.oracle:
         told["oracle"] = measure_oracle(options.oracle, options.seed)
