@@ -38,12 +38,12 @@ class Assignment:
         far: more than any plan costs.
     """
 
-    def __init__(self, tables: Tables, target: Target, roots: list[int]) -> None:
+    def __init__(self, tables: Tables, target: Target, roots: list[int], far: float = 1.0) -> None:
         self.tables, self.roots = tables, roots
         self.unit = target.unit_cost
         hop = target.hop_cost[tables.payload]
         finite = np.where(np.isfinite(hop), hop, 0.0)
-        self.far = 1.0 + 2 * float(self.unit.max(axis=1).sum() + finite.max(axis=(1, 2)).sum())
+        self.far = far + 2 * float(self.unit.max(axis=1).sum() + finite.max(axis=(1, 2)).sum())
         self.hop = np.where(np.isfinite(hop), hop, self.far)
         self.second, self.second_hop = np.zeros_like(self.unit), np.zeros_like(self.hop)
         if target.second is not None:

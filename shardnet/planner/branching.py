@@ -27,7 +27,7 @@ from shardnet.planner.tables import Floats, Ints
 Bools = NDArray[np.bool_]
 
 PROOF = 1e-9
-"""Nodes whose bound comes so near to the best plan known are closed."""
+"""Relative difference below which a bound counts as that of the best plan known."""
 BATCH = 512
 FIRST_STEPS, STEPS = 200, 6
 """Subgradient steps of the roots, and of every other node."""
@@ -53,10 +53,13 @@ class Branching:
 
     Args:
         within: [u, d, i] in one of these the device of every unit must be allowed; anywhere where None.
+        closing: nodes whose bound comes to this share of the best plan known are closed.
     """
 
-    def __init__(self, assignment: Assignment, judge: Judge, within: Bools | None = None) -> None:
-        self._within = within
+    def __init__(
+        self, assignment: Assignment, judge: Judge, within: Bools | None = None, closing: float = 1 - PROOF
+    ) -> None:
+        self._within, self._closing = within, closing
         self._given, self._judge = assignment, judge
         tables = assignment.tables
         self._num_units, self._num_devices = tables.num_units, tables.num_devices
@@ -76,8 +79,12 @@ class Branching:
         self._runs: Runs | None = None
         self._upper = np.inf
 
-    def run(self, upper: float, budget: Budget) -> Found:
-        """Search for a plan that costs less than `upper`, until there is proven to be none, or the budget is spent."""
+    def run(self, upper: float, budget: Budget, enough: bool = False) -> Found:
+        """Search for a plan that costs less than `upper`, until there is proven to be none, or the budget is spent.
+
+        Args:
+            enough: any such plan will do.
+        """
         self._upper, self._runs = upper, None
         if self._open is None:
             self._open = OpenNodes()
@@ -86,11 +93,13 @@ class Branching:
             nodes = self._open.take(BATCH, self._closed_at())
             if nodes is None:
                 return Found(self._runs, self._upper, np.inf)
+            if enough and self._runs is not None:
+                break
             self._open.add(self._expanded(nodes, STEPS))
         return Found(self._runs, self._upper, self._open.least())
 
     def _closed_at(self) -> float:
-        return min(self._upper, self._given.far) * (1 - PROOF)
+        return min(self._upper, self._given.far) * self._closing
 
     def _roots(self) -> Nodes:
         """A node for each device that may hold unit 0."""

@@ -15,7 +15,7 @@ from shardnet.planner.annealing import anneal
 from shardnet.planner.assignment import Assignment, Judge, Runs
 from shardnet.planner.branching import Branching
 from shardnet.planner.budget import Budget
-from shardnet.planner.by_class import Target
+from shardnet.planner.by_class import Second, Target
 from shardnet.planner.search import Found
 from shardnet.planner.tables import Ints, Tables
 
@@ -29,6 +29,9 @@ MOST_JUDGED = 16
 """Of the assignments that annealing finds, so many are judged, and"""
 MOST_POLISHED = 4
 """the neighbourhoods of so many are searched."""
+FAR, POSITIVE = 1e6, 1e-4
+"""The cost of what is not allowed, where all that is allowed costs nothing; and a bound that is surely above nothing:
+with higher prices it would be as high as one likes."""
 DEVICES, WINDOW, STRIDE, MOST_GROUPS = 3, 8, 3, 120
 """A neighbourhood: the units of some devices among these, or some consecutive units anywhere."""
 
@@ -36,9 +39,14 @@ DEVICES, WINDOW, STRIDE, MOST_GROUPS = 3, 8, 3, 120
 class Deepening:
     """One problem under one target; each call goes on where the last one ended."""
 
-    def __init__(self, tables: Tables, target: Target, roots: list[int], judge: Judge) -> None:
+    def __init__(self, tables: Tables, target: Target, roots: list[int], judge: Judge, limit_s: float = np.inf) -> None:
+        self._limit_s = limit_s
         self._given, self._judge = Assignment(tables, target, roots), judge
         self._branching = Branching(self._given, judge)
+        self._packing: Branching | None = None
+        if np.isfinite(target.busy_limit_s) and np.isfinite(limit_s):
+            packed = self._packed(target, roots)
+            self._packing = Branching(packed, lambda runs: 0.5 if self._kept(runs) else np.inf, closing=POSITIVE)
         self._chance = np.random.default_rng(5)
         self._calls = 0
 
@@ -60,8 +68,37 @@ class Deepening:
         if enough and best is not None:
             return Found(best, cost, -np.inf)
         until = budget.share(FIRST_SHARE) if self._calls == 1 else budget
+        if enough and self._packing is not None:
+            return self._fits(self._packing, upper, until)
         proof = self._branching.run(cost, until)
         return proof if proof.runs is not None else Found(best, cost, proof.unseen)
+
+    def disproves(self, budget: Budget) -> bool:
+        """Whether it is shown that no plan keeps the beat and its limit of the lap."""
+        if not self._given.allowed.any(axis=1).all():
+            return True
+        assert self._packing is not None, "a beat and a limit are given"
+        return self._fits(self._packing, self._limit_s, budget).unseen == np.inf
+
+    def _packed(self, target: Target, roots: list[int]) -> Assignment:
+        """The same limits with nothing to pay: whether units fit devices and beat at all.
+
+        Where the lap is far below its limit, prices on what is busy would have to make up for all of that before they
+        show that a beat is too short. Here the lap is one limit among others, and prices of any height show it.
+        """
+        tables = self._given.tables
+        open_ = np.where(np.isfinite(target.hop_cost), 0.0, np.inf)
+        laps = Second(tables.seconds, tables.hop_s, self._limit_s)
+        return Assignment(tables, Target(tables.seconds * 0, open_, target.busy_limit_s, laps), roots, FAR)
+
+    def _kept(self, runs: Runs) -> bool:
+        return self._judge(runs) < self._limit_s
+
+    def _fits(self, packing: Branching, upper: float, budget: Budget) -> Found:
+        proof = packing.run(1.0, budget, enough=True)
+        if proof.runs is not None:
+            return Found(proof.runs, self._judge(proof.runs), -np.inf)
+        return Found(None, upper, np.inf if np.isinf(proof.unseen) else -np.inf)
 
     def _better(self, best: Runs | None, cost: float, others: list[Runs]) -> tuple[Runs | None, float]:
         for runs in others:

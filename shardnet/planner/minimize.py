@@ -87,7 +87,7 @@ def minimize(
     search = Search(tables, target, columns_of(tables, target), roots, bounds, judge, device_cost, enough)
     best, deep = Best(None, upper, lowest), None
     if Deepening.suits(tables) and not device_cost:
-        deep = Deepening(tables, target, roots, judge)
+        deep = Deepening(tables, target, roots, judge, upper)
     for step, width in enumerate(widths or (0,)):
         if deep is not None and width >= DEEP_BEFORE:
             best = _merged(best, deep.run(best.cost, budget, enough))

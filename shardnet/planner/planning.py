@@ -31,7 +31,7 @@ METHODS = ("auto", "exact", "edgeshard", "lingualinked", "memory", "even", "solo
 LEAST_SOLVER_S = 2.0
 """What the solver of `lingualinked` gets even where searches get less."""
 OBJECTIVES = ("latency", "throughput", "energy")
-TIME_LIMITS_S = ((200, 6.0), (math.inf, 25.0))
+TIME_LIMITS_S = ((200, 8.0), (math.inf, 25.0))
 """For the search of `exact` and `auto` where the caller sets none: up to so many devices, so long."""
 
 Stages = tuple[StagePlan, ...]

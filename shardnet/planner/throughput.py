@@ -38,6 +38,7 @@ NUM_STEPS, NUM_ANNEALED = 6000, 2
 """Steps of annealing for a shorter beat, and how often."""
 BEAT_HEAT = 0.2, 0.002
 """Colder than for sums, since a step seldom changes what is busiest."""
+BRANCHING_S = 0.1
 QUICK_WIDTHS = (24, 192)
 QUICK_ROUNDS = 60
 BOUND_ROUNDS = 200
@@ -55,6 +56,8 @@ def greatest_rate(exact: Exact, in_flight: int) -> Solution:
     beats = _Beats(exact, in_flight, start)
     if beats.high == 0:  # every time is zero
         return exact.solution(Best(min(beats.pool, key=beats.beat), 0.0, 0.0), 0.0, 0.0, True)
+    if not start.proven:  # a hard problem: quick searches will not come near the least beat
+        beats.anneal(beats.low)
     while True:
         beats.shorten()
         until = exact.budget.share(0.25)
@@ -149,12 +152,12 @@ class _Beats:
         if self.find(goal * (1 - SAME), self._exact.budget.share(0.3), short, QUICK_ROUNDS):
             return True
         if self.low < goal * (1 - 2 * SAME):
-            self.raise_low(goal * (1 - SAME), self._exact.budget.share(0.5))
-        if self.low < goal * (1 - 2 * SAME) and self._anneal(goal):
+            self.raise_low(goal * (1 - SAME), self._exact.budget.share(0.25))
+        if self.low < goal * (1 - 2 * SAME) and self.anneal(goal):
             return True
         return self.low < goal * (1 - 2 * SAME) and self.find(goal * (1 - SAME), self._exact.budget, rest, QUICK_ROUNDS)
 
-    def _anneal(self, goal: float) -> bool:
+    def anneal(self, goal: float) -> bool:
         """Whether annealing, once, found a plan that keeps the goal; what it found is learnt."""
         exact = self._exact
         if self._annealed or not Deepening.suits(exact.tables):
@@ -163,7 +166,7 @@ class _Beats:
         given = Assignment(exact.tables, exact.beat_target(np.inf), roots_of(exact.tables))
         if not given.allowed.any(axis=1).all():
             return False
-        until, in_flight = exact.budget.share(0.4), self._in_flight
+        until, in_flight = exact.budget.share(0.5), self._in_flight
         judge = exact.beat_judge(np.inf, exact.lap_limit_s)
         for _ in range(NUM_ANNEALED):
             owners, _ = anneal(
@@ -194,7 +197,7 @@ class _Beats:
         """Bisect with bounds alone, the highest beat first: where it is disproven, no search is needed."""
         middle = high
         while high > self.low * (1 + CLOSE / 4) and not budget.spent:
-            if not self._packs_no(middle):
+            if not self._packs_no(middle) and not self._branches_no(middle, budget):
                 self.find(middle, budget, (), BOUND_ROUNDS)
             if self.low < middle:
                 high = middle
@@ -203,6 +206,18 @@ class _Beats:
     def _packs_no(self, beat_s: float) -> bool:
         """Whether packing alone shows that no plan keeps the beat; then `low` is raised."""
         none = not sets_fit(ByClass(self._exact.tables, self._exact.beat_target(beat_s)))
+        self.low = max(self.low, beat_s) if none else self.low
+        return none
+
+    def _branches_no(self, beat_s: float, budget: Budget) -> bool:
+        """Whether a short branch and bound shows the same, in small clusters; then `low` is raised."""
+        exact = self._exact
+        if not Deepening.suits(exact.tables):
+            return False
+        limit_s = min(beat_s * self._in_flight, exact.lap_limit_s) * (1 + ROUNDING)
+        target, judge = exact.beat_target(beat_s), exact.beat_judge(beat_s, limit_s)
+        deep = Deepening(exact.tables, target, roots_of(exact.tables), judge, limit_s)
+        none = deep.disproves(budget.at_most(BRANCHING_S))
         self.low = max(self.low, beat_s) if none else self.low
         return none
 
