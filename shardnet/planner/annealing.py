@@ -22,7 +22,7 @@ HEAT = 0.5, 0.01
 PRICES = 1.0, 30.0
 """The first prices of a mean load over a limit, from the first chain to the last."""
 ROUND = 100
-"""Steps after which prices change."""
+"""Steps after which it cools and prices change."""
 DEARER, CHEAPER = 1.2, 0.9
 
 
@@ -41,12 +41,13 @@ def anneal(
         heat: the first and the last temperature.
     """
     chains, (hot, cold) = _Chains(assignment, value, chance), heat
-    for step in range(num_steps):
-        chains.step(step, hot * (cold / hot) ** (step / num_steps))
-        if step % ROUND == ROUND - 1:
-            chains.reprice()
-            if budget.spent:
-                break
+    given_s, progress, step = budget.left_s, 0.0, 0
+    while progress < 1 and not budget.spent:
+        for _ in range(ROUND):
+            chains.step(step, hot * (cold / hot) ** progress)
+            step += 1
+        chains.reprice()
+        progress = max(step / num_steps, 1 - budget.left_s / given_s)  # where time is short it cools faster
     order = np.argsort(chains.least, kind="stable")
     order = order[np.isfinite(chains.least[order])]
     return chains.best[:, order], chains.least[order]

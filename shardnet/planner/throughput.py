@@ -51,6 +51,8 @@ MANY_DEVICES = 8
 def greatest_rate(exact: Exact, in_flight: int) -> Solution:
     """The plan with the greatest rate; of those within 1%, that with the shortest lap, then with fewest devices."""
     start = exact.least_lap(np.inf, np.inf, exact.budget.share(0.8 if in_flight == 1 else 0.1))
+    if start.runs is None and not start.proven:
+        start = exact.least_lap(np.inf, np.inf, exact.budget.share(0.8))
     if start.runs is None:
         return exact.solution(start, np.inf, start.bound, False)
     beats = _Beats(exact, in_flight, start)
