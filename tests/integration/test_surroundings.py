@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tiny_text_model import save_text_model
 
 COMMAND = f"{sys.executable} -m shardnet.launch.cli"
 PLAN = f"{COMMAND} plan --model llama-2-7b --bits 4 --cluster home"
@@ -72,3 +73,28 @@ def test_a_deleted_folder_is_said(tmp_path: Path) -> None:
     done = shell(f"mkdir gone; cd gone; rmdir ../gone; {sys.executable} -P -c '{program}' demo", HOME=str(tmp_path))
     assert done.returncode == 2
     assert done.stderr == "shardnet: The current folder does not exist any more. Change to another one: cd.\n"
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("before", "model", "exit_code", "err"),
+    [
+        ("unshare -n", "tiny", 2, "This machine cannot reach itself at 127.0.0.1: Network is unreachable."),
+        ("unshare -m sh -c 'umount -l /proc; exec \"$@\"' -", "tiny", 0, ""),
+        (
+            "unshare -m sh -c 'mount -t tmpfs -o size=3M none small; exec \"$@\"' -",
+            "smollm2-135m-instruct",
+            2,
+            "cannot be converted into small (No space left on device",
+        ),
+    ],
+    ids=["no loopback", "no /proc", "full disk"],
+)
+def test_a_machine_may_lack_something(tmp_path: Path, before: str, model: str, exit_code: int, err: str) -> None:
+    save_text_model(tmp_path / "tiny")
+    (tmp_path / "small").mkdir()
+    generate = f"{COMMAND} generate --model {model} --prompt hi -n 4 --devices 1 --split {6 if model == 'tiny' else 32}"
+    done = shell(f"cd {tmp_path}; {before} {generate}", SHARDNET_CACHE="small")
+    assert done.returncode == exit_code, done.stderr
+    assert err in done.stderr.splitlines()[-1]
+    assert "mistake" not in done.stderr
