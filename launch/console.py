@@ -5,10 +5,10 @@ from __future__ import annotations
 from rich.console import Console
 
 
-def plain_console(*, soft_wrap: bool = False) -> Console:
+def plain_console(*, soft_wrap: bool = False, stderr: bool = False, width: int | None = None) -> Console:
     """Prints every text as it is.
 
     By rich's own rules `[/x]` in a device's name ends a style, which raises, `[b]` vanishes, and `:cat:` is a picture.
     Styles are given as `style=`, never as markup.
     """
-    return Console(markup=False, emoji=False, highlight=False, soft_wrap=soft_wrap)
+    return Console(markup=False, emoji=False, highlight=False, soft_wrap=soft_wrap, stderr=stderr, width=width)

@@ -7,9 +7,11 @@ from functools import partial
 from typing import Annotated
 
 import typer
-from rich.console import Console
+from rich.text import Text
 
 from shardnet.progress import progress_bars
+
+from .console import plain_console
 
 
 def register(app: typer.Typer) -> None:
@@ -23,15 +25,15 @@ def doctor(
     """Look whether this machine can be a device: versions, network, memory, and the threads that pay. Takes seconds."""
     from .doctor import examine
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = plain_console(soft_wrap=True)
     findings = []
     for finding in examine(partial(progress_bars, enabled=False if json else None)):
         findings.append(finding)
         if not json:
-            console.print(f"[{'green' if finding.ok else 'red'}]{'ok ' if finding.ok else 'NO '}", end="")
-            console.print(f"{finding.name.replace('_', ' '):<17}{finding.text}", markup=False)
+            mark = Text("ok ", style="green") if finding.ok else Text("NO ", style="red")
+            console.print(mark + Text(f"{finding.name.replace('_', ' '):<17}{finding.text}"))
             for hint in finding.hints:
-                console.print(f"    {hint}", markup=False)
+                console.print(f"    {hint}")
     ready = all(finding.ok for finding in findings)
     if json:
         found = {each.name: {"ok": each.ok, "found": each.data, "hints": each.hints} for each in findings}

@@ -13,12 +13,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from shardnet.errors import ShardnetError
+from shardnet.quoting import shortened
 
 from .signals import raised
 from .standard_streams import flush_stdout, say
 from .surroundings import what_is_lacking
 
 UNWANTED = 128 + signal.SIGPIPE
+MOST_OF_A_WORD = 400
+MOST_OF_A_SENTENCE = 2000
+"""Some sentences are others' (typer's, the system's), and quote arguments whole, whatever their size."""
 
 
 @contextmanager
@@ -72,9 +76,9 @@ def _say(sentence: str, exit_code: int, wants_json: bool) -> None:
 
 
 def one_line(sentence: str) -> str:
-    """The same without line breaks and without characters that would steer a terminal."""
-    words = " ".join(sentence.split())
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in words)
+    """The same without line breaks, without characters that would steer a terminal, and no longer than can be read."""
+    words = (shortened(word, MOST_OF_A_WORD) for word in sentence.split())
+    return shortened(" ".join(words), MOST_OF_A_SENTENCE)
 
 
 def _leave(exit_code: int) -> None:

@@ -60,12 +60,12 @@ class GenerateOptions:
             ("--context", self.context_tokens),
         ):
             if number is not None and number < 1:
-                raise BadRequest(f"{option} must be 1 or more, but is {number}.")
+                raise BadRequest(f"{option} must be 1 or more, but is {quoted(number)}.")
         if not self.model.strip():
             raise BadRequest("--model must not be empty; give a folder, a .gguf file, or a hub id.")
         num_cores = os.cpu_count() or 1
         if self.threads is not None and self.threads > num_cores:
-            raise BadRequest(f"--threads is {self.threads}, but this machine has {num_cores} cores; use fewer.")
+            raise BadRequest(f"--threads is {quoted(self.threads)}, but this machine has {num_cores} cores; use fewer.")
         if self.devices is not None and self.cluster is not None:
             raise BadRequest("--devices starts local devices, --cluster uses running ones; leave one of them out.")
         if self.threads is not None and self.uses_running_devices:
@@ -76,7 +76,7 @@ class GenerateOptions:
             ("--objective", self.objective, OBJECTIVES),
         ):
             if word not in words:
-                raise BadRequest(f"{option} must be one of {', '.join(words)}, but is {word!r}.")
+                raise BadRequest(f"{option} must be one of {', '.join(words)}, but is {quoted(word)}.")
         if not all(self.stop):
             raise BadRequest("--stop must not be empty; leave it out to stop where the model ends its text.")
         if self.split is not None and self.devices is not None and len(self.split) != self.devices:
@@ -144,7 +144,7 @@ def read_split(text: str | None) -> tuple[int, ...] | None:
     except ValueError:
         counts = ()
     if not counts or min(counts) < 1:
-        raise BadRequest(f"--split must be whole numbers of units such as 10,10,12, but is {text!r}.")
+        raise BadRequest(f"--split must be whole numbers of units such as 10,10,12, but is {quoted(text)}.")
     return counts
 
 

@@ -8,6 +8,8 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 
+from rich.text import Text
+
 import shardnet
 from shardnet.cluster.cluster import Cluster
 from shardnet.cluster.model import Generation, Model
@@ -89,16 +91,14 @@ def _load(cluster: Cluster, files: ModelFiles, options: GenerateOptions, progres
 def _show_plan(model: Model, cluster: Cluster) -> None:
     console = stderr_console()
     weights = sum(unit.weight_bytes for unit in model.profile.units)
-    console.print(
-        f"[bold]{model.profile.name}[/bold]: {model.profile.num_units} units, {size(weights)}, "
-        f"over {len(cluster.devices)} devices"
-    )
-    console.print(str(model.plan), markup=False, soft_wrap=True)
+    units = f": {model.profile.num_units} units, {size(weights)}, over {len(cluster.devices)} devices"
+    console.print(Text(model.profile.name, style="bold") + Text(units))
+    console.print(str(model.plan), soft_wrap=True)
 
 
 def _show_question(options: GenerateOptions) -> None:
     if len(options.prompts) == 1 and options.chat:
-        stderr_console().print(f"\n> {options.prompts[0]}", markup=False)
+        stderr_console().print(f"\n> {options.prompts[0]}")
 
 
 def _answer(model: Model, options: GenerateOptions, seed: int) -> _Run:

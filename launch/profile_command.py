@@ -11,6 +11,7 @@ import typer
 
 from shardnet.errors import BadRequest, UsageError
 from shardnet.progress import progress_bars
+from shardnet.quoting import quoted
 
 from .generate_options import DTYPES
 from .model_configs import EMBEDDED_MODEL
@@ -43,12 +44,14 @@ def profile(
     from those of a reference model. Clusters place models by what is measured here.
     """
     if dtype not in DTYPES:
-        raise BadRequest(f"--dtype must be one of {', '.join(DTYPES)}, but is {dtype!r}.")
+        raise BadRequest(f"--dtype must be one of {', '.join(DTYPES)}, but is {quoted(dtype)}.")
     if not 0 < max_seconds < 86_400:
-        raise BadRequest(f"--max-seconds must be above 0 and below 86400, but is {max_seconds}.")
+        raise BadRequest(f"--max-seconds must be above 0 and below 86400, but is {quoted(max_seconds)}.")
     num_cores = os.cpu_count() or 1
     if threads is not None and not 0 < threads <= num_cores:
-        raise BadRequest(f"--threads must be between 1 and {num_cores}, the cores of this machine, but is {threads}.")
+        raise BadRequest(
+            f"--threads must be between 1 and {num_cores}, the cores of this machine, but is {quoted(threads)}."
+        )
     require_writable(out, "--out")
     from .profile_run import run_profile
     from .profile_tables import as_object, as_tables

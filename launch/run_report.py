@@ -12,6 +12,8 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from .console import plain_console
+
 if TYPE_CHECKING:
     from shardnet.cluster.model import Generation
     from shardnet.cluster.remote_stage import StageReport
@@ -31,7 +33,7 @@ LEAST_TABLE_WIDTH = 70
 def stderr_console() -> Console:
     """Where everything goes that is not the model's text. As wide as a table where nothing says how wide it is."""
     is_known = sys.stderr.isatty() or os.environ.get("COLUMNS", "").isdecimal()
-    return Console(stderr=True, highlight=False, width=None if is_known else 110)
+    return plain_console(stderr=True, width=None if is_known else 110)
 
 
 def size(num_bytes: float) -> str:

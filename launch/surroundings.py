@@ -82,6 +82,8 @@ def _sentence(error: BaseException) -> str | None:
         return f"This machine has no loopback network ({_reason(error)}). Bring it up: ip link set lo up."
     if isinstance(error, OSError) and error.errno is not None:
         where = f" ({error.filename})" if error.filename else ""
+        if error.errno == errno.ENAMETOOLONG:
+            return f"This name is too long for the system{where}. Give a shorter path."
         return f"The system refused what shardnet needs: {_reason(error)}{where}. Run it with --debug to see where."
     return None
 

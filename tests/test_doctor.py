@@ -30,7 +30,7 @@ def test_the_whole_examination(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
 def test_what_is_not_ready_ends_with_1_and_says_why(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    broken = Finding("rpc", False, "does not work: no TensorPipe", None, ("Install another build.",))
+    broken = Finding("rpc", False, "does not work: no TensorPipe", None, ("Install another[/x] :cat: build.",))
     monkeypatch.setattr(doctor, "examine", lambda show: iter([Finding("python", True, "3.11"), broken]))
     monkeypatch.setattr(sys, "argv", ["shardnet", "doctor"])
     with pytest.raises(SystemExit) as ended:
@@ -38,7 +38,7 @@ def test_what_is_not_ready_ends_with_1_and_says_why(
     assert ended.value.code == 1
     out = capsys.readouterr().out
     assert "NO rpc" in out
-    assert "    Install another build." in out
+    assert "    Install another[/x] :cat: build." in out
     assert "not ready" in out
 
 

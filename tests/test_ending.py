@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from shardnet.errors import DoesNotFit, UsageError
+from shardnet.launch import cli
 from shardnet.launch.ending import one_line, orderly_exit
 from shardnet.launch.standard_streams import TolerantStream, tolerant_streams
 from shardnet.launch.surroundings import require_address_space, require_folder, what_is_lacking
@@ -76,6 +77,21 @@ def test_a_result_that_was_printed_stays_the_only_object(capsys: Captured) -> No
 
 def test_a_sentence_is_one_line_that_steers_no_terminal() -> None:
     assert one_line("a\n  b\x1b[2Jc\udcff") == r"a b\x1b[2Jc\udcff"
+
+
+def test_a_sentence_can_be_read_whatever_it_quotes(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command, an option, a model or a folder of 100 kB came back whole: typer and the system quote all of it."""
+    long = "x" * 100_000
+    for words in ([long], [f"--{long}"], ["profile", "--model", long], ["generate", "--model", long, "-p", "x"]):
+        monkeypatch.setattr(sys, "argv", ["shardnet", *words])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert ended.value.code == 2
+        assert 0 < len(capsys.readouterr().err) < 1000
+    monkeypatch.setattr(sys, "argv", ["shardnet", "profile", "--threads", "9" * 400])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert "but is a whole number of about 401 digits." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("error", [ImportError("numpy cannot be imported"), KeyboardInterrupt()])

@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from shardnet.cluster.stream import Generation
+from shardnet.launch import generate_run
 from shardnet.launch.run_report import as_json, speed_line, stage_table, stderr_console
 
 STAGE: Any = SimpleNamespace(
@@ -56,3 +57,16 @@ def test_the_width_is_that_of_the_environment(monkeypatch: pytest.MonkeyPatch, c
     monkeypatch.setenv("COLUMNS", columns)
     monkeypatch.setattr("sys.stderr", io.StringIO())
     assert stderr_console().width == width
+
+
+def test_names_of_others_are_shown_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    """A model's folder called `[b]x` lost its brackets, one called `x[/x]` ended a run with `--stats`."""
+    named: Any = SimpleNamespace(**{**vars(STAGE), "device": "[red]phone[/x] :cat:"})
+    stderr_console().print(stage_table([named], "bfloat16", 110))
+    unit = SimpleNamespace(weight_bytes=1)
+    model: Any = SimpleNamespace(profile=SimpleNamespace(name="a[/x][b]:cat:", units=[unit], num_units=1), plan="p [b]")
+    cluster: Any = SimpleNamespace(devices=("device-0",))
+    generate_run._show_plan(model, cluster)
+    said = capsys.readouterr().err
+    for name in ("[red]phone[/x] :cat:", "a[/x][b]:cat:: 1 units", "p [b]"):
+        assert name in said

@@ -31,6 +31,7 @@ from shardnet.loader import ModelFiles, open_model
 from shardnet.pipeline import VERDICT_S, Pipeline
 from shardnet.plan import Plan, StagePlan
 from shardnet.progress import Progress
+from shardnet.quoting import quoted
 from shardnet.transport.base import Transport
 from shardnet.transport.messages import RingId, RingStop, StageSpec, Tokens
 
@@ -272,6 +273,6 @@ def check_context(model: str, longest: int, wanted: int | None) -> int:
         return longest
     if not 1 <= wanted <= longest:
         raise BadRequest(
-            f"context must be between 1 and the {longest} tokens that {model} was made for, but is {wanted}."
+            f"context must be between 1 and the {longest} tokens that {model} was made for, but is {quoted(wanted)}."
         )
     return wanted

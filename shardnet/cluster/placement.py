@@ -16,6 +16,7 @@ from shardnet.planner import plan as make_plan
 from shardnet.planner.links import Link
 from shardnet.planner.problem import Device, Unit
 from shardnet.planner.spread import spread_counts
+from shardnet.quoting import quoted, shortened
 
 SPREAD = "spread"
 PLACEMENTS = (SPREAD, *METHODS)
@@ -130,7 +131,7 @@ def check_split(split: Sequence[int], num_devices: int, num_units: int, model: s
     if any(count < 0 for count in split) or sum(split) != num_units:
         raise BadRequest(
             f"the split must give all {num_units} units of {model} (embedding, blocks, head) away, "
-            f"but {'+'.join(map(str, split))} = {sum(split)}."
+            f"but {shortened('+'.join(map(quoted, split)))} = {quoted(sum(split))}."
         )
 
 
