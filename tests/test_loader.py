@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import weakref
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,30 @@ def test_conversion_goes_through_a_small_buffer(
     converted = load_shard(llama.folder, shard, 0, 4, "bfloat16")
     expected = load_file(llama.folder / "model.safetensors")["model.embed_tokens.weight"].bfloat16()
     assert torch.equal(torch.as_tensor(converted.modules["model.embed_tokens"].weight), expected)
+
+
+def test_a_head_of_its_own_is_read_whatever_the_configuration_says_of_ties(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """A checkpoint with another head than its embedding, and `tie_word_embeddings: true`: transformers keeps both and
+    says so, shardnet took the embedding for the head, in silence. An equal copy is still loaded once.
+    """
+    from transformers import AutoModelForCausalLM
+
+    tied = tiny_model("llama-tied", tmp_path_factory)
+    stored = load_file(tied.folder / "model.safetensors")
+    embedding = stored["model.embed_tokens.weight"]
+    for name, head in (("equal", embedding.clone()), ("other", embedding.flip(0).contiguous())):
+        folder = tmp_path / name
+        shutil.copytree(tied.folder, folder)
+        save_file(stored | {"lm_head.weight": head}, folder / "model.safetensors", {"format": "pt"})
+        assert_same_weights(folder, AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32))
+        files = open_model(str(folder), "float32")
+        last = files.profile.num_units - 1
+        alone = load_shard(folder, files.tensors_of(last, last), last, last, "float32")
+        assert torch.equal(torch.as_tensor(alone.modules["lm_head"].weight), head)
+        extra = head.nbytes if name == "other" else 0
+        assert whole_shard(folder).weight_bytes == tied.shard(0, last).weight_bytes + extra
 
 
 def test_tied_weights_are_loaded_once_per_device(tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -22,6 +22,7 @@ from .folder import check_text_files, make_config, read_eos_ids, read_raw_config
 from .pieces import PART_MARK, match_names
 from .places import TensorPlace
 from .sources import find_folder
+from .ties import ties_that_hold
 
 Progress = Callable[[str, float, float], None]
 """Called as progress(what, done, total)."""
@@ -97,6 +98,7 @@ def open_model(
     check_folder(folder, config.to_dict(), stored)  # with what the family fills in
     copy = look_at(folder, stored)
     skeleton = build_skeleton(config, 0, config.num_hidden_layers + 1)
+    skeleton.tied = ties_that_hold(skeleton.tied, copy.tensors)
     name = Path(model).name.removesuffix(".gguf")
     return ModelFiles(
         name=name,

@@ -52,6 +52,8 @@ def load_shard(
         UnsupportedModel: the family cannot be cut.
     """
     skeleton = build_skeleton(read_config(Path(folder)), first_unit, last_unit)
+    # Who opened the model found a tensor of its own behind a tied name (`ties`), or did not name it.
+    skeleton.tied = {name: other for name, other in skeleton.tied.items() if name not in tensors}
     with _Reader(tensors, getattr(torch, dtype)) as reader:
         held = _fill(skeleton, reader, {} if weights is None else weights, progress)
     return Shard(skeleton, reader.dtype, sum(tensor.nbytes for tensor in held.values()), reader.bytes_read)
