@@ -16,11 +16,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import NoReturn
 
-from shardnet.cluster.local_workers import LocalWorkers
+from shardnet.cluster.local_workers import MOST_LOCAL_DEVICES, MOST_THREADS, LocalWorkers
 from shardnet.errors import BadRequest
 from shardnet.launched import MeetingPoint
 from shardnet.profiling.hardware import max_threads
+from shardnet.quoting import MOST_DIGITS, quoted
 
+from .ending import one_line
 from .standard_streams import say
 from .surroundings import require_address_space, require_folder
 
@@ -40,8 +42,11 @@ def run(options: argparse.Namespace) -> None:
         raise BadRequest(f"There is no script {options.script!r}. For a module, put -m before its name.")
 
     cores = max_threads()
-    num_devices = cores if options.nproc_per_node == "auto" else _count("--nproc-per-node", options.nproc_per_node)
-    threads = max(1, cores // num_devices) if options.threads is None else _count("--threads", options.threads)
+    given = options.nproc_per_node
+    num_devices = cores if given == "auto" else _count("--nproc-per-node", given, MOST_LOCAL_DEVICES)
+    threads = max(1, cores // num_devices)
+    if options.threads is not None:
+        threads = _count("--threads", options.threads, MOST_THREADS)
     names = [f"device-{index}" for index in range(num_devices)]
 
     from shardnet.transport import serve_store
@@ -59,7 +64,7 @@ class _Parser(argparse.ArgumentParser):
     """One sentence for a wrong option, as every command has it."""
 
     def error(self, message: str) -> NoReturn:
-        say(f"shardnet-run: {message}. See shardnet-run --help.")
+        say(f"shardnet-run: {one_line(message)}. See shardnet-run --help.")
         raise SystemExit(2)
 
 
@@ -89,9 +94,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _count(option: str, text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise BadRequest(f"{option} must be a whole number of 1 or more, but is {text!r}.")
+def _count(option: str, text: str, most: int) -> int:
+    is_number = text.isdecimal() and len(text) <= MOST_DIGITS
+    if not is_number or not 1 <= int(text) <= most:
+        raise BadRequest(f"{option} must be a whole number from 1 to {most}, but is {quoted(text)}.")
     return int(text)
 
 

@@ -15,6 +15,9 @@ import sys
 import threading
 from typing import NoReturn
 
+from shardnet.cluster.local_workers import MOST_THREADS
+from shardnet.quoting import MOST_DIGITS, quoted
+
 from .ending import orderly_exit
 from .signals import end_at_once
 from .standard_streams import open_closed, say
@@ -57,8 +60,9 @@ def main() -> int:
 
 
 def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"it must be a whole number of 1 or more, but is {text!r}")
+    is_number = text.isdecimal() and len(text) <= MOST_DIGITS
+    if not is_number or not 1 <= int(text) <= MOST_THREADS:
+        raise argparse.ArgumentTypeError(f"it must be a whole number from 1 to {MOST_THREADS}, but is {quoted(text)}")
     return int(text)
 
 
@@ -66,7 +70,7 @@ def _pipe(text: str) -> int:
     try:
         os.fstat(int(text))
     except (ValueError, OverflowError, OSError):
-        raise argparse.ArgumentTypeError(f"it must be the number of an open file, but is {text!r}") from None
+        raise argparse.ArgumentTypeError(f"it must be the number of an open file, but is {quoted(text)}") from None
     return int(text)
 
 

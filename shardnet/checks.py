@@ -9,17 +9,20 @@ from shardnet.errors import BadRequest
 from shardnet.quoting import quoted
 
 
-def whole_number(name: str, value: Any, *, least: int) -> int:
+def whole_number(name: str, value: Any, *, least: int, most: int | None = None) -> int:
     """The value as an int (numpy's whole numbers are fine, too).
 
     Raises:
-        BadRequest: it is something else, or below `least`.
+        BadRequest: it is something else, below `least`, or above `most`.
     """
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise BadRequest(f"{name} must be a whole number, but is {quoted(value)}.")
-    if value < least:
-        raise BadRequest(f"{name} must be at least {least}, but is {quoted(int(value))}.")
-    return int(value)
+    whole = int(value)
+    if whole < least:
+        raise BadRequest(f"{name} must be at least {least}, but is {quoted(whole)}.")
+    if most is not None and whole > most:
+        raise BadRequest(f"{name} must be at most {most}, but is {quoted(whole)}.")
+    return whole
 
 
 def number(name: str, value: Any) -> float:

@@ -19,7 +19,7 @@ from typing import Any
 
 from shardnet.checks import whole_number
 from shardnet.cluster.loading import LoadOptions, ModelLoad, load_model, split_of
-from shardnet.cluster.local_workers import LocalWorkers
+from shardnet.cluster.local_workers import MOST_LOCAL_DEVICES, MOST_THREADS, LocalWorkers
 from shardnet.cluster.model import Model
 from shardnet.cluster.survey import Surveyor
 from shardnet.cluster.watch import Watch
@@ -85,14 +85,15 @@ class Cluster:
             progress: told how far the start is; None shows a bar on a terminal.
 
         Raises:
-            BadRequest: `num_devices` or `threads_per_device` is below 1, or `log_dir` cannot be written.
+            BadRequest: `num_devices` or `threads_per_device` is below 1 or beyond any machine, or
+                `log_dir` cannot be written.
             JoinFailed: a process ended before it had joined; says what it printed.
         """
-        num_devices = whole_number("the number of devices", num_devices, least=1)
+        num_devices = whole_number("the number of devices", num_devices, least=1, most=MOST_LOCAL_DEVICES)
         if threads_per_device is None:
             threads = max(1, max_threads() // num_devices)
         else:
-            threads = whole_number("the number of threads", threads_per_device, least=1)
+            threads = whole_number("the number of threads", threads_per_device, least=1, most=MOST_THREADS)
         names = [f"device-{index}" for index in range(num_devices)]
         with ExitStack() as resources, _shown(progress) as told:
             store = serve_store("127.0.0.1", 0)

@@ -25,6 +25,10 @@ from pathlib import Path
 from shardnet.errors import BadRequest
 from shardnet.forks import Birthplace
 
+MOST_LOCAL_DEVICES = 1024
+MOST_THREADS = 1024
+"""Of each. Beyond any machine; a slip of the keys must not fill the memory with names or the system with threads."""
+
 NURSERY_COMMAND = (sys.executable, "-m", "shardnet.launch.nursery")
 
 NURSERY_LOG = "nursery.log"

@@ -235,6 +235,8 @@ def test_a_frozen_device_does_not_keep_the_cluster_from_ending(tiny: Path) -> No
     ("options", "words"),
     [
         ({"num_devices": 0}, "at least 1"),
+        ({"num_devices": 10**9}, "at most 1024"),  # a list of so many names filled the memory
+        ({"num_devices": 1, "threads_per_device": 10**6}, "at most 1024"),
         ({"num_devices": "3"}, "whole number, but is '3'"),
         ({"num_devices": None}, "whole number, but is None"),
         ({"num_devices": 1, "threads_per_device": 0}, "number of threads must be at least 1"),

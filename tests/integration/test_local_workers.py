@@ -134,7 +134,7 @@ def test_a_worker_says_what_is_wrong_with_its_options(endpoint: str) -> None:
     asked = [sys.executable, "-m", "shardnet.launch.worker", "--endpoint", endpoint, "--name", "a"]
     for option, sentence in (
         (["--end-with", "77"], "must be the number of an open file, but is '77'"),
-        (["--threads", "0"], "must be a whole number of 1 or more, but is '0'"),
+        (["--threads", "0"], "must be a whole number from 1 to 1024, but is '0'"),
     ):
         done = subprocess.run([*asked, *option], capture_output=True, text=True, timeout=60, check=False)
         assert (done.returncode, done.stderr.count("\n")) == (2, 1)

@@ -77,8 +77,10 @@ def test_an_exception_shows_the_script_and_not_the_launcher(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--nproc-per-node", "0", "script.py"], "--nproc-per-node must be a whole number of 1 or more, but is '0'."),
-        (["--threads", "many", "script.py"], "--threads must be a whole number of 1 or more, but is 'many'."),
+        (["--nproc-per-node", "0", "script.py"], "--nproc-per-node must be a whole number from 1 to 1024, but is '0'."),
+        (["--nproc-per-node", "9" * 9, "script.py"], "from 1 to 1024, but is '999999999'."),  # it filled the memory
+        (["--nproc-per-node", "9" * 5000, "script.py"], "(5000 characters)."),
+        (["--threads", "many", "script.py"], "--threads must be a whole number from 1 to 1024, but is 'many'."),
         (["missing.py"], "There is no script 'missing.py'."),
         (["."], ". is a folder without __main__.py. Name a script in it."),
         (["-m", "no_such_module"], "There is no module 'no_such_module'."),
