@@ -148,6 +148,6 @@ def test_numbers_of_a_config_json(tmp_path: Path, key: str, value: object) -> No
         config = {"model_type": family, **numbers, "sliding_window": 8, key: value}
         if key == "sliding_window_pattern" and family == "opt":
             continue
-        with pytest.raises(BadConfiguration, match=f"{key} of its configuration must be a whole number") as caught:
+        with pytest.raises(BadConfiguration, match=rf"^m: config\.json: {key} must be a whole number") as caught:
             model_config_from_hf(config, "m")
         assert len(str(caught.value)) < 200

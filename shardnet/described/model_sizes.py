@@ -294,7 +294,7 @@ def _first(config: Mapping[str, Any], field: str, model: str, names: tuple[str, 
         return None
     fault = next(bound for key, bound, _ in bounds_of(ModelConfig) if key == field).fault(config[name])
     if fault is not None:
-        raise BadConfiguration(f"{model}: {name} of its configuration {fault}.")
+        raise BadConfiguration(f"{model}: config.json: {name} {fault}.")
     return config[name]
 
 

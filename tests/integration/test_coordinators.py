@@ -22,7 +22,7 @@ from shardnet.transport import serve_store
 NAMES = ["device-0", "device-1", "device-2"]
 PROMPTS = [[5, 6, 7, 8], [40, 41, 42, 43, 44, 45], list(range(100, 140))]
 NUM_TOKENS = 12
-MOST_MORE_BYTES = 12 * 2**20
+MOST_MORE_BYTES = 24 * 2**20
 """What an allocator may keep of what was freed."""
 
 _FORKED = multiprocessing.get_context("forkserver")
