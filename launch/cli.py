@@ -20,13 +20,14 @@ def main() -> None:
         from shardnet.errors import UsageError
 
         from .commands import perform
-        from .surroundings import require_folder
+        from .surroundings import require_docstrings, require_folder
 
         if not stdout_was_open:
             raise UsageError(
                 "Standard output is closed, and the result would be lost. Redirect it, such as >/dev/null."
             )
         require_folder()
+        require_docstrings()
         sys.exit(perform(arguments))
 
 

@@ -24,7 +24,7 @@ from shardnet.quoting import MOST_DIGITS, quoted
 
 from .ending import one_line
 from .standard_streams import say
-from .surroundings import require_address_space, require_folder
+from .surroundings import require_address_space, require_docstrings, require_folder
 
 LOOPBACK = "127.0.0.1"
 LOOK_EVERY_S = 0.2
@@ -33,6 +33,7 @@ LOOK_EVERY_S = 0.2
 def run(options: argparse.Namespace) -> None:
     """Start the devices, run the script, end the devices."""
     require_folder()
+    require_docstrings()
     require_address_space()
     if options.module:
         _require_module(options.script)

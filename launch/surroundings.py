@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import sys
 from collections.abc import Iterator
 
 from shardnet.errors import UsageError
@@ -52,6 +53,19 @@ def require_address_space() -> None:
         raise UsageError(
             f"This process may have {limit_bytes / 2**30:.2f} GiB of addresses (ulimit -v), and torch alone takes "
             f"{LEAST_ADDRESS_SPACE_BYTES / 2**30:.0f} GiB. Raise the limit, or lift it: ulimit -v unlimited."
+        )
+
+
+def require_docstrings() -> None:
+    """Raise where Python has dropped them: transformers builds some of its classes from them, and prints on stdout.
+
+    Raises:
+        UsageError
+    """
+    if sys.flags.optimize > 1:
+        raise UsageError(
+            "Python leaves docstrings out (-OO, or PYTHONOPTIMIZE=2), and transformers cannot work without them. "
+            "Run the command without that."
         )
 
 

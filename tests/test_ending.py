@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from shardnet.errors import DoesNotFit, UsageError
 from shardnet.launch import cli
 from shardnet.launch.ending import one_line, orderly_exit
 from shardnet.launch.standard_streams import TolerantStream, tolerant_streams
-from shardnet.launch.surroundings import require_address_space, require_folder, what_is_lacking
+from shardnet.launch.surroundings import require_address_space, require_docstrings, require_folder, what_is_lacking
 
 Captured = pytest.CaptureFixture[str]
 
@@ -167,3 +168,11 @@ def test_a_folder_that_was_deleted_is_said(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "gone").rmdir()
     with pytest.raises(UsageError, match="The current folder does not exist any more"):
         require_folder()
+
+
+def test_python_without_docstrings_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers makes classes of its docstrings: under -OO it printed on stdout, and we blamed config.json."""
+    require_docstrings()
+    monkeypatch.setattr(sys, "flags", SimpleNamespace(optimize=2))
+    with pytest.raises(UsageError, match="Run the command without that"):
+        require_docstrings()

@@ -149,7 +149,16 @@ def test_files_that_change_after_they_were_indexed(tmp_path_factory: pytest.Temp
 
 
 @pytest.mark.parametrize(
-    "model", ["./nowhere", "/no/such/folder", "no/such/model/here", "missing.gguf", "~/nowhere-at-all"]
+    "model",
+    [
+        "./nowhere",
+        "/no/such/folder",
+        "no/such/model/here",
+        "missing.gguf",
+        "~/nowhere-at-all",
+        "~nobody/x",
+        "/" + "x" * 5000,
+    ],
 )
 def test_no_such_path_asks_no_hub(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "_find_on_hub", lambda model: pytest.fail("the hub was asked"))

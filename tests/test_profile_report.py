@@ -93,6 +93,9 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match=r"Cannot write a profile to .*file.*Name a folder"):
         require_writable(tmp_path / "file" / "profile")
+    for folder in ("", "\0", None, 5, "x" * 5000):  # once TypeError, ValueError, or the current folder
+        with pytest.raises(UsageError, match="Name"):
+            require_writable(folder)  # type: ignore[arg-type]
 
 
 def test_missing_extras_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import wait
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from shardnet.checks import whole_number
@@ -27,8 +28,10 @@ from shardnet.errors import BadRequest, ClusterError, JoinFailed, ShardnetError
 from shardnet.forks import Birthplace
 from shardnet.launched import announced_in
 from shardnet.loader import DEFAULT_CACHE, ModelFiles
+from shardnet.plain_files import user_path
 from shardnet.profiling.hardware import max_threads
 from shardnet.progress import Progress, progress_bars
+from shardnet.quoting import quoted
 from shardnet.transport import RpcTransport, serve_store
 from shardnet.transport.base import Transport
 from shardnet.transport.messages import RingId, Tokens
@@ -181,7 +184,9 @@ class Cluster:
         if isinstance(model, ModelFiles):
             assert model.dtype == dtype, (model.dtype, dtype)
         elif not isinstance(model, (str, Path)):
-            raise BadRequest(f"a model is a path or a hub id, but this is {model!r}.")
+            raise BadRequest(f"a model is a path or a hub id, but this is {quoted(model)}.")
+        if not isinstance(cache_dir, (str, Path, NoneType)):
+            raise BadRequest(f"cache_dir is a folder, but this is {quoted(cache_dir)}.")
         options = LoadOptions(
             dtype=dtype,
             placement=placement,
@@ -191,8 +196,8 @@ class Cluster:
             context_tokens=context_tokens,
             kv_memory_bytes=kv_memory_bytes,
             prefill_chunk_tokens=prefill_chunk_tokens,
-            record_spans=record_spans,
-            cache_dir=Path(cache_dir or DEFAULT_CACHE).expanduser(),
+            record_spans=bool(record_spans),
+            cache_dir=user_path(cache_dir or DEFAULT_CACHE),
         )
         with _shown(progress) as told:
             ring_id = RingId(self._epoch, self._transport.draw("plan_version"))

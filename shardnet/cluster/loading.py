@@ -172,11 +172,11 @@ class LoadOptions:
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
-            raise BadRequest(f"dtype must be one of {', '.join(DTYPES)}, but is {self.dtype!r}.")
+            raise BadRequest(f"dtype must be one of {', '.join(DTYPES)}, but is {quoted(self.dtype)}.")
         check_method(self.placement, self.objective)
         for name in ("in_flight", "context_tokens", "kv_memory_bytes", "prefill_chunk_tokens"):
             if (value := getattr(self, name)) is not None:
-                whole_number(name.replace("_", "-"), value, least=1)
+                whole_number(name.replace("_", "-"), value, least=1, most=2**63 - 1)
 
 
 def split_of(split: Any) -> tuple[int, ...] | None:
@@ -188,7 +188,7 @@ def split_of(split: Any) -> tuple[int, ...] | None:
     if split is None:
         return None
     if isinstance(split, str) or not isinstance(split, Iterable):
-        raise BadRequest(f"the split must be a list of units for each device, but is {split!r}.")
+        raise BadRequest(f"the split must be a list of units for each device, but is {quoted(split)}.")
     return tuple(whole_number("units of a device in the split", count, least=0) for count in split)
 
 

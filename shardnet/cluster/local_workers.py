@@ -140,7 +140,7 @@ class LocalWorkers:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                text=True,
+                encoding="utf-8",
                 env=worker_environment(os.environ, self.threads),
                 start_new_session=True,  # Ctrl-C in the terminal reaches the parent only, which ends these in order
             )
@@ -209,6 +209,7 @@ def worker_environment(environment: Mapping[str, str], threads: int) -> dict[str
         "OPENBLAS_NUM_THREADS": "1",  # numpy's; its threads would start on import, and there shall be one when we fork
         "TOKENIZERS_PARALLELISM": "false",
         "TORCH_CPP_LOG_LEVEL": environment.get("TORCH_CPP_LOG_LEVEL", "ERROR"),
+        "PYTHONIOENCODING": "utf-8",  # what the nursery says is read as that
         "PYTHONUNBUFFERED": "1",
         "PYTHONSAFEPATH": "1",
     }

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 from shardnet.errors import ModelNotFound
+from shardnet.plain_files import is_folder, user_path
+from shardnet.quoting import shortened
 
 from .copies import Copy
 from .copy_index import indices
@@ -27,15 +30,17 @@ def find_folder(model: str, dtype: str, cache_dir: Path, progress: Callable[[str
     """
     from .gguf import convert
 
-    path = Path(model).expanduser()
-    if path.is_dir():
+    path = user_path(model)
+    if is_folder(path):
         return path
-    if path.is_file():
+    if os.path.isfile(path):
         return convert(path, dtype, cache_dir, progress)
     if model.lower() == EMBEDDED_NAME:
         return convert(find_embedded(), dtype, cache_dir, progress)
     if model.endswith(".gguf") or model.startswith((".", "/", "~")) or model.count("/") > 1:
-        raise ModelNotFound(f"There is no {model}. Give a folder in Hugging Face layout, a .gguf file, or a hub id.")
+        raise ModelNotFound(
+            f"There is no {shortened(model)}. Give a folder in Hugging Face layout, a .gguf file, or a hub id."
+        )
     return _find_on_hub(model)
 
 

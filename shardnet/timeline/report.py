@@ -20,7 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shardnet.errors import UsageError
+from shardnet.plain_files import user_path
 from shardnet.plan import ModelProfile, Plan, StagePlan
+from shardnet.quoting import quoted, shortened
 from shardnet.timeline.timeline import Shares, Span, Timeline
 
 if TYPE_CHECKING:
@@ -40,15 +42,19 @@ def require_extras() -> None:
 
 def require_writable(folder: str | Path) -> Path:
     """Make the folder where there is none; raise `UsageError` where it cannot be written to."""
-    path = Path(folder).expanduser()
+    if not isinstance(folder, (str, Path)) or not str(folder):
+        raise UsageError(f"A profile goes to a folder, but this is {quoted(folder)}. Name one that you may write to.")
+    path = user_path(folder)
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe = path / ".shardnet-write-test"
         probe.write_text("")
         probe.unlink()
-    except OSError as cause:
-        reason = cause.strerror or cause
-        raise UsageError(f"Cannot write a profile to {path}: {reason}. Name a folder that you may write to.") from cause
+    except (OSError, ValueError) as cause:  # ValueError: a null byte in the name
+        reason, shown = getattr(cause, "strerror", None) or cause, shortened(str(path))
+        raise UsageError(
+            f"Cannot write a profile to {shown}: {reason}. Name a folder that you may write to."
+        ) from cause
     return path
 
 

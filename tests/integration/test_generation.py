@@ -296,6 +296,8 @@ def test_more_devices_than_units_and_wrong_splits_are_refused(cluster: shardnet.
         ({"split": [2.0, 2, 2]}, "whole number"),
         ({"context_tokens": 10.5}, "context-tokens must be a whole number"),
         ({"kv_memory_bytes": "1"}, "kv-memory-bytes must be a whole number"),
+        ({"prefill_chunk_tokens": 10**30}, "prefill-chunk-tokens must be at most"),
+        ({"cache_dir": 5}, "cache_dir is a folder, but this is 5"),
         ({"placement": "best"}, "placement must be one of spread, auto"),
         ({"objective": "fun"}, "objective must be one of latency"),
     ]
