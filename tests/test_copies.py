@@ -29,6 +29,7 @@ from shardnet.loader import (
     parts,
     require_copy,
 )
+from shardnet.loader import files as files_module
 
 WEIGHTS = "model.safetensors"
 
@@ -239,3 +240,35 @@ def test_a_cache_that_cannot_be_written_costs_time_and_no_more(folder: Path, tmp
     ):
         named(folder, tmp_path / "file")
     assert find_copy(files.copy.name, tmp_path / "file") is None, "what others can write to is not believed"
+
+
+def replace_weights(folder: Path) -> None:
+    """By the same tensors behind a longer header, as a download does that ends just now."""
+    save_file(load_file(folder / WEIGHTS), folder / "new", metadata={"origin": "x" * 96})
+    (folder / "new").rename(folder / WEIGHTS)
+
+
+def test_weights_that_are_replaced_while_a_model_is_opened(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The old header's offsets got the new file's stamp, and led to the wrong bytes in silence."""
+    make_config = files_module.make_config
+
+    def make_slowly(*args: Any) -> Any:
+        replace_weights(folder)
+        return make_config(*args)
+
+    monkeypatch.setattr(files_module, "make_config", make_slowly)
+    with pytest.raises(DamagedCheckpoint, match="is being changed"):
+        open_model(str(folder), "float32")
+    monkeypatch.undo()
+    assert open_model(str(folder), "float32").copy.is_unchanged()
+
+
+def test_weights_that_change_while_they_are_read(folder: Path) -> None:
+    """A shard could get half of its tensors from the old file and half from the new one."""
+    copy = open_model(str(folder), "float32").copy
+    with copy.at_rest():
+        pass
+    with pytest.raises(DamagedCheckpoint, match="is being changed"), copy.at_rest():
+        change(folder)
+    with pytest.raises(DamagedCheckpoint, match="is being changed"), copy.at_rest():
+        (folder / WEIGHTS).unlink()

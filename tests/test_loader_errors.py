@@ -184,3 +184,17 @@ def test_a_folder_without_a_tokenizer(tmp_path_factory: pytest.TempPathFactory) 
     tiny: TinyModel = tiny_model("llama", tmp_path_factory)
     with pytest.raises(ModelNotFound, match=r"no readable tokenizer in .*tokenizer\.json"):
         read_tokenizer(tiny.folder)
+
+
+@pytest.mark.parametrize("change", ["absent", "short", "long"])
+def test_a_tensor_that_is_not_named_as_a_whole_is_not_loaded(folder: Path, change: str) -> None:
+    """Memory that was not filled passed for weights, say where a coordinator's transformers call a tensor otherwise."""
+    places = dict(open_model(str(folder), "float32").tensors)
+    name = "model.layers.0.self_attn.q_proj.weight"
+    num_bytes = places[name].num_bytes
+    if change == "absent":
+        del places[name]
+    else:
+        places[name] = places[name]._replace(num_bytes=num_bytes // 2 if change == "short" else num_bytes * 2)
+    with pytest.raises(DamagedCheckpoint, match=f"The tensor {name} has {num_bytes // 4} numbers"):
+        load_shard(folder, places, 0, 4, "float32")

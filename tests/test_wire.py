@@ -18,7 +18,7 @@ from shardnet.transport.reader import Reader
 from shardnet.transport.schema import Layout
 from shardnet.transport.tensors import DTYPES
 from shardnet.transport.timers import Timers
-from shardnet.transport.values import Undecodable
+from shardnet.transport.values import Undecodable, Unsendable
 from shardnet.transport.writer import Writer
 
 INT_64 = st.integers(-(2**63), 2**63 - 1)
@@ -83,6 +83,23 @@ def test_an_impossible_shape_is_refused(shape: tuple[int, ...]) -> None:
     head = b"t" + bytes([DTYPES.index(torch.float32), len(shape)])
     with pytest.raises(Undecodable):
         Reader(head + b"".join(length.to_bytes(8, "little") for length in shape) + bytes(64)).read()
+
+
+def test_many_tiny_tensors_are_refused() -> None:
+    """1.6 MB of tensors of one byte took 450 MB: each has 4 bytes in the message and over 1,000 in memory."""
+    num_tensors = 100_000
+    tiny = b"t" + bytes([DTYPES.index(torch.uint8), 0, 1])
+    with pytest.raises(Undecodable, match="more than is there"):
+        Reader(b"l" + num_tensors.to_bytes(4, "little") + tiny * num_tensors).read()
+    with pytest.raises(Unsendable, match="parts"):
+        written([torch.ones(())] * num_tensors)
+
+
+def test_a_frame_that_is_larger_than_any_of_ours_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    frame, _ = wire.pack(wire.Post(1, "echo", (bytes(1000),)), no_handles)
+    monkeypatch.setattr(wire, "MAX_BYTES", 1000)
+    with pytest.raises(Undecodable, match="at most 1000 bytes"):
+        wire.unpack(frame, [], no_handles)
 
 
 def test_deep_nesting_is_refused() -> None:

@@ -227,8 +227,8 @@ class Cluster:
         if not self._birthplace.is_here:  # a forked child leaves the block that it was forked in
             return
         self._is_closed = True
-        self._watch.close()
         try:
+            self._watch.close()
             for load in list(self._loads.values()):
                 load.close()
             living = [device for device in self._started if device not in self._watch.lost]

@@ -99,6 +99,8 @@ class ModelLoad:
 
     def wait_until_loaded(self, loads: Sequence[Future[dict[str, Any]]]) -> None:
         """All devices load at the same time; the first error ends it."""
+        if self._ended.done():  # closed by another thread: its stages are no longer listed
+            self._ended.result()
         for loaded in as_completed(loads):
             self.result_of(loaded)
         for stage, sizes in zip(self.stages, loads, strict=True):

@@ -287,18 +287,22 @@ class StageHost:
         return stage
 
     def _load(self) -> dict[str, Any]:
-        spec, worker = self._spec, self._worker
+        worker = self._worker
+        with self._lock:
+            self._raise_if_closed()
+            spec = self._spec
         stop = spec.ring[spec.stage]
         copy = require_copy(spec.checkpoint, worker.cache_dir, worker.transport.name)
-        shard = load_shard(
-            copy.folder,
-            copy.places_of(spec.tensors),
-            stop.first_unit,
-            stop.last_unit,
-            spec.dtype,
-            weights=worker.weights,
-            progress=self._tell_progress,
-        )
+        with copy.at_rest():
+            shard = load_shard(
+                copy.folder,
+                copy.places_of(spec.tensors),
+                stop.first_unit,
+                stop.last_unit,
+                spec.dtype,
+                weights=worker.weights,
+                progress=self._tell_progress,
+            )
         recorder = Recorder(worker.transport.name, spec.stage)
         recorder.keep_spans = spec.record_spans
         with self._lock:

@@ -7,7 +7,8 @@ Messages name a checkpoint and its tensors by what is in them (`parts`), and eac
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -71,6 +72,20 @@ class Copy:
         """Whether all its files are as they were."""
         return self.files_are() and all(stamp_of(path) == stamp for path, stamp in self.stamps.items())
 
+    @contextmanager
+    def at_rest(self) -> Iterator[None]:
+        """In this block its files are compared and read, and are the same all the time.
+
+        Raises:
+            DamagedCheckpoint: at the end: one was changed meanwhile.
+        """
+        before = {path: stamp_of(path) for path in self.stamps}
+        yield
+        after = {path: stamp_of(path) for path in before if os.path.isfile(path)}
+        changed = next((path for path, stamp in before.items() if after.get(path) != stamp), None)
+        if changed is not None:
+            raise being_changed(changed)
+
     def places_of(self, roots: Mapping[str, str]) -> dict[str, TensorPlace]:
         """Where tensors lie here, by what the caller calls them; a file that has changed is read and compared first.
 
@@ -95,6 +110,11 @@ class Copy:
         if hashes is None:
             raise DamagedCheckpoint(f"{place.file} has changed since its model was opened. Load the model again.")
         verify(name, place, hashes)
+
+
+def being_changed(path: str | Path) -> DamagedCheckpoint:
+    """The error for a file whose beginning and end may be of different contents."""
+    return DamagedCheckpoint(f"{path} is being changed. Load the model again when it is whole.")
 
 
 def verify(name: str, place: TensorPlace, hashes: tuple[str, ...]) -> None:

@@ -17,7 +17,7 @@ from shardnet.quoting import shortened
 
 from .checkpoint import index_folder
 from .claims import check_folder
-from .copies import Copy, look_at
+from .copies import Copy, being_changed, look_at
 from .folder import check_text_files, make_config, read_eos_ids, read_raw_config
 from .pieces import PART_MARK, match_names
 from .places import TensorPlace
@@ -97,6 +97,8 @@ def open_model(
     config = make_config(folder, raw)
     check_folder(folder, config.to_dict(), stored)  # with what the family fills in
     copy = look_at(folder, stored)
+    if index_folder(folder) != stored:  # the files were stamped after their headers were read
+        raise being_changed(folder)
     skeleton = build_skeleton(config, 0, config.num_hidden_layers + 1)
     skeleton.tied = ties_that_hold(skeleton.tied, copy.tensors)
     name = Path(model).name.removesuffix(".gguf")

@@ -15,10 +15,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-from shardnet.errors import DamagedCheckpoint
 from shardnet.profiling.hardware import max_threads
 
-from .copies import Copy, FileStamp, renamed, stamp_of
+from .copies import Copy, FileStamp, being_changed, renamed, stamp_of
 from .copy_index import write_json
 from .parts import cut, part_hash, tensor_root
 from .places import TensorPlace
@@ -127,7 +126,7 @@ def _hash_file(path: str, stamp: FileStamp, tensors: Mapping[str, TensorPlace], 
             threads.shutdown(cancel_futures=True)
             raise
     if stamp_of(path) != stamp:
-        raise DamagedCheckpoint(f"{path} is being changed. Load the model again when it is whole.")
+        raise being_changed(path)
     return hashes
 
 

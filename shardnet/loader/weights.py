@@ -126,6 +126,7 @@ class _Reader:
         return tuple((first_element, place.root) for first_element, place in self._pieces[name])
 
     def _read_pieces(self, name: str, flat: Tensor) -> None:
+        self._require_whole(name, len(flat))
         for first_element, place in self._pieces[name]:
             dtype = TORCH_TYPES[place.dtype]
             target = flat[first_element : first_element + place.num_bytes // dtype.itemsize]
@@ -135,6 +136,19 @@ class _Reader:
                 self._read_into(file, target, name)
             else:
                 self._convert_into(file, target, dtype, name)
+
+    def _require_whole(self, name: str, num_elements: int) -> None:
+        """Memory that no piece fills would pass for weights: who named the pieces may know another layout than ours."""
+        end = 0
+        for first_element, place in sorted(self._pieces[name], key=lambda piece: piece[0]):
+            if first_element != end:
+                break
+            end += place.num_bytes // TORCH_TYPES[place.dtype].itemsize
+        if end != num_elements:
+            raise DamagedCheckpoint(
+                f"The tensor {name} has {num_elements} numbers and what was named for it fills {end} of them in order. "
+                "Install the same versions of shardnet and transformers on all devices."
+            )
 
     def _file(self, name: str, path: str) -> FileIO:
         if path not in self._open:

@@ -71,6 +71,10 @@ class Group:
             raise JoinFailed(
                 f"No cluster answers at {endpoint} within {timeout_s:g} s. Is the coordinator running there?"
             ) from error
+        except BaseException:  # Ctrl-C: the thread goes on starting the agent, of which there is one in a process
+            self._is_given_up = True
+            self._questions.close()
+            raise
         self.is_first = next(_num_agents) == 0
         """Whether this is the first agent of the process: torch counts RRefs for no other."""
 

@@ -125,7 +125,7 @@ class InProcessNetwork:
     def fail_pending(self, transport: InProcessTransport, error: ShardnetError) -> None:
         """Fail every answer that goes to or comes from a device."""
         with self._lock:
-            concerned = [answer for answer, pair in self._pending.items() if transport in pair]
+            concerned = [answer for answer, pair in list(self._pending.items()) if transport in pair]
         for answer in concerned:
             settle(answer, error)
 

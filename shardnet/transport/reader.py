@@ -15,7 +15,17 @@ import torch
 from shardnet.transport import tensors
 from shardnet.transport.base import RemoteObject
 from shardnet.transport.schema import Layout
-from shardnet.transport.values import COUNT, FLOAT, INT, LAYOUTS, MAX_DEPTH, MAX_INT_BYTES, MAX_PARTS, Undecodable
+from shardnet.transport.values import (
+    COUNT,
+    FLOAT,
+    INT,
+    LAYOUTS,
+    MAX_DEPTH,
+    MAX_INT_BYTES,
+    MAX_PARTS,
+    TENSOR_PARTS,
+    Undecodable,
+)
 
 
 class Reader:
@@ -153,6 +163,7 @@ class Reader:
         return tuple(map(layout.make, layout.block.iter_unpack(self._take(count * layout.block.size))))
 
     def read_tensor(self) -> torch.Tensor:
+        self._spend(TENSOR_PARTS, 0)
         try:
             tensor, self._at = tensors.decoded(self._data, self._at)
         except ValueError as error:

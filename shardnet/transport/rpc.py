@@ -177,7 +177,10 @@ class RpcTransport(Transport):
         if agent_id is None:
             raise not_a_member(device)
         self._on_joined(device, agent_id)
-        return self._peers[device]
+        peer = self._peers.get(device)
+        if peer is None:  # it has left, and the store does not know yet
+            raise not_a_member(device)
+        return peer
 
     def _send(self, peer: Peer, endpoint: str, request: Any, timeout_s: float) -> Future[Any]:
         worker = peer.worker
@@ -227,10 +230,12 @@ class RpcTransport(Transport):
                 return
             self._closed = True
         atexit.unregister(self.close)
-        with contextlib.suppress(ClusterError):
-            self.group.strike(self.name, self.id, timeout_s=GOODBYE_S)
-        self._tell(list(self._peers.values()), GOODBYE_S, _LEFT, self.name, self.id)
-        self._shut()
+        try:
+            with contextlib.suppress(ClusterError):
+                self.group.strike(self.name, self.id, timeout_s=GOODBYE_S)
+            self._tell(list(self._peers.values()), GOODBYE_S, _LEFT, self.name, self.id)
+        finally:  # also after Ctrl-C: nobody can close this twice, and a process has one agent
+            self._shut()
 
     def _shut(self) -> None:
         self._closed = True

@@ -15,6 +15,8 @@ MAX_BYTES = 2**28
 """Of all that is written at once."""
 MAX_PARTS = 2**21
 """Of all tuples, lists and dicts together: they take more memory than their bytes. 100,000 spans are 1,000,000."""
+TENSOR_PARTS = 64
+"""A tensor in a message counts as so many of them: the smallest has 4 bytes there and takes over 1,000 in memory."""
 MAX_DEPTH = 32
 MAX_INT_BYTES = 16
 

@@ -19,7 +19,7 @@ from shardnet.transport.base import RemoteObject
 from shardnet.transport.reader import Reader
 from shardnet.transport.schema import Layout
 from shardnet.transport.tensors import check_table
-from shardnet.transport.values import LAYOUTS, Undecodable, allow
+from shardnet.transport.values import LAYOUTS, MAX_BYTES, Undecodable, allow
 from shardnet.transport.writer import Writer
 
 Packed = tuple[bytes, list[torch.Tensor]]
@@ -140,6 +140,8 @@ def unpack(
     known = _KINDS.get(frame[:_HEAD_BYTES])
     if known is None:
         raise Undecodable("this is no message of shardnet, or of another version of it")
+    if len(frame) > MAX_BYTES:
+        raise Undecodable(f"a message has at most {MAX_BYTES} bytes")
     _, layout, has_handles = known
     reader = Reader(frame, _HEAD_BYTES)
     if table:

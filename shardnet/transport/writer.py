@@ -12,7 +12,16 @@ import torch
 from shardnet.transport import tensors
 from shardnet.transport.base import RemoteObject
 from shardnet.transport.schema import Layout
-from shardnet.transport.values import LAYOUTS, MAX_BYTES, MAX_DEPTH, MAX_INT_BYTES, MAX_PARTS, NUMBERS, Unsendable
+from shardnet.transport.values import (
+    LAYOUTS,
+    MAX_BYTES,
+    MAX_DEPTH,
+    MAX_INT_BYTES,
+    MAX_PARTS,
+    NUMBERS,
+    TENSOR_PARTS,
+    Unsendable,
+)
 
 _LONG_TUPLE = 4
 """From this length on, a tuple of whole numbers is written as one block."""
@@ -88,6 +97,7 @@ class Writer:
             self.parts.append(b"X")
             self.tensors.append(tensor)
         else:
+            self._count(TENSOR_PARTS)
             self.parts += (b"t", tensors.encoded(tensor))
 
     def _write_tuple(self, value: tuple[Any, ...]) -> None:

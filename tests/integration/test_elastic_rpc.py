@@ -7,8 +7,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import ExitStack
 from typing import Any
 
@@ -18,8 +20,10 @@ from integration.rpc_device import TESTS, Device, expose_endpoints
 from torch.distributed import rpc
 
 from shardnet.errors import CallTimeout, ClusterError, DeviceLost, DoesNotFit, JoinFailed, UsageError
-from shardnet.transport import RpcTransport, serve_store
+from shardnet.transport import RpcTransport, elastic, serve_store
 from shardnet.transport import rpc as rpc_module
+
+FUTURE_RESULT = Future.result
 
 
 class Cluster:
@@ -385,3 +389,47 @@ def test_an_error_of_a_handler_prints_nothing_there(cluster: Cluster) -> None:
         with pytest.raises(DoesNotFit):
             cluster.source.post("device-1", "does_not_fit").result(10)
     assert device.printed() == ""
+
+
+def interrupted(*_: Any, **__: Any) -> Any:
+    raise KeyboardInterrupt
+
+
+def test_ctrl_c_while_leaving_leaves_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The agent stayed, a second `close` did nothing, and the process could never join a cluster again."""
+    store = serve_store()
+    here = RpcTransport.join(f"127.0.0.1:{store.port}", "source")
+    monkeypatch.setattr(here.group, "strike", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        here.close()
+    assert not rpc._is_current_rpc_agent_set()
+
+
+def test_ctrl_c_while_joining_leaves_no_agent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread that asks the store went on after Ctrl-C and started an agent that nobody knew of."""
+    store = serve_store()
+    connect, may_connect = elastic._connect, threading.Event()
+
+    def connect_slowly(*args: Any) -> Any:
+        may_connect.wait(20)
+        return connect(*args)
+
+    monkeypatch.setattr(elastic, "_connect", connect_slowly)
+    monkeypatch.setattr(Future, "result", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        RpcTransport.join(f"127.0.0.1:{store.port}", "source")
+    monkeypatch.setattr(Future, "result", FUTURE_RESULT)
+    may_connect.set()
+    for thread in threading.enumerate():
+        if thread.name == "shardnet-store":
+            thread.join(20)
+    assert not rpc._is_current_rpc_agent_set()
+
+
+def test_a_device_that_left_before_anyone_knew_it_is_no_member(cluster: Cluster) -> None:
+    """`KeyError`, of which nobody made an answer, while the store still listed it."""
+    roster = cluster.source.group.roster()
+    assert cluster.source.group._replace(roster, {**roster, "late": 9}, 5)
+    cluster.source._on_left("late", 9)
+    with pytest.raises(DeviceLost, match="late is not in the cluster"):
+        cluster.echo("late")
