@@ -14,9 +14,11 @@ Legend: T new tokens, H hidden size, V vocabulary, N sessions that sample in thi
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -309,7 +311,8 @@ class Stage:
             hidden = hidden[num_decode_rows:].clone()
         with self._ready:
             self._num_untaken += 1
-        self._outlet.bulk_hop(parts[num_decode_parts:], hidden, self._bulk_was_taken)
+        # A hop that waits at a frozen device must not hold the weights of a stage that was closed.
+        self._outlet.bulk_hop(parts[num_decode_parts:], hidden, partial(_tell_taken, weakref.ref(self)))
 
     def _send_samples(self, step: _Step, logits_NV: torch.Tensor) -> None:
         """Tell the ring's first stage the ids that go on, then the source what was sampled."""
@@ -351,3 +354,9 @@ class Stage:
         """Tell the compute thread that a look at the inbox may pay. The caller holds `_ready`."""
         self._has_news = True
         self._ready.notify()
+
+
+def _tell_taken(stage: weakref.ref[Stage]) -> None:
+    living = stage()
+    if living is not None:
+        living._bulk_was_taken()

@@ -101,6 +101,37 @@ def test_a_closed_model_frees_its_weights(
         assert not any(len(worker.weights) for worker in ring.workers.values())
 
 
+def test_a_closed_model_frees_its_weights_while_a_prompt_waits_at_a_frozen_device(
+    ring: RingInProcess,
+    tiny: Path,
+    uncollected: None,
+) -> None:
+    """Once, the chunk of a prompt that a frozen device had not answered held its sender's stage for a minute."""
+    with ring.connect() as cluster:
+        model = load(cluster, tiny)
+        stage = next(iter(ring.workers["a"]._stages.values())).stage
+        assert stage is not None
+        shard, is_sent = weakref.ref(stage.shard), threading.Event()
+        outlet: Any = stage._outlet
+        bulk_hop = outlet.bulk_hop
+
+        def freeze_and_send(*args: Any) -> None:
+            if not is_sent.is_set():
+                ring.network.freeze("b")
+            bulk_hop(*args)
+            is_sent.set()
+
+        outlet.bulk_hop = freeze_and_send
+        stream = model.stream(PROMPT * 4, max_new_tokens=2)
+        assert is_sent.wait(20)
+        del outlet.bulk_hop
+        stream.close()
+        model.close()
+        del model, stage, outlet, stream
+        wait_until(lambda: shard() is None, 5)
+        ring.network.restore()
+
+
 def test_a_load_that_was_given_up_frees_what_it_had_read(
     ring: RingInProcess,
     tiny: Path,
