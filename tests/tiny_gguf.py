@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,13 @@ SIZES: dict[str, Any] = {"hidden": 64, "intermediate": 96, "blocks": 2, "heads":
 TEMPLATE = "{% for message in messages %}<s>{{ message['role'] }}: {{ message['content'] }}</s>{% endfor %}"
 
 
-def write_gguf(path: Path, architecture: str = "llama", kind: str = "Q8_0") -> Path:
-    """A small random model with a byte-level vocabulary, as llama.cpp would write it."""
+def write_gguf(
+    path: Path,
+    architecture: str = "llama",
+    kind: str = "Q8_0",
+    more: Callable[[gguf.GGUFWriter], object] = lambda writer: None,
+) -> Path:
+    """A small random model with a byte-level vocabulary, as llama.cpp would write it; `more` adds to it."""
     writer = gguf.GGUFWriter(path, architecture)
     hidden, blocks, kv = SIZES["hidden"], SIZES["blocks"], SIZES["kv_heads"] * SIZES["hidden"] // SIZES["heads"]
     tokens = vocabulary()
@@ -57,6 +63,7 @@ def write_gguf(path: Path, architecture: str = "llama", kind: str = "Q8_0") -> P
         add(f"blk.{block}.attn_v.weight", kv, hidden)
         add(f"blk.{block}.attn_output.weight", hidden, hidden)
         add_feed_forward(add, architecture, block)
+    more(writer)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

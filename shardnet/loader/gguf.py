@@ -1,7 +1,8 @@
 """GGUF files, converted once into a folder in Hugging Face layout: safetensors, configuration, tokenizer.
 
 Weights are unpacked exactly (by the `gguf` library) one tensor at a time; names, permutations and offsets are those of
-transformers' own GGUF tables, so the result equals `from_pretrained(gguf_file=...)` bit for bit.
+transformers' own GGUF tables, so the weights equal those of `from_pretrained(gguf_file=...)` bit for bit. What scales
+rotary positions is read here, since transformers passes over it (see `gguf_rope`).
 """
 
 from __future__ import annotations
@@ -22,11 +23,12 @@ from shardnet.quoting import quoted, shortened
 from .claims import check_claims
 from .copies import stamp_of
 from .gguf_header import GgufHeader, read_header
+from .gguf_rope import scaling_of
 from .gguf_tensors import Unpacker
 from .hashing import Hashes, keep
 from .safetensors_writer import SafetensorsWriter
 
-FORMAT = 1
+FORMAT = 2
 """Part of the key under which a result is kept; raise it when what `convert` writes changes."""
 WEIGHTS = "model.safetensors"
 
@@ -119,6 +121,9 @@ def _read_config(header: GgufHeader, folder: Path) -> tuple[dict[str, Any], Any]
             family_of(raw["model_type"])
     finally:
         slim.unlink()
+    scaling = scaling_of(header, raw)
+    if scaling is not None:
+        raw["rope_scaling"] = scaling
     shown = shortened(str(header.path))
     tensors = [(tensor.name, tensor.shape) for tensor in header.tensors]
     check_config(raw, shown)

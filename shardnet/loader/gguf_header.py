@@ -56,6 +56,8 @@ class GgufHeader:
     architecture: str
     tensors: tuple[GgufTensor, ...]
     vocab_size: int
+    metadata: dict[str, Any]
+    """The fields that have one value each."""
     slim: bytes
     """The header without long arrays: enough for a configuration."""
     file_bytes: int
@@ -110,7 +112,7 @@ class _Parser:
         tensors = tuple(self._place(*entry, data_start) for entry in entries)
         refuse_overlaps(tensors, shown)
         architecture = str(self.metadata.get("general.architecture", ""))
-        return GgufHeader(self.path, architecture, tensors, self.vocab_size, slim, self.file_bytes)
+        return GgufHeader(self.path, architecture, tensors, self.vocab_size, self.metadata, slim, self.file_bytes)
 
     def _beginning(self) -> tuple[int, int, int]:
         """(version, number of tensors, number of fields)"""
