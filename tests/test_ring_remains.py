@@ -207,6 +207,21 @@ def test_a_device_that_was_struck_off_drops_what_it_had(
         wait_until(lambda: not ring.workers["b"]._stages, 10)
 
 
+def test_a_stage_that_its_device_has_dropped_is_an_error_and_no_silence(
+    ring: RingInProcess, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, a device that could not reach the coordinator any more, though the coordinator reached it, dropped its
+    stage in the middle of a step, and the session waited for ever."""
+    monkeypatch.setattr("shardnet.cluster.watch.ASK_EVERY_S", 0.05)
+    with ring.connect() as cluster, load(cluster, tiny) as model:
+        stream = model.stream(PROMPT, max_new_tokens=3000)
+        next(stream)
+        [host] = ring.workers["b"]._stages.values()
+        ring.workers["b"]._drop(host.key[0])
+        with pytest.raises(ClusterError, match=r"b has dropped stage 2 of 3|no stage 1"):
+            list(stream)
+
+
 def test_a_broken_ring_does_not_go_on_computing(ring: RingInProcess, tiny: Path) -> None:
     """Once, the sessions of a ring that had failed went round on it until their last token, for nobody."""
     with ring.connect() as cluster, load(cluster, tiny) as model:

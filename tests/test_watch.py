@@ -17,7 +17,7 @@ from shardnet.transport import InProcessNetwork
 def network() -> Iterator[InProcessNetwork]:
     with InProcessNetwork() as network:
         for name in ("a", "b"):
-            network.join(name).expose("ping", lambda: 0)
+            network.join(name).expose("stages", list)
         yield network
 
 
@@ -36,7 +36,7 @@ def test_many_suspicions_of_one_device_get_one_verdict_and_keep_nobody_waiting(
         lost.append(device)
         is_lost.set()
 
-    watch = Watch(source, ("a", "b"), dict, on_lost)
+    watch = Watch(source, ("a", "b"), dict, on_lost, lambda *_: None)
     try:
         for index in range(100):
             watch.suspect("a", lambda index=index: lives.append(index))  # type: ignore[misc]
@@ -51,7 +51,7 @@ def test_many_suspicions_of_one_device_get_one_verdict_and_keep_nobody_waiting(
 def test_a_suspected_device_that_is_dead_is_lost_and_its_suspicions_are_forgotten(network: InProcessNetwork) -> None:
     lost: list[str] = []
     lives: list[str] = []
-    watch = Watch(network.join("source"), ("a", "b"), dict, lambda device, why: lost.append(device))
+    watch = Watch(network.join("source"), ("a", "b"), dict, lambda device, why: lost.append(device), lambda *_: None)
     try:
         network.kill("a")
         watch.suspect("a", lambda: lives.append("a"))

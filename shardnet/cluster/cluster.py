@@ -11,7 +11,7 @@ import importlib
 import os
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import wait
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from pathlib import Path
@@ -34,7 +34,7 @@ from shardnet.progress import Progress, progress_bars
 from shardnet.quoting import quoted
 from shardnet.transport import RpcTransport, serve_store
 from shardnet.transport.base import Transport
-from shardnet.transport.messages import RingId, Tokens
+from shardnet.transport.messages import RingId, StageKey, Tokens
 
 COORDINATOR = "coordinator"
 JOIN_S = 60.0
@@ -69,7 +69,7 @@ class Cluster:
         how_it_ended: Callable[[], dict[str, str]] = dict
         if workers is not None:
             how_it_ended = workers_that_ended(workers)
-        self._watch = Watch(transport, self.devices, how_it_ended, self._on_lost)
+        self._watch = Watch(transport, self.devices, how_it_ended, self._on_lost, self._on_stages)
 
     @classmethod
     def local(
@@ -278,6 +278,10 @@ class Cluster:
         load = self._loads.get(ring_id)
         if load is not None:
             load.fail(ClusterError(f"stage {stage + 1} of {len(load.stages)} on {device} failed: {text}"))
+
+    def _on_stages(self, device: str, present: Collection[StageKey], asked_s: float) -> None:
+        for load in list(self._loads.values()):
+            load.check_stages(device, present, asked_s)
 
     def _on_lost(self, device: str, why: str) -> None:
         for load in list(self._loads.values()):

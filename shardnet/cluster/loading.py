@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, InvalidStateError, as_completed, wait
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,14 +27,14 @@ from shardnet.cluster.placement import (
 )
 from shardnet.cluster.remote_stage import RemoteStage
 from shardnet.cluster.survey import EXPECTED_TOKENS, Surveyor
-from shardnet.errors import BadRequest, DeviceLost, ShardnetError
+from shardnet.errors import BadRequest, ClusterError, DeviceLost, ShardnetError
 from shardnet.loader import ModelFiles, open_model
 from shardnet.pipeline import VERDICT_S, Pipeline
 from shardnet.plan import Plan, StagePlan
 from shardnet.progress import Progress
 from shardnet.quoting import quoted
 from shardnet.transport.base import Transport
-from shardnet.transport.messages import RingId, RingStop, StageSpec, Tokens
+from shardnet.transport.messages import RingId, RingStop, StageKey, StageSpec, Tokens
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -56,6 +57,7 @@ class ModelLoad:
         self.stages: list[RemoteStage] = []
         self.pipeline: Pipeline | None = None
         self._plan: tuple[StagePlan, ...] = ()
+        self._loaded_s: float | None = None
         self._ended: Future[None] = Future()
         """Fails when a device that matters is lost, or the model is closed."""
         self._lock = threading.Lock()
@@ -105,6 +107,24 @@ class ModelLoad:
             self.result_of(loaded)
         for stage, sizes in zip(self.stages, loads, strict=True):
             stage.loaded(sizes.result())
+        self._loaded_s = time.monotonic()
+
+    def check_stages(self, device: str, present: Collection[StageKey], asked_s: float) -> None:
+        """A device has said which stages it has. One that has dropped a stage of this ring has broken it.
+
+        It does so when it cannot reach this process any more, though it can still be reached: what it was to send, a
+        token or a hidden state, went nowhere, and its session would wait for ever.
+        """
+        if self._loaded_s is None or asked_s <= self._loaded_s:
+            return
+        for index, stage in enumerate(self._plan):
+            if stage.device == device and (self.ring_id, index) not in present:
+                self.fail(
+                    ClusterError(
+                        f"{device} has dropped stage {index + 1} of {len(self._plan)}, as its connection to this "
+                        "process broke. Load the model again."
+                    )
+                )
 
     def lose(self, device: str, why: str) -> None:
         """A device was lost: if it holds a stage, the ring is broken. Lets go of what lived there."""

@@ -9,13 +9,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
 from shardnet.errors import CallTimeout, ShardnetError
 from shardnet.transport.base import Transport
+from shardnet.transport.messages import StageKey
 
 LOOK_EVERY_S = 0.2
 LOOK_CLOSELY_EVERY_S = 0.05
@@ -34,6 +35,7 @@ class Watch:
     Args:
         ended: names of devices whose process is known to have ended, with how.
         on_lost: called once for each lost device, from the watching thread, with its name and the reason.
+        on_stages: called likewise when a device has answered, with the stages that it has, and when it was asked.
     """
 
     def __init__(
@@ -42,13 +44,15 @@ class Watch:
         devices: Sequence[str],
         ended: Callable[[], dict[str, str]],
         on_lost: Callable[[str, str], None],
+        on_stages: Callable[[str, Collection[StageKey], float], None],
     ) -> None:
         self.lost: dict[str, str] = {}
         self._transport = transport
         self._devices = tuple(devices)
         self._ended = ended
         self._on_lost = on_lost
-        self._asked: dict[str, Future[Any]] = {}
+        self._on_stages = on_stages
+        self._asked: dict[str, tuple[Future[Any], float]] = {}
         self._next_ask_s = time.monotonic() + ASK_EVERY_S
         self._suspicions: dict[str, _Suspicion] = {}
         self._news = threading.Condition()
@@ -95,10 +99,12 @@ class Watch:
     def _look(self) -> None:
         for device, how in self._ended().items():
             self._lose(device, how)
-        for device, future in list(self._asked.items()):
-            if future.done():
+        for device, (answer, asked_s) in list(self._asked.items()):
+            if answer.done():
                 del self._asked[device]
-                self._judge(device, future.exception())
+                self._judge(device, answer.exception())
+                if answer.exception() is None:
+                    self._on_stages(device, answer.result(), asked_s)
         if time.monotonic() >= self._next_ask_s:
             self._next_ask_s = time.monotonic() + ASK_EVERY_S
             for device in self._devices:
@@ -106,7 +112,8 @@ class Watch:
 
     def _ask(self, device: str) -> None:
         if device not in self.lost and device not in self._asked:
-            self._asked[device] = self._transport.post(device, "ping", timeout_s=ANSWER_S)
+            asked_s = time.monotonic()
+            self._asked[device] = self._transport.post(device, "stages", timeout_s=ANSWER_S), asked_s
 
     def _look_at(self, device: str, suspicion: _Suspicion) -> None:
         """Ask a suspected device again and again; after the time of grace it is believed to live."""

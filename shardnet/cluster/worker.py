@@ -38,10 +38,8 @@ from shardnet.profiling.store import ProfileStore
 from shardnet.stage import Stage
 from shardnet.timeline.timeline import Recorder, clock_ns
 from shardnet.transport.base import Transport
-from shardnet.transport.messages import Hop, RingId, SessionSpec, StageSpec
+from shardnet.transport.messages import Hop, RingId, SessionSpec, StageKey, StageSpec
 
-StageKey = tuple[RingId, int]
-"""The ring, and the index of the stage in it."""
 Result = TypeVar("Result")
 
 
@@ -83,6 +81,7 @@ class Worker:
             ("has_copy", self.has_copy),
             ("profile", self.profile),
             ("ping", clock_ns),
+            ("stages", lambda: list(self._stages)),
             ("open_stage", self.open_stage),
             ("hop", self.hop),
             ("bulk_hop", self.bulk_hop),

@@ -9,6 +9,7 @@ Endpoints of every device (handlers in `shardnet.cluster.worker`), and who calls
     open_session(RingId, stage, SessionSpec)      coordinator -> every stage; reserves KV memory
     close_sessions(RingId, stage, sessions)       coordinator -> every stage; frees it, later hops of these are dropped
     open_stage(StageSpec)        coordinator -> device; leaves a stage there behind a remote object
+    stages()                     coordinator -> device, every second, as a sign of life; the StageKeys that it has
     describe(), has_copy(checkpoint), profile(...), ping()      coordinator -> device
     leave()                      coordinator -> device; ends its process
 
@@ -53,6 +54,10 @@ class RingId(NamedTuple):
     epoch: bytes
     """Of the coordinator that made the ring: 16 random bytes, so that no other's messages fit."""
     plan_version: int
+
+
+StageKey = tuple[RingId, int]
+"""A ring, and the index of a stage in it."""
 
 
 class Hop(NamedTuple):
