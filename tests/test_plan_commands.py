@@ -229,6 +229,7 @@ def test_a_plan_of_ones_own_can_be_simulated(tmp_path: Path, problem_file: str) 
         (("plan", *HOME, "--bandwidth", "a=3"), "write it like phone:cloud=10"),
         (("plan", *HOME, "--dtype", "fp8"), "unknown dtype 'fp8'"),
         (("plan", "-m", "llama-2-7b", "-c", "home", "--bits", "5"), "5 bits"),
+        (("plan", "-m", "llama-2-7b", "-c", "home", "--bits", "0"), "0 bits"),
         (("plan", *HOME, "--context", "5000"), "context of 4096 tokens"),
         (("plan", *HOME, "--context", "0"), "context_tokens must be a whole number, 1 or more"),
         (("plan", *HOME, "--sessions", "0"), "--sessions must be a whole number, 1 or more"),

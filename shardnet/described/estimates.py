@@ -41,7 +41,7 @@ class Workload:
 
     @property
     def weight_bits(self) -> int:
-        return self.bits or 8 * DTYPE_BYTES.get(self.dtype, 0)
+        return 8 * DTYPE_BYTES.get(self.dtype, 0) if self.bits is None else self.bits
 
 
 @dataclass(frozen=True)

@@ -125,7 +125,7 @@ def unit_works(
         BadConfiguration: an unknown dtype or number of bits.
     """
     size = _dtype_bytes(dtype)
-    linear = _bytes_per_weight(bits) if bits else float(size)
+    linear = float(size) if bits is None else _bytes_per_weight(bits)
     context = context_tokens or model.context_tokens
     wire = model.hidden * size
     embedding = _embedding_parameters(model)
