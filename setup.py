@@ -17,7 +17,7 @@ VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "shardnet/__init__.py").r
 assert VERSION, "shardnet/__init__.py must say __version__"
 
 EXTRAS = {
-    "plan": ["pulp>=3,<4"],  # 4.x carries no solver of its own
+    "plan": ["pulp>=3,<4", "highspy>=1.8"],  # PuLP 4 carries no solver of its own
     "profile": ["tensorboard>=2.16", "matplotlib>=3.8"],
     "gguf": ["gguf>=0.10"],
     "configs": ["pyyaml>=6"],

@@ -8,7 +8,7 @@ last one goes to the device of unit 0.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -139,5 +139,16 @@ class Assignment:
 
     def runs(self, owners: Ints) -> Runs:
         """The stages of one assignment [u] as (device, last unit)."""
-        ends = np.flatnonzero(np.append(owners[1:] != owners[:-1], True))
-        return tuple((int(owners[u]), int(u)) for u in ends)
+        return runs_of(owners.tolist())
+
+
+def runs_of(owners: Sequence[int]) -> Runs:
+    """The stages from the device of each unit."""
+    return tuple((d, u) for u, d in enumerate(owners) if u + 1 == len(owners) or owners[u + 1] != d)
+
+
+def owners_of(runs: Runs) -> list[int]:
+    """The device of each unit."""
+    lengths = np.diff([-1, *(last for _, last in runs)])
+    owners: list[int] = np.repeat([device for device, _ in runs], lengths).tolist()
+    return owners

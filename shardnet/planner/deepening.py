@@ -1,4 +1,7 @@
-"""Where quick searches leave a gap: annealing for a better plan, then branch and bound for the proof. Pure.
+"""Where quick searches leave a gap: annealing for better plans, then branch and bound, then HiGHS. Pure.
+
+The last two find, prove, or both; neither is always the better one. HiGHS is asked where it is installed, once, for all
+the time that is left then.
 
 For clusters of a few devices. Where memory is tight, the best plans visit devices again and again, and neither is found
 by going through the units in order.
@@ -11,11 +14,13 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
+from shardnet.planner import highs
 from shardnet.planner.annealing import anneal
-from shardnet.planner.assignment import Assignment, Judge, Runs
+from shardnet.planner.assignment import Assignment, Judge, Runs, owners_of, runs_of
 from shardnet.planner.branching import Branching
 from shardnet.planner.budget import Budget
 from shardnet.planner.by_class import Second, Target
+from shardnet.planner.programme import Programme
 from shardnet.planner.search import Found
 from shardnet.planner.tables import Ints, Tables
 
@@ -25,6 +30,10 @@ NUM_STEPS = 6000, 12000
 """Of annealing, for the first time and for every other one."""
 ANNEALING_SHARE, NEAR_SHARE, FIRST_SHARE = 0.35, 0.25, 0.5
 """Of the time that is left: what annealing may take, then the neighbourhoods, then the first part of the proof."""
+SOLVER_SHARES, SECOND_SHARES = (0.15, 0.15, 0.3), (0.3, 0.25, 0.05)
+"""The same where HiGHS takes the rest; and under a second limit, where branch and bound does least."""
+LEAST_SOLVER_S = 0.2
+"""With less time HiGHS is not asked: it would hardly have begun."""
 MOST_JUDGED = 16
 """Of the assignments that annealing finds, so many are judged, and"""
 MOST_POLISHED = 4
@@ -41,7 +50,7 @@ class Deepening:
 
     def __init__(self, tables: Tables, target: Target, roots: list[int], judge: Judge, limit_s: float = np.inf) -> None:
         self._limit_s = limit_s
-        self._given, self._judge = Assignment(tables, target, roots), judge
+        self._target, self._given, self._judge = target, Assignment(tables, target, roots), judge
         self._branching = Branching(self._given, judge)
         self._packing: Branching | None = None
         if np.isfinite(target.busy_limit_s) and np.isfinite(limit_s):
@@ -55,23 +64,51 @@ class Deepening:
         """Whether the cluster is small enough."""
         return 1 < tables.num_devices <= MOST_DEVICES and tables.num_units > 1
 
-    def run(self, upper: float, budget: Budget, enough: bool) -> Found:
-        """Search for a plan that costs less than `upper`; `enough`: any such plan will do."""
+    def run(self, upper: float, budget: Budget, enough: bool, known: Runs | None = None) -> Found:
+        """Search for a plan that costs less than `upper`.
+
+        Args:
+            enough: any such plan will do.
+            known: a plan that costs `upper`.
+        """
         if not self._given.allowed.any(axis=1).all():
             return Found(None, upper, np.inf)
         steps, self._calls = NUM_STEPS[min(self._calls, 1)], self._calls + 1
-        found = [runs for runs in self._annealed(steps, budget.share(ANNEALING_SHARE)) if self._judge(runs) < np.inf]
+        asks = self._calls == 1 and budget.left_s > LEAST_SOLVER_S and highs.installed()
+        with_solver = SOLVER_SHARES if self._target.second is None else SECOND_SHARES
+        shares = with_solver if asks else (ANNEALING_SHARE, NEAR_SHARE, FIRST_SHARE if self._calls == 1 else 1.0)
+        found = [runs for runs in self._annealed(steps, budget.share(shares[0])) if self._judge(runs) < np.inf]
         best, cost = self._better(None, upper, found)
         if not enough or best is None:
-            polished = self._polished(found, budget.share(NEAR_SHARE))
+            polished = self._polished(found, budget.share(shares[1]))
             best, cost = self._better(best, cost, polished)
         if enough and best is not None:
             return Found(best, cost, -np.inf)
-        until = budget.share(FIRST_SHARE) if self._calls == 1 else budget
+        until = budget.share(shares[2])
         if enough and self._packing is not None:
-            return self._fits(self._packing, upper, until)
-        proof = self._branching.run(cost, until)
-        return proof if proof.runs is not None else Found(best, cost, proof.unseen)
+            proof = self._fits(self._packing, upper, until)
+        else:
+            proof = self._branching.run(cost, until)
+        if proof.runs is None:
+            proof = Found(best, cost, proof.unseen)
+        if not asks or proof.unseen >= proof.cost or (enough and proof.runs is not None):
+            return proof
+        return self._solved(proof, budget, enough, known)
+
+    def _solved(self, before: Found, budget: Budget, enough: bool, known: Runs | None) -> Found:
+        """What HiGHS makes of it; a plan of its own counts if the judge finds it better."""
+        programme = Programme.of(self._given.tables, self._target, self._given.roots)
+        if enough:
+            if np.isfinite(before.cost):
+                programme.limit(programme.costs, before.cost)
+            programme.costs = []
+        start = known if before.runs is None else before.runs
+        given = None if start is None or enough else owners_of(start)
+        answer = highs.solve(programme, budget, given)
+        found = [] if answer.owners is None else [runs_of(answer.owners)]
+        best, cost = self._better(before.runs, before.cost, found)
+        bound = answer.bound if not enough or answer.bound == np.inf else -np.inf
+        return Found(best, cost, max(before.unseen, bound))
 
     def disproves(self, budget: Budget) -> bool:
         """Whether it is shown that no plan keeps the beat and its limit of the lap."""
@@ -117,18 +154,13 @@ class Deepening:
         for number, runs in enumerate(sorted(found, key=self._judge)[:MOST_POLISHED]):
             until = budget.share(1 / (MOST_POLISHED - number))
             while not until.spent:
-                near = Branching(self._given, self._judge, self._neighbourhoods(self._owners(runs)))
+                near = Branching(self._given, self._judge, self._neighbourhoods(np.array(owners_of(runs))))
                 better = near.run(self._judge(runs), until)
                 if better.runs is None:
                     break
                 runs = better.runs
             polished.append(runs)
         return polished
-
-    def _owners(self, runs: Runs) -> Ints:
-        """The device of each unit [u]."""
-        lengths = np.diff([-1, *(last for _, last in runs)])
-        return np.repeat([device for device, _ in runs], lengths)
 
     def _neighbourhoods(self, owners: Ints) -> NDArray[np.bool_]:
         """Where each unit may be [u, d, i]: where it is, or free in one of many ways."""

@@ -223,7 +223,7 @@ class Exact:
         """The best of the search, the seeds and the pool."""
         known = min([*self._seeds, *pool], key=judge, default=None)
         if known is not None and judge(known) < upper:
-            best = minimize(self.tables, target, judge, judge(known), budget, prices=prices)
+            best = minimize(self.tables, target, judge, judge(known), budget, prices=prices, known=known)
             return best if best.runs is not None else Best(known, judge(known), best.bound)
         return minimize(self.tables, target, judge, upper, budget, prices=prices)
 

@@ -21,7 +21,7 @@ PROOF = 1e-9
 WIDTHS = (48, 384, 3072, 24576, 196608)
 NUM_ROUNDS = 150
 DEEP_BEFORE = 24576
-"""Before searches of such a width small clusters are searched by annealing and by branch and bound."""
+"""Before searches of such a width small clusters are searched by annealing, by branch and bound, and by HiGHS."""
 WIDE_SHARE = 0.15
 """Of the time that is left then: what such a search takes."""
 MOST_PARTIAL_CELLS = 600_000
@@ -63,6 +63,7 @@ def minimize(
     widths: tuple[int, ...] = WIDTHS,
     num_rounds: int = NUM_ROUNDS,
     prices: Prices | None = None,
+    known: Runs | None = None,
 ) -> Best:
     """Find the plan of least cost under `upper`.
 
@@ -74,6 +75,7 @@ def minimize(
         widths: of one search after the other, until one is a proof; none for the bound alone.
         num_rounds: of improving the bound's prices.
         prices: to begin with, from a similar search.
+        known: a plan that costs `upper`.
     """
     relaxation = Relaxation(tables, target)
     plain = Prices.none(len(tables.members))
@@ -90,7 +92,7 @@ def minimize(
         deep = Deepening(tables, target, roots, judge, upper)
     for step, width in enumerate(widths or (0,)):
         if deep is not None and width >= DEEP_BEFORE:
-            best = _merged(best, deep.run(best.cost, budget, enough))
+            best = _merged(best, deep.run(best.cost, budget, enough, best.runs or known))
             if best.proven or (enough and best.runs is not None) or budget.spent:
                 break
         if width:

@@ -15,16 +15,18 @@ from dataclasses import replace
 import numpy as np
 
 from shardnet.plan import StagePlan
+from shardnet.planner import highs
 from shardnet.planner.annealing import anneal
-from shardnet.planner.assignment import Assignment, Runs
+from shardnet.planner.assignment import Assignment, Runs, owners_of, runs_of
 from shardnet.planner.budget import Budget
 from shardnet.planner.by_class import ByClass
 from shardnet.planner.costs import ROUNDING
 from shardnet.planner.counting import counts_fit
-from shardnet.planner.deepening import MOST_JUDGED, Deepening
+from shardnet.planner.deepening import LEAST_SOLVER_S, MOST_JUDGED, Deepening
 from shardnet.planner.exact import Exact, Solution
 from shardnet.planner.minimize import WIDTHS, Best, roots_of
 from shardnet.planner.packing import sets_fit
+from shardnet.planner.programme import Programme
 from shardnet.planner.relaxed import Prices
 from shardnet.planner.tables import MOST_ROUTED, as_stages
 
@@ -38,6 +40,8 @@ NUM_STEPS, NUM_ANNEALED = 6000, 2
 """Steps of annealing for a shorter beat, and how often."""
 BEAT_HEAT = 0.2, 0.002
 """Colder than for sums, since a step seldom changes what is busiest."""
+SOLVER_SHARE, SOLVER_GAP = 0.6, 1e-3
+"""Of the time that is left: what HiGHS may take; and how near the least beat it is to come."""
 BRANCHING_S = 0.1
 QUICK_WIDTHS = (24, 192)
 QUICK_ROUNDS = 60
@@ -60,9 +64,11 @@ def greatest_rate(exact: Exact, in_flight: int) -> Solution:
         return exact.solution(Best(min(beats.pool, key=beats.beat), 0.0, 0.0), 0.0, 0.0, True)
     if not start.proven:  # a hard problem: quick searches will not come near the least beat
         beats.anneal(beats.low)
+        beats.ask_solver()
     while True:
         beats.shorten()
-        until = exact.budget.share(0.25)
+        shown = beats.low >= beats.high * (1 - NEAR_TIE)
+        until = exact.budget.share(0.8 if shown else 0.25)
         best = exact.least_lap(beats.high / (1 - NEAR_TIE), in_flight, until, beats.pool, beats.prices)
         assert best.runs is not None, "the pool holds a plan with the shortest beat known"
         beats.learn(best.runs)
@@ -90,7 +96,7 @@ class _Beats:
         self._doubted = self.low
         self.prices: Prices | None = None
         self._chance = np.random.default_rng(11)
-        self._annealed = False
+        self._annealed = self._asked = False
 
     def beat(self, runs: Runs) -> float:
         """Seconds per token with all sessions in flight."""
@@ -153,6 +159,9 @@ class _Beats:
             return False
         if self.find(goal * (1 - SAME), self._exact.budget.share(0.3), short, QUICK_ROUNDS):
             return True
+        self.ask_solver()
+        if self.high <= goal:
+            return True
         if self.low < goal * (1 - 2 * SAME):
             self.raise_low(goal * (1 - SAME), self._exact.budget.share(0.25))
         if self.low < goal * (1 - 2 * SAME) and self.anneal(goal):
@@ -168,7 +177,7 @@ class _Beats:
         given = Assignment(exact.tables, exact.beat_target(np.inf), roots_of(exact.tables))
         if not given.allowed.any(axis=1).all():
             return False
-        until, in_flight = exact.budget.share(0.5), self._in_flight
+        until, in_flight = exact.budget.share(0.2 if highs.installed() else 0.5), self._in_flight
         judge = exact.beat_judge(np.inf, exact.lap_limit_s)
         for _ in range(NUM_ANNEALED):
             owners, _ = anneal(
@@ -179,6 +188,27 @@ class _Beats:
                 if np.isfinite(judge(runs)):
                     self.learn(runs)
         return self.high <= goal
+
+    def ask_solver(self) -> None:
+        """Let HiGHS seek the least beat, once, where no quick proof has come near the best one known."""
+        exact, goal = self._exact, self.high * (1 - SOLVER_GAP)
+        if self._asked or not Deepening.suits(exact.tables) or not highs.installed():
+            return
+        if exact.budget.left_s < LEAST_SOLVER_S or self.low >= goal or self._packs_no(goal):
+            return
+        self._asked = True
+        programme = Programme(exact.tables, roots_of(exact.tables))
+        if np.isfinite(exact.lap_limit_s):
+            programme.limit(programme.amounts(exact.tables.seconds, exact.tables.hop_s), exact.lap_limit_s)
+        programme.seek_beat(self._in_flight)
+        judge = exact.beat_judge(np.inf, exact.lap_limit_s)
+        best = min((runs for runs in self.pool if np.isfinite(judge(runs))), key=self.beat)
+        answer = highs.solve(programme, exact.budget.share(SOLVER_SHARE), owners_of(best), SOLVER_GAP)
+        if answer.owners is not None:
+            runs = runs_of(answer.owners)
+            if np.isfinite(judge(runs)):
+                self.learn(runs)
+        self.low = max(self.low, min(answer.bound, self.high))
 
     def shorten(self) -> None:
         """Bisect with quick searches: what they do not find is doubted, not disproven."""
