@@ -157,15 +157,16 @@ def test_mutated_messages_leave_nothing_behind(pair: tuple[RpcTransport, Device,
 
     throw(source, [(message, is_remote) for message in messages for is_remote in (False, True)] * 5)
     device.ask("watch")
-    process = psutil.Process(device.pid)
-    memory = process.memory_info().rss
-    storm()
-    assert num_thrown >= 2000
-    assert device.ask("python_that_ran") == []
-    assert device.ask("is_part_touched") is False
-    assert source.post("device", "echo", 1).result(10) == (1,)
-    gc.collect()  # RRefs of ours to answers that stand there
-    deadline = time.monotonic() + 60
-    while device.ask("num_tensors"):
-        assert time.monotonic() < deadline
-    assert process.memory_info().rss - memory < 16 * 2**20
+    memory = []
+    for _ in range(2):  # the first time, the threads of RPC get their memory: what grows at the second time is lost
+        storm()
+        assert device.ask("python_that_ran") == []
+        assert device.ask("is_part_touched") is False
+        assert source.post("device", "echo", 1).result(10) == (1,)
+        gc.collect()  # RRefs of ours to answers that stand there
+        deadline = time.monotonic() + 60
+        while device.ask("num_tensors"):
+            assert time.monotonic() < deadline
+        memory.append(psutil.Process(device.pid).memory_info().rss)
+    assert num_thrown >= 4000
+    assert memory[1] - memory[0] < 16 * 2**20
