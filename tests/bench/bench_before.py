@@ -16,11 +16,11 @@ import os
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+
+from session_rates import rate_of_several
 
 SHORT = list(range(100, 116))
 LONG = [(37 * i) % 40_000 + 100 for i in range(512)]
@@ -102,18 +102,7 @@ def prefill_rate(model: Any, num_tokens: int) -> float:
 
 
 def decode_rate(model: Any, num_sessions: int) -> float:
-    """Of all sessions together, from the last first token to the first last one."""
-    streams = [model.stream(SHORT[i % 16 :] + SHORT[: i % 16], max_new_tokens=NUM_TOKENS) for i in range(num_sessions)]
-    times: list[list[float]] = [[] for _ in streams]
-
-    def drain(index: int) -> None:
-        for _ in streams[index]._session:
-            times[index].append(time.perf_counter())
-
-    with ThreadPoolExecutor(num_sessions) as threads:
-        list(threads.map(drain, range(num_sessions)))
-    start, end = max(one[0] for one in times), min(one[-1] for one in times)
-    return sum(start < at <= end for one in times for at in one) / (end - start)
+    return rate_of_several(model, SHORT, NUM_TOKENS, num_sessions)
 
 
 def main() -> int:

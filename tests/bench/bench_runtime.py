@@ -17,9 +17,7 @@ import platform
 import socket
 import statistics
 import sys
-import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +26,7 @@ import torch
 import transformers
 from bare_rpc import BareRpc
 from baseline import Baseline
+from session_rates import rate_of_several
 
 import shardnet
 from shardnet.cluster.model import Model
@@ -145,21 +144,6 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def rate_of_several(model: Model, prompt: list[int], new: int, num_sessions: int) -> float:
-    """Tokens per second of all sessions together, from the last first token to the first last one."""
-    streams = [model.stream(prompt[index:] + prompt[:index], max_new_tokens=new) for index in range(num_sessions)]
-    times: list[list[float]] = [[] for _ in streams]
-
-    def drain(index: int) -> None:
-        for _ in streams[index]._session:
-            times[index].append(time.perf_counter())
-
-    with ThreadPoolExecutor(num_sessions) as threads:
-        list(threads.map(drain, range(num_sessions)))
-    start, end = max(one[0] for one in times), min(one[-1] for one in times)
-    return sum(start < at <= end for one in times for at in one) / (end - start)
 
 
 def measure_memory(options: argparse.Namespace) -> list[Row]:
