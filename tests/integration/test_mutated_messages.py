@@ -32,6 +32,8 @@ Message = tuple[bytes, list[torch.Tensor], bool]
 BATCH = 50
 LARGE = 100_000
 """Floats in a tensor that goes beside a frame: 2,000 of them kept would be 800 MB."""
+STORM_MAY_ADD = 8 * 2**20
+"""Bytes of memory that 2,000 messages may add to a device that has seen as many."""
 PICKLES = [
     request(b"cos\nsystem\n", pickle.dumps(("exit 1",), 0)[:-1]),
     request(PART, b"(I1\nI2\nI3\nt"),
@@ -157,8 +159,8 @@ def test_mutated_messages_leave_nothing_behind(pair: tuple[RpcTransport, Device,
 
     throw(source, [(message, is_remote) for message in messages for is_remote in (False, True)] * 5)
     device.ask("watch")
-    memory = []
-    for _ in range(2):  # the first time, the threads of RPC get their memory: what grows at the second time is lost
+    memory = 0
+    for _ in range(5):
         storm()
         assert device.ask("python_that_ran") == []
         assert device.ask("is_part_touched") is False
@@ -167,6 +169,11 @@ def test_mutated_messages_leave_nothing_behind(pair: tuple[RpcTransport, Device,
         deadline = time.monotonic() + 60
         while device.ask("num_tensors"):
             assert time.monotonic() < deadline
-        memory.append(psutil.Process(device.pid).memory_info().rss)
+        before, memory = memory, psutil.Process(device.pid).memory_info().rss
+        added = memory - before
+        if added < STORM_MAY_ADD:
+            break
     assert num_thrown >= 4000
-    assert memory[1] - memory[0] < 16 * 2**20
+    # A thread of RPC that allocates for the first time gets an arena of 10 to 20 MB, in whichever storm that is. There are
+    # only so many threads; what a message leaves behind, every storm adds.
+    assert added < STORM_MAY_ADD
