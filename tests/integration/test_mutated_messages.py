@@ -174,6 +174,6 @@ def test_mutated_messages_leave_nothing_behind(pair: tuple[RpcTransport, Device,
         if added < STORM_MAY_ADD:
             break
     assert num_thrown >= 4000
-    # A thread of RPC that allocates for the first time gets an arena of 10 to 20 MB, in whichever storm that is. There are
-    # only so many threads; what a message leaves behind, every storm adds.
+    # A thread of RPC that allocates for the first time gets an arena of 10 to 20 MB, in whichever storm that is.
+    # There are only so many threads; what a message leaves behind, every storm adds.
     assert added < STORM_MAY_ADD
