@@ -8,6 +8,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 READY := $(VENV)/.ready
+WORKERS = $(shell $(PYTHON) -c 'import os; print(min(2, len(os.sched_getaffinity(0))))')
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-root test-long check bench docs
@@ -24,8 +25,9 @@ help:
 demo: $(READY)
 	@$(BIN)/shardnet demo
 
+# Two processes share the files, see tests/conftest.py.
 test: $(READY)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
 
 test-root: $(READY)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m root

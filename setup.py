@@ -25,6 +25,7 @@ EXTRAS = {
 DEV = [
     "pytest>=8",
     "pytest-timeout>=2.3",
+    "pytest-xdist>=3.8",
     "hypothesis>=6.100",
     "ruff>=0.12",
     "mypy>=1.15",

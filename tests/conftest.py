@@ -1,12 +1,23 @@
-"""What every test begins with."""
+"""What every test begins with, and how two processes share the suite (`make test`)."""
 
+from __future__ import annotations
+
+import os
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 # A shell starts what it puts in the background deaf to Ctrl-C, and so would be every command that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+AGAINST_THE_CLOCK = {
+    f"tests/integration/test_{name}.py"
+    for name in ("commands", "elastic_rpc", "lifecycle", "link_probe_rpc", "local_workers", "shardnet_run")
+}
+"""Files that say how many seconds something may take, or that measure. They run one after the other in one process,
+first of all, while the other process goes through the tests that start no process and need one core."""
 
 
 @pytest.fixture(autouse=True)
@@ -17,3 +28,34 @@ def signals_are_pythons_own() -> Iterator[None]:
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+def group_of(nodeid: str) -> str:
+    """What goes to one process as a whole: a file, whose tests share what they make, or all that look at the clock."""
+    file = nodeid.partition("::")[0]
+    return "against the clock" if file in AGAINST_THE_CLOCK else file
+
+
+def turn_of(item: pytest.Item) -> int:
+    """When a test comes where two processes share the suite."""
+    if group_of(item.nodeid) == "against the clock":
+        return 0
+    return 2 if "/integration/" in item.nodeid else 1
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=turn_of)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Gives out whole groups, in the order of the tests."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Groups(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid)
+
+    config.option.loadscopereorder = False
+    return Groups(config, log)

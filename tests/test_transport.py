@@ -189,7 +189,10 @@ def test_no_answer_in_time(source: Transport, target: str) -> None:
         *(Path("/"), Counter, print, lambda: None, DoesNotFit("x"), torch.float16),
         *({1, 2}, {(1, 2): 3}, 2**200, torch.eye(2).to_sparse(), torch.zeros(2, dtype=torch.complex64)),
     ],
-    ids=str,
+    ids=[
+        *("path", "class", "function", "lambda", "error", "dtype"),
+        *("set", "keyed by tuples", "too large", "sparse", "complex"),
+    ],
 )
 def test_what_may_not_travel_is_the_callers_mistake(source: Transport, foreign: Any) -> None:
     with pytest.raises(UsageError, match=r"What 'echo' should send to device cannot travel: .* trave"):

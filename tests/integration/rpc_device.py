@@ -28,6 +28,9 @@ from shardnet.transport import Handler, RemoteObject, RpcTransport, Transport
 from shardnet.transport.messages import Part
 
 TESTS = Path(__file__).parents[1]
+FORKED = multiprocessing.get_context("forkserver")
+"""There is one such server in a process: what any test of the suite needs is said once, here."""
+FORKED.set_forkserver_preload(["shardnet.transport.rpc", "shardnet.cluster.cluster", "transformers.modeling_layers"])
 
 
 class Counter:
@@ -175,8 +178,8 @@ class Device:
     def __init__(self, endpoint: str, name: str) -> None:
         self.name = name
         self._errors = tempfile.NamedTemporaryFile("r")  # noqa: SIM115
-        self._pipe, end = _FORKED.Pipe()
-        self.process = _FORKED.Process(target=run_device, args=(endpoint, name, end, self._errors.name), daemon=True)
+        self._pipe, end = FORKED.Pipe()
+        self.process = FORKED.Process(target=run_device, args=(endpoint, name, end, self._errors.name), daemon=True)
         self.process.start()
         end.close()
 
@@ -259,7 +262,3 @@ def run_device(endpoint: str, name: str, pipe: Connection, errors: str) -> None:
                     pipe.send([getattr(requests, request)(*args), None])
                 except ShardnetError as error:
                     pipe.send([None, f"{type(error).__name__}: {error}"])
-
-
-_FORKED = multiprocessing.get_context("forkserver")
-_FORKED.set_forkserver_preload(["torch", "shardnet.transport.rpc"])

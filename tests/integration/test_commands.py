@@ -1,4 +1,7 @@
-"""The commands as a user runs them: real processes, a tiny model, and in the end nothing is left over."""
+"""The commands as a user runs them: real processes, a tiny model, and in the end nothing is left over.
+
+What is asked is done by a Python that is warm already; how a command starts and ends is looked at in a fresh one.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from typing import Any
 
 import psutil
 import pytest
+from integration.warm_python import WARM_PYTHON
 from processes import devices_of, is_over, wait_until
 from tiny_text_model import save_text_model
 
@@ -29,8 +33,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_text_model(tmp_path_factory.mktemp("model"))
 
 
+@pytest.fixture(autouse=True, scope="module")
+def warm(warm_python: None) -> None:
+    """`shardnet` below needs it."""
+
+
 def shardnet(*arguments: object, text: str | None = None) -> subprocess.CompletedProcess[str]:
-    command = [*SHARDNET, *map(str, arguments)]
+    command = [*WARM_PYTHON, "-m", "shardnet.launch.cli", *map(str, arguments)]
     return subprocess.run(
         command, env=ENVIRONMENT, input=text, capture_output=True, text=True, timeout=180, check=False, errors="replace"
     )

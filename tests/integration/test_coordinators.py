@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import time
@@ -13,20 +12,20 @@ from typing import Any
 
 import pytest
 from in_process_ring import alone
+from integration.rpc_device import FORKED
 from tiny_text_model import save_text_model
 
 import shardnet
 from shardnet.cluster.local_workers import LocalWorkers
 from shardnet.transport import serve_store
 
+pytestmark = pytest.mark.usefixtures("warm_devices")
+
 NAMES = ["device-0", "device-1", "device-2"]
 PROMPTS = [[5, 6, 7, 8], [40, 41, 42, 43, 44, 45], list(range(100, 140))]
 NUM_TOKENS = 12
 MOST_MORE_BYTES = 24 * 2**20
 """What an allocator may keep of what was freed."""
-
-_FORKED = multiprocessing.get_context("forkserver")
-_FORKED.set_forkserver_preload(["shardnet.cluster.cluster", "transformers.modeling_layers"])
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +35,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
+def endpoint(warm_devices: None) -> Iterator[str]:
     store = serve_store()
     endpoint = f"127.0.0.1:{store.port}"
     with LocalWorkers(endpoint, NAMES, threads=1):
@@ -60,8 +59,8 @@ def coordinate(endpoint: str, folder: str, pipe: Connection) -> None:
 
 class Coordinator:
     def __init__(self, endpoint: str, folder: Path) -> None:
-        self.pipe, end = _FORKED.Pipe()
-        self._process = _FORKED.Process(target=coordinate, args=(endpoint, str(folder), end), daemon=True)
+        self.pipe, end = FORKED.Pipe()
+        self._process = FORKED.Process(target=coordinate, args=(endpoint, str(folder), end), daemon=True)
         self._process.start()
 
     def answers(self) -> list[list[int]]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from integration.warm_python import WARM_PYTHON
 from tiny_text_model import save_text_model
 
 import shardnet
@@ -15,13 +15,14 @@ from shardnet.errors import ModelNotFound
 from shardnet.transport import serve_store
 
 
+@pytest.mark.usefixtures("warm_python")
 def test_a_device_elsewhere_has_no_copy_and_says_so(tmp_path: Path) -> None:
     """It used to be sent the coordinator's path, and would have read whatever lies there on its own disk."""
     model = save_text_model(tmp_path / "model")
     store = serve_store("127.0.0.1", 0)
     endpoint = f"127.0.0.1:{store.port}"
     folders = {"SHARDNET_CACHE": str(tmp_path / "cache"), "TMPDIR": str(tmp_path)}
-    command = [sys.executable, "-m", "shardnet.launch.worker", "--endpoint", endpoint, "--name"]
+    command = [*WARM_PYTHON, "-m", "shardnet.launch.worker", "--endpoint", endpoint, "--name"]
     workers = [
         subprocess.Popen([*command, name], env=os.environ | own) for name, own in (("near", {}), ("pixel-7", folders))
     ]

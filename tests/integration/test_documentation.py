@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from integration.warm_python import WARM_PYTHON
 
 from docs.make_api import TARGET, reference
 
@@ -70,22 +71,34 @@ def run(command: list[str], folder: Path) -> Done:
     )
 
 
+@pytest.mark.usefixtures("warm_python")
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_an_example_runs(example: str, tmp_path: Path) -> None:
-    done = run([sys.executable, "-c", example], tmp_path)
+    done = run([*WARM_PYTHON, "-c", example], tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip(), "an example shows something"
     assert "Traceback" not in done.stderr
 
 
 @pytest.fixture(scope="module")
-def typed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[Done]]]:
+def commands(tmp_path_factory: pytest.TempPathFactory, warm_python: None) -> Path:
+    """A folder with the installed commands."""
+    folder = tmp_path_factory.mktemp("commands")
+    for name, module in {"shardnet": "shardnet.launch.cli", "shardnet-run": "shardnet.launch.run"}.items():
+        command = folder / name
+        command.write_text(f'#!/bin/sh\nexec {shlex.join(WARM_PYTHON)} -m {module} "$@"\n', encoding="utf-8")
+        command.chmod(0o755)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def typed(tmp_path_factory: pytest.TempPathFactory, commands: Path) -> Iterator[dict[str, Future[Done]]]:
     """All lines at work, two at a time, in one folder with the files that the documents show."""
     folder = tmp_path_factory.mktemp("reader")
     for block in BLOCKS:
         if block.mark == "file":
             (folder / block.about).write_text(block.text, encoding="utf-8")
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    path = os.pathsep.join([str(commands), os.environ["PATH"]])
     with_path = f"export PATH={path!r}; "
     with ThreadPoolExecutor(AT_ONCE) as pool:
         yield {line: pool.submit(run, ["bash", "-ec", with_path + line], folder) for line in LINES}

@@ -22,6 +22,8 @@ from shardnet.cluster.model import Model
 from shardnet.errors import BadRequest, DoesNotFit, KVMemorySpent
 from shardnet.loader import open_model
 
+pytestmark = pytest.mark.usefixtures("warm_devices")
+
 EMBEDDED = "smollm2-135m-instruct"
 STORY = "Once upon a time, in a village between two rivers, there lived a clockmaker who had never been late. "
 

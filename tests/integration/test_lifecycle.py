@@ -19,6 +19,8 @@ import shardnet
 from shardnet.errors import BadRequest, ClusterError, DamagedCheckpoint, DeviceLost
 from shardnet.loader import ModelFiles
 
+pytestmark = pytest.mark.usefixtures("warm_devices")
+
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:

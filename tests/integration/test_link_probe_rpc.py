@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
+
+import pytest
+from integration.warm_python import WARM_PYTHON
 
 from shardnet.transport import serve_store
 
@@ -24,12 +26,13 @@ with RpcTransport.join(endpoint, name) as transport:
 """
 
 
+@pytest.mark.usefixtures("warm_python")
 def test_links_between_processes() -> None:
     store = serve_store()
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     devices = [
         subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, f"127.0.0.1:{store.port}", name],
+            [*WARM_PYTHON, "-c", PROGRAM, f"127.0.0.1:{store.port}", name],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -16,6 +16,8 @@ from tiny_text_model import save_text_model
 import shardnet
 from shardnet.cluster.model import Model
 
+pytestmark = pytest.mark.usefixtures("warm_devices")
+
 NUM_THREADS = 12
 NUM_WORDS = (3, 300)
 NUM_TOKENS = 10

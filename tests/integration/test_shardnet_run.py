@@ -11,9 +11,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+from integration.warm_python import WARM_PYTHON
 from processes import devices_of, is_over, wait_until
 
-LAUNCHER = [sys.executable, "-m", "shardnet.launch.run", "--standalone"]
+RUN = ["-m", "shardnet.launch.run", "--standalone"]
+LAUNCHER = [sys.executable, *RUN]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 CONNECT = """
@@ -29,9 +31,16 @@ sys.exit(7)
 """
 
 
+@pytest.fixture(autouse=True, scope="module")
+def warm(warm_python: None) -> None:
+    """`launch` needs it."""
+
+
 def launch(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """In a Python that is warm already. How the launcher starts and ends is looked at in a fresh one, see `waiting`."""
+    command = [*WARM_PYTHON, *RUN, *arguments]
     return subprocess.run(
-        [*LAUNCHER, *arguments], cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=False
+        command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=False
     )
 
 
