@@ -10,6 +10,7 @@ import typer
 
 from shardnet.progress import progress_bars
 
+from .generate_glance import refuse_at_once
 from .generate_options import GenerateOptions, read_prompts, read_split
 from .model_configs import EMBEDDED_MODEL
 from .surroundings import require_address_space
@@ -207,6 +208,7 @@ def generate(
 
 
 def _run(options: GenerateOptions) -> None:
+    refuse_at_once(options)
     with progress_bars(enabled=False if options.json else None) as progress:
         progress("loading PyTorch", 0, 1)
         require_address_space()

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 from shardnet.cluster.loading import check_context
-from shardnet.cluster.placement import check_num_devices, check_split
 from shardnet.cluster.request import check_length, encode
 from shardnet.launch.cache_folder import cache_folder
 from shardnet.loader import ModelFiles, glance_at, open_model
 from shardnet.progress import Progress
 
+from .generate_glance import check_number_of_units
 from .generate_options import GenerateOptions
 
 
 def open_early(options: GenerateOptions, progress: Progress) -> ModelFiles:
-    """The model's files, tokenizer and all. What a glance shows is refused before transformers is imported.
+    """The model's files, tokenizer and all, once the hub has been asked and a GGUF file is converted.
 
     Raises:
         BadRequest: more devices than units, a split of other units, a prompt that is longer than the context.
         ModelNotFound, UnsupportedModel, DamagedCheckpoint: as `open_model`.
     """
     seen = glance_at(options.model, options.dtype, cache_dir=cache_folder(), progress=progress)
-    if seen.num_units is not None and not options.uses_running_devices:
-        if options.split is not None:
-            check_split(options.split, options.num_local_devices, seen.num_units, seen.name)
-        check_num_devices(options.num_local_devices, seen.num_units, seen.name)
+    check_number_of_units(options, seen)
     files = open_model(options.model, options.dtype, cache_dir=cache_folder(), progress=progress)
     profile, tokenizer = files.profile, files.tokenizer()
     context_tokens = check_context(profile.name, profile.context_tokens, options.context_tokens)

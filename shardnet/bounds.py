@@ -8,7 +8,7 @@ quotients leave what floating point can hold.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import cache
 from types import NoneType
@@ -91,6 +91,20 @@ JOULES = Amount(1e18)
 JOULES_PER_BYTE = Amount(1e6)
 TOKENS = Count(0, 10**9)
 SESSIONS = Count(1, 10**6)
+
+
+def extent_of(value: Any) -> tuple[int, int]:
+    """How many values there are in nested lists and objects, themselves included; how long the longest list is."""
+    count, longest, waiting = 0, 0, [value]
+    while waiting:
+        each = waiting.pop()
+        count += 1
+        if isinstance(each, Mapping):
+            waiting += each.values()
+        elif isinstance(each, (list, tuple)):
+            longest = max(longest, len(each))
+            waiting += each
+    return count, longest
 
 
 @cache

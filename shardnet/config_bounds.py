@@ -10,12 +10,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from shardnet.bounds import Amount, Bound, Count
+from shardnet.bounds import Amount, Bound, Count, extent_of
 from shardnet.errors import DamagedCheckpoint, ShardnetError
 from shardnet.quoting import quoted
 
-MOST_BLOCKS = 4094
-"""With the embedding and the head as many units as a plan may have."""
+MOST_BLOCKS = 510
+"""The deepest model that was published has 315; each block takes a millisecond or two to build, before any weight."""
+MOST_VALUES = 10_000
+"""In all lists and objects of a configuration together. transformers copies and compares them several times: a million
+take 13 s. Real ones have hundreds; the names of a thousand classes would be 2,000."""
+MOST_ROPE_FIELDS = 64
 MOST_CONTEXT = 1 << 30
 MOST_ID = 1 << 31
 
@@ -91,7 +95,7 @@ FIELDS: dict[str, Bound] = {
     "num_experts_per_tok": _EXPERTS,
     "decoder_sparse_step": Count(1, MOST_BLOCKS),
     "no_rope_layer_interval": Count(1, MOST_BLOCKS),
-    "num_labels": Count(0, 100_000),
+    "num_labels": Count(0, 1 << 11),
     "bos_token_id": Count(-1, MOST_ID),
     "eos_token_id": Count(0, MOST_ID),
     "pad_token_id": Count(-1, MOST_ID),
@@ -168,6 +172,9 @@ def fault_of(name: str, value: Any, table: Mapping[str, Bound] = FIELDS) -> str 
 
 
 def _faults(config: Mapping[str, Any], prefix: str) -> Iterator[str]:
+    count, _ = extent_of(config)
+    if count > MOST_VALUES:
+        yield f"it holds {count} values, and no configuration needs more than {MOST_VALUES}"
     for key, value in config.items():
         if (fault := fault_of(_CANONICAL.get(key, key), value)) is not None:
             yield f"{prefix}{key} {fault}"
@@ -185,12 +192,15 @@ def _rope_faults(rope: Any, place: str) -> Iterator[str]:
     if not isinstance(rope, (Mapping, type(None))):
         yield f"{place} must be an object, but is {quoted(rope)} instead"
         return
-    for key, value in (rope or {}).items():
+    rope = rope or {}
+    if len(rope) > MOST_ROPE_FIELDS:
+        yield f"{place} has {len(rope)} fields, more than the {MOST_ROPE_FIELDS} that it may have"
+    for key, value in rope.items():
         if isinstance(value, Mapping):
             yield from _rope_faults(value, f"{place}.{key}")
         elif (fault := fault_of(key, value, ROPE_FIELDS)) is not None:
             yield f"{place}.{key} {fault}"
-    low, high = (rope or {}).get("low_freq_factor"), (rope or {}).get("high_freq_factor")
+    low, high = rope.get("low_freq_factor"), rope.get("high_freq_factor")
     if low is not None and high is not None and low >= high:
         yield f"{place} has a low_freq_factor of {low} and a high_freq_factor of {high}, which must be larger"
 

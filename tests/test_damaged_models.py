@@ -150,6 +150,13 @@ NAMED: dict[str, tuple[Change, str]] = {
     "index: absolute": (index("/etc/passwd"), "which is not in the model's folder"),
     "index: null byte": (index("a\0b"), "is no file's name"),
     "tokenizer configuration": (written("tokenizer_config.json", "[]"), "should hold a JSON object and holds a list"),
+    "many values": (config(strange=[[[]]] * 150_000), "it holds 300\\d+ values, and no configuration needs more"),
+    "many values beside": (
+        lambda folder: change_json(
+            folder / "tokenizer_config.json", lambda content: content.update(a=[[[]]] * 900_000)
+        ),
+        "holds 1800\\d+ values, and up to 900000 in one list",
+    ),
     "tokenizer a pipe": (replaced("tokenizer.json", os.mkfifo), "it is a pipe, not a file"),
 }
 
@@ -211,7 +218,7 @@ NESTED = text("a.nested") + struct.pack("<I", 9) + struct.pack("<IQ", 9, 1) * 30
 ALIGNED = text("general.alignment") + struct.pack("<II", 4, 0)
 NAMED_GGUF: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "block_count 2**32-1": (number("llama.block_count", 2**32 - 1), "block_count' must be a whole number, at most"),
-    "block_count 4000": (number("llama.block_count", 4000), "speaks of 4000 blocks, and its tensors hold 2"),
+    "block_count 500": (number("llama.block_count", 500), "speaks of 500 blocks, and its tensors hold 2"),
     "head_count 0": (number("llama.attention.head_count", 0), "head_count' must be a whole number, 1 or more"),
     "head_count 2**32-1": (number("llama.attention.head_count", 2**32 - 1), "head_count' must be"),
     "embedding_length 2**32-1": (number("llama.embedding_length", 2**32 - 1), "embedding_length' must be"),

@@ -1,12 +1,21 @@
-"""A shard's own weights, and no others, from safetensors and GGUF."""
+"""A shard's own weights, and no others, from safetensors and GGUF.
 
-from .copy_index import enter
-from .files import DEFAULT_CACHE, ModelFiles, open_model, read_tokenizer
-from .folder import read_config
-from .glance import Glance, glance_at
-from .hashing import AT_ONCE_BYTES, fingerprint
-from .sources import ADVICE, find_copy, require_copy
-from .weights import load_shard
+Names are imported when they are first used: what a glance at a model's files rules out is said before torch is
+imported.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .copy_index import enter
+    from .files import ModelFiles, open_model, read_tokenizer
+    from .folder import read_config
+    from .glance import Glance, glance_at, glance_at_once
+    from .hashing import AT_ONCE_BYTES, fingerprint
+    from .sources import ADVICE, DEFAULT_CACHE, find_copy, require_copy
+    from .weights import load_shard
 
 __all__ = [
     "ADVICE",
@@ -18,9 +27,28 @@ __all__ = [
     "find_copy",
     "fingerprint",
     "glance_at",
+    "glance_at_once",
     "load_shard",
     "open_model",
     "read_config",
     "read_tokenizer",
     "require_copy",
 ]
+
+_HOMES = {
+    "enter": "copy_index",
+    **dict.fromkeys(("ModelFiles", "open_model", "read_tokenizer"), "files"),
+    "read_config": "folder",
+    **dict.fromkeys(("Glance", "glance_at", "glance_at_once"), "glance"),
+    **dict.fromkeys(("AT_ONCE_BYTES", "fingerprint"), "hashing"),
+    **dict.fromkeys(("ADVICE", "DEFAULT_CACHE", "find_copy", "require_copy"), "sources"),
+    "load_shard": "weights",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -21,7 +21,7 @@ from .copies import Copy, being_changed, look_at
 from .folder import check_text_files, make_config, read_eos_ids, read_raw_config
 from .pieces import PART_MARK, match_names
 from .places import TensorPlace
-from .sources import find_folder
+from .sources import DEFAULT_CACHE, find_folder
 from .ties import ties_that_hold
 
 Progress = Callable[[str, float, float], None]
@@ -29,7 +29,6 @@ Progress = Callable[[str, float, float], None]
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tokenizer_config.json")
 TRIAL_TEXT = "Once"
-DEFAULT_CACHE = Path("~/.cache/shardnet")
 
 
 @dataclass(frozen=True)

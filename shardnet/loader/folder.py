@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from shardnet.bounds import extent_of
 from shardnet.config_bounds import check_config, fault_of
 from shardnet.errors import DamagedCheckpoint, ModelNotFound, UnsupportedModel
 from shardnet.foreign import read_by_others
@@ -16,6 +17,10 @@ MOST_CONFIG_BYTES = 1 << 20
 MOST_OBJECT_BYTES = 6 << 20
 MOST_TOKENIZER_BYTES = 128 << 20
 """The largest tokenizers in use have 35 MB."""
+MOST_OBJECT_VALUES = 100_000
+"""In what is small beside the weights: the 6,415 added tokens of Gemma 3 are 45,000 values."""
+MOST_LISTED = 10_000
+"""In one list there: transformers compares each special token with all others."""
 TEXT_ENDINGS = (".json", ".jinja", ".model", ".txt")
 """What is read, or may be read by transformers, beside the weights."""
 SMALL_OBJECTS = ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
@@ -109,7 +114,12 @@ def check_text_files(folder: Path) -> None:
                     f"{MOST_TOKENIZER_BYTES}. Download it again."
                 )
     for name in SMALL_OBJECTS:
-        read_object(folder / name)
+        count, longest = extent_of(read_object(folder / name))
+        if count > MOST_OBJECT_VALUES or longest > MOST_LISTED:
+            raise DamagedCheckpoint(
+                f"{shortened(str(folder / name))} holds {count} values, and up to {longest} in one list; no such file "
+                f"needs more than {MOST_OBJECT_VALUES} and {MOST_LISTED}. Download it again."
+            )
 
 
 def read_eos_ids(folder: Path, config: Any) -> tuple[int, ...]:

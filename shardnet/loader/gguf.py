@@ -26,7 +26,6 @@ from .gguf_header import GgufHeader, read_header
 from .gguf_rope import scaling_of
 from .gguf_tensors import Unpacker
 from .hashing import Hashes, keep
-from .safetensors_writer import SafetensorsWriter
 
 FORMAT = 2
 """Part of the key under which a result is kept; raise it when what `convert` writes changes."""
@@ -48,7 +47,7 @@ def convert(path: Path, dtype: str, cache_dir: Path, progress: Progress | None =
     folder = cache_dir / f"{path.stem}-{dtype}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
     if folder.is_dir():
         return folder
-    header = _open(path)
+    header = open_header(path)
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
         making = Path(tempfile.mkdtemp(prefix=".making-", dir=cache_dir))
@@ -75,10 +74,15 @@ def read_config(path: Path) -> Any:
         DamagedCheckpoint, UnsupportedModel: as `convert`.
     """
     with tempfile.TemporaryDirectory(prefix="shardnet-") as folder:
-        return _read_config(_open(path), Path(folder))[1]
+        return _read_config(open_header(path), Path(folder))[1]
 
 
-def _open(path: Path) -> GgufHeader:
+def open_header(path: Path) -> GgufHeader:
+    """What a GGUF file says of itself, within bounds. Imports no torch.
+
+    Raises:
+        DamagedCheckpoint, UnsupportedModel: as `convert`.
+    """
     if importlib.util.find_spec("gguf") is None:
         raise UnsupportedModel(f"Reading {path.name} needs the package gguf. Run: pip install gguf")
     return read_header(path)
@@ -165,6 +169,8 @@ def _write_weights(
 ) -> Hashes:
     """Unpack all tensors that the model wants, one after the other."""
     from shardnet.models import build_skeleton
+
+    from .safetensors_writer import SafetensorsWriter
 
     skeleton = build_skeleton(config, 0, config.num_hidden_layers + 1)
     shapes = {slot.name: tuple(slot.shape) for _, modules in skeleton.units() for slot in skeleton.slots(modules)}

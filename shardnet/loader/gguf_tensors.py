@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from shardnet.errors import DamagedCheckpoint, UnsupportedModel
 from shardnet.foreign import read_by_others
-from shardnet.models import weightless
 
 from .gguf_header import GgufHeader, GgufTensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PROCESSOR_NAMES = {"qwen2_moe": "qwen2moe", "qwen3_moe": "qwen3moe", "gemma3_text": "gemma3", "mistral": "llama"}
 """Under which name transformers keeps the tensor processor of a family, where it is not the family's own."""
@@ -27,6 +27,8 @@ class Unpacker:
             TensorProcessor,
             get_gguf_hf_weights_map,
         )
+
+        from shardnet.models.weightless import weightless
 
         name = PROCESSOR_NAMES.get(config.model_type, config.model_type)
         self._path = header.path

