@@ -120,7 +120,7 @@ finally:
 
 @pytest.mark.parametrize("damage", ["folder", "gguf", "nothing"])
 def test_what_is_refused_at_a_glance_does_without_torch(good: Path, tmp_path: Path, damage: str) -> None:
-    """To import torch and transformers takes 3 to 4 s of processor time, and came before the first look at the files."""
+    """To import torch and transformers takes 3 to 4 s of processor time, and came before the first look at a file."""
     model = tmp_path / "model"
     if damage == "folder":
         wrong(copy_of(good, model), hidden_size=-1)
