@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from warm_python import WARM_NURSERY, warm_server
+
+from shardnet.cluster import local_workers
 
 # A shell starts what it puts in the background deaf to Ctrl-C, and so would be every command that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -28,6 +31,21 @@ def signals_are_pythons_own() -> Iterator[None]:
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture(scope="session")
+def warm_python() -> Iterator[None]:
+    """Lets a test start processes with WARM_PYTHON."""
+    with warm_server():
+        yield
+
+
+@pytest.fixture(scope="module")
+def warm_devices(warm_python: None) -> Iterator[None]:
+    """The local devices of this module's clusters come from WARM_PYTHON."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local_workers, "NURSERY_COMMAND", WARM_NURSERY)
+        yield
 
 
 def group_of(nodeid: str) -> str:

@@ -3,16 +3,17 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from tiny_models import SIZES
 from transformers import LlamaConfig
+from warm_python import WARM_PYTHON
 
 from shardnet.described.clusters import DeviceEntry
 from shardnet.described.schema import Place, read_record
 
+pytestmark = pytest.mark.usefixtures("warm_python")
 SECONDS = ("--max-seconds", "2", "--dtype", "float32")
 
 
@@ -25,9 +26,9 @@ def model(tmp_path: Path) -> str:
 
 
 def shardnet(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    environment = {**os.environ, "HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [sys.executable, "-m", "shardnet.launch.cli", "profile", *arguments],
+        [*WARM_PYTHON, "-m", "shardnet.launch.cli", "profile", *arguments],
         capture_output=True,
         text=True,
         timeout=120,

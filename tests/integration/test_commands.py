@@ -18,9 +18,9 @@ from typing import Any
 
 import psutil
 import pytest
-from integration.warm_python import WARM_PYTHON
 from processes import devices_of, is_over, wait_until
 from tiny_text_model import save_text_model
+from warm_python import WARM_PYTHON
 
 SHARDNET = [sys.executable, "-m", "shardnet.launch.cli"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -165,12 +165,12 @@ def test_a_killed_device_ends_the_command_with_its_name(busy: subprocess.Popen[b
     devices = devices_of(busy.pid)
     os.kill(devices["device-1"], signal.SIGKILL)
     start_s = time.monotonic()
-    assert busy.stdout is not None
-    busy.stdout.read()
-    assert busy.wait(10) == 1
+    assert busy.stdout is not None and busy.stderr is not None
+    last = next(line for line in map(bytes.decode, busy.stderr) if line.startswith("shardnet: "))
     assert time.monotonic() - start_s < 5
-    assert busy.stderr is not None
-    last = busy.stderr.read().decode().splitlines()[-1]
+    busy.stdout.read()
+    assert busy.wait(10) == 1  # Python itself takes seconds to tidy up torch where other processes are at work
+    assert busy.stderr.read() == b""
     assert "device-1 is lost" in last
     assert "stage 2 of 2" in last
     assert all(is_over(pid) for pid in devices.values())

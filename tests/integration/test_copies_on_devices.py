@@ -7,8 +7,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from integration.warm_python import WARM_PYTHON
 from tiny_text_model import save_text_model
+from warm_python import WARM_PYTHON
 
 import shardnet
 from shardnet.errors import ModelNotFound

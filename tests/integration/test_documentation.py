@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from integration.warm_python import WARM_PYTHON
+from warm_python import WARM_PYTHON
 
 from docs.make_api import TARGET, reference
 

@@ -7,7 +7,7 @@ import os
 import subprocess
 
 import pytest
-from integration.warm_python import WARM_PYTHON
+from warm_python import WARM_PYTHON
 
 from shardnet.transport import serve_store
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from integration.warm_python import WARM_PYTHON
 from processes import devices_of, is_over, wait_until
+from warm_python import WARM_PYTHON
 
 RUN = ["-m", "shardnet.launch.run", "--standalone"]
 LAUNCHER = [sys.executable, *RUN]

@@ -34,7 +34,7 @@ def warm_server() -> Iterator[None]:
             [sys.executable, str(HERE / "warm_server.py"), str(address.fileno()), *WARM_NURSERY],
             stdin=subprocess.PIPE,
             pass_fds=[address.fileno()],
-            env=worker_environment(os.environ, 1),
+            env={**worker_environment(os.environ, 1), "HF_HUB_OFFLINE": "1"},  # which is read by an import
             start_new_session=True,
         )
     try:

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from integration.warm_python import WARM_PYTHON
 from processes import is_over, wait_until
+from warm_python import WARM_PYTHON
 
 pytestmark = pytest.mark.usefixtures("warm_python")
 
