@@ -175,11 +175,13 @@ class Requests:
 class Device:
     """A process that is a device. Use as a context manager: it is ended in any case."""
 
-    def __init__(self, endpoint: str, name: str) -> None:
+    def __init__(self, endpoint: str, name: str, *, has_stages: bool = False) -> None:
+        """`has_stages`: it is a device as users have them, too, and serves what a cluster asks of one."""
         self.name = name
         self._errors = tempfile.NamedTemporaryFile("r")  # noqa: SIM115
         self._pipe, end = FORKED.Pipe()
-        self.process = FORKED.Process(target=run_device, args=(endpoint, name, end, self._errors.name), daemon=True)
+        args = (endpoint, name, end, self._errors.name, has_stages)
+        self.process = FORKED.Process(target=run_device, args=args, daemon=True)
         self.process.start()
         end.close()
 
@@ -241,17 +243,23 @@ class Device:
         self._errors.close()
 
 
-def run_device(endpoint: str, name: str, pipe: Connection, errors: str) -> None:
+def run_device(endpoint: str, name: str, pipe: Connection, errors: str, has_stages: bool) -> None:
     """Be the device, until the pipe is closed."""
     with open(errors, "w") as file:
         os.dup2(file.fileno(), 2)
     torch.set_num_threads(1)
-    try:
-        transport = RpcTransport.join(endpoint, name, timeout_s=20)
-    except ShardnetError as error:
-        pipe.send([None, f"{type(error).__name__}: {error}"])
-        return
-    with transport:
+    with contextlib.ExitStack() as ends:
+        worker = None
+        if has_stages:
+            from shardnet.cluster.worker import Worker
+
+            worker = ends.enter_context(Worker(num_threads=1))
+        try:
+            prepare = {} if worker is None else {"prepare": worker.attach}
+            transport = ends.enter_context(RpcTransport.join(endpoint, name, timeout_s=20, **prepare))
+        except ShardnetError as error:
+            pipe.send([None, f"{type(error).__name__}: {error}"])
+            return
         expose_endpoints(transport)
         requests = Requests(transport)
         pipe.send(["joined", None])
