@@ -1,7 +1,7 @@
-"""Where quick searches leave a gap: annealing for better plans, then branch and bound, then HiGHS. Pure.
+"""Where quick searches leave a gap: annealing for better plans, then branch and bound beside HiGHS. Pure.
 
-The last two find, prove, or both; neither is always the better one. HiGHS is asked where it is installed, once, for all
-the time that is left then.
+The last two find, prove, or both; neither is always the better one, so that both get all the time that is left: HiGHS,
+where it is installed, in a thread of its own. What one of them finds is a limit for the branch and bound.
 
 For clusters of a few devices. Where memory is tight, the best plans visit devices again and again, and neither is found
 by going through the units in order.
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from shardnet.planner import highs
 from shardnet.planner.annealing import anneal
 from shardnet.planner.assignment import Assignment, Judge, Runs, owners_of, runs_of
-from shardnet.planner.branching import Branching
+from shardnet.planner.branching import PROOF, Branching
 from shardnet.planner.budget import Budget
 from shardnet.planner.by_class import Second, Target
 from shardnet.planner.programme import Programme
@@ -28,10 +28,10 @@ MOST_DEVICES = 16
 """A branch and bound keeps a bit for each device, and time for each pair of them."""
 NUM_STEPS = 6000, 12000
 """Of annealing, for the first time and for every other one."""
-ANNEALING_SHARE, NEAR_SHARE, FIRST_SHARE = 0.35, 0.25, 0.5
+ANNEALING_SHARE, NEAR_SHARE, FIRST_SHARE = 0.15, 0.15, 0.8
 """Of the time that is left: what annealing may take, then the neighbourhoods, then the first part of the proof."""
-SOLVER_SHARES, SECOND_SHARES = (0.15, 0.15, 0.3), (0.1, 0.02, 0.02)
-"""The same where HiGHS takes the rest; under a second limit it is by far the best of them."""
+SLICE_S = 0.2
+"""After so long the branch and bound hears what HiGHS has found."""
 LEAST_SOLVER_S = 0.2
 """With less time HiGHS is not asked: it would hardly have begun."""
 MOST_JUDGED = 16
@@ -75,40 +75,66 @@ class Deepening:
             return Found(None, upper, np.inf)
         steps, self._calls = NUM_STEPS[min(self._calls, 1)], self._calls + 1
         asks = self._calls == 1 and budget.left_s > LEAST_SOLVER_S and highs.installed()
-        with_solver = SOLVER_SHARES if self._target.second is None else SECOND_SHARES
-        shares = with_solver if asks else (ANNEALING_SHARE, NEAR_SHARE, FIRST_SHARE if self._calls == 1 else 1.0)
-        found = [runs for runs in self._annealed(steps, budget.share(shares[0])) if self._judge(runs) < np.inf]
+        found = [
+            runs for runs in self._annealed(steps, budget.share(ANNEALING_SHARE)) if self._judge(runs) < np.inf
+        ]
         best, cost = self._better(None, upper, found)
         if not enough or best is None:
-            polished = self._polished(found, budget.share(shares[1]))
+            polished = self._polished(found, budget.share(NEAR_SHARE))
             best, cost = self._better(best, cost, polished)
         if enough and best is not None:
             return Found(best, cost, -np.inf)
-        until = budget.share(shares[2])
-        if enough and self._packing is not None:
-            proof = self._fits(self._packing, upper, until)
-        else:
-            proof = self._branching.run(cost, until)
-        if proof.runs is None:
-            proof = Found(best, cost, proof.unseen)
-        if not asks or proof.unseen >= proof.cost or (enough and proof.runs is not None):
-            return proof
-        return self._solved(proof, budget, enough, known)
+        before = Found(best, cost, -np.inf)
+        if asks:
+            return self._with_solver(before, budget, enough, known)
+        return self._branched(before, budget.share(FIRST_SHARE if self._calls == 1 else 1.0), enough)
 
-    def _solved(self, before: Found, budget: Budget, enough: bool, known: Runs | None) -> Found:
-        """What HiGHS makes of it; a plan of its own counts if the judge finds it better."""
+    def _branched(self, before: Found, budget: Budget, enough: bool) -> Found:
+        """What branch and bound makes of it."""
+        if enough and self._packing is not None:
+            proof = self._fits(self._packing, before.cost, budget)
+        else:
+            proof = self._branching.run(before.cost, budget)
+        return Found(before.runs, before.cost, proof.unseen) if proof.runs is None else proof
+
+    def _with_solver(self, before: Found, budget: Budget, enough: bool, known: Runs | None) -> Found:
+        """What branch and bound and HiGHS make of it together; a plan counts if the judge finds it better."""
+        start = known if before.runs is None else before.runs
+        solver = highs.Beside(
+            self._programme(before.cost, enough),
+            budget.left_s,
+            None if start is None or enough else owners_of(start),
+        )
+        try:
+            found = self._beside(solver, before, budget, enough)
+        finally:
+            answer = solver.end()
+        best, cost = self._better(found.runs, found.cost, _plans(answer.owners))
+        bound = answer.bound if not enough or answer.bound == np.inf else -np.inf
+        return Found(best, cost, max(found.unseen, bound))
+
+    def _programme(self, upper: float, enough: bool) -> Programme:
         programme = Programme.of(self._given.tables, self._target, self._given.roots)
         if enough:
-            if np.isfinite(before.cost):
-                programme.limit(programme.costs, before.cost)
+            if np.isfinite(upper):
+                programme.limit(programme.costs, upper)
             programme.costs = []
-        start = known if before.runs is None else before.runs
-        given = None if start is None or enough else owners_of(start)
-        answer = highs.solve(programme, budget, given)
-        found = [] if answer.owners is None else [runs_of(answer.owners)]
-        best, cost = self._better(before.runs, before.cost, found)
-        bound = answer.bound if not enough or answer.bound == np.inf else -np.inf
-        return Found(best, cost, max(before.unseen, bound))
+        return programme
+
+    def _beside(self, solver: highs.Beside, before: Found, budget: Budget, enough: bool) -> Found:
+        """Branch and bound in slices, until one of the two has ended with a proof, or the time is over."""
+        found = before
+        while not budget.spent:
+            found = self._branched(found, budget.at_most(SLICE_S), enough)
+            if found.unseen >= found.cost or (enough and found.runs is not None):
+                break
+            best, cost = self._better(found.runs, found.cost, _plans(solver.found()))
+            found = Found(best, cost, found.unseen)
+            if not solver.runs:
+                answer = solver.end()
+                if answer.bound >= found.cost * (1 - PROOF) or (enough and answer.owners is not None):
+                    break
+        return found
 
     def disproves(self, budget: Budget) -> bool:
         """Whether it is shown that no plan keeps the beat and its limit of the lap."""
@@ -177,3 +203,7 @@ class Deepening:
             part[first : first + WINDOW] = True
             parts.append(part)
         return np.stack(parts, axis=2)
+
+
+def _plans(owners: list[int] | None) -> list[Runs]:
+    return [] if owners is None else [runs_of(owners)]

@@ -1,6 +1,7 @@
 """The solver HiGHS, asked through highspy: the best assignment of a programme, and what it has proven by then.
 
-It runs in this thread alone, with a fixed seed, and asks again and again whether its time is over. Costs are scaled
+It runs in one thread, with a fixed seed, and asks again and again whether its time is over: in this thread, or in
+another one beside a search of our own, for it holds no lock of Python's. Costs are scaled
 to about COST, where its absolute tolerances (1e-6) are a relative 1e-10; its limits are wider by 1e-6 than ours, which
 makes bounds lower and proofs no less true. A plan that we know goes in as a start, not as a cutoff: then
 *infeasible* always means that there is no plan, and HiGHS uses it to find better ones.
@@ -10,6 +11,8 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,12 +47,70 @@ def installed() -> bool:
     return importlib.util.find_spec("highspy") is not None
 
 
-def solve(programme: Programme, budget: Budget, start: list[int] | None = None, gap: float = 0.0) -> Answer:
+class Beside:
+    """HiGHS at work in a thread beside this one, for so many seconds of that thread's processor time."""
+
+    def __init__(
+        self, programme: Programme, seconds: float, start: list[int] | None = None, gap: float = 0.0
+    ) -> None:
+        self._ended, self._answer, self._raised = threading.Event(), None, None
+        self._newest: list[int] | None = None
+        self._programme, self._seconds, self._start, self._gap = programme, seconds, start, gap
+        self._thread = threading.Thread(target=self._run, name="highs", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        budget = Budget(self._seconds)  # here: processor time is counted by thread
+        try:
+            self._answer = solve(
+                self._programme,
+                budget,
+                self._start,
+                self._gap,
+                ended=self._ended.is_set,
+                found=self._take,
+            )
+        except BaseException as error:
+            self._raised = error
+
+    def _take(self, owners: list[int]) -> None:
+        self._newest = owners
+
+    def found(self) -> list[int] | None:
+        """The best plan that it found since it was asked last; None where there is none."""
+        newest, self._newest = self._newest, None
+        return newest
+
+    @property
+    def runs(self) -> bool:
+        return self._thread.is_alive()
+
+    def end(self) -> Answer:
+        """Stop it, if it has not ended, and say what it knows."""
+        self._ended.set()
+        self._thread.join()
+        if self._raised is not None:
+            raise self._raised
+        assert self._answer is not None
+        return self._answer
+
+
+def solve(
+    programme: Programme,
+    budget: Budget,
+    start: list[int] | None = None,
+    gap: float = 0.0,
+    *,
+    ended: Callable[[], bool] | None = None,
+    found: Callable[[list[int]], None] | None = None,
+) -> Answer:
     """Seek the plan of least cost.
 
     Args:
         start: the device of each unit in a plan that is known.
         gap: relative; a plan that is proven to be so near the best will do.
+        ended: whether it is to stop before its time is over.
+        found: is told of each better plan.
     """
     import highspy
 
@@ -63,7 +124,11 @@ def solve(programme: Programme, budget: Budget, start: list[int] | None = None, 
         given = highspy.HighsSolution()
         given.col_value = known
         solver.setSolution(given)
-    _run(solver, budget)
+    if found is not None:
+        solver.cbMipImprovingSolution.subscribe(
+            lambda event: found(programme.owners(np.array(event.data_out.mip_solution)))
+        )
+    _run(solver, lambda: budget.spent or (ended is not None and ended()))
     status, info = solver.getModelStatus(), solver.getInfo()
     return Answer(
         programme.owners(np.array(solver.getSolution().col_value)) if info.primal_solution_status == 2 else None,
@@ -83,13 +148,13 @@ def _silent(highspy: Any) -> Any:
     return Silent()
 
 
-def _run(solver: Any, budget: Budget) -> None:
-    """Let it run until it ends or the budget is spent; what is raised meanwhile (Ctrl-C) is raised after it."""
+def _run(solver: Any, ended: Callable[[], bool]) -> None:
+    """Let it run until it ends or is to end; what is raised meanwhile (Ctrl-C) is raised after it."""
     raised: list[BaseException] = []
 
     def ask(event: Any) -> None:
         try:
-            late = budget.spent
+            late = ended()
         except BaseException as error:
             raised.append(error)
             late = True
