@@ -40,8 +40,10 @@ NUM_STEPS, NUM_ANNEALED = 6000, 2
 """Steps of annealing for a shorter beat, and how often."""
 BEAT_HEAT = 0.2, 0.002
 """Colder than for sums, since a step seldom changes what is busiest."""
-SOLVER_SHARE, SOLVER_GAP = 0.6, 1e-3
+SOLVER_SHARE, SOLVER_GAP = 0.15, 1e-3
 """Of the time that is left: what HiGHS may take; and how near the least beat it is to come."""
+HARD_SHARE = 0.05
+"""Of the time that is left: what a bisection with quick searches may take where these prove little."""
 BRANCHING_S = 0.1
 QUICK_WIDTHS = (24, 192)
 QUICK_ROUNDS = 60
@@ -62,16 +64,19 @@ def greatest_rate(exact: Exact, in_flight: int) -> Solution:
     beats = _Beats(exact, in_flight, start)
     if beats.high == 0:  # every time is zero
         return exact.solution(Best(min(beats.pool, key=beats.beat), 0.0, 0.0), 0.0, 0.0, True)
-    if not start.proven:  # a hard problem: quick searches will not come near the least beat
+    hard = not start.proven and Deepening.suits(exact.tables)
+    if not start.proven:  # quick searches will not come near the least beat
         beats.anneal(beats.low)
         beats.ask_solver()
     while True:
-        beats.shorten()
+        beats.shorten(HARD_SHARE if hard else 0.5)
         shown = beats.low >= beats.high * (1 - NEAR_TIE)
-        until = exact.budget.share(0.8 if shown else 0.25)
-        best = exact.least_lap(beats.high / (1 - NEAR_TIE), in_flight, until, beats.pool, beats.prices)
+        until = exact.budget.share(0.8 if shown or hard else 0.25)
+        within = beats.high / (1 - NEAR_TIE)
+        best = exact.least_lap(within, in_flight, until, beats.pool, beats.prices)
         assert best.runs is not None, "the pool holds a plan with the shortest beat known"
         beats.learn(best.runs)
+        beats.raise_to(min(within, best.bound / in_flight))
         value = beats.beat(best.runs)
         goal = value * (1 - NEAR_TIE)
         if beats.disprove(goal):
@@ -107,6 +112,10 @@ class _Beats:
         """Take a plan into the pool."""
         self.pool.append(runs)
         self.high = min(self.high, self.beat(runs))
+
+    def raise_to(self, low: float) -> None:
+        """No plan's beat is shorter than this: each is either busier, or its lap takes as long."""
+        self.low = max(self.low, min(low, self.high))
 
     def near(self) -> tuple[tuple[StagePlan, ...], ...]:
         """Plans within 1% of the shortest beat, those that visit few devices again first, then the shortest laps.
@@ -177,7 +186,7 @@ class _Beats:
         given = Assignment(exact.tables, exact.beat_target(np.inf), roots_of(exact.tables))
         if not given.allowed.any(axis=1).all():
             return False
-        until, in_flight = exact.budget.share(0.2 if highs.installed() else 0.5), self._in_flight
+        until, in_flight = exact.budget.share(0.1), self._in_flight
         judge = exact.beat_judge(np.inf, exact.lap_limit_s)
         for _ in range(NUM_ANNEALED):
             owners, _ = anneal(
@@ -210,13 +219,13 @@ class _Beats:
                 self.learn(runs)
         self.low = max(self.low, min(answer.bound, self.high))
 
-    def shorten(self) -> None:
+    def shorten(self, share: float) -> None:
         """Bisect with quick searches: what they do not find is doubted, not disproven."""
         if self._exact.tables.num_devices >= MANY_DEVICES:
             if len(self._exact.tables.members) >= MANY_DEVICES:  # bounds take long: not far above the least beat
                 self._descend(self._exact.budget.share(0.1))
             self.raise_low(self.high * (1 - NEAR_TIE), self._exact.budget.share(0.3))
-        self._descend(self._exact.budget.share(0.5))
+        self._descend(self._exact.budget.share(share))
 
     def _descend(self, until: Budget) -> None:
         self._doubted = max(self._doubted, self.low) if self._doubted < self.high else self.low
