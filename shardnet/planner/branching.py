@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 from shardnet.planner.assignment import Assignment, Judge, Runs
 from shardnet.planner.budget import Budget
 from shardnet.planner.costs import ROUNDING
+from shardnet.planner.fillings import fill
 from shardnet.planner.open_nodes import Nodes, OpenNodes
+from shardnet.planner.paths import Paths
 from shardnet.planner.search import Found
 from shardnet.planner.tables import Floats, Ints
 
@@ -75,6 +77,7 @@ class Branching:
             earlier[devices[1:]] = devices[:-1]
         self._earlier: Ints = earlier
         self._num_prices = assignment.loads.shape[0] * self._num_devices + 1
+        self._roughly, self._exactly = Paths(assignment, np.float32), Paths(assignment, np.float64)
         self._open: OpenNodes | None = None
         self._runs: Runs | None = None
         self._upper = np.inf
@@ -128,9 +131,16 @@ class Branching:
         nodes, allowed = nodes.take(alive), allowed[:, :, alive]
         if not len(nodes):
             return nodes
-        ascent = self._ascended(allowed, nodes, num_steps)
-        bound = np.maximum(nodes.bound, ascent.value)
-        through = self._through(allowed, nodes.root, ascent.prices)
+        filled = fill(self._given.loads[0], self._share_of_all, allowed)
+        alive = np.flatnonzero(filled.alive)
+        nodes, allowed = nodes.take(alive), filled.allowed[:, :, alive]
+        if not len(nodes):
+            return nodes
+        limits = np.ones((self._num_prices, len(nodes)))
+        limits[: self._num_devices] = filled.most[:, alive]
+        ascent = self._ascended(allowed, nodes, num_steps, limits)
+        through = self._exactly.through(allowed, nodes.root, ascent.prices) - (ascent.prices * limits).sum(axis=0)
+        bound = np.maximum(nodes.bound, through[0].min(axis=0))
         allowed &= through < self._closed_at()
         alive = np.flatnonzero((bound < self._closed_at()) & allowed.any(axis=1).all(axis=0))
         nodes = Nodes(nodes.masks, ascent.prices.T, bound, nodes.root, nodes.used).take(alive)
@@ -155,65 +165,16 @@ class Branching:
         dead |= np.minimum(most, self._share_of_all[:, None]).sum(axis=0) < 1 - ROUNDING
         return allowed, np.flatnonzero(~dead)
 
-    def _priced(self, allowed: Bools, prices: Floats) -> Floats:
-        """Costs of units with prices [u, d, n]."""
-        given = self._given
-        by_device = prices[:-1].reshape(len(given.loads), self._num_devices, -1)
-        unit = np.where(allowed, given.unit[:, :, None], given.far)
-        for load, price in zip(given.loads, by_device):
-            unit += load[:, :, None] * price
-        if given.has_second:
-            unit += given.second[:, :, None] * prices[-1]
-        return unit
-
-    def _hop(self, u: int, prices: Floats) -> Floats:
-        """Costs of hops after unit u with prices [d, e, n], or [d, e, 1] where these do not matter."""
-        hop: Floats = self._given.hop[u][:, :, None]
-        return hop + self._given.second_hop[u][:, :, None] * prices[-1] if self._given.has_second else hop
-
-    def _hop_to(self, u: int, device: Ints, prices: Floats) -> Floats:
-        """The same to one device of each node [d, n]."""
-        hop: Floats = self._given.hop[u][:, device]
-        return hop + self._given.second_hop[u][:, device] * prices[-1] if self._given.has_second else hop
-
-    def _forward(self, unit: Floats, prices: Floats) -> Floats:
-        """The cheapest way to have placed each unit on each device [u, d, n]."""
-        reached = np.empty_like(unit)
-        reached[0] = unit[0]
-        for u in range(1, self._num_units):
-            reached[u] = (reached[u - 1][:, None] + self._hop(u - 1, prices)).min(axis=0) + unit[u]
-        return reached
-
-    def _paths(self, reached: Floats, whole: Floats, prices: Floats) -> Ints:
-        """The cheapest paths [u, n], found backward."""
-        owners = np.empty((self._num_units, whole.shape[1]), dtype=np.int64)
-        owners[-1] = whole.argmin(axis=0)
-        for u in range(self._num_units - 2, -1, -1):
-            owners[u] = (reached[u] + self._hop_to(u, owners[u + 1], prices)).argmin(axis=0)
-        return owners
-
-    def _through(self, allowed: Bools, root: Ints, prices: Floats) -> Floats:
-        """The cheapest path through each (unit, device) [u, d, n], less what the prices give back."""
-        unit = self._priced(allowed, prices)
-        onward = np.empty_like(unit)
-        onward[-1] = self._hop_to(-1, root, prices)
-        for u in range(self._num_units - 2, -1, -1):
-            onward[u] = ((onward[u + 1] + unit[u + 1])[None] + self._hop(u, prices)).min(axis=1)
-        through: Floats = self._forward(unit, prices) + onward - prices.sum(axis=0)
-        return through
-
-    def _ascended(self, allowed: Bools, nodes: Nodes, num_steps: int) -> _Ascent:
-        """Subgradient steps of length after Polyak, each node by itself."""
-        given, num = self._given, len(nodes)
+    def _ascended(self, allowed: Bools, nodes: Nodes, num_steps: int, limits: Floats) -> _Ascent:
+        """Subgradient steps of length after Polyak, each node by itself; values are rounded, to be quick."""
+        given, paths, num = self._given, self._roughly, len(nodes)
         prices, columns = nodes.prices.T.copy(), np.arange(num)
         best = _Ascent(np.full(num, -np.inf), prices.copy(), np.zeros(allowed.shape))
         reach, waited, direction = np.ones(num), np.zeros(num), np.zeros_like(prices)
         patience = PATIENCE if num_steps == STEPS else 2 * PATIENCE
         for _ in range(num_steps):
-            reached = self._forward(self._priced(allowed, prices), prices)
-            whole = reached[-1] + self._hop_to(-1, nodes.root, prices)
-            value = whole.min(axis=0) - prices.sum(axis=0)
-            owners = self._paths(reached, whole, prices)
+            owners, cost = paths.cheapest(allowed, nodes.root, prices)
+            value = cost - (prices * limits).sum(axis=0)
             excess = self._excess(owners)
             self._consider(owners, excess, value)
             goal = min(self._upper, given.far)
@@ -227,6 +188,7 @@ class Branching:
             best.share[self._units[:, None], owners, columns] += 1
             if (best.value >= self._closed_at()).all():
                 break
+            excess += 1 - limits
             direction = np.where((excess > 0) | (prices > 0), excess, 0.0) + DEFLECTION * direction
             length = np.maximum((direction**2).sum(axis=0), 1e-18)
             prices = np.maximum(0.0, prices + reach * np.maximum(goal - value, 1e-6 * goal) / length * direction)

@@ -75,9 +75,7 @@ class Deepening:
             return Found(None, upper, np.inf)
         steps, self._calls = NUM_STEPS[min(self._calls, 1)], self._calls + 1
         asks = self._calls == 1 and budget.left_s > LEAST_SOLVER_S and highs.installed()
-        found = [
-            runs for runs in self._annealed(steps, budget.share(ANNEALING_SHARE)) if self._judge(runs) < np.inf
-        ]
+        found = [runs for runs in self._annealed(steps, budget.share(ANNEALING_SHARE)) if self._judge(runs) < np.inf]
         best, cost = self._better(None, upper, found)
         if not enough or best is None:
             polished = self._polished(found, budget.share(NEAR_SHARE))

@@ -50,10 +50,10 @@ def installed() -> bool:
 class Beside:
     """HiGHS at work in a thread beside this one, for so many seconds of that thread's processor time."""
 
-    def __init__(
-        self, programme: Programme, seconds: float, start: list[int] | None = None, gap: float = 0.0
-    ) -> None:
-        self._ended, self._answer, self._raised = threading.Event(), None, None
+    def __init__(self, programme: Programme, seconds: float, start: list[int] | None = None, gap: float = 0.0) -> None:
+        self._ended = threading.Event()
+        self._answer: Answer | None = None
+        self._raised: BaseException | None = None
         self._newest: list[int] | None = None
         self._programme, self._seconds, self._start, self._gap = programme, seconds, start, gap
         self._thread = threading.Thread(target=self._run, name="highs", daemon=True)
