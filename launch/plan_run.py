@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_format
+import math
 import sys
 from typing import Any
 
@@ -11,7 +12,7 @@ from shardnet.errors import ShardnetError, UsageError
 from shardnet.plan import Plan
 from shardnet.planner import METHODS, OBJECTIVES, compare, plan_to_dict
 from shardnet.planner import plan as make_plan
-from shardnet.planner.planning import Simulate
+from shardnet.planner.planning import Simulate, usual_limit_s
 from shardnet.planner.problem import Problem
 from shardnet.progress import Progress, progress_bars
 from shardnet.quoting import quoted
@@ -62,6 +63,12 @@ def run(options: ProblemOptions, how: PlannerOptions, output: PlanOutput) -> Non
         draw_plan(asked.problem, chosen, output.plot, f"{asked.title} ({chosen.method}, {how.objective})")
 
 
+LARGE_S = 45.0
+"""What a search in a cluster of over 200 devices gets here, where no model waits to be loaded."""
+WHAT_IF_S = 8.0
+"""For each of the plans that `--explain` makes of a changed problem."""
+
+
 class ConfiguredPlanner:
     """The planner with the options of the command line."""
 
@@ -78,9 +85,10 @@ class ConfiguredPlanner:
     def __call__(self, problem: Problem) -> Plan:
         return self.by(self._how.method, problem, simulated_rate)
 
-    def by(self, method: str, problem: Problem, simulate: Simulate | None = None) -> Plan:
-        """The plan of a method, which need not be the chosen one."""
+    def by(self, method: str, problem: Problem, simulate: Simulate | None = None, most_s: float = math.inf) -> Plan:
+        """The plan of a method, which need not be the chosen one, in so many seconds where the user says nothing."""
         how, limit_s = self._how, self._time_limit_s(problem)
+        limit_s = limit_s if how.time_limit is not None else min(limit_s, most_s)
         return make_plan(problem, how.objective, method, how.in_flight, how.lap_limit, limit_s, simulate)
 
     def compare(self, problem: Problem) -> tuple[Plan, dict[str, Plan | str]]:
@@ -96,7 +104,7 @@ class ConfiguredPlanner:
         """A search ends as soon as it has its proof; this is for those that do not find it."""
         if self._how.time_limit is not None:
             return self._how.time_limit
-        return 45.0 if problem.num_devices > 200 else 8.0
+        return LARGE_S if problem.num_devices > 200 else usual_limit_s(problem)
 
 
 def _explain(asked: Asked, chosen: Plan, planner: ConfiguredPlanner, progress: Progress) -> Explanation:
@@ -105,7 +113,7 @@ def _explain(asked: Asked, chosen: Plan, planner: ConfiguredPlanner, progress: P
         sentences.append("The weights have as few bits as can be planned with.")
 
     def replan(changed: Problem) -> Plan:
-        return planner.by("auto", changed)
+        return planner.by("auto", changed, most_s=WHAT_IF_S)
 
     return sentences, what_ifs(asked.problem, chosen, replan, planner.in_flight, asked.fewer_bits, progress)
 

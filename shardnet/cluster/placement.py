@@ -14,6 +14,7 @@ from shardnet.plan import DeviceProfile, LinkProfile, ModelProfile, Plan, stages
 from shardnet.planner import METHODS, OBJECTIVES, Problem, evaluate
 from shardnet.planner import plan as make_plan
 from shardnet.planner.links import Link
+from shardnet.planner.planning import usual_limit_s
 from shardnet.planner.problem import Device, Unit
 from shardnet.planner.spread import spread_counts
 from shardnet.quoting import quoted, shortened
@@ -23,6 +24,8 @@ PLACEMENTS = (SPREAD, *METHODS)
 LEAST_KV_TOKENS = 64
 """A placement must leave room for at least so many tokens of one session."""
 TOKEN_BYTES = 8
+PLANNING_S = 8.0
+"""The longest search in a small cluster: a model waits to be loaded."""
 
 
 def problem_of(
@@ -89,7 +92,9 @@ def place(problem: Problem, method: str, objective: str, in_flight: int, version
     """
     check_method(method, objective)
     if method != SPREAD:
-        return replace(make_plan(problem, objective, method, in_flight), version=version)
+        limit_s = usual_limit_s(problem, PLANNING_S)
+        made = make_plan(problem, objective, method, in_flight, time_limit_s=limit_s)
+        return replace(made, version=version)
     counts = spread_counts(
         [device.unit_seconds for device in problem.devices],
         problem.unit_memory_bytes,

@@ -48,8 +48,16 @@ DEVICES, WINDOW, STRIDE, MOST_GROUPS = 3, 8, 3, 120
 class Deepening:
     """One problem under one target; each call goes on where the last one ended."""
 
-    def __init__(self, tables: Tables, target: Target, roots: list[int], judge: Judge, limit_s: float = np.inf) -> None:
-        self._limit_s = limit_s
+    def __init__(
+        self,
+        tables: Tables,
+        target: Target,
+        roots: list[int],
+        judge: Judge,
+        limit_s: float = np.inf,
+        alone: bool = False,
+    ) -> None:
+        self._limit_s, self._alone = limit_s, alone
         self._target, self._given, self._judge = target, Assignment(tables, target, roots), judge
         self._branching = Branching(self._given, judge)
         self._packing: Branching | None = None
@@ -74,7 +82,7 @@ class Deepening:
         if not self._given.allowed.any(axis=1).all():
             return Found(None, upper, np.inf)
         steps, self._calls = NUM_STEPS[min(self._calls, 1)], self._calls + 1
-        asks = self._calls == 1 and budget.left_s > LEAST_SOLVER_S and highs.installed()
+        asks = not self._alone and self._calls == 1 and budget.left_s > LEAST_SOLVER_S and highs.installed()
         found = [runs for runs in self._annealed(steps, budget.share(ANNEALING_SHARE)) if self._judge(runs) < np.inf]
         best, cost = self._better(None, upper, found)
         if not enough or best is None:

@@ -149,15 +149,17 @@ class Exact:
         budget: Budget,
         pool: Sequence[Runs] = (),
         prices: Prices | None = None,
+        alone: bool = False,
     ) -> Best:
         """The least lap of a plan that keeps the beat, ties broken by fewest devices.
 
         Args:
             pool: plans that are known already.
+            alone: without HiGHS, which is at work on something else.
         """
         limit_s = min(self.lap_limit_s, beat_s * in_flight if np.isfinite(beat_s) else np.inf)
         target, judge = self.beat_target(beat_s), self.beat_judge(beat_s, limit_s)
-        best = self._minimize(target, judge, limit_s * (1 + ABOVE), budget, pool, prices)
+        best = self._minimize(target, judge, limit_s * (1 + ABOVE), budget, pool, prices, alone)
         if best.runs is None or not best.proven:
             return best
         return self._fewest_devices(best, target, judge)
@@ -170,6 +172,7 @@ class Exact:
         widths: tuple[int, ...],
         num_rounds: int,
         prices: Prices | None,
+        alone: bool = False,
     ) -> Best:
         """Any plan that keeps the beat; the bound reaches the cost where there is proven to be none."""
         limit_s = min(beat_s * in_flight, self.lap_limit_s)
@@ -183,6 +186,7 @@ class Exact:
             widths=widths,
             num_rounds=num_rounds,
             prices=prices,
+            alone=alone,
         )
 
     def rearranged(
@@ -219,13 +223,14 @@ class Exact:
         budget: Budget,
         pool: Sequence[Runs] = (),
         prices: Prices | None = None,
+        alone: bool = False,
     ) -> Best:
         """The best of the search, the seeds and the pool."""
         known = min([*self._seeds, *pool], key=judge, default=None)
         if known is not None and judge(known) < upper:
-            best = minimize(self.tables, target, judge, judge(known), budget, prices=prices, known=known)
+            best = minimize(self.tables, target, judge, judge(known), budget, prices=prices, known=known, alone=alone)
             return best if best.runs is not None else Best(known, judge(known), best.bound)
-        return minimize(self.tables, target, judge, upper, budget, prices=prices)
+        return minimize(self.tables, target, judge, upper, budget, prices=prices, alone=alone)
 
     def _fewest_devices(self, best: Best, target: Target, judge: Judge) -> Best:
         """Another plan of the same lap on fewer devices, where a short search finds one."""

@@ -64,6 +64,7 @@ def minimize(
     num_rounds: int = NUM_ROUNDS,
     prices: Prices | None = None,
     known: Runs | None = None,
+    alone: bool = False,
 ) -> Best:
     """Find the plan of least cost under `upper`.
 
@@ -76,6 +77,7 @@ def minimize(
         num_rounds: of improving the bound's prices.
         prices: to begin with, from a similar search.
         known: a plan that costs `upper`.
+        alone: without HiGHS.
     """
     relaxation = Relaxation(tables, target)
     plain = Prices.none(len(tables.members))
@@ -89,7 +91,7 @@ def minimize(
     search = Search(tables, target, columns_of(tables, target), roots, bounds, judge, device_cost, enough)
     best, deep = Best(None, upper, lowest), None
     if Deepening.suits(tables) and not device_cost:
-        deep = Deepening(tables, target, roots, judge, upper)
+        deep = Deepening(tables, target, roots, judge, upper, alone)
     for step, width in enumerate(widths or (0,)):
         if deep is not None and width >= DEEP_BEFORE:
             best = _merged(best, deep.run(best.cost, budget, enough, best.runs or known))

@@ -21,6 +21,7 @@ from shardnet.plan import Plan, StagePlan
 from shardnet.planner import edgeshard, explain, lingualinked, simple
 from shardnet.planner.budget import Budget
 from shardnet.planner.costs import ROUNDING, Cost, broken_limit, evaluate
+from shardnet.planner.deepening import MOST_DEVICES
 from shardnet.planner.exact import Exact, Solution
 from shardnet.planner.problem import Problem
 from shardnet.planner.tables import Tables
@@ -31,8 +32,9 @@ METHODS = ("auto", "exact", "edgeshard", "lingualinked", "memory", "even", "solo
 LEAST_SOLVER_S = 2.0
 """What the solver of `lingualinked` gets even where searches get less."""
 OBJECTIVES = ("latency", "throughput", "energy")
-TIME_LIMITS_S = ((200, 8.0), (math.inf, 25.0))
-"""For the search of `exact` and `auto` where the caller sets none: up to so many devices, so long."""
+TIME_LIMITS_S = ((MOST_DEVICES, 30.0), (200, 8.0), (math.inf, 25.0))
+"""For the search of `exact` and `auto` where the caller sets none: up to so many devices, so long. Small clusters get more:
+with hardly any memory to spare a search goes on finding and proving, and what is easy ends long before."""
 
 Stages = tuple[StagePlan, ...]
 Simulate = Callable[[Problem, Stages, int], float]
@@ -125,14 +127,23 @@ def compare(
     return rows
 
 
+def usual_limit_s(problem: Problem, most_if_hard_s: float = math.inf) -> float:
+    """How long a search goes on at most where nobody says.
+
+    Args:
+        most_if_hard_s: for small clusters.
+    """
+    limit_s = next(seconds for most, seconds in TIME_LIMITS_S if problem.num_devices <= most)
+    return min(limit_s, most_if_hard_s) if problem.num_devices <= MOST_DEVICES else limit_s
+
+
 def _aim(
     problem: Problem, objective: str, in_flight: int, lap_limit_s: float | None, time_limit_s: float | None
 ) -> Aim:
     _check_request(objective, in_flight, lap_limit_s, time_limit_s)
     if objective == "energy":
         _check_power(problem)
-    usual_s = next(seconds for most, seconds in TIME_LIMITS_S if problem.num_devices <= most)
-    limit_s = usual_s if time_limit_s is None else time_limit_s
+    limit_s = usual_limit_s(problem) if time_limit_s is None else time_limit_s
     return Aim(problem, objective, in_flight, math.inf if lap_limit_s is None else lap_limit_s, limit_s)
 
 

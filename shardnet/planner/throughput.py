@@ -40,8 +40,10 @@ NUM_STEPS, NUM_ANNEALED = 6000, 2
 """Steps of annealing for a shorter beat, and how often."""
 BEAT_HEAT = 0.2, 0.002
 """Colder than for sums, since a step seldom changes what is busiest."""
-SOLVER_SHARE, SOLVER_GAP = 0.15, 1e-3
-"""Of the time that is left: what HiGHS may take; and how near the least beat it is to come."""
+SOLVER_GAP = 1e-3
+"""How near the least beat HiGHS is to come."""
+FIRST_SHARES = 0.3, 0.6
+"""Of the time that is left: what the shortest lap gets before HiGHS is heard again, and then."""
 HARD_SHARE = 0.05
 """Of the time that is left: what a bisection with quick searches may take where these prove little."""
 BRANCHING_S = 0.1
@@ -56,30 +58,47 @@ MANY_DEVICES = 8
 
 def greatest_rate(exact: Exact, in_flight: int) -> Solution:
     """The plan with the greatest rate; of those within 1%, that with the shortest lap, then with fewest devices."""
-    start = exact.least_lap(np.inf, np.inf, exact.budget.share(0.8 if in_flight == 1 else 0.1))
+    start = exact.least_lap(np.inf, np.inf, exact.budget.share(1.0 if in_flight == 1 else 0.1))
     if start.runs is None and not start.proven:
         start = exact.least_lap(np.inf, np.inf, exact.budget.share(0.8))
     if start.runs is None:
         return exact.solution(start, np.inf, start.bound, False)
+    if in_flight == 1:  # the beat is the lap
+        return exact.solution(start, start.cost, start.bound, start.proven)
     beats = _Beats(exact, in_flight, start)
     if beats.high == 0:  # every time is zero
         return exact.solution(Best(min(beats.pool, key=beats.beat), 0.0, 0.0), 0.0, 0.0, True)
-    hard = not start.proven and Deepening.suits(exact.tables)
-    if not start.proven:  # quick searches will not come near the least beat
+    try:
+        return _greatest_rate(beats, hard=not start.proven and Deepening.suits(exact.tables))
+    finally:
+        beats.end_solver()
+
+
+def _greatest_rate(beats: _Beats, hard: bool) -> Solution:
+    """Shorten the beat, then the lap, until no beat is more than 1% shorter, as far as time allows.
+
+    Args:
+        hard: quick searches will not come near the least beat: HiGHS seeks it meanwhile.
+    """
+    exact, in_flight = beats.exact, beats.in_flight
+    shares = [*FIRST_SHARES] if hard else [0.25]
+    if hard:
         beats.anneal(beats.low)
         beats.ask_solver()
     while True:
         beats.shorten(HARD_SHARE if hard else 0.5)
+        beats.hear()
         shown = beats.low >= beats.high * (1 - NEAR_TIE)
-        until = exact.budget.share(0.8 if shown or hard else 0.25)
+        until = exact.budget.share((1.0 if hard else 0.8) if shown else shares[0])
+        shares = shares[1:] or shares
         within = beats.high / (1 - NEAR_TIE)
-        best = exact.least_lap(within, in_flight, until, beats.pool, beats.prices)
+        best = exact.least_lap(within, in_flight, until, beats.pool, beats.prices, alone=beats.asking)
         assert best.runs is not None, "the pool holds a plan with the shortest beat known"
         beats.learn(best.runs)
         beats.raise_to(min(within, best.bound / in_flight))
         value = beats.beat(best.runs)
         goal = value * (1 - NEAR_TIE)
-        if beats.disprove(goal):
+        if beats.hear() < goal or beats.disprove(goal):
             continue  # a beat more than 1% shorter: the shortest lap is to be sought again
         proven = best.proven and beats.low >= goal * (1 - 2 * SAME)
         solution = exact.solution(best, value, min(beats.low, value), proven)
@@ -91,7 +110,7 @@ class _Beats:
 
     def __init__(self, exact: Exact, in_flight: int, start: Best) -> None:
         assert start.runs is not None
-        self._exact, self._in_flight = exact, in_flight
+        self.exact, self.in_flight = exact, in_flight
         self.pool: list[Runs] = [start.runs, *exact.seeds]
         self.high = min(self.beat(runs) for runs in self.pool)
         fastest = exact.tables.seconds.min(axis=1)
@@ -101,12 +120,13 @@ class _Beats:
         self._doubted = self.low
         self.prices: Prices | None = None
         self._chance = np.random.default_rng(11)
-        self._annealed = self._asked = False
+        self._annealed = False
+        self._solver: highs.Beside | None = None
 
     def beat(self, runs: Runs) -> float:
         """Seconds per token with all sessions in flight."""
-        cost = self._exact.known(runs)
-        return max(cost.bottleneck_s, cost.lap_s / self._in_flight)
+        cost = self.exact.known(runs)
+        return max(cost.bottleneck_s, cost.lap_s / self.in_flight)
 
     def learn(self, runs: Runs) -> None:
         """Take a plan into the pool."""
@@ -122,11 +142,11 @@ class _Beats:
 
         With one that visits none again, but for the first one at its end, where one is found.
         """
-        exact, best = self._exact, min(self.pool, key=self.beat)
+        exact, best = self.exact, min(self.pool, key=self.beat)
         within = self.high / (1 - NEAR_TIE) * (1 + ROUNDING)
         if exact.tables.num_devices <= MOST_ROUTED:
             until = Budget(REARRANGING_S)
-            other = exact.rearranged(within, self._in_flight, best, until, self._chance)
+            other = exact.rearranged(within, self.in_flight, best, until, self._chance)
             self.pool += [] if other is None else [other]
         limit_s = exact.lap_limit_s * (1 + ROUNDING)
         plans = {runs for runs in self.pool if self.beat(runs) <= within and exact.known(runs).lap_s <= limit_s}
@@ -136,14 +156,14 @@ class _Beats:
 
     def find(self, beat_s: float, budget: Budget, widths: tuple[int, ...], rounds: int) -> bool:
         """Whether a plan that keeps the beat was found; where there is proven to be none, `low` is raised."""
-        if widths and self._exact.tables.num_devices >= MANY_DEVICES:
+        if widths and self.exact.tables.num_devices >= MANY_DEVICES:
             best, share = min(self.pool, key=self.beat), budget.share(0.7)
-            other = self._exact.rearranged(beat_s, self._in_flight, best, share, self._chance)
+            other = self.exact.rearranged(beat_s, self.in_flight, best, share, self._chance)
             if other is not None:
                 self.learn(other)
                 if self.beat(other) <= beat_s * (1 + ROUNDING):
                     return True
-        found = self._exact.keeps_beat(beat_s, self._in_flight, budget, widths, rounds, self.prices)
+        found = self.exact.keeps_beat(beat_s, self.in_flight, budget, widths, rounds, self.prices, alone=self.asking)
         self.prices = found.prices or self.prices
         if found.runs is not None:
             self.learn(found.runs)
@@ -158,74 +178,92 @@ class _Beats:
         """
         if found.prices is None or not np.isfinite(found.priced):
             return 0.0
-        busy = float((found.prices.busy * [len(devices) for devices in self._exact.tables.members]).sum())
-        return min(beat_s, (found.priced + busy * beat_s) / (self._in_flight + busy))
+        busy = float((found.prices.busy * [len(devices) for devices in self.exact.tables.members]).sum())
+        return min(beat_s, (found.priced + busy * beat_s) / (self.in_flight + busy))
 
     def disprove(self, goal: float) -> bool:
         """Whether a beat under the goal was found; where not, `low` is at the goal or as high as time allows."""
         short, rest = WIDTHS[:3], (WIDTHS[0], *WIDTHS[3:])
         if self.low >= goal * (1 - 2 * SAME) or self._packs_no(goal * (1 - SAME)):
             return False
-        if self.find(goal * (1 - SAME), self._exact.budget.share(0.3), short, QUICK_ROUNDS):
+        if self.find(goal * (1 - SAME), self.exact.budget.share(0.3), short, QUICK_ROUNDS):
             return True
         self.ask_solver()
-        if self.high <= goal:
-            return True
         if self.low < goal * (1 - 2 * SAME):
-            self.raise_low(goal * (1 - SAME), self._exact.budget.share(0.25))
+            self.raise_low(goal * (1 - SAME), self.exact.budget.share(0.25))
         if self.low < goal * (1 - 2 * SAME) and self.anneal(goal):
             return True
-        return self.low < goal * (1 - 2 * SAME) and self.find(goal * (1 - SAME), self._exact.budget, rest, QUICK_ROUNDS)
+        if self.low < goal * (1 - 2 * SAME) and self.find(goal * (1 - SAME), self.exact.budget, rest, QUICK_ROUNDS):
+            return True
+        return self.hear() <= goal
 
     def anneal(self, goal: float) -> bool:
         """Whether annealing, once, found a plan that keeps the goal; what it found is learnt."""
-        exact = self._exact
+        exact = self.exact
         if self._annealed or not Deepening.suits(exact.tables):
             return False
         self._annealed = True
         given = Assignment(exact.tables, exact.beat_target(np.inf), roots_of(exact.tables))
         if not given.allowed.any(axis=1).all():
             return False
-        until, in_flight = exact.budget.share(0.1), self._in_flight
-        judge = exact.beat_judge(np.inf, exact.lap_limit_s)
+        until, in_flight = exact.budget.share(0.1), self.in_flight
         for _ in range(NUM_ANNEALED):
             owners, _ = anneal(
                 given, lambda rows: given.beat(rows, in_flight), NUM_STEPS, until, self._chance, BEAT_HEAT
             )
             for n in range(min(owners.shape[1], MOST_JUDGED)):
                 runs = given.runs(owners[:, n])
-                if np.isfinite(judge(runs)):
+                if np.isfinite(self._judge(runs)):
                     self.learn(runs)
         return self.high <= goal
 
     def ask_solver(self) -> None:
-        """Let HiGHS seek the least beat, once, where no quick proof has come near the best one known."""
-        exact, goal = self._exact, self.high * (1 - SOLVER_GAP)
-        if self._asked or not Deepening.suits(exact.tables) or not highs.installed():
+        """Let HiGHS seek the least beat beside all that follows, once, where no quick proof has come near it."""
+        exact, goal = self.exact, self.high * (1 - SOLVER_GAP)
+        if self._solver is not None or not Deepening.suits(exact.tables) or not highs.installed():
             return
         if exact.budget.left_s < LEAST_SOLVER_S or self.low >= goal or self._packs_no(goal):
             return
-        self._asked = True
         programme = Programme(exact.tables, roots_of(exact.tables))
         if np.isfinite(exact.lap_limit_s):
             programme.limit(programme.amounts(exact.tables.seconds, exact.tables.hop_s), exact.lap_limit_s)
-        programme.seek_beat(self._in_flight)
-        judge = exact.beat_judge(np.inf, exact.lap_limit_s)
-        best = min((runs for runs in self.pool if np.isfinite(judge(runs))), key=self.beat)
-        answer = highs.solve(programme, exact.budget.share(SOLVER_SHARE), owners_of(best), SOLVER_GAP)
-        if answer.owners is not None:
-            runs = runs_of(answer.owners)
-            if np.isfinite(judge(runs)):
-                self.learn(runs)
-        self.low = max(self.low, min(answer.bound, self.high))
+        programme.seek_beat(self.in_flight)
+        best = min((runs for runs in self.pool if np.isfinite(self._judge(runs))), key=self.beat)
+        self._solver = highs.Beside(programme, exact.budget.left_s, owners_of(best), SOLVER_GAP)
+
+    @property
+    def asking(self) -> bool:
+        """Whether HiGHS is at work."""
+        return self._solver is not None and self._solver.runs
+
+    def hear(self) -> float:
+        """Learn what HiGHS has found by now, and proven if it has ended; the shortest beat known."""
+        if self._solver is not None:
+            owners = [self._solver.found()]
+            if not self._solver.runs:
+                answer = self._solver.end()
+                owners.append(answer.owners)
+                self.raise_to(answer.bound)
+            for runs in (runs_of(each) for each in owners if each is not None):
+                if np.isfinite(self._judge(runs)):
+                    self.learn(runs)
+        return self.high
+
+    def end_solver(self) -> None:
+        """Stop HiGHS if it is at work."""
+        if self._solver is not None:
+            self._solver.end()
+
+    def _judge(self, runs: Runs) -> float:
+        return self.exact.beat_judge(np.inf, self.exact.lap_limit_s)(runs)
 
     def shorten(self, share: float) -> None:
         """Bisect with quick searches: what they do not find is doubted, not disproven."""
-        if self._exact.tables.num_devices >= MANY_DEVICES:
-            if len(self._exact.tables.members) >= MANY_DEVICES:  # bounds take long: not far above the least beat
-                self._descend(self._exact.budget.share(0.1))
-            self.raise_low(self.high * (1 - NEAR_TIE), self._exact.budget.share(0.3))
-        self._descend(self._exact.budget.share(share))
+        if self.exact.tables.num_devices >= MANY_DEVICES:
+            if len(self.exact.tables.members) >= MANY_DEVICES:  # bounds take long: not far above the least beat
+                self._descend(self.exact.budget.share(0.1))
+            self.raise_low(self.high * (1 - NEAR_TIE), self.exact.budget.share(0.3))
+        self._descend(self.exact.budget.share(share))
 
     def _descend(self, until: Budget) -> None:
         self._doubted = max(self._doubted, self.low) if self._doubted < self.high else self.low
@@ -246,16 +284,16 @@ class _Beats:
 
     def _packs_no(self, beat_s: float) -> bool:
         """Whether packing alone shows that no plan keeps the beat; then `low` is raised."""
-        none = not sets_fit(ByClass(self._exact.tables, self._exact.beat_target(beat_s)))
+        none = not sets_fit(ByClass(self.exact.tables, self.exact.beat_target(beat_s)))
         self.low = max(self.low, beat_s) if none else self.low
         return none
 
     def _branches_no(self, beat_s: float, budget: Budget) -> bool:
         """Whether a short branch and bound shows the same, in small clusters; then `low` is raised."""
-        exact = self._exact
+        exact = self.exact
         if not Deepening.suits(exact.tables):
             return False
-        limit_s = min(beat_s * self._in_flight, exact.lap_limit_s) * (1 + ROUNDING)
+        limit_s = min(beat_s * self.in_flight, exact.lap_limit_s) * (1 + ROUNDING)
         target, judge = exact.beat_target(beat_s), exact.beat_judge(beat_s, limit_s)
         deep = Deepening(exact.tables, target, roots_of(exact.tables), judge, limit_s)
         none = deep.disproves(budget.at_most(BRANCHING_S))
@@ -267,7 +305,7 @@ class _Beats:
         high = self.high
         while high * (1 - CLOSE / 10) > self.low:
             middle = (high + self.low) / 2
-            if counts_fit(ByClass(self._exact.tables, self._exact.beat_target(middle))):
+            if counts_fit(ByClass(self.exact.tables, self.exact.beat_target(middle))):
                 high = middle
             else:
                 self.low = middle
