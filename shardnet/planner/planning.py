@@ -33,8 +33,8 @@ LEAST_SOLVER_S = 2.0
 """What the solver of `lingualinked` gets even where searches get less."""
 OBJECTIVES = ("latency", "throughput", "energy")
 TIME_LIMITS_S = ((MOST_DEVICES, 30.0), (200, 8.0), (math.inf, 25.0))
-"""For the search of `exact` and `auto` where the caller sets none: up to so many devices, so long. Small clusters get more:
-with hardly any memory to spare a search goes on finding and proving, and what is easy ends long before."""
+"""For the search of `exact` and `auto` where the caller sets none: up to so many devices, so long. Small clusters get
+more: with hardly any memory to spare a search goes on finding and proving, and what is easy ends long before."""
 
 Stages = tuple[StagePlan, ...]
 Simulate = Callable[[Problem, Stages, int], float]
