@@ -15,6 +15,7 @@ import sys
 import threading
 from typing import NoReturn
 
+from shardnet.cluster.allocator import settle_allocator
 from shardnet.cluster.local_workers import MOST_THREADS
 from shardnet.quoting import MOST_DIGITS, quoted
 
@@ -86,6 +87,7 @@ def serve(endpoint: str, name: str, threads: int) -> None:
     Raises:
         ShardnetError: it could not join, or lost the cluster.
     """
+    settle_allocator()
     import_all()
 
     import torch

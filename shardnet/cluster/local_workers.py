@@ -202,10 +202,6 @@ def worker_environment(environment: Mapping[str, str], threads: int) -> dict[str
         **environment,
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
-        # glibc would raise this limit whenever a large tensor is freed, and then keep what it frees: a device's memory
-        # is that of its weights and caches, not of the largest thing that it ever held.
-        "MALLOC_MMAP_THRESHOLD_": str(4 << 20),
-        "MALLOC_TRIM_THRESHOLD_": str(1 << 20),
         "OPENBLAS_NUM_THREADS": "1",  # numpy's; its threads would start on import, and there shall be one when we fork
         "TOKENIZERS_PARALLELISM": "false",
         "TORCH_CPP_LOG_LEVEL": environment.get("TORCH_CPP_LOG_LEVEL", "ERROR"),

@@ -20,6 +20,7 @@ import torch
 from transformers import LlamaConfig
 
 from shardnet.cache import KVCache
+from shardnet.cluster.allocator import return_freed
 from shardnet.cluster.orphans import OrphanWatch
 from shardnet.cluster.outlet import RingOutlet
 from shardnet.errors import ClusterError
@@ -278,6 +279,8 @@ class StageHost:
             self._spec = self._spec._replace(tensors={})
         if stage is not None:
             stage.close()
+            del stage
+            return_freed()
 
     def _running(self) -> Stage:
         stage = self.stage
