@@ -139,6 +139,8 @@ ROPE_FIELDS: dict[str, Bound] = {
     "mscale_all_dim": Amount(1e9),
     "llama_4_scaling_beta": Amount(1e9),
 }
+WITHOUT_PADDING = frozenset(("bloom", "falcon", "gpt2", "gpt_neox", "gptj"))
+"""Families whose embeddings take no number of a padding token; those of the others cannot be made with one outside."""
 _CANONICAL = {alias: name for name, aliases in ALIASES.items() for alias in aliases}
 _ROPE_PLACES = ("rope_parameters", "rope_scaling")
 
@@ -220,7 +222,7 @@ def _contradictions(config: Mapping[str, Any], numbers: Mapping[str, int]) -> It
     if rotary and head_dim and (rotary > head_dim or rotary % 2):
         yield f"its rotary_dim is {rotary} and its heads have the size {head_dim}; it must be even and no larger"
     vocab, pad = numbers.get("vocab_size"), numbers.get("pad_token_id")
-    if vocab and pad is not None and pad >= vocab:
+    if vocab and pad is not None and pad >= vocab and config.get("model_type") not in WITHOUT_PADDING:
         yield f"its pad_token_id is {pad}, and its vocabulary has {vocab} tokens"
     experts, active = numbers.get("num_experts"), numbers.get("num_experts_per_tok")
     if experts is not None and active is not None and active > max(experts, 1):

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 from tiny_models import VARIANTS
 
-from shardnet.config_bounds import ACTIVATIONS, ALIASES, FIELDS, ROPE_TYPES, check_config, numbers_of
+from shardnet.config_bounds import (
+    ACTIVATIONS,
+    ALIASES,
+    FIELDS,
+    ROPE_TYPES,
+    WITHOUT_PADDING,
+    check_config,
+    numbers_of,
+)
 from shardnet.errors import BadConfiguration, DamagedCheckpoint
 from shardnet.models import supported_families
+from shardnet.models.weightless import weightless
 
 GOOD: dict[str, Any] = {
     "model_type": "llama",
@@ -50,6 +60,25 @@ def test_the_aliases_are_those_of_transformers() -> None:
             assert known.get(name, name) == known.get(own, own), f"{family} calls {name} {own}"
             assert known.get(own, own) in FIELDS
     assert numbers_of({"n_embd": 8, "n_layer": 2}) == {"hidden_size": 8, "num_hidden_layers": 2}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_padding_token_outside_is_refused_where_transformers_refuses_it(variant: str) -> None:
+    """It was refused in every family; GPT-2 and four others ask nowhere for it, and real files have odd ones."""
+    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+    family, sizes = VARIANTS[variant]
+    config = CONFIG_MAPPING[family](**sizes)
+    config.pad_token_id = config.vocab_size
+    try:
+        with weightless():
+            AutoModelForCausalLM.from_config(config, dtype=None)
+        is_accepted = True
+    except (AssertionError, IndexError):
+        is_accepted = False
+    assert is_accepted == (family in WITHOUT_PADDING)
+    with nullcontext() if is_accepted else pytest.raises(DamagedCheckpoint, match="its pad_token_id is"):
+        check_config(config.to_dict(), family)
 
 
 @pytest.mark.parametrize(

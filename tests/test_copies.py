@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +215,16 @@ def test_a_device_without_a_copy_says_so(tmp_path: Path) -> None:
         require_copy("0123456789abcdef" * 4, tmp_path, "pixel-7")
     (tmp_path / "secret.json").write_text("{}")
     assert find_copy("../secret", tmp_path) is None and find_copy("", tmp_path) is None
+
+
+def test_halves_of_entries_are_removed_when_nobody_can_write_them_any_more(tmp_path: Path) -> None:
+    """A process that was killed as it wrote an entry left `tmp....part` for good."""
+    for name, age_s in (("old.part", 2 * copy_index.LEFTOVER_S), ("new.part", 0)):
+        (tmp_path / "parts").mkdir(exist_ok=True)
+        (tmp_path / "parts" / name).touch()
+        os.utime(tmp_path / "parts" / name, (time.time() - age_s,) * 2)
+    copy_index.write_json(tmp_path / "parts/entry.json", [1])
+    assert sorted(path.name for path in (tmp_path / "parts").iterdir()) == ["entry.json", "new.part"]
 
 
 def test_entries_that_cannot_be_understood_are_none(folder: Path, tmp_path: Path) -> None:

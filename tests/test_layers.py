@@ -55,8 +55,9 @@ def rooms_of(file: Path) -> set[str]:
 
 
 def modules() -> dict[Path, str]:
+    """The files of the rooms; `__main__` is the command, as `launch/` has it."""
     found = {file: file.relative_to(PACKAGE).parts[0].removesuffix(".py") for file in PACKAGE.rglob("*.py")}
-    return {file: room for file, room in found.items() if room != "__init__"}
+    return {file: room for file, room in found.items() if room not in ("__init__", "__main__")}
 
 
 # Written down rather than done: the nursery is the process that `launch/` provides for local devices.

@@ -88,8 +88,8 @@ class Cluster:
             progress: told how far the start is; None shows a bar on a terminal.
 
         Raises:
-            BadRequest: `num_devices` or `threads_per_device` is below 1 or beyond any machine, or
-                `log_dir` cannot be written.
+            BadRequest: `num_devices` or `threads_per_device` is below 1 or beyond any machine or what
+                `ulimit -n` allows, or `log_dir` cannot be written.
             JoinFailed: a process ended before it had joined; says what it printed.
         """
         num_devices = whole_number("the number of devices", num_devices, least=1, most=MOST_LOCAL_DEVICES)

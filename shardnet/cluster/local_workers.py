@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
+import resource
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -24,6 +25,7 @@ from pathlib import Path
 
 from shardnet.errors import BadRequest
 from shardnet.forks import Birthplace
+from shardnet.scratch import ScratchFolder
 
 MOST_LOCAL_DEVICES = 1024
 MOST_THREADS = 1024
@@ -31,17 +33,36 @@ MOST_THREADS = 1024
 
 NURSERY_COMMAND = (sys.executable, "-m", "shardnet.launch.nursery")
 
+OPEN_FILES, OPEN_FILES_PER_DEVICE = 64, 8
+"""Of the process that has local devices: 54 with three, 94 with eight."""
+LOGS = "shardnet-logs-"
 NURSERY_LOG = "nursery.log"
 GOODBYE_S = 1.5
 """How long a process may take to end by itself once the pipe is closed."""
+LOOK_EVERY_S = 0.01
 TERMINATE_S = 0.7
 """How long it may take after SIGTERM, before SIGKILL."""
+
+
+def require_open_files(num_devices: int) -> None:
+    """See that this process may open what it needs: torch ends a process that runs out of them, without a sentence.
+
+    Raises:
+        BadRequest: it may not.
+    """
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = OPEN_FILES + num_devices * OPEN_FILES_PER_DEVICE
+    if limit != resource.RLIM_INFINITY and limit < needed:
+        raise BadRequest(
+            f"this process may have {limit} open files (ulimit -n), and with {num_devices} local devices it takes up "
+            f"to {needed}. Raise the limit, such as by ulimit -n {max(1024, needed)}, or use fewer devices."
+        )
 
 
 class LocalWorkers:
     """One process per device name, all meeting at `endpoint`. A context manager: leaving it ends every process.
 
-    Entering it raises `BadRequest` where the logs cannot be written.
+    Entering it raises `BadRequest` where the logs cannot be written, or too few files may be open.
 
     Args:
         endpoint: "HOST:PORT" of the store where the devices meet; it is served already.
@@ -54,10 +75,12 @@ class LocalWorkers:
         self.endpoint = endpoint
         self.names = tuple(names)
         self.threads = threads
-        self.log_dir = Path(tempfile.mkdtemp(prefix="shardnet-logs-")) if log_dir is None else log_dir
         self._remove_logs: Callable[[], object] = lambda: None
         if log_dir is None:
-            self._remove_logs = weakref.finalize(self, _remove, self.log_dir, Birthplace("this folder"))
+            logs = ScratchFolder(LOGS, Path(tempfile.gettempdir()))
+            log_dir = logs.path
+            self._remove_logs = weakref.finalize(self, _remove, logs, Birthplace("this folder"))
+        self.log_dir = log_dir
         self._pids: dict[str, int] = {}
         self._codes: dict[str, int] = {}
         self._nursery: subprocess.Popen[str] | None = None
@@ -67,6 +90,7 @@ class LocalWorkers:
 
     def __enter__(self) -> LocalWorkers:
         try:
+            require_open_files(len(self.names))
             self._make_log_dir()
             self._start()
         except BaseException:
@@ -154,21 +178,46 @@ class LocalWorkers:
         for line in nursery.stdout:
             name, event, number = line.split()
             (self._pids if event == "started" else self._codes)[name] = int(number)
-        code = nursery.wait()
+        code = _code_of(nursery.pid)
         for name in self.names:
             self._codes.setdefault(name, code)
 
     def _ends_within(self, timeout_s: float) -> bool:
+        """Whether the nursery has ended by then. It is left unburied: `_signal_all` needs its number."""
         assert self._nursery is not None
-        with suppress(subprocess.TimeoutExpired):
-            self._nursery.wait(timeout_s)
-        return self._nursery.poll() is not None
+        deadline = time.monotonic() + timeout_s
+        while _ended(self._nursery.pid, os.WNOHANG) is None:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(LOOK_EVERY_S)
+        return True
 
     def _signal_all(self, number: signal.Signals) -> None:
-        """Signal the nursery and all its devices: they are one process group."""
-        assert self._nursery is not None
+        """Signal the nursery and all its devices: they are one process group.
+
+        The number of the group is the nursery's. The system gives it to nobody else before the nursery is buried
+        (`wait`), and that comes after the last signal.
+        """
+        assert self._nursery is not None and self._nursery.returncode is None
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._nursery.pid, number)
+
+
+def _ended(pid: int, how: int = 0) -> tuple[int, int] | None:
+    """How a child ended, (code, status), and leave it to be buried. Waits for that, or with WNOHANG may be None."""
+    try:
+        found = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | how)
+    except ChildProcessError:  # whoever ignores SIGCHLD has the system bury it
+        return os.CLD_EXITED, 0
+    return None if found is None else (found.si_code, found.si_status)
+
+
+def _code_of(pid: int) -> int:
+    """Wait for a child; its return code as `subprocess` has it: minus the signal's number where it was killed."""
+    ended = _ended(pid)
+    assert ended is not None
+    code, status = ended
+    return status if code == os.CLD_EXITED else -status
 
 
 def _let_go(workers: weakref.ref[LocalWorkers]) -> None:
@@ -180,9 +229,9 @@ def _let_go(workers: weakref.ref[LocalWorkers]) -> None:
             os.close(pipe)
 
 
-def _remove(log_dir: Path, birthplace: Birthplace) -> None:
+def _remove(logs: ScratchFolder, birthplace: Birthplace) -> None:
     if birthplace.is_here:
-        shutil.rmtree(log_dir, ignore_errors=True)
+        logs.remove()
 
 
 def _pipe() -> tuple[int, int]:

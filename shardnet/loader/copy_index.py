@@ -11,6 +11,7 @@ import json
 import os
 import stat
 import tempfile
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +24,8 @@ from .places import TensorPlace
 
 FORMAT = 1
 """Of the entries; others are as good as none."""
+PART = ".part"
+LEFTOVER_S = 3600.0
 
 
 class CopyIndex:
@@ -86,7 +89,8 @@ def write_json(path: Path, values: Any) -> None:
         OSError: it cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".part", delete=False) as file:
+    _remove_leftovers(path.parent)
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=PART, delete=False) as file:
         try:
             json.dump(values, file)
             file.flush()
@@ -94,6 +98,14 @@ def write_json(path: Path, values: Any) -> None:
         except BaseException:  # a full disk, Ctrl-C: nobody would ever remove the half
             os.unlink(file.name)
             raise
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """The halves that killed processes have left: nobody writes for an hour."""
+    for part in folder.glob(f"*{PART}"):
+        with suppress(OSError):
+            if time.time() - part.stat().st_mtime > LEFTOVER_S:
+                part.unlink()
 
 
 def _shared_folder() -> Path | None:

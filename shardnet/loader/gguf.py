@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +18,7 @@ from shardnet.config_bounds import check_config
 from shardnet.errors import BadConfiguration, DamagedCheckpoint, UnsupportedModel
 from shardnet.foreign import read_by_others
 from shardnet.quoting import quoted, shortened
+from shardnet.scratch import ScratchFolder
 
 from .claims import check_claims
 from .copies import stamp_of
@@ -29,6 +29,7 @@ from .hashing import Hashes, keep
 
 FORMAT = 2
 """Part of the key under which a result is kept; raise it when what `convert` writes changes."""
+MAKING = ".making-"
 WEIGHTS = "model.safetensors"
 
 Progress = Callable[[str, float, float], None]
@@ -50,13 +51,13 @@ def convert(path: Path, dtype: str, cache_dir: Path, progress: Progress | None =
     header = open_header(path)
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
-        making = Path(tempfile.mkdtemp(prefix=".making-", dir=cache_dir))
+        making = ScratchFolder(MAKING, cache_dir)
         try:
-            hashes = _convert_into(making, header, dtype, progress)
-            making.rename(folder)
+            hashes = _convert_into(making.path, header, dtype, progress)
+            making.path.rename(folder)
             keep(cache_dir, stamp_of(folder / WEIGHTS), hashes)
         finally:
-            shutil.rmtree(making, ignore_errors=True)
+            making.remove()
     except OSError as cause:
         if folder.is_dir():  # another process made it in the meantime
             return folder

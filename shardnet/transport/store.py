@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import concurrent.futures
+import ipaddress
 import queue
+import re
 import secrets
 import socket
 import threading
@@ -15,6 +17,7 @@ from typing import Any, TypeVar
 import torch.distributed as dist
 
 from shardnet.errors import ClusterError, UsageError
+from shardnet.quoting import quoted
 
 MAX_ID = 2**15 - 1
 """torch keeps the id of an agent in 16 bits."""
@@ -92,9 +95,19 @@ def split_endpoint(endpoint: str) -> tuple[str, int]:
         UsageError: it is not of that form.
     """
     host, _, port = endpoint.rpartition(":") if isinstance(endpoint, str) else ("", "", "")
-    if not host or not port.isdigit() or not 0 < int(port) < 2**16:
-        raise UsageError(f'An endpoint is "host:port", such as 127.0.0.1:29500, but this one is {endpoint!r}.')
-    return host.strip("[]"), int(port)
+    host = host.removeprefix("[").removesuffix("]")
+    is_port = re.fullmatch(r"[0-9]{1,5}", port) is not None and 0 < int(port) < 2**16
+    if not host or not is_port or (":" in host and not _is_ipv6(host)):
+        raise UsageError(f'An endpoint is "host:port", such as 127.0.0.1:29500, but this one is {quoted(endpoint)}.')
+    return host, int(port)
+
+
+def _is_ipv6(host: str) -> bool:
+    """Of all that can stand before the port, only such an address has colons of its own."""
+    try:
+        return ipaddress.ip_address(host).version == 6
+    except ValueError:
+        return False
 
 
 class StoreThread:

@@ -15,7 +15,9 @@ import psutil
 import pytest
 
 import shardnet
+from shardnet.cluster import local_workers
 from shardnet.cluster.local_workers import LocalWorkers
+from shardnet.errors import BadRequest
 from shardnet.transport import serve_store
 
 
@@ -154,3 +156,23 @@ def test_devices_start_though_a_standard_stream_is_closed(endpoint: str) -> None
     """)
     done = subprocess.run(["sh", "-c", 'exec "$0" -c "$1" <&-', sys.executable, program], timeout=60, check=False)
     assert done.returncode == 0
+
+
+def test_a_nursery_is_buried_after_the_last_signal(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was buried as soon as it had ended, and its number signalled later: by then it might have been another's."""
+    monkeypatch.setattr(local_workers, "NURSERY_COMMAND", (sys.executable, "-c", "raise SystemExit(3)"))
+    with LocalWorkers(endpoint, ["device-0"], threads=1) as workers:
+        wait_for(lambda: workers.poll() == [("device-0", 3)])
+        assert workers._nursery is not None
+        nursery = psutil.Process(workers._nursery.pid)
+        assert nursery.status() == psutil.STATUS_ZOMBIE
+    assert not nursery.is_running()
+
+
+def test_too_few_open_files_are_told_before_a_device_starts(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With ulimit -n 30 devices "did not join within 60 s"; with 45, torch ended the process by SIGABRT."""
+    monkeypatch.setattr("resource.getrlimit", lambda which: (30, 30))
+    workers = LocalWorkers(endpoint, ["a", "b", "c"], threads=1)
+    with pytest.raises(BadRequest, match=r"may have 30 open files \(ulimit -n\), and with 3 local devices .* to 88"):
+        workers.__enter__()
+    assert not workers.pids and not workers.log_dir.exists()

@@ -1,0 +1,5 @@
+"""`python -m shardnet`: the command `shardnet`, where its script is not on the path."""
+
+from shardnet.launch.cli import main
+
+main()
