@@ -22,6 +22,9 @@ AGAINST_THE_CLOCK = {
 """Files that say how many seconds something may take, or that measure. They run one after the other in one process,
 first of all, while the other process goes through the tests that start no process and need one core."""
 
+LONGEST = "tests/integration/test_generation.py"
+"""Comes before the others that share the end, or one process would wait for it."""
+
 
 @pytest.fixture(autouse=True)
 def signals_are_pythons_own() -> Iterator[None]:
@@ -56,9 +59,12 @@ def group_of(nodeid: str) -> str:
 
 def turn_of(item: pytest.Item) -> int:
     """When a test comes where two processes share the suite."""
-    if group_of(item.nodeid) == "against the clock":
+    group = group_of(item.nodeid)
+    if group == "against the clock":
         return 0
-    return 2 if "/integration/" in item.nodeid else 1
+    if "/integration/" not in group:
+        return 1
+    return 2 if group == LONGEST else 3
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
