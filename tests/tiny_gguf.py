@@ -34,7 +34,7 @@ def write_gguf(
     writer.add_rope_freq_base(10000.0)
     if architecture == "llama":
         writer.add_rope_dimension_count(hidden // SIZES["heads"])
-    else:
+    elif architecture != "phi3":  # what it says of attention comes by `more`
         writer.add_key_length(hidden // SIZES["heads"])
         writer.add_expert_count(SIZES["experts"])
         writer.add_expert_used_count(2)
@@ -58,9 +58,12 @@ def write_gguf(
     for block in range(blocks):
         add(f"blk.{block}.attn_norm.weight", hidden, plain=True)
         add(f"blk.{block}.ffn_norm.weight", hidden, plain=True)
-        add(f"blk.{block}.attn_q.weight", hidden, hidden)
-        add(f"blk.{block}.attn_k.weight", kv, hidden)
-        add(f"blk.{block}.attn_v.weight", kv, hidden)
+        if architecture == "phi3":
+            add(f"blk.{block}.attn_qkv.weight", hidden + 2 * kv, hidden)
+        else:
+            add(f"blk.{block}.attn_q.weight", hidden, hidden)
+            add(f"blk.{block}.attn_k.weight", kv, hidden)
+            add(f"blk.{block}.attn_v.weight", kv, hidden)
         add(f"blk.{block}.attn_output.weight", hidden, hidden)
         add_feed_forward(add, architecture, block)
     more(writer)
@@ -73,6 +76,10 @@ def write_gguf(
 
 def add_feed_forward(add: Any, architecture: str, block: int) -> None:
     hidden, inner, experts = SIZES["hidden"], SIZES["intermediate"], SIZES["experts"]
+    if architecture == "phi3":
+        add(f"blk.{block}.ffn_up.weight", 2 * inner, hidden)
+        add(f"blk.{block}.ffn_down.weight", hidden, inner)
+        return
     if architecture == "llama":
         add(f"blk.{block}.ffn_gate.weight", inner, hidden)
         add(f"blk.{block}.ffn_up.weight", inner, hidden)

@@ -2,7 +2,8 @@
 
 Weights are unpacked exactly (by the `gguf` library) one tensor at a time; names, permutations and offsets are those of
 transformers' own GGUF tables, so the weights equal those of `from_pretrained(gguf_file=...)` bit for bit. What scales
-rotary positions is read here, since transformers passes over it (see `gguf_rope`).
+rotary positions, and windows and partly turned heads, are read here, since transformers passes over them (see
+`gguf_rope`, `gguf_attention`).
 """
 
 from __future__ import annotations
@@ -22,12 +23,13 @@ from shardnet.scratch import ScratchFolder
 
 from .claims import check_claims
 from .copies import stamp_of
+from .gguf_attention import attention_of, check_turning
 from .gguf_header import GgufHeader, read_header
 from .gguf_rope import scaling_of
 from .gguf_tensors import Unpacker
 from .hashing import Hashes, keep
 
-FORMAT = 2
+FORMAT = 3
 """Part of the key under which a result is kept; raise it when what `convert` writes changes."""
 MAKING = ".making-"
 WEIGHTS = "model.safetensors"
@@ -99,7 +101,9 @@ def _convert_into(folder: Path, header: GgufHeader, dtype: str, progress: Progre
     _tell(progress, 0.0)
     raw_config, config = _read_config(header, folder)
     config.dtype = getattr(torch, dtype)
-    config.architectures = [type(build_skeleton(config, 0, 0).frame).__name__]
+    frame = build_skeleton(config, 0, 0).frame
+    check_turning(header, config, frame)
+    config.architectures = [type(frame).__name__]
     config.to_json_file(folder / "config.json", use_diff=False)
     GenerationConfig.from_model_config(config).save_pretrained(folder)
     _save_tokenizer(header.path, folder)
@@ -129,6 +133,7 @@ def _read_config(header: GgufHeader, folder: Path) -> tuple[dict[str, Any], Any]
     scaling = scaling_of(header, raw)
     if scaling is not None:
         raw["rope_scaling"] = scaling
+    raw.update(attention_of(header, raw))
     shown = shortened(str(header.path))
     tensors = [(tensor.name, tensor.shape) for tensor in header.tensors]
     check_config(raw, shown)
