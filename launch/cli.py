@@ -11,10 +11,12 @@ def main() -> None:
     """Run the command line; see `ending` for the exit codes."""
     end_at_once()
     from .ending import orderly_exit
+    from .imports import end_quickly
     from .standard_streams import open_closed, tolerant_streams
 
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     is_debug = len(arguments) < len(sys.argv) - 1
+    end_quickly()
     stdout_was_open = open_closed()
     with tolerant_streams(), orderly_exit(is_debug, wants_json="--json" in arguments):
         from shardnet.errors import UsageError

@@ -10,8 +10,9 @@ import typer
 
 from shardnet.progress import progress_bars
 
-from .generate_glance import refuse_at_once
+from .generate_glance import read_tokenizer_early, refuse_at_once
 from .generate_options import GenerateOptions, read_prompts, read_split
+from .imports import importing
 from .model_configs import EMBEDDED_MODEL
 from .surroundings import require_address_space
 
@@ -212,8 +213,10 @@ def _run(options: GenerateOptions) -> None:
     with progress_bars(enabled=False if options.json else None) as progress:
         progress("loading PyTorch", 0, 1)
         require_address_space()
-        options.check_environment()
-        from .generate_run import run  # imports what takes seconds: only once the request is known to make sense
+        with importing():
+            options.check_environment()
+            tokenizer = read_tokenizer_early(options)
+            from .generate_run import run  # what takes seconds: only once the request is known to make sense
 
         progress("loading PyTorch", 1, 1)
-    run(options)
+    run(options, tokenizer)

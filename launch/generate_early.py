@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from shardnet.cluster.loading import check_context
 from shardnet.cluster.request import check_length, encode
 from shardnet.launch.cache_folder import cache_folder
@@ -12,7 +14,7 @@ from .generate_glance import check_number_of_units
 from .generate_options import GenerateOptions
 
 
-def open_early(options: GenerateOptions, progress: Progress) -> ModelFiles:
+def open_early(options: GenerateOptions, tokenizer: Any, progress: Progress) -> ModelFiles:
     """The model's files, tokenizer and all, once the hub has been asked and a GGUF file is converted.
 
     Raises:
@@ -21,7 +23,7 @@ def open_early(options: GenerateOptions, progress: Progress) -> ModelFiles:
     """
     seen = glance_at(options.model, options.dtype, cache_dir=cache_folder(), progress=progress)
     check_number_of_units(options, seen)
-    files = open_model(options.model, options.dtype, cache_dir=cache_folder(), progress=progress)
+    files = open_model(options.model, options.dtype, cache_dir=cache_folder(), progress=progress, tokenizer=tokenizer)
     profile, tokenizer = files.profile, files.tokenizer()
     context_tokens = check_context(profile.name, profile.context_tokens, options.context_tokens)
     for prompt in options.prompts:

@@ -1,9 +1,15 @@
-"""What a glance at the model's files rules out, said before PyTorch is imported: within a second, not after three."""
+"""What a glance at the model's files rules out, said before PyTorch is imported: within a second, not after three.
+
+A tokenizer is read before anything else is imported that takes time.
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
 from shardnet.cluster.placement import check_num_devices, check_split
 from shardnet.loader import Glance, glance_at_once
+from shardnet.plain_files import is_folder, user_path
 
 from .generate_options import GenerateOptions
 
@@ -18,6 +24,18 @@ def refuse_at_once(options: GenerateOptions) -> None:
     seen = glance_at_once(options.model)
     if seen is not None:
         check_number_of_units(options, seen)
+
+
+def read_tokenizer_early(options: GenerateOptions) -> Any:
+    """The tokenizer of a model that lies on this disk as a folder; None for others, whose folder is still to be found.
+
+    Raises:
+        ModelNotFound, DamagedCheckpoint: as `read_tokenizer`.
+    """
+    from shardnet.loader import read_tokenizer
+
+    folder = user_path(options.model)
+    return read_tokenizer(folder) if is_folder(folder) else None
 
 
 def check_number_of_units(options: GenerateOptions, seen: Glance) -> None:

@@ -7,6 +7,7 @@ import secrets
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any
 
 from rich.text import Text
 
@@ -28,12 +29,16 @@ class _Run:
     wall_s: float
 
 
-def run(options: GenerateOptions) -> None:
-    """Answer the prompts of `options`; text goes to stdout, everything else to stderr."""
+def run(options: GenerateOptions, tokenizer: Any = None) -> None:
+    """Answer the prompts of `options`; text goes to stdout, everything else to stderr.
+
+    Args:
+        tokenizer: the model's, where it was read already.
+    """
     seed = secrets.randbelow(2**31) if options.seed is None else options.seed
     with ExitStack() as resources:
         with progress_bars(enabled=False if options.json else None) as progress:
-            files = open_early(options, progress)
+            files = open_early(options, tokenizer, progress)
             cluster = resources.enter_context(_open_cluster(options, progress))
             model = resources.enter_context(_load(cluster, files, options, progress))
         if options.stats and not options.json:

