@@ -194,6 +194,13 @@ class Deepening:
             polished.append(runs)
         return polished
 
+    def near(self, runs: Runs, upper: float, budget: Budget) -> Runs | None:
+        """A plan in the neighbourhood of another one, which may break the limits, that costs less than `upper`."""
+        if not self._given.allowed.any(axis=1).all():
+            return None
+        near = Branching(self._given, self._judge, self._neighbourhoods(np.array(owners_of(runs))))
+        return near.run(upper, budget, enough=True).runs
+
     def _neighbourhoods(self, owners: Ints) -> NDArray[np.bool_]:
         """Where each unit may be [u, d, i]: where it is, or free in one of many ways."""
         num_units, num_devices = self._given.allowed.shape

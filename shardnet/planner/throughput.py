@@ -46,6 +46,8 @@ FIRST_SHARES = 0.3, 0.6
 """Of the time that is left: what the shortest lap gets before HiGHS is heard again, and then."""
 HARD_SHARE = 0.05
 """Of the time that is left: what a bisection with quick searches may take where these prove little."""
+NUM_POLISHED, POLISHED, POLISHING_SHARE = 4, 0.005, 0.12
+"""The neighbourhoods of so many plans are searched for a beat that is so much shorter, in such a share of the time."""
 BRANCHING_S = 0.1
 QUICK_WIDTHS = (24, 192)
 QUICK_ROUNDS = 60
@@ -84,6 +86,7 @@ def _greatest_rate(beats: _Beats, hard: bool) -> Solution:
     shares = [*FIRST_SHARES] if hard else [0.25]
     if hard:
         beats.anneal(beats.low)
+        beats.polish(exact.budget.share(POLISHING_SHARE))
         beats.ask_solver()
     while True:
         beats.shorten(HARD_SHARE if hard else 0.5)
@@ -216,6 +219,24 @@ class _Beats:
                 if np.isfinite(self._judge(runs)):
                     self.learn(runs)
         return self.high <= goal
+
+    def polish(self, budget: Budget) -> None:
+        """Seek shorter beats in the neighbourhoods of the best plans."""
+        exact = self.exact
+        best = sorted({runs for runs in self.pool if np.isfinite(self._judge(runs))}, key=self.beat)[:NUM_POLISHED]
+        for number, first in enumerate(best):
+            runs: Runs | None = first
+            until = budget.share(1 / (len(best) - number))
+            while runs is not None and not until.spent:
+                goal = self.beat(runs) * (1 - POLISHED)
+                if goal < self.low:
+                    return
+                limit_s = min(goal * self.in_flight, exact.lap_limit_s) * (1 + ROUNDING)
+                judge = exact.beat_judge(goal, limit_s)
+                deep = Deepening(exact.tables, exact.beat_target(goal), roots_of(exact.tables), judge, limit_s)
+                runs = deep.near(runs, limit_s * (1 + ROUNDING), until)
+                if runs is not None:
+                    self.learn(runs)
 
     def ask_solver(self) -> None:
         """Let HiGHS seek the least beat beside all that follows, once, where no quick proof has come near it."""
