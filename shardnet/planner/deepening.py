@@ -43,6 +43,7 @@ FAR, POSITIVE = 1e6, 1e-4
 with higher prices it would be as high as one likes."""
 DEVICES, WINDOW, STRIDE, MOST_GROUPS = 3, 8, 3, 120
 """A neighbourhood: the units of some devices among these, or some consecutive units anywhere."""
+WIDER_DEVICES, WIDER_WINDOW = 4, 12
 
 
 class Deepening:
@@ -198,22 +199,26 @@ class Deepening:
         """A plan in the neighbourhood of another one, which may break the limits, that costs less than `upper`."""
         if not self._given.allowed.any(axis=1).all():
             return None
-        near = Branching(self._given, self._judge, self._neighbourhoods(np.array(owners_of(runs))))
-        return near.run(upper, budget, enough=True).runs
+        for devices, window in ((DEVICES, WINDOW), (WIDER_DEVICES, WIDER_WINDOW)):
+            within = self._neighbourhoods(np.array(owners_of(runs)), devices, window)
+            better = Branching(self._given, self._judge, within).run(upper, budget, enough=True).runs
+            if better is not None:
+                return better
+        return None
 
-    def _neighbourhoods(self, owners: Ints) -> NDArray[np.bool_]:
+    def _neighbourhoods(self, owners: Ints, devices: int = DEVICES, window: int = WINDOW) -> NDArray[np.bool_]:
         """Where each unit may be [u, d, i]: where it is, or free in one of many ways."""
         num_units, num_devices = self._given.allowed.shape
         here = np.eye(num_devices, dtype=bool)[owners]
         parts = []
-        groups = list(combinations(range(num_devices), min(DEVICES, num_devices)))
+        groups = list(combinations(range(num_devices), min(devices, num_devices)))
         for group in groups if len(groups) <= MOST_GROUPS else self._chance.permutation(groups)[:MOST_GROUPS]:
-            part, devices = here.copy(), np.array(group)
-            part[np.ix_(np.isin(owners, devices), devices)] = True
+            part, free = here.copy(), np.array(group)
+            part[np.ix_(np.isin(owners, free), free)] = True
             parts.append(part)
-        for first in range(0, max(1, num_units - WINDOW + 1), STRIDE):
+        for first in range(0, max(1, num_units - window + 1), STRIDE):
             part = here.copy()
-            part[first : first + WINDOW] = True
+            part[first : first + window] = True
             parts.append(part)
         return np.stack(parts, axis=2)
 

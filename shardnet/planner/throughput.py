@@ -36,8 +36,8 @@ SAME = 1e-7
 """Beats that differ by no more than this share are one beat: above the rounding that every limit allows."""
 CLOSE = NEAR_TIE
 """Quick searches stop when they have the beat to this share."""
-NUM_STEPS, NUM_ANNEALED = 6000, 2
-"""Steps of annealing for a shorter beat, and how often."""
+NUM_STEPS, ANNEALING_SHARE = (6000, 24000), 0.2
+"""Steps of annealing for a shorter beat, for the first time and for the second, and their share of the time left."""
 BEAT_HEAT = 0.2, 0.002
 """Colder than for sums, since a step seldom changes what is busiest."""
 SOLVER_GAP = 1e-3
@@ -209,10 +209,10 @@ class _Beats:
         given = Assignment(exact.tables, exact.beat_target(np.inf), roots_of(exact.tables))
         if not given.allowed.any(axis=1).all():
             return False
-        until, in_flight = exact.budget.share(0.1), self.in_flight
-        for _ in range(NUM_ANNEALED):
+        until, in_flight = exact.budget.share(ANNEALING_SHARE), self.in_flight
+        for num_steps in NUM_STEPS:
             owners, _ = anneal(
-                given, lambda rows: given.beat(rows, in_flight), NUM_STEPS, until, self._chance, BEAT_HEAT
+                given, lambda rows: given.beat(rows, in_flight), num_steps, until, self._chance, BEAT_HEAT
             )
             for n in range(min(owners.shape[1], MOST_JUDGED)):
                 runs = given.runs(owners[:, n])
