@@ -74,7 +74,7 @@ def summary(plan: Plan, in_flight: int) -> str:
         parts[1] += f" ({_number(plan.simulated_rate_per_s)} simulated)"
     if plan.energy_j is not None:
         parts.append(f"{plan.energy_j:.3g} J a token")
-    if plan.optimal:
+    if plan.optimal and not plan.gap:
         parts.append("proven optimal")
     elif plan.gap is not None:
         parts.append(f"proven within {_gap(plan.gap)} of the best")
@@ -116,7 +116,7 @@ def print_comparison(
             continue
         units = ", ".join(f"{stage.device} {stage.num_units}" for stage in plan.stages[:6])
         more = f" ... {len(plan.stages)} stages" if len(plan.stages) > 6 else ""
-        proof = "optimal" if plan.optimal else "" if plan.gap is None else f"{_gap(plan.gap)} gap"
+        proof = "optimal" if plan.optimal and not plan.gap else "" if plan.gap is None else f"{_gap(plan.gap)} gap"
         table.add_row(
             method,
             _ms(plan.lap_s, unit=""),

@@ -107,7 +107,8 @@ class Plan:
     """The same as a simulated run gives it; None where none was made."""
     energy_j: float | None = None
     optimal: bool = False
-    """True where the plan is proven to be the best there is."""
+    """True where it is proven that no plan is better: none has a shorter lap, takes less energy, or has a rate that is
+    more than 1% greater. Such rates count as tied; `gap` is 0 where of these the shortest lap is proven, too."""
     gap: float | None = None
     """Proven bound on how far the plan is from the best: 0.02 is 2%; None where nothing is proven."""
     left_out: tuple[LeftOut, ...] = ()
@@ -144,7 +145,7 @@ class Plan:
         return "\n".join(lines)
 
     def _proof(self) -> str:
-        if self.optimal:
+        if self.optimal and not self.gap:
             return ", proven best"
         return "" if self.gap is None else f", at most {self.gap:.1%} from the best"
 

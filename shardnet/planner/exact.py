@@ -37,7 +37,8 @@ class Solution:
     Attributes:
         value: s of lap, s of beat, or J.
         bound: no plan has a lower value.
-        proven: the plan is the best by every rule, ties included.
+        proven: no plan has a lower value; of beats, none that is more than 1% lower, for such rates count as tied. Then
+            a gap says that the shortest lap among these is not proven.
         near: looks for plans whose rate is within 1% of the best one's; None where the rate is not sought.
     """
 
@@ -49,9 +50,9 @@ class Solution:
 
     @property
     def gap(self) -> float | None:
-        if self.proven:
+        if self.proven and self.value <= self.bound:
             return 0.0
-        return self.value / self.bound - 1 if self.bound > 0 else None
+        return max(0.0, self.value / self.bound - 1) if self.bound > 0 else None
 
 
 class Exact:
@@ -263,4 +264,5 @@ class Exact:
     def solution(self, best: Best, value: float, bound: float, proven: bool) -> Solution:
         if best.runs is None:
             return Solution(None, value, bound, best.proven)
-        return Solution(as_stages(self.problem, best.runs), value, bound, proven)
+        settled = proven and best.proven  # by every rule, whatever the rounding of the bound
+        return Solution(as_stages(self.problem, best.runs), value, value if settled else bound, proven)

@@ -29,8 +29,8 @@ from shardnet.planner.throughput import NEAR_TIE, greatest_rate
 from shardnet.quoting import quoted
 
 METHODS = ("auto", "exact", "edgeshard", "lingualinked", "memory", "even", "solo")
-LEAST_SOLVER_S = 2.0
-"""What the solver of `lingualinked` gets even where searches get less."""
+LEAST_SOLVER_S, MOST_SOLVER_S = 2.0, 8.0
+"""What the solver of `lingualinked` gets even where searches get less, and in small clusters, where they get more."""
 OBJECTIVES = ("latency", "throughput", "energy")
 TIME_LIMITS_S = ((MOST_DEVICES, 30.0), (200, 8.0), (math.inf, 25.0))
 """For the search of `exact` and `auto` where the caller sets none: up to so many devices, so long. Small clusters get
@@ -53,6 +53,8 @@ class Aim:
     lap_limit_s: float
     limit_s: float
     """For each search."""
+    solver_s: float
+    """For the solver of `lingualinked`."""
     simulate: Simulate | None = None
     """Tells the rate of stages that a run reaches."""
     known: dict[str, Any] = field(default_factory=dict)
@@ -144,7 +146,9 @@ def _aim(
     if objective == "energy":
         _check_power(problem)
     limit_s = usual_limit_s(problem) if time_limit_s is None else time_limit_s
-    return Aim(problem, objective, in_flight, math.inf if lap_limit_s is None else lap_limit_s, limit_s)
+    solver_s = max(LEAST_SOLVER_S, usual_limit_s(problem, MOST_SOLVER_S) if time_limit_s is None else time_limit_s)
+    most_s = math.inf if lap_limit_s is None else lap_limit_s
+    return Aim(problem, objective, in_flight, most_s, limit_s, solver_s)
 
 
 def _place(aim: Aim, method: str) -> Plan:
@@ -238,7 +242,7 @@ def _edgeshard(problem: Problem, aim: Aim) -> tuple[Stages, None]:
 
 def _lingualinked(problem: Problem, aim: Aim) -> tuple[Stages, None]:
     if "lingualinked" not in aim.known:
-        aim.known["lingualinked"] = lingualinked.place(aim.tables, max(aim.limit_s, LEAST_SOLVER_S))
+        aim.known["lingualinked"] = lingualinked.place(aim.tables, aim.solver_s)
     return aim.known["lingualinked"], None
 
 

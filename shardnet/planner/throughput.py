@@ -66,7 +66,8 @@ def greatest_rate(exact: Exact, in_flight: int) -> Solution:
     if start.runs is None:
         return exact.solution(start, np.inf, start.bound, False)
     if in_flight == 1:  # the beat is the lap
-        return exact.solution(start, start.cost, start.bound, start.proven)
+        tied = start.bound >= start.cost * (1 - NEAR_TIE)
+        return exact.solution(start, start.cost, min(start.bound, start.cost), tied)
     beats = _Beats(exact, in_flight, start)
     if beats.high == 0:  # every time is zero
         return exact.solution(Best(min(beats.pool, key=beats.beat), 0.0, 0.0), 0.0, 0.0, True)
@@ -103,8 +104,8 @@ def _greatest_rate(beats: _Beats, hard: bool) -> Solution:
         goal = value * (1 - NEAR_TIE)
         if beats.hear() < goal or beats.disprove(goal):
             continue  # a beat more than 1% shorter: the shortest lap is to be sought again
-        proven = best.proven and beats.low >= goal * (1 - 2 * SAME)
-        solution = exact.solution(best, value, min(beats.low, value), proven)
+        tied = beats.low >= goal * (1 - 2 * SAME)
+        solution = exact.solution(best, value, min(beats.low, value), tied)
         return replace(solution, near=beats.near)
 
 
