@@ -85,16 +85,21 @@ def _greatest_rate(beats: _Beats, hard: bool) -> Solution:
     """
     exact, in_flight = beats.exact, beats.in_flight
     shares = [*FIRST_SHARES] if hard else [0.25]
-    if hard:
-        beats.anneal(beats.low)
-        beats.polish(exact.budget.share(POLISHING_SHARE))
-        beats.ask_solver()
     while True:
-        beats.shorten(HARD_SHARE if hard else 0.5)
+        if hard and not beats.lap_decides:
+            beats.anneal(beats.low)
+            beats.polish()
+            beats.ask_solver()
+        if not (hard and beats.lap_decides):
+            beats.shorten(HARD_SHARE if hard else 0.5)
         beats.hear()
         shown = beats.low >= beats.high * (1 - NEAR_TIE)
-        until = exact.budget.share((1.0 if hard else 0.8) if shown else shares[0])
-        shares = shares[1:] or shares
+        share, shares = shares[0], shares[1:] or shares
+        if hard and (shown or beats.lap_decides):
+            share = 1.0
+        elif shown:
+            share = 0.8
+        until = exact.budget.share(share)
         within = beats.high / (1 - NEAR_TIE)
         best = exact.least_lap(within, in_flight, until, beats.pool, beats.prices, alone=beats.asking)
         assert best.runs is not None, "the pool holds a plan with the shortest beat known"
@@ -124,7 +129,7 @@ class _Beats:
         self._doubted = self.low
         self.prices: Prices | None = None
         self._chance = np.random.default_rng(11)
-        self._annealed = False
+        self._annealed = self._polished = False
         self._solver: highs.Beside | None = None
 
     def beat(self, runs: Runs) -> float:
@@ -221,9 +226,17 @@ class _Beats:
                     self.learn(runs)
         return self.high <= goal
 
-    def polish(self, budget: Budget) -> None:
-        """Seek shorter beats in the neighbourhoods of the best plans."""
-        exact = self.exact
+    @property
+    def lap_decides(self) -> bool:
+        """Whether the best beat known is the session's share of the lap: a shorter one needs a shorter lap."""
+        cost = self.exact.known(min(self.pool, key=self.beat))
+        return cost.bottleneck_s < cost.lap_s / self.in_flight
+
+    def polish(self) -> None:
+        """Seek shorter beats, once, in the neighbourhoods of the best plans."""
+        if self._polished or not Deepening.suits(self.exact.tables):
+            return
+        self._polished, exact, budget = True, self.exact, self.exact.budget.share(POLISHING_SHARE)
         best = sorted({runs for runs in self.pool if np.isfinite(self._judge(runs))}, key=self.beat)[:NUM_POLISHED]
         for number, first in enumerate(best):
             runs: Runs | None = first

@@ -215,9 +215,9 @@ def tight_report(told: dict[int, tuple[Against, float]]) -> str:
     lines = [
         f"# `auto` under tight memory, {datetime.date.today()}",
         "",
-        f"`python tests/bench/bench_planner.py --tight` on {platform.machine()}: problems of 6 to 8 devices and 20 to 34",
-        "units whose devices have 1.02 to 1.2 times the memory that is needed (tests/tight_problems.py), beside what",
-        "HiGHS found alone in 10 to 30 s (tests/data/tight_problems.json says how long for each). Seconds are",
+        f"`python tests/bench/bench_planner.py --tight` on {platform.machine()}: problems of 6 to 8 devices and",
+        "20 to 34 units whose devices have 1.02 to 1.2 times the memory that is needed (tests/tight_problems.py), beside",
+        "what HiGHS found alone in 10 to 30 s (tests/data/tight_problems.json says how long for each). Seconds are",
         "processor time of the search's own thread; HiGHS works beside it in another one. Worse: by more than 1e-6 of",
         "lap and energy, 1% of the rate; better, the same the other way round.",
         "",
