@@ -374,3 +374,17 @@ def test_prompts_that_begin_together_keep_their_rows_where_packets_are_cut(
             with ThreadPoolExecutor(len(streams)) as threads:
                 answers = list(threads.map(lambda stream: [*stream] and stream.result.token_ids, streams))
     assert answers == expected
+
+
+def test_a_second_death_is_noticed_while_the_first_is_struck_off(
+    ring: RingInProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The watch itself struck off who was lost, and asked nobody else for up to 7 s."""
+    may_go_on = threading.Event()
+    with ring.connect() as cluster:
+        monkeypatch.setattr(cluster._transport, "evict", lambda device: may_go_on.wait(60))
+        for name in ring.names[:2]:
+            ring.network.kill(name)
+            wait_until(lambda name=name: name in cluster._watch.lost)  # type: ignore[misc]
+        may_go_on.set()
+    assert not any(thread.name == "shardnet-evict" for thread in threading.enumerate())

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import os
 import secrets
+import threading
 import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import wait
@@ -60,6 +61,7 @@ class Cluster:
         self._surveyor = Surveyor(transport)
         self._birthplace = Birthplace("this cluster")
         self._is_closed = False
+        self._evictions: list[threading.Thread] = []
         transport.expose("holds", lambda ring_id: ring_id in self._loads)
         transport.expose("tokens", self._on_tokens)
         transport.expose("session_failed", self._on_session_failed)
@@ -229,6 +231,8 @@ class Cluster:
         self._is_closed = True
         try:
             self._watch.close()
+            for eviction in self._evictions:  # none begins any more
+                eviction.join()
             for load in list(self._loads.values()):
                 load.close()
             living = [device for device in self._started if device not in self._watch.lost]
@@ -286,6 +290,12 @@ class Cluster:
     def _on_lost(self, device: str, why: str) -> None:
         for load in list(self._loads.values()):
             load.lose(device, why)
+        # The store and the others may take 7 s to hear of it, and the watch must notice the next death meanwhile.
+        eviction = threading.Thread(target=self._strike_off, args=(device,), name="shardnet-evict", daemon=True)
+        self._evictions.append(eviction)
+        eviction.start()
+
+    def _strike_off(self, device: str) -> None:
         with suppress(ClusterError):  # the store died, too: the device is off our own list all the same
             self._transport.evict(device)
 
