@@ -30,6 +30,12 @@ def is_over(pid: int) -> bool:
         return True
 
 
+def is_frozen(pid: int) -> bool:
+    """Stopped with all its threads. On a busy machine some of them go on for a while after the main one has stopped."""
+    stats = (task / "stat" for task in Path(f"/proc/{pid}/task").iterdir())
+    return all(stat.read_text().rpartition(")")[2].split()[0] == "T" for stat in stats)
+
+
 def wait_until(condition: Callable[[], object], timeout_s: float = 60.0) -> None:
     """Look again and again; fails after `timeout_s`."""
     deadline = time.monotonic() + timeout_s

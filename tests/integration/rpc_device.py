@@ -14,14 +14,13 @@ import signal
 import sys
 import tempfile
 import threading
-import time
 from concurrent.futures import Future
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
+from processes import is_frozen, wait_until
 
 from shardnet.errors import DeviceLost, DoesNotFit, ShardnetError
 from shardnet.transport import Handler, RemoteObject, RpcTransport, Transport
@@ -210,11 +209,9 @@ class Device:
         self.process.join()
 
     def stop(self) -> None:
-        """Freeze it, and wait until it is: on a busy machine its threads may still answer for a while."""
+        """Freeze it, and wait until it is."""
         os.kill(self.pid, signal.SIGSTOP)
-        deadline = time.monotonic() + 20
-        while psutil.Process(self.pid).status() != psutil.STATUS_STOPPED:
-            assert time.monotonic() < deadline, f"{self.name} cannot be stopped"
+        wait_until(lambda: is_frozen(self.pid), timeout_s=20)
 
     def proceed(self) -> None:
         os.kill(self.pid, signal.SIGCONT)

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 from integration.rpc_device import TESTS, Device, expose_endpoints
+from processes import is_frozen
 from torch.distributed import rpc
 
 from shardnet.errors import CallTimeout, ClusterError, DeviceLost, DoesNotFit, JoinFailed, UsageError
@@ -348,6 +349,7 @@ def test_members_outlive_the_store(end: str) -> None:
         assert first.ask("post", "device-2", "echo", 0) == (0,)
         assert second.ask("post", "device-1", "echo", 0) == (0,)
         host.send_signal(getattr(signal, end))
+        wait_until(lambda: is_frozen(host.pid) if end == "SIGSTOP" else host.poll() is not None)
         assert first.ask("post", "device-2", "echo", 1) == (1,)
         assert second.ask("post", "device-1", "echo", 1) == (1,)
         with pytest.raises(RuntimeError, match=r"ClusterError: The store at .* does not answer"):

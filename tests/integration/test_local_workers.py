@@ -8,11 +8,12 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
+from processes import is_frozen, is_over, wait_until
 
 import shardnet
 from shardnet.cluster import local_workers
@@ -27,24 +28,9 @@ def endpoint() -> Iterator[str]:
     yield f"127.0.0.1:{store.port}"
 
 
-def wait_for(condition: Callable[[], object], timeout_s: float = 60.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.01)
-
-
-def is_over(pid: int) -> bool:
-    """Gone, or a corpse that its new parent has not collected."""
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
-
-
 def test_all_end_with_the_block(endpoint: str) -> None:
     with LocalWorkers(endpoint, ["device-0", "device-1"], threads=1) as workers:
-        wait_for(lambda: len(workers.pids) == 2)
+        wait_until(lambda: len(workers.pids) == 2)
         assert workers.poll() == []
         assert workers.how_it_ended("device-0") == "is still running"
         pids, log_dir = workers.pids, workers.log_dir
@@ -54,27 +40,27 @@ def test_all_end_with_the_block(endpoint: str) -> None:
 
 def test_a_frozen_device_is_killed_in_time_and_the_other_goes_by_itself(endpoint: str) -> None:
     with LocalWorkers(endpoint, ["device-0", "device-1"], threads=1) as workers:
-        wait_for(lambda: len(workers.pids) == 2)
+        wait_until(lambda: len(workers.pids) == 2)
         frozen = psutil.Process(workers.pids["device-0"])
         frozen.suspend()
-        wait_for(lambda: frozen.status() == psutil.STATUS_STOPPED)  # on a busy machine a signal takes its time
+        wait_until(lambda: is_frozen(frozen.pid))  # once, a thread that had not stopped yet ended it, with code 0
         start = time.monotonic()
     assert time.monotonic() - start < 4
     assert dict(workers.poll())["device-0"] == -signal.SIGKILL
-    wait_for(lambda: is_over(frozen.pid))
+    wait_until(lambda: is_over(frozen.pid))
 
 
 def test_how_a_process_ended_is_told(endpoint: str, tmp_path: Path) -> None:
     with LocalWorkers(endpoint, ["device-0", "twin", "impossible/name"], 1, log_dir=tmp_path / "logs") as workers:
-        wait_for(lambda: "impossible/name" in dict(workers.poll()))
+        wait_until(lambda: "impossible/name" in dict(workers.poll()))
         assert dict(workers.poll())["impossible/name"] != 0
-        wait_for(lambda: "twin" in workers.pids)
+        wait_until(lambda: "twin" in workers.pids)
         os.kill(workers.pids["twin"], signal.SIGKILL)
-        wait_for(lambda: "twin" in dict(workers.poll()))
+        wait_until(lambda: "twin" in dict(workers.poll()))
         assert workers.how_it_ended("twin") == "was killed by SIGKILL"
         assert "device-0" not in dict(workers.poll())
     with LocalWorkers("127.0.0.1:1x", ["device-0"], 1, log_dir=tmp_path / "logs") as workers:
-        wait_for(workers.poll)
+        wait_until(workers.poll)
         assert workers.how_it_ended("device-0").startswith("ended with exit code 2 (An endpoint is")
 
 
@@ -93,17 +79,17 @@ def test_devices_end_when_their_parent_is_killed(endpoint: str) -> None:
         pids = [int(pid) for pid in parent.stdout.readline().split()]
         assert len(pids) == 2
         os.kill(parent.pid, signal.SIGKILL)
-        wait_for(lambda: all(is_over(pid) for pid in pids))
+        wait_until(lambda: all(is_over(pid) for pid in pids))
 
 
 def test_devices_of_a_killed_nursery_count_as_ended_and_end_with_the_block(endpoint: str) -> None:
     with LocalWorkers(endpoint, ["a", "b"], threads=1) as workers:
-        wait_for(lambda: len(workers.pids) == 2)
+        wait_until(lambda: len(workers.pids) == 2)
         pids = workers.pids
         os.kill(psutil.Process(pids["a"]).ppid(), signal.SIGKILL)
-        wait_for(lambda: len(workers.poll()) == 2)
+        wait_until(lambda: len(workers.poll()) == 2)
         assert workers.how_it_ended("a") == "was killed by SIGKILL"
-    wait_for(lambda: all(is_over(pid) for pid in pids.values()))
+    wait_until(lambda: all(is_over(pid) for pid in pids.values()))
 
 
 WORKER = 'exec "$0" -m shardnet.launch.worker --endpoint "$1" --name "$2"'
@@ -162,7 +148,7 @@ def test_a_nursery_is_buried_after_the_last_signal(endpoint: str, monkeypatch: p
     """It was buried as soon as it had ended, and its number signalled later: by then it might have been another's."""
     monkeypatch.setattr(local_workers, "NURSERY_COMMAND", (sys.executable, "-c", "raise SystemExit(3)"))
     with LocalWorkers(endpoint, ["device-0"], threads=1) as workers:
-        wait_for(lambda: workers.poll() == [("device-0", 3)])
+        wait_until(lambda: workers.poll() == [("device-0", 3)])
         assert workers._nursery is not None
         nursery = psutil.Process(workers._nursery.pid)
         assert nursery.status() == psutil.STATUS_ZOMBIE
