@@ -349,7 +349,7 @@ def test_members_outlive_the_store(end: str) -> None:
         assert first.ask("post", "device-2", "echo", 0) == (0,)
         assert second.ask("post", "device-1", "echo", 0) == (0,)
         host.send_signal(getattr(signal, end))
-        wait_until(lambda: is_frozen(host.pid) if end == "SIGSTOP" else host.poll() is not None)
+        assert wait_until(lambda: is_frozen(host.pid) if end == "SIGSTOP" else host.poll() is not None)
         assert first.ask("post", "device-2", "echo", 1) == (1,)
         assert second.ask("post", "device-1", "echo", 1) == (1,)
         with pytest.raises(RuntimeError, match=r"ClusterError: The store at .* does not answer"):
