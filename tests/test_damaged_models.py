@@ -150,6 +150,10 @@ NAMED: dict[str, tuple[Change, str]] = {
     "index: absolute": (index("/etc/passwd"), "which is not in the model's folder"),
     "index: null byte": (index("a\0b"), "is no file's name"),
     "tokenizer configuration": (written("tokenizer_config.json", "[]"), "should hold a JSON object and holds a list"),
+    "many tensors": (
+        header(lambda entries: entries.update({f"x{i}": entries["model.norm.weight"] for i in range(20_000)})),
+        r"speaks of 200\d\d tensors, and one file may hold 20000",
+    ),
     "many values": (config(strange=[[[]]] * 150_000), "it holds 300\\d+ values, and no configuration needs more"),
     "many values beside": (
         lambda folder: change_json(

@@ -21,6 +21,8 @@ ITEM_BYTES = {
 }  # fmt: skip
 MOST_HEADER_BYTES = 6 << 20
 """Room for 50,000 tensors in a file, or names in an index. Python needs gigabytes for the 100 MB of the library."""
+MOST_TENSORS = 20_000
+"""In one file; 48 blocks of 128 experts are 18,900 tensors, and come in sixteen files."""
 MOST_NAME = 255
 MOST_DIMENSIONS = 8
 MOST_SIZE = 1 << 48
@@ -121,6 +123,11 @@ def _places(raw: bytes, path: Path, data_start: int, file_bytes: int) -> Iterato
     header = parse_json(text, f"the header of {shown}", DamagedCheckpoint)
     if not isinstance(header, dict):
         raise DamagedCheckpoint(f"{what}. Download it again.")
+    if len(header) > MOST_TENSORS:
+        raise DamagedCheckpoint(
+            f"{shown} speaks of {len(header)} tensors, and one file may hold {MOST_TENSORS}. Save the model in several "
+            "files (max_shard_size), or download it again."
+        )
     for name, entry in header.items():
         if name == "__metadata__":
             continue
