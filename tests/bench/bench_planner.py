@@ -9,6 +9,9 @@ of 2-6 devices and 6-24 units at all memory levels and for all objectives; `exac
 `--tight` compares `auto` with what a mixed-integer solver found for the problems of tests/tight_problems.py; `--record`
 lets the solver (HiGHS: pip install highspy) try so many seconds of processor time on each of them, and keeps the better
 of what it finds and of what the record has.
+
+These problems are harder than those of the issue that they stand for: the search before it proved 9 of 20 of these, and
+74 of 96 of those. 23 cases of the record had 30 s, the other 77 had 10 s.
 """
 
 from __future__ import annotations
@@ -241,7 +244,8 @@ def tight_report(told: dict[int, tuple[Against, float]]) -> str:
             f"| {objective} | {len(some)} | {proven} | {worse} | {better} "
             f"| {statistics.median(seconds):.1f} | {max(seconds):.1f} |"
         )
-    lines += ["", "Not proven: " + (_listed(told, lambda each: not each.proven) or "none") + "."]
+    lines += ["", f"Run: {len(told)} of {NUM_CASES}, numbers {min(told)} to {max(told)}."]
+    lines += ["Not proven: " + (_listed(told, lambda each: not each.proven) or "none") + "."]
     lines += ["Worse: " + (_listed(told, lambda each: each.worse) or "none") + ".", ""]
     return "\n".join(lines)
 
