@@ -36,7 +36,7 @@ async def read_on():
     return [piece async for piece in model.astream("x")]
 
 with shardnet.Cluster.local(1, threads_per_device=1) as cluster:
-    model = cluster.load(sys.argv[1], split=[6])
+    model = cluster.load(sys.argv[1], dtype="float32", split=[6])
     stream = model.stream("a long answer", max_new_tokens=4000)
     next(stream)
     for case in (
