@@ -19,9 +19,11 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from processes import is_frozen, wait_until
 
+from shardnet.cluster.allocator import return_freed
 from shardnet.errors import DeviceLost, DoesNotFit, ShardnetError
 from shardnet.transport import Handler, RemoteObject, RpcTransport, Transport
 from shardnet.transport.messages import Part
@@ -165,6 +167,12 @@ class Requests:
         """Tensors that Python holds in this process."""
         gc.collect()
         return sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
+
+    def memory(self) -> int:
+        """Resident bytes, without what was freed and is kept for the next time: how much that is varies widely."""
+        gc.collect()
+        return_freed()
+        return psutil.Process().memory_info().rss
 
     def is_part_touched(self) -> bool:
         """Whether somebody has set an attribute of a class that travels."""
