@@ -1,17 +1,22 @@
 """Folders that are of use while their maker lives: what a killed process has left is removed by the next one.
 
 A maker holds a lock on its folder, which the system takes away when the process ends, in whatever way. Process ids
-would not do: they are used again, and mean nothing in another container that shares the folder above.
+would not do: they are used again, and mean nothing in another container that shares the folder above. Only what bears
+the mark of a maker on this machine is removed: the rest is a user's own.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import platform
 import shutil
 import tempfile
 from contextlib import suppress
 from pathlib import Path
+
+MARK = ".shardnet-scratch"
+"""A file that names the machine of the maker: over a shared disk, locks of other machines may not be seen."""
 
 
 class ScratchFolder:
@@ -23,17 +28,17 @@ class ScratchFolder:
 
     def __init__(self, prefix: str, parent: Path) -> None:
         remove_leftovers(prefix, parent)
-        while True:
-            self.path = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
-            self._lock = _lock(self.path, fcntl.LOCK_EX)
-            if self.path.is_dir():  # nobody took it for a leftover before it was locked
-                return
-            self.let_go()
+        self.path = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+        self._lock = _lock(self.path, fcntl.LOCK_EX)
+        if self._lock is not None:  # once it is held, it may bear the mark
+            (self.path / MARK).write_text(platform.node())
 
     def let_go(self) -> None:
         """Hold it no longer, as it was removed or has another name by now. Safe to call twice."""
         lock, self._lock = self._lock, None
         if lock is not None:
+            with suppress(FileNotFoundError):
+                os.unlink(MARK, dir_fd=lock)
             os.close(lock)
 
     def remove(self) -> None:
@@ -44,14 +49,14 @@ class ScratchFolder:
 
 def remove_leftovers(prefix: str, parent: Path) -> None:
     """Remove this user's folders of that prefix that nobody holds."""
-    with suppress(OSError):
-        for path in parent.glob(f"{prefix}*"):
-            if path.lstat().st_uid != os.getuid():
-                continue
-            lock = _lock(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if lock is not None:
+    for path in list(parent.glob(f"{prefix}*")):
+        lock = _lock(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if lock is None:
+            continue
+        with suppress(OSError):
+            if path.lstat().st_uid == os.getuid() and (path / MARK).read_text() == platform.node():
                 shutil.rmtree(path, ignore_errors=True)
-                os.close(lock)
+        os.close(lock)
 
 
 def _lock(path: Path, how: int) -> int | None:

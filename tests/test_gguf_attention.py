@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from tiny_gguf import write_gguf
 
 from shardnet.errors import UnsupportedModel
 from shardnet.loader import open_model
+from shardnet.loader.gguf_attention import attention_of
 from shardnet.models import build_skeleton
 
 HEAD_DIM = 16
@@ -51,6 +53,23 @@ def test_what_a_family_cannot_do_is_refused(
 ) -> None:
     with pytest.raises(UnsupportedModel, match=words):
         opened(tmp_path, architecture, **says)
+
+
+def said_by(architecture: str, raw: dict[str, Any], **metadata: Any) -> dict[str, Any]:
+    names = {f"{architecture}.{name.replace('__', '.')}": value for name, value in metadata.items()}
+    header: Any = SimpleNamespace(architecture=architecture, path=Path("x.gguf"), metadata=names)
+    return attention_of(header, {"model_type": architecture, "hidden_size": 64, "num_attention_heads": 4, **raw})
+
+
+@pytest.mark.parametrize("architecture", ["starcoder2", "stablelm"])
+def test_the_base_of_the_angles_is_read_where_transformers_does_not(architecture: str) -> None:
+    """StarCoder2's files say 1e5 to 1e6, and models read from them turned with 1e4, in silence."""
+    assert said_by(architecture, {}, rope__freq_base=999999.0) == {"rope_theta": 999999.0}
+    assert said_by(architecture, {"rope_theta": 5e4}, rope__freq_base=5e4) == {}
+
+
+def test_heads_may_be_wider_than_their_share_of_the_hidden_state() -> None:
+    assert said_by("qwen3", {}, attention__key_length=32, rope__dimension_count=32) == {"partial_rotary_factor": 1.0}
 
 
 def test_a_window_that_hides_nothing_is_none(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -10,12 +11,12 @@ import pytest
 
 from shardnet.cluster.local_workers import LOGS, LocalWorkers
 from shardnet.loader.gguf import MAKING
-from shardnet.scratch import ScratchFolder, remove_leftovers
+from shardnet.scratch import MARK, ScratchFolder, remove_leftovers
 
 MAKER = """
 import sys, time
 from pathlib import Path
-from shardnet.scratch import ScratchFolder
+from shardnet.scratch import MARK, ScratchFolder
 folder = ScratchFolder("making-", Path(sys.argv[1]))
 (folder.path / "half").write_text("a")
 print(folder.path, flush=True)
@@ -48,8 +49,15 @@ def test_logs_are_such_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     left = tmp_path / f"{LOGS}old"
     left.mkdir()
+    (left / MARK).write_text(platform.node())
+    own = tmp_path / f"{LOGS}experiment"
+    own.mkdir()
+    elsewhere = tmp_path / f"{LOGS}elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / MARK).write_text("another machine")
     workers = LocalWorkers("127.0.0.1:1", ["a"], 1)
     assert workers.log_dir.parent == tmp_path and not left.exists()
+    assert own.exists() and elsewhere.exists()
     workers.close()
     assert not workers.log_dir.exists()
 
@@ -61,5 +69,7 @@ def test_a_conversion_removes_what_another_one_left(tmp_path: Path) -> None:
 
     left = tmp_path / f"{MAKING}old"
     left.mkdir()
+    (left / MARK).write_text(platform.node())
     open_model(str(write_gguf(tmp_path / "x.gguf")), "float32", cache_dir=tmp_path)
     assert not list(tmp_path.glob(f"{MAKING}*"))
+    assert not list(tmp_path.glob(f"*/{MARK}")), "what is made bears no mark"

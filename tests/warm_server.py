@@ -18,6 +18,7 @@ import runpy
 import selectors
 import signal
 import socket
+import struct
 import sys
 import threading
 import traceback
@@ -73,6 +74,9 @@ class Server:
 
     def _accept(self) -> dict[str, Any] | None:
         client = self._address.accept()[0]
+        if user_of(client) != os.getuid():  # an abstract address has no owner: anybody may connect
+            client.close()
+            return None
         try:
             asked, files = receive(client)
         except EOFError:  # it was killed
@@ -119,6 +123,13 @@ class Server:
     def _end(self) -> None:
         for pid in self._clients:
             strike(pid, signal.SIGKILL)
+
+
+def user_of(client: socket.socket) -> int:
+    """The user whose process is at the other end (Linux)."""
+    credentials = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    _, user, _ = struct.unpack("3i", credentials)
+    return int(user)
 
 
 def strike(pid: int, number: int) -> None:

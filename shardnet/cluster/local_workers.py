@@ -139,8 +139,8 @@ class LocalWorkers:
                 self._signal_all(signal.SIGTERM)
                 self._ends_within(TERMINATE_S)
             self._signal_all(signal.SIGKILL)  # whoever is left, also where the nursery is gone already
-            nursery.wait()
             self._listener.join()
+            nursery.wait()  # buries it: the listener has asked how it ended
             assert nursery.stdout is not None
             nursery.stdout.close()
             self._nursery = None
@@ -198,7 +198,9 @@ class LocalWorkers:
         The number of the group is the nursery's. The system gives it to nobody else before the nursery is buried
         (`wait`), and that comes after the last signal.
         """
-        assert self._nursery is not None and self._nursery.returncode is None
+        assert self._nursery is not None
+        if self._nursery.returncode is not None:
+            return  # buried by a `close` that Ctrl-C has broken off
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._nursery.pid, number)
 

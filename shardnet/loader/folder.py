@@ -14,11 +14,11 @@ from shardnet.plain_files import open_plain, read_json
 from shardnet.quoting import quoted, shortened
 
 MOST_CONFIG_BYTES = 1 << 20
-MOST_OBJECT_BYTES = 6 << 20
+MOST_OBJECT_BYTES = 16 << 20
 MOST_TOKENIZER_BYTES = 128 << 20
 """The largest tokenizers in use have 35 MB."""
-MOST_OBJECT_VALUES = 100_000
-"""In what is small beside the weights: the 6,415 added tokens of Gemma 3 are 45,000 values."""
+MOST_OBJECT_VALUES = 500_000
+"""In what is small beside the weights: the 28,672 added tokens of a model that speaks are 200,000 values."""
 MOST_LISTED = 10_000
 """In one list there: transformers compares each special token with all others."""
 TEXT_ENDINGS = (".json", ".jinja", ".model", ".txt")

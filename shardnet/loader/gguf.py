@@ -29,7 +29,7 @@ from .gguf_rope import scaling_of
 from .gguf_tensors import Unpacker
 from .hashing import Hashes, keep
 
-FORMAT = 3
+FORMAT = 4
 """Part of the key under which a result is kept; raise it when what `convert` writes changes."""
 MAKING = ".making-"
 WEIGHTS = "model.safetensors"
@@ -130,10 +130,10 @@ def _read_config(header: GgufHeader, folder: Path) -> tuple[dict[str, Any], Any]
             family_of(raw["model_type"])
     finally:
         slim.unlink()
+    raw.update(attention_of(header, raw))
     scaling = scaling_of(header, raw)
     if scaling is not None:
         raw["rope_scaling"] = scaling
-    raw.update(attention_of(header, raw))
     shown = shortened(str(header.path))
     tensors = [(tensor.name, tensor.shape) for tensor in header.tensors]
     check_config(raw, shown)

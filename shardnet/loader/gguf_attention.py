@@ -1,4 +1,4 @@
-"""What a GGUF file says of attention and transformers passes over: the window, and how much of a head turns.
+"""What a GGUF file says of attention and transformers passes over: the window, how much of a head turns, how fast.
 
 What can be said in a configuration is said there; what cannot is refused, since a model that sees further, or turns
 other dimensions, answers wrongly in silence. How positions are scaled: see `gguf_rope`.
@@ -23,7 +23,7 @@ def attention_of(header: GgufHeader, raw: dict[str, Any]) -> dict[str, Any]:
     Raises:
         UnsupportedModel: models of that family cannot do what it asks for.
     """
-    return _window_of(header, raw) | _turning_of(header, raw)
+    return _window_of(header, raw) | _turning_of(header, raw) | _theta_of(header, raw)
 
 
 def check_turning(header: GgufHeader, config: Any, frame: Any) -> None:
@@ -71,10 +71,17 @@ def _window_of(header: GgufHeader, raw: dict[str, Any]) -> dict[str, Any]:
 def _turning_of(header: GgufHeader, raw: dict[str, Any]) -> dict[str, Any]:
     numbers, dims = numbers_of(raw), _turned_dims(header)
     hidden, heads = numbers.get("hidden_size"), numbers.get("num_attention_heads")
-    head_dim = numbers.get("head_dim") or (hidden // heads if hidden and heads else None)
+    head_dim = numbers.get("head_dim") or header.metadata.get(f"{header.architecture}.attention.key_length")
+    head_dim = head_dim or (hidden // heads if hidden and heads else None)
     if dims is None or not head_dim or ("head_dim" in numbers and head_dim == dims):
         return {}
     return {"partial_rotary_factor": dims / head_dim}
+
+
+def _theta_of(header: GgufHeader, raw: dict[str, Any]) -> dict[str, Any]:
+    """The base of the rotary angles: of some families transformers reads everything but this."""
+    theta = header.metadata.get(f"{header.architecture}.rope.freq_base")
+    return {} if theta is None or raw.get("rope_theta") is not None else {"rope_theta": theta}
 
 
 def _turned_dims(header: GgufHeader) -> int | None:

@@ -95,9 +95,10 @@ def split_endpoint(endpoint: str) -> tuple[str, int]:
         UsageError: it is not of that form.
     """
     host, _, port = endpoint.rpartition(":") if isinstance(endpoint, str) else ("", "", "")
-    host = host.removeprefix("[").removesuffix("]")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
     is_port = re.fullmatch(r"[0-9]{1,5}", port) is not None and 0 < int(port) < 2**16
-    if not host or not is_port or (":" in host and not _is_ipv6(host)):
+    if re.fullmatch(r"[^\s\[\]]+", host) is None or not is_port or (":" in host and not _is_ipv6(host)):
         raise UsageError(f'An endpoint is "host:port", such as 127.0.0.1:29500, but this one is {quoted(endpoint)}.')
     return host, int(port)
 
