@@ -27,7 +27,7 @@ def test_host_and_port(endpoint: str, parts: tuple[str, int]) -> None:
 @pytest.mark.parametrize(
     "endpoint",
     ["localhost:5:5", "a:b:5", "", ":5", "localhost", "localhost:", "localhost:0", "localhost:65536", "localhost:²",
-     "localhost:" + "1" * 5000, "[]:5", None, 5],
+     "localhost:" + "1" * 5000, "[]:5", "[host:5", " :5", "h\n:5", None, 5],
 )  # fmt: skip
 def test_what_is_none(endpoint: Any) -> None:
     """`localhost:5:5` was looked up as a host for 10 s; a superscript two raised ValueError."""
