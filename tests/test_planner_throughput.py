@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from planner_problems import every_plan, random_problem
+from tight_problems import wild_problem
 
 from shardnet.errors import DoesNotFit
 from shardnet.planner import plan
+from shardnet.planner.assignment import Assignment
+from shardnet.planner.branching import Branching
 from shardnet.planner.budget import Budget
+from shardnet.planner.by_class import Target
 from shardnet.planner.exact import Exact
+from shardnet.planner.links import Link
+from shardnet.planner.minimize import roots_of
+from shardnet.planner.problem import Device, Problem, Unit
 from shardnet.planner.tables import Tables
 from shardnet.planner.throughput import _Beats
+from shardnet.simulator import simulated_rate
 
 
 def test_no_bound_is_above_the_least_beat() -> None:
@@ -64,3 +74,71 @@ def test_what_is_said_of_a_rate_is_true_whenever_time_is_over(time_limit_s: floa
                 tied = [cost.lap_s for cost in costs if cost.rate(in_flight) >= best * 0.99 * (1 - 1e-9)]
                 assert made.lap_s == pytest.approx(min(tied), rel=1e-7)
     assert optimal >= 10
+
+
+@pytest.mark.parametrize(("one_s", "other_s"), [(0.02871, 0.029), (0.03267, 0.033), (0.0485, 0.049)])
+def test_beats_that_are_tied_to_the_last_digit_end_the_search(one_s: float, other_s: float) -> None:
+    """The shorter lap had a beat of just 1% more, and rounding made the search begin again, without end."""
+    units = Unit("u0", 1, 0, 1), Unit("u1", 10, 0, 1)
+    devices = Device("s", 1, (0, 1)), Device("a", 10, (1, one_s)), Device("b", 10, (1, other_s))
+    links = [Link(*ends, latency_s, 1e12) for name, latency_s in (("a", 20e-3), ("b", 1e-3)) for ends in
+             (("s", name), (name, "s"))]  # fmt: skip
+    problem = Problem(units, devices, tuple(links), "s")
+    made = plan(problem, "throughput", "exact", 8, time_limit_s=1)
+    assert made.optimal and made.solve_s < 10
+
+
+def test_units_without_weight_are_placed_like_others() -> None:
+    """Where all memory was 0, each node of a branch and bound was taken for one that leaves memory nowhere."""
+    rng, found = random.Random(3), 0
+    for _ in range(12):
+        problem = random_problem(rng, 3, 6, 2.5)
+        units = tuple(replace(unit, weight_bytes=0.0, kv_bytes_per_token=0.0) for unit in problem.units)
+        problem = replace(problem, units=units)
+        costs = [cost for _, cost in every_plan(problem)]
+        if not costs:
+            continue
+        found += 1
+        tables = Tables(problem)
+        given = Assignment(tables, Target(tables.seconds, tables.hop_s), roots_of(tables))
+        searched = Branching(given, Exact(tables, Budget(60)).beat_judge(np.inf, np.inf)).run(np.inf, Budget(5))
+        assert searched.runs is not None
+        made = plan(problem, "throughput", "exact", 4, time_limit_s=5)
+        assert made.rate_per_s is not None
+        assert made.rate_per_s >= max(cost.rate(4) for cost in costs) * 0.99 * (1 - 1e-7)
+    assert found >= 6
+
+
+def test_a_lap_limit_holds_for_other_orders_of_many_devices() -> None:
+    """A plan of a shorter beat and too long a lap was learnt; then no plan was left that keeps the limit."""
+    for seed in range(6):
+        rng = random.Random(seed)
+        problem = random_problem(rng, rng.randint(8, 10), 12, rng.choice([1.5, 3, 6]))
+        try:
+            limit_s = plan(problem, "latency", "exact", time_limit_s=0.5).lap_s * rng.uniform(1, 1.2)
+            made = plan(problem, "throughput", "exact", rng.choice([4, 8, 16]), limit_s, time_limit_s=0.5)
+        except DoesNotFit:
+            continue
+        assert made.lap_s <= limit_s * (1 + 1e-6)
+
+
+def test_what_is_said_of_a_plan_that_is_simulated_best_is_true() -> None:
+    """A tied plan took the place of the best one, and with it words that were proven of that."""
+    others = 0
+    for seed in range(465, 480):
+        rng = random.Random(seed)
+        num_devices, num_units = rng.choice([(2, 9), (3, 7)])
+        problem = wild_problem(rng, num_devices, num_units, rng.choice([1.05, 1.2]))
+        in_flight, costs = rng.choice([2, 3, 4]), [cost for _, cost in every_plan(problem)]
+        if not costs:
+            continue
+        made = plan(problem, "throughput", "auto", in_flight, time_limit_s=5, simulate=simulated_rate)
+        best = max(cost.rate(in_flight) for cost in costs)
+        assert made.rate_per_s is not None
+        others += made.gap != 0
+        if made.optimal:
+            assert best * 0.99 <= made.rate_per_s * (1 + 1e-7)
+        if made.gap == 0:
+            tied = [cost.lap_s for cost in costs if cost.rate(in_flight) >= best * 0.99 * (1 - 1e-9)]
+            assert made.lap_s == pytest.approx(min(tied), rel=1e-7)
+    assert others

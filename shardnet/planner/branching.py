@@ -70,8 +70,9 @@ class Branching:
         self._after: Ints = np.append(self._units[1:], 0)
         allowed = assignment.allowed
         self._size = ((assignment.loads * allowed).sum(axis=2) / np.maximum(allowed.sum(axis=1), 1)).max(axis=0)
-        self._need = tables.memory / max(tables.memory.sum(), 1e-300)
-        self._share_of_all = tables.capacity / max(tables.memory.sum(), 1e-300)
+        self._weighs = bool(tables.memory.any())
+        of_all = tables.memory.sum() or 1.0
+        self._need, self._share_of_all = tables.memory / of_all, tables.capacity / of_all
         earlier = np.full(self._num_devices, -1)
         for devices in tables.members:
             earlier[devices[1:]] = devices[:-1]
@@ -81,6 +82,7 @@ class Branching:
         self._open: OpenNodes | None = None
         self._runs: Runs | None = None
         self._upper = np.inf
+        self._budget = Budget(0.0)
 
     def run(self, upper: float, budget: Budget, enough: bool = False) -> Found:
         """Search for a plan that costs less than `upper`, until there is proven to be none, or the budget is spent.
@@ -88,7 +90,7 @@ class Branching:
         Args:
             enough: any such plan will do.
         """
-        self._upper, self._runs = upper, None
+        self._upper, self._runs, self._budget = upper, None, budget
         if self._open is None:
             self._open = OpenNodes()
             self._open.add(self._expanded(self._roots(), FIRST_STEPS))
@@ -131,13 +133,14 @@ class Branching:
         nodes, allowed = nodes.take(alive), allowed[:, :, alive]
         if not len(nodes):
             return nodes
-        filled = fill(self._given.loads[0], self._share_of_all, allowed)
-        alive = np.flatnonzero(filled.alive)
-        nodes, allowed = nodes.take(alive), filled.allowed[:, :, alive]
-        if not len(nodes):
-            return nodes
         limits = np.ones((self._num_prices, len(nodes)))
-        limits[: self._num_devices] = filled.most[:, alive]
+        if self._weighs:
+            filled = fill(self._given.loads[0], self._share_of_all, allowed)
+            limits[: self._num_devices] = filled.most
+            alive = np.flatnonzero(filled.alive)
+            nodes, allowed, limits = nodes.take(alive), filled.allowed[:, :, alive], limits[:, alive]
+            if not len(nodes):
+                return nodes
         ascent = self._ascended(allowed, nodes, num_steps, limits)
         through = self._exactly.through(allowed, nodes.root, ascent.prices) - (ascent.prices * limits).sum(axis=0)
         bound = np.maximum(nodes.bound, through[0].min(axis=0))
@@ -161,8 +164,9 @@ class Branching:
             if (fewer == allowed)[:, :, ~dead].all():
                 break
             allowed = fewer
-        most = (allowed * self._need[:, None, None]).sum(axis=0)
-        dead |= np.minimum(most, self._share_of_all[:, None]).sum(axis=0) < 1 - ROUNDING
+        if self._weighs:
+            most = (allowed * self._need[:, None, None]).sum(axis=0)
+            dead |= np.minimum(most, self._share_of_all[:, None]).sum(axis=0) < 1 - ROUNDING
         return allowed, np.flatnonzero(~dead)
 
     def _ascended(self, allowed: Bools, nodes: Nodes, num_steps: int, limits: Floats) -> _Ascent:
@@ -186,8 +190,8 @@ class Branching:
             waited[waited >= patience] = 0
             best.share *= FADING
             best.share[self._units[:, None], owners, columns] += 1
-            if (best.value >= self._closed_at()).all():
-                break
+            if (best.value >= self._closed_at()).all() or self._budget.spent:
+                break  # any prices give a bound
             excess += 1 - limits
             direction = np.where((excess > 0) | (prices > 0), excess, 0.0) + DEFLECTION * direction
             length = np.maximum((direction**2).sum(axis=0), 1e-18)

@@ -37,8 +37,8 @@ class Solution:
     Attributes:
         value: s of lap, s of beat, or J.
         bound: no plan has a lower value.
-        proven: no plan has a lower value; of beats, none that is more than 1% lower, for such rates count as tied. Then
-            a gap says that the shortest lap among these is not proven.
+        proven: no plan has a lower value; of beats, none that is more than 1% lower, for such rates count as tied.
+        settled: the plan is the best by every rule: also the shortest lap among tied rates is proven.
         near: looks for plans whose rate is within 1% of the best one's; None where the rate is not sought.
     """
 
@@ -46,11 +46,12 @@ class Solution:
     value: float
     bound: float
     proven: bool
+    settled: bool = False
     near: Callable[[], tuple[tuple[StagePlan, ...], ...]] | None = None
 
     @property
     def gap(self) -> float | None:
-        if self.proven and self.value <= self.bound:
+        if self.settled:
             return 0.0
         return max(0.0, self.value / self.bound - 1) if self.bound > 0 else None
 
@@ -264,5 +265,4 @@ class Exact:
     def solution(self, best: Best, value: float, bound: float, proven: bool) -> Solution:
         if best.runs is None:
             return Solution(None, value, bound, best.proven)
-        settled = proven and best.proven  # by every rule, whatever the rounding of the bound
-        return Solution(as_stages(self.problem, best.runs), value, value if settled else bound, proven)
+        return Solution(as_stages(self.problem, best.runs), value, bound, proven, settled=proven and best.proven)

@@ -74,7 +74,7 @@ def fill(load: Floats, share: Floats, allowed: Bools) -> Fillings:
         most[group.device, group.node] = np.minimum(1.0, held[group.device, group.node] + filled)
     together = (most * share[:, None]).sum(axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        least = np.where(share[:, None] > 0, (1 - together) / share[:, None] + most - held, 0.0)
+        least = np.where(share[:, None] > 0, (1 - SLACK - together) / share[:, None] + most - held, 0.0)
     fewer = allowed.copy()
     for group in groups:
         _rule_out(fewer, group, least[group.device, group.node])

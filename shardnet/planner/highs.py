@@ -25,6 +25,8 @@ from shardnet.planner.tables import Floats
 COST = 1e4
 CLOSED, OPEN = 5e-10, 1e-6
 """What is taken off a bound, relative: where HiGHS ended with a proof, and where its time was over."""
+ABSOLUTE = 1e-6
+"""What is taken off a proof at least, in scaled costs: HiGHS closes nodes that come so near to its best plan."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,9 @@ def _bound(highspy: Any, status: Any, bound: float, known: bool) -> float:
         return -math.inf if known else math.inf  # where a plan is known it is not believed
     if not math.isfinite(bound):
         return -math.inf
-    return bound - abs(bound) * (CLOSED if status == highspy.HighsModelStatus.kOptimal else OPEN)
+    if status == highspy.HighsModelStatus.kOptimal:
+        return bound - max(abs(bound) * CLOSED, ABSOLUTE)
+    return bound - abs(bound) * OPEN
 
 
 def _scale(programme: Programme, known: Floats | None) -> float:

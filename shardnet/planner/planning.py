@@ -25,7 +25,7 @@ from shardnet.planner.deepening import MOST_DEVICES
 from shardnet.planner.exact import Exact, Solution
 from shardnet.planner.problem import Problem
 from shardnet.planner.tables import Tables
-from shardnet.planner.throughput import NEAR_TIE, greatest_rate
+from shardnet.planner.throughput import NEAR_TIE, SAME, greatest_rate
 from shardnet.quoting import quoted
 
 METHODS = ("auto", "exact", "edgeshard", "lingualinked", "memory", "even", "solo")
@@ -261,7 +261,15 @@ def _auto(problem: Problem, aim: Aim) -> tuple[Stages, Solution]:
             chosen = better(aim, plans, costs)
             solution = replace(solution, stages=chosen, value=aim.value(costs[plans.index(chosen)]))
     stages, solution = _found(problem, aim, solution)
-    return _best_simulated(problem, aim, stages, solution), solution
+    chosen = _best_simulated(problem, aim, stages, solution)
+    return chosen, solution if chosen == stages else _said_of(problem, aim, chosen, solution)
+
+
+def _said_of(problem: Problem, aim: Aim, chosen: Stages, solution: Solution) -> Solution:
+    """What is proven of a plan that is not the solution's own: its beat may be longer, and a tied lap shorter."""
+    value = aim.value(evaluate(problem, chosen))
+    proven = solution.bound >= value * (1 - NEAR_TIE) * (1 - 2 * SAME)
+    return replace(solution, stages=chosen, value=value, proven=proven, settled=False)
 
 
 def _best_simulated(problem: Problem, aim: Aim, stages: Stages, solution: Solution) -> Stages:

@@ -107,7 +107,7 @@ def _greatest_rate(beats: _Beats, hard: bool) -> Solution:
         beats.raise_to(min(within, best.bound / in_flight))
         value = beats.beat(best.runs)
         goal = value * (1 - NEAR_TIE)
-        if beats.hear() < goal or beats.disprove(goal):
+        if beats.hear() < goal * (1 - SAME / 2) or beats.disprove(goal):
             continue  # a beat more than 1% shorter: the shortest lap is to be sought again
         tied = beats.low >= goal * (1 - 2 * SAME)
         solution = exact.solution(best, value, min(beats.low, value), tied)
@@ -168,7 +168,7 @@ class _Beats:
         if widths and self.exact.tables.num_devices >= MANY_DEVICES:
             best, share = min(self.pool, key=self.beat), budget.share(0.7)
             other = self.exact.rearranged(beat_s, self.in_flight, best, share, self._chance)
-            if other is not None:
+            if other is not None and np.isfinite(self._judge(other)):  # its lap may be too long
                 self.learn(other)
                 if self.beat(other) <= beat_s * (1 + ROUNDING):
                     return True
@@ -204,7 +204,9 @@ class _Beats:
             return True
         if self.low < goal * (1 - 2 * SAME) and self.find(goal * (1 - SAME), self.exact.budget, rest, QUICK_ROUNDS):
             return True
-        return self.hear() <= goal
+        if self.exact.budget.spent:
+            self.end_solver()  # or what it has proven would be lost: its clock is another one
+        return self.hear() < goal * (1 - SAME / 2)
 
     def anneal(self, goal: float) -> bool:
         """Whether annealing, once, found a plan that keeps the goal; what it found is learnt."""
