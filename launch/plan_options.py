@@ -118,7 +118,7 @@ class PlannerOptions:
             "--time-limit",
             metavar="S",
             help="Longest search, in seconds.",
-            show_default="30 for up to 16 devices, 8, or 45 for over 200",
+            show_default="60 for up to 16 devices, 8, or 45 for over 200",
             rich_help_panel=_HOW,
         ),
         Amount(A_DAY_S, above_zero=True),

@@ -32,7 +32,7 @@ METHODS = ("auto", "exact", "edgeshard", "lingualinked", "memory", "even", "solo
 LEAST_SOLVER_S, MOST_SOLVER_S = 2.0, 8.0
 """What the solver of `lingualinked` gets even where searches get less, and in small clusters, where they get more."""
 OBJECTIVES = ("latency", "throughput", "energy")
-TIME_LIMITS_S = ((MOST_DEVICES, 30.0), (200, 8.0), (math.inf, 25.0))
+TIME_LIMITS_S = ((MOST_DEVICES, 60.0), (200, 8.0), (math.inf, 25.0))
 """For the search of `exact` and `auto` where the caller sets none: up to so many devices, so long. Small clusters get
 more: with hardly any memory to spare a search goes on finding and proving, and what is easy ends long before."""
 
