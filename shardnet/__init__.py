@@ -13,8 +13,9 @@ signals before it imports anything (`launch/cli.py`).
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from shardnet.first_use import on_first_use
 
 if TYPE_CHECKING:
     from .cluster.async_stream import AsyncStream
@@ -80,21 +81,18 @@ _ERRORS = (
     "UnsupportedModel",
     "UsageError",
 )
-_HOMES = {
-    **dict.fromkeys(_ERRORS, "shardnet.errors"),
-    **dict.fromkeys(("DeviceProfile", "LinkProfile", "ModelProfile", "Plan"), "shardnet.plan"),
-    "AsyncStream": "shardnet.cluster.async_stream",
-    "Cluster": "shardnet.cluster.cluster",
-    "Generation": "shardnet.cluster.stream",
-    "Model": "shardnet.cluster.model",
-    "Stream": "shardnet.cluster.stream",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'shardnet' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+__getattr__ = on_first_use(
+    __name__,
+    {
+        **dict.fromkeys(_ERRORS, "errors"),
+        **dict.fromkeys(("DeviceProfile", "LinkProfile", "ModelProfile", "Plan"), "plan"),
+        "AsyncStream": "cluster.async_stream",
+        "Cluster": "cluster.cluster",
+        "Generation": "cluster.stream",
+        "Model": "cluster.model",
+        "Stream": "cluster.stream",
+    },
+)
 
 
 def __dir__() -> list[str]:

@@ -6,7 +6,9 @@ imported.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from shardnet.first_use import on_first_use
 
 if TYPE_CHECKING:
     from .copy_index import enter
@@ -35,20 +37,15 @@ __all__ = [
     "require_copy",
 ]
 
-_HOMES = {
-    "enter": "copy_index",
-    **dict.fromkeys(("ModelFiles", "open_model", "read_tokenizer"), "files"),
-    "read_config": "folder",
-    **dict.fromkeys(("Glance", "glance_at", "glance_at_once"), "glance"),
-    **dict.fromkeys(("AT_ONCE_BYTES", "fingerprint"), "hashing"),
-    **dict.fromkeys(("ADVICE", "DEFAULT_CACHE", "find_copy", "require_copy"), "sources"),
-    "load_shard": "weights",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = on_first_use(
+    __name__,
+    {
+        "enter": "copy_index",
+        **dict.fromkeys(("ModelFiles", "open_model", "read_tokenizer"), "files"),
+        "read_config": "folder",
+        **dict.fromkeys(("Glance", "glance_at", "glance_at_once"), "glance"),
+        **dict.fromkeys(("AT_ONCE_BYTES", "fingerprint"), "hashing"),
+        **dict.fromkeys(("ADVICE", "DEFAULT_CACHE", "find_copy", "require_copy"), "sources"),
+        "load_shard": "weights",
+    },
+)

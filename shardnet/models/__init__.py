@@ -5,7 +5,9 @@ Names are imported when they are first used: which families there are is asked b
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from shardnet.first_use import on_first_use
 
 if TYPE_CHECKING:
     from .families import family_of, supported_families
@@ -24,17 +26,12 @@ __all__ = [
     "supported_families",
 ]
 
-_HOMES = {
-    **dict.fromkeys(("family_of", "supported_families"), "families"),
-    **dict.fromkeys(("BlockKV", "Segment", "SessionKV"), "kv"),
-    "Shard": "shard",
-    **dict.fromkeys(("Skeleton", "build_skeleton"), "skeleton"),
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = on_first_use(
+    __name__,
+    {
+        **dict.fromkeys(("family_of", "supported_families"), "families"),
+        **dict.fromkeys(("BlockKV", "Segment", "SessionKV"), "kv"),
+        "Shard": "shard",
+        **dict.fromkeys(("Skeleton", "build_skeleton"), "skeleton"),
+    },
+)

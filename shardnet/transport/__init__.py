@@ -5,9 +5,9 @@ The names are imported when they are first used, so that the in-process network 
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from shardnet.first_use import on_first_use
 from shardnet.transport.base import Handler, OnChange, RemoteObject, Transport
 
 if TYPE_CHECKING:
@@ -26,15 +26,12 @@ __all__ = [
     "serve_store",
 ]
 
-_LAZY = {
-    "InProcessNetwork": "shardnet.transport.in_process",
-    "InProcessTransport": "shardnet.transport.in_process",
-    "RpcTransport": "shardnet.transport.rpc",
-    "serve_store": "shardnet.transport.store",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_LAZY[name]), name)
+__getattr__ = on_first_use(
+    __name__,
+    {
+        "InProcessNetwork": "in_process",
+        "InProcessTransport": "in_process",
+        "RpcTransport": "rpc",
+        "serve_store": "store",
+    },
+)
