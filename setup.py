@@ -33,6 +33,8 @@ DEV = [
     "types-PyYAML",
 ]
 
+LAUNCH = ["shardnet.launch", *(f"shardnet.launch.{package}" for package in find_packages("launch"))]
+
 setup(
     name="shardnet",
     version=VERSION.group(1),
@@ -42,7 +44,7 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.10",
-    packages=[*find_packages(include=["shardnet", "shardnet.*"]), "shardnet.launch", "shardnet.configs_data"],
+    packages=[*find_packages(include=["shardnet", "shardnet.*"]), *LAUNCH, "shardnet.configs_data"],
     package_dir={"shardnet.launch": "launch", "shardnet.configs_data": "configs"},
     package_data={"shardnet": ["py.typed"], "shardnet.configs_data": ["**/*.yaml", "**/*.json", "**/*.md"]},
     # The blocks of transformers and the private parts of torch RPC are pinned to what was tried.
@@ -60,7 +62,7 @@ setup(
     entry_points={
         "console_scripts": [
             "shardnet = shardnet.launch.cli:main",
-            "shardnet-run = shardnet.launch.run:main",
+            "shardnet-run = shardnet.launch.launcher.run:main",
         ]
     },
     classifiers=[

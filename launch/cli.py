@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import sys
 
-from .signals import end_at_once
+from shardnet.process.signals import end_at_once
 
 
 def main() -> None:
     """Run the command line; see `ending` for the exit codes."""
     end_at_once()
-    from .ending import orderly_exit
-    from .imports import end_quickly
-    from .standard_streams import open_closed, tolerant_streams
+    from shardnet.process.ending import orderly_exit
+    from shardnet.process.imports import end_quickly
+    from shardnet.process.standard_streams import open_closed, tolerant_streams
 
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     is_debug = len(arguments) < len(sys.argv) - 1
@@ -20,9 +20,8 @@ def main() -> None:
     stdout_was_open = open_closed()
     with tolerant_streams(), orderly_exit(is_debug, wants_json="--json" in arguments):
         from shardnet.errors import UsageError
-
-        from .commands import perform
-        from .surroundings import require_docstrings, require_folder
+        from shardnet.launch.commands import perform
+        from shardnet.process.surroundings import require_docstrings, require_folder
 
         if not stdout_was_open:
             raise UsageError(

@@ -9,8 +9,10 @@ import typer
 
 from shardnet import __version__
 from shardnet.errors import BadRequest
-
-from . import doctor_command, generate_command, plan_commands, profile_command
+from shardnet.launch.doctor import command as doctor_command
+from shardnet.launch.generate import command as generate_command
+from shardnet.launch.measure import command as profile_command
+from shardnet.launch.plan import commands as plan_commands
 
 NAME = "shardnet"
 app = typer.Typer(

@@ -12,3 +12,12 @@ def plain_console(*, soft_wrap: bool = False, stderr: bool = False, width: int |
     Styles are given as `style=`, never as markup.
     """
     return Console(markup=False, emoji=False, highlight=False, soft_wrap=soft_wrap, stderr=stderr, width=width)
+
+
+def size(num_bytes: float) -> str:
+    """2.5 MiB, 1.3 GiB."""
+    for unit in ("B", "KiB", "MiB"):
+        if num_bytes < 1024:
+            return f"{num_bytes:.0f} {unit}" if num_bytes >= 100 or unit == "B" else f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1024
+    return f"{num_bytes:.1f} GiB"

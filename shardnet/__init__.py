@@ -15,14 +15,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from shardnet.first_use import on_first_use
+from shardnet.process.first_use import on_first_use
 
 if TYPE_CHECKING:
-    from .cluster.async_stream import AsyncStream
-    from .cluster.cluster import Cluster
-    from .cluster.model import Model
-    from .cluster.stream import Generation, Stream
-    from .errors import (
+    from shardnet.cluster.cluster import Cluster
+    from shardnet.cluster.model import Model
+    from shardnet.errors import (
         BadConfiguration,
         BadRequest,
         CallTimeout,
@@ -37,7 +35,9 @@ if TYPE_CHECKING:
         UnsupportedModel,
         UsageError,
     )
-    from .plan import DeviceProfile, LinkProfile, ModelProfile, Plan
+    from shardnet.plan import DeviceProfile, LinkProfile, ModelProfile, Plan
+    from shardnet.session.async_stream import AsyncStream
+    from shardnet.session.stream import Generation, Stream
 
 __version__ = "0.1.0"
 
@@ -86,11 +86,11 @@ __getattr__ = on_first_use(
     {
         **dict.fromkeys(_ERRORS, "errors"),
         **dict.fromkeys(("DeviceProfile", "LinkProfile", "ModelProfile", "Plan"), "plan"),
-        "AsyncStream": "cluster.async_stream",
+        "AsyncStream": "session.async_stream",
         "Cluster": "cluster.cluster",
-        "Generation": "cluster.stream",
+        "Generation": "session.stream",
         "Model": "cluster.model",
-        "Stream": "cluster.stream",
+        "Stream": "session.stream",
     },
 )
 

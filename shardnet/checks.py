@@ -6,7 +6,7 @@ from numbers import Integral, Real
 from typing import Any
 
 from shardnet.errors import BadRequest
-from shardnet.quoting import quoted
+from shardnet.foreign.quoting import quoted
 
 
 def whole_number(name: str, value: Any, *, least: int, most: int | None = None) -> int:

@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+DTYPES = ("float32", "bfloat16", "float16")
+"""In which a model computes."""
+
 
 @dataclass(frozen=True)
 class DeviceProfile:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from shardnet.cluster.stream import Generation, Stream
 from shardnet.errors import ShardnetError
-from shardnet.pipeline import Session
-from shardnet.text import TextStream
+from shardnet.session.sessions import Session
+from shardnet.session.stream import Generation, Stream
+from shardnet.session.text import TextStream
 from shardnet.transport.messages import SampledToken, SamplingOptions, SessionSpec
 
 

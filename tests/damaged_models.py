@@ -13,12 +13,12 @@ import torch
 from tiny_models import save_model
 from tiny_text_model import save_text_model
 
-from shardnet.cache import KVCache
-from shardnet.cluster.request import encode
 from shardnet.errors import UsageError
 from shardnet.loader import glance_at, load_shard, open_model
 from shardnet.models import Segment
-from shardnet.text import TextStream
+from shardnet.session.request import encode
+from shardnet.session.text import TextStream
+from shardnet.stage.cache import KVCache
 
 ALL_BYTES = 256
 

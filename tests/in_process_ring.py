@@ -8,7 +8,7 @@ from pathlib import Path
 
 from shardnet.cluster.cluster import COORDINATOR, Cluster
 from shardnet.cluster.model import Model
-from shardnet.cluster.worker import Worker
+from shardnet.device.worker import Worker
 from shardnet.transport import InProcessNetwork
 
 PROMPT = [5, 6, 7, 8, 9]

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from answers import Answer
 
-from shardnet.cluster.async_stream import AsyncStream, run_beside
-from shardnet.cluster.stream import Stream
-from shardnet.cluster.turns import Batch, Turns
 from shardnet.errors import BadRequest, KVMemorySpent
+from shardnet.session.async_stream import AsyncStream, run_beside
+from shardnet.session.stream import Stream
+from shardnet.session.turns import Batch, Turns
 
 pytestmark = pytest.mark.timeout(30)
 TEXT = "a stream beside a loop"
@@ -86,7 +86,7 @@ def test_a_task_that_is_cancelled_ends_the_answer() -> None:
 
 def test_a_task_that_is_cancelled_while_its_session_opens(monkeypatch: pytest.MonkeyPatch) -> None:
     """The task does not wait for a device that does not answer; the session is closed as soon as it stands."""
-    monkeypatch.setattr("shardnet.cluster.async_stream.GRACE_S", 0.01)
+    monkeypatch.setattr("shardnet.session.async_stream.GRACE_S", 0.01)
     answer, may_open = Answer(TEXT), threading.Event()
 
     def open_slowly() -> Stream:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from shardnet.cache import KVCache
 from shardnet.errors import BadRequest, KVMemorySpent
 from shardnet.models import BlockKV
+from shardnet.stage.cache import KVCache
 
 LAYOUT = (BlockKV(3, 2, 4, 4), BlockKV(4, 2, 4, 6))
 """Two blocks; the second one's values are wider than its keys."""

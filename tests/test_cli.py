@@ -15,10 +15,12 @@ import pytest
 
 import shardnet
 from shardnet.errors import ClusterError, DoesNotFit
-from shardnet.launch import cli, generate_options, model_configs
-from shardnet.launch.ending import orderly_exit
-from shardnet.launch.generate_options import MOST_PROMPT_BYTES
-from shardnet.launch.imports import importing
+from shardnet.launch import cli
+from shardnet.launch.files import model_configs
+from shardnet.launch.generate import options as generate_options
+from shardnet.launch.generate.options import MOST_PROMPT_BYTES
+from shardnet.process.ending import orderly_exit
+from shardnet.process.imports import importing
 
 GENERATE = ["generate", "--model", "some/folder"]
 PROMPT = [*GENERATE, "--prompt", "Hello"]
@@ -37,7 +39,7 @@ def nothing_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("a cluster must not be started")
 
-    monkeypatch.setitem(sys.modules, "shardnet.launch.generate_run", SimpleNamespace(run=refuse))  # type: ignore[misc]
+    monkeypatch.setitem(sys.modules, "shardnet.launch.generate.run", SimpleNamespace(run=refuse))  # type: ignore[misc]
     monkeypatch.delenv("SHARDNET_ENDPOINT", raising=False)
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from tiny_models import VARIANTS
 
-from shardnet.config_bounds import (
+from shardnet.errors import BadConfiguration, DamagedCheckpoint
+from shardnet.foreign.config_bounds import (
     ACTIVATIONS,
     ALIASES,
     FIELDS,
@@ -17,7 +18,6 @@ from shardnet.config_bounds import (
     check_config,
     numbers_of,
 )
-from shardnet.errors import BadConfiguration, DamagedCheckpoint
 from shardnet.models import supported_families
 from shardnet.models.weightless import weightless
 

@@ -8,7 +8,7 @@ import pytest
 
 from shardnet.described.model_sizes import model_config_from_hf
 from shardnet.errors import BadConfiguration, ModelNotFound
-from shardnet.launch.config_files import load_cluster, load_data_file, load_model_config
+from shardnet.launch.files.config_files import load_cluster, load_data_file, load_model_config
 
 GOOD = """name: mine
 source: a

@@ -8,7 +8,7 @@ import pytest
 from shardnet.described.clusters import read_cluster, with_bandwidth, with_source
 from shardnet.described.estimates import Workload, estimate_problem
 from shardnet.errors import BadConfiguration
-from shardnet.launch.config_files import known_names, load_cluster, load_model_config
+from shardnet.launch.files.config_files import known_names, load_cluster, load_model_config
 from shardnet.planner.problem import Problem
 
 CLASSES = {"phone": {"memory_gib": 2, "read_gb_per_s": 10, "gflops": 50}}

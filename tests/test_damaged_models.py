@@ -22,10 +22,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_gguf import write_gguf
 
-from shardnet.config_bounds import ALIASES, FIELDS, LISTED
 from shardnet.errors import DamagedCheckpoint
+from shardnet.foreign.config_bounds import ALIASES, FIELDS, LISTED
 from shardnet.loader import glance_at
-from shardnet.loader.gguf_header import read_header
+from shardnet.loader.gguf.header import read_header
 
 Change = Callable[[Path], Any]
 VARIANTS = ("llama", "gpt2", "gemma2", "qwen3_moe", "phi3", "gptj", "falcon-new", "opt", "ministral3", "bloom")

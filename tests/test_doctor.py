@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from shardnet.launch import cli, commands, doctor, doctor_command, thread_bench
-from shardnet.launch.doctor import Finding
-from shardnet.launch.thread_bench import ThreadSpeed, best_threads, counts_to_try
+from shardnet.launch import cli, commands
+from shardnet.launch.doctor import command as doctor_command
+from shardnet.launch.doctor import doctor, thread_bench
+from shardnet.launch.doctor.doctor import Finding
+from shardnet.launch.doctor.thread_bench import ThreadSpeed, best_threads, counts_to_try
 from shardnet.progress import progress_bars
 
 

@@ -16,9 +16,9 @@ import pytest
 
 from shardnet.errors import DoesNotFit, UsageError
 from shardnet.launch import cli
-from shardnet.launch.ending import one_line, orderly_exit
-from shardnet.launch.standard_streams import TolerantStream, tolerant_streams
-from shardnet.launch.surroundings import require_address_space, require_docstrings, require_folder, what_is_lacking
+from shardnet.process.ending import one_line, orderly_exit
+from shardnet.process.standard_streams import TolerantStream, tolerant_streams
+from shardnet.process.surroundings import require_address_space, require_docstrings, require_folder, what_is_lacking
 
 Captured = pytest.CaptureFixture[str]
 

@@ -11,7 +11,7 @@ from tiny_gguf import write_gguf
 
 from shardnet.errors import UnsupportedModel
 from shardnet.loader import open_model
-from shardnet.loader.gguf_attention import attention_of
+from shardnet.loader.gguf.attention import attention_of
 from shardnet.models import build_skeleton
 
 HEAD_DIM = 16

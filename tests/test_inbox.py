@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shardnet.errors import BadRequest
-from shardnet.inbox import Inbox, Packet, StepWork
+from shardnet.stage.inbox import Inbox, Packet, StepWork
 from shardnet.transport.messages import Part
 
 

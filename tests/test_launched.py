@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 import shardnet
+from shardnet.cluster.launched import ENDPOINT, WORLD_SIZE, MeetingPoint, announced_in
 from shardnet.errors import BadRequest, UsageError
-from shardnet.launched import ENDPOINT, WORLD_SIZE, MeetingPoint, announced_in
 
 
 def test_what_is_told_is_heard() -> None:

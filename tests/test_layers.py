@@ -10,11 +10,20 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "shardnet"
+LAUNCH = ROOT / "launch"
+ROWS_OF_LAUNCH = (
+    {"console", "files"},
+    {"doctor", "generate", "launcher", "measure", "plan"},
+    {"commands"},
+    {"cli"},
+)
+"""The same within `launch/`, where besides no command imports from another one's folder."""
 READERS_OF_THE_ENVIRONMENT = {
     "cluster/cluster.py": "hands it to `launched`",
     "cluster/local_workers.py": "hands it down to the devices",
+    "process/cache_folder.py": "SHARDNET_CACHE, which devices and commands read alike",
     "profiling/hardware.py": "ANDROID_ROOT, by which a phone is known",
-    "transport/elastic.py": "torch's own settings",
+    "transport/rpc/elastic.py": "torch's own settings",
 }
 """Besides `launch/`. Settings of shardnet's own are read by `launched` alone, which is given the environment."""
 
@@ -28,30 +37,38 @@ def rows() -> list[set[str]]:
     return [{name.rstrip("/") for name in re.findall(r"`([^`]+)`", cell)} for cell in cells]
 
 
-def imported(file: Path, package: str) -> Iterator[str]:
-    """What a file imports, as full names: relative imports, names from a package, and modules named in strings, too.
+def package_of(file: Path) -> str:
+    """The package in which a file is, such as "shardnet.planner"."""
+    folder = file.relative_to(ROOT).parent
+    return ".".join(folder.parts if folder.parts[0] == "shardnet" else ("shardnet", *folder.parts))
 
-    Args:
-        package: the file's own, such as "shardnet.planner".
-    """
+
+def imported_by(node: ast.AST, package: str) -> Iterator[str]:
+    """What one node imports, as full names: relative imports and names from a package, too."""
+    if isinstance(node, ast.ImportFrom):
+        above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+        base = ".".join([*above, node.module] if node.module else above)
+        yield base
+        yield from (f"{base}.{name.name}" for name in node.names)
+    elif isinstance(node, ast.Import):
+        yield from (name.name for name in node.names)
+
+
+@cache
+def imported(file: Path) -> tuple[str, ...]:
+    """Everything that a file imports: within functions, for types only, and modules named in strings, too."""
+    names: list[str] = []
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom):
-            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
-            base = ".".join([*above, node.module] if node.module else above)
-            yield base
-            yield from (f"{base}.{name.name}" for name in node.names)
-        elif isinstance(node, ast.Import):
-            yield from (name.name for name in node.names)
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and re.fullmatch(r"[a-z_.]+", node.value):
-            yield node.value
+        names += imported_by(node, package_of(file))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and re.fullmatch(r"[a-z_.]+", node.value):
+            names.append(node.value)
+    return tuple(names)
 
 
-def rooms_of(file: Path) -> set[str]:
-    """The rooms that a file imports from."""
-    package = ".".join(["shardnet", *file.relative_to(PACKAGE).parent.parts])
-    names = (name.split(".") for name in imported(file, package))
-    known = set().union(*rows())
-    return {name[1] for name in names if name[0] == "shardnet" and len(name) > 1 and name[1] in known}
+def rooms_of(file: Path, prefix: str, rooms: set[str]) -> set[str]:
+    """The rooms that a file imports from, below `prefix`."""
+    names = (name.removeprefix(prefix).split(".")[0] for name in imported(file) if name.startswith(prefix))
+    return rooms.intersection(names)
 
 
 def modules() -> dict[Path, str]:
@@ -60,18 +77,36 @@ def modules() -> dict[Path, str]:
     return {file: room for file, room in found.items() if room not in ("__init__", "__main__")}
 
 
-# Written down rather than done: the nursery is the process that `launch/` provides for local devices.
-STARTED = {("cluster/local_workers.py", "launch")}
+def commands() -> dict[Path, str]:
+    """The files of `launch/`, and which of its rooms each belongs to."""
+    found = {file: file.relative_to(LAUNCH).parts[0].removesuffix(".py") for file in LAUNCH.rglob("*.py")}
+    return {file: room for file, room in found.items() if room != "__init__"}
+
+
+def arrows_upward(files: dict[Path, str], order: list[set[str]], prefix: str) -> list[str]:
+    """Imports from a later row of `order`."""
+    row = {room: index for index, rooms in enumerate(order) for room in rooms}
+    return [
+        f"{file.relative_to(ROOT)} imports from {other}, which stands below {room}"
+        for file, room in files.items()
+        for other in sorted(rooms_of(file, prefix, set(row)))
+        if row[other] > row[room]
+    ]
 
 
 def test_imports_point_upwards() -> None:
     """Once, structure.md had `profiling` above `described`, from which it imports: the guard had its own order."""
-    row = {room: index for index, rooms in enumerate(rows()) for room in rooms}
-    assert set(modules().values()) <= set(row), "name the new room in structure.md"
-    for file, room in modules().items():
-        where = file.relative_to(PACKAGE).as_posix()
-        later = {other for other in rooms_of(file) if row[other] > row[room] and (where, other) not in STARTED}
-        assert not later, f"{where} must not import from {', '.join(sorted(later))}, which stand below it"
+    assert set(modules().values()) <= set().union(*rows()), "name the new room in structure.md"
+    assert arrows_upward(modules(), rows(), "shardnet.") == []
+
+
+def test_commands_do_not_know_each_other() -> None:
+    order = list(ROWS_OF_LAUNCH)
+    assert set(commands().values()) == set().union(*order), "name the new room in this test"
+    assert arrows_upward(commands(), order, "shardnet.launch.") == []
+    for file, room in commands().items():
+        others = rooms_of(file, "shardnet.launch.", order[1]) - {room}
+        assert room not in order[1] or not others, f"{file.relative_to(ROOT)} imports from {', '.join(sorted(others))}"
 
 
 def test_every_room_of_the_table_is_there() -> None:
@@ -81,7 +116,7 @@ def test_every_room_of_the_table_is_there() -> None:
 
 def test_no_module_is_its_own_cause() -> None:
     """Within a row, too: what a file imports when it is loaded never leads back to it."""
-    names = {_name(file): file for file in modules()}
+    names = {_name(file): file for file in [*modules(), *commands()]}
     above = {name: {each for each in _loaded(file) if each in names} for name, file in names.items()}
     done: set[str] = set()
 
@@ -97,20 +132,14 @@ def test_no_module_is_its_own_cause() -> None:
 
 
 def _name(file: Path) -> str:
-    return ".".join(["shardnet", *file.relative_to(PACKAGE).with_suffix("").parts])
+    package = package_of(file)
+    return package if file.stem == "__init__" else f"{package}.{file.stem}"
 
 
 def _loaded(file: Path) -> Iterator[str]:
     """What is imported at the top of a file."""
-    package = ".".join(["shardnet", *file.relative_to(PACKAGE).parent.parts])
-    top = ast.parse(file.read_text(encoding="utf-8"))
-    top.body = [node for node in top.body if isinstance(node, ast.Import | ast.ImportFrom)]
-    for node in top.body:
-        if isinstance(node, ast.ImportFrom):
-            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
-            base = ".".join([*above, node.module] if node.module else above)
-            yield base
-            yield from (f"{base}.{name.name}" for name in node.names)
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        yield from imported_by(node, package_of(file))
 
 
 def test_who_reads_the_environment() -> None:

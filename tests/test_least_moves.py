@@ -9,7 +9,7 @@ from shardnet.plan import Plan, StagePlan, stages_from_counts
 from shardnet.planner.costs import broken_limit, evaluate
 from shardnet.planner.least_moves import keep_places, repairs
 from shardnet.planner.problem import Problem
-from shardnet.rebalance import Observed, moves, replace_lost
+from shardnet.policy.rebalance import Observed, moves, replace_lost
 from shardnet.simulator.what_if import with_twin
 
 

@@ -5,7 +5,7 @@ import pytest
 from shardnet.errors import BadRequest, DeviceLost
 from shardnet.profiling.hop_probe import hop_laps_s
 from shardnet.profiling.link_probe import MAX_PROBE_BYTES, expose_probe, measure_link, measure_links
-from shardnet.transport.in_process import InProcessNetwork
+from shardnet.transport.in_process.network import InProcessNetwork
 
 
 def test_a_link_is_measured_both_ways() -> None:

@@ -14,11 +14,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_models import TinyModel, make_model, save_model, tiny_model
 
-from shardnet.cache import KVCache
 from shardnet.errors import ModelNotFound
 from shardnet.loader import load_shard, open_model
 from shardnet.loader.sources import find_embedded
 from shardnet.models import Segment, Shard
+from shardnet.stage.cache import KVCache
 
 
 @pytest.fixture

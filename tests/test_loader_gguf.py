@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from shardnet.errors import BadConfiguration, DamagedCheckpoint, UnsupportedModel
 from shardnet.loader import load_shard, open_model
-from shardnet.loader.gguf import convert
+from shardnet.loader.gguf.conversion import convert
 
 pytest.importorskip("gguf")
 
@@ -48,7 +48,7 @@ def test_a_file_is_converted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     told: list[float] = []
     folder = convert(path, "float32", tmp_path / "cache", lambda what, done, total: told.append(done / total))
     assert told[0] == 0 and told[-1] == 1 and told == sorted(told)
-    monkeypatch.setattr("shardnet.loader.gguf.read_header", lambda path: pytest.fail("converted again"))
+    monkeypatch.setattr("shardnet.loader.gguf.conversion.read_header", lambda path: pytest.fail("converted again"))
     assert convert(path, "float32", tmp_path / "cache") == folder
     left = {entry.name for entry in (tmp_path / "cache").iterdir()}
     assert left == {folder.name, "parts"}, "nothing half made is left"

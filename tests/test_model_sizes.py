@@ -9,7 +9,7 @@ import pytest
 
 from shardnet.described.model_sizes import ModelConfig, model_config_from_hf, model_profile, unit_works
 from shardnet.errors import BadConfiguration, UnsupportedModel
-from shardnet.launch.config_files import known_names, load_model_config
+from shardnet.launch.files.config_files import known_names, load_model_config
 from shardnet.models.weightless import weightless
 
 TINY = {

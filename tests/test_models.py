@@ -13,9 +13,9 @@ import torch
 from tiny_models import SIZES, VARIANTS, TinyModel, tiny_model
 from torch import Tensor, nn
 
-from shardnet.cache import KVCache
 from shardnet.errors import UnsupportedModel
 from shardnet.models import Segment, Shard, build_skeleton, family_of, supported_families
+from shardnet.stage.cache import KVCache
 
 TOLERANCE = 1e-4
 CHUNKS = (7, 4, 1, 1, 1)

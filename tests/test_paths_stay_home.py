@@ -13,15 +13,15 @@ import pytest
 from tiny_text_model import save_text_model
 
 from shardnet.cluster import survey
-from shardnet.cluster import worker as worker_module
 from shardnet.cluster.cluster import Cluster
 from shardnet.cluster.copies import require_copies
-from shardnet.cluster.worker import Worker
+from shardnet.device import worker as worker_module
+from shardnet.device.worker import Worker
 from shardnet.errors import DamagedCheckpoint, ModelNotFound
 from shardnet.loader import enter, fingerprint, open_model
 from shardnet.progress import silent
-from shardnet.transport import in_process
-from shardnet.transport.in_process import InProcessNetwork
+from shardnet.transport.in_process import network as in_process
+from shardnet.transport.in_process.network import InProcessNetwork
 
 
 @pytest.fixture(autouse=True)
@@ -118,7 +118,7 @@ def test_the_first_load_of_a_large_model_hashes_nothing(tmp_path: Path, monkeypa
     ):
         assert loaded.generate(["hello"], max_new_tokens=4)[0].token_ids
         with pytest.raises(DamagedCheckpoint, match=r"model.safetensors has changed since its model was opened"):
-            monkeypatch.setattr("shardnet.cluster.loading.require_copies", touched(model))
+            monkeypatch.setattr("shardnet.cluster.ring.require_copies", touched(model))
             cluster.load(model, dtype="float32", split=[3, 3], cache_dir=tmp_path / "c", progress=silent)
 
 

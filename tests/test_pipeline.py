@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from shardnet.errors import BadRequest, ClusterError, DeviceLost
-from shardnet.pipeline import Pipeline, Session
+from shardnet.session.sessions import Pipeline, Session
 from shardnet.transport import InProcessNetwork
 from shardnet.transport.messages import Hop, RingId, RingStop, SampledToken, SamplingOptions, SessionSpec, Tokens
 

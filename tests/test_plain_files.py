@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from shardnet.errors import BadConfiguration, DamagedCheckpoint
-from shardnet.plain_files import parse_json, read_bytes, read_json, read_text
-from shardnet.quoting import quoted, shortened
+from shardnet.foreign.plain_files import parse_json, read_bytes, read_json, read_text
+from shardnet.foreign.quoting import quoted, shortened
 
 
 def written(folder: Path, content: bytes) -> Path:

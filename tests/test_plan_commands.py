@@ -11,7 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 from shardnet.errors import ShardnetError
-from shardnet.launch import plan_commands
+from shardnet.launch.plan import commands as plan_commands
 
 app = typer.Typer(pretty_exceptions_enable=False)
 plan_commands.register(app)
@@ -174,7 +174,7 @@ def test_plots_are_pictures(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_written_is_refused_before_the_work(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, option: tuple[str, str]
 ) -> None:
-    monkeypatch.setattr("shardnet.launch.plan_inputs.load_cluster", None)  # calling it would be an error
+    monkeypatch.setattr("shardnet.launch.plan.inputs.load_cluster", None)  # calling it would be an error
     command, name = option
     error = refused(command, *HOME, name, str(tmp_path / "no" / "plan.png"))
     assert f"Name another file with {name}" in str(error) and error.exit_code == 2

@@ -10,8 +10,9 @@ import pulp
 import pytest
 
 from shardnet.errors import DoesNotFit, ShardnetError
-from shardnet.planner import cbc, plan
+from shardnet.planner import plan
 from shardnet.planner.problem import Device, Link, Problem, Unit
+from shardnet.planner.rules import cbc
 
 
 def four_units_on_three(memory_bytes: float) -> Problem:

@@ -7,9 +7,9 @@ import random
 from planner_problems import every_plan, local_devices, random_problem
 
 from shardnet.planner.budget import Budget
-from shardnet.planner.by_class import ByClass
-from shardnet.planner.counting import counts_fit
-from shardnet.planner.exact import Exact
+from shardnet.planner.exact.by_class import ByClass
+from shardnet.planner.exact.counting import counts_fit
+from shardnet.planner.exact.exact import Exact
 from shardnet.planner.tables import Tables
 
 

@@ -11,14 +11,14 @@ from planner_problems import SLACKS, every_plan, random_problem
 from tight_problems import against_record, recorded
 
 from shardnet.planner import Problem, evaluate
-from shardnet.planner.annealing import anneal
-from shardnet.planner.assignment import Assignment
-from shardnet.planner.branching import Branching
 from shardnet.planner.budget import Budget
-from shardnet.planner.by_class import Second, Target
-from shardnet.planner.exact import Exact
-from shardnet.planner.minimize import roots_of
-from shardnet.planner.open_nodes import Nodes, OpenNodes
+from shardnet.planner.exact.annealing import anneal
+from shardnet.planner.exact.assignment import Assignment
+from shardnet.planner.exact.branching import Branching
+from shardnet.planner.exact.by_class import Second, Target
+from shardnet.planner.exact.exact import Exact
+from shardnet.planner.exact.minimize import roots_of
+from shardnet.planner.exact.open_nodes import Nodes, OpenNodes
 from shardnet.planner.tables import Tables, as_stages
 
 DATA = Path(__file__).parent / "data"

@@ -8,7 +8,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from shardnet.planner.fillings import MOST_FREE, fill
+from shardnet.planner.exact.fillings import MOST_FREE, fill
 
 
 @pytest.mark.parametrize("seed", range(60))

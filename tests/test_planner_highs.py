@@ -10,13 +10,14 @@ import pytest
 from planner_problems import every_plan, random_problem
 from tight_problems import against_record, recorded, tight_case
 
-from shardnet.planner import budget, highs
+from shardnet.planner import budget
 from shardnet.planner.budget import Budget
-from shardnet.planner.by_class import Second, Target
 from shardnet.planner.costs import Cost, broken_limit, evaluate
-from shardnet.planner.minimize import roots_of
+from shardnet.planner.exact import highs
+from shardnet.planner.exact.by_class import Second, Target
+from shardnet.planner.exact.minimize import roots_of
+from shardnet.planner.exact.programme import Programme
 from shardnet.planner.problem import Problem
-from shardnet.planner.programme import Programme
 from shardnet.planner.tables import Tables, stages_of
 
 pytestmark = pytest.mark.skipif(not highs.installed(), reason="highspy is not installed (the extra `plan`)")

@@ -17,7 +17,7 @@ from shardnet.errors import BadConfiguration, BadRequest, DoesNotFit, ShardnetEr
 from shardnet.plan import Plan
 from shardnet.planner import METHODS, Device, Link, Problem, Unit, compare, evaluate, plan, plan_to_dict
 from shardnet.planner.costs import broken_limit
-from shardnet.planner.lingualinked import overlap
+from shardnet.planner.rules.lingualinked import overlap
 
 LOGITS = PUBLISHED["return_bits"] / 8
 

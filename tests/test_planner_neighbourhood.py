@@ -12,8 +12,8 @@ from planner_problems import mixed_cluster, random_problem
 from shardnet.errors import BadConfiguration
 from shardnet.planner.budget import Budget
 from shardnet.planner.costs import broken_limit, evaluate
-from shardnet.planner.exact import Exact
-from shardnet.planner.neighbourhood import _Rows
+from shardnet.planner.exact.exact import Exact
+from shardnet.planner.exact.neighbourhood import _Rows
 from shardnet.planner.tables import Tables, as_stages
 
 

@@ -12,16 +12,16 @@ from tight_problems import wild_problem
 
 from shardnet.errors import DoesNotFit
 from shardnet.planner import plan
-from shardnet.planner.assignment import Assignment
-from shardnet.planner.branching import Branching
 from shardnet.planner.budget import Budget
-from shardnet.planner.by_class import Target
-from shardnet.planner.exact import Exact
+from shardnet.planner.exact.assignment import Assignment
+from shardnet.planner.exact.branching import Branching
+from shardnet.planner.exact.by_class import Target
+from shardnet.planner.exact.exact import Exact
+from shardnet.planner.exact.minimize import roots_of
+from shardnet.planner.exact.throughput import _Beats
 from shardnet.planner.links import Link
-from shardnet.planner.minimize import roots_of
 from shardnet.planner.problem import Device, Problem, Unit
 from shardnet.planner.tables import Tables
-from shardnet.planner.throughput import _Beats
 from shardnet.simulator import simulated_rate
 
 

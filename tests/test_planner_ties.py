@@ -15,9 +15,9 @@ from planner_problems import best_of, every_plan
 
 from shardnet.errors import DoesNotFit
 from shardnet.planner import METHODS, OBJECTIVES, Device, Link, Problem, Unit, evaluate, plan
-from shardnet.planner import lingualinked as solver
 from shardnet.planner.links import Routes
-from shardnet.planner.simple import even, memory
+from shardnet.planner.rules import lingualinked as solver
+from shardnet.planner.rules.simple import even, memory
 
 DATA = Path(__file__).parent / "data"
 

@@ -5,9 +5,9 @@ import torch
 from tiny_models import SIZES
 from transformers import Gemma3TextConfig, LlamaConfig, Qwen2MoeConfig
 
-from shardnet.cache import SessionCache
 from shardnet.models import Segment
 from shardnet.profiling.random_shard import group_units, random_shard, works_of
+from shardnet.stage.cache import SessionCache
 
 
 def test_blocks_that_are_alike_are_one_group() -> None:

@@ -7,7 +7,16 @@ from test_simulator import AB, best_plan, three_devices
 
 from shardnet.errors import DoesNotFit
 from shardnet.plan import Plan, stages_from_counts
-from shardnet.rebalance import Move, Observed, Policy, moves, observed_problem, replace_lost, revise, without_devices
+from shardnet.policy.rebalance import (
+    Move,
+    Observed,
+    Policy,
+    moves,
+    observed_problem,
+    replace_lost,
+    revise,
+    without_devices,
+)
 
 POLICY = Policy(min_gain=0.15, hold_s=2.0, cool_down_s=10.0)
 SLOW = Observed(now_s=100.0, problem=three_devices(), device_slowdown={"b": 8.0})

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from shardnet.cluster.request import encode, prompts_of, sampling_of, stops_of
 from shardnet.errors import BadRequest
+from shardnet.session.request import encode, prompts_of, sampling_of, stops_of
 
 GREEDY: dict[str, Any] = {
     "temperature": 0.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0, "seed": 0,

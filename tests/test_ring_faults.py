@@ -17,8 +17,8 @@ from in_process_ring import PROMPT, SPLIT, RingInProcess, alone, answer, load, r
 from processes import wait_until
 from tiny_text_model import save_text_model
 
-from shardnet.cluster import outlet
 from shardnet.cluster.cluster import COORDINATOR
+from shardnet.device import outlet
 from shardnet.errors import BadRequest, ClusterError
 from shardnet.models import Shard
 from shardnet.transport.messages import Hop, Part, RingId, SamplingOptions, SessionSpec
@@ -43,7 +43,7 @@ def ring() -> Iterator[RingInProcess]:
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is not answered is sent again soon."""
-    import shardnet.pipeline as pipeline
+    import shardnet.session.sessions as pipeline
 
     monkeypatch.setattr(outlet, "HOP_S", 0.05)
     monkeypatch.setattr(outlet, "BULK_HOP_S", 0.2)
@@ -69,7 +69,7 @@ def test_a_message_that_is_lost_is_sent_again(
 def test_a_session_that_failed_is_told_although_the_message_is_lost(
     ring: RingInProcess, tiny: Path, hasty: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shardnet.stage.sample_step", lambda samplers, logits: [BadRequest("no such token")])
+    monkeypatch.setattr("shardnet.stage.stage.sample_step", lambda samplers, logits: [BadRequest("no such token")])
     with ring.connect() as cluster, load(cluster, tiny) as model:
         ring.network.drop("*", COORDINATOR, endpoint="session_failed", count=2)
         with pytest.raises(BadRequest, match="no such token"):
@@ -116,7 +116,7 @@ def test_an_error_on_the_compute_thread_is_told(
         if where == "forward":
             monkeypatch.setattr(Shard, "forward", break_down)
         elif where == "take":
-            monkeypatch.setattr("shardnet.inbox.Inbox.take", break_down)
+            monkeypatch.setattr("shardnet.stage.inbox.Inbox.take", break_down)
         else:
             [host] = ring.workers["b"]._stages.values()
             assert host.stage is not None
@@ -241,7 +241,7 @@ def test_what_a_killed_coordinator_has_left_is_dropped_and_the_next_one_is_right
 ) -> None:
     """Once, a stage kept its weights, its KV caches and its thread for as long as the device lived, and the next
     coordinator's stages had the same keys."""
-    monkeypatch.setattr("shardnet.cluster.orphans.LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr("shardnet.device.orphans.LOOK_EVERY_S", 0.05)
     for _ in range(5):
         cluster = ring.connect()
         model = load(cluster, tiny)
@@ -260,8 +260,8 @@ def test_what_a_killed_coordinator_has_left_is_dropped_and_the_next_one_is_right
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Devices look for their coordinators all the time. Named before `ring`, whose devices begin with it."""
-    monkeypatch.setattr("shardnet.cluster.orphans.LOOK_EVERY_S", 0.02)
-    monkeypatch.setattr("shardnet.cluster.orphans.ANSWER_S", 0.05)
+    monkeypatch.setattr("shardnet.device.orphans.LOOK_EVERY_S", 0.02)
+    monkeypatch.setattr("shardnet.device.orphans.ANSWER_S", 0.05)
 
 
 def test_a_coordinator_that_is_only_silent_keeps_its_stages(

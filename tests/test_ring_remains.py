@@ -19,9 +19,9 @@ from in_process_ring import PROMPT, SPLIT, RingInProcess, alone, answer, load, r
 from processes import wait_until
 from tiny_text_model import save_text_model
 
-from shardnet.cluster import source_news
 from shardnet.cluster.cluster import COORDINATOR
-from shardnet.cluster.source_news import SourceNews
+from shardnet.device import source_news
+from shardnet.device.source_news import SourceNews
 from shardnet.errors import ClusterError, DamagedCheckpoint
 from shardnet.models import Shard
 from shardnet.transport import InProcessNetwork
@@ -38,8 +38,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def ring(monkeypatch: pytest.MonkeyPatch) -> Iterator[RingInProcess]:
-    monkeypatch.setattr("shardnet.cluster.orphans.LOOK_EVERY_S", 0.05)
-    monkeypatch.setattr("shardnet.cluster.loading.UNLOAD_S", 0.3)
+    monkeypatch.setattr("shardnet.device.orphans.LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr("shardnet.cluster.ring.UNLOAD_S", 0.3)
     with ring_in_process() as ring:
         yield ring
 
@@ -143,7 +143,7 @@ def test_a_load_that_was_given_up_frees_what_it_had_read(
     def fail(*_: Any, **__: Any) -> Any:
         raise DamagedCheckpoint("the file ends early.")
 
-    monkeypatch.setattr("shardnet.cluster.worker.Stage", fail)
+    monkeypatch.setattr("shardnet.device.worker.Stage", fail)
     with ring.connect() as cluster:
         with pytest.raises(DamagedCheckpoint, match="ends early"):
             load(cluster, tiny)
@@ -199,7 +199,7 @@ def test_a_device_that_was_struck_off_drops_what_it_had(
     that for nothing."""
     monkeypatch.setattr("shardnet.cluster.watch.ANSWER_S", 0.2)
     monkeypatch.setattr("shardnet.cluster.watch.ASK_EVERY_S", 0.05)
-    monkeypatch.setattr("shardnet.cluster.orphans.ANSWER_S", 0.2)
+    monkeypatch.setattr("shardnet.device.orphans.ANSWER_S", 0.2)
     with ring.connect() as cluster, load(cluster, tiny):
         ring.network.freeze("b")
         wait_until(lambda: "b" in cluster._watch.lost, 10)
@@ -326,7 +326,7 @@ def test_a_source_that_refuses_a_token_is_an_error_and_no_silence(
         raise RuntimeError("a defect of the source")
 
     with ring.connect() as cluster, load(cluster, tiny) as model:
-        monkeypatch.setattr("shardnet.pipeline.Pipeline.tell", refuse)
+        monkeypatch.setattr("shardnet.session.sessions.Pipeline.tell", refuse)
         with pytest.raises(ClusterError, match="a defect of the source"):
             answer(model)
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from shardnet.cluster.stream import Generation
-from shardnet.launch import generate_run
-from shardnet.launch.run_report import as_json, speed_line, stage_table, stderr_console
+from shardnet.launch.generate import run as generate_run
+from shardnet.launch.generate.report import as_json, speed_line, stage_table, stderr_console
+from shardnet.session.stream import Generation
 
 STAGE: Any = SimpleNamespace(
     device="device-0",

@@ -9,7 +9,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from shardnet.errors import BadRequest
-from shardnet.sampling import Sampler, check_sampling, sample_step
+from shardnet.stage.sampling import Sampler, check_sampling, sample_step
 from shardnet.transport.messages import SamplingOptions, SessionSpec
 
 PROMPT = (3, 17, 42, 5, 17)

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from shardnet.cluster.local_workers import LOGS, LocalWorkers
-from shardnet.loader.gguf import MAKING
-from shardnet.scratch import MARK, ScratchFolder, remove_leftovers
+from shardnet.loader.gguf.conversion import MAKING
+from shardnet.process.scratch import MARK, ScratchFolder, remove_leftovers
 
 MAKER = """
 import sys, time
 from pathlib import Path
-from shardnet.scratch import MARK, ScratchFolder
+from shardnet.process.scratch import MARK, ScratchFolder
 folder = ScratchFolder("making-", Path(sys.argv[1]))
 (folder.path / "half").write_text("a")
 print(folder.path, flush=True)

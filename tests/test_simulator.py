@@ -12,7 +12,7 @@ from shardnet.plan import Plan, StagePlan, stages_from_counts
 from shardnet.planner.costs import broken_limit, evaluate
 from shardnet.planner.links import Link
 from shardnet.planner.problem import Device, Problem, Unit
-from shardnet.rebalance import Policy
+from shardnet.policy.rebalance import Policy
 from shardnet.simulator import Event, Load, Recovery, parse_event, read_events, simulate
 from shardnet.simulator.ring import decode_legs
 

@@ -16,7 +16,7 @@ from shardnet.profiling.link_probe import expose_probe
 from shardnet.profiling.measurement import DeviceMeasurement, StepTiming, UnitMeasurement
 from shardnet.progress import silent
 from shardnet.transport.base import Transport
-from shardnet.transport.in_process import InProcessNetwork
+from shardnet.transport.in_process.network import InProcessNetwork
 
 FILES = cast(
     ModelFiles,

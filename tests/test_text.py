@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from shardnet.text import TextStream
+from shardnet.session.text import TextStream
 
 
 class ByteTokenizer:

@@ -9,9 +9,9 @@ from typing import Any, cast
 
 import pytest
 
-from shardnet.cluster.stream import Stream
-from shardnet.cluster.turns import MAX_SESSIONS_AT_ONCE, Batch, Turns
 from shardnet.errors import BadRequest, DeviceLost, KVMemorySpent
+from shardnet.session.stream import Stream
+from shardnet.session.turns import MAX_SESSIONS_AT_ONCE, Batch, Turns
 
 
 class Memory:

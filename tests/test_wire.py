@@ -11,15 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shardnet.errors import ClusterError
-from shardnet.transport import failure, replies, wire
+from shardnet.transport import failure
 from shardnet.transport.failure import Failure
 from shardnet.transport.messages import MESSAGE_TYPES, Hop, Part, RingId, SampledToken, SamplingOptions
-from shardnet.transport.reader import Reader
-from shardnet.transport.schema import Layout
-from shardnet.transport.tensors import DTYPES
+from shardnet.transport.rpc import replies
 from shardnet.transport.timers import Timers
-from shardnet.transport.values import Undecodable, Unsendable
-from shardnet.transport.writer import Writer
+from shardnet.transport.wire import frames as wire
+from shardnet.transport.wire.reader import Reader
+from shardnet.transport.wire.schema import Layout
+from shardnet.transport.wire.tensors import DTYPES
+from shardnet.transport.wire.values import Undecodable, Unsendable
+from shardnet.transport.wire.writer import Writer
 
 INT_64 = st.integers(-(2**63), 2**63 - 1)
 LEAVES = st.one_of(

@@ -21,7 +21,7 @@ from shardnet.cluster.local_workers import worker_environment
 HERE = Path(__file__).parent
 ADDRESS = f"shardnet-tests-{os.getpid()}-{os.urandom(8).hex()}"
 WARM_PYTHON = (sys.executable, "-I", "-S", str(HERE / "warm_client.py"), ADDRESS)
-WARM_NURSERY = (*WARM_PYTHON, "-m", "shardnet.launch.nursery")
+WARM_NURSERY = (*WARM_PYTHON, "-m", "shardnet.device.nursery")
 
 
 @contextmanager

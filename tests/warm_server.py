@@ -32,9 +32,9 @@ PRELOADED = (
     "transformers.modeling_layers",
     "transformers.models.llama.modeling_llama",
     "shardnet.cluster.cluster",
-    "shardnet.cluster.worker",
+    "shardnet.device.worker",
     "shardnet.launch.commands",
-    "shardnet.launch.run_script",
+    "shardnet.launch.launcher.script",
 )
 """Never what is run with -m, which Python would complain about."""
 FIRST_FREE = 200

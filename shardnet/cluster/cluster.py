@@ -20,19 +20,20 @@ from types import NoneType
 from typing import Any
 
 from shardnet.checks import whole_number
-from shardnet.cluster.loading import LoadOptions, ModelLoad, load_model, split_of
-from shardnet.cluster.local_workers import MOST_LOCAL_DEVICES, MOST_THREADS, LocalWorkers
+from shardnet.cluster.launched import announced_in
+from shardnet.cluster.local_workers import MOST_LOCAL_DEVICES, LocalWorkers
 from shardnet.cluster.model import Model
+from shardnet.cluster.ring import LoadOptions, ModelLoad, load_model, split_of
 from shardnet.cluster.survey import Surveyor
 from shardnet.cluster.watch import Watch
+from shardnet.device.process import MOST_THREADS
 from shardnet.errors import BadRequest, ClusterError, JoinFailed, ShardnetError
-from shardnet.forks import Birthplace
-from shardnet.launched import announced_in
+from shardnet.foreign.plain_files import user_path
+from shardnet.foreign.quoting import quoted
 from shardnet.loader import DEFAULT_CACHE, ModelFiles
-from shardnet.plain_files import user_path
+from shardnet.process.forks import Birthplace
 from shardnet.profiling.hardware import max_threads
 from shardnet.progress import Progress, progress_bars
-from shardnet.quoting import quoted
 from shardnet.transport import RpcTransport, serve_store
 from shardnet.transport.base import Transport
 from shardnet.transport.messages import RingId, StageKey, Tokens

@@ -1,8 +1,8 @@
 """Device processes on this machine: started together, and none of them outlives the `with` block or its parent.
 
-They are forked by a nursery (`launch/nursery.py`), a process that has imported what they need: three devices then
-start in the time of one. Every process inherits the reading end of a pipe and ends itself when that closes; so they end
-even when the parent is killed and no line of its Python runs any more. Knows nothing of clusters: see
+They are forked by a nursery (`shardnet/device/nursery.py`), a process that has imported what they need: three devices
+then start in the time of one. Every process inherits the reading end of a pipe and ends itself when that closes; so
+they end even when the parent is killed and no line of its Python runs any more. Knows nothing of clusters: see
 `shardnet.cluster.cluster`.
 """
 
@@ -24,14 +24,13 @@ from functools import partial
 from pathlib import Path
 
 from shardnet.errors import BadRequest
-from shardnet.forks import Birthplace
-from shardnet.scratch import ScratchFolder
+from shardnet.process.forks import Birthplace
+from shardnet.process.scratch import ScratchFolder
 
 MOST_LOCAL_DEVICES = 1024
-MOST_THREADS = 1024
-"""Of each. Beyond any machine; a slip of the keys must not fill the memory with names or the system with threads."""
+"""Beyond any machine: a slip of the keys must not fill the memory with names."""
 
-NURSERY_COMMAND = (sys.executable, "-m", "shardnet.launch.nursery")
+NURSERY_COMMAND = (sys.executable, "-m", "shardnet.device.nursery")
 
 OPEN_FILES, OPEN_FILES_PER_DEVICE = 64, 8
 """Of the process that has local devices: 54 with three, 94 with eight."""

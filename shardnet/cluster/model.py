@@ -11,16 +11,16 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from shardnet.cluster.async_stream import AsyncStream, run_beside
 from shardnet.cluster.remote_stage import RemoteStage, StageReport, collect_timeline
-from shardnet.cluster.request import Chat, check_length, encode, prompts_of, sampling_of, stops_of
-from shardnet.cluster.stream import Generation, Stream
-from shardnet.cluster.turns import Batch, Turns
 from shardnet.errors import ClusterError
-from shardnet.forks import Birthplace
-from shardnet.pipeline import Pipeline
 from shardnet.plan import ModelProfile, Plan
-from shardnet.text import TextStream
+from shardnet.process.forks import Birthplace
+from shardnet.session.async_stream import AsyncStream, run_beside
+from shardnet.session.request import Chat, check_length, encode, prompts_of, sampling_of, stops_of
+from shardnet.session.sessions import Pipeline
+from shardnet.session.stream import Generation, Stream
+from shardnet.session.text import TextStream
+from shardnet.session.turns import Batch, Turns
 
 NUM_LAPS_KEPT = 32
 NEW_TOKENS = 128

@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from shardnet.errors import BadRequest, DoesNotFit
+from shardnet.foreign.quoting import quoted, shortened
 from shardnet.plan import DeviceProfile, LinkProfile, ModelProfile, Plan, stages_from_counts
 from shardnet.planner import METHODS, OBJECTIVES, Problem, evaluate
 from shardnet.planner import plan as make_plan
 from shardnet.planner.links import Link
 from shardnet.planner.planning import usual_limit_s
 from shardnet.planner.problem import Device, Unit
-from shardnet.planner.spread import spread_counts
-from shardnet.quoting import quoted, shortened
+from shardnet.planner.rules.spread import spread_counts
 
 SPREAD = "spread"
 PLACEMENTS = (SPREAD, *METHODS)

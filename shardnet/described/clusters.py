@@ -1,4 +1,4 @@
-"""Devices and clusters as people describe them, turned into records. Pure: files are read in `launch/config_files.py`.
+"""Devices and clusters as people describe them, turned into records. Pure: `launch/files/config_files.py` reads files.
 
 A cluster names its devices one by one or by the dozen (`count`), each with its numbers or with a `class` from
 `configs/devices/`, and its links between devices, groups of devices, or all of them.
@@ -12,11 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Annotated
 
-from shardnet.bounds import Amount, Count, Name, check_fields
 from shardnet.described.schema import Place, nearest_name, read_record, require
 from shardnet.errors import BadConfiguration
+from shardnet.foreign.bounds import Amount, Count, Name, check_fields
+from shardnet.foreign.quoting import quoted
 from shardnet.plan import LinkProfile
-from shardnet.quoting import quoted
 
 GIB = 1024**3
 MAX_DEVICES = 4096

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from shardnet.bounds import SESSIONS, TOKENS, Count, check_fields
 from shardnet.described.clusters import GIB, Cluster
 from shardnet.described.clusters import Device as ClusterDevice
 from shardnet.described.model_sizes import DTYPE_BYTES, TOKEN_ID_BYTES, ModelConfig, UnitWork, unit_works
 from shardnet.described.schema import require
+from shardnet.foreign.bounds import SESSIONS, TOKENS, Count, check_fields
 from shardnet.planner.problem import Device, Link, Problem, Unit
 
 

@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from shardnet.bounds import Count, Name, bounds_of, check_fields
-from shardnet.config_bounds import check_config
 from shardnet.described.schema import require
 from shardnet.errors import BadConfiguration, UnsupportedModel
+from shardnet.foreign.bounds import Count, Name, bounds_of, check_fields
+from shardnet.foreign.config_bounds import check_config
+from shardnet.foreign.quoting import quoted
 from shardnet.plan import ModelProfile, UnitProfile
-from shardnet.quoting import quoted
 
 DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 TOKEN_ID_BYTES = 8

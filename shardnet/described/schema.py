@@ -2,7 +2,7 @@
 
 The fields of the record are the schema: their names carry the units, their types and bounds say what may stand there.
 An unknown key is an error that names the nearest known one. Standard library only; YAML is read in
-`launch/config_files.py`.
+`launch/files/config_files.py`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from shardnet.bounds import bound_in
 from shardnet.errors import BadConfiguration
-from shardnet.quoting import quoted, shortened
+from shardnet.foreign.bounds import bound_in
+from shardnet.foreign.quoting import quoted, shortened
 
 Record = TypeVar("Record")
 MOST_COMPARED = 200

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from shardnet.first_use import on_first_use
+from shardnet.process.first_use import on_first_use
 
 if TYPE_CHECKING:
-    from .copy_index import enter
-    from .files import ModelFiles, open_model, read_tokenizer
-    from .folder import read_config
-    from .glance import Glance, glance_at, glance_at_once
-    from .hashing import AT_ONCE_BYTES, fingerprint
-    from .sources import ADVICE, DEFAULT_CACHE, find_copy, require_copy
-    from .weights import load_shard
+    from shardnet.loader.copy_index import enter
+    from shardnet.loader.files import ModelFiles, open_model, read_tokenizer
+    from shardnet.loader.folder import read_config
+    from shardnet.loader.glance import Glance, glance_at, glance_at_once
+    from shardnet.loader.hashing import AT_ONCE_BYTES, fingerprint
+    from shardnet.loader.sources import ADVICE, DEFAULT_CACHE, find_copy, require_copy
+    from shardnet.loader.weights import load_shard
 
 __all__ = [
     "ADVICE",

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
 from shardnet.errors import DamagedCheckpoint, ModelNotFound, UnsupportedModel
-from shardnet.plain_files import open_plain, parse_json, read_json
-from shardnet.quoting import quoted, shortened
-
-from .places import TensorPlace
+from shardnet.foreign.plain_files import open_plain, parse_json, read_json
+from shardnet.foreign.quoting import quoted, shortened
+from shardnet.loader.places import TensorPlace
 
 ITEM_BYTES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "U64": 8, "I32": 4, "U32": 4, "I16": 2, "U16": 2, "I8": 1,

@@ -13,11 +13,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from shardnet.config_bounds import numbers_of
 from shardnet.errors import DamagedCheckpoint
-from shardnet.quoting import shortened
-
-from .places import TensorPlace
+from shardnet.foreign.config_bounds import numbers_of
+from shardnet.foreign.quoting import shortened
+from shardnet.loader.places import TensorPlace
 
 MOST_TABLE_POSITIONS = 1 << 15
 """GPT-J's blocks compute a table of all positions each; no file bounds that."""

@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from shardnet.errors import DamagedCheckpoint
-from shardnet.plain_files import read_bytes
-
-from .folder import MOST_CONFIG_BYTES
-from .parts import checkpoint_name, cut, is_local, local_name, local_root, part_hash
-from .places import TensorPlace
+from shardnet.foreign.plain_files import read_bytes
+from shardnet.loader.folder import MOST_CONFIG_BYTES
+from shardnet.loader.parts import checkpoint_name, cut, is_local, local_name, local_root, part_hash
+from shardnet.loader.places import TensorPlace
 
 CONFIG = "config.json"
 

@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from shardnet.errors import BadConfiguration
-
-from .copies import Copy, FileStamp
-from .places import TensorPlace
+from shardnet.loader.copies import Copy, FileStamp
+from shardnet.loader.places import TensorPlace
 
 FORMAT = 1
 """Of the entries; others are as good as none."""

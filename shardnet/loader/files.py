@@ -9,20 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from shardnet.errors import DamagedCheckpoint, ModelNotFound, UsageError
-from shardnet.foreign import read_by_others
+from shardnet.foreign.libraries import read_by_others
+from shardnet.foreign.quoting import shortened
+from shardnet.loader.checkpoint import index_folder
+from shardnet.loader.claims import check_folder
+from shardnet.loader.copies import Copy, being_changed, look_at
+from shardnet.loader.folder import check_text_files, make_config, read_eos_ids, read_raw_config
+from shardnet.loader.pieces import PART_MARK, match_names
+from shardnet.loader.places import TensorPlace
+from shardnet.loader.sources import DEFAULT_CACHE, find_folder
+from shardnet.loader.ties import ties_that_hold
 from shardnet.models.sizes import profile_skeleton
 from shardnet.models.skeleton import build_skeleton
 from shardnet.plan import ModelProfile
-from shardnet.quoting import shortened
-
-from .checkpoint import index_folder
-from .claims import check_folder
-from .copies import Copy, being_changed, look_at
-from .folder import check_text_files, make_config, read_eos_ids, read_raw_config
-from .pieces import PART_MARK, match_names
-from .places import TensorPlace
-from .sources import DEFAULT_CACHE, find_folder
-from .ties import ties_that_hold
 
 Progress = Callable[[str, float, float], None]
 """Called as progress(what, done, total)."""

@@ -6,12 +6,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-from shardnet.bounds import extent_of
-from shardnet.config_bounds import check_config, fault_of
 from shardnet.errors import DamagedCheckpoint, ModelNotFound, UnsupportedModel
-from shardnet.foreign import read_by_others
-from shardnet.plain_files import open_plain, read_json
-from shardnet.quoting import quoted, shortened
+from shardnet.foreign.bounds import extent_of
+from shardnet.foreign.config_bounds import check_config, fault_of
+from shardnet.foreign.libraries import read_by_others
+from shardnet.foreign.plain_files import open_plain, read_json
+from shardnet.foreign.quoting import quoted, shortened
 
 MOST_CONFIG_BYTES = 1 << 20
 MOST_OBJECT_BYTES = 16 << 20

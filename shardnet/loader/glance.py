@@ -10,13 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from shardnet.config_bounds import numbers_of
-from shardnet.plain_files import is_folder
-
-from .checkpoint import index_folder
-from .claims import check_folder
-from .folder import check_text_files, read_eos_ids, read_raw_config
-from .sources import DEFAULT_CACHE, find_folder, find_on_disk
+from shardnet.foreign.config_bounds import numbers_of
+from shardnet.foreign.plain_files import is_folder
+from shardnet.loader.checkpoint import index_folder
+from shardnet.loader.claims import check_folder
+from shardnet.loader.folder import check_text_files, read_eos_ids, read_raw_config
+from shardnet.loader.sources import DEFAULT_CACHE, find_folder, find_on_disk
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ def glance_at_once(model: str) -> Glance | None:
         return None
     if is_folder(path):
         return _glance(path, model)
-    from .gguf import open_header
+    from shardnet.loader.gguf.conversion import open_header
 
     open_header(path)
     return None

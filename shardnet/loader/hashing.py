@@ -15,12 +15,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
+from shardnet.loader.copies import Copy, FileStamp, being_changed, renamed, stamp_of
+from shardnet.loader.copy_index import write_json
+from shardnet.loader.parts import cut, part_hash, tensor_root
+from shardnet.loader.places import TensorPlace
 from shardnet.profiling.hardware import max_threads
-
-from .copies import Copy, FileStamp, being_changed, renamed, stamp_of
-from .copy_index import write_json
-from .parts import cut, part_hash, tensor_root
-from .places import TensorPlace
 
 FORMAT = 1
 """Of the files in which hashes are kept; others are made anew."""

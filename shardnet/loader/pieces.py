@@ -14,9 +14,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from shardnet.errors import DamagedCheckpoint, UnsupportedModel
+from shardnet.loader.places import TensorPlace
 from shardnet.models import Skeleton
-
-from .places import TensorPlace
 
 PART_MARK = "@"
 FLOAT_TYPES = ("F64", "F32", "F16", "BF16")

@@ -8,11 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from shardnet.errors import ModelNotFound
-from shardnet.plain_files import is_folder, user_path
-from shardnet.quoting import shortened
-
-from .copies import Copy
-from .copy_index import indices
+from shardnet.foreign.plain_files import is_folder, user_path
+from shardnet.foreign.quoting import shortened
+from shardnet.loader.copies import Copy
+from shardnet.loader.copy_index import indices
 
 DEFAULT_CACHE = Path("~/.cache/shardnet")
 EMBEDDED_NAME = "smollm2-135m-instruct"
@@ -52,7 +51,7 @@ def find_folder(model: str, dtype: str, cache_dir: Path, progress: Callable[[str
         return _find_on_hub(model)
     if is_folder(path):
         return path
-    from .gguf import convert
+    from shardnet.loader.gguf.conversion import convert
 
     return convert(path, dtype, cache_dir, progress)
 

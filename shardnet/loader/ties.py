@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .places import TensorPlace
+from shardnet.loader.places import TensorPlace
 
 CHUNK_BYTES = 4 << 20
 

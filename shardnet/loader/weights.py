@@ -16,11 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from shardnet.errors import DamagedCheckpoint
+from shardnet.loader.folder import read_config
+from shardnet.loader.pieces import PART_MARK
+from shardnet.loader.places import TensorPlace
 from shardnet.models import Shard, Skeleton, build_skeleton
-
-from .folder import read_config
-from .pieces import PART_MARK
-from .places import TensorPlace
 
 CONVERSION_BYTES = 4 << 20
 TORCH_TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}

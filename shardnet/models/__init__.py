@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from shardnet.first_use import on_first_use
+from shardnet.process.first_use import on_first_use
 
 if TYPE_CHECKING:
-    from .families import family_of, supported_families
-    from .kv import BlockKV, Segment, SessionKV
-    from .shard import Shard
-    from .skeleton import Skeleton, build_skeleton
+    from shardnet.models.families import family_of, supported_families
+    from shardnet.models.kv import BlockKV, Segment, SessionKV
+    from shardnet.models.shard import Shard
+    from shardnet.models.skeleton import Skeleton, build_skeleton
 
 __all__ = [
     "BlockKV",

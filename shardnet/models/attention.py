@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .kv import Segment
+from shardnet.models.kv import Segment
 
 IMPLEMENTATION = "shardnet"
 

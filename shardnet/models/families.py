@@ -5,15 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from shardnet.errors import UnsupportedModel
-
-from .family import Family, embed_tokens, rotary_by_layer_type
-from .own_attention import bloom_arguments, falcon_arguments, falcon_kv, gptj_arguments
-from .windows import same_window, window_by_layer_type
+from shardnet.models.family import Family, embed_tokens, rotary_by_layer_type
+from shardnet.models.own_attention import bloom_arguments, falcon_arguments, falcon_kv, gptj_arguments
+from shardnet.models.windows import same_window, window_by_layer_type
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .family import Modules
+    from shardnet.models.family import Modules
 
 
 def _embed_with_positions(modules: Modules, config: Any, ids: Tensor, positions: Tensor) -> Tensor:

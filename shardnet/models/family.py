@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .windows import Window, no_window
+from shardnet.models.windows import Window, no_window
 
 if TYPE_CHECKING:  # the table of families is looked at before torch is imported, see `loader.glance`
     from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""What a shard needs to know of a session's KV cache. The caches themselves are in `shardnet.cache`.
+"""What a shard needs to know of a session's KV cache. The caches themselves are in `shardnet.stage.cache`.
 
 Shapes: H query heads, K key-value heads, t new tokens, n tokens in all, d head dimension.
 """

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention import RaggedKV, attend
+from shardnet.models.attention import RaggedKV, attend
 
 SIDE_BY_SIDE = (
     ("self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight"),

@@ -9,12 +9,12 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from .family import causal_mask
+from shardnet.models.family import causal_mask
 
 if TYPE_CHECKING:  # the table of families is looked at before torch is imported, see `loader.glance`
     from torch import Tensor, nn
 
-    from .kv import SessionKV
+    from shardnet.models.kv import SessionKV
 
 
 class LoneKV:

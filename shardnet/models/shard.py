@@ -10,11 +10,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .attention import RaggedKV
-from .kv import Segment
-from .lean import LeanBlock, lean_blocks, lean_tables
-from .own_attention import run_alone
-from .skeleton import Skeleton
+from shardnet.models.attention import RaggedKV
+from shardnet.models.kv import Segment
+from shardnet.models.lean import LeanBlock, lean_blocks, lean_tables
+from shardnet.models.own_attention import run_alone
+from shardnet.models.skeleton import Skeleton
 
 
 class Shard:

@@ -6,9 +6,8 @@ from typing import Any
 
 import torch
 
+from shardnet.models.skeleton import Skeleton, build_skeleton
 from shardnet.plan import ModelProfile, UnitProfile
-
-from .skeleton import Skeleton, build_skeleton
 
 TOKEN_ID_BYTES = 8
 DEFAULT_CONTEXT = 2048

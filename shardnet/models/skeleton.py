@@ -14,15 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from shardnet.errors import UnsupportedModel
-from shardnet.foreign import read_by_others
-
-from .attention import register_attention
-from .families import family_of
-from .family import Family
-from .kv import BlockKV
-from .lean import SIDE_BY_SIDE
-from .weightless import to_meta, weightless
-from .windows import windows_of
+from shardnet.foreign.libraries import read_by_others
+from shardnet.models.attention import register_attention
+from shardnet.models.families import family_of
+from shardnet.models.family import Family
+from shardnet.models.kv import BlockKV
+from shardnet.models.lean import SIDE_BY_SIDE
+from shardnet.models.weightless import to_meta, weightless
+from shardnet.models.windows import windows_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,9 @@ Names are imported when they are first used, so that a phone never loads a plann
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from shardnet.process.first_use import on_first_use
 
 if TYPE_CHECKING:
     from shardnet.planner.costs import Cost, evaluate
@@ -26,16 +28,11 @@ __all__ = [
     "plan_to_dict",
 ]
 
-_HOMES = {
-    **dict.fromkeys(("Cost", "evaluate"), "costs"),
-    **dict.fromkeys(("Device", "Link", "Problem", "Unit"), "problem"),
-    **dict.fromkeys(("METHODS", "OBJECTIVES", "compare", "plan", "plan_to_dict"), "planning"),
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = on_first_use(
+    __name__,
+    {
+        **dict.fromkeys(("Cost", "evaluate"), "costs"),
+        **dict.fromkeys(("Device", "Link", "Problem", "Unit"), "problem"),
+        **dict.fromkeys(("METHODS", "OBJECTIVES", "compare", "plan", "plan_to_dict"), "planning"),
+    },
+)

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from shardnet.errors import BadConfiguration
+from shardnet.foreign.quoting import quoted
 from shardnet.plan import StagePlan
 from shardnet.planner.links import Link
 from shardnet.planner.problem import Problem
-from shardnet.quoting import quoted
 
 ROUNDING = 1e-9
 """Relative slack of every limit: sums of floats in another order differ in their last digits."""

@@ -6,9 +6,9 @@ import difflib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from shardnet.bounds import Bound, Name, faults
 from shardnet.errors import BadConfiguration
-from shardnet.quoting import quoted
+from shardnet.foreign.bounds import Bound, Name, faults
+from shardnet.foreign.quoting import quoted
 
 MOST_COMPARED = 200
 """Characters of a name for which a near one is sought: of very long ones that takes minutes."""

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from shardnet.bounds import BYTES_PER_S, SECONDS
+from shardnet.foreign.bounds import BYTES_PER_S, SECONDS
 
 MOST_SPARSE = 64
 """Devices up to which routes are searched link by link; beyond, device by device in arrays."""

@@ -15,18 +15,19 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from shardnet.bounds import SECONDS, SESSIONS, Amount, Bound
 from shardnet.errors import BadConfiguration, BadRequest, DoesNotFit, ShardnetError
+from shardnet.foreign.bounds import SECONDS, SESSIONS, Amount, Bound
+from shardnet.foreign.quoting import quoted
 from shardnet.plan import Plan, StagePlan
-from shardnet.planner import edgeshard, explain, lingualinked, simple
+from shardnet.planner import explain
 from shardnet.planner.budget import Budget
 from shardnet.planner.costs import ROUNDING, Cost, broken_limit, evaluate
-from shardnet.planner.deepening import MOST_DEVICES
-from shardnet.planner.exact import Exact, Solution
+from shardnet.planner.exact.deepening import MOST_DEVICES
+from shardnet.planner.exact.exact import Exact, Solution
+from shardnet.planner.exact.throughput import NEAR_TIE, SAME, greatest_rate
 from shardnet.planner.problem import Problem
+from shardnet.planner.rules import edgeshard, lingualinked, simple
 from shardnet.planner.tables import Tables
-from shardnet.planner.throughput import NEAR_TIE, SAME, greatest_rate
-from shardnet.quoting import quoted
 
 METHODS = ("auto", "exact", "edgeshard", "lingualinked", "memory", "even", "solo")
 LEAST_SOLVER_S, MOST_SOLVER_S = 2.0, 8.0

@@ -11,9 +11,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
-from shardnet.bounds import BYTES, JOULES, JOULES_PER_BYTE, SECONDS, SESSIONS, TOKENS, WATTS
 from shardnet.errors import BadConfiguration
-from shardnet.plain_files import read_json
+from shardnet.foreign.bounds import BYTES, JOULES, JOULES_PER_BYTE, SECONDS, SESSIONS, TOKENS, WATTS
+from shardnet.foreign.plain_files import read_json
+from shardnet.foreign.quoting import quoted
 from shardnet.planner.fields import (
     check_bounds,
     check_flag,
@@ -25,7 +26,6 @@ from shardnet.planner.fields import (
     nearest,
 )
 from shardnet.planner.links import Link, Routes
-from shardnet.quoting import quoted
 
 MAX_UNITS = 4096
 MAX_DEVICES = 4096

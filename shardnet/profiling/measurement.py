@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Annotated, Any
 
-from shardnet.bounds import BYTES, BYTES_PER_S, SECONDS, SESSIONS, TOKENS, WATTS, Amount, Count
 from shardnet.described.model_sizes import UnitWork
 from shardnet.described.schema import Place, read_record, require
+from shardnet.foreign.bounds import BYTES, BYTES_PER_S, SECONDS, SESSIONS, TOKENS, WATTS, Amount, Count
 from shardnet.plan import DeviceProfile, LinkProfile
 from shardnet.profiling.hardware import Hardware
 from shardnet.profiling.power import UNKNOWN_POWER, PowerState

@@ -21,7 +21,6 @@ from typing import Any
 
 import torch
 
-from shardnet.cache import SessionCache
 from shardnet.described.model_sizes import DTYPE_BYTES, UnitWork
 from shardnet.errors import BadRequest, DoesNotFit
 from shardnet.models import Segment, Shard
@@ -36,6 +35,7 @@ from shardnet.profiling.power import PowerWatch, read_power
 from shardnet.profiling.random_shard import UnitGroup, group_units, random_shard, works_of
 from shardnet.profiling.store import current_versions
 from shardnet.progress import Progress, silent
+from shardnet.stage.cache import SessionCache
 
 DECODE_STEPS = ((1, 64), (1, 512), (1, 2048), (4, 64), (4, 512), (8, 64), (8, 512))
 """(sessions, cached tokens of each). What lies between is interpolated."""

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from shardnet.errors import BadConfiguration, UsageError
-from shardnet.plain_files import read_json
+from shardnet.foreign.plain_files import read_json
 from shardnet.profiling.hardware import Hardware
 from shardnet.profiling.measurement import DeviceMeasurement, LinkMeasurement
 

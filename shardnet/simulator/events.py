@@ -14,10 +14,10 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Annotated
 
-from shardnet.bounds import SECONDS, Amount, check_fields
 from shardnet.described.schema import Place, nearest_name, read_record, require
 from shardnet.errors import BadConfiguration
-from shardnet.quoting import quoted
+from shardnet.foreign.bounds import SECONDS, Amount, check_fields
+from shardnet.foreign.quoting import quoted
 
 KINDS = ("slow", "leave", "join")
 _FORM = re.compile(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from shardnet.bounds import SESSIONS, TOKENS, Amount, Count, check_fields
 from shardnet.described.schema import require
-from shardnet.rebalance import Policy, Replan
+from shardnet.foreign.bounds import SESSIONS, TOKENS, Amount, Count, check_fields
+from shardnet.policy.rebalance import Policy, Replan
 
 MAX_STEPS = 2_000_000
 """Tokens and chunks of prompts in one run."""

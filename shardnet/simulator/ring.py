@@ -9,7 +9,7 @@ from dataclasses import replace
 from shardnet.errors import BadConfiguration
 from shardnet.plan import StagePlan
 from shardnet.planner.problem import Device, Problem
-from shardnet.rebalance import Move
+from shardnet.policy.rebalance import Move
 from shardnet.simulator.engine import Leg
 
 

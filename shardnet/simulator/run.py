@@ -10,7 +10,7 @@ from shardnet.described.schema import require
 from shardnet.errors import BadConfiguration, DoesNotFit
 from shardnet.plan import Plan
 from shardnet.planner.problem import Problem
-from shardnet.rebalance import (
+from shardnet.policy.rebalance import (
     Observed,
     moves,
     observed_problem,

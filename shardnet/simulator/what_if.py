@@ -7,14 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import count
 
-from shardnet.bounds import BYTES, BYTES_PER_S, SECONDS
 from shardnet.errors import DoesNotFit
+from shardnet.foreign.bounds import BYTES, BYTES_PER_S, SECONDS
 from shardnet.plan import Plan
 from shardnet.planner.costs import Cost, evaluate, gigabytes
 from shardnet.planner.links import Link
 from shardnet.planner.problem import MAX_DEVICES, Problem
+from shardnet.policy.rebalance import objective_value
 from shardnet.progress import Progress, silent
-from shardnet.rebalance import objective_value
 
 Replan = Callable[[Problem], Plan]
 NEARLY_FULL = 0.9

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shardnet.errors import UsageError
-from shardnet.plain_files import user_path
+from shardnet.foreign.plain_files import user_path
+from shardnet.foreign.quoting import quoted, shortened
 from shardnet.plan import ModelProfile, Plan, StagePlan
-from shardnet.quoting import quoted, shortened
 from shardnet.timeline.timeline import Shares, Span, Timeline
 
 if TYPE_CHECKING:

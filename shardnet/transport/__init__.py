@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from shardnet.first_use import on_first_use
+from shardnet.process.first_use import on_first_use
 from shardnet.transport.base import Handler, OnChange, RemoteObject, Transport
 
 if TYPE_CHECKING:
-    from shardnet.transport.in_process import InProcessNetwork, InProcessTransport
-    from shardnet.transport.rpc import RpcTransport
-    from shardnet.transport.store import serve_store
+    from shardnet.transport.in_process.device import InProcessTransport
+    from shardnet.transport.in_process.network import InProcessNetwork
+    from shardnet.transport.rpc.store import serve_store
+    from shardnet.transport.rpc.transport import RpcTransport
 
 __all__ = [
     "Handler",
@@ -29,9 +30,9 @@ __all__ = [
 __getattr__ = on_first_use(
     __name__,
     {
-        "InProcessNetwork": "in_process",
-        "InProcessTransport": "in_process",
-        "RpcTransport": "rpc",
-        "serve_store": "store",
+        "InProcessNetwork": "in_process.network",
+        "InProcessTransport": "in_process.device",
+        "RpcTransport": "rpc.transport",
+        "serve_store": "rpc.store",
     },
 )

@@ -1,6 +1,6 @@
 """The whole wire protocol of a running model on one page.
 
-Endpoints of every device (handlers in `shardnet.cluster.worker`), and who calls them:
+Endpoints of every device (handlers in `shardnet.device.worker`), and who calls them:
 
     hop(Hop)                     stage -> next stage, also the sampled ids from the last stage back to the first.
                                  Answered at once. For the few tokens of decoding.

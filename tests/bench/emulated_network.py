@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from shardnet.launch import worker
+from shardnet.device import process as worker
 
 MTU = 9000
 FAST = {"bits_per_s": 1e9, "latency_s": 0.0}
@@ -91,7 +91,7 @@ def fork_device(device: dict[str, Any], endpoint: str, logs: str, interfaces: li
 
 
 def serve(device: dict[str, Any], endpoint: str, logs: str) -> int:
-    """As `shardnet.launch.worker.serve`, for an emulated device."""
+    """As `shardnet.device.process.serve`, for an emulated device."""
     import torch
     from emulated_worker import EmulatedWorker, slow_down
 

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from shardnet.cluster.worker import Worker
+from shardnet.device.worker import Worker
 from shardnet.models import Shard
 
 

@@ -10,9 +10,9 @@ from tight_problems import Case
 
 from shardnet.planner.budget import Budget
 from shardnet.planner.costs import broken_limit, evaluate
-from shardnet.planner.highs import Answer, solve
-from shardnet.planner.minimize import roots_of
-from shardnet.planner.programme import Programme
+from shardnet.planner.exact.highs import Answer, solve
+from shardnet.planner.exact.minimize import roots_of
+from shardnet.planner.exact.programme import Programme
 from shardnet.planner.tables import Tables, stages_of
 
 

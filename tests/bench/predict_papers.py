@@ -14,12 +14,12 @@ from pathlib import Path
 from shardnet.described.clusters import Cluster
 from shardnet.described.estimates import Workload, estimate_problem
 from shardnet.errors import DoesNotFit, ShardnetError
-from shardnet.launch.config_files import load_cluster, load_model_config
+from shardnet.launch.files.config_files import load_cluster, load_model_config
 from shardnet.plan import Plan
 from shardnet.planner import plan
 from shardnet.planner.costs import evaluate
 from shardnet.planner.problem import Problem
-from shardnet.rebalance import Policy
+from shardnet.policy.rebalance import Policy
 from shardnet.simulator import Event, Load, Recovery, simulate
 
 OUT = Path(__file__).resolve().parents[2] / "docs/benchmarks/planning_papers.md"

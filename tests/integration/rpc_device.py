@@ -23,7 +23,7 @@ import psutil
 import torch
 from processes import is_frozen, wait_until
 
-from shardnet.cluster.allocator import return_freed
+from shardnet.device.allocator import return_freed
 from shardnet.errors import DeviceLost, DoesNotFit, ShardnetError
 from shardnet.transport import Handler, RemoteObject, RpcTransport, Transport
 from shardnet.transport.messages import Part
@@ -31,7 +31,9 @@ from shardnet.transport.messages import Part
 TESTS = Path(__file__).parents[1]
 FORKED = multiprocessing.get_context("forkserver")
 """There is one such server in a process: what any test of the suite needs is said once, here."""
-FORKED.set_forkserver_preload(["shardnet.transport.rpc", "shardnet.cluster.cluster", "transformers.modeling_layers"])
+FORKED.set_forkserver_preload(
+    ["shardnet.transport.rpc.transport", "shardnet.cluster.cluster", "transformers.modeling_layers"]
+)
 
 
 class Counter:
@@ -256,7 +258,7 @@ def run_device(endpoint: str, name: str, pipe: Connection, errors: str, has_stag
     with contextlib.ExitStack() as ends:
         worker = None
         if has_stages:
-            from shardnet.cluster.worker import Worker
+            from shardnet.device.worker import Worker
 
             worker = ends.enter_context(Worker(num_threads=1))
         try:

@@ -22,7 +22,7 @@ def test_a_device_elsewhere_has_no_copy_and_says_so(tmp_path: Path) -> None:
     store = serve_store("127.0.0.1", 0)
     endpoint = f"127.0.0.1:{store.port}"
     folders = {"SHARDNET_CACHE": str(tmp_path / "cache"), "TMPDIR": str(tmp_path)}
-    command = [*WARM_PYTHON, "-m", "shardnet.launch.worker", "--endpoint", endpoint, "--name"]
+    command = [*WARM_PYTHON, "-m", "shardnet.device.process", "--endpoint", endpoint, "--name"]
     workers = [
         subprocess.Popen([*command, name], env=os.environ | own) for name, own in (("near", {}), ("pixel-7", folders))
     ]

@@ -84,7 +84,7 @@ def test_an_example_runs(example: str, tmp_path: Path) -> None:
 def commands(tmp_path_factory: pytest.TempPathFactory, warm_python: None) -> Path:
     """A folder with the installed commands."""
     folder = tmp_path_factory.mktemp("commands")
-    for name, module in {"shardnet": "shardnet.launch.cli", "shardnet-run": "shardnet.launch.run"}.items():
+    for name, module in {"shardnet": "shardnet.launch.cli", "shardnet-run": "shardnet.launch.launcher.run"}.items():
         command = folder / name
         command.write_text(f'#!/bin/sh\nexec {shlex.join(WARM_PYTHON)} -m {module} "$@"\n', encoding="utf-8")
         command.chmod(0o755)

@@ -21,8 +21,9 @@ from processes import is_frozen
 from torch.distributed import rpc
 
 from shardnet.errors import CallTimeout, ClusterError, DeviceLost, DoesNotFit, JoinFailed, UsageError
-from shardnet.transport import RpcTransport, elastic, serve_store
-from shardnet.transport import rpc as rpc_module
+from shardnet.transport import RpcTransport, serve_store
+from shardnet.transport.rpc import elastic
+from shardnet.transport.rpc import transport as rpc_module
 
 FUTURE_RESULT = Future.result
 

@@ -92,7 +92,7 @@ def test_devices_of_a_killed_nursery_count_as_ended_and_end_with_the_block(endpo
     wait_until(lambda: all(is_over(pid) for pid in pids.values()))
 
 
-WORKER = 'exec "$0" -m shardnet.launch.worker --endpoint "$1" --name "$2"'
+WORKER = 'exec "$0" -m shardnet.device.process --endpoint "$1" --name "$2"'
 
 
 def test_a_worker_needs_no_standard_input_and_ends_in_order(endpoint: str) -> None:
@@ -119,7 +119,7 @@ def test_a_worker_needs_no_standard_input_and_ends_in_order(endpoint: str) -> No
 
 
 def test_a_worker_says_what_is_wrong_with_its_options(endpoint: str) -> None:
-    asked = [sys.executable, "-m", "shardnet.launch.worker", "--endpoint", endpoint, "--name", "a"]
+    asked = [sys.executable, "-m", "shardnet.device.process", "--endpoint", endpoint, "--name", "a"]
     for option, sentence in (
         (["--end-with", "77"], "must be the number of an open file, but is '77'"),
         (["--threads", "0"], "must be a whole number from 1 to 1024, but is '0'"),

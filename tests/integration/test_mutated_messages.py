@@ -22,8 +22,9 @@ from integration.rpc_device import Device, expose_endpoints
 from integration.stranger import BUILD_ON_A_CLASS, PART, request
 from torch._C._distributed_rpc import _invoke_remote_python_udf, _invoke_rpc_python_udf
 
-from shardnet.transport import RpcTransport, answers, objects, serve_store
+from shardnet.transport import RpcTransport, serve_store
 from shardnet.transport.messages import Hop, Part, RingId, SampledToken, Tokens
+from shardnet.transport.rpc import answers, objects
 
 Message = tuple[bytes, list[torch.Tensor], bool]
 """A frame, the tensors beside it, and whether the answer may come later."""

@@ -30,9 +30,10 @@ from torch._C._distributed_rpc import _invoke_remote_python_udf, _invoke_rpc_pyt
 
 from shardnet import Cluster
 from shardnet.cluster.model import Model
-from shardnet.transport import answers, objects, serve_store
+from shardnet.transport import serve_store
 from shardnet.transport.messages import Hop, Part, RingId, SampledToken, SamplingOptions, SessionSpec, Tokens
-from shardnet.transport.wire import Call, Post
+from shardnet.transport.rpc import answers, objects
+from shardnet.transport.wire.frames import Call, Post
 
 NAMES = ["a", "b"]
 PROMPTS = [[5, 6, 7, 8], list(range(100, 120))]

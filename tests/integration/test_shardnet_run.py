@@ -14,7 +14,7 @@ import pytest
 from processes import devices_of, is_over, wait_until
 from warm_python import WARM_PYTHON
 
-RUN = ["-m", "shardnet.launch.run", "--standalone"]
+RUN = ["-m", "shardnet.launch.launcher.run", "--standalone"]
 LAUNCHER = [sys.executable, *RUN]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
@@ -79,7 +79,7 @@ def test_an_exception_shows_the_script_and_not_the_launcher(tmp_path: Path) -> N
     assert done.returncode == 1
     assert "KeyError: 'lost'" in done.stderr
     assert "line 6, in <module>" in done.stderr
-    assert "launch/run.py" not in done.stderr
+    assert "launch/launcher/run.py" not in done.stderr
     assert "runpy" not in done.stderr
 
 

@@ -1,0 +1,43 @@
+"""`shardnet doctor`: is this machine ready, and what would make it better?"""
+
+from __future__ import annotations
+
+import json as json_format
+from functools import partial
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from shardnet.launch.console import plain_console
+from shardnet.progress import progress_bars
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the command line."""
+    app.command(name="doctor")(doctor)
+
+
+def doctor(
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object, nothing else.")] = False,
+) -> None:
+    """Look whether this machine can be a device: versions, network, memory, and the threads that pay. Takes seconds."""
+    from shardnet.launch.doctor.doctor import examine
+
+    console = plain_console(soft_wrap=True)
+    findings = []
+    for finding in examine(partial(progress_bars, enabled=False if json else None)):
+        findings.append(finding)
+        if not json:
+            mark = Text("ok ", style="green") if finding.ok else Text("NO ", style="red")
+            console.print(mark + Text(f"{finding.name.replace('_', ' '):<17}{finding.text}"))
+            for hint in finding.hints:
+                console.print(f"    {hint}")
+    ready = all(finding.ok for finding in findings)
+    if json:
+        found = {each.name: {"ok": each.ok, "found": each.data, "hints": each.hints} for each in findings}
+        print(json_format.dumps({"ready": ready, **found}))
+    else:
+        console.print("This machine is ready." if ready else "This machine is not ready: see NO above.")
+    if not ready:
+        raise typer.Exit(1)

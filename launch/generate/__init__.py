@@ -1,0 +1,1 @@
+"""`shardnet generate` and `shardnet demo`."""

@@ -1,0 +1,31 @@
+"""The model of `shardnet generate`, opened before devices are started: what its files rule out ends there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from shardnet.cluster.ring import check_context
+from shardnet.launch.generate.glance import check_number_of_units
+from shardnet.launch.generate.options import GenerateOptions
+from shardnet.loader import ModelFiles, glance_at, open_model
+from shardnet.process.cache_folder import cache_folder
+from shardnet.progress import Progress
+from shardnet.session.request import check_length, encode
+
+
+def open_early(options: GenerateOptions, tokenizer: Any, progress: Progress) -> ModelFiles:
+    """The model's files, tokenizer and all, once the hub has been asked and a GGUF file is converted.
+
+    Raises:
+        BadRequest: more devices than units, a split of other units, a prompt that is longer than the context.
+        ModelNotFound, UnsupportedModel, DamagedCheckpoint: as `open_model`.
+    """
+    seen = glance_at(options.model, options.dtype, cache_dir=cache_folder(), progress=progress)
+    check_number_of_units(options, seen)
+    files = open_model(options.model, options.dtype, cache_dir=cache_folder(), progress=progress, tokenizer=tokenizer)
+    profile, tokenizer = files.profile, files.tokenizer()
+    context_tokens = check_context(profile.name, profile.context_tokens, options.context_tokens)
+    for prompt in options.prompts:
+        ids = encode(prompt, tokenizer, chat=options.chat, vocabulary=profile.vocabulary, model=profile.name)
+        check_length(len(ids), options.max_new_tokens, context_tokens)
+    return files

@@ -1,0 +1,117 @@
+"""What a run looked like: as tables for a person, as one object for a program."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from shardnet.launch.console import plain_console, size
+
+if TYPE_CHECKING:
+    from shardnet.cluster.model import Generation
+    from shardnet.cluster.remote_stage import StageReport
+
+_REASONS = {
+    "eos": "the model ended its text",
+    "length": "the token limit was reached",
+    "stop": "a stop text appeared",
+    "cancelled": "stopped early",
+}
+
+
+LEAST_TABLE_WIDTH = 70
+"""In a narrower place a table would cut its words short."""
+
+
+def stderr_console() -> Console:
+    """Where everything goes that is not the model's text. As wide as a table where nothing says how wide it is."""
+    is_known = sys.stderr.isatty() or os.environ.get("COLUMNS", "").isdecimal()
+    return plain_console(stderr=True, width=None if is_known else 110)
+
+
+def speed_line(generations: Sequence[Generation], wall_s: float) -> str:
+    """Tokens per second and time to first token, of one answer or of several at once."""
+    if len(generations) == 1:
+        one = generations[0]
+        reason = _REASONS.get(one.finish_reason, one.finish_reason)
+        rate = "" if one.tokens_per_s is None else f" at {one.tokens_per_s:.1f} tokens/s"
+        return (
+            f"{_tokens(len(one.token_ids))}{rate}, the first after "
+            f"{one.time_to_first_token_s:.2f} s ({one.prompt_tokens} prompt tokens); {reason}."
+        )
+    num_tokens = sum(len(one.token_ids) for one in generations)
+    together = _rate_together(num_tokens, wall_s)
+    rate = "" if together is None else f", {together:.1f} tokens/s together"
+    first = sorted(one.time_to_first_token_s for one in generations)
+    return (
+        f"{len(generations)} answers, {_tokens(num_tokens)}{rate}; "
+        f"first tokens after {first[0]:.2f} to {first[-1]:.2f} s."
+    )
+
+
+def _tokens(number: int) -> str:
+    return f"{number} token" if number == 1 else f"{number} tokens"
+
+
+def _rate_together(num_tokens: int, wall_s: float) -> float | None:
+    from shardnet.session.stream import LEAST_TOKENS_OF_A_RATE
+
+    return num_tokens / wall_s if num_tokens >= LEAST_TOKENS_OF_A_RATE else None
+
+
+def stage_table(stages: Sequence[StageReport], dtype: str, width: int) -> RenderableType:
+    """What each stage holds, what its process took at most, and what it did with its time: a row, or narrow lines."""
+    return _stage_rows(stages, dtype) if width >= LEAST_TABLE_WIDTH else _stage_lines(stages, dtype)
+
+
+def _stage_lines(stages: Sequence[StageReport], dtype: str) -> RenderableType:
+    lines = [f"Stages ({dtype})"]
+    for stage in stages:
+        lines += [
+            f"{stage.device}: units {stage.first_unit}-{stage.last_unit}",
+            f"  weights {size(stage.weight_bytes)}",
+            f"  peak memory {size(stage.peak_rss_bytes)}",
+            f"  compute {stage.compute_share:.0%}, wire {stage.wire_share:.0%}, idle {stage.idle_share:.0%}",
+        ]
+    return Text("\n".join(lines))
+
+
+def _stage_rows(stages: Sequence[StageReport], dtype: str) -> RenderableType:
+    table = Table(title=f"Stages ({dtype})", title_justify="left")
+    table.add_column("device")
+    for heading in ("units", "weights", "peak memory", "compute", "wire", "idle"):
+        table.add_column(heading, justify="right")
+    for stage in stages:
+        table.add_row(
+            stage.device,
+            f"{stage.first_unit}-{stage.last_unit}",
+            size(stage.weight_bytes),
+            size(stage.peak_rss_bytes),
+            *(f"{share:.0%}" for share in (stage.compute_share, stage.wire_share, stage.idle_share)),
+        )
+    return table
+
+
+def as_json(
+    generations: Sequence[Generation], stages: Sequence[StageReport], about: dict[str, Any], wall_s: float
+) -> Any:
+    """The object that `--json` prints: one answer's keys at the top, or several under "results" with their sums."""
+    shared = {**about, "stages": [asdict(stage) for stage in stages]}
+    if len(generations) == 1:
+        return {**asdict(generations[0]), **shared}
+    num_tokens = sum(len(one.token_ids) for one in generations)
+    return {
+        "results": [asdict(one) for one in generations],
+        "num_tokens": num_tokens,
+        "tokens_per_s": _rate_together(num_tokens, wall_s),
+        "time_to_first_token_s": min(one.time_to_first_token_s for one in generations),
+        "prompt_tokens": sum(one.prompt_tokens for one in generations),
+        **shared,
+    }

@@ -1,0 +1,99 @@
+"""Finds the configuration that `shardnet profile` was asked about, and measures or estimates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from shardnet.described.model_sizes import ModelConfig, unit_works
+from shardnet.errors import ModelNotFound
+from shardnet.foreign.plain_files import is_folder, is_there, user_path
+from shardnet.launch.files.config_files import known_names, load_model_config
+from shardnet.launch.files.model_configs import hub_config_folder, is_hub_id
+from shardnet.loader import open_model
+from shardnet.loader.folder import read_config
+from shardnet.plan import DeviceProfile
+from shardnet.process.cache_folder import cache_folder
+from shardnet.profiling.reuse import Profiled, measure_or_reuse
+from shardnet.profiling.store import ProfileStore
+from shardnet.progress import Progress
+
+REFERENCE = "reference-1b"
+"""The model that is measured where the one that was asked for is known by its numbers alone."""
+
+
+@dataclass(frozen=True)
+class ProfileResult:
+    """What was measured, and what it says of the model that was asked about."""
+
+    model: str
+    profiled: Profiled
+    profile: DeviceProfile
+
+
+def run_profile(
+    model: str, dtype: str, *, num_threads: int | None, refresh: bool, max_seconds: float, progress: Progress
+) -> ProfileResult:
+    """Measure this device with a model, use what was measured before, or estimate.
+
+    Raises:
+        ModelNotFound, UnsupportedModel, DamagedCheckpoint, BadConfiguration: the model.
+        DoesNotFit: one unit does not fit in this device's memory.
+        UsageError: measurements cannot be kept.
+    """
+    store = ProfileStore(cache_folder() / "profiles")
+    numbers = _numbers_alone(model)
+    if numbers is None:
+        config, name = find_config(model, dtype, progress)
+    else:
+        config, name = reference_config(), REFERENCE
+    profiled = measure_or_reuse(
+        config,
+        dtype,
+        store,
+        refresh=refresh,
+        max_seconds=max_seconds,
+        num_threads=num_threads,
+        progress=progress,
+    )
+    profiled = replace(profiled, measurement=replace(profiled.measurement, model=name))
+    if numbers is None:
+        return ProfileResult(name, profiled, profiled.measurement.to_profile())
+    works = unit_works(numbers, dtype)
+    return ProfileResult(numbers.name, profiled, profiled.measurement.estimate_profile(works))
+
+
+def find_config(model: str, dtype: str, progress: Progress) -> tuple[Any, str]:
+    """The `transformers` configuration of a model, and its name. Weights are wanted only of a .gguf file."""
+    if not model:
+        raise ModelNotFound("The model has an empty name. Give a folder, a .gguf file, a hub id, or a name.")
+    path = user_path(model)
+    if is_folder(path):
+        return read_config(path), path.resolve().name
+    if is_hub_id(model):
+        return read_config(hub_config_folder(model)), model
+    files = open_model(model, dtype, cache_dir=cache_folder(), progress=progress)
+    return files.config, files.name
+
+
+def reference_config() -> Any:
+    """TinyLlama's shape with few blocks: large enough to be bound by memory, small enough for any device."""
+    from transformers import LlamaConfig
+
+    return LlamaConfig(
+        hidden_size=2048,
+        intermediate_size=5632,
+        num_hidden_layers=4,
+        num_attention_heads=32,
+        num_key_value_heads=4,
+        vocab_size=32000,
+        max_position_embeddings=4096,
+    )
+
+
+def _numbers_alone(model: str) -> ModelConfig | None:
+    """The numbers of a model in configs/models/ or of a configuration file; None for one that may be on disk."""
+    path = user_path(model)
+    is_file = is_there(path) and not is_folder(path) and path.suffix in (".json", ".yaml", ".yml")
+    is_known = model.replace("-", "_") in (name.replace("-", "_") for name in known_names("models"))
+    return load_model_config(model) if is_file or (is_known and not is_there(path)) else None

@@ -1,0 +1,1 @@
+"""`shardnet plan` and `shardnet simulate`."""

@@ -1,0 +1,122 @@
+"""What `shardnet plan` and `shardnet simulate` are asked about: a problem file, or a model on a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from shardnet.described.clusters import Cluster, with_bandwidth, with_source
+from shardnet.described.estimates import Workload, estimate_problem
+from shardnet.described.model_sizes import ModelConfig
+from shardnet.errors import BadConfiguration, UsageError
+from shardnet.foreign.quoting import quoted, shortened
+from shardnet.launch.files.config_files import load_cluster, load_model_config
+from shardnet.launch.plan.options import ProblemOptions
+from shardnet.planner.problem import Problem
+from shardnet.simulator.what_if import halved_weights
+
+DEFAULT_CONTEXT = 1024
+DEFAULT_DTYPE = "float16"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The problem, and what else is known of it."""
+
+    problem: Problem
+    title: str
+    notes: tuple[str, ...] = ()
+    fewer_bits: tuple[str, Problem] | None = None
+    """What it is called and the problem with smaller weights, for --explain."""
+    load_bytes_per_s: Mapping[str, float] = field(default_factory=dict)
+
+
+def read_problem(options: ProblemOptions, in_flight: int) -> Asked:
+    """Read and check everything that the options name.
+
+    Args:
+        in_flight: sessions under way at once; without --sessions, KV memory is kept for so many.
+
+    Raises:
+        UsageError: options that do not go together, or what the files say is impossible.
+    """
+    if options.problem is not None:
+        return _from_problem_file(options, options.problem)
+    if options.model is None or options.cluster is None:
+        raise UsageError(
+            "Say what to place: --problem FILE, or --model M and --cluster FILE (see shardnet plan --help)."
+        )
+    return _from_model(options, options.model, options.cluster, in_flight)
+
+
+def _from_problem_file(options: ProblemOptions, path: Path) -> Asked:
+    given = {
+        "--model": options.model,
+        "--cluster": options.cluster,
+        "--dtype": options.dtype,
+        "--bits": options.bits,
+        "--bandwidth": options.bandwidth,
+    }
+    extra = [name for name, value in given.items() if value is not None]
+    if extra:
+        raise UsageError(f"{extra[0]} does not go with --problem, whose file says all of that; leave one of them out.")
+    changes: dict[str, Any] = {
+        "context_tokens": options.context,
+        "sessions": options.sessions,
+        "source": options.source,
+        "pin_embedding": options.pin_embedding,
+        "pin_head": options.pin_head,
+    }
+    problem = Problem.from_file(path)
+    problem = replace(problem, **{key: value for key, value in changes.items() if value is not None})
+    return Asked(
+        problem, shortened(path.name), fewer_bits=("half the bits of the weights (rough)", halved_weights(problem))
+    )
+
+
+def _from_model(options: ProblemOptions, model_name: str, cluster_name: str, in_flight: int) -> Asked:
+    model = load_model_config(model_name)
+    cluster = _changed(load_cluster(cluster_name), options)
+    sessions = in_flight if options.sessions is None else options.sessions
+    context = min(DEFAULT_CONTEXT, model.context_tokens) if options.context is None else options.context
+    workload = Workload(options.dtype or DEFAULT_DTYPE, options.bits, context, sessions)
+    estimate = estimate_problem(model, cluster, workload)
+    return Asked(
+        estimate.problem,
+        f"{model.name} on {cluster.name}",
+        estimate.notes,
+        _with_fewer_bits(model, cluster, workload),
+        estimate.load_bytes_per_s,
+    )
+
+
+def _changed(cluster: Cluster, options: ProblemOptions) -> Cluster:
+    if options.source is not None:
+        cluster = with_source(cluster, options.source)
+    for text in options.bandwidth or ():
+        pair, _, mbit = text.partition("=")
+        first, _, second = pair.partition(":")
+        try:
+            mbit_per_s = float(mbit)
+        except ValueError:
+            mbit_per_s = 0.0
+        if not (first and second and mbit_per_s > 0):
+            raise UsageError(f"cannot read --bandwidth {quoted(text)}; write it like phone:cloud=10 (in Mbit/s).")
+        cluster = with_bandwidth(cluster, first, second, mbit_per_s)
+    if options.pin_embedding is not None:
+        cluster = replace(cluster, pin_embedding=options.pin_embedding)
+    if options.pin_head is not None:
+        cluster = replace(cluster, pin_head=options.pin_head)
+    return cluster
+
+
+def _with_fewer_bits(model: ModelConfig, cluster: Cluster, workload: Workload) -> tuple[str, Problem] | None:
+    smaller = {32: 16, 16: 8, 8: 4}.get(workload.weight_bits)
+    if smaller is None:
+        return None
+    try:
+        return f"weights of {smaller} bits", estimate_problem(model, cluster, replace(workload, bits=smaller)).problem
+    except BadConfiguration:
+        return None

@@ -1,0 +1,229 @@
+"""The options of `shardnet plan` and `shardnet simulate`, each declared once, with what may stand there.
+
+Loads no planner: see `plan_run`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from shardnet.errors import BadRequest
+from shardnet.foreign.bounds import SECONDS, SESSIONS, TOKENS, Amount, Count, faults
+
+_WHAT = "What is placed"
+_HOW = "How"
+_RUN = "The run"
+_OUTPUT = "Output"
+_MANY = Count(1, TOKENS.most)
+A_DAY_S = 86_400.0
+
+Plot = Annotated[
+    Path | None, typer.Option("--plot", metavar="FILE", help="Draw it (.png, .svg, .pdf).", rich_help_panel=_OUTPUT)
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, nothing else.", rich_help_panel=_OUTPUT)]
+
+
+@dataclass(frozen=True)
+class ProblemOptions:
+    """What is to be placed."""
+
+    problem: Annotated[
+        Path | None,
+        typer.Option("--problem", metavar="FILE", help="A placement problem in JSON.", rich_help_panel=_WHAT),
+    ] = None
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help="A model folder, a .gguf file, a model file, or a name such as llama-2-7b.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None
+    cluster: Annotated[
+        str | None,
+        typer.Option("--cluster", "-c", help="A cluster file, or a name such as home.", rich_help_panel=_WHAT),
+    ] = None
+    dtype: Annotated[
+        str | None,
+        typer.Option("--dtype", help="float32, bfloat16 or float16.", show_default="float16", rich_help_panel=_WHAT),
+    ] = None
+    bits: Annotated[
+        int | None,
+        typer.Option(
+            "--bits", help="Of the linear layers' weights: 4, 8, 16, 32.", show_default="dtype's", rich_help_panel=_WHAT
+        ),
+    ] = None
+    context: Annotated[
+        int | None,
+        typer.Option("--context", help="Tokens to keep KV memory for.", show_default="1024", rich_help_panel=_WHAT),
+        TOKENS,
+    ] = None
+    sessions: Annotated[
+        int | None,
+        typer.Option(
+            "--sessions", help="Sessions to keep KV memory for.", show_default="in flight", rich_help_panel=_WHAT
+        ),
+        SESSIONS,
+    ] = None
+    source: Annotated[
+        str | None, typer.Option("--source", help="Where the prompt is typed.", rich_help_panel=_WHAT)
+    ] = None
+    bandwidth: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--bandwidth", metavar="A:B=MBIT", help="Change links, such as source:cloud=10.", rich_help_panel=_WHAT
+        ),
+    ] = None
+    pin_embedding: Annotated[
+        bool | None,
+        typer.Option("--pin-embedding/--free-embedding", help="The prompt stays on the source.", rich_help_panel=_WHAT),
+    ] = None
+    pin_head: Annotated[
+        bool | None,
+        typer.Option("--pin-head/--free-head", help="The answer stays on the source.", rich_help_panel=_WHAT),
+    ] = None
+
+
+@dataclass(frozen=True)
+class PlannerOptions:
+    """How to plan."""
+
+    objective: Annotated[
+        str, typer.Option("--objective", "-o", help="latency, throughput or energy.", rich_help_panel=_HOW)
+    ] = "latency"
+    in_flight: Annotated[
+        int, typer.Option("--in-flight", "-f", help="Sessions under way at once.", rich_help_panel=_HOW), SESSIONS
+    ] = 1
+    method: Annotated[
+        str,
+        typer.Option(
+            "--method", help="auto, exact, edgeshard, lingualinked, even, memory or solo.", rich_help_panel=_HOW
+        ),
+    ] = "auto"
+    lap_limit: Annotated[
+        float | None,
+        typer.Option("--lap-limit", metavar="S", help="Longest lap, in seconds.", rich_help_panel=_HOW),
+        Amount(SECONDS.most, above_zero=True),
+    ] = None
+    time_limit: Annotated[
+        float | None,
+        typer.Option(
+            "--time-limit",
+            metavar="S",
+            help="Longest search, in seconds.",
+            show_default="60 for up to 16 devices, 8, or 45 for over 200",
+            rich_help_panel=_HOW,
+        ),
+        Amount(A_DAY_S, above_zero=True),
+    ] = None
+
+
+@dataclass(frozen=True)
+class PlanOutput:
+    """What `shardnet plan` shows."""
+
+    compare: Annotated[bool, typer.Option("--compare", help="All methods side by side.", rich_help_panel=_OUTPUT)] = (
+        False
+    )
+    explain: Annotated[
+        bool, typer.Option("--explain", help="What limits it, and what would help.", rich_help_panel=_OUTPUT)
+    ] = False
+    plot: Plot = None
+    json: Json = False
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What `shardnet simulate` runs and shows."""
+
+    plan_file: Annotated[
+        Path | None,
+        typer.Option("--plan", metavar="FILE", help="Run this plan (of plan --json).", rich_help_panel=_HOW),
+    ] = None
+    prompt_tokens: Annotated[
+        int, typer.Option("--prompt-tokens", help="Length of each prompt.", rich_help_panel=_RUN), TOKENS
+    ] = 128
+    new_tokens: Annotated[
+        int, typer.Option("--new-tokens", "-n", help="Length of each answer.", rich_help_panel=_RUN), _MANY
+    ] = 128
+    requests: Annotated[
+        int | None,
+        typer.Option("--requests", help="Prompts in all.", show_default="in flight", rich_help_panel=_RUN),
+        _MANY,
+    ] = None
+    prefill_chunk: Annotated[
+        int,
+        typer.Option("--prefill-chunk", help="Tokens of a prompt that travel together.", rich_help_panel=_RUN),
+        _MANY,
+    ] = 128
+    jitter: Annotated[
+        float, typer.Option("--jitter", help="Spread of all times (0.2: about 20%).", rich_help_panel=_RUN), Amount(2)
+    ] = 0.0
+    seed: Annotated[
+        int, typer.Option("--seed", help="Of the jitter.", rich_help_panel=_RUN), Count(-(2**63), 2**63)
+    ] = 0
+    event: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--event",
+            metavar="EVENT",
+            help="'t=5 slow NAME 3x', 't=5 slow A>B 3x', 't=9 leave NAME', 't=20 join NAME'.",
+            rich_help_panel=_RUN,
+        ),
+    ] = None
+    events: Annotated[
+        Path | None,
+        typer.Option("--events", metavar="FILE", help="Events in YAML or JSON.", rich_help_panel=_RUN),
+    ] = None
+    rebalance: Annotated[
+        bool, typer.Option("--rebalance/--no-rebalance", help="Move layers while it runs.", rich_help_panel=_RUN)
+    ] = True
+    plot: Plot = None
+    trace: Annotated[
+        Path | None,
+        typer.Option("--trace", metavar="FILE", help="Write a Chrome trace.", rich_help_panel=_OUTPUT),
+    ] = None
+    json: Json = False
+
+
+def flattened(command: Callable[..., None]) -> Callable[..., None]:
+    """The command as Typer wants it: an option for each field of the dataclasses that it takes."""
+    records = {name: kind for name, kind in get_type_hints(command).items() if name != "return"}
+    declared = {
+        field.name: inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=field.default,
+            annotation=get_type_hints(kind, include_extras=True)[field.name],
+        )
+        for kind in records.values()
+        for field in fields(kind)
+    }
+
+    def run(**given: Any) -> None:
+        made = {name: kind(**{each.name: given[each.name] for each in fields(kind)}) for name, kind in records.items()}
+        for record in made.values():
+            _check(record)
+        command(**made)
+
+    run.__doc__ = command.__doc__
+    run.__annotations__ = {name: parameter.annotation for name, parameter in declared.items()}
+    run.__signature__ = inspect.Signature(list(declared.values()))  # type: ignore[attr-defined]
+    return run
+
+
+def _check(record: Any) -> None:
+    """Refuse an option whose value is out of the bounds that stand beside it.
+
+    Raises:
+        BadRequest: names the option.
+    """
+    for name, fault in faults(record):
+        raise BadRequest(f"--{name.replace('_', '-')} {fault}.")

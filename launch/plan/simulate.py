@@ -1,0 +1,124 @@
+"""What `shardnet simulate` does."""
+
+from __future__ import annotations
+
+import json as json_format
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from shardnet.described.schema import Place, read_record
+from shardnet.errors import BadConfiguration, DoesNotFit, UsageError
+from shardnet.foreign.quoting import shortened
+from shardnet.launch.console import plain_console
+from shardnet.launch.files.config_files import load_data_file
+from shardnet.launch.files.output_files import require_picture, require_writable
+from shardnet.launch.plan import tables as plan_tables
+from shardnet.launch.plan.inputs import Asked, read_problem
+from shardnet.launch.plan.options import PlannerOptions, ProblemOptions, RunOptions
+from shardnet.launch.plan.run import ConfiguredPlanner
+from shardnet.plan import Plan, StagePlan
+from shardnet.planner import plan_to_dict
+from shardnet.planner.costs import evaluate
+from shardnet.planner.problem import Problem
+from shardnet.policy.rebalance import without_devices
+from shardnet.simulator import Event, Load, Recovery, Result, parse_event, read_events, simulate
+
+
+def run(options: ProblemOptions, how: PlannerOptions, wanted: RunOptions) -> None:
+    """Plan, simulate and print.
+
+    Raises:
+        UsageError: bad input.
+        DoesNotFit: nothing fits, at the start or after a loss.
+    """
+    require_picture(wanted.plot)
+    require_writable(wanted.trace, "--trace")
+    planner = ConfiguredPlanner(how)
+    asked = read_problem(options, how.in_flight)
+    events = _read_events(wanted.event or (), wanted.events)
+    load = Load(
+        how.in_flight,
+        wanted.requests,
+        wanted.prompt_tokens,
+        wanted.new_tokens,
+        wanted.prefill_chunk,
+        wanted.jitter,
+        wanted.seed,
+    )
+    if wanted.plan_file is not None:
+        start = _read_plan(wanted.plan_file, asked.problem, how)
+    else:
+        start = _plan_without(_absent_at_start(asked.problem, events), asked.problem, planner)
+    recovery = Recovery(planner, load_bytes_per_s=dict(asked.load_bytes_per_s), rebalance=wanted.rebalance)
+    result = simulate(asked.problem, start, load, events, recovery)
+    if wanted.trace is not None:
+        _write(wanted.trace, json_format.dumps(result.to_trace()))
+    if wanted.plot is not None:
+        from shardnet.launch.plan.plots import draw_run
+
+        draw_run(result, wanted.plot, f"{asked.title}: predicted run")
+    _print_run(result, start, asked, json=wanted.json)
+    if result.failed:
+        raise DoesNotFit(f"The simulated run ended early at {result.duration_s:.3g} s: {result.failed.rstrip('.')}.")
+
+
+def _print_run(result: Result, start: Plan, asked: Asked, *, json: bool) -> None:
+    if json:
+        print(json_format.dumps({**result.to_dict(), "plan": plan_to_dict(start)}, indent=2))
+        return
+    console = plain_console()
+    plan_tables.print_run(console, result, start, asked.title)
+    for note in asked.notes:
+        console.print(note, style="dim")
+
+
+def _read_events(texts: Sequence[str], path: Path | None) -> tuple[Event, ...]:
+    listed = tuple(parse_event(text) for text in texts)
+    return listed + (read_events(load_data_file(path), shortened(path.name)) if path is not None else ())
+
+
+def _absent_at_start(problem: Problem, events: tuple[Event, ...]) -> list[str]:
+    """The devices whose first event is that they join."""
+    first: dict[str, str] = {}
+    for event in sorted(events, key=lambda event: event.at_s):
+        if event.kind != "slow":
+            first.setdefault(event.device, event.kind)
+    return [device for device, kind in first.items() if kind == "join" and device in problem.index]
+
+
+def _plan_without(absent: Sequence[str], problem: Problem, planner: ConfiguredPlanner) -> Plan:
+    """The plan at the start.
+
+    Raises:
+        DoesNotFit: nothing fits; says so where it is for want of those who join later.
+    """
+    if not absent:
+        return planner(problem)
+    try:
+        return planner(without_devices(problem, absent))
+    except DoesNotFit as error:
+        raise DoesNotFit(f"Before {', '.join(absent)} joins, nothing fits. {error}") from error
+
+
+def _read_plan(path: Path, problem: Problem, how: PlannerOptions) -> Plan:
+    """The stages of a file as `shardnet plan --json` writes it."""
+    data, place = load_data_file(path), Place(shortened(str(path)))
+    rows = data.get("stages") if isinstance(data, Mapping) else None
+    if not isinstance(rows, list) or not rows:
+        raise BadConfiguration(f"{place.file} is no plan: it needs a list 'stages', as shardnet plan --json prints it.")
+    if len(rows) > problem.num_units:
+        raise BadConfiguration(f"{place.file} has {len(rows)} stages for the {problem.num_units} units of the problem.")
+    stages = tuple(
+        read_record(StagePlan, row, place.at(data, "stages").item(index, row)) for index, row in enumerate(rows)
+    )
+    cost = evaluate(problem, stages)
+    method = shortened(str(data.get("method", path.name)), 60)
+    rate = cost.rate(how.in_flight)
+    return Plan(stages, method=method, objective=how.objective, lap_s=cost.lap_s, rate_per_s=rate)
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"Cannot write {path}: {error.strerror}. Name another file with --trace.") from error

@@ -1,0 +1,1 @@
+"""GGUF files, believed in nothing, converted once into a folder in Hugging Face layout."""

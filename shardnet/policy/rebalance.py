@@ -1,0 +1,199 @@
+"""When a running plan should change, and what moves then. Pure: no clock, no network.
+
+`revise` is asked now and then with what was observed. It answers with a plan only when the predicted gain is worth it
+(threshold), has been so for a while (hysteresis), and the last change is long enough ago (cool-down). A lost device
+needs no threshold: see `replace_lost`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
+
+from shardnet.described.schema import require
+from shardnet.errors import DoesNotFit, ShardnetError
+from shardnet.foreign.bounds import BYTES_PER_S, SECONDS
+from shardnet.plan import Plan
+from shardnet.planner.costs import Cost, evaluate
+from shardnet.planner.least_moves import keep_places, repairs
+from shardnet.planner.problem import Device, Link, Problem
+
+Replan = Callable[[Problem], Plan]
+
+
+@dataclass(frozen=True)
+class Policy:
+    """When a gain is worth a move."""
+
+    min_gain: float = 0.15
+    """Share by which the objective must improve."""
+    hold_s: float = 2.0
+    """The gain must be predicted for so long without a break."""
+    cool_down_s: float = 15.0
+    """Between two changes."""
+
+    def __post_init__(self) -> None:
+        for name in ("min_gain", "hold_s", "cool_down_s"):
+            require(getattr(self, name) >= 0, f"{name} must not be negative, but is {getattr(self, name)}.")
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What is known of a cluster at one moment."""
+
+    now_s: float
+    problem: Problem
+    """As profiled, with every device that may be used."""
+    device_slowdown: Mapping[str, float] = field(default_factory=dict)
+    """Measured over profiled stage time of each device; 1 where absent."""
+    link_slowdown: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    in_flight: int = 1
+    changed_s: float = float("-inf")
+    """When the plan changed last."""
+    better_since_s: float | None = None
+    """Since when each look has predicted a gain: `Decision.better_since_s` of the look before."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Keep the plan (None), or change to another; and why, in words."""
+
+    plan: Plan | None
+    why: str
+    better_since_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Move:
+    """One unit goes to another device. `source` is None where nobody living has it."""
+
+    unit: int
+    source: str | None
+    target: str
+
+
+def revise(plan: Plan, observed: Observed, policy: Policy, replan: Replan) -> Decision:
+    """Whether to change a plan whose devices all live.
+
+    Args:
+        replan: makes the best plan of a problem, for `plan.objective`.
+    """
+    since_s = observed.now_s - observed.changed_s
+    if since_s < policy.cool_down_s:
+        return Decision(
+            None, f"the last change was {since_s:.1f} s ago, within the cool-down of {policy.cool_down_s:g} s"
+        )
+    seen = observed_problem(observed)
+    now = objective_value(evaluate(seen, plan.stages), plan.objective, observed.in_flight)
+    try:
+        candidate = keep_places(plan, replan(seen), seen)
+    except ShardnetError as error:  # nothing fits, or a solver is late: what runs goes on
+        return Decision(None, f"no other plan can be made now: {error}")
+    then = objective_value(evaluate(seen, candidate.stages), plan.objective, observed.in_flight)
+    gain = 1 - then / now if now > 0 else 0.0
+    if candidate.stages == plan.stages or gain < policy.min_gain:
+        return Decision(None, f"the best plan would gain {gain:.0%}, less than {policy.min_gain:.0%}")
+    since = observed.better_since_s if observed.better_since_s is not None else observed.now_s
+    if observed.now_s - since < policy.hold_s:
+        return Decision(None, f"a gain of {gain:.0%} is predicted; it must hold for {policy.hold_s:g} s", since)
+    why = f"gains {gain:.0%} ({plan.objective})"
+    return Decision(replace(candidate, version=plan.version + 1), why)
+
+
+def replace_lost(
+    plan: Plan, observed: Observed, lost: Collection[str], replan: Replan, policy: Policy | None = None
+) -> Plan:
+    """The plan after devices were lost.
+
+    The best one, unless one that moves nothing but the lost units is worse by less than the policy's `min_gain`: what
+    moves has to be loaded before anything goes on.
+
+    Raises:
+        DoesNotFit: the others cannot hold the model.
+    """
+    left = without_devices(observed_problem(observed), lost)
+    best = keep_places(plan, replan(left), left)
+    in_flight, objective = observed.in_flight, plan.objective
+    limit = objective_value(evaluate(left, best.stages), objective, in_flight) * (1 + (policy or Policy()).min_gain)
+    mended = [(objective_value(evaluate(left, each), objective, in_flight), each) for each in repairs(plan, left, lost)]
+    if mended:
+        value, stages = min(mended, key=lambda row: row[0])
+        if value <= limit:
+            cost = evaluate(left, stages)
+            best = replace(best, stages=stages, lap_s=cost.lap_s, bottleneck_s=cost.bottleneck_s, gap=None)
+            best = replace(best, rate_per_s=cost.rate(in_flight), energy_j=cost.energy_j, optimal=False)
+    return replace(best, version=plan.version + 1)
+
+
+def moves(old: Plan, new: Plan, lost: Collection[str] = ()) -> tuple[Move, ...]:
+    """Which units change their device, in unit order."""
+    before, after = _owners(old), _owners(new)
+    return tuple(
+        Move(unit, None if before[unit] in lost else before[unit], after[unit])
+        for unit in range(len(after))
+        if before[unit] != after[unit]
+    )
+
+
+def observed_problem(observed: Observed) -> Problem:
+    """The profiled problem with the slowdowns that were seen."""
+    problem = observed.problem
+    if not observed.device_slowdown and not observed.link_slowdown:
+        return problem
+    devices = tuple(_slowed(device, observed.device_slowdown.get(device.name, 1.0)) for device in problem.devices)
+    links = tuple(_slowed_link(link, observed.link_slowdown) for link in problem.links)
+    return replace(problem, devices=devices, links=links)
+
+
+def without_devices(problem: Problem, names: Collection[str]) -> Problem:
+    """The problem without some devices, and without those that the source cannot reach then.
+
+    Raises:
+        DoesNotFit: the source itself is gone.
+    """
+    if problem.source in names:
+        raise DoesNotFit(
+            f"The source {problem.source} is gone, and the prompt with it; start again from another device."
+        )
+    links = [link for link in problem.links if link.source not in names and link.target not in names]
+    reached = {problem.source}
+    while True:
+        more = {link.target for link in links if link.source in reached} - reached
+        if not more:
+            break
+        reached |= more
+    return replace(
+        problem,
+        devices=tuple(device for device in problem.devices if device.name in reached),
+        links=tuple(link for link in links if link.source in reached and link.target in reached),
+    )
+
+
+def objective_value(cost: Cost, objective: str, in_flight: int) -> float:
+    """What the objective wants small: seconds per token of one session, of all, or joules per token."""
+    if objective == "energy" and cost.energy_j is not None:
+        return cost.energy_j
+    return cost.lap_s if objective == "latency" else 1 / cost.rate(in_flight)
+
+
+def _owners(plan: Plan) -> list[str]:
+    return [stage.device for stage in plan.stages for _ in range(stage.num_units)]
+
+
+def _slowed(device: Device, factor: float) -> Device:
+    if factor == 1.0:
+        return device
+    prefill = device.prefill_unit_seconds
+    return replace(
+        device,
+        unit_seconds=tuple(SECONDS.clamped(seconds * factor) for seconds in device.unit_seconds),
+        prefill_unit_seconds=None if prefill is None else tuple(SECONDS.clamped(each * factor) for each in prefill),
+    )
+
+
+def _slowed_link(link: Link, slowdown: Mapping[tuple[str, str], float]) -> Link:
+    factor = slowdown.get((link.source, link.target), 1.0)
+    if factor == 1.0:
+        return link
+    latency_s, bytes_per_s = SECONDS.clamped(link.latency_s * factor), BYTES_PER_S.clamped(link.bytes_per_s / factor)
+    return replace(link, latency_s=latency_s, bytes_per_s=bytes_per_s)

@@ -1,0 +1,128 @@
+"""One answer as it comes from a session: pieces of text, and in the end what it came to."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from shardnet.errors import ShardnetError
+from shardnet.process.forks import Birthplace
+from shardnet.session.sessions import Session
+from shardnet.session.text import TextStream
+
+LEAST_TOKENS_OF_A_RATE = 8
+"""Shorter answers say nothing about the speed of decoding: four tokens once came "at 9701 tokens/s"."""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One finished answer."""
+
+    text: str
+    token_ids: list[int]
+    prompt_tokens: int
+    finish_reason: str
+    """'eos', 'length', 'stop' (a stop string), or 'cancelled'."""
+    tokens_per_s: float | None
+    """Of decoding: tokens after the first, per second after the first. None of an answer too short to tell."""
+    time_to_first_token_s: float
+
+
+class Stream:
+    """An answer as it comes: iterate for pieces of text. `result` is there when the iteration has ended.
+
+    It is read once, as a file is: everyone who iterates, in this thread or in another, takes the pieces that nobody has
+    taken yet, and after a `break` the next loop goes on from there. An error comes to everyone who reads on. It ends
+    early with `close`, with a `with` block, and when nobody holds it any more.
+    """
+
+    def __init__(self, session: Session, text: TextStream, on_finished: Callable[[Generation], None]) -> None:
+        self.is_finished = False
+        self._birthplace = Birthplace("this stream")
+        self._session = session
+        self._tokens = iter(session)
+        self._text = text
+        self._on_finished = on_finished
+        self._pieces: list[str] = []
+        self._ids: list[int] = []
+        self._finish_reason = "cancelled"
+        self._is_read = False
+        self._failure: ShardnetError | None = None
+        self._reading = threading.Lock()
+        """Held by who waits for the next piece; `close` does without it."""
+        self._ending = threading.Lock()
+
+    def __iter__(self) -> Stream:
+        return self
+
+    def __next__(self) -> str:
+        self._birthplace.check()
+        with self._reading:
+            while not self._is_read:
+                if piece := self._take():
+                    return piece
+            if self._failure is not None:
+                raise copy.copy(self._failure)
+        raise StopIteration
+
+    def close(self) -> None:
+        """Stop generating. Safe to call twice, and after the end."""
+        if not self._birthplace.is_here:
+            return
+        self._session.cancel()
+        with self._ending:
+            if self.is_finished:
+                return
+            self.is_finished = True
+        self._on_finished(self.result)
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def result(self) -> Generation:
+        """What was generated; after an early `close`, what came until then."""
+        session = self._session
+        first_s = session.first_token_s or session.started_s
+        decode_s = (session.last_token_s or first_s) - first_s
+        has_rate = len(self._ids) >= LEAST_TOKENS_OF_A_RATE and decode_s > 0
+        return Generation(
+            text="".join(self._pieces),
+            token_ids=list(self._ids),
+            prompt_tokens=session.spec.prompt_tokens,
+            finish_reason=self._finish_reason,
+            tokens_per_s=(len(self._ids) - 1) / decode_s if has_rate else None,
+            time_to_first_token_s=first_s - session.started_s,
+        )
+
+    def _take(self) -> str:
+        """The text that the next token makes certain, or, where none comes, what had been held back."""
+        try:
+            token = next(self._tokens, None)
+        except BaseException as error:
+            if isinstance(error, ShardnetError):
+                self._failure = copy.copy(error)  # without the traceback, which holds us
+            self._end()
+            raise
+        if token is None:
+            piece = self._text.finish()
+        else:
+            self._ids.append(token.token_id)
+            piece = "" if token.finish_reason == "eos" else self._text.push(token.token_id)
+            self._finish_reason = token.finish_reason or self._finish_reason
+        if piece:
+            self._pieces.append(piece)
+        if self._text.is_stopped:
+            self._finish_reason = "stop"
+        if token is None or self._text.is_stopped:
+            self._end()
+        return piece
+
+    def _end(self) -> None:
+        self._is_read = True
+        self.close()

@@ -1,0 +1,204 @@
+"""The work that waits at a stage, and which of it goes into the next step.
+
+A step takes *all* waiting decode work of all sessions, and prompt chunks up to a token budget: so a long prompt neither
+stalls the others nor is starved by them. Work of one session is applied in order and once: what comes too early waits,
+what was applied before is dropped. No locks, no clock, no tensors' contents: `shardnet.stage.stage` guards it.
+
+A part and its rows stay together: what waits is a list of pieces, and each says at which row of its packet it begins.
+
+Legend: T new tokens, H hidden size.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+
+from shardnet.errors import BadRequest
+from shardnet.transport.messages import Part
+
+LengthOf = Callable[[int], "int | None"]
+"""Tokens that a session has cached at this stage; None where it is not open."""
+OnTaken = Callable[[], None]
+
+
+class _Piece(NamedTuple):
+    """New tokens of one session that still wait, and where their rows begin in their packet."""
+
+    part: Part
+    first_row: int
+
+    def cut(self, size: int) -> tuple[_Piece, _Piece]:
+        """The first `size` tokens, and those behind them."""
+        session, position, num_tokens = self.part
+        head = _Piece(Part(session, position, size), self.first_row)
+        tail = _Piece(Part(session, position + size, num_tokens - size), self.first_row + size)
+        return head, tail
+
+
+class Packet:
+    """What one hop brought: parts and their rows.
+
+    Args:
+        parts: new tokens of sessions; one session may have several parts.
+        rows: hidden states [sum T, H], or token ids [sum T], in the order of `parts`.
+        on_taken: called when the last of a prompt's chunks here is taken: the sender may send another.
+
+    Raises:
+        BadRequest: the rows are not as many as the parts say, or a part is no part.
+    """
+
+    __slots__ = ("on_taken", "parts", "pieces", "rows")
+
+    def __init__(self, parts: tuple[Part, ...], rows: torch.Tensor, on_taken: OnTaken | None = None) -> None:
+        self.parts = parts
+        self.rows = rows
+        self.on_taken = [] if on_taken is None else [on_taken]
+        self.pieces: list[_Piece] = []
+        first_row = 0
+        for part in parts:
+            if part.num_tokens < 1 or part.position < 0:
+                raise BadRequest(f"{part.num_tokens} tokens at position {part.position} are no work for a stage.")
+            self.pieces.append(_Piece(part, first_row))
+            first_row += part.num_tokens
+        if first_row != rows.shape[0]:
+            raise BadRequest(f"A hop's parts count {first_row} tokens and it brings {rows.shape[0]} rows.")
+
+
+@dataclass(slots=True)
+class StepWork:
+    """What goes through the shard in one step; at most one part a session."""
+
+    parts: list[Part]
+    rows: torch.Tensor
+    num_bulk_parts: int
+    """The last so many of `parts` belong to prompts."""
+
+
+@dataclass(slots=True)
+class Taken:
+    """The outcome of one look at the inbox."""
+
+    work: StepWork | None = None
+    """None where nothing that waits can run now."""
+    on_taken: list[OnTaken] = field(default_factory=list)
+    """To be called, without a lock: packets of prompts of which nothing waits any more."""
+
+
+class Inbox:
+    """Decode packets and prompt packets, each in order of arrival."""
+
+    def __init__(self, chunk_tokens: int) -> None:
+        self._chunk_tokens = chunk_tokens
+        self._decode: deque[Packet] = deque()
+        self._bulk: deque[Packet] = deque()
+
+    def put(self, packet: Packet, *, is_bulk: bool) -> bool:
+        """Let a packet wait; False for one that is sent again while the first waits: it is answered with that one."""
+        waiting = self._bulk if is_bulk else self._decode
+        twin = next((other for other in waiting if other.parts == packet.parts), None)
+        if twin is not None:
+            twin.on_taken += packet.on_taken
+            return False
+        waiting.append(packet)
+        return True
+
+    def __len__(self) -> int:
+        return len(self._decode) + len(self._bulk)
+
+    def clear(self) -> list[OnTaken]:
+        """Drop everything; return whom to tell that it was taken."""
+        dropped = [on_taken for packet in self._bulk for on_taken in packet.on_taken]
+        self._decode.clear()
+        self._bulk.clear()
+        return dropped
+
+    def take(self, length_of: LengthOf, *, allow_bulk: bool) -> Taken:
+        """Choose the next step."""
+        step = _Choice(length_of)
+        self._decode = step.choose(self._decode, None)
+        num_decode_parts = len(step.parts)
+        if allow_bulk:
+            self._bulk = step.choose(self._bulk, self._chunk_tokens)
+        if not step.parts:
+            return Taken(None, step.on_taken)
+        rows = step.rows[0] if len(step.rows) == 1 else torch.cat(step.rows)
+        return Taken(StepWork(step.parts, rows, len(step.parts) - num_decode_parts), step.on_taken)
+
+
+class _Choice:
+    """What was chosen for a step so far: at most one part of each session."""
+
+    def __init__(self, length_of: LengthOf) -> None:
+        self.parts: list[Part] = []
+        self.rows: list[torch.Tensor] = []
+        self.on_taken: list[OnTaken] = []
+        self._length_of = length_of
+        self._sessions: set[int] = set()
+
+    def choose(self, packets: deque[Packet], budget: int | None) -> deque[Packet]:
+        """Take what can run now, oldest first, up to `budget` tokens; return what goes on waiting.
+
+        A piece that is longer than what is left of the budget is cut.
+        """
+        waiting: deque[Packet] = deque()
+        for packet in packets:
+            if budget == 0:
+                waiting.append(packet)
+                continue
+            now: list[_Piece] = []
+            later: list[_Piece] = []
+            for piece in packet.pieces:
+                budget = self._sort(piece, budget, now, later)
+            if now:
+                self.parts += [piece.part for piece in now]
+                self.rows.append(_rows_of(now, packet.rows))
+            if later:
+                packet.pieces = later
+                waiting.append(packet)
+            else:
+                self.on_taken += packet.on_taken
+        return waiting
+
+    def _sort(self, piece: _Piece, budget: int | None, now: list[_Piece], later: list[_Piece]) -> int | None:
+        """Put a piece, or its halves, where they belong; return what is left of the budget.
+
+        Drops what is repeated, and what has no open session.
+        """
+        session, position, num_tokens = piece.part
+        length = self._length_of(session)
+        if length is None or position + num_tokens <= length:
+            return budget
+        if position < length:
+            _, piece = piece.cut(length - position)
+        is_early = piece.part.position > length
+        if is_early or session in self._sessions or budget == 0:
+            later.append(piece)
+            return budget
+        if budget is not None:
+            if piece.part.num_tokens > budget:
+                piece, rest = piece.cut(budget)
+                later.append(rest)
+            budget -= piece.part.num_tokens
+        self._sessions.add(session)
+        now.append(piece)
+        return budget
+
+
+def _rows_of(pieces: list[_Piece], rows: torch.Tensor) -> torch.Tensor:
+    """The rows of `pieces` in their order; what lies side by side is not copied."""
+    slices: list[torch.Tensor] = []
+    start = end = pieces[0].first_row
+    for piece in pieces:
+        if piece.first_row != end:
+            slices.append(rows[start:end])
+            start = piece.first_row
+        end = piece.first_row + piece.part.num_tokens
+    if not slices and start == 0 and end == rows.shape[0]:
+        return rows
+    slices.append(rows[start:end])
+    return slices[0] if len(slices) == 1 else torch.cat(slices)

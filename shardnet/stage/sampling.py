@@ -1,0 +1,137 @@
+"""Chooses the next token of a session from its logits. Runs where the head is, so that only ids travel.
+
+The warpers are those of `transformers`, in its order, and the random numbers of a session are its own: with a seed they
+are those of `torch.manual_seed(seed); model.generate(...)`, whatever the split and whichever other sessions share the
+step. In float32 the tokens are the same, too. In bfloat16 and float16 the logits agree to rounding only, for how a
+product is rounded depends on how many tokens share its step; where two tokens are nearly even, the choice may differ.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from transformers.generation.logits_process import (
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from shardnet.errors import BadRequest
+from shardnet.foreign.quoting import quoted
+from shardnet.transport.messages import SamplingOptions, SessionSpec
+
+
+class Sampler:
+    """The sampler of one session; `dtype` is what the model computes in, for the advice in errors."""
+
+    def __init__(self, spec: SessionSpec, dtype: torch.dtype) -> None:
+        options = spec.sampling
+        self.is_greedy = options.temperature == 0.0
+        self._processors = _processors(options)
+        self._generator = torch.Generator().manual_seed(options.seed)
+        self._options = options
+        self._dtype = str(dtype).removeprefix("torch.")
+        self._ids = list(spec.prompt_ids) if options.repetition_penalty != 1.0 else None
+
+    @property
+    def is_argmax(self) -> bool:
+        """True where the choice is the plain argmax, which a step does for all such sessions at once."""
+        return self.is_greedy and not self._processors
+
+    def sample(self, logits_V: torch.Tensor) -> int:
+        """Choose from `logits_V` [vocabulary], fp32.
+
+        Raises:
+            BadRequest: the scores are no finite numbers: the model's own, or what the options make of them.
+        """
+        ids = cast(torch.LongTensor, torch.tensor([self._ids or []], dtype=torch.long))
+        scores = self._processors(ids, cast(torch.FloatTensor, logits_V[None]))
+        if self.is_greedy:
+            token = int(scores.argmax(dim=-1))
+            if not math.isfinite(scores[0, token]):
+                raise self.not_finite(logits_V)
+        else:
+            probabilities = torch.softmax(scores, dim=-1)
+            if not bool(probabilities.isfinite().all()):
+                raise self.not_finite(logits_V)
+            token = int(torch.multinomial(probabilities, num_samples=1, generator=self._generator))
+        if self._ids is not None:
+            self._ids.append(token)
+        return token
+
+    def not_finite(self, logits_V: torch.Tensor) -> BadRequest:
+        """The error for scores among which nothing can be chosen, and whose fault it is."""
+        if math.isfinite(logits_V.max()):
+            options = self._options
+            return BadRequest(
+                f"with temperature {options.temperature:g} and repetition-penalty {options.repetition_penalty:g} the "
+                "scores of the next token are no finite numbers. Choose values nearer to 1."
+            )
+        advice = (
+            "float16 ends at 65504: load it as bfloat16 or float32."
+            if self._dtype == "float16"
+            else "Its weights hold values that are no finite numbers, or the checkpoint is damaged. Get the model anew."
+        )
+        return BadRequest(f"the model's scores of the next token, in {self._dtype}, are no finite numbers. {advice}")
+
+
+def sample_step(samplers: Sequence[Sampler], logits_NV: torch.Tensor) -> list[int | BadRequest]:
+    """Choose the next token of each session of a step; `logits_NV` [sessions, vocabulary], fp32.
+
+    A session that cannot go on has its error in the place of a token: the others do go on. Some scores may be -inf, the
+    best may not be; where one is no number, argmax finds that one.
+    """
+    if all(sampler.is_argmax for sampler in samplers):
+        tokens_N1 = logits_NV.argmax(dim=-1, keepdim=True)
+        best_N1 = logits_NV.gather(1, tokens_N1)
+        chosen = zip(samplers, tokens_N1[:, 0].tolist(), best_N1[:, 0].tolist(), logits_NV, strict=True)
+        return [token if math.isfinite(score) else sampler.not_finite(row) for sampler, token, score, row in chosen]
+    return [_sample_or_error(sampler, row) for sampler, row in zip(samplers, logits_NV, strict=True)]
+
+
+def _sample_or_error(sampler: Sampler, logits_V: torch.Tensor) -> int | BadRequest:
+    try:
+        return sampler.sample(logits_V)
+    except BadRequest as error:
+        return error
+
+
+def check_sampling(options: SamplingOptions) -> str | None:
+    """What is wrong with `options`, in one sentence; None where nothing is."""
+    if not (math.isfinite(options.temperature) and options.temperature >= 0):
+        return f"temperature must be 0 (greedy) or more, but is {options.temperature}."
+    if not 0 <= options.top_k < 2**63:
+        return f"top-k must be 0 (all tokens) or more, and below 2**63, but is {quoted(options.top_k)}."
+    if not 0 < options.top_p <= 1:
+        return f"top-p must be above 0 and at most 1, but is {options.top_p}."
+    if not 0 <= options.min_p <= 1:
+        return f"min-p must be between 0 and 1, but is {options.min_p}."
+    if not (math.isfinite(options.repetition_penalty) and options.repetition_penalty > 0):
+        return f"repetition-penalty must be above 0, but is {options.repetition_penalty}."
+    if not 0 <= options.seed < 2**63:
+        return f"seed must be between 0 and 2**63 - 1, but is {quoted(options.seed)}."
+    return None
+
+
+def _processors(options: SamplingOptions) -> LogitsProcessorList:
+    """The processors in the order of `GenerationMixin._get_logits_processor`."""
+    processors = LogitsProcessorList()
+    if options.repetition_penalty != 1.0:
+        processors.append(RepetitionPenaltyLogitsProcessor(penalty=options.repetition_penalty))
+    if options.temperature == 0.0:
+        return processors
+    if options.temperature != 1.0:
+        processors.append(TemperatureLogitsWarper(options.temperature))
+    if options.top_k:
+        processors.append(TopKLogitsWarper(options.top_k))
+    if options.top_p < 1.0:
+        processors.append(TopPLogitsWarper(options.top_p))
+    if options.min_p > 0.0:
+        processors.append(MinPLogitsWarper(options.min_p))
+    return processors

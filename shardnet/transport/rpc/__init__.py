@@ -1,0 +1,1 @@
+"""The transport between processes: torch.distributed.rpc in an elastic group. Nothing else imports it."""
