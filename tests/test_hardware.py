@@ -6,23 +6,24 @@ from pathlib import Path
 import pytest
 
 from shardnet.described.schema import Place, read_record
-from shardnet.profiling.hardware import (
-    Hardware,
+from shardnet.profiling.cores import (
     core_max_khz,
     cpu_quota,
-    describe_hardware,
     fast_cores,
-    group_free_bytes,
-    is_phone,
     last_level_cache_bytes,
-    machine_memory,
     max_threads,
+    usable_cores,
+)
+from shardnet.profiling.hardware import Hardware, describe_hardware
+from shardnet.profiling.memory import (
+    group_free_bytes,
+    machine_memory,
     memory_budget,
     num_process_threads,
     process_rss_bytes,
-    usable_cores,
     usable_memory_bytes,
 )
+from shardnet.profiling.phone import is_phone
 
 GIB = 2**30
 
@@ -152,8 +153,8 @@ def test_without_proc_the_c_library_says_what_there_is(tmp_path: Path, monkeypat
     def missing(*_: object) -> None:
         raise FileNotFoundError("/proc/meminfo")
 
-    monkeypatch.setattr("shardnet.profiling.hardware.psutil.virtual_memory", missing)
-    monkeypatch.setattr("shardnet.profiling.hardware.psutil.Process", missing)
+    monkeypatch.setattr("shardnet.profiling.memory.psutil.virtual_memory", missing)
+    monkeypatch.setattr("shardnet.profiling.memory.psutil.Process", missing)
     memory = machine_memory(tmp_path)
     assert 0 < memory.available_bytes <= memory.total_bytes
     assert memory.total_bytes == pytest.approx(machine_memory().total_bytes, rel=0.1)

@@ -22,7 +22,7 @@ READERS_OF_THE_ENVIRONMENT = {
     "cluster/cluster.py": "hands it to `launched`",
     "cluster/local_workers.py": "hands it down to the devices",
     "process/cache_folder.py": "SHARDNET_CACHE, which devices and commands read alike",
-    "profiling/hardware.py": "ANDROID_ROOT, by which a phone is known",
+    "profiling/phone.py": "ANDROID_ROOT, by which a phone is known",
     "transport/rpc/elastic.py": "torch's own settings",
 }
 """Besides `launch/`. Settings of shardnet's own are read by `launched` alone, which is given the environment."""
@@ -143,7 +143,7 @@ def _loaded(file: Path) -> Iterator[str]:
 
 
 def test_who_reads_the_environment() -> None:
-    """`launched.py` once said that it was the only one; `hardware.py` looked for a phone there."""
+    """`launched.py` once said that it was the only one; a module of profiling/ looked for a phone there."""
     readers = {
         file.relative_to(PACKAGE).as_posix()
         for file in modules()

@@ -14,7 +14,7 @@ from transformers import LlamaConfig
 
 from shardnet.errors import BadRequest, DoesNotFit, UsageError
 from shardnet.profiling import profiler, reuse
-from shardnet.profiling.hardware import device_kind
+from shardnet.profiling.cores import device_kind
 from shardnet.profiling.measurement import DeviceMeasurement, LinkMeasurement, ThreadTrial
 from shardnet.profiling.profiler import choose_threads, measure_device, thread_counts
 from shardnet.profiling.reuse import measure_or_reuse

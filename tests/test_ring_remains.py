@@ -98,7 +98,7 @@ def test_a_closed_model_frees_its_weights(
         model.close()
         del model
         wait_until(lambda: not any(shard() is not None for shard in shards), 5)
-        assert not any(len(worker.weights) for worker in ring.workers.values())
+        assert not any(len(worker.premises.weights) for worker in ring.workers.values())
 
 
 def test_a_closed_model_frees_its_weights_while_a_prompt_waits_at_a_frozen_device(
@@ -147,7 +147,7 @@ def test_a_load_that_was_given_up_frees_what_it_had_read(
     with ring.connect() as cluster:
         with pytest.raises(DamagedCheckpoint, match="ends early"):
             load(cluster, tiny)
-        wait_until(lambda: not any(len(worker.weights) for worker in ring.workers.values()), 5)
+        wait_until(lambda: not any(len(worker.premises.weights) for worker in ring.workers.values()), 5)
 
 
 # ---- stages that nobody has a use for ----

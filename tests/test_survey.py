@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -17,6 +18,7 @@ from shardnet.profiling.measurement import DeviceMeasurement, StepTiming, UnitMe
 from shardnet.progress import silent
 from shardnet.transport.base import Transport
 from shardnet.transport.in_process.network import InProcessNetwork
+from shardnet.transport.messages import DeviceDescription, MeasuredDevice
 
 FILES = cast(
     ModelFiles,
@@ -40,19 +42,26 @@ class PlayedDevice:
     def __init__(self, transport: Transport, host: str, network: str, kind: str, block_s: float) -> None:
         self.num_measured = 0
         self.not_kept = ""
-        self._described = {
-            "host": host,
-            "network": network,
-            "kind": kind,
-            "num_threads": 1,
-            "memory_available_bytes": 1_000_000,
-        }
+        self._described = DeviceDescription(
+            device=transport.name,
+            pid=1,
+            host=host,
+            network=network,
+            kind=kind,
+            machine="x86_64",
+            num_threads=1,
+            memory_total_bytes=2**30,
+            memory_available_bytes=1_000_000,
+            rss_bytes=0,
+            peak_rss_bytes=0,
+            num_os_threads=1,
+        )
         self._kind, self._block_s = kind, block_s
         expose_probe(transport)
         transport.expose("describe", lambda: self._described)
         transport.expose("profile", self._profile)
 
-    def _profile(self, *_: Any) -> dict[str, Any]:
+    def _profile(self, *_: Any) -> MeasuredDevice:
         self.num_measured += 1
         steps = (
             StepTiming(1, 1, 64, self._block_s),
@@ -72,7 +81,7 @@ class PlayedDevice:
             trials=(),
             units=(UnitMeasurement(BLOCK, (0,), steps),),
         )
-        return {"measurement": measurement.as_dict(), "not_kept": self.not_kept}
+        return MeasuredDevice(json.dumps(measurement.as_dict()), self.not_kept)
 
 
 def test_each_kind_is_measured_once_and_each_way_once(tmp_path: Path) -> None:

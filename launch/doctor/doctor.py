@@ -21,7 +21,10 @@ from shardnet.errors import ShardnetError
 from shardnet.launch.console import size
 from shardnet.launch.doctor.thread_bench import best_threads, measure_threads
 from shardnet.process.cache_folder import cache_folder
-from shardnet.profiling.hardware import describe_hardware, is_phone, machine_memory, usable_cores, usable_memory_bytes
+from shardnet.profiling.cores import usable_cores
+from shardnet.profiling.hardware import describe_hardware
+from shardnet.profiling.memory import machine_memory, usable_memory_bytes
+from shardnet.profiling.phone import is_phone
 
 Progress = Callable[[str, float, float], None]
 Show = Callable[[], AbstractContextManager[Progress]]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from shardnet.profiling.hardware import max_threads
+from shardnet.profiling.cores import max_threads
 
 if TYPE_CHECKING:
     import torch

@@ -24,7 +24,7 @@ from shardnet.foreign.quoting import MOST_DIGITS, quoted
 from shardnet.process.ending import one_line
 from shardnet.process.standard_streams import say
 from shardnet.process.surroundings import require_address_space, require_docstrings, require_folder
-from shardnet.profiling.hardware import max_threads
+from shardnet.profiling.cores import max_threads
 
 LOOPBACK = "127.0.0.1"
 LOOK_EVERY_S = 0.2

@@ -32,7 +32,7 @@ from shardnet.foreign.plain_files import user_path
 from shardnet.foreign.quoting import quoted
 from shardnet.loader import DEFAULT_CACHE, ModelFiles
 from shardnet.process.forks import Birthplace
-from shardnet.profiling.hardware import max_threads
+from shardnet.profiling.cores import max_threads
 from shardnet.progress import Progress, progress_bars
 from shardnet.transport import RpcTransport, serve_store
 from shardnet.transport.base import Transport
@@ -223,7 +223,7 @@ class Cluster:
         self._check_open()
         living = [device for device in self.devices if device not in self._watch.lost]
         asked = [self._transport.call(device, "describe", timeout_s=10.0) for device in living]
-        return [answer.result() for answer in asked]
+        return [answer.result()._asdict() for answer in asked]
 
     def close(self) -> None:
         """End what this cluster started; devices that were found wait for the next one. Safe to call twice."""

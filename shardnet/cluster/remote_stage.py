@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from shardnet.plan import StagePlan
-from shardnet.timeline.timeline import ClockOffset, Timeline, Totals, clock_ns, offset_from_pings, shares_from_totals
+from shardnet.timeline.clocks import ClockOffset, clock_ns, offset_from_pings
+from shardnet.timeline.timeline import Timeline, shares_from_totals
 from shardnet.transport.base import RemoteObject, Transport
-from shardnet.transport.messages import StageSpec
+from shardnet.transport.messages import StageAccount, StageSizes, StageSpec
 
 ASK_S = 30.0
 LOAD_S = 3600.0
@@ -48,28 +49,29 @@ class RemoteStage:
         self._transport = transport
         self._spec = spec
         self._host: RemoteObject = transport.remote(plan.device, "open_stage", spec)
-        self._sizes: dict[str, Any] = {}
+        self._sizes: StageSizes | None = None
 
-    def load(self) -> Future[dict[str, Any]]:
+    def load(self) -> Future[StageSizes]:
         """Start loading; the future gives the sizes. Call `loaded` with them."""
         return self._host.call("load", timeout_s=LOAD_S)
 
-    def loaded(self, sizes: dict[str, Any]) -> None:
+    def loaded(self, sizes: StageSizes) -> None:
         self._sizes = sizes
 
     def report(self) -> StageReport:
-        answer = self._host.call("report", timeout_s=ASK_S).result()
-        totals = Totals.from_dict(answer["totals"])
+        assert self._sizes is not None, "not loaded"
+        account: StageAccount = self._host.call("report", timeout_s=ASK_S).result()
+        totals = account.totals
         offsets = clock_offsets(self._transport, (self.plan.device, *(name for name, _ in totals.messages_from)))
         shares = shares_from_totals(totals, totals.compute_s + totals.idle_s, offsets)
         return StageReport(
             device=self.plan.device,
             first_unit=self.plan.first_unit,
             last_unit=self.plan.last_unit,
-            weight_bytes=self._sizes["weight_bytes"],
-            bytes_read=self._sizes["bytes_read"],
-            kv_reserved_bytes=answer["kv_reserved_bytes"],
-            peak_rss_bytes=answer["peak_rss_bytes"],
+            weight_bytes=self._sizes.weight_bytes,
+            bytes_read=self._sizes.bytes_read,
+            kv_reserved_bytes=account.kv_reserved_bytes,
+            peak_rss_bytes=account.peak_rss_bytes,
             compute_s=totals.compute_s,
             wire_s=totals.corrected_wire_s(offsets),
             idle_s=totals.idle_s,

@@ -34,7 +34,7 @@ from shardnet.plan import DTYPES, Plan, StagePlan
 from shardnet.progress import Progress
 from shardnet.session.sessions import VERDICT_S, Pipeline
 from shardnet.transport.base import Transport
-from shardnet.transport.messages import RingId, RingStop, StageKey, StageSpec, Tokens
+from shardnet.transport.messages import RingId, RingStop, StageKey, StageSizes, StageSpec, Tokens
 
 UNLOAD_S = 5.0
 MOST_SESSIONS = 2**32
@@ -97,7 +97,7 @@ class ModelLoad:
             self._ended.result()
         return answer.result()
 
-    def wait_until_loaded(self, loads: Sequence[Future[dict[str, Any]]]) -> None:
+    def wait_until_loaded(self, loads: Sequence[Future[StageSizes]]) -> None:
         """All devices load at the same time; the first error ends it."""
         if self._ended.done():  # closed by another thread: its stages are no longer listed
             self._ended.result()

@@ -5,6 +5,7 @@ Devices that are processes of one machine are alike and would slow each other do
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
@@ -24,6 +25,7 @@ from shardnet.profiling.measurement import DeviceMeasurement, LinkMeasurement
 from shardnet.profiling.store import ProfileStore
 from shardnet.progress import Progress
 from shardnet.transport.base import Transport
+from shardnet.transport.messages import DeviceDescription, MeasuredDevice
 
 ASK_S = 60.0
 PROFILE_S = 20.0
@@ -59,12 +61,12 @@ class Surveyor:
     def memory(self, devices: Sequence[str]) -> list[DeviceProfile]:
         """The devices with what each may use of its memory, and no times. Devices of one machine share its memory."""
         described = self._describe(devices)
-        hosts = [answer["host"] for answer in described]
+        hosts = [answer.host for answer in described]
         return [
             DeviceProfile(
                 name=device,
-                memory_bytes=int(MEMORY_SHARE * answer["memory_available_bytes"] / hosts.count(answer["host"])),
-                num_threads=answer["num_threads"],
+                memory_bytes=int(MEMORY_SHARE * answer.memory_available_bytes / hosts.count(answer.host)),
+                num_threads=answer.num_threads,
             )
             for device, answer in zip(devices, described, strict=True)
         ]
@@ -105,15 +107,15 @@ class Surveyor:
         profiles: dict[tuple[str, str], DeviceProfile] = {}
         found = []
         for device, answer, bare in zip(devices, described, self.memory(devices), strict=True):
-            kind = answer["host"], answer["kind"]
+            kind = answer.host, answer.kind
             if kind not in profiles:
                 measured = self._profile(device, files, wait_for)
                 profiles[kind] = measured.to_profile(context_tokens=context_tokens)
             found.append(replace(profiles[kind], name=device, memory_bytes=bare.memory_bytes))
-        networks = {device: answer["network"] for device, answer in zip(devices, described, strict=True)}
+        networks = {device: answer.network for device, answer in zip(devices, described, strict=True)}
         return Survey(tuple(found), self._find_links(devices, networks, files, ProfileStore(store), progress))
 
-    def _describe(self, devices: Sequence[str]) -> list[dict[str, Any]]:
+    def _describe(self, devices: Sequence[str]) -> list[DeviceDescription]:
         asked = [self.transport.call(device, "describe", timeout_s=ASK_S) for device in devices]
         return [answer.result() for answer in asked]
 
@@ -128,11 +130,11 @@ class Surveyor:
             self.transport.name,
             timeout_s=ASK_S + 5 * PROFILE_S,
         )
-        answer = wait_for(asked)
-        if answer["not_kept"] and not self._has_warned:
+        answer: MeasuredDevice = wait_for(asked)
+        if answer.not_kept and not self._has_warned:
             self._has_warned = True
-            _log.warning("%s This run does without, and measures again.", answer["not_kept"])
-        return DeviceMeasurement.from_dict(answer["measurement"])
+            _log.warning("%s This run does without, and measures again.", answer.not_kept)
+        return DeviceMeasurement.from_dict(json.loads(answer.measurement))
 
     def _find_links(
         self,

@@ -15,7 +15,7 @@ import torch
 
 from shardnet.device.source_news import SourceNews
 from shardnet.errors import BadRequest
-from shardnet.timeline.timeline import clock_ns
+from shardnet.timeline.clocks import clock_ns
 from shardnet.transport.base import Transport
 from shardnet.transport.delivery import Delivery
 from shardnet.transport.messages import Hop, Part, SampledToken, StageSpec

@@ -6,55 +6,42 @@ and their stages live in this object's tables; what the coordinator holds are re
 
 from __future__ import annotations
 
-import os
-import platform
+import json
 import threading
-import uuid
-import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, TypeVar
 
 import torch
 from transformers import LlamaConfig
 
-from shardnet.device.allocator import return_freed
+from shardnet.device.description import describe
 from shardnet.device.orphans import OrphanWatch
-from shardnet.device.outlet import RingOutlet
+from shardnet.device.stage_host import Premises, StageHost
 from shardnet.errors import ClusterError
-from shardnet.loader import DEFAULT_CACHE, find_copy, load_shard, read_config, require_copy
+from shardnet.loader import DEFAULT_CACHE, find_copy, read_config, require_copy
 from shardnet.models import build_skeleton
-from shardnet.profiling.hardware import (
-    device_kind,
-    group_free_bytes,
-    machine_memory,
-    num_process_threads,
-    process_rss_bytes,
-)
+from shardnet.process.threads import on_thread
+from shardnet.profiling.cores import device_kind
 from shardnet.profiling.link_probe import expose_probe
 from shardnet.profiling.reuse import measure_or_reuse
 from shardnet.profiling.store import ProfileStore
-from shardnet.stage.cache import KVCache
+from shardnet.stage.pace import Pace, own_pace
 from shardnet.stage.stage import Stage
-from shardnet.timeline.timeline import Recorder, clock_ns
+from shardnet.timeline.clocks import clock_ns
 from shardnet.transport.base import Transport
-from shardnet.transport.messages import Hop, RingId, SessionSpec, StageKey, StageSpec
-
-Result = TypeVar("Result")
+from shardnet.transport.messages import DeviceDescription, Hop, MeasuredDevice, RingId, SessionSpec, StageKey, StageSpec
 
 
 class Worker:
     """One device of a cluster. A context manager: its stages end with the block."""
 
-    transport: Transport
-
-    def __init__(self, num_threads: int, cache_dir: Path = DEFAULT_CACHE) -> None:
+    def __init__(self, num_threads: int, cache_dir: Path = DEFAULT_CACHE, pace: Pace = own_pace) -> None:
         self.num_threads = num_threads
         self.cache_dir = cache_dir.expanduser()
         """Where this device keeps its profiles, and finds its copies of checkpoints."""
-        self.weights: weakref.WeakValueDictionary[Any, torch.Tensor] = weakref.WeakValueDictionary()
-        """Tensors that stages of this device share (tied embeddings, say), each loaded once, as long as one uses it."""
+        self.premises: Premises
+        self._pace = pace
         self.left = threading.Event()
         """Set when the coordinator has told this device to leave."""
         self._stages: dict[StageKey, StageHost] = {}
@@ -76,7 +63,7 @@ class Worker:
 
     def attach(self, transport: Transport) -> None:
         """Expose what a device offers. To be done before the others learn of it: they ask at once."""
-        self.transport = transport
+        self.premises = Premises(transport, self.num_threads, self.cache_dir, self._pace)
         for endpoint, handler in (
             ("describe", self.describe),
             ("has_copy", self.has_copy),
@@ -99,54 +86,40 @@ class Worker:
         """Devices of one kind on one host are equally fast."""
         return device_kind(self.num_threads)
 
-    def describe(self) -> dict[str, Any]:
-        """What this device is and has now. Bytes throughout.
+    @property
+    def name(self) -> str:
+        """In the cluster."""
+        return self.premises.transport.name
 
-        Devices of one `host` share its memory, those of one `network` the way to others, those of one `kind` are
-        equally fast.
-        """
-        memory, group_free = machine_memory(), group_free_bytes()
-        available = memory.available_bytes if group_free is None else min(memory.available_bytes, group_free)
-        host = f"{platform.node()}-{_boot_id()}"
-        return {
-            "device": self.transport.name,
-            "pid": os.getpid(),
-            "host": host,
-            "network": f"{host}-{_network_namespace()}",
-            "kind": self.kind,
-            "machine": platform.machine(),
-            "num_threads": self.num_threads,
-            "memory_total_bytes": memory.total_bytes,
-            "memory_available_bytes": available,
-            "rss_bytes": process_rss_bytes(),
-            "peak_rss_bytes": peak_rss_bytes(),
-            "num_os_threads": num_process_threads(),
-        }
+    def describe(self) -> DeviceDescription:
+        """What this device is and has now."""
+        return describe(self.name, self.kind, self.num_threads)
 
     def has_copy(self, checkpoint: str) -> bool:
         """Whether this device has the files of a checkpoint."""
         return find_copy(checkpoint, self.cache_dir) is not None
 
-    def profile(self, checkpoint: str, dtype: str, max_seconds: float, source: str) -> Future[dict[str, Any]]:
+    def profile(self, checkpoint: str, dtype: str, max_seconds: float, source: str) -> Future[MeasuredDevice]:
         """Measure this device with a model's units, or take what was measured before; see `profiler`."""
 
         def tell(_: str, done: float, total: float) -> None:
-            self.transport.post(source, "profile_progress", self.transport.name, done, total)
+            self.premises.transport.post(source, "profile_progress", self.name, done, total)
 
-        def measure() -> dict[str, Any]:
+        def measure() -> MeasuredDevice:
             profiled = measure_or_reuse(
-                read_config(require_copy(checkpoint, self.cache_dir, self.transport.name).folder),
+                read_config(require_copy(checkpoint, self.cache_dir, self.name).folder),
                 dtype,
                 ProfileStore(self.cache_dir / "profiles"),
                 device=self.kind,
                 max_seconds=max_seconds,
                 num_threads=self.num_threads,
                 must_keep=False,
+                pace=self._pace,
                 progress=tell,
             )
-            return {"measurement": profiled.measurement.as_dict(), "not_kept": profiled.not_kept}
+            return MeasuredDevice(json.dumps(profiled.measurement.as_dict()), profiled.not_kept)
 
-        return _on_thread("shardnet-profile", measure)
+        return on_thread("shardnet-profile", measure)
 
     def open_stage(self, spec: StageSpec) -> StageHost:
         """Make room for a stage; its weights come with `StageHost.load`.
@@ -157,13 +130,9 @@ class Worker:
         key = spec.ring_id, spec.stage
         with self._lock:
             if key in self._stages:
-                raise ClusterError(f"{self.transport.name} has stage {key[1]} of that ring already.")
-            host = self._stages[key] = StageHost(self, spec)
+                raise ClusterError(f"{self.name} has stage {key[1]} of that ring already.")
+            host = self._stages[key] = StageHost(self.premises, spec, self._forget)
         return host
-
-    def forget(self, key: StageKey) -> None:
-        with self._lock:
-            self._stages.pop(key, None)
 
     def hop(self, hop: Hop) -> None:
         received_ns = clock_ns()
@@ -197,6 +166,10 @@ class Worker:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _forget(self, key: StageKey) -> None:
+        with self._lock:
+            self._stages.pop(key, None)
+
     def _hosts(self) -> list[StageHost]:
         with self._lock:
             return list(self._stages.values())
@@ -216,161 +189,6 @@ class Worker:
         running = None if host is None else host.stage
         if running is None:
             raise ClusterError(
-                f"{self.transport.name} has no stage {stage} of plan {ring_id.plan_version}: "
-                "that plan is not in force here."
+                f"{self.name} has no stage {stage} of plan {ring_id.plan_version}: that plan is not in force here."
             )
         return running
-
-
-class StageHost:
-    """A stage's place on a device. The coordinator holds it by a remote object and calls its public methods."""
-
-    def __init__(self, worker: Worker, spec: StageSpec) -> None:
-        self.key: StageKey = spec.ring_id, spec.stage
-        self.source = spec.source
-        self._worker = worker
-        self._spec = spec
-        self.stage: Stage | None = None
-        self._is_begun = False
-        self._is_closed = False
-        self._lock = threading.Lock()
-
-    def load(self) -> Future[dict[str, Any]]:
-        """Load the shard and start the stage; the future gives its sizes.
-
-        Raises:
-            ClusterError: it was told before: a stage has one compute thread.
-        """
-        with self._lock:
-            if self._is_begun:
-                raise ClusterError("The stage is loaded, or being loaded, already.")
-            self._is_begun = True
-        return _on_thread("shardnet-load", self._load)
-
-    def report(self) -> dict[str, Any]:
-        """Totals since the last `reset`, and memory. Seconds and bytes."""
-        stage = self._running()
-        num_sessions, kv_reserved_bytes = stage.usage()
-        return {
-            "totals": stage.recorder.totals().as_dict(),
-            "peak_rss_bytes": peak_rss_bytes(),
-            "kv_reserved_bytes": kv_reserved_bytes,
-            "num_sessions": num_sessions,
-        }
-
-    def reset(self) -> None:
-        """Forget totals and spans."""
-        self._running().recorder.reset()
-
-    def drain_spans(self) -> list[tuple[Any, ...]]:
-        return list(self._running().recorder.drain())
-
-    def close(self) -> Future[None]:
-        """End the stage and free its weights; a load that is under way ends at its next unit."""
-        return _on_thread("shardnet-close", self._end)  # the compute thread may be in a long step
-
-    def _end(self) -> None:
-        """The same, and wait for it. Private, so that nobody has it done on a thread of the network."""
-        self._worker.forget(self.key)
-        with self._lock:
-            self._is_closed = True
-            stage, self.stage = self.stage, None
-            # The handle of a coordinator that was killed keeps this object for ever: let it hold next to nothing.
-            self._spec = self._spec._replace(tensors={})
-        if stage is not None:
-            stage.close()
-            del stage
-            return_freed()
-
-    def _running(self) -> Stage:
-        stage = self.stage
-        if stage is None:
-            raise ClusterError("The stage is not running: its model was closed, or is still being loaded.")
-        return stage
-
-    def _load(self) -> dict[str, Any]:
-        worker = self._worker
-        with self._lock:
-            self._raise_if_closed()
-            spec = self._spec
-        stop = spec.ring[spec.stage]
-        copy = require_copy(spec.checkpoint, worker.cache_dir, worker.transport.name)
-        with copy.at_rest():
-            shard = load_shard(
-                copy.folder,
-                copy.places_of(spec.tensors),
-                stop.first_unit,
-                stop.last_unit,
-                spec.dtype,
-                weights=worker.weights,
-                progress=self._tell_progress,
-            )
-        recorder = Recorder(worker.transport.name, spec.stage)
-        recorder.keep_spans = spec.record_spans
-        with self._lock:
-            self._raise_if_closed()
-            self.stage = Stage(
-                shard,
-                KVCache(shard.kv_layout, shard.dtype, spec.kv_budget_bytes),
-                recorder,
-                RingOutlet(worker.transport, spec, lambda: self._is_closed),
-                chunk_tokens=spec.prefill_chunk_tokens,
-                num_threads=worker.num_threads,
-            )
-        return {
-            "weight_bytes": shard.weight_bytes,
-            "bytes_read": shard.bytes_read,
-            "kv_bytes_per_token": shard.kv_bytes_per_token,
-        }
-
-    def _raise_if_closed(self) -> None:
-        if self._is_closed:
-            raise ClusterError("The stage was closed while it was loading.")
-
-    def _tell_progress(self, done_bytes: int, total_bytes: int) -> None:
-        self._raise_if_closed()
-        spec = self._spec
-        self._worker.transport.post(spec.source, "load_progress", spec.ring_id, spec.stage, done_bytes, total_bytes)
-
-
-def peak_rss_bytes() -> int:
-    """The most memory that this process has held. `ru_maxrss` would count its parent's too: it survives exec."""
-    try:
-        with open("/proc/self/status") as status:
-            for line in status:
-                if line.startswith("VmHWM:"):
-                    return int(line.split()[1]) * 1024
-    except OSError:
-        pass  # no /proc here
-    return process_rss_bytes()
-
-
-def _boot_id() -> str:
-    """Tells machines of one name apart: phones are all called localhost."""
-    try:
-        with open("/proc/sys/kernel/random/boot_id") as boot_id:
-            return boot_id.read().strip()
-    except OSError:
-        return f"{uuid.getnode():x}"
-
-
-def _network_namespace() -> str:
-    """Tells containers of one machine apart: between them lies more than its loopback."""
-    try:
-        return os.readlink("/proc/self/ns/net")
-    except OSError:
-        return ""
-
-
-def _on_thread(name: str, work: Callable[[], Result]) -> Future[Result]:
-    """Run `work` on a thread of its own; what it returns or raises goes to the caller."""
-    future: Future[Result] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(work())
-        except Exception as error:  # it travels to the caller, and must not hold here what the work held
-            future.set_exception(error.with_traceback(None))
-
-    threading.Thread(target=run, name=name, daemon=True).start()
-    return future

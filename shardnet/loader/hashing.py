@@ -19,7 +19,7 @@ from shardnet.loader.copies import Copy, FileStamp, being_changed, renamed, stam
 from shardnet.loader.copy_index import write_json
 from shardnet.loader.parts import cut, part_hash, tensor_root
 from shardnet.loader.places import TensorPlace
-from shardnet.profiling.hardware import max_threads
+from shardnet.profiling.cores import max_threads
 
 FORMAT = 1
 """Of the files in which hashes are kept; others are made anew."""

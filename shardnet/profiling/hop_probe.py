@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 from shardnet.errors import BadRequest, CallTimeout
-from shardnet.profiling.hardware import last_level_cache_bytes
-from shardnet.timeline.timeline import clock_ns
+from shardnet.profiling.cores import last_level_cache_bytes
+from shardnet.timeline.clocks import clock_ns
 from shardnet.transport.base import Transport
 from shardnet.transport.messages import Hop, Part, RingId
 

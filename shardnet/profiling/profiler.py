@@ -24,18 +24,16 @@ import torch
 from shardnet.described.model_sizes import DTYPE_BYTES, UnitWork
 from shardnet.errors import BadRequest, DoesNotFit
 from shardnet.models import Segment, Shard
-from shardnet.profiling.hardware import (
-    describe_hardware,
-    last_level_cache_bytes,
-    max_threads,
-    usable_memory_bytes,
-)
+from shardnet.profiling.cores import last_level_cache_bytes, max_threads
+from shardnet.profiling.hardware import describe_hardware
 from shardnet.profiling.measurement import DeviceMeasurement, StepTiming, ThreadTrial, UnitMeasurement
+from shardnet.profiling.memory import usable_memory_bytes
 from shardnet.profiling.power import PowerWatch, read_power
 from shardnet.profiling.random_shard import UnitGroup, group_units, random_shard, works_of
 from shardnet.profiling.store import current_versions
 from shardnet.progress import Progress, silent
 from shardnet.stage.cache import SessionCache
+from shardnet.stage.pace import Pace, own_pace
 
 DECODE_STEPS = ((1, 64), (1, 512), (1, 2048), (4, 64), (4, 512), (8, 64), (8, 512))
 """(sessions, cached tokens of each). What lies between is interpolated."""
@@ -66,6 +64,7 @@ def measure_device(
     device: str | None = None,
     max_seconds: float = 60.0,
     num_threads: int | None = None,
+    pace: Pace = own_pace,
     progress: Progress = silent,
 ) -> DeviceMeasurement:
     """Measure this device with a model's units.
@@ -77,6 +76,7 @@ def measure_device(
         device: its name, for the record; the host's name if None.
         max_seconds: about so long. A slow device is measured with fewer repetitions, and with shorter prompts.
         num_threads: measure with so many threads and try no others.
+        pace: of an emulated device.
         progress: told as time goes by.
 
     Raises:
@@ -92,6 +92,7 @@ def measure_device(
     device = device or platform.node() or "device"
     clock = _Clock(f"profiling {device}", start_s, max_seconds, progress)
     memory_bytes, power_before = usable_memory_bytes(), read_power()
+    bench = _Bench(dtype, memory_bytes, pace)
     groups = group_units(config, getattr(torch, dtype))
     works = works_of(config, model, dtype)
     threads_before = torch.get_num_threads()
@@ -100,13 +101,13 @@ def measure_device(
             main_blocks = max(groups[1:-1], key=lambda group: len(group.units))
             trials: tuple[ThreadTrial, ...] = ()
             if num_threads is None:
-                trials = _try_threads(main_blocks, dtype, memory_bytes, clock)
+                trials = _try_threads(main_blocks, bench, clock)
                 num_threads = choose_threads(trials)
             torch.set_num_threads(num_threads)
             # The blocks last: they take what the others leave of the time.
             order = sorted(groups, key=lambda group: len(group.units))
             measured = {
-                group.units: _measure_group(group, works, dtype, memory_bytes, clock, len(groups) - index)
+                group.units: _measure_group(group, works, bench, clock, len(groups) - index)
                 for index, group in enumerate(order)
             }
             units = tuple(measured[group.units] for group in groups)
@@ -173,11 +174,32 @@ class _Clock:
         self.progress(self.what, self.max_seconds, self.max_seconds)
 
 
-def _try_threads(group: UnitGroup, dtype: str, memory_bytes: int, clock: _Clock) -> tuple[ThreadTrial, ...]:
+@dataclass(frozen=True)
+class _Bench:
+    """Where runs of units are timed: in which dtype, within which memory, at which pace."""
+
+    dtype: str
+    memory_bytes: int
+    pace: Pace
+
+    def run_of(self, group: UnitGroup) -> Shard:
+        """So many units in a row that twice the processor's cache is read, as far as the model and the memory go."""
+        if group.weight_bytes > self.memory_bytes:
+            raise DoesNotFit(
+                f"One unit of this model takes {group.weight_bytes / 2**30:.2f} GiB in {self.dtype}, but this device "
+                f"offers {self.memory_bytes / 2**30:.2f} GiB. Free some memory, or use a smaller dtype."
+            )
+        enough = math.ceil(2 * last_level_cache_bytes() / group.weight_bytes)
+        num_units = max(1, min(group.longest_run, enough, self.memory_bytes // 2 // group.weight_bytes))
+        first = group.run_starts_at
+        return random_shard(group.config, first, first + num_units - 1, getattr(torch, self.dtype))
+
+
+def _try_threads(group: UnitGroup, bench: _Bench, clock: _Clock) -> tuple[ThreadTrial, ...]:
     counts = thread_counts(max_threads())
     torch.set_num_threads(counts[-1])
-    shard = _run_of(group, dtype, memory_bytes)
-    kv = _Sessions(shard)
+    shard = bench.run_of(group)
+    kv = _Sessions(shard, bench.pace)
     alone: dict[int, tuple[float, float]] = {}
     slot_s = min(0.6, clock.left_s(_TRIALS_SHARE) / (3 * len(counts)))
     for count in counts:
@@ -199,16 +221,16 @@ def _try_threads(group: UnitGroup, dtype: str, memory_bytes: int, clock: _Clock)
 
 
 def _measure_group(
-    group: UnitGroup, works: Sequence[UnitWork], dtype: str, memory_bytes: int, clock: _Clock, groups_left: int
+    group: UnitGroup, works: Sequence[UnitWork], bench: _Bench, clock: _Clock, groups_left: int
 ) -> UnitMeasurement:
     """All steps of one kind of unit. Takes its part of the time that is left."""
-    shard = _run_of(group, dtype, memory_bytes)
-    kv = _Sessions(shard)
+    shard = bench.run_of(group)
+    kv = _Sessions(shard, bench.pace)
     context_limit = int(getattr(group.config, "max_position_embeddings", 0) or 2048)
     wanted = [(count, 1, cached) for count, cached in DECODE_STEPS] + [
         (1, new, cached) for new, cached in PREFILL_STEPS
     ]
-    wanted = [step for step in wanted if step[1] + step[2] <= context_limit and kv.fits(*step, memory_bytes // 8)]
+    wanted = [step for step in wanted if step[1] + step[2] <= context_limit and kv.fits(*step, bench.memory_bytes // 8)]
     if not shard.kv_bytes_per_token:  # what is cached makes no difference
         wanted = list({step[:2]: step for step in reversed(wanted)}.values())[::-1]
     group_s = clock.left_s() / groups_left
@@ -247,24 +269,12 @@ def _takes_too_long(
     return expected_s > max(_LONGEST_RUN_S, share_s) or expected_s > max(share_s, 0.1) * 4
 
 
-def _run_of(group: UnitGroup, dtype: str, memory_bytes: int) -> Shard:
-    """So many units in a row that twice the processor's cache is read, as far as the model and the memory go."""
-    if group.weight_bytes > memory_bytes:
-        raise DoesNotFit(
-            f"One unit of this model takes {group.weight_bytes / 2**30:.2f} GiB in {dtype}, but this device offers "
-            f"{memory_bytes / 2**30:.2f} GiB. Free some memory, or use a smaller dtype."
-        )
-    enough = math.ceil(2 * last_level_cache_bytes() / group.weight_bytes)
-    num_units = max(1, min(group.longest_run, enough, memory_bytes // 2 // group.weight_bytes))
-    first = group.run_starts_at
-    return random_shard(group.config, first, first + num_units - 1, getattr(torch, dtype))
-
-
 class _Sessions:
     """KV caches of as many sessions as a step wants, and the steps through a shard; they leave lengths as they were."""
 
-    def __init__(self, shard: Shard) -> None:
+    def __init__(self, shard: Shard, pace: Pace) -> None:
         self._shard = shard
+        self._pace = pace
         self._caches: list[SessionCache] = []
 
     def fits(self, num_sessions: int, num_tokens: int, cached: int, limit_bytes: int) -> bool:
@@ -281,7 +291,7 @@ class _Sessions:
             rows = torch.randint(shard.config.vocab_size, (num_rows,), generator=generator)
         else:
             rows = torch.randn(num_rows, shard.config.hidden_size, generator=generator).to(shard.dtype)
-        return lambda: shard.forward(rows, segments)
+        return lambda: self._pace(lambda: shard.forward(rows, segments))
 
 
 def _filled_cache(shard: Shard, capacity: int, length: int) -> SessionCache:

@@ -9,11 +9,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from shardnet.errors import UsageError
-from shardnet.profiling.hardware import describe_hardware, device_kind, usable_memory_bytes
+from shardnet.profiling.cores import device_kind
+from shardnet.profiling.hardware import describe_hardware
 from shardnet.profiling.measurement import DeviceMeasurement
+from shardnet.profiling.memory import usable_memory_bytes
 from shardnet.profiling.profiler import measure_device
 from shardnet.profiling.store import ProfileStore, configuration_key, current_versions, why_stale
 from shardnet.progress import Progress, silent
+from shardnet.stage.pace import Pace, own_pace
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ def measure_or_reuse(
     max_seconds: float = 60.0,
     num_threads: int | None = None,
     must_keep: bool = True,
+    pace: Pace = own_pace,
     progress: Progress = silent,
 ) -> Profiled:
     """The stored measurement of this device where there is a fresh one; else measure and store.
@@ -68,7 +72,14 @@ def measure_or_reuse(
         return Profiled(replace(stored, memory_bytes=usable_memory_bytes()), "")
     not_kept = _try_to_keep(store.require_writable, must_keep)
     made = measure_device(
-        config, model, dtype, device=device, max_seconds=max_seconds, num_threads=num_threads, progress=progress
+        config,
+        model,
+        dtype,
+        device=device,
+        max_seconds=max_seconds,
+        num_threads=num_threads,
+        pace=pace,
+        progress=progress,
     )
     if not not_kept:
         not_kept = _try_to_keep(lambda: store.save(made), must_keep)

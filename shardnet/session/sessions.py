@@ -22,7 +22,7 @@ import torch
 
 from shardnet.errors import DeviceLost, ShardnetError
 from shardnet.process.forks import Birthplace
-from shardnet.timeline.timeline import clock_ns
+from shardnet.timeline.clocks import clock_ns
 from shardnet.transport.base import Transport
 from shardnet.transport.delivery import Delivery, answer_of
 from shardnet.transport.messages import (

@@ -27,8 +27,10 @@ from shardnet.errors import BadRequest, ClusterError
 from shardnet.models import Segment, SessionKV, Shard
 from shardnet.stage.cache import KVCache
 from shardnet.stage.inbox import Inbox, OnTaken, Packet, StepWork
+from shardnet.stage.pace import Pace, own_pace
 from shardnet.stage.sampling import Sampler, sample_step
-from shardnet.timeline.timeline import Recorder, clock_ns
+from shardnet.timeline.clocks import clock_ns
+from shardnet.timeline.recorder import Recorder
 from shardnet.transport.messages import MAX_BULK_HOPS, Hop, Part, SampledToken, SessionSpec
 
 MAX_CLOSED_KEPT = 4096
@@ -83,12 +85,14 @@ class Stage:
         *,
         chunk_tokens: int,
         num_threads: int,
+        pace: Pace = own_pace,
     ) -> None:
         self.shard = shard
         self.kv = kv
         self.recorder = recorder
         self._outlet = outlet
         self._num_threads = num_threads
+        self._pace = pace
         self._inbox = Inbox(chunk_tokens)
         self._sessions: dict[int, _LiveSession] = {}
         self._ready = threading.Condition()
@@ -278,7 +282,7 @@ class Stage:
             if is_sampled:
                 step.samples.append(index)
             segments.append(Segment(session.kv, part.num_tokens, is_sampled))
-        outputs = self.shard.forward(step.work.rows, segments)
+        outputs = self._pace(partial(self.shard.forward, step.work.rows, segments))
         step.end_ns = clock_ns()
         return outputs
 

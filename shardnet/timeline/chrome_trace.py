@@ -8,15 +8,13 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from shardnet.plan import Plan
-
-if TYPE_CHECKING:
-    from shardnet.timeline.timeline import Span
+from shardnet.timeline.spans import Span
 
 Event = dict[str, Any]
-Tracks = Mapping[tuple[int, str], "Sequence[Span]"]
+Tracks = Mapping[tuple[int, str], Sequence[Span]]
 
 _ROWS_PER_STAGE = 1000
 """Thread ids of stage i start at i times this: compute first, wire lanes next, idle last."""

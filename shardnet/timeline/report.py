@@ -23,7 +23,8 @@ from shardnet.errors import UsageError
 from shardnet.foreign.plain_files import user_path
 from shardnet.foreign.quoting import quoted, shortened
 from shardnet.plan import ModelProfile, Plan, StagePlan
-from shardnet.timeline.timeline import Shares, Span, Timeline
+from shardnet.timeline.spans import Span
+from shardnet.timeline.timeline import Shares, Timeline
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -10,7 +10,9 @@ Endpoints of every device (handlers in `shardnet.device.worker`), and who calls 
     close_sessions(RingId, stage, sessions)       coordinator -> every stage; frees it, later hops of these are dropped
     open_stage(StageSpec)        coordinator -> device; leaves a stage there behind a remote object
     stages()                     coordinator -> device, every second, as a sign of life; the StageKeys that it has
-    describe(), has_copy(checkpoint), profile(...), ping()      coordinator -> device
+    describe(), has_copy(checkpoint), profile(...), ping()      coordinator -> device; DeviceDescription, MeasuredDevice
+    load(), report(), reset(), drain_spans(), close()    coordinator -> a stage, by its remote object; StageSizes,
+                                 StageAccount
     leave()                      coordinator -> device; ends its process
 
 Endpoints of the coordinator:
@@ -34,6 +36,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+
+from shardnet.timeline.recorder import Totals
 
 MAX_BULK_HOPS = 2
 """Prompt chunks that may wait at the next stage: one to keep it busy, one on its way."""
@@ -144,6 +148,55 @@ class StageSpec(NamedTuple):
     record_spans: bool
 
 
+class StageSizes(NamedTuple):
+    """What a stage turned out to be when it was loaded. Bytes."""
+
+    weight_bytes: int
+    bytes_read: int
+    """From the checkpoint; less where the device held some of the weights already."""
+    kv_bytes_per_token: int
+
+
+class StageAccount(NamedTuple):
+    """What a stage did since its last reset, and what memory it and its device take."""
+
+    totals: Totals
+    peak_rss_bytes: int
+    """The most memory that the device's process has held."""
+    kv_reserved_bytes: int
+    num_sessions: int
+
+
+class DeviceDescription(NamedTuple):
+    """What a device is and has now.
+
+    Devices of one `host` share its memory, those of one `network` the way to others, those of one `kind` are equally
+    fast.
+    """
+
+    device: str
+    pid: int
+    host: str
+    network: str
+    kind: str
+    machine: str
+    num_threads: int
+    memory_total_bytes: int
+    memory_available_bytes: int
+    rss_bytes: int
+    peak_rss_bytes: int
+    num_os_threads: int
+
+
+class MeasuredDevice(NamedTuple):
+    """What a device measured of itself."""
+
+    measurement: str
+    """A `DeviceMeasurement` as the store of profiles keeps it: JSON. Whoever reads it checks it as it does a file."""
+    not_kept: str
+    """Why the next run will have to measure again, in one sentence; empty where it will not."""
+
+
 MESSAGE_TYPES: tuple[type, ...] = (
     Part,
     RingId,
@@ -154,5 +207,10 @@ MESSAGE_TYPES: tuple[type, ...] = (
     Tokens,
     RingStop,
     StageSpec,
+    StageSizes,
+    Totals,
+    StageAccount,
+    DeviceDescription,
+    MeasuredDevice,
 )
 """The classes that may travel, besides plain data and tensors. Their order gives their numbers on the wire."""

@@ -93,14 +93,13 @@ def fork_device(device: dict[str, Any], endpoint: str, logs: str, interfaces: li
 def serve(device: dict[str, Any], endpoint: str, logs: str) -> int:
     """As `shardnet.device.process.serve`, for an emulated device."""
     import torch
-    from emulated_worker import EmulatedWorker, slow_down
+    from emulated_worker import EmulatedWorker
 
     from shardnet.transport import RpcTransport
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     worker.end_with(sys.stdin.fileno())
     torch.set_num_threads(1)
-    slow_down(device["slowdown"])
     with EmulatedWorker(device["slowdown"], device["memory_bytes"], Path(logs)) as here:
         here.warm_up()
         with RpcTransport.join(endpoint, device["name"], timeout_s=worker.JOIN_S, prepare=here.attach):

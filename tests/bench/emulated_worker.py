@@ -14,33 +14,35 @@ Sleeping also leaves the cores to whatever else runs. What it does not slow down
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+
+from torch import Tensor
 
 from shardnet.device.worker import Worker
-from shardnet.models import Shard
+from shardnet.stage.pace import own_pace
+from shardnet.transport.messages import DeviceDescription
 
 
-def slow_down(slowdown: float) -> None:
-    """Make every step of every shard of this process take so many times as long."""
-    at_full_speed = Shard.forward
+class Slowdown:
+    """A pace (`shardnet.stage.pace`): every step takes `factor` times as long."""
 
-    def forward(shard: Shard, *args: Any) -> Any:
+    def __init__(self, factor: float) -> None:
+        self._factor = factor
+
+    def __call__(self, work: Callable[[], Tensor]) -> Tensor:
         start_s, cpu_start_s = time.perf_counter(), time.thread_time()
-        outputs = at_full_speed(shard, *args)
-        over_at_s = start_s + slowdown * (time.thread_time() - cpu_start_s)
+        outputs = work()
+        over_at_s = start_s + self._factor * (time.thread_time() - cpu_start_s)
         time.sleep(max(0.0, over_at_s - time.perf_counter()))
         return outputs
-
-    if slowdown > 1:
-        Shard.forward = forward  # type: ignore[method-assign]
 
 
 class EmulatedWorker(Worker):
     """Tells of itself what was asked for."""
 
     def __init__(self, slowdown: float, memory_bytes: int, cache_dir: Path) -> None:
-        super().__init__(1, cache_dir)
+        super().__init__(1, cache_dir, Slowdown(slowdown) if slowdown > 1 else own_pace)
         self._slowdown = slowdown
         self._memory_bytes = memory_bytes
 
@@ -48,7 +50,6 @@ class EmulatedWorker(Worker):
     def kind(self) -> str:
         return f"emulated-{self._slowdown:g}-times-slower-{super().kind}"
 
-    def describe(self) -> dict[str, Any]:
-        described = super().describe()
-        host = f"emulated-{described['device']}"
-        return {**described, "host": host, "network": host, "memory_available_bytes": self._memory_bytes}
+    def describe(self) -> DeviceDescription:
+        host = f"emulated-{self.name}"
+        return super().describe()._replace(host=host, network=host, memory_available_bytes=self._memory_bytes)

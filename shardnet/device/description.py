@@ -1,0 +1,54 @@
+"""What a device says of itself: what it is, and what it has now."""
+
+from __future__ import annotations
+
+import os
+import platform
+import uuid
+
+from shardnet.profiling.memory import (
+    group_free_bytes,
+    machine_memory,
+    num_process_threads,
+    peak_rss_bytes,
+    process_rss_bytes,
+)
+from shardnet.transport.messages import DeviceDescription
+
+
+def describe(device: str, kind: str, num_threads: int) -> DeviceDescription:
+    """This process as a device of a cluster."""
+    memory, group_free = machine_memory(), group_free_bytes()
+    available_bytes = memory.available_bytes if group_free is None else min(memory.available_bytes, group_free)
+    host = f"{platform.node()}-{_boot_id()}"
+    return DeviceDescription(
+        device=device,
+        pid=os.getpid(),
+        host=host,
+        network=f"{host}-{_network_namespace()}",
+        kind=kind,
+        machine=platform.machine(),
+        num_threads=num_threads,
+        memory_total_bytes=memory.total_bytes,
+        memory_available_bytes=available_bytes,
+        rss_bytes=process_rss_bytes(),
+        peak_rss_bytes=peak_rss_bytes(),
+        num_os_threads=num_process_threads(),
+    )
+
+
+def _boot_id() -> str:
+    """Tells machines of one name apart: phones are all called localhost."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as boot_id:
+            return boot_id.read().strip()
+    except OSError:
+        return f"{uuid.getnode():x}"
+
+
+def _network_namespace() -> str:
+    """Tells containers of one machine apart: between them lies more than its loopback."""
+    try:
+        return os.readlink("/proc/self/ns/net")
+    except OSError:
+        return ""

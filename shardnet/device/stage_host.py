@@ -1,0 +1,145 @@
+"""A stage's place on a device: its shard is loaded here, set to work, asked what it did, and ended."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from shardnet.device.allocator import return_freed
+from shardnet.device.outlet import RingOutlet
+from shardnet.errors import ClusterError
+from shardnet.loader import load_shard, require_copy
+from shardnet.process.threads import on_thread
+from shardnet.profiling.memory import peak_rss_bytes
+from shardnet.stage.cache import KVCache
+from shardnet.stage.pace import Pace, own_pace
+from shardnet.stage.stage import Stage
+from shardnet.timeline.recorder import Recorder
+from shardnet.timeline.spans import SpanTuple
+from shardnet.transport.base import Transport
+from shardnet.transport.messages import StageAccount, StageKey, StageSizes, StageSpec
+
+
+@dataclass(frozen=True)
+class Premises:
+    """What the stages of one device share."""
+
+    transport: Transport
+    num_threads: int
+    cache_dir: Path
+    """Where this device finds its copies of checkpoints."""
+    pace: Pace = own_pace
+    weights: weakref.WeakValueDictionary[Any, torch.Tensor] = field(default_factory=weakref.WeakValueDictionary)
+    """Tensors that several stages use (tied embeddings, say), each loaded once, as long as one uses it."""
+
+
+class StageHost:
+    """The coordinator holds it by a remote object and calls its public methods."""
+
+    def __init__(self, premises: Premises, spec: StageSpec, on_ended: Callable[[StageKey], object]) -> None:
+        self.key: StageKey = spec.ring_id, spec.stage
+        self.source = spec.source
+        self.stage: Stage | None = None
+        self._premises = premises
+        self._spec = spec
+        self._on_ended = on_ended
+        self._is_begun = False
+        self._is_closed = False
+        self._lock = threading.Lock()
+
+    def load(self) -> Future[StageSizes]:
+        """Load the shard and start the stage; the future gives its sizes.
+
+        Raises:
+            ClusterError: it was told before: a stage has one compute thread.
+        """
+        with self._lock:
+            if self._is_begun:
+                raise ClusterError("The stage is loaded, or being loaded, already.")
+            self._is_begun = True
+        return on_thread("shardnet-load", self._load)
+
+    def report(self) -> StageAccount:
+        """Totals since the last `reset`, and memory."""
+        stage = self._running()
+        num_sessions, kv_reserved_bytes = stage.usage()
+        return StageAccount(stage.recorder.totals(), peak_rss_bytes(), kv_reserved_bytes, num_sessions)
+
+    def reset(self) -> None:
+        """Forget totals and spans."""
+        self._running().recorder.reset()
+
+    def drain_spans(self) -> list[SpanTuple]:
+        """The spans since the last time."""
+        return list(self._running().recorder.drain())
+
+    def close(self) -> Future[None]:
+        """End the stage and free its weights; a load that is under way ends at its next unit."""
+        return on_thread("shardnet-close", self._end)  # the compute thread may be in a long step
+
+    def _end(self) -> None:
+        """The same, and wait for it. Private, so that nobody has it done on a thread of the network."""
+        self._on_ended(self.key)
+        with self._lock:
+            self._is_closed = True
+            stage, self.stage = self.stage, None
+            # The handle of a coordinator that was killed keeps this object for ever: let it hold next to nothing.
+            self._spec = self._spec._replace(tensors={})
+        if stage is not None:
+            stage.close()
+            del stage
+            return_freed()
+
+    def _running(self) -> Stage:
+        stage = self.stage
+        if stage is None:
+            raise ClusterError("The stage is not running: its model was closed, or is still being loaded.")
+        return stage
+
+    def _load(self) -> StageSizes:
+        here = self._premises
+        with self._lock:
+            self._raise_if_closed()
+            spec = self._spec
+        stop = spec.ring[spec.stage]
+        copy = require_copy(spec.checkpoint, here.cache_dir, here.transport.name)
+        with copy.at_rest():
+            shard = load_shard(
+                copy.folder,
+                copy.places_of(spec.tensors),
+                stop.first_unit,
+                stop.last_unit,
+                spec.dtype,
+                weights=here.weights,
+                progress=self._tell_progress,
+            )
+        recorder = Recorder(here.transport.name, spec.stage)
+        recorder.keep_spans = spec.record_spans
+        with self._lock:
+            self._raise_if_closed()
+            self.stage = Stage(
+                shard,
+                KVCache(shard.kv_layout, shard.dtype, spec.kv_budget_bytes),
+                recorder,
+                RingOutlet(here.transport, spec, lambda: self._is_closed),
+                chunk_tokens=spec.prefill_chunk_tokens,
+                num_threads=here.num_threads,
+                pace=here.pace,
+            )
+        return StageSizes(shard.weight_bytes, shard.bytes_read, shard.kv_bytes_per_token)
+
+    def _raise_if_closed(self) -> None:
+        if self._is_closed:
+            raise ClusterError("The stage was closed while it was loading.")
+
+    def _tell_progress(self, done_bytes: int, total_bytes: int) -> None:
+        self._raise_if_closed()
+        spec = self._spec
+        self._premises.transport.post(spec.source, "load_progress", spec.ring_id, spec.stage, done_bytes, total_bytes)

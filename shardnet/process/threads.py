@@ -1,0 +1,24 @@
+"""Work on a thread of its own, for whoever must not wait."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TypeVar
+
+Result = TypeVar("Result")
+
+
+def on_thread(name: str, work: Callable[[], Result]) -> Future[Result]:
+    """Run `work` on a thread called `name`; what it returns or raises goes to the caller."""
+    future: Future[Result] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except Exception as error:  # it travels to the caller, and must not hold here what the work held
+            future.set_exception(error.with_traceback(None))
+
+    threading.Thread(target=run, name=name, daemon=True).start()
+    return future
