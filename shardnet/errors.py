@@ -12,6 +12,7 @@
     └── ClusterError          (1)     a device or the way to it failed
         ├── JoinFailed                a device could not join the cluster
         ├── Evicted                   this device was struck off and must join again
+        ├── PlanNotInForce            a device has no such stage: another plan took over, or none was loaded
         ├── DeviceLost                a member died or its connection broke
         └── CallTimeout               a member did not answer in time
 
@@ -75,6 +76,10 @@ class JoinFailed(ClusterError):
 
 class Evicted(ClusterError):
     """This device was struck off by the others: what it asks for is refused until it joins again."""
+
+
+class PlanNotInForce(ClusterError):
+    """A message is for a stage that a device does not have, or has no more: an old plan's, say."""
 
 
 class DeviceLost(ClusterError):

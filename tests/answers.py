@@ -25,7 +25,7 @@ class Answer:
         """`text` has been sampled already; `is_whole` says that its last token ends the answer."""
         self.closed: list[int] = []
         self.results: list[Generation] = []
-        spec = SessionSpec(7, 64, 3, 32, (), SamplingOptions())
+        spec = SessionSpec(7, 64, 3, 3, 32, (), SamplingOptions())
         self.session = Session(cast(Any, self), spec)
         self.stream = Stream(self.session, TextStream(Letters(), stop), self.results.append)
         self._num_told = 0

@@ -15,7 +15,7 @@ from tiny_text_model import save_text_model
 from shardnet.cluster import survey
 from shardnet.cluster.cluster import Cluster
 from shardnet.cluster.copies import require_copies
-from shardnet.device import worker as worker_module
+from shardnet.device import stage_host
 from shardnet.device.worker import Worker
 from shardnet.errors import DamagedCheckpoint, ModelNotFound
 from shardnet.loader import enter, fingerprint, open_model
@@ -84,13 +84,13 @@ def test_a_device_finds_its_own_copy_or_says_that_it_has_none(tmp_path: Path, mo
     model = save_text_model(tmp_path / "model")
     monkeypatch.setattr("shardnet.loader.copy_index._shared_folder", lambda: None)  # as if on machines of their own
     opened: list[Path] = []
-    load_shard = worker_module.load_shard
+    load_shard = stage_host.load_shard
 
     def watched(folder: Path, *args: Any, **options: Any) -> Any:
         opened.append(folder)
         return load_shard(folder, *args, **options)
 
-    monkeypatch.setattr(worker_module, "load_shard", watched)
+    monkeypatch.setattr(stage_host, "load_shard", watched)
     options = {"dtype": "float32", "split": [3, 3], "cache_dir": tmp_path / "a", "progress": silent}
     with cluster_of(tmp_path / "a", tmp_path / "b") as cluster:
         with pytest.raises(ModelNotFound, match=r"^b has no copy of model \(checkpoint \w+\). Copy the model") as error:
@@ -118,7 +118,7 @@ def test_the_first_load_of_a_large_model_hashes_nothing(tmp_path: Path, monkeypa
     ):
         assert loaded.generate(["hello"], max_new_tokens=4)[0].token_ids
         with pytest.raises(DamagedCheckpoint, match=r"model.safetensors has changed since its model was opened"):
-            monkeypatch.setattr("shardnet.cluster.ring.require_copies", touched(model))
+            monkeypatch.setattr("shardnet.cluster.loading.require_copies", touched(model))
             cluster.load(model, dtype="float32", split=[3, 3], cache_dir=tmp_path / "c", progress=silent)
 
 

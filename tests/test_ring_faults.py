@@ -118,7 +118,7 @@ def test_an_error_on_the_compute_thread_is_told(
         elif where == "take":
             monkeypatch.setattr("shardnet.stage.inbox.Inbox.take", break_down)
         else:
-            [host] = ring.workers["b"]._stages.values()
+            [host] = ring.workers["b"]._stages.hosts()
             assert host.stage is not None
             of_nobody = Hop(host.key[0], 1, (Part(999, 0, 1),), torch.zeros(1, 64), "x", 0)
             host.stage.put(of_nobody, 0, break_down)
@@ -131,7 +131,7 @@ def test_an_error_on_the_compute_thread_is_told(
 def test_a_stage_that_has_ended_refuses_what_comes_and_answers_what_waited(ring: RingInProcess, tiny: Path) -> None:
     """Once, a chunk that came after `close` was never answered: its sender waited ten minutes."""
     with ring.connect() as cluster, load(cluster, tiny):
-        [host] = ring.workers["a"]._stages.values()
+        [host] = ring.workers["a"]._stages.hosts()
         stage = host.stage
         assert stage is not None
         taken = threading.Event()
@@ -148,14 +148,14 @@ def test_a_stage_that_has_ended_refuses_what_comes_and_answers_what_waited(ring:
 
 
 def spec(session: int) -> SessionSpec:
-    return SessionSpec(session, 20, 5, 12, (), SamplingOptions())
+    return SessionSpec(session, 20, 5, 5, 12, (), SamplingOptions())
 
 
 def test_a_session_that_was_closed_is_not_opened_by_an_order_that_comes_late(ring: RingInProcess, tiny: Path) -> None:
     """Once, Ctrl-C between the two let `close_sessions` overtake `open_session`, and the KV memory was lost."""
     with ring.connect() as cluster, load(cluster, tiny):
         worker = ring.workers["a"]
-        [host] = worker._stages.values()
+        [host] = worker._stages.hosts()
         assert host.stage is not None
         worker.close_sessions(*host.key, (7,))
         with pytest.raises(BadRequest, match="closed before"):
@@ -174,7 +174,7 @@ def test_rows_that_a_stage_cannot_take_are_refused_and_the_ring_lives_on(
     ring: RingInProcess, tiny: Path, expected: list[int], rows: torch.Tensor
 ) -> None:
     with ring.connect() as cluster, load(cluster, tiny) as model:
-        [host] = ring.workers["a"]._stages.values()
+        [host] = ring.workers["a"]._stages.hosts()
         ring_id, stage = host.key
         with pytest.raises(BadRequest):
             ring.workers["a"].hop(Hop(ring_id, stage, (Part(1, 0, 1),), rows, "x", 0))
@@ -186,7 +186,7 @@ def test_a_hop_beyond_a_sessions_room_is_refused_and_the_ring_lives_on(
 ) -> None:
     with ring.connect() as cluster, load(cluster, tiny) as model:
         worker = ring.workers["a"]
-        [host] = worker._stages.values()
+        [host] = worker._stages.hosts()
         worker.open_session(*host.key, spec(7))
         with pytest.raises(BadRequest, match="room for 20"):
             worker.hop(Hop(*host.key, (Part(7, 0, 21),), torch.ones(21, dtype=torch.int64), "x", 0))
@@ -198,7 +198,7 @@ def test_a_stage_is_opened_once_and_closing_waits_on_no_thread_of_the_network(
 ) -> None:
     with ring.connect() as cluster:
         model = load(cluster, tiny)
-        [host] = ring.workers["a"]._stages.values()
+        [host] = ring.workers["a"]._stages.hosts()
         with pytest.raises(ClusterError, match="already"):
             ring.workers["a"].open_stage(host._spec)
         with pytest.raises(ClusterError, match="already"):
@@ -278,7 +278,7 @@ def test_a_coordinator_that_is_only_silent_keeps_its_stages(
 def test_a_late_hop_of_another_coordinator_fits_nothing(ring: RingInProcess, tiny: Path, expected: list[int]) -> None:
     """Once, a hop with the right plan version was applied, whoever had made that plan: the text changed in silence."""
     with ring.connect() as cluster, load(cluster, tiny) as model:
-        [host] = ring.workers["a"]._stages.values()
+        [host] = ring.workers["a"]._stages.hosts()
         (_, version), stage = host.key
         stranger = ring.network.join("stranger")
         with closing(model.stream(PROMPT, max_new_tokens=12)) as stream:

@@ -25,7 +25,7 @@ from shardnet.device.source_news import SourceNews
 from shardnet.errors import ClusterError, DamagedCheckpoint
 from shardnet.models import Shard
 from shardnet.transport import InProcessNetwork
-from shardnet.transport.messages import Hop, Part, RingId, SampledToken, SamplingOptions, Tokens
+from shardnet.transport.messages import Hop, Part, RingId, RingStop, SampledToken, SamplingOptions, StageSpec, Tokens
 
 SIZES = (16, 10, 16, 8, 8)
 """Of prompts, for chunks of 16 tokens."""
@@ -39,7 +39,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def ring(monkeypatch: pytest.MonkeyPatch) -> Iterator[RingInProcess]:
     monkeypatch.setattr("shardnet.device.orphans.LOOK_EVERY_S", 0.05)
-    monkeypatch.setattr("shardnet.cluster.ring.UNLOAD_S", 0.3)
+    monkeypatch.setattr("shardnet.cluster.deployment.UNLOAD_S", 0.3)
     with ring_in_process() as ring:
         yield ring
 
@@ -67,7 +67,7 @@ def test_a_closed_session_frees_its_kv_cache_while_the_stage_idles(
         caches = [
             weakref.ref(tensor)
             for worker in ring.workers.values()
-            for host in worker._stages.values()
+            for host in worker._stages.hosts()
             if host.stage is not None
             for live in host.stage._sessions.values()
             for tensor in live.kv.keys.values()  # type: ignore[attr-defined]
@@ -75,7 +75,7 @@ def test_a_closed_session_frees_its_kv_cache_while_the_stage_idles(
         assert len(caches) == 4
         list(stream)
         del stream
-        model._pipeline.settle()
+        model._deployment.sessions.settle()
         wait_until(lambda: not any(cache() is not None for cache in caches), 5)
 
 
@@ -91,7 +91,7 @@ def test_a_closed_model_frees_its_weights(
         shards = [
             weakref.ref(host.stage.shard)
             for worker in ring.workers.values()
-            for host in worker._stages.values()
+            for host in worker._stages.hosts()
             if host.stage is not None
         ]
         assert len(shards) == len(SPLIT)
@@ -109,7 +109,7 @@ def test_a_closed_model_frees_its_weights_while_a_prompt_waits_at_a_frozen_devic
     """Once, the chunk of a prompt that a frozen device had not answered held its sender's stage for a minute."""
     with ring.connect() as cluster:
         model = load(cluster, tiny)
-        stage = next(iter(ring.workers["a"]._stages.values())).stage
+        stage = next(iter(ring.workers["a"]._stages.hosts())).stage
         assert stage is not None
         shard, is_sent = weakref.ref(stage.shard), threading.Event()
         outlet: Any = stage._outlet
@@ -143,7 +143,7 @@ def test_a_load_that_was_given_up_frees_what_it_had_read(
     def fail(*_: Any, **__: Any) -> Any:
         raise DamagedCheckpoint("the file ends early.")
 
-    monkeypatch.setattr("shardnet.device.worker.Stage", fail)
+    monkeypatch.setattr("shardnet.device.stage_host.Stage", fail)
     with ring.connect() as cluster:
         with pytest.raises(DamagedCheckpoint, match="ends early"):
             load(cluster, tiny)
@@ -216,7 +216,7 @@ def test_a_stage_that_its_device_has_dropped_is_an_error_and_no_silence(
     with ring.connect() as cluster, load(cluster, tiny) as model:
         stream = model.stream(PROMPT, max_new_tokens=3000)
         next(stream)
-        [host] = ring.workers["b"]._stages.values()
+        [host] = ring.workers["b"]._stages.hosts()
         ring.workers["b"]._drop(host.key[0])
         with pytest.raises(ClusterError, match=r"b has dropped stage 2 of 3|no stage 1"):
             list(stream)
@@ -227,10 +227,10 @@ def test_a_broken_ring_does_not_go_on_computing(ring: RingInProcess, tiny: Path)
     with ring.connect() as cluster, load(cluster, tiny) as model:
         stream = model.stream(PROMPT, max_new_tokens=3000)
         next(stream)
-        model._pipeline.fail(ClusterError("stage 2 of 3 failed"))
+        model._deployment.sessions.end(ClusterError("stage 2 of 3 failed"))
         with pytest.raises(ClusterError, match="stage 2"):
             list(stream)
-        stages = [host.stage for worker in ring.workers.values() for host in worker._stages.values()]
+        stages = [host.stage for worker in ring.workers.values() for host in worker._stages.hosts()]
         wait_until(lambda: all(stage is not None and stage.usage() == (0, 0) for stage in stages), 5)
 
 
@@ -241,14 +241,14 @@ def test_ctrl_c_while_a_session_is_closed_closes_it_all_the_same(
 ) -> None:
     """Once, the session was forgotten before the stages were told, and those not told yet kept its memory."""
     with ring.connect() as cluster, load(cluster, tiny) as model:
-        session = model._pipeline.start(PROMPT, max_new_tokens=4, eos_ids=(), sampling=SamplingOptions())
-        close_at = model._pipeline._close_at
-        monkeypatch.setattr(model._pipeline, "_close_at", interrupted_at(1, close_at))
+        session = model._deployment.sessions.start(PROMPT, max_new_tokens=4, eos_ids=(), sampling=SamplingOptions())
+        close_at = model._deployment.sessions._close_at
+        monkeypatch.setattr(model._deployment.sessions, "_close_at", interrupted_at(1, close_at))
         with pytest.raises(KeyboardInterrupt):
             session.cancel()
-        monkeypatch.setattr(model._pipeline, "_close_at", close_at)
+        monkeypatch.setattr(model._deployment.sessions, "_close_at", close_at)
         session.cancel()
-        model._pipeline.settle()
+        model._deployment.sessions.settle()
         assert all(report.kv_reserved_bytes == 0 for report in model.report())
 
 
@@ -282,7 +282,7 @@ def test_a_hop_that_is_sent_again_while_it_waits_counts_once_in_the_report(
         monkeypatch.setattr(Shard, "forward", slow)
         streams = [model.stream(PROMPT, max_new_tokens=1)]
         assert is_in_step.wait(20)
-        [host] = ring.workers["a"]._stages.values()
+        [host] = ring.workers["a"]._stages.hosts()
         assert host.stage is not None
         before = host.stage.recorder.totals().messages_from
         hop = Hop(host.key[0], 0, (Part(12345, 0, 2),), torch.tensor([1, 2]), "x", 0)
@@ -296,6 +296,9 @@ def test_a_hop_that_is_sent_again_while_it_waits_counts_once_in_the_report(
             list(stream)
 
 
+SPEC = StageSpec(RingId(b"epoch", 1), 0, (RingStop("stage", 0, 1),), "source", "", {}, "float32", 0, 128, False)
+
+
 def test_a_silent_source_gets_what_it_missed_in_few_messages(monkeypatch: pytest.MonkeyPatch) -> None:
     """Once, each message was sent again by itself, for ever: who had slept for an hour found thousands."""
     monkeypatch.setattr(source_news, "CONFIRM_S", 0.05)
@@ -303,7 +306,7 @@ def test_a_silent_source_gets_what_it_missed_in_few_messages(monkeypatch: pytest
     with InProcessNetwork() as network:
         network.join("source").expose("tokens", heard.append)
         stage = network.join("stage")
-        news = SourceNews(stage, "source", RingId(b"epoch", 1), lambda: False, lambda error: None)
+        news = SourceNews(stage, SPEC, lambda: False, lambda error: None)
         network.freeze("source")
         for index in range(200):
             news.tokens((SampledToken(1, index, index, ""),))
@@ -326,7 +329,7 @@ def test_a_source_that_refuses_a_token_is_an_error_and_no_silence(
         raise RuntimeError("a defect of the source")
 
     with ring.connect() as cluster, load(cluster, tiny) as model:
-        monkeypatch.setattr("shardnet.session.sessions.Pipeline.tell", refuse)
+        monkeypatch.setattr("shardnet.session.sessions.Sessions.tell", refuse)
         with pytest.raises(ClusterError, match="a defect of the source"):
             answer(model)
 
@@ -351,8 +354,8 @@ def test_prompts_that_begin_together_keep_their_rows_where_packets_are_cut(
     monkeypatch.setattr(Shard, "forward", held)
     with ring.connect() as cluster:
         with cluster.load(tiny, dtype="float32", split=SPLIT, prefill_chunk_tokens=16) as model:
-            pipeline = model._pipeline
-            waiting_at = [host.stage._inbox for worker in "ab" for host in ring.workers[worker]._stages.values()]  # type: ignore[union-attr]
+            pipeline = model._deployment.sessions
+            waiting_at = [host.stage._inbox for worker in "ab" for host in ring.workers[worker]._stages.hosts()]  # type: ignore[union-attr]
             send_prompt = pipeline._send_prompt
             streams = []
             for number, prompt in enumerate(prompts[:3]):

@@ -17,7 +17,7 @@ PROMPT = (3, 17, 42, 5, 17)
 
 def sampler_of(dtype: torch.dtype = torch.float32, **options: Any) -> Sampler:
     sampling = SamplingOptions(**options)
-    return Sampler(SessionSpec(1, 64, len(PROMPT), 24, (), sampling, PROMPT), dtype)
+    return Sampler(SessionSpec(1, 64, len(PROMPT), len(PROMPT), 24, (), sampling, PROMPT), dtype)
 
 
 @pytest.fixture(scope="module")

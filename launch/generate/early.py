@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from shardnet.cluster.ring import check_context
+from shardnet.cluster.loading import check_context
 from shardnet.launch.generate.glance import check_number_of_units
 from shardnet.launch.generate.options import GenerateOptions
 from shardnet.loader import ModelFiles, glance_at, open_model

@@ -15,15 +15,17 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import wait
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from types import NoneType
 from typing import Any
 
 from shardnet.checks import whole_number
+from shardnet.cluster.deployment import Deployment
 from shardnet.cluster.launched import announced_in
+from shardnet.cluster.loading import LoadOptions, load_model, split_of
 from shardnet.cluster.local_workers import MOST_LOCAL_DEVICES, LocalWorkers
 from shardnet.cluster.model import Model
-from shardnet.cluster.ring import LoadOptions, ModelLoad, load_model, split_of
 from shardnet.cluster.survey import Surveyor
 from shardnet.cluster.watch import Watch
 from shardnet.device.process import MOST_THREADS
@@ -58,12 +60,13 @@ class Cluster:
         self._resources = resources
         self._started = self.devices if workers is not None else ()
         self._epoch = secrets.token_bytes(16)
-        self._loads: dict[RingId, ModelLoad] = {}
+        self._deployments: tuple[Deployment, ...] = ()
+        self._lock = threading.Lock()
         self._surveyor = Surveyor(transport)
         self._birthplace = Birthplace("this cluster")
         self._is_closed = False
         self._evictions: list[threading.Thread] = []
-        transport.expose("holds", lambda ring_id: ring_id in self._loads)
+        transport.expose("holds", lambda ring_id: self._deployment_of(ring_id) is not None)
         transport.expose("tokens", self._on_tokens)
         transport.expose("session_failed", self._on_session_failed)
         transport.expose("stage_failed", self._on_stage_failed)
@@ -203,19 +206,19 @@ class Cluster:
             cache_dir=user_path(cache_dir or DEFAULT_CACHE),
         )
         with _shown(progress) as told:
-            ring_id = RingId(self._epoch, self._transport.draw("plan_version"))
-            load = ModelLoad(self._transport, ring_id, told, lambda: self._loads.pop(ring_id, None))
-            self._loads[ring_id] = load
+            deployment = Deployment(self._transport, self._epoch, told, self._forget)
+            with self._lock:
+                self._deployments = (*self._deployments, deployment)
             try:
-                return load_model(load, model, devices, self._surveyor, options)
+                return load_model(deployment, model, devices, self._surveyor, options)
             except ShardnetError as error:
-                cause = load.verdict(error)
-                load.close()
+                cause = deployment.verdict(error)
+                deployment.close()
                 if cause is error:
                     raise
                 raise cause from error
             except BaseException:
-                load.close()
+                deployment.close()
                 raise
 
     def describe(self) -> list[dict[str, Any]]:
@@ -234,8 +237,8 @@ class Cluster:
             self._watch.close()
             for eviction in self._evictions:  # none begins any more
                 eviction.join()
-            for load in list(self._loads.values()):
-                load.close()
+            for deployment in self._deployments:
+                deployment.close()
             living = [device for device in self._started if device not in self._watch.lost]
             wait([self._transport.post(device, "leave", timeout_s=LEAVE_S) for device in living], timeout=LEAVE_S)
         finally:
@@ -255,42 +258,50 @@ class Cluster:
 
     # ---- endpoints, and what the watch tells ----
 
+    def _deployment_of(self, ring_id: RingId) -> Deployment | None:
+        return next((each for each in self._deployments if each.holds(ring_id)), None)
+
+    def _forget(self, deployment: Deployment) -> None:
+        with self._lock:
+            self._deployments = tuple(each for each in self._deployments if each is not deployment)
+
     def _on_tokens(self, tokens: Tokens) -> None:
-        load = self._loads.get(tokens.ring_id)
-        if load is not None:
-            load.on_tokens(tokens)
+        deployment = self._deployment_of(tokens.ring_id)
+        if deployment is not None:
+            deployment.on_tokens(tokens)
 
     def _on_session_failed(self, ring_id: RingId, session: int, text: str) -> None:
-        load = self._loads.get(ring_id)
-        if load is not None:
-            load.on_session_failed(session, text)
+        deployment = self._deployment_of(ring_id)
+        if deployment is not None:
+            deployment.on_session_failed(session, text)
 
     def _on_load_progress(self, ring_id: RingId, stage: int, done_bytes: int, total_bytes: int) -> None:
-        load = self._loads.get(ring_id)
-        if load is not None:
-            load.on_progress(stage, done_bytes, total_bytes)
+        deployment = self._deployment_of(ring_id)
+        if deployment is not None:
+            deployment.on_progress(stage, done_bytes, total_bytes)
 
     def _on_profile_progress(self, device: str, done: float, total: float) -> None:
-        for load in list(self._loads.values())[-1:]:
-            load.on_profile_progress(device, done, total)
+        for deployment in self._deployments[-1:]:
+            deployment.on_profile_progress(device, done, total)
 
     def _on_stage_failed(self, ring_id: RingId, stage: int, device: str, text: str) -> None:
-        if ring_id in self._loads:
-            self._watch.suspect(device, lambda: self._fail_stage(ring_id, stage, device, text))
+        deployment = self._deployment_of(ring_id)
+        if deployment is not None:
+            self._watch.suspect(device, partial(self._fail_stage, ring_id, stage, device, text))
 
     def _fail_stage(self, ring_id: RingId, stage: int, device: str, text: str) -> None:
         """The device lives, so the fault is the stage's."""
-        load = self._loads.get(ring_id)
-        if load is not None:
-            load.fail(ClusterError(f"stage {stage + 1} of {len(load.stages)} on {device} failed: {text}"))
+        deployment = self._deployment_of(ring_id)
+        if deployment is not None:
+            deployment.on_stage_failed(stage, device, text)
 
     def _on_stages(self, device: str, present: Collection[StageKey], asked_s: float) -> None:
-        for load in list(self._loads.values()):
-            load.check_stages(device, present, asked_s)
+        for deployment in self._deployments:
+            deployment.check_stages(device, present, asked_s)
 
     def _on_lost(self, device: str, why: str) -> None:
-        for load in list(self._loads.values()):
-            load.lose(device, why)
+        for deployment in self._deployments:
+            deployment.lose(device, why)
         # The store and the others may take 7 s to hear of it, and the watch must notice the next death meanwhile.
         eviction = threading.Thread(target=self._strike_off, args=(device,), name="shardnet-evict", daemon=True)
         self._evictions.append(eviction)

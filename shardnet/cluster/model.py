@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -11,13 +11,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from shardnet.cluster.remote_stage import RemoteStage, StageReport, collect_timeline
+from shardnet.cluster.deployment import Deployment
+from shardnet.cluster.remote_stage import StageReport
 from shardnet.errors import ClusterError
 from shardnet.plan import ModelProfile, Plan
 from shardnet.process.forks import Birthplace
 from shardnet.session.async_stream import AsyncStream, run_beside
 from shardnet.session.request import Chat, check_length, encode, prompts_of, sampling_of, stops_of
-from shardnet.session.sessions import Pipeline
 from shardnet.session.stream import Generation, Stream
 from shardnet.session.text import TextStream
 from shardnet.session.turns import Batch, Turns
@@ -35,34 +35,31 @@ class Model:
 
     def __init__(
         self,
-        pipeline: Pipeline,
-        stages: Sequence[RemoteStage],
+        deployment: Deployment,
         plan: Plan,
         profile: ModelProfile,
         tokenizer: Any,
         *,
         eos_ids: tuple[int, ...],
         context_tokens: int,
-        unload: Callable[[], None],
     ) -> None:
         self.profile = profile
         self.tokenizer = tokenizer
         self.context_tokens = context_tokens
         """Tokens of prompt and answer together that a session may have."""
-        self._pipeline = pipeline
-        self._stages = tuple(stages)
+        self._deployment = deployment
         self._eos_ids = eos_ids
         self._plan = plan
         self._laps_s: deque[float] = deque(maxlen=NUM_LAPS_KEPT)
         self._latest: Generation | None = None
         self._turns = Turns()
-        self._unload = unload
         self._birthplace = Birthplace("this model")
 
     @property
     def plan(self) -> Plan:
         """Who holds what, what was predicted, and after a run what was measured. Prints as a table."""
-        return replace(self._plan, measured_lap_s=median(self._laps_s) if self._laps_s else None)
+        measured_lap_s = median(self._laps_s) if self._laps_s else None
+        return replace(self._plan, version=self._deployment.plan_version, measured_lap_s=measured_lap_s)
 
     def stream(
         self,
@@ -101,7 +98,9 @@ class Model:
         text = TextStream(self.tokenizer, stops_of(stop))
         ids = self.encode(prompt, chat=chat)
         max_new_tokens = check_length(len(ids), max_new_tokens, self.context_tokens)
-        session = self._pipeline.start(ids, max_new_tokens=max_new_tokens, eos_ids=self._eos_ids, sampling=sampling)
+        session = self._deployment.sessions.start(
+            ids, max_new_tokens=max_new_tokens, eos_ids=self._eos_ids, sampling=sampling
+        )
         return Stream(session, text, self._keep)
 
     def generate(self, prompts: Sequence[str | Sequence[int] | Chat], **options: Any) -> list[Generation]:
@@ -153,13 +152,12 @@ class Model:
             DeviceLost: a device was lost; names it and its stage.
         """
         with self._asking_stages():
-            return [stage.report() for stage in self._stages]
+            return self._deployment.ring.reports()
 
     def reset_report(self) -> None:
         """Begin the account of `report`, and the timeline of `write_profile`, anew. Raises what `report` raises."""
         with self._asking_stages():
-            for stage in self._stages:
-                stage.reset()
+            self._deployment.ring.reset()
 
     def write_profile(self, folder: str | Path) -> None:
         """Write the timeline since the last `reset_report` as a Chrome trace and TensorBoard files.
@@ -177,13 +175,13 @@ class Model:
             summary["time_to_first_token_s"] = self._latest.time_to_first_token_s
         summary["stages"] = [asdict(report) for report in self.report()]
         with self._asking_stages():
-            timeline = collect_timeline(self._stages)
+            timeline = self._deployment.ring.timeline()
         write_profile(folder, timeline, self.plan, self.profile, summary)
 
     def close(self) -> None:
         """Unload from every device. Safe to call twice; happens when the cluster closes, too."""
         if self._birthplace.is_here:
-            self._unload()
+            self._deployment.close()
 
     def __enter__(self) -> Model:
         return self
@@ -198,7 +196,7 @@ class Model:
         try:
             yield
         except ClusterError:
-            self._pipeline.raise_if_broken()
+            self._deployment.sessions.raise_if_ended()
             raise
 
     def _keep(self, result: Generation) -> None:

@@ -49,17 +49,15 @@ class RemoteStage:
         self._transport = transport
         self._spec = spec
         self._host: RemoteObject = transport.remote(plan.device, "open_stage", spec)
-        self._sizes: StageSizes | None = None
+        self.sizes: StageSizes | None = None
+        """Known when it is loaded."""
 
     def load(self) -> Future[StageSizes]:
-        """Start loading; the future gives the sizes. Call `loaded` with them."""
+        """Start loading; the future gives the sizes."""
         return self._host.call("load", timeout_s=LOAD_S)
 
-    def loaded(self, sizes: StageSizes) -> None:
-        self._sizes = sizes
-
     def report(self) -> StageReport:
-        assert self._sizes is not None, "not loaded"
+        assert self.sizes is not None, "not loaded"
         account: StageAccount = self._host.call("report", timeout_s=ASK_S).result()
         totals = account.totals
         offsets = clock_offsets(self._transport, (self.plan.device, *(name for name, _ in totals.messages_from)))
@@ -68,8 +66,8 @@ class RemoteStage:
             device=self.plan.device,
             first_unit=self.plan.first_unit,
             last_unit=self.plan.last_unit,
-            weight_bytes=self._sizes.weight_bytes,
-            bytes_read=self._sizes.bytes_read,
+            weight_bytes=self.sizes.weight_bytes,
+            bytes_read=self.sizes.bytes_read,
             kv_reserved_bytes=account.kv_reserved_bytes,
             peak_rss_bytes=account.peak_rss_bytes,
             compute_s=totals.compute_s,
@@ -89,6 +87,16 @@ class RemoteStage:
         """Drain the stage's spans into `timeline`."""
         spans = self._host.call("drain_spans", timeout_s=ASK_S).result()
         timeline.add(self.plan.device, self._spec.stage, [tuple(span) for span in spans])
+
+    def adopt(self, spec: StageSpec) -> Future[Any]:
+        """See `StageHost.adopt`, and so on."""
+        return self._host.call("adopt", spec, timeout_s=ASK_S)
+
+    def switch(self) -> Future[Any]:
+        return self._host.call("switch", timeout_s=ASK_S)
+
+    def retire(self) -> Future[Any]:
+        return self._host.call("retire", timeout_s=ASK_S)
 
     def unload(self) -> Future[Any]:
         """Start to end the stage and to free its weights; `release` it when that is done or nobody waits for it."""

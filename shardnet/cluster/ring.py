@@ -1,298 +1,100 @@
-"""Puts a model on devices: what is to be placed, where, then every device loads its own shard at the same time."""
+"""One plan version at work: its stages on the devices, as the coordinator holds them."""
 
 from __future__ import annotations
 
-import itertools
-import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, InvalidStateError, as_completed, wait
-from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Collection, Sequence
+from concurrent.futures import Future
+from typing import Any
 
-from shardnet.checks import whole_number
-from shardnet.cluster.copies import require_copies
-from shardnet.cluster.model import Model
-from shardnet.cluster.placement import (
-    LEAST_KV_TOKENS,
-    SPREAD,
-    check_method,
-    check_num_devices,
-    given_plan,
-    kv_budgets,
-    place,
-    problem_of,
-)
-from shardnet.cluster.remote_stage import RemoteStage
-from shardnet.cluster.survey import EXPECTED_TOKENS, Surveyor
-from shardnet.errors import BadRequest, ClusterError, DeviceLost, ShardnetError
-from shardnet.foreign.quoting import quoted
-from shardnet.loader import ModelFiles, open_model
-from shardnet.plan import DTYPES, Plan, StagePlan
-from shardnet.progress import Progress
-from shardnet.session.sessions import VERDICT_S, Pipeline
+from shardnet.cluster.remote_stage import RemoteStage, StageReport, collect_timeline
+from shardnet.plan import StagePlan
+from shardnet.session import sessions
+from shardnet.timeline.timeline import Timeline
 from shardnet.transport.base import Transport
-from shardnet.transport.messages import RingId, RingStop, StageKey, StageSizes, StageSpec, Tokens
-
-UNLOAD_S = 5.0
-MOST_SESSIONS = 2**32
-"""So many numbers a loaded model takes for its sessions."""
-
-Answer = TypeVar("Answer")
+from shardnet.transport.messages import RingId, StageKey, StageSizes, StageSpec
 
 
-class ModelLoad:
-    """One loaded (or loading) model, as the cluster's endpoints and its watch see it."""
+class Ring:
+    """The stages of one plan version. Those of a ring that takes over from another may be the same ones, rewired."""
 
-    def __init__(
-        self, transport: Transport, ring_id: RingId, progress: Progress, on_closed: Callable[[], object]
-    ) -> None:
-        self.transport = transport
-        self.ring_id = ring_id
-        self.progress = progress
-        self.stages: list[RemoteStage] = []
-        self.pipeline: Pipeline | None = None
-        self._plan: tuple[StagePlan, ...] = ()
-        self._loaded_s: float | None = None
-        self._ended: Future[None] = Future()
-        """Fails when a device that matters is lost, or the model is closed."""
-        self._lock = threading.Lock()
-        self._on_closed = on_closed
+    def __init__(self, transport: Transport, plan: Sequence[StagePlan], specs: Sequence[StageSpec]) -> None:
+        self.specs = tuple(specs)
+        self.ring_id: RingId = specs[0].ring_id
+        self.plan = tuple(plan)
+        self.stages: tuple[RemoteStage, ...] = ()
+        self._transport = transport
+        self._since_s: float | None = None
+        """When all stages were known to be there."""
 
-    def on_tokens(self, tokens: Tokens) -> None:
-        if self.pipeline is not None:
-            self.pipeline.tell(tokens)
+    @property
+    def route(self) -> sessions.Ring:
+        """As sessions see it."""
+        return sessions.Ring(self.ring_id, self.specs[0].ring)
 
-    def on_session_failed(self, session: int, text: str) -> None:
-        if self.pipeline is not None:
-            self.pipeline.fail_session(session, BadRequest(text))
+    def open(self) -> None:
+        """Make room for every stage on its device."""
+        for spec, plan in zip(self.specs, self.plan, strict=True):
+            self.stages = (*self.stages, RemoteStage(self._transport, spec, plan))
 
-    def on_progress(self, stage: int, done_bytes: int, total_bytes: int) -> None:
-        stages = self.stages
-        if stage < len(stages):
-            self.progress(f"loading {stages[stage].plan.device}", done_bytes, total_bytes)
+    def load(self) -> list[Future[StageSizes]]:
+        """All devices load at the same time."""
+        return [stage.load() for stage in self.stages]
 
-    def on_profile_progress(self, device: str, done: float, total: float) -> None:
-        self.progress(f"profiling {device}", done, total)
+    def loaded(self, sizes: Sequence[StageSizes]) -> None:
+        """All devices have loaded."""
+        for stage, size in zip(self.stages, sizes, strict=True):
+            stage.sizes = size
+        self._since_s = time.monotonic()
 
-    def fail(self, error: ShardnetError) -> None:
-        if self.pipeline is not None:
-            self.pipeline.fail(error)
+    def successor(self, ring_id: RingId) -> Ring:
+        """The same stages under another plan version. They do not know of it yet: see `take_over`."""
+        successor = Ring(self._transport, self.plan, [spec._replace(ring_id=ring_id) for spec in self.specs])
+        successor.stages = self.stages
+        return successor
 
-    def place(self, stages: Sequence[StagePlan]) -> None:
-        """From now on it is known which device holds which stage."""
-        with self._lock:
-            self._plan = tuple(stages)
+    def adopt(self) -> list[Future[Any]]:
+        """Tell every stage of its place in this ring; nothing is sent along it yet."""
+        return [stage.adopt(spec._replace(tensors={})) for stage, spec in zip(self.stages, self.specs, strict=True)]
 
-    def add(self, stage: RemoteStage) -> None:
-        self.stages.append(stage)
+    def switch(self) -> list[Future[Any]]:
+        """Tell every stage to send along this ring, which all of them have adopted."""
+        return [stage.switch() for stage in self.stages]
 
-    def result_of(self, answer: Future[Answer]) -> Answer:
-        """Wait for a device's answer, but no longer than until a device is lost or the load is given up."""
-        either: tuple[Future[Any], ...] = (answer, self._ended)
-        wait(either, return_when=FIRST_COMPLETED)
-        if self._ended.done():
-            self._ended.result()
-        return answer.result()
+    def retire_others(self) -> list[Future[Any]]:
+        """Tell every stage to answer to this ring alone."""
+        self._since_s = time.monotonic()
+        return [stage.retire() for stage in self.stages]
 
-    def wait_until_loaded(self, loads: Sequence[Future[StageSizes]]) -> None:
-        """All devices load at the same time; the first error ends it."""
-        if self._ended.done():  # closed by another thread: its stages are no longer listed
-            self._ended.result()
-        for loaded in as_completed(loads):
-            self.result_of(loaded)
-        for stage, sizes in zip(self.stages, loads, strict=True):
-            stage.loaded(sizes.result())
-        self._loaded_s = time.monotonic()
+    def held_by(self, device: str) -> list[int]:
+        """The stages that a device has, by their index."""
+        return [index for index, stage in enumerate(self.plan) if stage.device == device]
 
-    def check_stages(self, device: str, present: Collection[StageKey], asked_s: float) -> None:
-        """A device has said which stages it has. One that has dropped a stage of this ring has broken it.
+    def missing(self, device: str, present: Collection[StageKey], asked_s: float) -> list[int]:
+        """The stages that a device should have and has not, by what it said when it was asked at `asked_s`."""
+        if self._since_s is None or asked_s <= self._since_s:
+            return []
+        return [index for index in self.held_by(device) if (self.ring_id, index) not in present]
 
-        It does so when it cannot reach this process any more, though it can still be reached: what it was to send, a
-        token or a hidden state, went nowhere, and its session would wait for ever.
-        """
-        if self._loaded_s is None or asked_s <= self._loaded_s:
-            return
-        for index, stage in enumerate(self._plan):
-            if stage.device == device and (self.ring_id, index) not in present:
-                self.fail(
-                    ClusterError(
-                        f"{device} has dropped stage {index + 1} of {len(self._plan)}, as its connection to this "
-                        "process broke. Load the model again."
-                    )
-                )
+    def reports(self) -> list[StageReport]:
+        """What each stage did."""
+        return [stage.report() for stage in self.stages]
 
-    def lose(self, device: str, why: str) -> None:
-        """A device was lost: if it holds a stage, the ring is broken. Lets go of what lived there."""
-        with self._lock:
-            held = [index for index, stage in enumerate(self._plan) if stage.device == device]
-            if self._plan and not held:
-                return
-            lost = DeviceLost(f"{device} is lost ({why}){self._what_it_held(held)}", device)
-            for stage in self.stages:
-                if stage.plan.device == device:
-                    stage.release()
-        self._end(lost)
-        self.fail(lost)
+    def reset(self) -> None:
+        """Begin the account of `reports` anew."""
+        for stage in self.stages:
+            stage.reset()
 
-    def _what_it_held(self, held: Sequence[int]) -> str:
-        if not held:
-            return " before the model was placed. Load it again on the devices left."
-        stage = self._plan[held[0]]
-        return (
-            f", and with it stage {held[0] + 1} of {len(self._plan)} (units {stage.first_unit} to {stage.last_unit}). "
-            "Load the model again on the devices left."
-        )
+    def timeline(self) -> Timeline:
+        """The spans of all stages on this process's clock."""
+        return collect_timeline(self.stages)
 
-    def verdict(self, error: ShardnetError) -> ShardnetError:
-        """What an error during the load comes from. If a connection broke, whoever watches the devices knows more."""
-        if isinstance(error, DeviceLost):
-            wait((self._ended,), timeout=VERDICT_S)
-        cause = self._ended.exception() if self._ended.done() else None
-        return cause if isinstance(cause, DeviceLost) else error
+    def unload(self) -> list[Future[Any]]:
+        """Start to end every stage; `release` them when that is done or nobody waits for it."""
+        return [stage.unload() for stage in self.stages]
 
-    def close(self) -> None:
-        """Unload from every living device. Safe to call twice, and while it is still being loaded.
-
-        A device that is busy or frozen is not waited for longer than `UNLOAD_S`; it does as it was told when it can.
-        """
-        with self._lock:
-            stages, self.stages = self.stages, []
-        closed = BadRequest("the model was closed. Load it again.")
-        try:
-            self._end(closed)
-            self.fail(closed)
-            wait([stage.unload() for stage in stages], timeout=UNLOAD_S)
-        finally:
-            for stage in stages:
+    def release(self, device: str | None = None) -> None:
+        """Drop the handles to the stages of a device, or of all: before it is struck off."""
+        for stage in self.stages:
+            if device in (None, stage.plan.device):
                 stage.release()
-            self._on_closed()  # from now on, devices end by themselves what they were not told to end
-
-    def _end(self, why: ShardnetError) -> None:
-        with suppress(InvalidStateError):  # the first reason counts
-            self._ended.set_exception(why)
-
-
-@dataclass(frozen=True)
-class LoadOptions:
-    """What `Cluster.load` was asked for; see there."""
-
-    dtype: str
-    placement: str
-    objective: str
-    in_flight: int
-    split: tuple[int, ...] | None
-    context_tokens: int | None
-    kv_memory_bytes: int | None
-    prefill_chunk_tokens: int
-    record_spans: bool
-    cache_dir: Path
-
-    def __post_init__(self) -> None:
-        if self.dtype not in DTYPES:
-            raise BadRequest(f"dtype must be one of {', '.join(DTYPES)}, but is {quoted(self.dtype)}.")
-        check_method(self.placement, self.objective)
-        for name in ("in_flight", "context_tokens", "kv_memory_bytes", "prefill_chunk_tokens"):
-            if (value := getattr(self, name)) is not None:
-                whole_number(name.replace("_", "-"), value, least=1, most=2**63 - 1)
-
-
-def split_of(split: Any) -> tuple[int, ...] | None:
-    """Units for each device, as the caller wrote them down; None where the planner is to decide.
-
-    Raises:
-        BadRequest: it is no list of whole numbers.
-    """
-    if split is None:
-        return None
-    if isinstance(split, str) or not isinstance(split, Iterable):
-        raise BadRequest(f"the split must be a list of units for each device, but is {quoted(split)}.")
-    return tuple(whole_number("units of a device in the split", count, least=0) for count in split)
-
-
-def load_model(
-    load: ModelLoad, model: str | Path | ModelFiles, devices: Sequence[str], surveyor: Surveyor, options: LoadOptions
-) -> Model:
-    """Open, place and load `model` over `devices`; see `Cluster.load`."""
-    if isinstance(model, ModelFiles):
-        opened = model
-    else:
-        opened = open_model(str(model), options.dtype, cache_dir=options.cache_dir, progress=load.progress)
-    context_tokens = check_context(opened.profile.name, opened.profile.context_tokens, options.context_tokens)
-    files = require_copies(opened, devices, load.transport, options.cache_dir, load.progress, load.result_of)
-    plan, budgets = plan_load(load, files, devices, surveyor, options, context_tokens)
-    ring = tuple(RingStop(stage.device, stage.first_unit, stage.last_unit) for stage in plan.stages)
-    load.place(plan.stages)
-    for index, stage in enumerate(plan.stages):
-        spec = StageSpec(
-            ring_id=load.ring_id,
-            stage=index,
-            ring=ring,
-            source=load.transport.name,
-            checkpoint=files.copy.name,
-            tensors=files.roots_of(stage.first_unit, stage.last_unit),
-            dtype=options.dtype,
-            kv_budget_bytes=budgets[index],
-            prefill_chunk_tokens=options.prefill_chunk_tokens,
-            record_spans=options.record_spans,
-        )
-        load.add(RemoteStage(load.transport, spec, stage))
-    numbers = itertools.count(load.transport.draw("session", MOST_SESSIONS))
-    load.pipeline = Pipeline(load.transport, load.ring_id, ring, numbers)
-    loads = [stage.load() for stage in load.stages]
-    tokenizer = opened.tokenizer()  # the devices load meanwhile
-    load.wait_until_loaded(loads)
-    return Model(
-        load.pipeline,
-        load.stages,
-        plan,
-        files.profile,
-        tokenizer,
-        eos_ids=tuple(files.eos_ids),
-        context_tokens=context_tokens,
-        unload=load.close,
-    )
-
-
-def plan_load(
-    load: ModelLoad,
-    files: ModelFiles,
-    devices: Sequence[str],
-    surveyor: Surveyor,
-    options: LoadOptions,
-    context_tokens: int,
-) -> tuple[Plan, list[int]]:
-    """The plan, and the KV budget of each stage in bytes."""
-    kv_bytes, version = options.kv_memory_bytes, load.ring_id.plan_version
-    if options.split is not None:
-        plan = given_plan(options.split, files.profile, devices, version)
-        return plan, kv_budgets(plan, files.profile, surveyor.memory(devices), kv_bytes)
-    if options.placement == SPREAD:
-        check_num_devices(len(devices), files.profile.num_units, files.profile.name)
-    expected_tokens = min(EXPECTED_TOKENS, max(1, context_tokens // 2))
-    store = options.cache_dir / "profiles"
-    survey = surveyor.survey(
-        devices, files, store, load.progress, wait_for=load.result_of, context_tokens=expected_tokens
-    )
-    problem = problem_of(
-        files.profile,
-        survey.devices,
-        survey.links,
-        context_tokens=min(context_tokens, LEAST_KV_TOKENS),
-        kv_memory_bytes=kv_bytes,
-    )
-    plan = place(problem, options.placement, options.objective, options.in_flight, version)
-    return plan, kv_budgets(plan, files.profile, survey.devices, kv_bytes)
-
-
-def check_context(model: str, longest: int, wanted: int | None) -> int:
-    """Tokens that a session may have; `longest` is what the model was made for."""
-    if wanted is None:
-        return longest
-    if not 1 <= wanted <= longest:
-        raise BadRequest(
-            f"context must be between 1 and the {longest} tokens that {model} was made for, but is {quoted(wanted)}."
-        )
-    return wanted

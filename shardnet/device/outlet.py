@@ -1,7 +1,8 @@
 """Where a stage's results go: straight to the next stage of its ring, and what was sampled to the source.
 
 Everything is sent again until it is answered, and ends with the stage. A hop that does not arrive is told to the
-coordinator, which knows better whether somebody died.
+coordinator, which knows better whether somebody died. What was still on its way when the stage was rewired to another
+ring, and was refused for that, goes on in the new one.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 
 from shardnet.device.source_news import SourceNews
-from shardnet.errors import BadRequest
+from shardnet.errors import BadRequest, PlanNotInForce
 from shardnet.timeline.clocks import clock_ns
 from shardnet.transport.base import Transport
 from shardnet.transport.delivery import Delivery
@@ -34,32 +35,36 @@ class RingOutlet:
     """Implements `stage.Outlet` over a transport.
 
     Args:
+        spec: the stage's place in its ring.
         is_over: whether the stage has ended.
     """
 
     def __init__(self, transport: Transport, spec: StageSpec, is_over: Callable[[], bool]) -> None:
         self._transport = transport
-        self._ring_id = spec.ring_id
-        self._stage = spec.stage
-        self._source = spec.source
         self._is_over = is_over
-        self._next_stage = (spec.stage + 1) % len(spec.ring)
-        self._next_device = spec.ring[self._next_stage].device
-        self._news = SourceNews(transport, spec.source, spec.ring_id, is_over, self.failed)
+        self._spec = spec
+        self._news = SourceNews(transport, spec, is_over, self.failed)
+
+    def rewire(self, spec: StageSpec) -> None:
+        """From now on results go the way that `spec` says. Runs between two steps."""
+        self._spec = spec
+        self._news.spec = spec
 
     def hop(self, parts: tuple[Part, ...], rows: torch.Tensor) -> None:
+        spec = self._spec
         Delivery(
-            partial(self._send_hop, parts, rows),
-            self._check,
+            partial(self._send_hop, spec, parts, rows),
+            partial(self._hop_was_answered, spec, parts, rows),
             first_s=HOP_S + rows.nbytes / SLOWEST_BYTES_PER_S,
             most_tries=HOP_TRIES,
             is_over=self._is_over,
         ).begin()
 
     def bulk_hop(self, parts: tuple[Part, ...], rows: torch.Tensor, on_taken: Callable[[], None]) -> None:
+        spec = self._spec
         Delivery(
-            partial(self._send_bulk_hop, parts, rows),
-            partial(self._bulk_was_answered, on_taken),
+            partial(self._send_bulk_hop, spec, parts, rows),
+            partial(self._bulk_hop_was_answered, spec, parts, rows, on_taken),
             first_s=BULK_HOP_S + rows.nbytes / SLOWEST_BYTES_PER_S,
             is_over=self._is_over,
         ).begin()
@@ -71,32 +76,67 @@ class RingOutlet:
         self._news.session_failed(session, str(error))
 
     def failed(self, error: BaseException) -> None:
-        self._tell_failed(self._stage, self._transport.name, f"{type(error).__name__}: {error}")
+        spec = self._spec
+        self._tell_failed(spec, spec.stage, self._transport.name, f"{type(error).__name__}: {error}")
 
-    def _send_hop(self, parts: tuple[Part, ...], rows: torch.Tensor, wait_s: float) -> Future[Any]:
-        return self._transport.post(self._next_device, "hop", self._to_next(parts, rows), timeout_s=wait_s)
+    def _send_hop(self, spec: StageSpec, parts: tuple[Part, ...], rows: torch.Tensor, wait_s: float) -> Future[Any]:
+        device, hop = self._to_next(spec, parts, rows)
+        return self._transport.post(device, "hop", hop, timeout_s=wait_s)
 
-    def _send_bulk_hop(self, parts: tuple[Part, ...], rows: torch.Tensor, wait_s: float) -> Future[Any]:
-        return self._transport.call(self._next_device, "bulk_hop", self._to_next(parts, rows), timeout_s=wait_s)
+    def _send_bulk_hop(
+        self, spec: StageSpec, parts: tuple[Part, ...], rows: torch.Tensor, wait_s: float
+    ) -> Future[Any]:
+        device, hop = self._to_next(spec, parts, rows)
+        return self._transport.call(device, "bulk_hop", hop, timeout_s=wait_s)
 
-    def _bulk_was_answered(self, on_taken: Callable[[], None], sent: Future[Any]) -> None:
-        self._check(sent)
-        on_taken()
+    def _hop_was_answered(
+        self, spec: StageSpec, parts: tuple[Part, ...], rows: torch.Tensor, sent: Future[Any]
+    ) -> None:
+        if self._goes_another_way(spec, sent):
+            self.hop(parts, rows)
+        else:
+            self._check(spec, sent)
 
-    def _check(self, sent: Future[Any]) -> None:
+    def _bulk_hop_was_answered(
+        self,
+        spec: StageSpec,
+        parts: tuple[Part, ...],
+        rows: torch.Tensor,
+        on_taken: Callable[[], None],
+        sent: Future[Any],
+    ) -> None:
+        if self._goes_another_way(spec, sent):
+            self.bulk_hop(parts, rows, on_taken)
+        else:
+            self._check(spec, sent)
+            on_taken()
+
+    def _goes_another_way(self, spec: StageSpec, sent: Future[Any]) -> bool:
+        """Whether a hop was refused for an old plan version that this stage has left meanwhile."""
+        return isinstance(sent.exception(), PlanNotInForce) and self._spec is not spec
+
+    def _check(self, spec: StageSpec, sent: Future[Any]) -> None:
         error = sent.exception()
         if error is not None and not self._is_over():
-            self._tell_failed(self._next_stage, self._next_device, str(error))
+            stage = _next_stage(spec)
+            self._tell_failed(spec, stage, spec.ring[stage].device, str(error))
 
-    def _tell_failed(self, stage: int, device: str, text: str) -> None:
-        Delivery(partial(self._send_failed, stage, device, text), _heard, first_s=HOP_S, is_over=self._is_over).begin()
+    def _tell_failed(self, spec: StageSpec, stage: int, device: str, text: str) -> None:
+        send = partial(self._send_failed, spec, stage, device, text)
+        Delivery(send, _heard, first_s=HOP_S, is_over=self._is_over).begin()
 
-    def _send_failed(self, stage: int, device: str, text: str, wait_s: float) -> Future[Any]:
-        return self._transport.post(self._source, "stage_failed", self._ring_id, stage, device, text, timeout_s=wait_s)
+    def _send_failed(self, spec: StageSpec, stage: int, device: str, text: str, wait_s: float) -> Future[Any]:
+        return self._transport.post(spec.source, "stage_failed", spec.ring_id, stage, device, text, timeout_s=wait_s)
 
-    def _to_next(self, parts: tuple[Part, ...], rows: torch.Tensor) -> Hop:
+    def _to_next(self, spec: StageSpec, parts: tuple[Part, ...], rows: torch.Tensor) -> tuple[str, Hop]:
         """With the time of this try: the receiver reckons by it how long the hop was on its way."""
-        return Hop(self._ring_id, self._next_stage, parts, rows, self._transport.name, clock_ns())
+        stage = _next_stage(spec)
+        return spec.ring[stage].device, Hop(spec.ring_id, stage, parts, rows, self._transport.name, clock_ns())
+
+
+def _next_stage(spec: StageSpec) -> int:
+    """After the last one comes the first."""
+    return (spec.stage + 1) % len(spec.ring)
 
 
 def _heard(_: Future[Any]) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from shardnet.errors import CallTimeout, DeviceLost
 from shardnet.transport.base import Transport
 from shardnet.transport.delivery import Delivery
-from shardnet.transport.messages import RingId, SampledToken, Tokens
+from shardnet.transport.messages import SampledToken, StageSpec, Tokens
 
 CONFIRM_S = 2.0
 """After so long without an answer, what was told is told again."""
@@ -25,6 +25,7 @@ class SourceNews:
     """Implements the part of `stage.Outlet` that speaks to the source.
 
     Args:
+        spec: names the source and the ring; exchanged when the stage is rewired.
         is_over: whether the stage has ended.
         on_refused: called with what the source, which lives, has raised instead of confirming.
     """
@@ -32,14 +33,12 @@ class SourceNews:
     def __init__(
         self,
         transport: Transport,
-        source: str,
-        ring_id: RingId,
+        spec: StageSpec,
         is_over: Callable[[], bool],
         on_refused: Callable[[BaseException], None],
     ) -> None:
         self._transport = transport
-        self._source = source
-        self._ring_id = ring_id
+        self.spec = spec
         self._is_over = is_over
         self._on_refused = on_refused
         self._lock = threading.Lock()
@@ -57,11 +56,16 @@ class SourceNews:
 
     def session_failed(self, session: int, text: str) -> None:
         """Tell that a session cannot go on."""
-        send = partial(_send, self._transport, self._source, "session_failed", self._ring_id, session, text)
+        send = partial(self._post_failed, session, text)
         Delivery(send, self._check, first_s=CONFIRM_S, is_over=self._is_over).begin()
 
     def _post(self, tokens: tuple[SampledToken, ...], wait_s: float) -> Future[Any]:
-        return _send(self._transport, self._source, "tokens", Tokens(self._ring_id, tokens), wait_s)
+        spec = self.spec
+        return self._transport.post(spec.source, "tokens", Tokens(spec.ring_id, tokens), timeout_s=wait_s)
+
+    def _post_failed(self, session: int, text: str, wait_s: float) -> Future[Any]:
+        spec = self.spec
+        return self._transport.post(spec.source, "session_failed", spec.ring_id, session, text, timeout_s=wait_s)
 
     def _judge(self, tokens: tuple[SampledToken, ...], told: Future[Any]) -> None:
         if not isinstance(told.exception(), CallTimeout):
@@ -97,8 +101,3 @@ class SourceNews:
         error = told.exception()
         if error is not None and not isinstance(error, DeviceLost) and not self._is_over():
             self._on_refused(error)
-
-
-def _send(transport: Transport, device: str, endpoint: str, *args_and_wait: Any) -> Future[Any]:
-    *args, wait_s = args_and_wait
-    return transport.post(device, endpoint, *args, timeout_s=wait_s)

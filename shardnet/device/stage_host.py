@@ -1,10 +1,9 @@
-"""A stage's place on a device: its shard is loaded here, set to work, asked what it did, and ended."""
+"""A stage's place on a device: its shard is loaded here, set to work, asked what it did, rewired, and ended."""
 
 from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,8 +13,10 @@ import torch
 
 from shardnet.device.allocator import return_freed
 from shardnet.device.outlet import RingOutlet
+from shardnet.device.stage_table import StageTable
 from shardnet.errors import ClusterError
 from shardnet.loader import load_shard, require_copy
+from shardnet.models import Shard
 from shardnet.process.threads import on_thread
 from shardnet.profiling.memory import peak_rss_bytes
 from shardnet.stage.cache import KVCache
@@ -41,18 +42,31 @@ class Premises:
 
 
 class StageHost:
-    """The coordinator holds it by a remote object and calls its public methods."""
+    """The coordinator holds it by a remote object and calls its public methods.
 
-    def __init__(self, premises: Premises, spec: StageSpec, on_ended: Callable[[StageKey], object]) -> None:
-        self.key: StageKey = spec.ring_id, spec.stage
+    Args:
+        spec: what to load, and the stage's place in its ring.
+        table: where messages find the stage by that place.
+    """
+
+    def __init__(self, premises: Premises, spec: StageSpec, table: StageTable[StageHost]) -> None:
         self.source = spec.source
         self.stage: Stage | None = None
         self._premises = premises
         self._spec = spec
-        self._on_ended = on_ended
+        self._next_spec: StageSpec | None = None
+        """The place that was adopted and not yet switched to."""
+        self._table = table
+        self._outlet = RingOutlet(premises.transport, spec, self._is_over)
         self._is_begun = False
         self._is_closed = False
         self._lock = threading.Lock()
+        table.add(_key(spec), self)
+
+    @property
+    def key(self) -> StageKey:
+        """The place that it sends its results from."""
+        return _key(self._spec)
 
     def load(self) -> Future[StageSizes]:
         """Load the shard and start the stage; the future gives its sizes.
@@ -80,13 +94,38 @@ class StageHost:
         """The spans since the last time."""
         return list(self._running().recorder.drain())
 
+    def adopt(self, spec: StageSpec) -> None:
+        """Answer to a place in another ring, too: the first of three steps, each of which all stages of a ring take.
+
+        Shard, caches and sessions stay as they are; only the way of what goes in and out changes.
+
+        Raises:
+            ClusterError: the stage is not running, or something answers to that place already.
+        """
+        self._running()
+        with self._lock:
+            if self._next_spec == spec:
+                return
+            self._table.add(_key(spec), self)
+            self._next_spec = spec
+
+    def switch(self) -> Future[None]:
+        """Between two steps: from now on results go the way that was adopted. The second step; may be told twice."""
+        return self._running().between_steps(self._switch)
+
+    def retire(self) -> None:
+        """Answer to the present place alone: nothing is sent to the old one any more. The third step."""
+        for key, host in self._table.items():
+            if host is self and key != self.key:
+                self._table.remove(key)
+
     def close(self) -> Future[None]:
         """End the stage and free its weights; a load that is under way ends at its next unit."""
         return on_thread("shardnet-close", self._end)  # the compute thread may be in a long step
 
     def _end(self) -> None:
         """The same, and wait for it. Private, so that nobody has it done on a thread of the network."""
-        self._on_ended(self.key)
+        self._table.forget(self)
         with self._lock:
             self._is_closed = True
             stage, self.stage = self.stage, None
@@ -97,6 +136,18 @@ class StageHost:
             del stage
             return_freed()
 
+    def _switch(self) -> None:
+        """Runs on the compute thread."""
+        with self._lock:
+            spec, self._next_spec = self._next_spec, None
+            if spec is None:
+                return
+            self._spec = spec
+        self._outlet.rewire(spec)
+
+    def _is_over(self) -> bool:
+        return self._is_closed
+
     def _running(self) -> Stage:
         stage = self.stage
         if stage is None:
@@ -104,22 +155,8 @@ class StageHost:
         return stage
 
     def _load(self) -> StageSizes:
-        here = self._premises
-        with self._lock:
-            self._raise_if_closed()
-            spec = self._spec
-        stop = spec.ring[spec.stage]
-        copy = require_copy(spec.checkpoint, here.cache_dir, here.transport.name)
-        with copy.at_rest():
-            shard = load_shard(
-                copy.folder,
-                copy.places_of(spec.tensors),
-                stop.first_unit,
-                stop.last_unit,
-                spec.dtype,
-                weights=here.weights,
-                progress=self._tell_progress,
-            )
+        shard = self._load_shard()
+        spec, here = self._spec, self._premises
         recorder = Recorder(here.transport.name, spec.stage)
         recorder.keep_spans = spec.record_spans
         with self._lock:
@@ -128,12 +165,30 @@ class StageHost:
                 shard,
                 KVCache(shard.kv_layout, shard.dtype, spec.kv_budget_bytes),
                 recorder,
-                RingOutlet(here.transport, spec, lambda: self._is_closed),
+                self._outlet,
                 chunk_tokens=spec.prefill_chunk_tokens,
                 num_threads=here.num_threads,
                 pace=here.pace,
             )
         return StageSizes(shard.weight_bytes, shard.bytes_read, shard.kv_bytes_per_token)
+
+    def _load_shard(self) -> Shard:
+        here = self._premises
+        with self._lock:
+            self._raise_if_closed()
+            spec = self._spec
+        stop = spec.ring[spec.stage]
+        copy = require_copy(spec.checkpoint, here.cache_dir, here.transport.name)
+        with copy.at_rest():
+            return load_shard(
+                copy.folder,
+                copy.places_of(spec.tensors),
+                stop.first_unit,
+                stop.last_unit,
+                spec.dtype,
+                weights=here.weights,
+                progress=self._tell_progress,
+            )
 
     def _raise_if_closed(self) -> None:
         if self._is_closed:
@@ -142,4 +197,9 @@ class StageHost:
     def _tell_progress(self, done_bytes: int, total_bytes: int) -> None:
         self._raise_if_closed()
         spec = self._spec
-        self._premises.transport.post(spec.source, "load_progress", spec.ring_id, spec.stage, done_bytes, total_bytes)
+        progress = (spec.ring_id, spec.stage, done_bytes, total_bytes)
+        self._premises.transport.post(spec.source, "load_progress", *progress)
+
+
+def _key(spec: StageSpec) -> StageKey:
+    return spec.ring_id, spec.stage

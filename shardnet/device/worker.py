@@ -18,7 +18,8 @@ from transformers import LlamaConfig
 from shardnet.device.description import describe
 from shardnet.device.orphans import OrphanWatch
 from shardnet.device.stage_host import Premises, StageHost
-from shardnet.errors import ClusterError
+from shardnet.device.stage_table import StageTable
+from shardnet.errors import PlanNotInForce
 from shardnet.loader import DEFAULT_CACHE, find_copy, read_config, require_copy
 from shardnet.models import build_skeleton
 from shardnet.process.threads import on_thread
@@ -30,7 +31,7 @@ from shardnet.stage.pace import Pace, own_pace
 from shardnet.stage.stage import Stage
 from shardnet.timeline.clocks import clock_ns
 from shardnet.transport.base import Transport
-from shardnet.transport.messages import DeviceDescription, Hop, MeasuredDevice, RingId, SessionSpec, StageKey, StageSpec
+from shardnet.transport.messages import DeviceDescription, Hop, MeasuredDevice, RingId, SessionSpec, StageSpec
 
 
 class Worker:
@@ -44,8 +45,7 @@ class Worker:
         self._pace = pace
         self.left = threading.Event()
         """Set when the coordinator has told this device to leave."""
-        self._stages: dict[StageKey, StageHost] = {}
-        self._lock = threading.Lock()
+        self._stages: StageTable[StageHost]
         self._orphans: OrphanWatch | None = None
 
     def warm_up(self) -> None:
@@ -63,13 +63,14 @@ class Worker:
 
     def attach(self, transport: Transport) -> None:
         """Expose what a device offers. To be done before the others learn of it: they ask at once."""
+        self._stages = StageTable(transport.name)
         self.premises = Premises(transport, self.num_threads, self.cache_dir, self._pace)
         for endpoint, handler in (
             ("describe", self.describe),
             ("has_copy", self.has_copy),
             ("profile", self.profile),
             ("ping", clock_ns),
-            ("stages", lambda: list(self._stages)),
+            ("stages", self._stages.keys),
             ("open_stage", self.open_stage),
             ("hop", self.hop),
             ("bulk_hop", self.bulk_hop),
@@ -127,12 +128,7 @@ class Worker:
         Raises:
             ClusterError: it was opened already: a ring's stages are opened once.
         """
-        key = spec.ring_id, spec.stage
-        with self._lock:
-            if key in self._stages:
-                raise ClusterError(f"{self.name} has stage {key[1]} of that ring already.")
-            host = self._stages[key] = StageHost(self.premises, spec, self._forget)
-        return host
+        return StageHost(self.premises, spec, self._stages)
 
     def hop(self, hop: Hop) -> None:
         received_ns = clock_ns()
@@ -157,8 +153,8 @@ class Worker:
         """End all stages."""
         if self._orphans is not None:
             self._orphans.close()
-        for host in self._hosts():
-            host._end()
+            for host in self._stages.hosts():
+                host._end()
 
     def __enter__(self) -> Worker:
         return self
@@ -166,29 +162,23 @@ class Worker:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _forget(self, key: StageKey) -> None:
-        with self._lock:
-            self._stages.pop(key, None)
-
-    def _hosts(self) -> list[StageHost]:
-        with self._lock:
-            return list(self._stages.values())
-
     def _rings(self) -> set[tuple[str, RingId]]:
         """The rings that have stages here, each with its coordinator's name."""
-        return {(host.source, host.key[0]) for host in self._hosts()}
+        return {(host.source, ring_id) for (ring_id, _), host in self._stages.items()}
 
     def _drop(self, ring_id: RingId) -> None:
-        """End the stages of a ring that is no more."""
-        for host in self._hosts():
-            if host.key[0] == ring_id:
-                host._end()
+        """End the stages of a ring that is no more, but for those that answer to another ring by now."""
+        for key, host in self._stages.items():
+            if key[0] == ring_id:
+                self._stages.remove(key)
+                if host not in self._stages.hosts():
+                    host._end()
 
     def _stage(self, ring_id: RingId, stage: int) -> Stage:
         host = self._stages.get((ring_id, stage))
         running = None if host is None else host.stage
         if running is None:
-            raise ClusterError(
+            raise PlanNotInForce(
                 f"{self.name} has no stage {stage} of plan {ring_id.plan_version}: that plan is not in force here."
             )
         return running

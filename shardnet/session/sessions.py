@@ -1,8 +1,8 @@
-"""Sessions through the ring, as the source sees them: opened on every stage, fed to the first, told by the last.
+"""Sessions as the source sees them: opened on every stage of a ring, fed to the first, told by the last.
 
 The source sends a prompt once; from then on token ids go from the last stage to the first without it. It hears every
-token for streaming, ends sessions, and hands errors to whoever waits for a token. Does not know text: see
-`shardnet.session.text`.
+token for streaming, ends sessions, and hands errors to whoever waits for a token. Sessions outlive rings: when another
+one takes over they are pointed at it, and go on. Does not know text: see `shardnet.session.text`.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import queue
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-from shardnet.errors import DeviceLost, ShardnetError
+from shardnet.errors import DeviceLost, PlanNotInForce, ShardnetError
 from shardnet.process.forks import Birthplace
 from shardnet.timeline.clocks import clock_ns
 from shardnet.transport.base import Transport
@@ -48,6 +48,13 @@ PROMPT_S = 15.0
 VERDICT_S = 3.0
 
 
+class Ring(NamedTuple):
+    """Where sessions go now: the stages of one plan version, in order."""
+
+    ring_id: RingId
+    stops: tuple[RingStop, ...]
+
+
 class Session:
     """One conversation in flight. Iterate over it for its tokens; it is closed when the iteration ends.
 
@@ -55,12 +62,12 @@ class Session:
         ShardnetError: the ring broke; `DeviceLost` names the device and the stage.
     """
 
-    def __init__(self, pipeline: Pipeline, spec: SessionSpec) -> None:
+    def __init__(self, owner: Sessions, spec: SessionSpec) -> None:
         self.spec = spec
         self.started_s = time.monotonic()
         self.first_token_s: float | None = None
         self.last_token_s: float | None = None
-        self._pipeline = pipeline
+        self._owner = owner
         self._news: queue.SimpleQueue[SampledToken | BaseException | None] = queue.SimpleQueue()
         self._held: dict[int, SampledToken] = {}
 
@@ -86,7 +93,7 @@ class Session:
     def cancel(self) -> None:
         """Stop generating and free the session's memory on every stage. Safe to call twice, from any thread."""
         self._news.put(None)
-        self._pipeline.close_session(self.spec.session)
+        self._owner.close_session(self.spec.session)
 
     def tell(self, news: SampledToken | BaseException) -> None:
         if isinstance(news, SampledToken):
@@ -96,31 +103,32 @@ class Session:
         self._news.put(news)
 
 
-class Pipeline:
-    """The ring of one plan. Safe to use from several threads.
+class Sessions:
+    """The sessions of one loaded model. Safe to use from several threads.
 
-    Sessions belong to whoever asked for them. One that nobody holds any more, because its stream was never read, is
-    closed when the next token of it comes, or when the next session is started.
+    They belong to whoever asked for them. One that nobody holds any more, because its stream was never read, is closed
+    when the next token of it comes, or when the next session is started.
     """
 
-    def __init__(
-        self, transport: Transport, ring_id: RingId, ring: tuple[RingStop, ...], numbers: Iterator[int]
-    ) -> None:
+    def __init__(self, transport: Transport, numbers: Iterator[int], ring: Ring) -> None:
         """
         Args:
             numbers: gives the sessions their numbers, none of them twice in a cluster's life.
+            ring: where they go at first.
         """
-        self.ring_id = ring_id
         self.ring = ring
         self._transport = transport
         self._numbers = numbers
         # Reentrant: the garbage collector may end a forgotten iteration anywhere, and this closes its session.
         self._lock = threading.RLock()
+        self._resumed = threading.Condition(self._lock)
+        self._is_suspended = False
         self._open: set[int] = set()
-        self._sessions: weakref.WeakValueDictionary[int, Session] = weakref.WeakValueDictionary()
+        self._held: weakref.WeakValueDictionary[int, Session] = weakref.WeakValueDictionary()
         """Those of `_open` that somebody still holds."""
-        self._closings: list[Future[Any]] = []
-        self._broken: ShardnetError | None = None
+        self._closings: dict[int, list[Future[Any]]] = {}
+        """Of each closed session, what the stages of the present ring have not answered yet."""
+        self._ended: ShardnetError | None = None
         self._has_verdict = threading.Event()
         self._birthplace = Birthplace("this model")
 
@@ -132,29 +140,31 @@ class Pipeline:
         eos_ids: tuple[int, ...],
         sampling: SamplingOptions,
     ) -> Session:
-        """Open a session on every stage and send its prompt to the first.
+        """Open a session on every stage and send its prompt to the first. Waits while the sessions are suspended.
 
         Raises:
             KVMemorySpent: a stage cannot hold its KV cache beside those of the other sessions.
-            ShardnetError: the ring is broken.
+            ShardnetError: the sessions were ended.
         """
         spec = SessionSpec(
             session=next(self._numbers),
             capacity_tokens=len(prompt_ids) + max_new_tokens,
             prompt_tokens=len(prompt_ids),
+            sample_from=len(prompt_ids),
             max_new_tokens=max_new_tokens,
             eos_ids=eos_ids,
             sampling=sampling,
         )
         session = Session(self, spec)
         with self._lock:
-            self.raise_if_broken()
-            self._sessions[spec.session] = session
+            self.raise_if_ended()
+            self._held[spec.session] = session
             self._open.add(spec.session)
         try:
             self._close_forgotten(list(self._open))
             self.settle()  # the memory that earlier sessions held must be free before this one asks for it
-            self._open_everywhere(spec, tuple(prompt_ids))
+            while not self._is_open_on_all(self._ring_when_resumed(), spec, tuple(prompt_ids)):
+                pass  # the ring was exchanged meanwhile: the next one is asked
             self._send_prompt(session, prompt_ids)
         except BaseException as error:
             if isinstance(error, DeviceLost):
@@ -163,6 +173,21 @@ class Pipeline:
             raise
         return session
 
+    def suspend(self) -> None:
+        """Begin no session until `point_at`. Those under way go on as long as their stages let them."""
+        with self._lock:
+            self._is_suspended = True
+
+    def point_at(self, ring: Ring) -> None:
+        """From now on sessions go through `ring`, whose stages hold those that are under way."""
+        with self._lock:
+            self.ring = ring
+            for session in list(self._closings):
+                if self._is_being_closed(session):
+                    self._close_everywhere(session)
+            self._is_suspended = False
+            self._resumed.notify_all()
+
     def close_session(self, session: int) -> None:
         """Free a session on every stage. Unknown and closed ones are ignored."""
         if not self._birthplace.is_here:  # a forked child drops its copy of a stream
@@ -170,31 +195,24 @@ class Pipeline:
         with self._lock:
             if session not in self._open:
                 return
-            if self._broken is None:
-                for index, stop in enumerate(self.ring):
-                    self._closings.append(self._close_at(index, stop, session))
+            if self._ended is None:
+                self._close_everywhere(session)
             self._open.discard(session)  # last: whoever is interrupted before can close it again
-
-    def _close_at(self, index: int, stop: RingStop, session: int) -> Future[Any]:
-        def send(wait_s: float) -> Future[Any]:
-            return self._transport.post(
-                stop.device, "close_sessions", self.ring_id, index, (session,), timeout_s=wait_s
-            )
-
-        return answer_of(send, first_s=CLOSE_SESSION_S, is_over=self._is_broken)
 
     def settle(self) -> None:
         """Wait until every stage has freed the sessions that were closed; not for one that does not answer."""
         with self._lock:
-            closings = list(self._closings)
+            closings = [closing for closings in self._closings.values() for closing in closings]
         wait(closings, timeout=SETTLE_S)
         with self._lock:
-            self._closings = [closing for closing in self._closings if not closing.done()]
+            for session in list(self._closings):
+                if not self._is_being_closed(session):
+                    del self._closings[session]
 
     def tell(self, tokens: Tokens) -> None:
-        """The endpoint `tokens`: hand what was sampled to its sessions; closed ones no longer care."""
+        """Hand what was sampled to its sessions; closed ones no longer care."""
         for token in tokens.tokens:
-            session = self._sessions.get(token.session)
+            session = self._held.get(token.session)
             if session is None:
                 self._close_forgotten([token.session])
             elif token.session in self._open:
@@ -202,90 +220,131 @@ class Pipeline:
 
     def fail_session(self, session: int, error: ShardnetError) -> None:
         """One session cannot go on; the others do."""
-        failed = self._sessions.get(session)
+        failed = self._held.get(session)
         if failed is not None:
             failed.tell(error)
         self.close_session(session)
 
-    def fail(self, error: ShardnetError) -> None:
-        """The ring broke: every session that waits, and every later `start`, gets `error`."""
+    def end(self, error: ShardnetError) -> None:
+        """For good: every session that waits, and every later `start`, gets `error`."""
         with self._lock:
-            if self._broken is None:
-                self._broken = error
+            if self._ended is None:
+                self._ended = error
             numbers = tuple(self._open)
-            sessions = [session for number, session in self._sessions.items() if number in self._open]
+            sessions = [session for number, session in self._held.items() if number in self._open]
             self._open.clear()
+            self._resumed.notify_all()
         if numbers:  # what is left of the ring must not go on computing for nobody
-            for index, stop in enumerate(self.ring):
-                self._transport.post(stop.device, "close_sessions", self.ring_id, index, numbers)
+            for index, stop in enumerate(self.ring.stops):
+                self._transport.post(stop.device, "close_sessions", self.ring.ring_id, index, numbers)
         self._has_verdict.set()
         for session in sessions:
-            session.tell(self._broken)
+            session.tell(self._ended)
+
+    def raise_if_ended(self) -> None:
+        """Raise what has ended the sessions, if they have ended."""
+        if self._ended is not None:
+            raise copy.copy(self._ended)
 
     @property
-    def num_sessions(self) -> int:
+    def num_open(self) -> int:
         return len(self._open)
 
     def _close_forgotten(self, sessions: Sequence[int]) -> None:
         for session in sessions:
-            if self._sessions.get(session) is None:
+            if self._held.get(session) is None:
                 self.close_session(session)
 
+    def _close_everywhere(self, session: int) -> None:
+        stages = range(len(self.ring.stops))
+        self._closings[session] = [self._close_at(index, session) for index in stages]
+
+    def _close_at(self, stage: int, session: int) -> Future[Any]:
+        return self._ask(stage, "close_sessions", (session,), CLOSE_SESSION_S, is_over=self._is_ended)
+
+    def _is_being_closed(self, session: int) -> bool:
+        return not all(closing.done() for closing in self._closings[session])
+
+    def _ring_when_resumed(self) -> Ring:
+        with self._resumed:
+            self._resumed.wait_for(lambda: self._ended is not None or not self._is_suspended)
+            self.raise_if_ended()
+            return self.ring
+
+    def _is_open_on_all(self, ring: Ring, spec: SessionSpec, prompt_ids: tuple[int, ...]) -> bool:
+        """Open a session on every stage of `ring`; False where another ring has taken its place meanwhile."""
+        last = len(ring.stops) - 1
+        needs_prompt = spec.sampling.repetition_penalty != 1.0
+        opened = []
+        for index in range(len(ring.stops)):
+            told = spec._replace(prompt_ids=prompt_ids) if needs_prompt and index == last else spec
+            opened.append(self._open_at(index, told))
+        errors = [error for future in opened if (error := future.exception()) is not None]
+        with self._lock:
+            self.raise_if_ended()
+            is_present = self.ring.stops == ring.stops and not self._is_suspended  # the same stages, perhaps rewired
+            has_moved = self._is_suspended or self.ring != ring
+        if has_moved:
+            errors = [error for error in errors if not isinstance(error, PlanNotInForce)]
+        if errors:
+            raise errors[0]
+        return is_present
+
+    def _open_at(self, stage: int, spec: SessionSpec) -> Future[Any]:
+        is_over = partial(self._is_over, spec.session)
+        return self._ask(stage, "open_session", spec, OPEN_SESSION_S, most_tries=OPEN_SESSION_TRIES, is_over=is_over)
+
+    def _ask(
+        self,
+        stage: int,
+        endpoint: str,
+        what: Any,
+        first_s: float,
+        *,
+        most_tries: int | None = None,
+        is_over: Callable[[], bool],
+    ) -> Future[Any]:
+        """Ask a stage of the present ring until it answers."""
+        ring_id, stops = self.ring
+        device = stops[stage].device
+
+        def send(wait_s: float) -> Future[Any]:
+            return self._transport.post(device, endpoint, ring_id, stage, what, timeout_s=wait_s)
+
+        return answer_of(send, first_s=first_s, most_tries=most_tries, is_over=is_over)
+
     def _send_prompt(self, session: Session, prompt_ids: Sequence[int]) -> None:
-        spec, first = session.spec, self.ring[0]
+        spec, ring = session.spec, self.ring
         ids = torch.tensor(prompt_ids, dtype=torch.long)
         parts = (Part(spec.session, 0, len(prompt_ids)),)
 
         def send(wait_s: float) -> Future[Any]:
-            hop = Hop(self.ring_id, 0, parts, ids, self._transport.name, clock_ns())
-            return self._transport.call(first.device, "bulk_hop", hop, timeout_s=wait_s)
+            hop = Hop(ring.ring_id, 0, parts, ids, self._transport.name, clock_ns())
+            return self._transport.call(ring.stops[0].device, "bulk_hop", hop, timeout_s=wait_s)
 
-        held = weakref.ref(session)
-        Delivery(
-            send,
-            lambda sent: self._prompt_was_taken(held(), sent),
-            first_s=PROMPT_S,
-            is_over=partial(self._is_over, spec.session),
-        ).begin()
-
-    def _open_everywhere(self, spec: SessionSpec, prompt_ids: tuple[int, ...]) -> None:
-        last = len(self.ring) - 1
-        needs_prompt = spec.sampling.repetition_penalty != 1.0
-        opened = []
-        for index, stop in enumerate(self.ring):
-            told = spec._replace(prompt_ids=prompt_ids) if needs_prompt and index == last else spec
-            opened.append(self._open_at(index, stop, told))
-        errors = [error for future in opened if (error := future.exception()) is not None]
-        with self._lock:
-            self.raise_if_broken()
-        if errors:
-            raise errors[0]
-
-    def _open_at(self, index: int, stop: RingStop, spec: SessionSpec) -> Future[Any]:
-        def send(wait_s: float) -> Future[Any]:
-            return self._transport.post(stop.device, "open_session", self.ring_id, index, spec, timeout_s=wait_s)
-
+        on_answer = partial(self._prompt_was_answered, weakref.ref(session), prompt_ids, ring)
         is_over = partial(self._is_over, spec.session)
-        return answer_of(send, first_s=OPEN_SESSION_S, most_tries=OPEN_SESSION_TRIES, is_over=is_over)
+        Delivery(send, on_answer, first_s=PROMPT_S, is_over=is_over).begin()
 
-    def _prompt_was_taken(self, session: Session | None, sent: Future[Any]) -> None:
+    def _prompt_was_answered(
+        self, session_ref: weakref.ref[Session], prompt_ids: Sequence[int], ring: Ring, sent: Future[Any]
+    ) -> None:
         """A prompt that did not arrive ends its session; if its device is lost, the cluster will say so, and more."""
-        error = sent.exception()
-        if session is not None and isinstance(error, ShardnetError) and not isinstance(error, DeviceLost):
+        error, session = sent.exception(), session_ref()
+        if session is None or not isinstance(error, ShardnetError) or isinstance(error, DeviceLost):
+            return
+        if isinstance(error, PlanNotInForce) and self.ring != ring:
+            self._send_prompt(session, prompt_ids)
+        else:
             self.fail_session(session.spec.session, error)
 
     def _wait_for_verdict(self) -> None:
         """A connection broke: whoever watches the devices is about to say which stage is lost, and how."""
         if self._has_verdict.wait(VERDICT_S):
-            self.raise_if_broken()
+            self.raise_if_ended()
 
-    def _is_broken(self) -> bool:
-        return self._broken is not None
+    def _is_ended(self) -> bool:
+        return self._ended is not None
 
     def _is_over(self, session: int) -> bool:
         return session not in self._open
-
-    def raise_if_broken(self) -> None:
-        """Raise what has ended the ring, if it has ended."""
-        if self._broken is not None:
-            raise copy.copy(self._broken)

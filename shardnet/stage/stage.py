@@ -17,9 +17,10 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 
@@ -35,6 +36,9 @@ from shardnet.transport.messages import MAX_BULK_HOPS, Hop, Part, SampledToken, 
 
 MAX_CLOSED_KEPT = 4096
 """Numbers of closed sessions that a stage remembers, lest an order to open one that comes late opens it again."""
+
+
+Result = TypeVar("Result")
 
 
 class Outlet(Protocol):
@@ -61,6 +65,8 @@ class _LiveSession:
     spec: SessionSpec
     kv: SessionKV
     sampler: Sampler | None
+    sample_from: int
+    """As in the spec; then behind the last token that was sampled. What is replayed is not sampled again."""
 
 
 @dataclass(slots=True)
@@ -71,6 +77,23 @@ class _Step:
     """Indices of the parts that end where a token must be sampled."""
     start_ns: int = 0
     end_ns: int = 0
+
+
+class _Command(Generic[Result]):
+    """Something to be done between two steps."""
+
+    def __init__(self, work: Callable[[], Result]) -> None:
+        self._work = work
+        self.done: Future[Result] = Future()
+
+    def run(self) -> None:
+        try:
+            self.done.set_result(self._work())
+        except Exception as error:  # whatever it is concerns who asked, and not the stage
+            self.done.set_exception(error.with_traceback(None))
+
+    def refuse(self, error: ClusterError) -> None:
+        self.done.set_exception(error)
 
 
 class Stage:
@@ -97,6 +120,7 @@ class Stage:
         self._sessions: dict[int, _LiveSession] = {}
         self._ready = threading.Condition()
         self._has_news = False
+        self._commands: list[_Command[Any]] = []
         self._num_untaken = 0
         self._emptied_ns: int | None = None
         """When, during the present wait, the last session was closed: a stage without sessions is not idle."""
@@ -125,7 +149,7 @@ class Stage:
             if live is not None and live.spec == spec:
                 return
             self.kv.open(spec.session, spec.capacity_tokens)
-            self._sessions[spec.session] = _LiveSession(spec, self.kv.get(spec.session), sampler)
+            self._sessions[spec.session] = _LiveSession(spec, self.kv.get(spec.session), sampler, spec.sample_from)
 
     def close_sessions(self, sessions: Sequence[int]) -> None:
         """Free the sessions' memory; what arrives for them is dropped, and unknown ones are not opened any more."""
@@ -162,6 +186,20 @@ class Stage:
                 num_sessions=len(hop.parts),
             )
 
+    def between_steps(self, work: Callable[[], Result]) -> Future[Result]:
+        """Have the compute thread do `work` before its next step; what it returns or raises is the future's.
+
+        Fails with ClusterError where the stage has stopped.
+        """
+        command = _Command(work)
+        with self._ready:
+            if self._why_stopped is None:
+                self._commands.append(command)
+                self._wake()
+                return command.done
+        command.refuse(self._stopped())
+        return command.done
+
     def usage(self) -> tuple[int, int]:
         """Open sessions, and the bytes that their KV caches have reserved."""
         with self._ready:
@@ -186,14 +224,20 @@ class Stage:
             if self._why_stopped is None:
                 self._why_stopped = why
             taken = self._inbox.clear()
+            commands, self._commands = self._commands, []
             self._wake()
+        for command in commands:
+            command.refuse(self._stopped())
         self.close_sessions(list(self._sessions))
         for on_taken in taken:
             on_taken()
 
     def _raise_if_stopped(self) -> None:
         if self._why_stopped is not None:
-            raise ClusterError(f"the stage takes no more work: {self._why_stopped}.")
+            raise self._stopped()
+
+    def _stopped(self) -> ClusterError:
+        return ClusterError(f"the stage takes no more work: {self._why_stopped}.")
 
     def _check_room(self, parts: Sequence[Part]) -> None:
         for part in parts:
@@ -258,6 +302,10 @@ class Stage:
                 if self._why_stopped is not None:
                     return None
                 self._has_news = False
+                commands, self._commands = self._commands, []
+            for command in commands:
+                command.run()
+            with self._ready:
                 taken = self._inbox.take(self._length_of, allow_bulk=self._num_untaken < MAX_BULK_HOPS)
                 step = None
                 if taken.work is not None:
@@ -278,7 +326,7 @@ class Stage:
         step.start_ns = clock_ns()
         segments = []
         for index, (part, session) in enumerate(zip(step.work.parts, step.sessions, strict=True)):
-            is_sampled = part.position + part.num_tokens >= session.spec.prompt_tokens
+            is_sampled = part.position + part.num_tokens >= session.sample_from
             if is_sampled:
                 step.samples.append(index)
             segments.append(Segment(session.kv, part.num_tokens, is_sampled))
@@ -334,6 +382,7 @@ class Stage:
                 self._outlet.session_failed(spec.session, token_id)
                 continue
             end = part.position + part.num_tokens
+            session.sample_from = end + 1
             token_index = end - spec.prompt_tokens
             reason = "eos" if token_id in spec.eos_ids else "length" if token_index + 1 >= spec.max_new_tokens else ""
             told.append(SampledToken(spec.session, token_index, token_id, reason))

@@ -97,6 +97,9 @@ class SessionSpec(NamedTuple):
     capacity_tokens: int
     """Tokens that the KV cache must hold: prompt and answer."""
     prompt_tokens: int
+    sample_from: int
+    """So many tokens must be there before one is sampled behind them. What comes before is only computed: a prompt, or
+    one that is replayed with the answer so far."""
     max_new_tokens: int
     eos_ids: tuple[int, ...]
     sampling: SamplingOptions

@@ -30,7 +30,6 @@ from session_rates import rate_of_several
 
 import shardnet
 from shardnet.cluster.model import Model
-from shardnet.cluster.remote_stage import collect_timeline
 from shardnet.loader import open_model
 
 TURNS = 4
@@ -133,7 +132,7 @@ def hop_s(model: Model) -> float:
 
     The devices are processes of one machine and share its clock. Sampling is between two computations and counts.
     """
-    timeline = collect_timeline(model._stages)
+    timeline = model._deployment.ring.timeline()
     tracks = timeline.tracks.values()
     spans = [span for track in tracks for span in track if span.kind == "compute" and span.num_tokens == 1]
     spans.sort(key=lambda span: span.start_ns)

@@ -141,7 +141,7 @@ def test_scores_that_overflow_end_the_answer_and_not_the_model(cluster: shardnet
         for options in ({}, {"temperature": 1.0}):
             with pytest.raises(BadRequest, match=r"in float16, are no finite numbers.*bfloat16 or float32"):
                 model.generate([[5, 6, 7]], max_new_tokens=4, **options)
-        assert model._pipeline.num_sessions == 0
+        assert model._deployment.sessions.num_open == 0
 
 
 def test_end_of_sequence_ends_the_answer(model: Model) -> None:
@@ -165,7 +165,7 @@ def test_cancelled_session_frees_its_memory_everywhere(model: Model) -> None:
     for _ in pieces:
         pass
     assert stream.result.finish_reason == "cancelled"
-    model._pipeline.settle()
+    model._deployment.sessions.settle()
     assert all(report.kv_reserved_bytes == 0 for report in model.report())
 
 
@@ -198,9 +198,9 @@ def test_answers_for_an_event_loop_are_those_of_generate_and_end_with_their_task
             pass
 
     asyncio.run(ask())
-    while model._pipeline.num_sessions:  # the one whose session was still being opened
+    while model._deployment.sessions.num_open:  # the one whose session was still being opened
         time.sleep(0.01)
-    model._pipeline.settle()
+    model._deployment.sessions.settle()
     assert all(report.kv_reserved_bytes == 0 for report in model.report())
 
 
@@ -241,7 +241,7 @@ def test_one_of_several_sessions_that_cannot_go_on_ends_alone(model: Model) -> N
         with pytest.raises(BadRequest, match="temperature 1e-40"):
             model.generate(["hot"], max_new_tokens=40, temperature=1e-40)
         assert all(each.result()[0].token_ids == expected for each in fine)
-    model._pipeline.settle()
+    model._deployment.sessions.settle()
     assert all(report.kv_reserved_bytes == 0 for report in model.report())
 
 

@@ -176,7 +176,7 @@ def test_a_load_that_fails_leaves_nothing_on_the_devices(tiny: Path, monkeypatch
             with pytest.raises(KeyboardInterrupt):
                 cluster.load(tiny, split=[3, 3])
         wait_until(lambda: [device["num_os_threads"] for device in cluster.describe()] <= num_threads)
-        assert not cluster._loads
+        assert not cluster._deployments
 
 
 def test_streams_that_nobody_reads_end_and_free_their_memory(tiny: Path) -> None:
@@ -186,8 +186,8 @@ def test_streams_that_nobody_reads_end_and_free_their_memory(tiny: Path) -> None
             model.stream("never read", max_new_tokens=4000)
         for _ in model.stream("read once", max_new_tokens=4000):
             break
-        wait_until(lambda: model._pipeline.num_sessions == 0)
-        model._pipeline.settle()
+        wait_until(lambda: model._deployment.sessions.num_open == 0)
+        model._deployment.sessions.settle()
         assert all(report.kv_reserved_bytes == 0 for report in model.report())
 
 
@@ -198,7 +198,7 @@ def test_ctrl_c_ends_all_answers_at_once(tiny: Path) -> None:
         pressed_s: list[float] = []
 
         def press() -> None:
-            wait_until(lambda: model._pipeline.num_sessions == 6)
+            wait_until(lambda: model._deployment.sessions.num_open == 6)
             pressed_s.append(time.monotonic())
             os.kill(os.getpid(), signal.SIGINT)
 

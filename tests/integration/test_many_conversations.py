@@ -64,7 +64,7 @@ def test_each_text_is_the_one_that_its_prompt_has_alone(model: Model, tiny: Path
     for index, answer in enumerate(answers):
         assert answer == expected[index][: len(answer)], f"conversation {index} of {len(prompts[index])} tokens"
         assert index in given_up or len(answer) == len(expected[index])
-    model._pipeline.settle()
+    model._deployment.sessions.settle()
     deadline = time.monotonic() + 10
     while any(report.kv_reserved_bytes for report in model.report()):
         assert time.monotonic() < deadline, "a session was left open"

@@ -112,14 +112,13 @@ def recorded(scene: Scene) -> tuple[Model, list[Message]]:
         target.report()
         scene.cluster.describe()
     messages.append((answers.packed_for(0, objects.Claim((scene.cluster._transport.id, 0)))[0][0], [], False))
-    (ring_id,) = scene.cluster._loads
-    messages += made(scene.cluster._transport.id, ring_id)
+    messages += made(scene.cluster._transport.id, target._deployment.ring.ring_id)
     return target, [message for message in messages if not any(word in message[0] for word in NEVER_THROWN)]
 
 
 def made(sender: int, ring_id: RingId) -> list[Message]:
     """What devices say to each other and to a coordinator, about sessions of the target."""
-    spec = SessionSpec(0, 64, 3, 5, (256,), SamplingOptions(temperature=0.5))
+    spec = SessionSpec(0, 64, 3, 3, 5, (256,), SamplingOptions(temperature=0.5))
     ids, rows = torch.tensor([5, 6, 7]), torch.randn(3, HIDDEN)
     posts: list[tuple[str, Any]] = [
         ("holds", (ring_id,)),

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from shardnet.errors import BadRequest, ClusterError, DeviceLost
-from shardnet.session.sessions import Pipeline, Session
+from shardnet.session.sessions import Ring, Session, Sessions
 from shardnet.transport import InProcessNetwork
 from shardnet.transport.messages import Hop, RingId, RingStop, SampledToken, SamplingOptions, SessionSpec, Tokens
 
@@ -40,42 +40,43 @@ class Books:
         return taken
 
 
-class Ring:
+class Source:
     def __init__(self) -> None:
         self.network = InProcessNetwork()
         self.stages = [Books(self.network, "a"), Books(self.network, "b")]
         source = self.network.join("source")
-        self.pipeline = Pipeline(source, RING, (RingStop("a", 0, 1), RingStop("b", 2, 3)), itertools.count(1))
+        stops = (RingStop("a", 0, 1), RingStop("b", 2, 3))
+        self.sessions = Sessions(source, itertools.count(1), Ring(RING, stops))
 
     def start(self) -> Session:
-        return self.pipeline.start([5, 6, 7], max_new_tokens=4, eos_ids=(), sampling=SamplingOptions())
+        return self.sessions.start([5, 6, 7], max_new_tokens=4, eos_ids=(), sampling=SamplingOptions())
 
     def sample(self, session: int, index: int, reason: str = "") -> None:
-        self.pipeline.tell(Tokens(RING, (SampledToken(session, index, 10 + index, reason),)))
+        self.sessions.tell(Tokens(RING, (SampledToken(session, index, 10 + index, reason),)))
 
     def open(self) -> list[set[int]]:
-        self.pipeline.settle()
+        self.sessions.settle()
         return [stage.open for stage in self.stages]
 
 
 @pytest.fixture
-def ring() -> Iterator[Ring]:
-    ring = Ring()
+def ring() -> Iterator[Source]:
+    ring = Source()
     with ring.network:
         yield ring
 
 
-def test_tokens_come_in_order_and_the_end_frees_the_memory(ring: Ring) -> None:
+def test_tokens_come_in_order_and_the_end_frees_the_memory(ring: Source) -> None:
     session = ring.start()
     number = session.spec.session
     assert ring.open() == [{number}, {number}]
     for index, reason in ((1, ""), (0, ""), (3, "length"), (2, "")):
         ring.sample(number, index, reason)
     assert [token.token_id for token in session] == [10, 11, 12, 13]
-    assert ring.open() == [set(), set()] and ring.pipeline.num_sessions == 0
+    assert ring.open() == [set(), set()] and ring.sessions.num_open == 0
 
 
-def test_a_session_that_nobody_holds_is_closed_when_its_next_token_comes(ring: Ring) -> None:
+def test_a_session_that_nobody_holds_is_closed_when_its_next_token_comes(ring: Source) -> None:
     """Once, a stream that was never read went on to its last token, and kept its KV memory for ever."""
     session = ring.start()
     number = session.spec.session
@@ -83,10 +84,10 @@ def test_a_session_that_nobody_holds_is_closed_when_its_next_token_comes(ring: R
     gc.collect()
     assert ring.open() == [{number}, {number}]
     ring.sample(number, 0)
-    assert ring.open() == [set(), set()] and ring.pipeline.num_sessions == 0
+    assert ring.open() == [set(), set()] and ring.sessions.num_open == 0
 
 
-def test_or_when_the_next_session_is_started(ring: Ring) -> None:
+def test_or_when_the_next_session_is_started(ring: Source) -> None:
     ring.start()
     ring.start()
     gc.collect()
@@ -94,7 +95,7 @@ def test_or_when_the_next_session_is_started(ring: Ring) -> None:
     assert ring.open() == [{session.spec.session}] * 2
 
 
-def test_an_iteration_that_is_dropped_closes_its_session(ring: Ring) -> None:
+def test_an_iteration_that_is_dropped_closes_its_session(ring: Source) -> None:
     session = ring.start()
     ring.sample(session.spec.session, 0)
     tokens = iter(session)
@@ -102,27 +103,27 @@ def test_an_iteration_that_is_dropped_closes_its_session(ring: Ring) -> None:
     loop: list[Any] = [tokens]
     loop.append(loop)
     del tokens, loop
-    with ring.pipeline._lock:  # the collector may run anywhere, here too
+    with ring.sessions._lock:  # the collector may run anywhere, here too
         gc.collect()
     assert ring.open() == [set(), set()]
 
 
-def test_one_session_fails_and_the_others_go_on(ring: Ring) -> None:
+def test_one_session_fails_and_the_others_go_on(ring: Source) -> None:
     failing, fine = ring.start(), ring.start()
-    ring.pipeline.fail_session(failing.spec.session, BadRequest("no finite numbers"))
+    ring.sessions.fail_session(failing.spec.session, BadRequest("no finite numbers"))
     with pytest.raises(BadRequest, match="finite"):
         list(failing)
     assert ring.open() == [{fine.spec.session}] * 2
     ring.sample(fine.spec.session, 0, "eos")
     assert [token.token_id for token in fine] == [10]
-    ring.pipeline.fail_session(99, BadRequest("unknown ones are ignored"))
+    ring.sessions.fail_session(99, BadRequest("unknown ones are ignored"))
 
 
-def test_a_broken_ring_gives_everybody_an_error_of_their_own(ring: Ring) -> None:
+def test_a_broken_ring_gives_everybody_an_error_of_their_own(ring: Source) -> None:
     """One exception raised in many threads would gather all their tracebacks, and keep what these hold."""
     sessions = [ring.start() for _ in range(2)]
     lost = DeviceLost("a is lost", "a")
-    ring.pipeline.fail(lost)
+    ring.sessions.end(lost)
     raised = []
     for wait in (lambda: list(sessions[0]), lambda: list(sessions[1]), ring.start, ring.start):
         with pytest.raises(DeviceLost, match="a is lost") as error:
@@ -130,17 +131,17 @@ def test_a_broken_ring_gives_everybody_an_error_of_their_own(ring: Ring) -> None
         raised.append(error.value)
     assert len({id(error) for error in [lost, *raised]}) == 5
     assert {error.device for error in raised} == {"a"} and lost.__traceback__ is None
-    assert ring.pipeline.num_sessions == 0
+    assert ring.sessions.num_open == 0
 
 
-def test_a_prompt_that_cannot_be_served_ends_its_session_alone(ring: Ring) -> None:
+def test_a_prompt_that_cannot_be_served_ends_its_session_alone(ring: Source) -> None:
     ring.network.member("a").expose("bulk_hop", _refuse)  # type: ignore[union-attr]
     with pytest.raises(ClusterError, match="not in force"):
         list(ring.start())
     assert ring.open() == [set(), set()]
 
 
-def test_cancelling_from_another_thread_ends_the_wait(ring: Ring) -> None:
+def test_cancelling_from_another_thread_ends_the_wait(ring: Source) -> None:
     session = ring.start()
     threading.Timer(0.05, session.cancel).start()
     assert list(session) == []

@@ -1,0 +1,166 @@
+"""Puts a model on devices: what is to be placed, where, then every device loads its own shard at the same time."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shardnet.checks import whole_number
+from shardnet.cluster.copies import require_copies
+from shardnet.cluster.deployment import Deployment
+from shardnet.cluster.model import Model
+from shardnet.cluster.placement import (
+    LEAST_KV_TOKENS,
+    SPREAD,
+    check_method,
+    check_num_devices,
+    given_plan,
+    kv_budgets,
+    place,
+    problem_of,
+)
+from shardnet.cluster.ring import Ring
+from shardnet.cluster.survey import EXPECTED_TOKENS, Surveyor
+from shardnet.errors import BadRequest
+from shardnet.foreign.quoting import quoted
+from shardnet.loader import ModelFiles, open_model
+from shardnet.plan import DTYPES, Plan
+from shardnet.transport.messages import RingId, RingStop, StageSpec
+
+MOST_SESSIONS = 2**32
+"""So many numbers a loaded model takes for its sessions."""
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """What `Cluster.load` was asked for; see there."""
+
+    dtype: str
+    placement: str
+    objective: str
+    in_flight: int
+    split: tuple[int, ...] | None
+    context_tokens: int | None
+    kv_memory_bytes: int | None
+    prefill_chunk_tokens: int
+    record_spans: bool
+    cache_dir: Path
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise BadRequest(f"dtype must be one of {', '.join(DTYPES)}, but is {quoted(self.dtype)}.")
+        check_method(self.placement, self.objective)
+        for name in ("in_flight", "context_tokens", "kv_memory_bytes", "prefill_chunk_tokens"):
+            if (value := getattr(self, name)) is not None:
+                whole_number(name.replace("_", "-"), value, least=1, most=2**63 - 1)
+
+
+def split_of(split: Any) -> tuple[int, ...] | None:
+    """Units for each device, as the caller wrote them down; None where the planner is to decide.
+
+    Raises:
+        BadRequest: it is no list of whole numbers.
+    """
+    if split is None:
+        return None
+    if isinstance(split, str) or not isinstance(split, Iterable):
+        raise BadRequest(f"the split must be a list of units for each device, but is {quoted(split)}.")
+    return tuple(whole_number("units of a device in the split", count, least=0) for count in split)
+
+
+def load_model(
+    deployment: Deployment,
+    model: str | Path | ModelFiles,
+    devices: Sequence[str],
+    surveyor: Surveyor,
+    options: LoadOptions,
+) -> Model:
+    """Open, place and load `model` over `devices`; see `Cluster.load`."""
+    if isinstance(model, ModelFiles):
+        opened = model
+    else:
+        opened = open_model(str(model), options.dtype, cache_dir=options.cache_dir, progress=deployment.progress)
+    context_tokens = check_context(opened.profile.name, opened.profile.context_tokens, options.context_tokens)
+    files = require_copies(
+        opened, devices, deployment.transport, options.cache_dir, deployment.progress, deployment.result_of
+    )
+    ring_id = deployment.next_ring_id()
+    plan, budgets = plan_load(deployment, files, devices, surveyor, options, context_tokens, ring_id.plan_version)
+    specs = _specs(deployment.transport.name, ring_id, plan, budgets, files, options)
+    ring = Ring(deployment.transport, plan.stages, specs)
+    numbers = itertools.count(deployment.transport.draw("session", MOST_SESSIONS))
+    deployment.place(ring, numbers)
+    loads = ring.load()
+    tokenizer = opened.tokenizer()  # the devices load meanwhile
+    deployment.wait_until_loaded(loads)
+    return Model(
+        deployment, plan, files.profile, tokenizer, eos_ids=tuple(files.eos_ids), context_tokens=context_tokens
+    )
+
+
+def _specs(
+    source: str, ring_id: RingId, plan: Plan, budgets: Sequence[int], files: ModelFiles, options: LoadOptions
+) -> list[StageSpec]:
+    """What each device is told to load, and its place in the ring."""
+    ring = tuple(RingStop(stage.device, stage.first_unit, stage.last_unit) for stage in plan.stages)
+    return [
+        StageSpec(
+            ring_id=ring_id,
+            stage=index,
+            ring=ring,
+            source=source,
+            checkpoint=files.copy.name,
+            tensors=files.roots_of(stage.first_unit, stage.last_unit),
+            dtype=options.dtype,
+            kv_budget_bytes=budgets[index],
+            prefill_chunk_tokens=options.prefill_chunk_tokens,
+            record_spans=options.record_spans,
+        )
+        for index, stage in enumerate(plan.stages)
+    ]
+
+
+def plan_load(
+    deployment: Deployment,
+    files: ModelFiles,
+    devices: Sequence[str],
+    surveyor: Surveyor,
+    options: LoadOptions,
+    context_tokens: int,
+    version: int,
+) -> tuple[Plan, list[int]]:
+    """The plan, and the KV budget of each stage in bytes."""
+    kv_bytes = options.kv_memory_bytes
+    if options.split is not None:
+        plan = given_plan(options.split, files.profile, devices, version)
+        return plan, kv_budgets(plan, files.profile, surveyor.memory(devices), kv_bytes)
+    if options.placement == SPREAD:
+        check_num_devices(len(devices), files.profile.num_units, files.profile.name)
+    expected_tokens = min(EXPECTED_TOKENS, max(1, context_tokens // 2))
+    store = options.cache_dir / "profiles"
+    survey = surveyor.survey(
+        devices, files, store, deployment.progress, wait_for=deployment.result_of, context_tokens=expected_tokens
+    )
+    problem = problem_of(
+        files.profile,
+        survey.devices,
+        survey.links,
+        context_tokens=min(context_tokens, LEAST_KV_TOKENS),
+        kv_memory_bytes=kv_bytes,
+    )
+    plan = place(problem, options.placement, options.objective, options.in_flight, version)
+    return plan, kv_budgets(plan, files.profile, survey.devices, kv_bytes)
+
+
+def check_context(model: str, longest: int, wanted: int | None) -> int:
+    """Tokens that a session may have; `longest` is what the model was made for."""
+    if wanted is None:
+        return longest
+    if not 1 <= wanted <= longest:
+        raise BadRequest(
+            f"context must be between 1 and the {longest} tokens that {model} was made for, but is {quoted(wanted)}."
+        )
+    return wanted

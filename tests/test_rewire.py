@@ -1,0 +1,94 @@
+"""Stages that go on under another plan version, with conversations under way: over a whole ring in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+from in_process_ring import PROMPT, RingInProcess, alone, answer, load, ring_in_process
+from processes import wait_until
+from tiny_text_model import save_text_model
+
+from shardnet.cluster.cluster import COORDINATOR
+from shardnet.errors import CallTimeout, ClusterError, PlanNotInForce
+from shardnet.transport.messages import Hop, Part
+
+PROMPTS = [[5 + number, 6, 7, *range(20, 20 + 3 * number)] for number in range(6)]
+NUM_TOKENS = 48
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_text_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def ring() -> Iterator[RingInProcess]:
+    with ring_in_process() as ring:
+        yield ring
+
+
+def test_conversations_go_on_while_their_ring_is_exchanged_again_and_again(ring: RingInProcess, tiny: Path) -> None:
+    """Hops, prompts and tokens are on their way all the time, on links that are slow enough for them to meet."""
+    for one in ring.names:
+        for other in ring.names:
+            ring.network.delay(one, other, 0.002)
+    with ring.connect() as cluster, load(cluster, tiny) as model, ThreadPoolExecutor(len(PROMPTS)) as threads:
+        answers = [threads.submit(answer, model, prompt, NUM_TOKENS) for prompt in PROMPTS]
+        versions = [model._deployment.rewire().plan_version for _ in model.stream(PROMPT, max_new_tokens=NUM_TOKENS)]
+        texts = [each.result() for each in answers]
+        assert len(versions) > 5 and versions == sorted(set(versions))
+        assert model.plan.version == versions[-1]
+        assert answer(model, PROMPT, 12) == alone(tiny, [PROMPT], 12)[0]
+        assert [len(worker._stages.keys()) for worker in ring.workers.values()] == [1, 1, 1]
+    assert texts == alone(tiny, PROMPTS, NUM_TOKENS)
+    wait_until(lambda: ring.num_stages() == 0, 5)
+
+
+def test_what_an_old_ring_still_sends_is_refused_and_goes_on_in_the_new_one(ring: RingInProcess, tiny: Path) -> None:
+    """A hop that was lost under the old plan version is sent again, finds that version gone, and takes the new way."""
+    with ring.connect() as cluster, load(cluster, tiny) as model:
+        old = model._deployment.ring.ring_id
+        ring.network.drop("b", "c", endpoint="hop", count=1)
+        stream = model.stream(PROMPT, max_new_tokens=12)
+        next(stream)
+        model._deployment.rewire()
+        "".join(stream)
+        assert stream.result.token_ids == alone(tiny, [PROMPT], 12)[0]
+        hop = Hop(old, 1, (Part(1, 0, 1),), torch.zeros(1, 64), "a", 0)
+        with pytest.raises(PlanNotInForce, match="not in force"):
+            ring.network.member("a").post("b", "hop", hop).result()  # type: ignore[union-attr]
+
+
+def test_a_session_that_begins_meanwhile_begins_in_the_new_ring(ring: RingInProcess, tiny: Path) -> None:
+    with ring.connect() as cluster, load(cluster, tiny) as model, ThreadPoolExecutor(1) as thread:
+        sessions = model._deployment.sessions
+        sessions.suspend()
+        begun = thread.submit(answer, model)
+        with pytest.raises(TimeoutError):
+            begun.result(timeout=0.1)
+        model._deployment.rewire()
+        assert begun.result() == alone(tiny, [PROMPT], 12)[0]
+
+
+def test_a_stage_that_does_not_answer_ends_the_model_and_not_the_cluster(
+    ring: RingInProcess, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shardnet.cluster.remote_stage.ASK_S", 0.2)
+    with ring.connect() as cluster:
+        model = load(cluster, tiny)
+        stream = model.stream(PROMPT, max_new_tokens=200)
+        next(stream)
+        ring.network.drop(COORDINATOR, "b", endpoint="*", count=1)
+        with pytest.raises(CallTimeout):
+            model._deployment.rewire()
+        with pytest.raises(ClusterError):
+            list(stream)
+        with pytest.raises(ClusterError):
+            model.stream(PROMPT)
+        model.close()
+        with load(cluster, tiny) as again:
+            assert answer(again) == alone(tiny, [PROMPT], 12)[0]

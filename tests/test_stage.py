@@ -1,0 +1,136 @@
+"""One stage by itself: what is asked of it between steps, and from where it samples."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from in_process_ring import PROMPT, alone
+from tiny_text_model import save_text_model
+
+from shardnet.errors import BadRequest, ClusterError
+from shardnet.loader import load_shard, open_model
+from shardnet.models import Shard
+from shardnet.stage.cache import KVCache
+from shardnet.stage.stage import Stage
+from shardnet.timeline.recorder import Recorder
+from shardnet.transport.messages import Hop, Part, RingId, SampledToken, SamplingOptions, SessionSpec
+
+RING = RingId(b"epoch", 1)
+SAMPLED = SamplingOptions(temperature=0.8, seed=3)
+
+
+class Loop:
+    """An outlet that sends the whole model's own tokens back to it, and keeps what was sampled."""
+
+    def __init__(self) -> None:
+        self.told: list[SampledToken] = []
+        self.news = threading.Condition()
+        self.stage: Stage
+
+    def hop(self, parts: tuple[Part, ...], rows: torch.Tensor) -> None:
+        self.stage.put(Hop(RING, 0, parts, rows, "self", 0), 0)
+
+    def bulk_hop(self, parts: tuple[Part, ...], rows: torch.Tensor, on_taken: Callable[[], None]) -> None:
+        raise AssertionError("the whole model has no next stage")
+
+    def tokens(self, tokens: tuple[SampledToken, ...]) -> None:
+        with self.news:
+            self.told += tokens
+            self.news.notify_all()
+
+    def session_failed(self, session: int, error: BadRequest) -> None:
+        raise AssertionError(error)
+
+    def failed(self, error: BaseException) -> None:
+        raise AssertionError(error)
+
+    def wait_for(self, num_tokens: int) -> list[int]:
+        with self.news:
+            assert self.news.wait_for(lambda: len(self.told) >= num_tokens, timeout=10)
+            return [token.token_id for token in sorted(self.told, key=lambda token: token.index)]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_text_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def shard(tiny: Path) -> Shard:
+    """The whole model."""
+    files = open_model(str(tiny), "float32")
+    last = files.profile.num_units - 1
+    return load_shard(files.folder, files.tensors_of(0, last), 0, last, "float32")
+
+
+@pytest.fixture
+def loop(shard: Shard) -> Iterator[Loop]:
+    loop = Loop()
+    kv = KVCache(shard.kv_layout, shard.dtype)
+    with Stage(shard, kv, Recorder("here", 0), loop, chunk_tokens=4, num_threads=1) as loop.stage:
+        yield loop
+
+
+def spec(session: int, max_new_tokens: int, *, sample_from: int = len(PROMPT), greedy: bool = False) -> SessionSpec:
+    sampling = SamplingOptions() if greedy else SAMPLED
+    return SessionSpec(session, 64, len(PROMPT), sample_from, max_new_tokens, (), sampling)
+
+
+def feed(stage: Stage, session: int, ids: list[int], *, position: int = 0) -> None:
+    stage.put(Hop(RING, 0, (Part(session, position, len(ids)),), torch.tensor(ids), "self", 0), 0, lambda: None)
+
+
+def test_what_is_replayed_is_not_sampled_again_and_draws_no_number(loop: Loop) -> None:
+    """Once, whatever ended behind the prompt was sampled: a replay would have drawn, and told, its tokens twice."""
+    stage = loop.stage
+    stage.open_session(spec(1, 12))
+    feed(stage, 1, PROMPT)
+    undisturbed = loop.wait_for(12)
+    loop.told.clear()
+
+    stage.open_session(spec(2, 6))
+    feed(stage, 2, PROMPT)
+    assert loop.wait_for(6) == undisturbed[:6]
+    stage.between_steps(lambda: stage.kv.crop(2, 2)).result(timeout=5)
+    feed(stage, 2, [*PROMPT, *undisturbed[:5]][2:], position=2)
+    stage.between_steps(lambda: None).result(timeout=5)
+    assert len(loop.told) == 6, "every position was sampled already"
+
+
+def test_a_session_that_another_stage_began_is_sampled_from_where_it_stood(loop: Loop, tiny: Path) -> None:
+    [whole] = alone(tiny, [PROMPT], 10)
+    loop.stage.open_session(spec(1, 10, sample_from=len(PROMPT) + 4, greedy=True))
+    feed(loop.stage, 1, [*PROMPT, *whole[:4]])
+    assert loop.wait_for(6) == whole[4:]
+    assert sorted(token.index for token in loop.told) == list(range(4, 10))
+
+
+def test_what_is_done_between_steps_is_done_by_the_thread_that_computes(loop: Loop) -> None:
+    stage, seen = loop.stage, []
+    threads = [threading.Thread(target=lambda: seen.append(stage.between_steps(threading.get_ident).result(5)))]
+    threads += [threading.Thread(target=feed, args=(stage, 1, PROMPT))]
+    stage.open_session(spec(1, 12))
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen == [stage._thread.ident]
+    loop.wait_for(12)
+
+
+def test_an_error_between_steps_is_the_askers(loop: Loop) -> None:
+    with pytest.raises(BadRequest, match="cannot be cropped"):
+        loop.stage.open_session(spec(1, 4))
+        loop.stage.between_steps(lambda: loop.stage.kv.crop(1, 3)).result(timeout=5)
+    feed(loop.stage, 1, PROMPT)
+    assert len(loop.wait_for(4)) == 4
+
+
+def test_a_stopped_stage_does_nothing_between_steps(loop: Loop) -> None:
+    loop.stage.close()
+    with pytest.raises(ClusterError, match="no more work"):
+        loop.stage.between_steps(lambda: None).result(timeout=5)
