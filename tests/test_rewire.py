@@ -17,7 +17,7 @@ from shardnet.errors import CallTimeout, ClusterError, PlanNotInForce
 from shardnet.transport.messages import Hop, Part
 
 PROMPTS = [[5 + number, 6, 7, *range(20, 20 + 3 * number)] for number in range(6)]
-NUM_TOKENS = 48
+NUM_TOKENS = 20
 
 
 @pytest.fixture(scope="module")
