@@ -24,6 +24,7 @@ from shardnet.device import source_news
 from shardnet.device.source_news import SourceNews
 from shardnet.errors import ClusterError, DamagedCheckpoint
 from shardnet.models import Shard
+from shardnet.policy.membership import Limits
 from shardnet.transport import InProcessNetwork
 from shardnet.transport.messages import Hop, Part, RingId, RingStop, SampledToken, SamplingOptions, StageSpec, Tokens
 
@@ -197,8 +198,7 @@ def test_a_device_that_was_struck_off_drops_what_it_had(
 ) -> None:
     """Once, a device that had been frozen for too long kept its stage after it had thawed: it was refused, and took
     that for nothing."""
-    monkeypatch.setattr("shardnet.cluster.watch.ANSWER_S", 0.2)
-    monkeypatch.setattr("shardnet.cluster.watch.ASK_EVERY_S", 0.05)
+    monkeypatch.setattr("shardnet.cluster.watch.LIMITS", Limits(ask_every_s=0.05, lost_after_s=0.2))
     monkeypatch.setattr("shardnet.device.orphans.ANSWER_S", 0.2)
     with ring.connect() as cluster, load(cluster, tiny):
         ring.network.freeze("b")
@@ -212,7 +212,7 @@ def test_a_stage_that_its_device_has_dropped_is_an_error_and_no_silence(
 ) -> None:
     """Once, a device that could not reach the coordinator any more, though the coordinator reached it, dropped its
     stage in the middle of a step, and the session waited for ever."""
-    monkeypatch.setattr("shardnet.cluster.watch.ASK_EVERY_S", 0.05)
+    monkeypatch.setattr("shardnet.cluster.watch.LIMITS", Limits(ask_every_s=0.05))
     with ring.connect() as cluster, load(cluster, tiny) as model:
         stream = model.stream(PROMPT, max_new_tokens=3000)
         next(stream)

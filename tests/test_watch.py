@@ -10,6 +10,7 @@ from processes import wait_until
 
 from shardnet.cluster import watch as watching
 from shardnet.cluster.watch import Watch
+from shardnet.policy.membership import Limits
 from shardnet.transport import InProcessNetwork
 
 
@@ -26,7 +27,7 @@ def test_many_suspicions_of_one_device_get_one_verdict_and_keep_nobody_waiting(
 ) -> None:
     """Once, each of them took half a second after the one before it, and nothing else was looked at meanwhile: after
     forty failed hops to a living device the death of another was noticed 20 s late."""
-    monkeypatch.setattr(watching, "ASK_EVERY_S", 0.05)
+    monkeypatch.setattr(watching, "LIMITS", Limits(ask_every_s=0.05))
     lost: list[str] = []
     lives: list[int] = []
     is_lost = threading.Event()

@@ -240,7 +240,8 @@ class Cluster:
             for deployment in self._deployments:
                 deployment.close()
             living = [device for device in self._started if device not in self._watch.lost]
-            wait([self._transport.post(device, "leave", timeout_s=LEAVE_S) for device in living], timeout=LEAVE_S)
+            told = {device: self._transport.post(device, "leave", timeout_s=LEAVE_S) for device in living}
+            wait([told[device] for device in living if device not in self._watch.suspected], timeout=LEAVE_S)
         finally:
             self._resources.close()
 

@@ -1,7 +1,6 @@
-"""Notices that a device is lost: its process ended, its connection broke, or it no longer answers.
+"""Asks devices for signs of life, looks at the processes that this machine started, and tells who is lost.
 
-One thread asks every device for a sign of life and looks at the processes that this machine started. Says *who* is
-lost and in words why; what follows from it is the cluster's business.
+Performs `shardnet.policy.membership` on one thread. What follows from a loss is the cluster's business.
 """
 
 from __future__ import annotations
@@ -9,23 +8,20 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from typing import Any
 
 from shardnet.errors import CallTimeout, ShardnetError
+from shardnet.policy.membership import Action, Broken, Doubted, Ended, Event, Heard, Limits, Passed, handle, present
 from shardnet.transport.base import Transport
 from shardnet.transport.messages import StageKey
 
+LIMITS = Limits()
 LOOK_EVERY_S = 0.2
 LOOK_CLOSELY_EVERY_S = 0.05
-"""While a device is suspected."""
-ASK_EVERY_S = 1.0
-ANSWER_S = 30.0
-"""A device that does not answer for so long is taken for lost: a phone may doze, but nobody waits forever."""
-GRACE_S = 0.5
-"""After a failed hop: how long the signs of a dead process may take to show."""
+"""While a device is doubted."""
 _log = logging.getLogger(__name__)
 
 
@@ -47,14 +43,19 @@ class Watch:
         on_stages: Callable[[str, Collection[StageKey], float], None],
     ) -> None:
         self.lost: dict[str, str] = {}
+        """Each with the reason."""
+        self.suspected: set[str] = set()
+        """Silent for a while: nobody should wait for them who need not."""
         self._transport = transport
-        self._devices = tuple(devices)
         self._ended = ended
         self._on_lost = on_lost
         self._on_stages = on_stages
-        self._asked: dict[str, tuple[Future[Any], float]] = {}
-        self._next_ask_s = time.monotonic() + ASK_EVERY_S
-        self._suspicions: dict[str, _Suspicion] = {}
+        self._limits = LIMITS
+        self._members = present(devices, time.monotonic(), self._limits)
+        self._asked: list[tuple[str, Future[Any], float]] = []
+        self._doubted: list[tuple[str, Callable[[], None]]] = []
+        """What has come for devices since the last look."""
+        self._if_it_lives: defaultdict[str, list[Callable[[], None]]] = defaultdict(list)
         self._news = threading.Condition()
         self._is_closed = False
         self._thread = threading.Thread(target=self._run, name="shardnet-watch", daemon=True)
@@ -66,11 +67,9 @@ class Watch:
         What comes for a device while it is being looked at waits for the same verdict.
         """
         with self._news:
-            if self._is_closed:
-                return
-            suspicion = self._suspicions.setdefault(device, _Suspicion(time.monotonic() + GRACE_S))
-            suspicion.if_it_lives.append(if_it_lives)
-            self._news.notify()
+            if not self._is_closed:
+                self._doubted.append((device, if_it_lives))
+                self._news.notify()
 
     def close(self) -> None:
         """Stop watching. Safe to call twice."""
@@ -83,73 +82,59 @@ class Watch:
     def _run(self) -> None:
         while True:
             with self._news:
-                self._news.wait_for(lambda: self._is_closed or self._suspicions, LOOK_EVERY_S)
+                wait_s = LOOK_CLOSELY_EVERY_S if self._if_it_lives else LOOK_EVERY_S
+                self._news.wait_for(lambda: self._is_closed or self._doubted, wait_s)
                 if self._is_closed:
                     return
-                suspected = dict(self._suspicions)
+                doubted, self._doubted = self._doubted, []
             try:
-                self._look()
-                for device, suspicion in suspected.items():
-                    self._look_at(device, suspicion)
+                self._look(doubted)
             except Exception as error:  # whatever it is, the next look must come
                 _log.error("watching the devices failed: %s: %s", type(error).__name__, error)
-            if suspected:
-                time.sleep(LOOK_CLOSELY_EVERY_S)
 
-    def _look(self) -> None:
+    def _look(self, doubted: Sequence[tuple[str, Callable[[], None]]]) -> None:
         for device, how in self._ended().items():
-            self._lose(device, how)
-        for device, (answer, asked_s) in list(self._asked.items()):
-            if answer.done():
-                del self._asked[device]
-                self._judge(device, answer.exception())
-                if answer.exception() is None:
-                    self._on_stages(device, answer.result(), asked_s)
-        if time.monotonic() >= self._next_ask_s:
-            self._next_ask_s = time.monotonic() + ASK_EVERY_S
-            for device in self._devices:
-                self._ask(device)
+            self._tell(Ended(device, how))
+        self._hear()
+        for device, if_it_lives in doubted:
+            if device not in self.lost:
+                self._if_it_lives[device].append(if_it_lives)
+                self._tell(Doubted(device))
+        self._tell(Passed())
 
-    def _ask(self, device: str) -> None:
-        if device not in self.lost and device not in self._asked:
-            asked_s = time.monotonic()
-            self._asked[device] = self._transport.post(device, "stages", timeout_s=ANSWER_S), asked_s
+    def _hear(self) -> None:
+        """What devices have answered since the last look."""
+        asked, self._asked = self._asked, []
+        for device, answer, asked_s in asked:
+            if not answer.done():
+                self._asked.append((device, answer, asked_s))
+                continue
+            error = answer.exception()
+            if error is None:
+                self._tell(Heard(device))
+                self._on_stages(device, answer.result(), asked_s)
+            elif isinstance(error, ShardnetError) and not isinstance(error, CallTimeout):
+                self._tell(Broken(device))
 
-    def _look_at(self, device: str, suspicion: _Suspicion) -> None:
-        """Ask a suspected device again and again; after the time of grace it is believed to live."""
-        self._ask(device)
-        is_over = time.monotonic() >= suspicion.until_s
-        if device not in self.lost and not is_over:
-            return
-        with self._news:
-            del self._suspicions[device]
-        if device not in self.lost:
-            for call_back in suspicion.if_it_lives:
+    def _tell(self, event: Event) -> None:
+        self._members, actions = handle(time.monotonic(), self._members, event, self._limits)
+        for action in actions:
+            self._perform(action)
+
+    def _perform(self, action: Action) -> None:
+        device = action.device
+        if action.kind == "ask":
+            answer = self._transport.post(device, "stages", timeout_s=self._limits.lost_after_s)
+            self._asked.append((device, answer, time.monotonic()))
+        elif action.kind == "suspect":
+            self.suspected.add(device)
+        elif action.kind == "trust":
+            self.suspected.discard(device)
+        elif action.kind == "lose":
+            self.lost[device] = action.why
+            self.suspected.discard(device)
+            self._if_it_lives.pop(device, None)
+            self._on_lost(device, action.why)
+        elif action.kind == "believe":
+            for call_back in self._if_it_lives.pop(device, []):
                 call_back()
-
-    def _judge(self, device: str, error: BaseException | None) -> None:
-        if isinstance(error, CallTimeout):
-            self._lose(device, f"it has not answered for {ANSWER_S:.0f} s")
-        elif isinstance(error, ShardnetError):
-            self._lose(device, self._how_it_ended(device) or "its connection broke")
-
-    def _how_it_ended(self, device: str) -> str | None:
-        """How the device's process ended, if it did: a connection breaks a moment before its process is gone."""
-        deadline = time.monotonic() + GRACE_S
-        while (how := self._ended().get(device)) is None and time.monotonic() < deadline:
-            time.sleep(0.02)
-        return how
-
-    def _lose(self, device: str, why: str) -> None:
-        if device not in self.lost and device in self._devices:
-            self.lost[device] = why
-            self._asked.pop(device, None)
-            self._on_lost(device, why)
-
-
-@dataclass
-class _Suspicion:
-    """A device that is being looked at."""
-
-    until_s: float
-    if_it_lives: list[Callable[[], None]] = field(default_factory=list)
