@@ -16,11 +16,15 @@ SPLIT = [2, 2, 2]
 
 
 class RingInProcess:
-    """Devices "a", "b", ... of a network that can lose and delay messages; `connect` makes coordinators."""
+    """Devices "a", "b", ... of a network that can lose and delay messages; `connect` makes coordinators.
 
-    def __init__(self, num_devices: int) -> None:
+    Args:
+        speed: of the network's time: what is sent again after 2 s is so at a speed of 100 after 0.02 s.
+    """
+
+    def __init__(self, num_devices: int, speed: float) -> None:
         self._resources = ExitStack()
-        self.network = self._resources.enter_context(InProcessNetwork())
+        self.network = self._resources.enter_context(InProcessNetwork(speed=speed))
         self.names = [chr(ord("a") + index) for index in range(num_devices)]
         self.workers: dict[str, Worker] = {}
         for name in self.names:
@@ -42,8 +46,8 @@ class RingInProcess:
 
 
 @contextmanager
-def ring_in_process(num_devices: int = 3) -> Iterator[RingInProcess]:
-    ring = RingInProcess(num_devices)
+def ring_in_process(num_devices: int = 3, *, speed: float = 1.0) -> Iterator[RingInProcess]:
+    ring = RingInProcess(num_devices, speed)
     try:
         yield ring
     finally:

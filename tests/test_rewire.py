@@ -77,12 +77,12 @@ def test_a_session_that_begins_meanwhile_begins_in_the_new_ring(ring: RingInProc
 def test_a_stage_that_does_not_answer_ends_the_model_and_not_the_cluster(
     ring: RingInProcess, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shardnet.cluster.remote_stage.ASK_S", 0.2)
+    monkeypatch.setattr("shardnet.cluster.remote_stage.REWIRE_S", 0.05)
     with ring.connect() as cluster:
         model = load(cluster, tiny)
-        stream = model.stream(PROMPT, max_new_tokens=200)
+        stream = model.stream(PROMPT, max_new_tokens=4000)
         next(stream)
-        ring.network.drop(COORDINATOR, "b", endpoint="*", count=1)
+        ring.network.drop(COORDINATOR, "b", count=8)
         with pytest.raises(CallTimeout):
             model._deployment.rewire()
         with pytest.raises(ClusterError):

@@ -11,10 +11,14 @@ from shardnet.plan import StagePlan
 from shardnet.timeline.clocks import ClockOffset, clock_ns, offset_from_pings
 from shardnet.timeline.timeline import Timeline, shares_from_totals
 from shardnet.transport.base import RemoteObject, Transport
-from shardnet.transport.messages import StageAccount, StageSizes, StageSpec
+from shardnet.transport.delivery import answer_of
+from shardnet.transport.messages import RingId, StageAccount, StageSizes, StageSpec
 
 ASK_S = 30.0
 LOAD_S = 3600.0
+REWIRE_S = 2.0
+REWIRE_TRIES = 4
+"""After 30 s a stage that does not answer is given up."""
 NUM_PINGS = 9
 
 
@@ -89,14 +93,20 @@ class RemoteStage:
         timeline.add(self.plan.device, self._spec.stage, [tuple(span) for span in spans])
 
     def adopt(self, spec: StageSpec) -> Future[Any]:
-        """See `StageHost.adopt`, and so on."""
-        return self._host.call("adopt", spec, timeout_s=ASK_S)
+        """See `StageHost.adopt`; the others likewise. Told until it is answered."""
+        return self._tell("adopt", spec)
 
-    def switch(self) -> Future[Any]:
-        return self._host.call("switch", timeout_s=ASK_S)
+    def switch(self, ring_id: RingId) -> Future[Any]:
+        return self._tell("switch", ring_id)
 
-    def retire(self) -> Future[Any]:
-        return self._host.call("retire", timeout_s=ASK_S)
+    def retire(self, ring_id: RingId) -> Future[Any]:
+        return self._tell("retire", ring_id)
+
+    def _tell(self, method: str, what: Any) -> Future[Any]:
+        def send(wait_s: float) -> Future[Any]:
+            return self._host.call(method, what, timeout_s=wait_s)
+
+        return answer_of(send, first_s=REWIRE_S, most_tries=REWIRE_TRIES)
 
     def unload(self) -> Future[Any]:
         """Start to end the stage and to free its weights; `release` it when that is done or nobody waits for it."""

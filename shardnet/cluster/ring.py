@@ -59,12 +59,12 @@ class Ring:
 
     def switch(self) -> list[Future[Any]]:
         """Tell every stage to send along this ring, which all of them have adopted."""
-        return [stage.switch() for stage in self.stages]
+        return [stage.switch(self.ring_id) for stage in self.stages]
 
     def retire_others(self) -> list[Future[Any]]:
         """Tell every stage to answer to this ring alone."""
         self._since_s = time.monotonic()
-        return [stage.retire() for stage in self.stages]
+        return [stage.retire(self.ring_id) for stage in self.stages]
 
     def held_by(self, device: str) -> list[int]:
         """The stages that a device has, by their index."""

@@ -6,6 +6,7 @@ import threading
 import weakref
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from shardnet.stage.stage import Stage
 from shardnet.timeline.recorder import Recorder
 from shardnet.timeline.spans import SpanTuple
 from shardnet.transport.base import Transport
-from shardnet.transport.messages import StageAccount, StageKey, StageSizes, StageSpec
+from shardnet.transport.messages import RingId, StageAccount, StageKey, StageSizes, StageSpec
 
 
 @dataclass(frozen=True)
@@ -97,26 +98,27 @@ class StageHost:
     def adopt(self, spec: StageSpec) -> None:
         """Answer to a place in another ring, too: the first of three steps, each of which all stages of a ring take.
 
-        Shard, caches and sessions stay as they are; only the way of what goes in and out changes.
+        Shard, caches and sessions stay as they are; only the way of what goes in and out changes. Each step may be told
+        twice, and late: plan versions grow, and an older ring's has no effect any more.
 
         Raises:
             ClusterError: the stage is not running, or something answers to that place already.
         """
         self._running()
         with self._lock:
-            if self._next_spec == spec:
-                return
-            self._table.add(_key(spec), self)
-            self._next_spec = spec
+            newest = self._spec if self._next_spec is None else self._next_spec
+            if spec.ring_id.plan_version > newest.ring_id.plan_version:
+                self._table.add(_key(spec), self)
+                self._next_spec = spec
 
-    def switch(self) -> Future[None]:
-        """Between two steps: from now on results go the way that was adopted. The second step; may be told twice."""
-        return self._running().between_steps(self._switch)
+    def switch(self, ring_id: RingId) -> Future[None]:
+        """Between two steps: from now on results go along the ring that was adopted. The second step."""
+        return self._running().between_steps(partial(self._switch, ring_id))
 
-    def retire(self) -> None:
-        """Answer to the present place alone: nothing is sent to the old one any more. The third step."""
+    def retire(self, ring_id: RingId) -> None:
+        """Answer to no older ring any more: nothing is sent along one. The third step."""
         for key, host in self._table.items():
-            if host is self and key != self.key:
+            if host is self and key[0].plan_version < ring_id.plan_version:
                 self._table.remove(key)
 
     def close(self) -> Future[None]:
@@ -136,13 +138,13 @@ class StageHost:
             del stage
             return_freed()
 
-    def _switch(self) -> None:
+    def _switch(self, ring_id: RingId) -> None:
         """Runs on the compute thread."""
         with self._lock:
-            spec, self._next_spec = self._next_spec, None
-            if spec is None:
+            spec = self._next_spec
+            if spec is None or spec.ring_id != ring_id:
                 return
-            self._spec = spec
+            self._spec, self._next_spec = spec, None
         self._outlet.rewire(spec)
 
     def _is_over(self) -> bool:

@@ -282,13 +282,13 @@ class Sessions:
         errors = [error for future in opened if (error := future.exception()) is not None]
         with self._lock:
             self.raise_if_ended()
-            is_present = self.ring.stops == ring.stops and not self._is_suspended  # the same stages, perhaps rewired
             has_moved = self._is_suspended or self.ring != ring
-        if has_moved:
-            errors = [error for error in errors if not isinstance(error, PlanNotInForce)]
-        if errors:
-            raise errors[0]
-        return is_present
+            has_same_stages = self.ring.stops == ring.stops and not self._is_suspended
+        refused = [error for error in errors if isinstance(error, PlanNotInForce)] if has_moved else []
+        for error in errors:
+            if error not in refused:
+                raise error
+        return not refused and has_same_stages
 
     def _open_at(self, stage: int, spec: SessionSpec) -> Future[Any]:
         is_over = partial(self._is_over, spec.session)

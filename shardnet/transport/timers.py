@@ -22,9 +22,14 @@ class Timer:
 
 
 class Timers:
-    """Runs functions in the order in which they are due. They must not wait, and must not raise."""
+    """Runs functions in the order in which they are due. They must not wait, and must not raise.
 
-    def __init__(self) -> None:
+    Args:
+        speed: how many of its seconds pass in one.
+    """
+
+    def __init__(self, speed: float = 1.0) -> None:
+        self._speed = speed
         self._due: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()
         self._changed = threading.Condition()
@@ -33,7 +38,7 @@ class Timers:
 
     def after(self, delay_s: float, function: Callable[[], object]) -> Timer:
         """Run `function` in `delay_s` seconds on the timer thread. Functions of one due time run in order."""
-        timer = Timer(time.monotonic() + delay_s, function)
+        timer = Timer(time.monotonic() + delay_s / self._speed, function)
         with self._changed:
             if self._closed:
                 return timer

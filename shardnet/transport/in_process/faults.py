@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
+from random import Random
 
 
 @dataclass
@@ -17,6 +18,8 @@ class Rule:
     num_copies: int
     """0: the message is lost. 2: it arrives twice."""
     count: int
+    skip: int = 0
+    """So many of them pass before."""
 
     def applies(self, source: str, target: str, endpoint: str, is_answer: bool) -> bool:
         """Whether a message is one of those that are meant."""
@@ -35,6 +38,8 @@ class Faults:
     def __init__(self) -> None:
         self._rules: list[Rule] = []
         self._delays_s: dict[tuple[str, str], float] = {}
+        self._most_s = 0.0
+        self._random = Random()
         self._lock = threading.Lock()
 
     def add(self, rule: Rule) -> None:
@@ -47,18 +52,29 @@ class Faults:
         with self._lock:
             self._delays_s[source, target] = seconds
 
+    def scatter(self, most_s: float, seed: int) -> None:
+        """Let every message take up to so long more, by chance, from now on."""
+        with self._lock:
+            self._most_s = most_s
+            self._random.seed(seed)
+
     def clear(self) -> None:
         """Forget all rules and delays."""
         with self._lock:
             self._rules.clear()
             self._delays_s.clear()
+            self._most_s = 0.0
 
     def decide(self, source: str, target: str, endpoint: str, is_answer: bool) -> tuple[int, float]:
         """How often a message arrives, and after how many seconds."""
         with self._lock:
-            delay_s = self._delays_s.get((source, target), 0.0)
+            delay_s = self._delays_s.get((source, target), 0.0) + self._most_s * self._random.random()
             for rule in self._rules:
-                if rule.applies(source, target, endpoint, is_answer):
-                    rule.count -= 1
-                    return rule.num_copies, delay_s
+                if not rule.applies(source, target, endpoint, is_answer):
+                    continue
+                if rule.skip:
+                    rule.skip -= 1
+                    continue
+                rule.count -= 1
+                return rule.num_copies, delay_s
             return 1, delay_s

@@ -32,9 +32,13 @@ __all__ = ["InProcessNetwork", "InProcessTransport"]
 class InProcessNetwork:
     """Makes the devices of a test, and does to their messages what the test's script says."""
 
-    def __init__(self, *, ordered: bool = False) -> None:
-        """Messages of a pair of devices may overtake each other, as over RPC, unless `ordered`."""
-        self.timers = Timers()
+    def __init__(self, *, ordered: bool = False, speed: float = 1.0) -> None:
+        """
+        Args:
+            ordered: messages of a pair of devices do not overtake each other; they may over RPC.
+            speed: how many seconds of the network's pass in one: its delays, and how long answers are waited for.
+        """
+        self.timers = Timers(speed)
         self._faults = Faults()
         self._ordered = ordered
         self._members: dict[str, InProcessTransport] = {}
@@ -79,13 +83,19 @@ class InProcessNetwork:
         """Let every message from `source` to `target`, answers too, take that long from now on."""
         self._faults.delay(source, target, seconds)
 
-    def drop(self, source: str, target: str, *, endpoint: str = "*", count: int = 1, answers: bool = False) -> None:
-        """Lose the next requests (or answers) from `source` to `target`. "*" stands for any name."""
-        self._faults.add(Rule(source, target, endpoint, answers, 0, count))
+    def scatter(self, most_s: float, seed: int) -> None:
+        """Let every message, answers too, take up to so long more from now on: they arrive in any order."""
+        self._faults.scatter(most_s, seed)
 
-    def duplicate(self, source: str, target: str, *, endpoint: str = "*", count: int = 1) -> None:
-        """Deliver the next requests from `source` to `target` twice. "*" stands for any name."""
-        self._faults.add(Rule(source, target, endpoint, False, 2, count))
+    def drop(
+        self, source: str, target: str, *, endpoint: str = "*", count: int = 1, answers: bool = False, skip: int = 0
+    ) -> None:
+        """Lose the next requests (or answers) from `source` to `target`, after `skip` of them. "*": any name."""
+        self._faults.add(Rule(source, target, endpoint, answers, 0, count, skip))
+
+    def duplicate(self, source: str, target: str, *, endpoint: str = "*", count: int = 1, skip: int = 0) -> None:
+        """Deliver the next requests from `source` to `target` twice, after `skip` of them. "*": any name."""
+        self._faults.add(Rule(source, target, endpoint, False, 2, count, skip))
 
     def freeze(self, device: str) -> None:
         """Hold what a device receives and sends until it is restored, as if its process were stopped."""

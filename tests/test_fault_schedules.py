@@ -1,0 +1,115 @@
+"""Random schedules of faults over a whole ring in one process: messages are lost, doubled, late and in any order, and
+the ring is exchanged in the middle of it. Each conversation ends with the text that it has alone.
+
+A schedule follows from its number: `schedule_of(17)` says what the network does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from random import Random
+from typing import NamedTuple
+
+import pytest
+from in_process_ring import RingInProcess, alone, answer, load, ring_in_process
+from tiny_text_model import save_text_model
+
+from shardnet.cluster.cluster import COORDINATOR
+from shardnet.cluster.model import Model
+from shardnet.transport import InProcessNetwork
+
+NUM_SCHEDULES = 200
+NUM_GROUPS = 8
+"""The schedules of a group go over one loaded model, one after the other."""
+SPEED = 100.0
+NUM_TOKENS = 8
+PROMPTS = [[5, 6, 7, 8, 9], [40, 41], [7 + 3 * number for number in range(14)]]
+ENDPOINTS = ("hop", "bulk_hop", "tokens", "open_session", "close_sessions", "*")
+NAMES = ("a", "b", "c", COORDINATOR, "*")
+
+
+class Fault(NamedTuple):
+    """One rule of the network's."""
+
+    kind: str
+    source: str
+    target: str
+    endpoint: str
+    count: int
+    skip: int
+
+
+class Schedule(NamedTuple):
+    """What the network does while some conversations go on."""
+
+    seed: int
+    faults: tuple[Fault, ...]
+    most_s: float
+    """Every message takes up to so long."""
+    num_rewired: int
+    """So many times the ring is exchanged."""
+
+
+def schedule_of(seed: int) -> Schedule:
+    random = Random(seed)
+    faults = [
+        Fault(
+            random.choice(("drop", "drop", "drop answers", "duplicate")),
+            random.choice(NAMES),
+            random.choice(NAMES),
+            random.choice(ENDPOINTS),
+            random.randint(1, 3),
+            random.choice((0, 0, random.randint(1, 25))),
+        )
+        for _ in range(random.randint(0, 8))
+    ]
+    return Schedule(seed, tuple(faults), random.choice((0.0, 0.2, 1.0)), random.choice((0, 0, 1, 3)))
+
+
+def put_into_force(network: InProcessNetwork, schedule: Schedule) -> None:
+    network.scatter(schedule.most_s, schedule.seed)
+    for kind, source, target, endpoint, count, skip in schedule.faults:
+        if kind == "duplicate":
+            network.duplicate(source, target, endpoint=endpoint, count=count, skip=skip)
+        else:
+            network.drop(source, target, endpoint=endpoint, count=count, skip=skip, answers=kind == "drop answers")
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_text_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def expected(tiny: Path) -> list[list[int]]:
+    return alone(tiny, PROMPTS, NUM_TOKENS)
+
+
+@pytest.fixture
+def ring() -> Iterator[RingInProcess]:
+    with ring_in_process(speed=SPEED) as ring:
+        yield ring
+
+
+@pytest.mark.parametrize("group", range(NUM_GROUPS))
+def test_every_conversation_ends_with_its_own_text(
+    ring: RingInProcess, tiny: Path, expected: list[list[int]], group: int
+) -> None:
+    with ring.connect() as cluster, load(cluster, tiny) as model, ThreadPoolExecutor(len(PROMPTS)) as threads:
+        for seed in range(group, NUM_SCHEDULES, NUM_GROUPS):
+            schedule = schedule_of(seed)
+            put_into_force(ring.network, schedule)
+            answers = [threads.submit(answer, model, prompt, NUM_TOKENS) for prompt in PROMPTS]
+            rewire(model, schedule.num_rewired)
+            texts = [each.result(timeout=30) for each in answers]
+            ring.network.restore()
+            assert texts == expected, schedule
+            model._deployment.sessions.settle()
+            assert [report.kv_reserved_bytes for report in model.report()] == [0, 0, 0], schedule
+
+
+def rewire(model: Model, times: int) -> None:
+    for _ in range(times):
+        model._deployment.rewire()
