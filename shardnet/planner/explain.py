@@ -16,8 +16,6 @@ MOST_TRIED = 32
 
 def limit_of(cost: Cost, objective: str, in_flight: int) -> str:
     """What limits the plan, in a sentence or two."""
-    busiest = max(cost.device_busy_s, key=lambda name: cost.device_busy_s[name])
-    compute_s, hops_s = sum(cost.device_busy_s.values()), sum(hop.seconds for hop in cost.hops)
     if objective == "throughput" and cost.bottleneck_s >= cost.lap_s / in_flight:
         kind = "device" if cost.bottleneck in cost.device_busy_s else "link"
         return f"The busiest {kind}, {cost.bottleneck}, works {_ms(cost.bottleneck_s)} in each lap and sets the rate."
@@ -25,14 +23,20 @@ def limit_of(cost: Cost, objective: str, in_flight: int) -> str:
         joules = {name: value for name, value in cost.device_energy_j.items() if value}
         most = max(joules, key=lambda name: joules[name])
         return f"{most} spends {joules[most] / cost.energy_j:.0%} of the {cost.energy_j:.3g} J of a token."
+    tail = f"; {in_flight} in flight do not fill the pipeline." if objective == "throughput" else "."
+    return _parts_of_lap(cost) + tail
+
+
+def _parts_of_lap(cost: Cost) -> str:
     lap = cost.lap_s or 1.0
-    head = f"Of a lap of {_ms(cost.lap_s)}, compute is {compute_s / lap:.0%} (most on {busiest})"
+    busiest = max(cost.device_busy_s, key=lambda name: cost.device_busy_s[name])
+    compute_s, hops_s = sum(cost.device_busy_s.values()), sum(hop.seconds for hop in cost.hops)
+    parts = f"Of a lap of {_ms(cost.lap_s)}, compute is {compute_s / lap:.0%} (most on {busiest})"
     if cost.hops:
         slowest = max(cost.hops, key=lambda hop: hop.seconds)
-        head += f" and hops are {hops_s / lap:.0%} (the slowest {slowest.source} to {slowest.target}"
-        head += f", {_ms(slowest.seconds)})"
-    tail = f"; {in_flight} in flight do not fill the pipeline." if objective == "throughput" else "."
-    return head + tail
+        parts += f" and hops are {hops_s / lap:.0%} (the slowest {slowest.source} to {slowest.target}"
+        parts += f", {_ms(slowest.seconds)})"
+    return parts
 
 
 def left_out(problem: Problem, stages: Sequence[StagePlan], told: Callable[[Cost], str]) -> tuple[LeftOut, ...]:

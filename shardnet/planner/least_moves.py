@@ -6,6 +6,7 @@ another, and after a loss it shifts every boundary to gain a few percent. Both w
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import replace
 
@@ -21,23 +22,26 @@ def keep_places(old: Plan, new: Plan, problem: Problem) -> Plan:
 
     Returns `new` itself where that would cost anything.
     """
-    owners = _owners(old)
-    shared: list[tuple[int, str, str]] = []
-    alike = _likenesses(problem)
-    for wanted in new.devices:
-        units = [unit for stage in new.stages if stage.device == wanted for unit in _units(stage)]
-        likes = [name for name in alike if alike[name] == alike[wanted]]
-        shared += [(sum(owners[unit] == given for unit in units), wanted, given) for given in likes]
-    swap: dict[str, str] = {}
-    for _, wanted, given in sorted(shared, key=lambda row: (-row[0], row[1] != row[2])):
-        if wanted not in swap and given not in swap.values():
-            swap[wanted] = given
+    swap = _swap(_owners(old), new, _likenesses(problem))
     stages = tuple(replace(stage, device=swap[stage.device]) for stage in new.stages)
     before, after = evaluate(problem, new.stages), evaluate(problem, stages)
     same = after.lap_s <= before.lap_s * (1 + ROUNDING) and after.bottleneck_s <= before.bottleneck_s * (1 + ROUNDING)
     if not same or broken_limit(problem, stages, after) is not None:
         return new
     return replace(new, stages=stages)
+
+
+def _swap(owners: list[str], new: Plan, alike: dict[str, object]) -> dict[str, str]:
+    """Whose place each device of the plan takes: of those like it, that which holds most of its units already."""
+    shared: list[tuple[int, str, str]] = []
+    for wanted in new.devices:
+        held = Counter(owner for owner, place in zip(owners, _owners(new), strict=True) if place == wanted)
+        shared += [(held[given], wanted, given) for given in alike if alike[given] == alike[wanted]]
+    swap: dict[str, str] = {}
+    for _, wanted, given in sorted(shared, key=lambda row: (-row[0], row[1] != row[2])):
+        if wanted not in swap and given not in swap.values():
+            swap[wanted] = given
+    return swap
 
 
 def repairs(old: Plan, problem: Problem, lost: Collection[str]) -> list[tuple[StagePlan, ...]]:

@@ -284,12 +284,13 @@ def _best_simulated(problem: Problem, aim: Aim, stages: Stages, solution: Soluti
     rate = aim.simulate(problem, stages, aim.in_flight)
     if rate >= formula * (1 - NEAR_TIE):
         return stages
-    near = () if solution.near is None else solution.near()[:MOST_SIMULATED]
-    plans = [stages, *(each for each in near if each != stages)]
-    rates = [rate, *(aim.simulate(problem, each, aim.in_flight) for each in plans[1:])]
-    laps = [evaluate(problem, each).lap_s for each in plans]
-    best = [i for i in range(len(plans)) if rates[i] >= max(rates) * (1 - NEAR_TIE)]
-    return plans[min(best, key=lambda i: (laps[i], i))]
+    rates = {stages: rate}
+    for each in () if solution.near is None else solution.near()[:MOST_SIMULATED]:
+        if each not in rates:
+            rates[each] = aim.simulate(problem, each, aim.in_flight)
+    good = max(rates.values()) * (1 - NEAR_TIE)
+    best = [each for each in rates if rates[each] >= good]
+    return min(best, key=lambda each: evaluate(problem, each).lap_s)  # of equal laps, the first
 
 
 def _found(problem: Problem, aim: Aim, solution: Solution) -> tuple[Stages, Solution]:

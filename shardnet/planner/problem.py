@@ -230,13 +230,10 @@ def _check_devices(devices: tuple[Device, ...], num_units: int) -> None:
 
 
 def _check_links(links: tuple[Link, ...], names: list[str]) -> None:
-    known = set(names)
-    linked: set[str] = set()
+    known, linked = set(names), set[str]()
     for i, link in enumerate(links):
         for end in (link.source, link.target):
-            if not isinstance(end, str) or end not in known:
-                hint = nearest(end, names) if isinstance(end, str) else ""
-                raise BadConfiguration(f"Link {i} names {quoted(end)}, which is not one of the devices{hint}.")
+            _check_end(i, end, known, names)
         if link.source == link.target:
             raise BadConfiguration(f"Link {i} goes from {link.source!r} to itself: remove it.")
         check_bounds(link, "the link", f"{link.source} to {link.target}")
@@ -245,3 +242,9 @@ def _check_links(links: tuple[Link, ...], names: list[str]) -> None:
     lonely = [name for name in names if name not in linked]
     if lonely and len(names) > 1:
         raise BadConfiguration(f"Device {lonely[0]!r} has no links: give its links, or remove it.")
+
+
+def _check_end(i: int, end: Any, known: set[str], names: list[str]) -> None:
+    if not isinstance(end, str) or end not in known:
+        hint = nearest(end, names) if isinstance(end, str) else ""
+        raise BadConfiguration(f"Link {i} names {quoted(end)}, which is not one of the devices{hint}.")

@@ -81,11 +81,7 @@ def what_ifs(
     for pair in _link_pairs(problem, cost, fastest):
         changes.append((f"ten times the bandwidth between {pair[0]} and {pair[1]}", _faster(problem, pair, 10, 1)))
         changes.append((f"half the latency between {pair[0]} and {pair[1]}", _faster(problem, pair, 1, 0.5)))
-    full = [
-        name
-        for name, used in cost.device_memory_bytes.items()
-        if used > NEARLY_FULL * problem.devices[problem.index[name]].memory_bytes
-    ]
+    full = _nearly_full(problem, cost)
     if full:
         best = min(full, key=lambda name: sum(problem.devices[problem.index[name]].unit_seconds))
         changes.append((f"twice the memory on {best}", _more_memory(problem, best)))
@@ -103,9 +99,15 @@ def what_ifs(
     return answers
 
 
+def _nearly_full(problem: Problem, cost: Cost) -> list[str]:
+    """The devices that have hardly any memory left."""
+    used = cost.device_memory_bytes
+    return [name for name in used if used[name] > NEARLY_FULL * problem.devices[problem.index[name]].memory_bytes]
+
+
 def with_twin(problem: Problem, name: str) -> Problem:
     """The problem with a second device like `name`, on links like its own (5 ms and 100 Mbit/s where it has none)."""
-    twin = next(made for made in (f"{name[:150]}-twin{n or ''}" for n in count()) if made not in problem.index)
+    twin = _free_name(f"{name[:150]}-twin", problem)
     device = replace(problem.devices[problem.index[name]], name=twin)
     links = list(problem.links)
     for link in problem.links:
@@ -114,15 +116,17 @@ def with_twin(problem: Problem, name: str) -> Problem:
         elif link.target == name:
             links.append(replace(link, target=twin))
     leaving = [link for link in problem.links if link.source == name]
+    between = Link(name, twin, 0.005, 12.5e6)
     if leaving:
         best = max(leaving, key=lambda link: link.bytes_per_s)
-        links += [
-            Link(name, twin, best.latency_s, best.bytes_per_s),
-            Link(twin, name, best.latency_s, best.bytes_per_s),
-        ]
-    else:
-        links += [Link(name, twin, 0.005, 12.5e6), Link(twin, name, 0.005, 12.5e6)]
+        between = replace(best, target=twin)
+    links += [between, replace(between, source=twin, target=name)]
     return replace(problem, devices=(*problem.devices, device), links=tuple(links))
+
+
+def _free_name(wanted: str, problem: Problem) -> str:
+    names = (f"{wanted}{n or ''}" for n in count())
+    return next(each for each in names if each not in problem.index)
 
 
 def halved_weights(problem: Problem) -> Problem:

@@ -84,17 +84,21 @@ class Deepening:
             return Found(None, upper, np.inf)
         steps, self._calls = NUM_STEPS[min(self._calls, 1)], self._calls + 1
         asks = not self._alone and self._calls == 1 and budget.left_s > LEAST_SOLVER_S and highs.installed()
+        before = self._near(upper, budget, enough, steps)
+        if enough and before.runs is not None:
+            return before
+        if asks:
+            return self._with_solver(before, budget, enough, known)
+        return self._branched(before, budget.share(FIRST_SHARE if self._calls == 1 else 1.0), enough)
+
+    def _near(self, upper: float, budget: Budget, enough: bool, steps: int) -> Found:
+        """What annealing finds, and then small changes to it."""
         found = [runs for runs in self._annealed(steps, budget.share(ANNEALING_SHARE)) if self._judge(runs) < np.inf]
         best, cost = self._better(None, upper, found)
         if not enough or best is None:
             polished = self._polished(found, budget.share(NEAR_SHARE))
             best, cost = self._better(best, cost, polished)
-        if enough and best is not None:
-            return Found(best, cost, -np.inf)
-        before = Found(best, cost, -np.inf)
-        if asks:
-            return self._with_solver(before, budget, enough, known)
-        return self._branched(before, budget.share(FIRST_SHARE if self._calls == 1 else 1.0), enough)
+        return Found(best, cost, -np.inf)
 
     def _branched(self, before: Found, budget: Budget, enough: bool) -> Found:
         """What branch and bound makes of it."""

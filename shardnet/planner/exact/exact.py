@@ -90,18 +90,24 @@ class Exact:
 
         def judge(runs: Runs) -> float:
             cost = self.cost(runs)
-            kept = cost is not None and cost.lap_s <= limit_s
-            return cost.energy_j if cost is not None and cost.energy_j is not None and kept else np.inf
+            if cost is None or cost.energy_j is None or cost.lap_s > limit_s:
+                return np.inf
+            return cost.energy_j
 
-        if laps is not None and all(np.isinf(judge(runs)) for runs in self._seeds):
+        if laps is not None and not self._has_seed(judge):
             short = self.keeps_beat(np.inf, 1, self.budget.share(0.3), WIDTHS, NUM_ROUNDS, None)
-            if short.runs is None and short.proven:
+            if short.runs is not None:
+                pool = [short.runs]
+            elif short.proven:
                 return Solution(None, np.inf, np.inf, True)
-            pool = [] if short.runs is None else [short.runs]
         best = self._minimize(target, judge, np.inf, self.budget, pool)
         if best.runs is not None and best.proven:
             best = self._shortest_lap(best, target, judge)
         return self.solution(best, best.cost, min(best.bound, best.cost), best.proven)
+
+    def _has_seed(self, judge: Judge) -> bool:
+        """Whether a plan to begin with keeps every limit."""
+        return any(judge(runs) < np.inf for runs in self._seeds)
 
     def _shortest_lap(self, best: Best, target: Target, judge: Judge) -> Best:
         """Another plan of the same energy with a shorter lap or on fewer devices, where short searches find one."""

@@ -198,13 +198,14 @@ def _model(highspy: Any, programme: Programme, scale: float) -> Any:
     model.num_col_, model.num_row_ = num, len(programme.rows)
     model.col_cost_, model.col_lower_ = costs, np.zeros(num)
     model.col_upper_ = np.where(np.arange(num) < programme.flows, 1.0, np.inf)
-    kinds = highspy.HighsVarType
+    kinds, rows = highspy.HighsVarType, programme.rows
     model.integrality_ = [kinds.kInteger if whole else kinds.kContinuous for whole in programme.whole]
-    model.row_lower_ = np.array([float(least) for _, least, _ in programme.rows])
-    model.row_upper_ = np.array([float(most) for _, _, most in programme.rows])
+    model.row_lower_ = np.array([float(least) for _, least, _ in rows])
+    model.row_upper_ = np.array([float(most) for _, _, most in rows])
+    cells = [cell for row, _, _ in rows for cell in row]
     matrix = model.a_matrix_
     matrix.format_ = highspy.MatrixFormat.kRowwise
-    matrix.start_ = np.cumsum([0, *(len(row) for row, _, _ in programme.rows)])
-    matrix.index_ = np.array([column for row, _, _ in programme.rows for column, _ in row])
-    matrix.value_ = np.array([float(value) for row, _, _ in programme.rows for _, value in row])
+    matrix.start_ = np.cumsum([0, *(len(row) for row, _, _ in rows)])
+    matrix.index_ = np.array([column for column, _ in cells])
+    matrix.value_ = np.array([float(value) for _, value in cells])
     return model

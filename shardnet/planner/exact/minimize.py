@@ -80,38 +80,92 @@ def minimize(
         alone: without HiGHS.
     """
     relaxation = Relaxation(tables, target)
-    plain = Prices.none(len(tables.members))
-    roots = roots_of(tables)
-    bounds = [[relaxation.bound(plain, root) for root in roots]]
-    lowest = min(bound.value for bound in bounds[0])
+    plain = _bounds(relaxation, Prices.none(len(tables.members)), roots_of(tables))
+    lowest = _least(plain)
     if not counts_fit(relaxation):
         return Best(None, upper, np.inf)
     if not lowest < upper:
         return Best(None, upper, lowest)
-    search = Search(tables, target, columns_of(tables, target), roots, bounds, judge, device_cost, enough)
-    best, deep = Best(None, upper, lowest), None
-    if Deepening.suits(tables) and not device_cost:
-        deep = Deepening(tables, target, roots, judge, upper, alone)
+    under_way = _Minimizing(relaxation, judge, budget, Best(None, upper, lowest), plain, enough, device_cost)
+    if not device_cost:
+        under_way.offer_deepening(known, alone)
     for step, width in enumerate(widths or (0,)):
-        if deep is not None and width >= DEEP_BEFORE:
-            best = _merged(best, deep.run(best.cost, budget, enough, best.runs or known))
-            if best.proven or (enough and best.runs is not None) or budget.spent:
-                break
-        if width:
-            until = budget if deep is None or width < DEEP_BEFORE else budget.share(WIDE_SHARE)
-            found = search.run(best.cost, min(width, MOST_PARTIAL_CELLS // tables.num_devices), until)
-            best = _merged(best, found)
-        done = enough and best.runs is not None
-        if best.proven or done or budget.spent:
+        under_way.search(width)
+        if under_way.is_over:
             break
         if step == 0:
-            priced = _priced(relaxation, roots, best, budget, num_rounds, prices)
-            least = min(bound.value for bound in priced)
-            best = Best(best.runs, best.cost, max(best.bound, min(best.cost, least)), priced[0].prices, least)
-            search = Search(tables, target, search.columns, roots, [bounds[0], priced], judge, device_cost, enough)
-            if best.proven:
+            under_way.price(num_rounds, prices)
+            if under_way.best.proven:
                 break
-    return best
+    return under_way.best
+
+
+class _Minimizing:
+    """One minimisation under way: the best so far, and the searches that go on from it."""
+
+    def __init__(
+        self,
+        relaxation: Relaxation,
+        judge: Judge,
+        budget: Budget,
+        best: Best,
+        plain: list[Bound],
+        enough: bool,
+        device_cost: float,
+    ) -> None:
+        self._relaxation, self._tables, self._target = relaxation, relaxation.tables, relaxation.target
+        self._judge, self._budget, self._enough, self._device_cost = judge, budget, enough, device_cost
+        self.best, self._plain = best, plain
+        self._roots = roots_of(self._tables)
+        self._columns = columns_of(self._tables, self._target)
+        self._beam = self._beam_by([plain])
+        self._deep: Deepening | None = None
+        self._known: Runs | None = None
+
+    def offer_deepening(self, known: Runs | None, alone: bool) -> None:
+        """Let small clusters be searched deeply; see `minimize` for the arguments."""
+        if Deepening.suits(self._tables):
+            self._known = known
+            self._deep = Deepening(self._tables, self._target, self._roots, self._judge, self.best.cost, alone)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing better is asked for, or can be found in time."""
+        done = self._enough and self.best.runs is not None
+        return self.best.proven or done or self._budget.spent
+
+    def search(self, width: int) -> None:
+        """A beam of this width; where it is wide, a deep search before it, which leaves it a part of the time."""
+        until = self._budget
+        if self._deep is not None and width >= DEEP_BEFORE:
+            known = self.best.runs or self._known
+            self.best = _merged(self.best, self._deep.run(self.best.cost, self._budget, self._enough, known))
+            if self.is_over:
+                return
+            until = self._budget.share(WIDE_SHARE)
+        if width:
+            width = min(width, MOST_PARTIAL_CELLS // self._tables.num_devices)
+            self.best = _merged(self.best, self._beam.run(self.best.cost, width, until))
+
+    def price(self, num_rounds: int, prices: Prices | None) -> None:
+        """Raise the bound by prices, by which the next beams go, too."""
+        best = self.best
+        priced = _priced(self._relaxation, self._roots, best, self._budget, num_rounds, prices)
+        least = _least(priced)
+        self.best = Best(best.runs, best.cost, max(best.bound, min(best.cost, least)), priced[0].prices, least)
+        self._beam = self._beam_by([self._plain, priced])
+
+    def _beam_by(self, bounds: list[list[Bound]]) -> Search:
+        of = (self._tables, self._target, self._columns, self._roots)
+        return Search(*of, bounds, self._judge, self._device_cost, self._enough)
+
+
+def _bounds(relaxation: Relaxation, prices: Prices, roots: list[int]) -> list[Bound]:
+    return [relaxation.bound(prices, root) for root in roots]
+
+
+def _least(bounds: list[Bound]) -> float:
+    return min(bound.value for bound in bounds)
 
 
 def _merged(best: Best, found: Found) -> Best:
@@ -135,4 +189,4 @@ def _priced(
     shared = relaxation.improve(root, upper, num_rounds, budget.share(0.5), prices)
     if len(roots) == 1:
         return [shared]
-    return [relaxation.bound(shared.prices, root) for root in roots]
+    return _bounds(relaxation, shared.prices, roots)

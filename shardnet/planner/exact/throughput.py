@@ -86,20 +86,10 @@ def _greatest_rate(beats: _Beats, hard: bool) -> Solution:
     exact, in_flight = beats.exact, beats.in_flight
     shares = [*FIRST_SHARES] if hard else [0.25]
     while True:
-        if hard and not beats.lap_decides:
-            beats.anneal(beats.low)
-            beats.polish()
-            beats.ask_solver()
-        if not (hard and beats.lap_decides):
-            beats.shorten(HARD_SHARE if hard else 0.5)
+        _shorten_beat(beats, hard)
         beats.hear()
-        shown = beats.low >= beats.high * (1 - NEAR_TIE)
         share, shares = shares[0], shares[1:] or shares
-        if hard and (shown or beats.lap_decides):
-            share = 1.0
-        elif shown:
-            share = 0.8
-        until = exact.budget.share(share)
+        until = exact.budget.share(_share_of_lap(beats, hard, share))
         within = beats.high / (1 - NEAR_TIE)
         best = exact.least_lap(within, in_flight, until, beats.pool, beats.prices, alone=beats.asking)
         assert best.runs is not None, "the pool holds a plan with the shortest beat known"
@@ -112,6 +102,24 @@ def _greatest_rate(beats: _Beats, hard: bool) -> Solution:
         tied = beats.low >= goal * (1 - 2 * SAME)
         solution = exact.solution(best, value, min(beats.low, value), tied)
         return replace(solution, near=beats.near)
+
+
+def _shorten_beat(beats: _Beats, hard: bool) -> None:
+    if not hard:
+        beats.shorten(0.5)
+    elif not beats.lap_decides:
+        beats.anneal(beats.low)
+        beats.polish()
+        beats.ask_solver()
+        beats.shorten(HARD_SHARE)
+
+
+def _share_of_lap(beats: _Beats, hard: bool, share: float) -> float:
+    """How much of the time left goes into the lap: nearly all, once the beat is known to 1%."""
+    shown = beats.low >= beats.high * (1 - NEAR_TIE)
+    if hard:
+        return 1.0 if shown or beats.lap_decides else share
+    return 0.8 if shown else share
 
 
 class _Beats:

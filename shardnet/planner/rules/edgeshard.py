@@ -67,25 +67,31 @@ def least_bottleneck(tables: Tables) -> tuple[StagePlan, ...]:
             f"EdgeShard's throughput programme would visit {num_subsets} subsets of devices and is tried up to "
             f"{MOST_SUBSETS}. Use the method exact or auto."
         )
-    source = next(g for g, group in enumerate(groups) if group == [tables.source])
-    visits = [_visit_seconds(tables, group[0]) for group in groups]
-    table: dict[State, Floats] = {}
-    came: dict[State, tuple[Ints, Ints]] = {}
-    start = tuple(int(g == source) for g in range(len(groups)))
-    table[start, source] = visits[source][0]
-    hops = tables.direct_s[tables.payload[:-1]]
-    for taken in sorted(product(*(range(len(group) + 1) for group in groups)), key=sum):
-        for j in range(len(groups)):
-            if j == source or not taken[j] or not taken[source] or tables.num_units == 1:
-                continue
-            before = tuple(count - (g == j) for g, count in enumerate(taken))
-            _extend(table, came, groups, hops, visits[j], before, taken, j)
+    table, came = _filled(tables, groups)
     ends = {state: cells[-1] for state, cells in table.items() if np.isfinite(cells[-1])}
     if not ends:
         raise DoesNotFit("EdgeShard's throughput programme finds no plan over direct links in this memory. Use exact.")
     # Of equal bottlenecks, the subset that is first when subsets are counted as binary numbers, as a plain loop does.
     chosen = min(ends, key=lambda state: (ends[state], _binary(groups, state[0]), state[1]))
     return _trace(tables, groups, came, chosen)
+
+
+def _filled(tables: Tables, groups: list[list[int]]) -> tuple[dict[State, Floats], dict[State, tuple[Ints, Ints]]]:
+    """The table g [state][m], and how each cell was come by."""
+    visits = [_visit_seconds(tables, group[0]) for group in groups]
+    hops = tables.direct_s[tables.payload[:-1]]
+    alone = (1, *[0] * (len(groups) - 1))
+    table: dict[State, Floats] = {(alone, 0): visits[0][0]}
+    came: dict[State, tuple[Ints, Ints]] = {}
+    if tables.num_units == 1:
+        return table, came
+    counts = [[1], *(range(len(group) + 1) for group in groups[1:])]
+    for taken in sorted(product(*counts), key=sum):
+        for j in range(1, len(groups)):
+            if taken[j]:
+                before = tuple(count - (g == j) for g, count in enumerate(taken))
+                _extend(table, came, groups, hops, visits[j], before, taken, j)
+    return table, came
 
 
 def _allowed_seconds(tables: Tables) -> Floats:
@@ -96,7 +102,7 @@ def _allowed_seconds(tables: Tables) -> Floats:
 
 
 def _groups(tables: Tables) -> list[list[int]]:
-    """Identical devices together, the source alone."""
+    """Identical devices together; first the source, alone."""
     groups = [[d for d in devices if d != tables.source] for devices in tables.members]
     return [[tables.source], *(group for group in groups if group)]
 

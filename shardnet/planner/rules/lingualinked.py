@@ -8,6 +8,7 @@ fastest route, the way back and the KV cache count, and memory_bytes is taken to
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -46,11 +47,7 @@ def place(tables: Tables, time_limit_s: float) -> tuple[StagePlan, ...]:
     for u in range(num_units - 1):
         for d, e in np.argwhere(np.isfinite(tables.hop(u)) & allowed[u][:, None] & allowed[u + 1]).tolist():
             y[u, d, e] = pulp.LpVariable(f"y_{u}_{d}_{e}", lowBound=0)
-    back = tables.hop(num_units - 1)[:, tables.source]
-    cost = [(x[u, d], tables.seconds[u, d]) for u, d in x]
-    cost += [(flow, float(tables.hop(u)[d, e])) for (u, d, e), flow in y.items() if d != e]
-    cost += [(x[num_units - 1, d], float(back[d])) for d in range(num_devices) if (num_units - 1, d) in x]
-    programme += pulp.LpAffineExpression(cost)
+    programme += pulp.LpAffineExpression(_costs(tables, x, y))
     _constrain(pulp, programme, tables, x, y)
     values = solve(pulp, programme, time_limit_s)
     if values is None:
@@ -78,34 +75,56 @@ def overlap(problem: Problem, stages: tuple[StagePlan, ...], time_limit_s: float
     """
     pulp = import_pulp()
     programme = pulp.LpProblem("overlap", pulp.LpMaximize)
-    copies: dict[tuple[int, int], Any] = {}
-    for s, stage in enumerate(stages):
-        before = range(stages[s - 1].first_unit, stage.first_unit) if s else range(0)
-        after = range(stage.last_unit + 1, stages[s + 1].last_unit + 1) if s + 1 < len(stages) else range(0)
-        for units in (list(before)[::-1], list(after)):
-            nearer = None
-            for u in units:
-                copies[s, u] = pulp.LpVariable(f"z_{s}_{u}", cat="Binary")
-                if nearer is not None:
-                    programme += copies[s, u] <= nearer
-                nearer = copies[s, u]
+    copies: Copies = {}
+    for s in range(len(stages)):
+        for units in _neighbouring(stages, s):
+            _copy_from_the_boundary(pulp, programme, copies, s, units)
     if not copies:
         return {}
-    work = {(s, u): problem.devices[problem.index[stages[s].device]].unit_seconds[u] for s, u in copies}
-    programme += pulp.LpAffineExpression([(copies[key], work[key]) for key in copies])
+    devices = [problem.devices[problem.index[stage.device]] for stage in stages]
+    programme += pulp.LpAffineExpression([(copy, devices[s].unit_seconds[u]) for (s, u), copy in copies.items()])
     for name in {stage.device for stage in stages}:
-        own = {u for stage in stages if stage.device == name for u in range(stage.first_unit, stage.last_unit + 1)}
-        held = sum(problem.unit_memory_bytes[u] for u in own)
-        mine = [(copies[s, u], problem.unit_memory_bytes[u]) for s, u in copies if stages[s].device == name]
-        free = problem.devices[problem.index[name]].memory_bytes - held
+        mine = [(copy, problem.unit_memory_bytes[u]) for (s, u), copy in copies.items() if stages[s].device == name]
         if mine:
-            programme += pulp.LpAffineExpression(mine) <= max(free, 0.0)
-    values = solve(pulp, programme, time_limit_s) or {}
+            programme += pulp.LpAffineExpression(mine) <= max(_left_bytes(problem, stages, name), 0.0)
+    return _copied(copies, solve(pulp, programme, time_limit_s) or {}, stages)
+
+
+def _copied(copies: Copies, values: Mapping[str, float], stages: tuple[StagePlan, ...]) -> dict[str, tuple[int, ...]]:
+    """The copied units by device, of a solution."""
     chosen: dict[str, set[int]] = {}
     for (s, u), copy in copies.items():
         if values.get(copy.name, 0.0) > 0.5:
             chosen.setdefault(stages[s].device, set()).add(u)
     return {name: tuple(sorted(units)) for name, units in chosen.items()}
+
+
+Copies = dict[tuple[int, int], Any]
+"""The variable of each copy that a stage may hold of a unit."""
+
+
+def _neighbouring(stages: tuple[StagePlan, ...], s: int) -> tuple[range, range]:
+    """The units of the stage before and of the stage after, the nearest first."""
+    stage = stages[s]
+    first = stages[s - 1].first_unit if s else stage.first_unit
+    last = stages[s + 1].last_unit if s + 1 < len(stages) else stage.last_unit
+    return range(stage.first_unit - 1, first - 1, -1), range(stage.last_unit + 1, last + 1)
+
+
+def _copy_from_the_boundary(pulp: Any, programme: Any, copies: Copies, s: int, units: range) -> None:
+    """Let a stage hold copies of these units, each only with those that are nearer."""
+    nearer = None
+    for u in units:
+        copies[s, u] = pulp.LpVariable(f"z_{s}_{u}", cat="Binary")
+        if nearer is not None:
+            programme += copies[s, u] <= nearer
+        nearer = copies[s, u]
+
+
+def _left_bytes(problem: Problem, stages: tuple[StagePlan, ...], name: str) -> float:
+    """What a device has left beside its own units."""
+    own = {u for stage in stages if stage.device == name for u in range(stage.first_unit, stage.last_unit + 1)}
+    return problem.devices[problem.index[name]].memory_bytes - sum(problem.unit_memory_bytes[u] for u in own)
 
 
 def _allowed(tables: Tables) -> NDArray[np.bool_]:
@@ -119,30 +138,50 @@ def _allowed(tables: Tables) -> NDArray[np.bool_]:
     return allowed
 
 
+def _costs(tables: Tables, x: dict[Any, Any], y: dict[Any, Any]) -> list[tuple[Any, float]]:
+    """Seconds of each unit where it may be, of each hop between devices, and of the way back."""
+    last = tables.num_units - 1
+    back = tables.hop(last)[:, tables.source]
+    cost = [(x[u, d], tables.seconds[u, d]) for u, d in x]
+    cost += [(flow, float(tables.hop(u)[d, e])) for (u, d, e), flow in y.items() if d != e]
+    return cost + [(x[last, d], float(back[d])) for d in range(tables.num_devices) if (last, d) in x]
+
+
 def _constrain(pulp: Any, programme: Any, tables: Tables, x: dict[Any, Any], y: dict[Any, Any]) -> None:
     num_units, num_devices = tables.seconds.shape
-    outflow: dict[tuple[int, int], list[Any]] = {}
-    inflow: dict[tuple[int, int], list[Any]] = {}
-    entries: dict[int, list[Any]] = {}
-    for (u, d, e), flow in y.items():
-        outflow.setdefault((u, d), []).append(flow)
-        inflow.setdefault((u + 1, e), []).append(flow)
-        if d != e:
-            entries.setdefault(e, []).append(flow)
     for u in range(num_units):
         programme += pulp.lpSum(x[u, d] for d in range(num_devices) if (u, d) in x) == 1
-    for u, d in x:
-        if u < num_units - 1:
-            programme += pulp.lpSum(outflow.get((u, d), [])) == x[u, d]
-        if u:
-            programme += pulp.lpSum(inflow.get((u, d), [])) == x[u, d]
+    _flow_along(pulp, programme, num_units, x, y)
     for d in range(num_devices):
         held = [(x[u, d], float(tables.memory[u])) for u in range(num_units) if (u, d) in x]
         if held:
             scale = max(float(tables.capacity[d]), 1.0)
             programme += pulp.LpAffineExpression([(var, size / scale) for var, size in held]) <= 1
-        runs = list(entries.get(d, [])) + ([x[0, d]] if (0, d) in x and d != tables.source else [])
+        _run_once(pulp, programme, tables, x, y, d)
+
+
+def _flow_along(pulp: Any, programme: Any, num_units: int, x: dict[Any, Any], y: dict[Any, Any]) -> None:
+    """What a device computes, it took from where the unit before is, and hands to where the next one is."""
+    outflow: dict[tuple[int, int], list[Any]] = {}
+    inflow: dict[tuple[int, int], list[Any]] = {}
+    for (u, d, e), flow in y.items():
+        outflow.setdefault((u, d), []).append(flow)
+        inflow.setdefault((u + 1, e), []).append(flow)
+    for u, d in x:
+        if u < num_units - 1:
+            programme += pulp.lpSum(outflow.get((u, d), [])) == x[u, d]
+        if u:
+            programme += pulp.lpSum(inflow.get((u, d), [])) == x[u, d]
+
+
+def _run_once(pulp: Any, programme: Any, tables: Tables, x: dict[Any, Any], y: dict[Any, Any], d: int) -> None:
+    """The ring comes to a device once at the most."""
+    runs = [flow for (_, there, e), flow in y.items() if e == d and there != d]
+    most = 1
+    if d == tables.source:
         # The header's run is the one that begins with module 0, and a pinned head may bring the ring back to it.
-        most = (1 if tables.problem.pin_head else 0) if d == tables.source else 1
-        if runs:
-            programme += pulp.lpSum(runs) <= most
+        most = int(tables.problem.pin_head)
+    elif (0, d) in x:
+        runs.append(x[0, d])
+    if runs:
+        programme += pulp.lpSum(runs) <= most

@@ -77,8 +77,7 @@ def packed(problem: Problem) -> Stages:
     free = [device.memory_bytes * (1 + ROUNDING) for device in problem.devices]
     source = problem.index[problem.source]
     owners: dict[int, int] = {}
-    pins = ((0, problem.pin_embedding), (problem.num_units - 1, problem.pin_head))
-    pinned = {u for u, pin in pins if pin}
+    pinned = _pinned(problem)
     sizes = problem.unit_memory_bytes
     for u in sorted(range(problem.num_units), key=lambda u: (u not in pinned, -sizes[u])):
         fitting = [source] if u in pinned else [d for d in range(len(free)) if free[d] >= sizes[u]]
@@ -87,6 +86,12 @@ def packed(problem: Problem) -> Stages:
         owners[u] = min(fitting, key=lambda d: free[d])
         free[owners[u]] -= sizes[u]
     return merged_stages([StagePlan(problem.devices[owners[u]].name, u, u) for u in range(problem.num_units)])
+
+
+def _pinned(problem: Problem) -> set[int]:
+    """The units that stay on the source."""
+    pins = ((0, problem.pin_embedding), (problem.num_units - 1, problem.pin_head))
+    return {u for u, pin in pins if pin}
 
 
 def _source_first(problem: Problem) -> list[str]:

@@ -54,9 +54,14 @@ def spread_counts(
             f"The model needs {sum(unit_bytes) / 2**30:.2f} GiB with its KV cache; {num_devices} devices offer "
             f"{sum(free_bytes) / 2**30:.2f} GiB. Add a device, use a smaller dtype, or ask for a shorter context."
         )
+    return _counts(start_of)
+
+
+def _counts(start_of: list[list[int]]) -> list[int]:
+    """Follow the choices back from the last device and the last unit."""
     counts: list[int] = []
-    end = num_units
-    for d in range(num_devices, 0, -1):
-        counts.append(end - start_of[d][end])
-        end = start_of[d][end]
+    end = len(start_of[0]) - 1
+    for starts in start_of[:0:-1]:
+        counts.append(end - starts[end])
+        end = starts[end]
     return counts[::-1]
