@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json as json_format
 from functools import partial
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
 from rich.text import Text
 
 from shardnet.launch.console import plain_console
 from shardnet.progress import progress_bars
+
+if TYPE_CHECKING:  # it imports torch, which takes seconds
+    from shardnet.launch.doctor.doctor import Finding
 
 
 def register(app: typer.Typer) -> None:
@@ -29,10 +33,7 @@ def doctor(
     for finding in examine(partial(progress_bars, enabled=False if json else None)):
         findings.append(finding)
         if not json:
-            mark = Text("ok ", style="green") if finding.ok else Text("NO ", style="red")
-            console.print(mark + Text(f"{finding.name.replace('_', ' '):<17}{finding.text}"))
-            for hint in finding.hints:
-                console.print(f"    {hint}")
+            _show(console, finding)
     ready = all(finding.ok for finding in findings)
     if json:
         found = {each.name: {"ok": each.ok, "found": each.data, "hints": each.hints} for each in findings}
@@ -41,3 +42,10 @@ def doctor(
         console.print("This machine is ready." if ready else "This machine is not ready: see NO above.")
     if not ready:
         raise typer.Exit(1)
+
+
+def _show(console: Console, finding: Finding) -> None:
+    mark = Text("ok ", style="green") if finding.ok else Text("NO ", style="red")
+    console.print(mark + Text(f"{finding.name.replace('_', ' '):<17}{finding.text}"))
+    for hint in finding.hints:
+        console.print(f"    {hint}")

@@ -53,10 +53,7 @@ def load_model_config(name: str) -> ModelConfig:
         raise ModelNotFound("--model must not be empty; give a folder, a file, or a name such as llama-2-7b.")
     path = user_path(name)
     if is_folder(path):
-        config = path / "config.json"
-        if not is_there(config):
-            raise ModelNotFound(f"{shortened(name)} is a folder without config.json; give one in Hugging Face layout.")
-        return model_config_from_hf(_require_mapping(load_data_file(config), config.name), path.resolve().name)
+        return _config_in(path, name)
     if is_there(path) and path.suffix == ".json":
         return model_config_from_hf(_require_mapping(load_data_file(path), path.name), path.stem)
     if is_there(path) and path.suffix == ".gguf":
@@ -70,6 +67,13 @@ def load_model_config(name: str) -> ModelConfig:
             return load_model_config(str(hub_config_folder(name)))
         raise ModelNotFound(f"{error} A folder with config.json, a .gguf file or a hub id will do as well.") from error
     return read_record(ModelConfig, data, Place(shown))
+
+
+def _config_in(folder: Path, name: str) -> ModelConfig:
+    config = folder / "config.json"
+    if not is_there(config):
+        raise ModelNotFound(f"{shortened(name)} is a folder without config.json; give one in Hugging Face layout.")
+    return model_config_from_hf(_require_mapping(load_data_file(config), config.name), folder.resolve().name)
 
 
 def known_names(kind: str) -> list[str]:
@@ -165,10 +169,7 @@ def _parse_yaml(text: str, shown: str) -> Any:
     try:
         value = yaml.load(text, Loader=Loader)
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or str(error).split("\n", 1)[0]
-        raise BadConfiguration(f"{shown}{where}: not YAML: {shortened(problem)}.") from error
+        raise _not_yaml(error, shown) from error
     except RecursionError as error:
         raise BadConfiguration(f"{shown} is nested too deeply.") from error
     except (ValueError, LookupError, TypeError, AttributeError) as error:  # of a scalar: !!int x, 2024-13-45
@@ -179,6 +180,13 @@ def _parse_yaml(text: str, shown: str) -> Any:
     if fault is not None:
         raise BadConfiguration(f"{shown} {fault}.")
     return value
+
+
+def _not_yaml(error: Any, shown: str) -> BadConfiguration:
+    mark = getattr(error, "problem_mark", None)
+    where = f", line {mark.line + 1}" if mark else ""
+    problem = getattr(error, "problem", None) or str(error).split("\n", 1)[0]
+    return BadConfiguration(f"{shown}{where}: not YAML: {shortened(problem)}.")
 
 
 def _require_mapping(data: Any, shown: str) -> Mapping[str, Any]:

@@ -42,15 +42,7 @@ def profile(
     The weights are not needed, only the model's configuration. For a model in configs/models/ the times are estimated
     from those of a reference model. Clusters place models by what is measured here.
     """
-    if dtype not in DTYPES:
-        raise BadRequest(f"--dtype must be one of {', '.join(DTYPES)}, but is {quoted(dtype)}.")
-    if not 0 < max_seconds < 86_400:
-        raise BadRequest(f"--max-seconds must be above 0 and below 86400, but is {quoted(max_seconds)}.")
-    num_cores = os.cpu_count() or 1
-    if threads is not None and not 0 < threads <= num_cores:
-        raise BadRequest(
-            f"--threads must be between 1 and {num_cores}, the cores of this machine, but is {quoted(threads)}."
-        )
+    _check(dtype, threads, max_seconds)
     require_writable(out, "--out")
     from shardnet.launch.measure.run import run_profile
     from shardnet.launch.measure.tables import as_object, as_tables
@@ -61,11 +53,27 @@ def profile(
         )
     text = json_format.dumps(as_object(result), indent=None if json and out is None else 1)
     if out is not None:
-        try:
-            out.write_text(text + "\n", encoding="utf-8")
-        except OSError as cause:
-            raise UsageError(f"Cannot write {out}: {cause.strerror}. Name another file with --out.") from cause
+        _write(text, out)
     if json:
         print(text)
     else:
         as_tables(result, out)
+
+
+def _check(dtype: str, threads: int | None, max_seconds: float) -> None:
+    if dtype not in DTYPES:
+        raise BadRequest(f"--dtype must be one of {', '.join(DTYPES)}, but is {quoted(dtype)}.")
+    if not 0 < max_seconds < 86_400:
+        raise BadRequest(f"--max-seconds must be above 0 and below 86400, but is {quoted(max_seconds)}.")
+    num_cores = os.cpu_count() or 1
+    if threads is not None and not 0 < threads <= num_cores:
+        raise BadRequest(
+            f"--threads must be between 1 and {num_cores}, the cores of this machine, but is {quoted(threads)}."
+        )
+
+
+def _write(text: str, out: Path) -> None:
+    try:
+        out.write_text(text + "\n", encoding="utf-8")
+    except OSError as cause:
+        raise UsageError(f"Cannot write {out}: {cause.strerror}. Name another file with --out.") from cause

@@ -102,23 +102,32 @@ def _draw_lap(axis: Any, legs: Sequence[Leg], rows: dict[Resource, int]) -> None
         if row is not None:
             colour = _WEIGHTS if len(leg.resource) == 1 else _WIRE
             axis.barh(row, leg.seconds * 1e3, left=at * 1e3, height=0.62, color=colour, edgecolor=colour, linewidth=0.5)
-            inside = leg.seconds > 0.12 * total
-            x = (at + (leg.seconds / 2 if inside else leg.seconds)) * 1e3
-            late = not inside and at + leg.seconds > 0.85 * total
-            axis.annotate(
-                f"{leg.seconds * 1e3:.3g} ms",
-                (at * 1e3 if late else x, row),
-                xytext=(0 if inside else -3 if late else 3, 0),
-                textcoords="offset points",
-                ha="center" if inside else "right" if late else "left",
-                va="center",
-                fontsize=7,
-                color="white" if inside and len(leg.resource) == 1 else "black",
-            )
+            _label_leg(axis, leg, row, at, total)
         at += leg.seconds
     _row_labels(axis, rows)
     axis.set_xlim(0, at * 1e3 or 1)
     axis.set_xlabel(f"ms of one lap (predicted: {at * 1e3:.4g} ms a token)")
+
+
+def _label_leg(axis: Any, leg: Leg, row: int, at: float, total: float) -> None:
+    """Its time: within the bar where it is long, else behind it, and before it where the picture ends."""
+    end = at + leg.seconds
+    x, offset, side, colour = end, 3, "left", "black"
+    if leg.seconds > 0.12 * total:
+        x, offset, side = at + leg.seconds / 2, 0, "center"
+        colour = "white" if len(leg.resource) == 1 else "black"
+    elif end > 0.85 * total:
+        x, offset, side = at, -3, "right"
+    axis.annotate(
+        f"{leg.seconds * 1e3:.3g} ms",
+        (x * 1e3, row),
+        xytext=(offset, 0),
+        textcoords="offset points",
+        ha=side,
+        va="center",
+        fontsize=7,
+        color=colour,
+    )
 
 
 def _draw_memory(axis: Any, problem: Problem, plan: Plan, cost: Cost, devices: Sequence[str]) -> None:

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from shardnet.plan import LeftOut, Plan
-from shardnet.planner.costs import evaluate, gigabytes
+from shardnet.plan import LeftOut, Plan, StagePlan
+from shardnet.planner.costs import Hop, evaluate, gigabytes
 from shardnet.planner.problem import Problem
 from shardnet.simulator import Result
 from shardnet.simulator.what_if import Answer
@@ -40,22 +40,8 @@ def print_plan(
     hops = list(cost.hops)
     for index, stage in enumerate(plan.stages):
         following = plan.stages[(index + 1) % len(plan.stages)]
-        hop = hops.pop(0) if following.device != stage.device else None
-        device = problem.devices[problem.index[stage.device]]
-        units = problem.units[stage.first_unit : stage.last_unit + 1]
-        kv_bytes = sum(unit.kv_bytes_per_token for unit in units) * problem.context_tokens * problem.sessions
-        way = "" if hop is None else f"{hop.seconds * 1e3:.3g}"
-        if hop is not None and len(hop.links) > 1:
-            way += " over " + ", ".join(link.target for link in hop.links[:-1])
-        table.add_row(
-            str(index),
-            stage.device,
-            f"{stage.first_unit}-{stage.last_unit}" if stage.num_units > 1 else str(stage.first_unit),
-            gigabytes(sum(unit.weight_bytes for unit in units)),
-            gigabytes(kv_bytes),
-            f"{sum(device.unit_seconds[stage.first_unit : stage.last_unit + 1]) * 1e3:.4g}",
-            way,
-        )
+        way = _way(hops.pop(0)) if following.device != stage.device else ""
+        table.add_row(str(index), stage.device, *_stage_cells(problem, stage), way)
     console.print(table)
     console.print(Text("predicted: ", style="bold").append(summary(plan, in_flight), style="not bold"))
     if plan.why:
@@ -64,6 +50,25 @@ def print_plan(
         console.print(line)
     for note in notes:
         console.print(note, style="dim")
+
+
+def _stage_cells(problem: Problem, stage: StagePlan) -> tuple[str, str, str, str]:
+    """Units, weights, KV cache and time of a stage."""
+    units = problem.units[stage.first_unit : stage.last_unit + 1]
+    kv_bytes = sum(unit.kv_bytes_per_token for unit in units) * problem.context_tokens * problem.sessions
+    seconds = problem.devices[problem.index[stage.device]].unit_seconds[stage.first_unit : stage.last_unit + 1]
+    return (
+        f"{stage.first_unit}-{stage.last_unit}" if stage.num_units > 1 else str(stage.first_unit),
+        gigabytes(sum(unit.weight_bytes for unit in units)),
+        gigabytes(kv_bytes),
+        f"{sum(seconds) * 1e3:.4g}",
+    )
+
+
+def _way(hop: Hop) -> str:
+    """How long a hop takes, in ms, and by way of whom."""
+    over = ", ".join(link.target for link in hop.links[:-1])
+    return f"{hop.seconds * 1e3:.3g}" + (f" over {over}" if over else "")
 
 
 def summary(plan: Plan, in_flight: int) -> str:

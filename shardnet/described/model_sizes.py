@@ -253,24 +253,34 @@ def model_config_from_hf(config: Mapping[str, Any], name: str) -> ModelConfig:
             f"{name}: sizes of the family {quoted(family or 'unknown')} are not known from its configuration; "
             f"known are {', '.join(sorted(_FAMILIES))}. Write a model file with its numbers instead (docs/planning.md)."
         )
-    found = {field: _first(config, field, name) for field in _HF_NAMES}
-    missing = [field for field in ("hidden", "blocks", "heads", "vocab") if found[field] is None]
-    if missing:
-        raise BadConfiguration(f"{name}: config.json says nothing of {', '.join(missing)}; is it complete?")
-    known: dict[str, Any] = {**_FAMILIES[family], **{key: value for key, value in found.items() if value is not None}}
+    said = _hf_numbers(config, name)
     for field in _IGNORED.get(family, ()):
-        known.pop(field, None)
-    known.setdefault("intermediate", 4 * known["hidden"])
-    known.setdefault("context_tokens", 2048)
+        said.pop(field, None)
+    known: dict[str, Any] = {"intermediate": 4 * said["hidden"], "context_tokens": 2048, **_FAMILIES[family], **said}
     known["tied"] = bool(config.get("tie_word_embeddings", family in _TIED_UNLESS_SAID))
-    if family == "gpt2":
-        known["learned_positions"] = _first(config, "learned_positions", name, ("n_positions",)) or 1024
-    elif family == "opt":
-        known["learned_positions"] = known["context_tokens"] + 2  # OPT's offset of two
+    known.update(_hf_positions(config, family, name, known["context_tokens"]))
     if config.get("attention_bias") and family in ("llama", "qwen3"):
         known["attention_bias"] = "all"
     known.update(_hf_windows(config, family, name))
     return ModelConfig(name=name, family=family, **known)
+
+
+def _hf_numbers(config: Mapping[str, Any], model: str) -> dict[str, Any]:
+    """What the configuration says, by the names of `ModelConfig`."""
+    found = {field: _first(config, field, model) for field in _HF_NAMES}
+    missing = [field for field in ("hidden", "blocks", "heads", "vocab") if found[field] is None]
+    if missing:
+        raise BadConfiguration(f"{model}: config.json says nothing of {', '.join(missing)}; is it complete?")
+    return {field: value for field, value in found.items() if value is not None}
+
+
+def _hf_positions(config: Mapping[str, Any], family: str, model: str, context_tokens: int) -> dict[str, int]:
+    """The table of positions that a family learns."""
+    if family == "gpt2":
+        return {"learned_positions": _first(config, "learned_positions", model, ("n_positions",)) or 1024}
+    if family == "opt":
+        return {"learned_positions": context_tokens + 2}  # OPT's offset of two
+    return {}
 
 
 _HF_NAMES = {

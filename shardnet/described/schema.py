@@ -110,16 +110,24 @@ def _read_value(kind: Any, value: object, place: Place) -> Any:
     if origin in (Union, UnionType):
         return _read_union(list(get_args(kind)), value, place)
     if origin is tuple:
-        if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
-            raise place.error(f"must be a list, but is {quoted(value)}.")
-        return tuple(_read_value(get_args(kind)[0], each, place.item(i, each)) for i, each in enumerate(value))
+        return _read_list(get_args(kind)[0], value, place)
     if origin is Mapping:
-        if not isinstance(value, Mapping):
-            raise place.error(f"must be a mapping, but is {quoted(value)}.")
-        return {key: _read_value(get_args(kind)[1], each, place.at(value, str(key))) for key, each in value.items()}
+        return _read_mapping(get_args(kind)[1], value, place)
     if is_dataclass(kind):
         return read_record(kind, value, place)  # type: ignore[arg-type]
     return _read_scalar(kind, value, place)
+
+
+def _read_list(kind: Any, value: object, place: Place) -> tuple[Any, ...]:
+    if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
+        raise place.error(f"must be a list, but is {quoted(value)}.")
+    return tuple(_read_value(kind, each, place.item(i, each)) for i, each in enumerate(value))
+
+
+def _read_mapping(kind: Any, value: object, place: Place) -> dict[Any, Any]:
+    if not isinstance(value, Mapping):
+        raise place.error(f"must be a mapping, but is {quoted(value)}.")
+    return {key: _read_value(kind, each, place.at(value, str(key))) for key, each in value.items()}
 
 
 def _read_bounded(kind: Any, value: object, place: Place) -> Any:
@@ -137,23 +145,22 @@ def _read_bounded(kind: Any, value: object, place: Place) -> Any:
 def _read_union(kinds: list[Any], value: object, place: Place) -> Any:
     if value is None and NoneType in kinds:
         return None
-    others = [kind for kind in kinds if kind is not NoneType]
-    listed = [kind for kind in others if get_origin(kind) is tuple]
-    plain = [kind for kind in others if kind not in listed]
-    if listed and not (plain and isinstance(value, (str, int, float))):
-        return _read_value(listed[0], value, place)
-    return _read_value(plain[0], value, place)
+    listed = [kind for kind in kinds if get_origin(kind) is tuple]
+    plain = [kind for kind in kinds if kind not in (*listed, NoneType)]
+    is_single = isinstance(value, (str, int, float))
+    fitting = plain if is_single or not listed else listed
+    return _read_value((fitting or listed)[0], value, place)
 
 
 def _read_scalar(kind: Any, value: object, place: Place) -> Any:
-    fits = isinstance(value, kind) and not (kind is not bool and isinstance(value, bool))
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value, fits = _as_float(value), True
-    if not fits:
+    is_bool = isinstance(value, bool)
+    if kind is float and isinstance(value, int) and not is_bool:
+        value = _as_float(value)
+    if not isinstance(value, kind) or is_bool != (kind is bool):
         raise place.error(f"must be {_KINDS[kind]}, but is {quoted(value)}.")
-    if kind is float and not math.isfinite(value):  # type: ignore[arg-type]
+    if kind is float and not math.isfinite(value):
         raise place.error(f"must be a finite number, but is {value}.")
-    if kind is str and any("\ud800" <= each <= "\udfff" for each in value):  # type: ignore[attr-defined]
+    if kind is str and any("\ud800" <= each <= "\udfff" for each in value):
         raise place.error(f"holds half a character, {quoted(value)}, which is no text.")
     return value
 

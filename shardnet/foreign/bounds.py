@@ -34,14 +34,14 @@ class Amount:
     smallest: float = 1e-18
 
     def fault(self, value: Any) -> str | None:
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if is_number and (self.smallest <= value <= self.most or (value == 0 and not self.above_zero)):
-            return None
         asked = "greater than 0" if self.above_zero else "0 or more"
-        if is_number and value > self.most:
-            asked = f"at most {self.most:g}"
-        elif is_number and value > 0:
-            asked = f"at least {self.smallest:g}" if self.above_zero else f"0 or at least {self.smallest:g}"
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            if self.smallest <= value <= self.most or (value == 0 and not self.above_zero):
+                return None
+            if value > self.most:
+                asked = f"at most {self.most:g}"
+            elif value > 0:
+                asked = f"{'' if self.above_zero else '0 or '}at least {self.smallest:g}"
         return f"must be a number, {asked}, but is {quoted(value)} instead"
 
     def clamped(self, value: float) -> float:

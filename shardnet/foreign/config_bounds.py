@@ -209,6 +209,17 @@ def _rope_faults(rope: Any, place: str) -> Iterator[str]:
 
 def _contradictions(config: Mapping[str, Any], numbers: Mapping[str, int]) -> Iterator[str]:
     """Fields that are possible by themselves and not beside each other."""
+    yield from _head_faults(config, numbers)
+    yield from _rotary_faults(numbers)
+    yield from _padding_faults(config, numbers)
+    experts, active = numbers.get("num_experts"), numbers.get("num_experts_per_tok")
+    if experts is not None and active is not None and active > max(experts, 1):
+        yield f"it has {experts} experts and uses {active} for each token"
+    if numbers.get("sliding_window") == 0 and config.get("use_sliding_window") is not False:
+        yield "its sliding_window is 0 tokens; null means that there is none"
+
+
+def _head_faults(config: Mapping[str, Any], numbers: Mapping[str, int]) -> Iterator[str]:
     heads, hidden = numbers.get("num_attention_heads"), numbers.get("hidden_size")
     kv_heads = numbers.get("num_key_value_heads")
     if config.get("model_type") == "falcon" and not config.get("new_decoder_architecture"):
@@ -217,15 +228,17 @@ def _contradictions(config: Mapping[str, Any], numbers: Mapping[str, int]) -> It
         yield f"it has {heads} heads and {kv_heads} key-value heads, and the first must be a multiple of the second"
     if heads and hidden and hidden % heads and "head_dim" not in numbers:
         yield f"it has a hidden size of {hidden} and {heads} heads, and the first must be a multiple of the second"
-    head_dim = numbers.get("head_dim", (hidden or 0) // (heads or 1))
+
+
+def _rotary_faults(numbers: Mapping[str, int]) -> Iterator[str]:
+    hidden, heads = numbers.get("hidden_size") or 0, numbers.get("num_attention_heads") or 1
+    head_dim = numbers.get("head_dim", hidden // heads)
     rotary = numbers.get("rotary_dim")
     if rotary and head_dim and (rotary > head_dim or rotary % 2):
         yield f"its rotary_dim is {rotary} and its heads have the size {head_dim}; it must be even and no larger"
+
+
+def _padding_faults(config: Mapping[str, Any], numbers: Mapping[str, int]) -> Iterator[str]:
     vocab, pad = numbers.get("vocab_size"), numbers.get("pad_token_id")
     if vocab and pad is not None and pad >= vocab and config.get("model_type") not in WITHOUT_PADDING:
         yield f"its pad_token_id is {pad}, and its vocabulary has {vocab} tokens"
-    experts, active = numbers.get("num_experts"), numbers.get("num_experts_per_tok")
-    if experts is not None and active is not None and active > max(experts, 1):
-        yield f"it has {experts} experts and uses {active} for each token"
-    if numbers.get("sliding_window") == 0 and config.get("use_sliding_window") is not False:
-        yield "its sliding_window is 0 tokens; null means that there is none"

@@ -94,15 +94,15 @@ class Copy:
         if part_hash(config_of(self.folder)) != self.config:
             raise DamagedCheckpoint(f"{self.folder / CONFIG} has changed since its model was opened. Load it again.")
         by_root = {place.root: (name, place) for name, place in self.tensors.items()}
-        absent = next((name for name, root in roots.items() if root not in by_root), None)
-        if absent is not None:
-            raise DamagedCheckpoint(f"The checkpoint {self.name[:16]} holds no {absent} as it is asked for.")
-        found = {key: by_root[root] for key, root in roots.items()}
         changed = {path for path, stamp in self.stamps.items() if stamp_of(path) != stamp}
-        for name, place in found.values():
-            if place.file in changed:
-                self._compare(name, place)
-        return {key: place for key, (_, place) in found.items()}
+        places: dict[str, TensorPlace] = {}
+        for asked, root in roots.items():
+            if root not in by_root:
+                raise DamagedCheckpoint(f"The checkpoint {self.name[:16]} holds no {asked} as it is asked for.")
+            name, places[asked] = by_root[root]
+            if places[asked].file in changed:
+                self._compare(name, places[asked])
+        return places
 
     def _compare(self, name: str, place: TensorPlace) -> None:
         hashes = self.hashes.get(place.root)

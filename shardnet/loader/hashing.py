@@ -49,21 +49,31 @@ def fingerprint(
     """
     if not copy.is_local:
         return copy
-    files: dict[str, dict[str, TensorPlace]] = {file: {} for file in copy.stamps}
-    for name, place in copy.tensors.items():
-        files[place.file][name] = place
-    found = {file: _kept(cache_dir, copy.stamps[file], tensors) for file, tensors in files.items()}
-    todo = [file for file, hashes in found.items() if hashes is None]
-    num_bytes = sum(place.num_bytes for file in todo for place in files[file].values())
+    hashes: Hashes = {}
+    todo: dict[str, dict[str, TensorPlace]] = {}
+    for file, tensors in _tensors_by_file(copy).items():
+        kept = _kept(cache_dir, copy.stamps[file], tensors)
+        if kept is None:
+            todo[file] = tensors
+        else:
+            hashes |= kept
+    num_bytes = sum(place.num_bytes for tensors in todo.values() for place in tensors.values())
     if most_bytes is not None and num_bytes > most_bytes:
         return None
     told = _Told(f"fingerprinting {copy.folder.name}, once", num_bytes, progress)
-    for file in todo:
-        found[file] = _hash_file(file, copy.stamps[file], files[file], told)
-        keep(cache_dir, copy.stamps[file], found[file] or {})
-    hashes = {name: parts for in_file in found.values() for name, parts in (in_file or {}).items()}
+    for file, tensors in todo.items():
+        made = _hash_file(file, copy.stamps[file], tensors, told)
+        keep(cache_dir, copy.stamps[file], made)
+        hashes |= made
     roots = {name: tensor_root(place.dtype, place.shape, hashes[name]) for name, place in copy.tensors.items()}
     return renamed(copy, hashes, roots)
+
+
+def _tensors_by_file(copy: Copy) -> dict[str, dict[str, TensorPlace]]:
+    files: dict[str, dict[str, TensorPlace]] = {file: {} for file in copy.stamps}
+    for name, place in copy.tensors.items():
+        files[place.file][name] = place
+    return files
 
 
 def keep(cache_dir: Path, stamp: FileStamp, hashes: Mapping[str, tuple[str, ...]]) -> None:

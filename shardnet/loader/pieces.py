@@ -71,8 +71,13 @@ def _rename(
             whole[name] = stored_name
         else:
             parts[name][pattern].append(stored_name)
+    return whole, {name: _in_order(found, converters) for name, found in parts.items()}
+
+
+def _in_order(by_pattern: Mapping[str, list[str]], converters: Sequence[Any]) -> dict[str, list[str]]:
+    """The parts of a tensor as they lie in it."""
     order = {pattern: place for converter in converters for place, pattern in enumerate(converter.source_patterns)}
-    return whole, {name: dict(sorted(found.items(), key=lambda item: order[item[0]])) for name, found in parts.items()}
+    return dict(sorted(by_pattern.items(), key=lambda item: order[item[0]]))
 
 
 def _fuse(

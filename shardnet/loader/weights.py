@@ -7,7 +7,7 @@ through a buffer of a few MiB, so that the peak is the shard itself.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from shardnet.loader.folder import read_config
 from shardnet.loader.pieces import PART_MARK
 from shardnet.loader.places import TensorPlace
 from shardnet.models import Shard, Skeleton, build_skeleton
+from shardnet.models.skeleton import Slot
 
 CONVERSION_BYTES = 4 << 20
 TORCH_TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -66,26 +67,45 @@ def _fill(
 ) -> dict[str, Tensor]:
     """Put a real tensor into every slot; return the tensors by name, each once."""
     units = [list(skeleton.neighbours(modules)) for _, modules in skeleton.units()]
-    shapes = {slot.name: slot.shape for groups in units for group in groups for slot in group}
-    total = sum(shape.numel() for shape in shapes.values()) * reader.dtype.itemsize
+    total = _num_elements(units) * reader.dtype.itemsize
     held: dict[str, Tensor] = {}
     done = 0
     for groups in units:
         for group in groups:
             new = {slot.name: slot.shape for slot in group if slot.name not in held}
-            keys = {name: (reader.dtype, name, reader.roots(name)) for name in new}
-            tensors = {name: tensor for name, key in keys.items() if (tensor := weights.get(key)) is not None}
-            if len(tensors) < len(new):
-                tensors = reader.read(new)
-                weights.update((keys[name], tensor) for name, tensor in tensors.items())
+            tensors = _kept_or_read(new, reader, weights)
             held |= tensors
             done += sum(tensor.nbytes for tensor in tensors.values())
-            for slot in group:
-                place = slot.module._buffers if slot.is_buffer else slot.module._parameters
-                place[slot.attribute] = held[slot.name]  # type: ignore[assignment]
+            _put(held, group)
         if progress:
             progress(done, total)
     return held
+
+
+def _num_elements(units: Iterable[Iterable[Sequence[Slot]]]) -> int:
+    """Of all slots, those of a name counted once."""
+    shapes = {slot.name: slot.shape for groups in units for group in groups for slot in group}
+    return sum(shape.numel() for shape in shapes.values())
+
+
+def _put(held: Mapping[str, Tensor], slots: Sequence[Slot]) -> None:
+    for slot in slots:
+        place = slot.module._buffers if slot.is_buffer else slot.module._parameters
+        place[slot.attribute] = held[slot.name]  # type: ignore[assignment]
+
+
+def _kept_or_read(
+    shapes: Mapping[str, torch.Size], reader: _Reader, weights: MutableMapping[Any, Tensor]
+) -> dict[str, Tensor]:
+    """Tensors that stay together in memory: those that this device holds already, or all of them read anew."""
+    keys = {name: (reader.dtype, name, reader.roots(name)) for name in shapes}
+    kept = {name: weights.get(key) for name, key in keys.items()}
+    found = {name: tensor for name, tensor in kept.items() if tensor is not None}
+    if len(found) == len(shapes):
+        return found
+    tensors = reader.read(shapes)
+    weights.update((keys[name], tensor) for name, tensor in tensors.items())
+    return tensors
 
 
 class _Reader:

@@ -75,11 +75,7 @@ def battery_from_sysfs(root: Path = ROOT) -> PowerState | None:
             continue
         status = read_text(folder / "status").strip()
         charging = status in ("Charging", "Full", "Not charging") if status and status != "Unknown" else None
-        micro_watts = read_int(folder / "power_now")
-        if micro_watts is None:
-            micro_amperes, micro_volts = read_int(folder / "current_now"), read_int(folder / "voltage_now")
-            if micro_amperes is not None and micro_volts is not None:
-                micro_watts = abs(micro_amperes) * micro_volts // 10**6
+        micro_watts = _micro_watts(folder)
         tenths = read_int(folder / "temp")
         return PowerState(
             battery_percent=_as_float(read_int(folder / "capacity")),
@@ -90,6 +86,14 @@ def battery_from_sysfs(root: Path = ROOT) -> PowerState | None:
     return None
 
 
+def _micro_watts(battery: Path) -> int | None:
+    told = read_int(battery / "power_now")
+    micro_amperes, micro_volts = read_int(battery / "current_now"), read_int(battery / "voltage_now")
+    if told is None and micro_amperes is not None and micro_volts is not None:
+        return abs(micro_amperes) * micro_volts // 10**6
+    return told
+
+
 def hottest_c(root: Path = ROOT) -> float | None:
     """The hottest of the kernel's thermal zones, or of psutil's sensors."""
     readings = []
@@ -98,11 +102,17 @@ def hottest_c(root: Path = ROOT) -> float | None:
         if millidegrees is not None:
             # Some phones' zones count whole degrees.
             readings.append(millidegrees / 1000 if abs(millidegrees) > 200 else float(millidegrees))
-    if not readings and root == ROOT and hasattr(psutil, "sensors_temperatures"):
-        with suppress(OSError, RuntimeError):
-            readings = [sensor.current for sensors in psutil.sensors_temperatures().values() for sensor in sensors]
+    if not readings and root == ROOT:
+        readings = _sensors_c()
     sane = [reading for reading in readings if 0 < reading < 130]
     return max(sane, default=None)
+
+
+def _sensors_c() -> list[float]:
+    with suppress(OSError, RuntimeError):
+        found = psutil.sensors_temperatures() if hasattr(psutil, "sensors_temperatures") else {}
+        return [sensor.current for sensors in found.values() for sensor in sensors]
+    return []
 
 
 def package_joules(root: Path = ROOT) -> float | None:

@@ -57,17 +57,12 @@ def measure_or_reuse(
         UsageError: the measurement cannot be stored, and must be.
     """
     if device is None:
-        device = platform.node() or "device" if num_threads is None else device_kind(num_threads)
+        device = _name_of_this(num_threads)
     model = configuration_key(config)
     stored = None if refresh else store.load(device, model, dtype)
-    if refresh:
-        why: str | None = "it was asked for"
-    elif stored is None:
-        why = "there was none"
-    elif num_threads not in (None, stored.num_threads):
-        why = f"it was made with {stored.num_threads} threads, not {num_threads}"
-    else:
-        why = why_stale(stored, describe_hardware(), current_versions(), time.time())
+    why: str | None = "it was asked for"
+    if not refresh:
+        why = _why_not(stored, num_threads)
     if stored is not None and why is None:
         return Profiled(replace(stored, memory_bytes=usable_memory_bytes()), "")
     not_kept = _try_to_keep(store.require_writable, must_keep)
@@ -86,6 +81,19 @@ def measure_or_reuse(
         if num_threads is None:
             store.save(replace(made, device=device_kind(made.num_threads)))
     return Profiled(made, why or "", not_kept)
+
+
+def _name_of_this(num_threads: int | None) -> str:
+    return device_kind(num_threads) if num_threads is not None else platform.node() or "device"
+
+
+def _why_not(stored: DeviceMeasurement | None, num_threads: int | None) -> str | None:
+    """Why the stored measurement is of no use; None where it is."""
+    if stored is None:
+        return "there was none"
+    if num_threads not in (None, stored.num_threads):
+        return f"it was made with {stored.num_threads} threads, not {num_threads}"
+    return why_stale(stored, describe_hardware(), current_versions(), time.time())
 
 
 def _try_to_keep(keep: Callable[[], object], must_keep: bool) -> str:

@@ -211,14 +211,18 @@ def _points(share: Shares, spans: Sequence[Span], bin_s: float) -> dict[str, flo
     points = {f"share/{kind}": float(getattr(share, kind)) for kind in _COLOURS}
     steps = [span for span in spans if span.kind == "compute"]
     wires = [span for span in spans if span.kind == "wire"]
-    points["rate/tokens_per_s"] = sum(span.num_tokens for span in steps) / bin_s
-    points["rate/bytes_in_per_s"] = sum(span.num_bytes for span in wires) / bin_s
+    points["rate/tokens_per_s"] = _sum(steps, "num_tokens") / bin_s
+    points["rate/bytes_in_per_s"] = _sum(wires, "num_bytes") / bin_s
     if steps:
-        points["step/seconds"] = sum(span.seconds for span in steps) / len(steps)
-        points["step/sessions"] = sum(span.num_sessions for span in steps) / len(steps)
+        points["step/seconds"] = _sum(steps, "seconds") / len(steps)
+        points["step/sessions"] = _sum(steps, "num_sessions") / len(steps)
     if wires:
-        points["wire/seconds"] = sum(span.seconds for span in wires) / len(wires)
+        points["wire/seconds"] = _sum(wires, "seconds") / len(wires)
     return points
+
+
+def _sum(spans: Sequence[Span], field: str) -> float:
+    return sum(getattr(span, field) for span in spans)
 
 
 def _share_of(shares: Sequence[Shares], stage: int, device: str) -> Shares | None:

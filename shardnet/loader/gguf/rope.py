@@ -34,9 +34,9 @@ def scaling_of(header: GgufHeader, raw: dict[str, Any]) -> dict[str, Any] | None
         UnsupportedModel: no configuration says what it asks for.
     """
     tensors = {tensor.name: tensor for tensor in header.tensors}
-    unreadable = next((name for name in UNREADABLE if name in tensors), None)
-    if unreadable is not None:
-        raise _refused(header, f"by the factors of {unreadable}")
+    for name in UNREADABLE:
+        if name in tensors:
+            raise _refused(header, f"by the factors of {name}")
     about = f"{header.architecture}.rope.scaling."
     kind = header.metadata.get(f"{about}type", "none")
     factor = header.metadata.get(f"{about}factor", 1.0)
@@ -44,16 +44,21 @@ def scaling_of(header: GgufHeader, raw: dict[str, Any]) -> dict[str, Any] | None
         return {"rope_type": "linear", "factor": factor}
     if kind != "none" and (kind, factor) != ("linear", 1.0):
         raise _refused(header, f"by the rule {kind!r}")
-    if FACTORS not in tensors:
-        return None
-    factors = _values(header, tensors[FACTORS])
+    return _scaling_by_factors(header, tensors[FACTORS], raw) if FACTORS in tensors else None
+
+
+def _scaling_by_factors(header: GgufHeader, tensor: GgufTensor, raw: dict[str, Any]) -> dict[str, Any] | None:
+    factors = _values(header, tensor)
     if all(each == 1 for each in factors):
         return None
-    found = {"rope_type": "llama3", "factor": max(factors), **LLAMA3}
-    expected = _llama3_factors(len(factors), float(raw.get("rope_theta", 1e4)), max(factors))
-    if any(abs(one - other) > TOLERANCE * other for one, other in zip(factors, expected, strict=True)):
+    if not _are_llama3(factors, float(raw.get("rope_theta", 1e4))):
         raise _refused(header, f"by factors in {FACTORS} that are not those of Llama 3")
-    return found
+    return {"rope_type": "llama3", "factor": max(factors), **LLAMA3}
+
+
+def _are_llama3(factors: Sequence[float], theta: float) -> bool:
+    expected = _llama3_factors(len(factors), theta, max(factors))
+    return all(abs(one - other) <= TOLERANCE * other for one, other in zip(factors, expected, strict=True))
 
 
 def _values(header: GgufHeader, tensor: GgufTensor) -> list[float]:

@@ -47,22 +47,34 @@ def _check_of(annotation: Any) -> Check:
     if annotation is Any:
         return lambda value: True
     if annotation is float:
-        return lambda value: type(value) is float or type(value) is int
-    if annotation is None:
-        annotation = type(None)
+        return lambda value: type(value) in (float, int)
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin in (Union, types.UnionType):
-        choices = [_check_of(choice) for choice in inner]
-        return lambda value: any(fits(value) for fits in choices)
+        return _check_of_union(inner)
     if origin is Literal:
-        return lambda value: any(type(value) is type(choice) and value == choice for choice in inner)
+        return _check_of_literal(inner)
     if origin is dict:
         return _check_of_dict(*map(_check_of, inner))
     if origin in (tuple, list):
         return _check_of_sequence(origin, inner)
-    if annotation in _PLAIN or (isinstance(annotation, type) and hasattr(annotation, "_fields")):
+    if annotation is None:
+        return lambda value: value is None
+    if annotation in _PLAIN or _is_message(annotation):
         return lambda value: type(value) is annotation
     raise TypeError(f"{annotation!r} cannot travel in a message")
+
+
+def _is_message(annotation: Any) -> bool:
+    return isinstance(annotation, type) and hasattr(annotation, "_fields")
+
+
+def _check_of_union(inner: tuple[Any, ...]) -> Check:
+    choices = [_check_of(choice) for choice in inner]
+    return lambda value: any(fits(value) for fits in choices)
+
+
+def _check_of_literal(choices: tuple[Any, ...]) -> Check:
+    return lambda value: any(type(value) is type(choice) and value == choice for choice in choices)
 
 
 def _check_of_dict(key_fits: Check, value_fits: Check) -> Check:

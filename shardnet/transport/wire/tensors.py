@@ -96,16 +96,20 @@ def check_table(table: Sequence[torch.Tensor]) -> None:
         ValueError: one is not as it should be.
     """
     for tensor in table:
-        if type(tensor) is not torch.Tensor or tensor.layout is not torch.strided or tensor.device.type != "cpu":
-            raise ValueError("a tensor that is none of rows on the CPU")
-        if tensor.dtype not in _NUMBERS or tensor.ndim > MAX_DIMENSIONS or tensor.requires_grad:
-            raise ValueError("a tensor of a dtype or a number of dimensions that may not travel, or with gradients")
-        if not tensor.numel() or not tensor.is_contiguous() or tensor.untyped_storage().nbytes() != tensor.nbytes:
-            raise ValueError("a tensor that is not all of its memory")
-        if tensor.dtype is torch.bool and int(tensor.view(torch.uint8).max()) > 1:
-            raise ValueError("a bool that is neither true nor false")
+        _check_tensor(tensor)
     if len({tensor.data_ptr() for tensor in table}) != len(table):
         raise ValueError("two tensors in one memory")
+
+
+def _check_tensor(tensor: torch.Tensor) -> None:
+    if type(tensor) is not torch.Tensor or tensor.layout is not torch.strided or tensor.device.type != "cpu":
+        raise ValueError("a tensor that is none of rows on the CPU")
+    if tensor.dtype not in _NUMBERS or tensor.ndim > MAX_DIMENSIONS or tensor.requires_grad:
+        raise ValueError("a tensor of a dtype or a number of dimensions that may not travel, or with gradients")
+    if not tensor.numel() or not tensor.is_contiguous() or tensor.untyped_storage().nbytes() != tensor.nbytes:
+        raise ValueError("a tensor that is not all of its memory")
+    if tensor.dtype is torch.bool and int(tensor.view(torch.uint8).max()) > 1:
+        raise ValueError("a bool that is neither true nor false")
 
 
 def _empty(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
