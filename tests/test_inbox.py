@@ -209,24 +209,13 @@ def check_rows(packets: Traffic, seed: int, chunk_tokens: int) -> None:
     length = dict.fromkeys(range(1, 5), 0)
     applied: dict[int, list[float]] = {session: [] for session in length}
 
-    def step() -> bool:
+    def step() -> None:
         taken = inbox.take(length.get, allow_bulk=random.random() < 0.8)
         for on_taken in taken.on_taken:
             on_taken()
-        if taken.work is None:
-            return False
-        work = taken.work
-        assert len({part.session for part in work.parts}) == len(work.parts)
-        assert work.rows.shape[0] == sum(part.num_tokens for part in work.parts)
-        bulk = work.parts[len(work.parts) - work.num_bulk_parts :]
-        assert sum(part.num_tokens for part in bulk) <= chunk_tokens
-        assert torch.equal(work.rows, carried(*work.parts))
-        rows = iter(work.rows.flatten().tolist())
-        for part in work.parts:
-            assert part.position == length[part.session]
-            applied[part.session] += [next(rows) for _ in range(part.num_tokens)]
-            length[part.session] += part.num_tokens
-        return True
+        if taken.work is not None:
+            check_work(taken.work, chunk_tokens)
+            apply(taken.work, length, applied)
 
     for index, (pieces, is_bulk) in enumerate(packets):
         parts = tuple(Part(*piece) for piece in pieces)
@@ -246,6 +235,22 @@ def check_rows(packets: Traffic, seed: int, chunk_tokens: int) -> None:
         on_taken()
     num_put = index + 1
     assert answers[:num_put] == [int(is_bulk) for _, is_bulk in packets[:num_put]]
+
+
+def check_work(work: StepWork, chunk_tokens: int) -> None:
+    assert len({part.session for part in work.parts}) == len(work.parts)
+    assert work.rows.shape[0] == sum(part.num_tokens for part in work.parts)
+    bulk = work.parts[len(work.parts) - work.num_bulk_parts :]
+    assert sum(part.num_tokens for part in bulk) <= chunk_tokens
+    assert torch.equal(work.rows, carried(*work.parts))
+
+
+def apply(work: StepWork, length: dict[int, int], applied: dict[int, list[float]]) -> None:
+    rows = iter(work.rows.flatten().tolist())
+    for part in work.parts:
+        assert part.position == length[part.session]
+        applied[part.session] += [next(rows) for _ in range(part.num_tokens)]
+        length[part.session] += part.num_tokens
 
 
 def _count(counts: list[int], index: int) -> None:
