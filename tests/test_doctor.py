@@ -12,7 +12,8 @@ from shardnet.launch import cli, commands
 from shardnet.launch.doctor import command as doctor_command
 from shardnet.launch.doctor import doctor, thread_bench
 from shardnet.launch.doctor.doctor import Finding
-from shardnet.launch.doctor.thread_bench import ThreadSpeed, best_threads, counts_to_try
+from shardnet.profiling import threads
+from shardnet.profiling.measurement import ThreadTrial
 from shardnet.progress import progress_bars
 
 
@@ -80,18 +81,16 @@ def test_a_phone_gets_its_hints(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "termux-wake-lock" in finding.hints[0]
 
 
-def test_threads_to_try() -> None:
-    assert counts_to_try(1) == [1]
-    assert counts_to_try(7) == [1, 2, 3, 4, 6, 7]
-    assert counts_to_try(16) == [1, 2, 3, 4, 6, 8, 12, 16]
-
-
-def test_more_threads_must_pay() -> None:
-    def speeds(*gb_per_s: float) -> list[ThreadSpeed]:
-        return [ThreadSpeed(threads, gb * 1e9, 1e9) for threads, gb in enumerate(gb_per_s, 1)]
-
-    assert best_threads(speeds(10, 10.3)) == 1
-    assert best_threads(speeds(10, 18, 2)) == 2
+def test_threads_are_chosen_as_for_a_profile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`doctor` once went by decoding alone, and named two threads where `profile` saw them collapse under load."""
+    alone = ThreadTrial(1, decode_s=0.02, decode_under_load_s=0.02, prefill_s=0.2)
+    pair = ThreadTrial(2, decode_s=0.01, decode_under_load_s=0.4, prefill_s=0.1)
+    monkeypatch.setattr(threads, "try_threads", lambda shard, pace, clock: (alone, pair))
+    finding = doctor.find_threads(lambda what, done, total: None)
+    assert finding.data["best"] == 1
+    assert [set(each) for each in finding.data["tried"]] == [{"threads", "decode_bytes_per_s", "prefill_flops"}] * 2
+    block_bytes = 4 * (4 * 1024**2 + 3 * 1024 * 2816 + 2 * 1024)
+    assert finding.data["tried"][1]["decode_bytes_per_s"] == pytest.approx(block_bytes / 0.01)
 
 
 def test_the_command_is_registered() -> None:

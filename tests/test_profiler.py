@@ -15,29 +15,12 @@ from transformers import LlamaConfig
 from shardnet.errors import BadRequest, DoesNotFit, UsageError
 from shardnet.profiling import profiler, reuse
 from shardnet.profiling.cores import device_kind
-from shardnet.profiling.measurement import DeviceMeasurement, LinkMeasurement, ThreadTrial
-from shardnet.profiling.profiler import choose_threads, measure_device, thread_counts
+from shardnet.profiling.measurement import DeviceMeasurement, LinkMeasurement
+from shardnet.profiling.profiler import measure_device
 from shardnet.profiling.reuse import measure_or_reuse
 from shardnet.profiling.store import ProfileStore, configuration_key
 
 TINY = LlamaConfig(**{**SIZES, "max_position_embeddings": 600})
-
-
-def test_threads_that_collapse_under_load_are_not_chosen() -> None:
-    # What a shared two-core host gave: two threads a little faster alone, forty times slower beside another program.
-    alone = ThreadTrial(1, decode_s=1.6, decode_under_load_s=1.6, prefill_s=4.1)
-    pair = ThreadTrial(2, decode_s=1.2, decode_under_load_s=68.0, prefill_s=2.2)
-    assert choose_threads([alone, pair]) == 1
-    robust = dataclasses.replace(pair, decode_under_load_s=1.7)
-    assert choose_threads([alone, robust]) == 2
-    assert choose_threads([alone, ThreadTrial(2, 1.6, 1.6, 4.0)]) == 1  # not worth a second core
-
-
-@pytest.mark.parametrize(
-    ("most", "counts"), [(1, [1]), (2, [1, 2]), (4, [1, 2, 3, 4]), (8, [1, 2, 3, 4, 6, 8]), (7, [1, 2, 3, 4, 6, 7])]
-)
-def test_thread_counts(most: int, counts: list[int]) -> None:
-    assert thread_counts(most) == counts
 
 
 def test_a_device_is_measured() -> None:

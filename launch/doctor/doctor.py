@@ -19,7 +19,7 @@ import psutil
 
 from shardnet.errors import ShardnetError
 from shardnet.launch.console import size
-from shardnet.launch.doctor.thread_bench import best_threads, measure_threads
+from shardnet.launch.doctor.thread_bench import measure_threads
 from shardnet.process.cache_folder import cache_folder
 from shardnet.profiling.cores import usable_cores
 from shardnet.profiling.hardware import describe_hardware
@@ -190,8 +190,7 @@ def find_rpc(progress: Progress) -> Finding:
 
 def find_threads(progress: Progress) -> Finding:
     """How many threads pay here: timed, never assumed."""
-    speeds = measure_threads(progress)
-    best = best_threads(speeds)
+    best, speeds = measure_threads(progress)
     lines = [
         f"with {each.threads}: {each.decode_bytes_per_s / 1e9:.1f} GB/s, {each.prefill_flops / 1e9:.0f} GFLOP/s"
         for each in speeds

@@ -1,25 +1,22 @@
-"""Which number of threads pays on this machine: timed, as more threads can be far slower than one.
-
-Decoding is bound by reading weights, so matrices larger than the caches are multiplied by a single row.
-"""
+"""Which number of threads pays on this machine, by blocks that belong to no model. The rule is that of profiles."""
 
 from __future__ import annotations
 
-import statistics
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from shardnet.profiling.cores import max_threads
+from shardnet.progress import Progress
 
 if TYPE_CHECKING:
-    import torch
+    from shardnet.models import Shard
+    from shardnet.profiling.measurement import ThreadTrial
 
-MATRIX_SIDE = 2048
-NUM_MATRICES = 6
-SECONDS_EACH = 0.4
-ROWS_OF_PREFILL = 64
+NUM_BLOCKS = 2
+"""100 MB, which is more than most processors' caches hold: decoding is bound by reading weights."""
+SECONDS_EACH = 0.3
+"""Of one number of threads in one of its three trials."""
 
 
 @dataclass(frozen=True)
@@ -28,59 +25,46 @@ class ThreadSpeed:
 
     threads: int
     decode_bytes_per_s: float
-    """Weights read in multiplying them by one row, as in decoding."""
+    """Weights read in decoding a token."""
     prefill_flops: float
     """Multiplications and additions per second with many rows, as in prefill."""
 
 
-def counts_to_try(most: int) -> list[int]:
-    """1, 2, 3, 4, 6, 8, 12, 16 ... up to `most`, which is always among them."""
-    steps = [1, 2, 3, *(base * 2**power for power in range(2, 12) for base in (1, 1.5))]
-    return sorted({int(step) for step in steps if step <= most} | {most})
-
-
-def measure_threads(progress: Callable[[str, float, float], None]) -> list[ThreadSpeed]:
-    """Time every count of `counts_to_try`; takes about a second each."""
+def measure_threads(progress: Progress) -> tuple[int, list[ThreadSpeed]]:
+    """The number that pays, and how fast each is that was tried; takes about a second each."""
     import torch
 
-    counts = counts_to_try(max_threads())
+    from shardnet.profiling.threads import choose_threads, thread_counts, try_threads
+    from shardnet.profiling.timing import Clock
+    from shardnet.stage.pace import own_pace
+
     before = torch.get_num_threads()
-    weights = [torch.randn(MATRIX_SIDE, MATRIX_SIDE) for _ in range(NUM_MATRICES)]
-    num_weights = NUM_MATRICES * MATRIX_SIDE**2
-    speeds = []
     try:
-        for index, threads in enumerate(counts):
-            progress("timing threads", index, len(counts))
-            torch.set_num_threads(threads)
-            with torch.inference_mode():
-                decode_s = _median_s(lambda: _through(weights, torch.ones(1, MATRIX_SIDE)))
-                prefill_s = _median_s(lambda: _through(weights, torch.ones(ROWS_OF_PREFILL, MATRIX_SIDE)))
-            speeds.append(
-                ThreadSpeed(threads, 4 * num_weights / decode_s, 2 * ROWS_OF_PREFILL * num_weights / prefill_s)
-            )
+        shard = _made_up_blocks()
+        max_seconds = 3 * SECONDS_EACH * len(thread_counts(max_threads()))
+        clock = Clock("timing threads", time.perf_counter(), max_seconds, progress)
+        trials = try_threads(shard, own_pace, clock)
+        clock.end()
     finally:
         torch.set_num_threads(before)
-    progress("timing threads", len(counts), len(counts))
-    return speeds
+    return choose_threads(trials), [_speed(trial, shard) for trial in trials]
 
 
-def best_threads(speeds: list[ThreadSpeed]) -> int:
-    """The fewest threads that decode within 5% of the fastest."""
-    fastest = max(speed.decode_bytes_per_s for speed in speeds)
-    return min(speed.threads for speed in speeds if speed.decode_bytes_per_s >= 0.95 * fastest)
+def _made_up_blocks() -> Shard:
+    import torch
+    from transformers import LlamaConfig
+
+    from shardnet.profiling.random_shard import random_shard
+
+    config = LlamaConfig(
+        hidden_size=1024, intermediate_size=2816, num_attention_heads=16, num_hidden_layers=NUM_BLOCKS, vocab_size=8
+    )
+    return random_shard(config, 1, NUM_BLOCKS, torch.float32)
 
 
-def _through(weights: Sequence[torch.Tensor], row: torch.Tensor) -> torch.Tensor:
-    for weight in weights:
-        row = row @ weight
-    return row
+def _speed(trial: ThreadTrial, shard: Shard) -> ThreadSpeed:
+    from shardnet.profiling.threads import PREFILL_TOKENS
 
-
-def _median_s(work: Callable[[], object]) -> float:
-    work()
-    times: list[float] = []
-    while sum(times) < SECONDS_EACH or len(times) < 3:
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+    block_bytes = shard.weight_bytes / shard.num_units
+    prefill_flops = 2 * PREFILL_TOKENS * block_bytes / shard.dtype.itemsize / trial.prefill_s
+    return ThreadSpeed(trial.num_threads, block_bytes / trial.decode_s, prefill_flops)

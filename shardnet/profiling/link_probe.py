@@ -27,6 +27,8 @@ _TIMEOUT_S = 60.0
 _FIRST_BYTES = 64 * 2**10
 _GROWTH = 4
 
+_Carrier = Callable[[int], Callable[[], Future[Any]]]
+
 
 def expose_probe(transport: Transport) -> None:
     """Let other devices measure the way to this one, and let the coordinator ask this one to measure."""
@@ -111,14 +113,7 @@ def measure_link(
     progress(what, 1, 6)
     laps = hop_laps_s(transport, device, hidden_bytes, 2 * slot_s, timeout_s=_TIMEOUT_S)
     progress(what, 3, 6)
-
-    def send(num_bytes: int) -> Callable[[], Future[Any]]:
-        payload = torch.zeros(num_bytes, dtype=torch.uint8)
-        return lambda: transport.call(device, "probe_sink", payload, timeout_s=_TIMEOUT_S)
-
-    def fetch(num_bytes: int) -> Callable[[], Future[Any]]:
-        return lambda: transport.call(device, "probe_source", num_bytes, timeout_s=_TIMEOUT_S)
-
+    send, fetch = _carriers(transport, device)
     chunk_bytes = hidden_bytes * chunk_tokens
     to_bytes_per_s = _bandwidth(send, slot_s, latency_s)
     prefill_to = _repeat(send(chunk_bytes), slot_s / 2)
@@ -143,7 +138,20 @@ def measure_link(
     )
 
 
-def _bandwidth(carry: Callable[[int], Callable[[], Future[Any]]], slot_s: float, latency_s: float) -> float:
+def _carriers(transport: Transport, device: str) -> tuple[_Carrier, _Carrier]:
+    """How a payload of so many bytes is sent there, and how one is fetched."""
+
+    def send(num_bytes: int) -> Callable[[], Future[Any]]:
+        payload = torch.zeros(num_bytes, dtype=torch.uint8)
+        return lambda: transport.call(device, "probe_sink", payload, timeout_s=_TIMEOUT_S)
+
+    def fetch(num_bytes: int) -> Callable[[], Future[Any]]:
+        return lambda: transport.call(device, "probe_source", num_bytes, timeout_s=_TIMEOUT_S)
+
+    return send, fetch
+
+
+def _bandwidth(carry: _Carrier, slot_s: float, latency_s: float) -> float:
     """Bytes per second of the largest payload that fits in the time."""
     num_bytes, until = _FIRST_BYTES, time.perf_counter() + slot_s
     while True:
