@@ -1,0 +1,161 @@
+"""Sessions on their way round the ring: prompts in chunks, then token after token, request after request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+from shardnet.policy.rebalance import moves
+from shardnet.simulator.engine import Engine, Leg
+from shardnet.simulator.load import Load
+from shardnet.simulator.result import Lap, Request
+from shardnet.simulator.ring import prefill_legs, recovery_legs
+from shardnet.simulator.way import Way
+
+
+@dataclass
+class _Session:
+    """One place for a request, and how far the request is."""
+
+    index: int
+    tokens: int = 0
+    """In its KV cache."""
+    left: int = 0
+    began_s: float = 0.0
+    lap_began_s: float = 0.0
+    first_token_s: float | None = None
+    plan_version: int = 0
+    epoch: int = 0
+    """Work of an earlier epoch is void: the session was started again after a loss."""
+    active: bool = False
+
+
+class Conversations:
+    """All sessions of a run.
+
+    Args:
+        absent: the devices that are not there now.
+    """
+
+    def __init__(self, engine: Engine, way: Way, load: Load, absent: Callable[[], Collection[str]]) -> None:
+        self.laps: list[Lap] = []
+        self.requests: list[Request] = []
+        self._engine, self._way, self._load, self._absent = engine, way, load, absent
+        self._sessions = [_Session(index) for index in range(min(load.in_flight, load.num_requests))]
+        self._waiting = load.num_requests - len(self._sessions)
+
+    @property
+    def are_going_on(self) -> bool:
+        return any(session.active for session in self._sessions)
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.laps) + sum(request.first_token_s is not None for request in self.requests)
+
+    def begin(self) -> None:
+        """Start the first request of every session."""
+        for session in self._sessions:
+            self._start_request(session)
+
+    def start_again(self) -> None:
+        """What was on its way is lost: every session starts again at the token that it waits for."""
+        for session in self._sessions:
+            if session.active:
+                session.epoch += 1
+                self._move(session, session.lap_began_s)
+
+    def _start_request(self, session: _Session) -> None:
+        session.active, session.began_s, session.first_token_s = True, self._engine.now_s, None
+        session.tokens, session.left = 0, self._load.new_tokens
+        session.plan_version = self._way.plan.version
+        self._enter(session)
+
+    def _enter(self, session: _Session) -> None:
+        """Start, or start again, where the session is: at its prompt or at its next token."""
+        if session.tokens == 0 and self._load.prompt_tokens:
+            self._prefill(session)
+        else:
+            session.tokens = max(session.tokens, 1)
+            self._next_lap(session)
+
+    def _prefill(self, session: _Session) -> None:
+        """Chunks follow each other as soon as the first stage is free: a prompt fills the pipeline."""
+        size, total = self._load.prefill_chunk, self._load.prompt_tokens
+        chunks = [min(size, total - start) for start in range(0, total, size)]
+        way, stages = self._way, self._way.plan.stages
+
+        def send(number: int) -> None:
+            is_last = number == len(chunks) - 1
+            legs = prefill_legs(way.problem, stages, way.roads, chunks[number], is_last)
+            after_first = None if is_last else lambda: send(number + 1)
+            self._walk(session, legs, self._first_token if is_last else None, after_first)
+
+        send(0)
+
+    def _first_token(self, session: _Session) -> None:
+        session.first_token_s = self._engine.now_s
+        session.tokens = self._load.prompt_tokens + 1
+        session.left -= 1
+        self._go_on(session)
+
+    def _next_lap(self, session: _Session) -> None:
+        session.lap_began_s = self._engine.now_s
+        self._walk(session, self._way.lap(), self._end_lap)
+
+    def _end_lap(self, session: _Session) -> None:
+        self.laps.append(Lap(session.index, session.lap_began_s, self._engine.now_s))
+        session.tokens += 1
+        session.left -= 1
+        self._go_on(session)
+
+    def _go_on(self, session: _Session) -> None:
+        if session.left > 0:
+            if session.plan_version != self._way.plan.version:
+                self._move(session, self._engine.now_s)
+            else:
+                self._next_lap(session)
+            return
+        self.requests.append(Request(session.index, session.began_s, session.first_token_s, self._engine.now_s))
+        session.active = False
+        if self._waiting:
+            self._waiting -= 1
+            self._start_request(session)
+        elif not self.are_going_on:
+            self._engine.stop()
+
+    def _move(self, session: _Session, began_s: float) -> None:
+        """Fetch or recompute what the new plan puts elsewhere, then go on with the token that began at `began_s`."""
+        way = self._way
+        moved = moves(way.plan_of(session.plan_version), way.plan, self._absent())
+        legs = recovery_legs(way.problem, way.plan.stages, way.roads, moved, session.tokens)
+        session.plan_version = way.plan.version
+
+        def go_on(session: _Session) -> None:
+            self._enter(session)
+            session.lap_began_s = began_s  # the wait is part of this token's lap
+
+        if session.tokens:
+            self._walk(session, legs, go_on)
+        else:
+            self._enter(session)
+
+    def _walk(
+        self,
+        session: _Session,
+        legs: Sequence[Leg],
+        done: Callable[[_Session], None] | None,
+        after_first: Callable[[], None] | None = None,
+    ) -> None:
+        """Leg by leg; `done(session)` at the end, `after_first()` when the first leg is over."""
+        epoch = session.epoch
+
+        def step(position: int) -> None:
+            if position == 1 and after_first is not None:
+                after_first()
+            if position == len(legs):
+                if done is not None:
+                    done(session)
+                return
+            self._engine.do(session.index, legs[position], lambda: session.epoch == epoch, lambda: step(position + 1))
+
+        step(0)

@@ -1,0 +1,65 @@
+"""The way round the ring as it is now: which plan is in force, and over which links its payloads go."""
+
+from __future__ import annotations
+
+from shardnet.plan import Plan
+from shardnet.planner.problem import Problem
+from shardnet.policy.rebalance import Observed, observed_problem
+from shardnet.simulator.engine import Leg
+from shardnet.simulator.ring import Roads, decode_legs
+
+REROUTE = 1.3
+"""By this factor a link's time must change before routes are chosen anew."""
+
+
+class Way:
+    """Changes with the plan, and where links become slow."""
+
+    def __init__(self, problem: Problem, plan: Plan) -> None:
+        self.problem = problem
+        self.plans = [plan]
+        """All that were in force, the present one last."""
+        self.roads = Roads(problem)
+        self._routed_by: dict[tuple[str, str], float] = {}
+        """The slowdowns of links by which the routes were chosen."""
+        self._lap: list[Leg] | None = None
+
+    @property
+    def plan(self) -> Plan:
+        return self.plans[-1]
+
+    def plan_of(self, version: int) -> Plan:
+        """The plan of a version; the first one where there is none."""
+        return next((plan for plan in self.plans if plan.version == version), self.plans[0])
+
+    def lap(self) -> list[Leg]:
+        """One token's way."""
+        if self._lap is None:
+            self._lap = decode_legs(self.problem, self.plan.stages, self.roads)
+        return self._lap
+
+    def needed(self) -> set[str]:
+        """Devices without which the ring stands still: its stages and its relays."""
+        needed = set(self.plan.devices)
+        for leg in self.lap():
+            needed.update(leg.resource)
+        return needed
+
+    def switch(self, plan: Plan, observed: Observed) -> None:
+        """Another plan is in force; its routes are chosen by what was seen."""
+        self.plans.append(plan)
+        self._choose_roads(observed)
+
+    def reroute(self, observed: Observed) -> bool:
+        """Go round a link that became slow, where that is faster: no layer moves for it. Whether the way changed."""
+        seen = observed.link_slowdown
+        if all(REROUTE > seen[key] / self._routed_by.get(key, 1.0) > 1 / REROUTE for key in seen):
+            return False
+        before = [leg.resource for leg in self.lap()]
+        self._choose_roads(observed)
+        self._routed_by = dict(seen)
+        return [leg.resource for leg in self.lap()] != before
+
+    def _choose_roads(self, observed: Observed) -> None:
+        self.roads = Roads(self.problem, observed_problem(observed))
+        self._lap = None
