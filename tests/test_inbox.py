@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from random import Random
 
@@ -211,8 +211,7 @@ def check_rows(packets: Traffic, seed: int, chunk_tokens: int) -> None:
 
     def step() -> None:
         taken = inbox.take(length.get, allow_bulk=random.random() < 0.8)
-        for on_taken in taken.on_taken:
-            on_taken()
+        call_all(taken.on_taken)
         if taken.work is not None:
             check_work(taken.work, chunk_tokens)
             apply(taken.work, length, applied)
@@ -231,10 +230,14 @@ def check_rows(packets: Traffic, seed: int, chunk_tokens: int) -> None:
         step()
     for session, rows in applied.items():
         assert rows == [100.0 * session + position for position in range(len(rows))]
-    for on_taken in inbox.clear():
-        on_taken()
+    call_all(inbox.clear())
     num_put = index + 1
     assert answers[:num_put] == [int(is_bulk) for _, is_bulk in packets[:num_put]]
+
+
+def call_all(callbacks: Iterable[Callable[[], object]]) -> None:
+    for each in callbacks:
+        each()
 
 
 def check_work(work: StepWork, chunk_tokens: int) -> None:

@@ -11,7 +11,8 @@ from __future__ import annotations
 import math
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,17 +82,13 @@ def measure_device(
     bench = _Bench(dtype, memory_bytes, pace)
     groups = group_units(config, getattr(torch, dtype))
     works = works_of(config, model, dtype)
-    threads_before = torch.get_num_threads()
-    try:
-        with PowerWatch() as power:
-            trials: tuple[ThreadTrial, ...] = ()
-            if num_threads is None:
-                trials = _try_threads(groups, bench, clock)
-                num_threads = choose_threads(trials)
-            torch.set_num_threads(num_threads)
-            units = _measure_groups(groups, works, bench, clock)
-    finally:
-        torch.set_num_threads(threads_before)
+    with _threads_restored(), PowerWatch() as power:
+        trials: tuple[ThreadTrial, ...] = ()
+        if num_threads is None:
+            trials = _try_threads(groups, bench, clock)
+            num_threads = choose_threads(trials)
+        torch.set_num_threads(num_threads)
+        units = _measure_groups(groups, works, bench, clock)
     clock.end()
     return DeviceMeasurement(
         device=device,
@@ -109,6 +106,15 @@ def measure_device(
         power_after=read_power(),
         active_w=power.active_w,
     )
+
+
+@contextmanager
+def _threads_restored() -> Iterator[None]:
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _check(dtype: str, max_seconds: float, num_threads: int | None) -> None:
