@@ -17,6 +17,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from shardnet.options import Options, keywords_of, words_for
+
 TARGET = Path(__file__).parent / "api.md"
 ROOMS = {
     "shardnet": "Devices, models and answers. What needs torch is imported when it is first used.",
@@ -71,11 +73,34 @@ def _entry(name: str, each: Any) -> str:
         return f"### {name}\n\n{_signature(node)}\n\n{_text(node)}\n"
     assert isinstance(node, ast.ClassDef)
     parts = [f"### {name}\n", _text(node) + "\n"]
-    fields = list(_fields(node))
+    fields = list(_options(each) if issubclass(each, Options) else _fields(node))
     if fields:
         parts.append("\n".join(fields) + "\n")
-    parts += [f"{_signature(method, of=name)}\n\n{_text(method)}\n" for method in _methods(node)]
+    for method in _methods(node):
+        _spell_out(method, getattr(each, method.name))
+        parts.append(f"{_signature(method, of=name)}\n\n{_text(method)}\n")
     return "\n".join(parts)
+
+
+def _options(record: Any) -> Iterator[str]:
+    """The fields of a record of options, each with what it means."""
+    for name, parameter in keywords_of(record).items():
+        yield f"- `{name}: {parameter.annotation} = {parameter.default!r}`: {words_for(record, name)}"
+
+
+def _spell_out(node: ast.FunctionDef | ast.AsyncFunctionDef, method: Any) -> None:
+    """Put the fields of a record where a method has `**options` for them: in the call and in the docstring."""
+    if "__signature__" not in vars(method):
+        return
+    keywords = inspect.signature(method).parameters.values()
+    for each in keywords:
+        if each.kind is each.KEYWORD_ONLY:
+            kind = ast.parse(each.annotation, mode="eval").body
+            node.args.kwonlyargs.append(ast.arg(each.name, kind))
+            node.args.kw_defaults.append(ast.Constant(each.default))
+    node.args.kwarg = None
+    assert isinstance(node.body[0], ast.Expr)
+    node.body[0].value = ast.Constant(method.__doc__)
 
 
 def _fields(node: ast.ClassDef) -> Iterator[str]:

@@ -19,6 +19,7 @@ from shardnet.process.first_use import on_first_use
 
 if TYPE_CHECKING:
     from shardnet.cluster.cluster import Cluster
+    from shardnet.cluster.load_options import LoadOptions
     from shardnet.cluster.model import Model
     from shardnet.errors import (
         BadConfiguration,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     )
     from shardnet.plan import DeviceProfile, LinkProfile, ModelProfile, Plan
     from shardnet.session.async_stream import AsyncStream
+    from shardnet.session.options import GenerationOptions
     from shardnet.session.stream import Generation, Stream
 
 __version__ = "0.1.0"
@@ -53,9 +55,11 @@ __all__ = [
     "DeviceProfile",
     "DoesNotFit",
     "Generation",
+    "GenerationOptions",
     "JoinFailed",
     "KVMemorySpent",
     "LinkProfile",
+    "LoadOptions",
     "Model",
     "ModelNotFound",
     "ModelProfile",
@@ -89,6 +93,8 @@ __getattr__ = on_first_use(
         "AsyncStream": "session.async_stream",
         "Cluster": "cluster.cluster",
         "Generation": "session.stream",
+        "GenerationOptions": "session.options",
+        "LoadOptions": "cluster.load_options",
         "Model": "cluster.model",
         "Stream": "session.stream",
     },

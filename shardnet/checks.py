@@ -9,7 +9,7 @@ from shardnet.errors import BadRequest
 from shardnet.foreign.quoting import quoted
 
 
-def whole_number(name: str, value: Any, *, least: int, most: int | None = None) -> int:
+def whole_number(name: str, value: Any, *, least: float, most: int | None = None) -> int:
     """The value as an int (numpy's whole numbers are fine, too).
 
     Raises:

@@ -14,13 +14,15 @@ from types import SimpleNamespace
 import pytest
 
 import shardnet
+from shardnet.cluster.load_options import LoadOptions
 from shardnet.errors import ClusterError, DoesNotFit
 from shardnet.launch import cli
 from shardnet.launch.files import model_configs
 from shardnet.launch.generate import options as generate_options
-from shardnet.launch.generate.options import MOST_PROMPT_BYTES
+from shardnet.launch.generate.options import MOST_PROMPT_BYTES, DeviceOptions, GenerateOptions, OutputOptions
 from shardnet.process.ending import orderly_exit
 from shardnet.process.imports import importing
+from shardnet.session.options import GenerationOptions
 
 GENERATE = ["generate", "--model", "some/folder"]
 PROMPT = [*GENERATE, "--prompt", "Hello"]
@@ -192,9 +194,12 @@ def test_a_prompt_file_may_be_a_pipe_that_somebody_writes_to(tmp_path: Path) -> 
 
 
 def test_a_split_says_how_many_devices_are_started() -> None:
-    asked = {"model": "m", "prompts": ("a",)}
-    assert generate_options.GenerateOptions(**asked).num_local_devices == 3  # type: ignore[arg-type]
-    assert generate_options.GenerateOptions(**asked, split=(4, 2)).num_local_devices == 2  # type: ignore[arg-type]
+    def asked(split: tuple[int, ...] | None) -> GenerateOptions:
+        load = LoadOptions(split=split)
+        return GenerateOptions("m", ("a",), DeviceOptions(), load, GenerationOptions(), OutputOptions())
+
+    assert asked(None).num_local_devices == 3
+    assert asked((4, 2)).num_local_devices == 2
 
 
 def test_prompts_and_splits_are_read(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "shardnet"
 LAUNCH = ROOT / "launch"
 ROWS_OF_LAUNCH = (
-    {"console", "files"},
+    {"console", "files", "flags"},
     {"doctor", "generate", "launcher", "measure", "plan"},
     {"commands"},
     {"cli"},

@@ -10,11 +10,9 @@ import pytest
 import torch
 
 from shardnet.errors import BadRequest
-from shardnet.session.request import encode, prompts_of, sampling_of, stops_of
-
-GREEDY: dict[str, Any] = {
-    "temperature": 0.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0, "seed": 0,
-}  # fmt: skip
+from shardnet.session.options import GenerationOptions, stops_of
+from shardnet.session.prompts import encode, prompts_of
+from shardnet.session.request import sampling_of
 
 
 class Letters:
@@ -127,8 +125,8 @@ def test_stop_strings() -> None:
 
 
 def test_numbers_of_numpy_travel_as_plain_ones() -> None:
-    given = {**GREEDY, "temperature": np.float32(0.5), "top_k": np.int64(3), "top_p": 1, "seed": np.uint8(7)}
-    options = sampling_of(**given)
+    given: dict[str, Any] = {"temperature": np.float32(0.5), "top_k": np.int64(3), "top_p": 1, "seed": np.uint8(7)}
+    options = sampling_of(GenerationOptions(**given))
     assert options == (0.5, 3, 1.0, 0.0, 1.0, 7)
     assert b"numpy" not in pickle.dumps(options)
 
@@ -139,17 +137,19 @@ def test_numbers_of_numpy_travel_as_plain_ones() -> None:
         ("temperature", "hot"), ("temperature", None), ("temperature", True), ("temperature", float("inf")),
         ("top_k", 2.5), ("top_k", "5"), ("top_k", -1), ("top_p", "1"), ("top_p", 0), ("min_p", None), ("min_p", 2),
         ("repetition_penalty", "x"), ("repetition_penalty", 0), ("seed", 1.5), ("seed", None), ("seed", 2**63),
+        ("temperature", -0.1), ("temperature", float("nan")), ("top_p", 1.1), ("min_p", 1.5), ("seed", -1),
+        ("max_new_tokens", 0), ("max_new_tokens", 1.5),
     ],
 )  # fmt: skip
 def test_impossible_option_is_named_with_its_value(option: str, value: Any) -> None:
     with pytest.raises(BadRequest) as refused:
-        sampling_of(**{**GREEDY, option: value})
+        GenerationOptions(**{option: value})
     assert option.replace("_", "-") in str(refused.value) and str(value) in str(refused.value)
 
 
 def test_numbers_too_large_to_be_written_down() -> None:
     """`str` of more than 4300 digits is an error, and so is `float` of more than 308."""
-    large = {"temperature": 10**400, "top_p": -(10**5000), "top_k": 10**5000, "seed": -(10**5000)}
+    large: dict[str, Any] = {"temperature": 10**400, "top_p": -(10**5000), "top_k": 10**5000, "seed": -(10**5000)}
     for option, value in large.items():
         with pytest.raises(BadRequest, match=rf"{option.replace('_', '-')} must .* digits"):
-            sampling_of(**{**GREEDY, option: value})
+            GenerationOptions(**{option: value})

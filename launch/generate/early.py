@@ -10,7 +10,8 @@ from shardnet.launch.generate.options import GenerateOptions
 from shardnet.loader import ModelFiles, glance_at, open_model
 from shardnet.process.cache_folder import cache_folder
 from shardnet.progress import Progress
-from shardnet.session.request import check_length, encode
+from shardnet.session.prompts import encode
+from shardnet.session.request import check_length
 
 
 def open_early(options: GenerateOptions, tokenizer: Any, progress: Progress) -> ModelFiles:
@@ -20,12 +21,14 @@ def open_early(options: GenerateOptions, tokenizer: Any, progress: Progress) -> 
         BadRequest: more devices than units, a split of other units, a prompt that is longer than the context.
         ModelNotFound, UnsupportedModel, DamagedCheckpoint: as `open_model`.
     """
-    seen = glance_at(options.model, options.dtype, cache_dir=cache_folder(), progress=progress)
+    seen = glance_at(options.model, options.load.dtype, cache_dir=cache_folder(), progress=progress)
     check_number_of_units(options, seen)
-    files = open_model(options.model, options.dtype, cache_dir=cache_folder(), progress=progress, tokenizer=tokenizer)
+    files = open_model(
+        options.model, options.load.dtype, cache_dir=cache_folder(), progress=progress, tokenizer=tokenizer
+    )
     profile, tokenizer = files.profile, files.tokenizer()
-    context_tokens = check_context(profile.name, profile.context_tokens, options.context_tokens)
+    context_tokens = check_context(profile.name, profile.context_tokens, options.load.context_tokens)
     for prompt in options.prompts:
-        ids = encode(prompt, tokenizer, chat=options.chat, vocabulary=profile.vocabulary, model=profile.name)
-        check_length(len(ids), options.max_new_tokens, context_tokens)
+        ids = encode(prompt, tokenizer, chat=options.generation.chat, vocabulary=profile.vocabulary, model=profile.name)
+        check_length(len(ids), options.generation.max_new_tokens, context_tokens)
     return files

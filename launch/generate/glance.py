@@ -45,6 +45,6 @@ def check_number_of_units(options: GenerateOptions, seen: Glance) -> None:
     """
     if seen.num_units is None or options.uses_running_devices:
         return
-    if options.split is not None:
-        check_split(options.split, options.num_local_devices, seen.num_units, seen.name)
+    if options.load.split is not None:
+        check_split(options.load.split, options.num_local_devices, seen.num_units, seen.name)
     check_num_devices(options.num_local_devices, seen.num_units, seen.name)

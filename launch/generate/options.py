@@ -3,118 +3,168 @@
 from __future__ import annotations
 
 import os
+import secrets
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Annotated, BinaryIO
 
-from shardnet.cluster.placement import PLACEMENTS
+import typer
+
+from shardnet.cluster.load_options import LoadOptions
 from shardnet.errors import BadRequest
 from shardnet.foreign.quoting import quoted
-from shardnet.plan import DTYPES
-from shardnet.planner import OBJECTIVES
+from shardnet.launch.files.model_configs import EMBEDDED_MODEL
+from shardnet.options import Whole
+from shardnet.session.options import GenerationOptions
 
+_DEVICES = "Devices"
+_OUTPUT = "Output"
 DEFAULT_DEVICES = 3
 MOST_PROMPT_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True)
-class GenerateOptions:
-    """A request of the command line. Impossible values raise `BadRequest` with one sentence."""
+class PromptOptions:
+    """What is asked."""
 
-    model: str
-    prompts: tuple[str, ...]
-    chat: bool = False
-    devices: int | None = None
-    """Local devices to start; None: one for each part of `split`, or three, or those of `cluster`."""
-    cluster: str | None = None
-    """Where a running cluster meets, "HOST:PORT"."""
-    is_launched: bool = False
-    """`shardnet-run` started this, and its devices are used."""
-    threads: int | None = None
-    dtype: str = "bfloat16"
-    placement: str = "spread"
-    objective: str = "latency"
-    in_flight: int = 1
-    """Sessions under way at once for which the placement is made."""
-    split: tuple[int, ...] | None = None
-    context_tokens: int | None = None
-    max_new_tokens: int = 64
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    seed: int | None = None
-    stop: tuple[str, ...] = ()
-    profile: Path | None = None
-    json: bool = False
-    stats: bool = False
+    prompt: Annotated[
+        list[str] | None, typer.Option("--prompt", "-p", help="The prompt. Several run at the same time.")
+    ] = None
+    prompt_file: Annotated[
+        str | None,
+        typer.Option("--prompt-file", metavar="FILE", help="Read the prompt from a file (-: standard input)."),
+    ] = None
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Who is asked."""
+
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model",
+            "-m",
+            help=f"A folder in Hugging Face layout, a .gguf file, a hub id, or {EMBEDDED_MODEL} (installed already).",
+            rich_help_panel="The model",
+        ),
+    ]
 
     def __post_init__(self) -> None:
-        for option, number in (
-            ("--devices", self.devices),
-            ("--in-flight", self.in_flight),
-            ("--max-new-tokens", self.max_new_tokens),
-            ("--threads", self.threads),
-            ("--context", self.context_tokens),
-        ):
-            if number is not None and number < 1:
-                raise BadRequest(f"{option} must be 1 or more, but is {quoted(number)}.")
         if not self.model.strip():
             raise BadRequest("--model must not be empty; give a folder, a .gguf file, or a hub id.")
+
+
+@dataclass(frozen=True)
+class DeviceOptions:
+    """On which devices."""
+
+    devices: Annotated[
+        int | None,
+        Whole(1),
+        typer.Option(
+            "--devices", help="Local devices to start, each a process.", show_default="3", rich_help_panel=_DEVICES
+        ),
+    ] = None
+    """None: one for each part of the split, or three, or those of `cluster`."""
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            "--cluster",
+            metavar="HOST:PORT",
+            help="Use the devices of a running cluster (shardnet-run says where).",
+            rich_help_panel=_DEVICES,
+        ),
+    ] = None
+    threads: Annotated[
+        int | None,
+        Whole(1),
+        typer.Option(
+            "--threads",
+            help="Compute threads of each device.",
+            show_default="cores / devices",
+            rich_help_panel=_DEVICES,
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
         num_cores = os.cpu_count() or 1
         if self.threads is not None and self.threads > num_cores:
             raise BadRequest(f"--threads is {quoted(self.threads)}, but this machine has {num_cores} cores; use fewer.")
         if self.devices is not None and self.cluster is not None:
             raise BadRequest("--devices starts local devices, --cluster uses running ones; leave one of them out.")
-        if self.threads is not None and self.uses_running_devices:
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """What is shown and written."""
+
+    profile: Annotated[
+        Path | None,
+        typer.Option(
+            "--profile",
+            metavar="DIR",
+            help="Write a trace of all devices, TensorBoard events and the plan there.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = None
+    stats: Annotated[
+        bool, typer.Option("--stats", "-v", help="Show the plan, speeds and memory too.", rich_help_panel=_OUTPUT)
+    ] = False
+    json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object, nothing else.", rich_help_panel=_OUTPUT)
+    ] = False
+
+
+@dataclass(frozen=True)
+class GenerateOptions:
+    """A request of the command line. What does not go together raises `BadRequest` with one sentence."""
+
+    model: str
+    prompts: tuple[str, ...]
+    where: DeviceOptions
+    load: LoadOptions
+    generation: GenerationOptions
+    output: OutputOptions
+    is_launched: bool = False
+    """`shardnet-run` started this, and its devices are used."""
+
+    def __post_init__(self) -> None:
+        if self.where.threads is not None and self.uses_running_devices:
             raise BadRequest("--threads is for local devices; those of a cluster have theirs already.")
-        for option, word, words in (
-            ("--dtype", self.dtype, DTYPES),
-            ("--placement", self.placement, PLACEMENTS),
-            ("--objective", self.objective, OBJECTIVES),
-        ):
-            if word not in words:
-                raise BadRequest(f"{option} must be one of {', '.join(words)}, but is {quoted(word)}.")
-        if not all(self.stop):
-            raise BadRequest("--stop must not be empty; leave it out to stop where the model ends its text.")
-        if self.split is not None and self.devices is not None and len(self.split) != self.devices:
-            raise BadRequest(f"--split names {len(self.split)} shards for {self.devices} devices; name one per device.")
+        num_shards, num_devices = len(self.load.split or ()), self.where.devices
+        if num_shards and num_devices is not None and num_shards != num_devices:
+            raise BadRequest(f"--split names {num_shards} shards for {num_devices} devices; name one per device.")
 
     @property
     def uses_running_devices(self) -> bool:
-        return self.cluster is not None or self.is_launched
+        return self.where.cluster is not None or self.is_launched
 
     @property
     def num_local_devices(self) -> int:
         """How many to start, where no running cluster is used: those that the split names, or three."""
-        return self.devices or len(self.split or ()) or DEFAULT_DEVICES
-
-    @property
-    def sampling(self) -> dict[str, Any]:
-        """The keyword arguments of `Model.stream` that say how tokens are chosen."""
-        return {
-            "temperature": self.temperature,
-            "top_k": self.top_k,
-            "top_p": self.top_p,
-            "min_p": self.min_p,
-            "repetition_penalty": self.repetition_penalty,
-            "seed": self.seed,
-        }
+        return self.where.devices or len(self.load.split or ()) or DEFAULT_DEVICES
 
     def check_environment(self) -> None:
-        """Check what needs torch or the disk: sampling values, and the folder for a profile."""
-        from shardnet.stage.sampling import check_sampling
+        """Check what needs the disk and other packages: the folder for a profile."""
         from shardnet.timeline.report import require_extras, require_writable
-        from shardnet.transport.messages import SamplingOptions
 
-        wrong = check_sampling(SamplingOptions(**{**self.sampling, "seed": self.seed or 0}))
-        if wrong:
-            raise BadRequest(f"--{wrong}")
-        if self.profile is not None:
+        if self.output.profile is not None:
             require_extras()
-            require_writable(self.profile)
+            require_writable(self.output.profile)
+
+
+def given_or_any(seed: int | None) -> int:
+    """The seed that was asked for, or any."""
+    return secrets.randbelow(2**31) if seed is None else seed
+
+
+def read_stops(stops: list[str] | None) -> tuple[str, ...]:
+    """The texts of `--stop`."""
+    if not all(stops or ()):
+        raise BadRequest("--stop must not be empty; leave it out to stop where the model ends its text.")
+    return tuple(stops or ())
 
 
 def read_prompts(prompts: list[str], file: str | None) -> tuple[str, ...]:

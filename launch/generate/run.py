@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import secrets
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rich.text import Text
@@ -34,62 +33,56 @@ def run(options: GenerateOptions, tokenizer: Any = None) -> None:
     Args:
         tokenizer: the model's, where it was read already.
     """
-    seed = secrets.randbelow(2**31) if options.seed is None else options.seed
     with ExitStack() as resources:
-        with progress_bars(enabled=False if options.json else None) as progress:
+        with progress_bars(enabled=False if options.output.json else None) as progress:
             files = open_early(options, tokenizer, progress)
             cluster = resources.enter_context(_open_cluster(options, progress))
             model = resources.enter_context(_load(cluster, files, options, progress))
-        if options.stats and not options.json:
+        if options.output.stats and not options.output.json:
             _show_plan(model, cluster)
             _show_question(options)
         model.reset_report()
-        done = _answer(model, options, seed)
+        done = _answer(model, options)
         stages, plan = model.report(), model.plan
-        if options.profile is not None:
-            model.write_profile(options.profile)
+        if options.output.profile is not None:
+            model.write_profile(options.output.profile)
     about = {
         "model": model.profile.name,
-        "dtype": options.dtype,
-        "seed": seed,
+        "dtype": options.load.dtype,
+        "seed": options.generation.seed,
         "plan_version": plan.version,
         "predicted_lap_s": plan.lap_s,
         "measured_lap_s": plan.measured_lap_s,
         "shardnet_version": shardnet.__version__,
     }
-    if options.json:
+    if options.output.json:
         print(json.dumps(as_json(done.generations, stages, about, done.wall_s)))
         return
     console = stderr_console()
-    if options.stats:
+    if options.output.stats:
         console.print()
-        console.print(stage_table(stages, options.dtype, console.width))
+        console.print(stage_table(stages, options.load.dtype, console.width))
         console.print(speed_line(done.generations, done.wall_s))
         if plan.lap_s is not None and plan.measured_lap_s is not None:
             console.print(f"A token took {plan.measured_lap_s * 1e3:.1f} ms; predicted {plan.lap_s * 1e3:.1f} ms.")
-    if options.profile is not None:
-        console.print(f"The profile is in {options.profile}: open its trace.json in https://ui.perfetto.dev.")
+    if options.output.profile is not None:
+        console.print(f"The profile is in {options.output.profile}: open its trace.json in https://ui.perfetto.dev.")
 
 
 def _open_cluster(options: GenerateOptions, progress: Progress) -> Cluster:
     if options.uses_running_devices:
-        return Cluster.connect(options.cluster, progress=progress)
-    return Cluster.local(options.num_local_devices, threads_per_device=options.threads, progress=progress)
+        return Cluster.connect(options.where.cluster, progress=progress)
+    return Cluster.local(options.num_local_devices, threads_per_device=options.where.threads, progress=progress)
 
 
 def _load(cluster: Cluster, files: ModelFiles, options: GenerateOptions, progress: Progress) -> Model:
-    return cluster.load(
-        files,
-        dtype=options.dtype,
-        placement=options.placement,
-        objective=options.objective,
-        in_flight=options.in_flight,
-        split=options.split,
-        context_tokens=options.context_tokens,
-        record_spans=options.profile is not None,
+    asked = replace(
+        options.load,
+        record_spans=options.output.profile is not None,
         cache_dir=cache_folder(),
         progress=progress,
     )
+    return cluster.load(files, **asked)
 
 
 def _show_plan(model: Model, cluster: Cluster) -> None:
@@ -101,34 +94,27 @@ def _show_plan(model: Model, cluster: Cluster) -> None:
 
 
 def _show_question(options: GenerateOptions) -> None:
-    if len(options.prompts) == 1 and options.chat:
+    if len(options.prompts) == 1 and options.generation.chat:
         stderr_console().print(f"\n> {options.prompts[0]}")
 
 
-def _answer(model: Model, options: GenerateOptions, seed: int) -> _Run:
+def _answer(model: Model, options: GenerateOptions) -> _Run:
     start_s = time.monotonic()
-    request = {
-        **options.sampling,
-        "seed": seed,
-        "max_new_tokens": options.max_new_tokens,
-        "stop": options.stop,
-        "chat": options.chat,
-    }
     if len(options.prompts) == 1:
-        stream = model.stream(options.prompts[0], **request)
+        stream = model.stream(options.prompts[0], **options.generation)
         for piece in stream:
-            if not options.json:
+            if not options.output.json:
                 print(piece, end="", flush=True)
-        if not options.json:
+        if not options.output.json:
             print(flush=True)  # the answer ends its line
         return _Run([stream.result], time.monotonic() - start_s)
     what = f"answering {len(options.prompts)} prompts"
-    with progress_bars(enabled=False if options.json else None) as progress:
+    with progress_bars(enabled=False if options.output.json else None) as progress:
         progress(what, 0, 1)
-        generations = model.generate(options.prompts, **request)
+        generations = model.generate(options.prompts, **options.generation)
         progress(what, 1, 1)
     wall_s = time.monotonic() - start_s
-    if not options.json:
+    if not options.output.json:
         for index, (prompt, generation) in enumerate(zip(options.prompts, generations, strict=True), 1):
             print(f"[{index}] {prompt}\n{generation.text.strip()}\n", flush=True)
     return _Run(generations, wall_s)

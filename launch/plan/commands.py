@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from shardnet.launch.plan.options import PlannerOptions, PlanOutput, ProblemOptions, RunOptions, flattened
+from shardnet.launch.flags import flattened
+from shardnet.launch.plan.options import PlannerOptions, PlanOutput, ProblemOptions, RunOptions
 
 
 def register(app: typer.Typer) -> None:

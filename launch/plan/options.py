@@ -5,16 +5,13 @@ Loads no planner: see `plan_run`.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated
 
 import typer
 
-from shardnet.errors import BadRequest
-from shardnet.foreign.bounds import SECONDS, SESSIONS, TOKENS, Amount, Count, faults
+from shardnet.foreign.bounds import SECONDS, SESSIONS, TOKENS, Amount, Count
 
 _WHAT = "What is placed"
 _HOW = "How"
@@ -191,39 +188,3 @@ class RunOptions:
         typer.Option("--trace", metavar="FILE", help="Write a Chrome trace.", rich_help_panel=_OUTPUT),
     ] = None
     json: Json = False
-
-
-def flattened(command: Callable[..., None]) -> Callable[..., None]:
-    """The command as Typer wants it: an option for each field of the dataclasses that it takes."""
-    records = {name: kind for name, kind in get_type_hints(command).items() if name != "return"}
-    declared = {
-        field.name: inspect.Parameter(
-            field.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=field.default,
-            annotation=get_type_hints(kind, include_extras=True)[field.name],
-        )
-        for kind in records.values()
-        for field in fields(kind)
-    }
-
-    def run(**given: Any) -> None:
-        made = {name: kind(**{each.name: given[each.name] for each in fields(kind)}) for name, kind in records.items()}
-        for record in made.values():
-            _check(record)
-        command(**made)
-
-    run.__doc__ = command.__doc__
-    run.__annotations__ = {name: parameter.annotation for name, parameter in declared.items()}
-    run.__signature__ = inspect.Signature(list(declared.values()))  # type: ignore[attr-defined]
-    return run
-
-
-def _check(record: Any) -> None:
-    """Refuse an option whose value is out of the bounds that stand beside it.
-
-    Raises:
-        BadRequest: names the option.
-    """
-    for name, fault in faults(record):
-        raise BadRequest(f"--{name.replace('_', '-')} {fault}.")

@@ -17,22 +17,22 @@ from concurrent.futures import wait
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from functools import partial
 from pathlib import Path
-from types import NoneType
 from typing import Any
 
 from shardnet.checks import whole_number
 from shardnet.cluster.deployment import Deployment
 from shardnet.cluster.launched import announced_in
-from shardnet.cluster.loading import LoadOptions, load_model, split_of
+from shardnet.cluster.load_options import LoadOptions
+from shardnet.cluster.loading import load_model
 from shardnet.cluster.local_workers import MOST_LOCAL_DEVICES, LocalWorkers
 from shardnet.cluster.model import Model
 from shardnet.cluster.survey import Surveyor
 from shardnet.cluster.watch import Watch
 from shardnet.device.process import MOST_THREADS
 from shardnet.errors import BadRequest, ClusterError, JoinFailed, ShardnetError
-from shardnet.foreign.plain_files import user_path
 from shardnet.foreign.quoting import quoted
-from shardnet.loader import DEFAULT_CACHE, ModelFiles
+from shardnet.loader import ModelFiles
+from shardnet.options import takes
 from shardnet.process.forks import Birthplace
 from shardnet.profiling.cores import max_threads
 from shardnet.progress import Progress, progress_bars
@@ -146,39 +146,13 @@ class Cluster:
             names = _wait_for_number(transport, num_devices, told)
             return cls(transport, names, resources.pop_all(), None)
 
-    def load(
-        self,
-        model: str | Path | ModelFiles,
-        *,
-        dtype: str = "bfloat16",
-        placement: str = "spread",
-        objective: str = "latency",
-        in_flight: int = 1,
-        split: Sequence[int] | None = None,
-        context_tokens: int | None = None,
-        kv_memory_bytes: int | None = None,
-        prefill_chunk_tokens: int = 128,
-        record_spans: bool = False,
-        cache_dir: str | Path | None = None,
-        progress: Progress | None = None,
-    ) -> Model:
+    @takes(LoadOptions)
+    def load(self, model: str | Path | ModelFiles, **options: Any) -> Model:
         """Place a model over the devices and load it.
 
         Args:
             model: a folder in Hugging Face layout, a `.gguf` file, a hub id, or the name of an embedded model; or what
                 `open_model` gave for one of these in the same dtype, where it was opened before devices were started.
-            dtype: "float32", "bfloat16" or "float16".
-            placement: "spread" uses every device and makes the slowest stage fast; "auto" finds the best plan, which
-                leaves out devices that do not help; or another method of `shardnet.planner`. Both go by profiles of
-                devices and links, which are measured at the first load of a model and then reused.
-            objective: of "auto": "latency", "throughput" with `in_flight` sessions under way, or "energy".
-            split: units for each device, in the order of `devices`: a placement by hand, without profiles.
-            context_tokens: the longest session; None takes the model's own limit.
-            kv_memory_bytes: memory for KV caches on each device; None takes what the device can spare.
-            prefill_chunk_tokens: prompts go through the ring in chunks of this size.
-            record_spans: keep spans for `Model.write_profile`.
-            cache_dir: where converted models and links are kept; ~/.cache/shardnet by default. Devices keep their own
-                profiles, in SHARDNET_CACHE as it was when they were started, or the same default.
 
         Raises:
             ModelNotFound, UnsupportedModel, DamagedCheckpoint, BadRequest, DoesNotFit, DeviceLost.
@@ -187,30 +161,17 @@ class Cluster:
         devices = [device for device in self.devices if device not in self._watch.lost]
         if not devices:
             raise ClusterError("every device of this cluster is lost. Start a new one.")
+        asked = LoadOptions(**options)
         if isinstance(model, ModelFiles):
-            assert model.dtype == dtype, (model.dtype, dtype)
+            assert model.dtype == asked.dtype, (model.dtype, asked.dtype)
         elif not isinstance(model, (str, Path)):
             raise BadRequest(f"a model is a path or a hub id, but this is {quoted(model)}.")
-        if not isinstance(cache_dir, (str, Path, NoneType)):
-            raise BadRequest(f"cache_dir is a folder, but this is {quoted(cache_dir)}.")
-        options = LoadOptions(
-            dtype=dtype,
-            placement=placement,
-            objective=objective,
-            in_flight=in_flight,
-            split=split_of(split),
-            context_tokens=context_tokens,
-            kv_memory_bytes=kv_memory_bytes,
-            prefill_chunk_tokens=prefill_chunk_tokens,
-            record_spans=bool(record_spans),
-            cache_dir=user_path(cache_dir or DEFAULT_CACHE),
-        )
-        with _shown(progress) as told:
+        with _shown(asked.progress) as told:
             deployment = Deployment(self._transport, self._epoch, told, self._forget)
             with self._lock:
                 self._deployments = (*self._deployments, deployment)
             try:
-                return load_model(deployment, model, devices, self._surveyor, options)
+                return load_model(deployment, model, devices, self._surveyor, asked)
             except ShardnetError as error:
                 cause = deployment.verdict(error)
                 deployment.close()

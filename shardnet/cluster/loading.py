@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from shardnet.checks import whole_number
 from shardnet.cluster.copies import require_copies
 from shardnet.cluster.deployment import Deployment
+from shardnet.cluster.load_options import LoadOptions
 from shardnet.cluster.model import Model
 from shardnet.cluster.placement import (
     LEAST_KV_TOKENS,
     SPREAD,
-    check_method,
     check_num_devices,
     given_plan,
     kv_budgets,
@@ -25,50 +22,14 @@ from shardnet.cluster.placement import (
 from shardnet.cluster.ring import Ring
 from shardnet.cluster.survey import EXPECTED_TOKENS, Surveyor
 from shardnet.errors import BadRequest
+from shardnet.foreign.plain_files import user_path
 from shardnet.foreign.quoting import quoted
-from shardnet.loader import ModelFiles, open_model
-from shardnet.plan import DTYPES, Plan
+from shardnet.loader import DEFAULT_CACHE, ModelFiles, open_model
+from shardnet.plan import Plan
 from shardnet.transport.messages import RingId, RingStop, StageSpec
 
 MOST_SESSIONS = 2**32
 """So many numbers a loaded model takes for its sessions."""
-
-
-@dataclass(frozen=True)
-class LoadOptions:
-    """What `Cluster.load` was asked for; see there."""
-
-    dtype: str
-    placement: str
-    objective: str
-    in_flight: int
-    split: tuple[int, ...] | None
-    context_tokens: int | None
-    kv_memory_bytes: int | None
-    prefill_chunk_tokens: int
-    record_spans: bool
-    cache_dir: Path
-
-    def __post_init__(self) -> None:
-        if self.dtype not in DTYPES:
-            raise BadRequest(f"dtype must be one of {', '.join(DTYPES)}, but is {quoted(self.dtype)}.")
-        check_method(self.placement, self.objective)
-        for name in ("in_flight", "context_tokens", "kv_memory_bytes", "prefill_chunk_tokens"):
-            if (value := getattr(self, name)) is not None:
-                whole_number(name.replace("_", "-"), value, least=1, most=2**63 - 1)
-
-
-def split_of(split: Any) -> tuple[int, ...] | None:
-    """Units for each device, as the caller wrote them down; None where the planner is to decide.
-
-    Raises:
-        BadRequest: it is no list of whole numbers.
-    """
-    if split is None:
-        return None
-    if isinstance(split, str) or not isinstance(split, Iterable):
-        raise BadRequest(f"the split must be a list of units for each device, but is {quoted(split)}.")
-    return tuple(whole_number("units of a device in the split", count, least=0) for count in split)
 
 
 def load_model(
@@ -79,14 +40,13 @@ def load_model(
     options: LoadOptions,
 ) -> Model:
     """Open, place and load `model` over `devices`; see `Cluster.load`."""
+    cache_dir = user_path(options.cache_dir or DEFAULT_CACHE)
     if isinstance(model, ModelFiles):
         opened = model
     else:
-        opened = open_model(str(model), options.dtype, cache_dir=options.cache_dir, progress=deployment.progress)
+        opened = open_model(str(model), options.dtype, cache_dir=cache_dir, progress=deployment.progress)
     context_tokens = check_context(opened.profile.name, opened.profile.context_tokens, options.context_tokens)
-    files = require_copies(
-        opened, devices, deployment.transport, options.cache_dir, deployment.progress, deployment.result_of
-    )
+    files = require_copies(opened, devices, deployment.transport, cache_dir, deployment.progress, deployment.result_of)
     ring_id = deployment.next_ring_id()
     plan, budgets = plan_load(deployment, files, devices, surveyor, options, context_tokens, ring_id.plan_version)
     specs = _specs(deployment.transport.name, ring_id, plan, budgets, files, options)
@@ -140,7 +100,7 @@ def plan_load(
     if options.placement == SPREAD:
         check_num_devices(len(devices), files.profile.num_units, files.profile.name)
     expected_tokens = min(EXPECTED_TOKENS, max(1, context_tokens // 2))
-    store = options.cache_dir / "profiles"
+    store = user_path(options.cache_dir or DEFAULT_CACHE) / "profiles"
     survey = surveyor.survey(
         devices, files, store, deployment.progress, wait_for=deployment.result_of, context_tokens=expected_tokens
     )

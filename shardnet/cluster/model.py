@@ -14,17 +14,18 @@ from typing import Any
 from shardnet.cluster.deployment import Deployment
 from shardnet.cluster.remote_stage import StageReport
 from shardnet.errors import ClusterError
+from shardnet.options import takes
 from shardnet.plan import ModelProfile, Plan
 from shardnet.process.forks import Birthplace
 from shardnet.session.async_stream import AsyncStream, run_beside
-from shardnet.session.request import Chat, check_length, encode, prompts_of, sampling_of, stops_of
+from shardnet.session.options import GenerationOptions
+from shardnet.session.prompts import Chat, encode, prompts_of
+from shardnet.session.request import check_length, sampling_of
 from shardnet.session.stream import Generation, Stream
 from shardnet.session.text import TextStream
 from shardnet.session.turns import Batch, Turns
 
 NUM_LAPS_KEPT = 32
-NEW_TOKENS = 128
-"""The length of an answer where the caller names none."""
 
 
 class Model:
@@ -61,31 +62,14 @@ class Model:
         measured_lap_s = median(self._laps_s) if self._laps_s else None
         return replace(self._plan, version=self._deployment.plan_version, measured_lap_s=measured_lap_s)
 
-    def stream(
-        self,
-        prompt: str | Sequence[int] | Chat,
-        *,
-        max_new_tokens: int = NEW_TOKENS,
-        temperature: float = 0.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        min_p: float = 0.0,
-        repetition_penalty: float = 1.0,
-        seed: int = 0,
-        stop: str | Sequence[str] = (),
-        chat: bool = False,
-    ) -> Stream:
+    @takes(GenerationOptions)
+    def stream(self, prompt: str | Sequence[int] | Chat, **options: Any) -> Stream:
         """Generate, piece by piece. Without options: greedy, whatever the model's generation_config.json proposes.
 
         It goes on until the stream has been read or closed, or nobody holds the stream any more.
 
         Args:
             prompt: text, token ids, or chat messages.
-            temperature: 0 is greedy; the others mean what they mean in `transformers.GenerationConfig`.
-            seed: in float32 the same seed gives the same text, whatever the split and whoever shares the steps. In
-                bfloat16 and float16 the random numbers are the same and the scores agree to rounding.
-            stop: strings that end the answer; the answer does not include them.
-            chat: put a text prompt into the model's chat template, as the user's message.
 
         Raises:
             BadRequest: a value is impossible, or prompt and answer are longer than the context.
@@ -94,23 +78,19 @@ class Model:
             UsageError: this process was forked from the one that loaded the model.
         """
         self._birthplace.check()
-        sampling = sampling_of(temperature, top_k, top_p, min_p, repetition_penalty, seed)
-        text = TextStream(self.tokenizer, stops_of(stop))
-        ids = self.encode(prompt, chat=chat)
-        max_new_tokens = check_length(len(ids), max_new_tokens, self.context_tokens)
-        session = self._deployment.sessions.start(
-            ids, max_new_tokens=max_new_tokens, eos_ids=self._eos_ids, sampling=sampling
-        )
-        return Stream(session, text, self._keep)
+        asked = GenerationOptions(**options)
+        return self._start(self.encode(prompt, chat=asked.chat), asked)
 
+    @takes(GenerationOptions)
     def generate(self, prompts: Sequence[str | Sequence[int] | Chat], **options: Any) -> list[Generation]:
         """Answer several prompts at once; the options are those of `stream`. In the prompts' order.
 
         Prompts that do not fit into the KV memory beside the others wait for their turn. An error, and also Ctrl-C,
         ends all of them; a prompt that cannot be answered is refused before the first is begun.
         """
-        return self._answer_all(prompts, Batch(), **options)
+        return self._answer_all(prompts, Batch(), options)
 
+    @takes(GenerationOptions)
     def astream(self, prompt: str | Sequence[int] | Chat, **options: Any) -> AsyncStream:
         """`stream` for an event loop, which is not held up: `async for piece in model.astream(...)`.
 
@@ -119,21 +99,30 @@ class Model:
         """
         return AsyncStream(lambda: self.stream(prompt, **options))
 
+    @takes(GenerationOptions)
     async def agenerate(self, prompts: Sequence[str | Sequence[int] | Chat], **options: Any) -> list[Generation]:
         """`generate` for an event loop: `await model.agenerate(...)`. A task that is cancelled ends all its answers."""
         batch = Batch()
         thread = ThreadPoolExecutor(1, "shardnet-generate")
         try:
-            return await run_beside(thread, lambda: self._answer_all(prompts, batch, **options), batch.stop)
+            return await run_beside(thread, lambda: self._answer_all(prompts, batch, options), batch.stop)
         finally:
             thread.shutdown(wait=False)
 
-    def _answer_all(self, prompts: Any, batch: Batch, *, chat: bool = False, **options: Any) -> list[Generation]:
+    def _answer_all(self, prompts: Any, batch: Batch, options: dict[str, Any]) -> list[Generation]:
         self._birthplace.check()
-        ids = [self.encode(prompt, chat=chat) for prompt in prompts_of(prompts)]
+        asked = GenerationOptions(**options)
+        ids = [self.encode(prompt, chat=asked.chat) for prompt in prompts_of(prompts)]
         for each in ids:
-            check_length(len(each), options.get("max_new_tokens", NEW_TOKENS), self.context_tokens)
-        return self._turns.answer_all(ids, lambda prompt: self.stream(prompt, **options), batch)
+            check_length(len(each), asked.max_new_tokens, self.context_tokens)
+        return self._turns.answer_all(ids, lambda prompt: self._start(prompt, asked), batch)
+
+    def _start(self, ids: list[int], asked: GenerationOptions) -> Stream:
+        check_length(len(ids), asked.max_new_tokens, self.context_tokens)
+        session = self._deployment.sessions.start(
+            ids, max_new_tokens=asked.max_new_tokens, eos_ids=self._eos_ids, sampling=sampling_of(asked)
+        )
+        return Stream(session, TextStream(self.tokenizer, asked.stop), self._keep)
 
     def encode(self, prompt: str | Sequence[int] | Chat, *, chat: bool = False) -> list[int]:
         """The token ids of a prompt.

@@ -23,7 +23,6 @@ from transformers.generation.logits_process import (
 )
 
 from shardnet.errors import BadRequest
-from shardnet.foreign.quoting import quoted
 from shardnet.transport.messages import SamplingOptions, SessionSpec
 
 
@@ -100,23 +99,6 @@ def _sample_or_error(sampler: Sampler, logits_V: torch.Tensor) -> int | BadReque
         return sampler.sample(logits_V)
     except BadRequest as error:
         return error
-
-
-def check_sampling(options: SamplingOptions) -> str | None:
-    """What is wrong with `options`, in one sentence; None where nothing is."""
-    if not (math.isfinite(options.temperature) and options.temperature >= 0):
-        return f"temperature must be 0 (greedy) or more, but is {options.temperature}."
-    if not 0 <= options.top_k < 2**63:
-        return f"top-k must be 0 (all tokens) or more, and below 2**63, but is {quoted(options.top_k)}."
-    if not 0 < options.top_p <= 1:
-        return f"top-p must be above 0 and at most 1, but is {options.top_p}."
-    if not 0 <= options.min_p <= 1:
-        return f"min-p must be between 0 and 1, but is {options.min_p}."
-    if not (math.isfinite(options.repetition_penalty) and options.repetition_penalty > 0):
-        return f"repetition-penalty must be above 0, but is {options.repetition_penalty}."
-    if not 0 <= options.seed < 2**63:
-        return f"seed must be between 0 and 2**63 - 1, but is {quoted(options.seed)}."
-    return None
 
 
 def _processors(options: SamplingOptions) -> LogitsProcessorList:

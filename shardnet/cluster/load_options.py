@@ -1,0 +1,121 @@
+"""How a model is put on devices: what `Cluster.load` may be asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import NoneType
+from typing import Annotated, Any
+
+from shardnet.checks import whole_number
+from shardnet.cluster.placement import PLACEMENTS, SPREAD
+from shardnet.errors import BadRequest
+from shardnet.foreign.quoting import quoted
+from shardnet.options import Made, Meaning, OneOf, Options, Whole
+from shardnet.plan import DTYPES
+from shardnet.planner import OBJECTIVES
+from shardnet.progress import Progress
+
+_MODEL = "The model"
+_DEVICES = "Devices"
+
+
+def split_of(split: Any) -> tuple[int, ...]:
+    """Units for each device, as the caller wrote them down.
+
+    Raises:
+        BadRequest: it is no list of whole numbers.
+    """
+    if isinstance(split, str) or not isinstance(split, Iterable):
+        raise BadRequest(f"the split must be a list of units for each device, but is {quoted(split)}.")
+    return tuple(whole_number("units of a device in the split", count, least=0) for count in split)
+
+
+def folder_of(cache_dir: Any) -> str | Path | None:
+    """
+    Raises:
+        BadRequest: it names no folder.
+    """
+    if not isinstance(cache_dir, (str, Path, NoneType)):
+        raise BadRequest(f"cache_dir is a folder, but this is {quoted(cache_dir)}.")
+    return cache_dir
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadOptions(Options):
+    """What `Cluster.load` may be asked for: `cluster.load(model, **options)`. Impossible values raise `BadRequest`."""
+
+    dtype: Annotated[
+        str,
+        OneOf(DTYPES),
+        Meaning("float32, bfloat16 or float16.", about='"float32", "bfloat16" or "float16".', panel=_MODEL),
+    ] = "bfloat16"
+    placement: Annotated[
+        str,
+        OneOf(PLACEMENTS),
+        Meaning(
+            "spread: all devices. auto: the best plan, which leaves out what does not help. Or a method of "
+            "shardnet plan.",
+            about='"spread" uses every device and makes the slowest stage fast; "auto" finds the best plan, which '
+            "leaves out devices that do not help; or another method of `shardnet.planner`. Both go by profiles of "
+            "devices and links, which are measured at the first load of a model and then reused.",
+            panel=_DEVICES,
+        ),
+    ] = SPREAD
+    objective: Annotated[
+        str,
+        OneOf(OBJECTIVES),
+        Meaning(
+            "Of auto: latency, throughput or energy.",
+            about='of "auto": "latency", "throughput" with `in_flight` sessions under way, or "energy".',
+            panel=_DEVICES,
+        ),
+    ] = "latency"
+    in_flight: Annotated[
+        int,
+        Whole(1),
+        Meaning(
+            "Of auto: sessions under way at once.",
+            about='of "auto": sessions under way at once for which the plan is made.',
+            panel=_DEVICES,
+        ),
+    ] = 1
+    split: Annotated[
+        Sequence[int] | None,
+        Made(split_of),
+        Meaning(
+            "Units of each device, by hand, such as 10,10,12.",
+            about="units for each device, in the order of `devices`: a placement by hand, without profiles.",
+            panel=_DEVICES,
+            metavar="N,N,...",
+        ),
+    ] = None
+    context_tokens: Annotated[
+        int | None,
+        Whole(1),
+        Meaning(
+            "Tokens that prompt and answer may have together.",
+            about="the longest session; None takes the model's own limit.",
+            flag="--context",
+            panel=_MODEL,
+        ),
+    ] = None
+    kv_memory_bytes: Annotated[
+        int | None,
+        Whole(1),
+        Meaning(about="memory for KV caches on each device; None takes what the device can spare."),
+    ] = None
+    prefill_chunk_tokens: Annotated[
+        int, Whole(1), Meaning(about="prompts go through the ring in chunks of this size.")
+    ] = 128
+    record_spans: Annotated[bool, Made(bool), Meaning(about="keep spans for `Model.write_profile`.")] = False
+    cache_dir: Annotated[
+        str | Path | None,
+        Made(folder_of),
+        Meaning(
+            about="where converted models and links are kept; ~/.cache/shardnet by default. Devices keep their own "
+            "profiles, in SHARDNET_CACHE as it was when they were started, or the same default."
+        ),
+    ] = None
+    progress: Annotated[Progress | None, Meaning(about="told how far it is; None shows a bar on a terminal.")] = None
