@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -137,3 +139,19 @@ def test_refuses_unknown_families_dtypes_and_bits(tmp_path: Path) -> None:
 def test_reads_a_local_folder(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", **TINY}))
     assert load_model_config(str(tmp_path)).blocks == 2
+
+
+def test_facts_need_no_torch() -> None:
+    program = "import sys, shardnet.models.facts; print(*{'torch', 'transformers'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+def test_positions_and_windows_of_families_that_have_their_own() -> None:
+    def read(family: str, **more: int) -> ModelConfig:
+        return model_config_from_hf({**TINY, "model_type": family, **more}, family)
+
+    assert [read(family).learned_positions for family in ("opt", "gpt2", "llama")] == [66, 64, 0]
+    seen = {family: read(family, sliding_window=8) for family in ("mistral", "gemma2", "gemma3_text", "qwen3")}
+    assert [(each.sliding_window, each.global_every) for each in seen.values()] == [(8, 10_001), (8, 2), (8, 6), (0, 1)]
+    assert read("gemma3_text", sliding_window=8, sliding_window_pattern=3).global_every == 3

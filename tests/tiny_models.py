@@ -210,14 +210,14 @@ class TinyModel:
 @contextmanager
 def _masks_of(whole: Any, family: str, windows: dict[int, int | None]) -> Iterator[None]:
     """In this block, note how far back the mask that each transformers block gets lets it look."""
-    from shardnet.models import family_of
+    from shardnet.models.facts import FACTS
 
     def note(layer: int, mask: torch.Tensor | None) -> None:
         seen = [] if mask is None else [mask[0, 0, -1] if mask.dtype == torch.bool else mask[0, 0, -1] > -1e30]
         windows[layer] = next((int(row.sum()) for row in seen if not row.all()), None)
 
-    entry = family_of(family)
-    blocks = getattr(whole.get_submodule(entry.base), entry.blocks)
+    facts = FACTS[family]
+    blocks = getattr(whole.get_submodule(facts.base), facts.blocks)
     hooks = [
         block.register_forward_pre_hook(
             lambda _, given, named, at=layer: note(at, named.get("attention_mask")), with_kwargs=True

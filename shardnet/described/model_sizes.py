@@ -15,6 +15,7 @@ from shardnet.errors import BadConfiguration, UnsupportedModel
 from shardnet.foreign.bounds import Count, Name, bounds_of, check_fields
 from shardnet.foreign.config_bounds import check_config
 from shardnet.foreign.quoting import quoted
+from shardnet.models.facts import FACTS, Sizes
 from shardnet.plan import ModelProfile, UnitProfile
 
 DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -206,37 +207,6 @@ def _block_parameters(model: ModelConfig) -> tuple[int, int, int]:
     return attention, feed_forward, small
 
 
-# What differs between families beyond the numbers in config.json.
-_FAMILIES: dict[str, dict[str, Any]] = {
-    "llama": {},
-    "smollm3": {},
-    "mistral": {},
-    "mixtral": {},
-    "qwen2": {"attention_bias": "qkv"},
-    "qwen3": {"qk_norm": True},
-    "qwen3_moe": {"qk_norm": True},
-    "phi3": {},
-    "gemma2": {"norms_per_block": 4},
-    "gemma3_text": {"norms_per_block": 4, "qk_norm": True},
-    "bloom": {
-        "gated": False,
-        "attention_bias": "all",
-        "mlp_bias": True,
-        "norm_bias": True,
-        "embedding_norm": True,
-        "tied": True,
-    },
-    "gpt2": {"gated": False, "attention_bias": "all", "mlp_bias": True, "norm_bias": True, "tied": True},
-    "gpt_neox": {"gated": False, "attention_bias": "all", "mlp_bias": True, "norm_bias": True},
-    "opt": {"gated": False, "attention_bias": "all", "mlp_bias": True, "norm_bias": True, "tied": True},
-}
-_IGNORED = {
-    **dict.fromkeys(("gpt2", "gpt_neox", "opt"), ("kv_heads", "head_dim")),
-    "bloom": ("kv_heads", "head_dim", "intermediate"),
-}
-_TIED_UNLESS_SAID = {"gemma2", "gemma3_text", "bloom", "gpt2", "opt"}
-
-
 def model_config_from_hf(config: Mapping[str, Any], name: str) -> ModelConfig:
     """From the `config.json` of a model folder in Hugging Face layout.
 
@@ -248,21 +218,34 @@ def model_config_from_hf(config: Mapping[str, Any], name: str) -> ModelConfig:
     if isinstance(config.get("text_config"), Mapping):
         config = config["text_config"]
     family = str(config.get("model_type", ""))
-    if family not in _FAMILIES:
+    sizes = FACTS[family].sizes if family in FACTS else None
+    if sizes is None:
+        known = ", ".join(sorted(name for name, facts in FACTS.items() if facts.sizes is not None))
         raise UnsupportedModel(
             f"{name}: sizes of the family {quoted(family or 'unknown')} are not known from its configuration; "
-            f"known are {', '.join(sorted(_FAMILIES))}. Write a model file with its numbers instead (docs/planning.md)."
+            f"known are {known}. Write a model file with its numbers instead (docs/planning.md)."
         )
     said = _hf_numbers(config, name)
-    for field in _IGNORED.get(family, ()):
+    for field in sizes.unused:
         said.pop(field, None)
-    known: dict[str, Any] = {"intermediate": 4 * said["hidden"], "context_tokens": 2048, **_FAMILIES[family], **said}
-    known["tied"] = bool(config.get("tie_word_embeddings", family in _TIED_UNLESS_SAID))
-    known.update(_hf_positions(config, family, name, known["context_tokens"]))
-    if config.get("attention_bias") and family in ("llama", "qwen3"):
-        known["attention_bias"] = "all"
-    known.update(_hf_windows(config, family, name))
-    return ModelConfig(name=name, family=family, **known)
+    numbers: dict[str, Any] = {"intermediate": 4 * said["hidden"], "context_tokens": sizes.context_tokens, **said}
+    if sizes.positions is not None:
+        numbers["learned_positions"] = numbers["context_tokens"] + sizes.positions
+    numbers.update(_hf_windows(config, sizes, name))
+    asks_for_bias = sizes.may_ask_for_bias and config.get("attention_bias")
+    return ModelConfig(
+        name=name,
+        family=family,
+        tied=bool(config.get("tie_word_embeddings", sizes.tied)),
+        gated=sizes.gated,
+        attention_bias="all" if asks_for_bias else sizes.attention_bias,
+        mlp_bias=sizes.mlp_bias,
+        norm_bias=sizes.norm_bias,
+        norms_per_block=sizes.norms_per_block,
+        qk_norm=sizes.qk_norm,
+        embedding_norm=sizes.embedding_norm,
+        **numbers,
+    )
 
 
 def _hf_numbers(config: Mapping[str, Any], model: str) -> dict[str, Any]:
@@ -272,15 +255,6 @@ def _hf_numbers(config: Mapping[str, Any], model: str) -> dict[str, Any]:
     if missing:
         raise BadConfiguration(f"{model}: config.json says nothing of {', '.join(missing)}; is it complete?")
     return {field: value for field, value in found.items() if value is not None}
-
-
-def _hf_positions(config: Mapping[str, Any], family: str, model: str, context_tokens: int) -> dict[str, int]:
-    """The table of positions that a family learns."""
-    if family == "gpt2":
-        return {"learned_positions": _first(config, "learned_positions", model, ("n_positions",)) or 1024}
-    if family == "opt":
-        return {"learned_positions": context_tokens + 2}  # OPT's offset of two
-    return {}
 
 
 _HF_NAMES = {
@@ -308,11 +282,9 @@ def _first(config: Mapping[str, Any], field: str, model: str, names: tuple[str, 
     return config[name]
 
 
-def _hf_windows(config: Mapping[str, Any], family: str, model: str) -> dict[str, int]:
-    if family not in ("gemma2", "gemma3_text", "mistral"):
-        return {}
-    window = _first(config, "sliding_window", model, ("sliding_window",))
+def _hf_windows(config: Mapping[str, Any], sizes: Sizes, model: str) -> dict[str, int]:
+    window = _first(config, "sliding_window", model, ("sliding_window",)) if sizes.global_every else None
     if not window:
         return {}
-    pattern = _first(config, "global_every", model, ("sliding_window_pattern",)) or 6
-    return {"sliding_window": window, "global_every": {"gemma2": 2, "gemma3_text": pattern, "mistral": 10_001}[family]}
+    said = _first(config, "global_every", model, ("sliding_window_pattern",)) if sizes.names_global else None
+    return {"sliding_window": window, "global_every": said or sizes.global_every}

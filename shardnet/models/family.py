@@ -1,4 +1,4 @@
-"""How a model family is cut and called: what `families.py` writes down for each, and the usual ways to do each part.
+"""How a model family is called: what `families.py` writes down for each, and the usual ways to do each part.
 
 Shapes: T new tokens of all sessions, H hidden size, V vocabulary.
 """
@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from shardnet.models.windows import Window, no_window
+from shardnet.models.facts import LIKE_LLAMA, Facts
 
 if TYPE_CHECKING:  # the table of families is looked at before torch is imported, see `loader.glance`
     from torch import Tensor, nn
@@ -51,18 +51,9 @@ def kv_of_config(config: Any) -> tuple[int, int, int]:
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """Where a family keeps its parts, and how they are called. The defaults are Llama's."""
+    """How the parts of a family are called. The defaults are Llama's."""
 
-    model_types: tuple[str, ...]
-    """As `config.json` names it."""
-    base: str = "model"
-    """The decoder inside the causal language model."""
-    embedding: tuple[str, ...] = ("embed_tokens",)
-    """What comes before the first block, inside `base`; one that a configuration leaves out is skipped."""
-    blocks: str = "layers"
-    head: tuple[str, ...] = ("norm",)
-    """What comes between the last block and `lm_head`, inside `base`, in order of use."""
-    rotary: str | None = "rotary_emb"
+    facts: Facts = LIKE_LLAMA
     embed: Callable[[Modules, Any, Tensor, Tensor], Tensor] = embed_tokens
     rotate: Callable[[nn.Module | None, Any, Sequence[int], Tensor, Tensor], Any] = rotary_once
     finish: Callable[[Any, Tensor], Tensor] = leave_logits
@@ -76,8 +67,6 @@ class Family:
     """The attention implementation that the blocks are built with."""
     lean: bool = False
     """True where `lean.py` knows this family's block: one-token steps then take the short way."""
-    window: Window = no_window
-    """How far each block looks back: the rule by which the family's own model makes its masks."""
 
 
 def causal_mask(hidden: Tensor, positions: Tensor) -> Tensor | None:

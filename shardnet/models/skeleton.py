@@ -110,6 +110,7 @@ def build_skeleton(config: Any, first_unit: int, last_unit: int) -> Skeleton:
     from transformers import AutoModelForCausalLM
 
     family = family_of(config.model_type)
+    facts = family.facts
     _refuse_variants(config)
     register_attention()
     config = copy.deepcopy(config)
@@ -117,23 +118,23 @@ def build_skeleton(config: Any, first_unit: int, last_unit: int) -> Skeleton:
     assert 0 <= first_unit <= last_unit < num_units, (first_unit, last_unit, num_units)
     config._attn_implementation = family.attention
     layers = range(max(first_unit, 1) - 1, min(last_unit, num_units - 2))
-    windows = windows_of(family.window, config, layers)
+    windows = windows_of(facts.window, config, layers)
     # The frame is the whole model with one block: it shows where things are, at a thirtieth of the time.
     frame_config = copy.deepcopy(config)
     frame_config.num_hidden_layers = 1
     with read_by_others(lambda reason: _refused(config, reason)), weightless():  # but for buffers: no file has them
         # Without a dtype: transformers would change torch's default for all threads.
         frame = AutoModelForCausalLM.from_config(frame_config, attn_implementation=family.attention, dtype=None)
-        base = frame.get_submodule(family.base)
-        block_class = type(getattr(base, family.blocks)[0])
-        blocks = {f"{family.base}.{family.blocks}.{layer}": block_class(config, layer).eval() for layer in layers}
+        base = frame.get_submodule(facts.base)
+        block_class = type(getattr(base, facts.blocks)[0])
+        blocks = {f"{facts.base}.{facts.blocks}.{layer}": block_class(config, layer).eval() for layer in layers}
     for module in (frame, *blocks.values()):
         to_meta(module)
     frame.eval()
     _share_buffers(list(blocks.values()))
-    embedding = _present(base, family.base, family.embedding) if first_unit == 0 else {}
-    head = _present(base, family.base, family.head) | {"lm_head": frame.lm_head} if last_unit == num_units - 1 else {}
-    rotary = getattr(base, family.rotary) if family.rotary and blocks else None
+    embedding = _present(base, facts.base, facts.embedding) if first_unit == 0 else {}
+    head = _present(base, facts.base, facts.head) | {"lm_head": frame.lm_head} if last_unit == num_units - 1 else {}
+    rotary = getattr(base, facts.rotary) if facts.rotary and blocks else None
     tied = dict(frame._tied_weights_keys or {}) if config.tie_word_embeddings else {}
     return Skeleton(config, family, first_unit, last_unit, embedding, blocks, head, rotary, tied, frame, windows)
 

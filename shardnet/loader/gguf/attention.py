@@ -11,6 +11,8 @@ from typing import Any
 from shardnet.errors import UnsupportedModel
 from shardnet.foreign.config_bounds import numbers_of
 from shardnet.loader.gguf.header import GgufHeader
+from shardnet.models.facts import FACTS
+from shardnet.models.windows import same_window
 
 
 def attention_of(header: GgufHeader, raw: dict[str, Any]) -> dict[str, Any]:
@@ -34,13 +36,11 @@ def check_turning(header: GgufHeader, config: Any, frame: Any) -> None:
     Raises:
         UnsupportedModel: it does not, whatever the configuration asks for.
     """
-    from shardnet.models import family_of
-
     dims = _turned_dims(header)
-    family = family_of(config.model_type)
-    if dims is None or family.rotary is None:
+    facts = FACTS[config.model_type]
+    if dims is None or facts.rotary is None:
         return
-    rotary = getattr(frame.get_submodule(family.base), family.rotary)
+    rotary = getattr(frame.get_submodule(facts.base), facts.rotary)
     turned = {2 * table.numel() for name, table in rotary.named_buffers() if name.endswith("inv_freq")}
     if turned - {dims}:
         raise UnsupportedModel(
@@ -50,13 +50,10 @@ def check_turning(header: GgufHeader, config: Any, frame: Any) -> None:
 
 
 def _window_of(header: GgufHeader, raw: dict[str, Any]) -> dict[str, Any]:
-    from shardnet.models import family_of
-    from shardnet.models.windows import same_window
-
     window = header.metadata.get(f"{header.architecture}.attention.sliding_window")
     if not window or raw.get("sliding_window") is not None:
         return {}
-    if family_of(raw["model_type"]).window is same_window:
+    if FACTS[raw["model_type"]].window is same_window:
         return {"sliding_window": window}
     context = numbers_of(raw).get("max_position_embeddings", 0)
     if isinstance(window, int) and 0 < context <= window:

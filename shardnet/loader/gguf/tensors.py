@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING, Any
 from shardnet.errors import DamagedCheckpoint, UnsupportedModel
 from shardnet.foreign.libraries import read_by_others
 from shardnet.loader.gguf.header import GgufHeader, GgufTensor
+from shardnet.models.facts import FACTS
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-PROCESSOR_NAMES = {"qwen2_moe": "qwen2moe", "qwen3_moe": "qwen3moe", "gemma3_text": "gemma3", "mistral": "llama"}
-"""Under which name transformers keeps the tensor processor of a family, where it is not the family's own."""
 
 
 class Unpacker:
@@ -29,7 +27,7 @@ class Unpacker:
 
         from shardnet.models.weightless import weightless
 
-        name = PROCESSOR_NAMES.get(config.model_type, config.model_type)
+        name = FACTS[config.model_type].gguf or config.model_type
         self._path = header.path
         with read_by_others(lambda reason: self._unknown_names(config.model_type, reason)):
             with weightless():
