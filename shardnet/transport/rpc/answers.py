@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch.distributed import rpc
 
     from shardnet.transport.base import RemoteObject
+    from shardnet.transport.rpc.edges import Edge
 
 _TIMEOUT = "RPCErr:1:"
 """How torch marks a timeout."""
@@ -30,7 +31,7 @@ _MAX_S = 1e6
 class Peer:
     """Another member, and the answers of it that are due."""
 
-    __slots__ = ("id", "name", "pending", "worker")
+    __slots__ = ("edge", "has_asked_for_edge", "id", "name", "pending", "worker")
 
     def __init__(self, name: str, agent_id: int) -> None:
         self.name = name
@@ -38,11 +39,16 @@ class Peer:
         self.worker: rpc.WorkerInfo | None = None
         """Where torch sends to, once it is known."""
         self.pending: set[Future[Any]] = set()
+        self.edge: Edge | None = None
+        """The quick way to it, where there is one."""
+        self.has_asked_for_edge = False
 
     def fail_pending(self, error: ShardnetError) -> None:
         """Fail what still waits for this member: of a frozen one, torch would only report timeouts."""
         for answer in list(self.pending):
             settle(answer, error)
+        if self.edge is not None:
+            self.edge.end(error)
 
 
 def packed_for(receiver: int, request: Any) -> tuple[Packed, list[Any]]:

@@ -13,6 +13,7 @@ import re
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from shardnet.errors import CallTimeout, ClusterError, JoinFailed, ShardnetError, UsageError
@@ -23,6 +24,7 @@ from shardnet.transport.outcomes import OwnCalls, failed
 from shardnet.transport.rpc import frames as rpc_frames
 from shardnet.transport.rpc import presence
 from shardnet.transport.rpc.answers import Peer, send
+from shardnet.transport.rpc.edges import Edges
 from shardnet.transport.rpc.elastic import Group
 from shardnet.transport.rpc.entry import run_handler, run_prompt_handler
 from shardnet.transport.rpc.objects import LocalObjects, make_remote
@@ -36,7 +38,7 @@ NOTICE_S = 2.0
 GOODBYE_S = 0.5
 """The same for a device that leaves."""
 
-_PING, _JOINED, _LEFT = "members/ping", "members/joined", "members/left"
+_PING, _JOINED, _LEFT, _EDGE = "members/ping", "members/joined", "members/left", "members/edge"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,63}")
 _log = logging.getLogger(__name__)
 
@@ -58,6 +60,7 @@ class RpcTransport(Transport):
             _PING: lambda: None,
             _JOINED: self._on_joined,
             _LEFT: self._on_left,
+            _EDGE: self._place_for_edge,
             **self.objects.endpoints(),
         }
         self.gone: set[int] = set()
@@ -70,6 +73,7 @@ class RpcTransport(Transport):
         self._timers = Timers()
         self.own_calls = OwnCalls(name, self._timers)
         self.unfetched = Unfetched(self._timers)
+        self._edges = Edges(self._serve_edge, self._timers)
         # Connecting to a newcomer and the callbacks of users may wait; the threads of RPC may not.
         self._chores = ThreadPoolExecutor(1, thread_name_prefix="shardnet-members")
 
@@ -142,7 +146,12 @@ class RpcTransport(Transport):
         if device == self.name:
             outcome = attempt(endpoint, run_prompt_handler, self.id, endpoint, args)
             return self.own_calls.settle(outcome, endpoint, timeout_s)
-        return self.ask(device, endpoint, Post(self.id, endpoint, args), timeout_s)
+        request, peer = Post(self.id, endpoint, args), self._peers.get(device)
+        if peer is not None:
+            if peer.edge is not None and (answer := peer.edge.post(endpoint, request, timeout_s)) is not None:
+                return answer
+            self._ask_for_edge(peer)
+        return self.ask(device, endpoint, request, timeout_s)
 
     def call(self, device: str, endpoint: str, *args: Any, timeout_s: float) -> Future[Any]:
         if device == self.name:
@@ -188,6 +197,22 @@ class RpcTransport(Transport):
         if worker is None:
             worker = peer.worker = self.group.worker(peer.id)
         return send(peer, worker, endpoint, request, timeout_s)
+
+    def _ask_for_edge(self, peer: Peer) -> None:
+        """Once: what is posted until there is an edge goes through RPC."""
+        if not peer.has_asked_for_edge:
+            peer.has_asked_for_edge = True
+            self._notify(peer, _EDGE, self.id).add_done_callback(partial(self._open_edge, peer))
+
+    def _place_for_edge(self, agent_id: int) -> tuple[str, bytes] | None:
+        return self._edges.place_for(agent_id)
+
+    def _open_edge(self, peer: Peer, told: Future[Any]) -> None:
+        if told.exception() is None and told.result() is not None and peer.id not in self.gone:
+            peer.edge = self._edges.connect(peer.name, *told.result())
+
+    def _serve_edge(self, request: Post) -> Any:
+        return attempt(request.endpoint, run_prompt_handler, *request)
 
     def _notify(self, peer: Peer, endpoint: str, *args: Any) -> Future[Any]:
         try:
@@ -242,6 +267,7 @@ class RpcTransport(Transport):
         self._closed = True
         self.objects.release_all()
         presence.leave(self)
+        self._edges.close(has_left(self.name))
         self._timers.close()
         self._chores.shutdown(wait=False, cancel_futures=True)
         self.own_calls.fail_pending(has_left(self.name))
@@ -261,6 +287,7 @@ class RpcTransport(Transport):
                 self.gone.add(old.id)
         if old is not None:
             self.objects.forget_unclaimed_of(old.id)
+            self._edges.drop(old.id)
             old.fail_pending(lost(name, "its last calls"))
         self._later(self._connect, peer)
         self._announce((name,), () if old is None else (name,))
@@ -274,6 +301,7 @@ class RpcTransport(Transport):
             del self._peers[name]
             self._left.add(name)
         self.objects.forget_unclaimed_of(agent_id)
+        self._edges.drop(agent_id)
         peer.fail_pending(lost(name, "its last calls"))
         self._announce((), (name,))
 

@@ -28,7 +28,7 @@ DTYPES = (
 )
 """What may travel. The position is the number on the wire: append only."""
 MAX_DIMENSIONS = 8
-INLINE_BYTES = 2**15
+INLINE_BYTES = 2**17
 """A larger tensor goes beside the frame. Hidden states of decoding are smaller, and quicker as part of it."""
 _MAX_ELEMENTS = 2**40
 """Of a shape whose zeros count as ones: strides of an empty tensor must not overflow either."""
