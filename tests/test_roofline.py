@@ -6,20 +6,20 @@ import random
 import pytest
 
 from shardnet.described.model_sizes import ModelConfig, unit_works
-from shardnet.profiling.roofline import Roofline, Step, decode_work, fit_roofline, prefill_work
+from shardnet.profiling.roofline import Roofline, TimedWork, decode_work, fit_roofline, prefill_work
 
 TRUTH = Roofline(read_bytes_per_s=9e9, flops_per_s=120e9, overhead_s=4e-4)
 SMALL = ModelConfig("small", "llama", hidden=576, blocks=2, heads=9, kv_heads=3, intermediate=1536, vocab=49152,
                     context_tokens=2048)  # fmt: skip
 
 
-def steps_of(truth: Roofline, noise: float = 0.0, seed: int = 0) -> list[Step]:
+def steps_of(truth: Roofline, noise: float = 0.0, seed: int = 0) -> list[TimedWork]:
     rng = random.Random(seed)
     steps = []
     for unit in unit_works(SMALL, "bfloat16")[1:]:
         works = [decode_work(unit, sessions, cached) for sessions in (1, 4, 8) for cached in (64, 512, 2048)]
         works += [prefill_work(unit, tokens, 0) for tokens in (16, 64, 128, 256)]
-        steps += [Step(*work, truth.seconds(*work) * math.exp(rng.gauss(0, noise))) for work in works]
+        steps += [TimedWork(*work, truth.seconds(*work) * math.exp(rng.gauss(0, noise))) for work in works]
     return steps
 
 
@@ -40,7 +40,7 @@ def test_noise_of_a_tenth_leaves_the_roofs_within_a_fifth(seed: int) -> None:
 
 
 def test_a_roof_that_no_step_hits_is_bounded_from_below() -> None:
-    steps = [Step(1e8, 1e8, 0.01), Step(2e8, 2e8, 0.02), Step(4e8, 4e8, 0.04)]
+    steps = [TimedWork(1e8, 1e8, 0.01), TimedWork(2e8, 2e8, 0.02), TimedWork(4e8, 4e8, 0.04)]
     fitted = fit_roofline(steps)
     assert fitted.error == pytest.approx(0, abs=1e-6)
     assert fitted.seconds(1e8, 1e8) == pytest.approx(0.01)
@@ -48,8 +48,8 @@ def test_a_roof_that_no_step_hits_is_bounded_from_below() -> None:
 
 
 def test_one_step_is_enough_and_impossible_ones_are_refused() -> None:
-    assert fit_roofline([Step(1e8, 1e6, 0.01)]).seconds(1e8, 1e6) == pytest.approx(0.01)
-    for steps in ([], [Step(1.0, 1.0, 0.0)], [Step(0.0, 1.0, 1.0)]):
+    assert fit_roofline([TimedWork(1e8, 1e6, 0.01)]).seconds(1e8, 1e6) == pytest.approx(0.01)
+    for steps in ([], [TimedWork(1.0, 1.0, 0.0)], [TimedWork(0.0, 1.0, 1.0)]):
         with pytest.raises(ValueError, match="roofline"):
             fit_roofline(steps)
 

@@ -28,7 +28,7 @@ _LEAST_LAPS, _MOST_LAPS = 3, 100
 _NO_RING = RingId(bytes(16), 0)
 
 
-class Step:
+class CacheSweep:
     """Does to the caches what a step does: reads as much memory as the largest of them holds."""
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class HopEcho:
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="shardnet-probe")
-        self._step: Step | None = None
+        self._step: CacheSweep | None = None
         transport.expose("probe_hop", lambda hop: self._submit(self._answer, hop))
         transport.expose("probe_over", lambda: self._submit(self._forget))
 
@@ -58,7 +58,7 @@ class HopEcho:
         self._step = None
 
     def _answer(self, hop: Hop) -> None:
-        self._step = self._step or Step()
+        self._step = self._step or CacheSweep()
         computed_ns = self._step.run_ns()
         back = Hop(_NO_RING, 0, (Part(0, 0, 1),), torch.zeros(1, dtype=torch.int64), self._transport.name, computed_ns)
         self._transport.post(hop.sender, "probe_back", back)
@@ -82,7 +82,7 @@ def hop_laps_s(
         if (error := sent.exception()) is not None:
             arrived.put(error)
 
-    step, laps = Step(), list[float]()
+    step, laps = CacheSweep(), list[float]()
     until_s = time.perf_counter() + slot_s
     while len(laps) <= _LEAST_LAPS or (len(laps) < _MOST_LAPS and time.perf_counter() < until_s):
         hidden = torch.zeros(1, hidden_bytes, dtype=torch.uint8)

@@ -13,10 +13,10 @@ from typing import Annotated, Any
 from shardnet.described.model_sizes import UnitWork
 from shardnet.described.schema import Place, read_record, require
 from shardnet.foreign.bounds import BYTES, BYTES_PER_S, SECONDS, SESSIONS, TOKENS, WATTS, Amount, Count
-from shardnet.plan import DeviceProfile, LinkProfile
+from shardnet.plan import DeviceProfile, Link
 from shardnet.profiling.hardware import Hardware
 from shardnet.profiling.power import UNKNOWN_POWER, PowerState
-from shardnet.profiling.roofline import Roofline, Step, decode_work, fit_roofline, prefill_work
+from shardnet.profiling.roofline import Roofline, TimedWork, decode_work, fit_roofline, prefill_work
 
 _SOME_TOKENS = Count(1, TOKENS.most)
 _TOOK = Amount(SECONDS.most, above_zero=True)
@@ -124,7 +124,7 @@ class DeviceMeasurement:
         """The roofline through all measured steps of blocks and head. The embedding only looks up rows."""
         return fit_roofline(
             [
-                Step(*_work_of(unit.work, step), step.seconds)
+                TimedWork(*_work_of(unit.work, step), step.seconds)
                 for unit in self.units
                 if unit.work.flops_per_token
                 for step in unit.steps
@@ -188,11 +188,11 @@ class LinkMeasurement:
     """One way there, with the hidden states of a chunk of a prompt."""
     prefill_from_s: Annotated[float, SECONDS]
 
-    def to_profiles(self) -> tuple[LinkProfile, LinkProfile]:
+    def to_profiles(self) -> tuple[Link, Link]:
         """The way there and the way back, as decoding takes it."""
         return (
-            LinkProfile(self.source, self.target, self.hop_s, self.to_bytes_per_s),
-            LinkProfile(self.target, self.source, self.hop_s, self.from_bytes_per_s),
+            Link(self.source, self.target, self.hop_s, self.to_bytes_per_s),
+            Link(self.target, self.source, self.hop_s, self.from_bytes_per_s),
         )
 
     def as_dict(self) -> dict[str, Any]:

@@ -42,7 +42,7 @@ _TRIALS_SHARE = 0.4
 _ROUNDS = 3
 _LONGEST_RUN_S = 4.0
 """A longer chunk of a prompt is not measured; the line through the shorter ones goes on."""
-_Step = tuple[int, int, int]
+_StepShape = tuple[int, int, int]
 """(sessions, new tokens of each, cached tokens of each)."""
 
 
@@ -181,7 +181,7 @@ def _measure_group(
     return UnitMeasurement(works[group.units[0]], group.units, tuple(steps))
 
 
-def _wanted_steps(group: UnitGroup, runs: ShardSteps, limit_bytes: int) -> list[_Step]:
+def _wanted_steps(group: UnitGroup, runs: ShardSteps, limit_bytes: int) -> list[_StepShape]:
     """What the model's context and the memory allow."""
     context_limit = int(getattr(group.config, "max_position_embeddings", 0) or 2048)
     decode = [(count, 1, cached) for count, cached in DECODE_STEPS]
@@ -191,14 +191,14 @@ def _wanted_steps(group: UnitGroup, runs: ShardSteps, limit_bytes: int) -> list[
 
 
 def _time_in_rounds(
-    runs: ShardSteps, wanted: Sequence[_Step], clock: Clock, group_s: float
-) -> dict[_Step, list[float]]:
+    runs: ShardSteps, wanted: Sequence[_StepShape], clock: Clock, group_s: float
+) -> dict[_StepShape, list[float]]:
     """Seconds of the runs of each step, the fastest first.
 
     Other programs come in bursts that are longer than a step's share of the time: the runs of each step are spread.
     """
     until_s = clock.left_s() - group_s
-    times: dict[_Step, list[float]] = {}
+    times: dict[_StepShape, list[float]] = {}
     for round_ in range(_ROUNDS):
         for index, step in enumerate(wanted):
             num_left = len(wanted) * (_ROUNDS - round_) - index
@@ -215,7 +215,7 @@ def _time_in_rounds(
     return times
 
 
-def _takes_too_long(step: _Step, times: Mapping[_Step, Sequence[float]], share_s: float) -> bool:
+def _takes_too_long(step: _StepShape, times: Mapping[_StepShape, Sequence[float]], share_s: float) -> bool:
     """Whether a chunk of a prompt is expected to take far more than its share of the time, by a shorter chunk's."""
     shorter = [(tokens, runs) for (_, tokens, _), runs in times.items() if 1 < tokens < step[1]]
     if not shorter:

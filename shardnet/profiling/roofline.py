@@ -17,7 +17,7 @@ _MAX_ROUNDS = 30
 
 
 @dataclass(frozen=True)
-class Step:
+class TimedWork:
     """One measured step of one unit."""
 
     read_bytes: float
@@ -70,7 +70,7 @@ def prefill_work(unit: UnitWork, num_tokens: int, context_tokens: int) -> tuple[
     return read + (context_tokens + num_tokens) * unit.kv_bytes_per_token, flops
 
 
-def fit_roofline(steps: Sequence[Step]) -> Roofline:
+def fit_roofline(steps: Sequence[TimedWork]) -> Roofline:
     """The roofline that comes closest to the measured steps, by relative error.
 
     Which of the two roofs a step hits is not known beforehand: guess, solve the linear least squares that remain
@@ -87,7 +87,7 @@ def fit_roofline(steps: Sequence[Step]) -> Roofline:
     return min(candidates, key=lambda roofline: roofline.error)
 
 
-def _settle(steps: Sequence[Step], border: int) -> Roofline:
+def _settle(steps: Sequence[TimedWork], border: int) -> Roofline:
     """Alternate from the guess that the first `border` steps (by intensity) are bound by memory, the others not."""
     is_memory = [index < border for index in range(len(steps))]
     for _ in range(_MAX_ROUNDS):
@@ -104,7 +104,7 @@ def _settle(steps: Sequence[Step], border: int) -> Roofline:
     return Roofline(fitted.read_bytes_per_s, fitted.flops_per_s, overhead, math.sqrt(sum(squares) / len(squares)))
 
 
-def _solve(steps: Sequence[Step], is_memory: Sequence[bool]) -> tuple[float, float, float]:
+def _solve(steps: Sequence[TimedWork], is_memory: Sequence[bool]) -> tuple[float, float, float]:
     """(s per byte, s per flop, overhead in s): least squares of relative errors, none below zero.
 
     With three unknowns the non-negative optimum is found by trying every set of unknowns that are not zero.
