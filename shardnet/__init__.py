@@ -36,7 +36,7 @@ if TYPE_CHECKING:
         UnsupportedModel,
         UsageError,
     )
-    from shardnet.plan import DeviceProfile, LinkProfile, ModelProfile, Plan
+    from shardnet.plan import DeviceProfile, Link, ModelProfile, Plan
     from shardnet.session.async_stream import AsyncStream
     from shardnet.session.options import GenerationOptions
     from shardnet.session.stream import Generation, Stream
@@ -58,7 +58,7 @@ __all__ = [
     "GenerationOptions",
     "JoinFailed",
     "KVMemorySpent",
-    "LinkProfile",
+    "Link",
     "LoadOptions",
     "Model",
     "ModelNotFound",
@@ -89,7 +89,7 @@ __getattr__ = on_first_use(
     __name__,
     {
         **dict.fromkeys(_ERRORS, "errors"),
-        **dict.fromkeys(("DeviceProfile", "LinkProfile", "ModelProfile", "Plan"), "plan"),
+        **dict.fromkeys(("DeviceProfile", "Link", "ModelProfile", "Plan"), "plan"),
         "AsyncStream": "session.async_stream",
         "Cluster": "cluster.cluster",
         "Generation": "session.stream",

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
+
+from shardnet.foreign.bounds import BYTES_PER_S, SECONDS
 
 DTYPES = ("float32", "bfloat16", "float16")
 """In which a model computes."""
@@ -31,13 +34,17 @@ class DeviceProfile:
 
 
 @dataclass(frozen=True)
-class LinkProfile:
-    """What was measured (or is assumed) of the way from one device to another."""
+class Link:
+    """What was measured (or is assumed) of the directed way from one device to another."""
 
     source: str
     target: str
-    latency_s: float
-    bytes_per_s: float
+    latency_s: Annotated[float, SECONDS]
+    bytes_per_s: Annotated[float, BYTES_PER_S]
+
+    def seconds(self, num_bytes: float) -> float:
+        """Seconds that `num_bytes` take over this link."""
+        return self.latency_s + num_bytes / self.bytes_per_s
 
 
 @dataclass(frozen=True)

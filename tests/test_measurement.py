@@ -5,7 +5,7 @@ import json
 import pytest
 
 from shardnet.described.model_sizes import ModelConfig, unit_works
-from shardnet.plan import LinkProfile
+from shardnet.plan import Link
 from shardnet.profiling.hardware import Hardware
 from shardnet.profiling.measurement import DeviceMeasurement, LinkMeasurement, StepTiming, ThreadTrial, UnitMeasurement
 from shardnet.profiling.power import PowerState
@@ -84,5 +84,5 @@ def test_another_model_is_estimated_and_marked(measurement: DeviceMeasurement) -
 
 def test_a_link_has_two_directions() -> None:
     link = LinkMeasurement("a", "b", 0.002, 0.01, 1e6, 2e6, 0.0025, 0.003, 0.1, 0.05)
-    assert link.to_profiles() == (LinkProfile("a", "b", 0.0025, 1e6), LinkProfile("b", "a", 0.0025, 2e6))
+    assert link.to_profiles() == (Link("a", "b", 0.0025, 1e6), Link("b", "a", 0.0025, 2e6))
     assert LinkMeasurement(**json.loads(json.dumps(link.as_dict()))) == link

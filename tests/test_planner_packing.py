@@ -8,13 +8,13 @@ from itertools import permutations
 import pytest
 from planner_problems import edgeshard_testbed, every_plan, random_problem
 
+from shardnet.plan import Link
 from shardnet.planner import plan
 from shardnet.planner.budget import Budget
 from shardnet.planner.exact.by_class import ByClass
 from shardnet.planner.exact.counting import counts_fit
 from shardnet.planner.exact.exact import Exact
 from shardnet.planner.exact.packing import sets_fit
-from shardnet.planner.links import Link
 from shardnet.planner.problem import Device, Problem, Unit
 from shardnet.planner.tables import Tables
 

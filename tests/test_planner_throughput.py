@@ -11,6 +11,7 @@ from planner_problems import every_plan, random_problem
 from tight_problems import wild_problem
 
 from shardnet.errors import DoesNotFit
+from shardnet.plan import Link
 from shardnet.planner import plan
 from shardnet.planner.budget import Budget
 from shardnet.planner.exact.assignment import Assignment
@@ -19,7 +20,6 @@ from shardnet.planner.exact.by_class import Target
 from shardnet.planner.exact.exact import Exact
 from shardnet.planner.exact.minimize import roots_of
 from shardnet.planner.exact.throughput import _Beats
-from shardnet.planner.links import Link
 from shardnet.planner.problem import Device, Problem, Unit
 from shardnet.planner.tables import Tables
 from shardnet.simulator import simulated_rate

@@ -9,9 +9,8 @@ import pytest
 from three_devices import AB, best_plan, three_devices
 
 from shardnet.errors import BadConfiguration
-from shardnet.plan import Plan, StagePlan, stages_from_counts
+from shardnet.plan import Link, Plan, StagePlan, stages_from_counts
 from shardnet.planner.costs import evaluate
-from shardnet.planner.links import Link
 from shardnet.planner.problem import Device, Problem, Unit
 from shardnet.policy.rebalance import Policy
 from shardnet.simulator import Event, Load, Recovery, parse_event, read_events, simulate

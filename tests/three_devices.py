@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from shardnet.errors import DoesNotFit
-from shardnet.plan import Plan, StagePlan, stages_from_counts
+from shardnet.plan import Link, Plan, StagePlan, stages_from_counts
 from shardnet.planner.costs import broken_limit, evaluate
-from shardnet.planner.links import Link
 from shardnet.planner.problem import Device, Problem, Unit
 
 UNITS = tuple(Unit(f"u{i}", 100e6, 1000, 2000) for i in range(8))

@@ -10,7 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shardnet.described.clusters import Cluster, read_cluster
+from shardnet.described.clusters import PaperCluster, read_cluster
 from shardnet.described.model_sizes import ModelConfig, model_config_from_hf
 from shardnet.described.schema import LocatedDict, Place, nearest_name, read_record
 from shardnet.errors import BadConfiguration, ModelNotFound, ShardnetError
@@ -32,7 +32,7 @@ MAX_YAML_BYTES = 8 * 1024**2
 """Its parser takes about a second for each MB."""
 
 
-def load_cluster(name: str) -> Cluster:
+def load_cluster(name: str) -> PaperCluster:
     """The cluster of a file, or of the name of one that comes with shardnet (`home`, `edgeshard_testbed` ...).
 
     Raises:

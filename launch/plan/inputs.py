@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from shardnet.described.clusters import Cluster, with_bandwidth, with_source
+from shardnet.described.clusters import PaperCluster, with_bandwidth, with_source
 from shardnet.described.estimates import Workload, estimate_problem
 from shardnet.described.model_sizes import ModelConfig
 from shardnet.errors import BadConfiguration, UsageError
@@ -92,7 +92,7 @@ def _from_model(options: ProblemOptions, model_name: str, cluster_name: str, in_
     )
 
 
-def _changed(cluster: Cluster, options: ProblemOptions) -> Cluster:
+def _changed(cluster: PaperCluster, options: ProblemOptions) -> PaperCluster:
     if options.source is not None:
         cluster = with_source(cluster, options.source)
     for text in options.bandwidth or ():
@@ -112,7 +112,7 @@ def _changed(cluster: Cluster, options: ProblemOptions) -> Cluster:
     return cluster
 
 
-def _with_fewer_bits(model: ModelConfig, cluster: Cluster, workload: Workload) -> tuple[str, Problem] | None:
+def _with_fewer_bits(model: ModelConfig, cluster: PaperCluster, workload: Workload) -> tuple[str, Problem] | None:
     smaller = {32: 16, 16: 8, 8: 4}.get(workload.weight_bits)
     if smaller is None:
         return None

@@ -11,10 +11,9 @@ from dataclasses import replace
 
 from shardnet.errors import BadRequest, DoesNotFit
 from shardnet.foreign.quoting import quoted, shortened
-from shardnet.plan import DeviceProfile, LinkProfile, ModelProfile, Plan, stages_from_counts
+from shardnet.plan import DeviceProfile, Link, ModelProfile, Plan, stages_from_counts
 from shardnet.planner import METHODS, OBJECTIVES, Problem, evaluate
 from shardnet.planner import plan as make_plan
-from shardnet.planner.links import Link
 from shardnet.planner.planning import usual_limit_s
 from shardnet.planner.problem import Device, Unit
 from shardnet.planner.rules.spread import spread_counts
@@ -31,7 +30,7 @@ PLANNING_S = 8.0
 def problem_of(
     profile: ModelProfile,
     devices: Sequence[DeviceProfile],
-    links: Sequence[LinkProfile],
+    links: Sequence[Link],
     *,
     context_tokens: int,
     kv_memory_bytes: int | None,
@@ -61,7 +60,7 @@ def problem_of(
             )
             for device in devices
         ),
-        links=tuple(Link(link.source, link.target, link.latency_s, link.bytes_per_s) for link in links),
+        links=tuple(links),
         source=devices[0].name,
         pin_embedding=False,
         return_bytes=TOKEN_BYTES,

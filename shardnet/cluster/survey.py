@@ -19,7 +19,7 @@ from typing import Any
 
 from shardnet.errors import UsageError
 from shardnet.loader import ModelFiles
-from shardnet.plan import DeviceProfile, LinkProfile
+from shardnet.plan import DeviceProfile, Link
 from shardnet.profiling.link_probe import measure_links
 from shardnet.profiling.measurement import DeviceMeasurement, LinkMeasurement
 from shardnet.profiling.store import ProfileStore
@@ -46,7 +46,7 @@ class Survey:
     """What is known of the devices before a plan is made."""
 
     devices: tuple[DeviceProfile, ...]
-    links: tuple[LinkProfile, ...]
+    links: tuple[Link, ...]
 
 
 @dataclass
@@ -55,7 +55,7 @@ class Surveyor:
 
     transport: Transport
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    _links: dict[tuple[str, str], tuple[LinkProfile, LinkProfile]] = field(default_factory=dict)
+    _links: dict[tuple[str, str], tuple[Link, Link]] = field(default_factory=dict)
     _has_warned: bool = False
 
     def memory(self, devices: Sequence[str]) -> list[DeviceProfile]:
@@ -143,9 +143,9 @@ class Surveyor:
         files: ModelFiles,
         store: ProfileStore,
         progress: Progress,
-    ) -> tuple[LinkProfile, ...]:
+    ) -> tuple[Link, ...]:
         """Both directions between all pairs; pairs between the same two networks have the same link."""
-        links: list[LinkProfile] = []
+        links: list[Link] = []
         for source, target in combinations(devices, 2):
             ends = networks[source], networks[target]
             if ends not in self._links:

@@ -16,7 +16,7 @@ from shardnet.described.schema import Place, nearest_name, read_record, require
 from shardnet.errors import BadConfiguration
 from shardnet.foreign.bounds import Amount, Count, Name, check_fields
 from shardnet.foreign.quoting import quoted
-from shardnet.plan import LinkProfile
+from shardnet.plan import Link
 
 GIB = 1024**3
 MAX_DEVICES = 4096
@@ -138,7 +138,7 @@ class ClusterFile:
 
 
 @dataclass(frozen=True)
-class Device:
+class PaperDevice:
     """One device of a cluster, all its numbers settled."""
 
     name: str
@@ -147,17 +147,17 @@ class Device:
 
 
 @dataclass(frozen=True)
-class Cluster:
+class PaperCluster:
     """Devices, and the directed links between them."""
 
     name: str
     source: str
-    devices: tuple[Device, ...]
-    links: tuple[LinkProfile, ...]
+    devices: tuple[PaperDevice, ...]
+    links: tuple[Link, ...]
     pin_embedding: bool = True
     pin_head: bool = False
 
-    def without(self, *names: str) -> Cluster:
+    def without(self, *names: str) -> PaperCluster:
         """The same without some devices and their links."""
         return replace(
             self,
@@ -166,7 +166,7 @@ class Cluster:
         )
 
 
-def read_cluster(data: object, classes: Mapping[str, object], file: str = "") -> Cluster:
+def read_cluster(data: object, classes: Mapping[str, object], file: str = "") -> PaperCluster:
     """Check a cluster's description and settle every device and link.
 
     Args:
@@ -180,13 +180,15 @@ def read_cluster(data: object, classes: Mapping[str, object], file: str = "") ->
     place = Place(file)
     described = read_record(ClusterFile, data, place)
     entries = data["devices"] if isinstance(data, Mapping) else ()
-    devices: list[Device] = []
+    devices: list[PaperDevice] = []
     for index, (entry, raw) in enumerate(zip(described.devices, entries, strict=True)):
         at = place.at(data, "devices").item(index, raw)
         devices += _settle(entry, classes, described.seed, at)
     _check_devices(devices, described.source, place)
     links = _settle_links(described, devices, data, place)
-    return Cluster(described.name, described.source, tuple(devices), links, described.pin_embedding, described.pin_head)
+    return PaperCluster(
+        described.name, described.source, tuple(devices), links, described.pin_embedding, described.pin_head
+    )
 
 
 def read_device_class(data: object, file: str = "") -> DeviceClass:
@@ -194,7 +196,7 @@ def read_device_class(data: object, file: str = "") -> DeviceClass:
     return read_record(DeviceClass, data, Place(file))
 
 
-def with_bandwidth(cluster: Cluster, first: str, second: str, mbit_per_s: float) -> Cluster:
+def with_bandwidth(cluster: PaperCluster, first: str, second: str, mbit_per_s: float) -> PaperCluster:
     """The same with another bandwidth on the links between two devices or groups, both ways.
 
     Raises:
@@ -214,22 +216,22 @@ def with_bandwidth(cluster: Cluster, first: str, second: str, mbit_per_s: float)
     return replace(cluster, links=tuple(links))
 
 
-def with_source(cluster: Cluster, source: str) -> Cluster:
+def with_source(cluster: PaperCluster, source: str) -> PaperCluster:
     """The same with the prompt typed on another device."""
     _check_devices(cluster.devices, source, Place(cluster.name))
     return replace(cluster, source=source)
 
 
-def _settle(entry: DeviceEntry, classes: Mapping[str, object], seed: int, place: Place) -> Iterator[Device]:
+def _settle(entry: DeviceEntry, classes: Mapping[str, object], seed: int, place: Place) -> Iterator[PaperDevice]:
     """The devices of one entry, with their names and spread speeds."""
     kind = _kind_of(entry, classes, place)
     for index in range(entry.count):
         name = entry.name if entry.count == 1 else f"{entry.name}-{index + 1}"
         if entry.spread:
             factor = 1 + entry.spread * random.Random(f"{seed}/{name}").uniform(-1, 1)
-            yield Device(name, entry.name, _scaled(kind, factor))
+            yield PaperDevice(name, entry.name, _scaled(kind, factor))
         else:
-            yield Device(name, entry.name, kind)
+            yield PaperDevice(name, entry.name, kind)
 
 
 def _scaled(kind: DeviceClass, factor: float) -> DeviceClass:
@@ -255,7 +257,7 @@ def _kind_of(entry: DeviceEntry, classes: Mapping[str, object], place: Place) ->
         raise place.error(str(error)) from error
 
 
-def _check_devices(devices: Sequence[Device], source: str, place: Place) -> None:
+def _check_devices(devices: Sequence[PaperDevice], source: str, place: Place) -> None:
     names = [device.name for device in devices]
     times = Counter(names)
     if len(times) < len(names):
@@ -267,9 +269,9 @@ def _check_devices(devices: Sequence[Device], source: str, place: Place) -> None
 
 
 def _settle_links(
-    described: ClusterFile, devices: Sequence[Device], data: object, place: Place
-) -> tuple[LinkProfile, ...]:
-    links: dict[tuple[str, str], LinkProfile] = {}
+    described: ClusterFile, devices: Sequence[PaperDevice], data: object, place: Place
+) -> tuple[Link, ...]:
+    links: dict[tuple[str, str], Link] = {}
     raw = data["links"] if isinstance(data, Mapping) else ()
     known = _known_names(devices, described.source)
     num_made = 0
@@ -284,13 +286,13 @@ def _settle_links(
             for second in ends:
                 if first == second:
                     continue
-                links[first, second] = LinkProfile(first, second, latency_s, bytes_per_s)
+                links[first, second] = Link(first, second, latency_s, bytes_per_s)
                 if not entry.one_way:
-                    links[second, first] = LinkProfile(second, first, latency_s, bytes_per_s)
+                    links[second, first] = Link(second, first, latency_s, bytes_per_s)
     return tuple(links.values())
 
 
-def _known_names(devices: Sequence[Device], source: str) -> dict[str, tuple[str, ...]]:
+def _known_names(devices: Sequence[PaperDevice], source: str) -> dict[str, tuple[str, ...]]:
     """The devices that each word at a link's end means."""
     known: dict[str, dict[str, None]] = {"all": dict.fromkeys(device.name for device in devices)}
     for device in devices:

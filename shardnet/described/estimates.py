@@ -11,12 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from shardnet.described.clusters import GIB, Cluster
-from shardnet.described.clusters import Device as ClusterDevice
+from shardnet.described.clusters import GIB, PaperCluster, PaperDevice
 from shardnet.described.model_sizes import DTYPE_BYTES, TOKEN_ID_BYTES, ModelConfig, UnitWork, unit_works
 from shardnet.described.schema import require
 from shardnet.foreign.bounds import SESSIONS, TOKENS, Count, check_fields
-from shardnet.planner.problem import Device, Link, Problem, Unit
+from shardnet.planner.problem import Device, Problem, Unit
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ class Estimate:
     """From each device's own storage."""
 
 
-def estimate_problem(model: ModelConfig, cluster: Cluster, workload: Workload) -> Estimate:
+def estimate_problem(model: ModelConfig, cluster: PaperCluster, workload: Workload) -> Estimate:
     """The placement problem of a model on a cluster.
 
     Raises:
@@ -79,7 +78,7 @@ def estimate_problem(model: ModelConfig, cluster: Cluster, workload: Workload) -
     problem = Problem(
         units=tuple(_problem_unit(work, workload.step_sessions) for work in works),
         devices=tuple(devices),
-        links=tuple(Link(each.source, each.target, each.latency_s, each.bytes_per_s) for each in cluster.links),
+        links=cluster.links,
         source=cluster.source,
         pin_embedding=cluster.pin_embedding,
         pin_head=cluster.pin_head,
@@ -96,7 +95,7 @@ def _problem_unit(work: UnitWork, step_sessions: int) -> Unit:
 
 
 def _problem_device(
-    device: ClusterDevice, decode: tuple[float, ...], works: Sequence[UnitWork], workload: Workload
+    device: PaperDevice, decode: tuple[float, ...], works: Sequence[UnitWork], workload: Workload
 ) -> Device:
     kind = device.kind
     return Device(
@@ -110,7 +109,7 @@ def _problem_device(
     )
 
 
-def _decode_seconds(work: UnitWork, device: ClusterDevice, workload: Workload) -> float:
+def _decode_seconds(work: UnitWork, device: PaperDevice, workload: Workload) -> float:
     """One step of `step_sessions` tokens, at the end of the context."""
     sessions, cached = workload.step_sessions, workload.context_tokens
     bytes_read = work.read_bytes + sessions * cached * work.kv_bytes_per_token
@@ -118,7 +117,7 @@ def _decode_seconds(work: UnitWork, device: ClusterDevice, workload: Workload) -
     return _roofline(bytes_read, flops, device)
 
 
-def _prefill_seconds(work: UnitWork, device: ClusterDevice, workload: Workload) -> float:
+def _prefill_seconds(work: UnitWork, device: PaperDevice, workload: Workload) -> float:
     """One token of a chunk, in mid-context. A chunk of an expert model reads every expert."""
     chunk, cached = workload.prefill_chunk, workload.context_tokens / 2
     bytes_read = max(work.read_bytes, work.weight_bytes if work.flops_per_token else 0)
@@ -126,13 +125,13 @@ def _prefill_seconds(work: UnitWork, device: ClusterDevice, workload: Workload) 
     return _roofline(bytes_read + cached * work.kv_bytes_per_token, flops, device) / chunk
 
 
-def _roofline(bytes_read: float, flops: float, device: ClusterDevice) -> float:
+def _roofline(bytes_read: float, flops: float, device: PaperDevice) -> float:
     kind = device.kind
     return max(bytes_read / (kind.read_gb_per_s * 1e9), flops / (kind.gflops * 1e9)) + kind.unit_overhead_ms / 1e3
 
 
 def _measured_seconds(
-    device: ClusterDevice, model: ModelConfig, workload: Workload, num_units: int
+    device: PaperDevice, model: ModelConfig, workload: Workload, num_units: int
 ) -> tuple[float, ...] | None:
     for table in device.kind.measured:
         if table.model == model.name and table.bits == workload.weight_bits and workload.step_sessions == 1:
@@ -144,7 +143,7 @@ def _measured_seconds(
     return None
 
 
-def _notes(model: ModelConfig, cluster: Cluster, workload: Workload, measured: Sequence[str]) -> tuple[str, ...]:
+def _notes(model: ModelConfig, cluster: PaperCluster, workload: Workload, measured: Sequence[str]) -> tuple[str, ...]:
     kept = f"{workload.sessions} session{'s' if workload.sessions > 1 else ''} of {workload.context_tokens} tokens"
     notes = [f"{model.name} in {workload.weight_bits}-bit weights, the rest in {workload.dtype}, {kept}."]
     if measured:

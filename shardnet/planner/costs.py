@@ -12,8 +12,7 @@ from itertools import pairwise
 
 from shardnet.errors import BadConfiguration
 from shardnet.foreign.quoting import quoted
-from shardnet.plan import StagePlan
-from shardnet.planner.links import Link
+from shardnet.plan import Link, StagePlan
 from shardnet.planner.problem import Problem
 
 ROUNDING = 1e-9

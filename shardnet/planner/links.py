@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
-from shardnet.foreign.bounds import BYTES_PER_S, SECONDS
+from shardnet.plan import Link
 
 MOST_SPARSE = 64
 """Devices up to which routes are searched link by link; beyond, device by device in arrays."""
@@ -21,20 +20,6 @@ TIE = 1e-12
 
 _Arrival = tuple[float, int, float, float]
 """Seconds, links, joules of the radios for a byte, seconds of the slowest link; the least one is the best."""
-
-
-@dataclass(frozen=True)
-class Link:
-    """The directed way from one device to another."""
-
-    source: str
-    target: str
-    latency_s: Annotated[float, SECONDS]
-    bytes_per_s: Annotated[float, BYTES_PER_S]
-
-    def seconds(self, num_bytes: float) -> float:
-        """Seconds that `num_bytes` take over this link."""
-        return self.latency_s + num_bytes / self.bytes_per_s
 
 
 class Routes:

@@ -12,8 +12,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from shardnet.plan import StagePlan
-from shardnet.planner.links import TIE, Link
+from shardnet.plan import Link, StagePlan
+from shardnet.planner.links import TIE
 from shardnet.planner.problem import Problem
 
 Floats = NDArray[np.float64]

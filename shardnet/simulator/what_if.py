@@ -9,9 +9,8 @@ from itertools import count
 
 from shardnet.errors import DoesNotFit
 from shardnet.foreign.bounds import BYTES, BYTES_PER_S, SECONDS
-from shardnet.plan import Plan
+from shardnet.plan import Link, Plan
 from shardnet.planner.costs import Cost, evaluate, gigabytes
-from shardnet.planner.links import Link
 from shardnet.planner.problem import MAX_DEVICES, Problem
 from shardnet.policy.rebalance import objective_value
 from shardnet.progress import Progress, silent

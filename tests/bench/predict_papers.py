@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from shardnet.described.clusters import Cluster
+from shardnet.described.clusters import PaperCluster
 from shardnet.described.estimates import Workload, estimate_problem
 from shardnet.errors import DoesNotFit, ShardnetError
 from shardnet.launch.files.config_files import load_cluster, load_model_config
@@ -207,7 +207,7 @@ def _phones_problem(phones: dict[str, int], model: str) -> Problem:
 # -- both ------------------------------------------------------------------------------------------------------------
 
 
-def _only(cluster: Cluster, names: set[str]) -> Cluster:
+def _only(cluster: PaperCluster, names: set[str]) -> PaperCluster:
     return cluster.without(*(device.name for device in cluster.devices if device.name not in names))
 
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from shardnet.plan import Link
 from shardnet.planner.costs import ROUNDING
 from shardnet.planner.exact.by_class import Target
-from shardnet.planner.links import Link
 from shardnet.planner.tables import Floats, Tables
 
 Amounts = list[tuple[int, float]]
