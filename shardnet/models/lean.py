@@ -17,10 +17,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shardnet.models.attention import RaggedKV, attend
+from shardnet.models.products import project
 
 SIDE_BY_SIDE = (
     ("self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight"),
@@ -77,7 +77,7 @@ class LeanBlock:
     def __call__(self, hidden: Tensor, cos: Tensor, sin: Tensor, kv: RaggedKV) -> Tensor:
         """Hidden [T, H] -> hidden [T, H]."""
         num_rows, d = hidden.shape[0], self._head_dim
-        heads = F.linear(_normalise(self._in_norm, hidden), *self._qkv).view(num_rows, -1, d)
+        heads = project(_normalise(self._in_norm, hidden), *self._qkv).view(num_rows, -1, d)
         turned, values = heads[:, : self._num_rotated], heads[:, self._num_rotated :]
         if self._query_norm is not None and self._key_norm is not None:
             queries, keys = turned[:, : self._num_heads], turned[:, self._num_heads :]
@@ -87,10 +87,10 @@ class LeanBlock:
         queries, keys = turned[:, : self._num_heads], turned[:, self._num_heads :]
         kv.update(keys.transpose(0, 1)[None], values.transpose(0, 1)[None], self._layer)
         seen, _ = attend(self._in_norm, queries.transpose(0, 1)[None], kv, kv, None, self._scaling)
-        hidden = F.linear(seen.reshape(num_rows, -1), *self._out).add_(hidden)
-        gate_up = F.linear(_normalise(self._mid_norm, hidden), *self._gate_up)
+        hidden = project(seen.reshape(num_rows, -1), *self._out).add_(hidden)
+        gate_up = project(_normalise(self._mid_norm, hidden), *self._gate_up)
         inner = self._activate(gate_up[:, : self._intermediate]).mul_(gate_up[:, self._intermediate :])
-        return F.linear(inner, *self._down).add_(hidden)
+        return project(inner, *self._down).add_(hidden)
 
 
 def _normalise(norm: Any, hidden: Tensor) -> Tensor:

@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from shardnet.models.attention import RaggedKV
 from shardnet.models.kv import Segment
 from shardnet.models.lean import LeanBlock, lean_blocks, lean_tables
 from shardnet.models.own_attention import run_alone
+from shardnet.models.products import project
 from shardnet.models.skeleton import Skeleton
 
 
@@ -114,9 +115,17 @@ class Shard:
                 ends.append(end)
         if len(ends) < hidden.shape[0]:
             hidden = hidden[ends]
-        for module in self._head:
+        *norms, lm_head = self._head
+        for module in norms:
             hidden = module(hidden)
-        return self.family.finish(self.config, hidden).float()
+        return self.family.finish(self.config, _scores(lm_head, hidden)).float()
+
+
+def _scores(lm_head: nn.Module, hidden: Tensor) -> Tensor:
+    if type(lm_head) is nn.Linear:
+        return project(hidden, lm_head.weight, lm_head.bias)
+    scores: Tensor = lm_head(hidden)
+    return scores
 
 
 def positions_of(segments: Sequence[Segment], device: torch.device) -> Tensor:
