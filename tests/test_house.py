@@ -18,6 +18,11 @@ def named(function: house.Function) -> str:
     return f"{function.file.relative_to(house.ROOT)}:{function.line} {function.name}"
 
 
+def test_no_file_is_too_long() -> None:
+    lengths = {str(file.relative_to(house.ROOT)): house.num_lines(file) for file in house.files_in(house.PRODUCT)}
+    assert {file: length for file, length in lengths.items() if length > house.MOST_FILE_LINES} == {}
+
+
 def test_no_function_is_too_long() -> None:
     long = {named(each): each.num_lines for each in FUNCTIONS if each.num_lines > house.MOST_FUNCTION_LINES}
     assert long == {}

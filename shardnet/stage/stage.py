@@ -20,13 +20,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol
 
 import torch
 
 from shardnet.errors import BadRequest, ClusterError
 from shardnet.models import Segment, SessionKV, Shard
 from shardnet.stage.cache import KVCache
+from shardnet.stage.command import Command, Result
 from shardnet.stage.inbox import Inbox, OnTaken, Packet, StepWork
 from shardnet.stage.pace import Pace, own_pace
 from shardnet.stage.sampling import Sampler, sample_step
@@ -36,9 +37,6 @@ from shardnet.transport.messages import MAX_BULK_HOPS, Hop, Part, SampledToken, 
 
 MAX_CLOSED_KEPT = 4096
 """Numbers of closed sessions that a stage remembers, lest an order to open one that comes late opens it again."""
-
-
-Result = TypeVar("Result")
 
 
 class Outlet(Protocol):
@@ -79,23 +77,6 @@ class _Step:
     end_ns: int = 0
 
 
-class _Command(Generic[Result]):
-    """Something to be done between two steps."""
-
-    def __init__(self, work: Callable[[], Result]) -> None:
-        self._work = work
-        self.done: Future[Result] = Future()
-
-    def run(self) -> None:
-        try:
-            self.done.set_result(self._work())
-        except Exception as error:  # whatever it is concerns who asked, and not the stage
-            self.done.set_exception(error.with_traceback(None))
-
-    def refuse(self, error: ClusterError) -> None:
-        self.done.set_exception(error)
-
-
 class Stage:
     """One shard at work. A context manager: its compute thread ends with the block."""
 
@@ -120,7 +101,7 @@ class Stage:
         self._sessions: dict[int, _LiveSession] = {}
         self._ready = threading.Condition()
         self._has_news = False
-        self._commands: list[_Command[Any]] = []
+        self._commands: list[Command[Any]] = []
         self._num_untaken = 0
         self._emptied_ns: int | None = None
         """When, during the present wait, the last session was closed: a stage without sessions is not idle."""
@@ -191,7 +172,7 @@ class Stage:
 
         Fails with ClusterError where the stage has stopped.
         """
-        command = _Command(work)
+        command = Command(work)
         with self._ready:
             if self._why_stopped is None:
                 self._commands.append(command)

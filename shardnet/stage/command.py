@@ -1,0 +1,28 @@
+"""What is asked of a stage's compute thread between two of its steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Generic, TypeVar
+
+from shardnet.errors import ClusterError
+
+Result = TypeVar("Result")
+
+
+class Command(Generic[Result]):
+    """Something to be done between two steps."""
+
+    def __init__(self, work: Callable[[], Result]) -> None:
+        self._work = work
+        self.done: Future[Result] = Future()
+
+    def run(self) -> None:
+        try:
+            self.done.set_result(self._work())
+        except Exception as error:  # whatever it is concerns who asked, and not the stage
+            self.done.set_exception(error.with_traceback(None))
+
+    def refuse(self, error: ClusterError) -> None:
+        self.done.set_exception(error)
