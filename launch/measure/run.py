@@ -10,6 +10,7 @@ from shardnet.errors import ModelNotFound
 from shardnet.foreign.plain_files import is_folder, is_there, user_path
 from shardnet.launch.files.config_files import known_names, load_model_config
 from shardnet.launch.files.model_configs import hub_config_folder, is_hub_id
+from shardnet.launch.measure.options import ProfileOptions
 from shardnet.loader import open_model
 from shardnet.loader.folder import read_config
 from shardnet.plan import DeviceProfile
@@ -31,9 +32,7 @@ class ProfileResult:
     profile: DeviceProfile
 
 
-def run_profile(
-    model: str, dtype: str, *, num_threads: int | None, refresh: bool, max_seconds: float, progress: Progress
-) -> ProfileResult:
+def run_profile(options: ProfileOptions, progress: Progress) -> ProfileResult:
     """Measure this device with a model, use what was measured before, or estimate.
 
     Raises:
@@ -42,24 +41,24 @@ def run_profile(
         UsageError: measurements cannot be kept.
     """
     store = ProfileStore(cache_folder() / "profiles")
-    numbers = _numbers_alone(model)
+    numbers = _numbers_alone(options.model)
     if numbers is None:
-        config, name = find_config(model, dtype, progress)
+        config, name = find_config(options.model, options.dtype, progress)
     else:
         config, name = reference_config(), REFERENCE
     profiled = measure_or_reuse(
         config,
-        dtype,
+        options.dtype,
         store,
-        refresh=refresh,
-        max_seconds=max_seconds,
-        num_threads=num_threads,
+        refresh=options.refresh,
+        max_seconds=options.max_seconds,
+        num_threads=options.threads,
         progress=progress,
     )
     profiled = replace(profiled, measurement=replace(profiled.measurement, model=name))
     if numbers is None:
         return ProfileResult(name, profiled, profiled.measurement.to_profile())
-    works = unit_works(numbers, dtype)
+    works = unit_works(numbers, options.dtype)
     return ProfileResult(numbers.name, profiled, profiled.measurement.estimate_profile(works))
 
 

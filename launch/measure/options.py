@@ -1,0 +1,41 @@
+"""The options of `shardnet profile`, each declared once, with what may stand there."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from shardnet.launch.files.model_configs import EMBEDDED_MODEL
+from shardnet.options import Number, OneOf, Whole
+from shardnet.plan import DTYPES
+
+_NUM_CORES = os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class ProfileOptions:
+    """What is measured, how, and where it goes."""
+
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="A folder, a .gguf file, a hub id, or a name in configs/models/.")
+    ] = EMBEDDED_MODEL
+    dtype: Annotated[str, OneOf(DTYPES), typer.Option("--dtype", help="float32, bfloat16 or float16.")] = "bfloat16"
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write the profile there, as JSON.")
+    ] = None
+    threads: Annotated[
+        int | None,
+        Whole(1, _NUM_CORES, f"between 1 and {_NUM_CORES}, the cores of this machine"),
+        typer.Option("--threads", help="Measure with so many threads. [default: (those that pay)]"),
+    ] = None
+    refresh: Annotated[bool, typer.Option("--refresh", help="Measure even where a fresh profile is kept.")] = False
+    max_seconds: Annotated[
+        float,
+        Number("above 0 and at most 86400", 0, 86_400, above=True),
+        typer.Option("--max-seconds", help="Measure for about so long."),
+    ] = 60.0
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object, nothing else.")] = False
