@@ -1,7 +1,7 @@
-"""Where quick searches leave a gap: annealing for better plans, then branch and bound beside HiGHS. Pure.
+"""Where quick searches leave a gap: annealing for better plans, then two searches for a proof beside HiGHS. Pure.
 
-The last two find, prove, or both; neither is always the better one, so that both get all the time that is left: HiGHS,
-where it is installed, in a thread of its own. What one of them finds is a limit for the branch and bound.
+Branch and bound is quick to prove what is not hard; then the search unit by unit of `diving` gets most of the time that
+is left. HiGHS, where it is installed, works in a thread of its own. What one of them finds is a limit for the others.
 
 For clusters of a few devices. Where memory is tight, the best plans visit devices again and again, and neither is found
 by going through the units in order.
@@ -9,7 +9,7 @@ by going through the units in order.
 
 from __future__ import annotations
 
-from itertools import combinations
+from itertools import combinations, count
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from shardnet.planner.exact.annealing import anneal
 from shardnet.planner.exact.assignment import Assignment, Judge, Runs, owners_of, runs_of
 from shardnet.planner.exact.branching import PROOF, Branching
 from shardnet.planner.exact.by_class import Second, Target
+from shardnet.planner.exact.diving import Diving
 from shardnet.planner.exact.programme import Programme
 from shardnet.planner.exact.search import Found
 from shardnet.planner.tables import Ints, Tables
@@ -30,8 +31,10 @@ NUM_STEPS = 6000, 12000
 """Of annealing, for the first time and for every other one."""
 ANNEALING_SHARE, NEAR_SHARE, FIRST_SHARE = 0.15, 0.15, 0.8
 """Of the time that is left: what annealing may take, then the neighbourhoods, then the first part of the proof."""
+BRANCHING_SHARE, BRANCHING_TURN = 0.1, 4
+"""Of the time for the proof: what branch and bound gets first, before only every so many slices are its own."""
 SLICE_S = 0.2
-"""After so long the branch and bound hears what HiGHS has found."""
+"""After so long the searches hear what HiGHS has found."""
 LEAST_SOLVER_S = 0.2
 """With less time HiGHS is not asked: it would hardly have begun."""
 MOST_JUDGED = 16
@@ -60,7 +63,7 @@ class Deepening:
     ) -> None:
         self._limit_s, self._alone = limit_s, alone
         self._target, self._given, self._judge = target, Assignment(tables, target, roots), judge
-        self._branching = Branching(self._given, judge)
+        self._branching, self._diving = Branching(self._given, judge), Diving(self._given, judge)
         self._packing: Branching | None = None
         if np.isfinite(target.busy_limit_s) and np.isfinite(limit_s):
             packed = self._packed(target, roots)
@@ -89,7 +92,7 @@ class Deepening:
             return before
         if asks:
             return self._with_solver(before, budget, enough, known)
-        return self._branched(before, budget.share(FIRST_SHARE if self._calls == 1 else 1.0), enough)
+        return self._searched(None, before, budget.share(FIRST_SHARE if self._calls == 1 else 1.0), enough)
 
     def _near(self, upper: float, budget: Budget, enough: bool, steps: int) -> Found:
         """What annealing finds, and then small changes to it."""
@@ -100,16 +103,20 @@ class Deepening:
             best, cost = self._better(best, cost, polished)
         return Found(best, cost, -np.inf)
 
-    def _branched(self, before: Found, budget: Budget, enough: bool) -> Found:
-        """What branch and bound makes of it."""
-        if enough and self._packing is not None:
-            proof = self._fits(self._packing, before.cost, budget)
+    def _proven(self, before: Found, budget: Budget, branching: bool, enough: bool) -> Found:
+        """What branch and bound makes of it in a slice of the time, or the search unit by unit."""
+        part = budget.at_most(SLICE_S)
+        if enough and self._packing is not None:  # prices of any height show more there than a count of two devices
+            proof = self._fits(self._packing, before.cost, part)
+        elif branching:
+            proof = self._branching.run(before.cost, part)
         else:
-            proof = self._branching.run(before.cost, budget)
-        return Found(before.runs, before.cost, proof.unseen) if proof.runs is None else proof
+            proof = self._diving.run(before.cost, part, enough, budget)
+        unseen = max(before.unseen, proof.unseen)
+        return Found(before.runs, before.cost, unseen) if proof.runs is None else Found(proof.runs, proof.cost, unseen)
 
     def _with_solver(self, before: Found, budget: Budget, enough: bool, known: Runs | None) -> Found:
-        """What branch and bound and HiGHS make of it together; a plan counts if the judge finds it better."""
+        """What our searches and HiGHS make of it together; a plan counts if the judge finds it better."""
         start = known if before.runs is None else before.runs
         solver = highs.Beside(
             self._programme(before.cost, enough),
@@ -117,7 +124,7 @@ class Deepening:
             None if start is None or enough else owners_of(start),
         )
         try:
-            found = self._beside(solver, before, budget, enough)
+            found = self._searched(solver, before, budget, enough)
         finally:
             answer = solver.end()
         best, cost = self._better(found.runs, found.cost, _plans(answer.owners))
@@ -132,13 +139,18 @@ class Deepening:
             programme.costs = []
         return programme
 
-    def _beside(self, solver: highs.Beside, before: Found, budget: Budget, enough: bool) -> Found:
-        """Branch and bound in slices, until one of the two has ended with a proof, or the time is over."""
-        found = before
-        while not budget.spent:
-            found = self._branched(found, budget.at_most(SLICE_S), enough)
+    def _searched(self, solver: highs.Beside | None, before: Found, budget: Budget, enough: bool) -> Found:
+        """Our searches in slices, until one of all has ended with a proof, or the time is over."""
+        found, first = before, budget.share(BRANCHING_SHARE)
+        for turn in count():
+            if budget.spent:
+                break
+            branching = not first.spent or turn % BRANCHING_TURN == 0
+            found = self._proven(found, budget, branching, enough)
             if found.unseen >= found.cost or (enough and found.runs is not None):
                 break
+            if solver is None:
+                continue
             best, cost = self._better(found.runs, found.cost, _plans(solver.found()))
             found = Found(best, cost, found.unseen)
             if not solver.runs:
