@@ -9,7 +9,6 @@ a sentence, and so is whatever is not a frame. No other bytes are ever read as a
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -17,7 +16,7 @@ import torch
 
 from shardnet.transport.base import RemoteObject
 from shardnet.transport.wire.reader import Reader
-from shardnet.transport.wire.schema import Layout
+from shardnet.transport.wire.schema import Layout, mark_of
 from shardnet.transport.wire.tensors import check_table
 from shardnet.transport.wire.values import LAYOUTS, MAX_BYTES, Undecodable, allow
 from shardnet.transport.wire.writer import Writer
@@ -82,14 +81,8 @@ KINDS: tuple[type, ...] = (Post, Call, CallMethod, Claim, Answer)
 allow(HandleRecord)
 
 
-def _mark(layouts: Sequence[Layout]) -> bytes:
-    """Names only: how an annotation is printed differs from one Python to the next."""
-    names = [(layout.name, layout.fields) for layout in layouts]
-    return hashlib.sha256(repr(names).encode()).digest()[:4]
-
-
 _LAYOUTS = tuple(map(Layout, KINDS))
-_MARK = _mark((*_LAYOUTS, *LAYOUTS))
+_MARK = mark_of((*_LAYOUTS, *LAYOUTS))
 _HEAD_BYTES = 6
 _NO_HANDLES, _HANDLES = b"\0", b"\1"
 _HEADS = {kind: (_MARK + bytes([number]), _LAYOUTS[number]) for number, kind in enumerate(KINDS)}

@@ -1,0 +1,182 @@
+"""The door of a cluster: lets members in, and serves them the roster, on one thread of the process that opened it.
+
+Who knocks has a few seconds to show that it may come in, and says no more than a few bytes in them; of those who are
+being looked at there are few at a time, and the one who takes longest makes room. A connection that was let in *is* its
+member's presence: when it closes, the member has left or died.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import socket
+import threading
+import weakref
+from contextlib import suppress
+from functools import partial
+
+from shardnet.process.forks import Birthplace
+from shardnet.transport.door.challenge import (
+    DOOR,
+    GREETING_BYTES,
+    MEMBER,
+    PROOF_BYTES,
+    Exchange,
+    greet,
+    has_same_messages,
+    is_greeting,
+)
+from shardnet.transport.door.desk import Desk
+from shardnet.transport.door.guest import Guest
+from shardnet.transport.door.listening import Listener, listen_at, listen_for_user, tend, where
+from shardnet.transport.door.messages import MOST_SAID_BYTES
+from shardnet.transport.door.roster import MAX_ID, Roster
+from shardnet.transport.wire.values import Undecodable
+
+KNOCK_S = 5.0
+"""How long who knocks may take to show that it may come in."""
+MOST_KNOCKING = 64
+"""At the same time."""
+AGAIN_S = 0.1
+"""After which the door is tried again, when this process had no file left for a connection."""
+
+
+class Door:
+    """An open door. A context manager: leaving it closes the door, and members go on among themselves."""
+
+    def __init__(self, listener: Listener) -> None:
+        """Use `serve_door` instead."""
+        self.endpoint = listener.endpoint
+        """Where it is: "unix:PATH" or "HOST:PORT"."""
+        self._listener = listener
+        self._birthplace = Birthplace("this door")
+        self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet([listener.socket])
+        self._connections: set[asyncio.Task[None]] = set()
+        """Held here: a loop forgets tasks that nobody holds."""
+        self._knocking: dict[asyncio.Task[None], None] = {}
+        """Those of them that were not let in yet, the oldest first."""
+        self._loop = asyncio.new_event_loop()
+        self._is_closed = asyncio.Event()
+        self._thread = threading.Thread(target=self._run, name="shardnet-door", daemon=True)
+        self._thread.start()
+        _open.add(self)
+
+    def close(self) -> None:
+        """Close it. Safe to call twice."""
+        if not self._birthplace.is_here:
+            return
+        with suppress(RuntimeError):  # it is closed already
+            self._loop.call_soon_threadsafe(self._is_closed.set)
+        self._thread.join()
+
+    def __enter__(self) -> Door:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def let_go(self) -> None:
+        """In a forked child: without its copies of the connections, or members would seem to live on in it."""
+        for each in list(self._sockets):
+            each.close()
+
+    def _run(self) -> None:
+        try:
+            self._loop.run_until_complete(self._serve())
+        finally:
+            self._loop.close()
+            self._listener.socket.close()
+            if self._listener.folder is not None:
+                self._listener.folder.remove()
+
+    async def _serve(self) -> None:
+        self._listener.socket.setblocking(False)
+        desk = Desk(Roster(last_id=secrets.randbelow(MAX_ID // 2)))
+        accepting = self._loop.create_task(self._accept(desk))
+        await self._is_closed.wait()
+        accepting.cancel()
+        while tasks := [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+
+    async def _accept(self, desk: Desk) -> None:
+        while True:
+            try:
+                connection, _ = await self._loop.sock_accept(self._listener.socket)
+            except OSError:  # who knocked is gone again, or there is no file left
+                await asyncio.sleep(AGAIN_S)
+                continue
+            self._sockets.add(connection)
+            task = self._loop.create_task(self._receive(connection, desk))
+            task.add_done_callback(partial(self._end, connection))
+            self._connections.add(task)
+            self._knocking[task] = None
+            if len(self._knocking) > MOST_KNOCKING:
+                oldest = next(iter(self._knocking))
+                del self._knocking[oldest]
+                oldest.cancel()
+            await asyncio.sleep(0)  # where many wait, they must not keep those who were let in from speaking
+
+    def _end(self, connection: socket.socket, task: asyncio.Task[None]) -> None:
+        """A connection is over; its task may not even have begun."""
+        self._connections.discard(task)
+        self._knocking.pop(task, None)
+        connection.close()
+
+    async def _receive(self, connection: socket.socket, desk: Desk) -> None:
+        """Look at who knocks, and serve it until it goes."""
+        this = asyncio.current_task()
+        assert this is not None
+        writer = None
+        try:
+            tend(connection)
+            reader, writer = await asyncio.open_connection(sock=connection, limit=MOST_SAID_BYTES)
+            is_let_in = await asyncio.wait_for(self._is_let_in(reader, writer), KNOCK_S)
+            self._knocking.pop(this, None)
+            if is_let_in:
+                await desk.serve(Guest(reader, writer))
+        except (OSError, EOFError, Undecodable, asyncio.TimeoutError):
+            pass  # whoever it was is gone, or speaks another language
+        finally:
+            if writer is not None:
+                writer.transport.abort()
+
+    async def _is_let_in(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        knock = await reader.readexactly(GREETING_BYTES)
+        if not is_greeting(knock):
+            return False
+        there = where(writer.get_extra_info("sockname"))
+        exchange = Exchange(self._listener.key, there, knock, answer=greet())
+        writer.write(exchange.answer + exchange.proof(DOOR))
+        await writer.drain()
+        if not has_same_messages(knock):
+            writer.close()
+            await writer.wait_closed()
+            return False
+        return exchange.is_proven(MEMBER, await reader.readexactly(PROOF_BYTES))
+
+
+def serve_door(host: str | None = None, port: int = 0) -> Door:
+    """Open the door of a new cluster. It is open until it is closed.
+
+    Args:
+        host: address to listen on. None opens a door that only this user's processes on this machine can reach.
+        port: 0 chooses a free one.
+
+    Raises:
+        UsageError: the port is taken, or the address is not one of this device.
+    """
+    return Door(listen_for_user() if host is None else listen_at(host, port))
+
+
+_open: weakref.WeakSet[Door] = weakref.WeakSet()
+
+
+def _let_go() -> None:
+    for door in list(_open):
+        door.let_go()
+
+
+os.register_at_fork(after_in_child=_let_go)

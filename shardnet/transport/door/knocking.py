@@ -1,0 +1,105 @@
+"""Knocking at a door: a connection that both ends believe in."""
+
+from __future__ import annotations
+
+import socket
+import time
+
+from shardnet.errors import JoinFailed
+from shardnet.transport.door.challenge import (
+    DOOR,
+    GREETING_BYTES,
+    MEMBER,
+    PROOF_BYTES,
+    Exchange,
+    greet,
+    has_same_messages,
+    is_greeting,
+)
+from shardnet.transport.door.endpoint import path_in, split_endpoint
+from shardnet.transport.door.key import FOLDER, NAME, own_key
+from shardnet.transport.door.listening import short_path, tend, where
+
+AGAIN_S = 0.05
+"""After which a door that is not there yet is tried again."""
+
+
+def knock(endpoint: str, timeout_s: float) -> socket.socket:
+    """Connect to a door, and be let in. Waits for it to be opened.
+
+    Raises:
+        UsageError: the endpoint is neither "unix:PATH" nor "host:port", or this user has no key.
+        JoinFailed: no door is there in time, or not one that this process can enter.
+    """
+    deadline_s = time.monotonic() + timeout_s
+    key = own_key() if path_in(endpoint) is None and split_endpoint(endpoint) else b""
+    while (left_s := deadline_s - time.monotonic()) > 0:
+        try:
+            return _try(endpoint, key, left_s)
+        except PermissionError as error:
+            raise JoinFailed(f"The door at {endpoint} is not open to this user.") from error
+        except (OSError, EOFError):
+            time.sleep(min(AGAIN_S, max(0.0, deadline_s - time.monotonic())))
+    raise JoinFailed(f"No cluster answers at {endpoint} within {timeout_s:g} s. Is the coordinator running there?")
+
+
+def _try(endpoint: str, key: bytes, timeout_s: float) -> socket.socket:
+    connection = _connect(endpoint, timeout_s)
+    try:
+        _be_let_in(connection, endpoint, key)
+        connection.settimeout(None)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _connect(endpoint: str, timeout_s: float) -> socket.socket:
+    path = path_in(endpoint)
+    if path is None:
+        connection = socket.create_connection(split_endpoint(endpoint), timeout_s)
+        tend(connection)
+        return connection
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.settimeout(timeout_s)
+        with short_path(path) as name:
+            connection.connect(name)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _be_let_in(connection: socket.socket, endpoint: str, key: bytes) -> None:
+    said = greet()
+    connection.sendall(said)
+    answer = read_exactly(connection, GREETING_BYTES)
+    if not is_greeting(answer):
+        raise JoinFailed(f"What answers at {endpoint} is no cluster of shardnet. Look at the address.")
+    if not has_same_messages(answer):
+        raise JoinFailed(f"The cluster at {endpoint} runs another version of shardnet. Install the same one here.")
+    exchange = Exchange(key, where(connection.getpeername()), said, answer)
+    if not exchange.is_proven(DOOR, read_exactly(connection, PROOF_BYTES)):
+        raise JoinFailed(
+            f"The cluster at {endpoint} does not know the key of this user ({FOLDER}/{NAME}). "
+            "Is it another user's, or has its process another home folder?"
+        )
+    connection.sendall(exchange.proof(MEMBER))
+
+
+def read_exactly(connection: socket.socket, num_bytes: int) -> bytes:
+    """So many bytes from a connection.
+
+    Raises:
+        EOFError: it was closed.
+        OSError: it broke.
+    """
+    parts = []
+    while num_bytes > 0:
+        part = connection.recv(min(num_bytes, 2**16))
+        if not part:
+            raise EOFError("the connection was closed")
+        parts.append(part)
+        num_bytes -= len(part)
+    return b"".join(parts)

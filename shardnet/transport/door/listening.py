@@ -1,0 +1,131 @@
+"""Where a door listens: a Unix socket that only this user can open, or a TCP port whose visitors must know a key."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from shardnet.errors import UsageError
+from shardnet.process.scratch import ScratchFolder
+from shardnet.transport.door.endpoint import UNIX, join_endpoint
+from shardnet.transport.door.key import own_key, require_own
+
+BACKLOG = 128
+MOST_PATH_BYTES = 100
+"""Of a Unix socket's path, by Linux 107."""
+_PREFIX, _NAME = "shardnet-door-", "door"
+_DEAD_AFTER = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 3}
+"""A host that is gone without a word is noticed after a minute. For a frozen process, its kernel answers."""
+
+
+class Listener(NamedTuple):
+    """A socket that listens, and what belongs to it."""
+
+    socket: socket.socket
+    endpoint: str
+    key: bytes
+    """Empty where nobody else can connect."""
+    folder: ScratchFolder | None
+
+
+def listen_for_user() -> Listener:
+    """Listen where only this user can connect.
+
+    Raises:
+        UsageError: there is no room for a socket.
+    """
+    parent = Path(tempfile.gettempdir())
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        folder = ScratchFolder(_PREFIX, parent)
+        path = folder.path / _NAME
+        with short_path(path) as name:
+            listener.bind(name)
+        listener.listen(BACKLOG)
+    except OSError as cause:
+        listener.close()
+        raise UsageError(
+            f"Devices cannot meet in {parent}: {cause.strerror or cause}. Set TMPDIR to a folder that can be written."
+        ) from cause
+    return Listener(listener, f"{UNIX}{path}", b"", folder)
+
+
+def listen_at(host: str, port: int) -> Listener:
+    """Listen at an address, and nowhere else; port 0 chooses a free one.
+
+    Raises:
+        UsageError: the port is taken, the address is not one of this device, or there is no key.
+    """
+    if not 0 <= port < 2**16:
+        raise UsageError(f"Cannot listen on {host}:{port}: a port is a number from 0 to 65535, where 0 means any.")
+    key = own_key()
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as error:
+        raise UsageError(f"Cannot listen on {host}:{port}: {error}. Choose an address of this device.") from error
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+        _require_way_to(family, listener.getsockname())
+    except OSError as error:
+        listener.close()
+        raise UsageError(f"Cannot listen on {host}:{port}: {error}. Choose another port, or 0 for any.") from error
+    except UsageError:
+        listener.close()
+        raise
+    return Listener(listener, join_endpoint(host, listener.getsockname()[1]), key, None)
+
+
+def _require_way_to(family: socket.AddressFamily, address: Any) -> None:
+    """Raise where not even this machine reaches an address of its own.
+
+    A UDP socket that is connected sends nothing.
+    """
+    with socket.socket(family, socket.SOCK_DGRAM) as way:
+        try:
+            way.connect(address)
+        except OSError as error:
+            raise UsageError(
+                f"This machine cannot reach itself at {address[0]}: {error.strerror}. Bring its network up, for the "
+                "loopback by: ip link set lo up."
+            ) from error
+
+
+@contextmanager
+def short_path(path: Path) -> Iterator[str]:
+    """A name for a socket in a folder, however long the folder's own name is.
+
+    Raises:
+        UsageError: the folder is not this user's alone.
+        OSError: there is no such folder.
+    """
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        require_own(path.parent, os.fstat(folder), stat.S_ISDIR)
+        is_short = len(os.fsencode(path)) <= MOST_PATH_BYTES
+        yield str(path) if is_short else f"/proc/self/fd/{folder}/{path.name}"
+    finally:
+        os.close(folder)
+
+
+def where(address: Any) -> str:
+    """The address of the door's end of a connection, in words that both ends find alike."""
+    return join_endpoint(*address[:2]) if isinstance(address, tuple) else UNIX
+
+
+def tend(connection: socket.socket) -> None:
+    """Have small messages leave at once, and the end of the other host noticed."""
+    if connection.family != socket.AF_UNIX:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, seconds in _DEAD_AFTER.items():
+            if hasattr(socket, option):
+                connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), seconds)

@@ -1,0 +1,150 @@
+"""What a member and the door say to each other, and how it stands in a stream of bytes. Knows no network.
+
+    length of the rest (4 bytes) | kind (1 byte) | fields
+
+A member may say little at once, and the door as much as a roster needs. Whatever is longer, of no kind of ours, or has
+fields of other types is refused before memory is taken for it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from shardnet.transport.wire import frames as wire
+from shardnet.transport.wire.reader import Reader
+from shardnet.transport.wire.schema import Layout, mark_of
+from shardnet.transport.wire.values import COUNT, LAYOUTS, Undecodable
+from shardnet.transport.wire.writer import Writer
+
+MOST_SAID_BYTES = 2**12
+"""By a member at once: a name and an address."""
+MOST_TOLD_BYTES = 2**23
+"""By the door at once: a roster of all the ids that there are."""
+
+
+class Enter(NamedTuple):
+    """Ask for an id."""
+
+    number: int
+    """Of the question. The answer names it."""
+
+
+class Enlist(NamedTuple):
+    """Ask to be put on the roster. The answer comes when the members know."""
+
+    number: int
+    name: str
+    address: str
+    """Of the member's agent."""
+
+
+class Strike(NamedTuple):
+    """Ask that a member be struck off. The answer comes when the others know."""
+
+    number: int
+    id: int
+
+
+class Leave(NamedTuple):
+    """Say goodbye. The answer comes when the others know."""
+
+    number: int
+
+
+class Sync(NamedTuple):
+    """Ask for the news that there are. They come before the answer."""
+
+    number: int
+
+
+class Draw(NamedTuple):
+    """Ask for consecutive numbers that nobody else gets."""
+
+    number: int
+    counter: str
+    how_many: int
+
+
+class Heard(NamedTuple):
+    """The roster is known here up to a version."""
+
+    version: int
+
+
+class Pong(NamedTuple):
+    """This process is not frozen."""
+
+
+class Done(NamedTuple):
+    """The answer to a question."""
+
+    number: int
+    value: int
+
+
+class Refused(NamedTuple):
+    """The answer to a question that ended in an error, as in `Failure`."""
+
+    number: int
+    kind: str
+    message: str
+
+
+class News(NamedTuple):
+    """What has changed on the roster, up to a version."""
+
+    version: int
+    joined: tuple[tuple[int, str, str], ...]
+    """Who is there now and was not before: id, name, address."""
+    left: tuple[int, ...]
+    """The ids of those who are there no more, also of some that were never told of."""
+
+
+class Ping(NamedTuple):
+    """Is this process frozen?"""
+
+
+class StruckOff(NamedTuple):
+    """The others have struck this member off."""
+
+
+KINDS: tuple[type, ...] = (Enter, Enlist, Strike, Leave, Sync, Draw, Heard, Pong, Done, Refused, News, Ping, StruckOff)
+"""The position is the number on the wire."""
+SAID = frozenset(KINDS[:8])
+"""By members. The others are told by the door."""
+_LAYOUTS = tuple(map(Layout, KINDS))
+_NUMBERS = {kind: number for number, kind in enumerate(KINDS)}
+MARK = mark_of((*_LAYOUTS, *map(Layout, wire.KINDS), *LAYOUTS))
+"""Of these messages and of all that devices say to each other."""
+
+
+def pack(message: Any) -> bytes:
+    """A message as it stands in the stream."""
+    number = _NUMBERS[type(message)]
+    body = Writer()
+    body.write_fields(_LAYOUTS[number], message)
+    content = body.joined(bytes([number]))
+    return COUNT.pack(len(content)) + content
+
+
+def length_in(head: bytes, most_bytes: int) -> int:
+    """How many bytes follow the first four.
+
+    Raises:
+        Undecodable: more than may.
+    """
+    length: int = COUNT.unpack(head)[0]
+    if not 0 < length <= most_bytes:
+        raise Undecodable(f"a message of {length} bytes, and not of 1 to {most_bytes}")
+    return length
+
+
+def unpack(content: bytes) -> Any:
+    """The message in what follows the first four bytes.
+
+    Raises:
+        Undecodable: it is none.
+    """
+    if content[0] >= len(KINDS):
+        raise Undecodable("a message of no kind that there is")
+    return Reader(content, 1).read_message_of(_LAYOUTS[content[0]])
