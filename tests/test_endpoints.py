@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from shardnet.errors import UsageError
-from shardnet.transport.rpc.store import split_endpoint
+from shardnet.transport.door.endpoint import split_endpoint
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from shardnet.errors import BadRequest, UsageError
 def test_what_is_told_is_heard() -> None:
     meeting = MeetingPoint("127.0.0.1:4711", 3)
     assert announced_in(meeting.variables()) == meeting
-    assert meeting.variables()["MASTER_PORT"] == "4711"
+    assert announced_in(MeetingPoint("unix:/tmp/a/door", 3).variables()) == MeetingPoint("unix:/tmp/a/door", 3)
     assert announced_in({ENDPOINT: "127.0.0.1:4711"}) == MeetingPoint("127.0.0.1:4711", None)
 
 

@@ -15,15 +15,17 @@ import torch
 from integration.rpc_device import Counter, Device, expose_endpoints
 
 from shardnet.errors import CallTimeout, ClusterError, DeviceLost, DoesNotFit, UsageError
-from shardnet.transport import InProcessNetwork, RpcTransport, Transport, serve_store
+from shardnet.transport import InProcessNetwork, RpcTransport, Transport, serve_door
 from shardnet.transport.messages import Hop, Part, RingId, SampledToken
 
 
 @pytest.fixture(scope="module")
 def rpc_source() -> Iterator[Transport]:
-    store = serve_store()
-    endpoint = f"127.0.0.1:{store.port}"
-    with RpcTransport.join(endpoint, "source") as source, Device(endpoint, "device") as device:
+    with (
+        serve_door() as door,
+        RpcTransport.join(door.endpoint, "source") as source,
+        Device(door.endpoint, "device") as device,
+    ):
         expose_endpoints(source)
         device.wait_joined()
         yield source
@@ -312,4 +314,4 @@ def test_a_machine_that_cannot_reach_itself_is_told_so(monkeypatch: pytest.Monke
     with pytest.raises(
         UsageError, match=r"cannot reach itself at 127.0.0.1: Network is unreachable. Bring its network"
     ):
-        serve_store()
+        serve_door("127.0.0.1")

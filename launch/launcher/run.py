@@ -4,7 +4,7 @@
     shardnet-run --standalone --nproc-per-node 3 -m package.module its arguments
 
 Other than with torchrun, the script runs once: it is the coordinator. The N processes are devices, which serve it; they
-meet at a store in this process. The script finds them with `shardnet.Cluster.connect()`. It runs in this very process,
+meet at a door of this process. The script finds them with `shardnet.Cluster.connect()`. It runs in this very process,
 so it cannot outlive it, and the devices end with it in every case.
 """
 

@@ -11,10 +11,10 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from shardnet.cluster.launched import MeetingPoint
 from shardnet.cluster.local_workers import MOST_LOCAL_DEVICES, LocalWorkers
@@ -26,7 +26,9 @@ from shardnet.process.standard_streams import say
 from shardnet.process.surroundings import require_address_space, require_docstrings, require_folder
 from shardnet.profiling.cores import max_threads
 
-LOOPBACK = "127.0.0.1"
+if TYPE_CHECKING:
+    from shardnet.transport.door.door import Door
+
 LOOK_EVERY_S = 0.2
 
 
@@ -50,15 +52,22 @@ def run(options: argparse.Namespace) -> None:
         threads = _count("--threads", options.threads, MOST_THREADS)
     names = [f"device-{index}" for index in range(num_devices)]
 
-    from shardnet.transport import serve_store
-
-    store = serve_store(LOOPBACK, 0)
-    endpoint = f"{LOOPBACK}:{store.port}"
     log_dir = None if options.log_dir is None else Path(options.log_dir)
-    with LocalWorkers(endpoint, names, threads, log_dir) as workers, _told_about(workers, tee=options.tee):
+    with ExitStack() as resources:
+        door = resources.enter_context(_open_door(options.rdzv_endpoint))
+        workers = resources.enter_context(LocalWorkers(door.endpoint, names, threads, log_dir))
+        resources.enter_context(_told_about(workers, tee=options.tee))
         importlib.import_module("shardnet.cluster.cluster")  # imports the most: the devices start meanwhile
-        os.environ.update(MeetingPoint(endpoint, num_devices).variables())
+        os.environ.update(MeetingPoint(door.endpoint, num_devices).variables())
         _run_script(options.script, options.arguments, is_module=options.module)
+
+
+def _open_door(endpoint: str | None) -> Door:
+    """Where the devices meet: at an address that was asked for, or where only this user can."""
+    from shardnet.transport.door.door import serve_door
+    from shardnet.transport.door.endpoint import split_endpoint
+
+    return serve_door() if endpoint is None else serve_door(*split_endpoint(endpoint))
 
 
 class _Parser(argparse.ArgumentParser):
@@ -84,6 +93,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--standalone", action="store_true", help="everything on this machine (the only way so far)")
     parser.add_argument(
         "--nproc-per-node", "--nproc_per_node", default="1", metavar="N", help="devices to start, or auto: one per core"
+    )
+    parser.add_argument(
+        "--rdzv-endpoint",
+        "--rdzv_endpoint",
+        metavar="HOST:PORT",
+        help="where the devices meet, for others of this user to find them (default: a socket of this user's)",
     )
     parser.add_argument("--threads", metavar="N", help="compute threads of each device (default: cores / devices)")
     parser.add_argument("--log-dir", "--log_dir", metavar="DIR", help="keep what each device prints, as DIR/NAME.log")

@@ -36,7 +36,7 @@ from shardnet.options import takes
 from shardnet.process.forks import Birthplace
 from shardnet.profiling.cores import max_threads
 from shardnet.progress import Progress, progress_bars
-from shardnet.transport import RpcTransport, serve_store
+from shardnet.transport import RpcTransport, serve_door
 from shardnet.transport.base import Transport
 from shardnet.transport.messages import RingId, StageKey, Tokens
 
@@ -105,13 +105,11 @@ class Cluster:
             threads = whole_number("the number of threads", threads_per_device, least=1, most=MOST_THREADS)
         names = [f"device-{index}" for index in range(num_devices)]
         with ExitStack() as resources, _shown(progress) as told:
-            store = serve_store("127.0.0.1", 0)
-            resources.callback(lambda: store)  # the store's server lives as long as this object
-            endpoint = f"127.0.0.1:{store.port}"
+            door = resources.enter_context(serve_door())
             workers = resources.enter_context(
-                LocalWorkers(endpoint, names, threads, None if log_dir is None else Path(log_dir))
+                LocalWorkers(door.endpoint, names, threads, None if log_dir is None else Path(log_dir))
             )
-            transport = resources.enter_context(RpcTransport.join(endpoint, COORDINATOR, timeout_s=JOIN_S))
+            transport = resources.enter_context(RpcTransport.join(door.endpoint, COORDINATOR, timeout_s=JOIN_S))
             importlib.import_module("transformers.modeling_layers")  # a load will need it; the devices start meanwhile
             _wait_for(transport, names, told, workers)
             return cls(transport, names, resources.pop_all(), workers)
@@ -123,7 +121,8 @@ class Cluster:
         """Coordinate the devices that meet at `endpoint`, such as those that `shardnet-run` started.
 
         Args:
-            endpoint: "HOST:PORT"; None takes what `shardnet-run` has announced to its script (see `launched`).
+            endpoint: where the door is that they joined by: "HOST:PORT", or "unix:PATH" on this machine; None takes
+                what `shardnet-run` has announced to its script (see `launched`).
             num_devices: how many to wait for; None takes those that are there, or all that `shardnet-run` started.
 
         Raises:
@@ -264,13 +263,13 @@ class Cluster:
     def _on_lost(self, device: str, why: str) -> None:
         for deployment in self._deployments:
             deployment.lose(device, why)
-        # The store and the others may take 7 s to hear of it, and the watch must notice the next death meanwhile.
+        # The others may take 2 s to hear of it, and the watch must notice the next death meanwhile.
         eviction = threading.Thread(target=self._strike_off, args=(device,), name="shardnet-evict", daemon=True)
         self._evictions.append(eviction)
         eviction.start()
 
     def _strike_off(self, device: str) -> None:
-        with suppress(ClusterError):  # the store died, too: the device is off our own list all the same
+        with suppress(ClusterError):  # the door is gone, too: the device is off our own list all the same
             self._transport.evict(device)
 
 

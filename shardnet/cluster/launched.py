@@ -20,18 +20,12 @@ class MeetingPoint(NamedTuple):
     """Where devices meet, and how many they are."""
 
     endpoint: str
-    """"HOST:PORT"."""
+    """Of the door: "HOST:PORT" or "unix:PATH"."""
     num_devices: int | None
 
     def variables(self) -> dict[str, str]:
-        """As torchrun has them, and one of our own."""
-        host, _, port = self.endpoint.rpartition(":")
-        return {
-            "MASTER_ADDR": host,
-            "MASTER_PORT": port,
-            WORLD_SIZE: str(self.num_devices),
-            ENDPOINT: self.endpoint,
-        }
+        """Two of torchrun's, and one of our own."""
+        return {WORLD_SIZE: str(self.num_devices), ENDPOINT: self.endpoint}
 
 
 def announced_in(environment: Mapping[str, str]) -> MeetingPoint | None:

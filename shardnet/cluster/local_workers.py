@@ -64,7 +64,7 @@ class LocalWorkers:
     Entering it raises `BadRequest` where the logs cannot be written, or too few files may be open.
 
     Args:
-        endpoint: "HOST:PORT" of the store where the devices meet; it is served already.
+        endpoint: of the door where the devices meet, "unix:PATH" or "HOST:PORT"; it is open already.
         names: the devices, one process each.
         threads: compute threads of each process.
         log_dir: where each process's output goes, as NAME.log; a temporary folder, removed at the end, if None.

@@ -1,6 +1,6 @@
 """The process of one device: joins the cluster, and serves until it is told to leave.
 
-    python -m shardnet.device.process --endpoint HOST:PORT --name NAME [--threads N] [--end-with FD]
+    python -m shardnet.device.process --endpoint ENDPOINT --name NAME [--threads N] [--end-with FD]
 
 Standard input means nothing to it: it may be a terminal, a pipe, /dev/null (nohup, systemd) or closed. A process that
 starts a device and must not be outlived by it hands down the reading end of a pipe and keeps the other end open.
@@ -47,7 +47,9 @@ def main() -> int:
     end_at_once()
     open_closed()
     parser = _Parser(prog="shardnet-worker", description="Serve as one device of a shardnet cluster.")
-    parser.add_argument("--endpoint", required=True, metavar="HOST:PORT", help="where the cluster's store listens")
+    parser.add_argument(
+        "--endpoint", required=True, metavar="ENDPOINT", help="of the cluster's door, HOST:PORT or unix:PATH"
+    )
     parser.add_argument("--name", required=True, help="the name of this device, unique in the cluster")
     parser.add_argument("--threads", type=_count, default=1, help="compute threads")
     parser.add_argument("--end-with", type=_pipe, metavar="FD", help="end at once when this inherited pipe is closed")
@@ -82,7 +84,7 @@ def import_all() -> None:
 
 
 def serve(endpoint: str, name: str, threads: int) -> None:
-    """Be a device until it is over.
+    """Be a device until it is over. One that the others have struck off, as it was silent for too long, joins anew.
 
     Raises:
         ShardnetError: it could not join, or lost the cluster.
@@ -97,10 +99,15 @@ def serve(endpoint: str, name: str, threads: int) -> None:
     from shardnet.transport import RpcTransport
 
     torch.set_num_threads(threads)
-    with Worker(threads, cache_folder()) as worker:
-        worker.warm_up()
-        with RpcTransport.join(endpoint, name, timeout_s=JOIN_S, prepare=worker.attach):
-            worker.left.wait()
+    is_over = False
+    while not is_over:
+        with Worker(threads, cache_folder()) as worker:
+            worker.warm_up()
+            here = RpcTransport.join(endpoint, name, timeout_s=JOIN_S, prepare=worker.attach)
+            with here:
+                here.on_struck_off(worker.left.set)
+                worker.left.wait()
+        is_over = not here.struck_off.is_set()
 
 
 def end_with(pipe: int) -> None:

@@ -11,9 +11,9 @@ from shardnet.process.first_use import on_first_use
 from shardnet.transport.base import Handler, OnChange, RemoteObject, Transport
 
 if TYPE_CHECKING:
+    from shardnet.transport.door.door import serve_door
     from shardnet.transport.in_process.device import InProcessTransport
     from shardnet.transport.in_process.network import InProcessNetwork
-    from shardnet.transport.rpc.store import serve_store
     from shardnet.transport.rpc.transport import RpcTransport
 
 __all__ = [
@@ -24,7 +24,7 @@ __all__ = [
     "RemoteObject",
     "RpcTransport",
     "Transport",
-    "serve_store",
+    "serve_door",
 ]
 
 __getattr__ = on_first_use(
@@ -33,6 +33,6 @@ __getattr__ = on_first_use(
         "InProcessNetwork": "in_process.network",
         "InProcessTransport": "in_process.device",
         "RpcTransport": "rpc.transport",
-        "serve_store": "rpc.store",
+        "serve_door": "door.door",
     },
 )

@@ -55,6 +55,11 @@ def evicted(device: str) -> Evicted:
     return Evicted(f"{device} serves no device that was evicted. Join the cluster again.")
 
 
+def struck_off(device: str) -> Evicted:
+    """The error of a device that the others have evicted, for all that it asks for."""
+    return Evicted(f"{device} was struck off by the others. Join the cluster again.")
+
+
 def has_left(device: str) -> ClusterError:
     """The error for using a transport that was closed."""
     return ClusterError(f"{device} has left the cluster.")

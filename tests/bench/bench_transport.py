@@ -59,12 +59,12 @@ def be_stock(rank: int, port: int) -> dict[str, Callable[[], Any]]:
 
 
 def be_elastic(rank: int, port: int) -> dict[str, Callable[[], Any]]:
-    """Join an elastic group of two. Rank 0 serves its store."""
-    from shardnet.transport import RpcTransport, serve_store
+    """Join an elastic group of two. Rank 0 serves its door."""
+    from shardnet.transport import RpcTransport, serve_door
     from shardnet.transport.messages import Hop, Part, RingId
 
     if rank == 0:
-        be_elastic.store = serve_store(port=port)  # type: ignore[attr-defined]
+        be_elastic.door = serve_door("127.0.0.1", port)  # type: ignore[attr-defined]
     transport = RpcTransport.join(f"127.0.0.1:{port}", f"rank{rank}", timeout_s=30)
     transport.expose("acknowledge", acknowledge)
     tensor = torch.randn(1, NUM_FLOATS)

@@ -28,7 +28,7 @@ from pathlib import Path
 import shardnet
 from shardnet.cluster.local_workers import worker_environment
 from shardnet.progress import silent
-from shardnet.transport import serve_store
+from shardnet.transport import serve_door
 
 HERE = Path(__file__).parent
 ADDRESS = "10.77.0.{}"
@@ -111,13 +111,10 @@ class EmulatedCluster:
             assert network.stdout is not None and network.stdin is not None
             if network.stdout.readline().strip() != "network":
                 raise RuntimeError(f"the emulated network did not start: {Path(logs, 'network.log').read_text()}")
-            store = serve_store(ADDRESS.format(1), 0)
-            resources.callback(lambda: store)  # the store's server lives as long as this object
-            network.stdin.write(f"{ADDRESS.format(1)}:{store.port}\n")
+            door = resources.enter_context(serve_door(ADDRESS.format(1)))
+            network.stdin.write(f"{door.endpoint}\n")
             network.stdin.flush()
-            cluster = shardnet.Cluster.connect(
-                f"{ADDRESS.format(1)}:{store.port}", num_devices=len(self.devices), progress=silent
-            )
+            cluster = shardnet.Cluster.connect(door.endpoint, num_devices=len(self.devices), progress=silent)
             resources.enter_context(cluster)
             self._resources = resources.pop_all()
             return cluster

@@ -1,6 +1,6 @@
 """The process behind an emulated cluster: makes a network namespace for each device, forks the devices, then switches.
 
-Started by `emulated.py`. Says "network" when the interfaces stand, reads the endpoint of the cluster's store, forks the
+Started by `emulated.py`. Says "network" when the interfaces stand, reads the endpoint of the cluster's door, forks the
 devices, and is from then on the switch between them: a packet from a to b leaves when those before it have left and
 its bytes have passed at the link's rate, and arrives one latency later. Queues do not overflow: TCP's windows bound
 them. Ends when its standard input closes.

@@ -139,6 +139,22 @@ class Requests:
     def evict(self, device: str) -> None:
         self._transport.evict(device)
 
+    def fork(self) -> int:
+        """Fork a child that does nothing, and return its process id."""
+        child = os.fork()
+        if not child:
+            signal.pause()
+        return child
+
+    def wait_struck_off(self) -> None:
+        assert self._transport.struck_off.wait(20)
+
+    def join_again(self) -> None:
+        """Under the same name, as another member."""
+        self._transport.close()
+        self._transport = RpcTransport.join(self._transport.group.door.endpoint, self._transport.name, timeout_s=20)
+        expose_endpoints(self._transport)
+
     def leave(self) -> None:
         self._transport.close()
 

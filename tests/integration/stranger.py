@@ -1,6 +1,6 @@
 """A stranger on this host: stock torch RPC, not invited, nothing of shardnet. It attacks an agent and says how it went.
 
-    python stranger.py HOST:PORT ID FOLDER      (of the store; the agent's number; where it may leave its marks)
+    python stranger.py ADDRESS ID FOLDER      (where the agent listens; its number; where it may leave its marks)
 
 Prints one JSON object: for each attack ["answered", what came back] or ["refused", why].
 """
@@ -32,11 +32,9 @@ def request(function: bytes, arguments: bytes) -> bytes:
     return b"ctorch.distributed.rpc.internal\nPythonUDF\n(" + function + arguments + b"}tR."
 
 
-def introduce(endpoint: str, agent_id: int) -> rpc.WorkerInfo:
-    """Start an agent that nobody knows, and look the other one's address up where everybody can."""
-    host, port = endpoint.split(":")
+def introduce(address: str, agent_id: int) -> rpc.WorkerInfo:
+    """Start an agent that nobody knows, and tell it of the other one, whose port everybody can see in /proc/net/tcp."""
     name = f"member{agent_id}"
-    address = dist.TCPStore(host, int(port), wait_for_workers=False).get(f"addrs/{name}")
     store = dist.HashStore()
     store.set(f"addrs/{name}", address)
     os.environ["TP_SOCKET_IFNAME"] = "lo"
@@ -78,8 +76,8 @@ def attacks(worker: rpc.WorkerInfo, folder: Path) -> dict[str, Callable[[], Any]
     }
 
 
-def main(endpoint: str, agent_id: str, folder: str) -> None:
-    worker = introduce(endpoint, int(agent_id))
+def main(address: str, agent_id: str, folder: str) -> None:
+    worker = introduce(address, int(agent_id))
     outcomes = {}
     for name, attack in attacks(worker, Path(folder)).items():
         try:

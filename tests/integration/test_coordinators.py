@@ -17,7 +17,7 @@ from tiny_text_model import save_text_model
 
 import shardnet
 from shardnet.cluster.local_workers import LocalWorkers
-from shardnet.transport import serve_store
+from shardnet.transport import serve_door
 
 pytestmark = pytest.mark.usefixtures("warm_devices")
 
@@ -36,10 +36,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def endpoint(warm_devices: None) -> Iterator[str]:
-    store = serve_store()
-    endpoint = f"127.0.0.1:{store.port}"
-    with LocalWorkers(endpoint, NAMES, threads=1):
-        yield endpoint
+    with serve_door() as door, LocalWorkers(door.endpoint, NAMES, threads=1):
+        yield door.endpoint
 
 
 def coordinate(endpoint: str, folder: str, pipe: Connection) -> None:

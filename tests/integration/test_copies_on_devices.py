@@ -12,15 +12,15 @@ from warm_python import WARM_PYTHON
 
 import shardnet
 from shardnet.errors import ModelNotFound
-from shardnet.transport import serve_store
+from shardnet.transport import serve_door
 
 
 @pytest.mark.usefixtures("warm_python")
 def test_a_device_elsewhere_has_no_copy_and_says_so(tmp_path: Path) -> None:
     """It used to be sent the coordinator's path, and would have read whatever lies there on its own disk."""
     model = save_text_model(tmp_path / "model")
-    store = serve_store("127.0.0.1", 0)
-    endpoint = f"127.0.0.1:{store.port}"
+    door = serve_door("127.0.0.1")
+    endpoint = door.endpoint
     folders = {"SHARDNET_CACHE": str(tmp_path / "cache"), "TMPDIR": str(tmp_path)}
     command = [*WARM_PYTHON, "-m", "shardnet.device.process", "--endpoint", endpoint, "--name"]
     workers = [
@@ -35,3 +35,4 @@ def test_a_device_elsewhere_has_no_copy_and_says_so(tmp_path: Path) -> None:
         for worker in workers:
             worker.kill()
             worker.wait()
+        door.close()

@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from contextlib import ExitStack
 from typing import Any
 
@@ -21,19 +20,17 @@ from processes import is_frozen
 from torch.distributed import rpc
 
 from shardnet.errors import CallTimeout, ClusterError, DeviceLost, DoesNotFit, JoinFailed, UsageError
-from shardnet.transport import RpcTransport, serve_store
-from shardnet.transport.rpc import elastic
+from shardnet.transport import RpcTransport, serve_door
+from shardnet.transport.door.membership import Membership
 from shardnet.transport.rpc import transport as rpc_module
-
-FUTURE_RESULT = Future.result
 
 
 class Cluster:
-    """A store, this process as "source", and as many devices as a test starts. All ends with the test."""
+    """A door, this process as "source", and as many devices as a test starts. All ends with the test."""
 
     def __init__(self) -> None:
-        self.store = serve_store()
-        self.endpoint = f"127.0.0.1:{self.store.port}"
+        self.door = serve_door()
+        self.endpoint = self.door.endpoint
         self.source = RpcTransport.join(self.endpoint, "source")
         expose_endpoints(self.source)
         self.changes: queue.Queue[Any] = queue.Queue()
@@ -57,6 +54,7 @@ class Cluster:
                     device.proceed()
                     assert device.end() == 0
                 assert device.printed() == "", device.name
+        self.door.close()
 
 
 @pytest.fixture
@@ -73,7 +71,12 @@ def test_three_join_and_all_know_all(cluster: Cluster) -> None:
     devices = cluster.start("device-1", "device-2", "device-3")
     everyone = ["device-1", "device-2", "device-3", "source"]
     assert list(cluster.source.members()) == everyone
-    assert {cluster.changes.get(timeout=10) for _ in devices} == {((device.name,), ()) for device in devices}
+    joined: list[str] = []
+    while len(joined) < len(devices):
+        more, left = cluster.changes.get(timeout=10)
+        joined += more
+        assert left == ()
+    assert sorted(joined) == [device.name for device in devices]
     for device in devices:
         assert device.ask("members") == everyone
         for other in everyone:
@@ -93,7 +96,6 @@ def test_survivors_go_on_when_one_is_killed_and_evicted(cluster: Cluster) -> Non
         counter.call("add", 1, timeout_s=10).result(10)
 
     cluster.source.evict("device-2")
-    assert cluster.source.unanswered == ()
     assert cluster.source.members() == ("device-1", "device-3", "source")
     assert first.ask("members") == third.ask("members") == ["device-1", "device-3", "source"]
     with pytest.raises(RuntimeError, match="DeviceLost: device-2 is not in the cluster"):
@@ -121,10 +123,8 @@ def test_the_same_name_comes_back_again_and_again(cluster: Cluster) -> None:
 def test_the_dead_do_not_block_a_join_and_give_up_their_name(cluster: Cluster) -> None:
     for device in cluster.start("device-1", "device-2"):
         device.kill()
-    started = time.monotonic()
     (third, again) = cluster.start("device-3", "device-1")
-    assert time.monotonic() - started < 20
-    assert third.ask("members") == ["device-1", "device-2", "device-3", "source"]
+    assert third.ask("members") == again.ask("members") == ["device-1", "device-3", "source"]
     assert again.ask("post", "device-3", "echo", 1) == (1,)
     assert cluster.echo("device-1") == 1
     cluster.source.evict("device-2")
@@ -159,7 +159,7 @@ def test_a_frozen_member_times_out_and_works_again(cluster: Cluster) -> None:
     assert cluster.echo("device-1", 2) == 2
 
 
-def test_evicting_a_frozen_member_fails_what_waits_and_refuses_it_later(cluster: Cluster) -> None:
+def test_evicting_a_frozen_member_fails_what_waits_and_it_learns_of_it(cluster: Cluster) -> None:
     (frozen,) = cluster.start("device-1")
     frozen.stop()
     due = cluster.source.post("device-1", "echo", 1, timeout_s=60)
@@ -167,8 +167,14 @@ def test_evicting_a_frozen_member_fails_what_waits_and_refuses_it_later(cluster:
     with pytest.raises(DeviceLost):
         due.result(1)
     frozen.proceed()
-    with pytest.raises(RuntimeError, match="source serves no device that was evicted"):
-        frozen.ask("post", "source", "echo", 1)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=r"Evicted: .* (struck|evicted).* Join the cluster again"):
+            frozen.ask("post", "source", "echo", 1)
+        frozen.ask("wait_struck_off")
+    frozen.ask("join_again")
+    assert cluster.source.members() == ("device-1", "source")
+    assert frozen.ask("post", "source", "echo", 1) == (1,)
+    assert cluster.echo("device-1") == 1
 
 
 def test_a_name_in_use_is_refused(cluster: Cluster) -> None:
@@ -287,23 +293,23 @@ def test_a_taken_port_is_a_sentence() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(UsageError, match=rf"^Cannot listen on 127.0.0.1:{port}: .*in use\. Choose another port"):
-            serve_store(port=port)
+            serve_door("127.0.0.1", port)
 
 
 @pytest.mark.parametrize(("host", "port"), [("192.0.2.1", 0), ("no.such.host.invalid", 0), ("127.0.0.1", 70000)])
 def test_an_impossible_address_is_a_sentence(host: str, port: int) -> None:
     with pytest.raises(UsageError, match="Cannot listen on"):
-        serve_store(host, port)
+        serve_door(host, port)
 
 
-def test_store_and_agents_listen_on_loopback_only(cluster: Cluster) -> None:
-    """torch itself would let the store listen on every address."""
+def test_agents_listen_on_loopback_only(cluster: Cluster) -> None:
+    """And nothing else listens on the network."""
     import psutil
 
     (device,) = cluster.start("device-1")
     for pid in (None, device.pid):
         listening = [c for c in psutil.Process(pid).net_connections() if c.status == psutil.CONN_LISTEN]
-        assert {c.laddr.ip for c in listening} == {"127.0.0.1"}
+        assert [c.laddr.ip for c in listening] == ["127.0.0.1"]
 
 
 def test_joining_where_nobody_is_fails_in_time() -> None:
@@ -328,10 +334,10 @@ def test_an_impossible_name_is_a_sentence(name: str) -> None:
 
 
 @pytest.mark.parametrize("end", ["SIGKILL", "SIGSTOP"])
-def test_members_outlive_the_store(end: str) -> None:
+def test_members_outlive_the_door(end: str) -> None:
     """When the coordinator dies or freezes, the others go on talking, and can leave."""
     with ExitStack() as ends:
-        script = "from shardnet.transport import serve_store; s = serve_store(); print(s.port, flush=True); input()"
+        script = "from shardnet.transport import serve_door; d = serve_door(); print(d.endpoint, flush=True); input()"
         host = ends.enter_context(
             subprocess.Popen(
                 [sys.executable, "-c", script],
@@ -343,7 +349,7 @@ def test_members_outlive_the_store(end: str) -> None:
         )
         ends.callback(host.kill)
         assert host.stdout is not None
-        endpoint = f"127.0.0.1:{int(host.stdout.readline())}"
+        endpoint = host.stdout.readline().strip()
         first, second = (ends.enter_context(Device(endpoint, name)) for name in ("device-1", "device-2"))
         first.wait_joined()
         second.wait_joined()
@@ -353,14 +359,14 @@ def test_members_outlive_the_store(end: str) -> None:
         assert wait_until(lambda: is_frozen(host.pid) if end == "SIGSTOP" else host.poll() is not None)
         assert first.ask("post", "device-2", "echo", 1) == (1,)
         assert second.ask("post", "device-1", "echo", 1) == (1,)
-        with pytest.raises(RuntimeError, match=r"ClusterError: The store at .* does not answer"):
+        with pytest.raises(RuntimeError, match=r"ClusterError: The door at .* does not answer"):
             first.ask("post", "device-3", "echo", 1)
         assert first.end() == second.end() == 0
         assert first.printed() == second.printed() == ""
 
 
 def test_a_port_that_never_answers_does_not_hold_a_join() -> None:
-    """A TCPStore would wait for ever for its first answer."""
+    """Once, it waited for ever for its first answer."""
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         endpoint = f"127.0.0.1:{deaf.getsockname()[1]}"
         with pytest.raises(JoinFailed, match=rf"No cluster answers at {endpoint} within 0\.2 s"):
@@ -400,39 +406,21 @@ def interrupted(*_: Any, **__: Any) -> Any:
 
 def test_ctrl_c_while_leaving_leaves_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """The agent stayed, a second `close` did nothing, and the process could never join a cluster again."""
-    store = serve_store()
-    here = RpcTransport.join(f"127.0.0.1:{store.port}", "source")
-    monkeypatch.setattr(here.group, "strike", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        here.close()
-    assert not rpc._is_current_rpc_agent_set()
+    with serve_door() as door:
+        here = RpcTransport.join(door.endpoint, "source")
+        monkeypatch.setattr(here.group.door, "leave", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            here.close()
+        assert not rpc._is_current_rpc_agent_set()
 
 
 def test_ctrl_c_while_joining_leaves_no_agent(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The thread that asks the store went on after Ctrl-C and started an agent that nobody knew of."""
-    store = serve_store()
-    connect, may_connect = elastic._connect, threading.Event()
-
-    def connect_slowly(*args: Any) -> Any:
-        may_connect.wait(20)
-        return connect(*args)
-
-    monkeypatch.setattr(elastic, "_connect", connect_slowly)
-    monkeypatch.setattr(Future, "result", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        RpcTransport.join(f"127.0.0.1:{store.port}", "source")
-    monkeypatch.setattr(Future, "result", FUTURE_RESULT)
-    may_connect.set()
-    for thread in threading.enumerate():
-        if thread.name == "shardnet-store":
-            thread.join(20)
-    assert not rpc._is_current_rpc_agent_set()
-
-
-def test_a_device_that_left_before_anyone_knew_it_is_no_member(cluster: Cluster) -> None:
-    """`KeyError`, of which nobody made an answer, while the store still listed it."""
-    roster = cluster.source.group.roster()
-    assert cluster.source.group._replace(roster, {**roster, "late": 9}, 5)
-    cluster.source._on_left("late", 9)
-    with pytest.raises(DeviceLost, match="late is not in the cluster"):
-        cluster.echo("late")
+    """A thread went on after Ctrl-C and started an agent that nobody knew of."""
+    with serve_door() as door:
+        for question in ("enter", "enlist"):
+            with monkeypatch.context() as patch:
+                patch.setattr(Membership, question, interrupted)
+                with pytest.raises(KeyboardInterrupt):
+                    RpcTransport.join(door.endpoint, "source")
+            assert not rpc._is_current_rpc_agent_set()
+            assert not [thread for thread in threading.enumerate() if thread.name == "shardnet-membership"]

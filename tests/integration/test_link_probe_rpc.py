@@ -9,7 +9,7 @@ import subprocess
 import pytest
 from warm_python import WARM_PYTHON
 
-from shardnet.transport import serve_store
+from shardnet.transport import serve_door
 
 PROGRAM = """
 import json, sys
@@ -28,11 +28,11 @@ with RpcTransport.join(endpoint, name) as transport:
 
 @pytest.mark.usefixtures("warm_python")
 def test_links_between_processes() -> None:
-    store = serve_store()
+    door = serve_door()
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     devices = [
         subprocess.Popen(
-            [*WARM_PYTHON, "-c", PROGRAM, f"127.0.0.1:{store.port}", name],
+            [*WARM_PYTHON, "-c", PROGRAM, door.endpoint, name],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -52,6 +52,7 @@ def test_links_between_processes() -> None:
     finally:
         for device in devices:
             device.communicate()  # closes its standard input, which ends it
+        door.close()
     assert [(link["source"], link["target"]) for link in links] == [("a", "b"), ("a", "c"), ("b", "c")]
     for link in links:
         assert 1e-5 < link["latency_s"] < 0.2

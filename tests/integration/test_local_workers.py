@@ -1,4 +1,4 @@
-"""Real device processes on real stores: how they start and how they end."""
+"""Real device processes at real doors: how they start and how they end."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ import shardnet
 from shardnet.cluster import local_workers
 from shardnet.cluster.local_workers import LocalWorkers
 from shardnet.errors import BadRequest
-from shardnet.transport import serve_store
+from shardnet.transport import serve_door
 
 
 @pytest.fixture
 def endpoint() -> Iterator[str]:
-    store = serve_store("127.0.0.1", 0)
-    yield f"127.0.0.1:{store.port}"
+    with serve_door("127.0.0.1") as door:
+        yield door.endpoint
 
 
 def test_all_end_with_the_block(endpoint: str) -> None:

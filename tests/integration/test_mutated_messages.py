@@ -22,7 +22,7 @@ from integration.rpc_device import Device, expose_endpoints
 from integration.stranger import BUILD_ON_A_CLASS, PART, request
 from torch._C._distributed_rpc import _invoke_remote_python_udf, _invoke_rpc_python_udf
 
-from shardnet.transport import RpcTransport, serve_store
+from shardnet.transport import RpcTransport, serve_door
 from shardnet.transport.messages import Hop, Part, RingId, SampledToken, Tokens
 from shardnet.transport.rpc import answers, objects
 
@@ -53,9 +53,11 @@ ODD_TENSORS = [
 
 @pytest.fixture(scope="module")
 def pair() -> Iterator[tuple[RpcTransport, Device, list[Message]]]:
-    store = serve_store()
-    endpoint = f"127.0.0.1:{store.port}"
-    with RpcTransport.join(endpoint, "source") as source, Device(endpoint, "device") as device:
+    with (
+        serve_door() as door,
+        RpcTransport.join(door.endpoint, "source") as source,
+        Device(door.endpoint, "device") as device,
+    ):
         expose_endpoints(source)
         device.wait_joined()
         yield source, device, recorded(source)

@@ -30,7 +30,7 @@ from torch._C._distributed_rpc import _invoke_remote_python_udf, _invoke_rpc_pyt
 
 from shardnet import Cluster
 from shardnet.cluster.model import Model
-from shardnet.transport import serve_store
+from shardnet.transport import serve_door
 from shardnet.transport.messages import Hop, Part, RingId, SampledToken, SamplingOptions, SessionSpec, Tokens
 from shardnet.transport.rpc import answers, objects
 from shardnet.transport.wire.frames import Call, Post
@@ -84,10 +84,9 @@ class Scene:
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    store = serve_store()
-    endpoint = f"127.0.0.1:{store.port}"
     folder = save_text_model(tmp_path_factory.mktemp("tiny"))
     with ExitStack() as ends:
+        endpoint = ends.enter_context(serve_door()).endpoint
         devices = [ends.enter_context(Device(endpoint, name, has_stages=True)) for name in NAMES]
         for device in devices:
             device.wait_joined()

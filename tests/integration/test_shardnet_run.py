@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ with shardnet.Cluster.connect() as cluster:
     print("threads", *(each["num_threads"] for each in cluster.describe()))
 print("arguments", *sys.argv[1:])
 print("name", __name__)
-print("environment", os.environ["WORLD_SIZE"], os.environ["MASTER_ADDR"] + ":" + os.environ["MASTER_PORT"])
+print("environment", os.environ["WORLD_SIZE"])
 print("endpoint", os.environ["SHARDNET_ENDPOINT"])
 sys.exit(7)
 """
@@ -53,8 +54,20 @@ def test_the_script_finds_its_devices_and_its_exit_code_is_passed_on(tmp_path: P
     assert said["threads"] == "1 1"
     assert said["arguments"] == "--a b"
     assert said["name"] == "__main__"
-    assert said["environment"] == f"2 {said['endpoint']}"
+    assert said["environment"] == "2"
     assert {log.name for log in (tmp_path / "logs").iterdir()} >= {"device-0.log", "device-1.log"}
+
+
+def test_an_endpoint_that_was_asked_for_is_where_the_devices_meet(tmp_path: Path) -> None:
+    """Others of this user find them there."""
+    (tmp_path / "script.py").write_text(
+        "import shardnet, sys\nwith shardnet.Cluster.connect(sys.argv[1], num_devices=1) as cluster:\n"
+        "    print(*cluster.devices)\n"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        endpoint = f"127.0.0.1:{closed.getsockname()[1]}"
+    done = launch(tmp_path, "--rdzv-endpoint", endpoint, "script.py", endpoint)
+    assert (done.returncode, done.stdout) == (0, "device-0\n"), done.stderr
 
 
 def test_devices_outlast_a_cluster_that_only_found_them(tmp_path: Path) -> None:
@@ -90,6 +103,8 @@ def test_an_exception_shows_the_script_and_not_the_launcher(tmp_path: Path) -> N
         (["--nproc-per-node", "9" * 9, "script.py"], "from 1 to 1024, but is '999999999'."),  # it filled the memory
         (["--nproc-per-node", "9" * 5000, "script.py"], "(5000 characters)."),
         (["--threads", "many", "script.py"], "--threads must be a whole number from 1 to 1024, but is 'many'."),
+        (["--rdzv-endpoint", "here", "script.py"], "An endpoint is"),
+        (["--rdzv-endpoint", "192.0.2.1:29500", "script.py"], "Cannot listen on 192.0.2.1:29500"),
         (["missing.py"], "There is no script 'missing.py'."),
         (["."], ". is a folder without __main__.py. Name a script in it."),
         (["-m", "no_such_module"], "There is no module 'no_such_module'."),

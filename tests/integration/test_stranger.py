@@ -6,13 +6,15 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from integration.rpc_device import TESTS, Device, expose_endpoints
 
-from shardnet.transport import RpcTransport, serve_store
+from shardnet.transport import RpcTransport, serve_door
 
 
 @pytest.fixture(scope="module")
@@ -20,13 +22,21 @@ def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[st
     """How the attacks went, the folder that they were about, and the device."""
     folder = tmp_path_factory.mktemp("stranger")
     (folder / "secret").write_text("a secret")
-    store = serve_store()
-    endpoint = f"127.0.0.1:{store.port}"
-    with RpcTransport.join(endpoint, "source") as source, Device(endpoint, "device") as device:
+    with ExitStack() as ends:
+        endpoint = ends.enter_context(serve_door()).endpoint
+        source = ends.enter_context(RpcTransport.join(endpoint, "source"))
+        device = ends.enter_context(Device(endpoint, "device"))
         expose_endpoints(source)
         device.wait_joined()
+        (agent,) = [each.laddr for each in psutil.Process(device.pid).net_connections() if each.status == "LISTEN"]
         done = subprocess.run(
-            [sys.executable, TESTS / "integration/stranger.py", endpoint, str(device.ask("id")), folder],
+            [
+                sys.executable,
+                TESTS / "integration/stranger.py",
+                f"uv://{agent.ip}:{agent.port}",
+                str(device.ask("id")),
+                folder,
+            ],
             capture_output=True,
             text=True,
             timeout=120,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -38,17 +39,18 @@ class Peer:
         self.id = agent_id
         self.worker: rpc.WorkerInfo | None = None
         """Where torch sends to, once it is known."""
-        self.pending: set[Future[Any]] = set()
+        self.pending: dict[Future[Any], str] = {}
+        """Each with the endpoint or method that it is of."""
         self.edge: Edge | None = None
         """The quick way to it, where there is one."""
         self.has_asked_for_edge = False
 
-    def fail_pending(self, error: ShardnetError) -> None:
+    def fail_pending(self, error_of: Callable[[str], ShardnetError]) -> None:
         """Fail what still waits for this member: of a frozen one, torch would only report timeouts."""
-        for answer in list(self.pending):
-            settle(answer, error)
+        for answer, endpoint in list(self.pending.items()):
+            settle(answer, error_of(endpoint))
         if self.edge is not None:
-            self.edge.end(error)
+            self.edge.end(error_of)
 
 
 def packed_for(receiver: int, request: Any) -> tuple[Packed, list[Any]]:
@@ -79,14 +81,14 @@ def send(peer: Peer, worker: rpc.WorkerInfo, endpoint: str, request: Any, timeou
     except Exception as error:
         raise UsageError(f"What {endpoint!r} should send to {peer.name} cannot travel: {error}") from error
     answer: Future[Any] = Future()
-    peer.pending.add(answer)
+    peer.pending[answer] = endpoint
     try:
         # 0 would mean that there is no limit.
         limit_s = min(max(timeout_s, 0.001), _MAX_S)
         is_async = type(request) in ANSWERED_LATER
         reply = _invoke_rpc_python_udf(worker, frame, tensors, limit_s, is_async)  # type: ignore[arg-type]  # takes bytes
     except RuntimeError as error:
-        peer.pending.discard(answer)
+        peer.pending.pop(answer, None)
         settle(answer, explain(error, peer.name, endpoint, timeout_s))
         return answer
     reply.add_done_callback(partial(_complete, answer, peer, endpoint, timeout_s, kept))
@@ -95,7 +97,7 @@ def send(peer: Peer, worker: rpc.WorkerInfo, endpoint: str, request: Any, timeou
 
 def _complete(answer: Future[Any], peer: Peer, endpoint: str, timeout_s: float, kept: list[Any], reply: Any) -> None:
     """Runs on a thread of torch RPC when the answer is there."""
-    peer.pending.discard(answer)
+    peer.pending.pop(answer, None)
     kept.clear()
     try:
         outcome = reply.value()

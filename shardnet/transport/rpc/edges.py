@@ -95,13 +95,13 @@ class Edge:
             self.end()
         return frames is not None
 
-    def end(self, error: ShardnetError | None = None) -> None:
+    def end(self, error_of: Callable[[str], ShardnetError] | None = None) -> None:
         """Ask nothing more; what is due fails."""
         with self._lock:  # before the line: whoever reads it fails what is due, too, and knows less
             ended, self._due = list(self._due.values()), {}
         self._line.close()
         for due in ended:
-            settle(due.answer, lost(self._device, due.endpoint) if error is None else error)
+            settle(due.answer, lost(self._device, due.endpoint) if error_of is None else error_of(due.endpoint))
 
     def _outcome_of(self, endpoint: str, frame: bytes) -> Any:
         try:
@@ -186,7 +186,7 @@ class Edges:
         with self._lock:
             edges, self._edges = self._edges, []
         for edge in edges:
-            edge.end(error)
+            edge.end(lambda endpoint: error)
         self._reader.close()
 
     def _listen(self) -> bool:

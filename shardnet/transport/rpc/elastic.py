@@ -4,13 +4,13 @@ A backend of our own ("SHARDNET_ELASTIC") on the stock `TensorPipeAgent`. The st
 cannot shrink, and the dynamic one calls *every* known member on a join, so that one dead member blocks all later ones.
 What is different here:
 
-- The roster (name -> id) is one key of the store, changed by compare-and-set. There is no lock that a dying device
-  could keep, and whoever comes later in that order sees those who came before.
+- The roster (name, id, address) is kept by the door. The store in which an agent publishes its address, and looks up
+  those of others, is one of this process alone, into which they are put by hand: no C++ code waits on the network.
 - An agent is called after its id ("member7") and ids are never reused, so a device that comes back under its old name
   is a stranger to torch: nothing is ever taken out of an agent's tables. Taking out would race with the calls of other
   threads (`updateGroupMembership` erases without its lock), and made the C++ side throw when an RRef of an erased
   member was collected. It also keeps names with a "-" apart from torch's "name-id," lists.
-- An agent starts with an empty list of members, and looks a peer's address up when it first needs it.
+- An agent starts with an empty list of members, and is told of a peer when it first needs it.
 
 Uses private names of torch.distributed.rpc: tests/integration/test_elastic_rpc.py says whether a torch has them.
 """
@@ -19,11 +19,11 @@ from __future__ import annotations
 
 import ctypes
 import itertools
-import json
 import os
 import socket
 import sys
-from datetime import timedelta
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,118 +33,82 @@ import torch.distributed.autograd as dist_autograd
 from torch.distributed import rpc
 from torch.distributed.rpc import api, backend_registry
 
-from shardnet.errors import ClusterError, JoinFailed, UsageError
-from shardnet.transport.rpc.store import ANSWER_S, MAX_ID, NEXT_ID, StoreThread, split_endpoint
+from shardnet.errors import ClusterError, UsageError
+from shardnet.transport.door.membership import Membership
+from shardnet.transport.door.messages import News
 
 BACKEND = "SHARDNET_ELASTIC"
-_ROSTER = "shardnet/roster"
-_DRAWN = "shardnet/drawn"
 _num_agents = itertools.count()
 
 
 class Group:
-    """This process's agent in a cluster, and the cluster's roster in the store."""
+    """This process's agent in a cluster, and its connection to the door."""
 
     def __init__(self, endpoint: str, *, timeout_s: float) -> None:
         """Start an agent. It belongs to the group for others only after `enlist`.
 
         Raises:
-            UsageError: the endpoint is not "host:port", or this process is in a cluster already.
-            JoinFailed: no store answers there in time.
+            UsageError: the endpoint is none, or this process is in a cluster already.
+            JoinFailed: no door is there in time, or it is not open to this process.
         """
-        host, port = split_endpoint(endpoint)
         if rpc._is_current_rpc_agent_set():
             raise UsageError("This process is in a cluster already. Close that transport first.")
         _silence_torch()
         _listen_on_loopback_by_default()
+        self._addresses: dict[int, str] = {}
+        """Of all members that were ever told of."""
         self._known: dict[int, rpc.WorkerInfo] = {}
-        self._is_given_up = False
-        self._questions = StoreThread(endpoint)
+        self._introducing = threading.Lock()
+        self._store = dist.HashStore()
+        self.door = Membership(endpoint, timeout_s=timeout_s)
         try:
-            self._questions.ask(lambda: self._start(host, port, timeout_s), timeout_s=timeout_s + 1)
-        except JoinFailed:
-            self._questions.close()
-            raise
-        except ClusterError as error:
-            self._is_given_up = True
-            self._questions.close()
-            raise JoinFailed(
-                f"No cluster answers at {endpoint} within {timeout_s:g} s. Is the coordinator running there?"
-            ) from error
-        except BaseException:  # Ctrl-C: the thread goes on starting the agent, of which there is one in a process
-            self._is_given_up = True
-            self._questions.close()
+            self.id = self.door.enter()
+            self._agent = _start_agent(self._store, self.id)
+        except BaseException:
+            self.close()
             raise
         self.is_first = next(_num_agents) == 0
         """Whether this is the first agent of the process: torch counts RRefs for no other."""
 
-    def _start(self, host: str, port: int, timeout_s: float) -> None:
-        # The agent needs a connection of its own: it waits on it, and would block ours.
-        self._store, agent_store = (_connect(host, port, timeout_s) for _ in range(2))
-        self.id = self._store.add(NEXT_ID, 1)
-        if self.id > MAX_ID:
-            raise JoinFailed(f"This cluster has seen {MAX_ID} devices join. Start it anew: ids are used once.")
-        if not self._is_given_up:
-            self._agent = _start_agent(agent_store, self.id)
-        if self._is_given_up:
-            self.close()
+    def enlist(self, name: str, on_news: Callable[[News], None], on_struck: Callable[[], None]) -> None:
+        """Put this agent on the roster; see `Membership.enlist`."""
 
-    def roster(self, *, timeout_s: float = ANSWER_S) -> dict[str, int]:
-        """Who is in the group by the store's account: name -> id.
+        def note(news: News) -> None:
+            self._addresses.update((agent_id, address) for agent_id, _, address in news.joined)
+            on_news(news)
 
-        Raises:
-            ClusterError: the store does not answer.
-        """
-        text = self._questions.ask(lambda: self._store.compare_set(_ROSTER, "", "{}"), timeout_s=timeout_s)
-        roster: dict[str, int] = json.loads(text)
-        return roster
-
-    def enlist(self, name: str) -> dict[str, int]:
-        """Put this agent on the roster, and return the roster. It is left as it is where another holds the name."""
-        while True:
-            roster = self.roster()
-            if name in roster or self._replace(roster, {**roster, name: self.id}, ANSWER_S):
-                return {**roster, name: roster.get(name, self.id)}
-
-    def strike(self, name: str, agent_id: int, *, timeout_s: float = ANSWER_S) -> None:
-        """Take a device off the roster, unless its name belongs to another agent by now."""
-        while (roster := self.roster(timeout_s=timeout_s)).get(name) == agent_id:
-            if self._replace(roster, {other: id for other, id in roster.items() if other != name}, timeout_s):
-                return
-
-    def _replace(self, old: dict[str, int], new: dict[str, int], timeout_s: float) -> bool:
-        before, after = (json.dumps(roster, sort_keys=True) for roster in (old, new))
-        found = self._questions.ask(lambda: self._store.compare_set(_ROSTER, before, after), timeout_s=timeout_s)
-        return bool(found.decode() == after)
-
-    def draw(self, counter: str, count: int) -> int:
-        """See `Transport.draw`. The store counts them."""
-        last: int = self._questions.ask(lambda: self._store.add(f"{_DRAWN}/{counter}", count))
-        return last - count + 1
+        address = self._store.get(f"addrs/{_agent_name(self.id)}").decode()  # where the agent has just put it
+        self.door.enlist(name, address, note, on_struck)
 
     def worker(self, agent_id: int) -> rpc.WorkerInfo:
-        """Where torch sends what is meant for an agent. Asks the store on the first use, then never again.
+        """Where torch sends what is meant for an agent. Asks the door where the news may be late.
 
         Raises:
-            ClusterError: no such agent has ever published its address, or the store does not answer.
+            ClusterError: there is no such agent, or the door does not answer.
         """
         known = self._known.get(agent_id)
-        return self._questions.ask(lambda: self._introduce(agent_id)) if known is None else known
+        return self._introduce(agent_id) if known is None else known
 
     def _introduce(self, agent_id: int) -> rpc.WorkerInfo:
-        """Let the agent know another one. Runs on the thread that asks the store, so one at a time."""
+        """Let the agent know another one."""
+        if agent_id not in self._addresses:
+            self.door.sync()
+        address = self._addresses.get(agent_id)
+        if address is None:  # the agent would wait for it, and keep all other threads from sending meanwhile
+            raise ClusterError(f"Device number {agent_id} is not in the cluster.")
         name = _agent_name(agent_id)
-        # The agent would wait for a missing address, and keep all other threads from sending meanwhile.
-        if not self._store.check([f"addrs/{name}"]):
-            raise ClusterError(f"Device number {agent_id} has not published an address.")
-        worker = rpc.WorkerInfo(name, agent_id)
-        if agent_id not in self._known and agent_id != self.id:
-            self._agent._update_group_membership(worker, [], {}, True)
-        return self._known.setdefault(agent_id, worker)
+        with self._introducing:
+            if agent_id not in self._known:
+                worker = rpc.WorkerInfo(name, agent_id)
+                if agent_id != self.id:
+                    self._store.set(f"addrs/{name}", address)
+                    self._agent._update_group_membership(worker, [], {}, True)
+                self._known[agent_id] = worker
+        return self._known[agent_id]
 
     def close(self) -> None:
         """End the agent. Waits for nobody else."""
-        self._questions.close()
+        self.door.close()
         if rpc._is_current_rpc_agent_set():
             api.shutdown(graceful=False)
 
@@ -199,12 +163,6 @@ def _init_autograd_once(agent_id: int) -> None:
     except RuntimeError as error:
         if "already initialized" not in str(error):
             raise
-
-
-def _connect(host: str, port: int, timeout_s: float) -> dist.TCPStore:
-    store = dist.TCPStore(host, port, timeout=timedelta(seconds=timeout_s), wait_for_workers=False)
-    store.set_timeout(timedelta(seconds=ANSWER_S))
-    return store
 
 
 def _listen_on_loopback_by_default() -> None:
