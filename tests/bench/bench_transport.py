@@ -1,10 +1,11 @@
-"""What `post` costs beside a bare `rpc_async` of the same tensor.
+"""What `post` costs beside a bare `rpc_async` of the same tensor, and what a join takes.
 
     python tests/bench/bench_transport.py [--json FILE]
 
 Two pairs of processes on this machine: one in a stock TensorPipe group with the same options, and one in an elastic
 group of shardnet. They are measured in turn, some hundred round trips at a time, so that what else the machine
-does falls on both.
+does falls on both. In a third pair, one process joins the other's cluster and leaves it again, some ten times a turn;
+starting a process and importing torch are not part of that.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ WAYS = {
     "post": "elastic",
     "post of a Hop": "elastic",
     "call": "elastic",
+    "join and leave": "joining",
 }
 BASELINE = "rpc_async"
 
@@ -77,10 +79,21 @@ def be_elastic(rank: int, port: int) -> dict[str, Callable[[], Any]]:
     }
 
 
+def be_joining(rank: int, port: int) -> dict[str, Callable[[], Any]]:
+    """Join and leave the cluster of rank 1, again and again."""
+    from shardnet.transport import RpcTransport, serve_door
+
+    if rank == 1:
+        be_joining.door = serve_door("127.0.0.1", port)  # type: ignore[attr-defined]
+        be_joining.member = RpcTransport.join(f"127.0.0.1:{port}", "member")  # type: ignore[attr-defined]
+        return {}
+    return {"join and leave": lambda: RpcTransport.join(f"127.0.0.1:{port}", "newcomer", timeout_s=30).close()}
+
+
 def serve(group: str, rank: int, port: int) -> None:
     """Be one process: measure what standard input says, and answer with [[seconds to start, seconds in all], ...]."""
     torch.set_num_threads(1)
-    ways = {"stock": be_stock, "elastic": be_elastic}[group](rank, port)
+    ways = {"stock": be_stock, "elastic": be_elastic, "joining": be_joining}[group](rank, port)
     print("ready", flush=True)
     for line in sys.stdin:
         way, num_rounds = json.loads(line)
@@ -142,7 +155,7 @@ def measure(num_turns: int, num_rounds: int) -> dict[str, list[tuple[float, floa
     """The seconds of every round trip of every way, taken in turns."""
     with ExitStack() as ends:
         sources = {}
-        for group in ("stock", "elastic"):
+        for group in ("stock", "elastic", "joining"):
             port = free_port()
             pair = [Process(group, rank, port) for rank in (0, 1)]
             for process in pair:
@@ -150,12 +163,13 @@ def measure(num_turns: int, num_rounds: int) -> dict[str, list[tuple[float, floa
             for process in pair:
                 process.read()
             sources[group] = pair[0]
+        rounds = {way: max(1, num_rounds // 10) if group == "joining" else num_rounds for way, group in WAYS.items()}
         for way, group in WAYS.items():
-            sources[group].measure(way, num_rounds)  # connections, caches
+            sources[group].measure(way, rounds[way])  # connections, caches
         measured: dict[str, list[tuple[float, float]]] = {way: [] for way in WAYS}
         for _ in range(num_turns):
             for way, group in WAYS.items():
-                measured[way] += sources[group].measure(way, num_rounds)
+                measured[way] += sources[group].measure(way, rounds[way])
         return measured
 
 
