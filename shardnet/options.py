@@ -56,8 +56,8 @@ class Whole:
     def plain(self, name: str, value: Any) -> int:
         whole = whole_number(name, value, least=-math.inf)
         if not self.least <= whole <= self.most:
-            too_large = f"at most {self.most}" if whole > self.most else f"{self.least} or more"
-            raise BadRequest(f"{name} must be {self.asked or too_large}, but is {quoted(whole)}.")
+            missed = f"at most {self.most}" if whole > self.most else f"{self.least} or more"
+            raise BadRequest(f"{name} must be {self.asked or missed}, but is {quoted(whole)}.")
         return whole
 
 
