@@ -161,9 +161,12 @@ def ends(host: Host, *messages: bytes) -> bool:
     with socket.socket(socket.AF_UNIX) as stranger:
         stranger.settimeout(5)
         stranger.connect("\0" + place[0])
-        for number, message in enumerate(messages):
-            stranger.sendall(struct.pack("<IQ", len(message), number) + message)
-        return stranger.recv(100) == b""
+        try:
+            for number, message in enumerate(messages):
+                stranger.sendall(struct.pack("<IQ", len(message), number) + message)
+            return stranger.recv(100) == b""
+        except (BrokenPipeError, ConnectionResetError):  # it hung up between two of them
+            return True
 
 
 def test_who_knows_no_secret_is_not_served(host: Host) -> None:
