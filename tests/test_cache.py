@@ -7,6 +7,7 @@ import torch
 
 from shardnet.errors import BadRequest, KVMemorySpent
 from shardnet.models import BlockKV
+from shardnet.stage.budget import KVBudget
 from shardnet.stage.cache import KVCache
 
 LAYOUT = (BlockKV(3, 2, 4, 4), BlockKV(4, 2, 4, 6))
@@ -57,7 +58,7 @@ def test_bytes_are_counted() -> None:
 
 
 def test_the_budget_is_kept() -> None:
-    cache = KVCache(LAYOUT, torch.float32, budget_bytes=10 * BYTES_PER_TOKEN)
+    cache = KVCache(LAYOUT, torch.float32, KVBudget(10 * BYTES_PER_TOKEN))
     cache.open(0, 6)
     with pytest.raises(KVMemorySpent, match=r"5 tokens needs 0.0 MiB .* 0.0 of 0.0 MiB are free\. Wait for other"):
         cache.open(1, 5)
@@ -115,7 +116,7 @@ def test_a_session_moves_to_another_cache() -> None:
 
 
 def test_a_shard_without_blocks_counts_tokens() -> None:
-    cache = KVCache((), torch.float32, budget_bytes=0)
+    cache = KVCache((), torch.float32, KVBudget(0))
     cache.open(0, 100)
     cache.advance(0, 7)
     cache.restore(1, 4, {}, 10)

@@ -7,7 +7,7 @@ from transformers import Gemma3TextConfig, LlamaConfig, Qwen2MoeConfig
 
 from shardnet.models import Segment
 from shardnet.profiling.random_shard import group_units, random_shard, works_of
-from shardnet.stage.cache import SessionCache
+from shardnet.stage.cache import KVCache
 
 
 def test_blocks_that_are_alike_are_one_group() -> None:
@@ -42,7 +42,7 @@ def test_a_random_shard_runs_and_is_always_the_same(dtype: torch.dtype) -> None:
     outputs = []
     for _ in range(2):
         shard = random_shard(config, 0, 4, dtype)
-        cache = SessionCache(shard.kv_layout, dtype, 8)
+        cache = KVCache(shard.kv_layout, dtype).open(0, 8)
         outputs.append(shard.forward(torch.arange(5), [Segment(cache, 5)]))
         assert {module.weight.dtype for module in shard.modules.values() if hasattr(module, "weight")} == {dtype}
     assert outputs[0].shape == (1, 97)

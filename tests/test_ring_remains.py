@@ -71,7 +71,8 @@ def test_a_closed_session_frees_its_kv_cache_while_the_stage_idles(
             for host in worker._stages.hosts()
             if host.stage is not None
             for live in host.stage._sessions.values()
-            for tensor in live.kv.keys.values()  # type: ignore[attr-defined]
+            for piece in live.kv.pieces  # type: ignore[attr-defined]
+            for tensor in piece.extent.keys.values()
         ]
         assert len(caches) == 4
         list(stream)

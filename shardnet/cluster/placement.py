@@ -152,18 +152,16 @@ def given_plan(split: Sequence[int], profile: ModelProfile, devices: Sequence[st
 def kv_budgets(
     plan: Plan, profile: ModelProfile, devices: Sequence[DeviceProfile], kv_memory_bytes: int | None
 ) -> list[int]:
-    """Bytes that the KV caches of each stage may take; the stages of one device share what it has.
+    """Bytes that the KV caches of each stage's device may take; its stages share them.
 
     Raises:
         DoesNotFit: a device cannot hold its weights and the KV cache of one short session.
     """
     free_of = {device.name: device.memory_bytes for device in devices}
     held_of = dict.fromkeys(free_of, 0)
-    stages_of = dict.fromkeys(free_of, 0)
     for stage in plan.stages:
         units = profile.units[stage.first_unit : stage.last_unit + 1]
         held_of[stage.device] += sum(unit.weight_bytes for unit in units)
-        stages_of[stage.device] += 1
         least_kv_bytes = LEAST_KV_TOKENS * sum(unit.kv_bytes_per_token for unit in units)
         needed = held_of[stage.device] + (kv_memory_bytes or least_kv_bytes)
         if needed > free_of[stage.device]:
@@ -172,5 +170,5 @@ def kv_budgets(
                 f"their KV cache), but has {free_of[stage.device] / 2**30:.2f} GiB free. Give it fewer units, add a "
                 "device, or use a smaller dtype."
             )
-    spare_of = {name: (free_of[name] - held_of[name]) // max(stages_of[name], 1) for name in free_of}
+    spare_of = {name: free_of[name] - held_of[name] for name in free_of}
     return [kv_memory_bytes or spare_of[stage.device] for stage in plan.stages]

@@ -19,7 +19,8 @@ from shardnet.errors import ClusterError
 from shardnet.loader import load_shard, require_copy
 from shardnet.models import Shard
 from shardnet.process.threads import on_thread
-from shardnet.profiling.memory import peak_rss_bytes
+from shardnet.profiling.memory import peak_rss_bytes, usable_memory_bytes
+from shardnet.stage.budget import KVBudget
 from shardnet.stage.cache import KVCache
 from shardnet.stage.pace import Pace, own_pace
 from shardnet.stage.stage import Stage
@@ -40,6 +41,8 @@ class Premises:
     pace: Pace = own_pace
     weights: weakref.WeakValueDictionary[Any, torch.Tensor] = field(default_factory=weakref.WeakValueDictionary)
     """Tensors that several stages use (tied embeddings, say), each loaded once, as long as one uses it."""
+    kv_budget: KVBudget = field(default_factory=lambda: KVBudget(usable_memory_bytes()))
+    """What the KV caches of all stages (of any model) may reserve together: the memory that was there at first."""
 
 
 class StageHost:
@@ -165,7 +168,7 @@ class StageHost:
             self._raise_if_closed()
             self.stage = Stage(
                 shard,
-                KVCache(shard.kv_layout, shard.dtype, spec.kv_budget_bytes),
+                KVCache(shard.kv_layout, shard.dtype, self._kv_budget(spec)),
                 recorder,
                 self._outlet,
                 chunk_tokens=spec.prefill_chunk_tokens,
@@ -173,6 +176,11 @@ class StageHost:
                 pace=here.pace,
             )
         return StageSizes(shard.weight_bytes, shard.bytes_read, shard.kv_bytes_per_token)
+
+    def _kv_budget(self, spec: StageSpec) -> KVBudget:
+        """One for all stages of this device that the same coordinator made of the same checkpoint."""
+        name = (spec.ring_id.epoch, spec.checkpoint)
+        return self._premises.kv_budget.part(name, spec.kv_budget_bytes)
 
     def _load_shard(self) -> Shard:
         here = self._premises

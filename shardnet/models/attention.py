@@ -2,19 +2,23 @@
 
 Stock transformers blocks call `past_key_values.update` and hand what it returns to a function registered with
 `transformers.AttentionInterface`. Here `update` appends to every session's cache and returns the `RaggedKV` itself, and
-`attend` takes each session's keys from it: nothing is global, and nothing is padded.
+`attend` takes each session's keys from it: nothing is global. Short sessions with one new token each go in buckets, as
+one padded product; in float32 that agrees with a product by itself to rounding.
 
-Shapes: H query heads, K key-value heads, G = H / K, T new tokens of all sessions, t of one, n in all, d head size.
+Shapes: H query heads, K key-value heads, G = H / K, T new tokens of all sessions, t of one, n in all, d head size, B
+sessions of a bucket.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from shardnet.models.buckets import Bucket, buckets_of
 from shardnet.models.kv import Segment
 
 IMPLEMENTATION = "shardnet"
@@ -23,33 +27,48 @@ IMPLEMENTATION = "shardnet"
 class RaggedKV:
     """The caches of the sessions of one step, in the place of a transformers `Cache`."""
 
-    __slots__ = ("_masks", "_windows", "keys", "segments", "values", "window")
+    __slots__ = ("_masks", "_windows", "alone", "buckets", "keys", "layer", "rows", "segments", "values", "window")
 
     def __init__(self, segments: Sequence[Segment], windows: Mapping[int, int | None]) -> None:
         self.segments = segments
         self._windows = windows
+        self.layer = -1
+        """The block that appended last."""
         self.window: int | None = None
-        """How far the block that appended last looks back."""
-        self.keys: list[Tensor] = []
-        """Of each session [K, n, d], for the block that appended last."""
-        self.values: list[Tensor] = []
+        """How far it looks back."""
+        self.alone: list[int] = []
+        """Indices of the sessions that are in no bucket; after the first `update`."""
+        self.buckets: list[Bucket] | None = [] if len(segments) == 1 else None
+        self.rows = _rows_of(segments)
+        """Which of the step's rows are those of each session: the first, and the one behind the last."""
+        self.keys: dict[int, Tensor] = {}
+        """Of each session that is alone [K, n, d], for the block that appended last."""
+        self.values: dict[int, Tensor] = {}
         self._masks: dict[tuple[int, int, int], Tensor] = {}
 
     def update(self, key: Tensor, value: Tensor, layer: int, *_: object, **__: object) -> tuple[RaggedKV, RaggedKV]:
         """Append keys and values [1, K, T, d] of all sessions."""
         segments = self.segments
-        self.window = self._windows[layer]
+        self.layer, self.window = layer, self._windows[layer]
         if len(segments) == 1:
-            keys, values = segments[0].kv.append(layer, key[0], value[0])
-            self.keys, self.values = [keys], [values]
+            self.keys[0], self.values[0] = segments[0].kv.append(layer, key[0], value[0])
             return self, self
-        sizes = [segment.num_tokens for segment in segments]
-        self.keys, self.values = [], []
-        for segment, new_key, new_value in zip(segments, key[0].split(sizes, 1), value[0].split(sizes, 1), strict=True):
-            keys, values = segment.kv.append(layer, new_key, new_value)
-            self.keys.append(keys)
-            self.values.append(values)
+        if self.buckets is None:
+            self.buckets, self.alone = buckets_of(segments, key.shape[1] * key.shape[3])
+        for bucket in self.buckets:
+            for store, new in ((bucket.store.keys, key), (bucket.store.values, value)):
+                rows = new[0].transpose(0, 1)
+                store[layer].index_copy_(0, bucket.targets, rows if self.is_whole else rows[bucket.order])
+        for index in self.alone:
+            first, end = self.rows[index]
+            new_key, new_value = key[0, :, first:end], value[0, :, first:end]
+            self.keys[index], self.values[index] = segments[index].kv.append(layer, new_key, new_value)
         return self, self
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether one bucket has all the step's rows."""
+        return self.buckets is not None and len(self.buckets) == 1 and not self.alone
 
     def mask(self, num_tokens: int, num_keys: int, window: int, device: torch.device) -> Tensor:
         """[t, n] True where a query may look: not ahead, less than `window` back. Made once per step and shape."""
@@ -77,11 +96,37 @@ def attend(
     """
     if len(key.segments) == 1:
         return _attend_one(query, key, 0, scaling, softcap), None
-    outputs = [
-        _attend_one(part, key, index, scaling, softcap)
-        for index, part in enumerate(query.split([segment.num_tokens for segment in key.segments], 2))
-    ]
-    return torch.cat(outputs, 1), None
+    assert key.buckets is not None
+    if key.is_whole:
+        return _attend_bucket(query[0].transpose(0, 1), key, key.buckets[0], scaling, softcap)[None], None
+    outputs: list[Tensor] = []
+    places: list[Tensor] = []
+    for bucket in key.buckets:
+        outputs.append(_attend_bucket(query[0, :, bucket.order].transpose(0, 1), key, bucket, scaling, softcap))
+        places.append(bucket.order)
+    for index in key.alone:
+        first, end = key.rows[index]
+        outputs.append(_attend_one(query[:, :, first:end], key, index, scaling, softcap)[0])
+        places.append(torch.arange(first, end))
+    joined = torch.cat(outputs)
+    return torch.empty_like(joined).index_copy_(0, torch.cat(places), joined)[None], None
+
+
+def _attend_bucket(query: Tensor, kv: RaggedKV, bucket: Bucket, scaling: float | None, softcap: float | None) -> Tensor:
+    """Query [B, H, d] of sessions with one token each -> [B, H, d]."""
+    num_sessions, num_heads, head_dim = query.shape
+    seen = bucket.seen(kv.window, query.dtype)
+    keys, values = (
+        store[kv.layer].index_select(0, seen.rows).unflatten(0, (num_sessions, seen.num_keys)).transpose(1, 2)
+        for store in (bucket.store.keys, bucket.store.values)
+    )
+    query = query.reshape(num_sessions, keys.shape[1], -1, head_dim)
+    if softcap is None:
+        out = F.scaled_dot_product_attention(query, keys, values, attn_mask=seen.bias, scale=scaling)
+    else:
+        mask = None if seen.bias is None else seen.bias == 0
+        out = _attend_capped(query, keys, values, mask, scaling, softcap)
+    return out.reshape(num_sessions, num_heads, -1)
 
 
 def _attend_one(query: Tensor, kv: RaggedKV, index: int, scaling: float | None, softcap: float | None) -> Tensor:
@@ -112,6 +157,11 @@ def _attend_one(query: Tensor, kv: RaggedKV, index: int, scaling: float | None, 
     else:
         out = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, is_causal=causal, scale=scaling)
     return out.reshape(1, num_kv_heads * group, num_tokens, -1).transpose(1, 2)
+
+
+def _rows_of(segments: Sequence[Segment]) -> list[tuple[int, int]]:
+    ends = list(accumulate(segment.num_tokens for segment in segments))
+    return list(zip([0, *ends], ends))
 
 
 def _attend_capped(

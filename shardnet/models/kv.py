@@ -1,12 +1,13 @@
 """What a shard needs to know of a session's KV cache. The caches themselves are in `shardnet.stage.cache`.
 
-Shapes: H query heads, K key-value heads, t new tokens, n tokens in all, d head dimension.
+Shapes: H query heads, K key-value heads, t new tokens, n tokens in all, d head dimension, R rows of a store.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -25,14 +26,39 @@ class BlockKV:
         return self.num_kv_heads * (self.key_dim + self.value_dim)
 
 
+class KVRows(Protocol):
+    """Where the tokens of many sessions lie, a row for each."""
+
+    @property
+    def keys(self) -> Mapping[int, Tensor]:
+        """[R, K, d] of each block."""
+
+    @property
+    def values(self) -> Mapping[int, Tensor]:
+        """[R, K, d'] of each block."""
+
+
+class Place(NamedTuple):
+    """Where all tokens of one session lie, one behind the other."""
+
+    store: KVRows
+    first_row: int
+
+
 class SessionKV(Protocol):
     """The cache of one session in one shard."""
 
     length: int
     """Tokens cached before this step: the position of the first new token."""
+    capacity: int
+    """Tokens that there is room for."""
+
+    @property
+    def place(self) -> Place | None:
+        """None where they lie in several places."""
 
     def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Write new keys and values [K, t, d] behind the cached ones; return views of all of them, [K, n, d].
+        """Write new keys and values [K, t, d] behind the cached ones; return all of them, [K, n, d].
 
         Does not move `length`: all blocks of a shard append at the same place, and the caller advances after the step.
         """

@@ -10,7 +10,7 @@ import torch
 
 from shardnet.models import Segment, Shard
 from shardnet.progress import Progress
-from shardnet.stage.cache import SessionCache
+from shardnet.stage.cache import KVCache, SessionCache
 from shardnet.stage.pace import Pace
 
 _MAX_RUNS = 25
@@ -50,8 +50,11 @@ class ShardSteps:
     def step(self, num_tokens: int, num_sessions: int, cached: int) -> Callable[[], object]:
         """A function that runs `num_tokens` new tokens of each of `num_sessions` sessions that hold `cached`."""
         shard = self._shard
-        caches = [_filled_cache(shard, cached + num_tokens, cached) for _ in range(num_sessions)]
-        segments = [Segment(cache, num_tokens) for cache in caches]
+        caches = KVCache(shard.kv_layout, shard.dtype)
+        segments = [
+            Segment(_filled(caches, session, cached + num_tokens, cached), num_tokens)
+            for session in range(num_sessions)
+        ]
         num_rows = num_sessions * num_tokens
         generator = torch.Generator().manual_seed(0)
         if shard.has_embedding:
@@ -61,14 +64,16 @@ class ShardSteps:
         return lambda: self._pace(lambda: shard.forward(rows, segments))
 
 
-def _filled_cache(shard: Shard, capacity: int, length: int) -> SessionCache:
+def _filled(caches: KVCache, session: int, capacity: int, length: int) -> SessionCache:
     """A session's cache with numbers in it: untouched memory would be all the same page, and fast."""
-    cache = SessionCache(shard.kv_layout, shard.dtype, capacity)
-    for tensors in (cache.keys, cache.values):
-        for tensor in tensors.values():
-            tensor.copy_(torch.linspace(-1, 1, tensor.shape[-1]).to(tensor.dtype))
-    cache.length = length
-    return cache
+    tensors = {}
+    for block in caches.layout:
+        key, value = torch.linspace(-1, 1, block.key_dim), torch.linspace(-1, 1, block.value_dim)
+        tensors[block.layer] = (
+            key.expand(block.num_kv_heads, length, -1),
+            value.expand(block.num_kv_heads, length, -1),
+        )
+    return caches.restore(session, length, tensors, capacity)
 
 
 def timed(step: Callable[[], object], slot_s: float, is_warm: bool = False) -> list[float]:

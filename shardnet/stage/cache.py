@@ -1,42 +1,55 @@
-"""KV caches of many sessions in one shard: append, crop, export, restore, under a memory budget.
+"""KV caches of many sessions in one shard: append, crop, grow, export, restore, block by block, under a memory budget.
 
-Used by one thread at a time (a stage's). Memory is reserved when a session opens, and touched only as tokens come: what
-was not written yet takes no resident memory.
+Each block has its memory for itself, in stretches that sessions share (`stage.extent`): a block that leaves frees its
+part, and one operation writes the new tokens of many sessions. Nothing is moved when a session opens, grows or ends.
+Memory is reserved when a session opens, and touched only as tokens come: what was not written yet takes no resident
+memory. Sessions may be opened and closed by any thread; what reads or writes tokens is for the thread that computes.
 
 Shapes: K key-value heads, t new tokens, n tokens in all, d head dimension.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from shardnet.errors import BadRequest, KVMemorySpent
-from shardnet.models.kv import BlockKV
+from shardnet.models.kv import BlockKV, Place
+from shardnet.stage.budget import KVBudget
+from shardnet.stage.extent import Extent
 
 BlockTensors = tuple[Tensor, Tensor]
 """Keys [K, n, d] and values [K, n, d'] of one block."""
+LEAST_ROWS = 4096
+"""Of an extent: sessions in one extent can be worked on together, and rows that nobody writes take no memory."""
+
+
+class Piece(NamedTuple):
+    """Rows that one session has in an extent."""
+
+    extent: Extent
+    first_row: int
+    num_rows: int
 
 
 class SessionCache:
-    """One session's keys and values in one allocation. What a shard sees of it is `models.kv.SessionKV`."""
+    """One session's keys and values. What a shard sees of it is `models.kv.SessionKV`."""
 
-    __slots__ = ("capacity", "keys", "length", "values")
+    __slots__ = ("capacity", "length", "pieces")
 
-    def __init__(self, layout: Sequence[BlockKV], dtype: torch.dtype, capacity: int) -> None:
+    def __init__(self, piece: Piece) -> None:
         self.length = 0
-        self.capacity = capacity
-        self.keys: dict[int, Tensor] = {}
-        self.values: dict[int, Tensor] = {}
-        store = torch.empty(capacity * sum(block.elements_per_token for block in layout), dtype=dtype)
-        start = 0
-        for block in layout:
-            for tensors, dim in ((self.keys, block.key_dim), (self.values, block.value_dim)):
-                size = block.num_kv_heads * capacity * dim
-                tensors[block.layer] = store[start : start + size].view(block.num_kv_heads, capacity, dim)
-                start += size
+        self.pieces = [piece]
+        self.capacity = piece.num_rows
+
+    @property
+    def place(self) -> Place | None:
+        """See `SessionKV.place`."""
+        return Place(*self.pieces[0][:2]) if len(self.pieces) == 1 else None
 
     def append(self, layer: int, key: Tensor, value: Tensor) -> BlockTensors:
         """See `SessionKV.append`.
@@ -44,33 +57,64 @@ class SessionCache:
         Raises:
             KVMemorySpent: more tokens than the session reserved.
         """
-        length, num_new = self.length, key.shape[1]
-        end = length + num_new
+        length, end = self.length, self.length + key.shape[1]
         if end > self.capacity:
             raise KVMemorySpent(
                 f"The session has room for {self.capacity} tokens and this step would make it {end}. "
                 "Reserve more for it (grow), or ask for fewer new tokens."
             )
-        keys, values = self.keys[layer], self.values[layer]
-        keys.narrow(1, length, num_new).copy_(key)
-        values.narrow(1, length, num_new).copy_(value)
-        return keys.narrow(1, 0, end), values.narrow(1, 0, end)
+        if len(self.pieces) > 1:
+            self._write(layer, length, key, value)
+            return self.read(layer, end)
+        extent, first_row, _ = self.pieces[0]
+        keys, values = extent.keys[layer], extent.values[layer]
+        keys.narrow(0, first_row + length, end - length).copy_(key.transpose(0, 1))
+        values.narrow(0, first_row + length, end - length).copy_(value.transpose(0, 1))
+        return keys.narrow(0, first_row, end).transpose(0, 1), values.narrow(0, first_row, end).transpose(0, 1)
+
+    def read(self, layer: int, length: int) -> BlockTensors:
+        """The first `length` tokens of a block: views, where they lie in one place."""
+        parts = [
+            (piece.extent.keys[layer][rows].transpose(0, 1), piece.extent.values[layer][rows].transpose(0, 1))
+            for piece, _, rows in self._parts(0, length)
+        ]
+        if len(parts) == 1:
+            return parts[0]
+        return torch.cat([keys for keys, _ in parts], 1), torch.cat([values for _, values in parts], 1)
+
+    def _write(self, layer: int, first: int, key: Tensor, value: Tensor) -> None:
+        """Tokens from `first` on."""
+        for piece, start, rows in self._parts(first, first + key.shape[1]):
+            places = slice(start - first, start - first + rows.stop - rows.start)
+            piece.extent.keys[layer][rows] = key[:, places].transpose(0, 1)
+            piece.extent.values[layer][rows] = value[:, places].transpose(0, 1)
+
+    def _parts(self, first: int, end: int) -> Iterator[tuple[Piece, int, slice]]:
+        """Where the tokens from `first` to `end` lie: piece, first token in it, its rows in the extent."""
+        start = 0
+        for piece in self.pieces:
+            begin, stop = max(first, start), min(end, start + piece.num_rows)
+            if begin < stop or first == end == start == 0:
+                shift = piece.first_row - start
+                yield piece, begin, slice(begin + shift, stop + shift)
+            start += piece.num_rows
 
 
 class KVCache:
-    """The sessions of one shard. A shard without blocks reserves nothing, and still counts its sessions' tokens."""
+    """The sessions of one shard. A shard without blocks reserves nothing, and still counts its sessions' tokens.
 
-    def __init__(self, layout: Sequence[BlockKV], dtype: torch.dtype, budget_bytes: int | None = None) -> None:
-        """
-        Args:
-            layout: what each block caches (`Shard.kv_layout`).
-            budget_bytes: what all sessions together may reserve; None for no limit.
-        """
+    Args:
+        layout: what each block caches (`Shard.kv_layout`).
+        budget: what all sessions together may reserve, here and in the other caches of the same budget.
+    """
+
+    def __init__(self, layout: Sequence[BlockKV], dtype: torch.dtype, budget: KVBudget | None = None) -> None:
         self.layout = tuple(layout)
         self.dtype = dtype
-        self.budget_bytes = budget_bytes
-        self.bytes_per_token = dtype.itemsize * sum(block.elements_per_token for block in self.layout)
+        self._budget = KVBudget() if budget is None else budget
         self._sessions: dict[int, SessionCache] = {}
+        self._extents: list[Extent] = []
+        self._lock = threading.RLock()
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -83,14 +127,19 @@ class KVCache:
         return tuple(self._sessions)
 
     @property
+    def bytes_per_token(self) -> int:
+        return sum(self._bytes_of(block) for block in self.layout)
+
+    @property
     def reserved_bytes(self) -> int:
         """What the open sessions may come to use."""
-        return self.bytes_per_token * sum(session.capacity for session in self._sessions.values())
+        return self.bytes_per_token * self._num_reserved_rows()
 
     @property
     def used_bytes(self) -> int:
         """What the cached tokens take now."""
-        return self.bytes_per_token * sum(session.length for session in self._sessions.values())
+        with self._lock:
+            return self.bytes_per_token * sum(session.length for session in self._sessions.values())
 
     def open(self, session_id: int, capacity_tokens: int) -> SessionCache:
         """Reserve room for a new session.
@@ -99,11 +148,11 @@ class KVCache:
             BadRequest: a session of that number is open already.
             KVMemorySpent: the room does not fit beside what the other sessions reserved.
         """
-        if session_id in self._sessions:
-            raise BadRequest(f"Session {session_id} is open already. Close it first, or use another number.")
-        self._check_budget(capacity_tokens, self.reserved_bytes)
-        session = self._sessions[session_id] = SessionCache(self.layout, self.dtype, capacity_tokens)
-        return session
+        with self._lock:
+            if session_id in self._sessions:
+                raise BadRequest(f"Session {session_id} is open already. Close it first, or use another number.")
+            session = self._sessions[session_id] = SessionCache(self._reserve(capacity_tokens))
+            return session
 
     def get(self, session_id: int) -> SessionCache:
         """The cache of an open session.
@@ -132,7 +181,14 @@ class KVCache:
 
     def close(self, session_id: int) -> None:
         """Give a session's memory back. Harmless when the session is not open."""
-        self._sessions.pop(session_id, None)
+        with self._lock:
+            session = self._sessions.pop(session_id, None)
+            if session is None:
+                return
+            for piece in session.pieces:
+                piece.extent.give_back(piece.first_row, piece.num_rows)
+            self._extents = [extent for extent in self._extents if not extent.is_unused]
+            self._budget.release(session.capacity * self.bytes_per_token)
 
     def crop(self, session_id: int, length: int) -> None:
         """Forget all but the first `length` tokens."""
@@ -142,29 +198,33 @@ class KVCache:
         session.length = length
 
     def grow(self, session_id: int, capacity_tokens: int) -> None:
-        """Make room for more tokens. Old and new memory coexist while the tokens are copied."""
-        old = self.get(session_id)
-        if capacity_tokens <= old.capacity:
-            return
-        self._check_budget(capacity_tokens, self.reserved_bytes - old.capacity * self.bytes_per_token)
-        session = SessionCache(self.layout, self.dtype, capacity_tokens)
-        for layer in session.keys:
-            session.keys[layer][:, : old.length] = old.keys[layer][:, : old.length]
-            session.values[layer][:, : old.length] = old.values[layer][:, : old.length]
-        session.length = old.length
-        self._sessions[session_id] = session
+        """Make room for more tokens; those that are there stay where they are.
+
+        Raises:
+            KVMemorySpent: as `open`.
+        """
+        with self._lock:
+            session = self.get(session_id)
+            num_rows = capacity_tokens - session.capacity
+            if num_rows <= 0:
+                return
+            extent, first_row, size = session.pieces[-1]
+            piece = self._reserve(num_rows, behind=session.pieces[-1])
+            if piece[:2] == (extent, first_row + size):
+                session.pieces[-1] = Piece(extent, first_row, size + num_rows)
+            else:
+                session.pieces.append(piece)
+            session.capacity = capacity_tokens
 
     def export(self, session_id: int, layers: Sequence[int] | None = None) -> dict[int, BlockTensors]:
         """Copies of a session's keys and values by layer, fit to be sent: all layers, or those asked for."""
         session = self.get(session_id)
-        wanted = session.keys if layers is None else layers
-        return {
-            layer: (
-                session.keys[layer][:, : session.length].clone(),
-                session.values[layer][:, : session.length].clone(),
-            )
-            for layer in wanted
-        }
+        wanted = [block.layer for block in self.layout] if layers is None else layers
+        exported = {}
+        for layer in wanted:
+            keys, values = session.read(layer, session.length)
+            exported[layer] = keys.clone(memory_format=_DENSE), values.clone(memory_format=_DENSE)
+        return exported
 
     def restore(
         self, session_id: int, length: int, tensors: Mapping[int, BlockTensors], capacity_tokens: int
@@ -176,31 +236,108 @@ class KVCache:
             KVMemorySpent: as `open`.
         """
         for block in self.layout:
-            expected = ((block.num_kv_heads, length, block.key_dim), (block.num_kv_heads, length, block.value_dim))
-            found = (
-                tuple(tuple(tensor.shape) for tensor in tensors[block.layer]) if block.layer in tensors else "nothing"
-            )
-            if found != expected:
-                raise BadRequest(
-                    f"Session {session_id} cannot be restored: layer {block.layer} should come as {expected}, "
-                    f"and came as {found}. Export it from a shard of the same model that holds this layer."
-                )
+            _check_tensors(session_id, length, block, tensors)
         session = self.open(session_id, max(capacity_tokens, length))
         for block in self.layout:
-            keys, values = tensors[block.layer]
-            session.keys[block.layer][:, :length] = keys
-            session.values[block.layer][:, :length] = values
+            session.append(block.layer, *tensors[block.layer])
         session.length = length
         return session
 
-    def _check_budget(self, capacity_tokens: int, reserved_bytes: int) -> None:
-        needed = capacity_tokens * self.bytes_per_token
-        if self.budget_bytes is not None and reserved_bytes + needed > self.budget_bytes:
-            raise KVMemorySpent(
-                f"A session of {capacity_tokens} tokens needs {_mib(needed)} MiB of KV cache here and "
-                f"{_mib(max(self.budget_bytes - reserved_bytes, 0))} of {_mib(self.budget_bytes)} MiB are free. "
-                "Wait for other sessions to end, shorten the prompt or the answer, or give the device more memory."
-            )
+    def add_block(self, block: BlockKV, tensors: Mapping[int, BlockTensors]) -> None:
+        """Cache for another block, too.
+
+        Args:
+            tensors: of each session that holds tokens, those of this block, as `export` gives them.
+
+        Raises:
+            BadRequest: a session's tensors are missing or have another shape.
+            KVMemorySpent: there is no room for what the open sessions reserve in it.
+        """
+        with self._lock:
+            for session_id, session in self._sessions.items():
+                if session.length:
+                    found = {block.layer: tensors[session_id]} if session_id in tensors else {}
+                    _check_tensors(session_id, session.length, block, found)
+            self._take(self._num_reserved_rows(), self._bytes_of(block))
+            for extent in self._extents:
+                extent.add(block)
+            self.layout = tuple(sorted((*self.layout, block), key=lambda one: one.layer))
+            for session_id, session in self._sessions.items():
+                if session.length:
+                    length, session.length = session.length, 0
+                    session.append(block.layer, *tensors[session_id])
+                    session.length = length
+
+    def remove_block(self, layer: int) -> None:
+        """Cache for this block no more, and free what it took."""
+        with self._lock:
+            [block] = [block for block in self.layout if block.layer == layer]
+            self.layout = tuple(other for other in self.layout if other is not block)
+            for extent in self._extents:
+                extent.remove(layer)
+            self._budget.release(self._num_reserved_rows() * self._bytes_of(block))
+
+    def _reserve(self, num_rows: int, behind: Piece | None = None) -> Piece:
+        """Rows that nobody else has: just behind a piece, in any extent, or in a new one. The caller holds the lock."""
+        self._take(num_rows, self.bytes_per_token)
+        try:
+            return self._place(num_rows, behind)
+        except KVMemorySpent:
+            self._budget.release(num_rows * self.bytes_per_token)
+            raise
+
+    def _place(self, num_rows: int, behind: Piece | None) -> Piece:
+        if behind is not None and behind.extent.take_at(end := behind.first_row + behind.num_rows, num_rows):
+            return Piece(behind.extent, end, num_rows)
+        for extent in self._extents:
+            first_row = extent.take(num_rows)
+            if first_row is not None:
+                return Piece(extent, first_row, num_rows)
+        # As large as all others together: there are few, however many sessions come.
+        size = max(num_rows, LEAST_ROWS, sum(extent.num_rows for extent in self._extents))
+        extent = Extent(self.layout, self.dtype, size)
+        self._extents.append(extent)
+        assert extent.take_at(0, num_rows)
+        return Piece(extent, 0, num_rows)
+
+    def _take(self, num_tokens: int, bytes_per_token: int) -> None:
+        """
+        Raises:
+            KVMemorySpent: the budget has less.
+        """
+        needed = num_tokens * bytes_per_token
+        if self._budget.reserve(needed):
+            return
+        room = self._budget.room()
+        raise KVMemorySpent(
+            f"A session of {num_tokens} tokens needs {_mib(needed)} MiB of KV cache here and "
+            f"{_mib(room.free_bytes)} of {_mib(room.limit_bytes)} MiB are free. "
+            "Wait for other sessions to end, shorten the prompt or the answer, or give the device more memory."
+        )
+
+    def _num_reserved_rows(self) -> int:
+        with self._lock:
+            return sum(session.capacity for session in self._sessions.values())
+
+    def _bytes_of(self, block: BlockKV) -> int:
+        return self.dtype.itemsize * block.elements_per_token
+
+
+_DENSE = torch.contiguous_format
+
+
+def _check_tensors(session_id: int, length: int, block: BlockKV, tensors: Mapping[int, BlockTensors]) -> None:
+    """
+    Raises:
+        BadRequest: the block's tensors are missing or have another shape.
+    """
+    expected = ((block.num_kv_heads, length, block.key_dim), (block.num_kv_heads, length, block.value_dim))
+    found = tuple(tuple(tensor.shape) for tensor in tensors[block.layer]) if block.layer in tensors else "nothing"
+    if found != expected:
+        raise BadRequest(
+            f"Session {session_id} cannot be restored: layer {block.layer} should come as {expected}, "
+            f"and came as {found}. Export it from a shard of the same model that holds this layer."
+        )
 
 
 def _mib(num_bytes: int) -> str:

@@ -147,6 +147,7 @@ class StageSpec(NamedTuple):
     """The root of each tensor that the shard is made of; see `shardnet.loader.parts`."""
     dtype: str
     kv_budget_bytes: int
+    """What the KV caches of all stages of this model on the device may reserve together; an old and a new one share."""
     prefill_chunk_tokens: int
     record_spans: bool
 

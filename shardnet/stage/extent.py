@@ -1,0 +1,114 @@
+"""Memory for the tokens of many sessions, block by block: a row for each token, mapped when it is made, touched when it
+is written, and given back to the system when its session ends.
+
+Shapes: R rows, K key-value heads, d head dimension.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterable
+from math import prod
+
+import torch
+from torch import Tensor
+
+from shardnet.errors import KVMemorySpent
+from shardnet.models.kv import BlockKV
+
+
+class Extent:
+    """So many rows in each of the blocks; a session has the same rows in all of them.
+
+    Attributes:
+        keys: [R, K, d] of each block.
+        values: [R, K, d'] of each block.
+    """
+
+    def __init__(self, layout: Iterable[BlockKV], dtype: torch.dtype, num_rows: int) -> None:
+        self.num_rows = num_rows
+        self.keys: dict[int, Tensor] = {}
+        self.values: dict[int, Tensor] = {}
+        self._dtype = dtype
+        self._maps: dict[int, tuple[_Map, _Map]] = {}
+        self._holes = [(0, num_rows)]
+        """First row and number of rows of what is free, in order, no two adjacent."""
+        for block in layout:
+            self.add(block)
+
+    def add(self, block: BlockKV) -> None:
+        """Make room for another block.
+
+        Raises:
+            KVMemorySpent: the system gives no more address space.
+        """
+        key_map = _Map((self.num_rows, block.num_kv_heads, block.key_dim), self._dtype)
+        value_map = _Map((self.num_rows, block.num_kv_heads, block.value_dim), self._dtype)
+        self._maps[block.layer] = key_map, value_map
+        self.keys[block.layer], self.values[block.layer] = key_map.tensor, value_map.tensor
+
+    def remove(self, layer: int) -> None:
+        """Free what a block took."""
+        del self._maps[layer], self.keys[layer], self.values[layer]
+
+    @property
+    def is_unused(self) -> bool:
+        return self._holes == [(0, self.num_rows)]
+
+    def take(self, num_rows: int) -> int | None:
+        """The first of so many rows in a row that are free, and now taken; None where there are none."""
+        for first, size in self._holes:
+            if size >= num_rows:
+                self._cut(first, num_rows)
+                return first
+        return None
+
+    def take_at(self, first: int, num_rows: int) -> bool:
+        """Take just these rows; False where not all of them are free."""
+        for hole, size in self._holes:
+            if hole == first and size >= num_rows:
+                self._cut(first, num_rows)
+                return True
+        return False
+
+    def give_back(self, first: int, num_rows: int) -> None:
+        """Free rows, and the memory of those pages that hold nothing else."""
+        for maps in self._maps.values():
+            for one in maps:
+                one.forget(first, num_rows)
+        merged: list[tuple[int, int]] = []
+        for hole, size in sorted([*self._holes, (first, num_rows)]):
+            if merged and sum(merged[-1]) == hole:
+                merged[-1] = (merged[-1][0], merged[-1][1] + size)
+            else:
+                merged.append((hole, size))
+        self._holes = merged
+
+    def _cut(self, first: int, num_rows: int) -> None:
+        """Take rows off the beginning of a hole."""
+        index = next(index for index, hole in enumerate(self._holes) if hole[0] == first)
+        size = self._holes[index][1]
+        self._holes[index : index + 1] = [(first + num_rows, size - num_rows)] if size > num_rows else []
+
+
+class _Map:
+    """A tensor in memory of its own: untouched pages take none, and the map ends with the last view of the tensor."""
+
+    def __init__(self, shape: tuple[int, int, int], dtype: torch.dtype) -> None:
+        self._row_bytes = dtype.itemsize * shape[1] * shape[2]
+        num_bytes = max(shape[0] * self._row_bytes, 1)
+        try:
+            self._map = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        except OSError as cause:
+            raise KVMemorySpent(
+                f"The system gives no {num_bytes / 2**20:.1f} MiB of addresses for KV cache ({cause.strerror}). "
+                "Wait for other sessions to end, or raise the limit of this process's memory (ulimit -v)."
+            ) from cause
+        self.tensor = torch.frombuffer(self._map, dtype=dtype, count=prod(shape)).view(shape)
+
+    def forget(self, first: int, num_rows: int) -> None:
+        """Return the whole pages within these rows to the system."""
+        start = -(-first * self._row_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
+        end = (first + num_rows) * self._row_bytes // mmap.PAGESIZE * mmap.PAGESIZE
+        if end > start:
+            self._map.madvise(mmap.MADV_DONTNEED, start, end - start)

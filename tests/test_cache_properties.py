@@ -1,0 +1,181 @@
+"""Whatever sessions do beside each other: every key that is read back is the session's own, and memory adds up."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from shardnet.errors import KVMemorySpent
+from shardnet.models import BlockKV
+from shardnet.models.buckets import buckets_of
+from shardnet.models.kv import Segment
+from shardnet.stage import cache as cache_module
+from shardnet.stage.budget import KVBudget
+from shardnet.stage.cache import KVCache
+
+BLOCKS = tuple(BlockKV(layer, 2, 3, 5) for layer in range(4))
+LIMIT_BYTES = 60 * 4 * 2 * 8 * len(BLOCKS)
+
+
+def rows_of(session: int, layer: int, first: int, end: int, dim: int) -> torch.Tensor:
+    """[2, t, dim] numbers that say to which session, block and token they belong."""
+    places = torch.arange(first, end)[None, :, None] * 8 + torch.arange(dim)
+    return (places + 10_000 * session + 1_000_000 * layer + 500_000 * torch.arange(2)[:, None, None]).float()
+
+
+class Caches(RuleBasedStateMachine):
+    """Two caches of one budget, between which blocks and sessions move."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        cache_module.LEAST_ROWS = 16
+        self.budget = KVBudget(LIMIT_BYTES)
+        self.caches = [KVCache(BLOCKS[:3], torch.float32, self.budget), KVCache(BLOCKS[3:], torch.float32, self.budget)]
+        self.next_session = 1
+
+    def teardown(self) -> None:
+        cache_module.LEAST_ROWS = 4096
+
+    def session(self, data: st.DataObject) -> int:
+        return data.draw(st.sampled_from(sorted(self.caches[0].session_ids)))
+
+    def write(self, session: int, num_tokens: int) -> None:
+        for cache in self.caches:
+            first = cache.length(session)
+            for block in cache.layout:
+                key = rows_of(session, block.layer, first, first + num_tokens, 3)
+                value = rows_of(session, block.layer, first, first + num_tokens, 5)
+                cache.get(session).append(block.layer, key, value)
+            cache.advance(session, num_tokens)
+
+    @rule(capacity=st.integers(1, 24))
+    def open(self, capacity: int) -> None:
+        session, self.next_session = self.next_session, self.next_session + 1
+        try:
+            self.caches[0].open(session, capacity)
+        except KVMemorySpent:
+            return
+        try:
+            self.caches[1].open(session, capacity)
+        except KVMemorySpent:
+            self.caches[0].close(session)
+
+    @precondition(lambda self: self.caches[0].session_ids)
+    @rule(data=st.data())
+    def append(self, data: st.DataObject) -> None:
+        session = self.session(data)
+        room = self.caches[0].get(session).capacity - self.caches[0].length(session)
+        self.write(session, data.draw(st.integers(0, room)))
+
+    @precondition(lambda self: self.caches[0].session_ids)
+    @rule()
+    def append_together(self) -> None:
+        """As a step of the shard does it: one write for all sessions of a bucket."""
+        for cache in self.caches:
+            ready = [one for one in cache.session_ids if cache.length(one) < cache.get(one).capacity]
+            buckets, alone = buckets_of([Segment(cache.get(one), 1) for one in ready], 6)
+            together = [ready[index] for bucket in buckets for index in bucket.order.tolist()]
+            assert sorted([*together, *(ready[index] for index in alone)]) == sorted(ready)
+            for bucket in buckets:
+                members = [(ready[index], cache.length(ready[index])) for index in bucket.order.tolist()]
+                for block in cache.layout:
+                    for store, dim in ((bucket.store.keys, 3), (bucket.store.values, 5)):
+                        new = [rows_of(one, block.layer, at, at + 1, dim)[:, 0] for one, at in members]
+                        store[block.layer].index_copy_(0, bucket.targets, torch.stack(new))
+            for index in alone:
+                one, at = ready[index], cache.length(ready[index])
+                for block in cache.layout:
+                    key, value = (rows_of(one, block.layer, at, at + 1, dim) for dim in (3, 5))
+                    cache.get(one).append(block.layer, key, value)
+            for one in ready:
+                cache.advance(one, 1)
+
+    @precondition(lambda self: self.caches[0].session_ids)
+    @rule(data=st.data())
+    def crop(self, data: st.DataObject) -> None:
+        session = self.session(data)
+        length = data.draw(st.integers(0, self.caches[0].length(session)))
+        for cache in self.caches:
+            cache.crop(session, length)
+
+    @precondition(lambda self: self.caches[0].session_ids)
+    @rule(data=st.data(), more=st.integers(1, 12))
+    def grow(self, data: st.DataObject, more: int) -> None:
+        session = self.session(data)
+        capacity = self.caches[0].get(session).capacity + more
+        try:
+            for cache in self.caches:
+                cache.grow(session, capacity)
+        except KVMemorySpent:
+            for cache in self.caches:
+                cache.close(session)
+
+    @precondition(lambda self: self.caches[0].session_ids)
+    @rule(data=st.data())
+    def move_away_and_back(self, data: st.DataObject) -> None:
+        session = self.session(data)
+        for cache in self.caches:
+            length, capacity = cache.length(session), cache.get(session).capacity
+            exported = cache.export(session)
+            cache.close(session)
+            cache.restore(session, length, exported, capacity)
+
+    @precondition(lambda self: self.caches[0].session_ids)
+    @rule(data=st.data())
+    def close(self, data: st.DataObject) -> None:
+        session = self.session(data)
+        for cache in self.caches:
+            cache.close(session)
+
+    @rule(goes_right=st.booleans())
+    def move_a_block(self, goes_right: bool) -> None:
+        source, target = self.caches if goes_right else reversed(self.caches)
+        if not source.layout:
+            return
+        block = source.layout[-1] if goes_right else source.layout[0]
+        exported = {one: source.export(one, [block.layer])[block.layer] for one in source.session_ids}
+        source.remove_block(block.layer)
+        target.add_block(block, exported)
+
+    @invariant()
+    def every_key_is_the_sessions_own(self) -> None:
+        for cache in self.caches:
+            for session in cache.session_ids:
+                for layer, (keys, values) in cache.export(session).items():
+                    assert torch.equal(keys, rows_of(session, layer, 0, cache.length(session), 3))
+                    assert torch.equal(values, rows_of(session, layer, 0, cache.length(session), 5))
+
+    @invariant()
+    def memory_adds_up(self) -> None:
+        assert self.budget.reserved_bytes == sum(cache.reserved_bytes for cache in self.caches) <= LIMIT_BYTES
+
+
+Caches.TestCase.settings = settings(max_examples=60, stateful_step_count=25, deadline=None, derandomize=True)
+TestCaches = Caches.TestCase
+
+
+def test_models_of_one_device_never_reserve_more_than_it_has() -> None:
+    device = KVBudget(100)
+    one, other = device.part("one", 80), device.part("other", 80)
+    assert device.part("one", 80) is one
+    assert one.reserve(70) and not one.reserve(20) and not other.reserve(40) and other.reserve(30)
+    assert device.reserved_bytes == 100 and other.room() == (0, 100)
+    one.release(70)
+    assert other.reserve(50) and not other.reserve(1)
+
+
+def test_a_closed_session_gives_its_pages_back_while_another_runs() -> None:
+    """Otherwise what one stage has freed and another one has taken would be resident twice."""
+    layout = (BlockKV(0, 1, 1024, 1024),)
+    cache = KVCache(layout, torch.float32)
+    for session in (1, 2):
+        ones = torch.ones(1, 8, 1024)
+        cache.open(session, 8).append(0, ones, ones)
+        cache.advance(session, 8)
+    store = cache.get(1).place
+    assert store is not None
+    cache.close(1)
+    assert not store.store.keys[0][:8].any(), "the system gives zeros for pages that it took"
+    assert bool(cache.export(2)[0][0].all())
