@@ -16,7 +16,7 @@ from tiny_text_model import save_text_model
 from shardnet.errors import UsageError
 from shardnet.loader import glance_at, load_shard, open_model
 from shardnet.models import Segment
-from shardnet.session.request import encode
+from shardnet.session.prompts import encode
 from shardnet.session.text import TextStream
 from shardnet.stage.cache import KVCache
 

@@ -57,15 +57,16 @@ def test_json_of_a_failure_is_an_object() -> None:
     assert done.stderr == f"shardnet: {told['error']}\n"
 
 
-@pytest.mark.parametrize("command", ["cli", "run"])
+@pytest.mark.parametrize("command", ["cli demo", "launcher.run script.py"])
 @pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_during_the_imports_is_quiet(
     tmp_path: Path, command: str, number: signal.Signals, exit_code: int
 ) -> None:
     """Once, it ended in a traceback. Here, the first package that is imported sends the signal."""
-    for package in ("typer", "psutil"):
+    (tmp_path / "script.py").touch()
+    for package in ("typer", "torch"):
         (tmp_path / f"{package}.py").write_text(f"import signal\nsignal.raise_signal(signal.{number.name})\n")
-    done = shell(f"{sys.executable} -m shardnet.launch.{command} demo", PYTHONPATH=str(tmp_path))
+    done = shell(f"cd {tmp_path}; {sys.executable} -m shardnet.launch.{command}", PYTHONPATH=str(tmp_path))
     assert (done.returncode, done.stdout, done.stderr) == (exit_code, "", "")
 
 
