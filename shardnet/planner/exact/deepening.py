@@ -1,7 +1,8 @@
 """Where quick searches leave a gap: annealing for better plans, then two searches for a proof beside HiGHS. Pure.
 
 Branch and bound is quick to prove what is not hard; then the search unit by unit of `diving` gets most of the time that
-is left. HiGHS, where it is installed, works in a thread of its own. What one of them finds is a limit for the others.
+is left, unless there is a beat to keep. HiGHS, where it is installed, works in a thread of its own. What one of them
+finds is a limit for the others.
 
 For clusters of a few devices. Where memory is tight, the best plans visit devices again and again, and neither is found
 by going through the units in order.
@@ -63,7 +64,9 @@ class Deepening:
     ) -> None:
         self._limit_s, self._alone = limit_s, alone
         self._target, self._given, self._judge = target, Assignment(tables, target, roots), judge
-        self._branching, self._diving = Branching(self._given, judge), Diving(self._given, judge)
+        self._branching = Branching(self._given, judge)
+        # Under a beat, branch and bound alone found better plans in the same time.
+        self._diving = None if np.isfinite(target.busy_limit_s) else Diving(self._given, judge)
         self._packing: Branching | None = None
         if np.isfinite(target.busy_limit_s) and np.isfinite(limit_s):
             packed = self._packed(target, roots)
@@ -108,7 +111,7 @@ class Deepening:
         part = budget.at_most(SLICE_S)
         if enough and self._packing is not None:  # prices of any height show more there than a count of two devices
             proof = self._fits(self._packing, before.cost, part)
-        elif branching:
+        elif branching or self._diving is None:
             proof = self._branching.run(before.cost, part)
         else:
             proof = self._diving.run(before.cost, part, enough, budget)
