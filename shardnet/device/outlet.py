@@ -54,7 +54,7 @@ class RingOutlet:
         spec = self._spec
         Delivery(
             partial(self._send_hop, spec, parts, rows),
-            partial(self._hop_was_answered, spec, parts, rows),
+            partial(self._was_answered, spec, partial(self.hop, parts, rows), _nothing),
             first_s=HOP_S + rows.nbytes / SLOWEST_BYTES_PER_S,
             most_tries=HOP_TRIES,
             is_over=self._is_over,
@@ -64,7 +64,7 @@ class RingOutlet:
         spec = self._spec
         Delivery(
             partial(self._send_bulk_hop, spec, parts, rows),
-            partial(self._bulk_hop_was_answered, spec, parts, rows, on_taken),
+            partial(self._was_answered, spec, partial(self.bulk_hop, parts, rows, on_taken), on_taken),
             first_s=BULK_HOP_S + rows.nbytes / SLOWEST_BYTES_PER_S,
             is_over=self._is_over,
         ).begin()
@@ -89,31 +89,15 @@ class RingOutlet:
         device, hop = self._to_next(spec, parts, rows)
         return self._transport.call(device, "bulk_hop", hop, timeout_s=wait_s)
 
-    def _hop_was_answered(
-        self, spec: StageSpec, parts: tuple[Part, ...], rows: torch.Tensor, sent: Future[Any]
+    def _was_answered(
+        self, spec: StageSpec, again: Callable[[], None], then: Callable[[], None], sent: Future[Any]
     ) -> None:
-        if self._goes_another_way(spec, sent):
-            self.hop(parts, rows)
+        """A hop that was refused for an old plan version, which this stage has left meanwhile, goes the new way."""
+        if isinstance(sent.exception(), PlanNotInForce) and self._spec is not spec:
+            again()
         else:
             self._check(spec, sent)
-
-    def _bulk_hop_was_answered(
-        self,
-        spec: StageSpec,
-        parts: tuple[Part, ...],
-        rows: torch.Tensor,
-        on_taken: Callable[[], None],
-        sent: Future[Any],
-    ) -> None:
-        if self._goes_another_way(spec, sent):
-            self.bulk_hop(parts, rows, on_taken)
-        else:
-            self._check(spec, sent)
-            on_taken()
-
-    def _goes_another_way(self, spec: StageSpec, sent: Future[Any]) -> bool:
-        """Whether a hop was refused for an old plan version that this stage has left meanwhile."""
-        return isinstance(sent.exception(), PlanNotInForce) and self._spec is not spec
+            then()
 
     def _check(self, spec: StageSpec, sent: Future[Any]) -> None:
         error = sent.exception()
@@ -141,3 +125,7 @@ def _next_stage(spec: StageSpec) -> int:
 
 def _heard(_: Future[Any]) -> None:
     """A coordinator that is gone needs no news: its device drops the stage (`orphans`)."""
+
+
+def _nothing() -> None:
+    """Nobody waits for a hop of decoding."""

@@ -13,12 +13,13 @@ Result = TypeVar("Result")
 def on_thread(name: str, work: Callable[[], Result]) -> Future[Result]:
     """Run `work` on a thread called `name`; what it returns or raises goes to the caller."""
     future: Future[Result] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(work())
-        except Exception as error:  # it travels to the caller, and must not hold here what the work held
-            future.set_exception(error.with_traceback(None))
-
-    threading.Thread(target=run, name=name, daemon=True).start()
+    threading.Thread(target=do_for, args=(future, work), name=name, daemon=True).start()
     return future
+
+
+def do_for(future: Future[Result], work: Callable[[], Result]) -> None:
+    """Do `work`; what it returns or raises is the future's, and so the concern of whoever waits for it."""
+    try:
+        future.set_result(work())
+    except Exception as error:  # it travels to the caller, and must not hold here what the work held
+        future.set_exception(error.with_traceback(None))

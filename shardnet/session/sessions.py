@@ -283,12 +283,10 @@ class Sessions:
         with self._lock:
             self.raise_if_ended()
             has_moved = self._is_suspended or self.ring != ring
-            has_same_stages = self.ring.stops == ring.stops and not self._is_suspended
-        refused = [error for error in errors if isinstance(error, PlanNotInForce)] if has_moved else []
         for error in errors:
-            if error not in refused:
+            if not (has_moved and isinstance(error, PlanNotInForce)):
                 raise error
-        return not refused and has_same_stages
+        return not has_moved
 
     def _open_at(self, stage: int, spec: SessionSpec) -> Future[Any]:
         is_over = partial(self._is_over, spec.session)

@@ -7,6 +7,7 @@ from concurrent.futures import Future
 from typing import Generic, TypeVar
 
 from shardnet.errors import ClusterError
+from shardnet.process.threads import do_for
 
 Result = TypeVar("Result")
 
@@ -19,10 +20,7 @@ class Command(Generic[Result]):
         self.done: Future[Result] = Future()
 
     def run(self) -> None:
-        try:
-            self.done.set_result(self._work())
-        except Exception as error:  # whatever it is concerns who asked, and not the stage
-            self.done.set_exception(error.with_traceback(None))
+        do_for(self.done, self._work)
 
     def refuse(self, error: ClusterError) -> None:
         self.done.set_exception(error)

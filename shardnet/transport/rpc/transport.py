@@ -50,7 +50,6 @@ class RpcTransport(Transport):
         self.group = group
         self.birthplace = Birthplace("this transport")
         self.objects = LocalObjects()
-        self.handlers: dict[str, Handler] = {_EDGE: self._place_for_edge, **self.objects.endpoints()}
         self.gone: set[int] = set()
         """Ids that left or were evicted. What they still send is refused."""
         self._peers: dict[str, Peer] = {}
@@ -65,6 +64,7 @@ class RpcTransport(Transport):
         self.own_calls = OwnCalls(name, self._timers)
         self.unfetched = Unfetched(self._timers)
         self._edges = Edges(self._serve_edge, self._timers)
+        self.handlers: dict[str, Handler] = {_EDGE: self._edges.place_for, **self.objects.endpoints()}
         # The callbacks of users may wait; the thread that hears the news may not.
         self._chores = ThreadPoolExecutor(1, thread_name_prefix="shardnet-members")
 
@@ -179,9 +179,6 @@ class RpcTransport(Transport):
             with contextlib.suppress(ShardnetError):
                 asked = self._send(peer, _EDGE, Post(self.id, _EDGE, (self.id,)), EDGE_S)
                 asked.add_done_callback(partial(self._open_edge, peer))
-
-    def _place_for_edge(self, agent_id: int) -> tuple[str, bytes] | None:
-        return self._edges.place_for(agent_id)
 
     def _open_edge(self, peer: Peer, told: Future[Any]) -> None:
         if told.exception() is None and told.result() is not None and peer.id not in self.gone:
