@@ -127,7 +127,7 @@ def test_an_embedding_and_a_head_need_no_kv(tmp_path_factory: pytest.TempPathFac
     embedding, middle, head = tiny.shard(0, 0), tiny.shard(1, last - 1), tiny.shard(last, last)
     assert (embedding.kv_bytes_per_token, head.kv_bytes_per_token) == (0, 0)
     assert (embedding.has_embedding, embedding.has_head, head.has_head) == (True, False, True)
-    assert middle.blocks == (0, 1, 2) and middle.num_units == 3
+    assert [block.layer for block in middle.kv_layout] == [0, 1, 2] and middle.num_units == 3
     assert middle.kv_bytes_per_token == 3 * 2 * 32 * 4
 
 

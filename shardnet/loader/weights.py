@@ -56,7 +56,7 @@ def load_shard(
     skeleton.tied = {name: other for name, other in skeleton.tied.items() if name not in tensors}
     with _Reader(tensors, getattr(torch, dtype)) as reader:
         held = _fill(skeleton, reader, {} if weights is None else weights, progress)
-    return Shard(skeleton, reader.dtype, sum(tensor.nbytes for tensor in held.values()), reader.bytes_read)
+    return Shard(skeleton.config, skeleton.family, skeleton.filled(held), reader.dtype, reader.bytes_read)
 
 
 def _fill(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from shardnet.errors import UnsupportedModel
 from shardnet.models.facts import FACTS
-from shardnet.models.family import Family, embed_tokens, rotary_by_layer_type
+from shardnet.models.family import Family, embed_tokens, turned_by_layer_type
 from shardnet.models.own_attention import bloom_arguments, falcon_arguments, falcon_kv, gptj_arguments
 
 if TYPE_CHECKING:
@@ -56,8 +56,8 @@ _CALLED: dict[str, Family] = {
     **dict.fromkeys(("llama", "seed_oss", "mistral", "ministral", "qwen2", "qwen3", "smollm3"), Family(lean=True)),
     # Logits are capped (Gemma 2), and blocks turn with two base frequencies (Gemma 3, OLMo 3).
     **dict.fromkeys(("gemma2", "vaultgemma"), Family(finish=_cap_logits)),
-    "gemma3_text": Family(finish=_cap_logits, rotate=rotary_by_layer_type),
-    "olmo3": Family(rotate=rotary_by_layer_type),
+    "gemma3_text": Family(finish=_cap_logits, turned=turned_by_layer_type),
+    "olmo3": Family(turned=turned_by_layer_type),
     # Multipliers.
     **dict.fromkeys(("granite", "granitemoe", "granitemoeshared"), Family(embed=_embed_scaled, finish=_divide_logits)),
     **dict.fromkeys(("cohere", "cohere2"), Family(finish=_scale_logits)),

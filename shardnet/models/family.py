@@ -14,6 +14,8 @@ from shardnet.models.facts import LIKE_LLAMA, Facts
 if TYPE_CHECKING:  # the table of families is looked at before torch is imported, see `loader.glance`
     from torch import Tensor, nn
 
+    from shardnet.models.rotary import RotaryTables
+
     Modules = Sequence[nn.Module]
 
 
@@ -22,20 +24,14 @@ def embed_tokens(modules: Modules, config: Any, ids: Tensor, positions: Tensor) 
     return modules[0](ids)
 
 
-def rotary_once(rotary: nn.Module | None, config: Any, layers: Sequence[int], hidden: Tensor, positions: Tensor) -> Any:
-    """One table (cos, sin) for all blocks: a sequence that gives the table of each of the shard's blocks."""
-    table = None if rotary is None else rotary(hidden, positions)
-    return [table] * len(layers)
+def turned_alike(config: Any, layer: int) -> None:
+    """One rotary table for all blocks."""
 
 
-def rotary_by_layer_type(
-    rotary: nn.Module | None, config: Any, layers: Sequence[int], hidden: Tensor, positions: Tensor
-) -> Any:
+def turned_by_layer_type(config: Any, layer: int) -> str:
     """A table for each kind of block: sliding-window blocks have another base frequency than full ones (Gemma 3)."""
-    assert rotary is not None
-    kinds = [config.layer_types[layer] for layer in layers]
-    tables = {kind: rotary(hidden, positions, kind) for kind in dict.fromkeys(kinds)}
-    return [tables[kind] for kind in kinds]
+    kind: str = config.layer_types[layer]
+    return kind
 
 
 def leave_logits(config: Any, logits: Tensor) -> Tensor:
@@ -55,12 +51,13 @@ class Family:
 
     facts: Facts = LIKE_LLAMA
     embed: Callable[[Modules, Any, Tensor, Tensor], Tensor] = embed_tokens
-    rotate: Callable[[nn.Module | None, Any, Sequence[int], Tensor, Tensor], Any] = rotary_once
+    turned: Callable[[Any, int], str | None] = turned_alike
+    """For which kind of block the rotary module is asked: from (config, layer)."""
     finish: Callable[[Any, Tensor], Tensor] = leave_logits
     """What is done to the logits [S, V]: capping, scaling."""
     kv: Callable[[Any], tuple[int, int, int]] = kv_of_config
     cache_argument: str = "past_key_values"
-    alone: Callable[[nn.Module | None, Any, Tensor, Tensor], dict[str, Any]] | None = None
+    alone: Callable[[RotaryTables | None, Any, Tensor, Tensor], dict[str, Any]] | None = None
     """Set where the family has attention code of its own: its sessions then run one after the other. Gives the
     arguments that the blocks want beside the cache, from (rotary, config, hidden [1, t, H], positions [1, t])."""
     attention: str = "shardnet"

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from shardnet.models.attention import RaggedKV, attend
 from shardnet.models.products import project
+from shardnet.models.rotary import Turn
 
 SIDE_BY_SIDE = (
     ("self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight"),
@@ -45,13 +46,6 @@ def _is_plain(block: Any) -> bool:
     return all(type(linear) is nn.Linear and not linear.weight.is_meta for linear in linears)
 
 
-def lean_tables(cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-    """Rotary tables [1, T, d] as `LeanBlock` wants them, [T, 1, d]: the sine has the sign of the half that it meets."""
-    half = sin.shape[-1] // 2
-    signed = torch.cat((-sin[0, :, :half], sin[0, :, half:]), -1)
-    return cos[0, :, None], signed[:, None]
-
-
 class LeanBlock:
     """One block's weights, and the arithmetic of its `forward`."""
 
@@ -74,8 +68,8 @@ class LeanBlock:
         self._intermediate: int = mlp.gate_proj.out_features
         self._activate = mlp.act_fn
 
-    def __call__(self, hidden: Tensor, cos: Tensor, sin: Tensor, kv: RaggedKV) -> Tensor:
-        """Hidden [T, H] -> hidden [T, H]."""
+    def __call__(self, hidden: Tensor, turn: Turn, kv: RaggedKV) -> Tensor:
+        """Hidden [T, H] -> hidden [T, H]; `turn` as `RotaryTables.signed_at` gives it."""
         num_rows, d = hidden.shape[0], self._head_dim
         heads = project(_normalise(self._in_norm, hidden), *self._qkv).view(num_rows, -1, d)
         turned, values = heads[:, : self._num_rotated], heads[:, self._num_rotated :]
@@ -83,7 +77,7 @@ class LeanBlock:
             queries, keys = turned[:, : self._num_heads], turned[:, self._num_heads :]
             turned = torch.cat((self._query_norm(queries), self._key_norm(keys)), 1)
         if self._rotates:
-            turned = (turned * cos).add_(turned.roll(d // 2, -1).mul_(sin))
+            turned = (turned * turn.cos).add_(turned.roll(d // 2, -1).mul_(turn.sin))
         queries, keys = turned[:, : self._num_heads], turned[:, self._num_heads :]
         kv.update(keys.transpose(0, 1)[None], values.transpose(0, 1)[None], self._layer)
         seen, _ = attend(self._in_norm, queries.transpose(0, 1)[None], kv, kv, None, self._scaling)

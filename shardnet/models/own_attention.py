@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # the table of families is looked at before torch is imported
     from torch import Tensor, nn
 
     from shardnet.models.kv import SessionKV
+    from shardnet.models.rotary import RotaryTables
 
 
 class LoneKV:
@@ -31,7 +32,7 @@ class LoneKV:
         return keys[None], values[None]
 
 
-def bloom_arguments(rotary: nn.Module | None, config: Any, hidden: Tensor, positions: Tensor) -> dict[str, Any]:
+def bloom_arguments(rotary: RotaryTables | None, config: Any, hidden: Tensor, positions: Tensor) -> dict[str, Any]:
     import torch
     from transformers.models.bloom.modeling_bloom import build_alibi_tensor
 
@@ -42,11 +43,12 @@ def bloom_arguments(rotary: nn.Module | None, config: Any, hidden: Tensor, posit
     }
 
 
-def falcon_arguments(rotary: nn.Module | None, config: Any, hidden: Tensor, positions: Tensor) -> dict[str, Any]:
+def falcon_arguments(rotary: RotaryTables | None, config: Any, hidden: Tensor, positions: Tensor) -> dict[str, Any]:
     mask = causal_mask(hidden, positions)
     if not config.alibi:
         assert rotary is not None
-        return {"alibi": None, "attention_mask": mask, "position_embeddings": rotary(hidden, positions)}
+        turn = rotary.at(positions, int(positions[0, -1]) + 1)
+        return {"alibi": None, "attention_mask": mask, "position_embeddings": turn}
     import torch
     from transformers.models.falcon.modeling_falcon import build_alibi_tensor
 
@@ -67,7 +69,7 @@ def falcon_kv(config: Any) -> tuple[int, int, int]:
     return heads if grouped else 1, head_dim, head_dim
 
 
-def gptj_arguments(rotary: nn.Module | None, config: Any, hidden: Tensor, positions: Tensor) -> dict[str, Any]:
+def gptj_arguments(rotary: RotaryTables | None, config: Any, hidden: Tensor, positions: Tensor) -> dict[str, Any]:
     return {"attention_mask": causal_mask(hidden, positions), "position_ids": positions}
 
 

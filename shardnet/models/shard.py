@@ -6,55 +6,127 @@ Shapes: T new tokens of all sessions in the step, S sessions among them that sam
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from shardnet.models.attention import RaggedKV
-from shardnet.models.kv import Segment
-from shardnet.models.lean import LeanBlock, lean_blocks, lean_tables
+from shardnet.models.family import Family
+from shardnet.models.kv import BlockKV, Segment
+from shardnet.models.lean import LeanBlock, lean_blocks
 from shardnet.models.own_attention import run_alone
 from shardnet.models.products import project
-from shardnet.models.skeleton import Skeleton
+from shardnet.models.rotary import RotaryTables, Turn
+from shardnet.models.sizes import context_of
+from shardnet.models.unit import LoadedUnit
+
+
+class _Block(NamedTuple):
+    """A decoder block, and for which kind of block its rotary table is."""
+
+    module: nn.Module
+    kind: str | None
 
 
 class Shard:
-    """Units first_unit..last_unit of a model. Made by `shardnet.loader.load_shard`."""
+    """Consecutive units of a model: more can be added at both ends, and taken. Made by `shardnet.loader.load_shard`.
 
-    def __init__(self, skeleton: Skeleton, dtype: torch.dtype, weight_bytes: int, bytes_read: int) -> None:
-        self.first_unit = skeleton.first_unit
-        self.last_unit = skeleton.last_unit
-        self.num_units_total = skeleton.num_units_total
-        self.has_embedding = self.first_unit == 0
-        self.has_head = self.last_unit == self.num_units_total - 1
-        self.config = skeleton.config
-        self.family = skeleton.family
+    Args:
+        config: the `transformers` configuration of the whole model.
+        units: at least one, in order.
+        bytes_read: from the checkpoint to make them; less where the device held some of the weights already.
+    """
+
+    def __init__(
+        self, config: Any, family: Family, units: Sequence[LoadedUnit], dtype: torch.dtype, bytes_read: int = 0
+    ) -> None:
+        self.config = config
+        self.family = family
+        self.units = tuple(units)
         self.dtype = dtype
-        self.weight_bytes = weight_bytes
-        """Bytes of the weights; a tensor that embedding and head share counts once."""
         self.bytes_read = bytes_read
-        """Bytes read from the checkpoint to make this shard; less where the device held some of the weights already."""
-        self.kv_layout = skeleton.kv_layout
-        self.kv_bytes_per_token = dtype.itemsize * sum(block.elements_per_token for block in self.kv_layout)
-        self.blocks = skeleton.layers
-        """Indices of the decoder blocks in the whole model."""
-        self.modules = {path: module for _, unit in skeleton.units() for path, module in unit.items()}
-        """Every module by the name that the whole transformers model gives it."""
-        self._embedding = list(skeleton.embedding.values())
-        self._blocks = list(skeleton.blocks.values())
-        self._head = list(skeleton.head.values())
-        self._rotary = skeleton.rotary
-        self._windows = skeleton.windows
-        self._lean: list[LeanBlock] = []
+        self.num_units_total = int(config.num_hidden_layers) + 2
+        self._tables: dict[str | None, RotaryTables] = {}
         self.relink()
 
-    def relink(self) -> None:
-        """Look at the blocks again: to be called after modules of theirs were replaced."""
-        self._lean = lean_blocks(self._blocks) if self.family.lean else []
+    @property
+    def first_unit(self) -> int:
+        return self.units[0].index
+
+    @property
+    def last_unit(self) -> int:
+        return self.units[-1].index
 
     @property
     def num_units(self) -> int:
-        return self.last_unit - self.first_unit + 1
+        return len(self.units)
+
+    @property
+    def has_embedding(self) -> bool:
+        return self.first_unit == 0
+
+    @property
+    def has_head(self) -> bool:
+        return self.last_unit == self.num_units_total - 1
+
+    @property
+    def modules(self) -> dict[str, nn.Module]:
+        """Every module by the name that the whole transformers model gives it."""
+        return {path: module for unit in self.units for path, module in unit.modules.items()}
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weights; a tensor that embedding and head share counts once."""
+        weights = {name: tensor for unit in self.units for name, tensor in unit.weights.items()}
+        return sum(tensor.nbytes for tensor in weights.values())
+
+    @property
+    def kv_layout(self) -> tuple[BlockKV, ...]:
+        return tuple(unit.kv for unit in self.units if unit.kv is not None)
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        return self.dtype.itemsize * sum(block.elements_per_token for block in self.kv_layout)
+
+    def add(self, unit: LoadedUnit) -> None:
+        """Have it, too, before the first unit or behind the last. Not while a step runs."""
+        assert unit.index in (self.first_unit - 1, self.last_unit + 1), (unit.index, self.first_unit, self.last_unit)
+        self.units = (unit, *self.units) if unit.index < self.first_unit else (*self.units, unit)
+        self.relink()
+
+    def take(self, index: int) -> LoadedUnit:
+        """Give away the first unit or the last, but not the only one. Not while a step runs."""
+        assert index in (self.first_unit, self.last_unit) and len(self.units) > 1, (index, self.units)
+        [taken] = [unit for unit in self.units if unit.index == index]
+        self.units = tuple(unit for unit in self.units if unit is not taken)
+        self.relink()
+        return taken
+
+    def relink(self) -> None:
+        """Look at the units again: to be called after modules of theirs were replaced."""
+        first, last = self.units[0], self.units[-1]
+        self._embedding = list(first.modules.values()) if self.has_embedding else []
+        self._head = list(last.modules.values()) if self.has_head else []
+        self._windows = {unit.kv.layer: unit.window for unit in self.units if unit.kv is not None}
+        self._blocks = [
+            _Block(module, self.family.turned(self.config, unit.kv.layer))
+            for unit in self.units
+            if unit.kv is not None
+            for module in unit.modules.values()
+        ]
+        self._lean: list[LeanBlock] = []
+        if self.family.lean:
+            self._lean = lean_blocks([block.module for block in self._blocks])
+        self._tables = self._tables_of({block.kind for block in self._blocks})
+
+    def _tables_of(self, kinds: set[str | None]) -> dict[str | None, RotaryTables]:
+        """The tables of these kinds of blocks: those that are there, and new ones."""
+        rotary = next((unit.rotary for unit in self.units if unit.rotary is not None), None)
+        if rotary is None:
+            return {}
+        limit = context_of(self.config)
+        return {kind: self._tables.get(kind) or RotaryTables(rotary, self.dtype, limit, kind) for kind in kinds}
 
     @torch.inference_mode()
     def forward(self, inputs: Tensor, segments: Sequence[Segment]) -> Tensor:
@@ -83,27 +155,31 @@ class Shard:
 
     def _run_ragged(self, hidden: Tensor, positions: Tensor, segments: Sequence[Segment]) -> Tensor:
         """All sessions' tokens [1, T, H] as one row through stock blocks."""
-        tables = self.family.rotate(self._rotary, self.config, self.blocks, hidden, positions)
         kv = RaggedKV(segments, self._windows)
+        end = max(segment.kv.length + segment.num_tokens for segment in segments)
         if self._lean and hidden.shape[1] == len(segments):
-            row = hidden[0]
-            cos, sin = lean_tables(*tables[0])
-            for lean in self._lean:
-                row = lean(row, cos, sin, kv)
-            return row[None]
+            return self._run_lean(hidden[0], self._tables[None].signed_at(positions, end), kv)
+        turns = {kind: tables.at(positions, end) for kind, tables in self._tables.items()}
         arguments = {self.family.cache_argument: kv, "attention_mask": None, "position_ids": positions}
-        for block, table in zip(self._blocks, tables, strict=True):
-            hidden = block(hidden, position_embeddings=table, **arguments)
+        for block in self._blocks:
+            hidden = block.module(hidden, position_embeddings=turns.get(block.kind), **arguments)
         return hidden
+
+    def _run_lean(self, hidden: Tensor, turn: Turn, kv: RaggedKV) -> Tensor:
+        """One token of each session [T, H] by the short way."""
+        for lean in self._lean:
+            hidden = lean(hidden, turn, kv)
+        return hidden[None]
 
     def _run_alone(self, hidden: Tensor, positions: Tensor, segments: Sequence[Segment]) -> Tensor:
         """Each session's tokens by themselves: blocks whose attention is code of their own."""
         assert self.family.alone is not None
+        blocks = [block.module for block in self._blocks]
         sizes = [segment.num_tokens for segment in segments]
         outputs = []
         for segment, part, places in zip(segments, hidden.split(sizes, 1), positions.split(sizes, 1), strict=True):
-            arguments = self.family.alone(self._rotary, self.config, part, places)
-            outputs.append(run_alone(self._blocks, part, segment.kv, arguments, self.family.cache_argument))
+            arguments = self.family.alone(self._tables.get(None), self.config, part, places)
+            outputs.append(run_alone(blocks, part, segment.kv, arguments, self.family.cache_argument))
         return torch.cat(outputs, 1)
 
     def _logits(self, hidden: Tensor, segments: Sequence[Segment]) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -54,11 +55,16 @@ def context_of(config: Any) -> int:
     beyond that, keys cached earlier would have to be turned again, and sessions in one step would disturb each other.
     """
     longest = getattr(config, "max_position_embeddings", None) or getattr(config, "seq_length", None)
-    rope = getattr(config, "rope_parameters", None) or {}
-    if rope.get("rope_type") in ("dynamic", "longrope"):
-        longest = (
-            rope.get("original_max_position_embeddings")
-            or getattr(config, "original_max_position_embeddings", None)
-            or longest
-        )
-    return int(longest or DEFAULT_CONTEXT)
+    limits = [longest or DEFAULT_CONTEXT]
+    for rope in _ropes_of(config):
+        if rope.get("rope_type") in ("dynamic", "longrope"):
+            original = rope.get("original_max_position_embeddings")
+            limits.append(original or getattr(config, "original_max_position_embeddings", None) or limits[0])
+    return int(min(limits))
+
+
+def _ropes_of(config: Any) -> Iterator[dict[str, Any]]:
+    """What a configuration says of its rotary tables: of one for all blocks, or of one for each kind of them."""
+    said = getattr(config, "rope_parameters", None) or {}
+    yield said
+    yield from (rope for rope in said.values() if isinstance(rope, dict))

@@ -1,12 +1,12 @@
 """The modules of consecutive units, on the meta device: nothing else of the model is built, and no weight is real.
 
-Unit 0 is the embedding with all that comes before the first block, units 1..L are the blocks, unit L+1 is the head.
+What the units are: see `models.unit`.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from shardnet.models.families import family_of
 from shardnet.models.family import Family
 from shardnet.models.kv import BlockKV
 from shardnet.models.lean import SIDE_BY_SIDE
+from shardnet.models.unit import LoadedUnit
 from shardnet.models.weightless import to_meta, weightless
 from shardnet.models.windows import windows_of
 
@@ -77,6 +78,17 @@ class Skeleton:
             yield layer + 1, {path: block}
         if self.last_unit == self.num_units_total - 1:
             yield self.last_unit, self.head
+
+    def filled(self, weights: Mapping[str, Tensor]) -> list[LoadedUnit]:
+        """The units, whose slots have these weights in them, by name."""
+        caches = {block.layer: block for block in self.kv_layout}
+        units = []
+        for index, modules in self.units():
+            own = {slot.name: weights[slot.name] for slot in self.slots(modules) if slot.name in weights}
+            kv = caches.get(index - 1)
+            window, rotary = (None, None) if kv is None else (self.windows[kv.layer], self.rotary)
+            units.append(LoadedUnit(index, modules, own, kv, window, rotary))
+        return units
 
     def neighbours(self, modules: dict[str, nn.Module]) -> Iterator[list[Slot]]:
         """The slots of `modules`, those together whose tensors are to lie one behind the other in memory."""

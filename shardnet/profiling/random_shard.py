@@ -68,7 +68,7 @@ def random_shard(config: Any, first_unit: int, last_unit: int, dtype: torch.dtyp
             if slot.name not in made:
                 made[slot.name] = _filled(slot.shape, pattern)
             slot.module._parameters[slot.attribute] = nn.Parameter(made[slot.name], requires_grad=False)
-    return Shard(skeleton, dtype, sum(tensor.nbytes for tensor in made.values()), bytes_read=0)
+    return Shard(skeleton.config, skeleton.family, skeleton.filled(made), dtype)
 
 
 def works_of(config: Any, name: str, dtype: str) -> tuple[UnitWork, ...]:

@@ -268,14 +268,17 @@ class KVCache:
                     session.append(block.layer, *tensors[session_id])
                     session.length = length
 
-    def remove_block(self, layer: int) -> None:
-        """Cache for this block no more, and free what it took."""
+    def remove_block(self, layer: int) -> dict[int, BlockTensors]:
+        """Cache for this block no more, and free what it took; return what it held of each session with tokens."""
         with self._lock:
             [block] = [block for block in self.layout if block.layer == layer]
+            held = [session_id for session_id, session in self._sessions.items() if session.length]
+            tensors = {session_id: self.export(session_id, [layer])[layer] for session_id in held}
             self.layout = tuple(other for other in self.layout if other is not block)
             for extent in self._extents:
                 extent.remove(layer)
             self._budget.release(self._num_reserved_rows() * self._bytes_of(block))
+            return tensors
 
     def _reserve(self, num_rows: int, behind: Piece | None = None) -> Piece:
         """Rows that nobody else has: just behind a piece, in any extent, or in a new one. The caller holds the lock."""
