@@ -6,13 +6,14 @@ Standard library only. Decides nothing: see `shardnet.planner`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 from shardnet.foreign.bounds import BYTES_PER_S, SECONDS
 
-DTYPES = ("float32", "bfloat16", "float16")
-"""In which a model computes."""
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+DTYPES = tuple(DTYPE_BYTES)
+"""In which a model computes, and in which hidden states travel."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,13 @@ class ModelProfile:
     @property
     def num_units(self) -> int:
         return len(self.units)
+
+    def sent_as(self, wire_dtype: str) -> ModelProfile:
+        """The same model whose hidden states travel in another dtype."""
+        factor = DTYPE_BYTES[wire_dtype] / DTYPE_BYTES[self.dtype]
+        *before, head = self.units
+        resized = [replace(unit, output_bytes=round(unit.output_bytes * factor)) for unit in before]
+        return replace(self, units=(*resized, head))
 
 
 @dataclass(frozen=True)

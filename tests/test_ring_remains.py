@@ -297,7 +297,9 @@ def test_a_hop_that_is_sent_again_while_it_waits_counts_once_in_the_report(
             list(stream)
 
 
-SPEC = StageSpec(RingId(b"epoch", 1), 0, (RingStop("stage", 0, 1),), "source", "", {}, "float32", 0, 128, False)
+SPEC = StageSpec(
+    RingId(b"epoch", 1), 0, (RingStop("stage", 0, 1),), "source", "", {}, "float32", "float32", 0, 128, False
+)
 
 
 def test_a_silent_source_gets_what_it_missed_in_few_messages(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,10 +10,9 @@ from typing import Any
 from rich.table import Table
 
 from shardnet.described.clusters import GIB
-from shardnet.described.model_sizes import DTYPE_BYTES
 from shardnet.launch.console import plain_console, size
 from shardnet.launch.measure.run import ProfileResult
-from shardnet.plan import DeviceProfile
+from shardnet.plan import DTYPE_BYTES, DeviceProfile
 from shardnet.profiling.measurement import DeviceMeasurement, StepTiming, UnitMeasurement
 
 

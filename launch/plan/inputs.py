@@ -56,6 +56,7 @@ def _from_problem_file(options: ProblemOptions, path: Path) -> Asked:
         "--model": options.model,
         "--cluster": options.cluster,
         "--dtype": options.dtype,
+        "--wire-dtype": options.wire_dtype,
         "--bits": options.bits,
         "--bandwidth": options.bandwidth,
     }
@@ -81,7 +82,8 @@ def _from_model(options: ProblemOptions, model_name: str, cluster_name: str, in_
     cluster = _changed(load_cluster(cluster_name), options)
     sessions = in_flight if options.sessions is None else options.sessions
     context = min(DEFAULT_CONTEXT, model.context_tokens) if options.context is None else options.context
-    workload = Workload(options.dtype or DEFAULT_DTYPE, options.bits, context, sessions)
+    dtype = options.dtype or DEFAULT_DTYPE
+    workload = Workload(dtype, options.bits, context, sessions, wire_dtype=options.wire_dtype)
     estimate = estimate_problem(model, cluster, workload)
     return Asked(
         estimate.problem,

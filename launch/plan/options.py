@@ -51,6 +51,15 @@ class ProblemOptions:
         str | None,
         typer.Option("--dtype", help="float32, bfloat16 or float16.", show_default="float16", rich_help_panel=_WHAT),
     ] = None
+    wire_dtype: Annotated[
+        str | None,
+        typer.Option(
+            "--wire-dtype",
+            help="What hidden states travel in between devices.",
+            show_default="dtype's",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None
     bits: Annotated[
         int | None,
         typer.Option(

@@ -51,6 +51,16 @@ class LoadOptions(Options):
         OneOf(DTYPES),
         Meaning("float32, bfloat16 or float16.", about='"float32", "bfloat16" or "float16".', panel=_MODEL),
     ] = "bfloat16"
+    wire_dtype: Annotated[
+        str | None,
+        OneOf(DTYPES),
+        Meaning(
+            "What hidden states travel in between devices; float16 or bfloat16 halve what float32 sends.",
+            about="what hidden states travel in between devices; None takes `dtype`. With a smaller one the text "
+            "depends on the split, as what travels is rounded.",
+            panel=_MODEL,
+        ),
+    ] = None
     placement: Annotated[
         str,
         OneOf(PLACEMENTS),

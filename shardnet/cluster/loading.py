@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from shardnet.cluster.copies import require_copies
@@ -46,6 +47,8 @@ def load_model(
     else:
         opened = open_model(str(model), options.dtype, cache_dir=cache_dir, progress=deployment.progress)
     context_tokens = check_context(opened.profile.name, opened.profile.context_tokens, options.context_tokens)
+    if options.wire_dtype is not None:
+        opened = replace(opened, profile=opened.profile.sent_as(options.wire_dtype))
     files = require_copies(opened, devices, deployment.transport, cache_dir, deployment.progress, deployment.result_of)
     ring_id = deployment.next_ring_id()
     plan, budgets = plan_load(deployment, files, devices, surveyor, options, context_tokens, ring_id.plan_version)
@@ -75,6 +78,7 @@ def _specs(
             checkpoint=files.copy.name,
             tensors=files.roots_of(stage.first_unit, stage.last_unit),
             dtype=options.dtype,
+            wire_dtype=options.wire_dtype or options.dtype,
             kv_budget_bytes=budgets[index],
             prefill_chunk_tokens=options.prefill_chunk_tokens,
             record_spans=options.record_spans,

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 from shardnet.described.clusters import GIB, PaperCluster, PaperDevice
-from shardnet.described.model_sizes import DTYPE_BYTES, TOKEN_ID_BYTES, ModelConfig, UnitWork, unit_works
+from shardnet.described.model_sizes import TOKEN_ID_BYTES, ModelConfig, UnitWork, unit_works
 from shardnet.described.schema import require
 from shardnet.foreign.bounds import SESSIONS, TOKENS, Count, check_fields
+from shardnet.plan import DTYPE_BYTES
 from shardnet.planner.problem import Device, Problem, Unit
 
 
@@ -34,6 +35,8 @@ class Workload:
     """Sessions that share one decode step (one micro-batch)."""
     prefill_chunk: Annotated[int, Count(1, TOKENS.most)] = 128
     """Tokens of a prompt that go through a stage at once."""
+    wire_dtype: str | None = None
+    """Of what travels between devices; `dtype` where None."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -66,7 +69,14 @@ def estimate_problem(model: ModelConfig, cluster: PaperCluster, workload: Worklo
         f"{model.name} has a context of {model.context_tokens} tokens, but {workload.context_tokens} are asked for; "
         "ask for fewer.",
     )
-    works = unit_works(model, workload.dtype, workload.bits, workload.context_tokens, workload.step_sessions)
+    works = unit_works(
+        model,
+        workload.dtype,
+        workload.bits,
+        workload.context_tokens,
+        workload.step_sessions,
+        workload.wire_dtype,
+    )
     devices, measured = [], []
     for device in cluster.devices:
         decode = _measured_seconds(device, model, workload, len(works))

@@ -16,9 +16,8 @@ from shardnet.foreign.bounds import Count, Name, bounds_of, check_fields
 from shardnet.foreign.config_bounds import check_config
 from shardnet.foreign.quoting import quoted
 from shardnet.models.facts import FACTS, Sizes
-from shardnet.plan import ModelProfile, UnitProfile
+from shardnet.plan import DTYPE_BYTES, ModelProfile, UnitProfile
 
-DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 TOKEN_ID_BYTES = 8
 MAX_BLOCKS = 4094
 """With the embedding and the head as many units as a problem may have."""
@@ -112,15 +111,21 @@ class UnitWork:
 
 
 def unit_works(
-    model: ModelConfig, dtype: str = "float16", bits: int | None = None, context_tokens: int = 0, step_tokens: int = 1
+    model: ModelConfig,
+    dtype: str = "float16",
+    bits: int | None = None,
+    context_tokens: int = 0,
+    step_tokens: int = 1,
+    wire_dtype: str | None = None,
 ) -> tuple[UnitWork, ...]:
     """The embedding, each block, the head.
 
     Args:
-        dtype: of what is not quantised, of the KV cache and of what travels.
+        dtype: of what is not quantised, and of the KV cache.
         bits: of the linear layers' weights (32, 16, 8, 4); those of `dtype` where None.
         context_tokens: for the mean KV cache of sliding windows; the model's own context where 0.
         step_tokens: tokens in one step; with experts more of them are read.
+        wire_dtype: of what travels; `dtype` where None.
 
     Raises:
         BadConfiguration: an unknown dtype or number of bits.
@@ -128,7 +133,7 @@ def unit_works(
     size = _dtype_bytes(dtype)
     linear = float(size) if bits is None else _bytes_per_weight(bits)
     context = context_tokens or model.context_tokens
-    wire = model.hidden * size
+    wire = model.hidden * _dtype_bytes(wire_dtype or dtype)
     embedding = _embedding_parameters(model)
     rows = step_tokens * model.hidden * size
     units = [UnitWork("embedding", embedding, embedding * size, 0.0, wire, rows, 0.0, 0.0)]

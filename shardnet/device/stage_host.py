@@ -174,6 +174,7 @@ class StageHost:
                 chunk_tokens=spec.prefill_chunk_tokens,
                 num_threads=here.num_threads,
                 pace=here.pace,
+                wire_dtype=getattr(torch, spec.wire_dtype),
             )
         return StageSizes(shard.weight_bytes, shard.bytes_read, shard.kv_bytes_per_token)
 

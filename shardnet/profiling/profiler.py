@@ -18,9 +18,10 @@ from typing import Any
 
 import torch
 
-from shardnet.described.model_sizes import DTYPE_BYTES, UnitWork
+from shardnet.described.model_sizes import UnitWork
 from shardnet.errors import BadRequest, DoesNotFit
 from shardnet.models import Shard
+from shardnet.plan import DTYPES
 from shardnet.profiling.cores import last_level_cache_bytes, max_threads
 from shardnet.profiling.hardware import describe_hardware
 from shardnet.profiling.measurement import DeviceMeasurement, StepTiming, ThreadTrial, UnitMeasurement
@@ -118,8 +119,8 @@ def _threads_restored() -> Iterator[None]:
 
 
 def _check(dtype: str, max_seconds: float, num_threads: int | None) -> None:
-    if dtype not in DTYPE_BYTES:
-        raise BadRequest(f"dtype must be one of {', '.join(DTYPE_BYTES)}, but is {dtype!r}.")
+    if dtype not in DTYPES:
+        raise BadRequest(f"dtype must be one of {', '.join(DTYPES)}, but is {dtype!r}.")
     if max_seconds <= 0 or (num_threads is not None and num_threads < 1):
         raise BadRequest(f"a profile needs time and threads, but got {max_seconds} s and {num_threads} threads.")
 

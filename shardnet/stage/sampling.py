@@ -14,6 +14,7 @@ from typing import cast
 
 import torch
 from transformers.generation.logits_process import (
+    LogitsProcessor,
     LogitsProcessorList,
     MinPLogitsWarper,
     RepetitionPenaltyLogitsProcessor,
@@ -27,15 +28,21 @@ from shardnet.transport.messages import SamplingOptions, SessionSpec
 
 
 class Sampler:
-    """The sampler of one session; `dtype` is what the model computes in, for the advice in errors."""
+    """The sampler of one session.
 
-    def __init__(self, spec: SessionSpec, dtype: torch.dtype) -> None:
+    Args:
+        dtype: what the model computes in, for the advice in errors.
+        wire_dtype: what travels between stages; the same where None.
+    """
+
+    def __init__(self, spec: SessionSpec, dtype: torch.dtype, wire_dtype: torch.dtype | None = None) -> None:
         options = spec.sampling
         self.is_greedy = options.temperature == 0.0
         self._processors = _processors(options)
         self._generator = torch.Generator().manual_seed(options.seed)
         self._options = options
         self._dtype = str(dtype).removeprefix("torch.")
+        self._wire_dtype = str(wire_dtype or dtype).removeprefix("torch.")
         self._ids = list(spec.prompt_ids) if options.repetition_penalty != 1.0 else None
 
     @property
@@ -72,12 +79,30 @@ class Sampler:
                 f"with temperature {options.temperature:g} and repetition-penalty {options.repetition_penalty:g} the "
                 "scores of the next token are no finite numbers. Choose values nearer to 1."
             )
-        advice = (
-            "float16 ends at 65504: load it as bfloat16 or float32."
-            if self._dtype == "float16"
-            else "Its weights hold values that are no finite numbers, or the checkpoint is damaged. Get the model anew."
-        )
+        advice = "Its weights hold values that are no finite numbers, or the checkpoint is damaged. Get the model anew."
+        if self._dtype == "float16":
+            advice = "float16 ends at 65504: load it as bfloat16 or float32."
+        elif self._wire_dtype == "float16":
+            advice = "What travels as float16 ends at 65504: let it travel as bfloat16 or float32 (wire-dtype)."
         return BadRequest(f"the model's scores of the next token, in {self._dtype}, are no finite numbers. {advice}")
+
+
+class TopPOfKept(LogitsProcessor):
+    """As transformers' TopPLogitsWarper, behind one that kept few tokens: only these are sorted, not the vocabulary.
+
+    Where tokens are even and not all of them stay, those of higher ids do. (transformers' sort says nothing of that.)
+    """
+
+    def __init__(self, top_p: float) -> None:
+        self._top_p = top_p
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        """Scores [1, V]; those of the tokens that go become -inf."""
+        tokens = (scores[0] > -math.inf).nonzero()[:, 0]
+        ordered, order = scores[0, tokens].sort(stable=True)
+        below = ordered.softmax(dim=-1).cumsum(dim=-1)[:-1]
+        removed = tokens[order[:-1][below <= 1 - self._top_p]]
+        return cast(torch.FloatTensor, scores.index_fill(1, removed, -math.inf))
 
 
 def sample_step(samplers: Sequence[Sampler], logits_NV: torch.Tensor) -> list[int | BadRequest]:
@@ -113,7 +138,7 @@ def _processors(options: SamplingOptions) -> LogitsProcessorList:
     if options.top_k:
         processors.append(TopKLogitsWarper(options.top_k))
     if options.top_p < 1.0:
-        processors.append(TopPLogitsWarper(options.top_p))
+        processors.append(TopPOfKept(options.top_p) if options.top_k else TopPLogitsWarper(options.top_p))
     if options.min_p > 0.0:
         processors.append(MinPLogitsWarper(options.min_p))
     return processors

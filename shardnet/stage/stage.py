@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -29,6 +29,7 @@ from shardnet.models import Segment, SessionKV, Shard
 from shardnet.stage.cache import KVCache
 from shardnet.stage.command import Command, Result
 from shardnet.stage.inbox import Inbox, OnTaken, Packet, StepWork
+from shardnet.stage.outlet import Outlet
 from shardnet.stage.pace import Pace, own_pace
 from shardnet.stage.sampling import Sampler, sample_step
 from shardnet.timeline.clocks import clock_ns
@@ -37,25 +38,6 @@ from shardnet.transport.messages import MAX_BULK_HOPS, Hop, Part, SampledToken, 
 
 MAX_CLOSED_KEPT = 4096
 """Numbers of closed sessions that a stage remembers, lest an order to open one that comes late opens it again."""
-
-
-class Outlet(Protocol):
-    """Where a stage's results go. None of these may wait."""
-
-    def hop(self, parts: tuple[Part, ...], rows: torch.Tensor) -> None:
-        """Decode work for the next stage of the ring (after the last comes the first)."""
-
-    def bulk_hop(self, parts: tuple[Part, ...], rows: torch.Tensor, on_taken: Callable[[], None]) -> None:
-        """Prompt chunks for the next stage; `on_taken` is called when it starts on the last of them."""
-
-    def tokens(self, tokens: tuple[SampledToken, ...]) -> None:
-        """What was sampled, for the source."""
-
-    def session_failed(self, session: int, error: BadRequest) -> None:
-        """One session cannot go on."""
-
-    def failed(self, error: BaseException) -> None:
-        """The computation failed; the stage has stopped."""
 
 
 @dataclass(slots=True)
@@ -78,7 +60,11 @@ class _Step:
 
 
 class Stage:
-    """One shard at work. A context manager: its compute thread ends with the block."""
+    """One shard at work. A context manager: its compute thread ends with the block.
+
+    Args:
+        wire_dtype: of the hidden states that come and go; the shard's own where None.
+    """
 
     def __init__(
         self,
@@ -90,8 +76,10 @@ class Stage:
         chunk_tokens: int,
         num_threads: int,
         pace: Pace = own_pace,
+        wire_dtype: torch.dtype | None = None,
     ) -> None:
         self.shard = shard
+        self.wire_dtype = wire_dtype or shard.dtype
         self.kv = kv
         self.recorder = recorder
         self._outlet = outlet
@@ -121,7 +109,7 @@ class Stage:
             BadRequest: the session was closed already: this order was overtaken.
             ClusterError: the stage has stopped.
         """
-        sampler = Sampler(spec, self.shard.dtype) if self.shard.has_head else None
+        sampler = Sampler(spec, self.shard.dtype, self.wire_dtype) if self.shard.has_head else None
         with self._ready:
             self._raise_if_stopped()
             if spec.session in self._closed_sessions:
@@ -236,7 +224,7 @@ class Stage:
             fits = rows.dtype == torch.int64 and rows.dim() == 1 and len(rows) > 0
             fits = fits and int(rows.min()) >= 0 and int(rows.max()) < config.vocab_size
         else:
-            fits = rows.dtype == self.shard.dtype and rows.shape[1:] == (config.hidden_size,)
+            fits = rows.dtype == self.wire_dtype and rows.shape[1:] == (config.hidden_size,)
         if not fits:
             raise BadRequest(f"Rows of {rows.dtype} and shape {tuple(rows.shape)} are not what this stage takes.")
 
@@ -311,7 +299,9 @@ class Stage:
             if is_sampled:
                 step.samples.append(index)
             segments.append(Segment(session.kv, part.num_tokens, is_sampled))
-        outputs = self._pace(partial(self.shard.forward, step.work.rows, segments))
+        rows = step.work.rows
+        inputs = rows if self.shard.has_embedding else rows.to(self.shard.dtype)
+        outputs = self._pace(partial(self.shard.forward, inputs, segments))
         step.end_ns = clock_ns()
         return outputs
 
@@ -333,7 +323,7 @@ class Stage:
 
     def _send_hidden(self, work: StepWork, hidden: torch.Tensor) -> None:
         """Decode rows first: somebody waits for each of them. Slices are cloned: a view ships its whole storage."""
-        parts = tuple(work.parts)
+        parts, hidden = tuple(work.parts), hidden.to(self.wire_dtype)
         if not work.num_bulk_parts:
             self._outlet.hop(parts, hidden)
             return

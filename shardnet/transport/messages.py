@@ -72,7 +72,7 @@ class Hop(NamedTuple):
     """Index of the receiving stage in the ring."""
     parts: tuple[Part, ...]
     payload: torch.Tensor
-    """Hidden states [sum of num_tokens, hidden] in the model's dtype, or token ids [sum of num_tokens] for stage 0."""
+    """Hidden states [sum of num_tokens, hidden] in the wire dtype, or token ids [sum of num_tokens] for stage 0."""
     sender: str
     sent_ns: int
     """The sender's `time.monotonic_ns()`."""
@@ -146,6 +146,8 @@ class StageSpec(NamedTuple):
     tensors: dict[str, str]
     """The root of each tensor that the shard is made of; see `shardnet.loader.parts`."""
     dtype: str
+    wire_dtype: str
+    """What hidden states travel in."""
     kv_budget_bytes: int
     """What the KV caches of all stages of this model on the device may reserve together; an old and a new one share."""
     prefill_chunk_tokens: int
