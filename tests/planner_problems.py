@@ -18,6 +18,7 @@ PUBLISHED = json.loads((Path(__file__).parent / "data" / "edgeshard-llama2-7b.js
 GIB = 2**30
 SLACKS = (1.05, 1.2, 1.5, 2.5, 6.0)
 """Memory offered over memory needed."""
+TIGHT = (1.02, *SLACKS[:3])
 
 Stages = tuple[StagePlan, ...]
 
@@ -193,3 +194,10 @@ def local_devices() -> Problem:
     devices = tuple(Device(f"local-{i}", 1.5e8, seconds, active_w=10) for i in range(3))
     links = tuple(Link(a.name, b.name, 3e-4, 1e9) for a, b in product(devices, repeat=2) if a is not b)
     return Problem((*units, Unit("head", 5.7e7, 0, 8)), devices, links, "local-0", context_tokens=2048)
+
+
+def small_problems(seed: int, num: int) -> list[Problem]:
+    """Tight ones that brute force can go through."""
+    rng = random.Random(seed)
+    shapes = [rng.choice([(2, 8), (3, 6), (3, 7), (4, 5)]) for _ in range(num)]
+    return [random_problem(rng, devices, units, rng.choice(TIGHT)) for devices, units in shapes]

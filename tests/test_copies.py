@@ -14,7 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from test_loader_gguf import write_gguf
+from tiny_gguf import write_gguf
 from tiny_models import save_model
 
 from shardnet.errors import BadConfiguration, DamagedCheckpoint, ModelNotFound

@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from test_simulator import AB, best_plan, three_devices
+from three_devices import AB, best_plan, three_devices
 
 from shardnet.plan import Plan, StagePlan, stages_from_counts
 from shardnet.planner.costs import broken_limit, evaluate

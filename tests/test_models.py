@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations, pairwise
 from typing import Any
 
 import pytest
 import torch
+from shard_chain import TOLERANCE, Chain
 from tiny_models import SIZES, VARIANTS, TinyModel, tiny_model
-from torch import Tensor, nn
+from torch import nn
 
 from shardnet.errors import UnsupportedModel
-from shardnet.models import Segment, Shard, build_skeleton, family_of, supported_families
+from shardnet.models import Segment, build_skeleton, family_of, supported_families
 from shardnet.stage.cache import KVCache
 
-TOLERANCE = 1e-4
 CHUNKS = (7, 4, 1, 1, 1)
 """A prompt in two chunks, then three single tokens: longer than the sliding windows of the tiny models."""
 
@@ -34,26 +33,6 @@ def splits(num_units: int, num_stages: int) -> list[list[tuple[int, int]]]:
         edges = [0, *cuts, num_units]
         ways.append([(first, end - 1) for first, end in pairwise(edges)])
     return ways
-
-
-class Chain:
-    """Shards in a row, each with its own caches, as the stages of a pipeline would run them."""
-
-    def __init__(self, shards: Sequence[Shard]) -> None:
-        self.shards = shards
-        self.caches = [KVCache(shard.kv_layout, shard.dtype) for shard in shards]
-
-    def step(self, tokens: dict[int, Tensor]) -> Tensor:
-        """The next tokens of some sessions -> logits [S, V] of each session's last one."""
-        row = torch.cat(list(tokens.values()))
-        for shard, cache in zip(self.shards, self.caches, strict=True):
-            for session in tokens:
-                if session not in cache:
-                    cache.open(session, 32)
-            row = shard.forward(row, [Segment(cache.get(session), len(ids)) for session, ids in tokens.items()])
-            for session, ids in tokens.items():
-                cache.advance(session, len(ids))
-        return row
 
 
 @pytest.mark.parametrize("num_stages", [1, 2, 3, 4])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from planner_problems import SLACKS, every_plan, random_problem
+from planner_problems import every_plan, small_problems
 from tight_problems import against_record, recorded
 
 from shardnet.planner import Problem, evaluate
@@ -22,13 +22,6 @@ from shardnet.planner.exact.open_nodes import Nodes, OpenNodes
 from shardnet.planner.tables import Tables, as_stages
 
 DATA = Path(__file__).parent / "data"
-TIGHT = (1.02, *SLACKS[:3])
-
-
-def small_problems(seed: int, num: int) -> list[Problem]:
-    rng = random.Random(seed)
-    shapes = [rng.choice([(2, 8), (3, 6), (3, 7), (4, 5)]) for _ in range(num)]
-    return [random_problem(rng, devices, units, rng.choice(TIGHT)) for devices, units in shapes]
 
 
 def test_branch_and_bound_finds_the_shortest_lap_and_proves_it() -> None:

@@ -6,8 +6,7 @@ import random
 
 import numpy as np
 import pytest
-from planner_problems import every_plan, random_problem
-from test_planner_deepening import TIGHT, small_problems
+from planner_problems import TIGHT, every_plan, random_problem, small_problems
 
 from shardnet.planner.budget import Budget
 from shardnet.planner.exact import diving

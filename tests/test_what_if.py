@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from test_simulator import best_plan, three_devices
+from three_devices import best_plan, three_devices
 
 from shardnet.simulator.what_if import halved_weights, limits, what_ifs, with_twin
 

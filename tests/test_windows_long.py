@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_models import TOLERANCE, Chain
+from shard_chain import TOLERANCE, Chain
 from tiny_models import VARIANTS, TinyModel
 
 WINDOWED = [name for name, (_, sizes) in VARIANTS.items() if sizes.get("sliding_window")]

@@ -3,8 +3,8 @@
     python tests/bench/bench_damaged.py [--inputs 500] [--seed 1] [--worst 5]
 
 Inputs are drawn by the strategies of the tests: problem, cluster, model and plan files and options
-(tests/test_damaged_problems.py), and configurations, headers, indices, tokenizers and GGUF files
-(tests/test_damaged_models.py). Some damage is harmless; the commands that then work are counted apart, since they
+(tests/damaged_problems.py), and configurations, headers, indices, tokenizers and GGUF files
+(tests/random_damage.py). Some damage is harmless; the commands that then work are counted apart, since they
 start devices. Time is that of the processor, user and system of the command and all its children: clocks say little on
 a shared machine. Exit code 1 where a refusal is not one sentence with exit code 2 or 3, takes more than 5 s or 500 MB,
 or leaves a process behind.
@@ -30,8 +30,8 @@ import psutil
 TESTS = Path(__file__).parents[1]
 sys.path[:0] = [str(TESTS.parent), str(TESTS)]
 
-import test_damaged_models as models  # noqa: E402
-import test_damaged_problems as problems  # noqa: E402
+import damaged_problems as problems  # noqa: E402
+import random_damage as models  # noqa: E402
 from damaged_models import save_good_model  # noqa: E402
 from hypothesis import HealthCheck, Phase, given, seed, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
