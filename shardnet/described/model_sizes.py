@@ -1,7 +1,7 @@
 """How large a model's units are and how much work one token is, from its configuration alone.
 
 For models that are not on disk, and for planning before anything is loaded. Imports neither torch nor transformers.
-Parameter counts equal those of the skeletons in `transformers` (tests/test_model_sizes.py holds that).
+Parameter counts equal those of the skeletons in `transformers` (tests/described/test_model_sizes.py holds that).
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from shardnet.planner.exact.minimize import roots_of
 from shardnet.planner.exact.open_nodes import Nodes, OpenNodes
 from shardnet.planner.tables import Tables, as_stages
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "data"
 
 
 def test_branch_and_bound_finds_the_shortest_lap_and_proves_it() -> None:

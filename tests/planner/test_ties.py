@@ -19,7 +19,7 @@ from shardnet.planner.links import Routes
 from shardnet.planner.rules import lingualinked as solver
 from shardnet.planner.rules.simple import even, memory
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "data"
 
 
 def problem_of_whole_numbers(rng: random.Random, num_devices: int, num_units: int) -> Problem:

@@ -44,7 +44,7 @@ thread.join()
 
 def faults_and_growth(how: str) -> tuple[int, int, int]:
     printed = subprocess.run(
-        [sys.executable, "-c", STEPS, how], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1]
+        [sys.executable, "-c", STEPS, how], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
     ).stdout
     faults, held, kept = map(int, printed.split())
     return faults, held, kept
