@@ -1,13 +1,14 @@
-"""The short way through a Llama-shaped block, for steps of one token per session.
+"""The short way through a Llama-shaped block.
 
 Decoding one token is bound by memory traffic and, after that, by the number of operations: a stock block makes about 70
 small ones. Here the same mathematics takes 25: queries, keys and values come from one matrix product, gate and up from
 another (their weights lie side by side in memory, so nothing is stored twice), and norms and rotations are written for
-one row. In half precision that rounds differently: where two tokens are nearly even, a text may go another way than on
-the stock blocks. What the runtime gains by it beside `transformers` stands in docs/benchmarks. Blocks of other shapes,
-and those whose modules were replaced, run as transformers has them.
+one row. Products with many rows, those of prompts and of many sessions, go through `products`. In half precision both
+round differently: where two tokens are nearly even, a text may go another way than on the stock blocks. What the
+runtime gains by it beside `transformers` stands in docs/benchmarks. Blocks of other shapes, and those whose modules
+were replaced, run as transformers has them.
 
-Shapes: T sessions with one token each, H hidden size, Q query and K key-value heads, d head size.
+Shapes: T new tokens of all sessions, H hidden size, Q query and K key-value heads, d head size.
 """
 
 from __future__ import annotations

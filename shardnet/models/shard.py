@@ -157,7 +157,7 @@ class Shard:
         """All sessions' tokens [1, T, H] as one row through stock blocks."""
         kv = RaggedKV(segments, self._windows)
         end = max(segment.kv.length + segment.num_tokens for segment in segments)
-        if self._lean and hidden.shape[1] == len(segments):
+        if self._lean:
             return self._run_lean(hidden[0], self._tables[None].signed_at(positions, end), kv)
         turns = {kind: tables.at(positions, end) for kind, tables in self._tables.items()}
         arguments = {self.family.cache_argument: kv, "attention_mask": None, "position_ids": positions}
@@ -166,7 +166,7 @@ class Shard:
         return hidden
 
     def _run_lean(self, hidden: Tensor, turn: Turn, kv: RaggedKV) -> Tensor:
-        """One token of each session [T, H] by the short way."""
+        """The same by the short way, [T, H] -> [1, T, H]."""
         for lean in self._lean:
             hidden = lean(hidden, turn, kv)
         return hidden[None]

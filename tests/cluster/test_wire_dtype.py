@@ -10,8 +10,9 @@ import torch
 from in_process_ring import PROMPT, SPLIT, ring_in_process
 from tiny_text_model import save_text_model
 
-from shardnet.described.model_sizes import load_model_config, unit_works
+from shardnet.described.model_sizes import unit_works
 from shardnet.errors import BadRequest
+from shardnet.launch.files.config_files import load_model_config
 from shardnet.models.sizes import profile_model
 from shardnet.transport.messages import SamplingOptions, SessionSpec
 
