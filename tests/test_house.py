@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent / "bench"))
 import count_house as house
 
 FUNCTIONS = [function for file in house.files_in(house.PRODUCT) for function in house.functions_in(file)]
+LOOKING = {"all", "any", "hasattr", "isinstance", "len", "max", "min", "set", "sorted", "sum", "type"}
 
 
 def named(function: house.Function) -> str:
@@ -32,6 +34,26 @@ def test_no_function_branches_too_much() -> None:
     assert {named(each): each.branches for each in FUNCTIONS if each.branches > house.MOST_BRANCHES} == {}
     said = re.search(r"^max-complexity = (\d+)$", (house.ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     assert said is not None and int(said[1]) == house.MOST_BRANCHES, "ruff holds all code to the same"
+
+
+def test_asserts_only_look() -> None:
+    """Once, an assert took a session's rows: under `python -O`, which leaves asserts out, two sessions shared them."""
+    asserts = [
+        (file, node)
+        for file in house.files_in(house.PRODUCT)
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Assert)
+    ]
+    acting = [f"{file.relative_to(house.ROOT)}:{node.lineno}" for file, node in asserts if does_something(node.test)]
+    assert len(asserts) > 10 and acting == []
+
+
+def does_something(expression: ast.expr) -> bool:
+    """Whether it calls anything but builtins that look, or names a value."""
+    nodes = list(ast.walk(expression))
+    called = [node.func for node in nodes if isinstance(node, ast.Call)]
+    only_looks = all(isinstance(each, ast.Name) and each.id in LOOKING for each in called)
+    return not only_looks or any(isinstance(node, (ast.NamedExpr, ast.Await)) for node in nodes)
 
 
 def test_few_functions_are_dense() -> None:

@@ -300,8 +300,9 @@ class KVCache:
         size = max(num_rows, LEAST_ROWS, sum(extent.num_rows for extent in self._extents))
         extent = Extent(self.layout, self.dtype, size)
         self._extents.append(extent)
-        assert extent.take_at(0, num_rows)
-        return Piece(extent, 0, num_rows)
+        first_row = extent.take(num_rows)
+        assert first_row is not None, (num_rows, extent.num_rows)
+        return Piece(extent, first_row, num_rows)
 
     def _take(self, num_tokens: int, bytes_per_token: int) -> None:
         """

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -130,3 +133,18 @@ def test_sessions_are_known_by_name() -> None:
         cache.open(0, 4)
     with pytest.raises(BadRequest, match="No session 5 is open here"):
         cache.get(5)
+
+
+def test_sessions_have_rows_of_their_own_where_python_leaves_asserts_out() -> None:
+    """Once, with PYTHONOPTIMIZE=1, the second session wrote over the first one's keys, and both texts went wrong."""
+    script = (
+        "import torch\n"
+        "from shardnet.models import BlockKV\n"
+        "from shardnet.stage.cache import KVCache\n"
+        "cache = KVCache([BlockKV(0, 1, 4, 4)], torch.float32)\n"
+        "print([cache.open(session, 5).place.first_row for session in (1, 2, 3)])\n"
+    )
+    printed = subprocess.run(
+        [sys.executable, "-O", "-c", script], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert printed.stdout == "[0, 5, 10]\n"
