@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Iterable
+from contextlib import suppress
 from math import prod
 
 import torch
@@ -48,8 +49,10 @@ class Extent:
         self.keys[block.layer], self.values[block.layer] = key_map.tensor, value_map.tensor
 
     def remove(self, layer: int) -> None:
-        """Free what a block took."""
-        del self._maps[layer], self.keys[layer], self.values[layer]
+        """Free what a block took; nothing where it has none here."""
+        self._maps.pop(layer, None)
+        self.keys.pop(layer, None)
+        self.values.pop(layer, None)
 
     @property
     def is_unused(self) -> bool:
@@ -72,10 +75,7 @@ class Extent:
         return False
 
     def give_back(self, first: int, num_rows: int) -> None:
-        """Free rows, and the memory of those pages that hold nothing else."""
-        for maps in self._maps.values():
-            for one in maps:
-                one.forget(first, num_rows)
+        """Free rows, and the memory of all pages on which nothing else lies now: neighbours may have left before."""
         merged: list[tuple[int, int]] = []
         for hole, size in sorted([*self._holes, (first, num_rows)]):
             if merged and sum(merged[-1]) == hole:
@@ -83,6 +83,10 @@ class Extent:
             else:
                 merged.append((hole, size))
         self._holes = merged
+        hole, size = next(each for each in merged if each[0] <= first < sum(each))
+        for maps in self._maps.values():
+            for one in maps:
+                one.forget(hole, size)
 
     def _cut(self, first: int, num_rows: int) -> None:
         """Take rows off the beginning of a hole."""
@@ -104,6 +108,9 @@ class _Map:
                 f"The system gives no {num_bytes / 2**20:.1f} MiB of addresses for KV cache ({cause.strerror}). "
                 "Wait for other sessions to end, or raise the limit of this process's memory (ulimit -v)."
             ) from cause
+        if hasattr(mmap, "MADV_NOHUGEPAGE"):
+            with suppress(OSError):  # of a kernel that has no huge pages
+                self._map.madvise(mmap.MADV_NOHUGEPAGE)  # or the first row that is written would take 2 MiB
         self.tensor = torch.frombuffer(self._map, dtype=dtype, count=prod(shape)).view(shape)
 
     def forget(self, first: int, num_rows: int) -> None:
