@@ -20,7 +20,7 @@ from shardnet.loader import load_shard, require_copy
 from shardnet.models import Shard
 from shardnet.process.threads import on_thread
 from shardnet.profiling.memory import peak_rss_bytes, usable_memory_bytes
-from shardnet.stage.budget import KVBudget
+from shardnet.stage.budget import MemoryBudget
 from shardnet.stage.cache import KVCache
 from shardnet.stage.pace import Pace, own_pace
 from shardnet.stage.stage import Stage
@@ -41,7 +41,7 @@ class Premises:
     pace: Pace = own_pace
     weights: weakref.WeakValueDictionary[Any, torch.Tensor] = field(default_factory=weakref.WeakValueDictionary)
     """Tensors that several stages use (tied embeddings, say), each loaded once, as long as one uses it."""
-    kv_budget: KVBudget = field(default_factory=lambda: KVBudget(usable_memory_bytes()))
+    kv_budget: MemoryBudget = field(default_factory=lambda: MemoryBudget(usable_memory_bytes()))
     """What the KV caches of all stages (of any model) may reserve together: the memory that was there at first."""
 
 
@@ -178,7 +178,7 @@ class StageHost:
             )
         return StageSizes(shard.weight_bytes, shard.bytes_read, shard.kv_bytes_per_token)
 
-    def _kv_budget(self, spec: StageSpec) -> KVBudget:
+    def _kv_budget(self, spec: StageSpec) -> MemoryBudget:
         """One for all stages of this device that the same coordinator made of the same checkpoint."""
         name = (spec.ring_id.epoch, spec.checkpoint)
         return self._premises.kv_budget.part(name, spec.kv_budget_bytes)

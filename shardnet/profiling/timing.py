@@ -68,7 +68,7 @@ def _filled(caches: KVCache, session: int, capacity: int, length: int) -> Sessio
     """A session's cache with numbers in it: untouched memory would be all the same page, and fast."""
     tensors = {}
     for block in caches.layout:
-        key, value = torch.linspace(-1, 1, block.key_dim), torch.linspace(-1, 1, block.value_dim)
+        key, value = (torch.linspace(-1, 1, dim, dtype=caches.dtype) for dim in (block.key_dim, block.value_dim))
         tensors[block.layer] = (
             key.expand(block.num_kv_heads, length, -1),
             value.expand(block.num_kv_heads, length, -1),

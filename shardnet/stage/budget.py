@@ -1,7 +1,7 @@
-"""How much memory the KV caches of one device may reserve together, and of that those of each model.
+"""How much memory the stages of one device may reserve together, and of that the KV caches of each model.
 
 Caches of an old and a new stage of one model take from the same budget: what is counted is what sessions hold, wherever
-they hold it. Safe to use from several threads.
+they hold it. Weights take from the whole. Safe to use from several threads.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ class Room(NamedTuple):
     limit_bytes: int
 
 
-class KVBudget:
+class MemoryBudget:
     """
     Args:
         limit_bytes: None for no limit.
         whole: the budget that this one is a part of: what is taken here is taken there, too.
     """
 
-    def __init__(self, limit_bytes: int | None = None, whole: KVBudget | None = None) -> None:
+    def __init__(self, limit_bytes: int | None = None, whole: MemoryBudget | None = None) -> None:
         self.limit_bytes = limit_bytes
         self.reserved_bytes = 0
         self._whole = whole
         self._lock: threading.RLock = threading.RLock() if whole is None else whole._lock
-        self._parts: weakref.WeakValueDictionary[Hashable, KVBudget] = weakref.WeakValueDictionary()
+        self._parts: weakref.WeakValueDictionary[Hashable, MemoryBudget] = weakref.WeakValueDictionary()
 
-    def part(self, name: Hashable, limit_bytes: int) -> KVBudget:
-        """The budget of one model; one for all who ask by the same name, and the limit that was named last holds."""
+    def part(self, name: Hashable, limit_bytes: int) -> MemoryBudget:
+        """The budget of one model's caches; one for all who ask by the same name, and the last limit holds."""
         with self._lock:
             part = self._parts.get(name)
             if part is None:
-                part = self._parts[name] = KVBudget(limit_bytes, self)
+                part = self._parts[name] = MemoryBudget(limit_bytes, self)
             part.limit_bytes = limit_bytes
             return part
 
@@ -47,7 +47,7 @@ class KVBudget:
         with self._lock:
             if num_bytes > self.room().free_bytes and self.is_limited:
                 return False
-            budget: KVBudget | None = self
+            budget: MemoryBudget | None = self
             while budget is not None:
                 budget.reserved_bytes += num_bytes
                 budget = budget._whole
@@ -56,7 +56,7 @@ class KVBudget:
     def release(self, num_bytes: int) -> None:
         """Give so much back."""
         with self._lock:
-            budget: KVBudget | None = self
+            budget: MemoryBudget | None = self
             while budget is not None:
                 budget.reserved_bytes -= num_bytes
                 budget = budget._whole

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from shardnet.errors import BadRequest, KVMemorySpent
 from shardnet.models.kv import BlockKV, Place
-from shardnet.stage.budget import KVBudget
+from shardnet.stage.budget import MemoryBudget
 from shardnet.stage.extent import Extent
 
 BlockTensors = tuple[Tensor, Tensor]
@@ -61,7 +62,7 @@ class SessionCache:
         if end > self.capacity:
             raise KVMemorySpent(
                 f"The session has room for {self.capacity} tokens and this step would make it {end}. "
-                "Reserve more for it (grow), or ask for fewer new tokens."
+                "Ask for fewer new tokens."
             )
         if len(self.pieces) > 1:
             self._write(layer, length, key, value)
@@ -108,19 +109,16 @@ class KVCache:
         budget: what all sessions together may reserve, here and in the other caches of the same budget.
     """
 
-    def __init__(self, layout: Sequence[BlockKV], dtype: torch.dtype, budget: KVBudget | None = None) -> None:
+    def __init__(self, layout: Sequence[BlockKV], dtype: torch.dtype, budget: MemoryBudget | None = None) -> None:
         self.layout = tuple(layout)
         self.dtype = dtype
-        self._budget = KVBudget() if budget is None else budget
+        self._budget = MemoryBudget() if budget is None else budget
         self._sessions: dict[int, SessionCache] = {}
         self._extents: list[Extent] = []
         self._lock = threading.RLock()
 
     def __len__(self) -> int:
         return len(self._sessions)
-
-    def __contains__(self, session_id: int) -> bool:
-        return session_id in self._sessions
 
     @property
     def session_ids(self) -> tuple[int, ...]:
@@ -136,22 +134,26 @@ class KVCache:
         return self.bytes_per_token * self._num_reserved_rows()
 
     @property
-    def used_bytes(self) -> int:
-        """What the cached tokens take now."""
+    def untouched_bytes(self) -> int:
+        """Of what is reserved, that which holds no tokens yet: the system counts it as free."""
         with self._lock:
-            return self.bytes_per_token * sum(session.length for session in self._sessions.values())
+            rows = sum(session.capacity - session.length for session in self._sessions.values())
+            return self.bytes_per_token * rows
 
     def open(self, session_id: int, capacity_tokens: int) -> SessionCache:
         """Reserve room for a new session.
 
         Raises:
-            BadRequest: a session of that number is open already.
+            BadRequest: a session of that number is open already, or it is to have no room.
             KVMemorySpent: the room does not fit beside what the other sessions reserved.
         """
+        if capacity_tokens < 1:
+            raise BadRequest(f"Session {session_id} needs room for at least 1 token, and asks for {capacity_tokens}.")
         with self._lock:
             if session_id in self._sessions:
                 raise BadRequest(f"Session {session_id} is open already. Close it first, or use another number.")
-            session = self._sessions[session_id] = SessionCache(self._reserve(capacity_tokens))
+            what = f"A session of {capacity_tokens} tokens"
+            session = self._sessions[session_id] = SessionCache(self._reserve(what, capacity_tokens))
             return session
 
     def get(self, session_id: int) -> SessionCache:
@@ -165,30 +167,40 @@ class KVCache:
             raise BadRequest(f"No session {session_id} is open here. Open it first; {len(self)} others are.")
         return session
 
-    def length(self, session_id: int) -> int:
-        """Tokens cached."""
-        return self.get(session_id).length
-
     def advance(self, session_id: int, num_tokens: int) -> None:
         """Count the tokens that a step has appended."""
         session = self.get(session_id)
         if session.length + num_tokens > session.capacity:
             raise KVMemorySpent(
                 f"Session {session_id} has room for {session.capacity} tokens, "
-                f"not for {session.length + num_tokens}. Reserve more for it (grow)."
+                f"not for {session.length + num_tokens}. Ask for fewer new tokens."
             )
         session.length += num_tokens
 
     def close(self, session_id: int) -> None:
         """Give a session's memory back. Harmless when the session is not open."""
         with self._lock:
+            session = self.forget(session_id)
+            if session is not None:
+                self.free(session)
+
+    def forget(self, session_id: int) -> SessionCache | None:
+        """The first half of `close`, for a session that a step is writing to: its rows stay its own until `free`.
+
+        What it had reserved, others may reserve at once: they write to it in a later step.
+        """
+        with self._lock:
             session = self._sessions.pop(session_id, None)
-            if session is None:
-                return
+            if session is not None:
+                self._budget.release(session.capacity * self.bytes_per_token)
+            return session
+
+    def free(self, session: SessionCache) -> None:
+        """The second half: give the rows back."""
+        with self._lock:
             for piece in session.pieces:
                 piece.extent.give_back(piece.first_row, piece.num_rows)
             self._extents = [extent for extent in self._extents if not extent.is_unused]
-            self._budget.release(session.capacity * self.bytes_per_token)
 
     def crop(self, session_id: int, length: int) -> None:
         """Forget all but the first `length` tokens."""
@@ -209,7 +221,7 @@ class KVCache:
             if num_rows <= 0:
                 return
             extent, first_row, size = session.pieces[-1]
-            piece = self._reserve(num_rows, behind=session.pieces[-1])
+            piece = self._reserve(f"A session of {num_rows} more tokens", num_rows, behind=session.pieces[-1])
             if piece[:2] == (extent, first_row + size):
                 session.pieces[-1] = Piece(extent, first_row, size + num_rows)
             else:
@@ -232,11 +244,11 @@ class KVCache:
         """Open a session with `length` tokens that another cache exported.
 
         Raises:
-            BadRequest: a layer is missing or has another shape than this shard's.
+            BadRequest: a layer is missing or has another shape or dtype than this shard's.
             KVMemorySpent: as `open`.
         """
         for block in self.layout:
-            _check_tensors(session_id, length, block, tensors)
+            self._check_tensors(session_id, length, block, tensors)
         session = self.open(session_id, max(capacity_tokens, length))
         for block in self.layout:
             session.append(block.layer, *tensors[block.layer])
@@ -250,17 +262,19 @@ class KVCache:
             tensors: of each session that holds tokens, those of this block, as `export` gives them.
 
         Raises:
-            BadRequest: a session's tensors are missing or have another shape.
-            KVMemorySpent: there is no room for what the open sessions reserve in it.
+            BadRequest: it is cached for already, or a session's tensors are missing or of another shape or dtype.
+            KVMemorySpent: there is no room for what the open sessions reserve in it. All is as before then.
         """
         with self._lock:
+            if any(other.layer == block.layer for other in self.layout):
+                raise BadRequest(f"Layer {block.layer} is in this cache already.")
             for session_id, session in self._sessions.items():
                 if session.length:
                     found = {block.layer: tensors[session_id]} if session_id in tensors else {}
-                    _check_tensors(session_id, session.length, block, found)
-            self._take(self._num_reserved_rows(), self._bytes_of(block))
-            for extent in self._extents:
-                extent.add(block)
+                    self._check_tensors(session_id, session.length, block, found)
+            needed = self._num_reserved_rows() * self._bytes_of(block)
+            with self._taken(f"Layer {block.layer} of the open sessions", needed):
+                self._extend(block)
             self.layout = tuple(sorted((*self.layout, block), key=lambda one: one.layer))
             for session_id, session in self._sessions.items():
                 if session.length:
@@ -280,14 +294,20 @@ class KVCache:
             self._budget.release(self._num_reserved_rows() * self._bytes_of(block))
             return tensors
 
-    def _reserve(self, num_rows: int, behind: Piece | None = None) -> Piece:
-        """Rows that nobody else has: just behind a piece, in any extent, or in a new one. The caller holds the lock."""
-        self._take(num_rows, self.bytes_per_token)
+    def _extend(self, block: BlockKV) -> None:
+        """Give every extent another block, or none."""
         try:
-            return self._place(num_rows, behind)
+            for extent in self._extents:
+                extent.add(block)
         except KVMemorySpent:
-            self._budget.release(num_rows * self.bytes_per_token)
+            for extent in self._extents:
+                extent.remove(block.layer)
             raise
+
+    def _reserve(self, what: str, num_rows: int, behind: Piece | None = None) -> Piece:
+        """Rows that nobody else has: just behind a piece, in any extent, or in a new one. The caller holds the lock."""
+        with self._taken(what, num_rows * self.bytes_per_token):
+            return self._place(num_rows, behind)
 
     def _place(self, num_rows: int, behind: Piece | None) -> Piece:
         if behind is not None and behind.extent.take_at(end := behind.first_row + behind.num_rows, num_rows):
@@ -296,28 +316,57 @@ class KVCache:
             first_row = extent.take(num_rows)
             if first_row is not None:
                 return Piece(extent, first_row, num_rows)
-        # As large as all others together: there are few, however many sessions come.
-        size = max(num_rows, LEAST_ROWS, sum(extent.num_rows for extent in self._extents))
-        extent = Extent(self.layout, self.dtype, size)
+        extent = self._new_extent(num_rows)
         self._extents.append(extent)
         first_row = extent.take(num_rows)
         assert first_row is not None, (num_rows, extent.num_rows)
         return Piece(extent, first_row, num_rows)
 
-    def _take(self, num_tokens: int, bytes_per_token: int) -> None:
+    def _new_extent(self, num_rows: int) -> Extent:
+        """As large as all others together: there are few, however many sessions come. No larger than it must be, where
+        the system does not give so many addresses (`ulimit -v`).
         """
+        size = max(num_rows, LEAST_ROWS, sum(extent.num_rows for extent in self._extents))
+        try:
+            return Extent(self.layout, self.dtype, size)
+        except KVMemorySpent:
+            return Extent(self.layout, self.dtype, num_rows)
+
+    @contextmanager
+    def _taken(self, what: str, num_bytes: int) -> Iterator[None]:
+        """Take it from the budget for what the block does, and give it back where that finds no addresses.
+
         Raises:
             KVMemorySpent: the budget has less.
         """
-        needed = num_tokens * bytes_per_token
-        if self._budget.reserve(needed):
-            return
-        room = self._budget.room()
-        raise KVMemorySpent(
-            f"A session of {num_tokens} tokens needs {_mib(needed)} MiB of KV cache here and "
-            f"{_mib(room.free_bytes)} of {_mib(room.limit_bytes)} MiB are free. "
-            "Wait for other sessions to end, shorten the prompt or the answer, or give the device more memory."
-        )
+        if not self._budget.reserve(num_bytes):
+            room = self._budget.room()
+            raise KVMemorySpent(
+                f"{what} needs {_mib(num_bytes)} MiB of KV cache here and "
+                f"{_mib(room.free_bytes)} of {_mib(room.limit_bytes)} MiB are free. "
+                "Wait for other sessions to end, shorten the prompt or the answer, or give the device more memory."
+            )
+        try:
+            yield
+        except KVMemorySpent:
+            self._budget.release(num_bytes)
+            raise
+
+    def _check_tensors(self, session_id: int, length: int, block: BlockKV, tensors: Mapping[int, BlockTensors]) -> None:
+        """
+        Raises:
+            BadRequest: the block's tensors are missing or have another shape or dtype.
+        """
+        shapes = [(block.num_kv_heads, length, dim) for dim in (block.key_dim, block.value_dim)]
+        expected = " and ".join(f"{self.dtype} {shape}" for shape in shapes)
+        came = tensors.get(block.layer, ())
+        found = " and ".join(f"{tensor.dtype} {tuple(tensor.shape)}" for tensor in came)
+        if found != expected:
+            raise BadRequest(
+                f"Session {session_id} cannot be restored: layer {block.layer} should come as {expected}, "
+                f"and came as {found or 'nothing'}. Export it from a shard of the same model, in the same dtype, that "
+                "holds this layer."
+            )
 
     def _num_reserved_rows(self) -> int:
         with self._lock:
@@ -328,20 +377,6 @@ class KVCache:
 
 
 _DENSE = torch.contiguous_format
-
-
-def _check_tensors(session_id: int, length: int, block: BlockKV, tensors: Mapping[int, BlockTensors]) -> None:
-    """
-    Raises:
-        BadRequest: the block's tensors are missing or have another shape.
-    """
-    expected = ((block.num_kv_heads, length, block.key_dim), (block.num_kv_heads, length, block.value_dim))
-    found = tuple(tuple(tensor.shape) for tensor in tensors[block.layer]) if block.layer in tensors else "nothing"
-    if found != expected:
-        raise BadRequest(
-            f"Session {session_id} cannot be restored: layer {block.layer} should come as {expected}, "
-            f"and came as {found}. Export it from a shard of the same model that holds this layer."
-        )
 
 
 def _mib(num_bytes: int) -> str:

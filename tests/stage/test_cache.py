@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
 
 from shardnet.errors import BadRequest, KVMemorySpent
 from shardnet.models import BlockKV
-from shardnet.stage.budget import KVBudget
-from shardnet.stage.cache import KVCache
+from shardnet.stage import extent as extent_module
+from shardnet.stage.budget import MemoryBudget
+from shardnet.stage.cache import LEAST_ROWS, KVCache
 
 LAYOUT = (BlockKV(3, 2, 4, 4), BlockKV(4, 2, 4, 6))
 """Two blocks; the second one's values are wider than its keys."""
@@ -41,7 +43,7 @@ def test_append_gives_all_tokens() -> None:
     keys, values = cache.get(0).append(4, key, value)
     assert torch.equal(keys, torch.cat([appended[4][0], key], 1))
     assert torch.equal(values, torch.cat([appended[4][1], value], 1))
-    assert cache.length(0) == 3, "appending does not advance: the next block appends at the same place"
+    assert cache.get(0).length == 3, "appending does not advance: the next block appends at the same place"
     assert keys.stride(-1) == 1
 
 
@@ -50,10 +52,10 @@ def test_bytes_are_counted() -> None:
     filled(cache, 0, 3, capacity=8)
     filled(cache, 1, 5, capacity=10)
     assert cache.bytes_per_token == BYTES_PER_TOKEN
-    assert (cache.reserved_bytes, cache.used_bytes) == (18 * BYTES_PER_TOKEN, 8 * BYTES_PER_TOKEN)
+    assert (cache.reserved_bytes, cache.untouched_bytes) == (18 * BYTES_PER_TOKEN, 10 * BYTES_PER_TOKEN)
     cache.close(0)
     cache.close(0)
-    assert (cache.reserved_bytes, cache.used_bytes, cache.session_ids) == (
+    assert (cache.reserved_bytes, cache.untouched_bytes, cache.session_ids) == (
         10 * BYTES_PER_TOKEN,
         5 * BYTES_PER_TOKEN,
         (1,),
@@ -61,11 +63,11 @@ def test_bytes_are_counted() -> None:
 
 
 def test_the_budget_is_kept() -> None:
-    cache = KVCache(LAYOUT, torch.float32, KVBudget(10 * BYTES_PER_TOKEN))
+    cache = KVCache(LAYOUT, torch.float32, MemoryBudget(10 * BYTES_PER_TOKEN))
     cache.open(0, 6)
     with pytest.raises(KVMemorySpent, match=r"5 tokens needs 0.0 MiB .* 0.0 of 0.0 MiB are free\. Wait for other"):
         cache.open(1, 5)
-    assert 1 not in cache
+    assert cache.session_ids == (0,)
     cache.open(2, 4)
     with pytest.raises(KVMemorySpent):
         cache.grow(2, 5)
@@ -80,7 +82,7 @@ def test_more_tokens_than_reserved_are_refused() -> None:
         cache.get(0).append(3, torch.zeros(2, 2, 4), torch.zeros(2, 2, 4))
     with pytest.raises(KVMemorySpent, match="room for 8 tokens, not for 9"):
         cache.advance(0, 2)
-    assert cache.length(0) == 7
+    assert cache.get(0).length == 7
 
 
 def test_growing_keeps_the_tokens() -> None:
@@ -88,7 +90,7 @@ def test_growing_keeps_the_tokens() -> None:
     appended = filled(cache, 0, 8, capacity=8)
     cache.grow(0, 20)
     cache.grow(0, 4)  # never shrinks
-    assert cache.get(0).capacity == 20 and cache.length(0) == 8
+    assert cache.get(0).capacity == 20 and cache.get(0).length == 8
     assert all(torch.equal(cache.export(0)[layer][0], key) for layer, (key, _) in appended.items())
 
 
@@ -118,12 +120,29 @@ def test_a_session_moves_to_another_cache() -> None:
         target.restore(1, 4, exported, 9)
 
 
+def test_another_dtype_is_refused_and_not_converted() -> None:
+    source, target = (KVCache(LAYOUT, dtype) for dtype in (torch.bfloat16, torch.float32))
+    filled(source, 0, 3)
+    with pytest.raises(BadRequest, match=r"come as torch.float32 \(2, 3, 4\) .* came as torch.bfloat16 \(2, 3, 4\)"):
+        target.restore(0, 3, source.export(0), 8)
+    assert len(target) == 0
+
+
 def test_a_shard_without_blocks_counts_tokens() -> None:
-    cache = KVCache((), torch.float32, KVBudget(0))
+    cache = KVCache((), torch.float32, MemoryBudget(0))
     cache.open(0, 100)
     cache.advance(0, 7)
     cache.restore(1, 4, {}, 10)
-    assert (cache.length(0), cache.length(1), cache.reserved_bytes) == (7, 4, 0)
+    assert (cache.get(0).length, cache.get(1).length, cache.reserved_bytes) == (7, 4, 0)
+
+
+@pytest.mark.parametrize("capacity", [0, -5])
+def test_a_session_without_room_is_refused(capacity: int) -> None:
+    """Once, a negative number of rows wrapped around: the next session got rows of this one's neighbour."""
+    cache = KVCache(LAYOUT, torch.float32)
+    with pytest.raises(BadRequest, match=f"at least 1 token, and asks for {capacity}"):
+        cache.open(0, capacity)
+    assert len(cache) == 0
 
 
 def test_sessions_are_known_by_name() -> None:
@@ -133,6 +152,67 @@ def test_sessions_are_known_by_name() -> None:
         cache.open(0, 4)
     with pytest.raises(BadRequest, match="No session 5 is open here"):
         cache.get(5)
+
+
+def test_a_small_session_has_room_where_the_system_gives_few_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once, it was refused under `ulimit -v`, since only a stretch of 4096 rows was tried."""
+    asked_for = few_addresses(monkeypatch, most_rows=100)
+    cache = KVCache(LAYOUT, torch.float32)
+    filled(cache, 0, 3, capacity=60)
+    assert asked_for == [LEAST_ROWS, 60]
+    with pytest.raises(KVMemorySpent, match="gives no"):
+        cache.open(1, 101)
+    assert cache.reserved_bytes == 60 * BYTES_PER_TOKEN
+
+
+def test_a_block_that_finds_no_room_leaves_all_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once, the budget kept what the block would have taken, and the first stretch of rows kept the block."""
+    budget = MemoryBudget()
+    cache = KVCache(LAYOUT, torch.float32, budget)
+    appended = filled(cache, 0, 3, capacity=LEAST_ROWS)
+    filled(cache, 1, 3, capacity=LEAST_ROWS + 1)
+    reserved = budget.reserved_bytes
+    few_addresses(monkeypatch, most_rows=LEAST_ROWS)
+    tensors = {session: (torch.zeros(2, 3, 4), torch.zeros(2, 3, 4)) for session in (0, 1)}
+    with pytest.raises(KVMemorySpent, match="gives no"):
+        cache.add_block(BlockKV(5, 2, 4, 4), tensors)
+    assert budget.reserved_bytes == reserved and cache.layout == LAYOUT
+    assert all(sorted(extent.keys) == [3, 4] for extent in cache._extents)
+    assert torch.equal(cache.export(0)[3][0], appended[3][0])
+    with pytest.raises(BadRequest, match="Layer 4 is in this cache already"):
+        cache.add_block(LAYOUT[1], tensors)
+
+
+def few_addresses(monkeypatch: pytest.MonkeyPatch, most_rows: int) -> list[int]:
+    """Let the system give no stretch of more than so many rows; returns a list that gets what is asked for."""
+    asked_for: list[int] = []
+    made = extent_module._Map.__init__
+
+    def make(self: Any, shape: tuple[int, int, int], dtype: torch.dtype) -> None:
+        if shape[0] not in asked_for[-1:]:
+            asked_for.append(shape[0])
+        if shape[0] > most_rows:
+            raise KVMemorySpent("The system gives no addresses.")
+        made(self, shape, dtype)
+
+    monkeypatch.setattr(extent_module._Map, "__init__", make)
+    return asked_for
+
+
+def test_a_session_that_is_forgotten_keeps_its_rows_until_it_is_freed() -> None:
+    budget = MemoryBudget(10 * BYTES_PER_TOKEN)
+    cache = KVCache(LAYOUT, torch.float32, budget)
+    cache.open(0, 10)
+    forgotten = cache.forget(0)
+    assert forgotten is not None and forgotten.place is not None
+    other = cache.open(1, 10).place
+    assert other is not None and other.first_row == 10
+    cache.free(forgotten)
+    cache.close(1)
+    again = cache.open(2, 10).place
+    assert again is not None and again.first_row == 0
+    with pytest.raises(KVMemorySpent):
+        cache.open(3, 1)
 
 
 def test_sessions_have_rows_of_their_own_where_python_leaves_asserts_out() -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
+import pytest
 import torch
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -12,7 +16,7 @@ from shardnet.models import BlockKV
 from shardnet.models.buckets import buckets_of
 from shardnet.models.kv import Segment
 from shardnet.stage import cache as cache_module
-from shardnet.stage.budget import KVBudget
+from shardnet.stage.budget import MemoryBudget
 from shardnet.stage.cache import KVCache
 
 BLOCKS = tuple(BlockKV(layer, 2, 3, 5) for layer in range(4))
@@ -31,7 +35,7 @@ class Caches(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         cache_module.LEAST_ROWS = 16
-        self.budget = KVBudget(LIMIT_BYTES)
+        self.budget = MemoryBudget(LIMIT_BYTES)
         self.caches = [KVCache(BLOCKS[:3], torch.float32, self.budget), KVCache(BLOCKS[3:], torch.float32, self.budget)]
         self.next_session = 1
 
@@ -43,7 +47,7 @@ class Caches(RuleBasedStateMachine):
 
     def write(self, session: int, num_tokens: int) -> None:
         for cache in self.caches:
-            first = cache.length(session)
+            first = cache.get(session).length
             for block in cache.layout:
                 key = rows_of(session, block.layer, first, first + num_tokens, 3)
                 value = rows_of(session, block.layer, first, first + num_tokens, 5)
@@ -66,7 +70,7 @@ class Caches(RuleBasedStateMachine):
     @rule(data=st.data())
     def append(self, data: st.DataObject) -> None:
         session = self.session(data)
-        room = self.caches[0].get(session).capacity - self.caches[0].length(session)
+        room = self.caches[0].get(session).capacity - self.caches[0].get(session).length
         self.write(session, data.draw(st.integers(0, room)))
 
     @precondition(lambda self: self.caches[0].session_ids)
@@ -74,18 +78,18 @@ class Caches(RuleBasedStateMachine):
     def append_together(self) -> None:
         """As a step of the shard does it: one write for all sessions of a bucket."""
         for cache in self.caches:
-            ready = [one for one in cache.session_ids if cache.length(one) < cache.get(one).capacity]
+            ready = [one for one in cache.session_ids if cache.get(one).length < cache.get(one).capacity]
             buckets, alone = buckets_of([Segment(cache.get(one), 1) for one in ready], 6)
             together = [ready[index] for bucket in buckets for index in bucket.order.tolist()]
             assert sorted([*together, *(ready[index] for index in alone)]) == sorted(ready)
             for bucket in buckets:
-                members = [(ready[index], cache.length(ready[index])) for index in bucket.order.tolist()]
+                members = [(ready[index], cache.get(ready[index]).length) for index in bucket.order.tolist()]
                 for block in cache.layout:
                     for store, dim in ((bucket.store.keys, 3), (bucket.store.values, 5)):
                         new = [rows_of(one, block.layer, at, at + 1, dim)[:, 0] for one, at in members]
                         store[block.layer].index_copy_(0, bucket.targets, torch.stack(new))
             for index in alone:
-                one, at = ready[index], cache.length(ready[index])
+                one, at = ready[index], cache.get(ready[index]).length
                 for block in cache.layout:
                     key, value = (rows_of(one, block.layer, at, at + 1, dim) for dim in (3, 5))
                     cache.get(one).append(block.layer, key, value)
@@ -96,7 +100,7 @@ class Caches(RuleBasedStateMachine):
     @rule(data=st.data())
     def crop(self, data: st.DataObject) -> None:
         session = self.session(data)
-        length = data.draw(st.integers(0, self.caches[0].length(session)))
+        length = data.draw(st.integers(0, self.caches[0].get(session).length))
         for cache in self.caches:
             cache.crop(session, length)
 
@@ -117,7 +121,7 @@ class Caches(RuleBasedStateMachine):
     def move_away_and_back(self, data: st.DataObject) -> None:
         session = self.session(data)
         for cache in self.caches:
-            length, capacity = cache.length(session), cache.get(session).capacity
+            length, capacity = cache.get(session).length, cache.get(session).capacity
             exported = cache.export(session)
             cache.close(session)
             cache.restore(session, length, exported, capacity)
@@ -144,8 +148,8 @@ class Caches(RuleBasedStateMachine):
         for cache in self.caches:
             for session in cache.session_ids:
                 for layer, (keys, values) in cache.export(session).items():
-                    assert torch.equal(keys, rows_of(session, layer, 0, cache.length(session), 3))
-                    assert torch.equal(values, rows_of(session, layer, 0, cache.length(session), 5))
+                    assert torch.equal(keys, rows_of(session, layer, 0, cache.get(session).length, 3))
+                    assert torch.equal(values, rows_of(session, layer, 0, cache.get(session).length, 5))
 
     @invariant()
     def memory_adds_up(self) -> None:
@@ -157,7 +161,7 @@ TestCaches = Caches.TestCase
 
 
 def test_models_of_one_device_never_reserve_more_than_it_has() -> None:
-    device = KVBudget(100)
+    device = MemoryBudget(100)
     one, other = device.part("one", 80), device.part("other", 80)
     assert device.part("one", 80) is one
     assert one.reserve(70) and not one.reserve(20) and not other.reserve(40) and other.reserve(30)
@@ -179,3 +183,45 @@ def test_a_closed_session_gives_its_pages_back_while_another_runs() -> None:
     cache.close(1)
     assert not store.store.keys[0][:8].any(), "the system gives zeros for pages that it took"
     assert bool(cache.export(2)[0][0].all())
+
+
+def test_neighbours_that_share_a_page_give_it_back_when_both_are_closed() -> None:
+    """Once, each gave back the whole pages within its own rows, and what the two had between them never was."""
+    cache = KVCache((BlockKV(0, 1, 8, 8),), torch.float32)
+    for session, capacity in ((1, 300), (2, 20), (3, 20), (4, 300)):
+        ones = torch.ones(1, capacity, 8)
+        cache.open(session, capacity).append(0, ones, ones)
+        cache.advance(session, capacity)
+    place = cache.get(1).place
+    assert place is not None
+    keys = place.store.keys[0]
+    cache.close(2)
+    assert bool(keys[:640].all()), "what others have on the page stays"
+    cache.close(3)
+    cache.close(1)
+    assert not keys[:256].any() and bool(keys[340:640].all())
+    cache.close(4)
+    assert not keys.any()
+
+
+def test_a_row_that_is_written_takes_its_pages_and_no_huge_one() -> None:
+    """Where the system makes huge pages unasked, the first row of each block took 2 MiB for keys and 2 for values."""
+    cache = KVCache((BlockKV(0, 1, 8, 8),), torch.float32)
+    place = cache.open(1, 8).place
+    assert place is not None
+    flags = map_flags(place.store.keys[0].data_ptr())
+    if "nh" not in flags and not Path("/sys/kernel/mm/transparent_hugepage").exists():
+        pytest.skip("this kernel has no huge pages")
+    assert "nh" in flags
+
+
+def map_flags(address: int) -> list[str]:
+    """Those of the map that holds an address (`man proc_pid_smaps`, VmFlags)."""
+    is_there = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        bounds = re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line)
+        if bounds:
+            is_there = int(bounds[1], 16) <= address < int(bounds[2], 16)
+        elif is_there and line.startswith("VmFlags:"):
+            return line.split()[1:]
+    return []

@@ -14,7 +14,7 @@ from tiny_text_model import save_text_model
 
 from shardnet.errors import BadRequest, KVMemorySpent
 from shardnet.loader import load_shard, open_model
-from shardnet.stage.budget import KVBudget
+from shardnet.stage.budget import MemoryBudget
 from shardnet.stage.cache import KVCache
 from shardnet.stage.moving import MovingBlock, put_block, take_block
 from shardnet.stage.stage import Stage
@@ -123,7 +123,7 @@ def stages(tiny: Path, gate: Gate) -> Iterator[list[Stage]]:
         for number, outlet in enumerate(outlets):
             first, last = 2 * number, 2 * number + 1
             shard = load_shard(files.folder, files.tensors_of(first, last), first, last, "float32")
-            kv = KVCache(shard.kv_layout, shard.dtype, KVBudget(1 << 24))
+            kv = KVCache(shard.kv_layout, shard.dtype, MemoryBudget(1 << 24))
             made.append(Stage(shard, kv, Recorder("here", number), outlet, chunk_tokens=4, num_threads=1))
         outlets[0].next, outlets[1].next = made[1], made[2]
         gate.first = made[0]
