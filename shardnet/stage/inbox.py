@@ -21,9 +21,18 @@ import torch
 from shardnet.errors import BadRequest
 from shardnet.transport.messages import Part
 
-LengthOf = Callable[[int], "int | None"]
-"""Tokens that a session has cached at this stage; None where it is not open."""
 OnTaken = Callable[[], None]
+
+
+class Standing(NamedTuple):
+    """Of a session at this stage: tokens that it has cached, and that it has room for."""
+
+    length: int
+    capacity: int
+
+
+StandingOf = Callable[[int], "Standing | None"]
+"""None where the session is not open."""
 
 
 class _Piece(NamedTuple):
@@ -87,6 +96,8 @@ class Taken:
     """None where nothing that waits can run now."""
     on_taken: list[OnTaken] = field(default_factory=list)
     """To be called, without a lock: packets of prompts of which nothing waits any more."""
+    refused: list[tuple[int, BadRequest]] = field(default_factory=list)
+    """Sessions that got work for which they have no room, and cannot go on."""
 
 
 class Inbox:
@@ -107,9 +118,6 @@ class Inbox:
         waiting.append(packet)
         return True
 
-    def __len__(self) -> int:
-        return len(self._decode) + len(self._bulk)
-
     def clear(self) -> list[OnTaken]:
         """Drop everything; return whom to tell that it was taken."""
         dropped = [on_taken for packet in self._bulk for on_taken in packet.on_taken]
@@ -117,27 +125,28 @@ class Inbox:
         self._bulk.clear()
         return dropped
 
-    def take(self, length_of: LengthOf, *, allow_bulk: bool) -> Taken:
+    def take(self, standing_of: StandingOf, *, allow_bulk: bool) -> Taken:
         """Choose the next step."""
-        step = _Choice(length_of)
+        step = _Choice(standing_of)
         self._decode = step.choose(self._decode, None)
         num_decode_parts = len(step.parts)
         if allow_bulk:
             self._bulk = step.choose(self._bulk, self._chunk_tokens)
         if not step.parts:
-            return Taken(None, step.on_taken)
+            return Taken(None, step.on_taken, step.refused)
         rows = step.rows[0] if len(step.rows) == 1 else torch.cat(step.rows)
-        return Taken(StepWork(step.parts, rows, len(step.parts) - num_decode_parts), step.on_taken)
+        return Taken(StepWork(step.parts, rows, len(step.parts) - num_decode_parts), step.on_taken, step.refused)
 
 
 class _Choice:
     """What was chosen for a step so far: at most one part of each session."""
 
-    def __init__(self, length_of: LengthOf) -> None:
+    def __init__(self, standing_of: StandingOf) -> None:
         self.parts: list[Part] = []
         self.rows: list[torch.Tensor] = []
         self.on_taken: list[OnTaken] = []
-        self._length_of = length_of
+        self.refused: list[tuple[int, BadRequest]] = []
+        self._standing_of = standing_of
         self._sessions: set[int] = set()
 
     def choose(self, packets: deque[Packet], budget: int | None) -> deque[Packet]:
@@ -167,11 +176,16 @@ class _Choice:
     def _sort(self, piece: _Piece, budget: int | None, now: list[_Piece], later: list[_Piece]) -> int | None:
         """Put a piece, or its halves, where they belong; return what is left of the budget.
 
-        Drops what is repeated, and what has no open session.
+        Drops what is repeated, what has no open session, and what its session has no room for.
         """
         session, position, num_tokens = piece.part
-        length = self._length_of(session)
-        if length is None or position + num_tokens <= length:
+        standing = self._standing_of(session)
+        if standing is None or position + num_tokens <= standing.length:
+            return budget
+        length, capacity = standing
+        if position + num_tokens > capacity:
+            what = f"{num_tokens} tokens came for position {position} of a session that has room for {capacity}."
+            self.refused.append((session, BadRequest(what)))
             return budget
         if position < length:
             _, piece = piece.cut(length - position)

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -25,10 +24,12 @@ from typing import Any
 import torch
 
 from shardnet.errors import BadRequest, ClusterError
-from shardnet.models import Segment, SessionKV, Shard
+from shardnet.models import Segment, Shard
 from shardnet.stage.cache import KVCache
 from shardnet.stage.command import Command, Result
+from shardnet.stage.idle_time import IdleTime
 from shardnet.stage.inbox import Inbox, OnTaken, Packet, StepWork
+from shardnet.stage.live_sessions import LiveSession, LiveSessions
 from shardnet.stage.outlet import Outlet
 from shardnet.stage.pace import Pace, own_pace
 from shardnet.stage.sampling import Sampler, sample_step
@@ -36,23 +37,11 @@ from shardnet.timeline.clocks import clock_ns
 from shardnet.timeline.recorder import Recorder
 from shardnet.transport.messages import MAX_BULK_HOPS, Hop, Part, SampledToken, SessionSpec
 
-MAX_CLOSED_KEPT = 4096
-"""Numbers of closed sessions that a stage remembers, lest an order to open one that comes late opens it again."""
-
-
-@dataclass(slots=True)
-class _LiveSession:
-    spec: SessionSpec
-    kv: SessionKV
-    sampler: Sampler | None
-    sample_from: int
-    """As in the spec; then behind the last token that was sampled. What is replayed is not sampled again."""
-
 
 @dataclass(slots=True)
 class _Step:
     work: StepWork
-    sessions: list[_LiveSession]
+    sessions: list[LiveSession]
     samples: list[int] = field(default_factory=list)
     """Indices of the parts that end where a token must be sampled."""
     start_ns: int = 0
@@ -86,14 +75,12 @@ class Stage:
         self._num_threads = num_threads
         self._pace = pace
         self._inbox = Inbox(chunk_tokens)
-        self._sessions: dict[int, _LiveSession] = {}
+        self._sessions = LiveSessions(kv)
+        self._idle = IdleTime(recorder)
         self._ready = threading.Condition()
         self._has_news = False
         self._commands: list[Command[Any]] = []
         self._num_untaken = 0
-        self._emptied_ns: int | None = None
-        """When, during the present wait, the last session was closed: a stage without sessions is not idle."""
-        self._closed_sessions: deque[int] = deque(maxlen=MAX_CLOSED_KEPT)
         self._why_stopped: str | None = None
         """Set when nothing is taken from the inbox any more."""
         self._thread = threading.Thread(target=self._work, name="shardnet-compute", daemon=True)
@@ -102,40 +89,29 @@ class Stage:
     # ---- what other threads call ----
 
     def open_session(self, spec: SessionSpec) -> None:
-        """Reserve the session's KV memory. May be asked twice, and has no effect then.
+        """See `LiveSessions.open`.
 
         Raises:
-            KVMemorySpent: it does not fit beside those of the other sessions.
-            BadRequest: the session was closed already: this order was overtaken.
             ClusterError: the stage has stopped.
         """
         sampler = Sampler(spec, self.shard.dtype, self.wire_dtype) if self.shard.has_head else None
         with self._ready:
             self._raise_if_stopped()
-            if spec.session in self._closed_sessions:
-                raise BadRequest(f"Session {spec.session} was closed before it was opened here.")
-            live = self._sessions.get(spec.session)
-            if live is not None and live.spec == spec:
-                return
-            self.kv.open(spec.session, spec.capacity_tokens)
-            self._sessions[spec.session] = _LiveSession(spec, self.kv.get(spec.session), sampler, spec.sample_from)
+            self._sessions.open(spec, sampler)
+            self._idle.note_sessions(len(self._sessions))
 
     def close_sessions(self, sessions: Sequence[int]) -> None:
         """Free the sessions' memory; what arrives for them is dropped, and unknown ones are not opened any more."""
         with self._ready:
-            self._closed_sessions.extend(sessions)
-            for session in sessions:
-                if self._sessions.pop(session, None) is not None:
-                    self.kv.close(session)
-            if not self._sessions and self._emptied_ns is None:
-                self._emptied_ns = clock_ns()
+            self._sessions.close(sessions)
+            self._idle.note_sessions(len(self._sessions))
             self._wake()
 
     def put(self, hop: Hop, received_ns: int, on_taken: OnTaken | None = None) -> None:
         """Put a hop into the inbox; `on_taken` marks one that brings prompt chunks.
 
         Raises:
-            BadRequest: the rows are not what this shard takes, do not belong to the parts, or have no room.
+            BadRequest: the rows are not what this shard takes, or do not belong to the parts.
             ClusterError: the stage has stopped.
         """
         rows = hop.payload
@@ -143,7 +119,6 @@ class Stage:
         packet = Packet(hop.parts, rows, on_taken)
         with self._ready:
             self._raise_if_stopped()
-            self._check_room(hop.parts)
             is_new = self._inbox.put(packet, is_bulk=on_taken is not None)
             self._wake()
         if is_new:
@@ -174,10 +149,6 @@ class Stage:
         with self._ready:
             return len(self._sessions), self.kv.reserved_bytes
 
-    @property
-    def is_closed(self) -> bool:
-        return self._why_stopped is not None
-
     def close(self) -> None:
         """Stop the compute thread after the step that runs now, and drop everything. Safe to call twice.
 
@@ -197,7 +168,8 @@ class Stage:
             self._wake()
         for command in commands:
             command.refuse(self._stopped())
-        self.close_sessions(list(self._sessions))
+        with self._ready:
+            self._sessions.close_all()
         for on_taken in taken:
             on_taken()
 
@@ -207,15 +179,6 @@ class Stage:
 
     def _stopped(self) -> ClusterError:
         return ClusterError(f"the stage takes no more work: {self._why_stopped}.")
-
-    def _check_room(self, parts: Sequence[Part]) -> None:
-        for part in parts:
-            live = self._sessions.get(part.session)
-            if live is not None and part.position + part.num_tokens > live.spec.capacity_tokens:
-                raise BadRequest(
-                    f"Session {part.session} has room for {live.spec.capacity_tokens} tokens, and a hop brings "
-                    f"{part.num_tokens} at position {part.position}."
-                )
 
     def _check_rows(self, rows: torch.Tensor) -> None:
         """An id out of range, say, would end the whole stage and not only its session."""
@@ -257,38 +220,53 @@ class Stage:
         step = self._schedule()
         if step is None:
             return False
-        outputs = self._run(step)
-        self._postprocess(step, outputs)
+        try:
+            outputs = self._run(step)
+            self._postprocess(step, outputs)
+        finally:
+            with self._ready:
+                self._sessions.end_step()
         return True
 
     def _schedule(self) -> _Step | None:
         """Wait for work and choose the next step; None when the stage is closed."""
-        start_ns = clock_ns()
-        with self._ready:
-            self._emptied_ns = None if self._sessions else start_ns
-        while True:
-            with self._ready:
-                if self._why_stopped is not None:
-                    return None
-                self._has_news = False
-                commands, self._commands = self._commands, []
-            for command in commands:
-                command.run()
-            with self._ready:
-                taken = self._inbox.take(self._length_of, allow_bulk=self._num_untaken < MAX_BULK_HOPS)
-                step = None
-                if taken.work is not None:
-                    step = _Step(taken.work, [self._sessions[part.session] for part in taken.work.parts])
-                    end_ns = clock_ns() if self._emptied_ns is None else self._emptied_ns
-                elif not taken.on_taken:
-                    while not self._has_news:
-                        self._ready.wait()
-            for on_taken in taken.on_taken:  # they may go through the network: not under the lock
-                on_taken()
+        while self._run_commands():
+            step = self._take_work()
             if step is not None:
-                if end_ns > start_ns:
-                    self.recorder.idle(start_ns, end_ns)
                 return step
+            with self._ready:
+                while not self._has_news:
+                    self._ready.wait()
+        return None
+
+    def _run_commands(self) -> bool:
+        """Do what was asked for between two steps; False when the stage is closed.
+
+        A function of its own, so that a stage that waits holds neither the last command nor its result.
+        """
+        with self._ready:
+            if self._why_stopped is not None:
+                return False
+            self._has_news = False
+            commands, self._commands = self._commands, []
+            self._idle.note_waiting(not commands)
+        for command in commands:
+            command.run()
+        return True
+
+    def _take_work(self) -> _Step | None:
+        """The next step; None where nothing that waits can run now."""
+        with self._ready:
+            taken = self._inbox.take(self._sessions.standing, allow_bulk=self._num_untaken < MAX_BULK_HOPS)
+            step = None
+            if taken.work is not None:
+                step = _Step(taken.work, self._sessions.begin_step(taken.work.parts))
+            self._idle.note_waiting(step is None)
+        for on_taken in taken.on_taken:  # they may go through the network: not under the lock
+            on_taken()
+        for refusal in taken.refused:
+            self._outlet.session_failed(*refusal)
+        return step
 
     def _run(self, step: _Step) -> torch.Tensor:
         """Hidden states [sum T, H]; or logits [N, V], where this shard ends with the head."""
@@ -307,18 +285,15 @@ class Stage:
 
     def _postprocess(self, step: _Step, outputs: torch.Tensor) -> None:
         """Send first: the next stage waits for it. Then keep the books. A closed stage's last step goes nowhere."""
-        if self.is_closed:
+        if self._why_stopped is not None:
             return
         if self.shard.has_head:
             self._send_samples(step, outputs)
         else:
             self._send_hidden(step.work, outputs)
-        num_tokens = 0
         with self._ready:
-            for part in step.work.parts:
-                num_tokens += part.num_tokens
-                if part.session in self._sessions:
-                    self.kv.advance(part.session, part.num_tokens)
+            self._sessions.advance(step.work.parts)
+        num_tokens = sum(part.num_tokens for part in step.work.parts)
         self.recorder.compute(step.start_ns, step.end_ns, num_tokens=num_tokens, num_sessions=len(step.sessions))
 
     def _send_hidden(self, work: StepWork, hidden: torch.Tensor) -> None:
@@ -364,10 +339,6 @@ class Stage:
             self._outlet.hop(tuple(onward), torch.tensor(onward_ids))
         if told:
             self._outlet.tokens(tuple(told))
-
-    def _length_of(self, session: int) -> int | None:
-        live = self._sessions.get(session)
-        return None if live is None else live.kv.length
 
     def _bulk_was_taken(self) -> None:
         with self._ready:

@@ -155,15 +155,17 @@ def test_rows_that_a_stage_cannot_take_are_refused_and_the_ring_lives_on(
         assert answer(model) == expected
 
 
-def test_a_hop_beyond_a_sessions_room_is_refused_and_the_ring_lives_on(
-    ring: RingInProcess, tiny: Path, expected: list[int]
+def test_a_hop_beyond_a_sessions_room_ends_that_session_and_the_ring_lives_on(
+    ring: RingInProcess, tiny: Path, expected: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    failed: dict[int, str] = {}
     with ring.connect() as cluster, load(cluster, tiny) as model:
         worker = ring.workers["a"]
         [host] = worker._stages.hosts()
         worker.open_session(*host.key, spec(7))
-        with pytest.raises(BadRequest, match="room for 20"):
-            worker.hop(Hop(*host.key, (Part(7, 0, 21),), torch.ones(21, dtype=torch.int64), "x", 0))
+        monkeypatch.setattr(model._deployment, "on_session_failed", failed.__setitem__)
+        worker.hop(Hop(*host.key, (Part(7, 0, 21),), torch.ones(21, dtype=torch.int64), "x", 0))
+        wait_until(lambda: "room for 20" in failed.get(7, ""), 5)
         assert answer(model) == expected
 
 

@@ -70,8 +70,8 @@ def test_a_closed_session_frees_its_kv_cache_while_the_stage_idles(
             for worker in ring.workers.values()
             for host in worker._stages.hosts()
             if host.stage is not None
-            for live in host.stage._sessions.values()
-            for piece in live.kv.pieces  # type: ignore[attr-defined]
+            for session in host.stage.kv._sessions.values()
+            for piece in session.pieces
             for tensor in piece.extent.keys.values()
         ]
         assert len(caches) == 4

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shardnet.errors import BadRequest
-from shardnet.stage.inbox import Inbox, Packet, StepWork
+from shardnet.stage.inbox import Inbox, Packet, Standing, StandingOf, StepWork
 from shardnet.transport.messages import Part
 
 
@@ -21,8 +21,17 @@ def carried(*parts: Part) -> torch.Tensor:
     return torch.cat([100.0 * part.session + part.position + torch.arange(part.num_tokens) for part in parts])[:, None]
 
 
+def standings(lengths: Mapping[int, int], capacity: int = 1000) -> StandingOf:
+    """Sessions that have so many tokens cached; the others are not open."""
+    return lambda session: Standing(lengths[session], capacity) if session in lengths else None
+
+
+def num_waiting(inbox: Inbox) -> int:
+    return len(inbox._decode) + len(inbox._bulk)
+
+
 def take(inbox: Inbox, lengths: Mapping[int, int], *, allow_bulk: bool = True) -> StepWork | None:
-    return inbox.take(lengths.get, allow_bulk=allow_bulk).work
+    return inbox.take(standings(lengths), allow_bulk=allow_bulk).work
 
 
 def rows(*values: float) -> torch.Tensor:
@@ -43,7 +52,7 @@ def test_takes_all_decode_work_of_all_sessions_in_order_of_arrival() -> None:
     assert [part.session for part in work.parts] == [1, 2, 3]
     assert work.rows.flatten().tolist() == [1, 2, 3]
     assert work.num_bulk_parts == 0
-    assert len(inbox) == 0
+    assert num_waiting(inbox) == 0
 
 
 def test_repeated_step_is_dropped_and_a_session_that_is_not_open_too() -> None:
@@ -55,7 +64,7 @@ def test_repeated_step_is_dropped_and_a_session_that_is_not_open_too() -> None:
     assert work.parts == [Part(2, 3, 1)]
     assert work.rows.flatten().tolist() == [2]
     assert take(inbox, {1: 5, 2: 4}) is None
-    assert len(inbox) == 0
+    assert num_waiting(inbox) == 0
 
 
 def test_step_that_overtook_another_waits_for_it() -> None:
@@ -76,7 +85,7 @@ def test_prompt_goes_in_chunks_beside_the_decode_work_and_is_taken_when_its_last
     put(inbox, Part(2, 3, 1), values=rows(99))
     length = {1: 0, 2: 3}
     sizes = []
-    while (work := (last := inbox.take(length.get, allow_bulk=True)).work) is not None:
+    while (work := (last := inbox.take(standings(length), allow_bulk=True)).work) is not None:
         sizes.append([(part.session, part.position, part.num_tokens) for part in work.parts])
         for part in work.parts:
             length[part.session] += part.num_tokens
@@ -104,7 +113,7 @@ def test_without_room_at_the_next_stage_only_decode_work_runs() -> None:
     work = take(inbox, {1: 0, 2: 3}, allow_bulk=False)
     assert work is not None and work.parts == [Part(2, 3, 1)] and work.num_bulk_parts == 0
     assert take(inbox, {1: 0, 2: 4}, allow_bulk=False) is None
-    assert len(inbox) == 1
+    assert num_waiting(inbox) == 1
 
 
 def test_chunk_sent_again_with_other_bounds_is_applied_from_where_the_session_stands() -> None:
@@ -120,7 +129,7 @@ def test_prompt_of_a_cancelled_session_is_acknowledged_all_the_same() -> None:
     inbox = Inbox(chunk_tokens=8)
     taken: list[str] = []
     put(inbox, Part(1, 0, 3), values=rows(1, 2, 3), bulk=True, taken=taken)
-    [on_taken] = inbox.take({}.get, allow_bulk=True).on_taken
+    [on_taken] = inbox.take(standings({}), allow_bulk=True).on_taken
     on_taken()
     assert taken == ["taken"]
 
@@ -132,7 +141,7 @@ def test_what_is_dropped_in_the_end_is_acknowledged() -> None:
     inbox.put(Packet((Part(2, 3, 1),), torch.zeros(1, 2)), is_bulk=False)
     for on_taken in inbox.clear():
         on_taken()
-    assert taken == [1] and len(inbox) == 0
+    assert taken == [1] and num_waiting(inbox) == 0
 
 
 def test_a_prompt_that_is_cut_keeps_its_own_rows_behind_another_session() -> None:
@@ -163,12 +172,24 @@ def test_a_packet_that_is_sent_again_while_it_waits_is_answered_with_the_first()
     inbox, taken = Inbox(chunk_tokens=4), []
     for _ in range(3):
         put(inbox, Part(1, 0, 6), values=carried(Part(1, 0, 6)), bulk=True, taken=taken)
-    assert len(inbox) == 1
+    assert num_waiting(inbox) == 1
     assert take(inbox, {1: 0}) is not None and taken == []
     put(inbox, Part(1, 0, 6), values=carried(Part(1, 0, 6)), bulk=True, taken=taken)
-    last = inbox.take({1: 4}.get, allow_bulk=True)
+    last = inbox.take(standings({1: 4}), allow_bulk=True)
     assert last.work is not None and last.work.rows.flatten().tolist() == [104, 105]
-    assert len(last.on_taken) == 4 and len(inbox) == 0
+    assert len(last.on_taken) == 4 and num_waiting(inbox) == 0
+
+
+def test_work_for_which_a_session_has_no_room_is_that_sessions_fault_alone() -> None:
+    """Once, the stage failed as a whole when it wrote what had come before the session was opened."""
+    inbox, taken = Inbox(chunk_tokens=8), []
+    put(inbox, Part(1, 0, 6), Part(2, 0, 2), values=carried(Part(1, 0, 6), Part(2, 0, 2)), bulk=True, taken=taken)
+    step = inbox.take(standings({1: 0, 2: 0}, capacity=5), allow_bulk=True)
+    assert step.work is not None and step.work.parts == [Part(2, 0, 2)]
+    assert step.work.rows.flatten().tolist() == [200, 201]
+    [(session, error)] = step.refused
+    assert session == 1 and "has room for 5" in str(error)
+    assert len(step.on_taken) == 1 and num_waiting(inbox) == 0
 
 
 @pytest.mark.parametrize("part", [Part(1, 0, 3), Part(1, 0, 0), Part(1, -1, 2), Part(1, 0, -2)])
@@ -210,7 +231,7 @@ def check_rows(packets: Traffic, seed: int, chunk_tokens: int) -> None:
     applied: dict[int, list[float]] = {session: [] for session in length}
 
     def step() -> None:
-        taken = inbox.take(length.get, allow_bulk=random.random() < 0.8)
+        taken = inbox.take(standings(length), allow_bulk=random.random() < 0.8)
         call_all(taken.on_taken)
         if taken.work is not None:
             check_work(taken.work, chunk_tokens)

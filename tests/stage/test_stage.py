@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from in_process_ring import PROMPT, alone
+from processes import wait_until
 from tiny_text_model import save_text_model
 
 from shardnet.errors import BadRequest, ClusterError
 from shardnet.loader import load_shard, open_model
 from shardnet.models import Shard
 from shardnet.stage.cache import KVCache
+from shardnet.stage.idle_time import IdleTime
 from shardnet.stage.stage import Stage
 from shardnet.timeline.recorder import Recorder
 from shardnet.transport.messages import Hop, Part, RingId, SampledToken, SamplingOptions, SessionSpec
@@ -28,6 +32,7 @@ class Loop:
 
     def __init__(self) -> None:
         self.told: list[SampledToken] = []
+        self.refused: list[tuple[int, str]] = []
         self.news = threading.Condition()
         self.stage: Stage
 
@@ -43,7 +48,7 @@ class Loop:
             self.news.notify_all()
 
     def session_failed(self, session: int, error: BadRequest) -> None:
-        raise AssertionError(error)
+        self.refused.append((session, str(error)))
 
     def failed(self, error: BaseException) -> None:
         raise AssertionError(error)
@@ -134,3 +139,85 @@ def test_a_stopped_stage_does_nothing_between_steps(loop: Loop) -> None:
     loop.stage.close()
     with pytest.raises(ClusterError, match="no more work"):
         loop.stage.between_steps(lambda: None).result(timeout=5)
+
+
+def test_a_session_that_is_closed_in_the_middle_of_a_step_keeps_its_rows_until_the_step_ends(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, they were given back at once, and the step wrote to them afterwards: memory that nobody had reserved."""
+    stage, in_step = loop.stage, []
+    forward = stage.shard.forward
+
+    def close_and_run(*args: Any) -> torch.Tensor:
+        if not in_step:
+            stage.close_sessions([1])
+            in_step.append((stage.usage(), len(stage.kv._extents)))
+        return forward(*args)
+
+    monkeypatch.setattr(stage.shard, "forward", close_and_run)
+    stage.open_session(spec(1, 4))
+    feed(stage, 1, PROMPT)
+    wait_until(lambda: len(in_step) == 1, 5)
+    stage.between_steps(lambda: None).result(timeout=5)
+    assert in_step == [((0, 0), 1)], "others may reserve at once what it had reserved, and nobody gets its rows"
+    assert stage.kv._extents == []
+
+
+def test_work_for_which_a_session_has_no_room_does_not_end_the_stage(loop: Loop) -> None:
+    """Once, it did where the hop had come before the session was opened."""
+    stage = loop.stage
+
+    def put_and_open() -> None:
+        feed(stage, 1, [*PROMPT, 9, 9])
+        stage.open_session(spec(1, 4)._replace(capacity_tokens=len(PROMPT)))
+
+    stage.between_steps(put_and_open).result(timeout=5)
+    stage.open_session(spec(2, 4))
+    feed(stage, 2, PROMPT)
+    assert len(loop.wait_for(4)) == 4
+    [(session, why)] = loop.refused
+    assert session == 1 and f"has room for {len(PROMPT)}" in why
+
+
+def test_a_stage_that_waits_holds_nothing_of_its_last_command(loop: Loop) -> None:
+    """Once, it held the command and its result: a block that had been taken from it, say."""
+
+    class Block:
+        pass
+
+    taken = weakref.ref(loop.stage.between_steps(Block).result(timeout=5))
+    wait_until(lambda: taken() is None, 5)
+
+
+class PlayedClock:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now_ns = 0
+        monkeypatch.setattr("shardnet.stage.idle_time.clock_ns", lambda: self.now_ns)
+
+    def pass_by(self, seconds: int = 1) -> None:
+        self.now_ns += seconds * 10**9
+
+
+def test_a_stage_is_idle_while_it_waits_and_has_sessions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once, a session that was opened in the wait in which the last one had ended counted for nothing."""
+    clock, recorder = PlayedClock(monkeypatch), Recorder("here", 0)
+    idle = IdleTime(recorder)
+    idle.note_waiting(True)
+    clock.pass_by(100)
+    for num_sessions, seconds in ((1, 1), (2, 2), (1, 4), (0, 100), (1, 8)):
+        idle.note_sessions(num_sessions)
+        clock.pass_by(seconds)
+    idle.note_waiting(False)
+    assert recorder.totals().idle_s == 1 + 2 + 4 + 8
+    clock.pass_by(100)
+    idle.note_waiting(True)
+    assert recorder.totals().idle_s == 15
+
+
+def test_what_is_done_between_steps_is_no_idle_time(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = PlayedClock(monkeypatch)
+    loop.stage.open_session(spec(1, 4))
+    loop.stage.between_steps(clock.pass_by).result(timeout=5)
+    feed(loop.stage, 1, PROMPT)
+    loop.wait_for(4)
+    assert loop.stage.recorder.totals().idle_s == 0

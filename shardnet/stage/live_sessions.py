@@ -1,0 +1,96 @@
+"""The sessions of one stage: which are open, which were closed, which are in the step that runs. No lock: see `stage`.
+
+Who is closed in the middle of a step keeps its rows until the step ends, for the step writes to them.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from shardnet.errors import BadRequest
+from shardnet.stage.cache import KVCache, SessionCache
+from shardnet.stage.inbox import Standing
+from shardnet.stage.sampling import Sampler
+from shardnet.transport.messages import Part, SessionSpec
+
+MAX_CLOSED_KEPT = 4096
+"""Numbers of closed sessions that a stage remembers, lest an order to open one that comes late opens it again."""
+
+
+@dataclass(slots=True)
+class LiveSession:
+    """What a step needs of a session."""
+
+    spec: SessionSpec
+    kv: SessionCache
+    sampler: Sampler | None
+    sample_from: int
+    """As in the spec; then behind the last token that was sampled. What is replayed is not sampled again."""
+
+
+class LiveSessions:
+    """Those of one stage, whose caches are in `kv`."""
+
+    def __init__(self, kv: KVCache) -> None:
+        self._kv = kv
+        self._open: dict[int, LiveSession] = {}
+        self._closed: deque[int] = deque(maxlen=MAX_CLOSED_KEPT)
+        self._in_step: frozenset[int] = frozenset()
+        self._leaving: list[SessionCache] = []
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def open(self, spec: SessionSpec, sampler: Sampler | None) -> None:
+        """Reserve the session's memory. May be asked twice, and has no effect then.
+
+        Raises:
+            KVMemorySpent: it does not fit beside those of the other sessions.
+            BadRequest: the session was closed already: this order was overtaken.
+        """
+        if spec.session in self._closed:
+            raise BadRequest(f"Session {spec.session} was closed before it was opened here.")
+        live = self._open.get(spec.session)
+        if live is not None and live.spec == spec:
+            return
+        kv = self._kv.open(spec.session, spec.capacity_tokens)
+        self._open[spec.session] = LiveSession(spec, kv, sampler, spec.sample_from)
+
+    def close(self, sessions: Sequence[int]) -> None:
+        """Free their memory; unknown ones are not opened any more."""
+        self._closed.extend(sessions)
+        for session in sessions:
+            if self._open.pop(session, None) is None:
+                continue
+            if session not in self._in_step:
+                self._kv.close(session)
+            elif (leaving := self._kv.forget(session)) is not None:
+                self._leaving.append(leaving)
+
+    def close_all(self) -> None:
+        self.close(list(self._open))
+
+    def standing(self, session: int) -> Standing | None:
+        """See `Inbox.take`."""
+        live = self._open.get(session)
+        return None if live is None else Standing(live.kv.length, live.kv.capacity)
+
+    def begin_step(self, parts: Sequence[Part]) -> list[LiveSession]:
+        """The sessions of a step, which begins."""
+        self._in_step = frozenset(part.session for part in parts)
+        return [self._open[part.session] for part in parts]
+
+    def advance(self, parts: Sequence[Part]) -> None:
+        """Count the tokens that a step has appended."""
+        for part in parts:
+            if part.session in self._open:
+                self._kv.advance(part.session, part.num_tokens)
+
+    def end_step(self) -> None:
+        """Free what was closed since it began."""
+        self._in_step = frozenset()
+        leaving, self._leaving = self._leaving, []
+        for session in leaving:
+            self._kv.free(session)
