@@ -93,7 +93,8 @@ def _normalise(norm: Any, hidden: Tensor) -> Tensor:
     if hidden.shape[0] > 1:
         return norm(hidden)
     row = hidden[0].float()
-    scale = 1.0 / math.sqrt(torch.dot(row, row).item() / row.shape[0] + norm.variance_epsilon)
+    mean = torch.dot(row, row).item() / row.shape[0] + norm.variance_epsilon
+    scale = 1.0 / math.sqrt(mean) if mean > 0.0 else math.nan  # as the module: that session fails, and alone
     return norm.weight * (row * scale).to(hidden.dtype)[None]
 
 
