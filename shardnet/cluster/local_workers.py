@@ -124,7 +124,7 @@ class LocalWorkers:
             return "is still running"
         if code < 0:
             return f"was killed by {signal.Signals(-code).name}"
-        last_line = self.log_tail(name, num_lines=1).strip()
+        last_line = self.log_tail(name, num_lines=1).strip().removeprefix("shardnet: ")
         return f"ended with exit code {code}" + (f" ({last_line})" if last_line else "")
 
     def close(self) -> None:

@@ -13,10 +13,10 @@ import contextlib
 import os
 import signal
 import sys
+import traceback
 from pathlib import Path
 
 from shardnet.device import process as worker
-from shardnet.errors import ShardnetError
 
 
 def main() -> int:
@@ -47,11 +47,9 @@ def start(name: str, endpoint: str, threads: int, log_dir: Path, pipe: int) -> i
         os.dup2(log, 1)
         os.dup2(log, 2)
         worker.end_with(pipe)
-        worker.serve(endpoint, name, threads)
-        code = 0
-    except ShardnetError as error:
-        print(error, file=sys.stderr)
-        code = error.exit_code
+        code = worker.serve_and_report(endpoint, name, threads)
+    except Exception:  # a log that cannot be opened, say; Python itself would have no time to print it
+        traceback.print_exc()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

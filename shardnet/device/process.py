@@ -56,10 +56,7 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.end_with is not None:
         end_with(arguments.end_with)
-    with orderly_exit(debug=False):
-        require_address_space()
-        serve(arguments.endpoint, arguments.name, arguments.threads)
-    return 0
+    return serve_and_report(arguments.endpoint, arguments.name, arguments.threads)
 
 
 def _count(text: str) -> int:
@@ -81,6 +78,18 @@ def import_all() -> None:
     """Import what a device needs: most of what its start takes."""
     for module in NEEDED:
         importlib.import_module(module)
+
+
+def serve_and_report(endpoint: str, name: str, threads: int) -> int:
+    """Be a device until it is over. Whatever else ends it is one sentence on standard error; returns the exit code."""
+    try:
+        with orderly_exit(debug=False):
+            require_address_space()
+            serve(endpoint, name, threads)
+    except SystemExit as end:
+        assert isinstance(end.code, int), end.code
+        return end.code
+    return 0
 
 
 def serve(endpoint: str, name: str, threads: int) -> None:

@@ -64,6 +64,23 @@ def test_how_a_process_ended_is_told(endpoint: str, tmp_path: Path) -> None:
         assert workers.how_it_ended("device-0").startswith("ended with exit code 2 (An endpoint is")
 
 
+def test_what_ended_a_device_is_said_whatever_it_was(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once, only errors of ours were: of all others the user read "ended with exit code 1", and the log was empty."""
+    program = (
+        "from shardnet.device import nursery, process\n"
+        "def serve(*_):\n"
+        "    raise KeyError('a defect of ours')\n"
+        "process.serve = serve\n"
+        "process.import_all = lambda: None\n"
+        "nursery.main()\n"
+    )
+    monkeypatch.setattr(local_workers, "NURSERY_COMMAND", (sys.executable, "-c", program))
+    with LocalWorkers(endpoint, ["device-0"], threads=1) as workers:
+        wait_until(workers.poll)
+        how = workers.how_it_ended("device-0")
+    assert how.startswith("ended with exit code 1 (This is a mistake in shardnet (KeyError: 'a defect of ours')")
+
+
 def test_devices_end_when_their_parent_is_killed(endpoint: str) -> None:
     program = textwrap.dedent(f"""
         import time
