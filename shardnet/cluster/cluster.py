@@ -29,7 +29,7 @@ from shardnet.cluster.model import Model
 from shardnet.cluster.survey import Surveyor
 from shardnet.cluster.watch import Watch
 from shardnet.device.process import MOST_THREADS
-from shardnet.errors import BadRequest, ClusterError, JoinFailed, ShardnetError
+from shardnet.errors import BadRequest, ClusterError, JoinFailed, PlanNotInForce, ShardnetError
 from shardnet.foreign.quoting import quoted
 from shardnet.loader import ModelFiles
 from shardnet.options import takes
@@ -226,15 +226,22 @@ class Cluster:
         with self._lock:
             self._deployments = tuple(each for each in self._deployments if each is not deployment)
 
+    def _held(self, ring_id: RingId) -> Deployment:
+        """What a stage tells along a ring that is over must not be taken for heard: it is told again along the new one.
+
+        Raises:
+            PlanNotInForce: no deployment holds that ring, or holds it any more.
+        """
+        deployment = self._deployment_of(ring_id)
+        if deployment is None:
+            raise PlanNotInForce(f"{self._transport.name} holds no ring of plan {ring_id.plan_version}.")
+        return deployment
+
     def _on_tokens(self, tokens: Tokens) -> None:
-        deployment = self._deployment_of(tokens.ring_id)
-        if deployment is not None:
-            deployment.on_tokens(tokens)
+        self._held(tokens.ring_id).on_tokens(tokens)
 
     def _on_session_failed(self, ring_id: RingId, session: int, text: str) -> None:
-        deployment = self._deployment_of(ring_id)
-        if deployment is not None:
-            deployment.on_session_failed(session, text)
+        self._held(ring_id).on_session_failed(session, text)
 
     def _on_load_progress(self, ring_id: RingId, stage: int, done_bytes: int, total_bytes: int) -> None:
         deployment = self._deployment_of(ring_id)

@@ -1,7 +1,8 @@
 """What a stage tells the source of its sessions: sampled tokens, and sessions that cannot go on.
 
 Everything is told until the source has confirmed it. While the source is silent, what comes meanwhile is gathered and
-told in one message: who was frozen for an hour must not find thousands of them.
+told in one message: who was frozen for an hour must not find thousands of them. What is refused because its ring is
+over, for the stage was rewired meanwhile, is told again along the new one.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
-from shardnet.errors import CallTimeout, DeviceLost
+from shardnet.errors import CallTimeout, DeviceLost, PlanNotInForce
 from shardnet.transport.base import Transport
 from shardnet.transport.delivery import Delivery
 from shardnet.transport.messages import SampledToken, StageSpec, Tokens
@@ -52,22 +53,32 @@ class SourceNews:
             if self._is_telling_again:
                 self._unconfirmed += tokens
                 return
-        self._post(tokens, CONFIRM_S).add_done_callback(partial(self._judge, tokens))
+        spec = self.spec
+        self._post(spec, tokens, CONFIRM_S).add_done_callback(partial(self._judge, spec, tokens))
 
     def session_failed(self, session: int, text: str) -> None:
         """Tell that a session cannot go on."""
-        send = partial(self._post_failed, session, text)
-        Delivery(send, self._check, first_s=CONFIRM_S, is_over=self._is_over).begin()
-
-    def _post(self, tokens: tuple[SampledToken, ...], wait_s: float) -> Future[Any]:
         spec = self.spec
+        send = partial(self._post_failed, spec, session, text)
+        on_answer = partial(self._failure_was_told, spec, session, text)
+        Delivery(send, on_answer, first_s=CONFIRM_S, is_over=self._is_over).begin()
+
+    def _post(self, spec: StageSpec, tokens: tuple[SampledToken, ...], wait_s: float) -> Future[Any]:
         return self._transport.post(spec.source, "tokens", Tokens(spec.ring_id, tokens), timeout_s=wait_s)
 
-    def _post_failed(self, session: int, text: str, wait_s: float) -> Future[Any]:
-        spec = self.spec
+    def _post_failed(self, spec: StageSpec, session: int, text: str, wait_s: float) -> Future[Any]:
         return self._transport.post(spec.source, "session_failed", spec.ring_id, session, text, timeout_s=wait_s)
 
-    def _judge(self, tokens: tuple[SampledToken, ...], told: Future[Any]) -> None:
+    def _failure_was_told(self, spec: StageSpec, session: int, text: str, told: Future[Any]) -> None:
+        if self._has_moved(spec, told):
+            self.session_failed(session, text)
+        else:
+            self._check(told)
+
+    def _judge(self, spec: StageSpec, tokens: tuple[SampledToken, ...], told: Future[Any]) -> None:
+        if self._has_moved(spec, told):
+            self.tokens(tokens)
+            return
         if not isinstance(told.exception(), CallTimeout):
             self._check(told)
             return
@@ -85,19 +96,27 @@ class SourceNews:
             if not gathered:
                 self._is_telling_again = False
                 return
-        send = partial(self._post, gathered)
-        Delivery(send, partial(self._confirmed, len(gathered)), first_s=2 * CONFIRM_S, is_over=self._is_over).begin()
+        spec = self.spec
+        send = partial(self._post, spec, gathered)
+        on_answer = partial(self._confirmed, spec, len(gathered))
+        Delivery(send, on_answer, first_s=2 * CONFIRM_S, is_over=self._is_over).begin()
 
-    def _confirmed(self, num_tokens: int, told: Future[Any]) -> None:
-        self._check(told)
-        with self._lock:
-            if told.exception() is not None:
-                self._unconfirmed.clear()
-            del self._unconfirmed[:num_tokens]
+    def _confirmed(self, spec: StageSpec, num_tokens: int, told: Future[Any]) -> None:
+        if not self._has_moved(spec, told):
+            self._check(told)
+            with self._lock:
+                if told.exception() is not None:
+                    self._unconfirmed.clear()
+                del self._unconfirmed[:num_tokens]
         self._tell_again()
 
+    def _has_moved(self, spec: StageSpec, told: Future[Any]) -> bool:
+        """Whether it was refused for a ring that the stage has left meanwhile."""
+        return isinstance(told.exception(), PlanNotInForce) and self.spec is not spec
+
     def _check(self, told: Future[Any]) -> None:
-        """A source that is gone needs no news: its device drops the stage (`orphans`)."""
+        """A source that is gone, or holds this ring no more, needs no news: its device drops the stage (`orphans`)."""
         error = told.exception()
-        if error is not None and not isinstance(error, DeviceLost) and not self._is_over():
+        needs_none = isinstance(error, (DeviceLost, PlanNotInForce)) or self._is_over()
+        if error is not None and not needs_none:
             self._on_refused(error)

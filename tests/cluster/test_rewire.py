@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from processes import wait_until
 from tiny_text_model import save_text_model
 
 from shardnet.cluster.cluster import COORDINATOR
-from shardnet.errors import CallTimeout, ClusterError, PlanNotInForce
+from shardnet.errors import BadRequest, CallTimeout, ClusterError, PlanNotInForce
 from shardnet.transport.messages import Hop, Part
 
 PROMPTS = [[5 + number, 6, 7, *range(20, 20 + 3 * number)] for number in range(6)]
@@ -61,6 +63,59 @@ def test_what_an_old_ring_still_sends_is_refused_and_goes_on_in_the_new_one(ring
         hop = Hop(old, 1, (Part(1, 0, 1),), torch.zeros(1, 64), "a", 0)
         with pytest.raises(PlanNotInForce, match="not in force"):
             ring.network.member("a").post("b", "hop", hop).result()  # type: ignore[union-attr]
+
+
+def test_what_was_sampled_and_arrives_when_its_ring_is_over_is_told_again_along_the_new_one(
+    ring: RingInProcess, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, the source confirmed it and dropped it: the session waited for that token for ever."""
+    with ring.connect() as cluster, load(cluster, tiny) as model:
+        arrive = hold_first(ring, "c", "tokens", monkeypatch)
+        stream = model.stream(PROMPT, max_new_tokens=12)
+        wait_until(lambda: len(arrive) == 1)
+        model._deployment.rewire()
+        arrive[0]()
+        "".join(stream)
+        assert stream.result.token_ids == alone(tiny, [PROMPT], 12)[0]
+
+
+def test_a_failed_session_that_is_told_when_its_ring_is_over_is_told_again_along_the_new_one(
+    ring: RingInProcess, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ring.connect() as cluster, load(cluster, tiny) as model:
+        arrive = hold_first(ring, "c", "session_failed", monkeypatch)
+        stream = model.stream(PROMPT, max_new_tokens=3000)
+        next(stream)
+        [host] = ring.workers["c"]._stages.hosts()
+        [number] = model._deployment.sessions._open
+        host._outlet.session_failed(number, BadRequest("it cannot go on"))
+        model._deployment.rewire()
+        arrive[0]()
+        with pytest.raises(BadRequest, match="it cannot go on"):
+            list(stream)
+
+
+def hold_first(
+    ring: RingInProcess, device: str, endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> list[Callable[[], object]]:
+    """Hold the first message of that kind from a device; returns a list that gets a function that lets it arrive."""
+    transport: Any = ring.network.member(device)
+    post, held = transport.post, []
+    answer: Future[Any] = Future()
+
+    def pass_on(sent: Future[Any]) -> None:
+        error = sent.exception()
+        answer.set_result(sent.result()) if error is None else answer.set_exception(error)
+
+    def post_or_hold(target: str, called: str, *args: Any, **options: Any) -> Future[Any]:
+        send = partial(post, target, called, *args, **options)
+        if called != endpoint or held:
+            return send()
+        held.append(lambda: send().add_done_callback(pass_on))
+        return answer
+
+    monkeypatch.setattr(transport, "post", post_or_hold)
+    return held
 
 
 def test_a_session_that_begins_meanwhile_begins_in_the_new_ring(ring: RingInProcess, tiny: Path) -> None:
