@@ -82,6 +82,7 @@ def _specs(
             kv_budget_bytes=budgets[index],
             prefill_chunk_tokens=options.prefill_chunk_tokens,
             record_spans=options.record_spans,
+            deployment=ring_id.plan_version,
         )
         for index, stage in enumerate(plan.stages)
     ]

@@ -9,6 +9,7 @@ import json
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -33,8 +34,6 @@ PROFILE_S = 20.0
 LINK_S = 1.0
 EXPECTED_TOKENS = 512
 """In the context of a session on average; steps of decoding are predicted for so many."""
-MEMORY_SHARE = 0.8
-"""Of the memory that a device has free, the part that shardnet plans with."""
 
 _log = logging.getLogger(__name__)
 
@@ -59,13 +58,19 @@ class Surveyor:
     _has_warned: bool = False
 
     def memory(self, devices: Sequence[str]) -> list[DeviceProfile]:
-        """The devices with what each may use of its memory, and no times. Devices of one machine share its memory."""
+        """The devices with what each may use of its memory, and no times.
+
+        Devices of one machine share what is left there beside what they have promised to sessions and models.
+        """
         described = self._describe(devices)
-        hosts = [answer.host for answer in described]
+        hosts = Counter(answer.host for answer in described)
+        promised: Counter[str] = Counter()
+        for answer in described:
+            promised[answer.host] += answer.memory_promised_bytes
         return [
             DeviceProfile(
                 name=device,
-                memory_bytes=int(MEMORY_SHARE * answer.memory_available_bytes / hosts.count(answer.host)),
+                memory_bytes=max(answer.memory_usable_bytes - promised[answer.host], 0) // hosts[answer.host],
                 num_threads=answer.num_threads,
             )
             for device, answer in zip(devices, described, strict=True)

@@ -7,19 +7,17 @@ import platform
 import uuid
 
 from shardnet.profiling.memory import (
-    group_free_bytes,
     machine_memory,
     num_process_threads,
     peak_rss_bytes,
     process_rss_bytes,
+    usable_memory_bytes,
 )
 from shardnet.transport.messages import DeviceDescription
 
 
-def describe(device: str, kind: str, num_threads: int) -> DeviceDescription:
+def describe(device: str, kind: str, num_threads: int, memory_promised_bytes: int) -> DeviceDescription:
     """This process as a device of a cluster."""
-    memory, group_free = machine_memory(), group_free_bytes()
-    available_bytes = memory.available_bytes if group_free is None else min(memory.available_bytes, group_free)
     host = f"{platform.node()}-{_boot_id()}"
     return DeviceDescription(
         device=device,
@@ -29,8 +27,9 @@ def describe(device: str, kind: str, num_threads: int) -> DeviceDescription:
         kind=kind,
         machine=platform.machine(),
         num_threads=num_threads,
-        memory_total_bytes=memory.total_bytes,
-        memory_available_bytes=available_bytes,
+        memory_total_bytes=machine_memory().total_bytes,
+        memory_usable_bytes=usable_memory_bytes(),
+        memory_promised_bytes=memory_promised_bytes,
         rss_bytes=process_rss_bytes(),
         peak_rss_bytes=peak_rss_bytes(),
         num_os_threads=num_process_threads(),

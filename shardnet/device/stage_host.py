@@ -13,13 +13,14 @@ from typing import Any
 import torch
 
 from shardnet.device.allocator import return_freed
+from shardnet.device.memory import DeviceMemory
 from shardnet.device.outlet import RingOutlet
 from shardnet.device.stage_table import StageTable
 from shardnet.errors import ClusterError
 from shardnet.loader import load_shard, require_copy
 from shardnet.models import Shard
 from shardnet.process.threads import on_thread
-from shardnet.profiling.memory import peak_rss_bytes, usable_memory_bytes
+from shardnet.profiling.memory import peak_rss_bytes
 from shardnet.stage.budget import MemoryBudget
 from shardnet.stage.cache import KVCache
 from shardnet.stage.pace import Pace, own_pace
@@ -38,11 +39,10 @@ class Premises:
     num_threads: int
     cache_dir: Path
     """Where this device finds its copies of checkpoints."""
+    memory: DeviceMemory
     pace: Pace = own_pace
     weights: weakref.WeakValueDictionary[Any, torch.Tensor] = field(default_factory=weakref.WeakValueDictionary)
     """Tensors that several stages use (tied embeddings, say), each loaded once, as long as one uses it."""
-    kv_budget: MemoryBudget = field(default_factory=lambda: MemoryBudget(usable_memory_bytes()))
-    """What the KV caches of all stages (of any model) may reserve together: the memory that was there at first."""
 
 
 class StageHost:
@@ -61,7 +61,11 @@ class StageHost:
         self._next_spec: StageSpec | None = None
         """The place that was adopted and not yet switched to."""
         self._table = table
-        self._outlet = RingOutlet(premises.transport, spec, self._is_over)
+        self._outlet = RingOutlet(premises.transport, spec._replace(tensors={}), self._is_over)
+        self.unread_bytes = 0
+        """See `DeviceMemory`."""
+        self._weight_bytes = 0
+        """What is reserved for weights."""
         self._is_begun = False
         self._is_closed = False
         self._lock = threading.Lock()
@@ -83,6 +87,12 @@ class StageHost:
                 raise ClusterError("The stage is loaded, or being loaded, already.")
             self._is_begun = True
         return on_thread("shardnet-load", self._load)
+
+    @property
+    def untouched_bytes(self) -> int:
+        """What is reserved for this stage and was not written to yet."""
+        stage = self.stage
+        return self.unread_bytes + (0 if stage is None else stage.kv.untouched_bytes)
 
     def report(self) -> StageAccount:
         """Totals since the last `reset`, and memory."""
@@ -109,6 +119,7 @@ class StageHost:
         """
         self._running()
         with self._lock:
+            self._raise_if_closed()
             newest = self._spec if self._next_spec is None else self._next_spec
             if spec.ring_id.plan_version > newest.ring_id.plan_version:
                 self._table.add(_key(spec), self)
@@ -130,16 +141,29 @@ class StageHost:
 
     def _end(self) -> None:
         """The same, and wait for it. Private, so that nobody has it done on a thread of the network."""
-        self._table.forget(self)
         with self._lock:
             self._is_closed = True
             stage, self.stage = self.stage, None
             # The handle of a coordinator that was killed keeps this object for ever: let it hold next to nothing.
             self._spec = self._spec._replace(tensors={})
+        self._table.forget(self)  # when nothing can be adopted any more
         if stage is not None:
             stage.close()
             del stage
             return_freed()
+            self._release_weights()
+
+    def _leave(self, ring_id: RingId) -> None:
+        """Answer to that ring no more; where that was the last one, end."""
+        with self._lock:
+            places = [key for key, host in self._table.items() if host is self]
+            for key in places:
+                if key[0] == ring_id:
+                    self._table.remove(key)
+            if all(key[0] == ring_id for key in places):
+                self._is_closed = True
+        if self._is_closed:
+            self._end()
 
     def _switch(self, ring_id: RingId) -> None:
         """Runs on the compute thread."""
@@ -160,7 +184,15 @@ class StageHost:
         return stage
 
     def _load(self) -> StageSizes:
-        shard = self._load_shard()
+        try:
+            return self._begin(self._load_shard())
+        except BaseException:
+            self._release_weights()
+            raise
+
+    def _begin(self, shard: Shard) -> StageSizes:
+        """Set the shard to work."""
+        self.unread_bytes = 0
         spec, here = self._spec, self._premises
         recorder = Recorder(here.transport.name, spec.stage)
         recorder.keep_spans = spec.record_spans
@@ -179,9 +211,9 @@ class StageHost:
         return StageSizes(shard.weight_bytes, shard.bytes_read, shard.kv_bytes_per_token)
 
     def _kv_budget(self, spec: StageSpec) -> MemoryBudget:
-        """One for all stages of this device that the same coordinator made of the same checkpoint."""
-        name = (spec.ring_id.epoch, spec.checkpoint)
-        return self._premises.kv_budget.part(name, spec.kv_budget_bytes)
+        """One for all stages of one deployment: old and new ones, while one ring takes over from another."""
+        name = (spec.ring_id.epoch, spec.deployment)
+        return self._premises.memory.budget.part(name, spec.kv_budget_bytes)
 
     def _load_shard(self) -> Shard:
         here = self._premises
@@ -198,15 +230,25 @@ class StageHost:
                 stop.last_unit,
                 spec.dtype,
                 weights=here.weights,
+                reserve=self._reserve_weights,
                 progress=self._tell_progress,
             )
 
+    def _reserve_weights(self, num_bytes: int) -> None:
+        self._premises.memory.reserve_weights(num_bytes, self)
+        self._weight_bytes = num_bytes
+
+    def _release_weights(self) -> None:
+        self._premises.memory.budget.release(self._weight_bytes)
+        self._weight_bytes = self.unread_bytes = 0
+
     def _raise_if_closed(self) -> None:
         if self._is_closed:
-            raise ClusterError("The stage was closed while it was loading.")
+            raise ClusterError("The stage was closed.")
 
     def _tell_progress(self, done_bytes: int, total_bytes: int) -> None:
         self._raise_if_closed()
+        self.unread_bytes = min(self.unread_bytes, total_bytes - done_bytes)
         spec = self._spec
         progress = (spec.ring_id, spec.stage, done_bytes, total_bytes)
         self._premises.transport.post(spec.source, "load_progress", *progress)

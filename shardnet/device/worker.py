@@ -16,6 +16,7 @@ import torch
 from transformers import LlamaConfig
 
 from shardnet.device.description import describe
+from shardnet.device.memory import DeviceMemory
 from shardnet.device.orphans import OrphanWatch
 from shardnet.device.stage_host import Premises, StageHost
 from shardnet.device.stage_table import StageTable
@@ -64,7 +65,8 @@ class Worker:
     def attach(self, transport: Transport) -> None:
         """Expose what a device offers. To be done before the others learn of it: they ask at once."""
         self._stages = StageTable(transport.name)
-        self.premises = Premises(transport, self.num_threads, self.cache_dir, self._pace)
+        memory = DeviceMemory(transport.name, self._stages.hosts)
+        self.premises = Premises(transport, self.num_threads, self.cache_dir, memory, self._pace)
         for endpoint, handler in (
             ("describe", self.describe),
             ("has_copy", self.has_copy),
@@ -94,7 +96,7 @@ class Worker:
 
     def describe(self) -> DeviceDescription:
         """What this device is and has now."""
-        return describe(self.name, self.kind, self.num_threads)
+        return describe(self.name, self.kind, self.num_threads, self.premises.memory.promised_bytes())
 
     def has_copy(self, checkpoint: str) -> bool:
         """Whether this device has the files of a checkpoint."""
@@ -168,11 +170,9 @@ class Worker:
 
     def _drop(self, ring_id: RingId) -> None:
         """End the stages of a ring that is no more, but for those that answer to another ring by now."""
-        for key, host in self._stages.items():
-            if key[0] == ring_id:
-                self._stages.remove(key)
-                if host not in self._stages.hosts():
-                    host._end()
+        for (ring, _), host in self._stages.items():
+            if ring == ring_id:
+                host._leave(ring_id)
 
     def _stage(self, ring_id: RingId, stage: int) -> Stage:
         host = self._stages.get((ring_id, stage))

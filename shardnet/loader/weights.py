@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from io import FileIO
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from shardnet.errors import DamagedCheckpoint
 from shardnet.loader.folder import read_config
 from shardnet.loader.pieces import PART_MARK
 from shardnet.loader.places import TensorPlace
-from shardnet.models import Shard, Skeleton, build_skeleton
+from shardnet.models import Shard, build_skeleton
 from shardnet.models.skeleton import Slot
 
 CONVERSION_BYTES = 4 << 20
@@ -27,6 +28,8 @@ TORCH_TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16,
 
 ByteProgress = Callable[[int, int], None]
 """Called with (bytes done, bytes in all)."""
+Reserve = Callable[[int], None]
+"""Called with the bytes of memory that will be taken, before any is."""
 
 
 def load_shard(
@@ -36,6 +39,7 @@ def load_shard(
     last_unit: int,
     dtype: str,
     weights: MutableMapping[Any, Tensor] | None = None,
+    reserve: Reserve | None = None,
     progress: ByteProgress | None = None,
 ) -> Shard:
     """Build units first_unit..last_unit, both included, and read their weights.
@@ -46,6 +50,7 @@ def load_shard(
         weights: the tensors that this device holds already, by dtype, name and root (see `parts`), of whichever model;
             what is in there is used and not read again, and what is read is added. A `weakref.WeakValueDictionary`
             keeps just what shards still use.
+        reserve: what it raises ends the load.
 
     Raises:
         DamagedCheckpoint: a file ends early or is gone.
@@ -55,18 +60,21 @@ def load_shard(
     # Who opened the model found a tensor of its own behind a tied name (`ties`), or did not name it.
     skeleton.tied = {name: other for name, other in skeleton.tied.items() if name not in tensors}
     with _Reader(tensors, getattr(torch, dtype)) as reader:
-        held = _fill(skeleton, reader, {} if weights is None else weights, progress)
+        units = [list(skeleton.neighbours(modules)) for _, modules in skeleton.units()]
+        weights = {} if weights is None else weights
+        if reserve is not None:
+            reserve(_num_new_elements(units, reader, weights) * reader.dtype.itemsize)
+        held = _fill(units, reader, weights, progress)
     return Shard(skeleton.config, skeleton.family, skeleton.filled(held), reader.dtype, reader.bytes_read)
 
 
 def _fill(
-    skeleton: Skeleton,
+    units: Sequence[Sequence[Sequence[Slot]]],
     reader: _Reader,
     weights: MutableMapping[Any, Tensor],
     progress: ByteProgress | None,
 ) -> dict[str, Tensor]:
     """Put a real tensor into every slot; return the tensors by name, each once."""
-    units = [list(skeleton.neighbours(modules)) for _, modules in skeleton.units()]
     total = _num_elements(units) * reader.dtype.itemsize
     held: dict[str, Tensor] = {}
     done = 0
@@ -88,6 +96,18 @@ def _num_elements(units: Iterable[Iterable[Sequence[Slot]]]) -> int:
     return sum(shape.numel() for shape in shapes.values())
 
 
+def _num_new_elements(units: Iterable[Iterable[Sequence[Slot]]], reader: _Reader, weights: Mapping[Any, Tensor]) -> int:
+    """Of those slots whose tensors will be read."""
+    seen: set[str] = set()
+    num_elements = 0
+    for group in chain.from_iterable(units):
+        new = {slot.name: slot.shape for slot in group if slot.name not in seen}
+        seen |= new.keys()
+        if any(reader.key(name) not in weights for name in new):
+            num_elements += sum(shape.numel() for shape in new.values())
+    return num_elements
+
+
 def _put(held: Mapping[str, Tensor], slots: Sequence[Slot]) -> None:
     for slot in slots:
         place = slot.module._buffers if slot.is_buffer else slot.module._parameters
@@ -98,7 +118,7 @@ def _kept_or_read(
     shapes: Mapping[str, torch.Size], reader: _Reader, weights: MutableMapping[Any, Tensor]
 ) -> dict[str, Tensor]:
     """Tensors that stay together in memory: those that this device holds already, or all of them read anew."""
-    keys = {name: (reader.dtype, name, reader.roots(name)) for name in shapes}
+    keys = {name: reader.key(name) for name in shapes}
     kept = {name: weights.get(key) for name, key in keys.items()}
     found = {name: tensor for name, tensor in kept.items() if tensor is not None}
     if len(found) == len(shapes):
@@ -139,10 +159,10 @@ class _Reader:
             for (name, shape), part in zip(shapes.items(), parts, strict=True)
         }
 
-    def roots(self, name: str) -> tuple[tuple[int, str], ...]:
-        """What a tensor is made of: wherever that lies, the same roots make the same tensor."""
+    def key(self, name: str) -> tuple[torch.dtype, str, tuple[tuple[int, str], ...]]:
+        """Of a tensor: wherever its pieces lie, the same roots make the same tensor."""
         assert all(place.root for _, place in self._pieces[name]), "the checkpoint was not looked at as a whole"
-        return tuple((first_element, place.root) for first_element, place in self._pieces[name])
+        return self.dtype, name, tuple((first_element, place.root) for first_element, place in self._pieces[name])
 
     def _read_pieces(self, name: str, flat: Tensor) -> None:
         self._require_whole(name, len(flat))

@@ -100,8 +100,8 @@ def group_free_bytes(root: Path = ROOT) -> int | None:
         limit, used = read_int(folder / limit_name), read_int(folder / used_name)
         if limit is None or limit >= 2**60:  # version 1 writes a huge number for "no limit"
             continue
-        # Pages of files count as used, but the kernel drops them first.
+        # Pages of files count as used, but the kernel drops them first, also those that were read twice ("active").
         stat = dict(line.split(maxsplit=1) for line in read_text(folder / "memory.stat").splitlines() if " " in line)
-        files = int(stat.get("total_inactive_file", stat.get("inactive_file", "0")))
+        files = sum(int(stat.get(f"total_{kind}", stat.get(kind, "0"))) for kind in ("inactive_file", "active_file"))
         free.append(max(0, limit - max(0, (used or 0) - files)))
     return min(free, default=None)

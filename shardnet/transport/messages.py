@@ -18,7 +18,7 @@ Endpoints of every device (handlers in `shardnet.device.worker`), and who calls 
 Endpoints of the coordinator:
 
     tokens(Tokens)               last stage -> source: what was sampled
-    session_failed(RingId, session, text)        last stage -> source: this session cannot go on
+    session_failed(RingId, session, text)        a stage -> source: this session cannot go on
     stage_failed(RingId, stage, device, text)    any stage whose computation, or whose next hop, failed
     load_progress(RingId, stage, done_bytes, total_bytes), profile_progress(device, done, total)
     holds(RingId)                device -> coordinator: whether it has a use for the stages of that ring
@@ -149,9 +149,11 @@ class StageSpec(NamedTuple):
     wire_dtype: str
     """What hidden states travel in."""
     kv_budget_bytes: int
-    """What the KV caches of all stages of this model on the device may reserve together; an old and a new one share."""
+    """What the KV caches of all stages of this deployment on the device may reserve together, old and new ones."""
     prefill_chunk_tokens: int
     record_spans: bool
+    deployment: int
+    """The plan version of the first ring of the loaded model; stays when another ring takes over."""
 
 
 class StageSizes(NamedTuple):
@@ -188,7 +190,10 @@ class DeviceDescription(NamedTuple):
     machine: str
     num_threads: int
     memory_total_bytes: int
-    memory_available_bytes: int
+    memory_usable_bytes: int
+    """What shardnet may use of the host's memory now: see `shardnet.profiling.memory`."""
+    memory_promised_bytes: int
+    """What this device has reserved of it and not written to yet."""
     rss_bytes: int
     peak_rss_bytes: int
     num_os_threads: int

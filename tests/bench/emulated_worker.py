@@ -52,4 +52,4 @@ class EmulatedWorker(Worker):
 
     def describe(self) -> DeviceDescription:
         host = f"emulated-{self.name}"
-        return super().describe()._replace(host=host, network=host, memory_available_bytes=self._memory_bytes)
+        return super().describe()._replace(host=host, network=host, memory_usable_bytes=self._memory_bytes)

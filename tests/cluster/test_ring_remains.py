@@ -223,6 +223,46 @@ def test_a_stage_that_its_device_has_dropped_is_an_error_and_no_silence(
             list(stream)
 
 
+def test_a_stage_that_has_ended_holds_no_names_of_tensors(ring: RingInProcess, tiny: Path) -> None:
+    """The handle of a coordinator that was killed keeps it for ever. Once, its outlet kept all names twice."""
+    with ring.connect() as cluster, load(cluster, tiny):
+        [host] = ring.workers["b"]._stages.hosts()
+        assert host._spec.tensors
+        host._end()
+        assert [host._spec.tensors, host._outlet._spec.tensors, host._outlet._news.spec.tensors] == [{}, {}, {}]
+
+
+@pytest.mark.parametrize("is_dropped", [False, True])
+def test_a_stage_that_ends_meanwhile_adopts_nothing(
+    ring: RingInProcess, tiny: Path, is_dropped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, it could end just before it took the new place: its device listed a stage that was none."""
+    worker = ring.workers["b"]
+    with ring.connect() as cluster, load(cluster, tiny) as model:
+        [host] = worker._stages.hosts()
+        successor = model._deployment.ring.successor(model._deployment.next_ring_id())
+
+        def end_now() -> None:
+            worker._drop(host.key[0]) if is_dropped else host._end()
+
+        monkeypatch.setattr(host, "_running", end_now)
+        with pytest.raises(ClusterError, match="was closed"):
+            host.adopt(successor.specs[1])
+        assert worker._stages.keys() == []
+
+
+def test_a_stage_that_answers_to_another_ring_too_outlives_the_first(ring: RingInProcess, tiny: Path) -> None:
+    worker = ring.workers["b"]
+    with ring.connect() as cluster, load(cluster, tiny) as model:
+        [host] = worker._stages.hosts()
+        successor = model._deployment.ring.successor(model._deployment.next_ring_id())
+        host.adopt(successor.specs[1])
+        worker._drop(host.key[0])
+        assert worker._stages.keys() == [(successor.ring_id, 1)] and host.stage is not None
+        worker._drop(successor.ring_id)
+        assert worker._stages.keys() == [] and host.stage is None
+
+
 def test_a_broken_ring_does_not_go_on_computing(ring: RingInProcess, tiny: Path) -> None:
     """Once, the sessions of a ring that had failed went round on it until their last token, for nobody."""
     with ring.connect() as cluster, load(cluster, tiny) as model:
@@ -298,7 +338,7 @@ def test_a_hop_that_is_sent_again_while_it_waits_counts_once_in_the_report(
 
 
 SPEC = StageSpec(
-    RingId(b"epoch", 1), 0, (RingStop("stage", 0, 1),), "source", "", {}, "float32", "float32", 0, 128, False
+    RingId(b"epoch", 1), 0, (RingStop("stage", 0, 1),), "source", "", {}, "float32", "float32", 0, 128, False, 1
 )
 
 

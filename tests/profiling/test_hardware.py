@@ -58,7 +58,7 @@ def test_a_control_group_of_version_2_and_its_parents_limit_memory(tmp_path: Pat
             "sys/fs/cgroup/user.slice/app.scope/memory.max": "max\n",
             "sys/fs/cgroup/user.slice/memory.max": f"{3 * GIB}\n",
             "sys/fs/cgroup/user.slice/memory.current": f"{2 * GIB}\n",
-            "sys/fs/cgroup/user.slice/memory.stat": f"anon 5\ninactive_file {GIB}\n",
+            "sys/fs/cgroup/user.slice/memory.stat": f"anon 5\nactive_file {GIB // 4}\ninactive_file {3 * GIB // 4}\n",
             "proc/meminfo": f"MemTotal: {16 * 2**20} kB\nMemFree: 1 kB\nMemAvailable: {12 * 2**20} kB\n",
         },
     )

@@ -1,0 +1,62 @@
+"""The memory of one device: what its stages may still take of it, and the budget of their weights and KV caches.
+
+What is reserved and was not written to yet is counted as taken, though the system counts it as free. What other
+programs and other devices of the machine do is seen when it is looked at: each time that a model comes.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from shardnet.errors import DoesNotFit
+from shardnet.profiling.memory import usable_memory_bytes
+from shardnet.stage.budget import MemoryBudget
+
+
+class TakesMemory(Protocol):
+    """A stage, or one that is being loaded."""
+
+    unread_bytes: int
+    """Of its weights, those that are reserved and not in memory yet."""
+
+    @property
+    def untouched_bytes(self) -> int:
+        """The same of all that it has reserved."""
+
+
+class DeviceMemory:
+    """
+    Args:
+        device: its name, for errors.
+        stages: gives those that it has now.
+    """
+
+    def __init__(self, device: str, stages: Callable[[], Iterable[TakesMemory]]) -> None:
+        self.budget = MemoryBudget()
+        """No limit before the first model comes: there is nobody to keep to it."""
+        self._device = device
+        self._stages = stages
+        self._lock = threading.Lock()
+
+    def promised_bytes(self) -> int:
+        """What is reserved here and was not written to yet."""
+        return sum(stage.untouched_bytes for stage in self._stages())
+
+    def reserve_weights(self, num_bytes: int, stage: TakesMemory) -> None:
+        """Look at what there is now, and take so much for the weights of a stage; to be released to `budget`.
+
+        Raises:
+            DoesNotFit: there is less.
+        """
+        with self._lock:  # of two models that come together one is first
+            reserved_bytes = self.budget.reserved_bytes  # looked at first: sessions that open meanwhile count twice
+            free_bytes = max(usable_memory_bytes() - self.promised_bytes(), 0)
+            self.budget.limit_bytes = reserved_bytes + free_bytes
+            if not self.budget.reserve(num_bytes):
+                raise DoesNotFit(
+                    f"The weights take {num_bytes / 2**30:.2f} GiB on {self._device}, and {free_bytes / 2**30:.2f} GiB "
+                    "are free there beside what is promised to others. Close other models, or add a device."
+                )
+            stage.unread_bytes = num_bytes
