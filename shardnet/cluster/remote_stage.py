@@ -90,7 +90,9 @@ class RemoteStage:
     def add_spans(self, timeline: Timeline) -> None:
         """Drain the stage's spans into `timeline`."""
         spans = self._host.call("drain_spans", timeout_s=ASK_S).result()
-        timeline.add(self.plan.device, self._spec.stage, [tuple(span) for span in spans])
+        account: StageAccount = self._host.call("report", timeout_s=ASK_S).result()
+        num_dropped = account.totals.num_dropped_spans
+        timeline.add(self.plan.device, self._spec.stage, [tuple(span) for span in spans], num_dropped)
 
     def adopt(self, spec: StageSpec) -> Future[Any]:
         """See `StageHost.adopt`; the others likewise. Told until it is answered."""

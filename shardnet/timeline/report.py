@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 import math
 import time
 from bisect import bisect_left
@@ -29,6 +30,7 @@ from shardnet.timeline.timeline import Shares, Timeline
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_log = logging.getLogger(__name__)
 _NUM_BINS = 100
 """Points of every curve over time."""
 _COLOURS = {"compute": "#2a7f62", "wire": "#e09f3e", "idle": "#d9d9d9"}
@@ -83,15 +85,18 @@ def write_profile(
     shares = timeline.shares()
     (path / "trace.json").write_text(json.dumps(timeline.chrome_trace(plan)))
     (path / "summary.json").write_text(json.dumps(dict(run_summary), indent=2, default=str) + "\n")
-    (path / "plan.md").write_text(plan_text(plan, model_profile, shares))
+    text = plan_text(plan, model_profile, shares, timeline.what_is_lost)
+    (path / "plan.md").write_text(text)
     figure = plan_figure(plan, model_profile, shares)
     figure.savefig(path / "plan.png", dpi=120)
-    _write_events(path / "tensorboard", timeline, shares, plan_text(plan, model_profile, shares), figure, run_summary)
+    _write_events(path / "tensorboard", timeline, shares, text, figure, run_summary)
+    if timeline.what_is_lost:
+        _log.warning("%s", timeline.what_is_lost)
     return path
 
 
-def plan_text(plan: Plan, model_profile: ModelProfile, shares: Sequence[Shares] = ()) -> str:
-    """The plan as a Markdown table, with the shares of what each stage did where they are known."""
+def plan_text(plan: Plan, model_profile: ModelProfile, shares: Sequence[Shares] = (), note: str = "") -> str:
+    """The plan as a Markdown table, with the shares of what each stage did where they are known, and a note on them."""
     lines = [
         f"# Plan {plan.version} of {model_profile.name} ({model_profile.dtype})",
         "",
@@ -103,6 +108,8 @@ def plan_text(plan: Plan, model_profile: ModelProfile, shares: Sequence[Shares] 
         spent = [f"{share.compute:.0%}", f"{share.wire:.0%}", f"{share.idle:.0%}"] if share else ["", "", ""]
         size = _size(_weight_bytes(stage, model_profile))
         lines.append(f"| {index} | {stage.device} | {_units(stage)} | {size} | {' | '.join(spent)} |")
+    if note:
+        lines += ["", note]
     lines += [f"\nNot used: {left.device}: {left.why}" for left in plan.left_out]
     if plan.why:
         lines += ["", plan.why]

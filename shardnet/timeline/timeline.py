@@ -54,11 +54,18 @@ class Timeline:
             for device, offset in (offsets or {}).items()
         }
         self._tracks: dict[tuple[int, str], list[Span]] = {}
+        self._num_dropped: dict[tuple[int, str], int] = {}
 
-    def add(self, device: str, stage: int, spans: Iterable[SpanTuple]) -> None:
-        """Merge what a stage's recorder drained. May be called often for one stage, in any order."""
+    def add(self, device: str, stage: int, spans: Iterable[SpanTuple], num_dropped: int = 0) -> None:
+        """Merge what a stage's recorder drained. May be called often for one stage, in any order.
+
+        Args:
+            num_dropped: so many of its oldest spans are lost (`Totals.num_dropped_spans`).
+        """
         own = self._clock(device)
         track = self._tracks.setdefault((stage, device), [])
+        if num_dropped:
+            self._num_dropped[stage, device] = num_dropped
         for span in map(Span._make, spans):
             end = own.to_coordinator(span.end_ns)
             sender = self._clock(span.source_device) if span.kind == "wire" else own
@@ -77,11 +84,31 @@ class Timeline:
 
     @property
     def bounds_ns(self) -> tuple[int, int]:
-        """When the first step began and the last one ended, on the coordinator's clock. (0, 0) without steps."""
+        """When the first step began and the last one ended, on the coordinator's clock. (0, 0) without steps.
+
+        Where spans are lost, it begins with the first that is left of each stage: before that one would seem idle.
+        """
         steps = [span for track in self._tracks.values() for span in track if span.kind == "compute"]
         if not steps:
             return 0, 0
-        return min(span.start_ns for span in steps), max(span.end_ns for span in steps)
+        first = min(span.start_ns for span in steps)
+        last = max(span.end_ns for span in steps)
+        left = [self._tracks[key][0].start_ns for key in self._num_dropped if self._tracks[key]]
+        return min(max([first, *left]), last), last
+
+    @property
+    def what_is_lost(self) -> str:
+        """A sentence on spans that were dropped; empty where none were."""
+        if not self._num_dropped:
+            return ""
+        stages = ", ".join(
+            f"{num_dropped} of stage {stage} ({device})"
+            for (stage, device), num_dropped in sorted(self._num_dropped.items())
+        )
+        first, last = self.bounds_ns
+        return (
+            f"Spans were dropped, the oldest ones: {stages}. Shares are those of the last {(last - first) / 1e9:.1f} s."
+        )
 
     def shares(self, start_ns: int | None = None, end_ns: int | None = None) -> list[Shares]:
         """What each stage did between two times (default: `bounds_ns`), in ring order."""

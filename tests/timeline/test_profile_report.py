@@ -82,6 +82,17 @@ def test_a_profile_without_a_single_step_is_no_error(tmp_path: Path, plan: Plan,
     assert (folder / "plan.png").exists()
 
 
+def test_a_profile_says_which_spans_are_missing(
+    tmp_path: Path, plan: Plan, model_profile: ModelProfile, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("tensorboard")
+    timeline = run_timeline(plan)
+    timeline.add("phone-1", 1, [], num_dropped=7)
+    folder = write_profile(tmp_path, timeline, plan, model_profile, {})
+    assert "the oldest ones: 7 of stage 1 (phone-1)" in (folder / "plan.md").read_text()
+    assert caplog.messages == [timeline.what_is_lost]
+
+
 def test_plan_text_says_what_was_left_out_and_why(plan: Plan, model_profile: ModelProfile) -> None:
     text = plan_text(plan, model_profile)
     assert "Plan 3 of SmolLM2-135M-Instruct (bfloat16)" in text

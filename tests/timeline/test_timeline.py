@@ -111,6 +111,24 @@ def test_shares_are_exact_whatever_the_clocks_say(skew_ns: int) -> None:
     assert a.compute + a.wire + a.idle == pytest.approx(1)
 
 
+def test_a_stage_that_lost_its_early_spans_does_not_seem_idle() -> None:
+    """Once, who had more to tell (many small messages, say) lost more, and the profile showed it as idle meanwhile."""
+    timeline = Timeline()
+    busy, chatty = Recorder("a", 0), Recorder("b", 1, capacity=40)
+    busy.keep_spans = chatty.keep_spans = True
+    for step in range(100):
+        busy.compute(step * MS, (step + 1) * MS, num_tokens=1, num_sessions=1)
+        chatty.compute(step * MS, (step + 1) * MS, num_tokens=1, num_sessions=1)
+    for recorder in (busy, chatty):
+        timeline.add(recorder.device, recorder.stage, recorder.drain(), recorder.totals().num_dropped_spans)
+    assert timeline.bounds_ns == (60 * MS, 100 * MS)
+    assert [share.compute for share in timeline.shares()] == [1.0, 1.0]
+    assert timeline.what_is_lost == (
+        "Spans were dropped, the oldest ones: 60 of stage 1 (b). Shares are those of the last 0.0 s."
+    )
+    assert ring_of_two().what_is_lost == ""
+
+
 def test_wire_that_hides_behind_compute_is_not_waited_for() -> None:
     recorder = Recorder("a", 0)
     recorder.keep_spans = True
