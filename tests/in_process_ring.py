@@ -39,7 +39,7 @@ class RingInProcess:
 
     def num_stages(self) -> int:
         """Stages on all devices."""
-        return sum(len(worker._stages) for worker in self.workers.values())
+        return sum(len(worker._stages.hosts()) for worker in self.workers.values())
 
     def close(self) -> None:
         self._resources.close()

@@ -48,7 +48,7 @@ class Ring:
         self._since_s = time.monotonic()
 
     def successor(self, ring_id: RingId) -> Ring:
-        """The same stages under another plan version. They do not know of it yet: see `take_over`."""
+        """The same stages under another plan version. They do not know of it yet: see `Deployment.rewire`."""
         successor = Ring(self._transport, self.plan, [spec._replace(ring_id=ring_id) for spec in self.specs])
         successor.stages = self.stages
         return successor

@@ -56,6 +56,3 @@ class StageTable(Generic[Host]):
     def items(self) -> list[tuple[StageKey, Host]]:
         with self._lock:
             return list(self._hosts.items())
-
-    def __len__(self) -> int:
-        return len(self.hosts())

@@ -121,10 +121,6 @@ class KVCache:
         return len(self._sessions)
 
     @property
-    def session_ids(self) -> tuple[int, ...]:
-        return tuple(self._sessions)
-
-    @property
     def bytes_per_token(self) -> int:
         return sum(self._bytes_of(block) for block in self.layout)
 

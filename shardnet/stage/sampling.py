@@ -2,8 +2,9 @@
 
 The warpers are those of `transformers`, in its order, and the random numbers of a session are its own: with a seed they
 are those of `torch.manual_seed(seed); model.generate(...)`, whatever the split and whichever other sessions share the
-step. In float32 the tokens are the same, too. In bfloat16 and float16 the logits agree to rounding only, for how a
-product is rounded depends on how many tokens share its step; where two tokens are nearly even, the choice may differ.
+step. The logits agree with the whole model's to rounding: how a product is rounded depends on how many tokens share its
+step, and on the way taken. In float32 that is in the sixth digit and hardly ever changes a choice; in bfloat16 and
+float16 it is in the third, and where two tokens are nearly even, the choice may differ.
 """
 
 from __future__ import annotations

@@ -205,7 +205,7 @@ def test_a_device_that_was_struck_off_drops_what_it_had(
         ring.network.freeze("b")
         wait_until(lambda: "b" in cluster._watch.lost, 10)
         ring.network.restore("b")
-        wait_until(lambda: not ring.workers["b"]._stages, 10)
+        wait_until(lambda: not ring.workers["b"]._stages.hosts(), 10)
 
 
 def test_a_stage_that_its_device_has_dropped_is_an_error_and_no_silence(

@@ -55,7 +55,7 @@ def test_bytes_are_counted() -> None:
     assert (cache.reserved_bytes, cache.untouched_bytes) == (18 * BYTES_PER_TOKEN, 10 * BYTES_PER_TOKEN)
     cache.close(0)
     cache.close(0)
-    assert (cache.reserved_bytes, cache.untouched_bytes, cache.session_ids) == (
+    assert (cache.reserved_bytes, cache.untouched_bytes, tuple(cache._sessions)) == (
         10 * BYTES_PER_TOKEN,
         5 * BYTES_PER_TOKEN,
         (1,),
@@ -67,7 +67,7 @@ def test_the_budget_is_kept() -> None:
     cache.open(0, 6)
     with pytest.raises(KVMemorySpent, match=r"5 tokens needs 0.0 MiB .* 0.0 of 0.0 MiB are free\. Wait for other"):
         cache.open(1, 5)
-    assert cache.session_ids == (0,)
+    assert tuple(cache._sessions) == (0,)
     cache.open(2, 4)
     with pytest.raises(KVMemorySpent):
         cache.grow(2, 5)

@@ -43,7 +43,7 @@ class Caches(RuleBasedStateMachine):
         cache_module.LEAST_ROWS = 4096
 
     def session(self, data: st.DataObject) -> int:
-        return data.draw(st.sampled_from(sorted(self.caches[0].session_ids)))
+        return data.draw(st.sampled_from(sorted(self.caches[0]._sessions)))
 
     def write(self, session: int, num_tokens: int) -> None:
         for cache in self.caches:
@@ -66,19 +66,19 @@ class Caches(RuleBasedStateMachine):
         except KVMemorySpent:
             self.caches[0].close(session)
 
-    @precondition(lambda self: self.caches[0].session_ids)
+    @precondition(lambda self: self.caches[0]._sessions)
     @rule(data=st.data())
     def append(self, data: st.DataObject) -> None:
         session = self.session(data)
         room = self.caches[0].get(session).capacity - self.caches[0].get(session).length
         self.write(session, data.draw(st.integers(0, room)))
 
-    @precondition(lambda self: self.caches[0].session_ids)
+    @precondition(lambda self: self.caches[0]._sessions)
     @rule()
     def append_together(self) -> None:
         """As a step of the shard does it: one write for all sessions of a bucket."""
         for cache in self.caches:
-            ready = [one for one in cache.session_ids if cache.get(one).length < cache.get(one).capacity]
+            ready = [one for one in cache._sessions if cache.get(one).length < cache.get(one).capacity]
             buckets, alone = buckets_of([Segment(cache.get(one), 1) for one in ready], 6)
             together = [ready[index] for bucket in buckets for index in bucket.order.tolist()]
             assert sorted([*together, *(ready[index] for index in alone)]) == sorted(ready)
@@ -96,7 +96,7 @@ class Caches(RuleBasedStateMachine):
             for one in ready:
                 cache.advance(one, 1)
 
-    @precondition(lambda self: self.caches[0].session_ids)
+    @precondition(lambda self: self.caches[0]._sessions)
     @rule(data=st.data())
     def crop(self, data: st.DataObject) -> None:
         session = self.session(data)
@@ -104,7 +104,7 @@ class Caches(RuleBasedStateMachine):
         for cache in self.caches:
             cache.crop(session, length)
 
-    @precondition(lambda self: self.caches[0].session_ids)
+    @precondition(lambda self: self.caches[0]._sessions)
     @rule(data=st.data(), more=st.integers(1, 12))
     def grow(self, data: st.DataObject, more: int) -> None:
         session = self.session(data)
@@ -116,7 +116,7 @@ class Caches(RuleBasedStateMachine):
             for cache in self.caches:
                 cache.close(session)
 
-    @precondition(lambda self: self.caches[0].session_ids)
+    @precondition(lambda self: self.caches[0]._sessions)
     @rule(data=st.data())
     def move_away_and_back(self, data: st.DataObject) -> None:
         session = self.session(data)
@@ -126,7 +126,7 @@ class Caches(RuleBasedStateMachine):
             cache.close(session)
             cache.restore(session, length, exported, capacity)
 
-    @precondition(lambda self: self.caches[0].session_ids)
+    @precondition(lambda self: self.caches[0]._sessions)
     @rule(data=st.data())
     def close(self, data: st.DataObject) -> None:
         session = self.session(data)
@@ -139,14 +139,14 @@ class Caches(RuleBasedStateMachine):
         if not source.layout:
             return
         block = source.layout[-1] if goes_right else source.layout[0]
-        exported = {one: source.export(one, [block.layer])[block.layer] for one in source.session_ids}
+        exported = {one: source.export(one, [block.layer])[block.layer] for one in source._sessions}
         source.remove_block(block.layer)
         target.add_block(block, exported)
 
     @invariant()
     def every_key_is_the_sessions_own(self) -> None:
         for cache in self.caches:
-            for session in cache.session_ids:
+            for session in cache._sessions:
                 for layer, (keys, values) in cache.export(session).items():
                     assert torch.equal(keys, rows_of(session, layer, 0, cache.get(session).length, 3))
                     assert torch.equal(values, rows_of(session, layer, 0, cache.get(session).length, 5))
