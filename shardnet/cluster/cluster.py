@@ -253,15 +253,8 @@ class Cluster:
             deployment.on_profile_progress(device, done, total)
 
     def _on_stage_failed(self, ring_id: RingId, stage: int, device: str, text: str) -> None:
-        deployment = self._deployment_of(ring_id)
-        if deployment is not None:
-            self._watch.suspect(device, partial(self._fail_stage, ring_id, stage, device, text))
-
-    def _fail_stage(self, ring_id: RingId, stage: int, device: str, text: str) -> None:
-        """The device lives, so the fault is the stage's."""
-        deployment = self._deployment_of(ring_id)
-        if deployment is not None:
-            deployment.on_stage_failed(stage, device, text)
+        deployment = self._held(ring_id)
+        self._watch.suspect(device, partial(deployment.on_stage_failed, stage, device, text))
 
     def _on_stages(self, device: str, present: Collection[StageKey], asked_s: float) -> None:
         for deployment in self._deployments:

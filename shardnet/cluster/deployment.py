@@ -148,7 +148,8 @@ class Deployment:
 
     def on_stage_failed(self, stage: int, device: str, text: str) -> None:
         """The device lives, so the fault is the stage's."""
-        self.end(ClusterError(f"stage {stage + 1} of {len(self.ring.plan)} on {device} failed: {text}"))
+        for ring in self._rings[-1:]:
+            self.end(ClusterError(f"stage {stage + 1} of {len(ring.plan)} on {device} failed: {text}"))
 
     def on_progress(self, stage: int, done_bytes: int, total_bytes: int) -> None:
         for ring in self._rings[-1:]:

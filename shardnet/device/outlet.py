@@ -2,7 +2,7 @@
 
 Everything is sent again until it is answered, and ends with the stage. A hop that does not arrive is told to the
 coordinator, which knows better whether somebody died. What was still on its way when the stage was rewired to another
-ring, and was refused for that, goes on in the new one.
+ring, and was refused for that, goes on in the new one; what is told to the coordinator likewise.
 """
 
 from __future__ import annotations
@@ -107,7 +107,13 @@ class RingOutlet:
 
     def _tell_failed(self, spec: StageSpec, stage: int, device: str, text: str) -> None:
         send = partial(self._send_failed, spec, stage, device, text)
-        Delivery(send, _heard, first_s=HOP_S, is_over=self._is_over).begin()
+        on_answer = partial(self._failure_was_told, spec, stage, device, text)
+        Delivery(send, on_answer, first_s=HOP_S, is_over=self._is_over).begin()
+
+    def _failure_was_told(self, spec: StageSpec, stage: int, device: str, text: str, told: Future[Any]) -> None:
+        """Who is gone, or holds the ring no more, needs no news: its device drops the stage (`orphans`)."""
+        if isinstance(told.exception(), PlanNotInForce) and self._spec is not spec:
+            self._tell_failed(self._spec, stage, device, text)
 
     def _send_failed(self, spec: StageSpec, stage: int, device: str, text: str, wait_s: float) -> Future[Any]:
         return self._transport.post(spec.source, "stage_failed", spec.ring_id, stage, device, text, timeout_s=wait_s)
@@ -121,10 +127,6 @@ class RingOutlet:
 def _next_stage(spec: StageSpec) -> int:
     """After the last one comes the first."""
     return (spec.stage + 1) % len(spec.ring)
-
-
-def _heard(_: Future[Any]) -> None:
-    """A coordinator that is gone needs no news: its device drops the stage (`orphans`)."""
 
 
 def _nothing() -> None:

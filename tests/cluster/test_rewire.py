@@ -95,6 +95,21 @@ def test_a_failed_session_that_is_told_when_its_ring_is_over_is_told_again_along
             list(stream)
 
 
+def test_a_failure_that_is_told_when_its_ring_is_over_is_told_again_along_the_new_one(
+    ring: RingInProcess, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ring.connect() as cluster, load(cluster, tiny) as model:
+        arrive = hold_first(ring, "b", "stage_failed", monkeypatch)
+        stream = model.stream(PROMPT, max_new_tokens=3000)
+        next(stream)
+        [host] = ring.workers["b"]._stages.hosts()
+        host._outlet.failed(RuntimeError("a defect"))
+        model._deployment.rewire()
+        arrive[0]()
+        with pytest.raises(ClusterError, match="stage 2 of 3 on b failed: RuntimeError: a defect"):
+            list(stream)
+
+
 def hold_first(
     ring: RingInProcess, device: str, endpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> list[Callable[[], object]]:
