@@ -388,9 +388,10 @@ def test_prompts_that_begin_together_keep_their_rows_where_packets_are_cut(
     forward = Shard.forward
 
     def held(shard: Shard, *args: Any) -> Any:
-        if 0 in shard.blocks:
+        layers = [block.layer for block in shard.kv_layout]
+        if 0 in layers:
             first.acquire()
-        elif 1 in shard.blocks:
+        elif 1 in layers:
             second.acquire()
         return forward(shard, *args)
 
