@@ -64,6 +64,22 @@ def test_linear_scaling_is_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "spelling", [{"llama.rope.scaling.factor": 4.0}, {"llama.rope.scale_linear": 4.0}], ids=["no rule", "before rules"]
+)
+def test_linear_scaling_is_kept_where_no_rule_is_named(tmp_path: Path, spelling: dict[str, float]) -> None:
+    """Both were passed over: such a model had unscaled positions, silently."""
+    [(key, factor)] = spelling.items()
+    rope = opened(tmp_path, lambda writer: writer.add_float32(key, factor))
+    assert rope["rope_type"] == "linear" and rope["factor"] == factor
+
+
+@pytest.mark.parametrize("factor", [0.0, 1.0])
+def test_a_factor_without_effect_is_none(tmp_path: Path, factor: float) -> None:
+    """llama.cpp takes 0 for no factor at all."""
+    assert opened(tmp_path, lambda writer: writer.add_rope_scaling_factor(factor))["rope_type"] == "default"
+
+
+@pytest.mark.parametrize(
     ("more", "words"),
     [
         (lambda w: w.add_rope_scaling_type(gguf.RopeScalingType.YARN), "by the rule 'yarn'"),

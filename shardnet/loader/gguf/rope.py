@@ -37,14 +37,20 @@ def scaling_of(header: GgufHeader, raw: dict[str, Any]) -> dict[str, Any] | None
     for name in UNREADABLE:
         if name in tensors:
             raise _refused(header, f"by the factors of {name}")
-    about = f"{header.architecture}.rope.scaling."
-    kind = header.metadata.get(f"{about}type", "none")
-    factor = header.metadata.get(f"{about}factor", 1.0)
+    kind, factor = _rule_of(header)
     if kind == "linear" and raw["model_type"] != BY_BLOCK and FACTORS not in tensors:
         return {"rope_type": "linear", "factor": factor}
-    if kind != "none" and (kind, factor) != ("linear", 1.0):
+    if kind != "none":
         raise _refused(header, f"by the rule {kind!r}")
     return _scaling_by_factors(header, tensors[FACTORS], raw) if FACTORS in tensors else None
+
+
+def _rule_of(header: GgufHeader) -> tuple[Any, Any]:
+    """The rule and its factor, as llama.cpp reads them: a factor alone is linear, and older files call it otherwise."""
+    metadata, about = header.metadata, f"{header.architecture}.rope."
+    factor = metadata.get(f"{about}scaling.factor", metadata.get(f"{about}scale_linear", 1.0))
+    kind = metadata.get(f"{about}scaling.type", "linear")
+    return ("none", 1.0) if kind == "linear" and factor in (0, 1) else (kind, factor)
 
 
 def _scaling_by_factors(header: GgufHeader, tensor: GgufTensor, raw: dict[str, Any]) -> dict[str, Any] | None:
