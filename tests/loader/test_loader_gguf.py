@@ -16,7 +16,8 @@ from shardnet.loader.gguf.conversion import convert
 
 pytest.importorskip("gguf")
 
-from tiny_gguf import write_gguf
+from tiny_gguf import TEMPLATE, write_gguf
+from tiny_text_model import save_text_model
 
 
 @pytest.mark.parametrize(
@@ -41,6 +42,18 @@ def test_the_result_is_that_of_transformers(tmp_path: Path, architecture: str, k
         assert ours(text).input_ids == theirs(text).input_ids
     chat = [{"role": "user", "content": "hello"}]
     assert ours.apply_chat_template(chat, tokenize=False) == theirs.apply_chat_template(chat, tokenize=False) != ""
+
+
+def test_the_tokenizer_is_the_files_own_whatever_lies_beside_it(tmp_path: Path) -> None:
+    """Another model's tokenizer.json in the same folder was used, and kept with the converted model."""
+    alone, among_others = tmp_path / "alone", save_text_model(tmp_path / "others")
+    alone.mkdir()
+    told = []
+    for folder in (alone, among_others):
+        path = write_gguf(folder / "tiny.gguf")
+        told.append(open_model(str(path), "float32", cache_dir=folder / "cache").tokenizer())
+    assert told[0]("hello world").input_ids == told[1]("hello world").input_ids
+    assert told[1].chat_template == TEMPLATE
 
 
 def test_a_file_is_converted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

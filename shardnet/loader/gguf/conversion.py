@@ -28,7 +28,7 @@ from shardnet.loader.gguf.tensors import Unpacker
 from shardnet.loader.hashing import Hashes, keep
 from shardnet.process.scratch import ScratchFolder
 
-FORMAT = 4
+FORMAT = 5
 """Part of the key under which a result is kept; raise it when what `convert` writes changes."""
 MAKING = ".making-"
 WEIGHTS = "model.safetensors"
@@ -152,6 +152,7 @@ def _not_from_gguf(name: str, what: str, reason: str) -> UnsupportedModel:
 
 
 def _save_tokenizer(path: Path, folder: Path) -> None:
+    """Read where nothing lies beside the file: transformers prefers a tokenizer.json there, whatever model it is of."""
     from transformers import AutoTokenizer
 
     def refused(reason: str) -> UnsupportedModel:
@@ -159,8 +160,10 @@ def _save_tokenizer(path: Path, folder: Path) -> None:
             f"The tokenizer in {path.name} cannot be read ({reason}). Use the model's safetensors version."
         )
 
-    with read_by_others(refused):
-        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, local_files_only=True)
+    with tempfile.TemporaryDirectory(dir=folder) as alone:
+        Path(alone, path.name).symlink_to(path.resolve())
+        with read_by_others(refused):
+            tokenizer = AutoTokenizer.from_pretrained(alone, gguf_file=path.name, local_files_only=True)
     try:
         tokenizer.save_pretrained(folder)
     except OSError:
