@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,24 @@ def test_a_file_is_converted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert convert(path, "float16", tmp_path / "cache") != folder
     write_gguf(path, kind="Q4_0")
     assert convert(path, "float32", tmp_path / "cache") != folder
+
+
+def test_another_file_of_the_same_size_and_date_is_converted_anew(tmp_path: Path) -> None:
+    """What had been converted under its name, size and date was taken for it."""
+    path, other = write_gguf(tmp_path / "tiny.gguf"), write_gguf(tmp_path / "other.gguf")
+    folder = convert(path, "float32", tmp_path / "cache")
+    before = path.stat()
+    os.utime(other, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert other.stat().st_size == before.st_size
+    other.rename(path)
+    assert convert(path, "float32", tmp_path / "cache") != folder
+
+
+def test_a_file_that_changes_while_it_is_converted_is_not_kept(tmp_path: Path) -> None:
+    path = write_gguf(tmp_path / "tiny.gguf")
+    with pytest.raises(DamagedCheckpoint, match=r"tiny.gguf is being changed"):
+        convert(path, "float32", tmp_path / "cache", lambda *_: path.touch())
+    assert not list((tmp_path / "cache").iterdir())
 
 
 def test_two_at_once_make_one(tmp_path: Path) -> None:

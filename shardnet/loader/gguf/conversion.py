@@ -20,7 +20,7 @@ from shardnet.foreign.config_bounds import check_config
 from shardnet.foreign.libraries import read_by_others
 from shardnet.foreign.quoting import quoted, shortened
 from shardnet.loader.claims import check_claims
-from shardnet.loader.copies import stamp_of
+from shardnet.loader.copies import FileStamp, being_changed, stamp_of
 from shardnet.loader.gguf.attention import attention_of, check_turning
 from shardnet.loader.gguf.header import GgufHeader, read_header
 from shardnet.loader.gguf.rope import scaling_of
@@ -40,12 +40,12 @@ def convert(path: Path, dtype: str, cache_dir: Path, progress: Progress | None =
     """The folder with the converted model: from `cache_dir` where it is there already.
 
     Raises:
-        DamagedCheckpoint: the file is truncated or no GGUF file.
+        DamagedCheckpoint: the file is truncated or no GGUF file, or was changed meanwhile.
         UnsupportedModel: its architecture or its quantisation cannot be read.
         BadConfiguration: `cache_dir` cannot be written.
     """
-    stat = path.stat()
-    key = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{dtype}|{FORMAT}"
+    stamp = stamp_of(path)
+    key = f"{list(stamp)}|{dtype}|{FORMAT}"
     folder = cache_dir / f"{path.stem}-{dtype}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
     if folder.is_dir():
         return folder
@@ -55,6 +55,7 @@ def convert(path: Path, dtype: str, cache_dir: Path, progress: Progress | None =
         making = ScratchFolder(MAKING, cache_dir)
         try:
             hashes = _convert_into(making.path, header, dtype, progress)
+            _require_unchanged(path, stamp)
             making.path.rename(folder)
             keep(cache_dir, stamp_of(folder / WEIGHTS), hashes)
         finally:
@@ -67,6 +68,11 @@ def convert(path: Path, dtype: str, cache_dir: Path, progress: Progress | None =
             "Make room there, or set SHARDNET_CACHE to a folder that can be written."
         ) from cause
     return folder
+
+
+def _require_unchanged(path: Path, stamp: FileStamp) -> None:
+    if not path.is_file() or stamp_of(path) != stamp:
+        raise being_changed(path)
 
 
 def read_config(path: Path) -> Any:
