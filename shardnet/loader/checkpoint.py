@@ -51,6 +51,7 @@ def index_folder(folder: Path) -> dict[str, TensorPlace]:
 
 
 def _index_listed(folder: Path, listing: Path) -> dict[str, TensorPlace]:
+    """Of each file what the listing assigns to it, and what it does not name: some leave tensors out."""
     weight_map = _read_weight_map(listing)
     index: dict[str, TensorPlace] = {}
     names = sorted(set(weight_map.values()))
@@ -60,7 +61,8 @@ def _index_listed(folder: Path, listing: Path) -> dict[str, TensorPlace]:
                 f"{listing.name} lists {len(names)} weight files and {name} is not in {shortened(str(folder))}. "
                 "Download that file."
             )
-        index.update(index_file(folder / name))
+        places = index_file(folder / name)
+        index.update((tensor, place) for tensor, place in places.items() if weight_map.get(tensor, name) == name)
     missing = next((tensor for tensor in weight_map if tensor not in index), None)
     if missing is not None:
         raise DamagedCheckpoint(

@@ -104,6 +104,22 @@ def test_an_index_that_names_a_missing_file(folder: Path) -> None:
     refused(folder, DamagedCheckpoint, "is no list of weight files")
 
 
+def test_an_index_says_which_file_a_tensor_is_of(folder: Path) -> None:
+    """The last file by name won: the values in it were loaded, though the index named another."""
+    tensors = load_file(folder / "model.safetensors")
+    unlisted, *listed = tensors
+    others = {name: torch.zeros_like(tensors[name]) for name in listed}
+    save_file({**others, "one": torch.ones(1), "two": torch.ones(1)}, folder / "z.safetensors")
+    files = {**dict.fromkeys(listed, "model.safetensors"), "one": "z.safetensors", "two": "z.safetensors"}
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": files}))
+    opened = open_model(str(folder), "float32")
+    assert {Path(place.file).name for place in opened.tensors.values()} == {"model.safetensors"}
+    assert unlisted in opened.copy.tensors, "an index may leave tensors out"
+    index.write_text(json.dumps({"weight_map": {**files, "one": "model.safetensors"}}))
+    refused(folder, DamagedCheckpoint, "says that model.safetensors holds the tensor one, and it does not")
+
+
 def test_folders_without_a_model(tmp_path: Path, folder: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
