@@ -140,6 +140,13 @@ def test_files_that_cannot_be_cut_are_refused(tmp_path: Path) -> None:
     assert not list((tmp_path / "cache").iterdir()), "nothing half made is left"
 
 
+def test_a_part_of_a_model_says_so(tmp_path: Path) -> None:
+    """It was called damaged, and was to be downloaded again."""
+    path = write_gguf(tmp_path / "tiny-00001-of-00003.gguf", more=lambda writer: writer.add_uint16("split.count", 3))
+    with pytest.raises(UnsupportedModel, match=r"is one of the 3 files of a model, .* llama-gguf-split --merge"):
+        convert(path, "float32", tmp_path / "cache")
+
+
 def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "tiny.gguf")
     (tmp_path / "cache").write_text("a file")

@@ -73,7 +73,7 @@ def read_header(path: Path) -> GgufHeader:
 
     Raises:
         DamagedCheckpoint: the file is no GGUF file, or ends before it should.
-        UnsupportedModel: another version of the format, or an unknown storage type.
+        UnsupportedModel: another version of the format, or an unknown storage type, or one part of a model.
     """
     try:
         with path.open("rb") as file:
@@ -100,6 +100,7 @@ class _Parser:
         kept = [field for _ in range(num_fields) if (field := self._field())]
         shown = str(self.path)
         check_metadata(self.metadata, shown)
+        self._refuse_part()
         alignment = checked_alignment(self.metadata.get("general.alignment", DEFAULT_ALIGNMENT), shown)
         table_start = self.file.tell()
         entries = [self._entry() for _ in range(num_tensors)]
@@ -130,6 +131,14 @@ class _Parser:
         self._check_count("tensors", num_tensors, MOST_TENSORS)
         self._check_count("fields", num_fields, MOST_FIELDS)
         return version, num_tensors, num_fields
+
+    def _refuse_part(self) -> None:
+        num_files = self.metadata.get("split.count")
+        if isinstance(num_files, int) and num_files > 1:
+            raise UnsupportedModel(
+                f"{self.path.name} is one of the {num_files} files of a model, and only files that hold a whole one "
+                "can be read. Join them: llama-gguf-split --merge FIRST-FILE NEW-FILE."
+            )
 
     def _check_count(self, what: str, count: int, most: int) -> None:
         """What a file says of itself is looked at before anything is done so many times, or gets so much memory."""
