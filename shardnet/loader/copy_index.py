@@ -95,7 +95,8 @@ def write_json(path: Path, values: Any) -> None:
             file.flush()
             os.replace(file.name, path)
         except BaseException:  # a full disk, Ctrl-C: nobody would ever remove the half
-            os.unlink(file.name)
+            with suppress(FileNotFoundError):  # it has its name already
+                os.unlink(file.name)
             raise
 
 

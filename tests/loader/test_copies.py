@@ -227,6 +227,21 @@ def test_halves_of_entries_are_removed_when_nobody_can_write_them_any_more(tmp_p
     assert sorted(path.name for path in (tmp_path / "parts").iterdir()) == ["entry.json", "new.part"]
 
 
+def test_ctrl_c_stays_ctrl_c_when_an_entry_has_its_name_already(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It came out as a FileNotFoundError of the half that was to be removed."""
+
+    def replace(source: str, target: Path) -> None:
+        os.rename(source, target)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.replace", replace)
+    with pytest.raises(KeyboardInterrupt):
+        copy_index.write_json(tmp_path / "parts/entry.json", [1])
+    assert [path.name for path in (tmp_path / "parts").iterdir()] == ["entry.json"]
+
+
 def test_entries_that_cannot_be_understood_are_none(folder: Path, tmp_path: Path) -> None:
     files = named(folder, tmp_path / "cache")
     for index in (tmp_path / "cache", copy_index._shared_folder()):
