@@ -8,7 +8,6 @@ from shardnet.cluster.loading import check_context
 from shardnet.launch.generate.glance import check_number_of_units
 from shardnet.launch.generate.options import GenerateOptions
 from shardnet.loader import ModelFiles, glance_at, open_model
-from shardnet.process.cache_folder import cache_folder
 from shardnet.progress import Progress
 from shardnet.session.prompts import encode
 from shardnet.session.request import check_length
@@ -21,11 +20,9 @@ def open_early(options: GenerateOptions, tokenizer: Any, progress: Progress) -> 
         BadRequest: more devices than units, a split of other units, a prompt that is longer than the context.
         ModelNotFound, UnsupportedModel, DamagedCheckpoint: as `open_model`.
     """
-    seen = glance_at(options.model, options.load.dtype, cache_dir=cache_folder(), progress=progress)
+    seen = glance_at(options.model, options.load.dtype, progress=progress)
     check_number_of_units(options, seen)
-    files = open_model(
-        options.model, options.load.dtype, cache_dir=cache_folder(), progress=progress, tokenizer=tokenizer
-    )
+    files = open_model(options.model, options.load.dtype, progress=progress, tokenizer=tokenizer)
     profile, tokenizer = files.profile, files.tokenizer()
     context_tokens = check_context(profile.name, profile.context_tokens, options.load.context_tokens)
     for prompt in options.prompts:

@@ -17,7 +17,6 @@ from shardnet.launch.generate.early import open_early
 from shardnet.launch.generate.options import GenerateOptions
 from shardnet.launch.generate.report import as_json, size, speed_line, stage_table, stderr_console
 from shardnet.loader import ModelFiles
-from shardnet.process.cache_folder import cache_folder
 from shardnet.progress import Progress, progress_bars
 
 
@@ -76,12 +75,7 @@ def _open_cluster(options: GenerateOptions, progress: Progress) -> Cluster:
 
 
 def _load(cluster: Cluster, files: ModelFiles, options: GenerateOptions, progress: Progress) -> Model:
-    asked = replace(
-        options.load,
-        record_spans=options.output.profile is not None,
-        cache_dir=cache_folder(),
-        progress=progress,
-    )
+    asked = replace(options.load, record_spans=options.output.profile is not None, progress=progress)
     return cluster.load(files, **asked)
 
 

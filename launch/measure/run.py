@@ -71,7 +71,7 @@ def find_config(model: str, dtype: str, progress: Progress) -> tuple[Any, str]:
         return read_config(path), path.resolve().name
     if is_hub_id(model):
         return read_config(hub_config_folder(model)), model
-    files = open_model(model, dtype, cache_dir=cache_folder(), progress=progress)
+    files = open_model(model, dtype, progress=progress)
     return files.config, files.name
 
 

@@ -124,8 +124,9 @@ class LoadOptions(Options):
         str | Path | None,
         Made(folder_of),
         Meaning(
-            about="where converted models and links are kept; ~/.cache/shardnet by default. Devices keep their own "
-            "profiles, in SHARDNET_CACHE as it was when they were started, or the same default."
+            about="where converted models and links are kept; None takes the folder of SHARDNET_CACHE, or "
+            "~/.cache/shardnet. Devices keep their own profiles, in SHARDNET_CACHE as it was when they were started, "
+            "or the same default."
         ),
     ] = None
     progress: Annotated[Progress | None, Meaning(about="told how far it is; None shows a bar on a terminal.")] = None

@@ -23,10 +23,10 @@ from shardnet.cluster.placement import (
 from shardnet.cluster.ring import Ring
 from shardnet.cluster.survey import EXPECTED_TOKENS, Surveyor
 from shardnet.errors import BadRequest
-from shardnet.foreign.plain_files import user_path
 from shardnet.foreign.quoting import quoted
-from shardnet.loader import DEFAULT_CACHE, ModelFiles, open_model
+from shardnet.loader import ModelFiles, open_model
 from shardnet.plan import Plan
+from shardnet.process.cache_folder import cache_folder
 from shardnet.transport.messages import RingId, RingStop, StageSpec
 
 MOST_SESSIONS = 2**32
@@ -41,7 +41,7 @@ def load_model(
     options: LoadOptions,
 ) -> Model:
     """Open, place and load `model` over `devices`; see `Cluster.load`."""
-    cache_dir = user_path(options.cache_dir or DEFAULT_CACHE)
+    cache_dir = cache_folder(options.cache_dir)
     if isinstance(model, ModelFiles):
         opened = model
     else:
@@ -105,7 +105,7 @@ def plan_load(
     if options.placement == SPREAD:
         check_num_devices(len(devices), files.profile.num_units, files.profile.name)
     expected_tokens = min(EXPECTED_TOKENS, max(1, context_tokens // 2))
-    store = user_path(options.cache_dir or DEFAULT_CACHE) / "profiles"
+    store = cache_folder(options.cache_dir) / "profiles"
     survey = surveyor.survey(
         devices, files, store, deployment.progress, wait_for=deployment.result_of, context_tokens=expected_tokens
     )

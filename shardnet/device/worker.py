@@ -21,8 +21,9 @@ from shardnet.device.orphans import OrphanWatch
 from shardnet.device.stage_host import Premises, StageHost
 from shardnet.device.stage_table import StageTable
 from shardnet.errors import PlanNotInForce
-from shardnet.loader import DEFAULT_CACHE, find_copy, read_config, require_copy
+from shardnet.loader import find_copy, read_config, require_copy
 from shardnet.models import build_skeleton
+from shardnet.process.cache_folder import cache_folder
 from shardnet.process.threads import on_thread
 from shardnet.profiling.cores import device_kind
 from shardnet.profiling.link_probe import expose_probe
@@ -38,9 +39,9 @@ from shardnet.transport.messages import DeviceDescription, Hop, MeasuredDevice, 
 class Worker:
     """One device of a cluster. A context manager: its stages end with the block."""
 
-    def __init__(self, num_threads: int, cache_dir: Path = DEFAULT_CACHE, pace: Pace = own_pace) -> None:
+    def __init__(self, num_threads: int, cache_dir: Path | None = None, pace: Pace = own_pace) -> None:
         self.num_threads = num_threads
-        self.cache_dir = cache_dir.expanduser()
+        self.cache_dir = cache_folder(cache_dir)
         """Where this device keeps its profiles, and finds its copies of checkpoints."""
         self.premises: Premises
         self._pace = pace

@@ -16,13 +16,12 @@ if TYPE_CHECKING:
     from shardnet.loader.folder import read_config
     from shardnet.loader.glance import Glance, glance_at, glance_at_once
     from shardnet.loader.hashing import AT_ONCE_BYTES, fingerprint
-    from shardnet.loader.sources import ADVICE, DEFAULT_CACHE, find_copy, require_copy
+    from shardnet.loader.sources import ADVICE, find_copy, require_copy
     from shardnet.loader.weights import load_shard
 
 __all__ = [
     "ADVICE",
     "AT_ONCE_BYTES",
-    "DEFAULT_CACHE",
     "Glance",
     "ModelFiles",
     "enter",
@@ -45,7 +44,7 @@ __getattr__ = on_first_use(
         "read_config": "folder",
         **dict.fromkeys(("Glance", "glance_at", "glance_at_once"), "glance"),
         **dict.fromkeys(("AT_ONCE_BYTES", "fingerprint"), "hashing"),
-        **dict.fromkeys(("ADVICE", "DEFAULT_CACHE", "find_copy", "require_copy"), "sources"),
+        **dict.fromkeys(("ADVICE", "find_copy", "require_copy"), "sources"),
         "load_shard": "weights",
     },
 )

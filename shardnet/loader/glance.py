@@ -15,7 +15,8 @@ from shardnet.foreign.plain_files import is_folder
 from shardnet.loader.checkpoint import index_folder
 from shardnet.loader.claims import check_folder
 from shardnet.loader.folder import check_text_files, read_eos_ids, read_raw_config
-from shardnet.loader.sources import DEFAULT_CACHE, find_folder, find_on_disk
+from shardnet.loader.sources import find_folder, find_on_disk
+from shardnet.process.cache_folder import cache_folder
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def glance_at(
     Raises:
         ModelNotFound, UnsupportedModel, DamagedCheckpoint
     """
-    folder = find_folder(model, dtype, (cache_dir or DEFAULT_CACHE).expanduser(), progress)
+    folder = find_folder(model, dtype, cache_folder(cache_dir), progress)
     return _glance(folder, model)
 
 

