@@ -77,8 +77,13 @@ class Deployment:
 
         Args:
             numbers: for the sessions, none of them twice in a cluster's life.
+
+        Raises:
+            ShardnetError: what has ended the load meanwhile.
         """
         with self._lock:
+            if self._ended.done():
+                self._ended.result()
             self._sessions = Sessions(self.transport, numbers, ring.route)
             self._rings = (ring,)
             self.plan_version = ring.ring_id.plan_version
@@ -98,12 +103,12 @@ class Deployment:
             self.result_of(loaded)
         self.ring.loaded([loaded.result() for loaded in loads])
 
-    def verdict(self, error: ShardnetError) -> ShardnetError:
+    def verdict(self, error: BaseException) -> BaseException:
         """What an error during the load comes from. If a connection broke, whoever watches the devices knows more."""
         if isinstance(error, DeviceLost):
             wait((self._ended,), timeout=VERDICT_S)
         cause = self._ended.exception() if self._ended.done() else None
-        return cause if isinstance(cause, DeviceLost) else error
+        return cause if isinstance(error, ShardnetError) and isinstance(cause, DeviceLost) else error
 
     # ---- from one ring to the next ----
 
@@ -115,23 +120,24 @@ class Deployment:
         know, and what was on its way when the old ring ended goes on in the new one.
 
         Raises:
-            ShardnetError: a stage does not answer; sessions cannot go on then.
+            ShardnetError: a stage does not answer, or the model was closed; sessions cannot go on then.
         """
         with self._rewiring:
-            old = self.ring
-            new = old.successor(self.next_ring_id())
+            ring_id = self.next_ring_id()
             with self._lock:
+                old = self.ring
+                new = old.successor(ring_id)
                 self._rings = (old, new)
-            self.sessions.suspend()
             try:
+                self.sessions.suspend()
                 for step in (new.adopt, new.switch):
                     for answer in step():
                         self.result_of(answer)
                 self.sessions.point_at(new.route)
                 for answer in new.retire_others():
                     self.result_of(answer)
-            except ShardnetError as error:
-                self.end(error)
+            except BaseException as error:  # Ctrl-C, too: suspended sessions would wait for ever
+                self.end(error if isinstance(error, ShardnetError) else ClusterError(_BROKEN_OFF))
                 raise
             with self._lock:
                 self._rings = self._rings and (new,)
@@ -200,11 +206,11 @@ class Deployment:
 
         A device that is busy or frozen is not waited for longer than `UNLOAD_S`; it does as it was told when it can.
         """
+        closed = BadRequest(_CLOSED)
         with self._lock:
             rings, self._rings = self._rings[-1:], ()
-        closed = BadRequest(_CLOSED)
-        try:
             self._give_up(closed)
+        try:
             self.end(closed)
             wait([ended for ring in rings for ended in ring.unload()], timeout=UNLOAD_S)
         finally:
@@ -219,6 +225,7 @@ class Deployment:
 
 
 _CLOSED = "the model was closed. Load it again."
+_BROKEN_OFF = "the change to another ring was broken off. Load the model again."
 _BEFORE_PLACING = " before the model was placed. Load it again on the devices left."
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import torch
@@ -15,8 +15,9 @@ from processes import wait_until
 from tiny_text_model import save_text_model
 
 from shardnet.cluster.cluster import COORDINATOR
+from shardnet.cluster.ring import Ring
 from shardnet.errors import BadRequest, CallTimeout, ClusterError, PlanNotInForce
-from shardnet.transport.messages import Hop, Part
+from shardnet.transport.messages import Hop, Part, RingId
 
 PROMPTS = [[5 + number, 6, 7, *range(20, 20 + 3 * number)] for number in range(6)]
 NUM_TOKENS = 20
@@ -162,3 +163,48 @@ def test_a_stage_that_does_not_answer_ends_the_model_and_not_the_cluster(
         model.close()
         with load(cluster, tiny) as again:
             assert answer(again) == alone(tiny, [PROMPT], 12)[0]
+
+
+def test_ctrl_c_in_mid_change_ends_the_model_and_keeps_nobody_waiting(
+    ring: RingInProcess, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sessions stayed suspended: every later `stream` waited for ever."""
+
+    def interrupted(_: Ring) -> NoReturn:
+        raise KeyboardInterrupt
+
+    with ring.connect() as cluster, load(cluster, tiny) as model:
+        stream = model.stream(PROMPT, max_new_tokens=4000)
+        monkeypatch.setattr(Ring, "switch", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            model._deployment.rewire()
+        for wait in (lambda: list(stream), lambda: model.stream(PROMPT)):
+            with pytest.raises(ClusterError, match="the change to another ring was broken off"):
+                wait()
+
+
+def test_a_model_that_is_closed_meanwhile_stays_closed(
+    ring: RingInProcess, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It held its rings again, and devices kept their stages for it."""
+    with ring.connect() as cluster:
+        deployment = load(cluster, tiny)._deployment
+        ring_id = deployment.next_ring_id()
+
+        def close_first() -> RingId:
+            deployment.close()
+            return ring_id
+
+        monkeypatch.setattr(deployment, "next_ring_id", close_first)
+        with pytest.raises(BadRequest, match="closed"):
+            deployment.rewire()
+        assert not deployment.holds(ring_id)
+
+
+def test_a_stage_that_failed_just_before_ends_the_model_all_the_same(ring: RingInProcess, tiny: Path) -> None:
+    """The news was of the old ring, and by the time that its device was known to live, there was another."""
+    with ring.connect() as cluster, load(cluster, tiny) as model:
+        cluster._on_stage_failed(model._deployment.ring.ring_id, 1, "b", "no finite numbers")
+        model._deployment.rewire()
+        with pytest.raises(ClusterError, match="stage 2 of 3 on b failed: no finite numbers"):
+            list(model.stream(PROMPT, max_new_tokens=4000))
