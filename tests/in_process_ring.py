@@ -35,7 +35,7 @@ class RingInProcess:
         """A coordinator. It takes the place of one that was killed."""
         with ExitStack() as resources:
             transport = resources.enter_context(self.network.join(COORDINATOR))
-            return Cluster(transport, self.names, resources.pop_all(), None)
+            return Cluster(transport, self.names, resources, None)
 
     def num_stages(self) -> int:
         """Stages on all devices."""

@@ -29,7 +29,7 @@ from shardnet.cluster.model import Model
 from shardnet.cluster.survey import Surveyor
 from shardnet.cluster.watch import Watch
 from shardnet.device.process import MOST_THREADS
-from shardnet.errors import BadRequest, ClusterError, JoinFailed, PlanNotInForce, ShardnetError
+from shardnet.errors import BadRequest, ClusterError, JoinFailed, PlanNotInForce
 from shardnet.foreign.quoting import quoted
 from shardnet.loader import ModelFiles
 from shardnet.options import takes
@@ -52,12 +52,11 @@ class Cluster:
     """The devices that this process coordinates. Make one with `local` or `connect`."""
 
     def __init__(
-        self, transport: Transport, devices: Sequence[str], resources: ExitStack, workers: LocalWorkers | None
+        self, transport: Transport, devices: Sequence[str], resources: ExitStack, workers: LocalWorkers | None | None
     ) -> None:
         self.devices = tuple(devices)
         """The devices that were there at the start, in the order in which they get shards."""
         self._transport = transport
-        self._resources = resources
         self._started = self.devices if workers is not None else ()
         self._epoch = secrets.token_bytes(16)
         self._deployments: tuple[Deployment, ...] = ()
@@ -76,6 +75,7 @@ class Cluster:
         if workers is not None:
             how_it_ended = workers_that_ended(workers)
         self._watch = Watch(transport, self.devices, how_it_ended, self._on_lost, self._on_stages)
+        self._resources = resources.pop_all()  # the caller's until it stands
 
     @classmethod
     def local(
@@ -112,7 +112,7 @@ class Cluster:
             transport = resources.enter_context(RpcTransport.join(door.endpoint, COORDINATOR, timeout_s=JOIN_S))
             importlib.import_module("transformers.modeling_layers")  # a load will need it; the devices start meanwhile
             _wait_for(transport, names, told, workers)
-            return cls(transport, names, resources.pop_all(), workers)
+            return cls(transport, names, resources, workers)
 
     @classmethod
     def connect(
@@ -143,7 +143,7 @@ class Cluster:
         with ExitStack() as resources, _shown(progress) as told:
             transport = resources.enter_context(RpcTransport.join(endpoint, COORDINATOR, timeout_s=ANSWER_S))
             names = _wait_for_number(transport, num_devices, told)
-            return cls(transport, names, resources.pop_all(), None)
+            return cls(transport, names, resources, None)
 
     @takes(LoadOptions)
     def load(self, model: str | Path | ModelFiles, **options: Any) -> Model:
@@ -161,25 +161,21 @@ class Cluster:
         if not devices:
             raise ClusterError("every device of this cluster is lost. Start a new one.")
         asked = LoadOptions(**options)
-        if isinstance(model, ModelFiles):
-            assert model.dtype == asked.dtype, (model.dtype, asked.dtype)
-        elif not isinstance(model, (str, Path)):
-            raise BadRequest(f"a model is a path or a hub id, but this is {quoted(model)}.")
+        _check_model(model, asked.dtype)
         with _shown(asked.progress) as told:
             deployment = Deployment(self._transport, self._epoch, told, self._forget)
             with self._lock:
                 self._deployments = (*self._deployments, deployment)
             try:
                 return load_model(deployment, model, devices, self._surveyor, asked)
-            except ShardnetError as error:
-                cause = deployment.verdict(error)
-                deployment.close()
+            except BaseException as error:
+                try:
+                    cause = deployment.verdict(error)
+                finally:  # Ctrl-C may come while that is waited for
+                    deployment.close()
                 if cause is error:
                     raise
                 raise cause from error
-            except BaseException:
-                deployment.close()
-                raise
 
     def describe(self) -> list[dict[str, Any]]:
         """What each living device is and has now."""
@@ -276,6 +272,20 @@ class Cluster:
 def workers_that_ended(workers: LocalWorkers) -> Callable[[], dict[str, str]]:
     """A function that tells which of `workers` have ended, and in words how."""
     return lambda: {name: f"its process {workers.how_it_ended(name)}" for name, _ in workers.poll()}
+
+
+def _check_model(model: object, dtype: str) -> None:
+    """
+    Raises:
+        BadRequest: it is no model, or was opened to be loaded in another dtype.
+    """
+    if isinstance(model, ModelFiles):
+        if model.dtype != dtype:
+            raise BadRequest(
+                f"{model.name} was opened as {model.dtype}, but dtype is {dtype}. Open it as {dtype}, too."
+            )
+    elif not isinstance(model, (str, Path)):
+        raise BadRequest(f"a model is a path or a hub id, but this is {quoted(model)}.")
 
 
 def _shown(progress: Progress | None) -> AbstractContextManager[Progress]:
