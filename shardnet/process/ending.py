@@ -33,14 +33,11 @@ def orderly_exit(debug: bool, *, wants_json: bool = False) -> Iterator[None]:
     """
     with raised() as arrived:
         try:
-            yield
-            lost = flush_stdout()
-            if lost is not None:
-                raise lost
+            with _written_out():
+                yield
         except KeyboardInterrupt:
             _leave(128 + signal.SIGINT)
         except SystemExit as end:
-            flush_stdout()
             if isinstance(end.__context__, BrokenPipeError):  # rich makes this of it
                 _leave(UNWANTED)
             raise
@@ -54,6 +51,25 @@ def orderly_exit(debug: bool, *, wants_json: bool = False) -> Iterator[None]:
             sentence, exit_code = _verdict(error)
             _say(sentence, exit_code, wants_json)
             _leave(exit_code)
+
+
+@contextmanager
+def _written_out() -> Iterator[None]:
+    """After the block, write out what it has printed. Where that fails, its success is none.
+
+    Raises:
+        OSError
+    """
+    try:
+        yield
+    except SystemExit as end:
+        lost = flush_stdout()
+        if lost is not None and not end.code:
+            raise lost from None
+        raise
+    lost = flush_stdout()
+    if lost is not None:
+        raise lost
 
 
 def _verdict(error: Exception) -> tuple[str, int]:

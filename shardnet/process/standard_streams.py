@@ -68,18 +68,29 @@ class TolerantStream(_Stream):
     """A text stream on which a failed write is no error."""
 
     def write(self, text: str) -> int:
-        with suppress(OSError, ValueError):
+        with _tolerated(self._stream):
             return self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        with suppress(OSError, ValueError):
+        with _tolerated(self._stream):
             self._stream.flush()
+
+
+@contextmanager
+def _tolerated(stream: TextIO) -> Iterator[None]:
+    """In this block a failed write is no error, nor does what is still buffered become one when Python ends."""
+    try:
+        yield
+    except (BlockingIOError, ValueError):  # full for a moment; closed
+        pass
+    except OSError:
+        _end_in_null(stream)
 
 
 def say(line: str) -> None:
     """Print a line on standard error, if somebody takes it."""
-    with suppress(OSError, ValueError):
+    with _tolerated(sys.stderr):
         print(line, file=sys.stderr, flush=True)
 
 
@@ -90,9 +101,18 @@ def flush_stdout() -> OSError | None:
     except ValueError:  # closed meanwhile, by a script
         return None
     except OSError as error:
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+        _end_in_null(sys.stdout)
         return error
     return None
+
+
+def _end_in_null(stream: TextIO) -> None:
+    """Let all that goes to the stream's descriptor vanish, what is still buffered, too, in whatever object."""
+    with suppress(OSError, ValueError):  # it has none
+        number = stream.fileno()
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, number)
+        os.close(null)
 
 
 def _open_if_closed(number: int) -> bool:

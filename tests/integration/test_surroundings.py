@@ -17,9 +17,11 @@ PLAN = f"{COMMAND} plan --model llama-2-7b --bits 4 --cluster home"
 
 
 def shell(line: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Buffered as a user's Python is, whatever runs these tests: what cannot be written may show at the end alone."""
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     return subprocess.run(
         ["bash", "-c", line],
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        env={**inherited, "OMP_NUM_THREADS": "1", **environment},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -33,6 +35,8 @@ def shell(line: str, **environment: str) -> subprocess.CompletedProcess[str]:
     [
         (f"{PLAN} | true; exit ${{PIPESTATUS[0]}}", 141, "", ""),
         (f"{PLAN} >/dev/full", 2, "", "shardnet: The output cannot be written: No space left on device. Make room"),
+        (f"{PLAN} --json >/dev/full", 2, "", "shardnet: The output cannot be written: No space left on device. Make"),
+        (f"{COMMAND} --version | true; exit ${{PIPESTATUS[0]}}", 141, "", ""),
         (f"{sys.executable} -m shardnet --version", 0, "shardnet 0", ""),
         (f"{COMMAND} --version >/dev/full", 2, "", "shardnet: The output cannot be written: No space left on device."),
         (f"{COMMAND} --version >&-", 2, "", "shardnet: Standard output is closed, and the result would be lost."),

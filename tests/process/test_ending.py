@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import json
+import os
 import signal
 import sys
 import threading
@@ -133,6 +134,33 @@ def test_nobody_reads_on(capsys: Captured) -> None:
     as_rich_has_it.__context__ = BrokenPipeError()
     assert ended_by(as_rich_has_it) == 141
     assert capsys.readouterr().err == ""
+
+
+class Unwritable(io.StringIO):
+    """A stream that takes nothing, as /dev/full or a pipe that nobody reads."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self._number = number
+
+    def flush(self) -> None:
+        raise OSError(self._number, os.strerror(self._number))
+
+
+@pytest.mark.parametrize(("number", "exit_code"), [(errno.ENOSPC, 2), (errno.EPIPE, 141)])
+def test_a_success_that_cannot_be_written_out_is_none(
+    capsys: Captured, monkeypatch: pytest.MonkeyPatch, number: int, exit_code: int
+) -> None:
+    """Commands end by SystemExit(0): what was lost in the last flush was forgotten, and Python ended with 120."""
+    for end in (lambda: sys.exit(0), lambda: None):
+        monkeypatch.setattr(sys, "stdout", Unwritable(number))
+        with pytest.raises(SystemExit) as ended, orderly_exit(debug=False):
+            end()
+        assert ended.value.code == exit_code
+        assert ("No space left on device" in capsys.readouterr().err) == (exit_code == 2)
+    with pytest.raises(SystemExit) as ended, orderly_exit(debug=False):
+        sys.exit(3)
+    assert ended.value.code == 3, "a failure stays what it was"
 
 
 def test_a_full_standard_error_ends_nothing() -> None:
