@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -35,7 +36,10 @@ NURSERY_COMMAND = (sys.executable, "-m", "shardnet.device.nursery")
 OPEN_FILES, OPEN_FILES_PER_DEVICE = 64, 8
 """Of the process that has local devices: 54 with three, 94 with eight."""
 LOGS = "shardnet-logs-"
-NURSERY_LOG = "nursery.log"
+NURSERY = "nursery"
+"""Whose log has what is printed before there is a device."""
+NEWS = re.compile(r"(?P<name>\S+) (?P<event>started|ended) (?P<number>-?\d+)")
+"""A line of the nursery's."""
 GOODBYE_S = 1.5
 """How long a process may take to end by itself once the pipe is closed."""
 LOOK_EVERY_S = 0.01
@@ -110,9 +114,9 @@ class LocalWorkers:
         return [(name, self._codes[name]) for name in self.names if name in self._codes]
 
     def log_tail(self, name: str, num_lines: int = 20) -> str:
-        """The last lines that a device's process printed."""
+        """The last lines that a device's process printed, or the nursery."""
         try:
-            lines = (self.log_dir / f"{name}.log").read_text(errors="replace").splitlines()
+            lines = self._log_of(name).read_text(errors="replace").splitlines()
         except OSError:
             return ""
         return "\n".join(lines[-num_lines:])
@@ -124,7 +128,8 @@ class LocalWorkers:
             return "is still running"
         if code < 0:
             return f"was killed by {signal.Signals(-code).name}"
-        last_line = self.log_tail(name, num_lines=1).strip().removeprefix("shardnet: ")
+        speaker = name if name in self._pids else NURSERY
+        last_line = self.log_tail(speaker, num_lines=1).strip().removeprefix("shardnet: ")
         return f"ended with exit code {code}" + (f" ({last_line})" if last_line else "")
 
     def close(self) -> None:
@@ -133,22 +138,36 @@ class LocalWorkers:
         if pipe is not None:
             os.close(pipe)
         nursery = self._nursery
-        if nursery is not None:
+        try:
+            if nursery is not None:
+                self._let_end(nursery)
+        finally:
+            self._remove_logs()
+
+    def _let_end(self, nursery: subprocess.Popen[str]) -> None:
+        try:
             if not self._ends_within(GOODBYE_S):
                 self._signal_all(signal.SIGTERM)
                 self._ends_within(TERMINATE_S)
-            self._signal_all(signal.SIGKILL)  # whoever is left, also where the nursery is gone already
-            self._listener.join()
+        finally:  # after Ctrl-C, too: whoever is left, also where the nursery is gone already
+            self._signal_all(signal.SIGKILL)
+            if self._listener.ident is not None:
+                self._listener.join()
             nursery.wait()  # buries it: the listener has asked how it ended
             assert nursery.stdout is not None
             nursery.stdout.close()
             self._nursery = None
-        self._remove_logs()
+
+    def _log_of(self, name: str) -> Path:
+        return self.log_dir / f"{name}.log"
 
     def _make_log_dir(self) -> None:
         try:
             self.log_dir.mkdir(parents=True, exist_ok=True)
-            (self.log_dir / NURSERY_LOG).touch()
+            self._log_of(NURSERY).touch()
+            for name in self.names:  # what an earlier run has left must not pass for this one's
+                with suppress(FileNotFoundError):
+                    os.truncate(self._log_of(name), 0)
         except OSError as error:
             raise BadRequest(
                 f"the logs of the devices cannot be written to {self.log_dir}: {error.strerror}. Choose another folder."
@@ -156,7 +175,7 @@ class LocalWorkers:
 
     def _start(self) -> None:
         reading_end, self._pipe = _pipe()
-        with os.fdopen(reading_end), open(self.log_dir / NURSERY_LOG, "wb") as log:
+        with os.fdopen(reading_end), open(self._log_of(NURSERY), "wb") as log:
             self._nursery = subprocess.Popen(
                 [*NURSERY_COMMAND, self.endpoint, str(self.threads), str(self.log_dir), str(reading_end), *self.names],
                 pass_fds=(reading_end,),
@@ -164,6 +183,7 @@ class LocalWorkers:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 encoding="utf-8",
+                errors="replace",
                 env=worker_environment(os.environ, self.threads),
                 start_new_session=True,  # Ctrl-C in the terminal reaches the parent only, which ends these in order
             )
@@ -175,8 +195,9 @@ class LocalWorkers:
         nursery = self._nursery
         assert nursery is not None and nursery.stdout is not None
         for line in nursery.stdout:
-            name, event, number = line.split()
-            (self._pids if event == "started" else self._codes)[name] = int(number)
+            news = NEWS.fullmatch(line.rstrip())
+            if news is not None:  # else a library has printed it
+                (self._pids if news["event"] == "started" else self._codes)[news["name"]] = int(news["number"])
         code = _code_of(nursery.pid)
         for name in self.names:
             self._codes.setdefault(name, code)

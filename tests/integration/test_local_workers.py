@@ -10,6 +10,7 @@ import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import psutil
 import pytest
@@ -170,6 +171,58 @@ def test_a_nursery_is_buried_after_the_last_signal(endpoint: str, monkeypatch: p
         nursery = psutil.Process(workers._nursery.pid)
         assert nursery.status() == psutil.STATUS_ZOMBIE
     assert not nursery.is_running()
+
+
+def nursery_that(monkeypatch: pytest.MonkeyPatch, program: str) -> None:
+    monkeypatch.setattr(local_workers, "NURSERY_COMMAND", (sys.executable, "-c", program))
+
+
+def test_where_no_device_came_up_the_nurserys_last_words_are_told(
+    endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They were never read; the log of an earlier run in the same folder was, and passed for this one's."""
+    (tmp_path / "device-0.log").write_text("what an earlier run has printed\n")
+    nursery_that(monkeypatch, "import sys; sys.exit('There is no torch.')")
+    with LocalWorkers(endpoint, ["device-0"], 1, log_dir=tmp_path) as workers:
+        assert workers.log_tail("device-0") == ""
+        wait_until(workers.poll)
+        assert workers.how_it_ended("device-0") == "ended with exit code 1 (There is no torch.)"
+
+
+def test_what_a_library_prints_in_the_nursery_is_passed_over(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread that listens ended with a traceback, and nobody heard of a device any more."""
+    nursery_that(
+        monkeypatch,
+        "import os; os.write(1, b'Hello from a library\\n\\xff two words\\ndevice-0 ended 5\\n')",
+    )
+    with LocalWorkers(endpoint, ["device-0"], 1) as workers:
+        wait_until(lambda: workers.poll() == [("device-0", 5)])
+
+
+def test_a_thread_that_cannot_be_started_is_what_is_told(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ "cannot join thread before it is started" took its place."""
+
+    def refused() -> NoReturn:
+        raise RuntimeError("can't start new thread")
+
+    nursery_that(monkeypatch, "import time; time.sleep(600)")
+    workers = LocalWorkers(endpoint, ["device-0"], 1)
+    monkeypatch.setattr(workers._listener, "start", refused)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        workers.__enter__()
+    assert workers._nursery is None
+
+
+def test_a_second_ctrl_c_leaves_no_process(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(timeout_s: float) -> NoReturn:
+        raise KeyboardInterrupt
+
+    nursery_that(monkeypatch, "import time; time.sleep(600)")
+    with pytest.raises(KeyboardInterrupt), LocalWorkers(endpoint, ["device-0"], 1) as workers:
+        assert workers._nursery is not None
+        nursery = psutil.Process(workers._nursery.pid)
+        monkeypatch.setattr(workers, "_ends_within", interrupted)
+    assert not nursery.is_running() and not workers.log_dir.exists()
 
 
 def test_too_few_open_files_are_told_before_a_device_starts(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
