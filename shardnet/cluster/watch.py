@@ -87,39 +87,49 @@ class Watch:
                 if self._is_closed:
                     return
                 doubted, self._doubted = self._doubted, []
-            try:
-                self._look(doubted)
-            except Exception as error:  # whatever it is, the next look must come
-                _log.error("watching the devices failed: %s: %s", type(error).__name__, error)
+            self._guarded(self._look_at_processes)
+            self._guarded(self._hear)
+            for device, if_it_lives in doubted:
+                self._guarded(self._doubt, device, if_it_lives)
+            self._guarded(self._tell, Passed())
 
-    def _look(self, doubted: Sequence[tuple[str, Callable[[], None]]]) -> None:
+    def _guarded(self, work: Callable[..., object], *arguments: object) -> None:
+        """Do it, and whatever comes of it go on: another device's news and the next look must not wait for it."""
+        try:
+            work(*arguments)
+        except Exception as error:
+            _log.error("watching the devices failed: %s: %s", type(error).__name__, error)
+
+    def _look_at_processes(self) -> None:
         for device, how in self._ended().items():
             self._tell(Ended(device, how))
-        self._hear()
-        for device, if_it_lives in doubted:
-            if device not in self.lost:
-                self._if_it_lives[device].append(if_it_lives)
-                self._tell(Doubted(device))
-        self._tell(Passed())
+
+    def _doubt(self, device: str, if_it_lives: Callable[[], None]) -> None:
+        if device not in self.lost:
+            self._if_it_lives[device].append(if_it_lives)
+            self._tell(Doubted(device))
 
     def _hear(self) -> None:
         """What devices have answered since the last look."""
         asked, self._asked = self._asked, []
         for device, answer, asked_s in asked:
-            if not answer.done():
+            if answer.done():
+                self._guarded(self._hear_from, device, answer, asked_s)
+            else:
                 self._asked.append((device, answer, asked_s))
-                continue
-            error = answer.exception()
-            if error is None:
-                self._tell(Heard(device))
-                self._on_stages(device, answer.result(), asked_s)
-            elif isinstance(error, ShardnetError) and not isinstance(error, CallTimeout):
-                self._tell(Broken(device))
+
+    def _hear_from(self, device: str, answer: Future[Any], asked_s: float) -> None:
+        error = answer.exception()
+        if error is None:
+            self._tell(Heard(device))
+            self._on_stages(device, answer.result(), asked_s)
+        elif isinstance(error, ShardnetError) and not isinstance(error, CallTimeout):
+            self._tell(Broken(device))
 
     def _tell(self, event: Event) -> None:
         self._members, actions = handle(time.monotonic(), self._members, event, self._limits)
         for action in actions:
-            self._perform(action)
+            self._guarded(self._perform, action)
 
     def _perform(self, action: Action) -> None:
         device = action.device
@@ -137,4 +147,4 @@ class Watch:
             self._on_lost(device, action.why)
         elif action.kind == "believe":
             for call_back in self._if_it_lives.pop(device, []):
-                call_back()
+                self._guarded(call_back)

@@ -64,3 +64,51 @@ def test_a_suspected_device_that_is_dead_is_lost_and_its_suspicions_are_forgotte
         watch.close()
     watch.suspect("b", lambda: lives.append("b"))
     assert lives == ["b"]
+
+
+def test_what_goes_wrong_for_one_device_keeps_no_news_from_another(
+    network: InProcessNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error in a callback took the rest of a look with it: the second of two losses was never told."""
+    monkeypatch.setattr(watching, "LIMITS", Limits(ask_every_s=0.05))
+    lost: list[str] = []
+    lives: list[str] = []
+    heard: set[str] = set()
+    ended: dict[str, str] = {}
+
+    def on_lost(device: str, why: str) -> None:
+        lost.append(device)
+        raise ZeroDivisionError
+
+    def on_stages(device: str, *_: object) -> None:
+        heard.add(device)
+        raise ZeroDivisionError
+
+    def refuse() -> None:
+        lives.append("refused")
+        raise ZeroDivisionError
+
+    watch = Watch(network.join("source"), ("a", "b"), lambda: dict(ended), on_lost, on_stages)
+    try:
+        wait_until(lambda: heard == {"a", "b"}, 10)
+        watch.suspect("a", refuse)
+        watch.suspect("a", lambda: lives.append("a"))
+        wait_until(lambda: lives == ["refused", "a"], 10)
+        ended.update(a="its process was killed", b="its process was killed")
+        wait_until(lambda: lost == ["a", "b"], 10)
+    finally:
+        watch.close()
+
+
+def test_a_suspicion_outlasts_a_look_that_fails(network: InProcessNetwork) -> None:
+    lives: list[str] = []
+
+    def unreadable() -> dict[str, str]:
+        raise OSError("no such process")
+
+    watch = Watch(network.join("source"), ("a", "b"), unreadable, lambda *_: None, lambda *_: None)
+    try:
+        watch.suspect("a", lambda: lives.append("a"))
+        wait_until(lambda: lives == ["a"], 10)
+    finally:
+        watch.close()
