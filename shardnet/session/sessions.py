@@ -129,6 +129,8 @@ class Sessions:
         self._closings: dict[int, list[Future[Any]]] = {}
         """Of each closed session, what the stages of the present ring have not answered yet."""
         self._ended: ShardnetError | None = None
+        self._cut_off: tuple[int, ...] = ()
+        """The sessions that were open at the end."""
         self._has_verdict = threading.Event()
         self._birthplace = Birthplace("this model")
 
@@ -187,6 +189,8 @@ class Sessions:
                     self._close_everywhere(session)
             self._is_suspended = False
             self._resumed.notify_all()
+            cut_off = self._cut_off
+        self._cut_off_in(ring, cut_off)
 
     def close_session(self, session: int) -> None:
         """Free a session on every stage. Unknown and closed ones are ignored."""
@@ -230,16 +234,21 @@ class Sessions:
         with self._lock:
             if self._ended is None:
                 self._ended = error
-            numbers = tuple(self._open)
+            ring, numbers = self.ring, tuple(self._open)
+            self._cut_off += numbers
             sessions = [session for number, session in self._held.items() if number in self._open]
             self._open.clear()
             self._resumed.notify_all()
-        if numbers:  # what is left of the ring must not go on computing for nobody
-            for index, stop in enumerate(self.ring.stops):
-                self._transport.post(stop.device, "close_sessions", self.ring.ring_id, index, numbers)
+        self._cut_off_in(ring, numbers)
         self._has_verdict.set()
         for session in sessions:
             session.tell(self._ended)
+
+    def _cut_off_in(self, ring: Ring, numbers: tuple[int, ...]) -> None:
+        """What is left of a ring must not go on computing for nobody."""
+        if numbers:
+            for index, stop in enumerate(ring.stops):
+                self._transport.post(stop.device, "close_sessions", ring.ring_id, index, numbers)
 
     def raise_if_ended(self) -> None:
         """Raise what has ended the sessions, if they have ended."""
@@ -256,11 +265,11 @@ class Sessions:
                 self.close_session(session)
 
     def _close_everywhere(self, session: int) -> None:
-        stages = range(len(self.ring.stops))
-        self._closings[session] = [self._close_at(index, session) for index in stages]
+        ring = self.ring
+        self._closings[session] = [self._close_at(ring, index, session) for index in range(len(ring.stops))]
 
-    def _close_at(self, stage: int, session: int) -> Future[Any]:
-        return self._ask(stage, "close_sessions", (session,), CLOSE_SESSION_S, is_over=self._is_ended)
+    def _close_at(self, ring: Ring, stage: int, session: int) -> Future[Any]:
+        return self._ask(ring, stage, "close_sessions", (session,), CLOSE_SESSION_S, is_over=self._is_ended)
 
     def _is_being_closed(self, session: int) -> bool:
         return not all(closing.done() for closing in self._closings[session])
@@ -278,7 +287,7 @@ class Sessions:
         opened = []
         for index in range(len(ring.stops)):
             told = spec._replace(prompt_ids=prompt_ids) if needs_prompt and index == last else spec
-            opened.append(self._open_at(index, told))
+            opened.append(self._open_at(ring, index, told))
         errors = [error for future in opened if (error := future.exception()) is not None]
         with self._lock:
             self.raise_if_ended()
@@ -288,12 +297,15 @@ class Sessions:
                 raise error
         return not has_moved
 
-    def _open_at(self, stage: int, spec: SessionSpec) -> Future[Any]:
+    def _open_at(self, ring: Ring, stage: int, spec: SessionSpec) -> Future[Any]:
         is_over = partial(self._is_over, spec.session)
-        return self._ask(stage, "open_session", spec, OPEN_SESSION_S, most_tries=OPEN_SESSION_TRIES, is_over=is_over)
+        return self._ask(
+            ring, stage, "open_session", spec, OPEN_SESSION_S, most_tries=OPEN_SESSION_TRIES, is_over=is_over
+        )
 
     def _ask(
         self,
+        ring: Ring,
         stage: int,
         endpoint: str,
         what: Any,
@@ -302,8 +314,8 @@ class Sessions:
         most_tries: int | None = None,
         is_over: Callable[[], bool],
     ) -> Future[Any]:
-        """Ask a stage of the present ring until it answers."""
-        ring_id, stops = self.ring
+        """Ask a stage of a ring until it answers."""
+        ring_id, stops = ring
         device = stops[stage].device
 
         def send(wait_s: float) -> Future[Any]:

@@ -294,10 +294,10 @@ def test_ctrl_c_while_a_session_is_closed_closes_it_all_the_same(
 
 
 def interrupted_at(number: int, function: Any) -> Any:
-    def interrupted(index: int, *args: Any) -> Any:
+    def interrupted(ring: Any, index: int, *args: Any) -> Any:
         if index == number:
             raise KeyboardInterrupt
-        return function(index, *args)
+        return function(ring, index, *args)
 
     return interrupted
 

@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from typing import Any
 
 import pytest
+from processes import wait_until
 
 from shardnet.errors import BadRequest, ClusterError, DeviceLost
 from shardnet.session.sessions import Ring, Session, Sessions
@@ -132,6 +133,21 @@ def test_a_broken_ring_gives_everybody_an_error_of_their_own(ring: Source) -> No
     assert len({id(error) for error in [lost, *raised]}) == 5
     assert {error.device for error in raised} == {"a"} and lost.__traceback__ is None
     assert ring.sessions.num_open == 0
+
+
+def test_what_was_ended_while_rings_were_exchanged_is_closed_in_the_new_one(ring: Source) -> None:
+    """Its stages answer to that one alone, and went on computing."""
+    session = ring.start()
+    told: list[tuple[RingId, int, tuple[int, ...]]] = []
+    for name in ("a", "b"):
+        ring.network.member(name).expose("close_sessions", lambda *asked: told.append(asked))  # type: ignore[union-attr]
+    ring.sessions.suspend()
+    ring.sessions.end(ClusterError("stage 1 failed"))
+    new = RingId(b"epoch", 8)
+    ring.sessions.point_at(ring.sessions.ring._replace(ring_id=new))
+    number = session.spec.session
+    wait_until(lambda: len(told) == 4, 10)
+    assert sorted(told) == [(ring_id, stage, (number,)) for ring_id in (RING, new) for stage in (0, 1)]
 
 
 def test_a_prompt_that_cannot_be_served_ends_its_session_alone(ring: Source) -> None:
