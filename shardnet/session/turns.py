@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, CancelledError, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, CancelledError, Future, ThreadPoolExecutor, wait
 
 from shardnet.errors import KVMemorySpent
 from shardnet.session.stream import Generation, Stream
 
 MAX_SESSIONS_AT_ONCE = 32
 """Of one call; more prompts wait for their turn."""
+GRACE_S = 1.0
+"""An error waits no longer for the others' threads; one that still opens a session then closes it by itself."""
 LOOK_AGAIN_S = 1.0
 """Memory also becomes free where nobody tells: when a stream of the caller's is closed."""
 
@@ -35,15 +37,19 @@ class Turns:
         """
         if not prompts:
             return []
-        with ThreadPoolExecutor(min(len(prompts), MAX_SESSIONS_AT_ONCE), "shardnet-generate") as threads:
-            try:
-                answers = [threads.submit(self._answer, prompt, start, batch) for prompt in prompts]
-                done, _ = wait(answers, return_when=FIRST_EXCEPTION)
-                for answer in done:
-                    answer.result()
-                return [answer.result() for answer in answers]
-            finally:
-                batch.stop()
+        threads = ThreadPoolExecutor(min(len(prompts), MAX_SESSIONS_AT_ONCE), "shardnet-generate")
+        answers: list[Future[Generation]] = []
+        try:
+            answers.extend(threads.submit(self._answer, prompt, start, batch) for prompt in prompts)
+            done, _ = wait(answers, return_when=FIRST_EXCEPTION)
+            for answer in done:
+                answer.result()
+            return [answer.result() for answer in answers]
+        finally:
+            batch.stop()
+            threads.shutdown(wait=False, cancel_futures=True)
+            _, opening = wait([answer for answer in answers if not answer.cancelled()], timeout=GRACE_S)
+            threads.shutdown(wait=not opening)
 
     def _answer(self, prompt: list[int], start: Start, batch: Batch) -> Generation:
         stream = self._start_in_turn(prompt, start, batch)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
 import pytest
+from processes import wait_until
 
 from shardnet.errors import BadRequest, DeviceLost, KVMemorySpent
+from shardnet.session import turns as turns_module
 from shardnet.session.stream import Stream
 from shardnet.session.turns import MAX_SESSIONS_AT_ONCE, Batch, Turns
 
@@ -101,3 +105,30 @@ def test_a_later_call_is_not_kept_waiting_by_one_that_failed() -> None:
     with pytest.raises(BadRequest):
         turns.answer_all([[0]], lambda prompt: memory.start(prompt, fail), Batch())
     assert turns.answer_all([[1]], memory.start, Batch()) == [[1]]
+
+
+def test_an_error_does_not_wait_for_a_session_that_is_being_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C waited up to 30 s for a device that did not say whether it had room. The session is closed when it is."""
+    monkeypatch.setattr(turns_module, "GRACE_S", 0.05)
+    memory = Memory(1)
+    may_open, opening = threading.Event(), threading.Event()
+    late: list[Stream] = []
+
+    def start(prompt: list[int]) -> Stream:
+        opening.set()
+        assert may_open.wait(30)
+        late.append(memory.start(prompt, lambda stream: stream.closed.wait(30)))
+        return late[0]
+
+    def press() -> None:
+        assert opening.wait(30)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    presser = threading.Thread(target=press)
+    presser.start()
+    with pytest.raises(KeyboardInterrupt):
+        Turns().answer_all([[0], [1]], start, Batch())
+    presser.join()
+    assert not late
+    may_open.set()
+    wait_until(lambda: late and memory._held == 0, 10)
