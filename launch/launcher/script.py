@@ -119,13 +119,19 @@ def _count(option: str, text: str, most: int) -> int:
 
 def _require_module(name: str) -> None:
     """Refuse a module that cannot be found; imports the packages around it."""
-    sys.path[0] = os.getcwd()
+    _search_first(os.getcwd())
     try:
         found = importlib.util.find_spec(name) is not None
     except ModuleNotFoundError:
         found = False
     if not found:
         raise BadRequest(f"There is no module {name!r}.")
+
+
+def _search_first(folder: str) -> None:
+    """Let modules be found there first, in place of the launcher's folder, unless Python was told not to (-P)."""
+    if not getattr(sys.flags, "safe_path", False):  # since Python 3.11
+        sys.path[0] = folder
 
 
 def _run_script(script: str, arguments: Sequence[str], *, is_module: bool) -> None:
@@ -135,7 +141,7 @@ def _run_script(script: str, arguments: Sequence[str], *, is_module: bool) -> No
         if is_module:
             runpy.run_module(script, run_name="__main__", alter_sys=True)
         else:
-            sys.path[0] = str(Path(script).resolve().parent)
+            _search_first(str(Path(script).resolve().parent))
             runpy.run_path(script, run_name="__main__")
     except Exception as error:
         traceback.print_exception(type(error), error, _after_launcher(error.__traceback__))
