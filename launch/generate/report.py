@@ -103,7 +103,7 @@ def as_json(
     generations: Sequence[Generation], stages: Sequence[StageReport], about: dict[str, Any], wall_s: float
 ) -> Any:
     """The object that `--json` prints: one answer's keys at the top, or several under "results" with their sums."""
-    shared = {**about, "stages": [asdict(stage) for stage in stages]}
+    shared = {**about, "stages": [asdict(stage) for stage in stages], "events": []}
     if len(generations) == 1:
         return {**asdict(generations[0]), **shared}
     num_tokens = sum(len(one.token_ids) for one in generations)

@@ -24,7 +24,16 @@ from warm_python import WARM_PYTHON
 
 SHARDNET = [sys.executable, "-m", "shardnet.launch.cli"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
-CONTRACT = {"text", "token_ids", "prompt_tokens", "tokens_per_s", "time_to_first_token_s", "stages", "plan_version"}
+CONTRACT = {
+    "text",
+    "token_ids",
+    "prompt_tokens",
+    "tokens_per_s",
+    "time_to_first_token_s",
+    "stages",
+    "plan_version",
+    "events",
+}
 STAGE_CONTRACT = {"device", "first_unit", "last_unit", "weight_bytes", "peak_rss_bytes", "compute_s"}
 
 

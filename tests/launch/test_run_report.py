@@ -41,6 +41,12 @@ def test_a_short_answer_has_no_rate() -> None:
     assert as_json([answer(2, None)] * 2, [], {}, 0.2)["tokens_per_s"] is None
 
 
+def test_json_has_events_though_nothing_happens_yet() -> None:
+    """Programs rely on the key: what happens to a ring in mid-answer will stand there."""
+    assert as_json([answer(4, None)], [], {}, 0.2)["events"] == []
+    assert as_json([answer(2, None)] * 2, [], {}, 0.2)["events"] == []
+
+
 @pytest.mark.parametrize("width", [40, 60, 69, 70, 110])
 def test_no_word_is_cut_short(width: int) -> None:
     """With COLUMNS=40 there was a table of 110, or one of single letters."""
