@@ -86,8 +86,8 @@ class LoadOptions(Options):
         int,
         Whole(1),
         Meaning(
-            "Of auto: sessions under way at once.",
-            about='of "auto": sessions under way at once for which the plan is made.',
+            "Sessions under way at once: auto plans for them, and rates are predicted.",
+            about='sessions under way at once, for which "auto" makes the plan and the rate is predicted.',
             panel=_DEVICES,
         ),
     ] = 1
@@ -130,3 +130,21 @@ class LoadOptions(Options):
         ),
     ] = None
     progress: Annotated[Progress | None, Meaning(about="told how far it is; None shows a bar on a terminal.")] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.split is not None:
+            self._refuse(
+                ("placement", "objective", "in_flight"), "a split, which is a placement by hand. Leave one of them out."
+            )
+        elif self.placement == SPREAD:
+            self._refuse(("objective",), f"the placement {SPREAD}, which uses every device. Choose auto.")
+
+    def _refuse(self, names: Sequence[str], what: str) -> None:
+        """
+        Raises:
+            BadRequest: something was asked that would be passed over in silence.
+        """
+        for name in names:
+            if self[name] != getattr(LoadOptions, name):
+                raise BadRequest(f"{name.replace('_', '-')} {self[name]} has no effect on {what}")

@@ -101,6 +101,12 @@ def test_help_and_version_do_not_import_torch() -> None:
         ([*PROMPT, "--placement", "magic"], "--placement must be one of spread, auto, exact,"),
         ([*PROMPT, "--objective", "fun"], "--objective must be one of latency, throughput, energy, but is 'fun'."),
         ([*PROMPT, "--in-flight", "0"], "--in-flight must be 1 or more, but is 0."),
+        (
+            [*PROMPT, "--objective", "energy"],
+            "objective energy has no effect on the placement spread, which uses every",
+        ),
+        ([*PROMPT, "--split", "3,3", "--placement", "auto"], "placement auto has no effect on a split, which is a"),
+        ([*PROMPT, "--split", "3,3", "--in-flight", "4"], "in-flight 4 has no effect on a split"),
         ([*PROMPT, "--stop", ""], "--stop must not be empty"),
         ([*PROMPT, "--split", "3,x"], "--split must be whole numbers of units such as 10,10,12, but is '3,x'."),
         ([*PROMPT, "--split", "3,0"], "--split must be whole numbers"),
