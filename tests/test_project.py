@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.resources
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -49,3 +50,20 @@ def test_importing_shardnet_loads_nothing_heavy() -> None:
     program = "import sys, shardnet; print(*{'torch', 'transformers', 'pulp', 'numpy'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_make_sets_up_again_where_another_python_or_torch_is_asked_for(tmp_path: Path) -> None:
+    """`make test TORCH=...` went on with the one that was there."""
+    (tmp_path / ".ready").write_text("PYTHON=python3\nTORCH=torch==2.13.0\n")
+    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHON", "TORCH", "MAKEFLAGS")}
+
+    def planned(*asked: str) -> str:
+        command = ["make", "-n", "check", f"VENV={tmp_path}", *asked]
+        return subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True, timeout=60
+        ).stdout
+
+    assert "pip" not in planned() + planned("PYTHON=python3", "TORCH=torch==2.13.0")
+    again = planned("TORCH=torch==2.11.0")
+    assert 'install "torch==2.11.0"' in again and "--clear" not in again
+    assert f"python3.12 -m venv --clear {tmp_path}" in planned("PYTHON=python3.12")
