@@ -1,4 +1,4 @@
-"""What is started as a process: the command line, the launcher, a device. Installed as `shardnet.launch`.
+"""What is started as a process: the command line and the launcher. Installed as `shardnet.launch`.
 
-The only place that reads YAML files and the environment.
+The only place that reads YAML files.
 """

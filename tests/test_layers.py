@@ -25,7 +25,7 @@ READERS_OF_THE_ENVIRONMENT = {
     "profiling/phone.py": "ANDROID_ROOT, by which a phone is known",
     "transport/rpc/elastic.py": "torch's own settings",
 }
-"""Besides `launch/`. Settings of shardnet's own are read by `launched` alone, which is given the environment."""
+"""Besides `launch/`. Settings of our own are read by `launched`, which is given the environment, and `cache_folder`."""
 
 
 @cache

@@ -25,8 +25,8 @@ from shardnet.profiling.cores import usable_cores
 from shardnet.profiling.hardware import describe_hardware
 from shardnet.profiling.memory import machine_memory, usable_memory_bytes
 from shardnet.profiling.phone import is_phone
+from shardnet.progress import Progress
 
-Progress = Callable[[str, float, float], None]
 Show = Callable[[], AbstractContextManager[Progress]]
 """Shows how far long work is, while a block runs."""
 

@@ -16,13 +16,8 @@ from shardnet.described.schema import LocatedDict, Place, nearest_name, read_rec
 from shardnet.errors import BadConfiguration, ModelNotFound, ShardnetError
 from shardnet.foreign.plain_files import is_folder, is_there, parse_json, read_text, too_deep, user_path
 from shardnet.foreign.quoting import quoted, shortened
-from shardnet.launch.files.model_configs import (
-    EMBEDDED_MODEL,
-    embedded_config,
-    gguf_config,
-    hub_config_folder,
-    is_hub_id,
-)
+from shardnet.launch.files.model_configs import embedded_config, gguf_config, hub_config_folder, is_hub_id
+from shardnet.loader.sources import EMBEDDED_NAME
 
 if TYPE_CHECKING:  # it has moved between Python 3.10 and 3.11
     from importlib.resources.abc import Traversable
@@ -58,7 +53,7 @@ def load_model_config(name: str) -> ModelConfig:
         return model_config_from_hf(_require_mapping(load_data_file(path), path.name), path.stem)
     if is_there(path) and path.suffix == ".gguf":
         return model_config_from_hf(gguf_config(path), path.stem)
-    if name.lower() == EMBEDDED_MODEL and not is_there(path):
+    if name.lower() == EMBEDDED_NAME and not is_there(path):
         return model_config_from_hf(embedded_config(), name)
     try:
         data, shown = _load_named("models", name)

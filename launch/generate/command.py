@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
+from shardnet.cluster.launched import announced_in
 from shardnet.cluster.load_options import LoadOptions
-from shardnet.launch.files.model_configs import EMBEDDED_MODEL
 from shardnet.launch.flags import Here, Only, flattened
 from shardnet.launch.generate.glance import read_tokenizer_early, refuse_at_once
 from shardnet.launch.generate.options import (
@@ -23,6 +23,7 @@ from shardnet.launch.generate.options import (
     read_split,
     read_stops,
 )
+from shardnet.loader.sources import EMBEDDED_NAME
 from shardnet.process.imports import importing
 from shardnet.process.surroundings import require_address_space
 from shardnet.progress import progress_bars
@@ -57,7 +58,7 @@ def demo(
     """
     _run(
         GenerateOptions(
-            EMBEDDED_MODEL,
+            EMBEDDED_NAME,
             read_prompts([what.prompt], None),
             where,
             load,
@@ -85,7 +86,7 @@ def generate(
     Example: shardnet generate --model smollm2-135m-instruct --chat --prompt "What is a shard?" --devices 2 --stats
     """
     is_local = where.cluster is None and where.devices is None
-    is_launched = is_local and bool(os.environ.get("SHARDNET_ENDPOINT"))
+    is_launched = is_local and announced_in(os.environ) is not None
     prompts = read_prompts(what.prompt or [], what.prompt_file)
     _run(GenerateOptions(whom.model, prompts, where, load, generation, output, is_launched))
 

@@ -14,7 +14,7 @@ import typer
 from shardnet.cluster.load_options import LoadOptions
 from shardnet.errors import BadRequest
 from shardnet.foreign.quoting import quoted
-from shardnet.launch.files.model_configs import EMBEDDED_MODEL
+from shardnet.loader.sources import EMBEDDED_NAME
 from shardnet.options import Whole
 from shardnet.session.options import GenerationOptions
 
@@ -46,7 +46,7 @@ class ModelOptions:
         typer.Option(
             "--model",
             "-m",
-            help=f"A folder in Hugging Face layout, a .gguf file, a hub id, or {EMBEDDED_MODEL} (installed already).",
+            help=f"A folder in Hugging Face layout, a .gguf file, a hub id, or {EMBEDDED_NAME} (installed already).",
             rich_help_panel="The model",
         ),
     ]

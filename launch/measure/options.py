@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from shardnet.launch.files.model_configs import EMBEDDED_MODEL
+from shardnet.loader.sources import EMBEDDED_NAME
 from shardnet.options import Number, OneOf, Whole
 from shardnet.plan import DTYPES
 
@@ -22,7 +22,7 @@ class ProfileOptions:
 
     model: Annotated[
         str, typer.Option("--model", "-m", help="A folder, a .gguf file, a hub id, or a name in configs/models/.")
-    ] = EMBEDDED_MODEL
+    ] = EMBEDDED_NAME
     dtype: Annotated[str, OneOf(DTYPES), typer.Option("--dtype", help="float32, bfloat16 or float16.")] = "bfloat16"
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write the profile there, as JSON.")

@@ -1,6 +1,6 @@
 """The options of `shardnet plan` and `shardnet simulate`, each declared once, with what may stand there.
 
-Loads no planner: see `plan_run`.
+Loads no planner: see `run`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What `shardnet-run` tells the script that it runs, and all that this one starts: where the devices meet.
 
-The only place besides `launch/` that knows settings of shardnet's own in the environment; `tests/test_layers.py` lists
-who else looks there. A script is not given the endpoint, it calls `Cluster.connect()`, and a process that it starts has
-nothing else by which it could hear of the devices.
+Knows the names of these variables; `tests/test_layers.py` lists who looks into the environment. A script is not given
+the endpoint, it calls `Cluster.connect()`, and a process that it starts has nothing else by which it could hear of the
+devices.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from dataclasses import replace
 from shardnet.errors import BadRequest, DoesNotFit
 from shardnet.foreign.quoting import quoted, shortened
 from shardnet.plan import DeviceProfile, Link, ModelProfile, Plan, stages_from_counts
-from shardnet.planner import METHODS, OBJECTIVES, Problem, evaluate
+from shardnet.planner import METHODS, Problem, evaluate
 from shardnet.planner import plan as make_plan
 from shardnet.planner.planning import usual_limit_s
 from shardnet.planner.problem import Device, Unit
@@ -68,17 +68,6 @@ def problem_of(
     )
 
 
-def check_method(method: str, objective: str) -> None:
-    """
-    Raises:
-        BadRequest: there is no such method or objective.
-    """
-    if method not in PLACEMENTS:
-        raise BadRequest(f"placement must be one of {', '.join(PLACEMENTS)}, but is {method!r}.")
-    if objective not in OBJECTIVES:
-        raise BadRequest(f"objective must be one of {', '.join(OBJECTIVES)}, but is {objective!r}.")
-
-
 def place(problem: Problem, method: str, objective: str, in_flight: int, version: int) -> Plan:
     """The plan of a method for the cluster.
 
@@ -86,10 +75,9 @@ def place(problem: Problem, method: str, objective: str, in_flight: int, version
         method: one of PLACEMENTS; "spread" uses every device, in their order, and makes the slowest stage fast.
 
     Raises:
-        BadRequest: an unknown method or objective; more devices than units.
+        BadRequest: more devices than units.
         DoesNotFit: the devices cannot hold the model.
     """
-    check_method(method, objective)
     if method != SPREAD:
         limit_s = usual_limit_s(problem, PLANNING_S)
         made = make_plan(problem, objective, method, in_flight, time_limit_s=limit_s)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,9 +22,7 @@ from shardnet.models.sizes import profile_skeleton
 from shardnet.models.skeleton import build_skeleton
 from shardnet.plan import ModelProfile
 from shardnet.process.cache_folder import cache_folder
-
-Progress = Callable[[str, float, float], None]
-"""Called as progress(what, done, total)."""
+from shardnet.progress import Progress
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tokenizer_config.json")
 TRIAL_TEXT = "Once"

