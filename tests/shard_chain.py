@@ -25,7 +25,7 @@ class Chain:
         row = torch.cat(list(tokens.values()))
         for shard, cache in zip(self.shards, self.caches, strict=True):
             for session in tokens:
-                if session not in cache:
+                if session not in cache._sessions:
                     cache.open(session, 32)
             row = shard.forward(row, [Segment(cache.get(session), len(ids)) for session, ids in tokens.items()])
             for session, ids in tokens.items():
