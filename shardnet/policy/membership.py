@@ -2,13 +2,15 @@
 
 Whoever performs this asks devices for signs of life when it is told to, and hands in what it hears.
 
-    present    silent for `suspect_after_s`                                       -> suspected
-    suspected  heard again                                                        -> present
-    either     its process ended, its connection broke, or silent for `lost_after_s` -> lost, for good
+    present    silent for `suspect_after_s`                                         -> suspected
+    suspected  heard again                                                          -> present
+    either     its process ended, its connection broke and it was not heard within
+               `grace_s` of that, or silent for `lost_after_s`                      -> lost, for good
 
 A frozen phone and a cut link look alike from afar: silence alone takes long to mean that a device is lost. Doubt is
 another thing: something that was sent to a device, or that it computed, has failed. The signs of a dead process may
-take `grace_s` to show; where none has shown by then, the device lives, and the fault lies elsewhere.
+take `grace_s` to show; where none has shown by then, the device lives, and the fault lies elsewhere. A connection that
+broke is such a sign, but no proof: the device is asked at once, and what it answers counts for more.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ class Member:
     """When it was first asked what it has not answered; None where it has answered."""
     doubted_until_s: float | None = None
     broken_until_s: float | None = None
-    """Its connection broke: until then it may show how its process ended."""
+    """Its connection broke: until then it may answer all the same, or show how its process ended."""
 
 
 Members = Mapping[str, Member]
@@ -110,13 +112,13 @@ def handle(now_s: float, members: Members, event: Event, limits: Limits) -> tupl
 
 def _handle_one(now_s: float, device: str, member: Member, event: Event, limits: Limits) -> tuple[Member, list[Action]]:
     if isinstance(event, Heard):
-        heard = replace(member, status="present", why="", silent_since_s=None)
+        heard = replace(member, status="present", why="", silent_since_s=None, broken_until_s=None)
         return heard, [Action("trust", device)] if member.status == "suspected" else []
     if isinstance(event, Ended):
         return _lost(device, member, event.how)
     if isinstance(event, Broken):
         until_s = now_s + limits.grace_s if member.broken_until_s is None else member.broken_until_s
-        return replace(member, broken_until_s=until_s), []
+        return _asked(now_s, device, replace(member, broken_until_s=until_s), limits)
     if isinstance(event, Doubted):
         until_s = now_s + limits.grace_s if member.doubted_until_s is None else member.doubted_until_s
         return _asked(now_s, device, replace(member, doubted_until_s=until_s), limits)

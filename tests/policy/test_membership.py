@@ -76,6 +76,16 @@ def test_a_broken_connection_waits_a_moment_for_how_the_process_ended() -> None:
     assert of_kind(done, "lose") == [(1.5, "its connection broke")]
 
 
+def test_who_answers_after_its_connection_broke_is_not_lost() -> None:
+    """Once, the end of one socket lost a device for good, whatever it said afterwards."""
+    script = [(0.2, Broken("phone")), (0.4, Heard("phone")), (0.8, Passed()), (1.2, Passed())]
+    members, done = play(*script, devices=("phone",))
+    assert of_kind(done, "ask")[0] == (0.2, ""), "it is asked at once"
+    assert of_kind(done, "lose") == [] and members["phone"].status == "present"
+    _, done = play(*script, (2.0, Broken("phone")), (2.6, Passed()), devices=("phone",))
+    assert of_kind(done, "lose") == [(2.6, "its connection broke")], "the next time counts from anew"
+
+
 def test_a_doubted_device_is_asked_at_once_and_believed_after_the_time_of_grace() -> None:
     _, done = play((0.2, Doubted("phone")), (0.4, Doubted("phone")), (0.6, Passed()), (0.7, Passed()), (2.0, Passed()))
     assert [at_s for at_s, _ in of_kind(done, "ask")][:2] == [0.2, 0.4]
