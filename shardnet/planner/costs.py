@@ -6,6 +6,7 @@ fastest route for its payload (see `links`), and the way back goes from the last
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -53,7 +54,23 @@ class Cost:
     def rate(self, in_flight: int = 1) -> float:
         """Tokens per second with `in_flight` sessions under way."""
         slowest_s = max(self.bottleneck_s, self.lap_s / in_flight)
-        return 1 / slowest_s if slowest_s > 0 else float("inf")
+        return 1 / slowest_s if slowest_s > 0 else math.inf
+
+    def value(self, objective: str, in_flight: int) -> float:
+        """What the objective wants small: seconds per token of one session ("latency") or of all, or joules per token.
+
+        Joules are infinite where they are not known: they are never compared with seconds.
+        """
+        if objective == "energy":
+            return math.inf if self.energy_j is None else self.energy_j
+        return self.lap_s if objective == "latency" else max(self.bottleneck_s, self.lap_s / in_flight)
+
+
+def gain(now: float, then: float) -> float:
+    """By which share of itself a value would become less. From an unknown value to a known one is all of it."""
+    if not 0 < now < math.inf:
+        return 1.0 if then < now else 0.0
+    return 1 - then / now
 
 
 def evaluate(problem: Problem, stages: Sequence[StagePlan]) -> Cost:

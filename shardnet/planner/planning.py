@@ -67,10 +67,8 @@ class Aim:
         return Tables(self.problem)
 
     def value(self, cost: Cost) -> float:
-        """Seconds of lap, seconds per token, or joules: less is better."""
-        if self.objective == "energy":
-            return math.inf if cost.energy_j is None else cost.energy_j
-        return cost.lap_s if self.objective == "latency" else max(cost.bottleneck_s, cost.lap_s / self.in_flight)
+        """Less is better; see `Cost.value`."""
+        return cost.value(self.objective, self.in_flight)
 
     def told(self, cost: Cost) -> str:
         """The value in words."""

@@ -14,7 +14,7 @@ from shardnet.described.schema import require
 from shardnet.errors import DoesNotFit, ShardnetError
 from shardnet.foreign.bounds import BYTES_PER_S, SECONDS
 from shardnet.plan import Plan
-from shardnet.planner.costs import Cost, evaluate
+from shardnet.planner.costs import evaluate, gain
 from shardnet.planner.least_moves import keep_places, repairs
 from shardnet.planner.problem import Device, Link, Problem
 
@@ -84,19 +84,18 @@ def revise(plan: Plan, observed: Observed, policy: Policy, replan: Replan) -> De
             None, f"the last change was {since_s:.1f} s ago, within the cool-down of {policy.cool_down_s:g} s"
         )
     seen = observed_problem(observed)
-    now = objective_value(evaluate(seen, plan.stages), plan.objective, observed.in_flight)
+    now = evaluate(seen, plan.stages).value(plan.objective, observed.in_flight)
     try:
         candidate = keep_places(plan, replan(seen), seen)
     except ShardnetError as error:  # nothing fits, or a solver is late: what runs goes on
         return Decision(None, f"no other plan can be made now: {error}")
-    then = objective_value(evaluate(seen, candidate.stages), plan.objective, observed.in_flight)
-    gain = 1 - then / now if now > 0 else 0.0
-    if candidate.stages == plan.stages or gain < policy.min_gain:
-        return Decision(None, f"the best plan would gain {gain:.0%}, less than {policy.min_gain:.0%}")
+    share = gain(now, evaluate(seen, candidate.stages).value(plan.objective, observed.in_flight))
+    if candidate.stages == plan.stages or share < policy.min_gain:
+        return Decision(None, f"the best plan would gain {share:.0%}, less than {policy.min_gain:.0%}")
     since = observed.better_since_s if observed.better_since_s is not None else observed.now_s
     if observed.now_s - since < policy.hold_s:
-        return Decision(None, f"a gain of {gain:.0%} is predicted; it must hold for {policy.hold_s:g} s", since)
-    why = f"gains {gain:.0%} ({plan.objective})"
+        return Decision(None, f"a gain of {share:.0%} is predicted; it must hold for {policy.hold_s:g} s", since)
+    why = f"gains {share:.0%} ({plan.objective})"
     return Decision(replace(candidate, version=plan.version + 1), why)
 
 
@@ -114,8 +113,8 @@ def replace_lost(
     left = without_devices(observed_problem(observed), lost)
     best = keep_places(plan, replan(left), left)
     in_flight, objective = observed.in_flight, plan.objective
-    limit = objective_value(evaluate(left, best.stages), objective, in_flight) * (1 + (policy or Policy()).min_gain)
-    mended = [(objective_value(evaluate(left, each), objective, in_flight), each) for each in repairs(plan, left, lost)]
+    limit = evaluate(left, best.stages).value(objective, in_flight) * (1 + (policy or Policy()).min_gain)
+    mended = [(evaluate(left, each).value(objective, in_flight), each) for each in repairs(plan, left, lost)]
     if mended:
         value, stages = min(mended, key=lambda row: row[0])
         if value <= limit:
@@ -167,13 +166,6 @@ def without_devices(problem: Problem, names: Collection[str]) -> Problem:
         devices=tuple(device for device in problem.devices if device.name in reached),
         links=tuple(link for link in links if link.source in reached and link.target in reached),
     )
-
-
-def objective_value(cost: Cost, objective: str, in_flight: int) -> float:
-    """What the objective wants small: seconds per token of one session, of all, or joules per token."""
-    if objective == "energy" and cost.energy_j is not None:
-        return cost.energy_j
-    return cost.lap_s if objective == "latency" else 1 / cost.rate(in_flight)
 
 
 def _owners(plan: Plan) -> list[str]:

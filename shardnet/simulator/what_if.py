@@ -10,9 +10,8 @@ from itertools import count
 from shardnet.errors import DoesNotFit
 from shardnet.foreign.bounds import BYTES, BYTES_PER_S, SECONDS
 from shardnet.plan import Link, Plan
-from shardnet.planner.costs import Cost, evaluate, gigabytes
+from shardnet.planner.costs import Cost, evaluate, gain, gigabytes
 from shardnet.planner.problem import MAX_DEVICES, Problem
-from shardnet.policy.rebalance import objective_value
 from shardnet.progress import Progress, silent
 
 Replan = Callable[[Problem], Plan]
@@ -89,7 +88,7 @@ def what_ifs(
     if full and problem.context_tokens > 1 and any(unit.kv_bytes_per_token for unit in problem.units):
         half = problem.context_tokens // 2
         changes.append((f"a context of {half} tokens", replace(problem, context_tokens=half)))
-    now = objective_value(cost, plan.objective, in_flight)
+    now = cost.value(plan.objective, in_flight)
     answers = []
     for number, (change, changed) in enumerate(changes):
         progress("planning again with each change", number, len(changes))
@@ -153,8 +152,8 @@ def _answer(change: str, problem: Problem, objective: str, now: float, in_flight
         plan = replan(problem)
     except DoesNotFit:
         return Answer(change, None, 0.0)
-    then = objective_value(evaluate(problem, plan.stages), objective, in_flight)
-    return Answer(change, plan, 1 - then / now if now > 0 else 0.0)
+    then = evaluate(problem, plan.stages).value(objective, in_flight)
+    return Answer(change, plan, gain(now, then))
 
 
 def _fastest(problem: Problem) -> str:

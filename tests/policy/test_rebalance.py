@@ -69,6 +69,19 @@ def test_devices_that_were_reached_only_over_the_lost_one_go_with_it() -> None:
     assert [device.name for device in left.devices] == ["a"]
 
 
+def test_joules_that_are_not_known_are_never_compared_with_seconds() -> None:
+    """Once, the seconds of a lap stood in for them: a plan of 0.1 s was "better" than one of 3 J."""
+    problem = three_devices()
+    known = replace(problem.devices[0], active_w=100.0)
+    problem = replace(problem, devices=(known, *problem.devices[1:]))
+    alone = Plan(stages_from_counts(["a"], [8]), objective="energy")
+    unknown = replace(AB, objective="energy")
+    assert revise(alone, Observed(100.0, problem), POLICY, lambda _: unknown).plan is None
+    held = Observed(100.0, problem, better_since_s=90.0)
+    assert revise(unknown, held, POLICY, lambda _: alone).plan == replace(alone, version=2)
+    assert revise(unknown, Observed(100.0, three_devices()), POLICY, lambda _: alone).plan is None
+
+
 def test_moves_name_the_old_owner_while_it_lives() -> None:
     new = Plan(stages_from_counts(["a", "c"], [3, 5]))
     assert moves(AB, new)[0] == Move(1, "b", "a")
