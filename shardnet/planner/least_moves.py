@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Collection
 from dataclasses import replace
 
+from shardnet.errors import BadConfiguration
 from shardnet.plan import Plan, StagePlan, merged_stages
 from shardnet.planner.costs import broken_limit, evaluate
 from shardnet.planner.problem import Problem
@@ -44,11 +45,13 @@ def _swap(owners: list[str], new: Plan, alike: dict[str, object]) -> dict[str, s
     return swap
 
 
-def repairs(old: Plan, problem: Problem, lost: Collection[str]) -> list[tuple[StagePlan, ...]]:
+def repairs(old: Plan, problem: Problem) -> list[tuple[StagePlan, ...]]:
     """Ways to give the lost units to others and leave all else where it is; only such as fit.
 
-    Each lost stage goes to one device, or is cut between its neighbours in the ring.
+    Each lost stage, whose device `problem` does not have, goes to one device, or is cut between its neighbours in the
+    ring.
     """
+    lost = set(old.devices) - problem.index.keys()
     found: list[tuple[StagePlan, ...]] = [()]
     for index, stage in enumerate(old.stages):
         if stage.device not in lost:
@@ -57,12 +60,15 @@ def repairs(old: Plan, problem: Problem, lost: Collection[str]) -> list[tuple[St
         parts: list[tuple[StagePlan, ...]] = [(replace(stage, device=device.name),) for device in problem.devices]
         parts += _cuts(old, index, lost)
         found = [(*stages, *part) for stages in found[:_MOST] for part in parts]
-    fitting = []
-    for stages in found[: _MOST * 8]:
-        merged = merged_stages(stages)
-        if broken_limit(problem, merged, evaluate(problem, merged)) is None:
-            fitting.append(merged)
-    return fitting
+    merged = [merged_stages(stages) for stages in found[: _MOST * 8]]
+    return [stages for stages in merged if _fits(problem, stages)]
+
+
+def _fits(problem: Problem, stages: tuple[StagePlan, ...]) -> bool:
+    try:
+        return broken_limit(problem, stages, evaluate(problem, stages)) is None
+    except BadConfiguration:  # there is no way between two of them
+        return False
 
 
 _MOST = 64

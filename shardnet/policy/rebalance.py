@@ -114,7 +114,7 @@ def replace_lost(
     best = keep_places(plan, replan(left), left)
     in_flight, objective = observed.in_flight, plan.objective
     limit = evaluate(left, best.stages).value(objective, in_flight) * (1 + (policy or Policy()).min_gain)
-    mended = [(evaluate(left, each).value(objective, in_flight), each) for each in repairs(plan, left, lost)]
+    mended = [(evaluate(left, each).value(objective, in_flight), each) for each in repairs(plan, left)]
     if mended:
         value, stages = min(mended, key=lambda row: row[0])
         if value <= limit:
@@ -145,7 +145,7 @@ def observed_problem(observed: Observed) -> Problem:
 
 
 def without_devices(problem: Problem, names: Collection[str]) -> Problem:
-    """The problem without some devices, and without those that the source cannot reach then.
+    """The problem without some devices, and without those between which and the source there is no way then.
 
     Raises:
         DoesNotFit: the source itself is gone.
@@ -155,17 +155,20 @@ def without_devices(problem: Problem, names: Collection[str]) -> Problem:
             f"The source {problem.source} is gone, and the prompt with it; start again from another device."
         )
     links = [link for link in problem.links if link.source not in names and link.target not in names]
-    reached = {problem.source}
-    while True:
-        more = {link.target for link in links if link.source in reached} - reached
-        if not more:
-            break
-        reached |= more
+    ways = [(link.source, link.target) for link in links]
+    left = _reached_from(problem.source, ways) & _reached_from(problem.source, [(to, by) for by, to in ways])
     return replace(
         problem,
-        devices=tuple(device for device in problem.devices if device.name in reached),
-        links=tuple(link for link in links if link.source in reached and link.target in reached),
+        devices=tuple(device for device in problem.devices if device.name in left),
+        links=tuple(link for link in links if link.source in left and link.target in left),
     )
+
+
+def _reached_from(start: str, ways: Collection[tuple[str, str]]) -> set[str]:
+    reached = {start}
+    while more := {target for source, target in ways if source in reached} - reached:
+        reached |= more
+    return reached
 
 
 def _owners(plan: Plan) -> list[str]:

@@ -11,7 +11,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from shardnet.errors import DoesNotFit
+from shardnet.errors import ShardnetError
 from shardnet.plan import Plan
 from shardnet.policy.rebalance import Move, Observed, Policy, Replan, moves, replace_lost, revise
 
@@ -157,7 +157,7 @@ def _mend(course: Course, event: Noticed, rules: Rules) -> tuple[Course, tuple[A
         return course, (Fail(f"{lost} left, and nothing replaces it"),)
     try:
         plan = replace_lost(course.plan, event.observed, event.absent, rules.replan, rules.policy)
-    except DoesNotFit as error:
+    except ShardnetError as error:  # nothing fits, there is no way, or a solver is late
         return course, (Fail(str(error)),)
     are_lost = f"{lost} is lost" if len(course.noticed) == 1 else f"{lost} are lost"
     return _load(course, plan, event.absent, are_lost)

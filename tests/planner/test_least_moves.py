@@ -9,7 +9,7 @@ from shardnet.plan import Plan, StagePlan, stages_from_counts
 from shardnet.planner.costs import broken_limit, evaluate
 from shardnet.planner.least_moves import keep_places, repairs
 from shardnet.planner.problem import Problem
-from shardnet.policy.rebalance import Observed, moves, replace_lost
+from shardnet.policy.rebalance import Observed, moves, replace_lost, without_devices
 from shardnet.simulator.what_if import with_twin
 
 
@@ -41,15 +41,22 @@ def test_devices_that_differ_are_not_swapped() -> None:
 def test_repairs_move_only_what_was_lost() -> None:
     problem = with_twins()
     old = Plan(stages_from_counts(["a", "b", "c"], [2, 3, 3]))
-    left = replace(problem, devices=problem.devices)
-    found = repairs(old, left, ["c"])
+    left = without_devices(problem, ["c"])
+    found = repairs(old, left)
     assert found
     for stages in found:
         assert {move.unit for move in moves(old, Plan(stages))} <= {5, 6, 7}
         assert broken_limit(left, stages, evaluate(left, stages)) is None
     cut = (StagePlan("a", 0, 2), StagePlan("c", 3, 7))
-    wide = three_devices()
-    assert cut in repairs(Plan(stages_from_counts(["a", "b", "c"], [2, 3, 3])), wide, ["b"])
+    wide = without_devices(three_devices(), ["b"])
+    assert cut in repairs(Plan(stages_from_counts(["a", "b", "c"], [2, 3, 3])), wide)
+
+
+def test_a_repair_over_links_that_there_are_not_is_none() -> None:
+    left = without_devices(three_devices(), ["b"])
+    left = replace(left, links=tuple(link for link in left.links if link.source != "c"))
+    found = repairs(Plan(stages_from_counts(["a", "b"], [1, 7])), left)
+    assert set(found) == {stages_from_counts(["a"], [8])}
 
 
 def test_a_loss_moves_no_more_than_it_must_where_that_costs_little() -> None:

@@ -69,6 +69,17 @@ def test_devices_that_were_reached_only_over_the_lost_one_go_with_it() -> None:
     assert [device.name for device in left.devices] == ["a"]
 
 
+def test_a_device_with_no_way_back_goes_with_the_lost_one_and_others_take_its_units() -> None:
+    """Once, c still counted as reached, no plan over it could be judged, and the run ended though a had room."""
+    problem = three_devices()
+    one_way = [("a", "c"), ("c", "b"), ("b", "a")]
+    problem = replace(problem, links=tuple(link for link in problem.links if (link.source, link.target) in one_way))
+    assert [device.name for device in without_devices(problem, ["b"]).devices] == ["a"]
+    ring = Plan(stages_from_counts(["a", "c", "b"], [2, 3, 3]))
+    plan = replace_lost(ring, Observed(100.0, problem), ["b"], best_plan)
+    assert plan.devices == ("a",)
+
+
 def test_joules_that_are_not_known_are_never_compared_with_seconds() -> None:
     """Once, the seconds of a lap stood in for them: a plan of 0.1 s was "better" than one of 3 J."""
     problem = three_devices()

@@ -6,6 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from three_devices import AB, best_plan, three_devices
 
+from shardnet.errors import BadConfiguration
+from shardnet.plan import Plan
 from shardnet.policy.rebalance import Observed, Policy, without_devices
 from shardnet.policy.recovery import (
     Action,
@@ -81,6 +83,18 @@ def test_what_is_being_loaded_is_kept_where_it_does_without_the_lost_device() ->
     assert actions == ()
     course, actions = handle(3.0, course, Loaded(load.plan), RULES)
     assert actions == (Switch(load.plan, starts_again=True),)
+
+
+def test_a_loss_for_which_no_plan_can_be_made_ends_the_run_with_a_sentence() -> None:
+    """Once, only what does not fit did; any other error of a planner came out of the policy."""
+
+    def late(_: object) -> Plan:
+        raise BadConfiguration("there is no way")
+
+    course, _ = handle(1.0, Course(AB, DEVICES), Left("b", {"a", "b"}), RULES)
+    noticed = Noticed("b", observed(course, 2.0), DEVICES - course.members)
+    _, actions = handle(2.0, course, noticed, Rules("a", late))
+    assert actions == (Fail("there is no way"),)
 
 
 def test_without_the_source_nothing_goes_on() -> None:
