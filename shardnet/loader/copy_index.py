@@ -111,13 +111,13 @@ def _remove_leftovers(folder: Path) -> None:
 def _shared_folder() -> Path | None:
     """This user's folder on this machine; None where there can be none. In it, nobody else can enter anything."""
     try:
-        folder = Path(tempfile.gettempdir(), f"shardnet-{os.getuid()}")
+        folder = Path(tempfile.gettempdir(), f"shardnet-{os.geteuid()}")
         with suppress(FileExistsError):
             folder.mkdir(mode=0o700)
         status = folder.lstat()
     except OSError:
         return None
-    is_own = status.st_uid == os.getuid() and not status.st_mode & 0o077
+    is_own = status.st_uid == os.geteuid() and not status.st_mode & 0o077
     return folder if stat.S_ISDIR(status.st_mode) and is_own else None
 
 

@@ -54,7 +54,7 @@ def remove_leftovers(prefix: str, parent: Path) -> None:
         if lock is None:
             continue
         with suppress(OSError):
-            if path.lstat().st_uid == os.getuid() and (path / MARK).read_text() == platform.node():
+            if path.lstat().st_uid == os.geteuid() and (path / MARK).read_text() == platform.node():
                 shutil.rmtree(path, ignore_errors=True)
         os.close(lock)
 
