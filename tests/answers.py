@@ -43,3 +43,5 @@ class Answer:
     def close_session(self, session: int) -> None:
         """What the session asks of its pipeline."""
         self.closed.append(session)
+
+    close_session_later = close_session

@@ -22,6 +22,7 @@ import torch
 
 from shardnet.errors import DeviceLost, PlanNotInForce, ShardnetError
 from shardnet.process.forks import Birthplace
+from shardnet.process.threads import Errands
 from shardnet.timeline.clocks import clock_ns
 from shardnet.transport.base import Transport
 from shardnet.transport.delivery import Delivery, answer_of
@@ -73,6 +74,7 @@ class Session:
 
     def __iter__(self) -> Iterator[SampledToken]:
         """The tokens in order; news may overtake each other on their way, and come twice. Ends early after `cancel`."""
+        end: Callable[[], None] = self.cancel
         try:
             for index in itertools.count():
                 while index not in self._held:
@@ -87,8 +89,16 @@ class Session:
                 yield token
                 if token.finish_reason:
                     return
+        except GeneratorExit:
+            end = self._cancel_later
+            raise
         finally:
-            self.cancel()
+            end()
+
+    def _cancel_later(self) -> None:
+        """Nobody iterates any more. This may run in the garbage collector, and so in the midst of anything."""
+        self._news.put(None)
+        self._owner.close_session_later(self.spec.session)
 
     def cancel(self) -> None:
         """Stop generating and free the session's memory on every stage. Safe to call twice, from any thread."""
@@ -119,7 +129,7 @@ class Sessions:
         self.ring = ring
         self._transport = transport
         self._numbers = numbers
-        # Reentrant: the garbage collector may end a forgotten iteration anywhere, and this closes its session.
+        # Reentrant: what a device asks of itself runs before the call returns, and may end in an error of a session.
         self._lock = threading.RLock()
         self._resumed = threading.Condition(self._lock)
         self._is_suspended = False
@@ -133,6 +143,7 @@ class Sessions:
         """The sessions that were open at the end."""
         self._has_verdict = threading.Event()
         self._birthplace = Birthplace("this model")
+        self._errands = Errands("shardnet-sessions")
 
     def start(
         self,
@@ -203,8 +214,14 @@ class Sessions:
                 self._close_everywhere(session)
             self._open.discard(session)  # last: whoever is interrupted before can close it again
 
+    def close_session_later(self, session: int) -> None:
+        """The same on another thread: for who may hold locks that this takes, or that the transport does."""
+        if self._birthplace.is_here and session in self._open:
+            self._errands.do(partial(self.close_session, session))
+
     def settle(self) -> None:
         """Wait until every stage has freed the sessions that were closed; not for one that does not answer."""
+        self._errands.settle(SETTLE_S)
         with self._lock:
             closings = [closing for closings in self._closings.values() for closing in closings]
         wait(closings, timeout=SETTLE_S)
@@ -241,6 +258,7 @@ class Sessions:
             self._resumed.notify_all()
         self._cut_off_in(ring, numbers)
         self._has_verdict.set()
+        self._errands.end()
         for session in sessions:
             session.tell(self._ended)
 

@@ -109,6 +109,28 @@ def test_an_iteration_that_is_dropped_closes_its_session(ring: Source) -> None:
     assert ring.open() == [set(), set()]
 
 
+def test_an_iteration_that_is_dropped_asks_nobody_at_once(ring: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once, the collector ran while something was posted, and posted to the same device: its lock was never free."""
+    session = ring.start()
+    ring.sample(session.spec.session, 0)
+    tokens = iter(session)
+    next(tokens)
+    transport, posting = ring.sessions._transport, threading.Lock()
+    post = transport.post
+
+    def post_one(*args: Any, **options: Any) -> Any:
+        assert posting.acquire(timeout=1)
+        try:
+            return post(*args, **options)
+        finally:
+            posting.release()
+
+    monkeypatch.setattr(transport, "post", post_one)
+    with posting:
+        tokens.close()  # type: ignore[attr-defined]
+    assert ring.open() == [set(), set()]
+
+
 def test_one_session_fails_and_the_others_go_on(ring: Source) -> None:
     failing, fine = ring.start(), ring.start()
     ring.sessions.fail_session(failing.spec.session, BadRequest("no finite numbers"))
