@@ -6,6 +6,9 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+
+from shardnet.process.threads import Errands
 
 Progress = Callable[[str, float, float], None]
 """Called as progress(what, done, total) from any thread; done == total ends the line `what`."""
@@ -13,6 +16,16 @@ Progress = Callable[[str, float, float], None]
 
 def silent(what: str, done: float, total: float) -> None:
     """Tell nobody."""
+
+
+@contextmanager
+def in_turn(progress: Progress) -> Iterator[Progress]:
+    """Another way to tell `progress`, which never waits: one call after another, on a thread that ends with the block.
+
+    Who shows it may wait for as long as he likes, say for a pager that is paused.
+    """
+    with Errands("shardnet-progress") as errands:
+        yield lambda what, done, total: errands.do(partial(progress, what, done, total))
 
 
 @contextmanager

@@ -35,7 +35,7 @@ from shardnet.loader import ModelFiles
 from shardnet.options import takes
 from shardnet.process.forks import Birthplace
 from shardnet.profiling.cores import max_threads
-from shardnet.progress import Progress, progress_bars
+from shardnet.progress import Progress, in_turn, progress_bars
 from shardnet.transport import RpcTransport, serve_door
 from shardnet.transport.base import Transport
 from shardnet.transport.messages import RingId, StageKey, Tokens
@@ -162,7 +162,7 @@ class Cluster:
             raise ClusterError("every device of this cluster is lost. Start a new one.")
         asked = LoadOptions(**options)
         _check_model(model, asked.dtype)
-        with _shown(asked.progress) as told:
+        with _shown(asked.progress) as shown, in_turn(shown) as told:  # devices tell it on threads that must not wait
             deployment = Deployment(self._transport, self._epoch, told, self._forget)
             with self._lock:
                 self._deployments = (*self._deployments, deployment)
