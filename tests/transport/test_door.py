@@ -21,6 +21,7 @@ from shardnet.transport.door.challenge import GREETING_BYTES, MEMBER, PROOF_BYTE
 from shardnet.transport.door.door import Door, serve_door
 from shardnet.transport.door.endpoint import split_endpoint
 from shardnet.transport.door.key import own_key
+from shardnet.transport.door.listening import tend, where
 from shardnet.transport.door.membership import Membership
 from shardnet.transport.door.messages import Draw, Enlist, Enter, News, pack
 
@@ -221,6 +222,40 @@ def test_a_folder_may_have_a_long_name(tmp_path: Path, monkeypatch: pytest.Monke
     with serve_door() as door:
         assert len(door.endpoint) > 130
         assert Visitor(door, "a").sees() == ["a"]
+
+
+def test_a_door_on_all_addresses_is_open_to_both_families() -> None:
+    """Once, the proofs differed for who came by IPv4, as it is a part of IPv6 there, and the key was blamed."""
+    if not has_ipv6():
+        pytest.skip("this machine has no IPv6")
+    with serve_door("::") as door:
+        port = split_endpoint(door.endpoint)[1]
+        for host in ("127.0.0.1", "[::1]"):
+            Membership(f"{host}:{port}", timeout_s=10).close()
+
+
+def test_what_is_called_otherwise_elsewhere_is_no_part_of_an_address() -> None:
+    assert where(("::ffff:10.0.0.1", 5, 0, 0)) == where(("10.0.0.1", 5)) == "10.0.0.1:5"
+    assert where(("fe80::1%wlan0", 5, 0, 2)) == where(("fe80::1%eth1", 5, 0, 3)) == "[fe80::1]:5"
+
+
+def test_a_host_that_is_gone_is_noticed_also_while_something_is_on_its_way() -> None:
+    with serve_door("127.0.0.1") as door, connect(door) as connection:
+        tend(connection)
+        assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 60_000
+
+
+def test_a_door_that_cannot_be_opened_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+    def bind(*_: object) -> None:
+        raise OSError("no room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(socket.socket, "bind", bind)
+        with pytest.raises(UsageError, match="Devices cannot meet in"):
+            serve_door()
+    assert list(tmp_path.iterdir()) == []
 
 
 # ---- those who may not come in ----

@@ -7,7 +7,7 @@ import socket
 import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,12 +16,17 @@ from shardnet.process.scratch import ScratchFolder
 from shardnet.transport.door.endpoint import UNIX, join_endpoint
 from shardnet.transport.door.key import own_key, require_own
 
+_MAPPED = "::ffff:"
+"""An address of IPv4 as one of IPv6, as the system writes it."""
 BACKLOG = 128
 MOST_PATH_BYTES = 100
 """Of a Unix socket's path, by Linux 107."""
 _PREFIX, _NAME = "shardnet-door-", "door"
-_DEAD_AFTER = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 3}
-"""A host that is gone without a word is noticed after a minute. For a frozen process, its kernel answers."""
+_DEAD_AFTER = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 60_000}
+"""A host that is gone without a word is noticed after a minute. For a frozen process, its kernel answers.
+
+In s, but the last one in ms: it counts while something is not acknowledged, when no sign of life is asked for.
+"""
 
 
 class Listener(NamedTuple):
@@ -41,15 +46,17 @@ def listen_for_user() -> Listener:
         UsageError: there is no room for a socket.
     """
     parent = Path(tempfile.gettempdir())
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        folder = ScratchFolder(_PREFIX, parent)
-        path = folder.path / _NAME
-        with short_path(path) as name:
-            listener.bind(name)
-        listener.listen(BACKLOG)
+        with ExitStack() as ends:
+            listener = ends.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+            folder = ScratchFolder(_PREFIX, parent)
+            ends.callback(folder.remove)
+            path = folder.path / _NAME
+            with short_path(path) as name:
+                listener.bind(name)
+            listener.listen(BACKLOG)
+            ends.pop_all()
     except OSError as cause:
-        listener.close()
         raise UsageError(
             f"Devices cannot meet in {parent}: {cause.strerror or cause}. Set TMPDIR to a folder that can be written."
         ) from cause
@@ -117,8 +124,16 @@ def short_path(path: Path) -> Iterator[str]:
 
 
 def where(address: Any) -> str:
-    """The address of the door's end of a connection, in words that both ends find alike."""
-    return join_endpoint(*address[:2]) if isinstance(address, tuple) else UNIX
+    """The address of the door's end of a connection, in words that both ends find alike.
+
+    A door on all addresses of IPv6 sees those of IPv4 as parts of it; and who is at the other end of a link calls the
+    link by another name.
+    """
+    if not isinstance(address, tuple):
+        return UNIX
+    host, port = address[:2]
+    host = host.partition("%")[0].removeprefix(_MAPPED)
+    return join_endpoint(host, port)
 
 
 def tend(connection: socket.socket) -> None:
