@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 from shardnet.errors import CallTimeout
-from shardnet.transport.outcomes import settle
+from shardnet.transport.outcomes import pass_on
 
 Send = Callable[[float], "Future[Any]"]
 """Sends once; takes how long to wait for the answer, in s."""
@@ -80,11 +80,6 @@ def answer_of(
 ) -> Future[Any]:
     """The answer to a `Delivery`, for who waits for it."""
     answer: Future[Any] = Future()
-    on_answer = partial(_pass_on, answer)
+    on_answer = partial(pass_on, answer)
     Delivery(send, on_answer, first_s=first_s, most_tries=most_tries, is_over=is_over).begin()
     return answer
-
-
-def _pass_on(answer: Future[Any], sent: Future[Any]) -> None:
-    error = sent.exception()
-    settle(answer, sent.result() if error is None else error)

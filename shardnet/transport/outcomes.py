@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from typing import Any
 
 from shardnet.errors import ShardnetError
-from shardnet.transport.failure import Failure, decode, encode, timed_out
-from shardnet.transport.timers import Timers
+from shardnet.transport.failure import Failure, decode, encode
 
 
 def settle(answer: Future[Any], outcome: Any) -> None:
@@ -38,28 +38,11 @@ def outcome_of(done: Future[Any], device: str, endpoint: str) -> Any:
     return done.result() if error is None else encode(error, device, endpoint)
 
 
-class OwnCalls:
-    """The calls of a device to itself whose handlers answer later."""
-
-    def __init__(self, device: str, timers: Timers) -> None:
-        self._device = device
-        self._timers = timers
-        self._pending: set[Future[Any]] = set()
-
-    def settle(self, outcome: Any, endpoint: str, timeout_s: float) -> Future[Any]:
-        """The answer of a call whose handler has run already, and may have returned a future."""
-        answer: Future[Any] = Future()
-        if not isinstance(outcome, Future):
-            settle(answer, outcome)
-            return answer
-        timer = self._timers.after(timeout_s, lambda: settle(answer, timed_out(self._device, endpoint, timeout_s)))
-        self._pending.add(answer)
-        answer.add_done_callback(self._pending.discard)
-        answer.add_done_callback(timer.cancel)
-        outcome.add_done_callback(lambda done: settle(answer, outcome_of(done, self._device, endpoint)))
-        return answer
-
-    def fail_pending(self, error: ShardnetError) -> None:
-        """Fail what is still due: the device leaves."""
-        for answer in list(self._pending):
-            settle(answer, error)
+def pass_on(answer: Future[Any], sent: Future[Any]) -> None:
+    """Give a future what another one, which is done, has come to."""
+    error = sent.exception()
+    if error is None:
+        settle(answer, sent.result())
+    else:
+        with suppress(InvalidStateError):
+            answer.set_exception(error)

@@ -1,12 +1,15 @@
-"""One thread that runs short functions later: deadlines of local calls, and delays of the in-process network."""
+"""One thread that runs short functions later: deadlines of answers, and delays of the in-process network."""
 
 from __future__ import annotations
 
 import heapq
 import itertools
+import logging
 import threading
 import time
 from collections.abc import Callable
+
+_log = logging.getLogger(__name__)
 
 
 class Timer:
@@ -22,7 +25,7 @@ class Timer:
 
 
 class Timers:
-    """Runs functions in the order in which they are due. They must not wait, and must not raise.
+    """Runs functions in the order in which they are due. They must not wait; what one raises stops no other.
 
     Args:
         speed: how many of its seconds pass in one.
@@ -38,13 +41,22 @@ class Timers:
 
     def after(self, delay_s: float, function: Callable[[], object]) -> Timer:
         """Run `function` in `delay_s` seconds on the timer thread. Functions of one due time run in order."""
-        timer = Timer(time.monotonic() + delay_s / self._speed, function)
+        return self.at(self.when(delay_s), function)
+
+    def when(self, delay_s: float) -> float:
+        """The time, of `time.monotonic`, at which `delay_s` seconds will have passed."""
+        return time.monotonic() + delay_s / self._speed
+
+    def at(self, due_s: float, function: Callable[[], object]) -> Timer:
+        """Run `function` at a time that `when` has told."""
+        timer = Timer(due_s, function)
         with self._changed:
             if self._closed:
                 return timer
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="shardnet-timers", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="shardnet-timers", daemon=True)
+                thread.start()
+                self._thread = thread
             heapq.heappush(self._due, (timer.due_s, next(self._order), timer))
             if self._due[0][2] is timer:
                 self._changed.notify()
@@ -60,7 +72,7 @@ class Timers:
                     return
                 timer = heapq.heappop(self._due)[2]
             if (function := timer.function) is not None:
-                function()
+                _run_all_the_same(function)
 
     def close(self) -> None:
         """Forget what is due and end the thread. Safe to call twice."""
@@ -70,3 +82,10 @@ class Timers:
             self._changed.notify()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
+
+
+def _run_all_the_same(function: Callable[[], object]) -> None:
+    try:
+        function()
+    except Exception as error:  # whatever it is, the other deadlines must come
+        _log.error("what was due failed: %s: %s", type(error).__name__, error)

@@ -11,7 +11,8 @@ from shardnet.errors import UsageError
 from shardnet.transport import failure
 from shardnet.transport.base import Handler, OnChange, RemoteObject, Transport
 from shardnet.transport.in_process.parcel import Parcel
-from shardnet.transport.outcomes import OwnCalls, failed
+from shardnet.transport.outcomes import failed
+from shardnet.transport.own_calls import OwnCalls
 from shardnet.transport.wire.values import Undecodable
 
 if TYPE_CHECKING:

@@ -20,7 +20,8 @@ from shardnet.process.forks import Birthplace
 from shardnet.transport.base import Handler, OnChange, RemoteObject, Transport
 from shardnet.transport.door.messages import News
 from shardnet.transport.failure import has_left, lost, not_a_member, struck_off
-from shardnet.transport.outcomes import OwnCalls, failed
+from shardnet.transport.outcomes import failed
+from shardnet.transport.own_calls import OwnCalls
 from shardnet.transport.rpc import frames as rpc_frames
 from shardnet.transport.rpc import presence
 from shardnet.transport.rpc.answers import Peer, send
