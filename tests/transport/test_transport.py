@@ -218,6 +218,15 @@ def test_an_answer_that_cannot_travel_is_an_error(source: Transport, endpoint: s
             answer.result(10)
 
 
+@pytest.mark.parametrize("large", [b"x" * 2**20, torch.zeros(2**16)], ids=["bytes", "tensor"])
+def test_what_is_posted_is_answered_shortly(source: Transport, large: Any) -> None:
+    """Once, such an answer came or not by whether there was an edge to the device yet."""
+    with pytest.raises(ClusterError, match="device could not serve 'echo': such an answer is too large for `post`"):
+        source.post("device", "echo", large).result(10)
+    assert len(source.call("device", "echo", large, timeout_s=10).result(10)[0]) == len(large)
+    assert source.post("device", "storage_bytes", torch.zeros(2**16)).result(10) == 2**18, "a request may be large"
+
+
 def test_a_device_that_is_not_there(source: Transport) -> None:
     for ask in (lambda: source.post("nobody", "echo"), lambda: source.call("nobody", "echo", timeout_s=1)):
         with pytest.raises(DeviceLost, match="nobody is not in the cluster") as caught:

@@ -7,13 +7,14 @@ from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from shardnet.errors import UsageError
+from shardnet.errors import ClusterError, UsageError
 from shardnet.transport import failure
 from shardnet.transport.base import Handler, OnChange, RemoteObject, Transport
 from shardnet.transport.in_process.parcel import Parcel
 from shardnet.transport.outcomes import failed
 from shardnet.transport.own_calls import OwnCalls
-from shardnet.transport.wire.values import Undecodable
+from shardnet.transport.wire.frames import pack_posted
+from shardnet.transport.wire.values import Undecodable, Unsendable
 
 if TYPE_CHECKING:
     from shardnet.transport.in_process.network import InProcessNetwork
@@ -38,7 +39,8 @@ class InProcessTransport(Transport):
         self._handlers[endpoint] = handler
 
     def post(self, device: str, endpoint: str, *args: Any, timeout_s: float = 30.0) -> Future[Any]:
-        return self._ask(device, endpoint, partial(_run_prompt_handler, endpoint), args, timeout_s)
+        run = _run_prompt_handler if device == self.name else _run_posted
+        return self._ask(device, endpoint, partial(run, endpoint), args, timeout_s)
 
     def call(self, device: str, endpoint: str, *args: Any, timeout_s: float) -> Future[Any]:
         return self._ask(device, endpoint, partial(_run_handler, endpoint), args, timeout_s)
@@ -156,6 +158,16 @@ def _run_prompt_handler(endpoint: str, target: InProcessTransport, *args: Any) -
     answer = target.handler(endpoint)(*args)
     if isinstance(answer, Future):
         raise failure.answers_later(endpoint)
+    return answer
+
+
+def _run_posted(endpoint: str, target: InProcessTransport, *args: Any) -> Any:
+    """For another device: what it answers must be small."""
+    answer = _run_prompt_handler(endpoint, target, *args)
+    try:
+        pack_posted(answer)
+    except Unsendable as error:
+        raise ClusterError(f"{target.name} could not serve {endpoint!r}: {error}") from error
     return answer
 
 

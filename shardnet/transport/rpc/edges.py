@@ -28,7 +28,7 @@ from shardnet.transport.failure import Failure, lost, timed_out
 from shardnet.transport.outcomes import settle
 from shardnet.transport.rpc.lines import MOST_BYTES, Line, LineReader
 from shardnet.transport.timers import Timers
-from shardnet.transport.wire.frames import Answer, Post, pack, unpack
+from shardnet.transport.wire.frames import Answer, Post, no_handle, pack, pack_posted, unpack
 from shardnet.transport.wire.values import Undecodable, Unsendable
 
 Serve = Callable[[Post], Any]
@@ -63,7 +63,7 @@ class Edge:
     def post(self, endpoint: str, request: Post, timeout_s: float) -> Future[Any] | None:
         """Ask; None where this has to go through RPC."""
         try:
-            frame, tensors = pack(request, _no_handles)
+            frame, tensors = pack(request, no_handle)
         except (Unsendable, ClusterError):
             return None  # where it is an error, RPC says it
         if tensors or len(frame) > MOST_BYTES:
@@ -237,28 +237,17 @@ class Edges:
         try:
             request = unpack(frame, [], _no_handles_arrive)
         except Exception as error:  # whatever reading it raises, it is no request
-            return _packed(Failure("ClusterError", f"This device refused a message: {error}.", ""))
+            return pack_posted(Failure("ClusterError", f"This device refused a message: {error}.", ""))
         if type(request) is not Post or request.sender != peer_id:
-            return _packed(Failure("ClusterError", "This device refused a message: it is none of this peer's.", ""))
+            return pack_posted(Failure("ClusterError", "This device refused a message: it is none of this peer's.", ""))
         outcome = self._serve(request)
         if outcome is None:
             return _NOTHING
         try:
-            return _packed(outcome)
+            return pack_posted(outcome)
         except (Unsendable, ClusterError) as error:
             reason = f"This device could not serve {request.endpoint!r}: {error}"
-            return _packed(Failure("ClusterError", reason, ""))
-
-
-def _packed(outcome: Any) -> bytes:
-    frame, tensors = pack(Answer(outcome), _no_handles)
-    if tensors or len(frame) > MOST_BYTES:
-        raise Unsendable("such an answer is too large for `post`; it must be called")
-    return frame
-
-
-def _no_handles(_: Any) -> Any:
-    raise Unsendable("a handle goes through RPC")
+            return pack_posted(Failure("ClusterError", reason, ""))
 
 
 def _no_handles_arrive(_: Any) -> Any:
@@ -272,5 +261,5 @@ def _user_of(connection: socket.socket) -> int:
     return int(user)
 
 
-_NOTHING = _packed(None)
+_NOTHING = pack_posted(None)
 """What most endpoints return."""

@@ -14,7 +14,7 @@ import torch
 
 from shardnet.transport.failure import Failure, answers_later, evicted, unknown_endpoint
 from shardnet.transport.rpc.presence import attempt, here, own_name
-from shardnet.transport.rpc.replies import Reply, reply_later, reply_with
+from shardnet.transport.rpc.replies import Reply, posted_reply, reply_later, reply_with
 from shardnet.transport.wire.frames import Call, Post
 
 NOBODY = -1
@@ -59,7 +59,7 @@ def run_prompt_handler(sender: int, endpoint: str, args: tuple[Any, ...]) -> Any
 
 
 def _serve_post(sender: int, endpoint: str, args: tuple[Any, ...]) -> Reply:
-    return reply_with(attempt(endpoint, run_prompt_handler, sender, endpoint, args), endpoint, sender)
+    return posted_reply(attempt(endpoint, run_prompt_handler, sender, endpoint, args), endpoint)
 
 
 def _serve_call(sender: int, endpoint: str, args: tuple[Any, ...]) -> torch.futures.Future[Any]:

@@ -18,9 +18,11 @@ from shardnet.errors import ClusterError
 from shardnet.transport.failure import Failure
 from shardnet.transport.outcomes import outcome_of
 from shardnet.transport.rpc.presence import here, own_name
-from shardnet.transport.wire.frames import Answer, Packed, pack
+from shardnet.transport.wire.frames import Answer, Packed, no_handle, pack, pack_posted
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from shardnet.transport.timers import Timers
 
 KEPT_S = 10.0
@@ -75,13 +77,22 @@ class Unfetched:
 
 def reply_with(outcome: Any, endpoint: str, asker: int) -> Reply:
     """The reply that carries what an endpoint returned, or says why that cannot travel."""
+    return _reply(outcome, endpoint, lambda: pack(Answer(outcome), lambda handle: handle.record_for(asker)))  # type: ignore[attr-defined]
+
+
+def posted_reply(outcome: Any, endpoint: str) -> Reply:
+    """The same for what was posted, where answers are small."""
+    return _reply(outcome, endpoint, lambda: (pack_posted(outcome), []))
+
+
+def _reply(outcome: Any, endpoint: str, packed: Callable[[], Packed]) -> Reply:
     if outcome is None:
         return NOTHING
     try:
-        reply = Reply(pack(Answer(outcome), lambda handle: handle.record_for(asker)))  # type: ignore[attr-defined]
+        reply = Reply(packed())
     except Exception as error:
         reason = f"{own_name()} could not serve {endpoint!r}: {error}"
-        return Reply(pack(Answer(Failure("ClusterError", reason, own_name())), _no_handle))
+        return Reply(pack(Answer(Failure("ClusterError", reason, own_name())), no_handle))
     with contextlib.suppress(ClusterError):  # leaving: its agent will send nothing more
         here().unfetched.add(reply)
     return reply
@@ -103,10 +114,6 @@ def reply_later(outcome: Any, endpoint: str, asker: int) -> torch.futures.Future
     return reply
 
 
-def _no_handle(_: Any) -> Any:
-    raise AssertionError("there is no handle in a failure")
-
-
-NOTHING_FRAME = pack(Answer(None), _no_handle)[0]
+NOTHING_FRAME = pack_posted(None)
 NOTHING = Reply((NOTHING_FRAME, []))
 """The answer of most endpoints."""

@@ -18,7 +18,7 @@ from shardnet.transport.base import RemoteObject
 from shardnet.transport.wire.reader import Reader
 from shardnet.transport.wire.schema import Layout, mark_of
 from shardnet.transport.wire.tensors import check_table
-from shardnet.transport.wire.values import LAYOUTS, MAX_BYTES, Undecodable, allow
+from shardnet.transport.wire.values import LAYOUTS, MAX_BYTES, Undecodable, Unsendable, allow
 from shardnet.transport.wire.writer import Writer
 
 Packed = tuple[bytes, list[torch.Tensor]]
@@ -75,6 +75,8 @@ class HandleRecord(NamedTuple):
     """What torch's RRef says of itself, but for its type, which is always the same."""
 
 
+MOST_POSTED_BYTES = 2**20
+"""Of an answer to a `Post`."""
 KINDS: tuple[type, ...] = (Post, Call, CallMethod, Claim, Answer)
 """The position is the number on the wire."""
 
@@ -110,6 +112,23 @@ def pack(content: Any, record_of: Callable[[RemoteObject], HandleRecord]) -> Pac
     records = Writer()
     records.write(tuple(map(record_of, body.handles)))
     return body.joined(head, _HANDLES, records.joined()), body.tensors
+
+
+def pack_posted(value: Any) -> bytes:
+    """The answer to a `Post` as a frame: within the same limits, whichever way it goes.
+
+    Raises:
+        Unsendable: it is too large, holds a handle, or may not travel at all.
+    """
+    frame, tensors = pack(Answer(value), no_handle)
+    if tensors or len(frame) > MOST_POSTED_BYTES:
+        raise Unsendable("such an answer is too large for `post`; it must be called")
+    return frame
+
+
+def no_handle(_: RemoteObject) -> HandleRecord:
+    """For what carries none."""
+    raise Unsendable("a handle is no answer to `post`; it must be called")
 
 
 def kind_of(frame: bytes) -> type | None:
