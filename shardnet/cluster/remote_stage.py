@@ -115,7 +115,7 @@ class RemoteStage:
         return self._host.call("close", timeout_s=ASK_S)
 
     def release(self) -> None:
-        """Drop the remote object, which must happen before a lost device is evicted."""
+        """Drop the remote object."""
         self._host.release()
 
 

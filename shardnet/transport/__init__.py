@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from shardnet.process.first_use import on_first_use
-from shardnet.transport.base import Handler, OnChange, RemoteObject, Transport
+from shardnet.transport.base import Handler, RemoteObject, Transport
 
 if TYPE_CHECKING:
     from shardnet.transport.door.door import serve_door
@@ -20,7 +20,6 @@ __all__ = [
     "Handler",
     "InProcessNetwork",
     "InProcessTransport",
-    "OnChange",
     "RemoteObject",
     "RpcTransport",
     "Transport",

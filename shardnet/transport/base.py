@@ -23,8 +23,6 @@ from concurrent.futures import Future
 from typing import Any
 
 Handler = Callable[..., Any]
-OnChange = Callable[[tuple[str, ...], tuple[str, ...]], None]
-"""Takes the names that joined and the names that left. A name in both came back as another process."""
 
 
 class RemoteObject(ABC):
@@ -41,7 +39,7 @@ class RemoteObject(ABC):
 
     @abstractmethod
     def release(self) -> None:
-        """Let go of the object. Do this before its device is evicted."""
+        """Let go of the object. Safe to call twice, and when its device is gone."""
 
 
 class Transport(ABC):
@@ -89,10 +87,6 @@ class Transport(ABC):
         Raises:
             ClusterError: it does not answer.
         """
-
-    @abstractmethod
-    def on_change(self, callback: OnChange) -> None:
-        """Call back, on a thread for that, when devices have joined, left or been evicted."""
 
     @abstractmethod
     def evict(self, device: str) -> None:

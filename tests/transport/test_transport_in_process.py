@@ -124,11 +124,8 @@ def test_calls_that_wait_for_a_killed_device_fail(network: InProcessNetwork, a: 
 
 def test_an_evicted_device_is_off_every_list_and_is_refused(network: InProcessNetwork, a: Inbox, b: Inbox) -> None:
     c = Inbox(network, "c")
-    changes: queue.Queue[Any] = queue.Queue()
-    c.transport.on_change(lambda joined, left: changes.put((joined, left)))
     due = a.transport.call("b", "later", timeout_s=60)
     a.transport.evict("b")
-    assert changes.get(timeout=10) == ((), ("b",))
     assert a.transport.members() == c.transport.members() == ("a", "c")
     with pytest.raises(DeviceLost):
         due.result(10)
@@ -141,11 +138,8 @@ def test_an_evicted_device_is_off_every_list_and_is_refused(network: InProcessNe
 def test_a_name_is_free_again_when_its_device_is_dead(network: InProcessNetwork, a: Inbox, b: Inbox) -> None:
     with pytest.raises(JoinFailed, match="b is in the cluster already"):
         network.join("b")
-    changes: queue.Queue[Any] = queue.Queue()
-    a.transport.on_change(lambda joined, left: changes.put((joined, left)))
     network.kill("b")
     new = Inbox(network, "b")
-    assert changes.get(timeout=10) == (("b",), ("b",))
     a.transport.post("b", "hop", 1).result(10)
     assert new.next() == 1
     assert b.arrived.empty()
@@ -181,12 +175,9 @@ def test_restoring_everything_forgets_the_script(network: InProcessNetwork, a: I
 
 
 def test_leaving_is_noticed_and_ends_what_is_due(network: InProcessNetwork, a: Inbox, b: Inbox) -> None:
-    changes: queue.Queue[Any] = queue.Queue()
-    a.transport.on_change(lambda joined, left: changes.put((joined, left)))
     dues = [device.transport.call("b", "later", timeout_s=60) for device in (a, b)]
     b.transport.close()
     b.transport.close()
-    assert changes.get(timeout=10) == ((), ("b",))
     assert a.transport.members() == ("a",)
     for due in dues:
         with pytest.raises(ClusterError):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from shardnet.errors import ClusterError, UsageError
 from shardnet.transport import failure
-from shardnet.transport.base import Handler, OnChange, RemoteObject, Transport
+from shardnet.transport.base import Handler, RemoteObject, Transport
 from shardnet.transport.in_process.parcel import Parcel
 from shardnet.transport.outcomes import failed
 from shardnet.transport.own_calls import OwnCalls
@@ -30,7 +30,6 @@ class InProcessTransport(Transport):
         self.name = name
         self.network = network
         self.is_dead = False
-        self.callbacks: list[OnChange] = []
         self._handlers: dict[str, Handler] = {}
         self._own_calls = OwnCalls(name, network.timers)
         self._closed = False
@@ -102,9 +101,6 @@ class InProcessTransport(Transport):
 
     def draw(self, counter: str, count: int = 1) -> int:
         return self.network.draw(counter, count)
-
-    def on_change(self, callback: OnChange) -> None:
-        self.callbacks.append(callback)
 
     def evict(self, device: str) -> None:
         if device == self.name:

@@ -26,8 +26,6 @@ from shardnet.transport.in_process.parcel import Parcel
 from shardnet.transport.outcomes import failed, outcome_of, settle
 from shardnet.transport.timers import Timers
 
-__all__ = ["InProcessNetwork", "InProcessTransport"]
-
 
 class InProcessNetwork:
     """Makes the devices of a test, and does to their messages what the test's script says."""
@@ -48,7 +46,6 @@ class InProcessNetwork:
         self._drawn: dict[str, int] = {}
         self._lock = threading.RLock()
         self._pool = ThreadPoolExecutor(8, thread_name_prefix="in-process")
-        self._chores = ThreadPoolExecutor(1, thread_name_prefix="in-process-members")
 
     def join(self, name: str) -> InProcessTransport:
         """Add a device. It may take over the name of a dead one.
@@ -61,7 +58,6 @@ class InProcessNetwork:
             if holder is not None and not holder.is_dead:
                 raise JoinFailed(f"A device called {name} is in the cluster already. Choose another name.")
             self._members[name] = transport = InProcessTransport(self, name)
-        self._announce(transport, (name,), () if holder is None else (name,))
         return transport
 
     def member(self, name: str) -> InProcessTransport | None:
@@ -124,13 +120,12 @@ class InProcessNetwork:
             deliver()
 
     def remove(self, transport: InProcessTransport, error: ShardnetError) -> None:
-        """Take a device off the roster, fail what waits for it, and tell the others."""
+        """Take a device off the roster, and fail what waits for it."""
         with self._lock:
             if self._members.get(transport.name) is not transport:
                 return
             del self._members[transport.name]
         self.fail_pending(transport, error)
-        self._announce(transport, (), (transport.name,))
 
     def fail_pending(self, transport: InProcessTransport, error: ShardnetError) -> None:
         """Fail every answer that goes to or comes from a device."""
@@ -220,23 +215,16 @@ class InProcessNetwork:
                 if not queue:
                     return
 
-    def _announce(self, about: InProcessTransport, joined: tuple[str, ...], left: tuple[str, ...]) -> None:
-        for member in list(self._members.values()):
-            if member is not about and not member.is_dead:
-                for callback in list(member.callbacks):
-                    self._submit(partial(callback, joined, left), self._chores)
-
-    def _submit(self, function: Callable[[], object], pool: ThreadPoolExecutor | None = None) -> None:
+    def _submit(self, function: Callable[[], object]) -> None:
         with contextlib.suppress(RuntimeError):  # the network was closed meanwhile
-            (pool or self._pool).submit(function)
+            self._pool.submit(function)
 
     def close(self) -> None:
         """End every device and thread."""
         for member in list(self._members.values()):
             member.close()
         self.timers.close()
-        for pool in (self._pool, self._chores):
-            pool.shutdown(wait=True, cancel_futures=True)
+        self._pool.shutdown(wait=True, cancel_futures=True)
 
     def __enter__(self) -> InProcessNetwork:
         return self

@@ -142,7 +142,7 @@ def _make_agent(store: dist.Store, name: str, rank: int, world_size: int | None,
     """The backend's constructor: a TensorPipeAgent in a group that is, for torch, just beginning."""
     agent = rpc.TensorPipeAgent(store, name, rank, world_size, rpc_backend_options, {}, [])
     # The agent has just put itself on torch's own list. Whoever reads an entry there waits for that agent's address,
-    # for ever if it died before it had one. Nobody needs the list: see Group.roster.
+    # for ever if it died before it had one. Nobody needs the list: the door keeps the roster.
     store.set("names/_ALL_WORKER_INFOS", "")
     api._init_rpc_states(agent)
     return agent

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import logging
 import re
 import threading
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from typing import Any
 
 from shardnet.errors import ClusterError, ShardnetError, UsageError
 from shardnet.process.forks import Birthplace
-from shardnet.transport.base import Handler, OnChange, RemoteObject, Transport
+from shardnet.transport.base import Handler, RemoteObject, Transport
 from shardnet.transport.door.messages import News
 from shardnet.transport.failure import has_left, lost, not_a_member, struck_off
 from shardnet.transport.outcomes import failed
@@ -38,7 +37,6 @@ EDGE_S = 2.0
 """How long a peer may take to say where an edge to it begins."""
 _EDGE = "members/edge"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,63}")
-_log = logging.getLogger(__name__)
 
 
 class RpcTransport(Transport):
@@ -55,7 +53,6 @@ class RpcTransport(Transport):
         """Ids that left or were evicted. What they still send is refused."""
         self._peers: dict[str, Peer] = {}
         self._left: set[str] = set()
-        self._on_change: list[OnChange] = []
         self.struck_off = threading.Event()
         """Set when the others have struck this device off: all that it asks for is `Evicted`. It may join again."""
         self._on_struck: list[Callable[[], object]] = []
@@ -66,7 +63,7 @@ class RpcTransport(Transport):
         self.unfetched = Unfetched(self._timers)
         self._edges = Edges(self._serve_edge, self._timers)
         self.handlers: dict[str, Handler] = {_EDGE: self._edges.place_for, **self.objects.endpoints()}
-        # The callbacks of users may wait; the thread that hears the news may not.
+        # Whoever waits for a member that is gone has callbacks, and the thread that hears the news may not wait.
         self._chores = ThreadPoolExecutor(1, thread_name_prefix="shardnet-members")
 
     @classmethod
@@ -194,9 +191,6 @@ class RpcTransport(Transport):
     def draw(self, counter: str, count: int = 1) -> int:
         return self.group.door.draw(counter, count)
 
-    def on_change(self, callback: OnChange) -> None:
-        self._on_change.append(callback)
-
     def on_struck_off(self, callback: Callable[[], object]) -> None:
         """Call back, at once where it has happened already, when the others strike this device off."""
         self._on_struck.append(callback)
@@ -211,7 +205,7 @@ class RpcTransport(Transport):
         peer = self._peers.get(device)
         if peer is not None:
             self._part(peer)
-            self._later(self._tell, (), (peer,))
+            self._later(peer.fail_pending, partial(lost, device))
             self.group.door.strike(peer.id)
 
     def close(self) -> None:
@@ -248,15 +242,13 @@ class RpcTransport(Transport):
         parted = [known[agent_id] for agent_id in news.left if agent_id in known]
         for peer in parted:
             self._part(peer)
-        joined = []
+            self._later(peer.fail_pending, partial(lost, peer.name))
         with self._lock:
             self.gone.update(news.left)
             for agent_id, name, _ in news.joined:
                 if agent_id != self.id and agent_id not in self.gone:
                     self._peers[name] = Peer(name, agent_id)
                     self._left.discard(name)
-                    joined.append(name)
-        self._later(self._tell, tuple(joined), tuple(parted))
 
     def _part(self, peer: Peer) -> None:
         """A member is there no more: what it still sends is refused."""
@@ -278,17 +270,6 @@ class RpcTransport(Transport):
             self._later(peer.fail_pending, lambda endpoint: struck_off(self.name))
         for callback in list(self._on_struck):
             self._later(callback)
-
-    def _tell(self, joined: tuple[str, ...], parted: tuple[Peer, ...]) -> None:
-        """What waits for members that are there no more has failed; then tell who wants to hear of changes."""
-        for peer in parted:
-            peer.fail_pending(partial(lost, peer.name))
-        left = tuple(peer.name for peer in parted)
-        for callback in list(self._on_change) if joined or left else ():
-            try:
-                callback(joined, left)
-            except Exception as error:
-                _log.error("%s: a membership callback failed: %s: %s", self.name, type(error).__name__, error)
 
     def _later(self, function: Any, *args: Any) -> None:
         with contextlib.suppress(RuntimeError):  # closed meanwhile
