@@ -14,14 +14,16 @@ from typing import Any
 
 import pytest
 import torch
-from integration.rpc_device import TESTS, Device, expose_endpoints
+from integration.rpc_device import TESTS, Counter, Device, expose_endpoints
 from processes import is_frozen
 from torch.distributed import rpc
 
 from shardnet.errors import CallTimeout, ClusterError, DeviceLost, DoesNotFit, JoinFailed, UsageError
 from shardnet.transport import RpcTransport, serve_door
 from shardnet.transport.door.membership import Membership
+from shardnet.transport.rpc import objects
 from shardnet.transport.rpc import transport as rpc_module
+from shardnet.transport.wire.frames import Post
 
 
 class Cluster:
@@ -417,3 +419,26 @@ def test_ctrl_c_while_joining_leaves_no_agent(monkeypatch: pytest.MonkeyPatch) -
                     RpcTransport.join(door.endpoint, "source")
             assert not rpc._is_current_rpc_agent_set()
             assert not [thread for thread in threading.enumerate() if thread.name == "shardnet-membership"]
+
+
+def test_an_edge_is_for_the_device_that_asks(cluster: Cluster) -> None:
+    """Once, the id was an argument: any of them could be asked for, as often as memory lasted."""
+    (device,) = cluster.start("device-1")
+    for args in ((99,), (device.ask("id"),)):
+        with pytest.raises(ClusterError, match="failed in 'members/edge': TypeError"):
+            cluster.source.post("device-1", "members/edge", *args).result(10)
+    stranger = Post(10**6, "members/edge", ())
+    with pytest.raises(ClusterError, match="device-1 has not heard yet of device number 1000000"):
+        cluster.source.ask("device-1", "members/edge", stranger, 10).result(10)
+
+
+def test_an_object_that_nobody_claims_goes(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its asker has given up before it stood. Once, it stayed for as long as both devices lived."""
+    monkeypatch.setattr(objects, "UNCLAIMED_S", 0.3)
+    (device,) = cluster.start("device-1")
+    before = Counter.num_alive
+    device.ask("post", "source", "objects/make", (device.ask("id"), 10**6), "counter", (5,), True)
+    assert Counter.num_alive == before + 1
+    assert wait_until(lambda: Counter.num_alive == before)
+    with pytest.raises(RuntimeError, match="the number of the device that asked for it"):
+        device.ask("post", "source", "objects/make", (10**6, 1), "counter", (5,), True)

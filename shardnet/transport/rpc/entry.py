@@ -45,9 +45,12 @@ def run_handler(sender: int, endpoint: str, args: tuple[Any, ...]) -> Any:
     if sender in transport.gone:
         raise evicted(transport.name)
     handler = transport.handlers.get(endpoint)
-    if handler is None:
+    if handler is not None:
+        return handler(*args)
+    own = transport.own_endpoints.get(endpoint)
+    if own is None:
         raise unknown_endpoint(transport.name, endpoint)
-    return handler(*args)
+    return own(sender, *args)
 
 
 def run_prompt_handler(sender: int, endpoint: str, args: tuple[Any, ...]) -> Any:

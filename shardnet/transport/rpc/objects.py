@@ -12,7 +12,9 @@ object lives until the handle that it got from `remote` is released, and handles
 from __future__ import annotations
 
 import itertools
+import threading
 import weakref
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -35,11 +37,16 @@ if TYPE_CHECKING:
 
     from shardnet.transport.base import Handler
     from shardnet.transport.rpc.transport import RpcTransport
+    from shardnet.transport.timers import Timer, Timers
 
 _MAKE, _FORGET = "objects/make", "objects/forget"
 
 _RREF_TYPE = "PyObject"
 """What torch calls the type of all that our RRefs hold."""
+
+
+UNCLAIMED_S = 120.0
+"""After which an object is let go of whose asker has given up. It claims the object when it hears that there is one."""
 
 
 class Kept:
@@ -54,31 +61,51 @@ class Kept:
 class LocalObjects:
     """The objects that live on this device, and the handles that this device has to objects anywhere."""
 
-    def __init__(self) -> None:
+    def __init__(self, timers: Timers) -> None:
+        self._timers = timers
         self._kept: weakref.WeakValueDictionary[ObjectId, Kept] = weakref.WeakValueDictionary()
         self._unclaimed: dict[ObjectId, Kept] = {}
         """What no RRef holds: made a moment ago, or for a process that cannot have RRefs."""
+        self._expiring: dict[ObjectId, Timer] = {}
+        self._lock = threading.Lock()
+        """Of the handles: some arrive while all are released."""
         self._handles: weakref.WeakSet[RpcRemoteObject] = weakref.WeakSet()
         self._numbers = itertools.count()
 
     def endpoints(self) -> dict[str, Handler]:
-        """What other devices ask about objects."""
-        return {_MAKE: self._make, _FORGET: lambda object_id: self.claim(object_id) and None}
+        """What other devices ask about objects. Each is given first who asks."""
+        return {_MAKE: self._make, _FORGET: self._forget}
 
     def next_number(self) -> int:
         """The second half of an object's id."""
         return next(self._numbers)
 
-    def _make(self, object_id: ObjectId, endpoint: str, args: tuple[Any, ...]) -> Failure | None:
+    def _make(
+        self, sender: int, object_id: ObjectId, endpoint: str, args: tuple[Any, ...], is_claimed_later: bool
+    ) -> Failure | None:
         """Let an endpoint make an object, and keep it until it is claimed."""
-        made = attempt(endpoint, run_prompt_handler, object_id[0], endpoint, args)
+        self._check_asker(sender, object_id)
+        made = attempt(endpoint, run_prompt_handler, sender, endpoint, args)
         if type(made) is Failure:
             return made
         self._kept[object_id] = self._unclaimed[object_id] = Kept(made)
+        if is_claimed_later:
+            self._expiring[object_id] = self._timers.after(UNCLAIMED_S, partial(self.claim, object_id))
         return None
+
+    def _forget(self, sender: int, object_id: ObjectId) -> None:
+        self._check_asker(sender, object_id)
+        self.claim(object_id)
+
+    def _check_asker(self, sender: int, object_id: ObjectId) -> None:
+        if object_id[0] != sender:
+            raise ClusterError("An object has the number of the device that asked for it.")
 
     def claim(self, object_id: ObjectId) -> Kept | None:
         """Hand an entry over to an RRef, or to nobody."""
+        expiring = self._expiring.pop(object_id, None)
+        if expiring is not None:
+            expiring.cancel()
         return self._unclaimed.pop(object_id, None)
 
     def forget_unclaimed_of(self, agent_id: int) -> None:
@@ -99,11 +126,14 @@ class LocalObjects:
 
     def remember(self, handle: RpcRemoteObject) -> None:
         """Release this handle, too, when the device leaves."""
-        self._handles.add(handle)
+        with self._lock:
+            self._handles.add(handle)
 
     def release_all(self) -> None:
         """Release every handle of this device: torch complains about RRefs that outlive its agent."""
-        for handle in list(self._handles):
+        with self._lock:
+            handles = list(self._handles)
+        for handle in handles:
             handle.release()
 
 
@@ -197,7 +227,7 @@ def make_remote(
     One call of `rpc.remote` could do both, but the future of its RRef never completes when that fails (torch 2.13).
     """
     object_id = (transport.id, transport.objects.next_number())
-    made = Post(transport.id, _MAKE, (object_id, endpoint, args))
+    made = Post(transport.id, _MAKE, (object_id, endpoint, args, transport.group.is_first))
     if device == transport.name:
         outcome = attempt(_MAKE, run_prompt_handler, *made)
         transport.own_calls.settle(outcome, endpoint, timeout_s).result()

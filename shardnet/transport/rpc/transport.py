@@ -48,7 +48,6 @@ class RpcTransport(Transport):
         self.id = group.id
         self.group = group
         self.birthplace = Birthplace("this transport")
-        self.objects = LocalObjects()
         self.gone: set[int] = set()
         """Ids that left or were evicted. What they still send is refused."""
         self._peers: dict[str, Peer] = {}
@@ -59,10 +58,13 @@ class RpcTransport(Transport):
         self._lock = threading.Lock()
         self._closed = False
         self._timers = Timers()
+        self.objects = LocalObjects(self._timers)
         self.own_calls = OwnCalls(name, self._timers)
         self.unfetched = Unfetched(self._timers)
         self._edges = Edges(self._serve_edge, self._timers)
-        self.handlers: dict[str, Handler] = {_EDGE: self._edges.place_for, **self.objects.endpoints()}
+        self.handlers: dict[str, Handler] = {}
+        self.own_endpoints: dict[str, Handler] = {_EDGE: self._place_for, **self.objects.endpoints()}
+        """What this transport serves itself. Each is given first who asks."""
         # Whoever waits for a member that is gone has callbacks, and the thread that hears the news may not wait.
         self._chores = ThreadPoolExecutor(1, thread_name_prefix="shardnet-members")
 
@@ -175,12 +177,18 @@ class RpcTransport(Transport):
         if not peer.has_asked_for_edge:
             peer.has_asked_for_edge = True
             with contextlib.suppress(ShardnetError):
-                asked = self._send(peer, _EDGE, Post(self.id, _EDGE, (self.id,)), EDGE_S)
+                asked = self._send(peer, _EDGE, Post(self.id, _EDGE, ()), EDGE_S)
                 asked.add_done_callback(partial(self._open_edge, peer))
 
     def _open_edge(self, peer: Peer, told: Future[Any]) -> None:
         if told.exception() is None and told.result() is not None and peer.id not in self.gone:
             peer.edge = self._edges.connect(peer.name, *told.result())
+
+    def _place_for(self, sender: int) -> Any:
+        """Where an edge of the device that asks begins."""
+        if sender not in {peer.id for peer in list(self._peers.values())}:
+            raise ClusterError(f"{self.name} has not heard yet of device number {sender}.")
+        return self._edges.place_for(sender)
 
     def _serve_edge(self, request: Post) -> Any:
         return attempt(request.endpoint, run_prompt_handler, *request)
