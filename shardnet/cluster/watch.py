@@ -22,6 +22,8 @@ LIMITS = Limits()
 LOOK_EVERY_S = 0.2
 LOOK_CLOSELY_EVERY_S = 0.05
 """While a device is doubted."""
+ANSWER_S = 10.0
+"""After which a question is given up, and the edge that it was sent through, if any. Others were asked since."""
 _log = logging.getLogger(__name__)
 
 
@@ -134,7 +136,7 @@ class Watch:
     def _perform(self, action: Action) -> None:
         device = action.device
         if action.kind == "ask":
-            answer = self._transport.post(device, "stages", timeout_s=self._limits.lost_after_s)
+            answer = self._transport.post(device, "stages", timeout_s=ANSWER_S)
             self._asked.append((device, answer, time.monotonic()))
         elif action.kind == "suspect":
             self.suspected.add(device)

@@ -56,7 +56,8 @@ class Transport(ABC):
     def post(self, device: str, endpoint: str, *args: Any, timeout_s: float = 30.0) -> Future[Any]:
         """The fast way for small, frequent messages: the handler must not return a Future. Else like `call`.
 
-        What it returns to another device has at most 1 MiB, no tensor of more than 128 KiB, and no handle.
+        What it returns to another device has at most 1 MiB, no tensor of more than 128 KiB, and no handle. Where the
+        connection breaks, the handler may be asked twice.
         """
 
     @abstractmethod

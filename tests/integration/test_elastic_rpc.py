@@ -23,6 +23,7 @@ from shardnet.transport import RpcTransport, serve_door
 from shardnet.transport.door.membership import Membership
 from shardnet.transport.rpc import objects
 from shardnet.transport.rpc import transport as rpc_module
+from shardnet.transport.rpc.edges import Edge
 from shardnet.transport.wire.frames import Post
 
 
@@ -419,6 +420,52 @@ def test_ctrl_c_while_joining_leaves_no_agent(monkeypatch: pytest.MonkeyPatch) -
                     RpcTransport.join(door.endpoint, "source")
             assert not rpc._is_current_rpc_agent_set()
             assert not [thread for thread in threading.enumerate() if thread.name == "shardnet-membership"]
+
+
+def edge_to(source: RpcTransport, device: str) -> Edge:
+    """The edge to a device, which opens when something is posted."""
+    source.post(device, "echo", timeout_s=10).result(10)
+    peer = source.peer(device)
+    assert wait_until(lambda: peer.edge is not None and peer.edge.speaks and not peer.edge.is_over)
+    assert peer.edge is not None
+    return peer.edge
+
+
+def test_the_end_of_an_edge_is_not_that_of_its_device(cluster: Cluster) -> None:
+    """Once, what was due there failed as if the device were dead, and the device was struck off."""
+    (device,) = cluster.start("device-1")
+    edge = edge_to(cluster.source, "device-1")
+    device.stop()
+    due = cluster.source.post("device-1", "echo", 5, timeout_s=20)
+    edge._line.close()
+    assert wait_until(lambda: edge.is_over) and not due.done()
+    device.proceed()
+    assert due.result(20) == (5,)
+
+
+def test_an_edge_that_is_over_is_replaced(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once, an edge was asked for once in the life of two devices."""
+    monkeypatch.setattr(rpc_module, "EDGE_AGAIN_S", 0.0)
+    cluster.start("device-1")
+    first = edge_to(cluster.source, "device-1")
+    first._line.close()
+    assert wait_until(lambda: first.is_over)
+    assert edge_to(cluster.source, "device-1") is not first
+    assert len(cluster.source._edges._edges) == 1
+
+
+def test_who_was_silent_when_an_edge_was_asked_for_gets_one_later(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rpc_module, "EDGE_AGAIN_S", 0.2)
+    monkeypatch.setattr(rpc_module, "EDGE_S", 0.1)
+    (device,) = cluster.start("device-1")
+    device.stop()
+    for _ in range(3):
+        with pytest.raises(CallTimeout):
+            cluster.source.post("device-1", "echo", timeout_s=0.3).result(10)
+    device.proceed()
+    assert wait_until(lambda: cluster.echo("device-1") == 1 and cluster.source.peer("device-1").edge is not None)
 
 
 def test_an_edge_is_for_the_device_that_asks(cluster: Cluster) -> None:

@@ -32,7 +32,7 @@ _MAX_S = 1e6
 class Peer:
     """Another member, and the answers of it that are due."""
 
-    __slots__ = ("edge", "has_asked_for_edge", "id", "name", "pending", "worker")
+    __slots__ = ("edge", "edge_after_s", "id", "name", "pending", "worker")
 
     def __init__(self, name: str, agent_id: int) -> None:
         self.name = name
@@ -43,7 +43,8 @@ class Peer:
         """Each with the endpoint or method that it is of."""
         self.edge: Edge | None = None
         """The quick way to it, where there is one."""
-        self.has_asked_for_edge = False
+        self.edge_after_s = float("-inf")
+        """When it may be asked for an edge, where there is none."""
 
     def fail_pending(self, error_of: Callable[[str], ShardnetError]) -> None:
         """Fail what still waits for this member: of a frozen one, torch would only report timeouts."""

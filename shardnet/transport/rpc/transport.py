@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import math
 import re
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -35,6 +37,8 @@ from shardnet.transport.wire.frames import Call, Post
 
 EDGE_S = 2.0
 """How long a peer may take to say where an edge to it begins."""
+EDGE_AGAIN_S = 5.0
+"""After which one that had none is asked again."""
 _EDGE = "members/edge"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,63}")
 
@@ -130,7 +134,17 @@ class RpcTransport(Transport):
     def ask(self, device: str, endpoint: str, request: Any, timeout_s: float) -> Future[Any]:
         """Send one of the requests of `wire` to another device."""
         try:
-            return self._send(self.peer(device), endpoint, request, timeout_s)
+            peer = self.peer(device)
+        except ShardnetError as error:
+            return failed(error)
+        return self._ask_peer(peer, endpoint, request, timeout_s)
+
+    def _ask_peer(self, peer: Peer, endpoint: str, request: Any, timeout_s: float) -> Future[Any]:
+        try:
+            worker = peer.worker
+            if worker is None:
+                worker = peer.worker = self.group.worker(peer.id)
+            return send(peer, worker, endpoint, request, timeout_s)
         except ShardnetError as error:
             return failed(error)
 
@@ -166,23 +180,30 @@ class RpcTransport(Transport):
             if device not in self._left and not self.struck_off.is_set():
                 raise
 
-    def _send(self, peer: Peer, endpoint: str, request: Any, timeout_s: float) -> Future[Any]:
-        worker = peer.worker
-        if worker is None:
-            worker = peer.worker = self.group.worker(peer.id)
-        return send(peer, worker, endpoint, request, timeout_s)
-
     def _ask_for_edge(self, peer: Peer) -> None:
-        """Once: what is posted until there is an edge goes through RPC."""
-        if not peer.has_asked_for_edge:
-            peer.has_asked_for_edge = True
-            with contextlib.suppress(ShardnetError):
-                asked = self._send(peer, _EDGE, Post(self.id, _EDGE, ()), EDGE_S)
-                asked.add_done_callback(partial(self._open_edge, peer))
+        """Where there is none: what is posted until there is one goes through RPC."""
+        now_s = time.monotonic()
+        with self._lock:
+            has_edge = peer.edge is not None and not peer.edge.is_over
+            if has_edge or now_s < peer.edge_after_s:
+                return
+            peer.edge_after_s = now_s + EDGE_AGAIN_S
+        asked = self._ask_peer(peer, _EDGE, Post(self.id, _EDGE, ()), EDGE_S)
+        asked.add_done_callback(partial(self._open_edge, peer))
 
     def _open_edge(self, peer: Peer, told: Future[Any]) -> None:
-        if told.exception() is None and told.result() is not None and peer.id not in self.gone:
-            peer.edge = self._edges.connect(peer.name, *told.result())
+        if told.exception() is not None:
+            return
+        if told.result() is None:  # there are no such sockets
+            peer.edge_after_s = math.inf
+            return
+        edge = self._edges.connect(peer.name, told.result(), partial(self._ask_peer, peer))
+        peer.edge = edge
+        if edge is not None and self._is_gone(peer):  # only now: whoever ends its edge has found none, perhaps
+            edge.end(partial(lost, peer.name))
+
+    def _is_gone(self, peer: Peer) -> bool:
+        return peer.id in self.gone or self.struck_off.is_set() or self._closed
 
     def _place_for(self, sender: int) -> Any:
         """Where an edge of the device that asks begins."""
