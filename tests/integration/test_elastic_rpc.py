@@ -489,3 +489,15 @@ def test_an_object_that_nobody_claims_goes(cluster: Cluster, monkeypatch: pytest
     assert wait_until(lambda: Counter.num_alive == before)
     with pytest.raises(RuntimeError, match="the number of the device that asked for it"):
         device.ask("post", "source", "objects/make", (10**6, 1), "counter", (5,), True)
+
+
+def test_whoever_posts_does_not_wait_for_the_door(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once, to post to who is no member waited for the door, up to 5 s, on whichever thread: that of timers, say."""
+    goes_on = threading.Event()
+    sync = cluster.source.group.door.sync
+    monkeypatch.setattr(cluster.source.group.door, "sync", lambda: (goes_on.wait(20), sync())[1])
+    due = cluster.source.post("nobody", "echo", 1)
+    assert not due.done()
+    goes_on.set()
+    with pytest.raises(DeviceLost, match="nobody is not in the cluster"):
+        due.result(10)

@@ -12,16 +12,17 @@ import re
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
 from shardnet.errors import ClusterError, ShardnetError, UsageError
 from shardnet.process.forks import Birthplace
+from shardnet.process.threads import Errands, on_thread
 from shardnet.transport.base import Handler, RemoteObject, Transport
 from shardnet.transport.door.messages import News
 from shardnet.transport.failure import has_left, lost, not_a_member, struck_off
-from shardnet.transport.outcomes import failed
+from shardnet.transport.outcomes import failed, pass_on
 from shardnet.transport.own_calls import OwnCalls
 from shardnet.transport.rpc import frames as rpc_frames
 from shardnet.transport.rpc import presence
@@ -70,7 +71,7 @@ class RpcTransport(Transport):
         self.own_endpoints: dict[str, Handler] = {_EDGE: self._place_for, **self.objects.endpoints()}
         """What this transport serves itself. Each is given first who asks."""
         # Whoever waits for a member that is gone has callbacks, and the thread that hears the news may not wait.
-        self._chores = ThreadPoolExecutor(1, thread_name_prefix="shardnet-members")
+        self._chores = Errands("shardnet-members")
 
     @classmethod
     def join(
@@ -133,11 +134,23 @@ class RpcTransport(Transport):
 
     def ask(self, device: str, endpoint: str, request: Any, timeout_s: float) -> Future[Any]:
         """Send one of the requests of `wire` to another device."""
-        try:
-            peer = self.peer(device)
-        except ShardnetError as error:
-            return failed(error)
-        return self._ask_peer(peer, endpoint, request, timeout_s)
+        peer = self._peers.get(device)
+        if peer is not None:
+            return self._ask_peer(peer, endpoint, request, timeout_s)
+        answer: Future[Any] = Future()
+        try:  # elsewhere: the door may be silent for seconds, and this thread may be what timers or lines run on
+            found = on_thread("shardnet-look-up", partial(self._look_up, device))
+        except RuntimeError as error:
+            return failed(ClusterError(f"{device} cannot be looked up: {error}."))
+        found.add_done_callback(partial(self._ask_found, answer, endpoint, request, timeout_s))
+        return answer
+
+    def _ask_found(
+        self, answer: Future[Any], endpoint: str, request: Any, timeout_s: float, found: Future[Peer]
+    ) -> None:
+        is_found = found.exception() is None
+        asked = self._ask_peer(found.result(), endpoint, request, timeout_s) if is_found else found
+        asked.add_done_callback(partial(pass_on, answer))
 
     def _ask_peer(self, peer: Peer, endpoint: str, request: Any, timeout_s: float) -> Future[Any]:
         try:
@@ -234,7 +247,7 @@ class RpcTransport(Transport):
         peer = self._peers.get(device)
         if peer is not None:
             self._part(peer)
-            self._later(peer.fail_pending, partial(lost, device))
+            self._chores.do(partial(peer.fail_pending, partial(lost, device)))
             self.group.door.strike(peer.id)
 
     def close(self) -> None:
@@ -257,7 +270,7 @@ class RpcTransport(Transport):
         presence.leave(self)
         self._edges.close(has_left(self.name))
         self._timers.close()
-        self._chores.shutdown(wait=False)
+        self._chores.end()
         self.own_calls.fail_pending(has_left(self.name))
         for peer in list(self._peers.values()):
             peer.fail_pending(lambda endpoint: has_left(self.name))
@@ -271,7 +284,7 @@ class RpcTransport(Transport):
         parted = [known[agent_id] for agent_id in news.left if agent_id in known]
         for peer in parted:
             self._part(peer)
-            self._later(peer.fail_pending, partial(lost, peer.name))
+            self._chores.do(partial(peer.fail_pending, partial(lost, peer.name)))
         with self._lock:
             self.gone.update(news.left)
             for agent_id, name, _ in news.joined:
@@ -296,10 +309,6 @@ class RpcTransport(Transport):
             peers = list(self._peers.values())
             self._peers.clear()
         for peer in peers:
-            self._later(peer.fail_pending, lambda endpoint: struck_off(self.name))
+            self._chores.do(partial(peer.fail_pending, lambda endpoint: struck_off(self.name)))
         for callback in list(self._on_struck):
-            self._later(callback)
-
-    def _later(self, function: Any, *args: Any) -> None:
-        with contextlib.suppress(RuntimeError):  # closed meanwhile
-            self._chores.submit(function, *args)
+            self._chores.do(callback)
