@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import ExitStack
 from typing import Any
 
@@ -501,3 +502,28 @@ def test_whoever_posts_does_not_wait_for_the_door(cluster: Cluster, monkeypatch:
     goes_on.set()
     with pytest.raises(DeviceLost, match="nobody is not in the cluster"):
         due.result(10)
+
+
+def test_a_transport_that_cannot_be_made_leaves_no_agent(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serve_door() as door:
+        with monkeypatch.context() as patch:
+            patch.setattr(rpc_module, "Edges", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                RpcTransport.join(door.endpoint, "source")
+        assert not rpc._is_current_rpc_agent_set()
+        RpcTransport.join(door.endpoint, "source").close()
+
+
+def test_a_second_ctrl_c_leaves_nothing_behind_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It came while a thread was waited for. What stood behind that was never done, and `close` did nothing more."""
+    with serve_door() as door, RpcTransport.join(door.endpoint, "source") as here:
+        here.expose("never", Future)
+        due = here.call("source", "never", timeout_s=60)
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "join", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                here.close()
+        with pytest.raises(ClusterError, match="source has left"):
+            due.result(10)
+        here.close()
+        assert not rpc._is_current_rpc_agent_set()

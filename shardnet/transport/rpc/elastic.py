@@ -108,9 +108,11 @@ class Group:
 
     def close(self) -> None:
         """End the agent. Waits for nobody else."""
-        self.door.close()
-        if rpc._is_current_rpc_agent_set():
-            api.shutdown(graceful=False)
+        try:
+            self.door.close()
+        finally:
+            if rpc._is_current_rpc_agent_set():
+                api.shutdown(graceful=False)
 
 
 def _start_agent(store: dist.Store, agent_id: int) -> Any:

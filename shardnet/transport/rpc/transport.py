@@ -72,6 +72,7 @@ class RpcTransport(Transport):
         """What this transport serves itself. Each is given first who asks."""
         # Whoever waits for a member that is gone has callbacks, and the thread that hears the news may not wait.
         self._chores = Errands("shardnet-members")
+        self._ends = self._in_order_of_closing()
 
     @classmethod
     def join(
@@ -98,14 +99,15 @@ class RpcTransport(Transport):
             raise UsageError(f"A device is called by 1 to 64 letters, digits and .:@_-, but this one is {name!r}.")
         rpc_frames.install()
         presence.check_birthplace()
-        here = cls(name, Group(endpoint, timeout_s=timeout_s))
-        try:
+        with contextlib.ExitStack() as ends:
+            group = Group(endpoint, timeout_s=timeout_s)
+            ends.callback(group.close)
+            here = cls(name, group)
+            ends.callback(here._shut)
             presence.enter(here)
             prepare(here)
             here.group.enlist(name, here._on_news, here._be_struck_off)
-        except BaseException:
-            here._shut()
-            raise
+            ends.pop_all()
         atexit.register(here.close)
         return here
 
@@ -254,28 +256,42 @@ class RpcTransport(Transport):
         if not self.birthplace.is_here:  # at the exit of a forked child, whose parent goes on
             return
         with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-        atexit.unregister(self.close)
+            was_closed, self._closed = self._closed, True
         try:
-            with contextlib.suppress(ClusterError):
-                self.group.door.leave()
-        finally:  # also after Ctrl-C: nobody can close this twice, and a process has one agent
+            if not was_closed:
+                atexit.unregister(self.close)
+                with contextlib.suppress(ClusterError):
+                    self.group.door.leave()
+        finally:  # also after Ctrl-C: a process has one agent, and could never join again
             self._shut()
 
     def _shut(self) -> None:
         self._closed = True
-        self.objects.release_all()
-        presence.leave(self)
-        self._edges.close(has_left(self.name))
-        self._timers.close()
-        self._chores.end()
-        self.own_calls.fail_pending(has_left(self.name))
+        self._ends.close()
+
+    def _in_order_of_closing(self) -> contextlib.ExitStack:
+        """What is done at the end: each once, however often it is asked for, and whatever the one before has raised."""
+        ends = contextlib.ExitStack()
+        error = has_left(self.name)
+        for end in reversed(
+            (
+                self.objects.release_all,
+                partial(presence.leave, self),
+                partial(self._edges.close, error),
+                self._timers.close,
+                self._chores.end,
+                partial(self.own_calls.fail_pending, error),
+                self._leave_peers,
+                self.group.close,
+            )
+        ):
+            ends.callback(end)
+        return ends
+
+    def _leave_peers(self) -> None:
         for peer in list(self._peers.values()):
             peer.fail_pending(lambda endpoint: has_left(self.name))
         self._peers.clear()
-        self.group.close()
 
     def _on_news(self, news: News) -> None:
         """Make of the members known here those that the door has told of. Runs on the thread that hears it."""
