@@ -57,10 +57,12 @@ class Errands:
             self._given.put(done.set)
             done.wait(timeout_s)
 
-    def end(self) -> None:
-        """What was given is still done, and nothing more. Does not wait. Safe to call twice."""
+    def end(self, wait_s: float = 0.0) -> None:
+        """What was given is still done, and nothing more. Waits no longer than `wait_s`. Safe to call twice."""
         self._is_over = True
         self._given.put(None)
+        if self._thread is not threading.current_thread():
+            self._thread.join(wait_s)
 
     def __enter__(self) -> Errands:
         return self

@@ -42,6 +42,8 @@ OPEN_SESSION_TRIES = 4
 """After 5, 10, 20 and 40 s a stage that does not say whether it has room is given up."""
 CLOSE_SESSION_S = 1.0
 """After so long without an answer, a stage is told again to free a session."""
+ERRANDS_S = 1.0
+"""How long it may take to begin to close those that were given up."""
 SETTLE_S = 5.0
 """A start waits no longer than this for the memory of sessions that were closed."""
 PROMPT_S = 15.0
@@ -258,7 +260,7 @@ class Sessions:
             self._resumed.notify_all()
         self._cut_off_in(ring, numbers)
         self._has_verdict.set()
-        self._errands.end()
+        self._errands.end(ERRANDS_S)
         for session in sessions:
             session.tell(self._ended)
 

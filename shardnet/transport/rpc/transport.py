@@ -40,6 +40,8 @@ EDGE_S = 2.0
 """How long a peer may take to say where an edge to it begins."""
 EDGE_AGAIN_S = 5.0
 """After which one that had none is asked again."""
+CHORES_S = 1.0
+"""How long the callbacks of answers that failed may take at the end."""
 _EDGE = "members/edge"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,63}")
 
@@ -279,7 +281,7 @@ class RpcTransport(Transport):
                 partial(presence.leave, self),
                 partial(self._edges.close, error),
                 self._timers.close,
-                self._chores.end,
+                partial(self._chores.end, CHORES_S),
                 partial(self.own_calls.fail_pending, error),
                 self._leave_peers,
                 self.group.close,
