@@ -28,6 +28,9 @@ class DeviceProfile:
     prefill_unit_s_per_token: tuple[float, ...] = ()
     """Seconds of prefill of each unit for one token, in unit order."""
     num_threads: int = 1
+    host: str = ""
+    """Devices of one host share its cores."""
+    host_cores: int = 1
     active_w: float | None = None
     """Power while computing, in watts; None where it cannot be read."""
     is_estimated: bool = False

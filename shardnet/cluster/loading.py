@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from shardnet.cluster.copies import require_copies
 from shardnet.cluster.deployment import Deployment
@@ -17,6 +18,7 @@ from shardnet.cluster.placement import (
     check_num_devices,
     given_plan,
     kv_budgets,
+    num_at_once,
     place,
     problem_of,
 )
@@ -51,8 +53,9 @@ def load_model(
         opened = replace(opened, profile=opened.profile.sent_as(options.wire_dtype))
     files = require_copies(opened, devices, deployment.transport, cache_dir, deployment.progress, deployment.result_of)
     ring_id = deployment.next_ring_id()
-    plan, budgets = plan_load(deployment, files, devices, surveyor, options, context_tokens, ring_id.plan_version)
-    specs = _specs(deployment.transport.name, ring_id, plan, budgets, files, options)
+    version = ring_id.plan_version
+    placed = place_model(deployment, files, devices, surveyor, options, context_tokens, version)
+    plan, specs = placed.plan, _specs(deployment.transport.name, ring_id, placed, files, options)
     ring = Ring(deployment.transport, plan.stages, specs)
     numbers = itertools.count(deployment.transport.draw("session", MOST_SESSIONS))
     deployment.place(ring, numbers)
@@ -64,11 +67,10 @@ def load_model(
     )
 
 
-def _specs(
-    source: str, ring_id: RingId, plan: Plan, budgets: Sequence[int], files: ModelFiles, options: LoadOptions
-) -> list[StageSpec]:
+def _specs(source: str, ring_id: RingId, placed: Placed, files: ModelFiles, options: LoadOptions) -> list[StageSpec]:
     """What each device is told to load, and its place in the ring."""
-    ring = tuple(RingStop(stage.device, stage.first_unit, stage.last_unit) for stage in plan.stages)
+    stages = placed.plan.stages
+    ring = tuple(RingStop(stage.device, stage.first_unit, stage.last_unit) for stage in stages)
     return [
         StageSpec(
             ring_id=ring_id,
@@ -79,16 +81,27 @@ def _specs(
             tensors=files.roots_of(stage.first_unit, stage.last_unit),
             dtype=options.dtype,
             wire_dtype=options.wire_dtype or options.dtype,
-            kv_budget_bytes=budgets[index],
+            kv_budget_bytes=placed.kv_budgets[index],
             prefill_chunk_tokens=options.prefill_chunk_tokens,
             record_spans=options.record_spans,
             deployment=ring_id.plan_version,
+            num_groups=placed.num_at_once,
         )
-        for index, stage in enumerate(plan.stages)
+        for index, stage in enumerate(stages)
     ]
 
 
-def plan_load(
+class Placed(NamedTuple):
+    """Where a model goes."""
+
+    plan: Plan
+    kv_budgets: list[int]
+    """Of each stage, in bytes."""
+    num_at_once: int
+    """Stages that can compute at the same time."""
+
+
+def place_model(
     deployment: Deployment,
     files: ModelFiles,
     devices: Sequence[str],
@@ -96,12 +109,12 @@ def plan_load(
     options: LoadOptions,
     context_tokens: int,
     version: int,
-) -> tuple[Plan, list[int]]:
-    """The plan, and the KV budget of each stage in bytes."""
+) -> Placed:
+    """Decide which device gets what."""
     kv_bytes = options.kv_memory_bytes
     if options.split is not None:
-        plan = given_plan(options.split, files.profile, devices, version)
-        return plan, kv_budgets(plan, files.profile, surveyor.memory(devices), kv_bytes)
+        plan, profiles = given_plan(options.split, files.profile, devices, version), surveyor.memory(devices)
+        return Placed(plan, kv_budgets(plan, files.profile, profiles, kv_bytes), num_at_once(plan, profiles))
     if options.placement == SPREAD:
         check_num_devices(len(devices), files.profile.num_units, files.profile.name)
     expected_tokens = min(EXPECTED_TOKENS, max(1, context_tokens // 2))
@@ -117,7 +130,8 @@ def plan_load(
         kv_memory_bytes=kv_bytes,
     )
     plan = place(problem, options.placement, options.objective, options.in_flight, version)
-    return plan, kv_budgets(plan, files.profile, survey.devices, kv_bytes)
+    budgets = kv_budgets(plan, files.profile, survey.devices, kv_bytes)
+    return Placed(plan, budgets, num_at_once(plan, survey.devices))
 
 
 def check_context(model: str, longest: int, wanted: int | None) -> int:

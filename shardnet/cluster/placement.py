@@ -6,6 +6,7 @@ the split comes from the caller or from `shardnet.planner`. Pure.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -135,6 +136,17 @@ def given_plan(split: Sequence[int], profile: ModelProfile, devices: Sequence[st
     """
     check_split(split, len(devices), profile.num_units, profile.name)
     return Plan(stages_from_counts(list(devices), list(split)), version=version, method="given")
+
+
+def num_at_once(plan: Plan, devices: Sequence[DeviceProfile]) -> int:
+    """How many stages of the plan can compute at the same time: on each host as many as its cores have room for."""
+    profile_of = {device.name: device for device in devices}
+    stages_of = Counter(profile_of[stage.device].host for stage in plan.stages)
+    room_of: dict[str, int] = {}
+    for stage in plan.stages:
+        profile = profile_of[stage.device]
+        room_of[profile.host] = max(1, profile.host_cores // profile.num_threads)
+    return sum(min(stages, room_of[host]) for host, stages in stages_of.items())
 
 
 def kv_budgets(

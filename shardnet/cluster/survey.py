@@ -72,6 +72,8 @@ class Surveyor:
                 name=device,
                 memory_bytes=max(answer.memory_usable_bytes - promised[answer.host], 0) // hosts[answer.host],
                 num_threads=answer.num_threads,
+                host=answer.host,
+                host_cores=answer.num_cores,
             )
             for device, answer in zip(devices, described, strict=True)
         ]
@@ -116,7 +118,8 @@ class Surveyor:
             if kind not in profiles:
                 measured = self._profile(device, files, wait_for)
                 profiles[kind] = measured.to_profile(context_tokens=context_tokens)
-            found.append(replace(profiles[kind], name=device, memory_bytes=bare.memory_bytes))
+            profile = replace(profiles[kind], name=device, memory_bytes=bare.memory_bytes)
+            found.append(replace(profile, host=bare.host, host_cores=bare.host_cores))
         networks = {device: answer.network for device, answer in zip(devices, described, strict=True)}
         return Survey(tuple(found), self._find_links(devices, networks, files, ProfileStore(store), progress))
 

@@ -6,6 +6,7 @@ import os
 import platform
 import uuid
 
+from shardnet.profiling.cores import max_threads
 from shardnet.profiling.memory import (
     machine_memory,
     num_process_threads,
@@ -27,6 +28,7 @@ def describe(device: str, kind: str, num_threads: int, memory_promised_bytes: in
         kind=kind,
         machine=platform.machine(),
         num_threads=num_threads,
+        num_cores=max_threads(),
         memory_total_bytes=machine_memory().total_bytes,
         memory_usable_bytes=usable_memory_bytes(),
         memory_promised_bytes=memory_promised_bytes,

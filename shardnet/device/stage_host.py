@@ -207,6 +207,7 @@ class StageHost:
                 num_threads=here.num_threads,
                 pace=here.pace,
                 wire_dtype=getattr(torch, spec.wire_dtype),
+                num_groups=spec.num_groups if spec.stage == 0 else 1,
             )
         return StageSizes(shard.weight_bytes, shard.bytes_read, shard.kv_bytes_per_token)
 

@@ -87,6 +87,10 @@ class StepWork:
     num_bulk_parts: int
     """The last so many of `parts` belong to prompts."""
 
+    @property
+    def decode_parts(self) -> list[Part]:
+        return self.parts[: len(self.parts) - self.num_bulk_parts]
+
 
 @dataclass(slots=True)
 class Taken:
@@ -125,10 +129,18 @@ class Inbox:
         self._bulk.clear()
         return dropped
 
-    def take(self, standing_of: StandingOf, *, allow_bulk: bool) -> Taken:
-        """Choose the next step."""
+    @property
+    def num_decode_parts(self) -> int:
+        return sum(len(packet.pieces) for packet in self._decode)
+
+    def take(self, standing_of: StandingOf, *, allow_bulk: bool, most_decode: int | None = None) -> Taken:
+        """Choose the next step.
+
+        Args:
+            most_decode: tokens of decode work; all that waits where None.
+        """
         step = _Choice(standing_of)
-        self._decode = step.choose(self._decode, None)
+        self._decode = step.choose(self._decode, most_decode)
         num_decode_parts = len(step.parts)
         if allow_bulk:
             self._bulk = step.choose(self._bulk, self._chunk_tokens)

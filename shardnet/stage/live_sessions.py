@@ -43,6 +43,11 @@ class LiveSessions:
     def __len__(self) -> int:
         return len(self._open)
 
+    @property
+    def num_decoding(self) -> int:
+        """Those that are past their prompt."""
+        return sum(live.kv.length >= live.spec.prompt_tokens for live in self._open.values())
+
     def open(self, spec: SessionSpec, sampler: Sampler | None) -> None:
         """Reserve the session's memory. May be asked twice, and has no effect then.
 

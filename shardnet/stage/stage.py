@@ -27,6 +27,7 @@ from shardnet.errors import BadRequest, ClusterError
 from shardnet.models import Segment, Shard
 from shardnet.stage.cache import KVCache
 from shardnet.stage.command import Command, Result
+from shardnet.stage.grouping import Grouping
 from shardnet.stage.idle_time import IdleTime
 from shardnet.stage.inbox import Inbox, OnTaken, Packet, StepWork
 from shardnet.stage.live_sessions import LiveSession, LiveSessions
@@ -53,6 +54,7 @@ class Stage:
 
     Args:
         wire_dtype: of the hidden states that come and go; the shard's own where None.
+        num_groups: of the ring's first stage: see `grouping`.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Stage:
         num_threads: int,
         pace: Pace = own_pace,
         wire_dtype: torch.dtype | None = None,
+        num_groups: int = 1,
     ) -> None:
         self.shard = shard
         self.wire_dtype = wire_dtype or shard.dtype
@@ -75,6 +78,7 @@ class Stage:
         self._num_threads = num_threads
         self._pace = pace
         self._inbox = Inbox(chunk_tokens)
+        self._grouping = Grouping(num_groups)
         self._sessions = LiveSessions(kv)
         self._idle = IdleTime(recorder)
         self._ready = threading.Condition()
@@ -231,12 +235,11 @@ class Stage:
     def _schedule(self) -> _Step | None:
         """Wait for work and choose the next step; None when the stage is closed."""
         while self._run_commands():
-            step = self._take_work()
+            step, wait_s = self._take_work()
             if step is not None:
                 return step
             with self._ready:
-                while not self._has_news:
-                    self._ready.wait()
+                self._ready.wait_for(lambda: self._has_news, wait_s)
         return None
 
     def _run_commands(self) -> bool:
@@ -254,19 +257,23 @@ class Stage:
             command.run()
         return True
 
-    def _take_work(self) -> _Step | None:
-        """The next step; None where nothing that waits can run now."""
+    def _take_work(self) -> tuple[_Step | None, float | None]:
+        """The next step. None where nothing that waits can run now, or is to, for so many seconds at most."""
         with self._ready:
-            taken = self._inbox.take(self._sessions.standing, allow_bulk=self._num_untaken < MAX_BULK_HOPS)
+            now_s, num_waiting = clock_ns() / 1e9, self._inbox.num_decode_parts
+            group = self._grouping.choose(now_s, num_waiting, self._sessions.num_decoding)
+            allow_bulk = self._num_untaken < MAX_BULK_HOPS
+            taken = self._inbox.take(self._sessions.standing, allow_bulk=allow_bulk, most_decode=group.most)
             step = None
             if taken.work is not None:
                 step = _Step(taken.work, self._sessions.begin_step(taken.work.parts))
+                self._grouping.taken(now_s, [part.session for part in taken.work.decode_parts])
             self._idle.note_waiting(step is None)
         for on_taken in taken.on_taken:  # they may go through the network: not under the lock
             on_taken()
         for refusal in taken.refused:
             self._outlet.session_failed(*refusal)
-        return step
+        return step, group.wait_s
 
     def _run(self, step: _Step) -> torch.Tensor:
         """Hidden states [sum T, H]; or logits [N, V], where this shard ends with the head."""

@@ -154,6 +154,8 @@ class StageSpec(NamedTuple):
     record_spans: bool
     deployment: int
     """The plan version of the first ring of the loaded model; stays when another ring takes over."""
+    num_groups: int = 1
+    """How many stages of the ring can compute at the same time; see `stage.grouping`."""
 
 
 class StageSizes(NamedTuple):
@@ -189,6 +191,8 @@ class DeviceDescription(NamedTuple):
     kind: str
     machine: str
     num_threads: int
+    num_cores: int
+    """Of the host, for all its devices."""
     memory_total_bytes: int
     memory_usable_bytes: int
     """What shardnet may use of the host's memory now: see `shardnet.profiling.memory`."""

@@ -52,6 +52,7 @@ class PlayedDevice:
             kind=kind,
             machine="x86_64",
             num_threads=1,
+            num_cores=2,
             memory_total_bytes=2**30,
             memory_usable_bytes=1_000_000,
             memory_promised_bytes=promised_bytes,

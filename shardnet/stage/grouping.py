@@ -1,0 +1,79 @@
+"""How much decode work a ring's first stage takes at once, so that all devices have something to do. Pure.
+
+Sessions whose tokens share a step go round together. A stage takes all that waits, so groups merge wherever one has to
+wait, and nothing would part them again: one group keeps one stage busy while the others idle. And where fewer stages
+can compute at the same time than there are, because they share cores, each wait for a core is better spent in a larger
+group: a step of ten rows takes little longer than one of five. The first stage therefore lets as many groups go round
+as stages can compute at once, all about equally large: it takes no more than one's share for a step, and where much
+less is there, it waits a moment for more.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+ENOUGH = 0.75
+"""With so much of its share a group goes on."""
+MOST_KNOWN = 4096
+"""Sessions that are over are forgotten with the others."""
+
+
+class Choice(NamedTuple):
+    """What to do with the decode work that waits."""
+
+    most: int | None
+    """Rows to take; 0: wait; None: all that are there."""
+    wait_s: float | None = None
+    """For so long at most."""
+
+
+class Grouping:
+    """The decisions of one first stage. Seconds are those of any steady clock.
+
+    Args:
+        num_groups: as many stages of the ring can compute at the same time; 1 lets a stage take all that waits.
+    """
+
+    def __init__(self, num_groups: int) -> None:
+        self._num_groups = num_groups
+        self._taken_s: dict[int, float] = {}
+        """When each session was taken last."""
+        self._lap_s: float | None = None
+        self._until_s: float | None = None
+        """When the present wait ends."""
+        self._in_vain: int | None = None
+        """With so many sessions a wait brought nothing: somebody was slower, or lost a hop."""
+
+    def choose(self, now_s: float, num_waiting: int, num_decoding: int) -> Choice:
+        """What to take of the rows that wait, one for each session.
+
+        Args:
+            num_decoding: sessions that are past their prompt, wherever their token is.
+        """
+        if self._num_groups == 1:
+            return Choice(None)
+        share = num_decoding / self._num_groups
+        if self._in_vain != num_decoding:
+            self._in_vain = None
+        is_small = 0 < num_waiting < min(ENOUGH * share, num_decoding)
+        if is_small and self._lap_s is not None and self._in_vain is None:
+            if self._until_s is None:
+                self._until_s = now_s + self._lap_s / self._num_groups
+            if now_s < self._until_s:
+                return Choice(0, self._until_s - now_s)
+            self._in_vain = num_decoding
+        self._until_s = None
+        return Choice(max(1, math.ceil(share)))
+
+    def taken(self, now_s: float, sessions: Sequence[int]) -> None:
+        """These go round now: how long a lap takes is known when one of them comes again."""
+        if self._num_groups == 1 or not sessions:
+            return
+        then_s = self._taken_s.get(sessions[0])
+        if then_s is not None:
+            self._lap_s = now_s - then_s
+        if len(self._taken_s) > MOST_KNOWN:
+            self._taken_s.clear()
+        self._taken_s.update(dict.fromkeys(sessions, now_s))
