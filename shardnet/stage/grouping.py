@@ -16,6 +16,8 @@ from typing import NamedTuple
 
 ENOUGH = 0.75
 """With so much of its share a group goes on."""
+REST_LAPS = 2
+"""After a wait in vain the next one comes four laps later, then eight, and so on."""
 MOST_KNOWN = 4096
 """Sessions that are over are forgotten with the others."""
 
@@ -43,8 +45,11 @@ class Grouping:
         self._lap_s: float | None = None
         self._until_s: float | None = None
         """When the present wait ends."""
-        self._in_vain: int | None = None
-        """With so many sessions a wait brought nothing: somebody was slower, or lost a hop."""
+        self._num_decoding = 0
+        self._num_in_vain = 0
+        """Waits that brought nothing, in a row and with so many sessions: somebody is slow, or lost a hop."""
+        self._rests_until_s = -math.inf
+        """Until then no other wait begins: for more laps after each one in vain."""
 
     def choose(self, now_s: float, num_waiting: int, num_decoding: int) -> Choice:
         """What to take of the rows that wait, one for each session.
@@ -54,18 +59,28 @@ class Grouping:
         """
         if self._num_groups == 1:
             return Choice(None)
+        if self._num_decoding != num_decoding:
+            self._num_decoding, self._num_in_vain, self._rests_until_s = num_decoding, 0, -math.inf
         share = num_decoding / self._num_groups
-        if self._in_vain != num_decoding:
-            self._in_vain = None
-        is_small = 0 < num_waiting < min(ENOUGH * share, num_decoding)
-        if is_small and self._lap_s is not None and self._in_vain is None:
-            if self._until_s is None:
-                self._until_s = now_s + self._lap_s / self._num_groups
-            if now_s < self._until_s:
-                return Choice(0, self._until_s - now_s)
-            self._in_vain = num_decoding
+        if 0 < num_waiting < min(ENOUGH * share, num_decoding):
+            wait_s = self._wait_s(now_s)
+            if wait_s > 0:
+                return Choice(0, wait_s)
+        elif self._until_s is not None:
+            self._num_in_vain = 0
         self._until_s = None
         return Choice(max(1, math.ceil(share)))
+
+    def _wait_s(self, now_s: float) -> float:
+        """How long a small group may still wait for another one; at most as long as groups are apart."""
+        if self._lap_s is None or now_s < self._rests_until_s:
+            return 0.0
+        if self._until_s is None:
+            self._until_s = now_s + self._lap_s / self._num_groups
+        if now_s >= self._until_s:
+            self._num_in_vain += 1
+            self._rests_until_s = now_s + REST_LAPS * 2**self._num_in_vain * self._lap_s
+        return self._until_s - now_s
 
     def taken(self, now_s: float, sessions: Sequence[int]) -> None:
         """These go round now: how long a lap takes is known when one of them comes again."""

@@ -79,15 +79,33 @@ def test_a_session_by_itself_never_waits(num_groups: int) -> None:
     assert ring.waited_s == 0
 
 
-def test_it_waits_once_for_a_session_that_does_not_come() -> None:
+def test_sessions_that_do_not_come_delay_the_others_little() -> None:
+    """They are open, and their tokens are lost, or sent again."""
     ring = Ring(2, [list(range(4)), list(range(4, 8))])
     sizes(ring, 20)
     for session in (4, 5, 6):
         ring.lose(session)
     sizes(ring, 10)
+    begin_s, taken = ring.now_s, [session for _ in range(200) for session in ring.step()]
+    num_laps_alone = (ring.now_s - begin_s) / (3 * STEP_S)
+    assert min(taken.count(session) for session in (0, 1, 2, 3, 7)) > 0.6 * num_laps_alone
+
+
+def test_after_waits_in_vain_it_rests() -> None:
+    ring = Ring(3, [[0]])
+    ring.sessions |= set(range(1, 12))
+    sizes(ring, 100)
     waited_s = ring.waited_s
-    sizes(ring, 50)
-    assert ring.waited_s == waited_s
+    sizes(ring, 400)
+    assert ring.waited_s - waited_s < 0.05 * 400 * 3 * STEP_S
+
+
+def test_a_wait_in_vain_is_not_the_last() -> None:
+    """Once, groups that met a slow prompt at first stayed as small as they were."""
+    ring = Ring(2, [list(range(5)), list(range(5, 10)), list(range(10, 16))])
+    ring.grouping._num_decoding, ring.grouping._rests_until_s = 16, 0.5
+    sizes(ring, 60)
+    assert sizes(ring, 6) == [8] * 6
 
 
 def test_a_stage_that_is_not_the_first_takes_all_that_waits() -> None:
