@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from shardnet.models.attention import RaggedKV, attend
-from shardnet.models.products import project
+from shardnet.models.products import Projection
 from shardnet.models.rotary import Turn
 
 SIDE_BY_SIDE = (
@@ -63,16 +63,16 @@ class LeanBlock:
         self._in_norm: Any = block.input_layernorm
         self._mid_norm: Any = block.post_attention_layernorm
         self._qkv = _joined([attention.q_proj, attention.k_proj, attention.v_proj])
-        self._out = (attention.o_proj.weight, attention.o_proj.bias)
+        self._out = Projection(attention.o_proj.weight, attention.o_proj.bias)
         self._gate_up = _joined([mlp.gate_proj, mlp.up_proj])
-        self._down = (mlp.down_proj.weight, mlp.down_proj.bias)
+        self._down = Projection(mlp.down_proj.weight, mlp.down_proj.bias)
         self._intermediate: int = mlp.gate_proj.out_features
         self._activate = mlp.act_fn
 
     def __call__(self, hidden: Tensor, turn: Turn, kv: RaggedKV) -> Tensor:
         """Hidden [T, H] -> hidden [T, H]; `turn` as `RotaryTables.signed_at` gives it."""
         num_rows, d = hidden.shape[0], self._head_dim
-        heads = project(_normalise(self._in_norm, hidden), *self._qkv).view(num_rows, -1, d)
+        heads = self._qkv(_normalise(self._in_norm, hidden)).view(num_rows, -1, d)
         turned, values = heads[:, : self._num_rotated], heads[:, self._num_rotated :]
         if self._query_norm is not None and self._key_norm is not None:
             queries, keys = turned[:, : self._num_heads], turned[:, self._num_heads :]
@@ -82,10 +82,10 @@ class LeanBlock:
         queries, keys = turned[:, : self._num_heads], turned[:, self._num_heads :]
         kv.update(keys.transpose(0, 1)[None], values.transpose(0, 1)[None], self._layer)
         seen, _ = attend(self._in_norm, queries.transpose(0, 1)[None], kv, kv, None, self._scaling)
-        hidden = project(seen.reshape(num_rows, -1), *self._out).add_(hidden)
-        gate_up = project(_normalise(self._mid_norm, hidden), *self._gate_up)
+        hidden = self._out(seen.reshape(num_rows, -1)).add_(hidden)
+        gate_up = self._gate_up(_normalise(self._mid_norm, hidden))
         inner = self._activate(gate_up[:, : self._intermediate]).mul_(gate_up[:, self._intermediate :])
-        return project(inner, *self._down).add_(hidden)
+        return self._down(inner).add_(hidden)
 
 
 def _normalise(norm: Any, hidden: Tensor) -> Tensor:
@@ -98,11 +98,11 @@ def _normalise(norm: Any, hidden: Tensor) -> Tensor:
     return norm.weight * (row * scale).to(hidden.dtype)[None]
 
 
-def _joined(linears: Sequence[nn.Linear]) -> tuple[Tensor, Tensor | None]:
-    """The weight and bias of one linear layer that does the work of several with the same input."""
+def _joined(linears: Sequence[nn.Linear]) -> Projection:
+    """One linear layer that does the work of several with the same input."""
     biases = [linear.bias for linear in linears if linear.bias is not None]
     bias = torch.cat([bias.detach() for bias in biases]) if len(biases) == len(linears) else None
-    return _lay_together([linear.weight for linear in linears]), bias
+    return Projection(_lay_together([linear.weight for linear in linears]), bias)
 
 
 def _lay_together(weights: Sequence[Tensor]) -> Tensor:

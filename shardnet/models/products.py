@@ -11,7 +11,7 @@ Shapes: T rows, K features of the input, N of the output.
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 
 import torch
@@ -26,48 +26,53 @@ TILE_ELEMENTS = 1 << 18
 """As float32 1 MiB: half of a core's own cache."""
 
 
-def project(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Rows [T, K], weight [N, K], bias [N] -> [T, N], as `F.linear`."""
-    is_narrow = rows.dtype in (torch.bfloat16, torch.float16) and rows.device.type == "cpu"
-    if is_narrow and rows.shape[0] >= LEAST_ROWS and not has_half_instructions():
-        return project_in_tiles(rows, weight, bias)
-    return F.linear(rows, weight, bias)
+class Projection:
+    """A linear layer: weight [N, K], bias [N]. Its tiles are views of the weight, made once."""
 
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        self.weight, self.bias = weight, bias
+        num_outputs, num_inputs = weight.shape
+        tile_rows = min(max(TILE_ELEMENTS // num_inputs, 16), num_outputs)
+        self._tiles: Sequence[Tensor] = ()
+        if weight.dtype in (torch.bfloat16, torch.float16) and weight.device.type == "cpu":
+            self._tiles = weight.detach().split(tile_rows)
 
-def project_in_tiles(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """The same, some of the weight's rows at a time."""
-    wide = rows.float()
-    outputs = _from_left(wide, weight) if len(rows) >= MANY_ROWS else _from_right(wide, weight)
-    if bias is not None:
-        outputs += bias.float()
-    return torch.empty(outputs.shape, dtype=rows.dtype).copy_(outputs)
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Rows [T, K] -> [T, N], as `F.linear`."""
+        if self._tiles and len(rows) >= LEAST_ROWS and not has_half_instructions():
+            return self.in_tiles(rows)
+        return F.linear(rows, self.weight, self.bias)
 
+    def in_tiles(self, rows: Tensor) -> Tensor:
+        """The same, some of the weight's rows at a time."""
+        wide = rows.float()
+        outputs = self._from_left(wide) if len(rows) >= MANY_ROWS else self._from_right(wide)
+        if self.bias is not None:
+            outputs += self.bias.float()
+        return torch.empty(outputs.shape, dtype=rows.dtype).copy_(outputs)
 
-def _from_right(rows: Tensor, weight: Tensor) -> Tensor:
-    """Rows times a tile: some columns of the output."""
-    outputs = torch.empty(len(rows), len(weight))
-    for first, tile in _wide_tiles(weight):
-        torch.mm(rows, tile.t(), out=outputs[:, first : first + len(tile)])
-    return outputs
+    def _from_right(self, rows: Tensor) -> Tensor:
+        """Rows times a tile: some columns of the output."""
+        outputs = torch.empty(len(rows), len(self.weight))
+        for wide, part in zip(self._wide_tiles(), outputs.split(len(self._tiles[0]), 1), strict=True):
+            torch.mm(rows, wide.t(), out=part)
+        return outputs
 
+    def _from_left(self, rows: Tensor) -> Tensor:
+        """A tile times rows: some rows of the transposed output, which are whole lines of memory."""
+        columns = rows.t().contiguous()
+        outputs = torch.empty(len(self.weight), len(rows))
+        for wide, part in zip(self._wide_tiles(), outputs.split(len(self._tiles[0])), strict=True):
+            torch.mm(wide, columns, out=part)
+        return outputs.t()
 
-def _from_left(rows: Tensor, weight: Tensor) -> Tensor:
-    """A tile times rows: some rows of the transposed output, which are whole lines of memory."""
-    columns = rows.t().contiguous()
-    outputs = torch.empty(len(weight), len(rows))
-    for first, tile in _wide_tiles(weight):
-        torch.mm(tile, columns, out=outputs[first : first + len(tile)])
-    return outputs.t()
-
-
-def _wide_tiles(weight: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """Some rows of the weight at a time in float32, with the number of the first; each in the memory of the last."""
-    num_outputs, num_inputs = weight.shape
-    tile_rows = min(max(TILE_ELEMENTS // num_inputs, 16), num_outputs)
-    memory = torch.empty(tile_rows, num_inputs)
-    for first in range(0, num_outputs, tile_rows):
-        part = weight[first : first + tile_rows]
-        yield first, memory[: len(part)].copy_(part)
+    def _wide_tiles(self) -> Iterator[Tensor]:
+        """The tiles in float32, each in the memory of the last."""
+        memory = torch.empty(self._tiles[0].shape)
+        for tile in self._tiles:
+            if len(tile) < len(memory):
+                memory = memory[: len(tile)]
+            yield memory.copy_(tile)
 
 
 @cache

@@ -5,7 +5,7 @@ Shapes: T new tokens of all sessions in the step, S sessions among them that sam
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -16,7 +16,7 @@ from shardnet.models.family import Family
 from shardnet.models.kv import BlockKV, Segment
 from shardnet.models.lean import LeanBlock, lean_blocks
 from shardnet.models.own_attention import run_alone
-from shardnet.models.products import project
+from shardnet.models.products import Projection
 from shardnet.models.rotary import RotaryTables, Turn
 from shardnet.models.sizes import context_of
 from shardnet.models.unit import LoadedUnit
@@ -107,7 +107,10 @@ class Shard:
         """Look at the units again: to be called after modules of theirs were replaced."""
         first, last = self.units[0], self.units[-1]
         self._embedding = list(first.modules.values()) if self.has_embedding else []
-        self._head = list(last.modules.values()) if self.has_head else []
+        head = list(last.modules.values()) if self.has_head else []
+        self._head: list[Callable[[Tensor], Tensor]] = [
+            Projection(module.weight, module.bias) if type(module) is nn.Linear else module for module in head
+        ]
         self._windows = {unit.kv.layer: unit.window for unit in self.units if unit.kv is not None}
         self._blocks = [
             _Block(module, self.family.turned(self.config, unit.kv.layer))
@@ -191,17 +194,9 @@ class Shard:
                 ends.append(end)
         if len(ends) < hidden.shape[0]:
             hidden = hidden[ends]
-        *norms, lm_head = self._head
-        for module in norms:
+        for module in self._head:
             hidden = module(hidden)
-        return self.family.finish(self.config, _scores(lm_head, hidden)).float()
-
-
-def _scores(lm_head: nn.Module, hidden: Tensor) -> Tensor:
-    if type(lm_head) is nn.Linear:
-        return project(hidden, lm_head.weight, lm_head.bias)
-    scores: Tensor = lm_head(hidden)
-    return scores
+        return self.family.finish(self.config, hidden).float()
 
 
 def positions_of(segments: Sequence[Segment], device: torch.device) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from shardnet.models import products
-from shardnet.models.products import LEAST_ROWS, project, project_in_tiles
+from shardnet.models.products import LEAST_ROWS, Projection
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -21,7 +21,7 @@ def test_tiles_make_the_same_product(
     weight = torch.randn(num_outputs, num_inputs).to(dtype)
     for bias in (None, torch.randn(num_outputs).to(dtype)):
         exact = F.linear(rows.double(), weight.double(), None if bias is None else bias.double())
-        outputs = project_in_tiles(rows, weight, bias)
+        outputs = Projection(weight, bias).in_tiles(rows)
         assert outputs.dtype == dtype and outputs.is_contiguous()
         tolerance = torch.finfo(dtype).eps * exact.abs().max()
         assert (outputs.double() - exact).abs().max() < tolerance
@@ -30,8 +30,8 @@ def test_tiles_make_the_same_product(
 def test_few_rows_and_float32_are_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(products, "has_half_instructions", lambda: False)
     taken = []
-    monkeypatch.setattr(products, "project_in_tiles", lambda rows, *_: taken.append((len(rows), rows.dtype)))
+    monkeypatch.setattr(Projection, "in_tiles", lambda _, rows: taken.append((len(rows), rows.dtype)))
     for dtype in (torch.float32, torch.bfloat16):
         for num_rows in (1, LEAST_ROWS - 1, LEAST_ROWS):
-            project(torch.ones(num_rows, 4, dtype=dtype), torch.ones(3, 4, dtype=dtype))
+            Projection(torch.ones(3, 4, dtype=dtype))(torch.ones(num_rows, 4, dtype=dtype))
     assert taken == [(LEAST_ROWS, torch.bfloat16)]
