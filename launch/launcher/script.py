@@ -98,7 +98,8 @@ def _parser() -> argparse.ArgumentParser:
         "--rdzv-endpoint",
         "--rdzv_endpoint",
         metavar="HOST:PORT",
-        help="where the devices meet, for others of this user to find them (default: a socket of this user's)",
+        help="where the devices meet, for others of this user to find them: on loopback, such as 127.0.0.1:29500 "
+        "(default: a socket of this user's)",
     )
     parser.add_argument("--threads", metavar="N", help="compute threads of each device (default: cores / devices)")
     parser.add_argument("--log-dir", "--log_dir", metavar="DIR", help="keep what each device prints, as DIR/NAME.log")

@@ -111,7 +111,7 @@ class EmulatedCluster:
             assert network.stdout is not None and network.stdin is not None
             if network.stdout.readline().strip() != "network":
                 raise RuntimeError(f"the emulated network did not start: {Path(logs, 'network.log').read_text()}")
-            door = resources.enter_context(serve_door(ADDRESS.format(1)))
+            door = resources.enter_context(serve_door(ADDRESS.format(1), beyond_loopback=True))
             network.stdin.write(f"{door.endpoint}\n")
             network.stdin.flush()
             cluster = shardnet.Cluster.connect(door.endpoint, num_devices=len(self.devices), progress=silent)

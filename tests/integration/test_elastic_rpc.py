@@ -294,7 +294,7 @@ def test_a_taken_port_is_a_sentence() -> None:
 @pytest.mark.parametrize(("host", "port"), [("192.0.2.1", 0), ("no.such.host.invalid", 0), ("127.0.0.1", 70000)])
 def test_an_impossible_address_is_a_sentence(host: str, port: int) -> None:
     with pytest.raises(UsageError, match="Cannot listen on"):
-        serve_door(host, port)
+        serve_door(host, port, beyond_loopback=True)
 
 
 def test_agents_listen_on_loopback_only(cluster: Cluster) -> None:

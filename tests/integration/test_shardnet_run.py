@@ -104,7 +104,8 @@ def test_an_exception_shows_the_script_and_not_the_launcher(tmp_path: Path) -> N
         (["--nproc-per-node", "9" * 5000, "script.py"], "(5000 characters)."),
         (["--threads", "many", "script.py"], "--threads must be a whole number from 1 to 1024, but is 'many'."),
         (["--rdzv-endpoint", "here", "script.py"], "An endpoint is"),
-        (["--rdzv-endpoint", "192.0.2.1:29500", "script.py"], "Cannot listen on 192.0.2.1:29500"),
+        (["--rdzv-endpoint", "no.such.host.invalid:29500", "script.py"], "Cannot listen on no.such.host.invalid:29500"),
+        (["--rdzv-endpoint", "0.0.0.0:29500", "script.py"], "encrypted. Choose 127.0.0.1:29500. "),  # it was opened
         (["missing.py"], "There is no script 'missing.py'."),
         (["."], ". is a folder without __main__.py. Name a script in it."),
         (["-m", "no_such_module"], "There is no module 'no_such_module'."),

@@ -228,10 +228,32 @@ def test_a_door_on_all_addresses_is_open_to_both_families() -> None:
     """Once, the proofs differed for who came by IPv4, as it is a part of IPv6 there, and the key was blamed."""
     if not has_ipv6():
         pytest.skip("this machine has no IPv6")
-    with serve_door("::") as door:
+    with serve_door("::", beyond_loopback=True) as door:
         port = split_endpoint(door.endpoint)[1]
         for host in ("127.0.0.1", "[::1]"):
             Membership(f"{host}:{port}", timeout_s=10).close()
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "0", "::", "192.0.2.1", "::ffff:192.0.2.1", "fe80::1"])
+def test_a_door_on_another_address_than_loopback_is_refused(host: str) -> None:
+    """0.0.0.0 was opened without a word, on all interfaces."""
+    with pytest.raises(UsageError, match=r"not on this machine's loopback.* Choose 127\.0\.0\.1:29500\."):
+        serve_door(host, 29500)
+
+
+def test_a_name_is_what_it_stands_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.1", 29500))
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [found])
+    with pytest.raises(UsageError, match=r"^phone:29500 \(192\.0\.2\.1\) is not on this machine's loopback"):
+        serve_door("phone", 29500)
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.2", "::ffff:127.0.0.1"])
+def test_every_address_of_the_loopback_may_have_a_door(host: str) -> None:
+    if ":" in host and not has_ipv6():
+        pytest.skip("this machine has no IPv6")
+    with serve_door(host) as door:
+        Membership(door.endpoint, timeout_s=10).close()
 
 
 def test_what_is_called_otherwise_elsewhere_is_no_part_of_an_address() -> None:

@@ -158,17 +158,19 @@ class Door:
         return exchange.is_proven(MEMBER, await reader.readexactly(PROOF_BYTES))
 
 
-def serve_door(host: str | None = None, port: int = 0) -> Door:
+def serve_door(host: str | None = None, port: int = 0, *, beyond_loopback: bool = False) -> Door:
     """Open the door of a new cluster. It is open until it is closed.
 
     Args:
         host: address to listen on. None opens a door that only this user's processes on this machine can reach.
         port: 0 chooses a free one.
+        beyond_loopback: also at addresses that others than this machine may reach, as in a network namespace where
+            nobody else is. What follows the proofs of the key is not encrypted.
 
     Raises:
-        UsageError: the port is taken, or the address is not one of this device.
+        UsageError: the port is taken, or the address is not one of this device or not one that is allowed.
     """
-    return Door(listen_for_user() if host is None else listen_at(host, port))
+    return Door(listen_for_user() if host is None else listen_at(host, port, beyond_loopback=beyond_loopback))
 
 
 _open: weakref.WeakSet[Door] = weakref.WeakSet()

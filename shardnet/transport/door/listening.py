@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import socket
 import stat
@@ -63,17 +64,20 @@ def listen_for_user() -> Listener:
     return Listener(listener, f"{UNIX}{path}", b"", folder)
 
 
-def listen_at(host: str, port: int) -> Listener:
+def listen_at(host: str, port: int, *, beyond_loopback: bool) -> Listener:
     """Listen at an address, and nowhere else; port 0 chooses a free one.
 
     Raises:
-        UsageError: the port is taken, the address is not one of this device, or there is no key.
+        UsageError: the port is taken, the address is not one of this device or, without `beyond_loopback`, not one of
+            its loopback; or there is no key.
     """
     if not 0 <= port < 2**16:
         raise UsageError(f"Cannot listen on {host}:{port}: a port is a number from 0 to 65535, where 0 means any.")
     key = own_key()
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        if not beyond_loopback:
+            _require_loopback(host, port, str(address[0]))
         listener = socket.socket(family, socket.SOCK_STREAM)
     except OSError as error:
         raise UsageError(f"Cannot listen on {host}:{port}: {error}. Choose an address of this device.") from error
@@ -89,6 +93,19 @@ def listen_at(host: str, port: int) -> Listener:
         listener.close()
         raise
     return Listener(listener, join_endpoint(host, listener.getsockname()[1]), key, None)
+
+
+def _require_loopback(host: str, port: int, address: str) -> None:
+    """Raise where others can come from outside: what follows the proofs of the key is not encrypted.
+
+    `address` is what the host stands for, and what is bound: a name may stand for another one the next time.
+    """
+    if not ipaddress.ip_address(address.removeprefix(_MAPPED)).is_loopback:
+        named = "" if host == address else f" ({address})"
+        raise UsageError(
+            f"{join_endpoint(host, port)}{named} is not on this machine's loopback, and what devices tell the door is "
+            f"not encrypted. Choose 127.0.0.1:{port}. Devices on several hosts come later, with TLS."
+        )
 
 
 def _require_way_to(family: socket.AddressFamily, address: Any) -> None:
