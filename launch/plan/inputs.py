@@ -33,25 +33,26 @@ class Asked:
     load_bytes_per_s: Mapping[str, float] = field(default_factory=dict)
 
 
-def read_problem(options: ProblemOptions, in_flight: int) -> Asked:
+def read_problem(options: ProblemOptions, in_flight: int, run_tokens: int = 0) -> Asked:
     """Read and check everything that the options name.
 
     Args:
         in_flight: sessions under way at once; without --sessions, KV memory is kept for so many.
+        run_tokens: of prompt and answer together; without --context, KV memory is kept for at least so many.
 
     Raises:
         UsageError: options that do not go together, or what the files say is impossible.
     """
     if options.problem is not None:
-        return _from_problem_file(options, options.problem)
+        return _from_problem_file(options, options.problem, run_tokens)
     if options.model is None or options.cluster is None:
         raise UsageError(
             "Say what to place: --problem FILE, or --model M and --cluster FILE (see shardnet plan --help)."
         )
-    return _from_model(options, options.model, options.cluster, in_flight)
+    return _from_model(options, options.model, options.cluster, in_flight, run_tokens)
 
 
-def _from_problem_file(options: ProblemOptions, path: Path) -> Asked:
+def _from_problem_file(options: ProblemOptions, path: Path, run_tokens: int) -> Asked:
     given = {
         "--model": options.model,
         "--cluster": options.cluster,
@@ -63,25 +64,27 @@ def _from_problem_file(options: ProblemOptions, path: Path) -> Asked:
     extra = [name for name, value in given.items() if value is not None]
     if extra:
         raise UsageError(f"{extra[0]} does not go with --problem, whose file says all of that; leave one of them out.")
+    problem = Problem.from_file(path)
+    context = max(problem.context_tokens, run_tokens) if options.context is None else options.context
     changes: dict[str, Any] = {
-        "context_tokens": options.context,
+        "context_tokens": context,
         "sessions": options.sessions,
         "source": options.source,
         "pin_embedding": options.pin_embedding,
         "pin_head": options.pin_head,
     }
-    problem = Problem.from_file(path)
     problem = replace(problem, **{key: value for key, value in changes.items() if value is not None})
     return Asked(
         problem, shortened(path.name), fewer_bits=("half the bits of the weights (rough)", halved_weights(problem))
     )
 
 
-def _from_model(options: ProblemOptions, model_name: str, cluster_name: str, in_flight: int) -> Asked:
+def _from_model(options: ProblemOptions, model_name: str, cluster_name: str, in_flight: int, run_tokens: int) -> Asked:
     model = load_model_config(model_name)
     cluster = _changed(load_cluster(cluster_name), options)
     sessions = in_flight if options.sessions is None else options.sessions
-    context = min(DEFAULT_CONTEXT, model.context_tokens) if options.context is None else options.context
+    usual = max(min(DEFAULT_CONTEXT, model.context_tokens), run_tokens)
+    context = usual if options.context is None else options.context
     dtype = options.dtype or DEFAULT_DTYPE
     workload = Workload(dtype, options.bits, context, sessions, wire_dtype=options.wire_dtype)
     estimate = estimate_problem(model, cluster, workload)

@@ -68,7 +68,12 @@ class ProblemOptions:
     ] = None
     context: Annotated[
         int | None,
-        typer.Option("--context", help="Tokens to keep KV memory for.", show_default="1024", rich_help_panel=_WHAT),
+        typer.Option(
+            "--context",
+            help="Tokens to keep KV memory for.",
+            show_default="1024, or what is simulated if that is more",
+            rich_help_panel=_WHAT,
+        ),
         TOKENS,
     ] = None
     sessions: Annotated[

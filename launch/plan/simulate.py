@@ -34,17 +34,9 @@ def run(options: ProblemOptions, how: PlannerOptions, wanted: RunOptions) -> Non
     require_picture(wanted.plot)
     require_writable(wanted.trace, "--trace")
     planner = ConfiguredPlanner(how)
-    asked = read_problem(options, how.in_flight)
+    load = _read_load(options, how, wanted)
+    asked = read_problem(options, how.in_flight, load.prompt_tokens + load.new_tokens)
     events = _read_events(wanted.event or (), wanted.events)
-    load = Load(
-        how.in_flight,
-        wanted.requests,
-        wanted.prompt_tokens,
-        wanted.new_tokens,
-        wanted.prefill_chunk,
-        wanted.jitter,
-        wanted.seed,
-    )
     if wanted.plan_file is not None:
         start = _read_plan(wanted.plan_file, asked.problem, how)
     else:
@@ -60,6 +52,29 @@ def run(options: ProblemOptions, how: PlannerOptions, wanted: RunOptions) -> Non
     _print_run(result, start, asked, json=wanted.json)
     if result.failed:
         raise DoesNotFit(f"The simulated run ended early at {result.duration_s:.3g} s: {result.failed.rstrip('.')}.")
+
+
+def _read_load(options: ProblemOptions, how: PlannerOptions, wanted: RunOptions) -> Load:
+    """What is asked of the cluster.
+
+    Raises:
+        UsageError: it is more than the context that was asked for.
+    """
+    run_tokens = wanted.prompt_tokens + wanted.new_tokens
+    if options.context is not None and run_tokens > options.context:
+        raise UsageError(
+            f"Prompt and answer have {run_tokens} tokens together, more than the {options.context} of --context. "
+            "Ask for fewer, or leave --context out."
+        )
+    return Load(
+        how.in_flight,
+        wanted.requests,
+        wanted.prompt_tokens,
+        wanted.new_tokens,
+        wanted.prefill_chunk,
+        wanted.jitter,
+        wanted.seed,
+    )
 
 
 def _print_run(result: Result, start: Plan, asked: Asked, *, json: bool) -> None:

@@ -200,6 +200,19 @@ def test_a_run_with_events_a_trace_and_a_table(tmp_path: Path) -> None:
     assert len(json.loads(trace.read_text())["traceEvents"]) > 40
 
 
+def test_kv_memory_is_kept_for_the_whole_run(problem_file: str) -> None:
+    """Runs were predicted whose prompt alone was beyond the model's context, on KV memory for 1024 tokens."""
+    assert "1 session of 1024 tokens" in shardnet("simulate", *HOME, "-n", "20")
+    assert "1 session of 2020 tokens" in shardnet("simulate", *HOME, "-n", "20", "--prompt-tokens", "2000")
+    too_long = refused("simulate", *HOME, "-n", "20", "--prompt-tokens", "9000")
+    assert "llama-2-7b has a context of 4096 tokens, but 9020 are asked for" in str(too_long)
+    beyond = refused("simulate", *HOME, "-n", "20", "--prompt-tokens", "1000", "--context", "1019")
+    assert "Prompt and answer have 1020 tokens together, more than the 1019 of --context." in str(beyond)
+    assert too_long.exit_code == beyond.exit_code == 2
+    of_file = refused("simulate", "--problem", problem_file, "--prompt-tokens", "200000")
+    assert of_file.exit_code == 3, "1.2 GB of KV caches beside 0.6 of weights, on 1.2"
+
+
 def test_a_plan_of_ones_own_can_be_simulated(tmp_path: Path, problem_file: str) -> None:
     path = tmp_path / "plan.json"
     stages = [
@@ -314,7 +327,8 @@ def test_what_fits_only_with_those_who_join_later_is_said(tmp_path: Path) -> Non
             "factor must be a number, at least 1e-09",
         ),
         (("simulate", *HOME, "--event", "x" * 100_000), "cannot read the event 'xxx"),
-        (("simulate", *HOME, "--new-tokens", "1000000"), "stages and links, more than the 2500000"),
+        (("simulate", *HOME, "--new-tokens", "1000000"), "a context of 4096 tokens, but 1000128 are asked for"),
+        (("simulate", *HOME, "-n", "3900", "--requests", "250"), "stages and links, more than the 2500000"),
         (("simulate", *HOME, "--prompt-tokens", "1000000000", "--prefill-chunk", "1"), "tokens and chunks of prompts"),
         (("simulate", *HOME, "--seed", "1" + "0" * 400), "--seed must be a whole number"),
     ],
