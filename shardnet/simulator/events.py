@@ -86,7 +86,27 @@ def read_events(data: object, file: str = "") -> tuple[Event, ...]:
 
 
 def check_events(events: Iterable[Event], devices: Collection[str], links: Collection[tuple[str, str]]) -> None:
-    """Refuse events of devices and links that the problem does not have."""
+    """Refuse events of devices and links that the problem does not have, and a second leave or join in a row.
+
+    Raises:
+        BadConfiguration: names the event.
+    """
+    events = sorted(events, key=lambda event: event.at_s)
+    _check_names(events, devices, links)
+    latest: dict[str, Event] = {}
+    for event in events:
+        if event.kind == "slow":
+            continue
+        before = latest.get(event.device)
+        if before is not None and before.kind == event.kind:
+            has = "left" if event.kind == "leave" else "joined"
+            raise BadConfiguration(
+                f"event {quoted(f't={event.at_s:g} {event}')}: {event.device} has {has} at t={before.at_s:g} already."
+            )
+        latest[event.device] = event
+
+
+def _check_names(events: Iterable[Event], devices: Collection[str], links: Collection[tuple[str, str]]) -> None:
     for event in events:
         for name in (event.device, event.to):
             if name is not None and name not in devices:

@@ -249,6 +249,14 @@ def test_a_plan_of_ones_own_can_be_simulated(tmp_path: Path, problem_file: str) 
         (("plan", "-m", "", "-c", "home"), "--model must not be empty"),
         (("plan", "-m", "llama-2-7b", "-c", "/"), "/ is a folder; give a file, or one of the names edgeshard_testbed"),
         (("simulate", *HOME, "--event", "t=5"), "cannot read the event"),
+        (
+            ("simulate", *HOME, "--event", "t=2 leave laptop", "--event", "t=1 leave laptop"),
+            "event 't=2 leave laptop': laptop has left at t=1 already.",
+        ),
+        (
+            ("simulate", *HOME, "--event", "t=1 join laptop", "--event", "t=2 join laptop"),
+            "event 't=2 join laptop': laptop has joined at t=1 already.",
+        ),
         (("simulate", *HOME, "--event", "t=5 leave nobody"), "no device is called 'nobody'"),
         (("simulate", *HOME, "--new-tokens", "0"), "--new-tokens must be a whole number, 1 or more"),
         (("simulate", *HOME, "--jitter", "-1"), "--jitter must be a number, 0 or more"),
