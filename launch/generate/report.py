@@ -12,6 +12,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from shardnet.foreign.quoting import counted
 from shardnet.launch.console import plain_console, size
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def speed_line(generations: Sequence[Generation], wall_s: float) -> str:
         reason = _REASONS.get(one.finish_reason, one.finish_reason)
         rate = "" if one.tokens_per_s is None else f" at {one.tokens_per_s:.1f} tokens/s"
         return (
-            f"{_tokens(len(one.token_ids))}{rate}, the first after "
+            f"{counted(len(one.token_ids), 'tokens')}{rate}, the first after "
             f"{one.time_to_first_token_s:.2f} s ({one.prompt_tokens} prompt tokens); {reason}."
         )
     num_tokens = sum(len(one.token_ids) for one in generations)
@@ -51,13 +52,9 @@ def speed_line(generations: Sequence[Generation], wall_s: float) -> str:
     rate = "" if together is None else f", {together:.1f} tokens/s together"
     first = sorted(one.time_to_first_token_s for one in generations)
     return (
-        f"{len(generations)} answers, {_tokens(num_tokens)}{rate}; "
+        f"{len(generations)} answers, {counted(num_tokens, 'tokens')}{rate}; "
         f"first tokens after {first[0]:.2f} to {first[-1]:.2f} s."
     )
-
-
-def _tokens(number: int) -> str:
-    return f"{number} token" if number == 1 else f"{number} tokens"
 
 
 def _rate_together(num_tokens: int, wall_s: float) -> float | None:

@@ -21,6 +21,7 @@ from shardnet.cluster.placement import (
     num_at_once,
     place,
     problem_of,
+    setting_aside,
 )
 from shardnet.cluster.ring import Ring
 from shardnet.cluster.survey import EXPECTED_TOKENS, Surveyor
@@ -129,7 +130,8 @@ def place_model(
         context_tokens=min(context_tokens, LEAST_KV_TOKENS),
         kv_memory_bytes=kv_bytes,
     )
-    plan = place(problem, options.placement, options.objective, options.in_flight, version)
+    with setting_aside(kv_bytes, files.profile, survey.devices):
+        plan = place(problem, options.placement, options.objective, options.in_flight, version)
     budgets = kv_budgets(plan, files.profile, survey.devices, kv_bytes)
     return Placed(plan, budgets, num_at_once(plan, survey.devices))
 

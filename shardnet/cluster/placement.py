@@ -7,11 +7,12 @@ the split comes from the caller or from `shardnet.planner`. Pure.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 from shardnet.errors import BadRequest, DoesNotFit
-from shardnet.foreign.quoting import quoted, shortened
+from shardnet.foreign.quoting import counted, quoted, shortened
 from shardnet.plan import DeviceProfile, Link, ModelProfile, Plan, stages_from_counts
 from shardnet.planner import METHODS, Problem, evaluate
 from shardnet.planner import plan as make_plan
@@ -24,6 +25,8 @@ PLACEMENTS = (SPREAD, *METHODS)
 LEAST_KV_TOKENS = 64
 """A placement must leave room for at least so many tokens of one session."""
 TOKEN_BYTES = 8
+MOST_NAMED = 4
+"""Devices whose memory an error tells."""
 PLANNING_S = 8.0
 """The longest search in a small cluster: a model waits to be loaded."""
 
@@ -69,6 +72,30 @@ def problem_of(
     )
 
 
+@contextmanager
+def setting_aside(
+    kv_memory_bytes: int | None, profile: ModelProfile, devices: Sequence[DeviceProfile]
+) -> Iterator[None]:
+    """In this block, what does not fit is said of all memory, of which a caller may have set some aside for KV caches.
+
+    Raises:
+        DoesNotFit: names what was set aside.
+    """
+    try:
+        yield
+    except DoesNotFit as error:
+        if kv_memory_bytes is None:
+            raise
+        weights = sum(unit.weight_bytes for unit in profile.units)
+        free = ", ".join(f"{device.name} has {device.memory_bytes / 2**30:.2f} GiB" for device in devices[:MOST_NAMED])
+        more = ", ..." if len(devices) > MOST_NAMED else ""
+        raise DoesNotFit(
+            f"{profile.name} needs {weights / 2**30:.2f} GiB for its weights beside the {kv_memory_bytes / 2**30:.2f} "
+            f"GiB that kv_memory_bytes sets aside on each device: {free}{more} free. Set less aside, leave it out, or "
+            "add a device."
+        ) from error
+
+
 def place(problem: Problem, method: str, objective: str, in_flight: int, version: int) -> Plan:
     """The plan of a method for the cluster.
 
@@ -109,8 +136,8 @@ def check_num_devices(num_devices: int, num_units: int, model: str) -> None:
     """
     if num_devices > num_units:
         raise BadRequest(
-            f"{num_devices} devices are more than the {num_units} units of {model} (embedding, blocks, head). "
-            f"Use at most {num_units} devices."
+            f"{num_devices} devices are more than the {counted(num_units, 'units')} of {model} (embedding, blocks, "
+            f"head). Use at most {counted(num_units, 'devices')}."
         )
 
 
@@ -120,11 +147,12 @@ def check_split(split: Sequence[int], num_devices: int, num_units: int, model: s
         BadRequest: the split does not name every device, or does not give every unit away.
     """
     if len(split) != num_devices:
-        raise BadRequest(f"the split names {len(split)} devices, but there are {num_devices}.")
+        raise BadRequest(f"the split names {counted(len(split), 'devices')}, but there are {num_devices}.")
     if any(count < 0 for count in split) or sum(split) != num_units:
+        total = quoted(sum(split))
+        given = f"{shortened('+'.join(map(quoted, split)))} = {total}" if len(split) > 1 else f"it gives {total}"
         raise BadRequest(
-            f"the split must give all {num_units} units of {model} (embedding, blocks, head) away, "
-            f"but {shortened('+'.join(map(quoted, split)))} = {quoted(sum(split))}."
+            f"the split must give all {num_units} units of {model} (embedding, blocks, head) away, but {given}."
         )
 
 
@@ -165,10 +193,14 @@ def kv_budgets(
         least_kv_bytes = LEAST_KV_TOKENS * sum(unit.kv_bytes_per_token for unit in units)
         needed = held_of[stage.device] + (kv_memory_bytes or least_kv_bytes)
         if needed > free_of[stage.device]:
+            kv, ways = "their KV cache", "Give it fewer units"
+            if kv_memory_bytes is not None:
+                kv = f"the {kv_memory_bytes / 2**30:.2f} GiB of kv_memory_bytes"
+                ways = "Set less aside, give it fewer units"
             raise DoesNotFit(
                 f"{stage.device} needs {needed / 2**30:.2f} GiB (units {stage.first_unit} to {stage.last_unit} and "
-                f"their KV cache), but has {free_of[stage.device] / 2**30:.2f} GiB free. Give it fewer units, add a "
-                "device, or use a smaller dtype."
+                f"{kv}), but has {free_of[stage.device] / 2**30:.2f} GiB free. {ways}, add "
+                "a device, or use a smaller dtype."
             )
     spare_of = {name: free_of[name] - held_of[name] for name in free_of}
     return [kv_memory_bytes or spare_of[stage.device] for stage in plan.stages]

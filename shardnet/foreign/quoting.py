@@ -21,6 +21,11 @@ def quoted(value: Any, most: int = MOST_CHARACTERS) -> str:
     return shortened(repr(value), most)
 
 
+def counted(number: int, things: str) -> str:
+    """ "1 token", "2 tokens": so many of what takes an s."""
+    return f"{number} {things.removesuffix('s') if number == 1 else things}"
+
+
 def shortened(text: str, most: int = 200) -> str:
     """A text of others that stands in a sentence without quotation marks: a path, another program's message."""
     shown = text if len(text) <= most else f"{text[: most // 2]}...{text[-(most // 2 - 3) :]}"

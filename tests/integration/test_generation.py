@@ -288,8 +288,9 @@ def test_more_devices_than_units_and_wrong_splits_are_refused(cluster: shardnet.
         cluster.load(tiny, split=[2, 2, 1])
     with pytest.raises(BadRequest, match="split"):
         cluster.load(tiny, split=[3, 3])
-    with pytest.raises(DoesNotFit, match="GiB"):
-        cluster.load(tiny, kv_memory_bytes=2**50)
+    for how in ({}, {"split": [2, 2, 2]}, {"placement": "auto"}):
+        with pytest.raises(DoesNotFit, match=r"1048576.00 GiB (that|of) kv_memory_bytes.* [Ss]et less aside, "):
+            cluster.load(tiny, kv_memory_bytes=2**50, **how)
     with pytest.raises(BadRequest, match="dtype"):
         cluster.load(tiny, dtype="int7")
     with pytest.raises(BadRequest, match="4096"):

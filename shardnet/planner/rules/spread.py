@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from shardnet.errors import BadRequest, DoesNotFit
+from shardnet.foreign.quoting import counted
 
 
 def spread_counts(
@@ -31,8 +32,8 @@ def spread_counts(
     num_devices, num_units = len(unit_s), len(unit_bytes)
     if num_devices > num_units:
         raise BadRequest(
-            f"{num_devices} devices are more than the model's {num_units} units (embedding, blocks, head). "
-            f"Use at most {num_units} devices."
+            f"{num_devices} devices are more than the model's {counted(num_units, 'units')} (embedding, blocks, head). "
+            f"Use at most {counted(num_units, 'devices')}."
         )
     infinity = float("inf")
     best = [[infinity] * (num_units + 1) for _ in range(num_devices + 1)]
@@ -50,8 +51,9 @@ def spread_counts(
                 if slowest < best[d][end]:
                     best[d][end], start_of[d][end] = slowest, start
     if best[num_devices][num_units] == infinity:
+        offer = f"{num_devices} devices offer" if num_devices > 1 else "the only device offers"
         raise DoesNotFit(
-            f"The model needs {sum(unit_bytes) / 2**30:.2f} GiB with its KV cache; {num_devices} devices offer "
+            f"The model needs {sum(unit_bytes) / 2**30:.2f} GiB with its KV cache; {offer} "
             f"{sum(free_bytes) / 2**30:.2f} GiB. Add a device, use a smaller dtype, or ask for a shorter context."
         )
     return _counts(start_of)
