@@ -164,7 +164,10 @@ def read_stops(stops: list[str] | None) -> tuple[str, ...]:
     """The texts of `--stop`."""
     if not all(stops or ()):
         raise BadRequest("--stop must not be empty; leave it out to stop where the model ends its text.")
-    return tuple(stops or ())
+    try:
+        return tuple(_whole(stop) for stop in stops or ())
+    except UnicodeError as error:
+        raise BadRequest("--stop is not text in UTF-8. Give it as UTF-8.") from error
 
 
 def read_prompts(prompts: list[str], file: str | None) -> tuple[str, ...]:
@@ -176,9 +179,12 @@ def read_prompts(prompts: list[str], file: str | None) -> tuple[str, ...]:
             raise BadRequest('There is no prompt. Add --prompt "some text" or --prompt-file FILE.')
         if not all(prompt.strip() for prompt in prompts):
             raise BadRequest("--prompt must not be empty.")
-        if any(_is_undecodable(prompt) for prompt in prompts):
-            raise BadRequest("--prompt is not text in UTF-8. Give it as UTF-8, or in a file with --prompt-file.")
-        return tuple(prompts)
+        try:
+            return tuple(_whole(prompt) for prompt in prompts)
+        except UnicodeError as error:
+            raise BadRequest(
+                "--prompt is not text in UTF-8. Give it as UTF-8, or in a file with --prompt-file."
+            ) from error
     text, name = (_read_stdin(), "standard input") if file == "-" else (_read(file), f"the prompt file {quoted(file)}")
     if not text.strip():
         raise BadRequest(f"There is no prompt: {name} is empty.")
@@ -198,13 +204,17 @@ def read_split(text: str | None) -> tuple[int, ...] | None:
     return counts
 
 
-def _is_undecodable(text: str) -> bool:
-    """Python carries bytes that are no UTF-8 through arguments and standard input as lone surrogates."""
+def _whole(text: str) -> str:
+    """An argument as UTF-8: what the locale does not know, Python carries through as lone surrogates.
+
+    Raises:
+        UnicodeError: it is something else.
+    """
     try:
         text.encode()
     except UnicodeEncodeError:
-        return True
-    return False
+        return os.fsencode(text).decode("utf-8")
+    return text
 
 
 def _read_stdin() -> str:

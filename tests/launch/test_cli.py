@@ -61,6 +61,19 @@ def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
 COMMANDS = ["demo", "generate", "profile", "plan", "simulate", "doctor"]
 
 
+def test_utf_8_is_read_in_every_locale() -> None:
+    """In the C locale, Python decodes arguments as ASCII: "café" was refused as not UTF-8."""
+    program = (
+        "import sys; from shardnet.launch.generate.options import read_prompts, read_stops; "
+        "print(ascii(sys.argv[1:]), ascii((read_prompts(sys.argv[1:], None), read_stops(sys.argv[1:]))))"
+    )
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", program, "café"], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "['caf\\udcc3\\udca9'] (('caf\\xe9',), ('caf\\xe9',))\n"
+
+
 @pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])
 def test_every_command_has_help(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: list[str]
@@ -107,6 +120,7 @@ def test_help_and_version_do_not_import_torch() -> None:
         ([*PROMPT, "--split", "3,3", "--placement", "auto"], "placement auto has no effect on a split, which is a"),
         ([*PROMPT, "--split", "3,3", "--in-flight", "4"], "in-flight 4 has no effect on a split"),
         ([*PROMPT, "--stop", ""], "--stop must not be empty"),
+        ([*PROMPT, "--stop", "a\udcff"], "--stop is not text in UTF-8"),
         ([*PROMPT, "--split", "3,x"], "--split must be whole numbers of units such as 10,10,12, but is '3,x'."),
         ([*PROMPT, "--split", "3,0"], "--split must be whole numbers"),
         ([*PROMPT, "--split", "1,1,1", "--devices", "2"], "--split names 3 shards for 2 devices"),
