@@ -49,7 +49,7 @@ LEAVE_S = 2.0
 
 
 class Cluster:
-    """The devices that this process coordinates. Make one with `local` or `connect`."""
+    """The devices that this process coordinates. Make one with `local` or `connect`; a process holds one at a time."""
 
     def __init__(
         self, transport: Transport, devices: Sequence[str], resources: ExitStack, workers: LocalWorkers | None | None
@@ -97,6 +97,7 @@ class Cluster:
             BadRequest: `num_devices` or `threads_per_device` is below 1 or beyond any machine or what
                 `ulimit -n` allows, or `log_dir` cannot be written.
             JoinFailed: a process ended before it had joined; says what it printed.
+            UsageError: this process holds a cluster already, or was forked from one that does.
         """
         num_devices = whole_number("the number of devices", num_devices, least=1, most=MOST_LOCAL_DEVICES)
         if threads_per_device is None:
@@ -128,6 +129,7 @@ class Cluster:
         Raises:
             BadRequest: no endpoint is given, and none was announced.
             JoinFailed: the endpoint does not answer, or too few devices came.
+            UsageError: as for `local`.
         """
         if endpoint is None:
             announced = announced_in(os.environ)

@@ -46,6 +46,7 @@ with shardnet.Cluster.local(1, threads_per_device=1) as cluster:
     ):
         told = told_in_child(case)
         assert f"belongs to process {os.getpid()}" in told and "spawn" in told, told
+        assert "transport" not in told, told
     for end in (stream.close, model.close, cluster.close):
         assert told_in_child(end) == "None"
     if os.fork() == 0:

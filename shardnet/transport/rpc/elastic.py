@@ -52,7 +52,7 @@ class Group:
             JoinFailed: no door is there in time, or it is not open to this process.
         """
         if rpc._is_current_rpc_agent_set():
-            raise UsageError("This process is in a cluster already. Close that transport first.")
+            raise UsageError("This process is in a cluster already, and holds one at a time. Close that cluster first.")
         _silence_torch()
         _listen_on_loopback_by_default()
         self._addresses: dict[int, str] = {}

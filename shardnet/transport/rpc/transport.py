@@ -54,7 +54,7 @@ class RpcTransport(Transport):
         self.name = name
         self.id = group.id
         self.group = group
-        self.birthplace = Birthplace("this transport")
+        self.birthplace = Birthplace("the cluster")
         self.gone: set[int] = set()
         """Ids that left or were evicted. What they still send is refused."""
         self._peers: dict[str, Peer] = {}
