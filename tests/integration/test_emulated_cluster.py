@@ -30,7 +30,7 @@ if not in_own_network():
 
 folder = Path(sys.argv[1])
 model = cut_model(folder / "model")
-devices = EmulatedDevice("a", 8, 150_000_000), EmulatedDevice("b", 2, 200_000_000), EmulatedDevice("c", 2, 150_000_000)
+devices = EmulatedDevice("a", 8, 120_000_000), EmulatedDevice("b", 2, 160_000_000), EmulatedDevice("c", 2, 120_000_000)
 links = {("b", "c"): EmulatedLink(20e6, 0.001), ("a", "b"): EmulatedLink(2e6, 0.01)}
 with EmulatedCluster(devices, EmulatedLink(2e6, 0.01), links) as cluster:
     loaded = cluster.load(model, placement="auto", context_tokens=64, cache_dir=folder, progress=lambda *_: None)

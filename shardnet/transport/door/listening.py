@@ -85,7 +85,7 @@ def listen_at(host: str, port: int, *, beyond_loopback: bool) -> Listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.listen(BACKLOG)
-        _require_way_to(family, listener.getsockname())
+        require_way_to(family, listener.getsockname())
     except OSError as error:
         listener.close()
         raise UsageError(f"Cannot listen on {host}:{port}: {error}. Choose another port, or 0 for any.") from error
@@ -108,10 +108,11 @@ def _require_loopback(host: str, port: int, address: str) -> None:
         )
 
 
-def _require_way_to(family: socket.AddressFamily, address: Any) -> None:
-    """Raise where not even this machine reaches an address of its own.
+def require_way_to(family: socket.AddressFamily, address: Any) -> None:
+    """See to it that this machine reaches an address of its own. A UDP socket that is connected sends nothing.
 
-    A UDP socket that is connected sends nothing.
+    Raises:
+        UsageError: it does not.
     """
     with socket.socket(family, socket.SOCK_DGRAM) as way:
         try:

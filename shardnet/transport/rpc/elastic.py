@@ -34,6 +34,7 @@ from torch.distributed import rpc
 from torch.distributed.rpc import api, backend_registry
 
 from shardnet.errors import ClusterError, UsageError
+from shardnet.transport.door.listening import require_way_to
 from shardnet.transport.door.membership import Membership
 from shardnet.transport.door.messages import News
 
@@ -168,11 +169,17 @@ def _init_autograd_once(agent_id: int) -> None:
 
 
 def _listen_on_loopback_by_default() -> None:
-    """Agents listen where TP_SOCKET_IFNAME says. torch reads it once per process, when the first agent starts."""
+    """Agents listen where TP_SOCKET_IFNAME says. torch reads it once per process, when the first agent starts.
+
+    Raises:
+        UsageError: the loopback is down.
+    """
     try:
         interfaces = [name for _, name in socket.if_nameindex()]
     except OSError:  # Android lets no program list them; torch then falls back to 127.0.0.1
         interfaces = []
+    if "TP_SOCKET_IFNAME" not in os.environ:
+        require_way_to(socket.AF_INET, ("127.0.0.1", 1))  # or torch ends the process from a thread of its own
     os.environ.setdefault("TP_SOCKET_IFNAME", next((name for name in interfaces if name.startswith("lo")), "lo"))
 
 
