@@ -96,10 +96,18 @@ class _Record:
             value = flag.value(typed[flag.field])
             check = checks.get(flag.field)
             values[flag.field] = value if check is None else check.plain(flag.name, value)
-        record = self._kind(**values)
+        try:
+            record = self._kind(**values)
+        except BadRequest as error:
+            if not error.option:
+                raise
+            raise BadRequest(self._name_of(error.option) + str(error).removeprefix(error.option)) from error
         for name, fault in faults(record):
             raise BadRequest(f"--{name.replace('_', '-')} {fault}.")
         return record
+
+    def _name_of(self, field: str) -> str:
+        return {flag.field: flag.name for flag in self.flags}[field]
 
     def _flags(self) -> Iterator[_Flag]:
         hints = get_type_hints(self._kind, include_extras=True)

@@ -47,7 +47,14 @@ class DamagedCheckpoint(UsageError):
 
 
 class BadRequest(UsageError):
-    """A value in a request is impossible: sampling, prompt length, number of devices."""
+    """A value in a request is impossible: sampling, prompt length, number of devices.
+
+    `option` is the keyword that the message begins with, where the command line is to say what it calls that.
+    """
+
+    def __init__(self, message: str = "", option: str = "") -> None:
+        super().__init__(message)
+        self.option = option
 
 
 class BadConfiguration(UsageError):

@@ -17,7 +17,7 @@ import math
 import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
-from functools import cache
+from functools import cache, wraps
 from types import NoneType
 from typing import Annotated, Any, Concatenate, ParamSpec, Protocol, TypeVar, get_args, get_origin, get_type_hints
 
@@ -123,7 +123,7 @@ class Options:
     def __post_init__(self) -> None:
         kind: Any = type(self)
         for name, check in checks_of(kind).items():
-            value = check.plain(name.replace("_", "-"), getattr(self, name))
+            value = check.plain(name, getattr(self, name))
             object.__setattr__(self, name, value)
 
     def keys(self) -> list[str]:
@@ -169,9 +169,21 @@ def takes(
     def shown(method: Any) -> Any:
         own = list(inspect.signature(method).parameters.values())[:-1]
         parameters = [*own, *keywords_of(record).values()]
-        method.__signature__ = inspect.signature(method).replace(parameters=parameters)
-        method.__doc__ = _with_arguments(method.__doc__, record)
-        return method
+        known = {each.name for each in parameters}
+
+        @wraps(method)
+        def checked(*arguments: Any, **options: Any) -> Any:
+            for name in options:
+                if name not in known:
+                    raise TypeError(
+                        f"{method.__name__}() has no option {name!r}; help({method.__qualname__}) names all."
+                    )
+            return method(*arguments, **options)
+
+        seen: Any = checked
+        seen.__signature__ = inspect.signature(method).replace(parameters=parameters)
+        seen.__doc__ = _with_arguments(method.__doc__, record)
+        return seen
 
     return shown
 

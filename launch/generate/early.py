@@ -24,8 +24,8 @@ def open_early(options: GenerateOptions, tokenizer: Any, progress: Progress) -> 
     check_number_of_units(options, seen)
     files = open_model(options.model, options.load.dtype, progress=progress, tokenizer=tokenizer)
     profile, tokenizer = files.profile, files.tokenizer()
-    context_tokens = check_context(profile.name, profile.context_tokens, options.load.context_tokens)
+    context_tokens = check_context(profile.name, profile.context_tokens, options.load.context_tokens, "--context")
     for prompt in options.prompts:
         ids = encode(prompt, tokenizer, chat=options.generation.chat, vocabulary=profile.vocabulary, model=profile.name)
-        check_length(len(ids), options.generation.max_new_tokens, context_tokens)
+        check_length(len(ids), options.generation.max_new_tokens, context_tokens, "--max-new-tokens")
     return files

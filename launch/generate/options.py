@@ -13,7 +13,7 @@ import typer
 
 from shardnet.cluster.load_options import LoadOptions
 from shardnet.errors import BadRequest
-from shardnet.foreign.quoting import quoted
+from shardnet.foreign.quoting import counted, quoted
 from shardnet.loader.sources import EMBEDDED_NAME
 from shardnet.options import Whole
 from shardnet.session.options import GenerationOptions
@@ -91,7 +91,9 @@ class DeviceOptions:
     def __post_init__(self) -> None:
         num_cores = os.cpu_count() or 1
         if self.threads is not None and self.threads > num_cores:
-            raise BadRequest(f"--threads is {quoted(self.threads)}, but this machine has {num_cores} cores; use fewer.")
+            raise BadRequest(
+                f"--threads is {quoted(self.threads)}, but this machine has {counted(num_cores, 'cores')}; use fewer."
+            )
         if self.devices is not None and self.cluster is not None:
             raise BadRequest("--devices starts local devices, --cluster uses running ones; leave one of them out.")
 
@@ -135,7 +137,8 @@ class GenerateOptions:
             raise BadRequest("--threads is for local devices; those of a cluster have theirs already.")
         num_shards, num_devices = len(self.load.split or ()), self.where.devices
         if num_shards and num_devices is not None and num_shards != num_devices:
-            raise BadRequest(f"--split names {num_shards} shards for {num_devices} devices; name one per device.")
+            names = f"--split names {counted(num_shards, 'shards')} for {counted(num_devices, 'devices')}"
+            raise BadRequest(f"{names}; name one per device.")
 
     @property
     def uses_running_devices(self) -> bool:

@@ -13,6 +13,7 @@ from rich.text import Text
 import shardnet
 from shardnet.cluster.cluster import Cluster
 from shardnet.cluster.model import Generation, Model
+from shardnet.foreign.quoting import counted
 from shardnet.launch.generate.early import open_early
 from shardnet.launch.generate.options import GenerateOptions
 from shardnet.launch.generate.report import as_json, size, speed_line, stage_table, stderr_console
@@ -82,7 +83,7 @@ def _load(cluster: Cluster, files: ModelFiles, options: GenerateOptions, progres
 def _show_plan(model: Model, cluster: Cluster) -> None:
     console = stderr_console()
     weights = sum(unit.weight_bytes for unit in model.profile.units)
-    units = f": {model.profile.num_units} units, {size(weights)}, over {len(cluster.devices)} devices"
+    units = f": {model.profile.num_units} units, {size(weights)}, over {counted(len(cluster.devices), 'devices')}"
     console.print(Text(model.profile.name, style="bold") + Text(units))
     console.print(str(model.plan), soft_wrap=True)
 

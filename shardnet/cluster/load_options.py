@@ -147,4 +147,4 @@ class LoadOptions(Options):
         """
         for name in names:
             if self[name] != getattr(LoadOptions, name):
-                raise BadRequest(f"{name.replace('_', '-')} {self[name]} has no effect on {what}")
+                raise BadRequest(f"{name} {self[name]} has no effect on {what}", option=name)

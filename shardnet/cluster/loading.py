@@ -136,12 +136,12 @@ def place_model(
     return Placed(plan, budgets, num_at_once(plan, survey.devices))
 
 
-def check_context(model: str, longest: int, wanted: int | None) -> int:
-    """Tokens that a session may have; `longest` is what the model was made for."""
+def check_context(model: str, longest: int, wanted: int | None, option: str = "context_tokens") -> int:
+    """Tokens that a session may have; `longest` is what the model was made for, `option` what the caller calls it."""
     if wanted is None:
         return longest
     if not 1 <= wanted <= longest:
         raise BadRequest(
-            f"context must be between 1 and the {longest} tokens that {model} was made for, but is {quoted(wanted)}."
+            f"{option} must be between 1 and the {longest} tokens that {model} was made for, but is {quoted(wanted)}."
         )
     return wanted

@@ -72,7 +72,7 @@ def _plain_ids(parts: Iterable[Any]) -> list[int]:
 
 def _ids_of_chat(messages: Sequence[Any], tokenizer: Any, model: str) -> list[int]:
     if not getattr(tokenizer, "chat_template", None):
-        raise BadRequest(f"{model} has no chat template. Ask without --chat.")
+        raise BadRequest(f"{model} has no chat template. Ask by plain text, without chat.")
     for message in messages:
         told = [message.get("role"), message.get("content")] if isinstance(message, Mapping) else [None]
         if not all(isinstance(each, str) for each in told):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from shardnet.errors import BadRequest
-from shardnet.foreign.quoting import quoted
+from shardnet.foreign.quoting import counted, quoted
 from shardnet.session.options import GenerationOptions
 from shardnet.transport.messages import SamplingOptions
 
@@ -13,14 +13,17 @@ def sampling_of(options: GenerationOptions) -> SamplingOptions:
     return SamplingOptions(**{name: options[name] for name in SamplingOptions._fields})
 
 
-def check_length(num_prompt: int, num_new: int, context_tokens: int) -> None:
+def check_length(num_prompt: int, num_new: int, context_tokens: int, option: str = "max_new_tokens") -> None:
     """See that there is room for as many new tokens as were asked for.
+
+    Args:
+        option: what the caller calls `num_new`.
 
     Raises:
         BadRequest: there is not.
     """
     if num_prompt + num_new > context_tokens:
         raise BadRequest(
-            f"the prompt has {num_prompt} tokens and the answer may have {quoted(num_new)}, but the context holds "
-            f"{context_tokens}. Shorten the prompt or lower --max-new-tokens."
+            f"the prompt has {counted(num_prompt, 'tokens')} and the answer may have {quoted(num_new)}, "
+            f"but the context holds {context_tokens}. Shorten the prompt or lower {option}."
         )

@@ -216,11 +216,11 @@ def test_chat_template_is_applied(model: Model) -> None:
         ("", {}, "empty"),
         ([99999], {}, "99999"),
         ("x" * 4000, {"max_new_tokens": 200}, "4096"),
-        ("x", {"max_new_tokens": 0}, "max-new-tokens"),
+        ("x", {"max_new_tokens": 0}, "max_new_tokens"),
         ("x", {"temperature": -1.0}, "temperature"),
-        ("x", {"top_p": 2.0}, "top-p"),
+        ("x", {"top_p": 2.0}, "top_p"),
         ("x", {"stop": [""]}, "stop"),
-        ("x", {"max_new_tokens": "5"}, "max-new-tokens must be a whole number, but is '5'"),
+        ("x", {"max_new_tokens": "5"}, "max_new_tokens must be a whole number, but is '5'"),
         ("x", {"temperature": None}, "temperature must be a number"),
         (None, {}, "but is None"),
     ],
@@ -231,6 +231,16 @@ def test_impossible_request_says_what_to_do_and_the_model_lives_on(
     with pytest.raises(BadRequest, match=words):
         model.stream(prompt, **options)
     assert model.generate(["still here"], max_new_tokens=2)[0].token_ids
+
+
+def test_an_option_that_is_none_is_named_with_its_function(model: Model, cluster: shardnet.Cluster, tiny: Path) -> None:
+    """Once: "GenerationOptions.__init__() got an unexpected keyword argument 'bogus'"."""
+    for call, name in (
+        (model.stream, "stream"), (model.generate, "generate"), (model.astream, "astream"),
+        (model.agenerate, "agenerate"), (cluster.load, "load"),
+    ):  # fmt: skip
+        with pytest.raises(TypeError, match=rf"^{name}\(\) has no option 'bogus'"):
+            call("x", bogus=1)  # type: ignore[operator]
 
 
 def test_one_of_several_sessions_that_cannot_go_on_ends_alone(model: Model) -> None:
@@ -298,9 +308,9 @@ def test_more_devices_than_units_and_wrong_splits_are_refused(cluster: shardnet.
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"split": "222"}, "list of units"),
         ({"split": [2.0, 2, 2]}, "whole number"),
-        ({"context_tokens": 10.5}, "context-tokens must be a whole number"),
-        ({"kv_memory_bytes": "1"}, "kv-memory-bytes must be a whole number"),
-        ({"prefill_chunk_tokens": 10**30}, "prefill-chunk-tokens must be at most"),
+        ({"context_tokens": 10.5}, "context_tokens must be a whole number"),
+        ({"kv_memory_bytes": "1"}, "kv_memory_bytes must be a whole number"),
+        ({"prefill_chunk_tokens": 10**30}, "prefill_chunk_tokens must be at most"),
         ({"cache_dir": 5}, "cache_dir is a folder, but this is 5"),
         ({"placement": "best"}, "placement must be one of spread, auto"),
         ({"objective": "fun"}, "objective must be one of latency"),

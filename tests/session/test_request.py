@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from shardnet.cluster.load_options import LoadOptions
 from shardnet.errors import BadRequest
 from shardnet.session.options import GenerationOptions, stops_of
 from shardnet.session.prompts import encode, prompts_of
-from shardnet.session.request import sampling_of
+from shardnet.session.request import check_length, sampling_of
 
 
 class Letters:
@@ -153,3 +154,15 @@ def test_numbers_too_large_to_be_written_down() -> None:
     for option, value in large.items():
         with pytest.raises(BadRequest, match=rf"{option.replace('_', '-')} must .* digits"):
             GenerationOptions(**{option: value})
+
+
+def test_options_are_called_as_the_caller_calls_them() -> None:
+    """Python was told to lower --max-new-tokens, and that max-new-tokens is wrong."""
+    with pytest.raises(BadRequest, match=r"the prompt has 1 token and .* lower max_new_tokens\.$"):
+        check_length(1, 10, 10)
+    with pytest.raises(BadRequest, match=r"lower --max-new-tokens\.$"):
+        check_length(1, 10, 10, "--max-new-tokens")
+    with pytest.raises(BadRequest, match=r"^max_new_tokens must be 1 or more, but is 0"):
+        GenerationOptions(max_new_tokens=0)
+    with pytest.raises(BadRequest, match=r"^in_flight 4 has no effect on a split"):
+        LoadOptions(split=(3, 3), in_flight=4)
