@@ -10,6 +10,7 @@ from typing import Any
 from rich.table import Table
 
 from shardnet.described.clusters import GIB
+from shardnet.foreign.quoting import counted
 from shardnet.launch.console import plain_console, size
 from shardnet.launch.measure.run import ProfileResult
 from shardnet.plan import DTYPE_BYTES, DeviceProfile
@@ -116,9 +117,11 @@ def _order(step: StepTiming) -> tuple[bool, int, int, int]:
 
 def _heading(step: StepTiming) -> str:
     if step.is_decode:
-        sessions = "1 session" if step.num_sessions == 1 else f"{step.num_sessions} sessions"
-        return f"decode {sessions} at {step.context_tokens} tokens"
-    return f"prefill {step.num_tokens} tokens" + (f" behind {step.context_tokens}" if step.context_tokens else "")
+        sessions = counted(step.num_sessions, "sessions")
+        return f"decode {sessions} at {counted(step.context_tokens, 'tokens')}"
+    return f"prefill {counted(step.num_tokens, 'tokens')}" + (
+        f" behind {step.context_tokens}" if step.context_tokens else ""
+    )
 
 
 def _name(unit: UnitMeasurement) -> str:

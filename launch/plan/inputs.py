@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -106,8 +107,8 @@ def _changed(cluster: PaperCluster, options: ProblemOptions) -> PaperCluster:
         try:
             mbit_per_s = float(mbit)
         except ValueError:
-            mbit_per_s = 0.0
-        if not (first and second and mbit_per_s > 0):
+            mbit_per_s = math.nan
+        if not (first and second) or math.isnan(mbit_per_s):
             raise UsageError(f"cannot read --bandwidth {quoted(text)}; write it like phone:cloud=10 (in Mbit/s).")
         cluster = with_bandwidth(cluster, first, second, mbit_per_s)
     if options.pin_embedding is not None:

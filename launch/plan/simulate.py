@@ -8,7 +8,7 @@ from pathlib import Path
 
 from shardnet.described.schema import Place, read_record
 from shardnet.errors import BadConfiguration, DoesNotFit, UsageError
-from shardnet.foreign.quoting import shortened
+from shardnet.foreign.quoting import counted, shortened
 from shardnet.launch.console import plain_console
 from shardnet.launch.files.config_files import load_data_file
 from shardnet.launch.files.output_files import require_picture, require_writable
@@ -122,7 +122,9 @@ def _read_plan(path: Path, problem: Problem, how: PlannerOptions) -> Plan:
     if not isinstance(rows, list) or not rows:
         raise BadConfiguration(f"{place.file} is no plan: it needs a list 'stages', as shardnet plan --json prints it.")
     if len(rows) > problem.num_units:
-        raise BadConfiguration(f"{place.file} has {len(rows)} stages for the {problem.num_units} units of the problem.")
+        raise BadConfiguration(
+            f"{place.file} has {counted(len(rows), 'stages')} for the {problem.num_units} units of the problem."
+        )
     stages = tuple(
         read_record(StagePlan, row, place.at(data, "stages").item(index, row)) for index, row in enumerate(rows)
     )

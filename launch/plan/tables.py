@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from shardnet.foreign.quoting import counted
 from shardnet.plan import LeftOut, Plan, StagePlan
 from shardnet.planner.costs import Hop, evaluate, gigabytes
 from shardnet.planner.problem import Problem
@@ -180,7 +181,7 @@ def print_run(console: Console, result: Result, plan: Plan, title: str) -> None:
         ("a token, all decoding", _ms(result.lap_s), formula_lap),
         ("  half / 95% of the tokens", f"{_ms(told['lap_p50_s'])} / {_ms(told['lap_p95_s'])}", ""),
         ("rate, all decoding", f"{_number(result.rate_per_s)} tokens/s", formula_rate),
-        ("rate, prompts included", f"{_number(result.tokens_per_s)} tokens/s", f"{result.num_tokens} tokens"),
+        ("rate, prompts included", f"{_number(result.tokens_per_s)} tokens/s", counted(result.num_tokens, "tokens")),
         (
             "the whole run",
             _seconds(result.duration_s),

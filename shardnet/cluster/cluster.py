@@ -30,7 +30,7 @@ from shardnet.cluster.survey import Surveyor
 from shardnet.cluster.watch import Watch
 from shardnet.device.process import MOST_THREADS
 from shardnet.errors import BadRequest, ClusterError, JoinFailed, PlanNotInForce
-from shardnet.foreign.quoting import quoted
+from shardnet.foreign.quoting import counted, quoted
 from shardnet.loader import ModelFiles
 from shardnet.options import takes
 from shardnet.process.forks import Birthplace
@@ -316,5 +316,7 @@ def _wait_for_number(transport: Transport, num_devices: int | None, progress: Pr
         if len(present) >= wanted:
             return present
         if time.monotonic() > deadline:
-            raise JoinFailed(f"{wanted} devices were to come, but after {JOIN_S:.0f} s only {len(present)} are there.")
+            raise JoinFailed(
+                f"{counted(wanted, 'devices')} should come, but after {JOIN_S:.0f} s there are only {len(present)}."
+            )
         time.sleep(0.02)

@@ -203,7 +203,7 @@ def with_bandwidth(cluster: PaperCluster, first: str, second: str, mbit_per_s: f
         BadConfiguration: no such devices, or no link between them.
     """
     fault = _SPEED.fault(mbit_per_s)
-    require(fault is None, f"a bandwidth in Mbit/s {fault}.")
+    require(fault is None, f"--bandwidth in Mbit/s {fault}.")
     known = _known_names(cluster.devices, cluster.source)
     one = set(_named(first, known, Place("--bandwidth")))
     other = set(_named(second, known, Place("--bandwidth")))

@@ -15,6 +15,7 @@ from shardnet.described.clusters import GIB, PaperCluster, PaperDevice
 from shardnet.described.model_sizes import TOKEN_ID_BYTES, ModelConfig, UnitWork, unit_works
 from shardnet.described.schema import require
 from shardnet.foreign.bounds import SESSIONS, TOKENS, Count, check_fields
+from shardnet.foreign.quoting import counted
 from shardnet.plan import DTYPE_BYTES
 from shardnet.planner.problem import Device, Problem, Unit
 
@@ -66,8 +67,8 @@ def estimate_problem(model: ModelConfig, cluster: PaperCluster, workload: Worklo
     """
     require(
         workload.context_tokens <= model.context_tokens,
-        f"{model.name} has a context of {model.context_tokens} tokens, but {workload.context_tokens} are asked for; "
-        "ask for fewer.",
+        f"{model.name} has a context of {counted(model.context_tokens, 'tokens')}, but {workload.context_tokens} are "
+        "asked for; ask for fewer.",
     )
     works = unit_works(
         model,
@@ -154,10 +155,10 @@ def _measured_seconds(
 
 
 def _notes(model: ModelConfig, cluster: PaperCluster, workload: Workload, measured: Sequence[str]) -> tuple[str, ...]:
-    kept = f"{workload.sessions} session{'s' if workload.sessions > 1 else ''} of {workload.context_tokens} tokens"
+    kept = f"{counted(workload.sessions, 'sessions')} of {counted(workload.context_tokens, 'tokens')}"
     notes = [f"{model.name} in {workload.weight_bits}-bit weights, the rest in {workload.dtype}, {kept}."]
     if measured:
-        notes.append(f"Decode times of {len(measured)} of {len(cluster.devices)} devices were measured.")
+        notes.append(f"Decode times of {len(measured)} of {counted(len(cluster.devices), 'devices')} were measured.")
     if len(measured) < len(cluster.devices):
         notes.append("Times of the other devices are estimated by a roofline." if measured else "Times are estimated.")
     if model.tied:

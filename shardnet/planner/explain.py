@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from shardnet.errors import BadConfiguration, DoesNotFit
+from shardnet.foreign.quoting import counted
 from shardnet.plan import LeftOut, StagePlan
 from shardnet.planner.costs import ROUNDING, Cost, broken_limit, evaluate, gigabytes
 from shardnet.planner.problem import Problem
@@ -192,8 +193,9 @@ def _shorter(problem: Problem, shortages: Sequence[_Shortage]) -> str:
         weights, kv = shortage.bytes(problem)
         tokens = min(tokens, (shortage.have - weights) / kv * problem.context_tokens if kv else -1.0)
     if tokens < 1:
-        return f"keep a shorter context (not enough alone: {problem.context_tokens} tokens take {gigabytes(total_kv)})"
-    return f"keep a context of at most {int(tokens)} tokens instead of {problem.context_tokens}"
+        kept = f"KV for {counted(problem.context_tokens, 'tokens')} takes {gigabytes(total_kv)}"
+        return f"keep a shorter context (not enough alone: {kept})"
+    return f"keep a context of at most {counted(int(tokens), 'tokens')} instead of {problem.context_tokens}"
 
 
 def _ms(seconds: float) -> str:

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from shardnet.described.schema import require
 from shardnet.errors import BadConfiguration
+from shardnet.foreign.quoting import counted
 from shardnet.plan import Plan
 from shardnet.planner.problem import Problem
 from shardnet.policy import recovery as policy
@@ -184,7 +185,7 @@ class _Run:
 
     def _begin_loading(self, action: policy.Load) -> None:
         plan, storage = action.plan, self._recovery
-        self._note(f"load {len(action.moves)} units for plan {plan.version}", action.why)
+        self._note(f"load {counted(len(action.moves), 'units')} for plan {plan.version}", action.why)
         seconds = load_seconds(self._problem, action.moves, storage.load_bytes_per_s, storage.default_load_bytes_per_s)
         self._engine.at(self._engine.now_s + seconds, lambda: self._decide(policy.Loaded(plan)))
 

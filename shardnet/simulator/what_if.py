@@ -9,6 +9,7 @@ from itertools import count
 
 from shardnet.errors import DoesNotFit
 from shardnet.foreign.bounds import BYTES, BYTES_PER_S, SECONDS
+from shardnet.foreign.quoting import counted
 from shardnet.plan import Link, Plan
 from shardnet.planner.costs import Cost, evaluate, gain, gigabytes
 from shardnet.planner.problem import MAX_DEVICES, Problem
@@ -87,7 +88,7 @@ def what_ifs(
         changes.append(fewer_bits)
     if full and problem.context_tokens > 1 and any(unit.kv_bytes_per_token for unit in problem.units):
         half = problem.context_tokens // 2
-        changes.append((f"a context of {half} tokens", replace(problem, context_tokens=half)))
+        changes.append((f"a context of {counted(half, 'tokens')}", replace(problem, context_tokens=half)))
     now = cost.value(plan.objective, in_flight)
     answers = []
     for number, (change, changed) in enumerate(changes):

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from shardnet.errors import BadRequest, KVMemorySpent
+from shardnet.foreign.quoting import counted
 from shardnet.models.kv import BlockKV, Place
 from shardnet.stage.budget import MemoryBudget
 from shardnet.stage.extent import Extent
@@ -61,7 +62,7 @@ class SessionCache:
         length, end = self.length, self.length + key.shape[1]
         if end > self.capacity:
             raise KVMemorySpent(
-                f"The session has room for {self.capacity} tokens and this step would make it {end}. "
+                f"The session has room for {counted(self.capacity, 'tokens')} and this step would make it {end}. "
                 "Ask for fewer new tokens."
             )
         if len(self.pieces) > 1:
@@ -148,7 +149,7 @@ class KVCache:
         with self._lock:
             if session_id in self._sessions:
                 raise BadRequest(f"Session {session_id} is open already. Close it first, or use another number.")
-            what = f"A session of {capacity_tokens} tokens"
+            what = f"A session of {counted(capacity_tokens, 'tokens')}"
             session = self._sessions[session_id] = SessionCache(self._reserve(what, capacity_tokens))
             return session
 
@@ -168,7 +169,7 @@ class KVCache:
         session = self.get(session_id)
         if session.length + num_tokens > session.capacity:
             raise KVMemorySpent(
-                f"Session {session_id} has room for {session.capacity} tokens, "
+                f"Session {session_id} has room for {counted(session.capacity, 'tokens')}, "
                 f"not for {session.length + num_tokens}. Ask for fewer new tokens."
             )
         session.length += num_tokens

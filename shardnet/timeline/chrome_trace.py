@@ -10,6 +10,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from shardnet.foreign.quoting import counted
 from shardnet.plan import Plan
 from shardnet.timeline.spans import Span
 
@@ -94,7 +95,7 @@ def _lanes(wires: Sequence[Span]) -> list[list[Span]]:
 def _step_name(span: Span) -> str:
     if span.num_tokens == span.num_sessions:
         return "decode" if span.num_sessions == 1 else f"decode {span.num_sessions} sessions"
-    return f"prefill {span.num_tokens} tokens"
+    return f"prefill {counted(span.num_tokens, 'tokens')}"
 
 
 def _arrows(tracks: Tracks, devices: Sequence[str], origin: int) -> list[Event]:

@@ -311,7 +311,9 @@ def test_joining_where_nobody_is_fails_in_time() -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     started = time.monotonic()
-    with pytest.raises(JoinFailed, match=rf"No cluster answers at 127.0.0.1:{port} within 1 s\. Is the coordinator"):
+    with pytest.raises(
+        JoinFailed, match=rf"No cluster answers at 127.0.0.1:{port} within 1 s\. Start one there: shardnet-run"
+    ):
         RpcTransport.join(f"127.0.0.1:{port}", "device-1", timeout_s=1)
     assert time.monotonic() - started < 10
 

@@ -326,6 +326,10 @@ def test_what_fits_only_with_those_who_join_later_is_said(tmp_path: Path) -> Non
         (("plan", *HOME, "--method", "x" * 100_000), "--method 'xxx"),
         (("plan", *HOME, "--source", "x" * 100_000), "the source 'xxx"),
         (("plan", *HOME, "--bandwidth", "x" * 100_000), "cannot read --bandwidth 'xxx"),
+        (
+            ("plan", *HOME, "--bandwidth", "phone:laptop=0"),
+            "--bandwidth in Mbit/s must be a number, greater than 0, but is",
+        ),
         (("plan", *HOME, "--bandwidth", "phone:laptop=1e300"), "in Mbit/s must be a number, at most 1e+09"),
         (("plan", "-m", "x" * 100_000, "-c", "home"), "called 'xxx"),
         (("plan", "-m", "llama-2-7b", "-c", "x" * 100_000), "called 'xxx"),

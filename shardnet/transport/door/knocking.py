@@ -40,7 +40,13 @@ def knock(endpoint: str, timeout_s: float) -> socket.socket:
             raise JoinFailed(f"The door at {endpoint} is not open to this user.") from error
         except (OSError, EOFError):
             time.sleep(min(AGAIN_S, max(0.0, deadline_s - time.monotonic())))
-    raise JoinFailed(f"No cluster answers at {endpoint} within {timeout_s:g} s. Is the coordinator running there?")
+    raise JoinFailed(f"No cluster answers at {endpoint} within {timeout_s:g} s. {_what_to_start(endpoint)}")
+
+
+def _what_to_start(endpoint: str) -> str:
+    if path_in(endpoint) is not None:
+        return "Is the coordinator running there?"
+    return f"Start one there: shardnet-run --rdzv-endpoint {endpoint} SCRIPT keeps one open while the script runs."
 
 
 def _try(endpoint: str, key: bytes, timeout_s: float) -> socket.socket:
