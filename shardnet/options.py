@@ -171,16 +171,24 @@ def takes(
         parameters = [*own, *keywords_of(record).values()]
         known = {each.name for each in parameters}
 
-        @wraps(method)
-        def checked(*arguments: Any, **options: Any) -> Any:
+        def check(options: dict[str, Any]) -> None:
             for name in options:
                 if name not in known:
                     raise TypeError(
                         f"{method.__name__}() has no option {name!r}; help({method.__qualname__}) names all."
                     )
+
+        @wraps(method)
+        def checked(*arguments: Any, **options: Any) -> Any:
+            check(options)
             return method(*arguments, **options)
 
-        seen: Any = checked
+        @wraps(method)
+        async def checked_later(*arguments: Any, **options: Any) -> Any:
+            check(options)
+            return await method(*arguments, **options)
+
+        seen: Any = checked_later if inspect.iscoroutinefunction(method) else checked
         seen.__signature__ = inspect.signature(method).replace(parameters=parameters)
         seen.__doc__ = _with_arguments(method.__doc__, record)
         return seen

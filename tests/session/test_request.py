@@ -145,14 +145,14 @@ def test_numbers_of_numpy_travel_as_plain_ones() -> None:
 def test_impossible_option_is_named_with_its_value(option: str, value: Any) -> None:
     with pytest.raises(BadRequest) as refused:
         GenerationOptions(**{option: value})
-    assert option.replace("_", "-") in str(refused.value) and str(value) in str(refused.value)
+    assert option in str(refused.value) and str(value) in str(refused.value)
 
 
 def test_numbers_too_large_to_be_written_down() -> None:
     """`str` of more than 4300 digits is an error, and so is `float` of more than 308."""
     large: dict[str, Any] = {"temperature": 10**400, "top_p": -(10**5000), "top_k": 10**5000, "seed": -(10**5000)}
     for option, value in large.items():
-        with pytest.raises(BadRequest, match=rf"{option.replace('_', '-')} must .* digits"):
+        with pytest.raises(BadRequest, match=rf"{option} must .* digits"):
             GenerationOptions(**{option: value})
 
 
