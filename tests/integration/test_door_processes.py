@@ -98,9 +98,9 @@ def test_one_that_was_frozen_while_others_came_and_went_learns_all_of_it(scene: 
     again, new = scene.start("goes", "new")
     assert scene.source.members() == ("frozen", "goes", "new", "source", "stays")
     frozen.proceed()
+    wait_until(lambda: frozen.ask("members") == stays.ask("members") == ["frozen", "goes", "new", "source", "stays"])
     for name in ("goes", "new", "stays"):
         assert frozen.ask("post", name, "echo", 1) == (1,)
-    assert frozen.ask("members") == stays.ask("members") == ["frozen", "goes", "new", "source", "stays"]
     assert again.ask("post", "frozen", "echo", 1) == new.ask("post", "frozen", "echo", 1) == (1,)
 
 

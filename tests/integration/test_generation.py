@@ -237,7 +237,7 @@ def test_an_option_that_is_none_is_named_with_its_function(model: Model, cluster
     """Once: "GenerationOptions.__init__() got an unexpected keyword argument 'bogus'"."""
     for call, name in (
         (model.stream, "stream"), (model.generate, "generate"), (model.astream, "astream"),
-        (model.agenerate, "agenerate"), (cluster.load, "load"),
+        (lambda *args, **options: asyncio.run(model.agenerate(*args, **options)), "agenerate"), (cluster.load, "load"),
     ):  # fmt: skip
         with pytest.raises(TypeError, match=rf"^{name}\(\) has no option 'bogus'"):
             call("x", bogus=1)  # type: ignore[operator]
