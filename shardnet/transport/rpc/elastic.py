@@ -178,9 +178,9 @@ def _listen_on_loopback_by_default() -> None:
         interfaces = [name for _, name in socket.if_nameindex()]
     except OSError:  # Android lets no program list them; torch then falls back to 127.0.0.1
         interfaces = []
-    if "TP_SOCKET_IFNAME" not in os.environ:
+    default = next((name for name in interfaces if name.startswith("lo")), "lo")
+    if os.environ.setdefault("TP_SOCKET_IFNAME", default).startswith("lo"):
         require_way_to(socket.AF_INET, ("127.0.0.1", 1))  # or torch ends the process from a thread of its own
-    os.environ.setdefault("TP_SOCKET_IFNAME", next((name for name in interfaces if name.startswith("lo")), "lo"))
 
 
 def _silence_torch() -> None:
