@@ -22,7 +22,7 @@ AGAINST_THE_CLOCK = {
 """Files that say how many seconds something may take, or that measure. They run one after the other in one process,
 first of all, while the other process goes through the tests that start no process and need one core."""
 
-LONGEST = "tests/integration/test_generation.py"
+LONGEST = "tests/integration/test_embedded_model.py"
 """Comes before the others that share the end, or one process would wait for it."""
 
 

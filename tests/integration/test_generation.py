@@ -1,6 +1,6 @@
-"""The test that matters most: the answer of the ring is the answer of the whole model, token for token.
+"""What a ring answers, and what it refuses: real processes over real RPC, with a tiny random model.
 
-Real processes over real RPC. The embedded model where text and long prompts matter, a tiny random one elsewhere.
+See test_embedded_model.py for text and long prompts.
 """
 
 from __future__ import annotations
@@ -15,58 +15,13 @@ from typing import Any
 import pytest
 import torch
 from tiny_text_model import save_text_model
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 import shardnet
 from shardnet.cluster.model import Model
 from shardnet.errors import BadRequest, DoesNotFit, KVMemorySpent
-from shardnet.loader import open_model
 
 pytestmark = pytest.mark.usefixtures("warm_devices")
-
-EMBEDDED = "smollm2-135m-instruct"
-STORY = "Once upon a time, in a village between two rivers, there lived a clockmaker who had never been late. "
-
-
-def embedded_prompts(tokenizer: Any) -> list[list[int]]:
-    """Twenty prompts of 3 to 600 tokens."""
-    ids = tokenizer(STORY * 40)["input_ids"]
-    sizes = [3, 4, 5, 7, 9, 12, 16, 21, 28, 37, 48, 64, 85, 112, 128, 129, 200, 300, 450, 600]
-    return [ids[index : index + size] for index, size in enumerate(sizes)]
-
-
-@pytest.fixture(scope="module")
-def embedded() -> tuple[list[list[int]], list[list[int]]]:
-    """The prompts, and what `transformers` `generate` answers in one process."""
-    folder = open_model(EMBEDDED, "float32").folder
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    prompts = embedded_prompts(AutoTokenizer.from_pretrained(folder))
-    answers: list[list[int]] = []
-    for group in (prompts[first : first + 5] for first in range(0, 20, 5)):
-        longest = len(group[-1])
-        # One after the other, they take twice as long and have the same answers.
-        ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in group])
-        mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in group])
-        with torch.inference_mode():
-            output = model.generate(ids, attention_mask=mask, max_new_tokens=64, do_sample=False, pad_token_id=0)
-        answers += output[:, longest:].tolist()
-    return prompts, answers
-
-
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize("num_devices", [1, 2, 3, 5])
-def test_greedy_fp32_is_what_transformers_generates(
-    embedded: tuple[list[list[int]], list[list[int]]], num_devices: int
-) -> None:
-    prompts, expected = embedded
-    with shardnet.Cluster.local(num_devices, threads_per_device=1) as cluster:
-        model = cluster.load(EMBEDDED, dtype="float32")
-        assert len(model.plan.stages) == num_devices
-        results = model.generate(prompts, max_new_tokens=64)
-        assert [result.token_ids for result in results] == expected
-        assert [result.prompt_tokens for result in results] == [len(prompt) for prompt in prompts]
-        [alone] = model.generate(prompts[-1:], max_new_tokens=8)
-        assert alone.token_ids == expected[-1][:8]
 
 
 @pytest.fixture(scope="module")
