@@ -14,6 +14,8 @@ import signal
 import sys
 import tempfile
 import threading
+import traceback
+from collections.abc import Callable
 from concurrent.futures import Future
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -135,6 +137,10 @@ class Requests:
 
     def post(self, device: str, endpoint: str, *args: Any) -> Any:
         return self._transport.post(device, endpoint, *args, timeout_s=10).result()
+
+    def do(self, work: Callable[[RpcTransport], Any]) -> Any:
+        """What only the test knows: a function of its module."""
+        return work(self._transport)
 
     def evict(self, device: str) -> None:
         self._transport.evict(device)
@@ -293,3 +299,5 @@ def run_device(endpoint: str, name: str, pipe: Connection, errors: str, has_stag
                     pipe.send([getattr(requests, request)(*args), None])
                 except ShardnetError as error:
                     pipe.send([None, f"{type(error).__name__}: {error}"])
+                except Exception:  # what the test's own function says
+                    pipe.send([None, traceback.format_exc()])
