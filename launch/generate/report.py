@@ -17,7 +17,7 @@ from shardnet.launch.console import plain_console, size
 
 if TYPE_CHECKING:
     from shardnet.cluster.model import Generation
-    from shardnet.cluster.remote_stage import StageReport
+    from shardnet.timeline.stage_report import StageReport
 
 _REASONS = {
     "eos": "the model ended its text",

@@ -33,6 +33,7 @@ from shardnet.errors import BadRequest, ClusterError, JoinFailed, PlanNotInForce
 from shardnet.foreign.quoting import counted, quoted
 from shardnet.loader import ModelFiles
 from shardnet.options import takes
+from shardnet.policy.membership import Came, Ended
 from shardnet.process.forks import Birthplace
 from shardnet.profiling.cores import max_threads
 from shardnet.progress import Progress, in_turn, progress_bars
@@ -52,10 +53,10 @@ class Cluster:
     """The devices that this process coordinates. Make one with `local` or `connect`; a process holds one at a time."""
 
     def __init__(
-        self, transport: Transport, devices: Sequence[str], resources: ExitStack, workers: LocalWorkers | None | None
+        self, transport: Transport, devices: Sequence[str], resources: ExitStack, workers: LocalWorkers | None
     ) -> None:
         self.devices = tuple(devices)
-        """The devices that were there at the start, in the order in which they get shards."""
+        """In the order in which they get shards: those that were there at the start, or were taken in since."""
         self._transport = transport
         self._started = self.devices if workers is not None else ()
         self._epoch = secrets.token_bytes(16)
@@ -179,6 +180,18 @@ class Cluster:
                     raise
                 raise cause from error
 
+    def take_in(self, device: str) -> None:
+        """A device has joined: watch it, and use it from the next load on."""
+        with self._lock:
+            self.devices = (*(each for each in self.devices if each != device), device)
+        self._watch.tell(Came(device))
+
+    def let_go(self, device: str, how: str) -> None:
+        """A device has left, or its process has ended. Args: `how`, in words that follow its name and "is lost"."""
+        with self._lock:
+            self.devices = tuple(each for each in self.devices if each != device)
+        self._watch.tell(Ended(device, how))
+
     def describe(self) -> list[dict[str, Any]]:
         """What each living device is and has now."""
         self._check_open()
@@ -261,6 +274,8 @@ class Cluster:
     def _on_lost(self, device: str, why: str) -> None:
         for deployment in self._deployments:
             deployment.lose(device, why)
+        if device in self._watch.gone:
+            return
         # The others may take 2 s to hear of it, and the watch must notice the next death meanwhile.
         eviction = threading.Thread(target=self._strike_off, args=(device,), name="shardnet-evict", daemon=True)
         self._evictions.append(eviction)

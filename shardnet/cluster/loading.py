@@ -64,7 +64,13 @@ def load_model(
     tokenizer = opened.tokenizer()  # the devices load meanwhile
     deployment.wait_until_loaded(loads)
     return Model(
-        deployment, plan, files.profile, tokenizer, eos_ids=tuple(files.eos_ids), context_tokens=context_tokens
+        deployment,
+        plan,
+        files.profile,
+        tokenizer,
+        checkpoint=files.copy.name,
+        eos_ids=tuple(files.eos_ids),
+        context_tokens=context_tokens,
     )
 
 

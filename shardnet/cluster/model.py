@@ -11,8 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from shardnet.cluster.deployment import Deployment
-from shardnet.cluster.remote_stage import StageReport
+from shardnet.cluster.deployed import Deployed
 from shardnet.errors import ClusterError
 from shardnet.options import takes
 from shardnet.plan import ModelProfile, Plan
@@ -24,6 +23,7 @@ from shardnet.session.request import check_length, sampling_of
 from shardnet.session.stream import Generation, Stream
 from shardnet.session.text import TextStream
 from shardnet.session.turns import Batch, Turns
+from shardnet.timeline.stage_report import StageReport
 
 NUM_LAPS_KEPT = 32
 
@@ -36,25 +36,34 @@ class Model:
 
     def __init__(
         self,
-        deployment: Deployment,
+        deployment: Deployed,
         plan: Plan,
         profile: ModelProfile,
         tokenizer: Any,
         *,
+        checkpoint: str,
         eos_ids: tuple[int, ...],
         context_tokens: int,
     ) -> None:
         self.profile = profile
         self.tokenizer = tokenizer
+        self.checkpoint = checkpoint
+        """Its name by content, by which every device finds its own copy."""
+        self.eos_ids = eos_ids
+        """The token ids that end an answer."""
         self.context_tokens = context_tokens
         """Tokens of prompt and answer together that a session may have."""
         self._deployment = deployment
-        self._eos_ids = eos_ids
         self._plan = plan
         self._laps_s: deque[float] = deque(maxlen=NUM_LAPS_KEPT)
         self._latest: Generation | None = None
         self._turns = Turns()
         self._birthplace = Birthplace("this model")
+
+    @property
+    def deployment(self) -> Deployed:
+        """The model on its devices, without its text."""
+        return self._deployment
 
     @property
     def plan(self) -> Plan:
@@ -120,7 +129,7 @@ class Model:
     def _start(self, ids: list[int], asked: GenerationOptions) -> Stream:
         check_length(len(ids), asked.max_new_tokens, self.context_tokens)
         session = self._deployment.sessions.start(
-            ids, max_new_tokens=asked.max_new_tokens, eos_ids=self._eos_ids, sampling=sampling_of(asked)
+            ids, max_new_tokens=asked.max_new_tokens, eos_ids=self.eos_ids, sampling=sampling_of(asked)
         )
         return Stream(session, TextStream(self.tokenizer, asked.stop), self._keep)
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Any
 
 from shardnet.plan import StagePlan
 from shardnet.timeline.clocks import ClockOffset, clock_ns, offset_from_pings
+from shardnet.timeline.stage_report import StageReport
 from shardnet.timeline.timeline import Timeline, shares_from_totals
 from shardnet.transport.base import RemoteObject, Transport
 from shardnet.transport.delivery import answer_of
@@ -20,29 +20,6 @@ REWIRE_S = 2.0
 REWIRE_TRIES = 4
 """After 30 s a stage that does not answer is given up."""
 NUM_PINGS = 9
-
-
-@dataclass(frozen=True)
-class StageReport:
-    """What a stage holds and did. Seconds and bytes; the three shares add up to 1."""
-
-    device: str
-    first_unit: int
-    last_unit: int
-    weight_bytes: int
-    bytes_read: int
-    """Bytes that were read from the checkpoint."""
-    kv_reserved_bytes: int
-    peak_rss_bytes: int
-    """The most memory that the device's process has held."""
-    compute_s: float
-    wire_s: float
-    idle_s: float
-    num_steps: int
-    num_tokens: int
-    compute_share: float
-    wire_share: float
-    idle_share: float
 
 
 class RemoteStage:

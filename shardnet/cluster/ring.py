@@ -7,9 +7,10 @@ from collections.abc import Collection, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from shardnet.cluster.remote_stage import RemoteStage, StageReport, collect_timeline
+from shardnet.cluster.remote_stage import RemoteStage, collect_timeline
 from shardnet.plan import StagePlan
 from shardnet.session import sessions
+from shardnet.timeline.stage_report import StageReport
 from shardnet.timeline.timeline import Timeline
 from shardnet.transport.base import Transport
 from shardnet.transport.messages import RingId, StageKey, StageSizes, StageSpec

@@ -14,7 +14,19 @@ from concurrent.futures import Future
 from typing import Any
 
 from shardnet.errors import CallTimeout, ShardnetError
-from shardnet.policy.membership import Action, Broken, Doubted, Ended, Event, Heard, Limits, Passed, handle, present
+from shardnet.policy.membership import (
+    Action,
+    Broken,
+    Came,
+    Doubted,
+    Ended,
+    Event,
+    Heard,
+    Limits,
+    Passed,
+    handle,
+    present,
+)
 from shardnet.transport.base import Transport
 from shardnet.transport.messages import StageKey
 
@@ -34,6 +46,7 @@ class Watch:
         ended: names of devices whose process is known to have ended, with how.
         on_lost: called once for each lost device, from the watching thread, with its name and the reason.
         on_stages: called likewise when a device has answered, with the stages that it has, and when it was asked.
+        on_suspected: called likewise with a device and why it is suspected, and with no reason when it is no more.
     """
 
     def __init__(
@@ -43,20 +56,26 @@ class Watch:
         ended: Callable[[], dict[str, str]],
         on_lost: Callable[[str, str], None],
         on_stages: Callable[[str, Collection[StageKey], float], None],
+        on_suspected: Callable[[str, str], object] = lambda device, why: None,
     ) -> None:
         self.lost: dict[str, str] = {}
         """Each with the reason."""
         self.suspected: set[str] = set()
         """Silent for a while: nobody should wait for them who need not."""
+        self.gone: set[str] = set()
+        """Those that are known to be off the roster: another one may have such a name by now."""
         self._transport = transport
         self._ended = ended
         self._on_lost = on_lost
         self._on_stages = on_stages
+        self._on_suspected = on_suspected
         self._limits = LIMITS
         self._members = present(devices, time.monotonic(), self._limits)
         self._asked: list[tuple[str, Future[Any], float]] = []
         self._doubted: list[tuple[str, Callable[[], None]]] = []
         """What has come for devices since the last look."""
+        self._told: list[Event] = []
+        """Who came and who went since then."""
         self._if_it_lives: defaultdict[str, list[Callable[[], None]]] = defaultdict(list)
         self._news = threading.Condition()
         self._is_closed = False
@@ -73,6 +92,14 @@ class Watch:
                 self._doubted.append((device, if_it_lives))
                 self._news.notify()
 
+    def tell(self, event: Came | Ended) -> None:
+        """A device has come, or is known to have gone. Looked at soon, on the watching thread."""
+        with self._news:
+            if isinstance(event, Came):
+                self.lost.pop(event.device, None)
+            self._told.append(event)
+            self._news.notify()
+
     def close(self) -> None:
         """Stop watching. Safe to call twice."""
         with self._news:
@@ -85,15 +112,18 @@ class Watch:
         while True:
             with self._news:
                 wait_s = LOOK_CLOSELY_EVERY_S if self._if_it_lives else LOOK_EVERY_S
-                self._news.wait_for(lambda: self._is_closed or self._doubted, wait_s)
+                self._news.wait_for(lambda: self._is_closed or self._doubted or self._told, wait_s)
                 if self._is_closed:
                     return
                 doubted, self._doubted = self._doubted, []
+                told, self._told = self._told, []
+            for event in told:
+                self._guarded(self._take, event)
             self._guarded(self._look_at_processes)
             self._guarded(self._hear)
             for device, if_it_lives in doubted:
                 self._guarded(self._doubt, device, if_it_lives)
-            self._guarded(self._tell, Passed())
+            self._guarded(self._handle, Passed())
 
     def _guarded(self, work: Callable[..., object], *arguments: object) -> None:
         """Do it, and whatever comes of it go on: another device's news and the next look must not wait for it."""
@@ -102,14 +132,23 @@ class Watch:
         except Exception as error:
             _log.error("watching the devices failed: %s: %s", type(error).__name__, error)
 
+    def _take(self, event: Event) -> None:
+        if isinstance(event, Came):
+            self.lost.pop(event.device, None)  # the one before it, whose end was told between
+            self.suspected.discard(event.device)
+            self.gone.discard(event.device)
+        elif isinstance(event, Ended):
+            self.gone.add(event.device)
+        self._handle(event)
+
     def _look_at_processes(self) -> None:
         for device, how in self._ended().items():
-            self._tell(Ended(device, how))
+            self._handle(Ended(device, how))
 
     def _doubt(self, device: str, if_it_lives: Callable[[], None]) -> None:
         if device not in self.lost:
             self._if_it_lives[device].append(if_it_lives)
-            self._tell(Doubted(device))
+            self._handle(Doubted(device))
 
     def _hear(self) -> None:
         """What devices have answered since the last look."""
@@ -123,12 +162,12 @@ class Watch:
     def _hear_from(self, device: str, answer: Future[Any], asked_s: float) -> None:
         error = answer.exception()
         if error is None:
-            self._tell(Heard(device))
+            self._handle(Heard(device))
             self._on_stages(device, answer.result(), asked_s)
         elif isinstance(error, ShardnetError) and not isinstance(error, CallTimeout):
-            self._tell(Broken(device))
+            self._handle(Broken(device))
 
-    def _tell(self, event: Event) -> None:
+    def _handle(self, event: Event) -> None:
         self._members, actions = handle(time.monotonic(), self._members, event, self._limits)
         for action in actions:
             self._guarded(self._perform, action)
@@ -140,8 +179,10 @@ class Watch:
             self._asked.append((device, answer, time.monotonic()))
         elif action.kind == "suspect":
             self.suspected.add(device)
+            self._on_suspected(device, action.why)
         elif action.kind == "trust":
             self.suspected.discard(device)
+            self._on_suspected(device, "")
         elif action.kind == "lose":
             self.lost[device] = action.why
             self.suspected.discard(device)

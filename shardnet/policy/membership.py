@@ -51,6 +51,12 @@ class Member:
 Members = Mapping[str, Member]
 
 
+class Came(NamedTuple):
+    """A device has joined, or one of that name has come back: whatever was known of that name is over."""
+
+    device: str
+
+
 class Heard(NamedTuple):
     """A device has answered."""
 
@@ -80,7 +86,7 @@ class Passed(NamedTuple):
     """Time has passed."""
 
 
-Event = Heard | Broken | Ended | Doubted | Passed
+Event = Came | Heard | Broken | Ended | Doubted | Passed
 
 
 class Action(NamedTuple):
@@ -99,6 +105,8 @@ def present(devices: Iterable[str], now_s: float, limits: Limits) -> Members:
 
 def handle(now_s: float, members: Members, event: Event, limits: Limits) -> tuple[Members, tuple[Action, ...]]:
     """What is known after `event`, and what is to be done. Unknown and lost devices are passed over."""
+    if isinstance(event, Came):
+        return {**members, **present([event.device], now_s, limits)}, ()
     devices = list(members) if isinstance(event, Passed) else [event.device]
     known = dict(members)
     actions: list[Action] = []

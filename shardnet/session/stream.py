@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from shardnet.errors import ShardnetError
 from shardnet.process.forks import Birthplace
-from shardnet.session.sessions import Session
+from shardnet.session.conversation import Conversation
 from shardnet.session.text import TextStream
 
 LEAST_TOKENS_OF_A_RATE = 8
@@ -38,7 +38,7 @@ class Stream:
     early with `close`, with a `with` block, and when nobody holds it any more.
     """
 
-    def __init__(self, session: Session, text: TextStream, on_finished: Callable[[Generation], None]) -> None:
+    def __init__(self, session: Conversation, text: TextStream, on_finished: Callable[[Generation], None]) -> None:
         self.is_finished = False
         self._birthplace = Birthplace("this stream")
         self._session = session

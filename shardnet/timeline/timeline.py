@@ -13,6 +13,7 @@ from shardnet.timeline.chrome_trace import build_trace
 from shardnet.timeline.clocks import Clock, ClockOffset
 from shardnet.timeline.recorder import Totals
 from shardnet.timeline.spans import Span, SpanTuple
+from shardnet.timeline.stage_report import Track
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,13 @@ class Timeline:
     def tracks(self) -> dict[tuple[int, str], list[Span]]:
         """For each (stage, device), in ring order, its spans by start."""
         return dict(sorted(self._tracks.items()))
+
+    def as_tracks(self) -> tuple[Track, ...]:
+        """All of it as it travels; `add` them to a timeline that knows no clocks, and it is this one."""
+        return tuple(
+            Track(device, stage, tuple(span[:] for span in spans), self._num_dropped.get((stage, device), 0))
+            for (stage, device), spans in self.tracks.items()
+        )
 
     @property
     def bounds_ns(self) -> tuple[int, int]:

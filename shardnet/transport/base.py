@@ -4,8 +4,9 @@ A device exposes *endpoints* (a name and a handler) and calls those of other dev
 this interface: `rpc` (torch.distributed.rpc, between processes) and `in_process` (threads of one process, for tests).
 
 What may travel: None, bool, int (128 bits), float, str, bytes, tuple, list, dict (keys: str or int), torch tensors,
-remote objects, and the NamedTuples that `messages.py` lists, whose fields must be of the types that their annotations
-say (an int there has 64 bits). Nothing is unpickled. What may not travel is a `UsageError` where it is sent.
+remote objects, and the NamedTuples and records that `messages.py` and `source_messages.py` list, whose fields must be
+of the types that their annotations say (an int there has 64 bits). Nothing is unpickled. What may not travel is a
+`UsageError` where it is sent.
 
 A handler must return at once: it runs on the threads that also complete answers. What takes longer returns a
 `concurrent.futures.Future`, whose result then becomes the answer. Callbacks of futures run on those threads, too.
@@ -23,6 +24,8 @@ from concurrent.futures import Future
 from typing import Any
 
 Handler = Callable[..., Any]
+OnMembers = Callable[[tuple[str, ...], tuple[str, ...]], object]
+"""Told who has joined and who has left, by name; one that left and came back is in both."""
 
 
 class RemoteObject(ABC):
@@ -78,6 +81,10 @@ class Transport(ABC):
     @abstractmethod
     def members(self) -> tuple[str, ...]:
         """The devices that are in the group now, this one included, sorted by name."""
+
+    @abstractmethod
+    def on_members(self, callback: OnMembers) -> None:
+        """Have every later change of `members` told, in order, on a thread that must not wait."""
 
     @abstractmethod
     def draw(self, counter: str, count: int = 1) -> int:

@@ -10,7 +10,7 @@ from processes import wait_until
 
 from shardnet.cluster import watch as watching
 from shardnet.cluster.watch import Watch
-from shardnet.policy.membership import Limits
+from shardnet.policy.membership import Came, Ended, Limits
 from shardnet.transport import InProcessNetwork
 
 
@@ -110,5 +110,48 @@ def test_a_suspicion_outlasts_a_look_that_fails(network: InProcessNetwork) -> No
     try:
         watch.suspect("a", lambda: lives.append("a"))
         wait_until(lambda: lives == ["a"], 10)
+    finally:
+        watch.close()
+
+
+def test_who_comes_and_goes_is_told_in_order(network: InProcessNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that came under the name of a lost one was lost for ever, and struck off as soon as it was there."""
+    monkeypatch.setattr(watching, "LIMITS", Limits(ask_every_s=0.02, grace_s=0.05))
+    told: list[tuple[str, str, bool]] = []
+    watch: Watch
+    watch = Watch(
+        network.join("source"),
+        (),
+        dict,
+        lambda device, why: told.append((device, why, device in watch.gone)),
+        lambda device, *_: told.append((device, "heard", device in watch.gone)),
+    )
+    try:
+        for _ in range(20):
+            watch.tell(Came("a"))
+            watch.tell(Ended("a", "it has left"))
+        watch.tell(Came("a"))
+        watch.tell(Came("b"))
+        wait_until(lambda: {("a", "heard", False), ("b", "heard", False)} <= set(told), 10)
+        assert told[:20] == [("a", "it has left", True)] * 20
+        assert watch.lost == {}
+        network.kill("a")
+        wait_until(lambda: ("a", "its connection broke", False) in told, 10)
+    finally:
+        watch.close()
+
+
+def test_suspicion_and_its_end_are_told(network: InProcessNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "LIMITS", Limits(ask_every_s=0.02, suspect_after_s=0.1))
+    told: list[tuple[str, str]] = []
+    source = network.join("source")
+    watch = Watch(
+        source, ("a",), dict, lambda *_: None, lambda *_: None, lambda device, why: told.append((device, why))
+    )
+    try:
+        network.freeze("a")
+        wait_until(lambda: told == [("a", "it has been silent for 0.1 s")], 10)
+        network.restore("a")
+        wait_until(lambda: told[1:] == [("a", "")], 10)
     finally:
         watch.close()

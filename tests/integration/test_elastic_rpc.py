@@ -68,6 +68,23 @@ def cluster(capfd: pytest.CaptureFixture[str]) -> Iterator[Cluster]:
     assert capfd.readouterr().err == ""
 
 
+def test_members_that_come_and_go_are_told(cluster: Cluster) -> None:
+    """Also of one that this process itself strikes off, which is told once."""
+    told: list[tuple[tuple[str, ...], tuple[str, ...]]] = []
+    cluster.source.on_members(lambda joined, left: told.append((joined, left)))
+    one, two, _ = cluster.start("@one", "two", "three")
+    one.ask("leave")
+    assert wait_until(lambda: ((), ("@one",)) in told)
+    two.process.kill()
+    assert wait_until(lambda: ((), ("two",)) in told)
+    cluster.source.evict("three")
+    cluster.source.group.door.sync()
+    assert wait_until(lambda: ((), ("three",)) in told)
+    joined = {name for names, _ in told for name in names}
+    left = sorted(name for _, names in told for name in names)
+    assert (joined, left) == ({"@one", "two", "three"}, ["@one", "three", "two"])
+
+
 def test_three_join_and_all_know_all(cluster: Cluster) -> None:
     devices = cluster.start("device-1", "device-2", "device-3")
     everyone = ["device-1", "device-2", "device-3", "source"]

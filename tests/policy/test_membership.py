@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from shardnet.policy.membership import (
     Action,
     Broken,
+    Came,
     Doubted,
     Ended,
     Event,
@@ -130,3 +131,15 @@ def test_whatever_happens(steps: list[tuple[float, Event]]) -> None:
         assert sum(kind == "believe" for _, kind in mine) <= num_doubts
         bad = any(isinstance(event, (Broken, Ended)) and event.device == device for _, event in script)
         assert bad or not losses or now_s >= LIMITS.lost_after_s
+
+
+def test_who_comes_under_a_known_name_begins_anew() -> None:
+    """Also while the one before it is still doubted: what was known of it says nothing of the newcomer."""
+    script = [(0.1, Ended("phone", "its process ended")), (0.2, Came("phone")), *looks(20, 0.5)]
+    members, done = play(*script, (20.1, Heard("phone")))
+    assert of_kind(done, "lose") == [(0.1, "its process ended")]
+    assert [at_s for at_s, _ in of_kind(done, "suspect")] == [3.5], "it was asked a second after it came"
+    assert members["phone"].status == "present"
+    doubted, _ = play((0.0, Broken("phone")), (0.1, Came("phone")), (0.6, Passed()))
+    assert doubted["phone"] == play((0.1, Came("phone")))[0]["phone"]
+    assert play((0.0, Came("tablet")))[0].keys() == {*DEVICES, "tablet"}

@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from integration.rpc_device import Counter, Device, expose_endpoints
 
 from shardnet.errors import CallTimeout, ClusterError, DeviceLost, DoesNotFit, UsageError
+from shardnet.plan import LeftOut, Plan, StagePlan
 from shardnet.transport import InProcessNetwork, RpcTransport, Transport, serve_door
 from shardnet.transport.messages import Hop, Part, RingId, SampledToken
 
@@ -73,6 +75,16 @@ def test_messages_travel(source: Transport, target: str) -> None:
     assert type(arrived.parts[0]) is Part
     torch.testing.assert_close(arrived.payload, hop.payload, rtol=0, atol=0)
     assert arrived._replace(payload=hop.payload) == hop
+
+
+def test_records_travel(source: Transport) -> None:
+    """Frozen dataclasses, in each other and with bare numbers among their fields."""
+    plan = Plan(
+        (StagePlan("a", 0, 4), StagePlan("b", 5, 7)), version=3, lap_s=0.5, left_out=(LeftOut("c", "it is slow"),)
+    )
+    assert source.call("device", "echo", plan, plan.stages, timeout_s=10).result(10) == (plan, plan.stages)
+    with pytest.raises(ClusterError, match=r"Plan\.stages is a list"):
+        source.post("device", "echo", replace(plan, stages=list(plan.stages))).result(10)  # type: ignore[arg-type]
 
 
 def test_numbers_are_drawn_once(source: Transport) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from processes import wait_until
 
 from shardnet.errors import CallTimeout, ClusterError, DeviceLost, JoinFailed
 from shardnet.transport import InProcessNetwork, InProcessTransport
@@ -184,6 +185,18 @@ def test_leaving_is_noticed_and_ends_what_is_due(network: InProcessNetwork, a: I
             due.result(10)
     with pytest.raises(ClusterError, match="b has left"):
         b.transport.post("a", "hop", 1).result(10)
+
+
+def test_members_that_come_and_go_are_told_in_order(network: InProcessNetwork, a: Inbox, b: Inbox) -> None:
+    told: list[tuple[tuple[str, ...], tuple[str, ...]]] = []
+    a.transport.on_members(lambda joined, left: told.append((joined, left)))
+    network.join("c")
+    network.kill("b")
+    network.join("b")
+    a.transport.evict("c")
+    b.transport.close()  # of the dead one: the name is another's by now
+    wait_until(lambda: len(told) == 3, 10)
+    assert told == [(("c",), ()), (("b",), ("b",)), ((), ("c",))]
 
 
 def test_no_thread_is_left_over() -> None:

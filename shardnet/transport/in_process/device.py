@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from shardnet.errors import ClusterError, UsageError
 from shardnet.transport import failure
-from shardnet.transport.base import Handler, RemoteObject, Transport
+from shardnet.transport.base import Handler, OnMembers, RemoteObject, Transport
 from shardnet.transport.in_process.parcel import Parcel
 from shardnet.transport.outcomes import failed
 from shardnet.transport.own_calls import OwnCalls
@@ -98,6 +98,9 @@ class InProcessTransport(Transport):
 
     def members(self) -> tuple[str, ...]:
         return self.network.members()
+
+    def on_members(self, callback: OnMembers) -> None:
+        self.network.on_members(self.name, callback)
 
     def draw(self, counter: str, count: int = 1) -> int:
         return self.network.draw(counter, count)

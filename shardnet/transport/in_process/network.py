@@ -19,12 +19,17 @@ from functools import partial
 from typing import Any
 
 from shardnet.errors import JoinFailed, ShardnetError, UsageError
+from shardnet.process.threads import Errands
 from shardnet.transport import failure
+from shardnet.transport.base import OnMembers
 from shardnet.transport.in_process.device import Function, InProcessTransport
 from shardnet.transport.in_process.faults import Faults, Rule
 from shardnet.transport.in_process.parcel import Parcel
 from shardnet.transport.outcomes import failed, outcome_of, settle
 from shardnet.transport.timers import Timers
+
+NEWS_S = 1.0
+"""How long the last news of members may take at the end."""
 
 
 class InProcessNetwork:
@@ -44,8 +49,10 @@ class InProcessNetwork:
         self._queues: dict[tuple[str, str], deque[Callable[[], None]]] = {}
         self._pending: dict[Future[Any], tuple[InProcessTransport, InProcessTransport]] = {}
         self._drawn: dict[str, int] = {}
+        self._on_members: list[tuple[str, OnMembers]] = []
         self._lock = threading.RLock()
         self._pool = ThreadPoolExecutor(8, thread_name_prefix="in-process")
+        self._news = Errands("in-process-members")
 
     def join(self, name: str) -> InProcessTransport:
         """Add a device. It may take over the name of a dead one.
@@ -58,6 +65,7 @@ class InProcessNetwork:
             if holder is not None and not holder.is_dead:
                 raise JoinFailed(f"A device called {name} is in the cluster already. Choose another name.")
             self._members[name] = transport = InProcessTransport(self, name)
+            self._tell_of((name,), () if holder is None else (name,))
         return transport
 
     def member(self, name: str) -> InProcessTransport | None:
@@ -67,6 +75,17 @@ class InProcessNetwork:
     def members(self) -> tuple[str, ...]:
         """Who is in the group: also the dead, until they are evicted."""
         return tuple(sorted(self._members))
+
+    def on_members(self, device: str, callback: OnMembers) -> None:
+        """See `Transport.on_members`; `device` is whose callback it is."""
+        with self._lock:
+            self._on_members.append((device, callback))
+
+    def _tell_of(self, joined: tuple[str, ...], left: tuple[str, ...]) -> None:
+        """Called with the lock held, so that changes are told in their order."""
+        for device, callback in self._on_members:
+            if device not in joined:
+                self._news.do(partial(callback, joined, left))
 
     def draw(self, counter: str, count: int) -> int:
         """See `Transport.draw`."""
@@ -125,6 +144,7 @@ class InProcessNetwork:
             if self._members.get(transport.name) is not transport:
                 return
             del self._members[transport.name]
+            self._tell_of((), (transport.name,))
         self.fail_pending(transport, error)
 
     def fail_pending(self, transport: InProcessTransport, error: ShardnetError) -> None:
@@ -223,6 +243,7 @@ class InProcessNetwork:
         """End every device and thread."""
         for member in list(self._members.values()):
             member.close()
+        self._news.end(NEWS_S)
         self.timers.close()
         self._pool.shutdown(wait=True, cancel_futures=True)
 

@@ -11,7 +11,7 @@ import math
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
 from typing import Any
@@ -19,7 +19,7 @@ from typing import Any
 from shardnet.errors import ClusterError, ShardnetError, UsageError
 from shardnet.process.forks import Birthplace
 from shardnet.process.threads import Errands, on_thread
-from shardnet.transport.base import Handler, RemoteObject, Transport
+from shardnet.transport.base import Handler, OnMembers, RemoteObject, Transport
 from shardnet.transport.door.messages import News
 from shardnet.transport.failure import has_left, lost, not_a_member, struck_off
 from shardnet.transport.outcomes import failed, pass_on
@@ -43,7 +43,7 @@ EDGE_AGAIN_S = 5.0
 CHORES_S = 1.0
 """How long the callbacks of answers that failed may take at the end."""
 _EDGE = "members/edge"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,63}")
+_NAME = re.compile(r"@?[A-Za-z0-9][A-Za-z0-9._:@-]{0,62}")
 
 
 class RpcTransport(Transport):
@@ -62,6 +62,7 @@ class RpcTransport(Transport):
         self.struck_off = threading.Event()
         """Set when the others have struck this device off: all that it asks for is `Evicted`. It may join again."""
         self._on_struck: list[Callable[[], object]] = []
+        self._on_members: list[OnMembers] = []
         self._lock = threading.Lock()
         self._closed = False
         self._timers = Timers()
@@ -234,6 +235,9 @@ class RpcTransport(Transport):
     def members(self) -> tuple[str, ...]:
         return tuple(sorted({*self._peers, self.name}))
 
+    def on_members(self, callback: OnMembers) -> None:
+        self._on_members.append(callback)
+
     def draw(self, counter: str, count: int = 1) -> int:
         return self.group.door.draw(counter, count)
 
@@ -305,10 +309,16 @@ class RpcTransport(Transport):
             self._chores.do(partial(peer.fail_pending, partial(lost, peer.name)))
         with self._lock:
             self.gone.update(news.left)
-            for agent_id, name, _ in news.joined:
-                if agent_id != self.id and agent_id not in self.gone:
-                    self._peers[name] = Peer(name, agent_id)
-                    self._left.discard(name)
+            joined = [each for each in news.joined if each[0] != self.id and each[0] not in self.gone]
+            for agent_id, name, _ in joined:
+                self._peers[name] = Peer(name, agent_id)
+                self._left.discard(name)
+            self._tell_of([name for _, name, _ in joined], [])
+
+    def _tell_of(self, joined: Sequence[str], left: Sequence[str]) -> None:
+        """Called with the lock held, so that changes are told in their order."""
+        for callback in self._on_members if joined or left else ():
+            self._chores.do(partial(callback, tuple(joined), tuple(left)))
 
     def _part(self, peer: Peer) -> None:
         """A member is there no more: what it still sends is refused."""
@@ -317,6 +327,7 @@ class RpcTransport(Transport):
             if self._peers.get(peer.name) is peer:
                 del self._peers[peer.name]
                 self._left.add(peer.name)
+                self._tell_of([], [peer.name])
         self.objects.forget_unclaimed_of(peer.id)
         self._edges.drop(peer.id)
 
@@ -326,6 +337,7 @@ class RpcTransport(Transport):
             self.struck_off.set()
             peers = list(self._peers.values())
             self._peers.clear()
+            self._tell_of([], [peer.name for peer in peers])
         for peer in peers:
             self._chores.do(partial(peer.fail_pending, lambda endpoint: struck_off(self.name)))
         for callback in list(self._on_struck):

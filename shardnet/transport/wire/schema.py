@@ -6,6 +6,8 @@ import hashlib
 import struct
 import types
 from collections.abc import Callable, Sequence
+from dataclasses import fields, is_dataclass
+from operator import attrgetter
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import torch
@@ -15,14 +17,25 @@ _PLAIN = (bool, int, str, bytes, tuple, list, dict, type(None), torch.Tensor)
 
 
 class Layout:
-    """How a NamedTuple is written: its whole numbers as one block of 64 bits each, then its other fields."""
+    """How a NamedTuple or a record is written: its whole numbers as one block of 64 bits each, then its other fields.
+
+    A record is a frozen dataclass of several fields, as `shardnet.plan` has them.
+    """
 
     def __init__(self, message: type) -> None:
         """Raises TypeError where an annotation says something that cannot travel."""
         hints = get_type_hints(message)
         self.name = message.__name__
-        self.fields: tuple[str, ...] = message._fields  # type: ignore[attr-defined]
-        self.make: Callable[[Any], Any] = message._make  # type: ignore[attr-defined]
+        self.fields: tuple[str, ...]
+        self.make: Callable[[Any], Any]
+        self.values_of: Callable[[Any], tuple[Any, ...]] | None = None
+        """Of a record, which is no tuple."""
+        if is_dataclass(message):
+            self.fields = tuple(field.name for field in fields(message))
+            self.make = lambda values: message(*values)
+            self.values_of = attrgetter(*self.fields)
+        else:
+            self.fields, self.make = message._fields, message._make  # type: ignore[attr-defined]
         self.numbers = tuple(index for index, field in enumerate(self.fields) if hints[field] is int)
         self.others = tuple(index for index, field in enumerate(self.fields) if hints[field] is not int)
         self._checks = [(index, _check_of(hints[self.fields[index]])) for index in self.others]
@@ -72,7 +85,7 @@ def _check_of(annotation: Any) -> Check:
 
 
 def _is_message(annotation: Any) -> bool:
-    return isinstance(annotation, type) and hasattr(annotation, "_fields")
+    return isinstance(annotation, type) and (hasattr(annotation, "_fields") or is_dataclass(annotation))
 
 
 def _check_of_union(inner: tuple[Any, ...]) -> Check:

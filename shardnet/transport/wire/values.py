@@ -9,6 +9,7 @@ import struct
 
 from shardnet.transport.failure import Failure
 from shardnet.transport.messages import MESSAGE_TYPES
+from shardnet.transport.source_messages import SOURCE_MESSAGES
 from shardnet.transport.wire.schema import Layout
 
 MAX_BYTES = 2**28
@@ -23,12 +24,12 @@ MAX_INT_BYTES = 16
 INT, FLOAT, COUNT = struct.Struct("<q"), struct.Struct("<d"), struct.Struct("<I")
 
 LAYOUTS: list[Layout] = []
-"""Of the NamedTuples that may travel, in the order of their numbers."""
+"""Of the messages that may travel, in the order of their numbers."""
 NUMBERS: dict[type, int] = {}
 
 
 def allow(*messages: type) -> None:
-    """Let NamedTuples travel. Their order gives their numbers, so that all devices must name them alike."""
+    """Let NamedTuples and records travel. Their order gives their numbers, so that all devices must name them alike."""
     for message in messages:
         NUMBERS[message] = len(LAYOUTS)
         LAYOUTS.append(Layout(message))
@@ -42,4 +43,4 @@ class Unsendable(TypeError):
     """A value that may not travel."""
 
 
-allow(Failure, *MESSAGE_TYPES)
+allow(Failure, *MESSAGE_TYPES, *SOURCE_MESSAGES)

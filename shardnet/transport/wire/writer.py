@@ -64,8 +64,10 @@ class Writer:
         else:
             self._write_rare(kind, value)
 
-    def write_fields(self, layout: Layout, message: tuple[Any, ...]) -> None:
+    def write_fields(self, layout: Layout, message: Any) -> None:
         """Write a message whose layout the reader knows."""
+        if layout.values_of is not None:
+            message = layout.values_of(message)
         if layout.numbers:
             self.parts.append(_block(layout, message))
         if layout.others:
@@ -116,7 +118,8 @@ class Writer:
             layout = LAYOUTS[NUMBERS[only]]
             self._count(len(value))
             self.parts.append(_COUNT.pack(b"r", len(value)) + b"%c" % NUMBERS[only])
-            self.parts += [_block(layout, message) for message in value]
+            values_of = layout.values_of
+            self.parts += [_block(layout, message if values_of is None else values_of(message)) for message in value]
             return
         self.parts.append(_COUNT.pack(b"(", len(value)))
         self._write_all(value)

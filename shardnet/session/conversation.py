@@ -1,0 +1,35 @@
+"""What a `Stream` reads: a session on stages that this process coordinates, or one that it only follows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from shardnet.transport.messages import SampledToken, SamplingOptions, SessionSpec
+
+
+class Conversation(Protocol):
+    """One session, as whoever reads its tokens sees it."""
+
+    spec: SessionSpec
+    started_s: float
+    first_token_s: float | None
+    last_token_s: float | None
+
+    def __iter__(self) -> Iterator[SampledToken]:
+        """The tokens in order. Ends early after `cancel`; raises what ended the session."""
+
+    def cancel(self) -> None:
+        """Stop generating and free the session's memory. Safe to call twice, from any thread."""
+
+
+class Conversations(Protocol):
+    """Where sessions are started."""
+
+    def start(
+        self, prompt_ids: Sequence[int], *, max_new_tokens: int, eos_ids: tuple[int, ...], sampling: SamplingOptions
+    ) -> Conversation:
+        """Open a session; see `Sessions.start`."""
+
+    def raise_if_ended(self) -> None:
+        """Raise what has ended all sessions, if that has happened."""

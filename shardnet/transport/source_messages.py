@@ -1,0 +1,135 @@
+"""What sources and the coordinator of a cluster that outlives them say to each other, on one page.
+
+A source is a member that holds no stage; its name begins with `@`. Endpoints of the coordinator (handlers in
+`shardnet.coordinator`), all of which may be asked again when an answer does not come:
+
+    cluster_status()             -> ClusterStatus: who is there, what is loaded, who talks
+    model_info()                 -> ModelInfo: what a source must know to turn text into ids and back
+    start_session(SessionRequest)      answered when the session is open on every stage, or with why it is not
+    follow(ticket, have)         -> Told: the tokens from index `have` on. Answered as soon as there is one, or the
+                                 session is over, or after `FOLLOW_S`. Renews the lease of the session.
+    close_session(ticket)        frees it, also where its `start_session` comes later
+    load(ticket, model, options) -> LoadState: begins to load at the first time, then says how far it is, shortly
+    unload(), leave(device), remove(device)
+    reports() -> StageReports, reset_reports(), timeline() -> Tracks: of the loaded model, whoever used it
+
+A ticket is a random number that a source gives to what it asks for, so that asking again asks for the same. A session
+that its source has not followed for `LEASE_S` is closed.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+from shardnet.plan import LeftOut, ModelProfile, Plan, StagePlan, UnitProfile
+from shardnet.timeline.stage_report import StageReport, Track
+from shardnet.transport.messages import SampledToken, SamplingOptions
+
+COORDINATOR = "coordinator"
+"""What the coordinator of every cluster is called."""
+SOURCE_MARK = "@"
+"""With which the names of members begin that are no devices."""
+FOLLOW_S = 10.0
+LEASE_S = 60.0
+
+LoadKeywords = dict[str, str | int | bool | tuple[int, ...] | None]
+"""Options of a load, by their names as `LoadOptions` has them, which checks them."""
+
+
+class SessionRequest(NamedTuple):
+    """A conversation that a source wants."""
+
+    ticket: int
+    model: int
+    """Which loaded model the ids are for: see `ModelInfo`."""
+    prompt_ids: tuple[int, ...]
+    max_new_tokens: int
+    sampling: SamplingOptions
+
+
+class Told(NamedTuple):
+    """What came of a session since its source asked last."""
+
+    tokens: tuple[SampledToken, ...]
+    is_over: bool
+    """Nothing comes behind these."""
+
+
+class ModelInfo(NamedTuple):
+    """What is loaded."""
+
+    model: int
+    """A number that no other loaded model of this cluster gets."""
+    checkpoint: str
+    """Its name by content, by which the source finds its own copy of the tokenizer."""
+    profile: ModelProfile
+    plan: Plan
+    eos_ids: tuple[int, ...]
+    context_tokens: int
+
+
+class LoadState(NamedTuple):
+    """How far a load is."""
+
+    is_over: bool
+    progress: tuple[tuple[str, float, float], ...]
+    """What is being done, how much of it is done, and of how much."""
+
+
+class MemberStatus(NamedTuple):
+    """A device, as the coordinator knows it."""
+
+    name: str
+    state: Literal["present", "suspected"]
+    units: tuple[tuple[int, int], ...]
+    """The first and the last one of each of its stages."""
+    num_sessions: int
+    memory_bytes: int | None
+    """What its process holds; None where it does not say so at once, as with `memory_usable_bytes`."""
+    memory_usable_bytes: int | None
+    """What shardnet may use there now, besides."""
+    num_threads: int | None
+
+
+class SessionStatus(NamedTuple):
+    """A conversation of a source."""
+
+    source: str
+    prompt_tokens: int
+    num_tokens: int
+    """Of the answer, so far."""
+    age_s: float
+
+
+class ClusterStatus(NamedTuple):
+    """Who is there, what is loaded, who talks."""
+
+    members: tuple[MemberStatus, ...]
+    sources: tuple[str, ...]
+    model: str
+    """Its name; empty where none is loaded."""
+    loading: str
+    """Of the one that is being loaded, if any."""
+    why_none: str
+    """Why no model is loaded, where one should be."""
+    plan_version: int
+    sessions: tuple[SessionStatus, ...]
+
+
+SOURCE_MESSAGES: tuple[type, ...] = (
+    UnitProfile,
+    ModelProfile,
+    StagePlan,
+    LeftOut,
+    Plan,
+    StageReport,
+    Track,
+    SessionRequest,
+    Told,
+    ModelInfo,
+    LoadState,
+    MemberStatus,
+    SessionStatus,
+    ClusterStatus,
+)
+"""As `messages.MESSAGE_TYPES`, behind which they are numbered."""
