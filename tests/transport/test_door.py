@@ -21,7 +21,7 @@ from shardnet.transport.door.challenge import GREETING_BYTES, MEMBER, PROOF_BYTE
 from shardnet.transport.door.door import Door, serve_door
 from shardnet.transport.door.endpoint import split_endpoint
 from shardnet.transport.door.key import own_key
-from shardnet.transport.door.listening import tend, where
+from shardnet.transport.door.listening import short_path, tend, where
 from shardnet.transport.door.membership import Membership
 from shardnet.transport.door.messages import Draw, Enlist, Enter, News, pack
 
@@ -34,11 +34,12 @@ def has_ipv6() -> bool:
     return True
 
 
-@pytest.fixture(params=[None, "127.0.0.1", "::1"], ids=["unix", "tcp", "ipv6"])
-def door(request: pytest.FixtureRequest) -> Iterator[Door]:
+@pytest.fixture(params=[None, "127.0.0.1", "::1", "folder"], ids=["unix", "tcp", "ipv6", "folder"])
+def door(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Door]:
     if request.param == "::1" and not has_ipv6():
         pytest.skip("this machine has no IPv6")
-    with serve_door(request.param) as opened:
+    is_folder = request.param == "folder"
+    with serve_door(folder=tmp_path / "state") if is_folder else serve_door(request.param) as opened:
         yield opened
 
 
@@ -222,6 +223,41 @@ def test_a_folder_may_have_a_long_name(tmp_path: Path, monkeypatch: pytest.Monke
     with serve_door() as door:
         assert len(door.endpoint) > 130
         assert Visitor(door, "a").sees() == ["a"]
+
+
+def test_a_door_in_a_folder_is_always_at_the_same_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the one before was killed, and has left its socket there."""
+    monkeypatch.setattr("shardnet.process.state_folder.LET_GO_S", 0.1)
+    folder = tmp_path / ("long" * 30)
+    for _ in range(2):
+        with serve_door(folder=folder) as door:
+            assert door.endpoint == f"unix:{folder}/door"
+            assert Visitor(door, "a").sees() == ["a"]
+            with pytest.raises(UsageError, match=f"A cluster runs in {folder} already"):
+                serve_door(folder=folder)
+            assert Visitor(door, "b").sees() == ["a", "b"]
+        assert not (folder / "door").exists()
+        left = socket.socket(socket.AF_UNIX)
+        with short_path(folder / "door") as name:
+            left.bind(name)
+        left.close()
+        assert (folder / "door").is_socket()
+
+
+def test_what_is_no_socket_of_ours_stays(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    (tmp_path / "door").write_text("mine")
+    for _ in range(2):
+        with pytest.raises(
+            UsageError, match=f"Devices cannot meet at {tmp_path}/door: .*in use. Look at what is there"
+        ):
+            serve_door(folder=tmp_path)
+    assert (tmp_path / "door").read_text() == "mine"
+
+
+def test_a_door_has_one_place(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="at an address or in a folder"):
+        serve_door("127.0.0.1", folder=tmp_path / "state")
 
 
 def test_a_door_on_all_addresses_is_open_to_both_families() -> None:

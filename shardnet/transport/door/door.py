@@ -15,8 +15,11 @@ import threading
 import weakref
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 
+from shardnet.errors import UsageError
 from shardnet.process.forks import Birthplace
+from shardnet.process.state_folder import StateFolder
 from shardnet.transport.door.challenge import (
     DOOR,
     GREETING_BYTES,
@@ -29,7 +32,7 @@ from shardnet.transport.door.challenge import (
 )
 from shardnet.transport.door.desk import Desk
 from shardnet.transport.door.guest import Guest
-from shardnet.transport.door.listening import Listener, listen_at, listen_for_user, tend, where
+from shardnet.transport.door.listening import Listener, listen_at, listen_for_user, listen_in, tend, where
 from shardnet.transport.door.messages import MOST_SAID_BYTES
 from shardnet.transport.door.roster import MAX_ID, Roster
 from shardnet.transport.wire.values import Undecodable
@@ -45,11 +48,12 @@ AGAIN_S = 0.1
 class Door:
     """An open door. A context manager: leaving it closes the door, and members go on among themselves."""
 
-    def __init__(self, listener: Listener) -> None:
+    def __init__(self, listener: Listener, folder: StateFolder | None = None) -> None:
         """Use `serve_door` instead."""
         self.endpoint = listener.endpoint
         """Where it is: "unix:PATH" or "HOST:PORT"."""
         self._listener = listener
+        self._folder = folder
         self._birthplace = Birthplace("this door")
         self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet([listener.socket])
         self._connections: set[asyncio.Task[None]] = set()
@@ -80,6 +84,8 @@ class Door:
         """In a forked child: without its copies of the connections, or members would seem to live on in it."""
         for each in list(self._sockets):
             each.close()
+        if self._folder is not None:
+            self._folder.close()
 
     def _run(self) -> None:
         try:
@@ -87,8 +93,9 @@ class Door:
         finally:
             self._loop.close()
             self._listener.socket.close()
-            if self._listener.folder is not None:
-                self._listener.folder.remove()
+            self._listener.remove()
+            if self._folder is not None:
+                self._folder.close()
 
     async def _serve(self) -> None:
         self._listener.socket.setblocking(False)
@@ -158,19 +165,33 @@ class Door:
         return exchange.is_proven(MEMBER, await reader.readexactly(PROOF_BYTES))
 
 
-def serve_door(host: str | None = None, port: int = 0, *, beyond_loopback: bool = False) -> Door:
-    """Open the door of a new cluster. It is open until it is closed.
+def serve_door(
+    host: str | None = None, port: int = 0, *, beyond_loopback: bool = False, folder: Path | None = None
+) -> Door:
+    """Open the door of a cluster. It is open until it is closed.
 
     Args:
         host: address to listen on. None opens a door that only this user's processes on this machine can reach.
         port: 0 chooses a free one.
         beyond_loopback: also at addresses that others than this machine may reach, as in a network namespace where
             nobody else is. What follows the proofs of the key is not encrypted.
+        folder: where the cluster lives on when this process ends; made where there is none. The door is in it, so that
+            it is found at the same place again, and there is no `host`. One process at a time opens it.
 
     Raises:
-        UsageError: the port is taken, or the address is not one of this device or not one that is allowed.
+        UsageError: the port is taken, or the address is not one of this device or not one that is allowed; the folder
+            is not this user's alone, cannot be used, or another process has opened it.
     """
-    return Door(listen_for_user() if host is None else listen_at(host, port, beyond_loopback=beyond_loopback))
+    if folder is None:
+        return Door(listen_for_user() if host is None else listen_at(host, port, beyond_loopback=beyond_loopback))
+    if host is not None:
+        raise UsageError("A door is at an address or in a folder. Name one of them.")
+    held = StateFolder(folder)
+    try:
+        return Door(listen_in(held), held)
+    except BaseException:
+        held.close()
+        raise
 
 
 _open: weakref.WeakSet[Door] = weakref.WeakSet()

@@ -10,11 +10,11 @@ import fcntl
 import os
 import secrets
 import stat
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from shardnet.errors import UsageError
+from shardnet.process.ownership import require_own
 
 KEY_BYTES = 32
 FOLDER = "~/.config/shardnet"
@@ -41,19 +41,6 @@ def own_key() -> bytes:
         return _read(folder / NAME)
     except OSError as cause:
         raise UsageError(f"The key {folder / NAME} cannot be made or read: {cause.strerror}.") from cause
-
-
-def require_own(path: Path, status: os.stat_result, is_kind: Callable[[int], bool] = stat.S_ISREG) -> None:
-    """See that a file or folder is this user's, and nobody else's.
-
-    Raises:
-        UsageError: it is not.
-    """
-    if not is_kind(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
-        raise UsageError(
-            f"{path} must belong to this user and be closed to all others, or they could enter this user's clusters. "
-            f"Look at what is there; chmod go= {path} closes it."
-        )
 
 
 def _read(path: Path) -> bytes:

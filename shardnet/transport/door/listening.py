@@ -7,15 +7,18 @@ import os
 import socket
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from shardnet.errors import UsageError
+from shardnet.process.ownership import require_own
 from shardnet.process.scratch import ScratchFolder
+from shardnet.process.state_folder import StateFolder
 from shardnet.transport.door.endpoint import UNIX, join_endpoint
-from shardnet.transport.door.key import own_key, require_own
+from shardnet.transport.door.key import own_key
 
 _MAPPED = "::ffff:"
 """An address of IPv4 as one of IPv6, as the system writes it."""
@@ -37,7 +40,8 @@ class Listener(NamedTuple):
     endpoint: str
     key: bytes
     """Empty where nobody else can connect."""
-    folder: ScratchFolder | None
+    remove: Callable[[], object]
+    """Removes what else there is of it, when the socket is closed."""
 
 
 def listen_for_user() -> Listener:
@@ -61,7 +65,32 @@ def listen_for_user() -> Listener:
         raise UsageError(
             f"Devices cannot meet in {parent}: {cause.strerror or cause}. Set TMPDIR to a folder that can be written."
         ) from cause
-    return Listener(listener, f"{UNIX}{path}", b"", folder)
+    return Listener(listener, f"{UNIX}{path}", b"", folder.remove)
+
+
+def listen_in(folder: StateFolder) -> Listener:
+    """Listen in a folder that this process holds, where only this user can connect.
+
+    Raises:
+        UsageError: there is no room for a socket, or something else has its name.
+    """
+    path = folder.path / _NAME
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        if path.is_socket():  # of a process that was killed: this one holds the folder
+            path.unlink()
+        with short_path(path) as name:
+            listener.bind(name)
+        listener.listen(BACKLOG)
+    except OSError as cause:
+        listener.close()
+        raise UsageError(
+            f"Devices cannot meet at {path}: {cause.strerror or cause}. Look at what is there, or name another folder."
+        ) from cause
+    except UsageError:
+        listener.close()
+        raise
+    return Listener(listener, f"{UNIX}{path}", b"", partial(path.unlink, missing_ok=True))
 
 
 def listen_at(host: str, port: int, *, beyond_loopback: bool) -> Listener:
@@ -92,7 +121,11 @@ def listen_at(host: str, port: int, *, beyond_loopback: bool) -> Listener:
     except UsageError:
         listener.close()
         raise
-    return Listener(listener, join_endpoint(host, listener.getsockname()[1]), key, None)
+    return Listener(listener, join_endpoint(host, listener.getsockname()[1]), key, _nothing)
+
+
+def _nothing() -> None:
+    """A port leaves nothing behind."""
 
 
 def _require_loopback(host: str, port: int, address: str) -> None:

@@ -1,0 +1,83 @@
+"""A folder for what outlives a process: for its user alone, and held by one process at a time.
+
+Whoever holds it has a lock on a file in it, which the system takes away when the process ends, in whatever way.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from shardnet.errors import UsageError
+from shardnet.process.ownership import require_own
+
+LOCK = "lock"
+LET_GO_S = 1.0
+"""How long a process that is just being killed may take to end."""
+AGAIN_S = 0.02
+
+
+class StateFolder:
+    """Makes the folder where there is none, and holds it until it is closed.
+
+    Raises:
+        UsageError: it cannot be made, others could open it, or another process holds it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(FileExistsError):
+                self.path.mkdir(mode=0o700)
+            self._folder: int | None = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as cause:
+            raise self._unusable(cause) from cause
+        self._lock: int | None = None
+        try:
+            require_own(self.path, os.fstat(self._folder), stat.S_ISDIR)
+            how = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            self._lock = os.open(LOCK, how, 0o600, dir_fd=self._folder)
+            self._hold()
+        except OSError as cause:
+            self.close()
+            raise self._unusable(cause) from cause
+        except BaseException:
+            self.close()
+            raise
+
+    def _hold(self) -> None:
+        """Get the lock.
+
+        Raises:
+            UsageError: another process has it.
+            OSError: there are no locks on this disk.
+        """
+        assert self._lock is not None
+        deadline_s = time.monotonic() + LET_GO_S
+        while True:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() > deadline_s:
+                    raise UsageError(
+                        f"A cluster runs in {self.path} already. End it first, or name another folder."
+                    ) from None
+            time.sleep(AGAIN_S)
+
+    def close(self) -> None:
+        """Hold it no longer. Safe to call twice; in a forked child, the parent goes on holding it."""
+        for file in (self._lock, self._folder):
+            if file is not None:
+                os.close(file)
+        self._lock = self._folder = None
+
+    def _unusable(self, cause: OSError) -> UsageError:
+        return UsageError(
+            f"The folder {self.path} cannot be used: {cause.strerror or cause}. Name one that can be written."
+        )
