@@ -16,7 +16,7 @@ from shardnet.device.allocator import return_freed
 from shardnet.device.memory import DeviceMemory
 from shardnet.device.outlet import RingOutlet
 from shardnet.device.stage_table import StageTable
-from shardnet.errors import ClusterError
+from shardnet.errors import ClusterError, PlanNotInForce
 from shardnet.loader import load_shard, require_copy
 from shardnet.models import Shard
 from shardnet.process.threads import on_thread
@@ -24,11 +24,12 @@ from shardnet.profiling.memory import peak_rss_bytes
 from shardnet.stage.budget import MemoryBudget
 from shardnet.stage.cache import KVCache
 from shardnet.stage.pace import Pace, own_pace
+from shardnet.stage.sent_log import kept_by
 from shardnet.stage.stage import Stage
 from shardnet.timeline.recorder import Recorder
 from shardnet.timeline.spans import SpanTuple
 from shardnet.transport.base import Transport
-from shardnet.transport.messages import RingId, StageAccount, StageKey, StageSizes, StageSpec
+from shardnet.transport.messages import RingId, SessionStanding, StageAccount, StageKey, StageSizes, StageSpec, Wanted
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,24 @@ class StageHost:
             if host is self and key[0].plan_version < ring_id.plan_version:
                 self._table.remove(key)
 
+    def standings(self) -> Future[tuple[SessionStanding, ...]]:
+        """What the stage knows of each open session, between two of its steps."""
+        stage = self._running()
+        return stage.between_steps(stage.standings)
+
+    def resend(self, ring_id: RingId, wanted: tuple[Wanted, ...]) -> Future[None]:
+        """Send again, along the present ring, what was sent of some sessions from a position on; answered at once.
+
+        To be asked of every open session whenever the next stage has become another one, also where that lacks
+        nothing: from then on the stage reckons with what the next one has. Asking twice is harmless. Sessions that are
+        not open are passed over. Where the head is, what is sent again are the ids that were sampled.
+
+        The future fails with PlanNotInForce where results do not go along that ring; with BadRequest where what was
+        sent is not kept from there on (`SessionStanding.kept_from`), and nothing is changed then.
+        """
+        stage = self._running()
+        return stage.between_steps(partial(self._resend, stage, ring_id, wanted))
+
     def close(self) -> Future[None]:
         """End the stage and free its weights; a load that is under way ends at its next unit."""
         return on_thread("shardnet-close", self._end)  # the compute thread may be in a long step
@@ -174,6 +193,16 @@ class StageHost:
             self._spec, self._next_spec = spec, None
         self._outlet.rewire(spec)
 
+    def _resend(self, stage: Stage, ring_id: RingId, wanted: tuple[Wanted, ...]) -> None:
+        """Runs on the compute thread."""
+        present = self._spec.ring_id
+        if ring_id != present:
+            raise PlanNotInForce(
+                f"{self._premises.transport.name} sends along plan {present.plan_version}, not plan "
+                f"{ring_id.plan_version}: that one is not in force here."
+            )
+        stage.send_again(wanted)
+
     def _is_over(self) -> bool:
         return self._is_closed
 
@@ -198,18 +227,20 @@ class StageHost:
         recorder.keep_spans = spec.record_spans
         with self._lock:
             self._raise_if_closed()
+            wire_dtype = getattr(torch, spec.wire_dtype)
+            kv = KVCache(shard.kv_layout, shard.dtype, self._kv_budget(spec), kept_by(shard, wire_dtype))
             self.stage = Stage(
                 shard,
-                KVCache(shard.kv_layout, shard.dtype, self._kv_budget(spec)),
+                kv,
                 recorder,
                 self._outlet,
                 chunk_tokens=spec.prefill_chunk_tokens,
                 num_threads=here.num_threads,
                 pace=here.pace,
-                wire_dtype=getattr(torch, spec.wire_dtype),
+                wire_dtype=wire_dtype,
                 num_groups=spec.num_groups if spec.stage == 0 else 1,
             )
-        return StageSizes(shard.weight_bytes, shard.bytes_read, shard.kv_bytes_per_token)
+        return StageSizes(shard.weight_bytes, shard.bytes_read, kv.bytes_per_token)
 
     def _kv_budget(self, spec: StageSpec) -> MemoryBudget:
         """One for all stages of one deployment: old and new ones, while one ring takes over from another."""

@@ -10,8 +10,9 @@ import torch
 
 from shardnet.models import Segment, Shard
 from shardnet.progress import Progress
-from shardnet.stage.cache import KVCache, SessionCache
+from shardnet.stage.cache import KVCache
 from shardnet.stage.pace import Pace
+from shardnet.stage.session_cache import SessionCache
 
 _MAX_RUNS = 25
 """Of a step in a round."""

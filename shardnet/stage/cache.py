@@ -1,11 +1,11 @@
-"""KV caches of many sessions in one shard: append, crop, grow, export, restore, block by block, under a memory budget.
+"""KV caches of many sessions in one shard: open, crop, grow, export, restore, block by block, under a memory budget.
 
 Each block has its memory for itself, in stretches that sessions share (`stage.extent`): a block that leaves frees its
 part, and one operation writes the new tokens of many sessions. Nothing is moved when a session opens, grows or ends.
 Memory is reserved when a session opens, and touched only as tokens come: what was not written yet takes no resident
 memory. Sessions may be opened and closed by any thread; what reads or writes tokens is for the thread that computes.
 
-Shapes: K key-value heads, t new tokens, n tokens in all, d head dimension.
+Shapes: K key-value heads, n tokens in all, d head dimension.
 """
 
 from __future__ import annotations
@@ -13,93 +13,18 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from shardnet.errors import BadRequest, KVMemorySpent
 from shardnet.foreign.quoting import counted
-from shardnet.models.kv import BlockKV, Place
+from shardnet.models.kv import BlockKV
 from shardnet.stage.budget import MemoryBudget
-from shardnet.stage.extent import Extent
+from shardnet.stage.extent import NOTHING, Extent, Kept
+from shardnet.stage.session_cache import BlockTensors, Run, SessionCache
 
-BlockTensors = tuple[Tensor, Tensor]
-"""Keys [K, n, d] and values [K, n, d'] of one block."""
 LEAST_ROWS = 4096
 """Of an extent: sessions in one extent can be worked on together, and rows that nobody writes take no memory."""
-
-
-class Piece(NamedTuple):
-    """Rows that one session has in an extent."""
-
-    extent: Extent
-    first_row: int
-    num_rows: int
-
-
-class SessionCache:
-    """One session's keys and values. What a shard sees of it is `models.kv.SessionKV`."""
-
-    __slots__ = ("capacity", "length", "pieces")
-
-    def __init__(self, piece: Piece) -> None:
-        self.length = 0
-        self.pieces = [piece]
-        self.capacity = piece.num_rows
-
-    @property
-    def place(self) -> Place | None:
-        """See `SessionKV.place`."""
-        return Place(*self.pieces[0][:2]) if len(self.pieces) == 1 else None
-
-    def append(self, layer: int, key: Tensor, value: Tensor) -> BlockTensors:
-        """See `SessionKV.append`.
-
-        Raises:
-            KVMemorySpent: more tokens than the session reserved.
-        """
-        length, end = self.length, self.length + key.shape[1]
-        if end > self.capacity:
-            raise KVMemorySpent(
-                f"The session has room for {counted(self.capacity, 'tokens')} and this step would make it {end}. "
-                "Ask for fewer new tokens."
-            )
-        if len(self.pieces) > 1:
-            self._write(layer, length, key, value)
-            return self.read(layer, end)
-        extent, first_row, _ = self.pieces[0]
-        keys, values = extent.keys[layer], extent.values[layer]
-        keys.narrow(0, first_row + length, end - length).copy_(key.transpose(0, 1))
-        values.narrow(0, first_row + length, end - length).copy_(value.transpose(0, 1))
-        return keys.narrow(0, first_row, end).transpose(0, 1), values.narrow(0, first_row, end).transpose(0, 1)
-
-    def read(self, layer: int, length: int) -> BlockTensors:
-        """The first `length` tokens of a block: views, where they lie in one place."""
-        parts = [
-            (piece.extent.keys[layer][rows].transpose(0, 1), piece.extent.values[layer][rows].transpose(0, 1))
-            for piece, _, rows in self._parts(0, length)
-        ]
-        if len(parts) == 1:
-            return parts[0]
-        return torch.cat([keys for keys, _ in parts], 1), torch.cat([values for _, values in parts], 1)
-
-    def _write(self, layer: int, first: int, key: Tensor, value: Tensor) -> None:
-        """Tokens from `first` on."""
-        for piece, start, rows in self._parts(first, first + key.shape[1]):
-            places = slice(start - first, start - first + rows.stop - rows.start)
-            piece.extent.keys[layer][rows] = key[:, places].transpose(0, 1)
-            piece.extent.values[layer][rows] = value[:, places].transpose(0, 1)
-
-    def _parts(self, first: int, end: int) -> Iterator[tuple[Piece, int, slice]]:
-        """Where the tokens from `first` to `end` lie: piece, first token in it, its rows in the extent."""
-        start = 0
-        for piece in self.pieces:
-            begin, stop = max(first, start), min(end, start + piece.num_rows)
-            if begin < stop or first == end == start == 0:
-                shift = piece.first_row - start
-                yield piece, begin, slice(begin + shift, stop + shift)
-            start += piece.num_rows
 
 
 class KVCache:
@@ -108,11 +33,19 @@ class KVCache:
     Args:
         layout: what each block caches (`Shard.kv_layout`).
         budget: what all sessions together may reserve, here and in the other caches of the same budget.
+        kept: what else is kept of their tokens: it takes its memory from the same budget.
     """
 
-    def __init__(self, layout: Sequence[BlockKV], dtype: torch.dtype, budget: MemoryBudget | None = None) -> None:
+    def __init__(
+        self,
+        layout: Sequence[BlockKV],
+        dtype: torch.dtype,
+        budget: MemoryBudget | None = None,
+        kept: Kept = NOTHING,
+    ) -> None:
         self.layout = tuple(layout)
         self.dtype = dtype
+        self.kept = kept
         self._budget = MemoryBudget() if budget is None else budget
         self._sessions: dict[int, SessionCache] = {}
         self._extents: list[Extent] = []
@@ -123,7 +56,7 @@ class KVCache:
 
     @property
     def bytes_per_token(self) -> int:
-        return sum(self._bytes_of(block) for block in self.layout)
+        return self.kept.bytes_per_token + sum(self._bytes_of(block) for block in self.layout)
 
     @property
     def reserved_bytes(self) -> int:
@@ -195,8 +128,8 @@ class KVCache:
     def free(self, session: SessionCache) -> None:
         """The second half: give the rows back."""
         with self._lock:
-            for piece in session.pieces:
-                piece.extent.give_back(piece.first_row, piece.num_rows)
+            for run in session.runs:
+                run.extent.give_back(run.first_row, run.num_rows)
             self._extents = [extent for extent in self._extents if not extent.is_unused]
 
     def crop(self, session_id: int, length: int) -> None:
@@ -217,12 +150,12 @@ class KVCache:
             num_rows = capacity_tokens - session.capacity
             if num_rows <= 0:
                 return
-            extent, first_row, size = session.pieces[-1]
-            piece = self._reserve(f"A session of {num_rows} more tokens", num_rows, behind=session.pieces[-1])
-            if piece[:2] == (extent, first_row + size):
-                session.pieces[-1] = Piece(extent, first_row, size + num_rows)
+            extent, first_row, size = session.runs[-1]
+            run = self._reserve(f"A session of {num_rows} more tokens", num_rows, behind=session.runs[-1])
+            if run[:2] == (extent, first_row + size):
+                session.runs[-1] = Run(extent, first_row, size + num_rows)
             else:
-                session.pieces.append(piece)
+                session.runs.append(run)
             session.capacity = capacity_tokens
 
     def export(self, session_id: int, layers: Sequence[int] | None = None) -> dict[int, BlockTensors]:
@@ -301,23 +234,23 @@ class KVCache:
                 extent.remove(block.layer)
             raise
 
-    def _reserve(self, what: str, num_rows: int, behind: Piece | None = None) -> Piece:
-        """Rows that nobody else has: just behind a piece, in any extent, or in a new one. The caller holds the lock."""
+    def _reserve(self, what: str, num_rows: int, behind: Run | None = None) -> Run:
+        """Rows that nobody else has: just behind a run, in any extent, or in a new one. The caller holds the lock."""
         with self._taken(what, num_rows * self.bytes_per_token):
             return self._place(num_rows, behind)
 
-    def _place(self, num_rows: int, behind: Piece | None) -> Piece:
+    def _place(self, num_rows: int, behind: Run | None) -> Run:
         if behind is not None and behind.extent.take_at(end := behind.first_row + behind.num_rows, num_rows):
-            return Piece(behind.extent, end, num_rows)
+            return Run(behind.extent, end, num_rows)
         for extent in self._extents:
             first_row = extent.take(num_rows)
             if first_row is not None:
-                return Piece(extent, first_row, num_rows)
+                return Run(extent, first_row, num_rows)
         extent = self._new_extent(num_rows)
         self._extents.append(extent)
         first_row = extent.take(num_rows)
         assert first_row is not None, (num_rows, extent.num_rows)
-        return Piece(extent, first_row, num_rows)
+        return Run(extent, first_row, num_rows)
 
     def _new_extent(self, num_rows: int) -> Extent:
         """As large as all others together: there are few, however many sessions come. No larger than it must be, where
@@ -325,9 +258,9 @@ class KVCache:
         """
         size = max(num_rows, LEAST_ROWS, sum(extent.num_rows for extent in self._extents))
         try:
-            return Extent(self.layout, self.dtype, size)
+            return Extent(self.layout, self.dtype, size, self.kept)
         except KVMemorySpent:
-            return Extent(self.layout, self.dtype, num_rows)
+            return Extent(self.layout, self.dtype, num_rows, self.kept)
 
     @contextmanager
     def _taken(self, what: str, num_bytes: int) -> Iterator[None]:

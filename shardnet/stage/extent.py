@@ -1,7 +1,7 @@
 """Memory for the tokens of many sessions, block by block: a row for each token, mapped when it is made, touched when it
 is written, and given back to the system when its session ends.
 
-Shapes: R rows, K key-value heads, d head dimension.
+Shapes: R rows, K key-value heads, d head dimension, W numbers that are kept of a token beside keys and values.
 """
 
 from __future__ import annotations
@@ -10,12 +10,33 @@ import mmap
 from collections.abc import Iterable
 from contextlib import suppress
 from math import prod
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from shardnet.errors import KVMemorySpent
 from shardnet.models.kv import BlockKV
+
+ID_BYTES = 8
+"""Of a token's id in an array."""
+
+
+class Kept(NamedTuple):
+    """What is kept of each token beside keys and values."""
+
+    width: int
+    """Numbers of `dtype` in its row; 0: it has none."""
+    dtype: torch.dtype
+    num_ids: int
+    """These lie elsewhere, and count here."""
+
+    @property
+    def bytes_per_token(self) -> int:
+        return self.width * self.dtype.itemsize + self.num_ids * ID_BYTES
+
+
+NOTHING = Kept(0, torch.float32, 0)
 
 
 class Extent:
@@ -24,12 +45,15 @@ class Extent:
     Attributes:
         keys: [R, K, d] of each block.
         values: [R, K, d'] of each block.
+        kept: [R, W], beside keys and values.
     """
 
-    def __init__(self, layout: Iterable[BlockKV], dtype: torch.dtype, num_rows: int) -> None:
+    def __init__(self, layout: Iterable[BlockKV], dtype: torch.dtype, num_rows: int, kept: Kept = NOTHING) -> None:
         self.num_rows = num_rows
         self.keys: dict[int, Tensor] = {}
         self.values: dict[int, Tensor] = {}
+        self._kept_map = _Map((num_rows, 1, kept.width), kept.dtype)
+        self.kept = self._kept_map.tensor.squeeze(1)
         self._dtype = dtype
         self._maps: dict[int, tuple[_Map, _Map]] = {}
         self._holes = [(0, num_rows)]
@@ -84,9 +108,8 @@ class Extent:
                 merged.append((hole, size))
         self._holes = merged
         hole, size = next(each for each in merged if each[0] <= first < sum(each))
-        for maps in self._maps.values():
-            for one in maps:
-                one.forget(hole, size)
+        for one in (self._kept_map, *(one for maps in self._maps.values() for one in maps)):
+            one.forget(hole, size)
 
     def _cut(self, first: int, num_rows: int) -> None:
         """Take rows off the beginning of a hole."""
@@ -111,7 +134,9 @@ class _Map:
         if hasattr(mmap, "MADV_NOHUGEPAGE"):
             with suppress(OSError):  # of a kernel that has no huge pages
                 self._map.madvise(mmap.MADV_NOHUGEPAGE)  # or the first row that is written would take 2 MiB
-        self.tensor = torch.frombuffer(self._map, dtype=dtype, count=prod(shape)).view(shape)
+        count = prod(shape)
+        numbers = torch.frombuffer(self._map, dtype=dtype, count=count) if count else torch.empty(0, dtype=dtype)
+        self.tensor = numbers.view(shape)
 
     def forget(self, first: int, num_rows: int) -> None:
         """Return the whole pages within these rows to the system."""

@@ -14,11 +14,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import NamedTuple
 
 import torch
 
 from shardnet.errors import BadRequest
+from shardnet.stage.pieces import Piece, rows_of
 from shardnet.transport.messages import Part
 
 OnTaken = Callable[[], None]
@@ -33,20 +35,6 @@ class Standing(NamedTuple):
 
 StandingOf = Callable[[int], "Standing | None"]
 """None where the session is not open."""
-
-
-class _Piece(NamedTuple):
-    """New tokens of one session that still wait, and where their rows begin in their packet."""
-
-    part: Part
-    first_row: int
-
-    def cut(self, size: int) -> tuple[_Piece, _Piece]:
-        """The first `size` tokens, and those behind them."""
-        session, position, num_tokens = self.part
-        head = _Piece(Part(session, position, size), self.first_row)
-        tail = _Piece(Part(session, position + size, num_tokens - size), self.first_row + size)
-        return head, tail
 
 
 class Packet:
@@ -67,12 +55,12 @@ class Packet:
         self.parts = parts
         self.rows = rows
         self.on_taken = [] if on_taken is None else [on_taken]
-        self.pieces: list[_Piece] = []
+        self.pieces: list[Piece] = []
         first_row = 0
         for part in parts:
             if part.num_tokens < 1 or part.position < 0:
                 raise BadRequest(f"{part.num_tokens} tokens at position {part.position} are no work for a stage.")
-            self.pieces.append(_Piece(part, first_row))
+            self.pieces.append(Piece(part, first_row))
             first_row += part.num_tokens
         if first_row != rows.shape[0]:
             raise BadRequest(f"A hop's parts count {first_row} tokens and it brings {rows.shape[0]} rows.")
@@ -90,6 +78,10 @@ class StepWork:
     @property
     def decode_parts(self) -> list[Part]:
         return self.parts[: len(self.parts) - self.num_bulk_parts]
+
+    @property
+    def bulk_parts(self) -> list[Part]:
+        return self.parts[len(self.parts) - self.num_bulk_parts :]
 
 
 @dataclass(slots=True)
@@ -133,6 +125,15 @@ class Inbox:
     def num_decode_parts(self) -> int:
         return sum(len(packet.pieces) for packet in self._decode)
 
+    def waiting(self) -> dict[int, list[tuple[int, torch.Tensor]]]:
+        """Of each session what waits: position and rows, in order of position."""
+        found: dict[int, list[tuple[int, torch.Tensor]]] = {}
+        for packet in (*self._decode, *self._bulk):
+            for piece in packet.pieces:
+                session, position, _ = piece.part
+                found.setdefault(session, []).append((position, rows_of([piece], packet.rows)))
+        return {session: sorted(pieces, key=itemgetter(0)) for session, pieces in found.items()}
+
     def take(self, standing_of: StandingOf, *, allow_bulk: bool, most_decode: int | None = None) -> Taken:
         """Choose the next step.
 
@@ -171,13 +172,13 @@ class _Choice:
             if budget == 0:
                 waiting.append(packet)
                 continue
-            now: list[_Piece] = []
-            later: list[_Piece] = []
+            now: list[Piece] = []
+            later: list[Piece] = []
             for piece in packet.pieces:
                 budget = self._sort(piece, budget, now, later)
             if now:
                 self.parts += [piece.part for piece in now]
-                self.rows.append(_rows_of(now, packet.rows))
+                self.rows.append(rows_of(now, packet.rows))
             if later:
                 packet.pieces = later
                 waiting.append(packet)
@@ -185,7 +186,7 @@ class _Choice:
                 self.on_taken += packet.on_taken
         return waiting
 
-    def _sort(self, piece: _Piece, budget: int | None, now: list[_Piece], later: list[_Piece]) -> int | None:
+    def _sort(self, piece: Piece, budget: int | None, now: list[Piece], later: list[Piece]) -> int | None:
         """Put a piece, or its halves, where they belong; return what is left of the budget.
 
         Drops what is repeated, what has no open session, and what its session has no room for.
@@ -213,18 +214,3 @@ class _Choice:
         self._sessions.add(session)
         now.append(piece)
         return budget
-
-
-def _rows_of(pieces: list[_Piece], rows: torch.Tensor) -> torch.Tensor:
-    """The rows of `pieces` in their order; what lies side by side is not copied."""
-    slices: list[torch.Tensor] = []
-    start = end = pieces[0].first_row
-    for piece in pieces:
-        if piece.first_row != end:
-            slices.append(rows[start:end])
-            start = piece.first_row
-        end = piece.first_row + piece.part.num_tokens
-    if not slices and start == 0 and end == rows.shape[0]:
-        return rows
-    slices.append(rows[start:end])
-    return slices[0] if len(slices) == 1 else torch.cat(slices)

@@ -5,14 +5,16 @@ Who is closed in the middle of a step keeps its rows until the step ends, for th
 
 from __future__ import annotations
 
+from array import array
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from shardnet.errors import BadRequest
-from shardnet.stage.cache import KVCache, SessionCache
+from shardnet.stage.cache import KVCache
 from shardnet.stage.inbox import Standing
 from shardnet.stage.sampling import Sampler
+from shardnet.stage.session_cache import SessionCache
 from shardnet.transport.messages import Part, SessionSpec
 
 MAX_CLOSED_KEPT = 4096
@@ -28,6 +30,25 @@ class LiveSession:
     sampler: Sampler | None
     sample_from: int
     """As in the spec; then behind the last token that was sampled. What is replayed is not sampled again."""
+    next_sent: int
+    """The next stage has, or was sent, so many tokens. What comes behind them is still to be sent: see `onward`."""
+    kept_from: int
+    """What was sent is kept from this position on."""
+    came: array[int] = field(default_factory=lambda: array("q"))
+    """At the ring's first stage: the ids of the tokens that it has applied."""
+    sampled: array[int] = field(default_factory=lambda: array("q"))
+    """Where the head is: ids; the first one stands at position `kept_from`."""
+    is_over: bool = False
+    """The last of them is the answer's last, and does not go on."""
+
+    def note_sampled(self, position: int, token_id: int) -> None:
+        """This one was sampled behind `position` tokens."""
+        if position != self.kept_from + len(self.sampled):
+            del self.sampled[:]
+            self.kept_from = position
+            self.next_sent = max(self.next_sent, position)
+        self.sampled.append(token_id)
+        self.sample_from = position + 1
 
 
 class LiveSessions:
@@ -61,7 +82,9 @@ class LiveSessions:
         if live is not None and live.spec == spec:
             return
         kv = self._kv.open(spec.session, spec.capacity_tokens)
-        self._open[spec.session] = LiveSession(spec, kv, sampler, spec.sample_from)
+        kept_from = 0 if sampler is None else spec.sample_from
+        next_sent = max(spec.send_from, kept_from)
+        self._open[spec.session] = LiveSession(spec, kv, sampler, spec.sample_from, next_sent, kept_from)
 
     def close(self, sessions: Sequence[int]) -> None:
         """Free their memory; unknown ones are not opened any more."""
@@ -81,6 +104,14 @@ class LiveSessions:
         """See `Inbox.take`."""
         live = self._open.get(session)
         return None if live is None else Standing(live.kv.length, live.kv.capacity)
+
+    def get(self, session: int) -> LiveSession | None:
+        """None where it is not open."""
+        return self._open.get(session)
+
+    def all(self) -> list[LiveSession]:
+        """Those that are open, oldest first."""
+        return list(self._open.values())
 
     def begin_step(self, parts: Sequence[Part]) -> list[LiveSession]:
         """The sessions of a step, which begins."""

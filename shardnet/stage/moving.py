@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from shardnet.errors import BadRequest
 from shardnet.models.unit import LoadedUnit
-from shardnet.stage.cache import BlockTensors
+from shardnet.stage.session_cache import BlockTensors
 from shardnet.stage.stage import Stage
 
 
@@ -50,6 +50,9 @@ def _take(stage: Stage, index: int) -> MovingBlock:
             f"Unit {index} cannot be taken from a stage of units {shard.first_unit} to {shard.last_unit}: only a block "
             "at one of its ends can, and not its only unit."
         )
+    if index == shard.last_unit:
+        stage.raise_if_behind()
+        stage.forget_sent()
     return MovingBlock(shard.take(index), kv.remove_block(block.layer))
 
 
@@ -60,5 +63,10 @@ def _put(stage: Stage, block: MovingBlock) -> None:
             f"Unit {unit.index} cannot come to a stage of units {shard.first_unit} to {shard.last_unit}: "
             "only a block that lies beside them can."
         )
+    is_last = unit.index > shard.last_unit
+    if is_last:
+        stage.raise_if_behind()
     stage.kv.add_block(unit.kv, block.tensors)
+    if is_last:
+        stage.forget_sent()
     shard.add(unit)

@@ -45,6 +45,8 @@ class Sampler:
         self._dtype = str(dtype).removeprefix("torch.")
         self._wire_dtype = str(wire_dtype or dtype).removeprefix("torch.")
         self._ids = list(spec.prompt_ids) if options.repetition_penalty != 1.0 else None
+        self._num_drawn = 0
+        """So many tokens of the answer were drawn, here or elsewhere."""
 
     @property
     def is_argmax(self) -> bool:
@@ -68,9 +70,23 @@ class Sampler:
             if not bool(probabilities.isfinite().all()):
                 raise self.not_finite(logits_V)
             token = int(torch.multinomial(probabilities, num_samples=1, generator=self._generator))
+            self._num_drawn += 1
         if self._ids is not None:
             self._ids.append(token)
         return token
+
+    def wind(self, num_drawn: int, num_scores: int) -> None:
+        """Have the generator where it stands when so many tokens of the answer were drawn, which others have drawn.
+
+        Args:
+            num_scores: of one token: so many random numbers each draw takes.
+        """
+        if self.is_greedy:
+            return
+        numbers = torch.empty(num_scores)
+        while self._num_drawn < num_drawn:
+            numbers.exponential_(generator=self._generator)  # as torch.multinomial takes them
+            self._num_drawn += 1
 
     def not_finite(self, logits_V: torch.Tensor) -> BadRequest:
         """The error for scores among which nothing can be chosen, and whose fault it is."""

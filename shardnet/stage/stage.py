@@ -17,7 +17,6 @@ import threading
 import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -29,24 +28,17 @@ from shardnet.stage.cache import KVCache
 from shardnet.stage.command import Command, Result
 from shardnet.stage.grouping import Grouping
 from shardnet.stage.idle_time import IdleTime
-from shardnet.stage.inbox import Inbox, OnTaken, Packet, StepWork
-from shardnet.stage.live_sessions import LiveSession, LiveSessions
+from shardnet.stage.inbox import Inbox, OnTaken, Packet
+from shardnet.stage.live_sessions import LiveSessions
+from shardnet.stage.onward import Onward
 from shardnet.stage.outlet import Outlet
 from shardnet.stage.pace import Pace, own_pace
-from shardnet.stage.sampling import Sampler, sample_step
+from shardnet.stage.sampling import Sampler
+from shardnet.stage.sent_log import SentLog
+from shardnet.stage.step import Step
 from shardnet.timeline.clocks import clock_ns
 from shardnet.timeline.recorder import Recorder
-from shardnet.transport.messages import MAX_BULK_HOPS, Hop, Part, SampledToken, SessionSpec
-
-
-@dataclass(slots=True)
-class _Step:
-    work: StepWork
-    sessions: list[LiveSession]
-    samples: list[int] = field(default_factory=list)
-    """Indices of the parts that end where a token must be sampled."""
-    start_ns: int = 0
-    end_ns: int = 0
+from shardnet.transport.messages import Hop, SessionSpec, SessionStanding, Wanted
 
 
 class Stage:
@@ -82,9 +74,17 @@ class Stage:
         self._sessions = LiveSessions(kv)
         self._idle = IdleTime(recorder)
         self._ready = threading.Condition()
+        self._log = SentLog(shard)
+        self._onward = Onward(
+            outlet,
+            self._sessions,
+            self._log,
+            self._ready,
+            chunk_tokens=chunk_tokens,
+            on_taken=partial(_wake, weakref.ref(self)),
+        )
         self._has_news = False
         self._commands: list[Command[Any]] = []
-        self._num_untaken = 0
         self._why_stopped: str | None = None
         """Set when nothing is taken from the inbox any more."""
         self._thread = threading.Thread(target=self._work, name="shardnet-compute", daemon=True)
@@ -147,6 +147,24 @@ class Stage:
                 return command.done
         command.refuse(self._stopped())
         return command.done
+
+    def standings(self) -> tuple[SessionStanding, ...]:
+        """What is known here of each open session. To be asked `between_steps`."""
+        with self._ready:
+            waiting = self._inbox.waiting() if self.shard.has_embedding else {}
+            return tuple(self._log.standing(session, waiting) for session in self._sessions.all())
+
+    def send_again(self, wanted: Sequence[Wanted]) -> None:
+        """See `Onward.send_again`. To be asked `between_steps`."""
+        self._onward.send_again(wanted)
+
+    def raise_if_behind(self) -> None:
+        """See `Onward.raise_if_behind`. To be asked `between_steps`, and so the next one."""
+        self._onward.raise_if_behind()
+
+    def forget_sent(self) -> None:
+        """See `Onward.forget_sent`."""
+        self._onward.forget_sent()
 
     def usage(self) -> tuple[int, int]:
         """Open sessions, and the bytes that their KV caches have reserved."""
@@ -232,9 +250,10 @@ class Stage:
                 self._sessions.end_step()
         return True
 
-    def _schedule(self) -> _Step | None:
+    def _schedule(self) -> Step | None:
         """Wait for work and choose the next step; None when the stage is closed."""
         while self._run_commands():
+            self._onward.catch_up()
             step, wait_s = self._take_work()
             if step is not None:
                 return step
@@ -257,16 +276,16 @@ class Stage:
             command.run()
         return True
 
-    def _take_work(self) -> tuple[_Step | None, float | None]:
+    def _take_work(self) -> tuple[Step | None, float | None]:
         """The next step. None where nothing that waits can run now, or is to, for so many seconds at most."""
         with self._ready:
             now_s, num_waiting = clock_ns() / 1e9, self._inbox.num_decode_parts
             group = self._grouping.choose(now_s, num_waiting, self._sessions.num_decoding)
-            allow_bulk = self._num_untaken < MAX_BULK_HOPS
+            allow_bulk = self._onward.has_room
             taken = self._inbox.take(self._sessions.standing, allow_bulk=allow_bulk, most_decode=group.most)
             step = None
             if taken.work is not None:
-                step = _Step(taken.work, self._sessions.begin_step(taken.work.parts))
+                step = Step(taken.work, self._sessions.begin_step(taken.work.parts))
                 self._grouping.taken(now_s, [part.session for part in taken.work.decode_parts])
             self._idle.note_waiting(step is None)
         for on_taken in taken.on_taken:  # they may go through the network: not under the lock
@@ -275,12 +294,12 @@ class Stage:
             self._outlet.session_failed(*refusal)
         return step, group.wait_s
 
-    def _run(self, step: _Step) -> torch.Tensor:
+    def _run(self, step: Step) -> torch.Tensor:
         """Hidden states [sum T, H]; or logits [N, V], where this shard ends with the head."""
         step.start_ns = clock_ns()
         segments = []
         for index, (part, session) in enumerate(zip(step.work.parts, step.sessions, strict=True)):
-            is_sampled = part.position + part.num_tokens >= session.sample_from
+            is_sampled = part.end >= session.sample_from
             if is_sampled:
                 step.samples.append(index)
             segments.append(Segment(session.kv, part.num_tokens, is_sampled))
@@ -290,67 +309,21 @@ class Stage:
         step.end_ns = clock_ns()
         return outputs
 
-    def _postprocess(self, step: _Step, outputs: torch.Tensor) -> None:
+    def _postprocess(self, step: Step, outputs: torch.Tensor) -> None:
         """Send first: the next stage waits for it. Then keep the books. A closed stage's last step goes nowhere."""
         if self._why_stopped is not None:
             return
+        hidden = None
         if self.shard.has_head:
-            self._send_samples(step, outputs)
+            self._onward.send_samples(step, outputs)
         else:
-            self._send_hidden(step.work, outputs)
+            hidden = outputs.to(self.wire_dtype)
+            self._onward.send_hidden(step, hidden)
+        self._log.keep(step.work.parts, step.sessions, step.work.rows, hidden)
         with self._ready:
             self._sessions.advance(step.work.parts)
         num_tokens = sum(part.num_tokens for part in step.work.parts)
         self.recorder.compute(step.start_ns, step.end_ns, num_tokens=num_tokens, num_sessions=len(step.sessions))
-
-    def _send_hidden(self, work: StepWork, hidden: torch.Tensor) -> None:
-        """Decode rows first: somebody waits for each of them. Slices are cloned: a view ships its whole storage."""
-        parts, hidden = tuple(work.parts), hidden.to(self.wire_dtype)
-        if not work.num_bulk_parts:
-            self._outlet.hop(parts, hidden)
-            return
-        num_decode_parts = len(parts) - work.num_bulk_parts
-        num_decode_rows = sum(part.num_tokens for part in parts[:num_decode_parts])
-        if num_decode_parts:
-            self._outlet.hop(parts[:num_decode_parts], hidden[:num_decode_rows].clone())
-            hidden = hidden[num_decode_rows:].clone()
-        with self._ready:
-            self._num_untaken += 1
-        # A hop that waits at a frozen device must not hold the weights of a stage that was closed.
-        self._outlet.bulk_hop(parts[num_decode_parts:], hidden, partial(_tell_taken, weakref.ref(self)))
-
-    def _send_samples(self, step: _Step, logits_NV: torch.Tensor) -> None:
-        """Tell the ring's first stage the ids that go on, then the source what was sampled."""
-        if not step.samples:
-            return
-        sessions = [step.sessions[index] for index in step.samples]
-        ids = sample_step([session.sampler for session in sessions if session.sampler is not None], logits_NV)
-        step.end_ns = clock_ns()
-        onward: list[Part] = []
-        onward_ids: list[int] = []
-        told: list[SampledToken] = []
-        for index, session, token_id in zip(step.samples, sessions, ids, strict=True):
-            part, spec = step.work.parts[index], session.spec
-            if isinstance(token_id, BadRequest):
-                self._outlet.session_failed(spec.session, token_id)
-                continue
-            end = part.position + part.num_tokens
-            session.sample_from = end + 1
-            token_index = end - spec.prompt_tokens
-            reason = "eos" if token_id in spec.eos_ids else "length" if token_index + 1 >= spec.max_new_tokens else ""
-            told.append(SampledToken(spec.session, token_index, token_id, reason))
-            if not reason:
-                onward.append(Part(spec.session, end, 1))
-                onward_ids.append(token_id)
-        if onward:
-            self._outlet.hop(tuple(onward), torch.tensor(onward_ids))
-        if told:
-            self._outlet.tokens(tuple(told))
-
-    def _bulk_was_taken(self) -> None:
-        with self._ready:
-            self._num_untaken -= 1
-            self._wake()
 
     def _wake(self) -> None:
         """Tell the compute thread that a look at the inbox may pay. The caller holds `_ready`."""
@@ -358,7 +331,9 @@ class Stage:
         self._ready.notify()
 
 
-def _tell_taken(stage: weakref.ref[Stage]) -> None:
+def _wake(stage: weakref.ref[Stage]) -> None:
+    """A hop that waits at a frozen device must not hold the weights of a stage that was closed."""
     living = stage()
     if living is not None:
-        living._bulk_was_taken()
+        with living._ready:
+            living._wake()

@@ -13,6 +13,8 @@ Endpoints of every device (handlers in `shardnet.device.worker`), and who calls 
     describe(), has_copy(checkpoint), profile(...), ping()      coordinator -> device; DeviceDescription, MeasuredDevice
     load(), report(), reset(), drain_spans(), close()    coordinator -> a stage, by its remote object; StageSizes,
                                  StageAccount
+    adopt(StageSpec), switch(RingId), retire(RingId)     the same, when another ring takes over
+    standings(), resend(RingId, (Wanted, ...))           the same, when a stage was lost; SessionStandings
     leave()                      coordinator -> device; ends its process
 
 Endpoints of the coordinator:
@@ -50,6 +52,11 @@ class Part(NamedTuple):
     position: int
     """Tokens of the session that come before these: a stage applies a part only at its own length, and once."""
     num_tokens: int
+
+    @property
+    def end(self) -> int:
+        """Tokens of the session, these included."""
+        return self.position + self.num_tokens
 
 
 class RingId(NamedTuple):
@@ -104,7 +111,33 @@ class SessionSpec(NamedTuple):
     eos_ids: tuple[int, ...]
     sampling: SamplingOptions
     prompt_ids: tuple[int, ...] = ()
-    """Sent to the sampling stage alone, and only where a repetition penalty needs it."""
+    """All before `sample_from`. Sent to the sampling stage alone, and only where a repetition penalty needs them."""
+    send_from: int = 0
+    """The next stage has so many tokens: what comes before is computed and kept, and not sent on."""
+
+
+class SessionStanding(NamedTuple):
+    """What a stage knows of an open session, between two of its steps."""
+
+    session: int
+    length: int
+    """Tokens that it has applied."""
+    ids_from: int
+    """The position of the first of `ids`."""
+    ids: tuple[int, ...]
+    """Of the ring's first stage: those that have come, one behind the other from position 0 on, also those that wait.
+    Of the one with the head: those that it has sampled; the last one of an answer, too, which does not go on. Of a
+    stage that is both: what is known by either, from 0 on. Of others: none."""
+    kept_from: int = 0
+    """What it has sent is kept from this position on, and can be sent again: see `StageHost.resend`."""
+
+
+class Wanted(NamedTuple):
+    """From where on a session's tokens are to be sent again."""
+
+    session: int
+    position: int
+    """So many tokens the next stage has."""
 
 
 class SampledToken(NamedTuple):
@@ -218,6 +251,8 @@ MESSAGE_TYPES: tuple[type, ...] = (
     Hop,
     SamplingOptions,
     SessionSpec,
+    SessionStanding,
+    Wanted,
     SampledToken,
     Tokens,
     RingStop,

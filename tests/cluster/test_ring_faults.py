@@ -62,7 +62,7 @@ def test_a_message_that_is_lost_is_sent_again(
 def test_a_session_that_failed_is_told_although_the_message_is_lost(
     hasty: RingInProcess, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shardnet.stage.stage.sample_step", lambda samplers, logits: [BadRequest("no such token")])
+    monkeypatch.setattr("shardnet.stage.onward.sample_step", lambda samplers, logits: [BadRequest("no such token")])
     with hasty.connect() as cluster, load(cluster, tiny) as model:
         hasty.network.drop("*", COORDINATOR, endpoint="session_failed", count=2)
         with pytest.raises(BadRequest, match="no such token"):

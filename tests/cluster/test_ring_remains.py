@@ -71,8 +71,8 @@ def test_a_closed_session_frees_its_kv_cache_while_the_stage_idles(
             for host in worker._stages.hosts()
             if host.stage is not None
             for session in host.stage.kv._sessions.values()
-            for piece in session.pieces
-            for tensor in piece.extent.keys.values()
+            for run in session.runs
+            for tensor in run.extent.keys.values()
         ]
         assert len(caches) == 4
         list(stream)

@@ -17,6 +17,7 @@ from shardnet.loader import load_shard, open_model
 from shardnet.stage.budget import MemoryBudget
 from shardnet.stage.cache import KVCache
 from shardnet.stage.moving import MovingBlock, put_block, take_block
+from shardnet.stage.sent_log import kept_by
 from shardnet.stage.stage import Stage
 from shardnet.timeline.recorder import Recorder
 from shardnet.transport.messages import Hop, Part, RingId, SampledToken, SamplingOptions, SessionSpec
@@ -123,7 +124,7 @@ def stages(tiny: Path, gate: Gate) -> Iterator[list[Stage]]:
         for number, outlet in enumerate(outlets):
             first, last = 2 * number, 2 * number + 1
             shard = load_shard(files.folder, files.tensors_of(first, last), first, last, "float32")
-            kv = KVCache(shard.kv_layout, shard.dtype, MemoryBudget(1 << 24))
+            kv = KVCache(shard.kv_layout, shard.dtype, MemoryBudget(1 << 24), kept_by(shard, shard.dtype))
             made.append(Stage(shard, kv, Recorder("here", number), outlet, chunk_tokens=4, num_threads=1))
         outlets[0].next, outlets[1].next = made[1], made[2]
         gate.first = made[0]
@@ -174,12 +175,13 @@ def test_a_block_takes_its_memory_along(stages: list[Stage], gate: Gate) -> None
     begin(stages, 0, PROMPT)
     gate.wait_for(1, 1)
     gate.shut(1)
-    kv_of_one, whole = stages[0].kv.reserved_bytes, sum(stage.kv.reserved_bytes for stage in stages)
+    sent = [stage.kv.kept.bytes_per_token * stage.kv.get(0).capacity for stage in stages]
+    kv_of_one, whole = stages[0].kv.reserved_bytes - sent[0], sum(stage.kv.reserved_bytes for stage in stages)
     weights = stages[0].shard.weight_bytes
     block = take_block(stages[0], 1).result(timeout=5)
-    assert stages[0].kv.reserved_bytes == 0 and stages[0].shard.weight_bytes < weights
+    assert stages[0].kv.reserved_bytes == sent[0] and stages[0].shard.weight_bytes < weights
     put_block(stages[1], block).result(timeout=5)
-    assert stages[1].kv.reserved_bytes == 3 * kv_of_one
+    assert stages[1].kv.reserved_bytes == 3 * kv_of_one + sent[1]
     assert sum(stage.kv.reserved_bytes for stage in stages) == whole
 
 

@@ -19,6 +19,7 @@ from shardnet.loader import load_shard, open_model
 from shardnet.models import Shard
 from shardnet.stage.cache import KVCache
 from shardnet.stage.idle_time import IdleTime
+from shardnet.stage.sent_log import kept_by
 from shardnet.stage.stage import Stage
 from shardnet.timeline.recorder import Recorder
 from shardnet.transport.messages import Hop, Part, RingId, SampledToken, SamplingOptions, SessionSpec
@@ -75,7 +76,7 @@ def shard(tiny: Path) -> Shard:
 @pytest.fixture
 def loop(shard: Shard) -> Iterator[Loop]:
     loop = Loop()
-    kv = KVCache(shard.kv_layout, shard.dtype)
+    kv = KVCache(shard.kv_layout, shard.dtype, kept=kept_by(shard, shard.dtype))
     with Stage(shard, kv, Recorder("here", 0), loop, chunk_tokens=4, num_threads=1) as loop.stage:
         yield loop
 

@@ -1,0 +1,233 @@
+"""What goes on from a stage to the next one: the results of its steps, and, once more, what the next one has not got.
+
+Of each session a stage knows how many tokens the next one has or was sent. Results go on at once where they come next;
+what the next stage has already does not; and where it lacks earlier tokens, all later ones wait until these were sent
+again, out of the log. That is done in chunks, between two steps, under the same back-pressure as prompts.
+
+For the compute thread, but for `Window`.
+
+Legend: T new tokens, H hidden size, V vocabulary, N sessions that sample in this step.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+
+import torch
+
+from shardnet.errors import BadRequest
+from shardnet.stage.live_sessions import LiveSession, LiveSessions
+from shardnet.stage.outlet import Outlet
+from shardnet.stage.pieces import Piece, rows_of
+from shardnet.stage.sampling import sample_step
+from shardnet.stage.sent_log import SentLog
+from shardnet.stage.step import Step
+from shardnet.timeline.clocks import clock_ns
+from shardnet.transport.messages import MAX_BULK_HOPS, Part, SampledToken, Wanted
+
+
+class Window:
+    """The bulk hops that the next stage has not begun. Safe to use from several threads.
+
+    Args:
+        on_taken: called when one was begun, on whatever thread tells of it.
+    """
+
+    def __init__(self, on_taken: Callable[[], None]) -> None:
+        self._num_untaken = 0
+        self._on_taken = on_taken
+        self._lock = threading.Lock()
+
+    @property
+    def has_room(self) -> bool:
+        return self._num_untaken < MAX_BULK_HOPS
+
+    def sent(self) -> None:
+        """One is on its way."""
+        with self._lock:
+            self._num_untaken += 1
+
+    def taken(self) -> None:
+        """One was begun."""
+        with self._lock:
+            self._num_untaken -= 1
+        self._on_taken()
+
+
+class Onward:
+    """
+    Args:
+        lock: guards which sessions are open.
+        on_taken: called on any thread when there may be room for another bulk hop.
+    """
+
+    def __init__(
+        self,
+        outlet: Outlet,
+        sessions: LiveSessions,
+        log: SentLog,
+        lock: threading.Condition,
+        *,
+        chunk_tokens: int,
+        on_taken: Callable[[], None],
+    ) -> None:
+        self._outlet = outlet
+        self._sessions = sessions
+        self._log = log
+        self._lock = lock
+        self._chunk_tokens = chunk_tokens
+        self._on_taken = on_taken
+        self._window = Window(on_taken)
+        self._behind: dict[int, None] = {}
+        """Sessions of which the next stage lacks what was sent before, in the order in which they are seen to."""
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another bulk hop may be sent."""
+        return self._window.has_room
+
+    def send_hidden(self, step: Step, hidden: torch.Tensor) -> None:
+        """Decode rows first: somebody waits for each of them.
+
+        Args:
+            hidden: [T, H] in the wire dtype.
+        """
+        due = _due(step)
+        num_bulk_rows = sum(part.num_tokens for part in step.work.bulk_parts)
+        first_bulk_row = len(hidden) - num_bulk_rows
+        urgent = [piece for piece in due if piece.first_row < first_bulk_row]
+        bulk = due[len(urgent) :]
+        if urgent:
+            self._outlet.hop(*_message(urgent, hidden))
+        if bulk:
+            self._send_bulk(*_message(bulk, hidden))
+
+    def send_samples(self, step: Step, logits_NV: torch.Tensor) -> None:
+        """Tell the ring's first stage the ids that go on, then the source what was sampled."""
+        _wind(step, logits_NV.shape[1])
+        if not step.samples:
+            return
+        sessions = [step.sessions[index] for index in step.samples]
+        ids = sample_step([session.sampler for session in sessions if session.sampler is not None], logits_NV)
+        step.end_ns = clock_ns()
+        onward: list[Part] = []
+        onward_ids: list[int] = []
+        told: list[SampledToken] = []
+        for index, session, token_id in zip(step.samples, sessions, ids, strict=True):
+            if isinstance(token_id, BadRequest):
+                self._outlet.session_failed(session.spec.session, token_id)
+                continue
+            end = step.work.parts[index].end
+            told.append(_sampled(session, end, token_id))
+            if session.next_sent == end and not session.is_over:
+                session.next_sent = end + 1
+                onward.append(Part(session.spec.session, end, 1))
+                onward_ids.append(token_id)
+        if onward:
+            self._outlet.hop(tuple(onward), torch.tensor(onward_ids))
+        if told:
+            self._outlet.tokens(tuple(told))
+
+    def send_again(self, wanted: Sequence[Wanted]) -> None:
+        """So many tokens of each session the next stage has: from there on all goes out again, in its order.
+
+        Sessions that are not open are passed over. Bulk hops that were not begun count no more: they may wait, at a
+        stage that is new, for just these tokens.
+
+        Raises:
+            BadRequest: what was sent of one of them is not kept from there on. Nothing is changed then.
+        """
+        with self._lock:
+            found = [(session, position) for number, position in wanted if (session := self._sessions.get(number))]
+            for session, position in found:
+                self._log.raise_if_gone(session, position)
+        for session, position in found:
+            session.next_sent = max(position, session.kept_from)
+            self._behind[session.spec.session] = None
+        self._window = Window(self._on_taken)
+
+    def catch_up(self) -> None:
+        """Send again what the next stage lacks, as long as it takes it."""
+        while self._behind and self._window.has_room:
+            with self._lock:  # who is closed meanwhile takes its rows along
+                chunk = self._next_chunk()
+            if chunk:
+                rows = [rows for _, rows in chunk]
+                self._send_bulk(tuple(part for part, _ in chunk), torch.cat(rows))
+
+    def raise_if_behind(self) -> None:
+        """
+        Raises:
+            BadRequest: the next stage lacks what was sent before.
+        """
+        with self._lock:
+            if any(session.next_sent < self._log.end(session) for session in self._sessions.all()):
+                raise BadRequest(
+                    "The stage sends again what the next one has lost: no block can move before that ends."
+                )
+
+    def forget_sent(self) -> None:
+        """The stage ends with another block now: what it has sent is not what it would send, and is of no use."""
+        with self._lock:
+            for session in self._sessions.all():
+                session.kept_from = session.kv.length
+
+    def _next_chunk(self) -> list[tuple[Part, torch.Tensor]]:
+        """What is sent again now, of the sessions that have waited longest. The caller holds the lock."""
+        chunk: list[tuple[Part, torch.Tensor]] = []
+        room = self._chunk_tokens
+        for number in list(self._behind):
+            session = self._sessions.get(number)
+            first, end = (0, 0) if session is None else (session.next_sent, self._log.end(session))
+            if session is None or first >= end:
+                del self._behind[number]
+                continue
+            session.next_sent = min(end, first + room)
+            size = session.next_sent - first
+            chunk.append((Part(number, first, size), self._log.rows(session, first, session.next_sent)))
+            room -= size
+            if not room:
+                break
+        return chunk
+
+    def _send_bulk(self, parts: tuple[Part, ...], rows: torch.Tensor) -> None:
+        self._window.sent()
+        self._outlet.bulk_hop(parts, rows, self._window.taken)
+
+
+def _due(step: Step) -> list[Piece]:
+    """What of a step's results goes on now: all that comes next at the next stage."""
+    due: list[Piece] = []
+    first_row = 0
+    for part, session in zip(step.work.parts, step.sessions, strict=True):
+        num_there = session.next_sent - part.position
+        if 0 <= num_there < part.num_tokens:
+            piece = Piece(part, first_row)
+            due.append(piece.cut(num_there)[1] if num_there else piece)
+            session.next_sent = part.end
+        first_row += part.num_tokens
+    return due
+
+
+def _message(pieces: list[Piece], hidden: torch.Tensor) -> tuple[tuple[Part, ...], torch.Tensor]:
+    """Slices are cloned: a view ships its whole storage."""
+    rows = rows_of(pieces, hidden)
+    return tuple(piece.part for piece in pieces), rows if rows is hidden else rows.clone()
+
+
+def _wind(step: Step, num_scores: int) -> None:
+    """Let each session's random numbers stand where they do behind the tokens that it has."""
+    for part, session in zip(step.work.parts, step.sessions, strict=True):
+        if session.sampler is not None:
+            session.sampler.wind(part.end - session.spec.prompt_tokens, num_scores)
+
+
+def _sampled(session: LiveSession, end: int, token_id: int) -> SampledToken:
+    """Note a token that was sampled behind `end` others; what the source is told of it."""
+    spec = session.spec
+    session.note_sampled(end, token_id)
+    index = end - spec.prompt_tokens
+    reason = "eos" if token_id in spec.eos_ids else "length" if index + 1 >= spec.max_new_tokens else ""
+    session.is_over = bool(reason)
+    return SampledToken(spec.session, index, token_id, reason)

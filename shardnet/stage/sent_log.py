@@ -1,0 +1,103 @@
+"""What a stage has sent of each session that is open: kept until it ends, so that it can be sent again.
+
+Who takes the place of a lost stage gets from the one before it all that the lost one had got: only the lost blocks are
+computed anew. What is kept are hidden states in the dtype in which they travel, beside the session's keys and values
+and in memory that was reserved with theirs; where the head is, ids. The first stage keeps the ids that have come, too:
+what it had been sent by a source that is no more.
+
+For the compute thread, within a step or between two.
+
+Shapes: T tokens of a step, H hidden size.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from shardnet.errors import BadRequest
+from shardnet.models import Shard
+from shardnet.stage.extent import Kept
+from shardnet.stage.live_sessions import LiveSession
+from shardnet.stage.session_cache import keep_together
+from shardnet.transport.messages import Part, SessionStanding
+
+Waiting = Mapping[int, Sequence[tuple[int, torch.Tensor]]]
+"""Of each session what waits in the inbox: position and rows, in order of position."""
+
+
+def kept_by(shard: Shard, wire_dtype: torch.dtype) -> Kept:
+    """What a stage of this shard keeps of each token beside keys and values."""
+    width = 0 if shard.has_head else shard.config.hidden_size
+    return Kept(width, wire_dtype, num_ids=shard.has_embedding + shard.has_head)
+
+
+class SentLog:
+    """What one stage has sent."""
+
+    def __init__(self, shard: Shard) -> None:
+        self._has_embedding = shard.has_embedding
+        self._has_head = shard.has_head
+
+    def keep(
+        self, parts: Sequence[Part], sessions: Sequence[LiveSession], inputs: torch.Tensor, hidden: torch.Tensor | None
+    ) -> None:
+        """Keep what a step took, and what it gave.
+
+        Args:
+            inputs: ids [T], of the ring's first stage.
+            hidden: [T, H] in the wire dtype; None where the head is: what it samples is in `LiveSession.sampled`.
+        """
+        if self._has_embedding:
+            _keep_ids(parts, sessions, inputs.tolist())
+        if hidden is not None:
+            firsts, sizes = [part.position for part in parts], [part.num_tokens for part in parts]
+            keep_together([session.kv for session in sessions], firsts, sizes, hidden)
+
+    def raise_if_gone(self, session: LiveSession, position: int) -> None:
+        """
+        Raises:
+            BadRequest: hidden states from `position` on were sent by another block than the present last one.
+        """
+        if position < min(session.kept_from, session.kv.length) and not self._has_head:
+            raise BadRequest(
+                f"Session {session.spec.session} cannot be sent again from position {position}: a block has moved "
+                f"since, and what was sent is kept from {session.kept_from} on. Open a new stage of these units."
+            )
+
+    def end(self, session: LiveSession) -> int:
+        """The position behind the last token that can be sent on."""
+        if not self._has_head:
+            return session.kv.length
+        return session.kept_from + len(session.sampled) - session.is_over
+
+    def rows(self, session: LiveSession, first: int, end: int) -> torch.Tensor:
+        """What was sent of the tokens from `first` to `end`: hidden states [end - first, H], or ids [end - first]."""
+        if not self._has_head:
+            return session.kv.kept(first, end)
+        return torch.tensor(session.sampled[first - session.kept_from : end - session.kept_from].tolist())
+
+    def standing(self, session: LiveSession, waiting: Waiting) -> SessionStanding:
+        """What is known here of a session."""
+        length, ids_from, ids = session.kv.length, 0, array("q")
+        if self._has_embedding:
+            ids = session.came[:length]
+            for position, rows in waiting.get(session.spec.session, ()):
+                if position <= len(ids):
+                    ids.extend(rows.tolist()[len(ids) - position :])
+        if self._has_head and self._has_embedding:
+            if len(ids) >= session.kept_from:
+                ids.extend(session.sampled[len(ids) - session.kept_from :])
+        elif self._has_head:
+            ids_from, ids = session.kept_from, session.sampled
+        return SessionStanding(session.spec.session, length, ids_from, tuple(ids), session.kept_from)
+
+
+def _keep_ids(parts: Sequence[Part], sessions: Sequence[LiveSession], ids: list[int]) -> None:
+    first = 0
+    for part, session in zip(parts, sessions, strict=True):
+        end = first + part.num_tokens
+        session.came[part.position : part.position + part.num_tokens] = array("q", ids[first:end])
+        first = end
