@@ -19,6 +19,7 @@ from shardnet.process.first_use import on_first_use
 
 if TYPE_CHECKING:
     from shardnet.cluster.cluster import Cluster
+    from shardnet.cluster.events import Event
     from shardnet.cluster.load_options import LoadOptions
     from shardnet.cluster.model import Model
     from shardnet.errors import (
@@ -54,6 +55,7 @@ __all__ = [
     "DeviceLost",
     "DeviceProfile",
     "DoesNotFit",
+    "Event",
     "Generation",
     "GenerationOptions",
     "JoinFailed",
@@ -92,6 +94,7 @@ __getattr__ = on_first_use(
         **dict.fromkeys(("DeviceProfile", "Link", "ModelProfile", "Plan"), "plan"),
         "AsyncStream": "session.async_stream",
         "Cluster": "cluster.cluster",
+        "Event": "cluster.events",
         "Generation": "session.stream",
         "GenerationOptions": "session.options",
         "LoadOptions": "cluster.load_options",

@@ -148,6 +148,10 @@ class Plan:
         """The devices in use, each once, in ring order."""
         return tuple(dict.fromkeys(stage.device for stage in self.stages))
 
+    def device_of(self, unit: int) -> str:
+        """Who holds a unit."""
+        return next(stage.device for stage in self.stages if unit <= stage.last_unit)
+
     def __str__(self) -> str:
         """The plan as a table that a person can read."""
         width = max(len(stage.device) for stage in self.stages)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 from shardnet.errors import ShardnetError
-from shardnet.session.sessions import Session
+from shardnet.session.session import Session
 from shardnet.session.stream import Generation, Stream
 from shardnet.session.text import TextStream
 from shardnet.transport.messages import SampledToken, SamplingOptions, SessionSpec
@@ -26,7 +26,7 @@ class Answer:
         self.closed: list[int] = []
         self.results: list[Generation] = []
         spec = SessionSpec(7, 64, 3, 3, 32, (), SamplingOptions())
-        self.session = Session(cast(Any, self), spec)
+        self.session = Session(cast(Any, self), spec, [5, 6, 7])
         self.stream = Stream(self.session, TextStream(Letters(), stop), self.results.append)
         self._num_told = 0
         self.tell(text, is_last=is_whole)

@@ -16,6 +16,7 @@ from shardnet.foreign.quoting import counted
 from shardnet.launch.console import plain_console, size
 
 if TYPE_CHECKING:
+    from shardnet.cluster.events import Event
     from shardnet.cluster.model import Generation
     from shardnet.timeline.stage_report import StageReport
 
@@ -97,10 +98,14 @@ def _stage_rows(stages: Sequence[StageReport], dtype: str) -> RenderableType:
 
 
 def as_json(
-    generations: Sequence[Generation], stages: Sequence[StageReport], about: dict[str, Any], wall_s: float
+    generations: Sequence[Generation],
+    stages: Sequence[StageReport],
+    events: Sequence[Event],
+    about: dict[str, Any],
+    wall_s: float,
 ) -> Any:
     """The object that `--json` prints: one answer's keys at the top, or several under "results" with their sums."""
-    shared = {**about, "stages": [asdict(stage) for stage in stages], "events": []}
+    shared = {**about, "stages": [asdict(stage) for stage in stages], "events": [asdict(event) for event in events]}
     if len(generations) == 1:
         return {**asdict(generations[0]), **shared}
     num_tokens = sum(len(one.token_ids) for one in generations)

@@ -12,12 +12,14 @@ from rich.text import Text
 
 import shardnet
 from shardnet.cluster.cluster import Cluster
+from shardnet.cluster.events import Event
 from shardnet.cluster.model import Generation, Model
 from shardnet.foreign.quoting import counted
 from shardnet.launch.generate.early import open_early
 from shardnet.launch.generate.options import GenerateOptions
 from shardnet.launch.generate.report import as_json, size, speed_line, stage_table, stderr_console
 from shardnet.loader import ModelFiles
+from shardnet.process.standard_streams import say
 from shardnet.progress import Progress, progress_bars
 
 
@@ -56,7 +58,7 @@ def run(options: GenerateOptions, tokenizer: Any = None) -> None:
         "shardnet_version": shardnet.__version__,
     }
     if options.output.json:
-        print(json.dumps(as_json(done.generations, stages, about, done.wall_s)))
+        print(json.dumps(as_json(done.generations, stages, model.events, about, done.wall_s)))
         return
     console = stderr_console()
     if options.output.stats:
@@ -76,8 +78,15 @@ def _open_cluster(options: GenerateOptions, progress: Progress) -> Cluster:
 
 
 def _load(cluster: Cluster, files: ModelFiles, options: GenerateOptions, progress: Progress) -> Model:
-    asked = replace(options.load, record_spans=options.output.profile is not None, progress=progress)
+    has_profile = options.output.profile is not None
+    on_event = None if options.output.json else _show_event
+    asked = replace(options.load, record_spans=has_profile, progress=progress, on_event=on_event)
     return cluster.load(files, **asked)
+
+
+def _show_event(event: Event) -> None:
+    """On a line of its own: a piece of the answer may stand before it."""
+    say(f"\nshardnet: {event.text}.")
 
 
 def _show_plan(model: Model, cluster: Cluster) -> None:

@@ -76,6 +76,8 @@ class Cluster:
         if workers is not None:
             how_it_ended = workers_that_ended(workers)
         self._watch = Watch(transport, self.devices, how_it_ended, self._on_lost, self._on_stages)
+        if workers is not None:
+            workers.on_ended = self._watch.look
         self._resources = resources.pop_all()  # the caller's until it stands
 
     @classmethod

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from shardnet.cluster.events import Event
+from shardnet.plan import Plan
 from shardnet.session.conversation import Conversations
 from shardnet.timeline.stage_report import StageReport
 from shardnet.timeline.timeline import Timeline
@@ -26,8 +28,12 @@ class Deployed(Protocol):
     """A loaded model without its text: `Deployment` here, `RemoteDeployment` in a source."""
 
     @property
-    def plan_version(self) -> int:
-        """Of the present ring."""
+    def plan(self) -> Plan:
+        """Who holds what, under the version of the present ring."""
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """What happened since it was loaded."""
 
     @property
     def sessions(self) -> Conversations: ...

@@ -6,20 +6,29 @@ ring, and what is sent along one that is gone is not applied.
 
 from __future__ import annotations
 
+import logging
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, InvalidStateError, as_completed, wait
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, TypeVar
 
+from shardnet.cluster.blueprint import Blueprint
+from shardnet.cluster.events import Event
 from shardnet.cluster.ring import Ring
+from shardnet.cluster.rings import Rings
 from shardnet.errors import BadRequest, ClusterError, DeviceLost, ShardnetError
+from shardnet.plan import Plan
 from shardnet.progress import Progress
 from shardnet.session.sessions import VERDICT_S, Sessions
 from shardnet.transport.base import Transport
 from shardnet.transport.messages import RingId, StageKey, StageSizes, Tokens
 
 UNLOAD_S = 5.0
+
+_log = logging.getLogger(__name__)
 
 Answer = TypeVar("Answer")
 
@@ -32,16 +41,17 @@ class Deployment:
     ) -> None:
         self.transport = transport
         self.progress = progress
-        self.plan_version = 0
-        """Of the present ring; stays when the model is closed."""
+        self.events: tuple[Event, ...] = ()
+        """What happened since it was loaded."""
+        self._on_event: Callable[[Event], object] | None = None
         self._epoch = epoch
         self._sessions: Sessions | None = None
-        self._rings: tuple[Ring, ...] = ()
-        """The present one last; before it, for a moment, the one that it takes over from."""
+        self._rings: Rings | None = None
+        self._since_s = time.monotonic()
         self._ended: Future[None] = Future()
-        """Fails when a device that matters is lost, or the model is closed."""
+        """Fails when a device is lost before all is loaded, or the model is closed."""
+        self._is_closed = False
         self._lock = threading.Lock()
-        self._rewiring = threading.Lock()
         self._on_closed = on_closed
 
     @property
@@ -51,16 +61,21 @@ class Deployment:
 
     @property
     def ring(self) -> Ring:
-        """The present one.
+        """The present one. Waits while another one takes over.
 
         Raises:
             ShardnetError: what has ended the model.
         """
-        rings = self._rings
-        if not rings:
+        if self._rings is None or self._is_closed:
             self.sessions.raise_if_ended()
             raise BadRequest(_CLOSED)
-        return rings[-1]
+        return self._rings.current
+
+    @property
+    def plan(self) -> Plan:
+        """Who holds what, under the version of the present ring."""
+        assert self._rings is not None, "the model is not placed yet"
+        return replace(self._rings.plan, version=self._rings.all[-1].ring_id.plan_version)
 
     def next_ring_id(self) -> RingId:
         """For a ring under a plan version that was never used."""
@@ -68,7 +83,8 @@ class Deployment:
 
     def holds(self, ring_id: RingId) -> bool:
         """Whether there is a use for the stages of that ring."""
-        return any(ring.ring_id == ring_id for ring in self._rings)
+        rings = () if self._rings is None or self._is_closed else self._rings.all
+        return any(ring.ring_id == ring_id for ring in rings)
 
     # ---- from nothing to a first ring ----
 
@@ -82,11 +98,9 @@ class Deployment:
             ShardnetError: what has ended the load meanwhile.
         """
         with self._lock:
-            if self._ended.done():
-                self._ended.result()
-            self._sessions = Sessions(self.transport, numbers, ring.route)
-            self._rings = (ring,)
-            self.plan_version = ring.ring_id.plan_version
+            self._raise_if_given_up()
+            self._sessions = sessions = Sessions(self.transport, numbers, ring.route)
+            self._rings = Rings(self.transport, ring, sessions, self.next_ring_id, self._ended, self.end, self.note)
         ring.open()
 
     def result_of(self, answer: Future[Answer]) -> Answer:
@@ -103,6 +117,10 @@ class Deployment:
             self.result_of(loaded)
         self.ring.loaded([loaded.result() for loaded in loads])
 
+    def _raise_if_given_up(self) -> None:
+        if self._ended.done():
+            self._ended.result()
+
     def verdict(self, error: BaseException) -> BaseException:
         """What an error during the load comes from. If a connection broke, whoever watches the devices knows more."""
         if isinstance(error, DeviceLost):
@@ -112,37 +130,38 @@ class Deployment:
 
     # ---- from one ring to the next ----
 
-    def rewire(self) -> RingId:
-        """Let all stages go on under a new plan version, sessions and all. Returns the new ring's id.
+    def stand(self, blueprint: Blueprint, plan: Plan) -> None:
+        """All stages are loaded: from now on, what is lost goes to others.
 
-        Each of three steps is done by every stage before the next begins: they adopt their place in the new ring,
-        switch to it between two of their steps, and answer to the old one no more. So nobody is sent what he does not
-        know, and what was on its way when the old ring ended goes on in the new one.
+        Raises:
+            ShardnetError: what has ended the load meanwhile.
+        """
+        with self._lock:
+            self._raise_if_given_up()
+            assert self._rings is not None, "the model is not placed yet"
+            self._rings.stand(blueprint, plan)
+            self._on_event = blueprint.options.on_event
+            self._since_s = time.monotonic()
+
+    def renew(self) -> None:
+        """Let all stages go on under a new plan version, sessions and all.
 
         Raises:
             ShardnetError: a stage does not answer, or the model was closed; sessions cannot go on then.
         """
-        with self._rewiring:
-            ring_id = self.next_ring_id()
-            with self._lock:
-                old = self.ring
-                new = old.successor(ring_id)
-                self._rings = (old, new)
+        if self._rings is not None:
+            self._rings.renew()
+        self.sessions.raise_if_ended()
+
+    def note(self, event: str, text: str, device: str = "", seconds: float | None = None) -> None:
+        """Remember what happened, and tell who wants to know."""
+        happened = Event(round(time.monotonic() - self._since_s, 3), event, text, device, seconds)
+        self.events = (*self.events, happened)
+        if self._on_event is not None:
             try:
-                self.sessions.suspend()
-                for step in (new.adopt, new.switch):
-                    for answer in step():
-                        self.result_of(answer)
-                self.sessions.point_at(new.route)
-                for answer in new.retire_others():
-                    self.result_of(answer)
-            except BaseException as error:  # Ctrl-C, too: suspended sessions would wait for ever
-                self.end(error if isinstance(error, ShardnetError) else ClusterError(_BROKEN_OFF))
-                raise
-            with self._lock:
-                self._rings = self._rings and (new,)
-                self.plan_version = new.ring_id.plan_version
-            return new.ring_id
+                self._on_event(happened)
+            except Exception as error:  # whatever it is, the sessions go on
+                _log.error("on_event failed: %s: %s", type(error).__name__, error)
 
     # ---- what devices and the watch tell ----
 
@@ -154,13 +173,16 @@ class Deployment:
 
     def on_stage_failed(self, stage: int, device: str, text: str) -> None:
         """The device lives, so the fault is the stage's."""
-        for ring in self._rings[-1:]:
-            self.end(ClusterError(f"stage {stage + 1} of {len(ring.plan)} on {device} failed: {text}"))
+        if self._rings is not None and not self._is_closed:
+            num_stages = len(self._rings.all[-1].plan)
+            self.end(ClusterError(f"stage {stage + 1} of {num_stages} on {device} failed: {text}"))
 
     def on_progress(self, stage: int, done_bytes: int, total_bytes: int) -> None:
-        for ring in self._rings[-1:]:
-            if stage < len(ring.plan):
-                self.progress(f"loading {ring.plan[stage].device}", done_bytes, total_bytes)
+        if self._rings is None or self._is_closed:
+            return
+        plan = self._rings.all[-1].plan
+        if stage < len(plan):
+            self.progress(f"loading {plan[stage].device}", done_bytes, total_bytes)
 
     def on_profile_progress(self, device: str, done: float, total: float) -> None:
         self.progress(f"profiling {device}", done, total)
@@ -171,7 +193,7 @@ class Deployment:
         It does so when it cannot reach this process any more, though it can still be reached: what it was to send, a
         token or a hidden state, went nowhere, and its session would wait for ever.
         """
-        rings = self._rings
+        rings = () if self._rings is None or self._is_closed else self._rings.all
         if len(rings) != 1:
             return
         for index in rings[0].missing(device, present, asked_s):
@@ -183,15 +205,15 @@ class Deployment:
             )
 
     def lose(self, device: str, why: str) -> None:
-        """A device was lost: if it holds a stage, the ring is broken. Lets go of what lived there."""
+        """A device was lost. What it held goes to others, once all is loaded; before, that ends the load."""
         with self._lock:
             rings = self._rings
-            held = rings[-1].held_by(device) if rings else []
-            if rings and not held:
+            if self._is_closed or (rings is not None and rings.lose(device, why)):
                 return
-            what_it_held = _what_it_held(rings[-1], held[0]) if held else _BEFORE_PLACING
-            for ring in rings:
-                ring.release(device)
+            held = [] if rings is None else rings.all[-1].held_by(device)
+            if rings is not None and not held:
+                return
+            what_it_held = _BEFORE_PLACING if rings is None else _what_it_held(rings.all[-1], held[0])
         lost = DeviceLost(f"{device} is lost ({why}){what_it_held}", device)
         self._give_up(lost)
         self.end(lost)
@@ -208,14 +230,15 @@ class Deployment:
         """
         closed = BadRequest(_CLOSED)
         with self._lock:
-            rings, self._rings = self._rings[-1:], ()
+            was_closed, self._is_closed = self._is_closed, True
+            stages = [] if self._rings is None or was_closed else self._rings.close()
             self._give_up(closed)
         try:
             self.end(closed)
-            wait([ended for ring in rings for ended in ring.unload()], timeout=UNLOAD_S)
+            wait([stage.unload() for stage in stages], timeout=UNLOAD_S)
         finally:
-            for ring in rings:
-                ring.release()
+            for stage in stages:
+                stage.release()
             self._on_closed(self)  # from now on, devices end by themselves what they were not told to end
 
     def _give_up(self, why: ShardnetError) -> None:
@@ -225,7 +248,6 @@ class Deployment:
 
 
 _CLOSED = "the model was closed. Load it again."
-_BROKEN_OFF = "the change to another ring was broken off. Load the model again."
 _BEFORE_PLACING = " before the model was placed. Load it again on the devices left."
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any
 
 from shardnet.checks import whole_number
+from shardnet.cluster.events import Event
 from shardnet.cluster.placement import PLACEMENTS, SPREAD
 from shardnet.errors import BadRequest
 from shardnet.foreign.quoting import quoted
@@ -127,6 +128,13 @@ class LoadOptions(Options):
             about="where converted models and links are kept; None takes the folder of SHARDNET_CACHE, or "
             "~/.cache/shardnet. Devices keep their own profiles, in SHARDNET_CACHE as it was when they were started, "
             "or the same default."
+        ),
+    ] = None
+    on_event: Annotated[
+        Callable[[Event], object] | None,
+        Meaning(
+            about="called with each `Event` of `Model.events` as it happens, from the thread on which it does: devices "
+            "that are lost, and who takes over."
         ),
     ] = None
     progress: Annotated[Progress | None, Meaning(about="told how far it is; None shows a bar on a terminal.")] = None

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from shardnet.cluster.blueprint import Blueprint
 from shardnet.cluster.copies import require_copies
 from shardnet.cluster.deployment import Deployment
 from shardnet.cluster.load_options import LoadOptions
@@ -17,8 +18,6 @@ from shardnet.cluster.placement import (
     SPREAD,
     check_num_devices,
     given_plan,
-    kv_budgets,
-    num_at_once,
     place,
     problem_of,
     setting_aside,
@@ -28,9 +27,8 @@ from shardnet.cluster.survey import EXPECTED_TOKENS, Surveyor
 from shardnet.errors import BadRequest
 from shardnet.foreign.quoting import quoted
 from shardnet.loader import ModelFiles, open_model
-from shardnet.plan import Plan
+from shardnet.plan import DeviceProfile, Link, Plan
 from shardnet.process.cache_folder import cache_folder
-from shardnet.transport.messages import RingId, RingStop, StageSpec
 
 MOST_SESSIONS = 2**32
 """So many numbers a loaded model takes for its sessions."""
@@ -56,16 +54,19 @@ def load_model(
     ring_id = deployment.next_ring_id()
     version = ring_id.plan_version
     placed = place_model(deployment, files, devices, surveyor, options, context_tokens, version)
-    plan, specs = placed.plan, _specs(deployment.transport.name, ring_id, placed, files, options)
-    ring = Ring(deployment.transport, plan.stages, specs)
+    plan = placed.plan
+    blueprint = Blueprint(
+        deployment.transport.name, files, options, version, placed.devices, placed.links, context_tokens
+    )
+    ring = Ring(deployment.transport, plan.stages, blueprint.specs(ring_id, plan.stages, plan))
     numbers = itertools.count(deployment.transport.draw("session", MOST_SESSIONS))
     deployment.place(ring, numbers)
     loads = ring.load()
     tokenizer = opened.tokenizer()  # the devices load meanwhile
     deployment.wait_until_loaded(loads)
+    deployment.stand(blueprint, plan)
     return Model(
         deployment,
-        plan,
         files.profile,
         tokenizer,
         checkpoint=files.copy.name,
@@ -74,38 +75,12 @@ def load_model(
     )
 
 
-def _specs(source: str, ring_id: RingId, placed: Placed, files: ModelFiles, options: LoadOptions) -> list[StageSpec]:
-    """What each device is told to load, and its place in the ring."""
-    stages = placed.plan.stages
-    ring = tuple(RingStop(stage.device, stage.first_unit, stage.last_unit) for stage in stages)
-    return [
-        StageSpec(
-            ring_id=ring_id,
-            stage=index,
-            ring=ring,
-            source=source,
-            checkpoint=files.copy.name,
-            tensors=files.roots_of(stage.first_unit, stage.last_unit),
-            dtype=options.dtype,
-            wire_dtype=options.wire_dtype or options.dtype,
-            kv_budget_bytes=placed.kv_budgets[index],
-            prefill_chunk_tokens=options.prefill_chunk_tokens,
-            record_spans=options.record_spans,
-            deployment=ring_id.plan_version,
-            num_groups=placed.num_at_once,
-        )
-        for index, stage in enumerate(stages)
-    ]
-
-
 class Placed(NamedTuple):
     """Where a model goes."""
 
     plan: Plan
-    kv_budgets: list[int]
-    """Of each stage, in bytes."""
-    num_at_once: int
-    """Stages that can compute at the same time."""
+    devices: tuple[DeviceProfile, ...]
+    links: tuple[Link, ...]
 
 
 def place_model(
@@ -120,8 +95,8 @@ def place_model(
     """Decide which device gets what."""
     kv_bytes = options.kv_memory_bytes
     if options.split is not None:
-        plan, profiles = given_plan(options.split, files.profile, devices, version), surveyor.memory(devices)
-        return Placed(plan, kv_budgets(plan, files.profile, profiles, kv_bytes), num_at_once(plan, profiles))
+        plan = given_plan(options.split, files.profile, devices, version)
+        return Placed(plan, tuple(surveyor.memory(devices)), ())
     if options.placement == SPREAD:
         check_num_devices(len(devices), files.profile.num_units, files.profile.name)
     expected_tokens = min(EXPECTED_TOKENS, max(1, context_tokens // 2))
@@ -138,8 +113,7 @@ def place_model(
     )
     with setting_aside(kv_bytes, files.profile, survey.devices):
         plan = place(problem, options.placement, options.objective, options.in_flight, version)
-    budgets = kv_budgets(plan, files.profile, survey.devices, kv_bytes)
-    return Placed(plan, budgets, num_at_once(plan, survey.devices))
+    return Placed(plan, survey.devices, survey.links)
 
 
 def check_context(model: str, longest: int, wanted: int | None, option: str = "context_tokens") -> int:

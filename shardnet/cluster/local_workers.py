@@ -84,6 +84,8 @@ class LocalWorkers:
             log_dir = logs.path
             self._remove_logs = weakref.finalize(self, _remove, logs, Birthplace("this folder"))
         self.log_dir = log_dir
+        self.on_ended: Callable[[], object] = lambda: None
+        """Called when a device's process has ended, on the thread that has heard of it."""
         self._pids: dict[str, int] = {}
         self._codes: dict[str, int] = {}
         self._nursery: subprocess.Popen[str] | None = None
@@ -198,9 +200,11 @@ class LocalWorkers:
             news = NEWS.fullmatch(line.rstrip())
             if news is not None:  # else a library has printed it
                 (self._pids if news["event"] == "started" else self._codes)[news["name"]] = int(news["number"])
+                self.on_ended()
         code = _code_of(nursery.pid)
         for name in self.names:
             self._codes.setdefault(name, code)
+        self.on_ended()
 
     def _ends_within(self, timeout_s: float) -> bool:
         """Whether the nursery has ended by then. It is left unburied: `_signal_all` needs its number."""

@@ -12,6 +12,7 @@ from statistics import median
 from typing import Any
 
 from shardnet.cluster.deployed import Deployed
+from shardnet.cluster.events import Event
 from shardnet.errors import ClusterError
 from shardnet.options import takes
 from shardnet.plan import ModelProfile, Plan
@@ -37,7 +38,6 @@ class Model:
     def __init__(
         self,
         deployment: Deployed,
-        plan: Plan,
         profile: ModelProfile,
         tokenizer: Any,
         *,
@@ -54,7 +54,6 @@ class Model:
         self.context_tokens = context_tokens
         """Tokens of prompt and answer together that a session may have."""
         self._deployment = deployment
-        self._plan = plan
         self._laps_s: deque[float] = deque(maxlen=NUM_LAPS_KEPT)
         self._latest: Generation | None = None
         self._turns = Turns()
@@ -69,7 +68,12 @@ class Model:
     def plan(self) -> Plan:
         """Who holds what, what was predicted, and after a run what was measured. Prints as a table."""
         measured_lap_s = median(self._laps_s) if self._laps_s else None
-        return replace(self._plan, version=self._deployment.plan_version, measured_lap_s=measured_lap_s)
+        return replace(self._deployment.plan, measured_lap_s=measured_lap_s)
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """What happened since it was loaded: devices that were lost, and who took over from them."""
+        return self._deployment.events
 
     @takes(GenerationOptions)
     def stream(self, prompt: str | Sequence[int] | Chat, **options: Any) -> Stream:

@@ -12,7 +12,7 @@ from shardnet.timeline.stage_report import StageReport
 from shardnet.timeline.timeline import Timeline, shares_from_totals
 from shardnet.transport.base import RemoteObject, Transport
 from shardnet.transport.delivery import answer_of
-from shardnet.transport.messages import RingId, StageAccount, StageSizes, StageSpec
+from shardnet.transport.messages import RingId, SessionStanding, StageAccount, StageSizes, StageSpec, Wanted
 
 ASK_S = 30.0
 LOAD_S = 3600.0
@@ -27,22 +27,28 @@ class RemoteStage:
 
     def __init__(self, transport: Transport, spec: StageSpec, plan: StagePlan) -> None:
         self.plan = plan
+        self.sizes: StageSizes | None = None
+        """Known when it is loaded."""
         self._transport = transport
         self._spec = spec
         self._host: RemoteObject = transport.remote(plan.device, "open_stage", spec)
-        self.sizes: StageSizes | None = None
-        """Known when it is loaded."""
+        self._loading: Future[StageSizes] | None = None
 
     def load(self) -> Future[StageSizes]:
-        """Start loading; the future gives the sizes."""
-        return self._host.call("load", timeout_s=LOAD_S)
+        """Start loading, once; the future gives the sizes."""
+        if self._loading is None:
+            self._loading = self._host.call("load", timeout_s=LOAD_S)
+        return self._loading
 
     def report(self) -> StageReport:
         assert self.sizes is not None, "not loaded"
         account: StageAccount = self._host.call("report", timeout_s=ASK_S).result()
         totals = account.totals
-        offsets = clock_offsets(self._transport, (self.plan.device, *(name for name, _ in totals.messages_from)))
-        shares = shares_from_totals(totals, totals.compute_s + totals.idle_s, offsets)
+        senders = {source for source, _, _ in totals.messages_from}
+        gone = senders.difference(self._transport.members())
+        offsets = clock_offsets(self._transport, [self.plan.device, *sorted(senders - gone)])
+        wire_s = totals.corrected_wire_s(offsets, gone)
+        shares = shares_from_totals(totals, wire_s, totals.compute_s + totals.idle_s)
         return StageReport(
             device=self.plan.device,
             first_unit=self.plan.first_unit,
@@ -52,7 +58,7 @@ class RemoteStage:
             kv_reserved_bytes=account.kv_reserved_bytes,
             peak_rss_bytes=account.peak_rss_bytes,
             compute_s=totals.compute_s,
-            wire_s=totals.corrected_wire_s(offsets),
+            wire_s=wire_s,
             idle_s=totals.idle_s,
             num_steps=totals.num_steps,
             num_tokens=totals.num_tokens,
@@ -73,6 +79,7 @@ class RemoteStage:
 
     def adopt(self, spec: StageSpec) -> Future[Any]:
         """See `StageHost.adopt`; the others likewise. Told until it is answered."""
+        self._spec = spec
         return self._tell("adopt", spec)
 
     def switch(self, ring_id: RingId) -> Future[Any]:
@@ -81,9 +88,17 @@ class RemoteStage:
     def retire(self, ring_id: RingId) -> Future[Any]:
         return self._tell("retire", ring_id)
 
-    def _tell(self, method: str, what: Any) -> Future[Any]:
+    def standings(self) -> Future[tuple[SessionStanding, ...]]:
+        """How far each session stands there; asked until it is answered."""
+        return self._tell("standings")
+
+    def resend(self, ring_id: RingId, wanted: tuple[Wanted, ...]) -> Future[Any]:
+        """See `StageHost.resend`; told until it is answered."""
+        return self._tell("resend", ring_id, wanted)
+
+    def _tell(self, method: str, *what: Any) -> Future[Any]:
         def send(wait_s: float) -> Future[Any]:
-            return self._host.call(method, what, timeout_s=wait_s)
+            return self._host.call(method, *what, timeout_s=wait_s)
 
         return answer_of(send, first_s=REWIRE_S, most_tries=REWIRE_TRIES)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Sequence
 from concurrent.futures import Future
+from itertools import zip_longest
 from typing import Any
 
 from shardnet.cluster.remote_stage import RemoteStage, collect_timeline
@@ -13,7 +14,7 @@ from shardnet.session import sessions
 from shardnet.timeline.stage_report import StageReport
 from shardnet.timeline.timeline import Timeline
 from shardnet.transport.base import Transport
-from shardnet.transport.messages import RingId, StageKey, StageSizes, StageSpec
+from shardnet.transport.messages import RingId, SessionStanding, StageKey, StageSizes, StageSpec
 
 
 class Ring:
@@ -33,10 +34,14 @@ class Ring:
         """As sessions see it."""
         return sessions.Ring(self.ring_id, self.specs[0].ring)
 
-    def open(self) -> None:
-        """Make room for every stage on its device."""
-        for spec, plan in zip(self.specs, self.plan, strict=True):
-            self.stages = (*self.stages, RemoteStage(self._transport, spec, plan))
+    def open(self, kept: Sequence[RemoteStage | None] = ()) -> None:
+        """Make room for every stage on its device, but for those that are there already.
+
+        Raises:
+            DeviceLost, CallTimeout: a device does not answer. `stages` has those that were opened before it.
+        """
+        for spec, plan, stage in zip_longest(self.specs, self.plan, kept):
+            self.stages = (*self.stages, stage or RemoteStage(self._transport, spec, plan))
 
     def load(self) -> list[Future[StageSizes]]:
         """All devices load at the same time."""
@@ -48,14 +53,8 @@ class Ring:
             stage.sizes = size
         self._since_s = time.monotonic()
 
-    def successor(self, ring_id: RingId) -> Ring:
-        """The same stages under another plan version. They do not know of it yet: see `Deployment.rewire`."""
-        successor = Ring(self._transport, self.plan, [spec._replace(ring_id=ring_id) for spec in self.specs])
-        successor.stages = self.stages
-        return successor
-
     def adopt(self) -> list[Future[Any]]:
-        """Tell every stage of its place in this ring; nothing is sent along it yet."""
+        """Tell every stage of its place in this ring; nothing is sent along it yet. New ones know it already."""
         return [stage.adopt(spec._replace(tensors={})) for stage, spec in zip(self.stages, self.specs, strict=True)]
 
     def switch(self) -> list[Future[Any]]:
@@ -66,6 +65,10 @@ class Ring:
         """Tell every stage to answer to this ring alone."""
         self._since_s = time.monotonic()
         return [stage.retire(self.ring_id) for stage in self.stages]
+
+    def standings(self) -> list[Future[tuple[SessionStanding, ...]]]:
+        """How far the sessions stand at each stage."""
+        return [stage.standings() for stage in self.stages]
 
     def held_by(self, device: str) -> list[int]:
         """The stages that a device has, by their index."""
@@ -90,12 +93,8 @@ class Ring:
         """The spans of all stages on this process's clock."""
         return collect_timeline(self.stages)
 
-    def unload(self) -> list[Future[Any]]:
-        """Start to end every stage; `release` them when that is done or nobody waits for it."""
-        return [stage.unload() for stage in self.stages]
-
-    def release(self, device: str | None = None) -> None:
-        """Drop the handles to the stages of a device, or of all: before it is struck off."""
+    def release(self, device: str) -> None:
+        """Drop the handles to the stages of a device: before it is struck off."""
         for stage in self.stages:
-            if device in (None, stage.plan.device):
+            if stage.plan.device == device:
                 stage.release()

@@ -78,6 +78,7 @@ class Watch:
         """Who came and who went since then."""
         self._if_it_lives: defaultdict[str, list[Callable[[], None]]] = defaultdict(list)
         self._news = threading.Condition()
+        self._must_look = False
         self._is_closed = False
         self._thread = threading.Thread(target=self._run, name="shardnet-watch", daemon=True)
         self._thread.start()
@@ -100,6 +101,12 @@ class Watch:
             self._told.append(event)
             self._news.notify()
 
+    def look(self) -> None:
+        """Look at once: a process may have ended."""
+        with self._news:
+            self._must_look = True
+            self._news.notify()
+
     def close(self) -> None:
         """Stop watching. Safe to call twice."""
         with self._news:
@@ -108,13 +115,17 @@ class Watch:
         if self._thread is not threading.current_thread():
             self._thread.join()
 
+    def _has_news(self) -> bool:
+        return bool(self._doubted or self._told or self._must_look)
+
     def _run(self) -> None:
         while True:
             with self._news:
                 wait_s = LOOK_CLOSELY_EVERY_S if self._if_it_lives else LOOK_EVERY_S
-                self._news.wait_for(lambda: self._is_closed or self._doubted or self._told, wait_s)
+                self._news.wait_for(lambda: self._is_closed or self._has_news(), wait_s)
                 if self._is_closed:
                     return
+                self._must_look = False
                 doubted, self._doubted = self._doubted, []
                 told, self._told = self._told, []
             for event in told:

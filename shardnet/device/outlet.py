@@ -77,7 +77,8 @@ class RingOutlet:
 
     def failed(self, error: BaseException) -> None:
         spec = self._spec
-        self._tell_failed(spec, spec.stage, self._transport.name, f"{type(error).__name__}: {error}")
+        told_again = partial(self.failed, error)
+        self._tell_failed(spec, spec.stage, self._transport.name, f"{type(error).__name__}: {error}", told_again)
 
     def _send_hop(self, spec: StageSpec, parts: tuple[Part, ...], rows: torch.Tensor, wait_s: float) -> Future[Any]:
         device, hop = self._to_next(spec, parts, rows)
@@ -100,20 +101,23 @@ class RingOutlet:
             then()
 
     def _check(self, spec: StageSpec, sent: Future[Any]) -> None:
+        """A hop of a ring that is over has not failed: who lacks it is sent it again in the new one."""
         error = sent.exception()
-        if error is not None and not self._is_over():
+        if error is not None and self._spec is spec and not self._is_over():
             stage = _next_stage(spec)
-            self._tell_failed(spec, stage, spec.ring[stage].device, str(error))
+            self._tell_failed(spec, stage, spec.ring[stage].device, str(error), _nothing)
 
-    def _tell_failed(self, spec: StageSpec, stage: int, device: str, text: str) -> None:
+    def _tell_failed(
+        self, spec: StageSpec, stage: int, device: str, text: str, if_ring_is_over: Callable[[], None]
+    ) -> None:
         send = partial(self._send_failed, spec, stage, device, text)
-        on_answer = partial(self._failure_was_told, spec, stage, device, text)
+        on_answer = partial(self._failure_was_told, spec, if_ring_is_over)
         Delivery(send, on_answer, first_s=HOP_S, is_over=self._is_over).begin()
 
-    def _failure_was_told(self, spec: StageSpec, stage: int, device: str, text: str, told: Future[Any]) -> None:
+    def _failure_was_told(self, spec: StageSpec, if_ring_is_over: Callable[[], None], told: Future[Any]) -> None:
         """Who is gone, or holds the ring no more, needs no news: its device drops the stage (`orphans`)."""
         if isinstance(told.exception(), PlanNotInForce) and self._spec is not spec:
-            self._tell_failed(self._spec, stage, device, text)
+            if_ring_is_over()
 
     def _send_failed(self, spec: StageSpec, stage: int, device: str, text: str, wait_s: float) -> Future[Any]:
         return self._transport.post(spec.source, "stage_failed", spec.ring_id, stage, device, text, timeout_s=wait_s)
@@ -130,4 +134,4 @@ def _next_stage(spec: StageSpec) -> int:
 
 
 def _nothing() -> None:
-    """Nobody waits for a hop of decoding."""
+    """Nobody waits: for a hop of decoding, or for news of a hop that a later ring makes good."""

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Collection
 from dataclasses import replace
 
-from shardnet.errors import BadConfiguration
+from shardnet.errors import BadConfiguration, DoesNotFit
 from shardnet.plan import Plan, StagePlan, merged_stages
 from shardnet.planner.costs import broken_limit, evaluate
 from shardnet.planner.problem import Problem
@@ -62,6 +62,24 @@ def repairs(old: Plan, problem: Problem) -> list[tuple[StagePlan, ...]]:
         found = [(*stages, *part) for stages in found[:_MOST] for part in parts]
     merged = [merged_stages(stages) for stages in found[: _MOST * 8]]
     return [stages for stages in merged if _fits(problem, stages)]
+
+
+def repaired(old: Plan, problem: Problem) -> Plan:
+    """The best of the `repairs`, for one session and the objective of `old`.
+
+    Raises:
+        DoesNotFit: the others cannot hold what is lost where it is.
+    """
+    costs = [(evaluate(problem, stages), stages) for stages in repairs(old, problem)]
+    if not costs:
+        needed = sum(problem.unit_memory_bytes)
+        free = sum(device.memory_bytes for device in problem.devices)
+        raise DoesNotFit(
+            f"the model needs {needed / 2**30:.2f} GiB, and the devices left have {free / 2**30:.2f} GiB, or none of "
+            "them has room for what was lost beside its own. Add a device, or load the model in a smaller dtype."
+        )
+    cost, stages = min(costs, key=lambda row: row[0].value(old.objective, 1))
+    return replace(old, stages=stages, lap_s=cost.lap_s, bottleneck_s=cost.bottleneck_s, gap=None, optimal=False)
 
 
 def _fits(problem: Problem, stages: tuple[StagePlan, ...]) -> bool:

@@ -8,10 +8,7 @@ one takes over they are pointed at it, and go on. Does not know text: see `shard
 from __future__ import annotations
 
 import copy
-import itertools
-import queue
 import threading
-import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
@@ -20,9 +17,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from shardnet.errors import DeviceLost, PlanNotInForce, ShardnetError
+from shardnet.errors import ClusterError, DeviceLost, PlanNotInForce, ShardnetError
 from shardnet.process.forks import Birthplace
 from shardnet.process.threads import Errands
+from shardnet.session.session import Session
 from shardnet.timeline.clocks import clock_ns
 from shardnet.transport.base import Transport
 from shardnet.transport.delivery import Delivery, answer_of
@@ -31,7 +29,6 @@ from shardnet.transport.messages import (
     Part,
     RingId,
     RingStop,
-    SampledToken,
     SamplingOptions,
     SessionSpec,
     Tokens,
@@ -58,63 +55,6 @@ class Ring(NamedTuple):
     stops: tuple[RingStop, ...]
 
 
-class Session:
-    """One conversation in flight. Iterate over it for its tokens; it is closed when the iteration ends.
-
-    Raises (from the iteration):
-        ShardnetError: the ring broke; `DeviceLost` names the device and the stage.
-    """
-
-    def __init__(self, owner: Sessions, spec: SessionSpec) -> None:
-        self.spec = spec
-        self.started_s = time.monotonic()
-        self.first_token_s: float | None = None
-        self.last_token_s: float | None = None
-        self._owner = owner
-        self._news: queue.SimpleQueue[SampledToken | BaseException | None] = queue.SimpleQueue()
-        self._held: dict[int, SampledToken] = {}
-
-    def __iter__(self) -> Iterator[SampledToken]:
-        """The tokens in order; news may overtake each other on their way, and come twice. Ends early after `cancel`."""
-        end: Callable[[], None] = self.cancel
-        try:
-            for index in itertools.count():
-                while index not in self._held:
-                    news = self._news.get()
-                    if news is None:
-                        return
-                    if isinstance(news, BaseException):
-                        raise copy.copy(news)  # other sessions raise it at the same time
-                    if news.index >= index:
-                        self._held[news.index] = news
-                token = self._held.pop(index)
-                yield token
-                if token.finish_reason:
-                    return
-        except GeneratorExit:
-            end = self._cancel_later
-            raise
-        finally:
-            end()
-
-    def _cancel_later(self) -> None:
-        """Nobody iterates any more. This may run in the garbage collector, and so in the midst of anything."""
-        self._news.put(None)
-        self._owner.close_session_later(self.spec.session)
-
-    def cancel(self) -> None:
-        """Stop generating and free the session's memory on every stage. Safe to call twice, from any thread."""
-        self._news.put(None)
-        self._owner.close_session(self.spec.session)
-
-    def tell(self, news: SampledToken | BaseException) -> None:
-        if isinstance(news, SampledToken):
-            self.last_token_s = time.monotonic()
-            if self.first_token_s is None:
-                self.first_token_s = self.last_token_s
-        self._news.put(news)
-
-
 class Sessions:
     """The sessions of one loaded model. Safe to use from several threads.
 
@@ -135,6 +75,8 @@ class Sessions:
         self._lock = threading.RLock()
         self._resumed = threading.Condition(self._lock)
         self._is_suspended = False
+        self._closed_meanwhile: set[int] = set()
+        """Those whose end a stage may have heard of under a ring that is over."""
         self._open: set[int] = set()
         self._held: weakref.WeakValueDictionary[int, Session] = weakref.WeakValueDictionary()
         """Those of `_open` that somebody still holds."""
@@ -143,7 +85,6 @@ class Sessions:
         self._ended: ShardnetError | None = None
         self._cut_off: tuple[int, ...] = ()
         """The sessions that were open at the end."""
-        self._has_verdict = threading.Event()
         self._birthplace = Birthplace("this model")
         self._errands = Errands("shardnet-sessions")
 
@@ -170,7 +111,7 @@ class Sessions:
             eos_ids=eos_ids,
             sampling=sampling,
         )
-        session = Session(self, spec)
+        session = Session(self, spec, prompt_ids)
         with self._lock:
             self.raise_if_ended()
             self._held[spec.session] = session
@@ -178,12 +119,10 @@ class Sessions:
         try:
             self._close_forgotten(list(self._open))
             self.settle()  # the memory that earlier sessions held must be free before this one asks for it
-            while not self._is_open_on_all(self._ring_when_resumed(), spec, tuple(prompt_ids)):
+            while not self._has_begun(session, self._ring_when_resumed()):
                 pass  # the ring was exchanged meanwhile: the next one is asked
-            self._send_prompt(session, prompt_ids)
-        except BaseException as error:
-            if isinstance(error, DeviceLost):
-                self._wait_for_verdict()
+            self.send(self.ring, session, 0, prompt_ids)
+        except BaseException:
             self.close_session(spec.session)
             raise
         return session
@@ -192,15 +131,22 @@ class Sessions:
         """Begin no session until `point_at`. Those under way go on as long as their stages let them."""
         with self._lock:
             self._is_suspended = True
+            self._closed_meanwhile.update(each for each in self._closings if self._is_being_closed(each))
+            self._resumed.notify_all()
+
+    def under_way(self) -> list[Session]:
+        """The sessions that have begun and not ended."""
+        with self._lock:
+            return [session for number, session in self._held.items() if number in self._open and session.is_begun]
 
     def point_at(self, ring: Ring) -> None:
         """From now on sessions go through `ring`, whose stages hold those that are under way."""
         with self._lock:
             self.ring = ring
-            for session in list(self._closings):
-                if self._is_being_closed(session):
-                    self._close_everywhere(session)
             self._is_suspended = False
+            closed, self._closed_meanwhile = self._closed_meanwhile, set()
+            for session in closed:
+                self._close_everywhere(session)
             self._resumed.notify_all()
             cut_off = self._cut_off
         self._cut_off_in(ring, cut_off)
@@ -212,6 +158,8 @@ class Sessions:
         with self._lock:
             if session not in self._open:
                 return
+            if self._is_suspended:
+                self._closed_meanwhile.add(session)
             if self._ended is None:
                 self._close_everywhere(session)
             self._open.discard(session)  # last: whoever is interrupted before can close it again
@@ -259,7 +207,6 @@ class Sessions:
             self._open.clear()
             self._resumed.notify_all()
         self._cut_off_in(ring, numbers)
-        self._has_verdict.set()
         self._errands.end(ERRANDS_S)
         for session in sessions:
             session.tell(self._ended)
@@ -300,24 +247,31 @@ class Sessions:
             self.raise_if_ended()
             return self.ring
 
-    def _is_open_on_all(self, ring: Ring, spec: SessionSpec, prompt_ids: tuple[int, ...]) -> bool:
-        """Open a session on every stage of `ring`; False where another ring has taken its place meanwhile."""
-        last = len(ring.stops) - 1
+    def _has_begun(self, session: Session, ring: Ring) -> bool:
+        """Open a session on every stage of `ring`; False where another ring takes its place meanwhile."""
+        spec, last = session.spec, len(ring.stops) - 1
         needs_prompt = spec.sampling.repetition_penalty != 1.0
         opened = []
         for index in range(len(ring.stops)):
-            told = spec._replace(prompt_ids=prompt_ids) if needs_prompt and index == last else spec
-            opened.append(self._open_at(ring, index, told))
+            told = spec._replace(prompt_ids=session.prompt_ids) if needs_prompt and index == last else spec
+            opened.append(self.open_at(ring, index, told))
         errors = [error for future in opened if (error := future.exception()) is not None]
+        if any(isinstance(error, DeviceLost) for error in errors):
+            self._wait_for_verdict(ring)
         with self._lock:
             self.raise_if_ended()
-            has_moved = self._is_suspended or self.ring != ring
+            has_moved = self._has_moved(ring)
+            session.is_begun = not errors and not has_moved
         for error in errors:
-            if not (has_moved and isinstance(error, PlanNotInForce)):
+            if not (has_moved and isinstance(error, ClusterError)):
                 raise error
-        return not has_moved
+        return session.is_begun
 
-    def _open_at(self, ring: Ring, stage: int, spec: SessionSpec) -> Future[Any]:
+    def _has_moved(self, ring: Ring) -> bool:
+        return self._is_suspended or self.ring != ring
+
+    def open_at(self, ring: Ring, stage: int, spec: SessionSpec) -> Future[Any]:
+        """Open a session on one stage of a ring; asked until it answers."""
         is_over = partial(self._is_over, spec.session)
         return self._ask(
             ring, stage, "open_session", spec, OPEN_SESSION_S, most_tries=OPEN_SESSION_TRIES, is_over=is_over
@@ -343,35 +297,36 @@ class Sessions:
 
         return answer_of(send, first_s=first_s, most_tries=most_tries, is_over=is_over)
 
-    def _send_prompt(self, session: Session, prompt_ids: Sequence[int]) -> None:
-        spec, ring = session.spec, self.ring
-        ids = torch.tensor(prompt_ids, dtype=torch.long)
-        parts = (Part(spec.session, 0, len(prompt_ids)),)
+    def send(self, ring: Ring, session: Session, position: int, ids: Sequence[int]) -> None:
+        """Send token ids of a session, which stand at `position`, to the first stage of a ring. Does not wait."""
+        spec = session.spec
+        rows = torch.tensor(ids, dtype=torch.long)
+        parts = (Part(spec.session, position, len(ids)),)
 
         def send(wait_s: float) -> Future[Any]:
-            hop = Hop(ring.ring_id, 0, parts, ids, self._transport.name, clock_ns())
+            hop = Hop(ring.ring_id, 0, parts, rows, self._transport.name, clock_ns())
             return self._transport.call(ring.stops[0].device, "bulk_hop", hop, timeout_s=wait_s)
 
-        on_answer = partial(self._prompt_was_answered, weakref.ref(session), prompt_ids, ring)
+        on_answer = partial(self._was_sent, spec.session, ring)
         is_over = partial(self._is_over, spec.session)
         Delivery(send, on_answer, first_s=PROMPT_S, is_over=is_over).begin()
 
-    def _prompt_was_answered(
-        self, session_ref: weakref.ref[Session], prompt_ids: Sequence[int], ring: Ring, sent: Future[Any]
-    ) -> None:
-        """A prompt that did not arrive ends its session; if its device is lost, the cluster will say so, and more."""
-        error, session = sent.exception(), session_ref()
-        if session is None or not isinstance(error, ShardnetError) or isinstance(error, DeviceLost):
+    def _was_sent(self, session: int, ring: Ring, sent: Future[Any]) -> None:
+        """Ids that did not arrive end their session. But if a device is lost, the cluster will say so and do more; and
+        what a ring refuses since it is over, whoever exchanged it sends again.
+        """
+        error = sent.exception()
+        if not isinstance(error, ShardnetError) or isinstance(error, DeviceLost):
             return
-        if isinstance(error, PlanNotInForce) and self.ring != ring:
-            self._send_prompt(session, prompt_ids)
-        else:
-            self.fail_session(session.spec.session, error)
+        with self._lock:
+            is_refused = isinstance(error, PlanNotInForce) and self._has_moved(ring)
+        if not is_refused:
+            self.fail_session(session, error)
 
-    def _wait_for_verdict(self) -> None:
-        """A connection broke: whoever watches the devices is about to say which stage is lost, and how."""
-        if self._has_verdict.wait(VERDICT_S):
-            self.raise_if_ended()
+    def _wait_for_verdict(self, ring: Ring) -> None:
+        """A connection broke: whoever watches the devices is about to say what becomes of the ring."""
+        with self._resumed:
+            self._resumed.wait_for(lambda: self._ended is not None or self._has_moved(ring), VERDICT_S)
 
     def _is_ended(self) -> bool:
         return self._ended is not None

@@ -228,6 +228,6 @@ def _sampled(session: LiveSession, end: int, token_id: int) -> SampledToken:
     spec = session.spec
     session.note_sampled(end, token_id)
     index = end - spec.prompt_tokens
-    reason = "eos" if token_id in spec.eos_ids else "length" if index + 1 >= spec.max_new_tokens else ""
+    reason = spec.finish_reason(index, token_id)
     session.is_over = bool(reason)
     return SampledToken(spec.session, index, token_id, reason)

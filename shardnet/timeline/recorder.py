@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from threading import Lock
 from typing import NamedTuple
 
@@ -26,14 +26,21 @@ class Totals(NamedTuple):
     bytes_in: int = 0
     num_dropped_spans: int = 0
     """Oldest spans that were dropped because nobody drained them in time."""
-    messages_from: tuple[tuple[str, int], ...] = ()
-    """For each device that sent messages, how many."""
+    messages_from: tuple[tuple[str, int, float], ...] = ()
+    """For each device that sent messages, how many, and their part of `wire_s`."""
 
-    def corrected_wire_s(self, offsets: Mapping[str, ClockOffset]) -> float:
-        """Seconds on the wire, with what the two ends' clocks differ by taken out. Never negative."""
+    def corrected_wire_s(self, offsets: Mapping[str, ClockOffset], gone: Collection[str] = ()) -> float:
+        """Seconds on the wire, with what the two ends' clocks differ by taken out. Never negative.
+
+        Args:
+            gone: devices whose clock cannot be asked any more; what they sent is left out.
+        """
         own = offset_ns_of(offsets, self.device)
-        skew_ns = sum(count * (offset_ns_of(offsets, source) - own) for source, count in self.messages_from)
-        return max(0.0, self.wire_s + skew_ns / 1e9)
+        corrected_s = 0.0
+        for source, count, wire_s in self.messages_from:
+            if source not in gone:
+                corrected_s += wire_s + count * (offset_ns_of(offsets, source) - own) / 1e9
+        return max(0.0, corrected_s)
 
 
 class Recorder:
@@ -64,9 +71,9 @@ class Recorder:
     def wire(self, sent_ns: int, received_ns: int, *, source_device: str, num_bytes: int, num_sessions: int) -> None:
         """A message came in. `sent_ns` is on the clock of `source_device`, `received_ns` on ours."""
         with self._lock:
-            self._wire_ns += received_ns - sent_ns
             self._bytes_in += num_bytes
-            self._messages_from[source_device] = self._messages_from.get(source_device, 0) + 1
+            num_messages, wire_ns = self._messages_from.get(source_device, (0, 0))
+            self._messages_from[source_device] = num_messages + 1, wire_ns + received_ns - sent_ns
             if self.keep_spans:
                 self._keep(("wire", sent_ns, received_ns, 0, num_sessions, num_bytes, source_device))
 
@@ -89,13 +96,15 @@ class Recorder:
                 stage=self.stage,
                 compute_s=self._compute_ns / 1e9,
                 idle_s=self._idle_ns / 1e9,
-                wire_s=self._wire_ns / 1e9,
+                wire_s=sum(wire_ns for _, wire_ns in self._messages_from.values()) / 1e9,
                 num_steps=self._num_steps,
                 num_tokens=self._num_tokens,
-                num_messages=sum(self._messages_from.values()),
+                num_messages=sum(count for count, _ in self._messages_from.values()),
                 bytes_in=self._bytes_in,
                 num_dropped_spans=self._num_dropped,
-                messages_from=tuple(sorted(self._messages_from.items())),
+                messages_from=tuple(
+                    (source, count, wire_ns / 1e9) for source, (count, wire_ns) in sorted(self._messages_from.items())
+                ),
             )
 
     def drain(self) -> list[SpanTuple]:
@@ -109,6 +118,6 @@ class Recorder:
         """Forget totals and spans, as before the first step."""
         with self._lock:
             self._spans.clear()
-            self._messages_from: dict[str, int] = {}
-            self._compute_ns = self._wire_ns = self._idle_ns = 0
+            self._messages_from: dict[str, tuple[int, int]] = {}
+            self._compute_ns = self._idle_ns = 0
             self._num_steps = self._num_tokens = self._bytes_in = self._num_dropped = 0

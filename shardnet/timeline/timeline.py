@@ -29,7 +29,7 @@ class Shares:
     """Waiting while nothing was."""
 
 
-def shares_from_totals(totals: Totals, run_s: float, offsets: Mapping[str, ClockOffset] | None = None) -> Shares:
+def shares_from_totals(totals: Totals, wire_s: float, run_s: float) -> Shares:
     """The shares of a run of `run_s` seconds when no spans were kept.
 
     Messages that overlap a computation or each other cannot be told from totals: with several sessions in flight,
@@ -37,7 +37,7 @@ def shares_from_totals(totals: Totals, run_s: float, offsets: Mapping[str, Clock
     """
     run_s = max(run_s, totals.compute_s, 1e-9)
     compute = totals.compute_s / run_s
-    wire = min(totals.corrected_wire_s(offsets or {}) / run_s, 1.0 - compute)
+    wire = min(wire_s / run_s, 1.0 - compute)
     return Shares(totals.device, totals.stage, compute, wire, 1.0 - compute - wire)
 
 

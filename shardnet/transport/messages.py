@@ -115,6 +115,12 @@ class SessionSpec(NamedTuple):
     send_from: int = 0
     """The next stage has so many tokens: what comes before is computed and kept, and not sent on."""
 
+    def finish_reason(self, index: int, token_id: int) -> str:
+        """Why the answer ends with the token of that index; '' where it goes on."""
+        if token_id in self.eos_ids:
+            return "eos"
+        return "length" if index + 1 >= self.max_new_tokens else ""
+
 
 class SessionStanding(NamedTuple):
     """What a stage knows of an open session, between two of its steps."""

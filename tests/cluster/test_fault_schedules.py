@@ -112,4 +112,4 @@ def test_every_conversation_ends_with_its_own_text(
 
 def rewire(model: Model, times: int) -> None:
     for _ in range(times):
-        model._deployment.rewire()
+        model._deployment.renew()

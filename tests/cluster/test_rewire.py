@@ -15,6 +15,7 @@ from processes import wait_until
 from tiny_text_model import save_text_model
 
 from shardnet.cluster.cluster import COORDINATOR
+from shardnet.cluster.model import Model
 from shardnet.cluster.ring import Ring
 from shardnet.errors import BadRequest, CallTimeout, ClusterError, PlanNotInForce
 from shardnet.transport.messages import Hop, Part, RingId
@@ -41,7 +42,7 @@ def test_conversations_go_on_while_their_ring_is_exchanged_again_and_again(ring:
             ring.network.delay(one, other, 0.002)
     with ring.connect() as cluster, load(cluster, tiny) as model, ThreadPoolExecutor(len(PROMPTS)) as threads:
         answers = [threads.submit(answer, model, prompt, NUM_TOKENS) for prompt in PROMPTS]
-        versions = [model._deployment.rewire().plan_version for _ in model.stream(PROMPT, max_new_tokens=NUM_TOKENS)]
+        versions = [renewed(model) for _ in model.stream(PROMPT, max_new_tokens=NUM_TOKENS)]
         texts = [each.result() for each in answers]
         assert len(versions) > 5 and versions == sorted(set(versions))
         assert model.plan.version == versions[-1]
@@ -51,6 +52,11 @@ def test_conversations_go_on_while_their_ring_is_exchanged_again_and_again(ring:
     wait_until(lambda: ring.num_stages() == 0, 5)
 
 
+def renewed(model: Model) -> int:
+    model._deployment.renew()
+    return model.plan.version
+
+
 def test_what_an_old_ring_still_sends_is_refused_and_goes_on_in_the_new_one(ring: RingInProcess, tiny: Path) -> None:
     """A hop that was lost under the old plan version is sent again, finds that version gone, and takes the new way."""
     with ring.connect() as cluster, load(cluster, tiny) as model:
@@ -58,7 +64,7 @@ def test_what_an_old_ring_still_sends_is_refused_and_goes_on_in_the_new_one(ring
         ring.network.drop("b", "c", endpoint="hop", count=1)
         stream = model.stream(PROMPT, max_new_tokens=12)
         next(stream)
-        model._deployment.rewire()
+        model._deployment.renew()
         "".join(stream)
         assert stream.result.token_ids == alone(tiny, [PROMPT], 12)[0]
         hop = Hop(old, 1, (Part(1, 0, 1),), torch.zeros(1, 64), "a", 0)
@@ -74,7 +80,7 @@ def test_what_was_sampled_and_arrives_when_its_ring_is_over_is_told_again_along_
         arrive = hold_first(ring, "c", "tokens", monkeypatch)
         stream = model.stream(PROMPT, max_new_tokens=12)
         wait_until(lambda: len(arrive) == 1)
-        model._deployment.rewire()
+        model._deployment.renew()
         arrive[0]()
         "".join(stream)
         assert stream.result.token_ids == alone(tiny, [PROMPT], 12)[0]
@@ -90,7 +96,7 @@ def test_a_failed_session_that_is_told_when_its_ring_is_over_is_told_again_along
         [host] = ring.workers["c"]._stages.hosts()
         [number] = model._deployment.sessions._open
         host._outlet.session_failed(number, BadRequest("it cannot go on"))
-        model._deployment.rewire()
+        model._deployment.renew()
         arrive[0]()
         with pytest.raises(BadRequest, match="it cannot go on"):
             list(stream)
@@ -105,7 +111,7 @@ def test_a_failure_that_is_told_when_its_ring_is_over_is_told_again_along_the_ne
         next(stream)
         [host] = ring.workers["b"]._stages.hosts()
         host._outlet.failed(RuntimeError("a defect"))
-        model._deployment.rewire()
+        model._deployment.renew()
         arrive[0]()
         with pytest.raises(ClusterError, match="stage 2 of 3 on b failed: RuntimeError: a defect"):
             list(stream)
@@ -141,7 +147,7 @@ def test_a_session_that_begins_meanwhile_begins_in_the_new_ring(ring: RingInProc
         begun = thread.submit(answer, model)
         with pytest.raises(TimeoutError):
             begun.result(timeout=0.1)
-        model._deployment.rewire()
+        model._deployment.renew()
         assert begun.result() == alone(tiny, [PROMPT], 12)[0]
 
 
@@ -155,7 +161,7 @@ def test_a_stage_that_does_not_answer_ends_the_model_and_not_the_cluster(
         next(stream)
         ring.network.drop(COORDINATOR, "b", count=8)
         with pytest.raises(CallTimeout):
-            model._deployment.rewire()
+            model._deployment.renew()
         with pytest.raises(ClusterError):
             list(stream)
         with pytest.raises(ClusterError):
@@ -177,7 +183,7 @@ def test_ctrl_c_in_mid_change_ends_the_model_and_keeps_nobody_waiting(
         stream = model.stream(PROMPT, max_new_tokens=4000)
         monkeypatch.setattr(Ring, "switch", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            model._deployment.rewire()
+            model._deployment.renew()
         for wait in (lambda: list(stream), lambda: model.stream(PROMPT)):
             with pytest.raises(ClusterError, match="the change to another ring was broken off"):
                 wait()
@@ -195,9 +201,9 @@ def test_a_model_that_is_closed_meanwhile_stays_closed(
             deployment.close()
             return ring_id
 
-        monkeypatch.setattr(deployment, "next_ring_id", close_first)
+        monkeypatch.setattr(deployment._rings, "_draw_id", close_first)
         with pytest.raises(BadRequest, match="closed"):
-            deployment.rewire()
+            deployment.renew()
         assert not deployment.holds(ring_id)
 
 
@@ -205,6 +211,6 @@ def test_a_stage_that_failed_just_before_ends_the_model_all_the_same(ring: RingI
     """The news was of the old ring, and by the time that its device was known to live, there was another."""
     with ring.connect() as cluster, load(cluster, tiny) as model:
         cluster._on_stage_failed(model._deployment.ring.ring_id, 1, "b", "no finite numbers")
-        model._deployment.rewire()
+        model._deployment.renew()
         with pytest.raises(ClusterError, match="stage 2 of 3 on b failed: no finite numbers"):
             list(model.stream(PROMPT, max_new_tokens=4000))

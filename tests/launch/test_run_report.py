@@ -37,14 +37,14 @@ def test_a_short_answer_has_no_rate() -> None:
     assert speed_line([long], 0.2).startswith("64 tokens at 24.7 tokens/s, the first after")
     assert speed_line([short, short], 0.1).startswith("2 answers, 8 tokens, 80.0 tokens/s together;")
     assert speed_line([answer(2, None)] * 2, 0.1).startswith("2 answers, 4 tokens; first tokens after")
-    assert as_json([short], [], {}, 0.2)["tokens_per_s"] is None
-    assert as_json([answer(2, None)] * 2, [], {}, 0.2)["tokens_per_s"] is None
+    assert as_json([short], [], [], {}, 0.2)["tokens_per_s"] is None
+    assert as_json([answer(2, None)] * 2, [], [], {}, 0.2)["tokens_per_s"] is None
 
 
 def test_json_has_events_though_nothing_happens_yet() -> None:
     """Programs rely on the key: what happens to a ring in mid-answer will stand there."""
-    assert as_json([answer(4, None)], [], {}, 0.2)["events"] == []
-    assert as_json([answer(2, None)] * 2, [], {}, 0.2)["events"] == []
+    assert as_json([answer(4, None)], [], [], {}, 0.2)["events"] == []
+    assert as_json([answer(2, None)] * 2, [], [], {}, 0.2)["events"] == []
 
 
 @pytest.mark.parametrize("width", [40, 60, 69, 70, 110])

@@ -13,7 +13,8 @@ import pytest
 from processes import wait_until
 
 from shardnet.errors import BadRequest, ClusterError, DeviceLost
-from shardnet.session.sessions import Ring, Session, Sessions
+from shardnet.session.session import Session
+from shardnet.session.sessions import Ring, Sessions
 from shardnet.transport import InProcessNetwork
 from shardnet.transport.messages import Hop, RingId, RingStop, SampledToken, SamplingOptions, SessionSpec, Tokens
 

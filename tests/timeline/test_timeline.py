@@ -150,9 +150,10 @@ def test_shares_from_totals_correct_the_clocks() -> None:
     recorder.compute(skew, skew + 6 * MS, num_tokens=1, num_sessions=1)
     for _ in range(2):
         recorder.wire(0, skew + MS, source_device="a", num_bytes=1, num_sessions=1)
-    share = shares_from_totals(recorder.totals(), 0.010, {"b": ClockOffset(skew, 0)})
+    totals = recorder.totals()
+    share = shares_from_totals(totals, totals.corrected_wire_s({"b": ClockOffset(skew, 0)}), 0.010)
     assert (share.compute, share.wire, share.idle) == pytest.approx((0.6, 0.2, 0.2))
-    assert shares_from_totals(Totals("b", 1), 0.0).idle == 1.0
+    assert shares_from_totals(Totals("b", 1), 0.0, 0.0).idle == 1.0
 
 
 def test_a_drifting_clock_is_interpolated() -> None:

@@ -1,0 +1,103 @@
+"""What the stages of a deployment are made from: those of its first ring, and those that take over from others."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+
+from shardnet.cluster.load_options import LoadOptions
+from shardnet.cluster.placement import LEAST_KV_TOKENS, kv_budgets, num_at_once, problem_of
+from shardnet.errors import DoesNotFit
+from shardnet.loader import ModelFiles
+from shardnet.plan import DeviceProfile, Link, Plan, StagePlan
+from shardnet.planner.problem import Problem
+from shardnet.transport.messages import RingId, RingStop, StageSpec
+
+ASSUMED_BYTES_PER_S = 5e9
+"""At which a device reads weights as it computes, where that was not measured, as for a placement by hand."""
+ASSUMED_LINK_S, ASSUMED_LINK_BYTES_PER_S = 1e-3, 1e7
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """How a model was placed, and what each of its stages is told."""
+
+    source: str
+    """The transport name of the coordinator."""
+    files: ModelFiles
+    options: LoadOptions
+    deployment: int
+    """The plan version of the first ring."""
+    devices: tuple[DeviceProfile, ...]
+    """As they were before anything was loaded."""
+    links: tuple[Link, ...]
+    """None where none were measured."""
+    context_tokens: int
+
+    def specs(self, ring_id: RingId, stages: Sequence[StagePlan], plan: Plan) -> list[StageSpec]:
+        """What each device is told to load, and its place in the ring.
+
+        Args:
+            stages: those of the ring, in order; one device may have several.
+            plan: the same placement, in which it has one.
+
+        Raises:
+            DoesNotFit: a device cannot hold its weights and the KV cache of one short session.
+        """
+        files, options, devices = self.files, self.options, self.devices
+        budgets = kv_budgets(plan, files.profile, devices, options.kv_memory_bytes)
+        budget_of = dict(zip((stage.device for stage in plan.stages), budgets, strict=True))
+        num_groups = num_at_once(plan, devices)
+        ring = tuple(RingStop(stage.device, stage.first_unit, stage.last_unit) for stage in stages)
+        return [
+            StageSpec(
+                ring_id=ring_id,
+                stage=index,
+                ring=ring,
+                source=self.source,
+                checkpoint=files.copy.name,
+                tensors=files.roots_of(stage.first_unit, stage.last_unit),
+                dtype=options.dtype,
+                wire_dtype=options.wire_dtype or options.dtype,
+                kv_budget_bytes=budget_of[stage.device],
+                prefill_chunk_tokens=options.prefill_chunk_tokens,
+                record_spans=options.record_spans,
+                deployment=self.deployment,
+                num_groups=num_groups,
+            )
+            for index, stage in enumerate(stages)
+        ]
+
+    def problem(self, lost: Collection[str]) -> Problem:
+        """The placement problem of the devices that are left.
+
+        Raises:
+            DoesNotFit: none is.
+        """
+        left = [device for device in self.devices if device.name not in lost]
+        if not left:
+            raise DoesNotFit("every device of this model is lost. Load it again on others.")
+        names = [device.name for device in left]
+        return problem_of(
+            self.files.profile,
+            [self._with_times(device) for device in left],
+            [link for link in self._all_links(names) if link.source in names and link.target in names],
+            context_tokens=min(self.context_tokens, LEAST_KV_TOKENS),
+            kv_memory_bytes=self.options.kv_memory_bytes,
+        )
+
+    def _with_times(self, device: DeviceProfile) -> DeviceProfile:
+        if device.decode_unit_s:
+            return device
+        seconds = tuple(unit.weight_bytes / ASSUMED_BYTES_PER_S for unit in self.files.profile.units)
+        return replace(device, decode_unit_s=seconds, prefill_unit_s_per_token=seconds, is_estimated=True)
+
+    def _all_links(self, names: Sequence[str]) -> Sequence[Link]:
+        if self.links or len(names) < 2:
+            return self.links
+        return [
+            Link(one, other, ASSUMED_LINK_S, ASSUMED_LINK_BYTES_PER_S)
+            for one in names
+            for other in names
+            if one != other
+        ]

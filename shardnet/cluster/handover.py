@@ -1,0 +1,125 @@
+"""One change from a ring to the next, in which no token is lost or changed.
+
+    load      new stages, where units were lost
+    fence     every stage adopts its place in the new ring, then switches to it, then answers to no other: nothing that
+              an old ring still sends is applied from then on, and what the stages say of themselves is final
+    catch up  the source is told what it has not heard, sessions are opened at new stages, and every stage is sent what
+              it lacks: see `policy.mending`
+    go on     sessions are pointed at the new ring
+
+It goes by what is there, so it may be broken off anywhere and begun again with yet another ring.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+from shardnet.cluster.ring import Ring
+from shardnet.errors import ClusterError, ShardnetError
+from shardnet.policy.mending import CatchUp, History, Opening, catch_up
+from shardnet.session.session import Session
+from shardnet.session.sessions import Sessions
+from shardnet.transport.messages import SampledToken, SessionSpec, SessionStanding, Tokens, Wanted
+
+WaitFor = Callable[["Future[Any]"], Any]
+"""The answer of a device; raises where it is of no use any more."""
+
+
+def load(ring: Ring, wait_for: WaitFor) -> None:
+    """Have the new stages of a ring loaded, all at the same time."""
+    loads = ring.load()
+    ring.loaded([wait_for(loaded) for loaded in loads])
+
+
+def fence(ring: Ring, wait_for: WaitFor) -> None:
+    """Have every stage go over to a ring, and answer to no other any more."""
+    for step in (ring.adopt, ring.switch, ring.retire_others):
+        for answer in step():
+            wait_for(answer)
+
+
+def go_on(ring: Ring, sessions: Sessions, wait_for: WaitFor) -> None:
+    """Give every stage of a ring what it lacks, and let the sessions go on in it."""
+    standings = [_by_session(wait_for(answer)) for answer in ring.standings()]
+    under_way = {each.spec.session: each for each in sessions.under_way()}
+    needed = catch_up({number: _history(each) for number, each in under_way.items()}, standings)
+    _tell(ring, sessions, under_way, needed)
+    _open(ring, sessions, under_way, needed, wait_for)
+    for stage, wanted in _by_stage(needed).items():
+        wait_for(ring.stages[stage].resend(ring.ring_id, tuple(wanted)))
+    for number, position in needed.feedings:
+        session = under_way[number]
+        if not _is_over(session):
+            sessions.send(ring.route, session, position, needed.histories[number][position:])
+    sessions.point_at(ring.route)
+
+
+def _by_session(standings: Iterable[SessionStanding]) -> dict[int, SessionStanding]:
+    return {standing.session: standing for standing in standings}
+
+
+def _history(session: Session) -> History:
+    answer = tuple(token.token_id for token in session.answer)
+    return History(session.prompt_ids + answer, len(session.prompt_ids))
+
+
+def _is_over(session: Session) -> bool:
+    """Whether its last token is known."""
+    answer = session.answer
+    return bool(answer) and answer[-1].finish_reason != ""
+
+
+def _tell(ring: Ring, sessions: Sessions, under_way: dict[int, Session], needed: CatchUp) -> None:
+    """Tell the source the tokens of which it has not heard: who sampled them may be gone.
+
+    Where the last stage is a new one, what the source has heard beyond a token that nobody knows is sampled again. In
+    half precision it may be another one then, and the two must not be mixed.
+    """
+    last = len(ring.stages) - 1
+    resampled = {opening.session for opening in needed.openings if opening.stage == last}
+    for number, ids in needed.histories.items():
+        session = under_way[number]
+        known = len(session.answer)
+        sampled = ids[session.spec.prompt_tokens + known :]
+        if number in resampled:
+            session.cut(known)
+        told = [_token(session.spec, known + index, token_id) for index, token_id in enumerate(sampled)]
+        sessions.tell(Tokens(ring.ring_id, tuple(told)))
+
+
+def _token(spec: SessionSpec, index: int, token_id: int) -> SampledToken:
+    return SampledToken(spec.session, index, token_id, spec.finish_reason(index, token_id))
+
+
+def _open(ring: Ring, sessions: Sessions, under_way: dict[int, Session], needed: CatchUp, wait_for: WaitFor) -> None:
+    """Open sessions where they are not. One for which there is no room ends, and the others go on."""
+    asked: list[tuple[int, Future[Any]]] = []
+    for opening in needed.openings:
+        session = under_way[opening.session]
+        if not _is_over(session):
+            spec = _spec(session, opening, needed.histories[opening.session])
+            asked.append((opening.session, sessions.open_at(ring.route, opening.stage, spec)))
+    for number, answer in asked:
+        try:
+            wait_for(answer)
+        except ClusterError:
+            raise
+        except ShardnetError as error:
+            sessions.fail_session(number, error)
+
+
+def _spec(session: Session, opening: Opening, ids: Sequence[int]) -> SessionSpec:
+    """What a stage must know of a session that is under way. What is known of its answer is not sampled again."""
+    spec = session.spec
+    history = tuple(ids) if spec.sampling.repetition_penalty != 1.0 else ()
+    return spec._replace(sample_from=len(ids), send_from=opening.send_from, prompt_ids=history)
+
+
+def _by_stage(needed: CatchUp) -> dict[int, list[Wanted]]:
+    wanted: defaultdict[int, list[Wanted]] = defaultdict(list)
+    for stage, session, position in needed.resendings:
+        wanted[stage].append(Wanted(session, position))
+    return wanted

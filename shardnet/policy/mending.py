@@ -1,0 +1,129 @@
+"""How a ring goes on when some of its stages are gone: which stages it has then, and who must be sent what. Pure.
+
+Stages that are left stay exactly as they are, with their keys and values; the units of those that are gone become new
+stages. When every stage has said how far it stands, `catch_up` says what each lacks. It goes by what is there and by
+nothing else, so it may be asked again at any time: after a further loss, or where nothing was lost at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import NamedTuple
+
+from shardnet.plan import Plan, StagePlan
+from shardnet.transport.messages import SessionStanding
+
+
+class Piece(NamedTuple):
+    """A stage of the ring that is to be."""
+
+    plan: StagePlan
+    kept: int | None
+    """Its index in the ring that was; None for a new one."""
+
+
+def pieces(stages: Sequence[StagePlan], gone: Collection[int], plan: Plan) -> tuple[Piece, ...]:
+    """The stages of the next ring: those that are left, and new ones where `plan` places what is gone.
+
+    Args:
+        stages: of the ring that was; a device may have several.
+        gone: indices of those that are no more.
+        plan: gives every unit to a device.
+
+    A stage stays as it is where the plan gives all its units to its device.
+    """
+    found: list[Piece] = []
+    for index, stage in enumerate(stages):
+        units = range(stage.first_unit, stage.last_unit + 1)
+        if index not in gone and all(plan.device_of(unit) == stage.device for unit in units):
+            found.append(Piece(stage, index))
+            continue
+        for device, run in groupby(units, plan.device_of):
+            first, *others = run
+            found.append(Piece(StagePlan(device, first, others[-1] if others else first), None))
+    return tuple(found)
+
+
+class History(NamedTuple):
+    """What the source knows of a session that is under way."""
+
+    ids: tuple[int, ...]
+    """Of its prompt, and of its answer so far."""
+    num_prompt: int
+
+
+class Opening(NamedTuple):
+    """A session is to be opened at a stage."""
+
+    stage: int
+    session: int
+    send_from: int
+    """What comes before, the next stage has."""
+
+
+class Resending(NamedTuple):
+    """A stage is to send again what it has sent of a session, from a position on: what the next stage lacks.
+
+    Every stage is told, also where that is nothing: it reckons by this with what the next stage has.
+    """
+
+    stage: int
+    session: int
+    position: int
+
+
+class Feeding(NamedTuple):
+    """The first stage is to be sent the ids of a session from a position on; it may have them and not come to them."""
+
+    session: int
+    position: int
+
+
+@dataclass(frozen=True)
+class CatchUp:
+    """What a ring needs to go on where it stood."""
+
+    histories: Mapping[int, tuple[int, ...]]
+    """The ids of each session, as the one knows them who knows most."""
+    openings: tuple[Opening, ...] = field(default=())
+    resendings: tuple[Resending, ...] = field(default=())
+    feedings: tuple[Feeding, ...] = field(default=())
+
+
+def catch_up(known: Mapping[int, History], standings: Sequence[Mapping[int, SessionStanding]]) -> CatchUp:
+    """What the stages of a ring lack.
+
+    Args:
+        known: by session, those that are to go on.
+        standings: of each stage in order, by session; sessions that are not open there are missing.
+
+    Whoever sampled last is among the first stage, the last one and the source: a token is told to the source and to the
+    first stage. Where the last stage died between the two, the longer history is the true one.
+    """
+    histories = {session: _longest(session, history, standings) for session, history in known.items()}
+    openings: list[Opening] = []
+    resendings: list[Resending] = []
+    feedings: list[Feeding] = []
+    last = len(standings) - 1
+    for session, ids in histories.items():
+        lengths = [each[session].length if session in each else 0 for each in standings]
+        for stage, standing in enumerate(standings):
+            if session not in standing:
+                openings.append(Opening(stage, session, lengths[stage + 1] if stage < last else 0))
+            if stage < last:
+                resendings.append(Resending(stage, session, lengths[stage + 1]))
+        if lengths[0] < len(ids):
+            feedings.append(Feeding(session, lengths[0]))
+    return CatchUp(histories, tuple(openings), tuple(resendings), tuple(feedings))
+
+
+def _longest(session: int, history: History, standings: Sequence[Mapping[int, SessionStanding]]) -> tuple[int, ...]:
+    """The ids of a session: what the source knows, and what ring's ends know beyond."""
+    ids = history.ids
+    for end in (standings[0], standings[-1]):
+        standing = end.get(session)
+        if standing is not None and standing.ids_from <= len(ids):
+            ids += standing.ids[len(ids) - standing.ids_from :]
+    return ids

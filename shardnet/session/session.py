@@ -1,0 +1,99 @@
+"""One conversation in flight: its tokens in order, and what is known of it so far."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import queue
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+from shardnet.transport.messages import SampledToken, SessionSpec
+
+
+class Owner(Protocol):
+    """Whoever opened a session, and closes it on every stage."""
+
+    def close_session(self, session: int) -> None:
+        """Free it. Unknown and closed ones are ignored. From any thread."""
+
+    def close_session_later(self, session: int) -> None:
+        """The same on another thread: for who may hold locks."""
+
+
+class Session:
+    """One conversation in flight. Iterate over it for its tokens; it is closed when the iteration ends.
+
+    Raises (from the iteration):
+        ShardnetError: the ring broke; `DeviceLost` names the device and the stage.
+    """
+
+    def __init__(self, owner: Owner, spec: SessionSpec, prompt_ids: Sequence[int]) -> None:
+        self.spec = spec
+        self.prompt_ids = tuple(prompt_ids)
+        self.is_begun = False
+        """Whether it is open on every stage of its ring, and its prompt is being sent."""
+        self.started_s = time.monotonic()
+        self.first_token_s: float | None = None
+        self.last_token_s: float | None = None
+        self._owner = owner
+        self._news: queue.SimpleQueue[SampledToken | BaseException | int | None] = queue.SimpleQueue()
+        self._held: dict[int, SampledToken] = {}
+        self._known: dict[int, SampledToken] = {}
+        """Every token that was told of, by its index."""
+
+    def __iter__(self) -> Iterator[SampledToken]:
+        """The tokens in order; news may overtake each other on their way, and come twice. Ends early after `cancel`."""
+        end: Callable[[], None] = self.cancel
+        try:
+            for index in itertools.count():
+                while index not in self._held:
+                    news = self._news.get()
+                    if news is None:
+                        return
+                    if isinstance(news, int):
+                        self._held = {each: token for each, token in self._held.items() if each < news}
+                        continue
+                    if isinstance(news, BaseException):
+                        raise copy.copy(news)  # other sessions raise it at the same time
+                    if news.index >= index:
+                        self._held[news.index] = news
+                token = self._held.pop(index)
+                yield token
+                if token.finish_reason:
+                    return
+        except GeneratorExit:
+            end = self._cancel_later
+            raise
+        finally:
+            end()
+
+    def _cancel_later(self) -> None:
+        """Nobody iterates any more. This may run in the garbage collector, and so in the midst of anything."""
+        self._news.put(None)
+        self._owner.close_session_later(self.spec.session)
+
+    def cancel(self) -> None:
+        """Stop generating and free the session's memory on every stage. Safe to call twice, from any thread."""
+        self._news.put(None)
+        self._owner.close_session(self.spec.session)
+
+    @property
+    def answer(self) -> list[SampledToken]:
+        """The tokens that are known without a gap, from the first one on."""
+        known = self._known
+        return [known[index] for index in itertools.takewhile(known.__contains__, itertools.count())]
+
+    def cut(self, num_tokens: int) -> None:
+        """Forget what was told beyond so many tokens. Nothing may be told meanwhile."""
+        self._known = {index: token for index, token in self._known.items() if index < num_tokens}
+        self._news.put(num_tokens)
+
+    def tell(self, news: SampledToken | BaseException) -> None:
+        if isinstance(news, SampledToken):
+            self._known[news.index] = news
+            self.last_token_s = time.monotonic()
+            if self.first_token_s is None:
+                self.first_token_s = self.last_token_s
+        self._news.put(news)

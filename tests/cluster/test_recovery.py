@@ -1,0 +1,117 @@
+"""Devices are lost in the midst of conversations: others take over, and no token is lost or changed.
+
+Over a whole ring in this process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+from threading import Timer
+from typing import Any
+
+import pytest
+from in_process_ring import PROMPT, RingInProcess, alone, answer, load, ring_in_process
+from tiny_text_model import save_text_model
+
+from shardnet.cluster import watch
+from shardnet.errors import DeviceLost
+from shardnet.policy.membership import Limits
+
+NUM_TOKENS = 24
+PROMPTS = [PROMPT, [40, 41], [7 + 3 * number for number in range(14)]]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_text_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def expected(tiny: Path) -> list[list[int]]:
+    return alone(tiny, PROMPTS, NUM_TOKENS)
+
+
+@pytest.fixture(autouse=True)
+def quick_watch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a real connection shows at once, a watch notices here soon."""
+    monkeypatch.setattr(watch, "LIMITS", Limits(ask_every_s=0.02, grace_s=0.02))
+    monkeypatch.setattr(watch, "LOOK_EVERY_S", 0.01)
+
+
+@pytest.fixture
+def ring() -> Iterator[RingInProcess]:
+    with ring_in_process() as ring:
+        for one in ring.names:
+            for other in ring.names:
+                ring.network.delay(one, other, 0.001)
+        yield ring
+
+
+@pytest.mark.parametrize("lost", ["a", "b", "c"])
+@pytest.mark.parametrize("num_read", [0, 1, 10])
+def test_a_lost_device_changes_no_token(
+    ring: RingInProcess, tiny: Path, expected: list[list[int]], lost: str, num_read: int
+) -> None:
+    with ring.connect() as cluster, load(cluster, tiny) as model:
+        stream = model.stream(PROMPT, max_new_tokens=NUM_TOKENS)
+        for _ in range(num_read):
+            next(stream)
+        ring.network.kill(lost)
+        "".join(stream)
+        assert stream.result.token_ids == expected[0]
+        assert lost not in model.plan.devices
+        assert [(event.event, event.device) for event in model.events] == [("lost", lost), ("recovered", "")]
+        assert answer(model, PROMPTS[1], NUM_TOKENS) == expected[1]
+
+
+SAMPLED: dict[str, Any] = {"temperature": 0.9, "top_k": 40, "top_p": 0.95, "repetition_penalty": 1.2, "seed": 3}
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_two_of_four_are_lost_at_random_moments(
+    tiny: Path, expected: list[list[int]], sampled: list[int], seed: int
+) -> None:
+    random = Random(seed)
+    with ring_in_process(4, speed=20.0) as ring, ring.connect() as cluster:
+        ring.network.scatter(0.02, seed)
+        model = cluster.load(tiny, dtype="float32", split=[1, 2, 2, 1], prefill_chunk_tokens=4)
+        with model, ThreadPoolExecutor(4) as threads:
+            answers = [threads.submit(answer, model, prompt, NUM_TOKENS) for prompt in PROMPTS]
+            other = threads.submit(model.generate, [PROMPT], max_new_tokens=NUM_TOKENS, **SAMPLED)
+            for lost in random.sample(ring.names, 2):
+                timer = Timer(random.choice([0.0, random.uniform(0, 0.3)]), ring.network.kill, [lost])
+                timer.start()
+                if random.random() < 0.7:
+                    timer.join()
+            assert [each.result(timeout=30) for each in answers] == expected
+            assert other.result(timeout=30)[0].token_ids == sampled
+
+
+@pytest.fixture(scope="module")
+def sampled(tiny: Path) -> list[int]:
+    with ring_in_process() as ring, ring.connect() as cluster, load(cluster, tiny) as model:
+        return model.generate([PROMPT], max_new_tokens=NUM_TOKENS, **SAMPLED)[0].token_ids
+
+
+def test_what_the_others_cannot_hold_ends_the_model_with_a_sentence_and_not_the_cluster(
+    ring: RingInProcess, tiny: Path
+) -> None:
+    with ring.connect() as cluster:
+        model = load(cluster, tiny)
+        rings = model._deployment._rings
+        full = [replace(device, memory_bytes=2**10) for device in rings._blueprint.devices]
+        rings._blueprint = replace(rings._blueprint, devices=tuple(full))
+        stream = model.stream(PROMPT, max_new_tokens=3000)
+        next(stream)
+        ring.network.kill("b")
+        with pytest.raises(DeviceLost, match=r"b is lost .* stage 2 of 3 .*, and the others cannot take over: .* GiB"):
+            list(stream)
+        with pytest.raises(DeviceLost, match="b is lost"):
+            model.stream(PROMPT)
+        model.close()
+        with cluster.load(tiny, dtype="float32", split=[3, 3]) as again:
+            assert answer(again) == alone(tiny, [PROMPT], 12)[0]

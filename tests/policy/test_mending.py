@@ -1,0 +1,109 @@
+"""Which stages a ring has when some are gone, and that each gets what it lacks: on rings that only keep books."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shardnet.plan import Plan, StagePlan, stages_from_counts
+from shardnet.policy.mending import History, Piece, catch_up, pieces
+from shardnet.transport.messages import SessionStanding
+
+NUM_PROMPT = 3
+
+
+def test_stages_that_are_left_stay_and_lost_units_become_stages_of_their_own() -> None:
+    old = stages_from_counts(["a", "b", "c"], [3, 4, 3])
+    plan = Plan((StagePlan("a", 0, 4), StagePlan("c", 5, 9)))
+    assert pieces(old, {1}, plan) == (
+        Piece(StagePlan("a", 0, 2), 0),
+        Piece(StagePlan("a", 3, 4), None),
+        Piece(StagePlan("c", 5, 6), None),
+        Piece(StagePlan("c", 7, 9), 2),
+    )
+
+
+def test_a_stage_whose_units_go_elsewhere_does_not_stay() -> None:
+    old = stages_from_counts(["a", "b"], [3, 3])
+    assert pieces(old, set(), Plan((StagePlan("a", 0, 5),))) == (
+        Piece(StagePlan("a", 0, 2), 0),
+        Piece(StagePlan("a", 3, 5), None),
+    )
+
+
+@dataclass
+class Books:
+    """A stage that counts: row p of a session is applied in order and once."""
+
+    length: int = 0
+    send_from: int = 0
+    came: list[int] = field(default_factory=list)
+    sampled_from: int = 0
+    sampled: list[int] = field(default_factory=list)
+    is_open: bool = True
+
+    def standing(self, is_first: bool, is_last: bool) -> SessionStanding:
+        ids: list[int] = []
+        ids_from = 0
+        if is_first:
+            ids = list(self.came)
+        if is_last:
+            beyond = [token for at, token in enumerate(self.sampled, self.sampled_from) if at >= len(ids)]
+            ids_from, ids = (0, ids + beyond) if is_first else (self.sampled_from, list(self.sampled))
+        return SessionStanding(1, self.length, ids_from, tuple(ids))
+
+
+def token_at(position: int) -> int:
+    """What the whole model says."""
+    return 100 + position
+
+
+@st.composite
+def broken_rings(draw: st.DrawFn) -> tuple[list[Books], list[int]]:
+    """A ring of which any stages were replaced by empty ones, at any moment, and the ids that the source knows."""
+    num_stages = draw(st.integers(1, 5))
+    num_ids = draw(st.integers(NUM_PROMPT, 9))
+    ids = [token_at(position) for position in range(num_ids)]
+    lengths = sorted(draw(st.lists(st.integers(0, num_ids), min_size=num_stages, max_size=num_stages)), reverse=True)
+    ring = [Books(length) for length in lengths]
+    sampled = ids[NUM_PROMPT:] + ([token_at(num_ids)] if lengths[-1] == num_ids else [])
+    ring[-1].sampled_from, ring[-1].sampled = NUM_PROMPT, sampled
+    ring[0].came = ids[: draw(st.integers(max(lengths[0], NUM_PROMPT), num_ids))]
+    known = ids[: draw(st.integers(NUM_PROMPT, num_ids))]
+    for stage in draw(st.sets(st.integers(0, num_stages - 1))):
+        fresh = draw(st.booleans())
+        ring[stage] = Books(is_open=not fresh, send_from=0 if fresh else draw(st.integers(0, num_ids)))
+        ring[stage].sampled_from = num_ids
+    return ring, known
+
+
+@settings(max_examples=400, deadline=None)
+@given(broken_rings())
+def test_every_ring_goes_on_where_it_stood(broken: tuple[list[Books], list[int]]) -> None:
+    ring, known = broken
+    last = len(ring) - 1
+    standings = [
+        {1: stage.standing(index == 0, index == last)} if stage.is_open else {} for index, stage in enumerate(ring)
+    ]
+    needed = catch_up({1: History(tuple(known), NUM_PROMPT)}, standings)
+    ids = list(needed.histories[1])
+    assert ids == [token_at(position) for position in range(len(ids))]
+    assert len(ids) >= max(len(known), len(ring[0].came))
+    for opening in needed.openings:
+        ring[opening.stage].is_open = True
+        ring[opening.stage].send_from = opening.send_from
+    assert all(stage.is_open for stage in ring)
+    wires: list[set[int]] = [set(range(len(ids))) & set(range(len(ring[0].came)))] + [set() for _ in ring[1:]]
+    for feeding in needed.feedings:
+        wires[0] |= set(range(feeding.position, len(ids)))
+    for stage, _, position in needed.resendings:
+        ring[stage].send_from = position
+        wires[stage + 1] |= set(range(position, ring[stage].length))
+    for index, stage in enumerate(ring):
+        while stage.length in wires[index]:
+            if index < last and stage.length >= stage.send_from:
+                wires[index + 1].add(stage.length)
+            stage.length += 1
+    assert [stage.length for stage in ring] == [len(ids)] * len(ring), "every stage has all tokens that are known"
