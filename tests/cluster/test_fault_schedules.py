@@ -6,14 +6,13 @@ A schedule follows from its number: `schedule_of(17)` says what the network does
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
 import pytest
-from in_process_ring import RingInProcess, alone, answer, load, ring_in_process
+from in_process_ring import alone, answer, load, ring_in_process
 from tiny_text_model import save_text_model
 
 from shardnet.cluster.cluster import COORDINATOR
@@ -23,6 +22,8 @@ from shardnet.transport import InProcessNetwork
 NUM_SCHEDULES = 200
 NUM_GROUPS = 8
 """The schedules of a group go over one loaded model, one after the other."""
+AT_ONCE = 2
+"""Groups side by side: half of the time, one waits for messages that are late."""
 SPEED = 100.0
 NUM_TOKENS = 8
 PROMPTS = [[5, 6, 7, 8, 9], [40, 41], [7 + 3 * number for number in range(14)]]
@@ -87,17 +88,21 @@ def expected(tiny: Path) -> list[list[int]]:
     return alone(tiny, PROMPTS, NUM_TOKENS)
 
 
-@pytest.fixture
-def ring() -> Iterator[RingInProcess]:
-    with ring_in_process(speed=SPEED) as ring:
-        yield ring
+@pytest.mark.parametrize("first", range(0, NUM_GROUPS, AT_ONCE))
+def test_every_conversation_ends_with_its_own_text(tiny: Path, expected: list[list[int]], first: int) -> None:
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        for done in [threads.submit(go_through, tiny, expected, first + index) for index in range(AT_ONCE)]:
+            done.result()
 
 
-@pytest.mark.parametrize("group", range(NUM_GROUPS))
-def test_every_conversation_ends_with_its_own_text(
-    ring: RingInProcess, tiny: Path, expected: list[list[int]], group: int
-) -> None:
-    with ring.connect() as cluster, load(cluster, tiny) as model, ThreadPoolExecutor(len(PROMPTS)) as threads:
+def go_through(tiny: Path, expected: list[list[int]], group: int) -> None:
+    """One schedule after the other, over a ring of its own."""
+    with (
+        ring_in_process(speed=SPEED) as ring,
+        ring.connect() as cluster,
+        load(cluster, tiny) as model,
+        ThreadPoolExecutor(len(PROMPTS)) as threads,
+    ):
         for seed in range(group, NUM_SCHEDULES, NUM_GROUPS):
             schedule = schedule_of(seed)
             put_into_force(ring.network, schedule)
