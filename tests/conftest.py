@@ -22,8 +22,8 @@ AGAINST_THE_CLOCK = {
 """Files that say how many seconds something may take, or that measure. They run one after the other in one process,
 first of all, while the other process goes through the tests that start no process and need one core."""
 
-LONGEST = "tests/integration/test_embedded_model.py"
-"""Comes before the others that share the end, or one process would wait for it."""
+LONGEST = [f"tests/integration/test_{name}.py" for name in ("embedded_model", "documentation")]
+"""Come before the others that share the end, or one process would wait for the other."""
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +64,7 @@ def turn_of(item: pytest.Item) -> int:
         return 0
     if "/integration/" not in group:
         return 1
-    return 2 if group == LONGEST else 3
+    return 2 if group in LONGEST else 3
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -15,6 +15,7 @@ from typing import NoReturn
 import psutil
 import pytest
 from processes import is_frozen, is_over, wait_until
+from warm_python import WARM_NURSERY
 
 import shardnet
 from shardnet.cluster import local_workers
@@ -51,7 +52,9 @@ def test_a_frozen_device_is_killed_in_time_and_the_other_goes_by_itself(endpoint
     wait_until(lambda: is_over(frozen.pid))
 
 
-def test_how_a_process_ended_is_told(endpoint: str, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("warm_python")
+def test_how_a_process_ended_is_told(endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_workers, "NURSERY_COMMAND", WARM_NURSERY)
     with LocalWorkers(endpoint, ["device-0", "twin", "impossible/name"], 1, log_dir=tmp_path / "logs") as workers:
         wait_until(lambda: "impossible/name" in dict(workers.poll()))
         assert dict(workers.poll())["impossible/name"] != 0
