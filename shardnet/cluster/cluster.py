@@ -75,7 +75,7 @@ class Cluster:
         how_it_ended: Callable[[], dict[str, str]] = dict
         if workers is not None:
             how_it_ended = workers_that_ended(workers)
-        self._watch = Watch(transport, self.devices, how_it_ended, self._on_lost, self._on_stages)
+        self._watch = Watch(transport, self.devices, how_it_ended, self._on_lost, self._on_stages, self._on_suspected)
         if workers is not None:
             workers.on_ended = self._watch.look
         self._resources = resources.pop_all()  # the caller's until it stands
@@ -272,6 +272,10 @@ class Cluster:
     def _on_stages(self, device: str, present: Collection[StageKey], asked_s: float) -> None:
         for deployment in self._deployments:
             deployment.check_stages(device, present, asked_s)
+
+    def _on_suspected(self, device: str, why: str) -> None:
+        for deployment in self._deployments:
+            deployment.suspect(device, why) if why else deployment.trust(device)
 
     def _on_lost(self, device: str, why: str) -> None:
         for deployment in self._deployments:

@@ -218,6 +218,16 @@ class Deployment:
         self._give_up(lost)
         self.end(lost)
 
+    def suspect(self, device: str, why: str) -> None:
+        """A device is silent: what it holds goes to others where they have room, once all is loaded."""
+        if self._rings is not None and not self._is_closed:
+            self._rings.suspect(device, why)
+
+    def trust(self, device: str) -> None:
+        """A device that was suspected is heard again."""
+        if self._rings is not None and not self._is_closed:
+            self._rings.trust(device)
+
     def end(self, error: ShardnetError) -> None:
         """No session can go on: each that waits, and every later one, gets `error`."""
         if self._sessions is not None:

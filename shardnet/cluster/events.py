@@ -15,7 +15,7 @@ class Event:
     at_s: float
     """Seconds since the model was loaded."""
     event: str
-    """`lost` or `recovered`."""
+    """`lost` or `suspected`, `recovered`, `back`."""
     text: str
     """In words, such as "device-1 is lost (its process was killed by SIGKILL): its units 10-19 go to device-0"."""
     device: str = ""

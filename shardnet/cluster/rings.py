@@ -68,7 +68,9 @@ class Rings:
         self._blueprint: Blueprint | None = None
         self._course: policy.Course | None = None
         self._lost: dict[str, str] = {}
-        """Every device that was lost, with the reason."""
+        """Every device that is lost, or suspected and replaced, with the reason."""
+        self._certainly: set[str] = set()
+        """Those of them that will not come back."""
         self._news: list[str] = []
         """Those of them that no round has begun to deal with."""
         self._broken_off: Future[None] = Future()
@@ -104,6 +106,25 @@ class Rings:
         with self._settled:
             for ring in self.all:
                 ring.release(device)
+            self._certainly.add(device)
+        return self._replace(device, why)
+
+    def suspect(self, device: str, why: str) -> None:
+        """A device is silent: others take over, where they can. It may come back. Does not wait."""
+        self._replace(device, why)
+
+    def trust(self, device: str) -> None:
+        """A suspected device is there again, without the stages that others have taken over meanwhile."""
+        with self._settled:
+            if device not in self._lost or device in self._certainly or self._course is None:
+                return
+            del self._lost[device]
+            rules = policy.Rules("", None)
+            self._course, _ = policy.handle(time.monotonic(), self._course, policy.Joined(device), rules)
+        self._note("back", f"{device} is heard again", device, None)
+
+    def _replace(self, device: str, why: str) -> bool:
+        with self._settled:
             if self._course is None or self._is_over:
                 return False
             self._lost[device] = why
@@ -177,7 +198,7 @@ class Rings:
         self._enter(new)
         handover.go_on(new, self._sessions, wait_for)
         for stage in dropped:
-            if stage.plan.device not in self._lost:
+            if stage.plan.device not in self._certainly:
                 stage.unload().add_done_callback(lambda _, stage=stage: stage.release())  # type: ignore[misc]
         self._settle(plan)
 
@@ -190,25 +211,37 @@ class Rings:
         course, blueprint = self._course, self._blueprint
         assert course is not None and blueprint is not None, "no change begins before the model stands"
         self._raise_if_ended()
+        after, why_not = self._without(course, blueprint, news)
+        if why_not:
+            certain = [device for device in news if device in self._certainly]
+            if certain or len(self.all) > 1:
+                raise self._too_much(old, certain or news, why_not)
+            for device in news:  # nobody can take over: it may come back, and until then its sessions wait
+                self._lost.pop(device, None)
+            return None
+        self._course = after
+        if after.coming is not course.coming and after.coming is not None:
+            self._tell_of(after, after.coming)
+        if after.coming is None and news and len(self.all) == 1:
+            return None
+        return after.coming or after.plan
+
+    def _without(self, course: policy.Course, blueprint: Blueprint, news: Sequence[str]) -> tuple[policy.Course, str]:
+        """Where the plan stands without devices that are lost, and why it cannot go on, if it cannot."""
         now_s, absent = time.monotonic(), set(self._lost)
         rules = policy.Rules(blueprint.source, partial(repaired, course.plan))
         try:
             observed = Observed(now_s, blueprint.problem(absent))
         except ShardnetError as error:
-            raise self._too_much(old, news, str(error)) from error
+            return course, str(error)
         for device in news:
             course, _ = policy.handle(now_s, course, policy.Left(device, course.plan.devices), rules)
         for device in news:
             course, actions = policy.handle(now_s, course, policy.Noticed(device, observed, absent), rules)
             for action in actions:
                 if isinstance(action, policy.Fail):
-                    raise self._too_much(old, news, action.why)
-                if isinstance(action, policy.Load):
-                    self._tell_of(course, action.plan)
-        self._course = course
-        if course.coming is None and news and len(self.all) == 1:
-            return None
-        return course.coming or course.plan
+                    return course, action.why
+        return course, ""
 
     def _next_ring(self, old: Ring, plan: Plan) -> tuple[Ring, list[RemoteStage | None]]:
         """The ring that `plan` makes of what is there, and those of its stages that are there already."""
@@ -282,8 +315,9 @@ class Rings:
             stages = [stage for stage in course.plan.stages if stage.device == device]
             units = [unit for stage in stages for unit in range(stage.first_unit, stage.last_unit + 1)]
             takers = " and ".join(dict.fromkeys(plan.device_of(unit) for unit in units))
-            text = f"{device} is lost ({self._lost[device]}): its {units_of(stages)} go to {takers}"
-            self._note("lost", text, device, None)
+            state = "lost" if device in self._certainly else "suspected"
+            text = f"{device} is {state} ({self._lost.get(device, '')}): its {units_of(stages)} go to {takers}"
+            self._note(state, text, device, None)
 
     def _too_much(self, ring: Ring, news: Sequence[str], why: str) -> DeviceLost:
         """The error for a loss that cannot be mended."""

@@ -255,7 +255,7 @@ class Sessions:
         for index in range(len(ring.stops)):
             told = spec._replace(prompt_ids=session.prompt_ids) if needs_prompt and index == last else spec
             opened.append(self.open_at(ring, index, told))
-        errors = [error for future in opened if (error := future.exception()) is not None]
+        errors = self._errors_of(opened, ring)
         if any(isinstance(error, DeviceLost) for error in errors):
             self._wait_for_verdict(ring)
         with self._lock:
@@ -266,6 +266,20 @@ class Sessions:
             if not (has_moved and isinstance(error, ClusterError)):
                 raise error
         return session.is_begun
+
+    def _errors_of(self, asked: Sequence[Future[Any]], ring: Ring) -> list[BaseException]:
+        """What stages have answered but yes. A frozen one is not waited for once another ring takes over."""
+        for answer in asked:
+            answer.add_done_callback(self._wake)
+        with self._resumed:
+            self._resumed.wait_for(
+                lambda: self._ended is not None or self._has_moved(ring) or all(each.done() for each in asked)
+            )
+        return [error for each in asked if each.done() and (error := each.exception()) is not None]
+
+    def _wake(self, _: Future[Any]) -> None:
+        with self._resumed:
+            self._resumed.notify_all()
 
     def _has_moved(self, ring: Ring) -> bool:
         return self._is_suspended or self.ring != ring

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from in_process_ring import PROMPT, RingInProcess, alone, answer, load, ring_in_process
+from processes import wait_until
 from tiny_text_model import save_text_model
 
 from shardnet.cluster import watch
@@ -38,7 +39,7 @@ def expected(tiny: Path) -> list[list[int]]:
 @pytest.fixture(autouse=True)
 def quick_watch(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a real connection shows at once, a watch notices here soon."""
-    monkeypatch.setattr(watch, "LIMITS", Limits(ask_every_s=0.02, grace_s=0.02))
+    monkeypatch.setattr(watch, "LIMITS", Limits(ask_every_s=0.02, suspect_after_s=0.3, grace_s=0.02))
     monkeypatch.setattr(watch, "LOOK_EVERY_S", 0.01)
 
 
@@ -115,3 +116,38 @@ def test_what_the_others_cannot_hold_ends_the_model_with_a_sentence_and_not_the_
         model.close()
         with cluster.load(tiny, dtype="float32", split=[3, 3]) as again:
             assert answer(again) == alone(tiny, [PROMPT], 12)[0]
+
+
+@pytest.mark.parametrize("frozen", ["a", "b", "c"])
+def test_others_take_over_from_a_frozen_device_and_it_is_used_again_when_it_thaws(
+    ring: RingInProcess, tiny: Path, expected: list[list[int]], frozen: str
+) -> None:
+    with ring.connect() as cluster, load(cluster, tiny) as model, ThreadPoolExecutor(3) as threads:
+        stream = model.stream(PROMPT, max_new_tokens=NUM_TOKENS)
+        next(stream)
+        ring.network.freeze(frozen)
+        others = [threads.submit(answer, model, prompt, NUM_TOKENS) for prompt in PROMPTS[1:]]
+        "".join(stream)
+        assert [stream.result.token_ids, *(other.result() for other in others)] == expected
+        assert frozen not in model.plan.devices
+        ring.network.restore(frozen)
+        wait_until(lambda: [event.event for event in model.events] == ["suspected", "recovered", "back"])
+        wait_until(lambda: len(ring.workers[frozen]._stages.hosts()) == 0)
+        for lost in sorted(set(ring.names) - {frozen}):
+            ring.network.kill(lost)
+        assert answer(model, PROMPT, NUM_TOKENS) == expected[0]
+        assert model.plan.devices == (frozen,)
+
+
+def test_where_nobody_can_take_over_from_a_frozen_device_its_sessions_wait(
+    tiny: Path, expected: list[list[int]]
+) -> None:
+    with ring_in_process(1) as ring, ring.connect() as cluster, cluster.load(tiny, dtype="float32") as model:
+        stream = model.stream(PROMPT, max_new_tokens=NUM_TOKENS)
+        next(stream)
+        ring.network.freeze("a")
+        wait_until(lambda: "a" in cluster._watch.suspected)
+        ring.network.restore("a")
+        "".join(stream)
+        assert stream.result.token_ids == expected[0]
+        assert model.events == ()
