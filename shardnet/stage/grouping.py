@@ -31,11 +31,16 @@ class Choice(NamedTuple):
     """For so long at most."""
 
 
+ALL = Choice(None)
+"""Where there is one group, and at every stage but the first."""
+
+
 class Grouping:
     """The decisions of one first stage. Seconds are those of any steady clock.
 
     Args:
-        num_groups: as many stages of the ring can compute at the same time; 1 lets a stage take all that waits.
+        num_groups: as many stages of the ring can compute at the same time, 2 or more: for one group nothing is to be
+            decided.
     """
 
     def __init__(self, num_groups: int) -> None:
@@ -57,8 +62,6 @@ class Grouping:
         Args:
             num_decoding: sessions that are past their prompt, wherever their token is.
         """
-        if self._num_groups == 1:
-            return Choice(None)
         if self._num_decoding != num_decoding:
             self._num_decoding, self._num_in_vain, self._rests_until_s = num_decoding, 0, -math.inf
         share = num_decoding / self._num_groups
@@ -84,7 +87,7 @@ class Grouping:
 
     def taken(self, now_s: float, sessions: Sequence[int]) -> None:
         """These go round now: how long a lap takes is known when one of them comes again."""
-        if self._num_groups == 1 or not sessions:
+        if not sessions:
             return
         then_s = self._taken_s.get(sessions[0])
         if then_s is not None:

@@ -26,9 +26,9 @@ from shardnet.errors import BadRequest, ClusterError
 from shardnet.models import Segment, Shard
 from shardnet.stage.cache import KVCache
 from shardnet.stage.command import Command, Result
-from shardnet.stage.grouping import Grouping
+from shardnet.stage.grouping import ALL, Choice, Grouping
 from shardnet.stage.idle_time import IdleTime
-from shardnet.stage.inbox import Inbox, OnTaken, Packet
+from shardnet.stage.inbox import Inbox, OnTaken, Packet, StepWork
 from shardnet.stage.live_sessions import LiveSessions
 from shardnet.stage.onward import Onward
 from shardnet.stage.outlet import Outlet
@@ -70,7 +70,7 @@ class Stage:
         self._num_threads = num_threads
         self._pace = pace
         self._inbox = Inbox(chunk_tokens)
-        self._grouping = Grouping(num_groups)
+        self._grouping = Grouping(num_groups) if num_groups > 1 else None
         self._sessions = LiveSessions(kv)
         self._idle = IdleTime(recorder)
         self._ready = threading.Condition()
@@ -279,20 +279,30 @@ class Stage:
     def _take_work(self) -> tuple[Step | None, float | None]:
         """The next step. None where nothing that waits can run now, or is to, for so many seconds at most."""
         with self._ready:
-            now_s, num_waiting = clock_ns() / 1e9, self._inbox.num_decode_parts
-            group = self._grouping.choose(now_s, num_waiting, self._sessions.num_decoding)
+            group = self._choose_group()
             allow_bulk = self._onward.has_room
             taken = self._inbox.take(self._sessions.standing, allow_bulk=allow_bulk, most_decode=group.most)
             step = None
             if taken.work is not None:
                 step = Step(taken.work, self._sessions.begin_step(taken.work.parts))
-                self._grouping.taken(now_s, [part.session for part in taken.work.decode_parts])
+                self._note_group(taken.work)
             self._idle.note_waiting(step is None)
         for on_taken in taken.on_taken:  # they may go through the network: not under the lock
             on_taken()
         for refusal in taken.refused:
             self._outlet.session_failed(*refusal)
         return step, group.wait_s
+
+    def _choose_group(self) -> Choice:
+        """How much decode work to take. The caller holds `_ready`."""
+        if self._grouping is None:
+            return ALL
+        return self._grouping.choose(clock_ns() / 1e9, self._inbox.num_decode_parts, self._sessions.num_decoding)
+
+    def _note_group(self, work: StepWork) -> None:
+        """This goes round now. The caller holds `_ready`."""
+        if self._grouping is not None:
+            self._grouping.taken(clock_ns() / 1e9, [part.session for part in work.decode_parts])
 
     def _run(self, step: Step) -> torch.Tensor:
         """Hidden states [sum T, H]; or logits [N, V], where this shard ends with the head."""

@@ -16,7 +16,7 @@ from tiny_text_model import save_text_model
 
 from shardnet.errors import BadRequest, ClusterError
 from shardnet.loader import load_shard, open_model
-from shardnet.models import Shard
+from shardnet.models import Segment, Shard
 from shardnet.stage.cache import KVCache
 from shardnet.stage.idle_time import IdleTime
 from shardnet.stage.sent_log import kept_by
@@ -188,6 +188,28 @@ def test_a_stage_that_waits_holds_nothing_of_its_last_command(loop: Loop) -> Non
 
     taken = weakref.ref(loop.stage.between_steps(Block).result(timeout=5))
     wait_until(lambda: taken() is None, 5)
+
+
+@pytest.mark.parametrize(("num_groups", "most"), [(1, 4), (2, 2)])
+def test_a_step_takes_a_groups_share_or_all_that_waits(
+    shard: Shard, monkeypatch: pytest.MonkeyPatch, num_groups: int, most: int
+) -> None:
+    forward, num_decoded = shard.forward, []
+
+    def count_and_run(rows: torch.Tensor, segments: list[Segment]) -> torch.Tensor:
+        if len(rows) == len(segments):  # no prompt's
+            num_decoded.append(len(rows))
+        return forward(rows, segments)
+
+    monkeypatch.setattr(shard, "forward", count_and_run)
+    loop, kv = Loop(), KVCache(shard.kv_layout, shard.dtype, kept=kept_by(shard, shard.dtype))
+    recorder = Recorder("here", 0)
+    with Stage(shard, kv, recorder, loop, chunk_tokens=4, num_threads=1, num_groups=num_groups) as loop.stage:
+        for session in range(4):
+            loop.stage.open_session(spec(session, 12))
+            feed(loop.stage, session, PROMPT)
+        loop.wait_for(4 * 12)
+    assert max(num_decoded) == most
 
 
 class PlayedClock:
