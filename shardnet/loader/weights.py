@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequenc
 from io import FileIO
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -60,72 +60,77 @@ def load_shard(
     # Who opened the model found a tensor of its own behind a tied name (`ties`), or did not name it.
     skeleton.tied = {name: other for name, other in skeleton.tied.items() if name not in tensors}
     with _Reader(tensors, getattr(torch, dtype)) as reader:
-        units = [list(skeleton.neighbours(modules)) for _, modules in skeleton.units()]
         weights = {} if weights is None else weights
+        units = _looked_up((skeleton.neighbours(modules) for _, modules in skeleton.units()), reader, weights)
         if reserve is not None:
-            reserve(_num_new_elements(units, reader, weights) * reader.dtype.itemsize)
+            num_new = sum(group.num_elements for group in chain.from_iterable(units) if group.kept is None)
+            reserve(num_new * reader.dtype.itemsize)
         held = _fill(units, reader, weights, progress)
     return Shard(skeleton.config, skeleton.family, skeleton.filled(held), reader.dtype, reader.bytes_read)
 
 
+class _Group(NamedTuple):
+    """Tensors that stay together in memory, one behind the other."""
+
+    slots: Sequence[Slot]
+    shapes: dict[str, torch.Size]
+    """Of its tensors by name, without those that a group before it has."""
+    kept: dict[str, Tensor] | None
+    """These tensors, where this device holds all of them already; else all are read anew."""
+
+    @property
+    def num_elements(self) -> int:
+        return sum(shape.numel() for shape in self.shapes.values())
+
+
+def _looked_up(
+    units: Iterable[Iterable[Sequence[Slot]]], reader: _Reader, weights: Mapping[Any, Tensor]
+) -> list[list[_Group]]:
+    """The groups of each unit. What is found among `weights` stays as long as they do."""
+    seen: set[str] = set()
+    found = []
+    for unit in units:
+        groups = []
+        for slots in unit:
+            shapes = {slot.name: slot.shape for slot in slots if slot.name not in seen}
+            seen |= shapes.keys()
+            kept = {name: tensor for name in shapes if (tensor := weights.get(reader.key(name))) is not None}
+            groups.append(_Group(slots, shapes, kept if len(kept) == len(shapes) else None))
+        found.append(groups)
+    return found
+
+
 def _fill(
-    units: Sequence[Sequence[Sequence[Slot]]],
+    units: Sequence[Sequence[_Group]],
     reader: _Reader,
     weights: MutableMapping[Any, Tensor],
     progress: ByteProgress | None,
 ) -> dict[str, Tensor]:
     """Put a real tensor into every slot; return the tensors by name, each once."""
-    total = _num_elements(units) * reader.dtype.itemsize
+    total = sum(group.num_elements for group in chain.from_iterable(units)) * reader.dtype.itemsize
     held: dict[str, Tensor] = {}
     done = 0
     for groups in units:
         for group in groups:
-            new = {slot.name: slot.shape for slot in group if slot.name not in held}
-            tensors = _kept_or_read(new, reader, weights)
-            held |= tensors
-            done += sum(tensor.nbytes for tensor in tensors.values())
-            _put(held, group)
+            held |= _read(group, reader, weights) if group.kept is None else group.kept
+            done += group.num_elements * reader.dtype.itemsize
+            _put(held, group.slots)
         if progress:
             progress(done, total)
     return held
 
 
-def _num_elements(units: Iterable[Iterable[Sequence[Slot]]]) -> int:
-    """Of all slots, those of a name counted once."""
-    shapes = {slot.name: slot.shape for groups in units for group in groups for slot in group}
-    return sum(shape.numel() for shape in shapes.values())
-
-
-def _num_new_elements(units: Iterable[Iterable[Sequence[Slot]]], reader: _Reader, weights: Mapping[Any, Tensor]) -> int:
-    """Of those slots whose tensors will be read."""
-    seen: set[str] = set()
-    num_elements = 0
-    for group in chain.from_iterable(units):
-        new = {slot.name: slot.shape for slot in group if slot.name not in seen}
-        seen |= new.keys()
-        if any(reader.key(name) not in weights for name in new):
-            num_elements += sum(shape.numel() for shape in new.values())
-    return num_elements
+def _read(group: _Group, reader: _Reader, weights: MutableMapping[Any, Tensor]) -> dict[str, Tensor]:
+    """A group's tensors out of the files; other shards on this device may use them."""
+    tensors = reader.read(group.shapes)
+    weights.update((reader.key(name), tensor) for name, tensor in tensors.items())
+    return tensors
 
 
 def _put(held: Mapping[str, Tensor], slots: Sequence[Slot]) -> None:
     for slot in slots:
         place = slot.module._buffers if slot.is_buffer else slot.module._parameters
         place[slot.attribute] = held[slot.name]  # type: ignore[assignment]
-
-
-def _kept_or_read(
-    shapes: Mapping[str, torch.Size], reader: _Reader, weights: MutableMapping[Any, Tensor]
-) -> dict[str, Tensor]:
-    """Tensors that stay together in memory: those that this device holds already, or all of them read anew."""
-    keys = {name: reader.key(name) for name in shapes}
-    kept = {name: weights.get(key) for name, key in keys.items()}
-    found = {name: tensor for name, tensor in kept.items() if tensor is not None}
-    if len(found) == len(shapes):
-        return found
-    tensors = reader.read(shapes)
-    weights.update((keys[name], tensor) for name, tensor in tensors.items())
-    return tensors
 
 
 class _Reader:

@@ -159,6 +159,21 @@ def test_what_no_shard_uses_is_forgotten(llama: TinyModel) -> None:
     assert not weights
 
 
+def test_what_is_read_is_what_was_reserved(llama: TinyModel) -> None:
+    """Once, tensors whose last shard went after the reservation were read, and nobody had reserved their memory."""
+    weights: weakref.WeakValueDictionary[Any, torch.Tensor] = weakref.WeakValueDictionary()
+    others = [load_shard(llama.folder, llama.files.tensors_of(1, 2), 1, 2, "float32", weights)]
+    reserved: list[int] = []
+
+    def reserve(num_bytes: int) -> None:
+        reserved.append(num_bytes)
+        others.clear()
+
+    shard = load_shard(llama.folder, llama.files.tensors_of(0, 4), 0, 4, "float32", weights, reserve)
+    assert reserved == [shard.bytes_read]
+    assert 0 < shard.bytes_read < shard.weight_bytes
+
+
 @pytest.mark.parametrize("variant", ["mixtral", "qwen2_moe", "qwen3_moe", "olmoe"])
 def test_experts_are_read_from_both_layouts(tmp_path: Path, variant: str) -> None:
     model = save_model(variant, tmp_path)
