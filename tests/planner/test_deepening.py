@@ -1,13 +1,11 @@
-"""Annealing and branch and bound: brute force is the oracle, and problems on which the search by units failed."""
+"""Annealing and branch and bound on problems on which the search by units failed. See test_searches.py for more."""
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 
 import numpy as np
 import pytest
-from planner_problems import every_plan, small_problems
 from tight_problems import against_record, recorded
 
 from shardnet.planner import Problem, evaluate
@@ -22,67 +20,6 @@ from shardnet.planner.exact.open_nodes import Nodes, OpenNodes
 from shardnet.planner.tables import Tables, as_stages
 
 DATA = Path(__file__).parents[1] / "data"
-
-
-def test_branch_and_bound_finds_the_shortest_lap_and_proves_it() -> None:
-    fitting = 0
-    for problem in small_problems(1, 60):
-        laps = [cost.lap_s for _, cost in every_plan(problem)]
-        tables, exact = Tables(problem), Exact(Tables(problem), Budget(60))
-        assignment = Assignment(tables, Target(tables.seconds, tables.hop_s), roots_of(tables))
-        if not assignment.allowed.any(axis=1).all():
-            assert not laps
-            continue
-        found = Branching(assignment, exact.beat_judge(np.inf)).run(np.inf, Budget(60))
-        assert found.unseen == np.inf
-        assert found.cost == pytest.approx(min(laps, default=np.inf), rel=1e-9)
-        fitting += bool(laps)
-    assert fitting >= 30
-
-
-def test_branch_and_bound_keeps_a_beat() -> None:
-    """The least lap of plans in which no device is busy for longer; links are the judge's business."""
-    held = 0
-    for problem in small_problems(2, 60):
-        plans = every_plan(problem)
-        if not plans:
-            continue
-        beat_s = sorted(cost.bottleneck_s for _, cost in plans)[len(plans) // 50] * (1 + 1e-12)
-        exact = Exact(Tables(problem), Budget(60))
-        assignment = Assignment(exact.tables, exact.beat_target(beat_s), roots_of(exact.tables))
-        found = Branching(assignment, exact.beat_judge(beat_s)).run(np.inf, Budget(60))
-        expected = min(cost.lap_s for _, cost in plans if cost.bottleneck_s <= beat_s * (1 + 1e-9))
-        assert found.cost == pytest.approx(expected, rel=1e-9)
-        assert found.unseen == np.inf
-        held += 1
-    assert held >= 20
-
-
-def test_branch_and_bound_keeps_a_second_limit() -> None:
-    """The least energy under a lap limit; batteries are limits, too."""
-    held = 0
-    for problem in small_problems(3, 60):
-        plans = every_plan(problem)
-        if not plans:
-            continue
-        limit_s = min(cost.lap_s for _, cost in plans) * random.Random(len(plans)).choice([1.0, 1.1, 1.5])
-        exact = Exact(Tables(problem), Budget(60), limit_s)
-        tables = exact.tables
-        watts = np.array([device.active_w for device in problem.devices], dtype=float)
-        joules = np.where(np.isfinite(tables.hop_s), tables.radio_j, np.inf)
-        laps = Second(tables.seconds, tables.hop_s, limit_s * (1 + 1e-9))
-        assignment = Assignment(tables, Target(tables.seconds * watts, joules, second=laps), roots_of(tables))
-
-        def judge(runs: tuple[tuple[int, int], ...], exact: Exact = exact, limit_s: float = limit_s) -> float:
-            cost = exact.cost(runs)
-            return np.inf if cost is None or cost.lap_s > limit_s * (1 + 1e-9) else float(cost.energy_j or 0.0)
-
-        found = Branching(assignment, judge).run(np.inf, Budget(60))
-        kept = [cost.energy_j for _, cost in plans if cost.lap_s <= limit_s * (1 + 1e-9)]
-        assert found.cost == pytest.approx(min(kept), rel=1e-9)
-        assert found.unseen == np.inf
-        held += 1
-    assert held >= 20
 
 
 def test_what_is_left_open_is_no_better_than_it_says() -> None:
