@@ -1,6 +1,9 @@
 """The process of one device: joins the cluster, and serves until it is told to leave.
 
-    python -m shardnet.device.process --endpoint ENDPOINT --name NAME [--threads N] [--end-with FD]
+    python -m shardnet.device.process --endpoint ENDPOINT --name NAME [--threads N] [--keep-s N] [--end-with FD]
+
+A device whose door is gone goes on: the others reach it, and its stages wait for another coordinator (`orphans`). With
+`--keep-s` it looks for the door for so long, and ends where nobody opens it again.
 
 Standard input means nothing to it: it may be a terminal, a pipe, /dev/null (nohup, systemd) or closed. A process that
 starts a device and must not be outlived by it hands down the reading end of a pipe and keeps the other end open.
@@ -13,16 +16,22 @@ import importlib
 import os
 import sys
 import threading
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from shardnet.device.allocator import settle_allocator
+from shardnet.errors import ClusterError
 from shardnet.foreign.quoting import MOST_DIGITS, quoted
 from shardnet.process.ending import orderly_exit
 from shardnet.process.signals import end_at_once
 from shardnet.process.standard_streams import open_closed, say
 from shardnet.process.surroundings import require_address_space
 
+if TYPE_CHECKING:
+    from shardnet.transport import RpcTransport
+    from shardnet.transport.door.membership import DoorEvent
+
 JOIN_S = 60.0
+MOST_KEEP_S = 10**9
 MOST_THREADS = 1024
 """Of computing, for one device. Beyond any machine: a slip of the keys must not fill the system with threads."""
 NEEDED = (
@@ -52,17 +61,32 @@ def main() -> int:
     )
     parser.add_argument("--name", required=True, help="the name of this device, unique in the cluster")
     parser.add_argument("--threads", type=_count, default=1, help="compute threads")
+    parser.add_argument(
+        "--keep-s",
+        type=_seconds,
+        default=0,
+        metavar="N",
+        help="look so many seconds for a door that is gone, and end then; 0 does neither",
+    )
     parser.add_argument("--end-with", type=_pipe, metavar="FD", help="end at once when this inherited pipe is closed")
     arguments = parser.parse_args()
     if arguments.end_with is not None:
         end_with(arguments.end_with)
-    return serve_and_report(arguments.endpoint, arguments.name, arguments.threads)
+    return serve_and_report(arguments.endpoint, arguments.name, arguments.threads, arguments.keep_s)
 
 
 def _count(text: str) -> int:
+    return _whole(text, 1, MOST_THREADS)
+
+
+def _seconds(text: str) -> int:
+    return _whole(text, 0, MOST_KEEP_S)
+
+
+def _whole(text: str, least: int, most: int) -> int:
     is_number = text.isdecimal() and len(text) <= MOST_DIGITS
-    if not is_number or not 1 <= int(text) <= MOST_THREADS:
-        raise argparse.ArgumentTypeError(f"it must be a whole number from 1 to {MOST_THREADS}, but is {quoted(text)}")
+    if not is_number or not least <= int(text) <= most:
+        raise argparse.ArgumentTypeError(f"it must be a whole number from {least} to {most}, but is {quoted(text)}")
     return int(text)
 
 
@@ -80,23 +104,26 @@ def import_all() -> None:
         importlib.import_module(module)
 
 
-def serve_and_report(endpoint: str, name: str, threads: int) -> int:
+def serve_and_report(endpoint: str, name: str, threads: int, keep_s: float = 0.0) -> int:
     """Be a device until it is over. Whatever else ends it is one sentence on standard error; returns the exit code."""
     try:
         with orderly_exit(debug=False):
             require_address_space()
-            serve(endpoint, name, threads)
+            serve(endpoint, name, threads, keep_s)
     except SystemExit as end:
         assert isinstance(end.code, int), end.code
         return end.code
     return 0
 
 
-def serve(endpoint: str, name: str, threads: int) -> None:
+def serve(endpoint: str, name: str, threads: int, keep_s: float = 0.0) -> None:
     """Be a device until it is over. One that the others have struck off, as it was silent for too long, joins anew.
 
+    Args:
+        keep_s: how long to look for a door that is gone; 0 does not look, and goes on without one.
+
     Raises:
-        ShardnetError: it could not join, or lost the cluster.
+        ShardnetError: it could not join, or the door was not found again.
     """
     settle_allocator()
     import_all()
@@ -112,11 +139,29 @@ def serve(endpoint: str, name: str, threads: int) -> None:
     while not is_over:
         with Worker(threads, cache_folder()) as worker:
             worker.warm_up()
-            here = RpcTransport.join(endpoint, name, timeout_s=JOIN_S, prepare=worker.attach)
+            here = RpcTransport.join(endpoint, name, timeout_s=JOIN_S, look_again_s=keep_s, prepare=worker.attach)
             with here:
                 here.on_struck_off(worker.left.set)
+                is_lost = _ends_with_door(here, worker.left) if keep_s else threading.Event()
                 worker.left.wait()
         is_over = not here.struck_off.is_set()
+        if is_lost.is_set():
+            raise ClusterError(
+                f"The cluster at {endpoint} did not come back within {keep_s:g} s. Start it again, and then this device."
+            )
+
+
+def _ends_with_door(here: RpcTransport, left: threading.Event) -> threading.Event:
+    """Have the device leave when its door is given up; set then is what is returned."""
+    is_lost = threading.Event()
+
+    def hear(event: DoorEvent) -> None:
+        if event == "given up":
+            is_lost.set()
+            left.set()
+
+    here.on_door(hear)
+    return is_lost
 
 
 def end_with(pipe: int) -> None:

@@ -77,6 +77,11 @@ class StageHost:
         """The place that it sends its results from."""
         return _key(self._spec)
 
+    @property
+    def keep_s(self) -> float:
+        """See `StageSpec`."""
+        return self._spec.keep_s
+
     def load(self) -> Future[StageSizes]:
         """Load the shard and start the stage; the future gives its sizes.
 

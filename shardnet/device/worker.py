@@ -17,7 +17,7 @@ from transformers import LlamaConfig
 
 from shardnet.device.description import describe
 from shardnet.device.memory import DeviceMemory
-from shardnet.device.orphans import OrphanWatch
+from shardnet.device.orphans import HeldFor, OrphanWatch
 from shardnet.device.stage_host import Premises, StageHost
 from shardnet.device.stage_table import StageTable
 from shardnet.errors import PlanNotInForce
@@ -165,9 +165,9 @@ class Worker:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _rings(self) -> set[tuple[str, RingId]]:
-        """The rings that have stages here, each with its coordinator's name."""
-        return {(host.source, ring_id) for (ring_id, _), host in self._stages.items()}
+    def _rings(self) -> set[HeldFor]:
+        """The rings that have stages here."""
+        return {HeldFor(host.source, ring_id, host.keep_s) for (ring_id, _), host in self._stages.items()}
 
     def _drop(self, ring_id: RingId) -> None:
         """End the stages of a ring that is no more, but for those that answer to another ring by now."""

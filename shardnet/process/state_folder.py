@@ -1,10 +1,11 @@
-"""A folder for what outlives a process: for its user alone, and held by one process at a time.
+"""A folder for what outlives a process: for its user alone, held by one process at a time, and never with half a file.
 
 Whoever holds it has a lock on a file in it, which the system takes away when the process ends, in whatever way.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import stat
@@ -69,6 +70,24 @@ class StateFolder:
                         f"A cluster runs in {self.path} already. End it first, or name another folder."
                     ) from None
             time.sleep(AGAIN_S)
+
+    def write(self, name: str, content: bytes) -> None:
+        """Put a file in place of what there was. When this returns it survives the end of the machine, too; whenever
+        that comes earlier, the old one is there or the new one.
+
+        Raises:
+            OSError: it cannot be written, or this process holds the folder no longer.
+        """
+        if self._folder is None:
+            raise OSError(errno.EBADF, "this process holds the folder no longer")
+        half = f"{name}.half"  # of a process that was killed, at most: this one holds the folder
+        how = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        with os.fdopen(os.open(half, how, 0o600, dir_fd=self._folder), "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(half, name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
+        os.fsync(self._folder)
 
     def close(self) -> None:
         """Hold it no longer. Safe to call twice; in a forked child, the parent goes on holding it."""

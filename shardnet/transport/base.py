@@ -87,6 +87,10 @@ class Transport(ABC):
         """Have every later change of `members` told, in order, on a thread that must not wait."""
 
     @abstractmethod
+    def number_of(self, device: str) -> int | None:
+        """A number of this member's own: whoever has its name later has another one. None where no member has it."""
+
+    @abstractmethod
     def draw(self, counter: str, count: int = 1) -> int:
         """The first of `count` consecutive numbers, from 1 up, that nobody in this group's life gets again.
 

@@ -195,6 +195,9 @@ class StageSpec(NamedTuple):
     """The plan version of the first ring of the loaded model; stays when another ring takes over."""
     num_groups: int = 1
     """How many stages of the ring can compute at the same time; see `stage.grouping`."""
+    keep_s: float = 0.0
+    """How long the stage is kept while its coordinator is not there, or another process has its place that does not
+    know the ring yet."""
 
 
 class StageSizes(NamedTuple):

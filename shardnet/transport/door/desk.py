@@ -1,15 +1,35 @@
-"""What the door answers to its guests, and what it tells them. Runs on one event loop; knows no listeners."""
+"""What the door answers to its guests, and what it tells them. Runs on one event loop; knows no listeners.
+
+Nothing is told, and no number given, before it is kept: where this process is killed, the next one in the same folder
+goes on from there. Members of the roster that it finds are *away* until they come back.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import hmac
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from shardnet.errors import ClusterError, JoinFailed, ShardnetError
+from shardnet.errors import ClusterError, Evicted, JoinFailed, ShardnetError
+from shardnet.process.identity import has_ended
 from shardnet.transport.door import messages
 from shardnet.transport.door.guest import Guest
-from shardnet.transport.door.messages import Done, Draw, Enlist, Enter, Heard, Leave, Pong, Refused, Strike, Sync
+from shardnet.transport.door.keeper import Keeper
+from shardnet.transport.door.messages import (
+    Done,
+    Draw,
+    Enlist,
+    Enter,
+    Heard,
+    Leave,
+    Pong,
+    Refused,
+    Return,
+    Strike,
+    Sync,
+)
 from shardnet.transport.door.roster import Member, Roster
 from shardnet.transport.failure import encode
 from shardnet.transport.wire.values import Undecodable
@@ -18,6 +38,10 @@ NOTICE_S = 2.0
 """How long a join or an eviction waits for members that do not hear of it, or for the holder of a name."""
 GOODBYE_S = 0.4
 """The same for a member that leaves."""
+RETURN_S = 60.0
+"""How long members may take to come back after the door was opened again. Who does not is struck off."""
+KEEP_AGAIN_S = 1.0
+"""After which the roster is written again, where the disk was full."""
 MOST_QUESTIONS = 64
 """Of one guest at the same time."""
 
@@ -25,19 +49,42 @@ MOST_QUESTIONS = 64
 class Desk:
     """The roster, and the guests that are on it."""
 
-    def __init__(self, roster: Roster) -> None:
+    def __init__(self, roster: Roster, keeper: Keeper) -> None:
         self._roster = roster
+        self._keeper = keeper
         self._members: dict[int, Guest] = {}
+        """Those who are connected."""
+        self._away = {member.id for member in roster.members}
         self._news_heard = asyncio.Condition()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._is_publishing = False
+        self._is_closed = False
         self._serves: dict[type, Callable[[Guest, Any], Awaitable[int]]] = {
             Enter: self._enter,
             Enlist: self._enlist,
+            Return: self._return,
             Strike: self._strike,
             Leave: self._leave,
             Sync: self._sync,
             Draw: self._draw,
         }
+
+    def open(self) -> None:
+        """Wait for those who are away, but not for those who are known to be dead, such as who had this door before."""
+        for member in self._roster.members:
+            if has_ended(member.process):
+                self._strike_off(member.id)
+        if self._away:
+            self._start(self._wait_for_away())
+
+    async def _wait_for_away(self) -> None:
+        await asyncio.sleep(RETURN_S)
+        for member_id in list(self._away):
+            self._strike_off(member_id)
+
+    def close(self) -> None:
+        """The door is closed: the connections that end now are not the ends of their members."""
+        self._is_closed = True
 
     async def serve(self, guest: Guest) -> None:
         """Answer a guest for as long as it is there. Its end is that of its membership.
@@ -80,14 +127,19 @@ class Desk:
     async def _enter(self, guest: Guest, _: Enter) -> int:
         if guest.id == 0:
             guest.id = self._roster.admit()
+        await self._keeper.keep()
         return guest.id
 
     async def _enlist(self, guest: Guest, question: Enlist) -> int:
-        newcomer = Member(guest.id, question.name, question.address)
+        newcomer = Member(guest.id, question.name, question.address, _hash_of(question.secret), guest.process)
         while (holder := self._try(guest, newcomer)) is not None:
-            await self._challenge(holder)
+            await self._challenge(holder, newcomer)
         self._members[guest.id] = guest
-        return await self._spread(guest, NOTICE_S)
+        try:
+            return await self._spread(guest, NOTICE_S)
+        except ClusterError:  # it was not kept
+            self._part(guest)
+            raise
 
     def _try(self, guest: Guest, newcomer: Member) -> Member | None:
         """Put a newcomer on the roster, or return who holds its name."""
@@ -95,27 +147,61 @@ class Desk:
             raise ClusterError("Who has no number, or is gone, cannot be on the roster.")
         return self._roster.enlist(newcomer)
 
-    async def _challenge(self, holder: Member) -> None:
+    async def _challenge(self, holder: Member, newcomer: Member) -> None:
         """Return when the holder of a name is gone.
 
         Raises:
             JoinFailed: it lives, or may do so.
         """
-        guest = self._members[holder.id]
-        if await guest.answers(NOTICE_S):
+        guest = self._members.get(holder.id)
+        if guest is None:
+            self._claim_name_of_away(holder, newcomer)
+        elif await guest.answers(NOTICE_S):
             raise JoinFailed(f"A device called {holder.name} is in the cluster already. Choose another name.")
-        if not guest.is_gone and holder.id in self._members:
+        elif not guest.is_gone and holder.id in self._members:
             raise JoinFailed(
                 f"A device called {holder.name} is in the cluster and does not answer. "
                 "Wait until it is evicted, or choose another name."
             )
 
+    def _claim_name_of_away(self, holder: Member, newcomer: Member) -> None:
+        """Who is away keeps its name as long as its process lives. A process is one member at a time.
+
+        Raises:
+            JoinFailed: it lives.
+        """
+        is_same = holder.process == newcomer.process
+        if holder.process and not is_same and not has_ended(holder.process):
+            raise JoinFailed(
+                f"A device called {holder.name} was here before the cluster was started again, and may come back. "
+                f"Try again in {RETURN_S:.0f} s, or choose another name."
+            )
+        self._strike_off(holder.id)
+
+    async def _return(self, guest: Guest, question: Return) -> int:
+        """Let a member go on that is away, or whose connection is dead and has not ended here yet."""
+        if guest.id != 0 or guest.is_gone:
+            raise ClusterError("Who has a number, or is gone, does not come back.")
+        member = self._roster.member(question.id)
+        is_known = member is not None and hmac.compare_digest(member.secret_hash, _hash_of(question.secret))
+        if not is_known or question.version > self._roster.kept:
+            raise Evicted(f"Device number {question.id} is not in this cluster any more. Join it anew.")
+        before = self._members.get(question.id)
+        guest.resume(question.id, question.version)
+        self._members[question.id] = guest
+        self._away.discard(question.id)
+        if before is not None:
+            before.end()
+        guest.tell(self._roster, asyncio.get_running_loop().time())
+        await guest.caught_up()
+        return self._roster.kept
+
     async def _strike(self, guest: Guest, question: Strike) -> int:
-        if guest.id not in self._members:
+        if self._members.get(guest.id) is not guest:
             raise ClusterError("Only members strike others off.")
         struck = self._members.get(question.id)
+        self._strike_off(question.id)
         if struck is not None:
-            self._part(struck)
             self._start(struck.farewell())
         return await self._spread(guest, NOTICE_S)
 
@@ -125,16 +211,42 @@ class Desk:
 
     async def _sync(self, guest: Guest, _: Sync) -> int:
         await guest.caught_up()
-        return self._roster.version
+        return self._roster.kept
 
     async def _draw(self, guest: Guest, question: Draw) -> int:
-        return self._roster.draw(question.counter, question.how_many)
+        first = self._roster.draw(question.counter, question.how_many)
+        await self._keeper.keep()
+        return first
 
     def _part(self, guest: Guest) -> None:
-        """Take a guest off the roster, and tell the others. Nothing where it is not on it."""
-        if self._members.pop(guest.id, None) is not None:
-            self._roster.strike(guest.id)
+        """Take a guest off the roster. Nothing where it is not on it, or has come back by another connection."""
+        if self._members.get(guest.id) is guest:
+            self._strike_off(guest.id)
+
+    def _strike_off(self, member_id: int) -> None:
+        """Take a member off the roster, and tell the others soon. Nothing where it is not on it."""
+        if self._is_closed:
+            return
+        self._members.pop(member_id, None)
+        self._away.discard(member_id)
+        if self._roster.strike(member_id) and not self._is_publishing:
+            self._is_publishing = True
+            self._start(self._publish())
+
+    async def _publish(self) -> None:
+        """Tell all members what has changed, as soon as it is kept."""
+        told = -1
+        while told < self._roster.version:  # more may change while it is written
+            version = self._roster.version
+            try:
+                await self._keeper.keep()
+            except ClusterError:
+                await asyncio.sleep(KEEP_AGAIN_S)
+                continue
             self._tell_all()
+            told = version
+        self._is_publishing = False
+        await self._wake()
 
     def _tell_all(self) -> None:
         now_s = asyncio.get_running_loop().time()
@@ -144,6 +256,7 @@ class Desk:
     async def _spread(self, guest: Guest, most_s: float) -> int:
         """Tell all members what has changed, and wait for the others to have heard; returns the version."""
         version = self._roster.version
+        await self._keeper.keep()
         self._tell_all()
         loop = asyncio.get_running_loop()
         async with self._news_heard:
@@ -164,3 +277,7 @@ class Desk:
     async def _wake(self) -> None:
         async with self._news_heard:
             self._news_heard.notify_all()
+
+
+def _hash_of(secret: bytes) -> bytes:
+    return hashlib.sha256(secret).digest()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import secrets
 import socket
 import threading
 import weakref
@@ -19,6 +18,7 @@ from pathlib import Path
 
 from shardnet.errors import UsageError
 from shardnet.process.forks import Birthplace
+from shardnet.process.identity import process_behind
 from shardnet.process.state_folder import StateFolder
 from shardnet.transport.door.challenge import (
     DOOR,
@@ -32,9 +32,11 @@ from shardnet.transport.door.challenge import (
 )
 from shardnet.transport.door.desk import Desk
 from shardnet.transport.door.guest import Guest
+from shardnet.transport.door.keeper import Keeper
 from shardnet.transport.door.listening import Listener, listen_at, listen_for_user, listen_in, tend, where
 from shardnet.transport.door.messages import MOST_SAID_BYTES
-from shardnet.transport.door.roster import MAX_ID, Roster
+from shardnet.transport.door.roster import Roster, new_roster
+from shardnet.transport.door.roster_file import roster_in
 from shardnet.transport.wire.values import Undecodable
 
 KNOCK_S = 5.0
@@ -48,11 +50,12 @@ AGAIN_S = 0.1
 class Door:
     """An open door. A context manager: leaving it closes the door, and members go on among themselves."""
 
-    def __init__(self, listener: Listener, folder: StateFolder | None = None) -> None:
+    def __init__(self, listener: Listener, roster: Roster, folder: StateFolder | None = None) -> None:
         """Use `serve_door` instead."""
         self.endpoint = listener.endpoint
         """Where it is: "unix:PATH" or "HOST:PORT"."""
         self._listener = listener
+        self._roster = roster
         self._folder = folder
         self._birthplace = Birthplace("this door")
         self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet([listener.socket])
@@ -99,14 +102,18 @@ class Door:
 
     async def _serve(self) -> None:
         self._listener.socket.setblocking(False)
-        desk = Desk(Roster(last_id=secrets.randbelow(MAX_ID // 2)))
+        keeper = Keeper(self._roster, self._folder)
+        desk = Desk(self._roster, keeper)
+        desk.open()
         accepting = self._loop.create_task(self._accept(desk))
         await self._is_closed.wait()
+        desk.close()
         accepting.cancel()
         while tasks := [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
+        keeper.close()
 
     async def _accept(self, desk: Desk) -> None:
         while True:
@@ -143,7 +150,7 @@ class Door:
             is_let_in = await asyncio.wait_for(self._is_let_in(reader, writer), KNOCK_S)
             self._knocking.pop(this, None)
             if is_let_in:
-                await desk.serve(Guest(reader, writer))
+                await desk.serve(Guest(reader, writer, process_behind(connection)))
         except (OSError, EOFError, Undecodable, asyncio.TimeoutError):
             pass  # whoever it was is gone, or speaks another language
         finally:
@@ -180,15 +187,17 @@ def serve_door(
 
     Raises:
         UsageError: the port is taken, or the address is not one of this device or not one that is allowed; the folder
-            is not this user's alone, cannot be used, or another process has opened it.
+            is not this user's alone, cannot be used, another process has opened it, or its roster is damaged.
     """
     if folder is None:
-        return Door(listen_for_user() if host is None else listen_at(host, port, beyond_loopback=beyond_loopback))
+        listener = listen_for_user() if host is None else listen_at(host, port, beyond_loopback=beyond_loopback)
+        return Door(listener, new_roster())
     if host is not None:
         raise UsageError("A door is at an address or in a folder. Name one of them.")
     held = StateFolder(folder)
     try:
-        return Door(listen_in(held), held)
+        roster = roster_in(held.path)
+        return Door(listen_in(held), roster, held)
     except BaseException:
         held.close()
         raise

@@ -20,9 +20,11 @@ FAREWELL_S = 2.0
 class Guest:
     """A member, or one who will be. All of it runs on the door's loop."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, process: str = "") -> None:
         self.id = 0
         """None yet."""
+        self.process = process
+        """The one that has connected, where that is known; see `process.identity`."""
         self.heard = 0
         """The version of the roster that it has."""
         self._told = 0
@@ -55,7 +57,7 @@ class Guest:
 
     def tell(self, roster: Roster, now_s: float) -> None:
         """Write what has changed on the roster, or let it wait where the guest does not read."""
-        if self._told == roster.version or self._catching_up is not None:
+        if self._told == roster.kept or self._catching_up is not None:
             return
         if self.heard == self._told:
             self._behind_since_s = now_s
@@ -63,7 +65,12 @@ class Guest:
             self._catching_up = asyncio.get_running_loop().create_task(self._catch_up(roster))
             return
         self.say(roster.changes_since(self._told))
-        self._told = roster.version
+        self._told = roster.kept
+
+    def resume(self, member_id: int, version: int) -> None:
+        """It is a member that was here before, and has that version."""
+        self.id = member_id
+        self.heard = self._told = version
 
     async def _catch_up(self, roster: Roster) -> None:
         with suppress(OSError):

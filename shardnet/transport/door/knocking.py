@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
+from collections.abc import Callable
 
 from shardnet.errors import JoinFailed
 from shardnet.transport.door.challenge import (
@@ -32,10 +33,10 @@ def knock(endpoint: str, timeout_s: float) -> socket.socket:
         JoinFailed: no door is there in time, or not one that this process can enter.
     """
     deadline_s = time.monotonic() + timeout_s
-    key = own_key() if path_in(endpoint) is None and split_endpoint(endpoint) else b""
+    key = _key_for(endpoint)
     while (left_s := deadline_s - time.monotonic()) > 0:
         try:
-            return _try(endpoint, key, left_s)
+            return _knock_once(endpoint, key, left_s, _nothing)
         except PermissionError as error:
             raise JoinFailed(f"The door at {endpoint} is not open to this user.") from error
         except (OSError, EOFError):
@@ -49,9 +50,32 @@ def _what_to_start(endpoint: str) -> str:
     return f"Start one there: shardnet-run --rdzv-endpoint {endpoint} SCRIPT keeps one open while the script runs."
 
 
-def _try(endpoint: str, key: bytes, timeout_s: float) -> socket.socket:
+def knock_again(endpoint: str, timeout_s: float, on_connection: Callable[[socket.socket], object]) -> socket.socket:
+    """The same, once and without waiting for the door to be opened.
+
+    Args:
+        on_connection: given what is connected before anything is said, so that it can be shut down meanwhile.
+
+    Raises:
+        ShardnetError, OSError, EOFError: there is no door, or not one that this process can enter.
+    """
+    return _knock_once(endpoint, _key_for(endpoint), timeout_s, on_connection)
+
+
+def _key_for(endpoint: str) -> bytes:
+    return own_key() if path_in(endpoint) is None and split_endpoint(endpoint) else b""
+
+
+def _nothing(_: socket.socket) -> None:
+    """Nobody minds."""
+
+
+def _knock_once(
+    endpoint: str, key: bytes, timeout_s: float, on_connection: Callable[[socket.socket], object]
+) -> socket.socket:
     connection = _connect(endpoint, timeout_s)
     try:
+        on_connection(connection)
         _be_let_in(connection, endpoint, key)
         connection.settimeout(None)
     except BaseException:

@@ -36,6 +36,19 @@ class Enlist(NamedTuple):
     name: str
     address: str
     """Of the member's agent."""
+    secret: bytes
+    """Drawn by the member: with it, and with nothing else, it may come back."""
+
+
+class Return(NamedTuple):
+    """Say that a member is back, whose connection broke: the door was closed meanwhile, say. What it has missed comes
+    before the answer."""
+
+    number: int
+    id: int
+    secret: bytes
+    version: int
+    """Of the roster, as the member knows it."""
 
 
 class Strike(NamedTuple):
@@ -108,9 +121,24 @@ class StruckOff(NamedTuple):
     """The others have struck this member off."""
 
 
-KINDS: tuple[type, ...] = (Enter, Enlist, Strike, Leave, Sync, Draw, Heard, Pong, Done, Refused, News, Ping, StruckOff)
+KINDS: tuple[type, ...] = (
+    Enter,
+    Enlist,
+    Return,
+    Strike,
+    Leave,
+    Sync,
+    Draw,
+    Heard,
+    Pong,
+    Done,
+    Refused,
+    News,
+    Ping,
+    StruckOff,
+)
 """The position is the number on the wire."""
-SAID = frozenset(KINDS[:8])
+SAID = frozenset(KINDS[:9])
 """By members. The others are told by the door."""
 _LAYOUTS = tuple(map(Layout, KINDS))
 _NUMBERS = {kind: number for number, kind in enumerate(KINDS)}

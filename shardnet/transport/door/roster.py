@@ -7,7 +7,9 @@ ids, and counters are few.
 
 from __future__ import annotations
 
+import secrets
 from bisect import bisect_right
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from shardnet.errors import ClusterError, JoinFailed, UsageError
@@ -26,28 +28,64 @@ class Member(NamedTuple):
     name: str
     address: str
     """Of its agent."""
+    secret_hash: bytes = b""
+    """Of what it says when it comes back."""
+    process: str = ""
+    """Where that is known; see `process.identity`."""
+
+
+class RosterState(NamedTuple):
+    """All that a roster knows, to be kept."""
+
+    version: int
+    last_id: int
+    members: tuple[tuple[Member, int], ...]
+    """Each with the version at which it joined, in that order."""
+    left: tuple[tuple[int, int], ...]
+    """The ids that left, each with the version, in that order."""
+    drawn: Mapping[str, int]
 
 
 class Roster:
     """The members, each from the version at which it joined."""
 
-    def __init__(self, last_id: int = 0) -> None:
-        """`last_id` counts as given out. A random one keeps the ids of a cluster apart from those of another one,
-        under which a process that changes clusters may have made RRefs."""
-        self.version = 0
-        self._last_id = last_id
-        self._by_name: dict[str, Member] = {}
-        self._joined_at: dict[int, int] = {}
-        """Of each member, in the order of versions."""
-        self._left_at: list[int] = []
-        self._left: list[int] = []
+    def __init__(self, state: RosterState) -> None:
+        """
+        Raises:
+            ValueError: the state contradicts itself.
+        """
+        self.version = state.version
+        self.kept = state.version
+        """The version that may be told. What is later would be forgotten if this process were killed now: whoever was
+        told of it would miss what gets that version instead."""
+        self.num_changes = 0
+        """Of all that is to be kept: numbers that were given out have no version."""
+        self._last_id = state.last_id
+        self._members = {member.id: member for member, _ in state.members}
+        self._ids = {member.name: member.id for member, _ in state.members}
+        self._joined_at = {member.id: version for member, version in state.members}
+        self._left_at = [version for _, version in state.left]
+        self._left = [member_id for member_id, _ in state.left]
         """The ids that left, and above it at which version each."""
-        self._drawn: dict[str, int] = {}
+        self._drawn = dict(state.drawn)
+        _require_consistent(state)
+
+    @property
+    def state(self) -> RosterState:
+        """What makes an equal roster."""
+        members = tuple((member, self._joined_at[member.id]) for member in self.members)
+        return RosterState(
+            self.version, self._last_id, members, tuple(zip(self._left, self._left_at)), dict(self._drawn)
+        )
 
     @property
     def members(self) -> tuple[Member, ...]:
         """Those who are in the cluster, in the order in which they joined."""
-        return tuple(self._by_name.values())
+        return tuple(self._members.values())
+
+    def member(self, member_id: int) -> Member | None:
+        """Who has that id now."""
+        return self._members.get(member_id)
 
     def admit(self) -> int:
         """An id that nobody else gets.
@@ -58,6 +96,7 @@ class Roster:
         if self._last_id >= MAX_ID:
             raise JoinFailed(f"This cluster has seen {MAX_ID} devices join. Start it anew: ids are used once.")
         self._last_id += 1
+        self.num_changes += 1
         return self._last_id
 
     def enlist(self, newcomer: Member) -> Member | None:
@@ -68,28 +107,36 @@ class Roster:
         """
         if newcomer.id in self._joined_at or newcomer.id in self._left:
             raise ClusterError(f"Device number {newcomer.id} has been in this cluster before. Join it anew.")
-        holder = self._by_name.get(newcomer.name)
-        if holder is None:
-            self.version += 1
-            self._by_name[newcomer.name] = newcomer
-            self._joined_at[newcomer.id] = self.version
-        return holder
+        holder = self._ids.get(newcomer.name)
+        if holder is not None:
+            return self._members[holder]
+        self._change()
+        self._members[newcomer.id] = newcomer
+        self._ids[newcomer.name] = newcomer.id
+        self._joined_at[newcomer.id] = self.version
+        return None
 
     def strike(self, member_id: int) -> bool:
         """Take a member off the roster for good. False where it is not there."""
-        if self._joined_at.pop(member_id, None) is None:
+        member = self._members.pop(member_id, None)
+        if member is None:
             return False
-        self.version += 1
-        self._by_name = {name: member for name, member in self._by_name.items() if member.id != member_id}
+        self._change()
+        del self._ids[member.name], self._joined_at[member_id]
         self._left_at.append(self.version)
         self._left.append(member_id)
         return True
 
+    def _change(self) -> None:
+        self.version += 1
+        self.num_changes += 1
+
     def changes_since(self, version: int) -> News:
-        """What somebody must be told who knows that version."""
-        new = [each for each in self.members if self._joined_at[each.id] > version]
-        left = tuple(self._left[bisect_right(self._left_at, version) :])
-        return News(self.version, tuple((each.id, each.name, each.address) for each in new), left)
+        """What somebody may be told who knows that version."""
+        joined = [each for each in self.members if version < self._joined_at[each.id] <= self.kept]
+        first, end = (bisect_right(self._left_at, each) for each in (version, self.kept))
+        told = tuple((each.id, each.name, each.address) for each in joined)
+        return News(self.kept, told, tuple(self._left[first:end]))
 
     def draw(self, counter: str, count: int) -> int:
         """The first of `count` consecutive numbers, from 1 up, that nobody gets again.
@@ -103,4 +150,29 @@ class Roster:
         if first == 1 and len(self._drawn) >= MOST_COUNTERS:
             raise UsageError(f"A cluster has at most {MOST_COUNTERS} counters.")
         self._drawn[counter] = first + count - 1
+        self.num_changes += 1
         return first
+
+
+def new_roster() -> Roster:
+    """Of a new cluster. Its first id is random, which keeps its ids apart from those of another one, under which a
+    process that changes clusters may have made RRefs."""
+    last_id = secrets.randbelow(MAX_ID // 2)
+    return Roster(RosterState(0, last_id, (), (), {}))
+
+
+def _require_consistent(state: RosterState) -> None:
+    """See that nothing was given out twice, or will be.
+
+    Raises:
+        ValueError: it was.
+    """
+    joined_at = [version for _, version in state.members]
+    left_at = [version for _, version in state.left]
+    ids = [member.id for member, _ in state.members] + [member_id for member_id, _ in state.left]
+    names = {member.name for member, _ in state.members}
+    is_in_order = joined_at == sorted(joined_at) and left_at == sorted(left_at)
+    is_once = len(set(ids)) == len(ids) and len(names) == len(joined_at) and len({*joined_at, *left_at}) == len(ids)
+    is_bounded = all(0 < each <= state.last_id for each in ids) and max(joined_at + left_at, default=0) <= state.version
+    if not is_in_order or not is_once or not is_bounded or not 0 <= state.last_id <= MAX_ID:
+        raise ValueError("it contradicts itself")

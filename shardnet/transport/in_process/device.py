@@ -25,9 +25,10 @@ Function = Callable[..., Any]
 class InProcessTransport(Transport):
     """A device of an `InProcessNetwork`."""
 
-    def __init__(self, network: InProcessNetwork, name: str) -> None:
+    def __init__(self, network: InProcessNetwork, name: str, member_id: int) -> None:
         """Use `InProcessNetwork.join` instead."""
         self.name = name
+        self.id = member_id
         self.network = network
         self.is_dead = False
         self._handlers: dict[str, Handler] = {}
@@ -101,6 +102,10 @@ class InProcessTransport(Transport):
 
     def on_members(self, callback: OnMembers) -> None:
         self.network.on_members(self.name, callback)
+
+    def number_of(self, device: str) -> int | None:
+        member = self.network.member(device)
+        return None if member is None else member.id
 
     def draw(self, counter: str, count: int = 1) -> int:
         return self.network.draw(counter, count)

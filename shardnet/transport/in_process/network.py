@@ -11,6 +11,7 @@ not travel is refused here, too. Nothing sleeps: delays and timeouts are entries
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -49,6 +50,7 @@ class InProcessNetwork:
         self._queues: dict[tuple[str, str], deque[Callable[[], None]]] = {}
         self._pending: dict[Future[Any], tuple[InProcessTransport, InProcessTransport]] = {}
         self._drawn: dict[str, int] = {}
+        self._ids = itertools.count(1)
         self._on_members: list[tuple[str, OnMembers]] = []
         self._lock = threading.RLock()
         self._pool = ThreadPoolExecutor(8, thread_name_prefix="in-process")
@@ -64,7 +66,7 @@ class InProcessNetwork:
             holder = self._members.get(name)
             if holder is not None and not holder.is_dead:
                 raise JoinFailed(f"A device called {name} is in the cluster already. Choose another name.")
-            self._members[name] = transport = InProcessTransport(self, name)
+            self._members[name] = transport = InProcessTransport(self, name, next(self._ids))
             self._tell_of((name,), () if holder is None else (name,))
         return transport
 

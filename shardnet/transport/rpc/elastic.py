@@ -35,7 +35,7 @@ from torch.distributed.rpc import api, backend_registry
 
 from shardnet.errors import ClusterError, UsageError
 from shardnet.transport.door.listening import require_way_to
-from shardnet.transport.door.membership import Membership
+from shardnet.transport.door.membership import Membership, OnDoor
 from shardnet.transport.door.messages import News
 
 BACKEND = "SHARDNET_ELASTIC"
@@ -45,8 +45,9 @@ _num_agents = itertools.count()
 class Group:
     """This process's agent in a cluster, and its connection to the door."""
 
-    def __init__(self, endpoint: str, *, timeout_s: float) -> None:
-        """Start an agent. It belongs to the group for others only after `enlist`.
+    def __init__(self, endpoint: str, *, timeout_s: float, look_again_s: float) -> None:
+        """Start an agent. It belongs to the group for others only after `enlist`. The door is looked for as
+        `Membership` says.
 
         Raises:
             UsageError: the endpoint is none, or this process is in a cluster already.
@@ -61,7 +62,7 @@ class Group:
         self._known: dict[int, rpc.WorkerInfo] = {}
         self._introducing = threading.Lock()
         self._store = dist.HashStore()
-        self.door = Membership(endpoint, timeout_s=timeout_s)
+        self.door = Membership(endpoint, timeout_s=timeout_s, look_again_s=look_again_s)
         try:
             self.id = self.door.enter()
             self._agent = _start_agent(self._store, self.id)
@@ -71,7 +72,9 @@ class Group:
         self.is_first = next(_num_agents) == 0
         """Whether this is the first agent of the process: torch counts RRefs for no other."""
 
-    def enlist(self, name: str, on_news: Callable[[News], None], on_struck: Callable[[], None]) -> None:
+    def enlist(
+        self, name: str, on_news: Callable[[News], None], on_struck: Callable[[], None], on_door: OnDoor
+    ) -> None:
         """Put this agent on the roster; see `Membership.enlist`."""
 
         def note(news: News) -> None:
@@ -79,7 +82,7 @@ class Group:
             on_news(news)
 
         address = self._store.get(f"addrs/{_agent_name(self.id)}").decode()  # where the agent has just put it
-        self.door.enlist(name, address, note, on_struck)
+        self.door.enlist(name, address, note, on_struck, on_door)
 
     def worker(self, agent_id: int) -> rpc.WorkerInfo:
         """Where torch sends what is meant for an agent. Asks the door where the news may be late.

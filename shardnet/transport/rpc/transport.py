@@ -20,6 +20,7 @@ from shardnet.errors import ClusterError, ShardnetError, UsageError
 from shardnet.process.forks import Birthplace
 from shardnet.process.threads import Errands, on_thread
 from shardnet.transport.base import Handler, OnMembers, RemoteObject, Transport
+from shardnet.transport.door.membership import DoorEvent, OnDoor
 from shardnet.transport.door.messages import News
 from shardnet.transport.failure import has_left, lost, not_a_member, struck_off
 from shardnet.transport.outcomes import failed, pass_on
@@ -63,6 +64,8 @@ class RpcTransport(Transport):
         """Set when the others have struck this device off: all that it asks for is `Evicted`. It may join again."""
         self._on_struck: list[Callable[[], object]] = []
         self._on_members: list[OnMembers] = []
+        self._on_door: list[OnDoor] = []
+        self._last_of_door: DoorEvent = "back"
         self._lock = threading.Lock()
         self._closed = False
         self._timers = Timers()
@@ -84,6 +87,7 @@ class RpcTransport(Transport):
         name: str,
         *,
         timeout_s: float = 30.0,
+        look_again_s: float = 0.0,
         prepare: Callable[[RpcTransport], None] = lambda here: None,
     ) -> RpcTransport:
         """Join the cluster whose door is at `endpoint`. All members that are not silent know of it then.
@@ -92,6 +96,8 @@ class RpcTransport(Transport):
             endpoint: of the door that the coordinator serves: "unix:PATH" or "host:port".
             name: the device's name, unique among the members.
             timeout_s: how long to wait for the door to be opened.
+            look_again_s: how long to look for a door that is gone later, each time. Meanwhile, and for good where it is
+                not found, members go on among themselves. Found again, it tells all that has changed.
             prepare: called before the others learn of this device: the place to expose what they will ask for.
 
         Raises:
@@ -103,13 +109,13 @@ class RpcTransport(Transport):
         rpc_frames.install()
         presence.check_birthplace()
         with contextlib.ExitStack() as ends:
-            group = Group(endpoint, timeout_s=timeout_s)
+            group = Group(endpoint, timeout_s=timeout_s, look_again_s=look_again_s)
             ends.callback(group.close)
             here = cls(name, group)
             ends.callback(here._shut)
             presence.enter(here)
             prepare(here)
-            here.group.enlist(name, here._on_news, here._be_struck_off)
+            here.group.enlist(name, here._on_news, here._be_struck_off, here._hear_of_door)
             ends.pop_all()
         atexit.register(here.close)
         return here
@@ -238,6 +244,12 @@ class RpcTransport(Transport):
     def on_members(self, callback: OnMembers) -> None:
         self._on_members.append(callback)
 
+    def number_of(self, device: str) -> int | None:
+        if device == self.name:
+            return self.id
+        peer = self._peers.get(device)
+        return None if peer is None else peer.id
+
     def draw(self, counter: str, count: int = 1) -> int:
         return self.group.door.draw(counter, count)
 
@@ -246,6 +258,17 @@ class RpcTransport(Transport):
         self._on_struck.append(callback)
         if self.struck_off.is_set():
             callback()
+
+    def on_door(self, callback: OnDoor) -> None:
+        """Have told what becomes of the door, in order, on a thread that must not wait; at once where it is gone now.
+
+        A door that knows this device no more, as it was struck off or another cluster is there now, counts as if the
+        others had struck it off.
+        """
+        with self._lock:
+            self._on_door.append(callback)
+            if self._last_of_door != "back":
+                self._chores.do(partial(callback, self._last_of_door))
 
     def evict(self, device: str) -> None:
         if device == self.name:
@@ -319,6 +342,12 @@ class RpcTransport(Transport):
         """Called with the lock held, so that changes are told in their order."""
         for callback in self._on_members if joined or left else ():
             self._chores.do(partial(callback, tuple(joined), tuple(left)))
+
+    def _hear_of_door(self, event: DoorEvent) -> None:
+        with self._lock:
+            self._last_of_door = event
+            for callback in self._on_door:
+                self._chores.do(partial(callback, event))
 
     def _part(self, peer: Peer) -> None:
         """A member is there no more: what it still sends is refused."""
