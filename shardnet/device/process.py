@@ -147,7 +147,7 @@ def serve(endpoint: str, name: str, threads: int, keep_s: float = 0.0) -> None:
         is_over = not here.struck_off.is_set()
         if is_lost.is_set():
             raise ClusterError(
-                f"The cluster at {endpoint} did not come back within {keep_s:g} s. Start it again, and then this device."
+                f"The cluster at {endpoint} did not come back within {keep_s:g} s. Start it, and then this device."
             )
 
 

@@ -64,6 +64,8 @@ class Roster:
         self._members = {member.id: member for member, _ in state.members}
         self._ids = {member.name: member.id for member, _ in state.members}
         self._joined_at = {member.id: version for member, version in state.members}
+        self._leaving: list[tuple[Member, int, int]] = []
+        """Those who left, with the versions at which they joined and left, as long as that must not be told yet."""
         self._left_at = [version for _, version in state.left]
         self._left = [member_id for member_id, _ in state.left]
         """The ids that left, and above it at which version each."""
@@ -122,7 +124,8 @@ class Roster:
         if member is None:
             return False
         self._change()
-        del self._ids[member.name], self._joined_at[member_id]
+        del self._ids[member.name]
+        self._leaving.append((member, self._joined_at.pop(member_id), self.version))
         self._left_at.append(self.version)
         self._left.append(member_id)
         return True
@@ -133,7 +136,10 @@ class Roster:
 
     def changes_since(self, version: int) -> News:
         """What somebody may be told who knows that version."""
-        joined = [each for each in self.members if version < self._joined_at[each.id] <= self.kept]
+        self._leaving = [each for each in self._leaving if each[2] > self.kept]
+        present = [(member, self._joined_at[member.id]) for member in self.members]
+        present += [(member, joined_at) for member, joined_at, _ in self._leaving]
+        joined = [member for member, joined_at in present if version < joined_at <= self.kept]
         first, end = (bisect_right(self._left_at, each) for each in (version, self.kept))
         told = tuple((each.id, each.name, each.address) for each in joined)
         return News(self.kept, told, tuple(self._left[first:end]))
