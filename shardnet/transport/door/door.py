@@ -43,6 +43,8 @@ KNOCK_S = 5.0
 """How long who knocks may take to show that it may come in."""
 MOST_KNOCKING = 64
 """At the same time."""
+CANCEL_AGAIN_S = 0.05
+"""`wait_for` swallows a cancellation that comes with what it waits for (before Python 3.12)."""
 AGAIN_S = 0.1
 """After which the door is tried again, when this process had no file left for a connection."""
 
@@ -112,13 +114,15 @@ class Door:
         while tasks := [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]:
             for task in tasks:
                 task.cancel()
-            await asyncio.wait(tasks)
+            await asyncio.wait(tasks, timeout=CANCEL_AGAIN_S)
         keeper.close()
 
     async def _accept(self, desk: Desk) -> None:
         while True:
+            await self._until_somebody_knocks()
             try:
-                connection, _ = await self._loop.sock_accept(self._listener.socket)
+                connection, _ = self._listener.socket.accept()
+                connection.setblocking(False)
             except OSError:  # who knocked is gone again, or there is no file left
                 await asyncio.sleep(AGAIN_S)
                 continue
@@ -132,6 +136,15 @@ class Door:
                 del self._knocking[oldest]
                 oldest.cancel()
             await asyncio.sleep(0)  # where many wait, they must not keep those who were let in from speaking
+
+    async def _until_somebody_knocks(self) -> None:
+        """`sock_accept` would do, but it loses who knocks while it is cancelled, and says so on standard error."""
+        has_knocked = asyncio.Event()
+        self._loop.add_reader(self._listener.socket, has_knocked.set)
+        try:
+            await has_knocked.wait()
+        finally:
+            self._loop.remove_reader(self._listener.socket)
 
     def _end(self, connection: socket.socket, task: asyncio.Task[None]) -> None:
         """A connection is over; its task may not even have begun."""
