@@ -1,4 +1,4 @@
-"""Which device gets which units of a model that is about to be loaded, and how much KV memory each stage may use.
+"""Which device gets which units of a model that is about to be loaded, and how much memory its sessions may use there.
 
 Turns what is known of devices and model into the planner's problem, and its answer into a plan. Decides nothing itself:
 the split comes from the caller or from `shardnet.planner`. Pure.
@@ -25,6 +25,8 @@ PLACEMENTS = (SPREAD, *METHODS)
 LEAST_KV_TOKENS = 64
 """A placement must leave room for at least so many tokens of one session."""
 TOKEN_BYTES = 8
+KEPT_IDS = 2
+"""Of each token, those that have come and those that were sampled, where a stage is the first and the last."""
 MOST_NAMED = 4
 """Devices whose memory an error tells."""
 PLANNING_S = 8.0
@@ -42,8 +44,10 @@ def problem_of(
     """The placement problem of a running cluster. The coordinator holds no shard, so no unit is pinned to a device.
 
     Args:
-        kv_memory_bytes: of each device, set aside for KV caches; None leaves room for one session of `context_tokens`.
+        kv_memory_bytes: of each device, set aside for KV caches and for what stages keep beside them; None leaves room
+            for one session of `context_tokens`.
     """
+    aside_bytes = kv_memory_bytes or context_tokens * kept_bytes_per_token(profile)
     return Problem(
         units=tuple(
             Unit(
@@ -57,7 +61,7 @@ def problem_of(
         devices=tuple(
             Device(
                 device.name,
-                max(device.memory_bytes - (kv_memory_bytes or 0), 0),
+                max(device.memory_bytes - aside_bytes, 0),
                 device.decode_unit_s,
                 device.prefill_unit_s_per_token,
                 active_w=device.active_w,
@@ -70,6 +74,11 @@ def problem_of(
         return_bytes=TOKEN_BYTES,
         context_tokens=context_tokens,
     )
+
+
+def kept_bytes_per_token(profile: ModelProfile) -> int:
+    """What a stage keeps of each token beside its KV cache, at most: what it sends, and ids."""
+    return max(unit.output_bytes for unit in profile.units) + KEPT_IDS * TOKEN_BYTES
 
 
 @contextmanager
@@ -180,7 +189,8 @@ def num_at_once(plan: Plan, devices: Sequence[DeviceProfile]) -> int:
 def kv_budgets(
     plan: Plan, profile: ModelProfile, devices: Sequence[DeviceProfile], kv_memory_bytes: int | None
 ) -> list[int]:
-    """Bytes that the KV caches of each stage's device may take; its stages share them.
+    """Bytes that the sessions of each stage's device may take, for KV caches and what is kept beside; its stages share
+    them.
 
     Raises:
         DoesNotFit: a device cannot hold its weights and the KV cache of one short session.
@@ -190,7 +200,8 @@ def kv_budgets(
     for stage in plan.stages:
         units = profile.units[stage.first_unit : stage.last_unit + 1]
         held_of[stage.device] += sum(unit.weight_bytes for unit in units)
-        least_kv_bytes = LEAST_KV_TOKENS * sum(unit.kv_bytes_per_token for unit in units)
+        kv_bytes_per_token = sum(unit.kv_bytes_per_token for unit in units)
+        least_kv_bytes = LEAST_KV_TOKENS * (kv_bytes_per_token + kept_bytes_per_token(profile))
         needed = held_of[stage.device] + (kv_memory_bytes or least_kv_bytes)
         if needed > free_of[stage.device]:
             kv, ways = "their KV cache", "Give it fewer units"

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from shardnet.cluster.placement import check_num_devices, check_split, kv_budgets, setting_aside
+from shardnet.cluster.placement import (
+    LEAST_KV_TOKENS,
+    check_num_devices,
+    check_split,
+    kv_budgets,
+    problem_of,
+    setting_aside,
+)
 from shardnet.errors import BadRequest, DoesNotFit
 from shardnet.plan import DeviceProfile, ModelProfile, Plan, StagePlan, UnitProfile
 from shardnet.planner.rules.spread import spread_counts
@@ -30,6 +37,19 @@ def test_memory_set_aside_beside_a_split_is_named() -> None:
     plan = Plan((StagePlan("d0", 0, 1),))
     with pytest.raises(DoesNotFit, match=r"and the 2\.00 GiB of kv_memory_bytes.* Set less aside, give it fewer units"):
         kv_budgets(plan, PROFILE, DEVICES[:1], 2 * GIB)
+
+
+def test_a_placement_leaves_room_for_a_short_session_and_for_what_is_kept_of_it() -> None:
+    units = (UnitProfile("u", GIB, 100, 256), UnitProfile("v", GIB, 30, 8))
+    profile = ModelProfile("tiny", "llama", "float32", units, 1024)
+    plan, least_bytes = Plan((StagePlan("d0", 0, 1),)), 2 * GIB + LEAST_KV_TOKENS * (130 + 256 + 16)
+    assert kv_budgets(plan, profile, [DeviceProfile("d0", least_bytes)], None) == [least_bytes - 2 * GIB]
+    with pytest.raises(DoesNotFit):
+        kv_budgets(plan, profile, [DeviceProfile("d0", least_bytes - 1)], None)
+    for memory_bytes, is_enough in ((least_bytes, True), (least_bytes - 1, False)):
+        device = DeviceProfile("d0", memory_bytes, (1.0, 1.0), (1.0, 1.0))
+        problem = problem_of(profile, [device], [], context_tokens=LEAST_KV_TOKENS, kv_memory_bytes=None)
+        assert (problem.devices[0].memory_bytes >= sum(problem.unit_memory_bytes)) == is_enough
 
 
 def test_one_device_is_no_devices() -> None:

@@ -102,11 +102,11 @@ def test_scores_that_overflow_end_the_answer_and_not_the_model(cluster: shardnet
 def test_end_of_sequence_ends_the_answer(model: Model) -> None:
     [free] = model.generate(["abc"], max_new_tokens=10)
     end = free.token_ids[3]
-    model._eos_ids, eos_ids = (end,), model._eos_ids
+    model.eos_ids, eos_ids = (end,), model.eos_ids
     try:
         [ended] = model.generate(["abc"], max_new_tokens=10)
     finally:
-        model._eos_ids = eos_ids
+        model.eos_ids = eos_ids
     assert ended.finish_reason == "eos"
     assert ended.token_ids == free.token_ids[: free.token_ids.index(end) + 1]
 
@@ -219,7 +219,8 @@ def test_a_list_of_prompts_is_checked_before_the_first_is_answered(model: Model)
 
 
 def test_context_and_kv_memory_may_be_filled_to_the_last_token(cluster: shardnet.Cluster, tiny: Path) -> None:
-    per_token = 2 * 2 * 2 * 16 * 4  # of the two blocks of each device
+    kept = 64 * 4 + 8  # what the first device sends, and an id
+    per_token = 2 * 2 * 2 * 16 * 4 + kept  # of the two blocks of each device
     options: dict[str, Any] = {"dtype": "float32", "split": [3, 3, 0], "context_tokens": 60}
     with cluster.load(tiny, kv_memory_bytes=60 * per_token, **options) as model:
         [full] = model.generate(["a" * 50], max_new_tokens=10)
@@ -235,8 +236,9 @@ def test_context_and_kv_memory_may_be_filled_to_the_last_token(cluster: shardnet
 def test_kv_memory_that_is_spent_is_a_clear_error_and_waiting_prompts_get_their_turn(
     cluster: shardnet.Cluster, tiny: Path
 ) -> None:
-    per_token = 4 * 2 * 2 * 2 * 16  # 4 blocks, key and value, 2 heads of 16, float32 on the first device
-    with cluster.load(tiny, dtype="float32", split=[5, 1, 0], kv_memory_bytes=100 * 2 * per_token) as model:
+    kept = 64 * 4 + 8  # what the first device sends, and an id
+    per_token = 4 * 2 * 2 * 16 * 4 + kept  # 4 blocks, key and value, 2 heads of 16, float32 on the first device
+    with cluster.load(tiny, dtype="float32", split=[5, 1, 0], kv_memory_bytes=100 * per_token) as model:
         first = model.stream("a" * 50, max_new_tokens=50)
         with pytest.raises(KVMemorySpent, match="KV cache"):
             model.stream("b" * 150, max_new_tokens=10)
