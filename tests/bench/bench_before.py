@@ -88,7 +88,9 @@ def serve(options: argparse.Namespace) -> None:
 
     with shardnet.Cluster.local(options.devices, threads_per_device=options.threads) as cluster:
         model = cluster.load(options.model, dtype=options.dtype, split=options.split)
-        model._eos_ids = ()  # every run makes the same number of tokens
+        model.eos_ids = (
+            model._eos_ids
+        ) = ()  # whatever it is called in that version: every run makes the same number of tokens
         turns: dict[str, Callable[[Any, int], float]] = {"decode": decode_rate, "prefill": prefill_rate}
         print(json.dumps("ready"), flush=True)
         for line in sys.stdin:

@@ -230,7 +230,7 @@ def load(cluster: Cluster, model: Path, method: str, cache: Path) -> tuple[Plan,
     made = cluster.load(
         model, placement=method, context_tokens=CONTEXT_TOKENS, cache_dir=cache, progress=lambda *_: None
     )
-    made._eos_ids = ()  # every run makes the same number of tokens
+    made.eos_ids = ()  # every run makes the same number of tokens
     return made.plan, made
 
 

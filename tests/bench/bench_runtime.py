@@ -91,7 +91,7 @@ def measure_speed(options: argparse.Namespace) -> list[Row]:
         shardnet.Cluster.local(options.devices, threads_per_device=options.threads) as cluster,
     ):
         model = cluster.load(options.model, dtype=options.dtype, record_spans=True)
-        model._eos_ids = ()  # every run makes the same number of tokens
+        model.eos_ids = ()  # every run makes the same number of tokens
         stage_bytes = sum(report.weight_bytes for report in model.report()) // options.devices
         for _ in range(rounds + 1):
             for _ in range(TURNS):
