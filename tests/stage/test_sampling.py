@@ -139,3 +139,26 @@ def test_more_top_k_than_tokens_keeps_all() -> None:
     logits = torch.randn(50, generator=torch.Generator().manual_seed(3))
     all_tokens, too_many = (sampler_of(temperature=1.0, top_k=each, seed=5) for each in (0, 10**6))
     assert [all_tokens.sample(logits) for _ in range(20)] == [too_many.sample(logits) for _ in range(20)]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"temperature": 1.3, "seed": 7},
+        {"temperature": 0.7, "top_k": 12, "top_p": 0.9, "seed": 2},
+        {"temperature": 1.2, "min_p": 0.1, "repetition_penalty": 1.4, "seed": 3},
+    ],
+)
+@pytest.mark.parametrize("num_drawn", [0, 1, 9])
+def test_an_answer_that_another_began_goes_on_with_its_random_numbers(options: dict[str, Any], num_drawn: int) -> None:
+    scores = 3 * torch.randn(20, 301, generator=torch.Generator().manual_seed(0))
+    began = sampler_of(**options)
+    answer = [began.sample(each) for each in scores]
+    spec = SessionSpec(1, 64, len(PROMPT), len(PROMPT) + num_drawn, 24, (), SamplingOptions(**options))
+    goes_on = Sampler(spec._replace(prompt_ids=(*PROMPT, *answer[:num_drawn])), torch.float32)
+    for known in (0, num_drawn // 2, num_drawn, num_drawn - 1, num_drawn):  # as its tokens are replayed, some again
+        goes_on.wind(known, 301)
+    assert [goes_on.sample(each) for each in scores[num_drawn:]] == answer[num_drawn:]
+    began.wind(len(answer), 301)
+    goes_on.wind(len(answer), 301)
+    assert began.sample(scores[0]) == goes_on.sample(scores[0])

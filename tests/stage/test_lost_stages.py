@@ -1,0 +1,131 @@
+"""Any stage of a ring is lost at any moment, in the midst of faults of the network, and another takes its place: every
+session goes on with the very tokens that it has where nothing happens, greedy and sampled.
+
+A schedule follows from its number: `schedule_of(17)` says what happens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from random import Random
+from typing import NamedTuple
+
+import pytest
+from bare_ring import BareRing, Request
+from in_process_ring import load, ring_in_process
+from processes import wait_until
+from tiny_text_model import save_text_model
+
+from shardnet.transport import InProcessNetwork
+from shardnet.transport.messages import SamplingOptions, StageSpec
+
+NUM_SCHEDULES = 40
+NUM_GROUPS = 4
+"""The schedules of a group go over one ring, one after the other."""
+SPEED = 200.0
+NUM_TOKENS = 8
+REQUESTS = [
+    Request([5, 6, 7, 8, 9], NUM_TOKENS),
+    Request([7 + 3 * number for number in range(60)], NUM_TOKENS),
+    Request([40, 41], NUM_TOKENS, SamplingOptions(temperature=0.9, top_k=40, repetition_penalty=1.3, seed=5)),
+    Request([100 + number for number in range(13)], NUM_TOKENS, SamplingOptions(temperature=1.1, top_p=0.9, seed=6)),
+]
+NUM_APPLIED = sum(len(request.prompt) + NUM_TOKENS - 1 for request in REQUESTS)
+"""Tokens that go through a stage."""
+
+
+class Loss(NamedTuple):
+    """Some stages are lost."""
+
+    after_applied: int
+    """When the first of them has come so far with all sessions together."""
+    stages: tuple[int, ...]
+    num_steps: int | None
+    """After so many steps of the recovery the next loss comes; None: it goes through."""
+
+
+class Schedule(NamedTuple):
+    """What happens to a ring."""
+
+    seed: int
+    losses: tuple[Loss, ...]
+    most_s: float
+    """Every message takes up to so long."""
+    faults: tuple[tuple[str, int, int], ...]
+    """Kind, count, skip: of hops."""
+
+
+def schedule_of(seed: int) -> Schedule:
+    random = Random(seed)
+    num_losses = random.choice((1, 1, 2, 3))
+    losses: list[Loss] = []
+    for number in range(num_losses):
+        is_given_up = bool(losses) and losses[-1].num_steps is not None
+        after_applied = 0 if is_given_up else random.randint(0, NUM_APPLIED)
+        stages = random.choice(((0,), (1,), (2,), (0, 1), (1, 2), (0, 2), (0, 1, 2)))
+        is_last = number == num_losses - 1
+        num_steps = None if is_last else random.choice((None, random.randint(0, 11)))
+        losses.append(Loss(after_applied, stages, num_steps))
+    faults = [
+        (random.choice(("drop", "drop answers", "duplicate")), random.randint(1, 3), random.randint(0, 25))
+        for _ in range(random.randint(0, 4))
+    ]
+    return Schedule(seed, tuple(losses), random.choice((0.0, 0.2, 1.0)), tuple(faults))
+
+
+def put_into_force(network: InProcessNetwork, schedule: Schedule) -> None:
+    network.scatter(schedule.most_s, schedule.seed)
+    for number, (kind, count, skip) in enumerate(schedule.faults):
+        endpoint = ("hop", "bulk_hop")[number % 2]
+        if kind == "duplicate":
+            network.duplicate("*", "*", endpoint=endpoint, count=count, skip=skip)
+        else:
+            network.drop("*", "*", endpoint=endpoint, count=count, skip=skip, answers=kind == "drop answers")
+
+
+@pytest.fixture(scope="module")
+def specs(tmp_path_factory: pytest.TempPathFactory) -> tuple[StageSpec, ...]:
+    """Of three stages."""
+    tiny = save_text_model(tmp_path_factory.mktemp("tiny"))
+    with ring_in_process() as ring, ring.connect() as cluster, load(cluster, tiny) as model:
+        return model._deployment.ring.specs
+
+
+@pytest.fixture
+def ring(specs: tuple[StageSpec, ...]) -> Iterator[BareRing]:
+    with InProcessNetwork(speed=SPEED) as network, BareRing(network, specs) as ring:
+        yield ring
+
+
+@pytest.fixture(scope="module")
+def expected(specs: tuple[StageSpec, ...]) -> list[list[int]]:
+    with InProcessNetwork(speed=SPEED) as network, BareRing(network, specs) as ring:
+        for request in REQUESTS:
+            ring.start(request)
+        return list(ring.answers().values())
+
+
+def play(ring: BareRing, schedule: Schedule) -> list[list[int]]:
+    put_into_force(ring.network, schedule)
+    for request in REQUESTS:
+        ring.start(request)
+    for loss in schedule.losses:
+        wait_until(partial(ring.has_applied, loss.stages[0], loss.after_applied), 20)
+        for stage in loss.stages:
+            ring.lose(stage)
+        for number, _ in enumerate(ring.recovery()):
+            if number == loss.num_steps:
+                break
+    answers = list(ring.answers().values())
+    ring.network.restore()
+    return answers
+
+
+@pytest.mark.parametrize("group", range(NUM_GROUPS))
+def test_every_session_goes_on_with_its_own_tokens(ring: BareRing, expected: list[list[int]], group: int) -> None:
+    for seed in range(group, NUM_SCHEDULES, NUM_GROUPS):
+        schedule = schedule_of(seed)
+        assert play(ring, schedule) == expected, schedule
+        ring.end_sessions()
+        assert [ring.host(index).report().kv_reserved_bytes for index in range(3)] == [0, 0, 0], schedule
