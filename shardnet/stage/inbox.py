@@ -31,6 +31,8 @@ class Standing(NamedTuple):
 
     length: int
     capacity: int
+    stop: int | None = None
+    """Where the head is: no step goes beyond so many tokens, for behind them one is sampled."""
 
 
 StandingOf = Callable[[int], "Standing | None"]
@@ -195,7 +197,7 @@ class _Choice:
         standing = self._standing_of(session)
         if standing is None or position + num_tokens <= standing.length:
             return budget
-        length, capacity = standing
+        length, capacity, stop = standing
         if position + num_tokens > capacity:
             what = f"{num_tokens} tokens came for position {position} of a session that has room for {capacity}."
             self.refused.append((session, BadRequest(what)))
@@ -206,10 +208,13 @@ class _Choice:
         if is_early or session in self._sessions or budget == 0:
             later.append(piece)
             return budget
+        most = piece.part.num_tokens if stop is None else stop - length
         if budget is not None:
-            if piece.part.num_tokens > budget:
-                piece, rest = piece.cut(budget)
-                later.append(rest)
+            most = min(most, budget)
+        if piece.part.num_tokens > most:
+            piece, rest = piece.cut(most)
+            later.append(rest)
+        if budget is not None:
             budget -= piece.part.num_tokens
         self._sessions.add(session)
         now.append(piece)

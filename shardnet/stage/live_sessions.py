@@ -103,7 +103,10 @@ class LiveSessions:
     def standing(self, session: int) -> Standing | None:
         """See `Inbox.take`."""
         live = self._open.get(session)
-        return None if live is None else Standing(live.kv.length, live.kv.capacity)
+        if live is None:
+            return None
+        samples = live.sampler is not None and live.sample_from > live.kv.length
+        return Standing(live.kv.length, live.kv.capacity, live.sample_from if samples else None)
 
     def get(self, session: int) -> LiveSession | None:
         """None where it is not open."""

@@ -12,7 +12,7 @@ from random import Random
 from typing import NamedTuple
 
 import pytest
-from bare_ring import BareRing, Request
+from bare_ring import TESTER, BareRing, Request
 from in_process_ring import load, ring_in_process
 from processes import wait_until
 from tiny_text_model import save_text_model
@@ -24,6 +24,7 @@ NUM_SCHEDULES = 40
 NUM_GROUPS = 4
 """The schedules of a group go over one ring, one after the other."""
 SPEED = 200.0
+ENDPOINTS = ("tokens", "hop", "bulk_hop")
 NUM_TOKENS = 8
 REQUESTS = [
     Request([5, 6, 7, 8, 9], NUM_TOKENS),
@@ -53,7 +54,7 @@ class Schedule(NamedTuple):
     most_s: float
     """Every message takes up to so long."""
     faults: tuple[tuple[str, int, int], ...]
-    """Kind, count, skip: of hops."""
+    """Kind, count, skip: of what the stages send."""
 
 
 def schedule_of(seed: int) -> Schedule:
@@ -69,7 +70,7 @@ def schedule_of(seed: int) -> Schedule:
         losses.append(Loss(after_applied, stages, num_steps))
     faults = [
         (random.choice(("drop", "drop answers", "duplicate")), random.randint(1, 3), random.randint(0, 25))
-        for _ in range(random.randint(0, 4))
+        for _ in range(random.randint(0, 6))
     ]
     return Schedule(seed, tuple(losses), random.choice((0.0, 0.2, 1.0)), tuple(faults))
 
@@ -77,7 +78,7 @@ def schedule_of(seed: int) -> Schedule:
 def put_into_force(network: InProcessNetwork, schedule: Schedule) -> None:
     network.scatter(schedule.most_s, schedule.seed)
     for number, (kind, count, skip) in enumerate(schedule.faults):
-        endpoint = ("hop", "bulk_hop")[number % 2]
+        endpoint = ENDPOINTS[number % len(ENDPOINTS)]
         if kind == "duplicate":
             network.duplicate("*", "*", endpoint=endpoint, count=count, skip=skip)
         else:
@@ -129,3 +130,17 @@ def test_every_session_goes_on_with_its_own_tokens(ring: BareRing, expected: lis
         assert play(ring, schedule) == expected, schedule
         ring.end_sessions()
         assert [ring.host(index).report().kv_reserved_bytes for index in range(3)] == [0, 0, 0], schedule
+
+
+def test_a_token_that_nobody_knows_any_more_is_sampled_once_more(ring: BareRing, expected: list[list[int]]) -> None:
+    """The stage between has it already, and beyond. The new last stage samples behind each token all the same."""
+    ring.network.drop("*", TESTER, endpoint="tokens", count=10**6)
+    for request in REQUESTS:
+        ring.start(request)
+    wait_until(partial(ring.has_applied, 1, NUM_APPLIED - len(REQUESTS)), 20)
+    for stage in (0, 2):
+        ring.lose(stage)
+    assert ring.num_told() == 0
+    ring.network.restore()
+    ring.recover()
+    assert list(ring.answers().values()) == expected

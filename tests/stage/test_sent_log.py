@@ -224,6 +224,7 @@ def test_a_session_that_ends_is_not_sent_again_any_more(middle: Stage, road: Roa
     assert sorted(rows_by_position(again, 1)) == list(range(2 * CHUNK_TOKENS))
     assert sorted(rows_by_position(again, 2)) == list(range(20))
     middle.close_sessions([2])
+    middle.between_steps(nothing).result(timeout=5)
     assert middle.usage() == (0, 0) and middle.kv._extents == []
 
 
@@ -477,4 +478,5 @@ def test_the_next_stage_gets_every_row_whatever_happens(middle: Stage, road: Roa
     for session, rows in play.next.rows.items():
         assert torch.allclose(torch.stack(rows), play.expected(session), atol=1e-4), session
     middle.close_sessions(list(play.fed))
+    middle.between_steps(nothing).result(timeout=5)
     assert middle.usage() == (0, 0) and middle.kv._extents == []
