@@ -101,7 +101,7 @@ class Deployment:
             self._raise_if_given_up()
             self._sessions = sessions = Sessions(self.transport, numbers, ring.route)
             self._rings = Rings(self.transport, ring, sessions, self.next_ring_id, self._ended, self.end, self.note)
-        ring.open()
+        ring.open(self.result_of)
 
     def result_of(self, answer: Future[Answer]) -> Answer:
         """Wait for a device's answer, but no longer than until a device is lost or the load is given up."""

@@ -13,19 +13,16 @@ It goes by what is there, so it may be broken off anywhere and begun again with 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from shardnet.cluster.ring import Ring
+from shardnet.cluster.ring import Ring, WaitFor
 from shardnet.errors import ClusterError, ShardnetError
 from shardnet.policy.mending import CatchUp, History, Opening, catch_up
 from shardnet.session.session import Session
 from shardnet.session.sessions import Sessions
 from shardnet.transport.messages import SampledToken, SessionSpec, SessionStanding, Tokens, Wanted
-
-WaitFor = Callable[["Future[Any]"], Any]
-"""The answer of a device; raises where it is of no use any more."""
 
 
 def load(ring: Ring, wait_for: WaitFor) -> None:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
+from functools import partial
 from itertools import zip_longest
 from typing import Any
 
 from shardnet.cluster.remote_stage import RemoteStage, collect_timeline
 from shardnet.plan import StagePlan
+from shardnet.process.threads import on_thread
 from shardnet.session import sessions
 from shardnet.timeline.stage_report import StageReport
 from shardnet.timeline.timeline import Timeline
 from shardnet.transport.base import Transport
 from shardnet.transport.messages import RingId, SessionStanding, StageKey, StageSizes, StageSpec
+
+WaitFor = Callable[["Future[Any]"], Any]
+"""The answer of a device; raises where it is of no use any more."""
 
 
 class Ring:
@@ -34,14 +39,26 @@ class Ring:
         """As sessions see it."""
         return sessions.Ring(self.ring_id, self.specs[0].ring)
 
-    def open(self, kept: Sequence[RemoteStage | None] = ()) -> None:
+    def open(self, wait_for: WaitFor, kept: Sequence[RemoteStage | None] = ()) -> None:
         """Make room for every stage on its device, but for those that are there already.
 
         Raises:
-            DeviceLost, CallTimeout: a device does not answer. `stages` has those that were opened before it.
+            DeviceLost, CallTimeout: a device does not answer. `stages` has those that were opened before it; what is
+                opened later is let go of.
         """
+        stages: list[RemoteStage | Future[RemoteStage]] = []
         for spec, plan, stage in zip_longest(self.specs, self.plan, kept):
-            self.stages = (*self.stages, stage or RemoteStage(self._transport, spec, plan))
+            opening = partial(RemoteStage, self._transport, spec, plan)
+            stages.append(stage or on_thread("shardnet-open", opening))
+        try:
+            for stage in stages:
+                opened: RemoteStage = stage if isinstance(stage, RemoteStage) else wait_for(stage)
+                self.stages = (*self.stages, opened)
+        except BaseException:
+            for stage in stages[len(self.stages) :]:
+                if isinstance(stage, Future):
+                    stage.add_done_callback(_let_go)
+            raise
 
     def load(self) -> list[Future[StageSizes]]:
         """All devices load at the same time."""
@@ -98,3 +115,10 @@ class Ring:
         for stage in self.stages:
             if stage.plan.device == device:
                 stage.release()
+
+
+def _let_go(opened: Future[RemoteStage]) -> None:
+    """Nobody waits for a stage any more."""
+    if opened.exception() is None:
+        stage = opened.result()
+        stage.unload().add_done_callback(lambda _: stage.release())

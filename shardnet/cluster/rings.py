@@ -18,7 +18,7 @@ from shardnet.cluster import handover
 from shardnet.cluster.blueprint import Blueprint
 from shardnet.cluster.events import units_of
 from shardnet.cluster.remote_stage import RemoteStage
-from shardnet.cluster.ring import Ring
+from shardnet.cluster.ring import Ring, WaitFor
 from shardnet.errors import ClusterError, DeviceLost, ShardnetError
 from shardnet.plan import Plan
 from shardnet.planner.least_moves import repaired
@@ -191,7 +191,7 @@ class Rings:
         wait_for = partial(self._result_of, broken_off)
         new, kept = self._next_ring(old, plan)
         self._enter(*self.all, new)
-        self._open(new, kept, broken_off)
+        self._open(new, kept, wait_for)
         handover.load(new, wait_for)
         handover.fence(new, wait_for)
         dropped = [stage for ring in self.all for stage in ring.stages if stage not in new.stages]
@@ -263,12 +263,9 @@ class Rings:
             self._raise_if_ended()
             self.all = rings
 
-    def _open(self, ring: Ring, kept: Sequence[RemoteStage | None], broken_off: Future[None]) -> None:
+    def _open(self, ring: Ring, kept: Sequence[RemoteStage | None], wait_for: WaitFor) -> None:
         try:
-            ring.open(kept)
-        except DeviceLost:
-            self._wait_for_verdict(broken_off)
-            raise
+            ring.open(wait_for, kept)
         finally:
             if self._ended.done():  # the model was closed before these were there
                 for stage in ring.stages:

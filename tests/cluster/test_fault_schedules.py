@@ -9,15 +9,14 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from random import Random
-from typing import NamedTuple
 
 import pytest
+from fault_schedules import PROMPTS, Fault, FaultSchedule, put_into_force
 from in_process_ring import alone, answer, load, ring_in_process
 from tiny_text_model import save_text_model
 
 from shardnet.cluster.cluster import COORDINATOR
 from shardnet.cluster.model import Model
-from shardnet.transport import InProcessNetwork
 
 NUM_SCHEDULES = 200
 NUM_GROUPS = 8
@@ -26,34 +25,11 @@ AT_ONCE = 2
 """Groups side by side: half of the time, one waits for messages that are late."""
 SPEED = 100.0
 NUM_TOKENS = 8
-PROMPTS = [[5, 6, 7, 8, 9], [40, 41], [7 + 3 * number for number in range(14)]]
 ENDPOINTS = ("hop", "bulk_hop", "tokens", "open_session", "close_sessions", "*")
 NAMES = ("a", "b", "c", COORDINATOR, "*")
 
 
-class Fault(NamedTuple):
-    """One rule of the network's."""
-
-    kind: str
-    source: str
-    target: str
-    endpoint: str
-    count: int
-    skip: int
-
-
-class Schedule(NamedTuple):
-    """What the network does while some conversations go on."""
-
-    seed: int
-    faults: tuple[Fault, ...]
-    most_s: float
-    """Every message takes up to so long."""
-    num_rewired: int
-    """So many times the ring is exchanged."""
-
-
-def schedule_of(seed: int) -> Schedule:
+def schedule_of(seed: int) -> FaultSchedule:
     random = Random(seed)
     faults = [
         Fault(
@@ -66,16 +42,7 @@ def schedule_of(seed: int) -> Schedule:
         )
         for _ in range(random.randint(0, 8))
     ]
-    return Schedule(seed, tuple(faults), random.choice((0.0, 0.2, 1.0)), random.choice((0, 0, 1, 3)))
-
-
-def put_into_force(network: InProcessNetwork, schedule: Schedule) -> None:
-    network.scatter(schedule.most_s, schedule.seed)
-    for kind, source, target, endpoint, count, skip in schedule.faults:
-        if kind == "duplicate":
-            network.duplicate(source, target, endpoint=endpoint, count=count, skip=skip)
-        else:
-            network.drop(source, target, endpoint=endpoint, count=count, skip=skip, answers=kind == "drop answers")
+    return FaultSchedule(seed, tuple(faults), random.choice((0.0, 0.2, 1.0)), random.choice((0, 0, 1, 3)))
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
@@ -32,11 +33,21 @@ class Rule:
         )
 
 
+@dataclass
+class Moment:
+    """Something that is done when a message is sent."""
+
+    endpoint: str
+    skip: int
+    action: Callable[[], object]
+
+
 class Faults:
     """The rules in force. A message follows the oldest rule that applies, and uses it up by one."""
 
     def __init__(self) -> None:
         self._rules: list[Rule] = []
+        self._moments: list[Moment] = []
         self._delays_s: dict[tuple[str, str], float] = {}
         self._most_s = 0.0
         self._random = Random()
@@ -46,6 +57,21 @@ class Faults:
         """Put a rule into force."""
         with self._lock:
             self._rules.append(rule)
+
+    def at(self, endpoint: str, skip: int, action: Callable[[], object]) -> None:
+        """Have `due` give an action once, after `skip` requests to an endpoint."""
+        with self._lock:
+            self._moments.append(Moment(endpoint, skip, action))
+
+    def due(self, endpoint: str) -> list[Callable[[], object]]:
+        """What is to be done as a request to that endpoint is sent."""
+        with self._lock:
+            meant = [moment for moment in self._moments if moment.endpoint == endpoint]
+            now = [moment for moment in meant if not moment.skip]
+            self._moments = [moment for moment in self._moments if moment not in now]
+            for moment in meant:
+                moment.skip -= 1
+            return [moment.action for moment in now]
 
     def delay(self, source: str, target: str, seconds: float) -> None:
         """Let every message, answers too, from one device to another take that long from now on."""
@@ -62,6 +88,7 @@ class Faults:
         """Forget all rules and delays."""
         with self._lock:
             self._rules.clear()
+            self._moments.clear()
             self._delays_s.clear()
             self._most_s = 0.0
 

@@ -114,6 +114,10 @@ class InProcessNetwork:
         """Deliver the next requests from `source` to `target` twice, after `skip` of them. "*": any name."""
         self._faults.add(Rule(source, target, endpoint, False, 2, count, skip))
 
+    def at(self, endpoint: str, skip: int, action: Callable[[], object]) -> None:
+        """Do something when the next request to that endpoint, after `skip` of them, is sent by whomever."""
+        self._faults.at(endpoint, skip, action)
+
     def freeze(self, device: str) -> None:
         """Hold what a device receives and sends until it is restored, as if its process were stopped."""
         with self._lock:
@@ -204,6 +208,8 @@ class InProcessNetwork:
         *,
         is_answer: bool,
     ) -> None:
+        for action in [] if is_answer else self._faults.due(endpoint):
+            self._submit(action)
         num_copies, delay_s = self._faults.decide(source.name, target.name, endpoint, is_answer)
         for _ in range(num_copies):
             arrive = partial(self._arrive, source, target, deliver)

@@ -1,0 +1,40 @@
+"""What the network does to messages while some conversations go on, as data."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from shardnet.transport import InProcessNetwork
+
+PROMPTS = [[5, 6, 7, 8, 9], [40, 41], [7 + 3 * number for number in range(14)]]
+
+
+class Fault(NamedTuple):
+    """One rule of the network's."""
+
+    kind: str
+    source: str
+    target: str
+    endpoint: str
+    count: int
+    skip: int
+
+
+class FaultSchedule(NamedTuple):
+    """What the network does while some conversations go on."""
+
+    seed: int
+    faults: tuple[Fault, ...]
+    most_s: float
+    """Every message takes up to so long."""
+    num_rewired: int
+    """So many times the ring is exchanged."""
+
+
+def put_into_force(network: InProcessNetwork, schedule: FaultSchedule) -> None:
+    network.scatter(schedule.most_s, schedule.seed)
+    for kind, source, target, endpoint, count, skip in schedule.faults:
+        if kind == "duplicate":
+            network.duplicate(source, target, endpoint=endpoint, count=count, skip=skip)
+        else:
+            network.drop(source, target, endpoint=endpoint, count=count, skip=skip, answers=kind == "drop answers")
