@@ -19,7 +19,7 @@ from shardnet.cluster.blueprint import Blueprint
 from shardnet.cluster.events import units_of
 from shardnet.cluster.remote_stage import RemoteStage
 from shardnet.cluster.ring import Ring, WaitFor
-from shardnet.errors import ClusterError, DeviceLost, ShardnetError
+from shardnet.errors import CallTimeout, ClusterError, DeviceLost, ShardnetError
 from shardnet.plan import Plan
 from shardnet.planner.least_moves import repaired
 from shardnet.policy import recovery as policy
@@ -77,6 +77,8 @@ class Rings:
         """Of the round under way: fails when something more is lost."""
         self._settled = threading.Condition(threading.RLock())
         self._is_changing = False
+        self._has_begun = False
+        """Sessions are suspended: only a whole round lets them go on."""
         self._is_over = False
         """Closed, or beyond mending: no change begins any more."""
         self._known_s = 0.0
@@ -187,6 +189,7 @@ class Rings:
         plan = self._decide(old, news)
         if plan is None:
             return
+        self._has_begun = True
         self._sessions.suspend()
         wait_for = partial(self._result_of, broken_off)
         new, kept = self._next_ring(old, plan)
@@ -214,15 +217,15 @@ class Rings:
         after, why_not = self._without(course, blueprint, news)
         if why_not:
             certain = [device for device in news if device in self._certainly]
-            if certain or len(self.all) > 1:
+            if certain:
                 raise self._too_much(old, certain or news, why_not)
             for device in news:  # nobody can take over: it may come back, and until then its sessions wait
                 self._lost.pop(device, None)
-            return None
+            return course.plan if self._has_begun else None
         self._course = after
         if after.coming is not course.coming and after.coming is not None:
             self._tell_of(after, after.coming)
-        if after.coming is None and news and len(self.all) == 1:
+        if after.coming is None and news and not self._has_begun:
             return None
         return after.coming or after.plan
 
@@ -276,14 +279,14 @@ class Rings:
         """Wait for a device's answer, but no longer than until something more is lost or the model is closed."""
         wait((answer, broken_off, self._ended), return_when=FIRST_COMPLETED)
         self._raise_if_ended()
-        if not broken_off.done() and isinstance(answer.exception(), DeviceLost):
+        if not broken_off.done() and isinstance(answer.exception(), (DeviceLost, CallTimeout)):
             self._wait_for_verdict(broken_off)
         if broken_off.done():
             raise _BrokenOff
         return answer.result()
 
     def _wait_for_verdict(self, broken_off: Future[None]) -> None:
-        """A connection broke: whoever watches the devices is about to say whether one is lost.
+        """A connection broke, or a device is silent: who watches the devices is about to say whether one is lost.
 
         Raises:
             _BrokenOff: one is.
@@ -298,7 +301,7 @@ class Rings:
 
     def _settle(self, plan: Plan) -> None:
         """The sessions go on in the new ring."""
-        before = self._course
+        before, self._has_begun = self._course, False
         assert before is not None
         self._course, _ = policy.handle(time.monotonic(), before, policy.Loaded(plan), policy.Rules("", None))
         if before.broken:

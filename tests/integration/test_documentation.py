@@ -23,7 +23,7 @@ from warm_python import WARM_PYTHON
 from docs.make_api import TARGET, reference
 
 ROOT = Path(__file__).parent.parent.parent
-DOCUMENTS = ("README.md", "docs/quickstart.md", "docs/planning.md", "docs/extending.md")
+DOCUMENTS = ("README.md", "docs/quickstart.md", "docs/planning.md", "docs/reliability.md", "docs/extending.md")
 BLOCK = re.compile(r"(?:^<!-- (file|not run): *(.*?) *-->\n)?^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 AT_ONCE = 2
