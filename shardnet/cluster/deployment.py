@@ -177,6 +177,13 @@ class Deployment:
             num_stages = len(self._rings.all[-1].plan)
             self.end(ClusterError(f"stage {stage + 1} of {num_stages} on {device} failed: {text}"))
 
+    def on_hop_failed(self, ring_id: RingId, stage: int, device: str, text: str) -> None:
+        """The device lives, so the way to it is at fault. In a ring that is over, nothing has failed: another one took
+        over, and who lacks something is sent it there.
+        """
+        if self._rings is not None and self._rings.all[-1].ring_id == ring_id:
+            self.on_stage_failed(stage, device, text)
+
     def on_progress(self, stage: int, done_bytes: int, total_bytes: int) -> None:
         if self._rings is None or self._is_closed:
             return

@@ -77,8 +77,8 @@ class RingOutlet:
 
     def failed(self, error: BaseException) -> None:
         spec = self._spec
-        told_again = partial(self.failed, error)
-        self._tell_failed(spec, spec.stage, self._transport.name, f"{type(error).__name__}: {error}", told_again)
+        news = (spec.stage, self._transport.name, f"{type(error).__name__}: {error}")
+        self._tell_failed(spec, "stage_failed", news, partial(self.failed, error))
 
     def _send_hop(self, spec: StageSpec, parts: tuple[Part, ...], rows: torch.Tensor, wait_s: float) -> Future[Any]:
         device, hop = self._to_next(spec, parts, rows)
@@ -105,12 +105,12 @@ class RingOutlet:
         error = sent.exception()
         if error is not None and self._spec is spec and not self._is_over():
             stage = _next_stage(spec)
-            self._tell_failed(spec, stage, spec.ring[stage].device, str(error), _nothing)
+            self._tell_failed(spec, "hop_failed", (stage, spec.ring[stage].device, str(error)), _nothing)
 
     def _tell_failed(
-        self, spec: StageSpec, stage: int, device: str, text: str, if_ring_is_over: Callable[[], None]
+        self, spec: StageSpec, endpoint: str, news: tuple[int, str, str], if_ring_is_over: Callable[[], None]
     ) -> None:
-        send = partial(self._send_failed, spec, stage, device, text)
+        send = partial(self._send_failed, spec, endpoint, news)
         on_answer = partial(self._failure_was_told, spec, if_ring_is_over)
         Delivery(send, on_answer, first_s=HOP_S, is_over=self._is_over).begin()
 
@@ -119,8 +119,8 @@ class RingOutlet:
         if isinstance(told.exception(), PlanNotInForce) and self._spec is not spec:
             if_ring_is_over()
 
-    def _send_failed(self, spec: StageSpec, stage: int, device: str, text: str, wait_s: float) -> Future[Any]:
-        return self._transport.post(spec.source, "stage_failed", spec.ring_id, stage, device, text, timeout_s=wait_s)
+    def _send_failed(self, spec: StageSpec, endpoint: str, news: tuple[int, str, str], wait_s: float) -> Future[Any]:
+        return self._transport.post(spec.source, endpoint, spec.ring_id, *news, timeout_s=wait_s)
 
     def _to_next(self, spec: StageSpec, parts: tuple[Part, ...], rows: torch.Tensor) -> tuple[str, Hop]:
         """With the time of this try: the receiver reckons by it how long the hop was on its way."""

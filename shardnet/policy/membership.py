@@ -9,8 +9,8 @@ Whoever performs this asks devices for signs of life when it is told to, and han
 
 A frozen phone and a cut link look alike from afar: silence alone takes long to mean that a device is lost. Doubt is
 another thing: something that was sent to a device, or that it computed, has failed. The signs of a dead process may
-take `grace_s` to show; where none has shown by then, the device lives, and the fault lies elsewhere. A connection that
-broke is such a sign, but no proof: the device is asked at once, and what it answers counts for more.
+take `grace_s` to show; where none has shown by then and it answers, the device lives, and the fault lies elsewhere. A
+connection that broke is such a sign, but no proof: the device is asked at once, and what it answers counts for more.
 """
 
 from __future__ import annotations
@@ -144,7 +144,8 @@ def _pass_time(now_s: float, device: str, member: Member, limits: Limits) -> tup
         why = f"it has been silent for {limits.suspect_after_s:g} s"
         member = replace(member, status="suspected", why=why)
         actions.append(Action("suspect", device, why))
-    if member.doubted_until_s is not None and now_s >= member.doubted_until_s and member.broken_until_s is None:
+    has_answered = member.silent_since_s is None and member.broken_until_s is None
+    if member.doubted_until_s is not None and now_s >= member.doubted_until_s and has_answered:
         member = replace(member, doubted_until_s=None)
         actions.append(Action("believe", device))
     if now_s >= member.next_ask_s:

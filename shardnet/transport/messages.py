@@ -21,7 +21,8 @@ Endpoints of the coordinator:
 
     tokens(Tokens)               last stage -> source: what was sampled
     session_failed(RingId, session, text)        a stage -> source: this session cannot go on
-    stage_failed(RingId, stage, device, text)    any stage whose computation, or whose next hop, failed
+    stage_failed(RingId, stage, device, text)    any stage whose computation failed
+    hop_failed(RingId, stage, device, text)      any stage whose hop to the next stage, that one, failed
     load_progress(RingId, stage, done_bytes, total_bytes), profile_progress(device, done, total)
     holds(RingId)                device -> coordinator: whether it has a use for the stages of that ring
 

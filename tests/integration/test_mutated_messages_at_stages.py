@@ -124,6 +124,7 @@ def made(sender: int, ring_id: RingId) -> list[Message]:
         ("stages", ()),
         ("session_failed", (ring_id, VICTIMS[0], "no room")),
         ("stage_failed", (ring_id, 0, "a", "it broke")),
+        ("hop_failed", (ring_id, 0, "a", "it broke")),
         ("load_progress", (ring_id, 0, 5, 10)),
         ("tokens", (Tokens(ring_id, (SampledToken(VICTIMS[0], 0, 5, ""), SampledToken(VICTIMS[1], 1, 6, "eos"))),)),
     ]

@@ -88,9 +88,12 @@ def test_who_answers_after_its_connection_broke_is_not_lost() -> None:
 
 
 def test_a_doubted_device_is_asked_at_once_and_believed_after_the_time_of_grace() -> None:
-    _, done = play((0.2, Doubted("phone")), (0.4, Doubted("phone")), (0.6, Passed()), (0.7, Passed()), (2.0, Passed()))
+    script = [(0.2, Doubted("phone")), (0.4, Doubted("phone")), (0.6, Passed())]
+    _, done = play(*script, (0.65, Heard("phone")), (0.7, Passed()), (2.0, Passed()))
     assert [at_s for at_s, _ in of_kind(done, "ask")][:2] == [0.2, 0.4]
     assert of_kind(done, "believe") == [(0.7, "")]
+    _, done = play(*script, (0.7, Passed()), (2.0, Passed()), (2.3, Heard("phone")), (2.4, Passed()))
+    assert of_kind(done, "believe") == [(2.4, "")], "of one that is silent, nothing is known"
     _, done = play((0.2, Doubted("phone")), (0.6, Broken("phone")), (0.8, Passed()), (1.1, Passed()))
     assert of_kind(done, "believe") == [] and of_kind(done, "lose") == [(1.1, "its connection broke")]
 
