@@ -159,7 +159,7 @@ def test_a_stage_that_does_not_answer_ends_the_model_and_not_the_cluster(
         model = load(cluster, tiny)
         stream = model.stream(PROMPT, max_new_tokens=4000)
         next(stream)
-        ring.network.drop(COORDINATOR, "b", count=8)
+        ring.network.drop(COORDINATOR, "b", endpoint="adopt", count=8)
         with pytest.raises(CallTimeout):
             model._deployment.renew()
         with pytest.raises(ClusterError):
