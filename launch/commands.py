@@ -9,6 +9,7 @@ import typer
 
 from shardnet import __version__
 from shardnet.errors import BadRequest
+from shardnet.launch.cluster import commands as cluster_commands
 from shardnet.launch.doctor import command as doctor_command
 from shardnet.launch.generate import command as generate_command
 from shardnet.launch.measure import command as profile_command
@@ -43,7 +44,7 @@ def _options(
     """Options of every command. `cli` reads --debug, wherever it stands; it is named here for --help."""
 
 
-for module in (generate_command, profile_command, plan_commands, doctor_command):
+for module in (generate_command, cluster_commands, profile_command, plan_commands, doctor_command):
     module.register(app)
 
 

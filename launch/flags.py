@@ -12,7 +12,7 @@ from dataclasses import MISSING, dataclass, fields
 from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
-from typer.models import OptionInfo
+from typer.models import ArgumentInfo, OptionInfo
 
 from shardnet.errors import BadRequest
 from shardnet.foreign.bounds import faults
@@ -120,14 +120,15 @@ class _Record:
             default = each.default if here.default is _SAME else here.default
             if default is MISSING:
                 default = inspect.Parameter.empty
-            assert isinstance(option.default, str), "Typer keeps the first name there"
-            yield _Flag(each.name, option.default, Annotated[kind, option], default, here.read)
+            name = option.metavar if isinstance(option, ArgumentInfo) else option.default
+            assert isinstance(name, str), "Typer keeps the first name of an option there"
+            yield _Flag(each.name, name, Annotated[kind, option], default, here.read)
 
 
-def _option_of(field: str, hint: Any) -> OptionInfo | None:
+def _option_of(field: str, hint: Any) -> OptionInfo | ArgumentInfo | None:
     """What Typer is told of a field; None where the command line has no words for it."""
     for each in get_args(hint)[1:]:
-        if isinstance(each, OptionInfo):
+        if isinstance(each, (OptionInfo, ArgumentInfo)):
             return each
     meaning = meaning_of(hint)
     if meaning is None or not meaning.help:

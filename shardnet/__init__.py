@@ -19,7 +19,6 @@ from shardnet.process.first_use import on_first_use
 
 if TYPE_CHECKING:
     from shardnet.cluster.cluster import Cluster
-    from shardnet.cluster.events import Event
     from shardnet.cluster.load_options import LoadOptions
     from shardnet.cluster.model import Model
     from shardnet.errors import (
@@ -41,6 +40,8 @@ if TYPE_CHECKING:
     from shardnet.session.async_stream import AsyncStream
     from shardnet.session.options import GenerationOptions
     from shardnet.session.stream import Generation, Stream
+    from shardnet.source.running_cluster import RunningCluster
+    from shardnet.timeline.events import Event
 
 __version__ = "0.1.0"
 
@@ -66,6 +67,7 @@ __all__ = [
     "ModelNotFound",
     "ModelProfile",
     "Plan",
+    "RunningCluster",
     "ShardnetError",
     "Stream",
     "UnsupportedModel",
@@ -94,11 +96,12 @@ __getattr__ = on_first_use(
         **dict.fromkeys(("DeviceProfile", "Link", "ModelProfile", "Plan"), "plan"),
         "AsyncStream": "session.async_stream",
         "Cluster": "cluster.cluster",
-        "Event": "cluster.events",
+        "Event": "timeline.events",
         "Generation": "session.stream",
         "GenerationOptions": "session.options",
         "LoadOptions": "cluster.load_options",
         "Model": "cluster.model",
+        "RunningCluster": "source.running_cluster",
         "Stream": "session.stream",
     },
 )

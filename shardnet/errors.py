@@ -11,6 +11,7 @@
     ├── KVMemorySpent         (2)     a session's KV cache does not fit beside the others
     └── ClusterError          (1)     a device or the way to it failed
         ├── JoinFailed                a device could not join the cluster
+        │   └── NameTaken             another one has its name
         ├── Evicted                   this device was struck off and must join again
         ├── PlanNotInForce            a device has no such stage: another plan took over, or none was loaded
         ├── DeviceLost                a member died or its connection broke
@@ -79,6 +80,10 @@ class ClusterError(ShardnetError):
 
 class JoinFailed(ClusterError):
     """A device could not join the cluster."""
+
+
+class NameTaken(JoinFailed):
+    """Another device of the cluster has that name."""
 
 
 class Evicted(ClusterError):

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "shardnet"
 LAUNCH = ROOT / "launch"
 ROWS_OF_LAUNCH = (
     {"console", "files", "flags"},
-    {"doctor", "generate", "launcher", "measure", "plan"},
+    {"cluster", "doctor", "generate", "launcher", "measure", "plan"},
     {"commands"},
     {"cli"},
 )
@@ -21,7 +21,9 @@ ROWS_OF_LAUNCH = (
 READERS_OF_THE_ENVIRONMENT = {
     "cluster/cluster.py": "hands it to `launched`",
     "cluster/local_workers.py": "hands it down to the devices",
+    "coordinator/own_device.py": "hands it down to the device",
     "process/cache_folder.py": "SHARDNET_CACHE, which devices and commands read alike",
+    "process/lasting.py": "XDG_STATE_HOME, which says where state folders are",
     "profiling/phone.py": "ANDROID_ROOT, by which a phone is known",
     "transport/rpc/elastic.py": "torch's own settings",
 }

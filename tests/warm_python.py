@@ -31,7 +31,7 @@ def warm_server() -> Iterator[None]:
         address.bind("\0" + ADDRESS)
         address.listen(64)
         server = subprocess.Popen(
-            [sys.executable, str(HERE / "warm_server.py"), str(address.fileno()), *WARM_NURSERY],
+            [sys.executable, str(HERE / "warm_server.py"), str(address.fileno()), *WARM_PYTHON],
             stdin=subprocess.PIPE,
             pass_fds=[address.fileno()],
             env={**worker_environment(os.environ, 1), "HF_HUB_OFFLINE": "1"},  # which is read by an import

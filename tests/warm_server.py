@@ -1,9 +1,9 @@
 """Forks a process for every client (`warm_client.py`), having imported what takes time; see `warm_python.py`.
 
-    python warm_server.py FD NURSERY ...
+    python warm_server.py FD PYTHON ...
 
-FD is the listening socket that it inherits; NURSERY is the command by which a forked process starts local devices. It
-ends, and kills what it has forked, when its standard input closes.
+FD is the listening socket that it inherits; PYTHON is the command by which a forked process starts devices. It ends,
+and kills what it has forked, when its standard input closes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PRELOADED = (
     "transformers.generation.utils",
     "transformers.modeling_layers",
     "transformers.models.llama.modeling_llama",
-    "shardnet.cluster.cluster",
+    "shardnet.coordinator.coordinator",
     "shardnet.device.worker",
     "shardnet.launch.commands",
     "shardnet.launch.launcher.script",
@@ -228,10 +228,13 @@ def open_streams() -> None:
 
 
 def main() -> None:
-    address, *nursery = sys.argv[1:]
+    address, *python = sys.argv[1:]
     for module in PRELOADED:
         importlib.import_module(module)
-    importlib.import_module("shardnet.cluster.local_workers").NURSERY_COMMAND = tuple(nursery)  # type: ignore[attr-defined]
+    local_workers: Any = importlib.import_module("shardnet.cluster.local_workers")
+    own_device: Any = importlib.import_module("shardnet.coordinator.own_device")
+    local_workers.NURSERY_COMMAND = (*python, *local_workers.NURSERY_COMMAND[1:])
+    own_device.DEVICE_COMMAND = (*python, *own_device.DEVICE_COMMAND[1:])
     gc.freeze()  # nobody looks through it again, which would copy it
     asked = Server(socket.socket(fileno=int(address))).serve()
     os._exit(0 if asked is None else exit_code_of(asked))  # Python would take seconds to tidy up torch

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from shardnet.cluster.launched import announced_in
 from shardnet.cluster.load_options import LoadOptions
+from shardnet.errors import BadRequest
 from shardnet.launch.flags import Here, Only, flattened
 from shardnet.launch.generate.glance import read_tokenizer_early, refuse_at_once
 from shardnet.launch.generate.options import (
@@ -25,6 +27,7 @@ from shardnet.launch.generate.options import (
 )
 from shardnet.loader.sources import EMBEDDED_NAME
 from shardnet.process.imports import importing
+from shardnet.process.lasting import default_folder, folder_of, is_running, require_running
 from shardnet.process.surroundings import require_address_space
 from shardnet.progress import progress_bars
 from shardnet.session.options import GenerationOptions
@@ -87,12 +90,33 @@ def generate(
     """
     is_local = where.cluster is None and where.devices is None
     is_launched = is_local and announced_in(os.environ) is not None
+    running_in = None if is_launched else _running_cluster(whom.model, where)
     prompts = read_prompts(what.prompt or [], what.prompt_file)
-    _run(GenerateOptions(whom.model, prompts, where, load, generation, output, is_launched))
+    _run(GenerateOptions(whom.model or "", prompts, where, load, generation, output, is_launched, running_in))
+
+
+def _running_cluster(model: str | None, where: DeviceOptions) -> Path | None:
+    """The state folder of the cluster that is to be asked; None where devices are started or used for this run.
+
+    Raises:
+        JoinFailed: none runs there.
+        BadRequest: neither a model nor a cluster was named, and none runs where they do by default.
+    """
+    if where.cluster is not None:
+        folder = folder_of(where.cluster)
+        if folder is not None:
+            require_running(folder)
+            return folder
+    if model is not None:
+        return None
+    if where.cluster is None and where.devices is None and is_running(default_folder()):
+        return default_folder()
+    raise BadRequest("There is no --model. Name one, or start a cluster that holds one: shardnet up --model MODEL")
 
 
 def _run(options: GenerateOptions) -> None:
-    refuse_at_once(options)
+    if options.running_in is None:
+        refuse_at_once(options)
     with progress_bars(enabled=False if options.output.json else None) as progress:
         progress("loading PyTorch", 0, 1)
         require_address_space()

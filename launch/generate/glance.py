@@ -28,11 +28,15 @@ def refuse_at_once(options: GenerateOptions) -> None:
 def read_tokenizer_early(options: GenerateOptions) -> Any:
     """The tokenizer of a model that lies on this disk as a folder; None for others, whose folder is still to be found.
 
+    None, too, where a cluster holds the model.
+
     Raises:
         ModelNotFound, DamagedCheckpoint: as `read_tokenizer`.
     """
     from shardnet.loader import read_tokenizer
 
+    if options.running_in is not None:
+        return None
     folder = user_path(options.model)
     return read_tokenizer(folder) if is_folder(folder) else None
 

@@ -42,17 +42,18 @@ class ModelOptions:
     """Who is asked."""
 
     model: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--model",
             "-m",
             help=f"A folder in Hugging Face layout, a .gguf file, a hub id, or {EMBEDDED_NAME} (installed already).",
+            show_default="what a cluster of shardnet up holds",
             rich_help_panel="The model",
         ),
-    ]
+    ] = None
 
     def __post_init__(self) -> None:
-        if not self.model.strip():
+        if self.model is not None and not self.model.strip():
             raise BadRequest("--model must not be empty; give a folder, a .gguf file, or a hub id.")
 
 
@@ -72,8 +73,9 @@ class DeviceOptions:
         str | None,
         typer.Option(
             "--cluster",
-            metavar="HOST:PORT",
-            help="Use the devices of a running cluster (shardnet-run says where).",
+            metavar="ADDRESS",
+            help="Ask a cluster that shardnet up started (its state folder), or use devices of shardnet-run "
+            "(HOST:PORT).",
             rich_help_panel=_DEVICES,
         ),
     ] = None
@@ -124,6 +126,7 @@ class GenerateOptions:
     """A request of the command line. What does not go together raises `BadRequest` with one sentence."""
 
     model: str
+    """Empty where a cluster holds one, and it need not be named."""
     prompts: tuple[str, ...]
     where: DeviceOptions
     load: LoadOptions
@@ -131,8 +134,12 @@ class GenerateOptions:
     output: OutputOptions
     is_launched: bool = False
     """`shardnet-run` started this, and its devices are used."""
+    running_in: Path | None = None
+    """The state folder of a cluster that is asked, and holds its model already."""
 
     def __post_init__(self) -> None:
+        if self.running_in is not None:
+            self._refuse_what_was_decided()
         if self.where.threads is not None and self.uses_running_devices:
             raise BadRequest("--threads is for local devices; those of a cluster have theirs already.")
         num_shards, num_devices = len(self.load.split or ()), self.where.devices
@@ -142,12 +149,25 @@ class GenerateOptions:
 
     @property
     def uses_running_devices(self) -> bool:
-        return self.where.cluster is not None or self.is_launched
+        return self.where.cluster is not None or self.is_launched or self.running_in is not None
 
     @property
     def num_local_devices(self) -> int:
         """How many to start, where no running cluster is used: those that the split names, or three."""
         return self.where.devices or len(self.load.split or ()) or DEFAULT_DEVICES
+
+    def _refuse_what_was_decided(self) -> None:
+        """
+        Raises:
+            BadRequest: an option says how a model is loaded, but it is loaded.
+        """
+        for name in self.load.keys():  # noqa: SIM118
+            if self.load[name] != getattr(LoadOptions, name):
+                option = f"--{name.replace('_', '-').removesuffix('-tokens')}"
+                raise BadRequest(
+                    f"{option} is for loading a model, and the cluster in {self.running_in} has loaded its own. Leave "
+                    "it out, or use it with shardnet load."
+                )
 
     def check_environment(self) -> None:
         """Check what needs the disk and other packages: the folder for a profile."""

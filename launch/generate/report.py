@@ -16,8 +16,8 @@ from shardnet.foreign.quoting import counted
 from shardnet.launch.console import plain_console, size
 
 if TYPE_CHECKING:
-    from shardnet.cluster.events import Event
     from shardnet.cluster.model import Generation
+    from shardnet.timeline.events import Event
     from shardnet.timeline.stage_report import StageReport
 
 _REASONS = {

@@ -6,21 +6,23 @@ import json
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from rich.text import Text
 
 import shardnet
 from shardnet.cluster.cluster import Cluster
-from shardnet.cluster.events import Event
 from shardnet.cluster.model import Generation, Model
+from shardnet.errors import BadRequest
 from shardnet.foreign.quoting import counted
 from shardnet.launch.generate.early import open_early
 from shardnet.launch.generate.options import GenerateOptions
 from shardnet.launch.generate.report import as_json, size, speed_line, stage_table, stderr_console
-from shardnet.loader import ModelFiles
 from shardnet.process.standard_streams import say
 from shardnet.progress import Progress, progress_bars
+from shardnet.source.running_cluster import RunningCluster
+from shardnet.timeline.events import Event
 
 
 @dataclass(frozen=True)
@@ -37,20 +39,19 @@ def run(options: GenerateOptions, tokenizer: Any = None) -> None:
     """
     with ExitStack() as resources:
         with progress_bars(enabled=False if options.output.json else None) as progress:
-            files = open_early(options, tokenizer, progress)
-            cluster = resources.enter_context(_open_cluster(options, progress))
-            model = resources.enter_context(_load(cluster, files, options, progress))
+            cluster, model = _open(options, tokenizer, progress, resources)
         if options.output.stats and not options.output.json:
             _show_plan(model, cluster)
             _show_question(options)
         model.reset_report()
+        num_before = len(model.events)
         done = _answer(model, options)
-        stages, plan = model.report(), model.plan
+        stages, plan, events = model.report(), model.plan, model.events[num_before:]
         if options.output.profile is not None:
             model.write_profile(options.output.profile)
     about = {
         "model": model.profile.name,
-        "dtype": options.load.dtype,
+        "dtype": model.profile.dtype,
         "seed": options.generation.seed,
         "plan_version": plan.version,
         "predicted_lap_s": plan.lap_s,
@@ -58,12 +59,12 @@ def run(options: GenerateOptions, tokenizer: Any = None) -> None:
         "shardnet_version": shardnet.__version__,
     }
     if options.output.json:
-        print(json.dumps(as_json(done.generations, stages, model.events, about, done.wall_s)))
+        print(json.dumps(as_json(done.generations, stages, events, about, done.wall_s)))
         return
     console = stderr_console()
     if options.output.stats:
         console.print()
-        console.print(stage_table(stages, options.load.dtype, console.width))
+        console.print(stage_table(stages, model.profile.dtype, console.width))
         console.print(speed_line(done.generations, done.wall_s))
         if plan.lap_s is not None and plan.measured_lap_s is not None:
             console.print(f"A token took {plan.measured_lap_s * 1e3:.1f} ms; predicted {plan.lap_s * 1e3:.1f} ms.")
@@ -71,17 +72,42 @@ def run(options: GenerateOptions, tokenizer: Any = None) -> None:
         console.print(f"The profile is in {options.output.profile}: open its trace.json in https://ui.perfetto.dev.")
 
 
-def _open_cluster(options: GenerateOptions, progress: Progress) -> Cluster:
-    if options.uses_running_devices:
-        return Cluster.connect(options.where.cluster, progress=progress)
-    return Cluster.local(options.num_local_devices, threads_per_device=options.where.threads, progress=progress)
-
-
-def _load(cluster: Cluster, files: ModelFiles, options: GenerateOptions, progress: Progress) -> Model:
+def _open(
+    options: GenerateOptions, tokenizer: Any, progress: Progress, resources: ExitStack
+) -> tuple[Cluster | RunningCluster, Model]:
+    """The cluster and the model that answer, to be closed with `resources`."""
+    if options.running_in is not None:
+        running = resources.enter_context(RunningCluster.connect(options.running_in, progress=progress))
+        model = resources.enter_context(running.model)
+        _check_loaded(model, options)
+        return running, model
+    files = open_early(options, tokenizer, progress)
+    cluster = resources.enter_context(_open_cluster(options, progress))
     has_profile = options.output.profile is not None
     on_event = None if options.output.json else _show_event
     asked = replace(options.load, record_spans=has_profile, progress=progress, on_event=on_event)
-    return cluster.load(files, **asked)
+    return cluster, resources.enter_context(cluster.load(files, **asked))
+
+
+def _open_cluster(options: GenerateOptions, progress: Progress) -> Cluster:
+    if not options.uses_running_devices:
+        return Cluster.local(options.num_local_devices, threads_per_device=options.where.threads, progress=progress)
+    cluster = Cluster.connect(options.where.cluster, progress=progress)
+    assert isinstance(cluster, Cluster), "whoever is asked as a source is `running_in`"
+    return cluster
+
+
+def _check_loaded(model: Model, options: GenerateOptions) -> None:
+    """
+    Raises:
+        BadRequest: the cluster holds another model than the one that was named.
+    """
+    named, held = Path(options.model).name.removesuffix(".gguf"), model.profile.name
+    if options.model and named.lower() != held.lower():
+        raise BadRequest(
+            f"the cluster in {options.running_in} holds {held}, and not {named}. Leave --model out, or load it there: "
+            f"shardnet load {options.model}"
+        )
 
 
 def _show_event(event: Event) -> None:
@@ -89,7 +115,7 @@ def _show_event(event: Event) -> None:
     say(f"\nshardnet: {event.text}.")
 
 
-def _show_plan(model: Model, cluster: Cluster) -> None:
+def _show_plan(model: Model, cluster: Cluster | RunningCluster) -> None:
     console = stderr_console()
     weights = sum(unit.weight_bytes for unit in model.profile.units)
     units = f": {model.profile.num_units} units, {size(weights)}, over {counted(len(cluster.devices), 'devices')}"

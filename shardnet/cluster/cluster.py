@@ -35,13 +35,15 @@ from shardnet.loader import ModelFiles
 from shardnet.options import takes
 from shardnet.policy.membership import Came, Ended
 from shardnet.process.forks import Birthplace
+from shardnet.process.lasting import default_folder, folder_of, is_running
 from shardnet.profiling.cores import max_threads
 from shardnet.progress import Progress, in_turn, progress_bars
+from shardnet.source.running_cluster import RunningCluster
 from shardnet.transport import RpcTransport, serve_door
 from shardnet.transport.base import Transport
 from shardnet.transport.messages import RingId, StageKey, Tokens
+from shardnet.transport.source_messages import COORDINATOR
 
-COORDINATOR = "coordinator"
 JOIN_S = 60.0
 """How long devices may take to start and to join."""
 ANSWER_S = 10.0
@@ -76,6 +78,8 @@ class Cluster:
         how_it_ended: Callable[[], dict[str, str]] = dict
         if workers is not None:
             how_it_ended = workers_that_ended(workers)
+        self.on_suspected: Callable[[str, str], object] = lambda device, why: None
+        """Told of a device and why it is suspected, and with no reason when it is no more."""
         self._watch = Watch(transport, self.devices, how_it_ended, self._on_lost, self._on_stages, self._on_suspected)
         if workers is not None:
             workers.on_ended = self._watch.look
@@ -121,13 +125,15 @@ class Cluster:
 
     @classmethod
     def connect(
-        cls, endpoint: str | None = None, *, num_devices: int | None = None, progress: Progress | None = None
-    ) -> Cluster:
-        """Coordinate the devices that meet at `endpoint`, such as those that `shardnet-run` started.
+        cls, endpoint: str | Path | None = None, *, num_devices: int | None = None, progress: Progress | None = None
+    ) -> Cluster | RunningCluster:
+        """Coordinate the devices that meet at `endpoint`, such as those that `shardnet-run` started; or use a cluster
+        that another process coordinates, as `shardnet up` does.
 
         Args:
-            endpoint: where the door is that they joined by: "HOST:PORT", or "unix:PATH" on this machine; None takes
-                what `shardnet-run` has announced to its script (see `launched`).
+            endpoint: where the door is that they joined by: "HOST:PORT", or "unix:PATH" on this machine, or the state
+                folder of a cluster that was started by `shardnet up`; None takes what `shardnet-run` has announced to
+                its script (see `launched`), or else the cluster in the default state folder, where one runs.
             num_devices: how many to wait for; None takes those that are there, or all that `shardnet-run` started.
 
         Raises:
@@ -137,17 +143,22 @@ class Cluster:
         """
         if endpoint is None:
             announced = announced_in(os.environ)
+            if announced is None and is_running(default_folder()):
+                return RunningCluster.connect(default_folder(), num_devices=num_devices, progress=progress)
             if announced is None:
                 raise BadRequest(
-                    "there is no cluster to connect to. Give an endpoint such as 127.0.0.1:29500, or start the script "
-                    "with shardnet-run."
+                    "there is no cluster to connect to. Give an endpoint such as 127.0.0.1:29500, start the script "
+                    "with shardnet-run, or start a cluster by shardnet up."
                 )
             endpoint = announced.endpoint
             num_devices = announced.num_devices if num_devices is None else num_devices
         if num_devices is not None:
             num_devices = whole_number("the number of devices", num_devices, least=1)
+        folder = folder_of(endpoint)
+        if folder is not None:
+            return RunningCluster.connect(folder, num_devices=num_devices, progress=progress)
         with ExitStack() as resources, _shown(progress) as told:
-            transport = resources.enter_context(RpcTransport.join(endpoint, COORDINATOR, timeout_s=ANSWER_S))
+            transport = resources.enter_context(RpcTransport.join(str(endpoint), COORDINATOR, timeout_s=ANSWER_S))
             names = _wait_for_number(transport, num_devices, told)
             return cls(transport, names, resources, None)
 
@@ -194,6 +205,16 @@ class Cluster:
         with self._lock:
             self.devices = tuple(each for each in self.devices if each != device)
         self._watch.tell(Ended(device, how))
+
+    @property
+    def lost(self) -> dict[str, str]:
+        """The devices that were lost, each with the reason, as far as none has come under its name since."""
+        return dict(self._watch.lost)
+
+    @property
+    def suspected(self) -> frozenset[str]:
+        """Those that are silent now."""
+        return frozenset(self._watch.suspected)
 
     def describe(self) -> list[dict[str, Any]]:
         """What each living device is and has now."""
@@ -281,6 +302,7 @@ class Cluster:
     def _on_suspected(self, device: str, why: str) -> None:
         for deployment in self._deployments:
             deployment.suspect(device, why) if why else deployment.trust(device)
+        self.on_suspected(device, why)
 
     def _on_lost(self, device: str, why: str) -> None:
         for deployment in self._deployments:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from shardnet.cluster.events import Event
 from shardnet.plan import Plan
 from shardnet.session.conversation import Conversations
+from shardnet.timeline.events import Event
 from shardnet.timeline.stage_report import StageReport
 from shardnet.timeline.timeline import Timeline
 

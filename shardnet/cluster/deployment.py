@@ -16,13 +16,13 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from shardnet.cluster.blueprint import Blueprint
-from shardnet.cluster.events import Event
 from shardnet.cluster.ring import Ring
 from shardnet.cluster.rings import Rings
 from shardnet.errors import BadRequest, ClusterError, DeviceLost, ShardnetError
 from shardnet.plan import Plan
 from shardnet.progress import Progress
 from shardnet.session.sessions import VERDICT_S, Sessions
+from shardnet.timeline.events import Event
 from shardnet.transport.base import Transport
 from shardnet.transport.messages import RingId, StageKey, StageSizes, Tokens
 

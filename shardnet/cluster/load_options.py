@@ -9,7 +9,6 @@ from types import NoneType
 from typing import Annotated, Any
 
 from shardnet.checks import whole_number
-from shardnet.cluster.events import Event
 from shardnet.cluster.placement import PLACEMENTS, SPREAD
 from shardnet.errors import BadRequest
 from shardnet.foreign.quoting import quoted
@@ -17,6 +16,7 @@ from shardnet.options import Made, Meaning, OneOf, Options, Whole
 from shardnet.plan import DTYPES
 from shardnet.planner import OBJECTIVES
 from shardnet.progress import Progress
+from shardnet.timeline.events import Event
 
 _MODEL = "The model"
 _DEVICES = "Devices"

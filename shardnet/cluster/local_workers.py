@@ -176,7 +176,7 @@ class LocalWorkers:
             ) from error
 
     def _start(self) -> None:
-        reading_end, self._pipe = _pipe()
+        reading_end, self._pipe = inherited_pipe()
         with os.fdopen(reading_end), open(self._log_of(NURSERY), "wb") as log:
             self._nursery = subprocess.Popen(
                 [*NURSERY_COMMAND, self.endpoint, str(self.threads), str(self.log_dir), str(reading_end), *self.names],
@@ -260,7 +260,7 @@ def _remove(logs: ScratchFolder, birthplace: Birthplace) -> None:
         logs.remove()
 
 
-def _pipe() -> tuple[int, int]:
+def inherited_pipe() -> tuple[int, int]:
     """A reading and a writing end, neither of which takes the number of a standard stream that is closed here."""
     ends = os.pipe()
     try:

@@ -12,7 +12,6 @@ from statistics import median
 from typing import Any
 
 from shardnet.cluster.deployed import Deployed
-from shardnet.cluster.events import Event
 from shardnet.errors import ClusterError
 from shardnet.options import takes
 from shardnet.plan import ModelProfile, Plan
@@ -24,6 +23,7 @@ from shardnet.session.request import check_length, sampling_of
 from shardnet.session.stream import Generation, Stream
 from shardnet.session.text import TextStream
 from shardnet.session.turns import Batch, Turns
+from shardnet.timeline.events import Event
 from shardnet.timeline.stage_report import StageReport
 
 NUM_LAPS_KEPT = 32

@@ -16,7 +16,6 @@ from typing import Any
 
 from shardnet.cluster import handover
 from shardnet.cluster.blueprint import Blueprint
-from shardnet.cluster.events import units_of
 from shardnet.cluster.remote_stage import RemoteStage
 from shardnet.cluster.ring import Ring, WaitFor
 from shardnet.errors import CallTimeout, ClusterError, DeviceLost, ShardnetError
@@ -27,6 +26,7 @@ from shardnet.policy.mending import pieces
 from shardnet.policy.rebalance import Observed
 from shardnet.process.threads import on_thread
 from shardnet.session.sessions import VERDICT_S, Sessions
+from shardnet.timeline.events import units_of
 from shardnet.transport.base import Transport
 from shardnet.transport.messages import RingId
 

@@ -70,7 +70,7 @@ class Surveyor:
         return [
             DeviceProfile(
                 name=device,
-                memory_bytes=max(answer.memory_usable_bytes - promised[answer.host], 0) // hosts[answer.host],
+                memory_bytes=_share(answer, promised[answer.host], hosts[answer.host]),
                 num_threads=answer.num_threads,
                 host=answer.host,
                 host_cores=answer.num_cores,
@@ -186,3 +186,10 @@ class Surveyor:
             with suppress(UsageError):  # a folder that can only be read: it takes a second each time
                 store.save_link(networks[0], hidden_bytes, time.time(), link)
         return link
+
+
+def _share(device: DeviceDescription, promised_bytes: int, num_devices: int) -> int:
+    """What a device may use: an equal part of what the devices of its machine share, or what its owner allows."""
+    share_bytes = max(device.memory_usable_bytes - promised_bytes, 0) // num_devices
+    allowed_bytes = device.memory_allowed_bytes
+    return share_bytes if allowed_bytes is None else min(share_bytes, allowed_bytes)

@@ -17,7 +17,9 @@ from shardnet.profiling.memory import (
 from shardnet.transport.messages import DeviceDescription
 
 
-def describe(device: str, kind: str, num_threads: int, memory_promised_bytes: int) -> DeviceDescription:
+def describe(
+    device: str, kind: str, num_threads: int, memory_promised_bytes: int, memory_allowed_bytes: int | None
+) -> DeviceDescription:
     """This process as a device of a cluster."""
     host = f"{platform.node()}-{_boot_id()}"
     return DeviceDescription(
@@ -32,6 +34,7 @@ def describe(device: str, kind: str, num_threads: int, memory_promised_bytes: in
         memory_total_bytes=machine_memory().total_bytes,
         memory_usable_bytes=usable_memory_bytes(),
         memory_promised_bytes=memory_promised_bytes,
+        memory_allowed_bytes=memory_allowed_bytes,
         rss_bytes=process_rss_bytes(),
         peak_rss_bytes=peak_rss_bytes(),
         num_os_threads=num_process_threads(),

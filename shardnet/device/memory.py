@@ -31,9 +31,11 @@ class DeviceMemory:
     Args:
         device: its name, for errors.
         stages: gives those that it has now.
+        most_bytes: what its owner allows for all of them together; None where only the machine sets limits.
     """
 
-    def __init__(self, device: str, stages: Callable[[], Iterable[TakesMemory]]) -> None:
+    def __init__(self, device: str, stages: Callable[[], Iterable[TakesMemory]], most_bytes: int | None = None) -> None:
+        self._most_bytes = most_bytes
         self.budget = MemoryBudget()
         """No limit before the first model comes: there is nobody to keep to it."""
         self._device = device
@@ -44,6 +46,10 @@ class DeviceMemory:
         """What is reserved here and was not written to yet."""
         return sum(stage.untouched_bytes for stage in self._stages())
 
+    def allowed_bytes(self) -> int | None:
+        """What is left of what its owner allows; None without a limit."""
+        return None if self._most_bytes is None else max(self._most_bytes - self.budget.reserved_bytes, 0)
+
     def reserve_weights(self, num_bytes: int, stage: TakesMemory) -> None:
         """Look at what there is now, and take so much for the weights of a stage; to be released to `budget`.
 
@@ -52,7 +58,10 @@ class DeviceMemory:
         """
         with self._lock:  # of two models that come together one is first
             reserved_bytes = self.budget.reserved_bytes  # looked at first: sessions that open meanwhile count twice
+            allowed_bytes = self.allowed_bytes()
             free_bytes = max(usable_memory_bytes() - self.promised_bytes(), 0)
+            if allowed_bytes is not None:
+                free_bytes = min(free_bytes, allowed_bytes)
             self.budget.limit_bytes = reserved_bytes + free_bytes
             if not self.budget.reserve(num_bytes):
                 raise DoesNotFit(

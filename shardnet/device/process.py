@@ -1,6 +1,7 @@
 """The process of one device: joins the cluster, and serves until it is told to leave.
 
-    python -m shardnet.device.process --endpoint ENDPOINT --name NAME [--threads N] [--keep-s N] [--end-with FD]
+    python -m shardnet.device.process --endpoint ENDPOINT --name NAME [--threads N] [--memory-bytes N]
+        [--keep-s N] [--end-with FD]
 
 A device whose door is gone goes on: the others reach it, and its stages wait for another coordinator (`orphans`). With
 `--keep-s` it looks for the door for so long, and ends where nobody opens it again.
@@ -16,10 +17,12 @@ import importlib
 import os
 import sys
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NoReturn
 
 from shardnet.device.allocator import settle_allocator
-from shardnet.errors import ClusterError
+from shardnet.errors import ClusterError, ShardnetError
 from shardnet.foreign.quoting import MOST_DIGITS, quoted
 from shardnet.process.ending import orderly_exit
 from shardnet.process.signals import end_at_once
@@ -30,7 +33,9 @@ if TYPE_CHECKING:
     from shardnet.transport import RpcTransport
     from shardnet.transport.door.membership import DoorEvent
 
+Tell = Callable[[str], object]
 JOIN_S = 60.0
+GOODBYE_S = 1.0
 MOST_KEEP_S = 10**9
 MOST_THREADS = 1024
 """Of computing, for one device. Beyond any machine: a slip of the keys must not fill the system with threads."""
@@ -61,6 +66,7 @@ def main() -> int:
     )
     parser.add_argument("--name", required=True, help="the name of this device, unique in the cluster")
     parser.add_argument("--threads", type=_count, default=1, help="compute threads")
+    parser.add_argument("--memory-bytes", type=_bytes, help="what its models may take; without it, what there is")
     parser.add_argument(
         "--keep-s",
         type=_seconds,
@@ -72,7 +78,9 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.end_with is not None:
         end_with(arguments.end_with)
-    return serve_and_report(arguments.endpoint, arguments.name, arguments.threads, arguments.keep_s)
+    return serve_and_report(
+        arguments.endpoint, arguments.name, arguments.threads, arguments.keep_s, arguments.memory_bytes
+    )
 
 
 def _count(text: str) -> int:
@@ -90,6 +98,12 @@ def _whole(text: str, least: int, most: int) -> int:
     return int(text)
 
 
+def _bytes(text: str) -> int:
+    if not text.isdecimal() or len(text) > MOST_DIGITS:
+        raise argparse.ArgumentTypeError(f"it must be a number of bytes, but is {quoted(text)}")
+    return int(text)
+
+
 def _pipe(text: str) -> int:
     try:
         os.fstat(int(text))
@@ -104,23 +118,35 @@ def import_all() -> None:
         importlib.import_module(module)
 
 
-def serve_and_report(endpoint: str, name: str, threads: int, keep_s: float = 0.0) -> int:
+def serve_and_report(
+    endpoint: str, name: str, threads: int, keep_s: float = 0.0, most_memory_bytes: int | None = None
+) -> int:
     """Be a device until it is over. Whatever else ends it is one sentence on standard error; returns the exit code."""
     try:
         with orderly_exit(debug=False):
             require_address_space()
-            serve(endpoint, name, threads, keep_s)
+            serve(endpoint, name, threads, keep_s, most_memory_bytes)
     except SystemExit as end:
         assert isinstance(end.code, int), end.code
         return end.code
     return 0
 
 
-def serve(endpoint: str, name: str, threads: int, keep_s: float = 0.0) -> None:
+def serve(
+    endpoint: str,
+    name: str,
+    threads: int,
+    keep_s: float = 0.0,
+    most_memory_bytes: int | None = None,
+    tell: Tell = lambda event: None,
+) -> None:
     """Be a device until it is over. One that the others have struck off, as it was silent for too long, joins anew.
 
     Args:
         keep_s: how long to look for a door that is gone; 0 does not look, and goes on without one.
+        most_memory_bytes: what its models may take; None for what there is.
+        tell: told when it has joined ("joined"), when its door is gone and back ("gone", "back"), when it was struck
+            off ("struck off"), and when it has left ("left").
 
     Raises:
         ShardnetError: it could not join, or the door was not found again.
@@ -137,21 +163,23 @@ def serve(endpoint: str, name: str, threads: int, keep_s: float = 0.0) -> None:
     torch.set_num_threads(threads)
     is_over = False
     while not is_over:
-        with Worker(threads, cache_folder()) as worker:
+        with Worker(threads, cache_folder(), most_memory_bytes=most_memory_bytes) as worker:
             worker.warm_up()
             here = RpcTransport.join(endpoint, name, timeout_s=JOIN_S, look_again_s=keep_s, prepare=worker.attach)
-            with here:
+            with here, _goodbye_at_interruption(here):
                 here.on_struck_off(worker.left.set)
-                is_lost = _ends_with_door(here, worker.left) if keep_s else threading.Event()
+                is_lost = _ends_with_door(here, worker.left, tell) if keep_s else threading.Event()
+                tell("joined")
                 worker.left.wait()
         is_over = not here.struck_off.is_set()
         if is_lost.is_set():
             raise ClusterError(
                 f"The cluster at {endpoint} did not come back within {keep_s:g} s. Start it, and then this device."
             )
+        tell("left" if is_over else "struck off")
 
 
-def _ends_with_door(here: RpcTransport, left: threading.Event) -> threading.Event:
+def _ends_with_door(here: RpcTransport, left: threading.Event, tell: Tell) -> threading.Event:
     """Have the device leave when its door is given up; set then is what is returned."""
     is_lost = threading.Event()
 
@@ -159,9 +187,24 @@ def _ends_with_door(here: RpcTransport, left: threading.Event) -> threading.Even
         if event == "given up":
             is_lost.set()
             left.set()
+        else:
+            tell(event)
 
     here.on_door(hear)
     return is_lost
+
+
+@contextmanager
+def _goodbye_at_interruption(here: RpcTransport) -> Iterator[None]:
+    """Where this block is interrupted, by Ctrl-C or SIGTERM, tell the coordinator that this is no loss."""
+    from shardnet.transport.source_messages import COORDINATOR
+
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        with suppress(ShardnetError):
+            here.post(COORDINATOR, "goodbye", here.name, timeout_s=GOODBYE_S).result(GOODBYE_S)
+        raise
 
 
 def end_with(pipe: int) -> None:

@@ -39,12 +39,19 @@ from shardnet.transport.messages import DeviceDescription, Hop, MeasuredDevice, 
 class Worker:
     """One device of a cluster. A context manager: its stages end with the block."""
 
-    def __init__(self, num_threads: int, cache_dir: Path | None = None, pace: Pace = own_pace) -> None:
+    def __init__(
+        self,
+        num_threads: int,
+        cache_dir: Path | None = None,
+        pace: Pace = own_pace,
+        most_memory_bytes: int | None = None,
+    ) -> None:
         self.num_threads = num_threads
         self.cache_dir = cache_folder(cache_dir)
         """Where this device keeps its profiles, and finds its copies of checkpoints."""
         self.premises: Premises
         self._pace = pace
+        self._most_memory_bytes = most_memory_bytes
         self.left = threading.Event()
         """Set when the coordinator has told this device to leave."""
         self._stages: StageTable[StageHost]
@@ -66,7 +73,7 @@ class Worker:
     def attach(self, transport: Transport) -> None:
         """Expose what a device offers. To be done before the others learn of it: they ask at once."""
         self._stages = StageTable(transport.name)
-        memory = DeviceMemory(transport.name, self._stages.hosts)
+        memory = DeviceMemory(transport.name, self._stages.hosts, self._most_memory_bytes)
         self.premises = Premises(transport, self.num_threads, self.cache_dir, memory, self._pace)
         for endpoint, handler in (
             ("describe", self.describe),
@@ -97,7 +104,8 @@ class Worker:
 
     def describe(self) -> DeviceDescription:
         """What this device is and has now."""
-        return describe(self.name, self.kind, self.num_threads, self.premises.memory.promised_bytes())
+        memory = self.premises.memory
+        return describe(self.name, self.kind, self.num_threads, memory.promised_bytes(), memory.allowed_bytes())
 
     def has_copy(self, checkpoint: str) -> bool:
         """Whether this device has the files of a checkpoint."""

@@ -61,6 +61,18 @@ def raised() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
+@contextmanager
+def until_signalled() -> Iterator[None]:
+    """In the block a signal is what is waited for: it ends the block, and is no failure. Within `raised`."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        pass
+    except SystemExit as end:
+        if end.code not in {128 + number for number in ENDING}:
+            raise
+
+
 def _handle_by(handler: Callable[[int, FrameType | None], object]) -> None:
     for number in ENDING:
         if signal.getsignal(number) is not signal.SIG_IGN:

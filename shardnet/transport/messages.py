@@ -241,6 +241,8 @@ class DeviceDescription(NamedTuple):
     """What shardnet may use of the host's memory now: see `shardnet.profiling.memory`."""
     memory_promised_bytes: int
     """What this device has reserved of it and not written to yet."""
+    memory_allowed_bytes: int | None
+    """What its owner lets it reserve besides what it has reserved; None where only the machine sets limits."""
     rss_bytes: int
     peak_rss_bytes: int
     num_os_threads: int

@@ -12,6 +12,7 @@ A source is a member that holds no stage; its name begins with `@`. Endpoints of
     load(ticket, model, options) -> LoadState: begins to load at the first time, then says how far it is, shortly
     unload(), leave(device), remove(device)
     reports() -> StageReports, reset_reports(), timeline() -> Tracks: of the loaded model, whoever used it
+    goodbye(device)              device -> coordinator: it is about to leave, which is no loss
 
 A ticket is a random number that a source gives to what it asks for, so that asking again asks for the same. A session
 that its source has not followed for `LEASE_S` is closed.
@@ -22,6 +23,7 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 from shardnet.plan import LeftOut, ModelProfile, Plan, StagePlan, UnitProfile
+from shardnet.timeline.events import Event
 from shardnet.timeline.stage_report import StageReport, Track
 from shardnet.transport.messages import SampledToken, SamplingOptions
 
@@ -40,6 +42,7 @@ class SessionRequest(NamedTuple):
     """A conversation that a source wants."""
 
     ticket: int
+    source: str
     model: int
     """Which loaded model the ids are for: see `ModelInfo`."""
     prompt_ids: tuple[int, ...]
@@ -64,6 +67,8 @@ class ModelInfo(NamedTuple):
     """Its name by content, by which the source finds its own copy of the tokenizer."""
     profile: ModelProfile
     plan: Plan
+    events: tuple[Event, ...]
+    """What happened since it was loaded."""
     eos_ids: tuple[int, ...]
     context_tokens: int
 
@@ -122,6 +127,7 @@ SOURCE_MESSAGES: tuple[type, ...] = (
     StagePlan,
     LeftOut,
     Plan,
+    Event,
     StageReport,
     Track,
     SessionRequest,

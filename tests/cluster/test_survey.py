@@ -56,6 +56,7 @@ class PlayedDevice:
             memory_total_bytes=2**30,
             memory_usable_bytes=1_000_000,
             memory_promised_bytes=promised_bytes,
+            memory_allowed_bytes=None,
             rss_bytes=0,
             peak_rss_bytes=0,
             num_os_threads=1,

@@ -4,6 +4,8 @@ An HTML comment above a block, which a reader does not see, says what else it ma
 
     <!-- not run: WHY -->      what cannot run here: it installs something, or is what was printed once
     <!-- file: NAME -->        the content of a file that other examples name
+    <!-- stays: WHY -->        a command that goes on until it is ended
+    <!-- meanwhile: WHY -->    what is typed while that runs, one line after the other
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import signal
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -24,7 +27,9 @@ from docs.make_api import TARGET, reference
 
 ROOT = Path(__file__).parent.parent.parent
 DOCUMENTS = ("README.md", "docs/quickstart.md", "docs/planning.md", "docs/reliability.md", "docs/extending.md")
-BLOCK = re.compile(r"(?:^<!-- (file|not run): *(.*?) *-->\n)?^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+BLOCK = re.compile(
+    r"(?:^<!-- (file|not run|stays|meanwhile): *(.*?) *-->\n)?^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE
+)
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 AT_ONCE = 2
 Done = subprocess.CompletedProcess[str]
@@ -35,7 +40,7 @@ class Block(NamedTuple):
 
     place: str
     mark: str
-    """`file`, `not run`, or nothing."""
+    """`file`, `not run`, `stays`, `meanwhile`, or nothing."""
     about: str
     language: str
     text: str
@@ -53,16 +58,18 @@ BLOCKS = blocks()
 EXAMPLES = [
     pytest.param(block.text, id=block.place) for block in BLOCKS if block.language == "python" and not block.mark
 ]
+
+
+def lines_of(block: Block) -> list[str]:
+    """What is typed into a shell: one command a line."""
+    lines = [line.partition("  #")[0].strip() for line in block.text.splitlines()]
+    return [line for line in lines if line and not line.startswith("#")]
+
+
 LINES = list(
-    dict.fromkeys(
-        line.partition("  #")[0].strip()
-        for block in BLOCKS
-        if not block.language and not block.mark
-        for line in block.text.splitlines()
-        if line.strip() and not line.lstrip().startswith("#")
-    )
+    dict.fromkeys(line for block in BLOCKS if not block.language and not block.mark for line in lines_of(block))
 )
-"""What is typed into a shell: one command a line, each of them once."""
+"""Each of them once."""
 PROFILE = "shardnet profile --max-seconds 10"
 
 
@@ -123,9 +130,37 @@ def test_an_example_runs(example: str, tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_a_cluster_that_stays_answers_meanwhile(
+    commands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(ENVIRONMENT, "XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setitem(ENVIRONMENT, "PATH", os.pathsep.join([str(commands), os.environ["PATH"]]))
+    [[stays]] = [lines_of(block) for block in BLOCKS if block.mark == "stays"]
+    meanwhile = [block for block in BLOCKS if block.mark == "meanwhile"]
+    with subprocess.Popen(
+        ["bash", "-c", f"exec {stays}"], cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True
+    ) as running:
+        try:
+            assert running.stdout is not None
+            assert any("is loaded" in line for line in running.stdout)
+            for block in meanwhile:
+                is_python = block.language == "python"
+                typed = (
+                    [[*WARM_PYTHON, "-c", block.text]] if is_python else [["bash", "-ec", x] for x in lines_of(block)]
+                )
+                for command in typed:
+                    done = run(command, tmp_path)
+                    assert done.returncode == 0, done.stderr
+                    assert done.stdout.strip() and "Traceback" not in done.stderr
+        finally:
+            running.send_signal(signal.SIGINT)
+        assert running.stdout.read().endswith("The cluster has ended.\n")
+        assert running.wait(30) == 0
+
+
 def test_what_is_not_run_says_why() -> None:
     marked = [block for block in BLOCKS if block.mark]
-    assert all(len(block.about.split()) > 2 for block in marked if block.mark == "not run")
+    assert all(len(block.about.split()) > 2 for block in marked if block.mark != "file")
     assert {block.about for block in marked if block.mark == "file"} == {
         "cluster.yaml",
         "mine.yaml",

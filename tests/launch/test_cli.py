@@ -147,7 +147,7 @@ def test_what_cannot_be_done_is_said_in_one_sentence(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["generate"], "Missing option '--model'"),
+        (["generate"], "There is no --model"),
         (["demo", "--devices", "many"], "Invalid value for '--devices'"),
         (["demo", "--nonsense"], "No such option: --nonsense. See shardnet demo --help."),
         (["unheard-of"], "No such command 'unheard-of'. See shardnet --help."),

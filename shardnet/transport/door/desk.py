@@ -12,7 +12,7 @@ import hmac
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from shardnet.errors import ClusterError, Evicted, JoinFailed, ShardnetError
+from shardnet.errors import ClusterError, Evicted, NameTaken, ShardnetError
 from shardnet.process.identity import has_ended
 from shardnet.transport.door import messages
 from shardnet.transport.door.guest import Guest
@@ -151,15 +151,15 @@ class Desk:
         """Return when the holder of a name is gone.
 
         Raises:
-            JoinFailed: it lives, or may do so.
+            NameTaken: it lives, or may do so.
         """
         guest = self._members.get(holder.id)
         if guest is None:
             self._claim_name_of_away(holder, newcomer)
         elif await guest.answers(NOTICE_S):
-            raise JoinFailed(f"A device called {holder.name} is in the cluster already. Choose another name.")
+            raise NameTaken(f"A device called {holder.name} is in the cluster already. Choose another name.")
         elif not guest.is_gone and holder.id in self._members:
-            raise JoinFailed(
+            raise NameTaken(
                 f"A device called {holder.name} is in the cluster and does not answer. "
                 "Wait until it is evicted, or choose another name."
             )
@@ -168,11 +168,11 @@ class Desk:
         """Who is away keeps its name as long as its process lives. A process is one member at a time.
 
         Raises:
-            JoinFailed: it lives.
+            NameTaken: it lives.
         """
         is_same = holder.process == newcomer.process
         if holder.process and not is_same and not has_ended(holder.process):
-            raise JoinFailed(
+            raise NameTaken(
                 f"A device called {holder.name} was here before the cluster was started again, and may come back. "
                 f"Try again in {RETURN_S:.0f} s, or choose another name."
             )

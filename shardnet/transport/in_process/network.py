@@ -19,7 +19,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
-from shardnet.errors import JoinFailed, ShardnetError, UsageError
+from shardnet.errors import NameTaken, ShardnetError, UsageError
 from shardnet.process.threads import Errands
 from shardnet.transport import failure
 from shardnet.transport.base import OnMembers
@@ -60,12 +60,12 @@ class InProcessNetwork:
         """Add a device. It may take over the name of a dead one.
 
         Raises:
-            JoinFailed: a living member has that name.
+            NameTaken: a living member has that name.
         """
         with self._lock:
             holder = self._members.get(name)
             if holder is not None and not holder.is_dead:
-                raise JoinFailed(f"A device called {name} is in the cluster already. Choose another name.")
+                raise NameTaken(f"A device called {name} is in the cluster already. Choose another name.")
             self._members[name] = transport = InProcessTransport(self, name, next(self._ids))
             self._tell_of((name,), () if holder is None else (name,))
         return transport

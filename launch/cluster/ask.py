@@ -1,0 +1,78 @@
+"""What commands ask of a cluster that runs, as sources of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from shardnet.cluster.load_options import LoadOptions
+from shardnet.errors import BadRequest
+from shardnet.launch.cluster.tables import show_status
+from shardnet.source.running_cluster import RunningCluster
+from shardnet.transport.source_messages import ClusterStatus
+
+
+def status(folder: Path, *, as_json: bool) -> None:
+    """Show how the cluster is."""
+    with RunningCluster.connect(folder) as cluster:
+        found = cluster.status()
+    if as_json:
+        print(json.dumps(as_object(found)))
+    else:
+        show_status(found)
+
+
+def load(folder: Path, model: str, options: LoadOptions) -> None:
+    """Load a model, and say where it is."""
+    with RunningCluster.connect(folder) as cluster:
+        loaded = cluster.load(model, **options)
+        print(f"{loaded.profile.name} is loaded.\n{loaded.plan}")
+
+
+def unload(folder: Path) -> None:
+    """Unload."""
+    with RunningCluster.connect(folder) as cluster:
+        was = cluster.status().model
+        cluster.unload()
+    print(f"{was} is unloaded." if was else "No model was loaded.")
+
+
+def leave(folder: Path, name: str | None) -> None:
+    """Tell a device to leave.
+
+    Raises:
+        BadRequest: it must be named, or there is none of that name.
+    """
+    with RunningCluster.connect(folder) as cluster:
+        device = name or _only_one(cluster.devices)
+        cluster.leave(device)
+    print(f"{device} leaves.")
+
+
+def remove(folder: Path, name: str) -> None:
+    """Strike off a device."""
+    with RunningCluster.connect(folder) as cluster:
+        cluster.remove(name)
+    print(f"{name} is struck off.")
+
+
+def as_object(status: ClusterStatus) -> dict[str, Any]:
+    """What `--json` prints."""
+    return {
+        **status._asdict(),
+        "members": [member._asdict() for member in status.members],
+        "sessions": [session._asdict() for session in status.sessions],
+    }
+
+
+def _only_one(devices: tuple[str, ...]) -> str:
+    """
+    Raises:
+        BadRequest: there are several, or none.
+    """
+    if len(devices) == 1:
+        return devices[0]
+    if not devices:
+        raise BadRequest("no device has joined this cluster, so none can leave.")
+    raise BadRequest(f"several devices could leave: {', '.join(devices)}. Name one: shardnet leave {devices[-1]}")

@@ -1,0 +1,121 @@
+"""`shardnet up`, `join`, `leave`, `remove`, `status`, `load`, `unload`: a cluster that outlives commands."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated
+
+import typer
+
+from shardnet.cluster.load_options import LoadOptions
+from shardnet.errors import UsageError
+from shardnet.foreign.quoting import shortened
+from shardnet.launch.cluster.options import (
+    AnyDevice,
+    ClusterOptions,
+    EventOutput,
+    JoinAddress,
+    NextModel,
+    OneDevice,
+    OwnDeviceOptions,
+    ResultOutput,
+    SpanOptions,
+    StateOptions,
+    UpOptions,
+    WhichModel,
+)
+from shardnet.launch.flags import Here, Only, flattened
+from shardnet.loader import glance_at_once
+from shardnet.process.imports import importing
+from shardnet.process.lasting import is_running
+from shardnet.process.surroundings import require_address_space
+
+BY_COMMAND = ("dtype", "wire_dtype", "placement", "objective", "in_flight", "context_tokens")
+"""Of the options of a load. A split by hand is for those who know the order of the devices: Python."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    for command in (up, join, leave, remove, status, load, unload):
+        app.command(name=command.__name__)(flattened(command))
+
+
+def up(
+    what: WhichModel,
+    where: StateOptions,
+    device: OwnDeviceOptions,
+    how: UpOptions,
+    load: Annotated[LoadOptions, Only(BY_COMMAND), Here("placement", default="auto")],
+    spans: SpanOptions,
+    output: EventOutput,
+) -> None:
+    """Start a cluster that stays until Ctrl-C: a coordinator and, as its first device, this machine.
+
+    Others join it with shardnet join, and shardnet generate --cluster asks it.
+
+    Example: shardnet up --model smollm2-135m-instruct
+    """
+    folder = where.folder
+    if is_running(folder):
+        raise UsageError(f"A cluster runs in {shortened(str(folder))} already. End it first, or name another folder.")
+    glance_at_once(what.model)
+    require_address_space()
+    with importing():
+        from shardnet.launch.cluster.up import run
+
+    asked = replace(load, record_spans=spans.record_spans)
+    run(what.model, folder, None if how.no_device else device, asked, as_json=output.json)
+
+
+def join(where: JoinAddress, device: OwnDeviceOptions, output: EventOutput) -> None:
+    """Offer this machine to a cluster until Ctrl-C. What is loaded next uses it."""
+    folder = where.running_folder()
+    require_address_space()
+    from shardnet.launch.cluster.join import run
+
+    run(folder, device, as_json=output.json)
+
+
+def leave(which: AnyDevice, where: ClusterOptions) -> None:
+    """Let a device leave in order."""
+    folder = where.running_folder()
+    from shardnet.launch.cluster.ask import leave as run
+
+    run(folder, which.name)
+
+
+def remove(which: OneDevice, where: ClusterOptions) -> None:
+    """Strike off a device that does not answer any more."""
+    folder = where.running_folder()
+    from shardnet.launch.cluster.ask import remove as run
+
+    run(folder, which.name)
+
+
+def status(where: ClusterOptions, output: ResultOutput) -> None:
+    """Show the devices of a cluster, what they hold, and who asks it."""
+    folder = where.running_folder()
+    from shardnet.launch.cluster.ask import status as run
+
+    run(folder, as_json=output.json)
+
+
+def load(
+    what: NextModel,
+    where: ClusterOptions,
+    load: Annotated[LoadOptions, Only(BY_COMMAND), Here("placement", default="auto")],
+    spans: SpanOptions,
+) -> None:
+    """Load a model over all devices of a cluster, in place of the one that it holds."""
+    folder = where.running_folder()
+    from shardnet.launch.cluster.ask import load as run
+
+    run(folder, what.model, replace(load, record_spans=spans.record_spans))
+
+
+def unload(where: ClusterOptions) -> None:
+    """Let the devices of a cluster hold no model."""
+    folder = where.running_folder()
+    from shardnet.launch.cluster.ask import unload as run
+
+    run(folder)

@@ -1,0 +1,64 @@
+"""What `shardnet join` does: this very process is a device of a cluster, until a signal or the cluster ends it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from functools import partial
+from itertools import count
+from pathlib import Path
+
+from shardnet.cluster.local_workers import worker_environment
+from shardnet.device.process import serve
+from shardnet.errors import NameTaken
+from shardnet.foreign.quoting import shortened
+from shardnet.launch.cluster.options import OwnDeviceOptions, machine_name
+from shardnet.launch.cluster.telling import tell
+from shardnet.process.lasting import endpoint_in
+from shardnet.process.signals import until_signalled
+from shardnet.profiling.cores import max_threads
+
+KEEP_S = 60.0
+"""How long to look for a cluster that is gone: a coordinator that was killed may be started again."""
+_SENTENCES = {
+    "joined": "{name} has joined the cluster in {folder}. What is loaded next uses it; Ctrl-C leaves.",
+    "gone": "The cluster in {folder} is gone. {name} looks for it for a minute.",
+    "back": "The cluster in {folder} is back.",
+    "struck off": "{name} was silent for too long, and was struck off. It joins anew.",
+    "left": "{name} has left.",
+}
+
+
+def run(folder: Path, asked: OwnDeviceOptions, *, as_json: bool) -> None:
+    """Be a device.
+
+    Raises:
+        NameTaken: `--name` is another device's.
+        JoinFailed: the cluster does not answer.
+    """
+    threads = asked.threads or max_threads()
+    os.environ.update(worker_environment(os.environ, threads))
+    for name in _names(asked.name):
+        told = partial(_tell, name=name, folder=folder, as_json=as_json)
+        try:
+            with until_signalled():
+                serve(endpoint_in(folder), name, threads, KEEP_S, asked.most_memory_bytes, told)
+                return
+            told("left")
+            return
+        except NameTaken:
+            if asked.name is not None:
+                raise
+
+
+def _names(name: str | None) -> Iterator[str]:
+    """The one that was asked for, or the machine's and what makes it unique."""
+    base = name or machine_name()
+    yield base
+    if name is None:
+        yield from (f"{base}-{number}" for number in count(2))
+
+
+def _tell(event: str, *, name: str, folder: Path, as_json: bool) -> None:
+    text = _SENTENCES[event].format(name=name, folder=shortened(str(folder)))
+    tell({"event": event, "text": text, "device": name}, as_json=as_json)

@@ -1,0 +1,224 @@
+"""What the commands of a cluster that outlives them may be asked, each declared once."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from shardnet.errors import BadRequest
+from shardnet.foreign.quoting import counted, quoted
+from shardnet.loader.sources import EMBEDDED_NAME
+from shardnet.options import Number, Whole
+from shardnet.process.lasting import default_folder, folder_of, require_running
+
+_DEVICE = "The device of this machine"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,62}")
+_MODEL_HELP = f"A folder in Hugging Face layout, a .gguf file, a hub id, or {EMBEDDED_NAME} (installed already)."
+MOST_NAME = 40
+
+
+@dataclass(frozen=True)
+class WhichModel:
+    """What `up` loads."""
+
+    model: Annotated[str, typer.Option("--model", "-m", help=_MODEL_HELP, rich_help_panel="The model")]
+
+    def __post_init__(self) -> None:
+        _require_model("--model", self.model)
+
+
+@dataclass(frozen=True)
+class NextModel:
+    """What `load` loads."""
+
+    model: Annotated[str, typer.Argument(metavar="MODEL", help=_MODEL_HELP, show_default=False)]
+
+    def __post_init__(self) -> None:
+        _require_model("MODEL", self.model)
+
+
+@dataclass(frozen=True)
+class SpanOptions:
+    """What is kept of a run."""
+
+    record_spans: Annotated[
+        bool,
+        typer.Option(
+            "--record-spans", help="Keep what each stage does, for generate --profile.", rich_help_panel="The model"
+        ),
+    ] = False
+
+
+@dataclass(frozen=True)
+class StateOptions:
+    """Where a cluster lives."""
+
+    state: Annotated[
+        Path | None,
+        typer.Option(
+            "--state",
+            metavar="DIR",
+            help="Where the cluster lives; its address for other commands.",
+            show_default="~/.local/state/shardnet/default",
+        ),
+    ] = None
+
+    @property
+    def folder(self) -> Path:
+        return default_folder() if self.state is None else Path(os.path.expanduser(self.state)).absolute()
+
+
+@dataclass(frozen=True)
+class ClusterOptions:
+    """Which cluster is meant."""
+
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            "--cluster",
+            metavar="ADDRESS",
+            help="The state folder of the cluster, or unix:PATH of the door in it.",
+            show_default="~/.local/state/shardnet/default",
+        ),
+    ] = None
+
+    def running_folder(self) -> Path:
+        """Where it lives. To be asked before anything is imported that takes time.
+
+        Raises:
+            BadRequest: the address is none.
+            JoinFailed: no cluster runs there.
+        """
+        return _running_folder(self.cluster, "--cluster")
+
+
+@dataclass(frozen=True)
+class JoinAddress:
+    """The same for a device."""
+
+    address: Annotated[
+        str | None,
+        typer.Option(
+            "--address",
+            metavar="ADDRESS",
+            help="The state folder of the cluster, or unix:PATH of the door in it.",
+            show_default="~/.local/state/shardnet/default",
+        ),
+    ] = None
+
+    def running_folder(self) -> Path:
+        """See `ClusterOptions.running_folder`."""
+        return _running_folder(self.address, "--address")
+
+
+@dataclass(frozen=True)
+class OwnDeviceOptions:
+    """The device of this machine."""
+
+    name: Annotated[
+        str | None,
+        typer.Option(
+            "--name", help="What the device is called.", show_default="the machine's name", rich_help_panel=_DEVICE
+        ),
+    ] = None
+    threads: Annotated[
+        int | None,
+        Whole(1),
+        typer.Option("--threads", help="Its compute threads.", show_default="all cores", rich_help_panel=_DEVICE),
+    ] = None
+    memory_gib: Annotated[
+        float | None,
+        Number("above 0", 0, above=True),
+        typer.Option(
+            "--memory-gib",
+            help="Memory that its models may take.",
+            show_default="what there is",
+            rich_help_panel=_DEVICE,
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        if self.name is not None and _NAME.fullmatch(self.name) is None:
+            raise BadRequest(
+                f"--name must be 1 to 63 letters, digits and .:@_-, beginning with a letter or a digit, but is "
+                f"{quoted(self.name)}."
+            )
+        num_cores = os.cpu_count() or 1
+        if self.threads is not None and self.threads > num_cores:
+            raise BadRequest(
+                f"--threads is {quoted(self.threads)}, but this machine has {counted(num_cores, 'cores')}; use fewer."
+            )
+
+    @property
+    def most_memory_bytes(self) -> int | None:
+        return None if self.memory_gib is None else int(self.memory_gib * 2**30)
+
+
+@dataclass(frozen=True)
+class UpOptions:
+    """What else `up` is asked."""
+
+    no_device: Annotated[bool, typer.Option("--no-device", help="Only coordinate: this machine holds no layers.")] = (
+        False
+    )
+
+
+@dataclass(frozen=True)
+class EventOutput:
+    """How events are told."""
+
+    json: Annotated[bool, typer.Option("--json", help="Print a line of JSON per event, nothing else.")] = False
+
+
+@dataclass(frozen=True)
+class ResultOutput:
+    """How a result is told."""
+
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object, nothing else.")] = False
+
+
+@dataclass(frozen=True)
+class AnyDevice:
+    """Which device shall leave."""
+
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[NAME]", help="Of the device; not needed where only one has joined.", show_default=False
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
+class OneDevice:
+    """Which device is struck off."""
+
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Of the device.", show_default=False)]
+
+
+def machine_name() -> str:
+    """What a device is called that was given no name: after its machine."""
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", platform.node()).strip("-._")
+    return plain[:MOST_NAME] or "device"
+
+
+def _require_model(option: str, model: str) -> None:
+    if not model.strip():
+        raise BadRequest(f"{option} must not be empty; give a folder, a .gguf file, or a hub id.")
+
+
+def _running_folder(address: str | None, option: str) -> Path:
+    folder = folder_of(address)
+    if folder is None:
+        raise BadRequest(
+            f"{option} is the state folder of a cluster that shardnet up has started, or unix:PATH of the door in it, "
+            f"but is {quoted(address)}."
+        )
+    require_running(folder)
+    return folder.absolute()

@@ -1,0 +1,128 @@
+"""What `shardnet up` does: opens a door in the state folder, starts the device of this machine, loads, tells."""
+
+from __future__ import annotations
+
+import json
+import queue
+import sys
+import time
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from pathlib import Path
+
+from shardnet.cluster.load_options import LoadOptions
+from shardnet.coordinator.attendance import HAS_ENDED
+from shardnet.coordinator.coordinator import Coordinator
+from shardnet.coordinator.events import ClusterEvent
+from shardnet.coordinator.own_device import OwnDevice
+from shardnet.errors import JoinFailed, UsageError
+from shardnet.foreign.plain_files import is_there, user_path
+from shardnet.foreign.quoting import shortened
+from shardnet.launch.cluster.options import OwnDeviceOptions, machine_name
+from shardnet.launch.cluster.telling import tell
+from shardnet.process.lasting import default_folder, mark
+from shardnet.process.signals import until_signalled
+from shardnet.profiling.cores import max_threads
+from shardnet.progress import progress_bars
+from shardnet.transport import serve_door
+
+JOIN_S = 60.0
+LOOK_EVERY_S = 0.1
+FIRST = 0
+"""The ticket of the first load: those of sources are random."""
+
+
+def run(model: str, folder: Path, device: OwnDeviceOptions | None, options: LoadOptions, *, as_json: bool) -> None:
+    """Coordinate a cluster until a signal ends it.
+
+    Args:
+        device: None where this machine holds no layers.
+
+    Raises:
+        UsageError: the folder cannot be used, or the model cannot be loaded as asked.
+        JoinFailed: the device of this machine could not be started.
+    """
+    told = _Told(as_json=as_json)
+    with ExitStack() as resources:
+        door = resources.enter_context(serve_door(folder=folder))
+        mark(folder)
+        own = None if device is None else resources.enter_context(_own_device(folder, door.endpoint, device))
+        how_it_ended = (lambda name: HAS_ENDED) if own is None else own.how_it_ended
+        coordinator = resources.enter_context(Coordinator.join(door.endpoint, told.events.put, how_it_ended))
+        told.begin(folder, door.endpoint)
+        if own is not None:
+            _wait_for(own, coordinator, told)
+        with progress_bars(enabled=None if told.is_on_terminal else False) as progress:
+            _load(coordinator, model, replace(options, progress=progress), told)
+        with until_signalled():
+            while True:
+                told.next()
+    told.end()
+
+
+class _Told:
+    """What happens, told in order on standard output by the thread that asks for it."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self.events: queue.SimpleQueue[ClusterEvent] = queue.SimpleQueue()
+        self._as_json = as_json
+
+    @property
+    def is_on_terminal(self) -> bool:
+        """Whether a person looks, and bars beside the sentences disturb nobody."""
+        return sys.stdout.isatty() and not self._as_json
+
+    def begin(self, folder: Path, endpoint: str) -> None:
+        """It can be joined."""
+        if self._as_json:
+            print(json.dumps({"address": endpoint, "state": str(folder)}), flush=True)
+            return
+        is_default = folder == default_folder()
+        print(f"The cluster is open in {shortened(str(folder))}; Ctrl-C ends it.")
+        print(f"  join it:  shardnet join{'' if is_default else f' --address {folder}'}")
+        print(f"  ask it:   shardnet generate --cluster {folder} --prompt TEXT", flush=True)
+
+    def next(self) -> None:
+        """Tell the next event, or after a while nothing."""
+        with suppress(queue.Empty):
+            tell(self.events.get(timeout=LOOK_EVERY_S).as_dict(), as_json=self._as_json)
+
+    def end(self) -> None:
+        """What was not told yet, and that it is over."""
+        while not self.events.empty():
+            self.next()
+        if not self._as_json:
+            print("The cluster has ended.", flush=True)
+
+
+def _own_device(folder: Path, endpoint: str, asked: OwnDeviceOptions) -> OwnDevice:
+    threads = asked.threads or max_threads()
+    return OwnDevice(folder, endpoint, asked.name or machine_name(), threads, asked.most_memory_bytes)
+
+
+def _wait_for(own: OwnDevice, coordinator: Coordinator, told: _Told) -> None:
+    """
+    Raises:
+        JoinFailed: the device ended before it had joined, or takes too long.
+    """
+    deadline_s = time.monotonic() + JOIN_S
+    while own.name not in coordinator.devices:
+        told.next()
+        if own.has_ended:
+            raise JoinFailed(f"{own.name} could not join: {own.how_it_ended(own.name)}.")
+        if time.monotonic() > deadline_s:
+            raise JoinFailed(f"{own.name} did not join within {JOIN_S:.0f} s. Is this machine overloaded?")
+
+
+def _load(coordinator: Coordinator, model: str, options: LoadOptions, told: _Told) -> None:
+    """
+    Raises:
+        UsageError: it cannot be loaded as asked. What only finds no room stays wanted, until devices have joined.
+    """
+    path = user_path(model)
+    named = str(path.absolute()) if is_there(path) else model
+    load = coordinator.load(FIRST, named, {**options})
+    while not load.done.done():
+        told.next()
+    if isinstance(load.done.exception(), UsageError):
+        load.done.result()

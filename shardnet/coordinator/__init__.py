@@ -1,0 +1,1 @@
+"""What the coordinator of a cluster that outlives commands answers to sources, and keeps."""

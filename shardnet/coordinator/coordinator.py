@@ -1,0 +1,221 @@
+"""The coordinator of a cluster that outlives commands: its devices come and go, and sources ask it for everything.
+
+It is one process, which `shardnet up` is. Decides nothing: what is loaded where is up to whoever asks, to the planner
+and to `shardnet.policy`.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
+
+from shardnet.cluster.cluster import Cluster
+from shardnet.coordinator.attendance import HAS_ENDED, Attendance
+from shardnet.coordinator.desk import SessionDesk
+from shardnet.coordinator.events import ClusterEvent, Tell
+from shardnet.coordinator.loads import Load, Loads
+from shardnet.coordinator.status import status_of
+from shardnet.errors import BadRequest, DeviceLost, ShardnetError
+from shardnet.foreign.quoting import quoted
+from shardnet.process.threads import on_thread
+from shardnet.timeline.stage_report import StageReport, Track
+from shardnet.transport import RpcTransport
+from shardnet.transport.base import Transport
+from shardnet.transport.source_messages import (
+    COORDINATOR,
+    LEASE_S,
+    ClusterStatus,
+    LoadKeywords,
+    LoadState,
+    ModelInfo,
+)
+
+JOIN_S = 10.0
+LOOK_EVERY_S = 0.25
+ANSWER_S = 2.0
+"""How long a device may take to show that it is not to be struck off, and to take it that it shall leave."""
+
+
+class Coordinator:
+    """Answers from when it is made; make it before others know of `transport`'s member. A context manager.
+
+    Args:
+        transport: of a member called `COORDINATOR`, in a cluster in which nobody has that name.
+        tell: told of whatever happens.
+        how_it_ended: as `Attendance` takes it.
+        lease_s: after so long without its source a session is closed.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        tell: Tell,
+        how_it_ended: Callable[[str], str] = lambda device: HAS_ENDED,
+        lease_s: float = LEASE_S,
+    ) -> None:
+        self._transport = transport
+        self._tell = tell
+        self._cluster = Cluster(transport, (), ExitStack(), None)
+        self._cluster.on_suspected = self._tell_suspected
+        self._loads = Loads(transport, self._cluster, tell)
+        self._desk = SessionDesk(self._loads.loaded, tell, lease_s)
+        self._attendance = Attendance(transport, self._cluster, tell, self._loads.look, how_it_ended)
+        self._is_closed = threading.Event()
+        self._thread = threading.Thread(target=self._look_after, name="shardnet-coordinator", daemon=True)
+        for endpoint, handler in (
+            ("cluster_status", self.cluster_status),
+            ("model_info", self.model_info),
+            ("start_session", self._desk.start_session),
+            ("follow", self._desk.follow),
+            ("close_session", self._desk.close_session),
+            ("load", self._load),
+            ("unload", self._loads.unload),
+            ("leave", self.leave),
+            ("remove", self.remove),
+            ("goodbye", self._attendance.goodbye),
+            ("reports", self._reports),
+            ("reset_reports", self._reset_reports),
+            ("timeline", self._timeline),
+        ):
+            transport.expose(endpoint, handler)
+        self._thread.start()
+
+    @classmethod
+    @contextmanager
+    def join(cls, endpoint: str, tell: Tell, how_it_ended: Callable[[str], str]) -> Iterator[Coordinator]:
+        """Be the coordinator of the cluster whose door is at `endpoint`, for as long as the block runs.
+
+        Raises:
+            JoinFailed: no door there that lets this process in, or another coordinator is there.
+            UsageError: this process is in a cluster already.
+        """
+        made: list[Coordinator] = []
+        try:
+            transport = RpcTransport.join(
+                endpoint,
+                COORDINATOR,
+                timeout_s=JOIN_S,
+                prepare=lambda here: made.append(cls(here, tell, how_it_ended)),
+            )
+        except BaseException:
+            for each in made:
+                each.close()
+            raise
+        with transport, made[0] as coordinator:
+            yield coordinator
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Those that are there now."""
+        return self._cluster.devices
+
+    def load(self, ticket: int, model: str, options: LoadKeywords | dict[str, Any]) -> Load:
+        """Load a model over all devices that are there; see `Loads.load`."""
+        return self._loads.load(ticket, model, options)
+
+    def cluster_status(self) -> Future[ClusterStatus]:
+        """Who is there, what is loaded, who talks; see `status_of`."""
+        return on_thread("shardnet-status", self._status)
+
+    def model_info(self) -> ModelInfo:
+        """What a source must know of the model.
+
+        Raises:
+            BadRequest: there is none.
+            ShardnetError: what has ended it.
+        """
+        number, model = self._loads.loaded()
+        return ModelInfo(
+            model=number,
+            checkpoint=model.checkpoint,
+            profile=model.profile,
+            plan=model.plan,
+            events=model.events,
+            eos_ids=model.eos_ids,
+            context_tokens=model.context_tokens,
+        )
+
+    def leave(self, device: str) -> Future[None]:
+        """Tell a device to leave.
+
+        Raises:
+            BadRequest: there is none of that name.
+            ClusterError: it does not answer.
+        """
+        self._require(device)
+        self._attendance.goodbye(device)
+        return on_thread("shardnet-leave", lambda: self._dismiss(device))
+
+    def remove(self, device: str) -> Future[None]:
+        """Strike off a device that does not answer.
+
+        Raises:
+            BadRequest: there is none of that name, or it does answer.
+            ClusterError: the door does not.
+        """
+        self._require(device)
+        return on_thread("shardnet-remove", lambda: self._remove(device))
+
+    def close(self) -> None:
+        """Close all sessions, unload, and let go of the devices, which stay. Safe to call twice."""
+        self._is_closed.set()
+        self._thread.join()
+        self._desk.close()
+        self._loads.close()
+        self._cluster.close()
+
+    def __enter__(self) -> Coordinator:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _look_after(self) -> None:
+        while not self._is_closed.wait(LOOK_EVERY_S):
+            self._desk.look(time.monotonic())
+            if self._loads.has_ended():
+                self._loads.look()
+
+    def _load(self, ticket: int, model: str, options: LoadKeywords) -> LoadState:
+        return self.load(ticket, model, options).state()
+
+    def _require(self, device: str) -> None:
+        if device not in self.devices:
+            there = f"There are {', '.join(self.devices)}." if self.devices else "There is none."
+            raise BadRequest(f"no device of this cluster is called {quoted(device)}. {there}")
+
+    def _dismiss(self, device: str) -> None:
+        with suppress(DeviceLost):  # it left so quickly that its answer was lost
+            self._transport.call(device, "leave", timeout_s=ANSWER_S).result()
+
+    def _remove(self, device: str) -> None:
+        try:
+            self._transport.call(device, "describe", timeout_s=ANSWER_S).result()
+        except ShardnetError:
+            self._transport.evict(device)
+        else:
+            raise BadRequest(f"{device} answers. Let it leave in order: shardnet leave {device}")
+
+    def _tell_suspected(self, device: str, why: str) -> None:
+        if why:
+            self._tell(ClusterEvent("suspected", f"{device} is suspected: {why}.", device=device))
+        else:
+            self._tell(ClusterEvent("heard again", f"{device} is heard again.", device=device))
+
+    # ---- what the model's devices are asked: on threads of their own ----
+
+    def _reports(self) -> Future[tuple[StageReport, ...]]:
+        return on_thread("shardnet-reports", lambda: tuple(self._loads.loaded().model.report()))
+
+    def _reset_reports(self) -> Future[None]:
+        return on_thread("shardnet-reports", lambda: self._loads.loaded().model.reset_report())
+
+    def _timeline(self) -> Future[tuple[Track, ...]]:
+        return on_thread("shardnet-reports", lambda: self._loads.loaded().model.deployment.ring.timeline().as_tracks())
+
+    def _status(self) -> ClusterStatus:
+        return status_of(self._transport, self._cluster, self._loads, self._attendance.sources, self._desk.sessions())

@@ -1,0 +1,1 @@
+"""A source's side of a cluster that another process coordinates."""

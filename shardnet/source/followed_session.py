@@ -1,0 +1,86 @@
+"""A conversation whose session another process holds: its tokens are fetched as they come."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, InvalidStateError
+from functools import partial
+
+from shardnet.process.threads import Errands
+from shardnet.source.connection import Connection
+from shardnet.transport.delivery import answer_of
+from shardnet.transport.messages import SampledToken, SessionSpec
+from shardnet.transport.outcomes import settle
+from shardnet.transport.source_messages import FOLLOW_S, SessionRequest, Told
+
+ANSWER_S = FOLLOW_S + 5.0
+CLOSE_S = 1.0
+CLOSE_TRIES = 3
+
+
+class FollowedSession:
+    """See `Conversation`. Follows from the first token on; the coordinator keeps what was not heard yet."""
+
+    def __init__(self, connection: Connection, request: SessionRequest, eos_ids: tuple[int, ...], errands: Errands):
+        num_prompt = len(request.prompt_ids)
+        self.spec = SessionSpec(
+            session=request.ticket,
+            capacity_tokens=num_prompt + request.max_new_tokens,
+            prompt_tokens=num_prompt,
+            sample_from=num_prompt,
+            max_new_tokens=request.max_new_tokens,
+            eos_ids=eos_ids,
+            sampling=request.sampling,
+        )
+        self.started_s = time.monotonic()
+        self.first_token_s: float | None = None
+        self.last_token_s: float | None = None
+        self.closed: Future[None] = Future()
+        """Done when the coordinator has heard that nobody follows any more, or cannot be told."""
+        self._connection = connection
+        self._errands = errands
+        self._stop: Future[None] = Future()
+
+    def __iter__(self) -> Iterator[SampledToken]:
+        end: Callable[[], None] = self.cancel
+        try:
+            have = 0
+            while True:
+                told: Told | None = self._connection.ask(
+                    "follow", self.spec.session, have, timeout_s=ANSWER_S, stop=self._stop
+                )
+                if told is None:
+                    return
+                for token in told.tokens:
+                    self._note_time()
+                    yield token
+                    if token.finish_reason:
+                        return
+                if told.is_over:
+                    return
+                have += len(told.tokens)
+        except GeneratorExit:
+            end = self._cancel_later
+            raise
+        finally:
+            end()
+
+    def cancel(self) -> None:
+        """Stop generating. Safe to call twice, from any thread; does not wait for the coordinator."""
+        try:
+            self._stop.set_result(None)
+        except InvalidStateError:
+            return
+        send = partial(self._connection.tell, "close_session", self.spec.session)
+        told = answer_of(lambda wait_s: send(timeout_s=wait_s), first_s=CLOSE_S, most_tries=CLOSE_TRIES)
+        told.add_done_callback(lambda _: settle(self.closed, None))
+
+    def _cancel_later(self) -> None:
+        """Nobody iterates any more. This may run in the garbage collector, and so in the midst of anything."""
+        self._errands.do(self.cancel)
+
+    def _note_time(self) -> None:
+        self.last_token_s = time.monotonic()
+        if self.first_token_s is None:
+            self.first_token_s = self.last_token_s

@@ -1,0 +1,142 @@
+"""A loaded model on devices that another process coordinates, as its `Model` here needs it."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Sequence
+from concurrent.futures import wait
+
+from shardnet.errors import BadRequest, ClusterError
+from shardnet.plan import Plan
+from shardnet.process.threads import Errands
+from shardnet.source.connection import Connection
+from shardnet.source.followed_session import FollowedSession
+from shardnet.timeline.events import Event
+from shardnet.timeline.stage_report import StageReport
+from shardnet.timeline.timeline import Timeline
+from shardnet.transport.messages import SamplingOptions
+from shardnet.transport.source_messages import ModelInfo, SessionRequest, Track
+
+ASK_S = 10.0
+REPORT_S = 60.0
+OPEN_S = 15.0
+"""Then the coordinator is asked again whether it has opened a session."""
+CLOSE_S = 2.0
+"""How long, at the end, the coordinator may take to hear of the sessions that end."""
+TICKET_BITS = 62
+
+
+class RemoteSessions:
+    """See `Conversations`. Safe to use from several threads."""
+
+    def __init__(self, connection: Connection, model: int) -> None:
+        self._connection = connection
+        self._model = model
+        self._open: dict[int, FollowedSession] = {}
+        self.is_closed = False
+        self._lock = threading.Lock()
+        self._errands = Errands("shardnet-source")
+
+    def start(
+        self, prompt_ids: Sequence[int], *, max_new_tokens: int, eos_ids: tuple[int, ...], sampling: SamplingOptions
+    ) -> FollowedSession:
+        """Have the coordinator open a session.
+
+        Raises:
+            KVMemorySpent: a stage cannot hold its KV cache beside those of the other sessions.
+            ClusterError: the coordinator does not answer, or holds another model by now.
+        """
+        ticket = secrets.randbits(TICKET_BITS)
+        request = SessionRequest(
+            ticket, self._connection.name, self._model, tuple(prompt_ids), max_new_tokens, sampling
+        )
+        session = FollowedSession(self._connection, request, eos_ids, self._errands)
+        with self._lock:
+            self.raise_if_ended()
+            self._open[ticket] = session
+        session.closed.add_done_callback(lambda _: self._open.pop(ticket, None))
+        try:
+            self._connection.ask("start_session", request, timeout_s=OPEN_S)
+        except BaseException:
+            session.cancel()
+            raise
+        return session
+
+    def raise_if_ended(self) -> None:
+        """
+        Raises:
+            BadRequest: the model was closed here.
+        """
+        if self.is_closed:
+            raise BadRequest("the model was closed. Ask the cluster for it again.")
+
+    def close(self) -> None:
+        """End all that were started here."""
+        with self._lock:
+            self.is_closed = True
+            sessions = list(self._open.values())
+        for session in sessions:
+            session.cancel()
+        wait([session.closed for session in sessions], timeout=CLOSE_S)
+        self._errands.end()
+
+
+class RemoteAccounts:
+    """See `Accounts`: of the whole model, whoever used it."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def reports(self) -> list[StageReport]:
+        return list(self._connection.ask("reports", timeout_s=REPORT_S))
+
+    def reset(self) -> None:
+        self._connection.ask("reset_reports", timeout_s=REPORT_S)
+
+    def timeline(self) -> Timeline:
+        tracks: tuple[Track, ...] = self._connection.ask("timeline", timeout_s=REPORT_S)
+        timeline = Timeline()
+        for track in tracks:
+            timeline.add(track.device, track.stage, track.spans, track.num_dropped)
+        return timeline
+
+
+class RemoteDeployment:
+    """See `Deployed`."""
+
+    def __init__(self, connection: Connection, info: ModelInfo) -> None:
+        self._connection = connection
+        self._latest = info
+        self.sessions = RemoteSessions(connection, info.model)
+        self._accounts = RemoteAccounts(connection)
+
+    @property
+    def plan(self) -> Plan:
+        return self._info().plan
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        return self._info().events
+
+    @property
+    def ring(self) -> RemoteAccounts:
+        self.sessions.raise_if_ended()
+        return self._accounts
+
+    def close(self) -> None:
+        """End the sessions that were started here; the cluster keeps its model."""
+        self.sessions.close()
+
+    def _info(self) -> ModelInfo:
+        """What the coordinator says of the model; after its end here, what it said last.
+
+        Raises:
+            ClusterError: it does not answer, or holds another model by now.
+        """
+        if not self.sessions.is_closed:
+            info: ModelInfo = self._connection.ask("model_info", timeout_s=ASK_S)
+            if info.model != self._latest.model:
+                raise ClusterError("this cluster holds another model by now. Ask for it again.")
+            self._latest = info
+        return self._latest

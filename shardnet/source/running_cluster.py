@@ -1,0 +1,202 @@
+"""A cluster that another process coordinates, as a source sees it. Made by `Cluster.connect` where one runs."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from pathlib import Path
+from typing import Any
+
+from shardnet.checks import whole_number
+from shardnet.cluster.load_options import LoadOptions
+from shardnet.cluster.model import Model
+from shardnet.errors import BadRequest, JoinFailed
+from shardnet.foreign.plain_files import is_there, user_path
+from shardnet.foreign.quoting import counted, quoted
+from shardnet.loader import read_tokenizer, require_copy
+from shardnet.options import takes
+from shardnet.process.cache_folder import cache_folder
+from shardnet.process.forks import Birthplace
+from shardnet.process.lasting import endpoint_in, require_running
+from shardnet.progress import Progress, progress_bars
+from shardnet.source.connection import Connection
+from shardnet.source.remote_deployment import TICKET_BITS, RemoteDeployment
+from shardnet.transport import RpcTransport
+from shardnet.transport.source_messages import SOURCE_MARK, ClusterStatus, LoadState, ModelInfo
+
+JOIN_S = 10.0
+DEVICES_S = 60.0
+"""How long a number of devices is waited for."""
+ASK_S = 10.0
+LOOK_AGAIN_S = 0.1
+"""How often a load is looked at."""
+NOT_SENT = ("cache_dir", "on_event", "progress")
+"""Options of a load that do not travel; those before the last are the coordinator's own affair."""
+
+
+class RunningCluster:
+    """A cluster that outlives this process, and what it has loaded. A context manager: leaving it ends only the answers
+    that were asked for here.
+
+    Its devices are those that have joined; `load` places a model over all of them, for every source.
+    """
+
+    def __init__(self, connection: Connection, resources: ExitStack) -> None:
+        """Use `Cluster.connect` instead."""
+        self._connection = connection
+        self._models: list[Model] = []
+        self._birthplace = Birthplace("this cluster")
+        self._resources = resources.pop_all()  # the caller's until it stands
+
+    @classmethod
+    def connect(
+        cls, folder: Path, *, num_devices: int | None = None, progress: Progress | None = None
+    ) -> RunningCluster:
+        """Be a source of the cluster whose state folder this is. See `Cluster.connect`.
+
+        Raises:
+            JoinFailed: none runs there, or it does not answer.
+            UsageError: the folder is somebody else's, or this process holds a cluster already.
+        """
+        require_running(folder)
+        name = f"{SOURCE_MARK}source-{secrets.token_hex(4)}"
+        with ExitStack() as resources:
+            transport = resources.enter_context(RpcTransport.join(endpoint_in(folder), name, timeout_s=JOIN_S))
+            cluster = resources.enter_context(cls(Connection(transport), resources))
+            if num_devices is not None:
+                cluster._wait_for(whole_number("the number of devices", num_devices, least=1), progress)
+            resources.pop_all()
+        return cluster
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Those that are there now."""
+        return tuple(member.name for member in self.status().members)
+
+    @property
+    def model(self) -> Model:
+        """The model that is loaded; waits for one that is being loaded.
+
+        Raises:
+            BadRequest: there is none.
+            ClusterError: the coordinator does not answer.
+        """
+        while self.status().loading:
+            time.sleep(LOOK_AGAIN_S)
+        return self._model_of(self._ask("model_info"))
+
+    def status(self) -> ClusterStatus:
+        """Who is there, what is loaded, who talks.
+
+        Raises:
+            ClusterError: the coordinator does not answer. So for all that follows.
+        """
+        status: ClusterStatus = self._ask("cluster_status")
+        return status
+
+    @takes(LoadOptions)
+    def load(self, model: str | Path, **options: Any) -> Model:
+        """Have a model loaded over all devices, in place of the one that is there.
+
+        Args:
+            model: a folder in Hugging Face layout, a `.gguf` file, a hub id, or the name of an embedded model.
+
+        Raises:
+            ModelNotFound, UnsupportedModel, DamagedCheckpoint, BadRequest, DoesNotFit, DeviceLost.
+        """
+        asked = LoadOptions(**options)
+        if not isinstance(model, (str, Path)):
+            raise BadRequest(f"a model is a path or a hub id, but this is {quoted(model)}.")
+        for name in NOT_SENT[:-1]:
+            if asked[name] is not None:
+                raise BadRequest(
+                    f"{name} is up to the process that coordinates this cluster. Leave it out.", option=name
+                )
+        path = user_path(model)
+        named = str(path.absolute()) if is_there(path) else str(model)
+        keywords = {name: asked[name] for name in asked.keys() if name not in NOT_SENT}  # noqa: SIM118
+        ticket = secrets.randbits(TICKET_BITS)
+        with _shown(asked.progress) as told:
+            while not self._look_at_load(ticket, named, keywords, told):
+                time.sleep(LOOK_AGAIN_S)
+        return self.model
+
+    def unload(self) -> None:
+        """Have the model unloaded from all devices."""
+        self._ask("unload")
+
+    def leave(self, device: str) -> None:
+        """Tell a device to leave.
+
+        Raises:
+            BadRequest: there is none of that name.
+        """
+        self._ask("leave", device)
+
+    def remove(self, device: str) -> None:
+        """Strike off a device that does not answer.
+
+        Raises:
+            BadRequest: there is none of that name, or it does answer.
+        """
+        self._ask("remove", device)
+
+    def close(self) -> None:
+        """End the sessions that were started here, and be a source no longer. Safe to call twice."""
+        if not self._birthplace.is_here:
+            return
+        try:
+            for model in self._models:
+                model.close()
+            self._connection.close()
+        finally:
+            self._resources.close()
+
+    def __enter__(self) -> RunningCluster:
+        self._birthplace.check()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _ask(self, endpoint: str, *args: Any) -> Any:
+        self._birthplace.check()
+        return self._connection.ask(endpoint, *args, timeout_s=ASK_S)
+
+    def _look_at_load(self, ticket: int, model: str, keywords: dict[str, Any], told: Progress) -> bool:
+        """Begin a load, or look how far it is. Whether it is over."""
+        state: LoadState = self._ask("load", ticket, model, keywords)
+        for what, done, total in state.progress:
+            told(what, done, total)
+        return state.is_over
+
+    def _model_of(self, info: ModelInfo) -> Model:
+        tokenizer = read_tokenizer(require_copy(info.checkpoint, cache_folder(), "this machine").folder)
+        model = Model(
+            RemoteDeployment(self._connection, info),
+            info.profile,
+            tokenizer,
+            checkpoint=info.checkpoint,
+            eos_ids=info.eos_ids,
+            context_tokens=info.context_tokens,
+        )
+        self._models.append(model)
+        return model
+
+    def _wait_for(self, num_devices: int, progress: Progress | None) -> None:
+        deadline_s = time.monotonic() + DEVICES_S
+        with _shown(progress) as told:
+            while (present := len(self.devices)) < num_devices:
+                told("waiting for devices", present, num_devices)
+                if time.monotonic() > deadline_s:
+                    raise JoinFailed(
+                        f"{counted(num_devices, 'devices')} should be there, but after {DEVICES_S:.0f} s there are "
+                        f"only {present}. Let another one join: shardnet join"
+                    )
+                time.sleep(LOOK_AGAIN_S)
+            told("waiting for devices", num_devices, num_devices)
+
+
+def _shown(progress: Progress | None) -> AbstractContextManager[Progress]:
+    return nullcontext(progress) if progress is not None else progress_bars()

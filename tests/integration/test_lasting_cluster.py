@@ -1,0 +1,262 @@
+"""A cluster that outlives commands, as a user has it: real processes, one command after the other."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from processes import is_over, wait_until
+from tiny_text_model import save_text_model
+from warm_python import WARM_PYTHON
+
+COMMAND = [*WARM_PYTHON, "-m", "shardnet.launch.cli"]
+ASKED = ("--prompt", "Hello", "--max-new-tokens", 12)
+LONG = ("--prompt", "Hello", "--max-new-tokens", 4000)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_text_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory, warm_python: None) -> dict[str, str]:
+    home = tmp_path_factory.mktemp("home")
+    own = {"XDG_STATE_HOME": str(home), "SHARDNET_CACHE": str(home / "cache"), "OMP_NUM_THREADS": "1"}
+    return {**os.environ, **own}
+
+
+class Running:
+    """A command that runs until it is told to end, and what it has printed."""
+
+    def __init__(self, environment: dict[str, str], *arguments: object) -> None:
+        self.lines: list[str] = []
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        command = [*COMMAND, *map(str, arguments)]
+        self._process = subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=self._errors, text=True
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self.lines.append(line.rstrip("\n"))
+
+    def events(self, kind: str) -> list[dict[str, Any]]:
+        told = [json.loads(line) for line in list(self.lines) if line.startswith("{")]
+        return [event for event in told if event.get("event") == kind]
+
+    def wait_for(self, kind: str, count: int = 1) -> dict[str, Any]:
+        wait_until(lambda: len(self.events(kind)) >= count or self._process.poll() is not None)
+        assert len(self.events(kind)) >= count, self.end()
+        return self.events(kind)[count - 1]
+
+    def signal(self, number: int) -> None:
+        self._process.send_signal(number)
+
+    def end(self, number: int | None = None) -> tuple[int, str]:
+        """Its exit code, and what it has printed to standard error."""
+        if number is not None:
+            self.signal(number)
+        try:
+            code = self._process.wait(30)
+        finally:
+            self._process.kill()
+        self._reader.join(10)
+        self._errors.seek(0)
+        return code, self._errors.read()
+
+
+class Commands:
+    """Runs commands with a state folder of their own, and ends those that were left running."""
+
+    def __init__(self, environment: dict[str, str], folder: Path, model: Path) -> None:
+        self.environment = environment
+        self.folder = folder
+        self.model = model
+        self.running: list[Running] = []
+
+    def start(self, *arguments: object) -> Running:
+        running = Running(self.environment, *arguments)
+        self.running.append(running)
+        return running
+
+    def up(self, *arguments: object) -> Running:
+        return self.start(
+            *("up", "--state", self.folder, "--model", self.model, "--dtype", "float32", "--threads", 1),
+            *("--name", "one", "--json", *arguments),
+        )
+
+    def join(self, name: str) -> Running:
+        return self.start("join", "--address", self.folder, "--threads", 1, "--name", name, "--json")
+
+    def run(self, *arguments: object) -> subprocess.CompletedProcess[str]:
+        command = [*COMMAND, *map(str, arguments)]
+        return subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=120, check=False)
+
+    def ask(self, command: str, *arguments: object) -> str:
+        done = self.run(command, *arguments, "--cluster", self.folder)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def answer(self) -> dict[str, Any]:
+        told: dict[str, Any] = json.loads(self.ask("generate", *ASKED, "--json"))
+        return told
+
+    def status(self) -> dict[str, Any]:
+        told: dict[str, Any] = json.loads(self.ask("status", "--json"))
+        return told
+
+
+@pytest.fixture
+def commands(environment: dict[str, str], model: Path, tmp_path: Path) -> Iterator[Commands]:
+    commands = Commands(environment, tmp_path / "state", model)
+    yield commands
+    for running in commands.running:
+        running.end(signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def expected(environment: dict[str, str], model: Path) -> list[int]:
+    command = [*COMMAND, "generate", "--model", model, *ASKED, "--dtype", "float32", "--devices", 1, "--json"]
+    told = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, check=True)
+    ids: list[int] = json.loads(told.stdout)["token_ids"]
+    return ids
+
+
+def test_a_cluster_from_its_start_to_its_end(commands: Commands, model: Path, expected: list[int]) -> None:
+    up = commands.up()
+    up.wait_for("loaded")
+    assert json.loads(up.lines[0]) == {"address": f"unix:{commands.folder}/door", "state": str(commands.folder)}
+    assert commands.folder.stat().st_mode & 0o777 == 0o700
+    told = commands.answer()
+    assert told["token_ids"] == expected
+    assert [stage["device"] for stage in told["stages"]] == ["one"]
+    assert told["model"] == model.name and told["dtype"] == "float32" and told["plan_version"] == 1
+
+    two = commands.join("two")
+    two.wait_for("joined")
+    up.wait_for("joined", 2)
+    assert [member["units"] for member in commands.status()["members"]] == [[[0, 5]], []]
+    commands.ask("load", model, "--dtype", "float32", "--placement", "spread")
+    told = commands.answer()
+    assert told["token_ids"] == expected
+    assert [stage["device"] for stage in told["stages"]] == ["one", "two"]
+    found = commands.status()
+    assert [member["name"] for member in found["members"] if member["state"] == "present"] == ["one", "two"]
+    assert found["plan_version"] == 2 and found["sessions"] == []
+    assert "two" in commands.ask("status")
+
+    assert commands.ask("leave", "two") == "two leaves.\n"
+    assert two.end() == (0, "")
+    assert up.wait_for("left")["device"] == "two"
+    assert up.wait_for("recovered")["model"] == model.name
+    assert commands.answer()["token_ids"] == expected
+    assert commands.ask("unload") == f"{model.name} is unloaded.\n"
+
+    processes = psutil.Process(up._process.pid).children(recursive=True)
+    assert up.end(signal.SIGINT) == (0, "")
+    wait_until(lambda: all(is_over(each.pid) for each in processes), 10)
+    assert not (commands.folder / "door").exists()
+    done = commands.run("status", "--cluster", commands.folder)
+    assert done.returncode == 1
+    assert done.stderr == f"shardnet: No cluster runs in {commands.folder}. Start one: shardnet up --model MODEL\n"
+
+
+def is_device(command: list[str] | None, name: str) -> bool:
+    return command is not None and {"shardnet.device.process", name} <= set(command)
+
+
+def test_devices_that_end_otherwise(commands: Commands, expected: list[int]) -> None:
+    up = commands.up()
+    wait_until(lambda: up.lines)
+    two, three = commands.join("two"), commands.join("three")
+    for device in (two, three):
+        device.wait_for("joined")
+    up.wait_for("loaded")
+    assert two.end(signal.SIGINT) == (0, "")
+    assert [event["event"] for event in map(json.loads, two.lines)] == ["joined", "left"]
+    assert up.wait_for("left")["device"] == "two"
+    three.end(signal.SIGKILL)
+    assert up.wait_for("lost")["text"] == "three is lost: its process has ended, or its connection broke."
+    taken = commands.join("one")
+    assert taken.end() == (1, "shardnet: A device called one is in the cluster already. Choose another name.\n")
+
+    [own] = [each for each in psutil.process_iter(["cmdline"]) if is_device(each.info["cmdline"], "one")]
+    own.kill()
+    assert up.wait_for("lost", 2)["text"] == "one is lost: its process was killed by SIGKILL."
+    asked = commands.run("generate", *ASKED, "--cluster", commands.folder)
+    assert asked.returncode in (1, 3) and asked.stderr.count("\n") == 2, asked.stderr
+    four = commands.join("four")
+    four.wait_for("joined")
+    up.wait_for("loaded", 2)
+    assert commands.answer()["token_ids"] == expected
+    assert up.end(signal.SIGTERM) == (0, "")
+
+
+def test_what_cannot_be_done_is_one_sentence(commands: Commands, model: Path, tmp_path: Path) -> None:
+    up = commands.up("--no-device")
+    wait_until(lambda: up.lines)
+    (tmp_path / "open").mkdir(mode=0o755)
+    for arguments, code, sentence in (
+        (("up", "--model", model, "--state", commands.folder), 2, f"A cluster runs in {commands.folder} already"),
+        (("up", "--model", model, "--state", tmp_path / "open"), 2, "must belong to this user and be closed to all"),
+        (("up", "--model", tmp_path / "none", "--state", tmp_path / "new"), 2, f"There is no {tmp_path}/none"),
+        (("up", "--model", "no/such/thing", "--state", tmp_path / "new"), 2, "There is no no/such/thing"),
+        (("join", "--address", tmp_path / "nowhere"), 1, "No cluster runs in"),
+        (("join", "--address", commands.folder, "--name", "@me"), 2, "--name must be"),
+        (("join", "--address", "127.0.0.1:29500"), 2, "is the state folder of a cluster"),
+        (("generate", *ASKED), 2, "There is no --model."),
+        (("generate", *ASKED, "--cluster", tmp_path / "nowhere"), 1, "No cluster runs in"),
+        (("generate", *ASKED, "--cluster", commands.folder, "--dtype", "float16"), 2, "--dtype is for loading a model"),
+        (("generate", *ASKED, "--cluster", commands.folder), 3, "needs a device, and none is there"),
+        (("load", tmp_path / "none", "--cluster", commands.folder), 2, f"There is no {tmp_path}/none"),
+        (("leave", "--cluster", commands.folder), 2, "no device has joined"),
+        (("remove", "two", "--cluster", commands.folder), 2, "no device of this cluster is called 'two'"),
+    ):
+        done = commands.run(*arguments)
+        assert (done.returncode, sentence in done.stderr) == (code, True), done.stderr
+        assert done.stderr.startswith("shardnet: ") or "loading PyTorch: done\nshardnet: " in done.stderr
+        assert "Traceback" not in done.stderr and done.stdout == ""
+    assert "No model is loaded." in commands.ask("status")
+    assert up.end(signal.SIGINT) == (0, "")
+
+
+def test_the_end_of_the_coordinator_is_one_sentence_for_who_asks(commands: Commands) -> None:
+    up = commands.up()
+    up.wait_for("loaded")
+    asking = commands.start("generate", *LONG, "--cluster", commands.folder)
+    up.wait_for("session began")
+    up.end(signal.SIGTERM)
+    code, errors = asking.end()
+    assert code == 1
+    assert errors.splitlines()[-1].startswith("shardnet: the cluster was ended")
+
+
+def test_a_script_is_a_source(commands: Commands, expected: list[int]) -> None:
+    up = commands.up()
+    up.wait_for("loaded")
+    script = f"""if True:
+        import shardnet
+        with shardnet.Cluster.connect({str(commands.folder)!r}, num_devices=1) as cluster:
+            print(cluster.devices)
+            stream = cluster.model.stream("Hello", max_new_tokens=12)
+            print(len("".join(stream)) > 0, stream.result.token_ids)
+        with shardnet.Cluster.connect("unix:{commands.folder}/door") as cluster:
+            print(cluster.model.plan.devices)
+    """
+    done = subprocess.run(
+        [*WARM_PYTHON, "-c", script], env=commands.environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stdout == f"('one',)\nTrue {expected}\n('one',)\n", done.stderr

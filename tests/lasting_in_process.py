@@ -1,0 +1,77 @@
+"""A cluster that outlives its sources, in one process: real coordinator, stages and sources, and faults by script."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from shardnet.coordinator.coordinator import Coordinator
+from shardnet.coordinator.events import ClusterEvent
+from shardnet.device.worker import Worker
+from shardnet.source.connection import AWAY_S, Connection
+from shardnet.source.running_cluster import RunningCluster
+from shardnet.transport import InProcessNetwork
+from shardnet.transport.source_messages import COORDINATOR, LEASE_S
+
+
+class LastingInProcess:
+    """Devices "a", "b", ... as far as they have joined; `connect` makes sources.
+
+    Args:
+        speed: of the network's time: what is sent again after 2 s is so at a speed of 100 after 0.02 s.
+    """
+
+    def __init__(self, num_devices: int, speed: float, lease_s: float) -> None:
+        self._resources = ExitStack()
+        self._numbers = itertools.count(1)
+        self.network = self._resources.enter_context(InProcessNetwork(speed=speed))
+        self.events: list[ClusterEvent] = []
+        transport = self.network.join(COORDINATOR)
+        self.coordinator = self._resources.enter_context(Coordinator(transport, self.events.append, lease_s=lease_s))
+        self.workers: dict[str, Worker] = {}
+        for index in range(num_devices):
+            self.join(chr(ord("a") + index))
+
+    def join(self, name: str) -> None:
+        worker = self.workers[name] = self._resources.enter_context(Worker(num_threads=1))
+        worker.attach(self.network.join(name))
+
+    def leave(self, name: str) -> None:
+        """The end of a device that was told to leave."""
+        self.workers.pop(name).premises.transport.close()
+
+    def lose(self, name: str) -> None:
+        """A device dies, and the door sees it."""
+        self.network.kill(name)
+        self.workers.pop(name).premises.transport.close()
+
+    def connect(self, away_s: float = AWAY_S) -> RunningCluster:
+        """A source, "@source-1" and so on. Args: `away_s`, how long it waits for a coordinator that is away."""
+        with ExitStack() as resources:
+            transport = resources.enter_context(self.network.join(f"@source-{next(self._numbers)}"))
+            connection = Connection(transport, away_s, ended_s=0.2)
+            return self._resources.enter_context(RunningCluster(connection, resources))
+
+    def told(self, event: str) -> list[str]:
+        """The sentences of the events of one kind."""
+        return [each.text for each in list(self.events) if each.event == event]
+
+    def num_sessions(self) -> int:
+        """Open on any stage."""
+        stages = [host.stage for worker in self.workers.values() for host in worker._stages.hosts()]
+        return sum(stage.usage()[0] for stage in stages if stage is not None)
+
+    def close(self) -> None:
+        self._resources.close()
+
+
+@contextmanager
+def lasting_in_process(
+    num_devices: int = 2, *, speed: float = 1.0, lease_s: float = LEASE_S
+) -> Iterator[LastingInProcess]:
+    cluster = LastingInProcess(num_devices, speed, lease_s)
+    try:
+        yield cluster
+    finally:
+        cluster.close()
