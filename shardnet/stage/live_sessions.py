@@ -41,14 +41,10 @@ class LiveSession:
     is_over: bool = False
     """The last of them is the answer's last, and does not go on."""
 
-    def note_sampled(self, position: int, token_id: int) -> None:
-        """This one was sampled behind `position` tokens."""
-        if position != self.kept_from + len(self.sampled):
-            del self.sampled[:]
-            self.kept_from = position
-            self.next_sent = max(self.next_sent, position)
+    def note_sampled(self, token_id: int) -> None:
+        """This one was sampled behind `sample_from` tokens."""
         self.sampled.append(token_id)
-        self.sample_from = position + 1
+        self.sample_from += 1
 
 
 class LiveSessions:

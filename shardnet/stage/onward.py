@@ -226,7 +226,7 @@ def _wind(step: Step, num_scores: int) -> None:
 def _sampled(session: LiveSession, end: int, token_id: int) -> SampledToken:
     """Note a token that was sampled behind `end` others; what the source is told of it."""
     spec = session.spec
-    session.note_sampled(end, token_id)
+    session.note_sampled(token_id)
     index = end - spec.prompt_tokens
     reason = spec.finish_reason(index, token_id)
     session.is_over = bool(reason)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
 from typing import Any
@@ -11,9 +12,12 @@ import torch
 
 from shardnet.errors import BadRequest, KVMemorySpent
 from shardnet.models import BlockKV
+from shardnet.stage import cache as cache_module
 from shardnet.stage import extent as extent_module
 from shardnet.stage.budget import MemoryBudget
 from shardnet.stage.cache import LEAST_ROWS, KVCache
+from shardnet.stage.extent import Kept
+from shardnet.stage.session_cache import keep_together
 
 LAYOUT = (BlockKV(3, 2, 4, 4), BlockKV(4, 2, 4, 6))
 """Two blocks; the second one's values are wider than its keys."""
@@ -228,3 +232,32 @@ def test_sessions_have_rows_of_their_own_where_python_leaves_asserts_out() -> No
         [sys.executable, "-O", "-c", script], capture_output=True, text=True, check=True, timeout=60
     )
     assert printed.stdout == "[0, 5, 10]\n"
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_is_kept_beside_keys_and_values_is_each_sessions_own(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    """Also where sessions lie in several extents, and one in several runs."""
+    monkeypatch.setattr(cache_module, "LEAST_ROWS", 8)
+    chance = random.Random(seed)
+    kept = Kept(3, torch.bfloat16, num_ids=2)
+    cache = KVCache(LAYOUT, torch.float32, MemoryBudget(200 * (BYTES_PER_TOKEN + 3 * 2 + 2 * 8)), kept)
+    written: dict[int, torch.Tensor] = {}
+    for session in range(6):
+        cache.open(session, chance.randint(1, 9))
+        written[session] = torch.empty(0, 3, dtype=torch.bfloat16)
+    for _ in range(40):
+        cache.grow(chance.randrange(6), chance.randint(1, 30))
+        room = {one: min(cache.get(one).capacity - len(rows), 4) for one, rows in written.items()}
+        ready = chance.sample(range(6), chance.randint(1, 6))
+        sizes = {one: chance.randint(1, room[one]) for one in ready if room[one]}
+        if not sizes:
+            continue
+        firsts = [len(written[one]) for one in sizes]
+        rows = torch.randn(sum(sizes.values()), 3).bfloat16()
+        keep_together([cache.get(one) for one in sizes], firsts, list(sizes.values()), rows)
+        for one, own in zip(sizes, rows.split(list(sizes.values())), strict=True):
+            written[one] = torch.cat([written[one], own])
+    assert len(cache._extents) > 1 and max(len(cache.get(one).runs) for one in range(6)) > 1
+    for one, rows in written.items():
+        first = chance.randrange(len(rows))
+        assert torch.equal(cache.get(one).kept(first, len(rows)), rows[first:])
