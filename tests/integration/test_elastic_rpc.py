@@ -148,7 +148,7 @@ def test_a_frozen_member_does_not_block_a_join_and_hears_of_it_later(cluster: Cl
     frozen.stop()
     (newcomer,) = cluster.start("device-2")
     assert newcomer.ask("members") == ["device-1", "device-2", "source"]
-    with pytest.raises(RuntimeError, match=r"JoinFailed: .* is in the cluster and does not answer"):
+    with pytest.raises(RuntimeError, match=r"NameTaken: .* is in the cluster and does not answer"):
         cluster.start("device-1")
     frozen.proceed()
     assert cluster.echo("device-1") == 1
