@@ -192,7 +192,7 @@ def test_evicting_a_frozen_member_fails_what_waits_and_it_learns_of_it(cluster: 
 def test_a_name_in_use_is_refused(cluster: Cluster) -> None:
     cluster.start("device-1")
     for name in ("device-1", "source"):
-        with pytest.raises(RuntimeError, match=f"JoinFailed: A device called {name} is in the cluster already"):
+        with pytest.raises(RuntimeError, match=f"NameTaken: A device called {name} is in the cluster already"):
             cluster.start(name)
     assert cluster.echo("device-1") == 1
     assert cluster.source.members() == ("device-1", "source")
