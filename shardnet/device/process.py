@@ -30,6 +30,7 @@ from shardnet.process.standard_streams import open_closed, say
 from shardnet.process.surroundings import require_address_space
 
 if TYPE_CHECKING:
+    from shardnet.device.worker import Worker
     from shardnet.transport import RpcTransport
     from shardnet.transport.door.membership import DoorEvent
 
@@ -158,14 +159,16 @@ def serve(
 
     from shardnet.device.worker import Worker
     from shardnet.process.cache_folder import cache_folder
-    from shardnet.transport import RpcTransport
 
     torch.set_num_threads(threads)
-    is_over = False
+    wait_s, is_over = JOIN_S, False
     while not is_over:
         with Worker(threads, cache_folder(), most_memory_bytes=most_memory_bytes) as worker:
             worker.warm_up()
-            here = RpcTransport.join(endpoint, name, timeout_s=JOIN_S, look_again_s=keep_s, prepare=worker.attach)
+            here = _joined(endpoint, name, wait_s, keep_s, worker)
+            wait_s = max(JOIN_S, keep_s)
+            if here is None:
+                continue
             with here, _goodbye_at_interruption(here):
                 here.on_struck_off(worker.left.set)
                 is_lost = _ends_with_door(here, worker.left, tell) if keep_s else threading.Event()
@@ -177,6 +180,19 @@ def serve(
                 f"The cluster at {endpoint} did not come back within {keep_s:g} s. Start it, and then this device."
             )
         tell("left" if is_over else "struck off")
+
+
+def _joined(endpoint: str, name: str, wait_s: float, keep_s: float, worker: Worker) -> RpcTransport | None:
+    """Join, and wait so long for the door. None where it was closed in the middle of that, and is waited for."""
+    from shardnet.transport import RpcTransport
+    from shardnet.transport.door.membership import DoorGone
+
+    try:
+        return RpcTransport.join(endpoint, name, timeout_s=wait_s, look_again_s=keep_s, prepare=worker.attach)
+    except DoorGone:
+        if not keep_s:
+            raise
+        return None
 
 
 def _ends_with_door(here: RpcTransport, left: threading.Event, tell: Tell) -> threading.Event:

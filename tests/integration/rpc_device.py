@@ -135,6 +135,9 @@ class Requests:
     def id(self) -> int:
         return self._transport.id
 
+    def number_of(self, device: str) -> int | None:
+        return self._transport.number_of(device)
+
     def post(self, device: str, endpoint: str, *args: Any) -> Any:
         return self._transport.post(device, endpoint, *args, timeout_s=10).result()
 
@@ -206,12 +209,12 @@ class Requests:
 class Device:
     """A process that is a device. Use as a context manager: it is ended in any case."""
 
-    def __init__(self, endpoint: str, name: str, *, has_stages: bool = False) -> None:
+    def __init__(self, endpoint: str, name: str, *, has_stages: bool = False, look_again_s: float = 0.0) -> None:
         """`has_stages`: it is a device as users have them, too, and serves what a cluster asks of one."""
         self.name = name
         self._errors = tempfile.NamedTemporaryFile("r")  # noqa: SIM115
         self._pipe, end = FORKED.Pipe()
-        args = (endpoint, name, end, self._errors.name, has_stages)
+        args = (endpoint, name, end, self._errors.name, has_stages, look_again_s)
         self.process = FORKED.Process(target=run_device, args=args, daemon=True)
         self.process.start()
         end.close()
@@ -272,7 +275,7 @@ class Device:
         self._errors.close()
 
 
-def run_device(endpoint: str, name: str, pipe: Connection, errors: str, has_stages: bool) -> None:
+def run_device(endpoint: str, name: str, pipe: Connection, errors: str, has_stages: bool, look_again_s: float) -> None:
     """Be the device, until the pipe is closed."""
     with open(errors, "w") as file:
         os.dup2(file.fileno(), 2)
@@ -285,7 +288,8 @@ def run_device(endpoint: str, name: str, pipe: Connection, errors: str, has_stag
             worker = ends.enter_context(Worker(num_threads=1))
         try:
             prepare = {} if worker is None else {"prepare": worker.attach}
-            transport = ends.enter_context(RpcTransport.join(endpoint, name, timeout_s=20, **prepare))
+            joined = RpcTransport.join(endpoint, name, timeout_s=20, look_again_s=look_again_s, **prepare)
+            transport = ends.enter_context(joined)
         except ShardnetError as error:
             pipe.send([None, f"{type(error).__name__}: {error}"])
             return

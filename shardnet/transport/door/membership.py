@@ -59,6 +59,10 @@ LOOK_LEAST_S, LOOK_MOST_S = 0.05, 1.0
 """How long a member waits between two looks for the door: a twentieth of how long it has been gone, within these."""
 
 
+class DoorGone(ClusterError):
+    """The door was closed, or its process has ended, before it had answered. It may have done what it was asked."""
+
+
 class Membership:
     """This process's connection to the door of a cluster."""
 
@@ -100,7 +104,8 @@ class Membership:
 
         Raises:
             JoinFailed: there is none left.
-            ClusterError: the door does not answer. So for all questions.
+            DoorGone: the door is not there. So for all questions.
+            ClusterError: it does not answer in time. So for all questions.
         """
         self._id = self._ask(Enter)
         return self._id
@@ -176,15 +181,14 @@ class Membership:
             connection.say(kind(number, *fields))
             return answer.result(timeout_s)
         except concurrent.futures.TimeoutError:
-            reason = f"no answer within {timeout_s:g} s"
+            raise ClusterError(self._silence(f"no answer within {timeout_s:g} s")) from None
         except OSError as error:
-            reason = connection.why_over or error.strerror or str(error)
+            raise DoorGone(self._silence(connection.why_over or error.strerror or str(error))) from None
         finally:
             self._answers.pop(number, None)
-        raise self._silent(reason)
 
-    def _silent(self, reason: str) -> ClusterError:
-        return ClusterError(f"The door at {self.endpoint} does not answer: {reason}. Is the coordinator running?")
+    def _silence(self, reason: str) -> str:
+        return f"The door at {self.endpoint} does not answer: {reason}. Is the coordinator running?"
 
     # ---- the reading thread ----
 
@@ -240,7 +244,7 @@ class Membership:
         self._connection.end(reason)
         self._connection.close()
         for answer in list(self._answers.values()):
-            settle(answer, self._silent(self._connection.why_over))
+            settle(answer, DoorGone(self._silence(self._connection.why_over)))
 
     def _find_door_again(self) -> bool:
         """Be connected again, and have said who this is. False where there is nothing to go on with."""
