@@ -149,6 +149,8 @@ def test_members_go_on_under_their_ids_however_often_the_door_is_killed(
     ids = [device.ask("id") for device in (first, second, third)]
     names = ["device-1", "device-2", "device-3", "mortal"]
     assert first.ask("post", "device-2", "echo", 1) == second.ask("post", "device-1", "echo", 1) == (1,)
+    of_door: list[str] = []
+    scene.source.on_door(of_door.append)
     caller = Caller(scene, "device-1", "device-2")
     try:
         for number in range(NUM_KILLS):
@@ -170,6 +172,7 @@ def test_members_go_on_under_their_ids_however_often_the_door_is_killed(
         caller.end()
     assert caller.failures == []
     assert caller.num_calls > 50
+    assert of_door == ["gone", "back"] * NUM_KILLS
     assert [device.ask("id") for device in (first, second, third)] == ids
     assert coordinators == sorted(set(coordinators)) and not set(coordinators) & set(ids)
     scene.end_quietly()
@@ -192,6 +195,22 @@ def test_who_comes_too_late_was_struck_off_and_joins_anew(scene: Scene) -> None:
     late.ask("join_again")
     assert first_id is None and scene.all_see(coordinator, "late", "stays")
     assert late.ask("post", "stays", "echo", 1) == stays.ask("post", "late", "echo", 1) == (1,)
+
+
+def test_who_dies_before_it_has_come_back_is_not_waited_for(scene: Scene) -> None:
+    """It is frozen when the door is opened again, and killed then: there is no connection that could end."""
+    scene.coordinator.id()
+    frozen, _ = scene.start("frozen", "stays")
+    frozen.stop()
+    scene.coordinator.kill()
+    scene.open()
+    coordinator = scene.coordinator.id()
+    wait_until(lambda: scene.source.number_of("coordinator") == coordinator)
+    assert "frozen" in scene.source.members()
+    frozen.kill()
+    begun_s = time.monotonic()
+    wait_until(lambda: scene.all_see(coordinator, "stays"))
+    assert time.monotonic() - begun_s < 10
 
 
 def test_what_was_told_before_a_kill_is_not_told_again(scene: Scene) -> None:
@@ -246,7 +265,9 @@ def device_process(scene: Scene, keep_s: int, *, has_joined: bool = True) -> Ite
     command = [*DEVICE, "--endpoint", scene.endpoint, "--keep-s", str(keep_s)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=TESTS.parent) as process:
         try:
-            wait_until(lambda: not has_joined or "device-1" in scene.source.members())
+            if has_joined:
+                wait_until(lambda: "device-1" in scene.source.members())
+                time.sleep(1.0)  # the others are told first, and it is not seen from outside when it knows itself
             yield process
         finally:
             process.kill()

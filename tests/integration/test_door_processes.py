@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -134,8 +135,8 @@ def test_a_forked_child_is_not_taken_for_its_killed_parent(scene: Scene) -> None
         os.kill(child, signal.SIGKILL)
 
 
-def open_a_door(pipe: Any) -> None:
-    with serve_door() as door:
+def open_a_door(folder: Path | None, pipe: Any) -> None:
+    with serve_door(folder=folder) as door:
         pipe.send(door.endpoint)
         pipe.recv()
         child = os.fork()
@@ -145,9 +146,11 @@ def open_a_door(pipe: Any) -> None:
         pipe.recv()
 
 
-def test_a_forked_child_is_not_taken_for_a_killed_door() -> None:
+@pytest.mark.parametrize("has_folder", [False, True])
+def test_a_forked_child_is_not_taken_for_a_killed_door(tmp_path: Path, has_folder: bool) -> None:
+    folder = tmp_path / "state" if has_folder else None
     pipe, end = FORKED.Pipe()
-    process = FORKED.Process(target=open_a_door, args=(end,), daemon=True)
+    process = FORKED.Process(target=open_a_door, args=(folder, end), daemon=True)
     process.start()
     membership = Membership(pipe.recv(), timeout_s=20)
     pipe.send("fork")
@@ -159,6 +162,8 @@ def test_a_forked_child_is_not_taken_for_a_killed_door() -> None:
         with pytest.raises(ClusterError, match="does not answer: its process has ended"):
             while True:
                 membership.sync()
+        if folder is not None:
+            serve_door(folder=folder).close()
     finally:
         os.kill(child, signal.SIGKILL)
         membership.close()

@@ -328,9 +328,9 @@ def test_a_full_disk_refuses_and_is_tried_again(
                 raise OSError(28, "No space left on device")
 
             patch.setattr(StateFolder, "write", full)
-            with pytest.raises(ClusterError, match=f"The door cannot write to {folder}: No space left on device. Make"):
+            with pytest.raises(ClusterError, match=f"The door cannot write to {folder}: No space left on device. Look"):
                 watcher.membership.draw("plan", 1)
-            with pytest.raises(ClusterError, match="Make room there"):
+            with pytest.raises(ClusterError, match="Look at that folder"):
                 Member(door, "newcomer")
             goes.membership.close()
             time.sleep(0.2)

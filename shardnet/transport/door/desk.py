@@ -40,6 +40,8 @@ GOODBYE_S = 0.4
 """The same for a member that leaves."""
 RETURN_S = 60.0
 """How long members may take to come back after the door was opened again. Who does not is struck off."""
+BURY_EVERY_S = 1.0
+"""How often it is looked whether they can come back at all."""
 KEEP_AGAIN_S = 1.0
 """After which the roster is written again, where the disk was full."""
 MOST_QUESTIONS = 64
@@ -70,17 +72,26 @@ class Desk:
         }
 
     def open(self) -> None:
-        """Wait for those who are away, but not for those who are known to be dead, such as who had this door before."""
-        for member in self._roster.members:
-            if has_ended(member.process):
-                self._strike_off(member.id)
+        """Wait for those who are away, but not for the dead, such as who had this door before."""
+        self._bury_away()
         if self._away:
             self._start(self._wait_for_away())
 
     async def _wait_for_away(self) -> None:
-        await asyncio.sleep(RETURN_S)
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + RETURN_S
+        while self._away and (left_s := deadline_s - loop.time()) > 0:
+            await asyncio.sleep(min(left_s, BURY_EVERY_S))
+            self._bury_away()
         for member_id in list(self._away):
             self._strike_off(member_id)
+
+    def _bury_away(self) -> None:
+        """Strike those off who are away and whose process is known to have ended."""
+        for member_id in list(self._away):
+            member = self._roster.member(member_id)
+            if member is not None and has_ended(member.process):
+                self._strike_off(member_id)
 
     def close(self) -> None:
         """The door is closed: the connections that end now are not the ends of their members."""

@@ -44,7 +44,7 @@ class Keeper:
             except (OSError, RuntimeError) as cause:  # RuntimeError: the door, or this Python, is being closed
                 reason = getattr(cause, "strerror", None) or str(cause)
                 raise ClusterError(
-                    f"The door cannot write to {self._folder.path}: {reason}. Make room there."
+                    f"The door cannot write to {self._folder.path}: {reason}. Look at that folder and its disk."
                 ) from cause
             self._num_kept, roster.kept = now, version
 
