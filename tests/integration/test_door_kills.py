@@ -117,7 +117,6 @@ class Caller:
         self._names = names
         self._counter = scene.source.remote(names[0], "counter", 0)
         assert scene.source.call(names[1], "hold", self._counter, timeout_s=20).result(30) == 1
-        self._counter.release()
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
@@ -138,6 +137,7 @@ class Caller:
     def end(self) -> None:
         self._is_over.set()
         self._thread.join()
+        self._counter.release()  # not before: where this process had another agent, nobody else keeps the object
 
 
 def test_members_go_on_under_their_ids_however_often_the_door_is_killed(
