@@ -43,6 +43,8 @@ EDGE_AGAIN_S = 5.0
 """After which one that had none is asked again."""
 CHORES_S = 1.0
 """How long the callbacks of answers that failed may take at the end."""
+NOBODY = 0
+"""No member has this id."""
 _EDGE = "members/edge"
 _NAME = re.compile(r"@?[A-Za-z0-9][A-Za-z0-9._:@-]{0,62}")
 
@@ -276,10 +278,12 @@ class RpcTransport(Transport):
         if device not in self._peers:
             self.group.door.sync()
         peer = self._peers.get(device)
-        if peer is not None:
-            self._part(peer)
-            self._chores.do(partial(peer.fail_pending, partial(lost, device)))
-            self.group.door.strike(peer.id)
+        if peer is None:  # off the roster already: return when the others know, too
+            self.group.door.strike(NOBODY)
+            return
+        self._part(peer)
+        self._chores.do(partial(peer.fail_pending, partial(lost, device)))
+        self.group.door.strike(peer.id)
 
     def close(self) -> None:
         if not self.birthplace.is_here:  # at the exit of a forked child, whose parent goes on
