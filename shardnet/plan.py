@@ -100,6 +100,11 @@ class StagePlan:
     def num_units(self) -> int:
         return self.last_unit - self.first_unit + 1
 
+    @property
+    def units(self) -> str:
+        """Its units in words: "10-14", or "7"."""
+        return f"{self.first_unit}-{self.last_unit}" if self.num_units > 1 else str(self.first_unit)
+
 
 @dataclass(frozen=True)
 class LeftOut:
@@ -157,8 +162,7 @@ class Plan:
         width = max(len(stage.device) for stage in self.stages)
         lines = [f"Plan {self.version}" + (f", {self.method}" if self.method else "") + self._proof()]
         for index, stage in enumerate(self.stages):
-            units = f"{stage.first_unit}-{stage.last_unit}" if stage.num_units > 1 else str(stage.first_unit)
-            lines.append(f"  stage {index}  {stage.device:<{width}}  units {units} ({stage.num_units})")
+            lines.append(f"  stage {index}  {stage.device:<{width}}  units {stage.units} ({stage.num_units})")
         if self.lap_s is not None:
             rate = "" if self.rate_per_s is None else f", {self.rate_per_s:.1f} tokens/s"
             lines.append(f"  predicted: {self.lap_s * 1e3:.1f} ms a token of one session{rate}")

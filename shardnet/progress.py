@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 
 from shardnet.process.threads import Errands
@@ -16,6 +16,11 @@ Progress = Callable[[str, float, float], None]
 
 def silent(what: str, done: float, total: float) -> None:
     """Tell nobody."""
+
+
+def shown(progress: Progress | None) -> AbstractContextManager[Progress]:
+    """A caller's own way to show progress, or bars on the terminal where it is None."""
+    return nullcontext(progress) if progress is not None else progress_bars()
 
 
 @contextmanager

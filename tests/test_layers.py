@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "shardnet"
 LAUNCH = ROOT / "launch"
 ROWS_OF_LAUNCH = (
-    {"console", "files", "flags"},
+    {"console", "files", "flags", "values"},
     {"cluster", "doctor", "generate", "launcher", "measure", "plan"},
     {"commands"},
     {"cli"},

@@ -12,14 +12,13 @@ from typing import Annotated
 import typer
 
 from shardnet.errors import BadRequest
-from shardnet.foreign.quoting import counted, quoted
-from shardnet.loader.sources import EMBEDDED_NAME
+from shardnet.foreign.quoting import quoted
+from shardnet.launch.values import MODEL_HELP, require_model, require_threads
 from shardnet.options import Number, Whole
 from shardnet.process.lasting import default_folder, folder_of, require_running
 
 _DEVICE = "The device of this machine"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,62}")
-_MODEL_HELP = f"A folder in Hugging Face layout, a .gguf file, a hub id, or {EMBEDDED_NAME} (installed already)."
 MOST_NAME = 40
 
 
@@ -27,20 +26,20 @@ MOST_NAME = 40
 class WhichModel:
     """What `up` loads."""
 
-    model: Annotated[str, typer.Option("--model", "-m", help=_MODEL_HELP, rich_help_panel="The model")]
+    model: Annotated[str, typer.Option("--model", "-m", help=MODEL_HELP, rich_help_panel="The model")]
 
     def __post_init__(self) -> None:
-        _require_model("--model", self.model)
+        require_model("--model", self.model)
 
 
 @dataclass(frozen=True)
 class NextModel:
     """What `load` loads."""
 
-    model: Annotated[str, typer.Argument(metavar="MODEL", help=_MODEL_HELP, show_default=False)]
+    model: Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=False)]
 
     def __post_init__(self) -> None:
-        _require_model("MODEL", self.model)
+        require_model("MODEL", self.model)
 
 
 @dataclass(frozen=True)
@@ -149,11 +148,7 @@ class OwnDeviceOptions:
                 f"--name must be 1 to 63 letters, digits and .:@_-, beginning with a letter or a digit, but is "
                 f"{quoted(self.name)}."
             )
-        num_cores = os.cpu_count() or 1
-        if self.threads is not None and self.threads > num_cores:
-            raise BadRequest(
-                f"--threads is {quoted(self.threads)}, but this machine has {counted(num_cores, 'cores')}; use fewer."
-            )
+        require_threads(self.threads)
 
     @property
     def most_memory_bytes(self) -> int | None:
@@ -206,11 +201,6 @@ def machine_name() -> str:
     """What a device is called that was given no name: after its machine."""
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", platform.node()).strip("-._")
     return plain[:MOST_NAME] or "device"
-
-
-def _require_model(option: str, model: str) -> None:
-    if not model.strip():
-        raise BadRequest(f"{option} must not be empty; give a folder, a .gguf file, or a hub id.")
 
 
 def _running_folder(address: str | None, option: str) -> Path:

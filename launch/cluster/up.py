@@ -16,7 +16,7 @@ from shardnet.coordinator.coordinator import Coordinator
 from shardnet.coordinator.events import ClusterEvent
 from shardnet.coordinator.own_device import OwnDevice
 from shardnet.errors import JoinFailed, UsageError
-from shardnet.foreign.plain_files import is_there, user_path
+from shardnet.foreign.plain_files import named_anywhere
 from shardnet.foreign.quoting import shortened
 from shardnet.launch.cluster.options import OwnDeviceOptions, machine_name
 from shardnet.launch.cluster.telling import tell
@@ -119,9 +119,7 @@ def _load(coordinator: Coordinator, model: str, options: LoadOptions, told: _Tol
     Raises:
         UsageError: it cannot be loaded as asked. What only finds no room stays wanted, until devices have joined.
     """
-    path = user_path(model)
-    named = str(path.absolute()) if is_there(path) else model
-    load = coordinator.load(FIRST, named, {**options})
+    load = coordinator.load(FIRST, named_anywhere(model), {**options})
     while not load.done.done():
         told.next()
     if isinstance(load.done.exception(), UsageError):

@@ -14,7 +14,7 @@ import typer
 from shardnet.cluster.load_options import LoadOptions
 from shardnet.errors import BadRequest
 from shardnet.foreign.quoting import counted, quoted
-from shardnet.loader.sources import EMBEDDED_NAME
+from shardnet.launch.values import MODEL_HELP, require_model, require_threads
 from shardnet.options import Whole
 from shardnet.session.options import GenerationOptions
 
@@ -46,15 +46,15 @@ class ModelOptions:
         typer.Option(
             "--model",
             "-m",
-            help=f"A folder in Hugging Face layout, a .gguf file, a hub id, or {EMBEDDED_NAME} (installed already).",
+            help=MODEL_HELP,
             show_default="what a cluster of shardnet up holds",
             rich_help_panel="The model",
         ),
     ] = None
 
     def __post_init__(self) -> None:
-        if self.model is not None and not self.model.strip():
-            raise BadRequest("--model must not be empty; give a folder, a .gguf file, or a hub id.")
+        if self.model is not None:
+            require_model("--model", self.model)
 
 
 @dataclass(frozen=True)
@@ -91,11 +91,7 @@ class DeviceOptions:
     ] = None
 
     def __post_init__(self) -> None:
-        num_cores = os.cpu_count() or 1
-        if self.threads is not None and self.threads > num_cores:
-            raise BadRequest(
-                f"--threads is {quoted(self.threads)}, but this machine has {counted(num_cores, 'cores')}; use fewer."
-            )
+        require_threads(self.threads)
         if self.devices is not None and self.cluster is not None:
             raise BadRequest("--devices starts local devices, --cluster uses running ones; leave one of them out.")
 

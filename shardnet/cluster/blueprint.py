@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from itertools import permutations
 
 from shardnet.cluster.load_options import LoadOptions
 from shardnet.cluster.placement import LEAST_KV_TOKENS, kv_budgets, num_at_once, problem_of
@@ -77,11 +78,10 @@ class Blueprint:
         left = [device for device in self.devices if device.name not in lost]
         if not left:
             raise DoesNotFit("every device of this model is lost. Load it again on others.")
-        names = [device.name for device in left]
         return problem_of(
             self.files.profile,
             [self._with_times(device) for device in left],
-            [link for link in self._all_links(names) if link.source in names and link.target in names],
+            self._links_between([device.name for device in left]),
             context_tokens=min(self.context_tokens, LEAST_KV_TOKENS),
             kv_memory_bytes=self.options.kv_memory_bytes,
         )
@@ -92,12 +92,8 @@ class Blueprint:
         seconds = tuple(unit.weight_bytes / ASSUMED_BYTES_PER_S for unit in self.files.profile.units)
         return replace(device, decode_unit_s=seconds, prefill_unit_s_per_token=seconds, is_estimated=True)
 
-    def _all_links(self, names: Sequence[str]) -> Sequence[Link]:
-        if self.links or len(names) < 2:
-            return self.links
-        return [
-            Link(one, other, ASSUMED_LINK_S, ASSUMED_LINK_BYTES_PER_S)
-            for one in names
-            for other in names
-            if one != other
-        ]
+    def _links_between(self, names: Sequence[str]) -> list[Link]:
+        if self.links:
+            left = set(names)
+            return [link for link in self.links if link.source in left and link.target in left]
+        return [Link(*ends, ASSUMED_LINK_S, ASSUMED_LINK_BYTES_PER_S) for ends in permutations(names, 2)]

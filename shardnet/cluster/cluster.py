@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import wait
-from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ from shardnet.policy.membership import Came, Ended
 from shardnet.process.forks import Birthplace
 from shardnet.process.lasting import default_folder, folder_of, is_running
 from shardnet.profiling.cores import max_threads
-from shardnet.progress import Progress, in_turn, progress_bars
+from shardnet.progress import Progress, in_turn, shown
 from shardnet.source.running_cluster import RunningCluster
 from shardnet.transport import RpcTransport, serve_door
 from shardnet.transport.base import Transport
@@ -113,7 +113,7 @@ class Cluster:
         else:
             threads = whole_number("the number of threads", threads_per_device, least=1, most=MOST_THREADS)
         names = [f"device-{index}" for index in range(num_devices)]
-        with ExitStack() as resources, _shown(progress) as told:
+        with ExitStack() as resources, shown(progress) as told:
             door = resources.enter_context(serve_door())
             workers = resources.enter_context(
                 LocalWorkers(door.endpoint, names, threads, None if log_dir is None else Path(log_dir))
@@ -157,7 +157,7 @@ class Cluster:
         folder = folder_of(endpoint)
         if folder is not None:
             return RunningCluster.connect(folder, num_devices=num_devices, progress=progress)
-        with ExitStack() as resources, _shown(progress) as told:
+        with ExitStack() as resources, shown(progress) as told:
             transport = resources.enter_context(RpcTransport.join(str(endpoint), COORDINATOR, timeout_s=ANSWER_S))
             names = _wait_for_number(transport, num_devices, told)
             return cls(transport, names, resources, None)
@@ -179,7 +179,7 @@ class Cluster:
             raise ClusterError("every device of this cluster is lost. Start a new one.")
         asked = LoadOptions(**options)
         _check_model(model, asked.dtype)
-        with _shown(asked.progress) as shown, in_turn(shown) as told:  # devices tell it on threads that must not wait
+        with shown(asked.progress) as caller, in_turn(caller) as told:  # devices tell it on threads that must not wait
             deployment = Deployment(self._transport, self._epoch, told, self._forget)
             with self._lock:
                 self._deployments = (*self._deployments, deployment)
@@ -336,11 +336,6 @@ def _check_model(model: object, dtype: str) -> None:
             )
     elif not isinstance(model, (str, Path)):
         raise BadRequest(f"a model is a path or a hub id, but this is {quoted(model)}.")
-
-
-def _shown(progress: Progress | None) -> AbstractContextManager[Progress]:
-    """The caller's own way to show progress, or bars on the terminal."""
-    return nullcontext(progress) if progress is not None else progress_bars()
 
 
 def _wait_for(transport: Transport, names: Sequence[str], progress: Progress, workers: LocalWorkers) -> None:

@@ -217,11 +217,11 @@ class Deployment:
             rings = self._rings
             if self._is_closed or (rings is not None and rings.lose(device, why)):
                 return
-            held = [] if rings is None else rings.all[-1].held_by(device)
-            if rings is not None and not held:
+            what_goes = "" if rings is None else rings.all[-1].what_goes_with(device)
+            if rings is not None and not what_goes:
                 return
-            what_it_held = _BEFORE_PLACING if rings is None else _what_it_held(rings.all[-1], held[0])
-        lost = DeviceLost(f"{device} is lost ({why}){what_it_held}", device)
+        then = f"{what_goes}. {_LOAD_AGAIN}" if what_goes else _BEFORE_PLACING
+        lost = DeviceLost(f"{device} is lost ({why}){then}", device)
         self._give_up(lost)
         self.end(lost)
 
@@ -266,11 +266,4 @@ class Deployment:
 
 _CLOSED = "the model was closed. Load it again."
 _BEFORE_PLACING = " before the model was placed. Load it again on the devices left."
-
-
-def _what_it_held(ring: Ring, index: int) -> str:
-    stage = ring.plan[index]
-    return (
-        f", and with it stage {index + 1} of {len(ring.plan)} (units {stage.first_unit} to {stage.last_unit}). "
-        "Load the model again on the devices left."
-    )
+_LOAD_AGAIN = "Load the model again on the devices left."

@@ -19,7 +19,7 @@ from typing import Any
 
 from shardnet.cluster.ring import Ring, WaitFor
 from shardnet.errors import ClusterError, ShardnetError
-from shardnet.policy.mending import CatchUp, History, Opening, catch_up
+from shardnet.policy.mending import CatchUp, Opening, catch_up
 from shardnet.session.session import Session
 from shardnet.session.sessions import Sessions
 from shardnet.transport.messages import SampledToken, SessionSpec, SessionStanding, Tokens, Wanted
@@ -44,13 +44,13 @@ def go_on(ring: Ring, sessions: Sessions, wait_for: WaitFor) -> None:
     under_way = {each.spec.session: each for each in sessions.under_way()}
     needed = catch_up({number: _history(each) for number, each in under_way.items()}, standings)
     _tell(ring, sessions, under_way, needed)
-    _open(ring, sessions, under_way, needed, wait_for)
+    going_on = {number: each for number, each in under_way.items() if not _is_over(each)}
+    _open(ring, sessions, going_on, needed, wait_for)
     for stage, wanted in _by_stage(needed).items():
         wait_for(ring.stages[stage].resend(ring.ring_id, tuple(wanted)))
     for number, position in needed.feedings:
-        session = under_way[number]
-        if not _is_over(session):
-            sessions.send(ring.route, session, position, needed.histories[number][position:])
+        if number in going_on:
+            sessions.send(ring.route, going_on[number], position, needed.histories[number][position:])
     sessions.point_at(ring.route)
 
 
@@ -58,9 +58,8 @@ def _by_session(standings: Iterable[SessionStanding]) -> dict[int, SessionStandi
     return {standing.session: standing for standing in standings}
 
 
-def _history(session: Session) -> History:
-    answer = tuple(token.token_id for token in session.answer)
-    return History(session.prompt_ids + answer, len(session.prompt_ids))
+def _history(session: Session) -> tuple[int, ...]:
+    return session.prompt_ids + tuple(token.token_id for token in session.answer)
 
 
 def _is_over(session: Session) -> bool:
@@ -91,13 +90,12 @@ def _token(spec: SessionSpec, index: int, token_id: int) -> SampledToken:
     return SampledToken(spec.session, index, token_id, spec.finish_reason(index, token_id))
 
 
-def _open(ring: Ring, sessions: Sessions, under_way: dict[int, Session], needed: CatchUp, wait_for: WaitFor) -> None:
+def _open(ring: Ring, sessions: Sessions, going_on: dict[int, Session], needed: CatchUp, wait_for: WaitFor) -> None:
     """Open sessions where they are not. One for which there is no room ends, and the others go on."""
     asked: list[tuple[int, Future[Any]]] = []
     for opening in needed.openings:
-        session = under_way[opening.session]
-        if not _is_over(session):
-            spec = _spec(session, opening, needed.histories[opening.session])
+        if opening.session in going_on:
+            spec = _spec(going_on[opening.session], opening, needed.histories[opening.session])
             asked.append((opening.session, sessions.open_at(ring.route, opening.stage, spec)))
     for number, answer in asked:
         try:

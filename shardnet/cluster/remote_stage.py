@@ -106,6 +106,10 @@ class RemoteStage:
         """Start to end the stage and to free its weights; `release` it when that is done or nobody waits for it."""
         return self._host.call("close", timeout_s=ASK_S)
 
+    def let_go(self) -> None:
+        """The same, without waiting: it is released when it has ended, or does not answer."""
+        self.unload().add_done_callback(lambda _: self.release())
+
     def release(self) -> None:
         """Drop the remote object."""
         self._host.release()

@@ -91,6 +91,14 @@ class Ring:
         """The stages that a device has, by their index."""
         return [index for index, stage in enumerate(self.plan) if stage.device == device]
 
+    def what_goes_with(self, device: str) -> str:
+        """The first stage that a device holds, in words that follow what became of it; empty where it holds none."""
+        held = self.held_by(device)
+        if not held:
+            return ""
+        stage = self.plan[held[0]]
+        return f", and with it stage {held[0] + 1} of {len(self.plan)} (units {stage.first_unit} to {stage.last_unit})"
+
     def missing(self, device: str, present: Collection[StageKey], asked_s: float) -> list[int]:
         """The stages that a device should have and has not, by what it said when it was asked at `asked_s`."""
         if self._since_s is None or asked_s <= self._since_s:
@@ -120,5 +128,4 @@ class Ring:
 def _let_go(opened: Future[RemoteStage]) -> None:
     """Nobody waits for a stage any more."""
     if opened.exception() is None:
-        stage = opened.result()
-        stage.unload().add_done_callback(lambda _: stage.release())
+        opened.result().let_go()

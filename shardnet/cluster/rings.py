@@ -202,7 +202,7 @@ class Rings:
         handover.go_on(new, self._sessions, wait_for)
         for stage in dropped:
             if stage.plan.device not in self._certainly:
-                stage.unload().add_done_callback(lambda _, stage=stage: stage.release())  # type: ignore[misc]
+                stage.let_go()
         self._settle(plan)
 
     def _decide(self, old: Ring, news: Sequence[str]) -> Plan | None:
@@ -322,12 +322,7 @@ class Rings:
     def _too_much(self, ring: Ring, news: Sequence[str], why: str) -> DeviceLost:
         """The error for a loss that cannot be mended."""
         device = next((each for each in news if ring.held_by(each)), news[0] if news else "")
-        what = f"{device} is lost ({self._lost.get(device, '')})"
-        held = ring.held_by(device)
-        if held:
-            stage = ring.plan[held[0]]
-            units = f"units {stage.first_unit} to {stage.last_unit}"
-            what += f", and with it stage {held[0] + 1} of {len(ring.plan)} ({units})"
+        what = f"{device} is lost ({self._lost.get(device, '')}){ring.what_goes_with(device)}"
         return DeviceLost(f"{what}, and the others cannot take over: {why}", device)
 
 

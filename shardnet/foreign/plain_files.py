@@ -40,6 +40,12 @@ def is_there(path: str | Path) -> bool:
     return os.path.exists(path)
 
 
+def named_anywhere(name: str | Path) -> str:
+    """What a user typed, fit for a process in another folder: the whole path where something lies there."""
+    path = user_path(name)
+    return str(path.absolute()) if is_there(path) else str(name)
+
+
 def is_folder(path: str | Path) -> bool:
     """Whether it is a folder; never raises."""
     return os.path.isdir(path)

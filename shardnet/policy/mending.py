@@ -8,7 +8,7 @@ nothing else, so it may be asked again at any time: after a further loss, or whe
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
 
@@ -46,14 +46,6 @@ def pieces(stages: Sequence[StagePlan], gone: Collection[int], plan: Plan) -> tu
     return tuple(found)
 
 
-class History(NamedTuple):
-    """What the source knows of a session that is under way."""
-
-    ids: tuple[int, ...]
-    """Of its prompt, and of its answer so far."""
-    num_prompt: int
-
-
 class Opening(NamedTuple):
     """A session is to be opened at a stage."""
 
@@ -87,22 +79,22 @@ class CatchUp:
 
     histories: Mapping[int, tuple[int, ...]]
     """The ids of each session, as the one knows them who knows most."""
-    openings: tuple[Opening, ...] = field(default=())
-    resendings: tuple[Resending, ...] = field(default=())
-    feedings: tuple[Feeding, ...] = field(default=())
+    openings: tuple[Opening, ...]
+    resendings: tuple[Resending, ...]
+    feedings: tuple[Feeding, ...]
 
 
-def catch_up(known: Mapping[int, History], standings: Sequence[Mapping[int, SessionStanding]]) -> CatchUp:
+def catch_up(known: Mapping[int, tuple[int, ...]], standings: Sequence[Mapping[int, SessionStanding]]) -> CatchUp:
     """What the stages of a ring lack.
 
     Args:
-        known: by session, those that are to go on.
+        known: by session, those that are to go on, with the ids of prompt and answer that the source knows.
         standings: of each stage in order, by session; sessions that are not open there are missing.
 
     Whoever sampled last is among the first stage, the last one and the source: a token is told to the source and to the
     first stage. Where the last stage died between the two, the longer history is the true one.
     """
-    histories = {session: _longest(session, history, standings) for session, history in known.items()}
+    histories = {session: _longest(session, ids, standings) for session, ids in known.items()}
     openings: list[Opening] = []
     resendings: list[Resending] = []
     feedings: list[Feeding] = []
@@ -119,9 +111,8 @@ def catch_up(known: Mapping[int, History], standings: Sequence[Mapping[int, Sess
     return CatchUp(histories, tuple(openings), tuple(resendings), tuple(feedings))
 
 
-def _longest(session: int, history: History, standings: Sequence[Mapping[int, SessionStanding]]) -> tuple[int, ...]:
+def _longest(session: int, ids: tuple[int, ...], standings: Sequence[Mapping[int, SessionStanding]]) -> tuple[int, ...]:
     """The ids of a session: what the source knows, and what ring's ends know beyond."""
-    ids = history.ids
     for end in (standings[0], standings[-1]):
         standing = end.get(session)
         if standing is not None and standing.ids_from <= len(ids):

@@ -14,7 +14,8 @@ from shardnet.process.state_folder import LOCK
 DOOR = "door"
 MARK = "cluster"
 """An empty file that tells a state folder from others that a door may be in."""
-_UNIX = "unix:"
+UNIX = "unix:"
+"""With which the endpoint of a door begins that is a socket on this machine."""
 
 
 def default_folder() -> Path:
@@ -40,15 +41,15 @@ def folder_of(address: str | Path | None) -> Path | None:
     if not address or not isinstance(address, (str, Path)):
         return None
     address = str(address)
-    if address.startswith(_UNIX):
-        folder = user_path(address.removeprefix(_UNIX)).parent
+    if address.startswith(UNIX):
+        folder = user_path(address.removeprefix(UNIX)).parent
         return folder if (folder / MARK).is_file() else None
     return user_path(address) if os.sep in address or is_folder(user_path(address)) else None
 
 
 def endpoint_in(folder: Path) -> str:
     """Of the door in a state folder."""
-    return f"{_UNIX}{folder.absolute() / DOOR}"
+    return f"{UNIX}{folder.absolute() / DOOR}"
 
 
 def mark(folder: Path) -> None:

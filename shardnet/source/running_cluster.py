@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,14 @@ from shardnet.checks import whole_number
 from shardnet.cluster.load_options import LoadOptions
 from shardnet.cluster.model import Model
 from shardnet.errors import BadRequest, JoinFailed
-from shardnet.foreign.plain_files import is_there, user_path
+from shardnet.foreign.plain_files import named_anywhere
 from shardnet.foreign.quoting import counted, quoted
 from shardnet.loader import read_tokenizer, require_copy
 from shardnet.options import takes
 from shardnet.process.cache_folder import cache_folder
 from shardnet.process.forks import Birthplace
 from shardnet.process.lasting import endpoint_in, require_running
-from shardnet.progress import Progress, progress_bars
+from shardnet.progress import Progress, shown
 from shardnet.source.connection import Connection
 from shardnet.source.remote_deployment import TICKET_BITS, RemoteDeployment
 from shardnet.transport import RpcTransport
@@ -113,11 +113,10 @@ class RunningCluster:
                 raise BadRequest(
                     f"{name} is up to the process that coordinates this cluster. Leave it out.", option=name
                 )
-        path = user_path(model)
-        named = str(path.absolute()) if is_there(path) else str(model)
+        named = named_anywhere(model)
         keywords = {name: asked[name] for name in asked.keys() if name not in NOT_SENT}  # noqa: SIM118
         ticket = secrets.randbits(TICKET_BITS)
-        with _shown(asked.progress) as told:
+        with shown(asked.progress) as told:
             while not self._look_at_load(ticket, named, keywords, told):
                 time.sleep(LOOK_AGAIN_S)
         return self.model
@@ -186,7 +185,7 @@ class RunningCluster:
 
     def _wait_for(self, num_devices: int, progress: Progress | None) -> None:
         deadline_s = time.monotonic() + DEVICES_S
-        with _shown(progress) as told:
+        with shown(progress) as told:
             while (present := len(self.devices)) < num_devices:
                 told("waiting for devices", present, num_devices)
                 if time.monotonic() > deadline_s:
@@ -196,7 +195,3 @@ class RunningCluster:
                     )
                 time.sleep(LOOK_AGAIN_S)
             told("waiting for devices", num_devices, num_devices)
-
-
-def _shown(progress: Progress | None) -> AbstractContextManager[Progress]:
-    return nullcontext(progress) if progress is not None else progress_bars()

@@ -25,5 +25,5 @@ class Event:
 
 def units_of(stages: Iterable[StagePlan]) -> str:
     """In words: "units 10-14 and 20"."""
-    ranges = [f"{each.first_unit}-{each.last_unit}" if each.num_units > 1 else str(each.first_unit) for each in stages]
+    ranges = [each.units for each in stages]
     return ("units " if len(ranges) > 1 or "-" in ranges[0] else "unit ") + " and ".join(ranges)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shardnet.plan import Plan, StagePlan, stages_from_counts
-from shardnet.policy.mending import History, Piece, catch_up, pieces
+from shardnet.policy.mending import Piece, catch_up, pieces
 from shardnet.transport.messages import SessionStanding
 
 NUM_PROMPT = 3
@@ -87,7 +87,7 @@ def test_every_ring_goes_on_where_it_stood(broken: tuple[list[Books], list[int]]
     standings = [
         {1: stage.standing(index == 0, index == last)} if stage.is_open else {} for index, stage in enumerate(ring)
     ]
-    needed = catch_up({1: History(tuple(known), NUM_PROMPT)}, standings)
+    needed = catch_up({1: tuple(known)}, standings)
     ids = list(needed.histories[1])
     assert ids == [token_at(position) for position in range(len(ids))]
     assert len(ids) >= max(len(known), len(ring[0].came))

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from shardnet.errors import UsageError
 from shardnet.foreign.quoting import quoted
-
-UNIX = "unix:"
+from shardnet.process.lasting import UNIX
 
 
 def path_in(endpoint: str) -> Path | None:

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from shardnet.errors import UsageError
+from shardnet.process.lasting import DOOR, UNIX
 from shardnet.process.ownership import require_own
 from shardnet.process.scratch import ScratchFolder
 from shardnet.process.state_folder import StateFolder
-from shardnet.transport.door.endpoint import UNIX, join_endpoint
+from shardnet.transport.door.endpoint import join_endpoint
 from shardnet.transport.door.key import own_key
 
 _MAPPED = "::ffff:"
@@ -25,7 +26,7 @@ _MAPPED = "::ffff:"
 BACKLOG = 128
 MOST_PATH_BYTES = 100
 """Of a Unix socket's path, by Linux 107."""
-_PREFIX, _NAME = "shardnet-door-", "door"
+_PREFIX = "shardnet-door-"
 _DEAD_AFTER = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 60_000}
 """A host that is gone without a word is noticed after a minute. For a frozen process, its kernel answers.
 
@@ -56,7 +57,7 @@ def listen_for_user() -> Listener:
             listener = ends.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
             folder = ScratchFolder(_PREFIX, parent)
             ends.callback(folder.remove)
-            path = folder.path / _NAME
+            path = folder.path / DOOR
             with short_path(path) as name:
                 listener.bind(name)
             listener.listen(BACKLOG)
@@ -74,7 +75,7 @@ def listen_in(folder: StateFolder) -> Listener:
     Raises:
         UsageError: there is no room for a socket, or something else has its name.
     """
-    path = folder.path / _NAME
+    path = folder.path / DOOR
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         if path.is_socket():  # of a process that was killed: this one holds the folder

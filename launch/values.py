@@ -1,0 +1,32 @@
+"""What several commands ask alike, and what it may be."""
+
+from __future__ import annotations
+
+import os
+
+from shardnet.errors import BadRequest
+from shardnet.foreign.quoting import counted, quoted
+from shardnet.loader.sources import EMBEDDED_NAME
+
+MODEL_HELP = f"A folder in Hugging Face layout, a .gguf file, a hub id, or {EMBEDDED_NAME} (installed already)."
+
+
+def require_model(option: str, model: str) -> None:
+    """
+    Raises:
+        BadRequest: no model is named.
+    """
+    if not model.strip():
+        raise BadRequest(f"{option} must not be empty; give a folder, a .gguf file, or a hub id.")
+
+
+def require_threads(threads: int | None) -> None:
+    """
+    Raises:
+        BadRequest: this machine has fewer cores.
+    """
+    num_cores = os.cpu_count() or 1
+    if threads is not None and threads > num_cores:
+        raise BadRequest(
+            f"--threads is {quoted(threads)}, but this machine has {counted(num_cores, 'cores')}; use fewer."
+        )
