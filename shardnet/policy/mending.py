@@ -47,7 +47,7 @@ def pieces(stages: Sequence[StagePlan], gone: Collection[int], plan: Plan) -> tu
 
 
 class Opening(NamedTuple):
-    """A session is to be opened at a stage."""
+    """A session is to be opened at a stage; anew, where it is open there."""
 
     stage: int
     session: int
@@ -58,7 +58,8 @@ class Opening(NamedTuple):
 class Resending(NamedTuple):
     """A stage is to send again what it has sent of a session, from a position on: what the next stage lacks.
 
-    Every stage is told, also where that is nothing: it reckons by this with what the next stage has.
+    Every stage is told, also where that is nothing: it reckons by this with what the next stage has. Behind the last
+    stage comes the first.
     """
 
     stage: int
@@ -93,6 +94,9 @@ def catch_up(known: Mapping[int, tuple[int, ...]], standings: Sequence[Mapping[i
 
     Whoever sampled last is among the first stage, the last one and the source: a token is told to the source and to the
     first stage. Where the last stage died between the two, the longer history is the true one.
+
+    A stage that has not kept what the next one lacks computes the session anew from the beginning: so the one before it
+    must have kept all, and so on towards the first stage, which is sent ids.
     """
     histories = {session: _longest(session, ids, standings) for session, ids in known.items()}
     openings: list[Opening] = []
@@ -100,15 +104,27 @@ def catch_up(known: Mapping[int, tuple[int, ...]], standings: Sequence[Mapping[i
     feedings: list[Feeding] = []
     last = len(standings) - 1
     for session, ids in histories.items():
-        lengths = [each[session].length if session in each else 0 for each in standings]
+        lengths = _lengths(session, standings)
         for stage, standing in enumerate(standings):
-            if session not in standing:
+            if session not in standing or standing[session].length > lengths[stage]:
                 openings.append(Opening(stage, session, lengths[stage + 1] if stage < last else 0))
-            if stage < last:
-                resendings.append(Resending(stage, session, lengths[stage + 1]))
+            resendings.append(Resending(stage, session, lengths[stage + 1] if stage < last else lengths[0]))
         if lengths[0] < len(ids):
             feedings.append(Feeding(session, lengths[0]))
     return CatchUp(histories, tuple(openings), tuple(resendings), tuple(feedings))
+
+
+def _lengths(session: int, standings: Sequence[Mapping[int, SessionStanding]]) -> list[int]:
+    """How many tokens of a session each stage goes on from: 0 where it is not open, or is to be opened anew.
+
+    The last stage never is: what it has sent are ids, which others know, too.
+    """
+    lengths = [each[session].length if session in each else 0 for each in standings]
+    for stage in reversed(range(len(standings) - 1)):
+        standing = standings[stage].get(session)
+        if standing is not None and lengths[stage + 1] < min(standing.kept_from, standing.length):
+            lengths[stage] = 0
+    return lengths
 
 
 def _longest(session: int, ids: tuple[int, ...], standings: Sequence[Mapping[int, SessionStanding]]) -> tuple[int, ...]:

@@ -68,15 +68,19 @@ class LiveSessions:
     def open(self, spec: SessionSpec, sampler: Sampler | None) -> None:
         """Reserve the session's memory. May be asked twice, and has no effect then.
 
+        One that is open, and of which what was sent is not kept from `send_from` on, begins anew.
+
         Raises:
             KVMemorySpent: it does not fit beside those of the other sessions.
-            BadRequest: the session was closed already: this order was overtaken.
+            BadRequest: the session was closed already: this order was overtaken. Or it is open, and keeps what it must.
         """
         if spec.session in self._closed:
             raise BadRequest(f"Session {spec.session} was closed before it was opened here.")
         live = self._open.get(spec.session)
         if live is not None and live.spec == spec:
             return
+        if live is not None and live.sampler is None and live.kept_from > spec.send_from:
+            self._leave(spec.session)
         kv = self._kv.open(spec.session, spec.capacity_tokens)
         kept_from = 0 if sampler is None else spec.sample_from
         next_sent = max(spec.send_from, kept_from)
@@ -86,12 +90,7 @@ class LiveSessions:
         """Free their memory; unknown ones are not opened any more."""
         self._closed.extend(sessions)
         for session in sessions:
-            if self._open.pop(session, None) is None:
-                continue
-            if session not in self._in_step:
-                self._kv.close(session)
-            elif (leaving := self._kv.forget(session)) is not None:
-                self._leaving.append(leaving)
+            self._leave(session)
 
     def close_all(self) -> None:
         self.close(list(self._open))
@@ -117,10 +116,10 @@ class LiveSessions:
         self._in_step = frozenset(part.session for part in parts)
         return [self._open[part.session] for part in parts]
 
-    def advance(self, parts: Sequence[Part]) -> None:
-        """Count the tokens that a step has appended."""
-        for part in parts:
-            if part.session in self._open:
+    def advance(self, parts: Sequence[Part], sessions: Sequence[LiveSession]) -> None:
+        """Count the tokens that a step of these sessions has appended."""
+        for part, session in zip(parts, sessions, strict=True):
+            if self._open.get(part.session) is session:
                 self._kv.advance(part.session, part.num_tokens)
 
     def end_step(self) -> None:
@@ -129,3 +128,12 @@ class LiveSessions:
         leaving, self._leaving = self._leaving, []
         for session in leaving:
             self._kv.free(session)
+
+    def _leave(self, session: int) -> None:
+        """Free its memory, when the step that it may be in has ended; nothing where it is not open."""
+        if self._open.pop(session, None) is None:
+            return
+        if session not in self._in_step:
+            self._kv.close(session)
+        elif (leaving := self._kv.forget(session)) is not None:
+            self._leaving.append(leaving)

@@ -331,7 +331,7 @@ class Stage:
             self._onward.send_hidden(step, hidden)
         self._log.keep(step.work.parts, step.sessions, step.work.rows, hidden)
         with self._ready:
-            self._sessions.advance(step.work.parts)
+            self._sessions.advance(step.work.parts, step.sessions)
         num_tokens = sum(part.num_tokens for part in step.work.parts)
         self.recorder.compute(step.start_ns, step.end_ns, num_tokens=num_tokens, num_sessions=len(step.sessions))
 

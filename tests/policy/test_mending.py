@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shardnet.plan import Plan, StagePlan, stages_from_counts
-from shardnet.policy.mending import Piece, catch_up, pieces
+from shardnet.policy.mending import Opening, Piece, catch_up, pieces
 from shardnet.transport.messages import SessionStanding
 
 NUM_PROMPT = 3
@@ -38,6 +38,7 @@ class Books:
     """A stage that counts: row p of a session is applied in order and once."""
 
     length: int = 0
+    kept_from: int = 0
     send_from: int = 0
     came: list[int] = field(default_factory=list)
     sampled_from: int = 0
@@ -52,7 +53,11 @@ class Books:
         if is_last:
             beyond = [token for at, token in enumerate(self.sampled, self.sampled_from) if at >= len(ids)]
             ids_from, ids = (0, ids + beyond) if is_first else (self.sampled_from, list(self.sampled))
-        return SessionStanding(1, self.length, ids_from, tuple(ids))
+        return SessionStanding(1, self.length, ids_from, tuple(ids), self.sampled_from if is_last else self.kept_from)
+
+    def open(self, send_from: int) -> None:
+        """Also anew."""
+        self.length, self.kept_from, self.send_from, self.is_open = 0, 0, send_from, True
 
 
 def token_at(position: int) -> int:
@@ -62,12 +67,15 @@ def token_at(position: int) -> int:
 
 @st.composite
 def broken_rings(draw: st.DrawFn) -> tuple[list[Books], list[int]]:
-    """A ring of which any stages were replaced by empty ones, at any moment, and the ids that the source knows."""
+    """A ring of which any stages were replaced by empty ones, at any moment, and the ids that the source knows.
+
+    Stages may have forgotten some of what they sent: those that followed others, or whose last block moved.
+    """
     num_stages = draw(st.integers(1, 5))
     num_ids = draw(st.integers(NUM_PROMPT, 9))
     ids = [token_at(position) for position in range(num_ids)]
     lengths = sorted(draw(st.lists(st.integers(0, num_ids), min_size=num_stages, max_size=num_stages)), reverse=True)
-    ring = [Books(length) for length in lengths]
+    ring = [Books(length, draw(st.sampled_from((0, 0, length, draw(st.integers(0, length)))))) for length in lengths]
     sampled = ids[NUM_PROMPT:] + ([token_at(num_ids)] if lengths[-1] == num_ids else [])
     ring[-1].sampled_from, ring[-1].sampled = NUM_PROMPT, sampled
     ring[0].came = ids[: draw(st.integers(max(lengths[0], NUM_PROMPT), num_ids))]
@@ -91,19 +99,44 @@ def test_every_ring_goes_on_where_it_stood(broken: tuple[list[Books], list[int]]
     ids = list(needed.histories[1])
     assert ids == [token_at(position) for position in range(len(ids))]
     assert len(ids) >= max(len(known), len(ring[0].came))
+    present = [stage.is_open for stage in ring]
     for opening in needed.openings:
-        ring[opening.stage].is_open = True
-        ring[opening.stage].send_from = opening.send_from
+        if present[opening.stage]:
+            assert opening.stage < last and lacks(ring, opening.stage), "what can be sent again is not computed again"
+    for opening in needed.openings:
+        ring[opening.stage].open(opening.send_from)
     assert all(stage.is_open for stage in ring)
-    wires: list[set[int]] = [set(range(len(ids))) & set(range(len(ring[0].came)))] + [set() for _ in ring[1:]]
+    came = range(min(len(ids), len(ring[0].came)))
+    wires: list[set[int]] = [set(came)] + [set() for _ in ring[1:]]
     for feeding in needed.feedings:
         wires[0] |= set(range(feeding.position, len(ids)))
+    assert [stage for stage, _, _ in needed.resendings] == list(range(len(ring))), "each reckons with what the next has"
     for stage, _, position in needed.resendings:
-        ring[stage].send_from = position
-        wires[stage + 1] |= set(range(position, ring[stage].length))
+        assert position == ring[(stage + 1) % len(ring)].length
+        if stage < last:
+            assert position >= min(ring[stage].kept_from, ring[stage].length), "what is kept no more is not asked for"
+            ring[stage].send_from = position
+            wires[stage + 1] |= set(range(position, ring[stage].length))
     for index, stage in enumerate(ring):
         while stage.length in wires[index]:
             if index < last and stage.length >= stage.send_from:
                 wires[index + 1].add(stage.length)
             stage.length += 1
     assert all(stage.length >= len(ids) for stage in ring), "every stage has all tokens that are known"
+
+
+def lacks(ring: list[Books], stage: int) -> bool:
+    """Whether a stage has not kept what the next one needs: what that lacks, or all, where that begins anew, too."""
+    behind = ring[stage + 1]
+    begins_anew = not behind.is_open or (stage + 2 < len(ring) and lacks(ring, stage + 1))
+    return (0 if begins_anew else behind.length) < ring[stage].kept_from
+
+
+def test_who_has_not_kept_what_the_next_lacks_begins_anew_and_so_on_towards_the_first() -> None:
+    """Of four stages the third has kept nothing and the last one lacks two tokens; the second lacks its beginning."""
+    lengths, kept_from = (9, 9, 8, 6), (0, 3, 8, 5)
+    standings = [{1: SessionStanding(1, length, 0, (), kept)} for length, kept in zip(lengths, kept_from, strict=True)]
+    needed = catch_up({1: tuple(range(9))}, standings)
+    assert needed.openings == (Opening(1, 1, 0), Opening(2, 1, 6))
+    assert [position for _, _, position in needed.resendings] == [0, 0, 6, 9]
+    assert needed.feedings == ()

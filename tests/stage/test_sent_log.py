@@ -16,6 +16,8 @@ from shardnet.errors import BadRequest, KVMemorySpent
 from shardnet.models import Segment, Shard
 from shardnet.stage.budget import MemoryBudget
 from shardnet.stage.cache import KVCache
+from shardnet.stage.extent import Kept
+from shardnet.stage.live_sessions import LiveSessions
 from shardnet.stage.moving import put_block, take_block
 from shardnet.stage.stage import Stage
 from shardnet.transport.messages import MAX_BULK_HOPS, Part, Wanted
@@ -281,6 +283,35 @@ def test_a_stage_that_is_first_and_last_knows_what_either_knows(whole: Stage, ro
     assert standing(whole, 2)[1:4] == (5, 0, tuple(prompt))
 
 
+@pytest.mark.parametrize("is_whole", [False, True])
+def test_ids_that_are_sent_again_do_no_harm_at_the_first_stage(
+    first: Stage, last: Stage, whole: Stage, road: Road, is_whole: bool
+) -> None:
+    """Neither those that it has, nor those that it has not come to, nor a ring of one stage's own."""
+    head, begin = (whole, whole) if is_whole else (last, first)
+    prompt = torch.tensor([5, 6, 7, 8, 9])
+    for stage in {head, begin}:
+        stage.open_session(spec(1, 5, 4))
+    feed(begin, 1, 0, prompt, nothing)
+    applied, ids = 0, []
+    while len(road.told) < 4:
+        for sent in road.take_all():
+            (sent.on_taken or nothing)()
+            if sent.rows.dtype != torch.int64:
+                feed(last, 1, sent.parts[0].position, sent.rows, nothing)
+                continue
+            ids += [(at, int(row)) for at, row in rows_by_position([sent], 1).items()]
+            for position, token_id in ids:
+                feed(begin, 1, position, torch.tensor([token_id]))
+        if standing(begin, 1).length > applied:
+            applied = standing(begin, 1).length
+            resend(head, (1, min(applied, 5)))
+    known = [token.token_id for token in road.told]
+    assert standing(begin, 1).ids[:8] == (*prompt.tolist(), *known[:3])
+    assert len(ids) > len(set(ids)), "some were sent again"
+    assert sorted({at for at, _ in ids}) == [5, 6, 7], "the answer's last one does not go on"
+
+
 def test_what_is_kept_travels_in_the_wire_dtype(middle_shard: Shard, road: Road) -> None:
     with stage_of(middle_shard, road, wire_dtype=torch.bfloat16) as stage:
         stage.open_session(spec(1, 6))
@@ -338,6 +369,52 @@ def test_behind_a_block_that_moved_nothing_is_sent_again(middle: Stage, road: Ro
         again = taken(road, 4)
         assert same(rows_by_position(again, 1), rows_by_position(sent, 1))
         assert sorted(rows_by_position(again, 2)) == [3, 4, 5]
+
+
+def test_a_session_of_which_too_little_is_kept_begins_anew(middle: Stage, road: Road) -> None:
+    """Also in the midst of a step of it; to ask for what is there already changes nothing."""
+    rows = hidden(30)
+    middle.open_session(spec(1, 30))
+    feed(middle, 1, 0, rows[:12], nothing)
+    sent = taken(road, 12)
+    reserved = middle.usage()
+    middle.between_steps(middle.forget_sent).result(timeout=5)
+    with pytest.raises(BadRequest, match="open already"):
+        middle.open_session(spec(1, 30, send_from=12))
+    feed(middle, 1, 12, rows[12:], nothing)
+    anew = spec(1, 30, send_from=2)._replace(sample_from=31)
+    middle.open_session(anew)
+    middle.open_session(anew)
+    road.take_all()
+    resend(middle, (1, 2))
+    assert standing(middle, 1)[1:] == (0, 0, (), 0) and middle.usage() == reserved
+    feed(middle, 1, 0, rows[:12], nothing)
+    again = taken(road, 28)
+    middle.open_session(anew)
+    assert standing(middle, 1).length == 30
+    expected = {at: row for at, row in rows_by_position(sent, 1).items() if at >= 2}
+    found = rows_by_position(again, 1)
+    assert sorted(found) == list(range(2, 30))
+    assert same({at: found[at] for at in expected}, expected)
+
+
+def test_a_step_counts_for_the_session_that_it_began_with() -> None:
+    kv = KVCache([], torch.float32, kept=Kept(HIDDEN, torch.float32, 0))
+    sessions = LiveSessions(kv)
+    sessions.open(spec(1, 8), None)
+    parts = [Part(1, 0, 4)]
+    sessions.advance(parts, sessions.begin_step(parts))
+    sessions.end_step()
+    parts = [Part(1, 4, 2)]
+    in_step = sessions.begin_step(parts)
+    in_step[0].kept_from = 4
+    sessions.open(spec(1, 8, send_from=1), None)
+    sessions.advance(parts, in_step)
+    [anew] = sessions.all()
+    assert anew is not in_step[0] and (anew.kv.length, anew.kept_from) == (0, 0)
+    sessions.end_step()
+    sessions.close([1])
+    assert kv._extents == [] and kv.reserved_bytes == 0
 
 
 def test_no_block_moves_while_its_results_are_sent_again(middle: Stage, road: Road) -> None:
