@@ -2,25 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 from shardnet.cluster.load_options import LoadOptions
 from shardnet.errors import BadRequest
-from shardnet.launch.cluster.tables import show_status
 from shardnet.source.running_cluster import RunningCluster
-from shardnet.transport.source_messages import ClusterStatus
-
-
-def status(folder: Path, *, as_json: bool) -> None:
-    """Show how the cluster is."""
-    with RunningCluster.connect(folder) as cluster:
-        found = cluster.status()
-    if as_json:
-        print(json.dumps(as_object(found)))
-    else:
-        show_status(found)
 
 
 def load(folder: Path, model: str, options: LoadOptions) -> None:
@@ -55,15 +41,6 @@ def remove(folder: Path, name: str) -> None:
     with RunningCluster.connect(folder) as cluster:
         cluster.remove(name)
     print(f"{name} is struck off.")
-
-
-def as_object(status: ClusterStatus) -> dict[str, Any]:
-    """What `--json` prints."""
-    return {
-        **status._asdict(),
-        "members": [member._asdict() for member in status.members],
-        "sessions": [session._asdict() for session in status.sessions],
-    }
 
 
 def _only_one(devices: tuple[str, ...]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Annotated
 
@@ -24,11 +25,13 @@ from shardnet.launch.cluster.options import (
     UpOptions,
     WhichModel,
 )
+from shardnet.launch.cluster.tables import show_status
 from shardnet.launch.flags import Here, Only, flattened
 from shardnet.loader import glance_at_once
 from shardnet.process.imports import importing
 from shardnet.process.lasting import is_running
 from shardnet.process.surroundings import require_address_space
+from shardnet.source.glance import glance
 
 BY_COMMAND = ("dtype", "wire_dtype", "placement", "objective", "in_flight", "context_tokens")
 """Of the options of a load. A split by hand is for those who know the order of the devices: Python."""
@@ -94,10 +97,11 @@ def remove(which: OneDevice, where: ClusterOptions) -> None:
 
 def status(where: ClusterOptions, output: ResultOutput) -> None:
     """Show the devices of a cluster, what they hold, and who asks it."""
-    folder = where.running_folder()
-    from shardnet.launch.cluster.ask import status as run
-
-    run(folder, as_json=output.json)
+    found = glance(where.running_folder())
+    if output.json:
+        print(json.dumps(found))
+    else:
+        show_status(found)
 
 
 def load(

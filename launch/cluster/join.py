@@ -18,11 +18,12 @@ from shardnet.process.lasting import endpoint_in
 from shardnet.process.signals import until_signalled
 from shardnet.profiling.cores import max_threads
 
-KEEP_S = 60.0
+KEEP_S = 600.0
 """How long to look for a cluster that is gone: a coordinator that was killed may be started again."""
 _SENTENCES = {
     "joined": "{name} has joined the cluster in {folder}. What is loaded next uses it; Ctrl-C leaves.",
-    "gone": "The cluster in {folder} is gone. {name} looks for it for a minute.",
+    "holds": "{name} holds {what}.",
+    "gone": "The cluster in {folder} is gone. {name} looks for it for ten minutes.",
     "back": "The cluster in {folder} is back.",
     "struck off": "{name} was silent for too long, and was struck off. It joins anew.",
     "left": "{name} has left.",
@@ -44,7 +45,7 @@ def run(folder: Path, asked: OwnDeviceOptions, *, as_json: bool) -> None:
             with until_signalled():
                 serve(endpoint_in(folder), name, threads, KEEP_S, asked.most_memory_bytes, told)
                 return
-            told("left")
+            told("left", "")
             return
         except NameTaken:
             if asked.name is not None:
@@ -59,6 +60,6 @@ def _names(name: str | None) -> Iterator[str]:
         yield from (f"{base}-{number}" for number in count(2))
 
 
-def _tell(event: str, *, name: str, folder: Path, as_json: bool) -> None:
-    text = _SENTENCES[event].format(name=name, folder=shortened(str(folder)))
+def _tell(event: str, what: str, *, name: str, folder: Path, as_json: bool) -> None:
+    text = _SENTENCES[event].format(name=name, what=what or "nothing any more", folder=shortened(str(folder)))
     tell({"event": event, "text": text, "device": name}, as_json=as_json)

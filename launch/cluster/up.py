@@ -14,7 +14,9 @@ from shardnet.cluster.load_options import LoadOptions
 from shardnet.coordinator.attendance import HAS_ENDED
 from shardnet.coordinator.coordinator import Coordinator
 from shardnet.coordinator.events import ClusterEvent
-from shardnet.coordinator.own_device import OwnDevice
+from shardnet.coordinator.own_device import OwnDevice, Wanted, start_or_find
+from shardnet.coordinator.status import as_object
+from shardnet.coordinator.status_socket import StatusSocket
 from shardnet.errors import JoinFailed, UsageError
 from shardnet.foreign.plain_files import named_anywhere
 from shardnet.foreign.quoting import shortened
@@ -25,6 +27,7 @@ from shardnet.process.signals import until_signalled
 from shardnet.profiling.cores import max_threads
 from shardnet.progress import progress_bars
 from shardnet.transport import serve_door
+from shardnet.transport.door.door import Door
 
 JOIN_S = 60.0
 LOOK_EVERY_S = 0.1
@@ -46,9 +49,11 @@ def run(model: str, folder: Path, device: OwnDeviceOptions | None, options: Load
     with ExitStack() as resources:
         door = resources.enter_context(serve_door(folder=folder))
         mark(folder)
-        own = None if device is None else resources.enter_context(_own_device(folder, door.endpoint, device))
+        own = None if device is None else resources.enter_context(_own_device(door, device))
         how_it_ended = (lambda name: HAS_ENDED) if own is None else own.how_it_ended
         coordinator = resources.enter_context(Coordinator.join(door.endpoint, told.events.put, how_it_ended))
+        assert door.folder is not None, "it was opened in one"
+        resources.enter_context(StatusSocket(door.folder, lambda: as_object(coordinator.status())))
         told.begin(folder, door.endpoint)
         if own is not None:
             _wait_for(own, coordinator, told)
@@ -95,9 +100,10 @@ class _Told:
             print("The cluster has ended.", flush=True)
 
 
-def _own_device(folder: Path, endpoint: str, asked: OwnDeviceOptions) -> OwnDevice:
-    threads = asked.threads or max_threads()
-    return OwnDevice(folder, endpoint, asked.name or machine_name(), threads, asked.most_memory_bytes)
+def _own_device(door: Door, asked: OwnDeviceOptions) -> OwnDevice:
+    assert door.folder is not None, "it was opened in one"
+    wanted = Wanted(asked.name or machine_name(), asked.threads or max_threads(), asked.most_memory_bytes)
+    return start_or_find(door.folder, door.endpoint, wanted)
 
 
 def _wait_for(own: OwnDevice, coordinator: Coordinator, told: _Told) -> None:

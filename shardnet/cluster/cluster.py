@@ -311,7 +311,7 @@ class Cluster:
             return
         # The others may take 2 s to hear of it, and the watch must notice the next death meanwhile.
         eviction = threading.Thread(target=self._strike_off, args=(device,), name="shardnet-evict", daemon=True)
-        self._evictions.append(eviction)
+        self._evictions = [*(each for each in self._evictions if each.is_alive()), eviction]
         eviction.start()
 
     def _strike_off(self, device: str) -> None:

@@ -51,6 +51,11 @@ class Attendance:
         with self._lock:
             self._leaving.add(device)
 
+    def stays(self, device: str) -> None:
+        """It was told to leave, and has not heard it."""
+        with self._lock:
+            self._leaving.discard(device)
+
     def _hear(self, joined: tuple[str, ...], left: tuple[str, ...]) -> None:
         with self._lock:
             for name in left:

@@ -6,11 +6,12 @@ and to `shardnet.policy`.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from shardnet.cluster.cluster import Cluster
@@ -18,6 +19,7 @@ from shardnet.coordinator.attendance import HAS_ENDED, Attendance
 from shardnet.coordinator.desk import SessionDesk
 from shardnet.coordinator.events import ClusterEvent, Tell
 from shardnet.coordinator.loads import Load, Loads
+from shardnet.coordinator.once import Once
 from shardnet.coordinator.status import status_of
 from shardnet.errors import BadRequest, DeviceLost, ShardnetError
 from shardnet.foreign.quoting import quoted
@@ -38,6 +40,7 @@ JOIN_S = 10.0
 LOOK_EVERY_S = 0.25
 ANSWER_S = 2.0
 """How long a device may take to show that it is not to be struck off, and to take it that it shall leave."""
+_log = logging.getLogger(__name__)
 
 
 class Coordinator:
@@ -64,6 +67,7 @@ class Coordinator:
         self._loads = Loads(transport, self._cluster, tell)
         self._desk = SessionDesk(self._loads.loaded, tell, lease_s)
         self._attendance = Attendance(transport, self._cluster, tell, self._loads.look, how_it_ended)
+        self._asked: Once[Future[None]] = Once()
         self._is_closed = threading.Event()
         self._thread = threading.Thread(target=self._look_after, name="shardnet-coordinator", daemon=True)
         for endpoint, handler in (
@@ -73,9 +77,9 @@ class Coordinator:
             ("follow", self._desk.follow),
             ("close_session", self._desk.close_session),
             ("load", self._load),
-            ("unload", self._loads.unload),
-            ("leave", self.leave),
-            ("remove", self.remove),
+            ("unload", self._unload),
+            ("leave", self._leave),
+            ("remove", self._strike_off),
             ("goodbye", self._attendance.goodbye),
             ("reports", self._reports),
             ("reset_reports", self._reset_reports),
@@ -119,7 +123,7 @@ class Coordinator:
 
     def cluster_status(self) -> Future[ClusterStatus]:
         """Who is there, what is loaded, who talks; see `status_of`."""
-        return on_thread("shardnet-status", self._status)
+        return on_thread("shardnet-status", self.status)
 
     def model_info(self) -> ModelInfo:
         """What a source must know of the model.
@@ -139,8 +143,8 @@ class Coordinator:
             context_tokens=model.context_tokens,
         )
 
-    def leave(self, device: str) -> Future[None]:
-        """Tell a device to leave.
+    def leave(self, device: str) -> None:
+        """Tell a device to leave. Waits for it, for seconds.
 
         Raises:
             BadRequest: there is none of that name.
@@ -148,17 +152,28 @@ class Coordinator:
         """
         self._require(device)
         self._attendance.goodbye(device)
-        return on_thread("shardnet-leave", lambda: self._dismiss(device))
+        try:
+            self._transport.call(device, "leave", timeout_s=ANSWER_S).result()
+        except DeviceLost:
+            pass  # it left so quickly that its answer was lost
+        except ShardnetError:
+            self._attendance.stays(device)
+            raise
 
-    def remove(self, device: str) -> Future[None]:
-        """Strike off a device that does not answer.
+    def remove(self, device: str) -> None:
+        """Strike off a device that does not answer. Waits for it, for seconds.
 
         Raises:
             BadRequest: there is none of that name, or it does answer.
             ClusterError: the door does not.
         """
         self._require(device)
-        return on_thread("shardnet-remove", lambda: self._remove(device))
+        try:
+            self._transport.call(device, "describe", timeout_s=ANSWER_S).result()
+        except ShardnetError:
+            self._transport.evict(device)
+        else:
+            raise BadRequest(f"{device} answers. Let it leave in order: shardnet leave {device}")
 
     def close(self) -> None:
         """Close all sessions, unload, and let go of the devices, which stay. Safe to call twice."""
@@ -176,29 +191,29 @@ class Coordinator:
 
     def _look_after(self) -> None:
         while not self._is_closed.wait(LOOK_EVERY_S):
-            self._desk.look(time.monotonic())
-            if self._loads.has_ended():
-                self._loads.look()
+            try:
+                self._desk.look(time.monotonic())
+                if self._loads.has_ended():
+                    self._loads.look()
+            except Exception as error:  # whatever it is, the next look must come
+                _log.error("looking after sources failed: %s: %s", type(error).__name__, error)
 
     def _load(self, ticket: int, model: str, options: LoadKeywords) -> LoadState:
         return self.load(ticket, model, options).state()
+
+    def _unload(self, ticket: int) -> Future[None]:
+        return self._asked.begin(ticket, self._loads.unload)
+
+    def _leave(self, ticket: int, device: str) -> Future[None]:
+        return self._asked.begin(ticket, lambda: on_thread("shardnet-leave", lambda: self.leave(device)))
+
+    def _strike_off(self, ticket: int, device: str) -> Future[None]:
+        return self._asked.begin(ticket, lambda: on_thread("shardnet-remove", lambda: self.remove(device)))
 
     def _require(self, device: str) -> None:
         if device not in self.devices:
             there = f"There are {', '.join(self.devices)}." if self.devices else "There is none."
             raise BadRequest(f"no device of this cluster is called {quoted(device)}. {there}")
-
-    def _dismiss(self, device: str) -> None:
-        with suppress(DeviceLost):  # it left so quickly that its answer was lost
-            self._transport.call(device, "leave", timeout_s=ANSWER_S).result()
-
-    def _remove(self, device: str) -> None:
-        try:
-            self._transport.call(device, "describe", timeout_s=ANSWER_S).result()
-        except ShardnetError:
-            self._transport.evict(device)
-        else:
-            raise BadRequest(f"{device} answers. Let it leave in order: shardnet leave {device}")
 
     def _tell_suspected(self, device: str, why: str) -> None:
         if why:
@@ -217,5 +232,6 @@ class Coordinator:
     def _timeline(self) -> Future[tuple[Track, ...]]:
         return on_thread("shardnet-reports", lambda: self._loads.loaded().model.deployment.ring.timeline().as_tracks())
 
-    def _status(self) -> ClusterStatus:
+    def status(self) -> ClusterStatus:
+        """The same. Waits for the devices, for less than a second."""
         return status_of(self._transport, self._cluster, self._loads, self._attendance.sources, self._desk.sessions())

@@ -144,7 +144,7 @@ class SessionDesk:
 
 def _began(request: SessionRequest) -> ClusterEvent:
     num_tokens = len(request.prompt_ids)
-    text = f"{request.source} asks, in {counted(num_tokens, 'tokens')}."
+    text = f"{request.source} asks: a prompt of {counted(num_tokens, 'tokens')}."
     return ClusterEvent("session began", text, source=request.source, num_tokens=num_tokens)
 
 

@@ -7,8 +7,6 @@ the devices that held it were lost.
 from __future__ import annotations
 
 import copy
-import threading
-from collections import OrderedDict
 from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import replace
@@ -19,6 +17,7 @@ from shardnet.cluster.cluster import Cluster
 from shardnet.cluster.load_options import LoadOptions
 from shardnet.coordinator.events import ClusterEvent, Tell
 from shardnet.coordinator.loaded import Loaded
+from shardnet.coordinator.once import Once
 from shardnet.errors import BadRequest, ClusterError, DoesNotFit, ShardnetError, UsageError
 from shardnet.foreign.quoting import counted
 from shardnet.loader import ModelFiles, open_model
@@ -29,8 +28,6 @@ from shardnet.timeline.events import Event
 from shardnet.transport.base import Transport
 from shardnet.transport.source_messages import LoadState
 
-MOST_REMEMBERED = 64
-"""Loads that are over, whose sources may ask for their end again."""
 END_S = 5.0
 
 
@@ -73,15 +70,13 @@ class Loads:
         self._transport = transport
         self._cluster = cluster
         self._tell = tell
-        self._asked: OrderedDict[int, Load] = OrderedDict()
-        """By ticket, the latest last."""
+        self._asked: Once[Load] = Once()
         self._wanted: Load | None = None
         self._loaded: Loaded | None = None
         self._loading = ""
         self._why_none: ShardnetError | None = None
-        self._lock = threading.Lock()
-        """Of what is written from several threads; all but `_asked` is written by the errands alone."""
         self._errands = Errands("shardnet-loads")
+        """Its thread alone changes what is loaded."""
 
     # ---- what is there ----
 
@@ -120,14 +115,7 @@ class Loads:
         Raises:
             BadRequest: an option is impossible.
         """
-        with self._lock:
-            load = self._asked.get(ticket)
-            if load is None:
-                load = self._asked[ticket] = Load(model, LoadOptions(**options))
-                while len(self._asked) > MOST_REMEMBERED:
-                    self._asked.popitem(last=False)
-                self._errands.do(partial(self._perform, load))
-        return load
+        return self._asked.begin(ticket, lambda: self._begin(Load(model, LoadOptions(**options))))
 
     def unload(self) -> Future[None]:
         """Let go of the model, and of what was wanted."""
@@ -153,6 +141,10 @@ class Loads:
         """Unload, and load nothing more. Safe to call twice."""
         self._errands.do(self._unload)
         self._errands.end(0.0 if self._loading else END_S)  # whoever closes the cluster ends a load
+
+    def _begin(self, load: Load) -> Load:
+        self._errands.do(partial(self._perform, load))
+        return load
 
     # ---- errands ----
 
@@ -192,6 +184,7 @@ class Loads:
             options = replace(load.options, progress=load.tell, on_event=partial(self._hear, files.name))
             model = self._cluster.load(files, **options)
             loaded = self._loaded = Loaded(self._transport.draw("model"), model)
+            self._why_none = None  # the one before may have ended at the last moment
         except Exception as error:
             self._fail(load, files.name, error)
         else:

@@ -1,66 +1,70 @@
-"""The device of the machine that a coordinator runs on: a process of its own, which it starts and ends.
+"""The device of the machine that a coordinator runs on: a process that outlives a coordinator that is killed.
 
-It has a session of its own, so that Ctrl-C in a terminal reaches the coordinator alone, and logs into the state folder.
-It ends when this process is no more, in whatever way.
+It has a session of its own, so that Ctrl-C in a terminal reaches the coordinator alone, and logs into the state folder,
+where a note says which process it is. A coordinator that is started again finds it there, and it comes back to the
+door; where none is, the device looks for the door for a minute and ends. It ends with a coordinator that ends in order.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from shardnet.cluster.local_workers import inherited_pipe, worker_environment
+from shardnet.cluster.local_workers import worker_environment
 from shardnet.coordinator.attendance import HAS_ENDED
-from shardnet.errors import UsageError
+from shardnet.errors import BadConfiguration, UsageError
+from shardnet.foreign.plain_files import read_json
+from shardnet.process.identity import has_ended, number_of, process_of
+from shardnet.process.state_folder import StateFolder
 
 DEVICE_COMMAND = (sys.executable, "-m", "shardnet.device.process")
+NOTE = "own_device.json"
+MOST_NOTE_BYTES = 10_000
+KEEP_S = 60
+"""How long it looks for a door that is gone: no longer than that door, opened again, would wait for it."""
 GOODBYE_S = 2.0
 """How long it may take after SIGTERM, before SIGKILL."""
+KILLED_S = 5.0
+"""How long the system may take to end it then."""
+LOOK_EVERY_S = 0.01
+
+
+class Wanted(NamedTuple):
+    """What the device shall be like."""
+
+    name: str
+    threads: int
+    most_memory_bytes: int | None = None
 
 
 class OwnDevice:
-    """Starts the device. A context manager: leaving it ends the process.
+    """A device process. A context manager: leaving it ends the process. Made by `start_or_find`.
 
-    Raises:
-        UsageError: its log cannot be written.
+    Args:
+        process: as `process.identity` names it; empty where the system does not say.
+        child: the process, where this one has started it.
     """
 
-    def __init__(
-        self, folder: Path, endpoint: str, name: str, threads: int, most_memory_bytes: int | None = None
-    ) -> None:
+    def __init__(self, name: str, log: Path, process: str, child: subprocess.Popen[bytes] | None) -> None:
         self.name = name
-        self._log = folder / f"{name}.log"
-        reading, self._pipe = inherited_pipe()
-        limit = [] if most_memory_bytes is None else ["--memory-bytes", str(most_memory_bytes)]
-        arguments = ["--endpoint", endpoint, "--name", name, "--threads", str(threads), *limit]
-        try:
-            with open(self._log, "wb") as log:
-                self._process = subprocess.Popen(
-                    [*DEVICE_COMMAND, *arguments, "--end-with", str(reading)],
-                    pass_fds=(reading,),
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    env=worker_environment(os.environ, threads),
-                    start_new_session=True,
-                )
-        except OSError as cause:
-            os.close(self._pipe)
-            raise UsageError(f"The log {self._log} cannot be written: {cause.strerror}.") from cause
-        finally:
-            os.close(reading)
+        self._log = log
+        self._process = process
+        self._child = child
 
     @property
     def has_ended(self) -> bool:
-        return self._process.poll() is not None
+        return has_ended(self._process) if self._child is None else self._child.poll() is not None
 
     def how_it_ended(self, device: str) -> str:
         """In words that follow "is lost". Of other devices nothing is known."""
-        code = self._process.poll() if device == self.name else None
+        code = None if self._child is None or device != self.name else self._child.poll()
         if code is None:
             return HAS_ENDED
         if code < 0:
@@ -70,15 +74,11 @@ class OwnDevice:
     def close(self) -> None:
         """Let it leave in order, and kill it where it does not. Safe to call twice."""
         try:
-            self._process.terminate()
-            with suppress(subprocess.TimeoutExpired):
-                self._process.wait(GOODBYE_S)
+            self._signal(signal.SIGTERM)
+            self._ends_within(GOODBYE_S)
         finally:
-            self._process.kill()
-            self._process.wait()
-            pipe, self._pipe = self._pipe, -1
-            if pipe >= 0:
-                os.close(pipe)
+            self._signal(signal.SIGKILL)
+            self._ends_within(KILLED_S)
 
     def __enter__(self) -> OwnDevice:
         return self
@@ -86,9 +86,81 @@ class OwnDevice:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _signal(self, number: signal.Signals) -> None:
+        if self._child is not None:
+            self._child.send_signal(number)
+            return
+        pid = number_of(self._process)
+        if pid is not None and not self.has_ended:
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    def _ends_within(self, timeout_s: float) -> bool:
+        deadline_s = time.monotonic() + timeout_s
+        while not self.has_ended:
+            if time.monotonic() > deadline_s:
+                return False
+            time.sleep(LOOK_EVERY_S)
+        return True
+
     def _last_line(self) -> str:
         try:
             lines = self._log.read_text(errors="replace").strip().splitlines()
         except OSError:
             lines = []
         return f" ({lines[-1].removeprefix('shardnet: ')})" if lines else ""
+
+
+def start_or_find(state: StateFolder, endpoint: str, wanted: Wanted) -> OwnDevice:
+    """The device of this machine: the one that an earlier coordinator has left where it is as wanted, or a new one.
+
+    Raises:
+        UsageError: it cannot be started, or its log cannot be written.
+    """
+    noted = _noted(state)
+    if noted is not None:
+        left, process = noted
+        found = OwnDevice(left.name, _log_of(state, left), process, None)
+        if not found.has_ended and left == wanted:
+            return found
+        found.close()
+    return _start(state, endpoint, wanted)
+
+
+def _start(state: StateFolder, endpoint: str, wanted: Wanted) -> OwnDevice:
+    limit = [] if wanted.most_memory_bytes is None else ["--memory-bytes", str(wanted.most_memory_bytes)]
+    arguments = ["--endpoint", endpoint, "--name", wanted.name, "--threads", str(wanted.threads), *limit]
+    log = _log_of(state, wanted)
+    try:
+        with open(log, "wb") as output:
+            child = subprocess.Popen(
+                [*DEVICE_COMMAND, *arguments, "--keep-s", str(KEEP_S)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=worker_environment(os.environ, wanted.threads),
+                start_new_session=True,
+            )
+    except OSError as cause:
+        raise UsageError(f"The device of this machine cannot be started: {cause}.") from cause
+    device = OwnDevice(wanted.name, log, process_of(child.pid), child)
+    try:
+        state.write(NOTE, json.dumps({**wanted._asdict(), "process": device._process}).encode())
+    except BaseException:
+        device.close()
+        raise
+    return device
+
+
+def _log_of(state: StateFolder, wanted: Wanted) -> Path:
+    return state.path / f"{wanted.name}.log"
+
+
+def _noted(state: StateFolder) -> tuple[Wanted, str] | None:
+    """Which device an earlier coordinator has started; None where there is no note, or none that can be read."""
+    try:
+        note: Any = read_json(state.path / NOTE, MOST_NOTE_BYTES, "the note")
+        wanted = Wanted(str(note["name"]), int(note["threads"]), note["most_memory_bytes"])
+        return wanted, str(note["process"])
+    except (BadConfiguration, KeyError, TypeError, ValueError):
+        return None

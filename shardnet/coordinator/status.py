@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import wait
+from typing import Any
 
 from shardnet.cluster.cluster import Cluster
 from shardnet.coordinator.loads import Loads
@@ -38,6 +39,15 @@ def status_of(
         plan_version=0 if plan is None else plan.version,
         sessions=sessions,
     )
+
+
+def as_object(status: ClusterStatus) -> dict[str, Any]:
+    """The same as JSON has it."""
+    return {
+        **status._asdict(),
+        "members": [member._asdict() for member in status.members],
+        "sessions": [session._asdict() for session in status.sessions],
+    }
 
 
 def _model_of(loads: Loads) -> tuple[str, Plan | None]:

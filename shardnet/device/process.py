@@ -28,15 +28,19 @@ from shardnet.process.ending import orderly_exit
 from shardnet.process.signals import end_at_once
 from shardnet.process.standard_streams import open_closed, say
 from shardnet.process.surroundings import require_address_space
+from shardnet.timeline.events import units_of
 
 if TYPE_CHECKING:
     from shardnet.device.worker import Worker
     from shardnet.transport import RpcTransport
     from shardnet.transport.door.membership import DoorEvent
 
-Tell = Callable[[str], object]
+Tell = Callable[[str, str], object]
+"""Told of an event by a word, and by what goes with it."""
 JOIN_S = 60.0
 GOODBYE_S = 1.0
+LOOK_EVERY_S = 0.5
+"""How often it is looked at what a device holds, to tell it."""
 MOST_KEEP_S = 10**9
 MOST_THREADS = 1024
 """Of computing, for one device. Beyond any machine: a slip of the keys must not fill the system with threads."""
@@ -139,15 +143,15 @@ def serve(
     threads: int,
     keep_s: float = 0.0,
     most_memory_bytes: int | None = None,
-    tell: Tell = lambda event: None,
+    tell: Tell = lambda event, what: None,
 ) -> None:
     """Be a device until it is over. One that the others have struck off, as it was silent for too long, joins anew.
 
     Args:
         keep_s: how long to look for a door that is gone; 0 does not look, and goes on without one.
         most_memory_bytes: what its models may take; None for what there is.
-        tell: told when it has joined ("joined"), when its door is gone and back ("gone", "back"), when it was struck
-            off ("struck off"), and when it has left ("left").
+        tell: told when it has joined ("joined"), what it holds ("holds", with the units, or with nothing), when its
+            door is gone and back ("gone", "back"), when it was struck off ("struck off"), when it has left ("left").
 
     Raises:
         ShardnetError: it could not join, or the door was not found again.
@@ -172,14 +176,24 @@ def serve(
             with here, _goodbye_at_interruption(here):
                 here.on_struck_off(worker.left.set)
                 is_lost = _ends_with_door(here, worker.left, tell) if keep_s else threading.Event()
-                tell("joined")
-                worker.left.wait()
+                tell("joined", "")
+                _tell_what_is_held(worker, tell)
         is_over = not here.struck_off.is_set()
         if is_lost.is_set():
             raise ClusterError(
                 f"The cluster at {endpoint} did not come back within {keep_s:g} s. Start it, and then this device."
             )
-        tell("left" if is_over else "struck off")
+        tell("left" if is_over else "struck off", "")
+
+
+def _tell_what_is_held(worker: Worker, tell: Tell) -> None:
+    """Until the device shall leave."""
+    told = worker.holds()
+    while not worker.left.wait(LOOK_EVERY_S):
+        holds = worker.holds()
+        if holds != told:
+            told = holds
+            tell("holds", units_of(holds) if holds else "")
 
 
 def _joined(endpoint: str, name: str, wait_s: float, keep_s: float, worker: Worker) -> RpcTransport | None:
@@ -204,7 +218,7 @@ def _ends_with_door(here: RpcTransport, left: threading.Event, tell: Tell) -> th
             is_lost.set()
             left.set()
         else:
-            tell(event)
+            tell(event, "")
 
     here.on_door(hear)
     return is_lost

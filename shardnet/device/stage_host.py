@@ -29,7 +29,16 @@ from shardnet.stage.stage import Stage
 from shardnet.timeline.recorder import Recorder
 from shardnet.timeline.spans import SpanTuple
 from shardnet.transport.base import Transport
-from shardnet.transport.messages import RingId, SessionStanding, StageAccount, StageKey, StageSizes, StageSpec, Wanted
+from shardnet.transport.messages import (
+    RingId,
+    RingStop,
+    SessionStanding,
+    StageAccount,
+    StageKey,
+    StageSizes,
+    StageSpec,
+    Wanted,
+)
 
 
 @dataclass(frozen=True)
@@ -76,6 +85,11 @@ class StageHost:
     def key(self) -> StageKey:
         """The place that it sends its results from."""
         return _key(self._spec)
+
+    @property
+    def stop(self) -> RingStop:
+        """What it holds, as its neighbours see it."""
+        return self._spec.ring[self._spec.stage]
 
     @property
     def keep_s(self) -> float:

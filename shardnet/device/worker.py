@@ -23,6 +23,7 @@ from shardnet.device.stage_table import StageTable
 from shardnet.errors import PlanNotInForce
 from shardnet.loader import find_copy, read_config, require_copy
 from shardnet.models import build_skeleton
+from shardnet.plan import StagePlan
 from shardnet.process.cache_folder import cache_folder
 from shardnet.process.threads import on_thread
 from shardnet.profiling.cores import device_kind
@@ -101,6 +102,11 @@ class Worker:
     def name(self) -> str:
         """In the cluster."""
         return self.premises.transport.name
+
+    def holds(self) -> tuple[StagePlan, ...]:
+        """What its running stages hold, in the order of the units."""
+        stops = {host.stop for host in self._stages.hosts() if host.stage is not None}
+        return tuple(StagePlan(*stop) for stop in sorted(stops, key=lambda stop: stop.first_unit))
 
     def describe(self) -> DeviceDescription:
         """What this device is and has now."""

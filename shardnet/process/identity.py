@@ -22,10 +22,24 @@ def process_behind(connection: socket.socket) -> str:
     try:
         credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         pid, _, _ = _CREDENTIALS.unpack(credentials)
+        return process_of(pid)
+    except (OSError, AttributeError):  # no Linux
+        return ""
+
+
+def process_of(pid: int) -> str:
+    """The process that has that number now; empty where the system does not say, or there is none."""
+    try:
         _, begun = _state_of(pid)
         return f"{_boot()} {_namespace()} {pid} {begun}"
-    except (OSError, AttributeError):  # no Linux, or a process of another container
+    except OSError:  # no Linux, or a process of another container
         return ""
+
+
+def number_of(process: str) -> int | None:
+    """The number of a process; None where that is not known."""
+    words = process.split()
+    return int(words[2]) if len(words) == _NUM_WORDS else None
 
 
 def has_ended(process: str) -> bool:

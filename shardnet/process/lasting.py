@@ -11,7 +11,8 @@ from shardnet.foreign.plain_files import is_folder, user_path
 from shardnet.foreign.quoting import shortened
 from shardnet.process.state_folder import LOCK
 
-DOOR = "door"
+DOOR, STATUS = "door", "status"
+"""The sockets in a state folder."""
 MARK = "cluster"
 """An empty file that tells a state folder from others that a door may be in."""
 UNIX = "unix:"

@@ -7,13 +7,13 @@ import time
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Any
 
-from shardnet.errors import BadRequest, CallTimeout, ClusterError, DeviceLost, ShardnetError
+from shardnet.errors import BadRequest, CallTimeout, ClusterError, DeviceLost, Evicted, ShardnetError
 from shardnet.transport.base import Transport
 from shardnet.transport.source_messages import COORDINATOR
 
 AWAY_S = 15.0
 """How long a coordinator may be away: one that was killed is started again within seconds."""
-ENDED_S = 3.0
+ENDED_S = 5.0
 """The same for one that has left in order, or whose place at the door is empty."""
 AGAIN_S = 0.1
 
@@ -75,8 +75,10 @@ class Connection:
 
     def _is_away(self, error: BaseException) -> bool:
         """Whether an error says nothing but that the coordinator did not answer."""
-        if not isinstance(error, ShardnetError) or COORDINATOR not in self.transport.members():
-            return isinstance(error, ShardnetError)
+        if not isinstance(error, ShardnetError) or isinstance(error, Evicted):
+            return False
+        if COORDINATOR not in self.transport.members():
+            return True
         return isinstance(error, (DeviceLost, CallTimeout)) and error.device == COORDINATOR
 
     def _check_patience(self, now_s: float, away_since_s: float) -> None:

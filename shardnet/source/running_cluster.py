@@ -20,7 +20,7 @@ from shardnet.process.cache_folder import cache_folder
 from shardnet.process.forks import Birthplace
 from shardnet.process.lasting import endpoint_in, require_running
 from shardnet.progress import Progress, shown
-from shardnet.source.connection import Connection
+from shardnet.source.connection import AWAY_S, Connection
 from shardnet.source.remote_deployment import TICKET_BITS, RemoteDeployment
 from shardnet.transport import RpcTransport
 from shardnet.transport.source_messages import SOURCE_MARK, ClusterStatus, LoadState, ModelInfo
@@ -62,7 +62,9 @@ class RunningCluster:
         require_running(folder)
         name = f"{SOURCE_MARK}source-{secrets.token_hex(4)}"
         with ExitStack() as resources:
-            transport = resources.enter_context(RpcTransport.join(endpoint_in(folder), name, timeout_s=JOIN_S))
+            transport = resources.enter_context(
+                RpcTransport.join(endpoint_in(folder), name, timeout_s=JOIN_S, look_again_s=AWAY_S)
+            )
             cluster = resources.enter_context(cls(Connection(transport), resources))
             if num_devices is not None:
                 cluster._wait_for(whole_number("the number of devices", num_devices, least=1), progress)
@@ -115,7 +117,7 @@ class RunningCluster:
                 )
         named = named_anywhere(model)
         keywords = {name: asked[name] for name in asked.keys() if name not in NOT_SENT}  # noqa: SIM118
-        ticket = secrets.randbits(TICKET_BITS)
+        ticket = _ticket()
         with shown(asked.progress) as told:
             while not self._look_at_load(ticket, named, keywords, told):
                 time.sleep(LOOK_AGAIN_S)
@@ -123,7 +125,7 @@ class RunningCluster:
 
     def unload(self) -> None:
         """Have the model unloaded from all devices."""
-        self._ask("unload")
+        self._ask("unload", _ticket())
 
     def leave(self, device: str) -> None:
         """Tell a device to leave.
@@ -131,7 +133,7 @@ class RunningCluster:
         Raises:
             BadRequest: there is none of that name.
         """
-        self._ask("leave", device)
+        self._ask("leave", _ticket(), device)
 
     def remove(self, device: str) -> None:
         """Strike off a device that does not answer.
@@ -139,7 +141,7 @@ class RunningCluster:
         Raises:
             BadRequest: there is none of that name, or it does answer.
         """
-        self._ask("remove", device)
+        self._ask("remove", _ticket(), device)
 
     def close(self) -> None:
         """End the sessions that were started here, and be a source no longer. Safe to call twice."""
@@ -195,3 +197,7 @@ class RunningCluster:
                     )
                 time.sleep(LOOK_AGAIN_S)
             told("waiting for devices", num_devices, num_devices)
+
+
+def _ticket() -> int:
+    return secrets.randbits(TICKET_BITS)

@@ -10,7 +10,7 @@ A source is a member that holds no stage; its name begins with `@`. Endpoints of
                                  session is over, or after `FOLLOW_S`. Renews the lease of the session.
     close_session(ticket)        frees it, also where its `start_session` comes later
     load(ticket, model, options) -> LoadState: begins to load at the first time, then says how far it is, shortly
-    unload(), leave(device), remove(device)
+    unload(ticket), leave(ticket, device), remove(ticket, device)      done once for a ticket
     reports() -> StageReports, reset_reports(), timeline() -> Tracks: of the loaded model, whoever used it
     goodbye(device)              device -> coordinator: it is about to leave, which is no loss
 

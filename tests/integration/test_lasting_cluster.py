@@ -18,6 +18,8 @@ from processes import is_over, wait_until
 from tiny_text_model import save_text_model
 from warm_python import WARM_PYTHON
 
+from shardnet.process.identity import has_ended
+
 COMMAND = [*WARM_PYTHON, "-m", "shardnet.launch.cli"]
 ASKED = ("--prompt", "Hello", "--max-new-tokens", 12)
 LONG = ("--prompt", "Hello", "--max-new-tokens", 4000)
@@ -153,6 +155,7 @@ def test_a_cluster_from_its_start_to_its_end(commands: Commands, model: Path, ex
     told = commands.answer()
     assert told["token_ids"] == expected
     assert [stage["device"] for stage in told["stages"]] == ["one", "two"]
+    assert two.wait_for("holds")["text"] == f"two holds units {told['stages'][1]['first_unit']}-5."
     found = commands.status()
     assert [member["name"] for member in found["members"] if member["state"] == "present"] == ["one", "two"]
     assert found["plan_version"] == 2 and found["sessions"] == []
@@ -260,3 +263,34 @@ def test_a_script_is_a_source(commands: Commands, expected: list[int]) -> None:
         [*WARM_PYTHON, "-c", script], env=commands.environment, capture_output=True, text=True, timeout=60, check=False
     )
     assert done.stdout == f"('one',)\nTrue {expected}\n('one',)\n", done.stderr
+
+
+def test_a_coordinator_that_is_started_again_finds_its_devices(commands: Commands, expected: list[int]) -> None:
+    up = commands.up()
+    wait_until(lambda: up.lines)
+    two = commands.join("two")
+    two.wait_for("joined")
+    up.wait_for("loaded")
+    asking = commands.start("generate", *LONG, "--cluster", commands.folder)
+    up.wait_for("session began")
+    own = own_device_of(commands.folder)
+    assert up.end(signal.SIGKILL)[0] == -signal.SIGKILL
+
+    again = commands.up()
+    again.wait_for("loaded")
+    assert [event["device"] for event in again.events("joined")] == ["one", "two"]
+    assert two.wait_for("back")["device"] == "two"
+    assert own_device_of(commands.folder) == own and not has_ended(own)
+    assert commands.answer()["token_ids"] == expected
+    code, errors = asking.end()
+    assert (code, errors.splitlines()[-1]) == (
+        1,
+        "shardnet: the coordinator does not know this answer any more. Ask anew.",
+    )
+    assert again.end(signal.SIGINT) == (0, "")
+    wait_until(lambda: has_ended(own), 10)
+
+
+def own_device_of(folder: Path) -> str:
+    note: dict[str, str] = json.loads((folder / "own_device.json").read_text())
+    return note["process"]

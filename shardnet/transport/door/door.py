@@ -58,7 +58,8 @@ class Door:
         """Where it is: "unix:PATH" or "HOST:PORT"."""
         self._listener = listener
         self._roster = roster
-        self._folder = folder
+        self.folder = folder
+        """Where the cluster lives on; None for one that ends with this process."""
         self._birthplace = Birthplace("this door")
         self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet([listener.socket])
         self._connections: set[asyncio.Task[None]] = set()
@@ -89,8 +90,8 @@ class Door:
         """In a forked child: without its copies of the connections, or members would seem to live on in it."""
         for each in list(self._sockets):
             each.close()
-        if self._folder is not None:
-            self._folder.close()
+        if self.folder is not None:
+            self.folder.close()
 
     def _run(self) -> None:
         try:
@@ -99,12 +100,12 @@ class Door:
             self._loop.close()
             self._listener.socket.close()
             self._listener.remove()
-            if self._folder is not None:
-                self._folder.close()
+            if self.folder is not None:
+                self.folder.close()
 
     async def _serve(self) -> None:
         self._listener.socket.setblocking(False)
-        keeper = Keeper(self._roster, self._folder)
+        keeper = Keeper(self._roster, self.folder)
         desk = Desk(self._roster, keeper)
         desk.open()
         accepting = self._loop.create_task(self._accept(desk))

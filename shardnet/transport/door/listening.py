@@ -69,19 +69,22 @@ def listen_for_user() -> Listener:
     return Listener(listener, f"{UNIX}{path}", b"", folder.remove)
 
 
-def listen_in(folder: StateFolder) -> Listener:
+def listen_in(folder: StateFolder, name: str = DOOR) -> Listener:
     """Listen in a folder that this process holds, where only this user can connect.
+
+    Args:
+        name: of the socket there.
 
     Raises:
         UsageError: there is no room for a socket, or something else has its name.
     """
-    path = folder.path / DOOR
+    path = folder.path / name
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         if path.is_socket():  # of a process that was killed: this one holds the folder
             path.unlink()
-        with short_path(path) as name:
-            listener.bind(name)
+        with short_path(path) as short:
+            listener.bind(short)
         listener.listen(BACKLOG)
     except OSError as cause:
         listener.close()
