@@ -6,6 +6,8 @@ import itertools
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
+from processes import wait_until
+
 from shardnet.coordinator.coordinator import Coordinator
 from shardnet.coordinator.events import ClusterEvent
 from shardnet.device.worker import Worker
@@ -34,8 +36,10 @@ class LastingInProcess:
             self.join(chr(ord("a") + index))
 
     def join(self, name: str) -> None:
+        """A device joins, and the coordinator has heard of it: it is told of members on a thread of its own."""
         worker = self.workers[name] = self._resources.enter_context(Worker(num_threads=1))
         worker.attach(self.network.join(name))
+        wait_until(lambda: name in self.coordinator.devices)
 
     def leave(self, name: str) -> None:
         """The end of a device that was told to leave."""

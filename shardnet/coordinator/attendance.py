@@ -38,13 +38,13 @@ class Attendance:
         self._present: dict[str, None] = {}
         self._leaving: set[str] = set()
         """Those that have said goodbye, or were told to leave."""
-        self._sources: dict[str, None] = {}
         self._lock = threading.Lock()
         transport.on_members(self._hear)  # also told of those that were there before, as they are news to it
 
     @property
     def sources(self) -> tuple[str, ...]:
-        return tuple(self._sources)
+        """Those that are there now: as the transport knows, which is told before it tells us."""
+        return tuple(name for name in self._transport.members() if name.startswith(SOURCE_MARK))
 
     def goodbye(self, device: str) -> None:
         """A device is about to leave, which is no loss."""
@@ -59,13 +59,11 @@ class Attendance:
     def _hear(self, joined: tuple[str, ...], left: tuple[str, ...]) -> None:
         with self._lock:
             for name in left:
-                self._sources.pop(name, None)
                 if name in self._present:
                     self._let_go(name)
             for name in joined:
-                if name.startswith(SOURCE_MARK):
-                    self._sources[name] = None
-                elif name not in self._present and name not in (COORDINATOR, self._transport.name):
+                is_device = not name.startswith(SOURCE_MARK) and name not in (COORDINATOR, self._transport.name)
+                if is_device and name not in self._present:
                     self._take_in(name)
         self._on_change()
 
