@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import permutations
 
 from shardnet.cluster.load_options import LoadOptions
-from shardnet.cluster.placement import LEAST_KV_TOKENS, kv_budgets, num_at_once, problem_of
+from shardnet.cluster.placement import kv_budgets, num_at_once, problem_of
 from shardnet.errors import DoesNotFit
 from shardnet.loader import ModelFiles
 from shardnet.plan import DeviceProfile, Link, Plan, StagePlan
@@ -69,20 +69,20 @@ class Blueprint:
             for index, stage in enumerate(stages)
         ]
 
-    def problem(self, lost: Collection[str]) -> Problem:
-        """The placement problem of the devices that are left.
+    def problem(self, absent: Collection[str], tokens: int) -> Problem:
+        """The placement problem of the devices that are left, each with room for so many tokens.
 
         Raises:
             DoesNotFit: none is.
         """
-        left = [device for device in self.devices if device.name not in lost]
+        left = [device for device in self.devices if device.name not in absent]
         if not left:
             raise DoesNotFit("every device of this model is lost. Load it again on others.")
         return problem_of(
             self.files.profile,
             [self._with_times(device) for device in left],
             self._links_between([device.name for device in left]),
-            context_tokens=min(self.context_tokens, LEAST_KV_TOKENS),
+            context_tokens=tokens,
             kv_memory_bytes=self.options.kv_memory_bytes,
         )
 

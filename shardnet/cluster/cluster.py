@@ -73,6 +73,7 @@ class Cluster:
         transport.expose("session_failed", self._on_session_failed)
         transport.expose("stage_failed", self._on_stage_failed)
         transport.expose("hop_failed", self._on_hop_failed)
+        transport.expose("hop_late", self._on_hop_late)
         transport.expose("load_progress", self._on_load_progress)
         transport.expose("profile_progress", self._on_profile_progress)
         how_it_ended: Callable[[], dict[str, str]] = dict
@@ -294,6 +295,10 @@ class Cluster:
     def _on_hop_failed(self, ring_id: RingId, stage: int, device: str, text: str) -> None:
         deployment = self._held(ring_id)
         self._watch.suspect(device, partial(deployment.on_hop_failed, ring_id, stage, device, text))
+
+    def _on_hop_late(self, ring_id: RingId, stage: int, device: str, text: str) -> None:
+        deployment = self._held(ring_id)
+        self._watch.suspect(device, partial(deployment.on_hop_late, ring_id, stage, device, text))
 
     def _on_stages(self, device: str, present: Collection[StageKey], asked_s: float) -> None:
         for deployment in self._deployments:

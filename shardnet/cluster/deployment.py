@@ -6,13 +6,13 @@ ring, and what is sent along one that is gone is not applied.
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, InvalidStateError, as_completed, wait
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 from shardnet.cluster.blueprint import Blueprint
@@ -20,6 +20,7 @@ from shardnet.cluster.ring import Ring
 from shardnet.cluster.rings import Rings
 from shardnet.errors import BadRequest, ClusterError, DeviceLost, ShardnetError
 from shardnet.plan import Plan
+from shardnet.process.threads import Errands
 from shardnet.progress import Progress
 from shardnet.session.sessions import VERDICT_S, Sessions
 from shardnet.timeline.events import Event
@@ -27,8 +28,6 @@ from shardnet.transport.base import Transport
 from shardnet.transport.messages import RingId, StageKey, StageSizes, Tokens
 
 UNLOAD_S = 5.0
-
-_log = logging.getLogger(__name__)
 
 Answer = TypeVar("Answer")
 
@@ -44,6 +43,7 @@ class Deployment:
         self.events: tuple[Event, ...] = ()
         """What happened since it was loaded."""
         self._on_event: Callable[[Event], object] | None = None
+        self._errands: Errands | None = None
         self._epoch = epoch
         self._sessions: Sessions | None = None
         self._rings: Rings | None = None
@@ -101,7 +101,7 @@ class Deployment:
             self._raise_if_given_up()
             self._sessions = sessions = Sessions(self.transport, numbers, ring.route)
             self._rings = Rings(self.transport, ring, sessions, self.next_ring_id, self._ended, self.end, self.note)
-        ring.open(self.result_of)
+        ring.open(lambda answer, _: self.result_of(answer))
 
     def result_of(self, answer: Future[Answer]) -> Answer:
         """Wait for a device's answer, but no longer than until a device is lost or the load is given up."""
@@ -141,6 +141,8 @@ class Deployment:
             assert self._rings is not None, "the model is not placed yet"
             self._rings.stand(blueprint, plan)
             self._on_event = blueprint.options.on_event
+            if self._on_event is not None:  # on a thread of its own: it may ask the model, which waits for a change
+                self._errands = Errands("shardnet-events")
             self._since_s = time.monotonic()
 
     def renew(self) -> None:
@@ -157,11 +159,9 @@ class Deployment:
         """Remember what happened, and tell who wants to know."""
         happened = Event(round(time.monotonic() - self._since_s, 3), event, text, device, seconds)
         self.events = (*self.events, happened)
-        if self._on_event is not None:
-            try:
-                self._on_event(happened)
-            except Exception as error:  # whatever it is, the sessions go on
-                _log.error("on_event failed: %s: %s", type(error).__name__, error)
+        on_event = self._on_event
+        if on_event is not None and self._errands is not None:
+            self._errands.do(partial(on_event, happened))
 
     # ---- what devices and the watch tell ----
 
@@ -172,8 +172,8 @@ class Deployment:
         self.sessions.fail_session(session, BadRequest(text))
 
     def on_stage_failed(self, stage: int, device: str, text: str) -> None:
-        """The device lives, so the fault is the stage's."""
-        if self._rings is not None and not self._is_closed:
+        """The device lives, so the fault is the stage's; of one that no ring needs any more nothing follows."""
+        if self._rings is not None and not self._is_closed and self._rings.all[-1].held_by(device):
             num_stages = len(self._rings.all[-1].plan)
             self.end(ClusterError(f"stage {stage + 1} of {num_stages} on {device} failed: {text}"))
 
@@ -181,8 +181,17 @@ class Deployment:
         """The device lives, so the way to it is at fault. In a ring that is over, nothing has failed: another one took
         over, and who lacks something is sent it there.
         """
-        if self._rings is not None and self._rings.all[-1].ring_id == ring_id:
-            self.on_stage_failed(stage, device, text)
+        self._on_cut(ring_id, stage, device, text, is_certain=True)
+
+    def on_hop_late(self, ring_id: RingId, stage: int, device: str, text: str) -> None:
+        """The device lives, so the way to it may be cut: another way is taken, where there is one."""
+        self._on_cut(ring_id, stage, device, text, is_certain=False)
+
+    def _on_cut(self, ring_id: RingId, stage: int, device: str, text: str, is_certain: bool) -> None:
+        if self._rings is None or self._is_closed or self._rings.all[-1].ring_id != ring_id:
+            return
+        source = self._rings.all[-1].plan[stage - 1].device
+        self._rings.cut((source, device), f"what {source} sends does not reach {device}: {text}", is_certain)
 
     def on_progress(self, stage: int, done_bytes: int, total_bytes: int) -> None:
         if self._rings is None or self._is_closed:
@@ -254,6 +263,8 @@ class Deployment:
             self.end(closed)
             wait([stage.unload() for stage in stages], timeout=UNLOAD_S)
         finally:
+            if self._errands is not None:
+                self._errands.end()
             for stage in stages:
                 stage.release()
             self._on_closed(self)  # from now on, devices end by themselves what they were not told to end

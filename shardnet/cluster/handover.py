@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from shardnet.cluster.ring import Ring, WaitFor
+from shardnet.cluster.ring import Ring, WaitFor, WaitForStage
 from shardnet.errors import ClusterError, ShardnetError
 from shardnet.policy.mending import CatchUp, Opening, catch_up
 from shardnet.session.session import Session
@@ -25,10 +25,10 @@ from shardnet.session.sessions import Sessions
 from shardnet.transport.messages import SampledToken, SessionSpec, SessionStanding, Tokens, Wanted
 
 
-def load(ring: Ring, wait_for: WaitFor) -> None:
+def load(ring: Ring, wait_for: WaitForStage) -> None:
     """Have the new stages of a ring loaded, all at the same time."""
-    loads = ring.load()
-    ring.loaded([wait_for(loaded) for loaded in loads])
+    loads = zip(ring.load(), ring.plan, strict=True)
+    ring.loaded([wait_for(loaded, stage) for loaded, stage in loads])
 
 
 def fence(ring: Ring, wait_for: WaitFor) -> None:

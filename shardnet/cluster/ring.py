@@ -20,6 +20,8 @@ from shardnet.transport.messages import RingId, SessionStanding, StageKey, Stage
 
 WaitFor = Callable[["Future[Any]"], Any]
 """The answer of a device; raises where it is of no use any more."""
+WaitForStage = Callable[["Future[Any]", StagePlan], Any]
+"""The same, of the device that is to hold a stage."""
 
 
 class Ring:
@@ -39,11 +41,11 @@ class Ring:
         """As sessions see it."""
         return sessions.Ring(self.ring_id, self.specs[0].ring)
 
-    def open(self, wait_for: WaitFor, kept: Sequence[RemoteStage | None] = ()) -> None:
+    def open(self, wait_for: WaitForStage, kept: Sequence[RemoteStage | None] = ()) -> None:
         """Make room for every stage on its device, but for those that are there already.
 
         Raises:
-            DeviceLost, CallTimeout: a device does not answer. `stages` has those that were opened before it; what is
+            ShardnetError: a device does not answer, or cannot. `stages` has those that were opened before it; what is
                 opened later is let go of.
         """
         stages: list[RemoteStage | Future[RemoteStage]] = []
@@ -51,8 +53,8 @@ class Ring:
             opening = partial(RemoteStage, self._transport, spec, plan)
             stages.append(stage or on_thread("shardnet-open", opening))
         try:
-            for stage in stages:
-                opened: RemoteStage = stage if isinstance(stage, RemoteStage) else wait_for(stage)
+            for stage, plan in zip(stages, self.plan, strict=True):
+                opened: RemoteStage = stage if isinstance(stage, RemoteStage) else wait_for(stage, plan)
                 self.stages = (*self.stages, opened)
         except BaseException:
             for stage in stages[len(self.stages) :]:
@@ -117,12 +119,6 @@ class Ring:
     def timeline(self) -> Timeline:
         """The spans of all stages on this process's clock."""
         return collect_timeline(self.stages)
-
-    def release(self, device: str) -> None:
-        """Drop the handles to the stages of a device: before it is struck off."""
-        for stage in self.stages:
-            if stage.plan.device == device:
-                stage.release()
 
 
 def _let_go(opened: Future[RemoteStage]) -> None:

@@ -1,12 +1,13 @@
 """The rings of one loaded model, one after the other, and what takes it from one to the next.
 
-After a loss a thread of its own goes through rounds (`cluster.handover`), until one is whole and nothing more was lost
-meanwhile. Who takes over what is decided by `policy.recovery`. A round that is broken off leaves its ring behind: the
+After a loss a thread of its own goes through rounds (`cluster.handover`), until one is whole and nothing more happened
+meanwhile. Who takes over what is decided by `policy.succession`. A round that is broken off leaves its ring behind: the
 next one goes on from there, with what that had opened.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -15,27 +16,37 @@ from functools import partial
 from typing import Any
 
 from shardnet.cluster import handover
+from shardnet.cluster.absences import Absences, News
 from shardnet.cluster.blueprint import Blueprint
+from shardnet.cluster.placement import LEAST_KV_TOKENS
 from shardnet.cluster.remote_stage import RemoteStage
-from shardnet.cluster.ring import Ring, WaitFor
+from shardnet.cluster.ring import Ring
 from shardnet.errors import CallTimeout, ClusterError, DeviceLost, ShardnetError
-from shardnet.plan import Plan
-from shardnet.planner.least_moves import repaired
-from shardnet.policy import recovery as policy
+from shardnet.plan import Plan, StagePlan
 from shardnet.policy.mending import pieces
-from shardnet.policy.rebalance import Observed
+from shardnet.policy.succession import Away, Cut, Means, succeed
 from shardnet.process.threads import on_thread
 from shardnet.session.sessions import VERDICT_S, Sessions
-from shardnet.timeline.events import units_of
 from shardnet.transport.base import Transport
 from shardnet.transport.messages import RingId
+
+_log = logging.getLogger(__name__)
 
 Note = Callable[[str, str, str, "float | None"], object]
 """Told what happened: kind, words, device, seconds."""
 
 
 class _BrokenOff(Exception):
-    """Something more was lost: the round is of no use any more."""
+    """Something more happened: the round is of no use any more."""
+
+
+class _Refused(Exception):
+    """A device did not take what was given to it."""
+
+    def __init__(self, device: str, error: ShardnetError) -> None:
+        super().__init__(device)
+        self.device = device
+        self.error = error
 
 
 class Rings:
@@ -66,23 +77,26 @@ class Rings:
         self._end = end
         self._note = note
         self._blueprint: Blueprint | None = None
-        self._course: policy.Course | None = None
-        self._lost: dict[str, str] = {}
-        """Every device that is lost, or suspected and replaced, with the reason."""
-        self._certainly: set[str] = set()
-        """Those of them that will not come back."""
-        self._news: list[str] = []
-        """Those of them that no round has begun to deal with."""
+        self._plan: Plan | None = None
+        """The one in force."""
+        self._coming: Plan | None = None
+        """The one that is being gone over to."""
+        self._absences = Absences()
+        self._left_over: list[RemoteStage] = []
+        """Stages that no ring needs, as soon as one is whole again."""
         self._broken_off: Future[None] = Future()
-        """Of the round under way: fails when something more is lost."""
+        """Of the round under way: fails when something more happens."""
         self._settled = threading.Condition(threading.RLock())
+        """Guards all that is here. `_plan` and `_coming` are written by whoever changes the ring."""
         self._is_changing = False
         self._has_begun = False
         """Sessions are suspended: only a whole round lets them go on."""
+        self._is_asked = False
+        """A round is to be gone through, whatever happened."""
         self._is_over = False
         """Closed, or beyond mending: no change begins any more."""
         self._known_s = 0.0
-        """When the loss was heard of that the present change began with."""
+        """When it was heard of what the present change began with."""
 
     @property
     def current(self) -> Ring:
@@ -94,74 +108,94 @@ class Rings:
     @property
     def plan(self) -> Plan:
         """Who holds what."""
-        assert self._course is not None, "the model is not loaded yet"
-        return self._course.plan
+        assert self._plan is not None, "the model is not loaded yet"
+        return self._plan
 
     def stand(self, blueprint: Blueprint, plan: Plan) -> None:
         """The first ring is loaded: from now on losses can be mended."""
         with self._settled:
             self._blueprint = blueprint
-            self._course = policy.Course(plan, frozenset(device.name for device in blueprint.devices))
+            self._plan = plan
 
     def lose(self, device: str, why: str) -> bool:
         """A device is lost. Does not wait. False where no ring is loaded yet, so that others could take over."""
         with self._settled:
-            for ring in self.all:
-                ring.release(device)
-            self._certainly.add(device)
-        return self._replace(device, why)
+            is_mended = self._plan is not None and not self._is_over
+            if self._absences.lose(device, why):
+                self._change_soon()
+            for stage in (*self._stages(), *self._left_over):
+                if stage.plan.device == device:
+                    stage.release()  # after the round was broken off: it asks nobody any more
+        return is_mended
 
     def suspect(self, device: str, why: str) -> None:
         """A device is silent: others take over, where they can. It may come back. Does not wait."""
-        self._replace(device, why)
+        with self._settled:
+            if self._absences.suspect(device, why):
+                self._change_soon()
 
     def trust(self, device: str) -> None:
         """A suspected device is there again, without the stages that others have taken over meanwhile."""
         with self._settled:
-            if device not in self._lost or device in self._certainly or self._course is None:
+            if not self._absences.trust(device) or self._is_over:
                 return
-            del self._lost[device]
-            rules = policy.Rules("", None)
-            self._course, _ = policy.handle(time.monotonic(), self._course, policy.Joined(device), rules)
-        self._note("back", f"{device} is heard again", device, None)
+            if self._is_changing:
+                self._change_soon()  # it may be waited for
+            news = self._absences.is_back(device)
+        self._tell(news)
 
-    def _replace(self, device: str, why: str) -> bool:
+    def cut(self, ends: Cut, why: str, is_certain: bool) -> None:
+        """Nothing that one device sends reaches another, though both live. Does not wait.
+
+        Args:
+            is_certain: else it may only be slow, and the ring stays where there is no other way.
+        """
         with self._settled:
-            if self._course is None or self._is_over:
-                return False
-            self._lost[device] = why
-            self._news.append(device)
-            broken_off, self._broken_off = self._broken_off, Future()
-            is_first, self._is_changing = not self._is_changing, True
-            if is_first:
-                self._known_s = time.monotonic()
-        broken_off.set_exception(_BrokenOff())
+            if self._absences.cut(ends, why, is_certain):
+                self._change_soon()
+
+    def _change_soon(self) -> None:
+        """Something happened: break the present round off, and go through another one. The lock is held."""
+        if self._plan is None or self._is_over:
+            return
+        broken_off, self._broken_off = self._broken_off, Future()
+        is_first, self._is_changing = not self._is_changing, True
         if is_first:
+            self._known_s = time.monotonic()
             on_thread("shardnet-recovery", self._change)
-        return True
+        else:
+            broken_off.set_exception(_BrokenOff())
 
     def renew(self) -> None:
         """Let all go on under a new plan version, though nothing is lost. What it cannot do ends the model."""
         with self._settled:
             self._settled.wait_for(lambda: not self._is_changing)
-            self._is_changing = True
+            self._is_changing = self._is_asked = True
         self._change()
 
     def close(self) -> list[RemoteStage]:
         """No change begins any more. Returns the stages that are there, each once."""
         with self._settled:
-            stages = {id(stage): stage for ring in self.all for stage in ring.stages}
             self._is_over = True
-            return list(stages.values())
+            left_over, self._left_over = self._left_over, []
+            return [*self._stages(), *left_over]
+
+    def _stages(self) -> list[RemoteStage]:
+        """Those of all rings, each once."""
+        return list({id(stage): stage for ring in self.all for stage in ring.stages}.values())
 
     def _change(self) -> None:
         try:
             while not self._is_whole():
                 pass
         except BaseException as error:  # Ctrl-C, too: suspended sessions would wait for ever
+            if not isinstance(error, ShardnetError):
+                _log.error("a change of rings was broken off: %s: %s", type(error).__name__, error, exc_info=error)
             with self._settled:
                 self._is_over = True
+                ring = self.all[-1]
             self._end(error if isinstance(error, ShardnetError) else ClusterError(_UNFINISHED))
+            self._sessions.point_at(ring.route)  # it may be what stages answer to by now: nothing is left open there
             with self._settled:
                 self._is_changing = False
                 self._settled.notify_all()
@@ -169,24 +203,31 @@ class Rings:
                 raise
 
     def _is_whole(self) -> bool:
-        """Go through one round; False where something more was lost in it."""
+        """Go through one round; False where something more happened in it."""
         with self._settled:
-            news, self._news = self._news, []
             broken_off = self._broken_off
+            away = self._absences.away()
         try:
-            self._go_round(news, broken_off)
+            self._go_round(away, broken_off)
         except _BrokenOff:
             return False
+        except _Refused as refusal:
+            if refusal.device in away.full:  # it cannot even hold what it held: nobody else can, either
+                raise refusal.error from None
+            with self._settled:
+                self._absences.full[refusal.device] = f"{refusal.device} cannot: {refusal.error}"
+            return False
         with self._settled:
-            if self._news:
+            if self._broken_off is not broken_off:
                 return False
+            self._absences.settled()
             self._is_changing = False
             self._settled.notify_all()
             return True
 
-    def _go_round(self, news: Sequence[str], broken_off: Future[None]) -> None:
+    def _go_round(self, away: Away, broken_off: Future[None]) -> None:
         old = self.all[-1]
-        plan = self._decide(old, news)
+        plan = self._decide(old, away)
         if plan is None:
             return
         self._has_begun = True
@@ -194,63 +235,36 @@ class Rings:
         wait_for = partial(self._result_of, broken_off)
         new, kept = self._next_ring(old, plan)
         self._enter(*self.all, new)
-        self._open(new, kept, wait_for)
-        handover.load(new, wait_for)
+        self._open(new, kept, broken_off)
+        handover.load(new, partial(self._taken, broken_off))
         handover.fence(new, wait_for)
-        dropped = [stage for ring in self.all for stage in ring.stages if stage not in new.stages]
         self._enter(new)
         handover.go_on(new, self._sessions, wait_for)
-        for stage in dropped:
-            if stage.plan.device not in self._certainly:
-                stage.let_go()
         self._settle(plan)
 
-    def _decide(self, old: Ring, news: Sequence[str]) -> Plan | None:
+    def _decide(self, old: Ring, away: Away) -> Plan | None:
         """Who is to hold what; None where the ring may stay as it is.
 
         Raises:
-            DeviceLost: the others cannot take over.
+            DeviceLost, ClusterError: the others cannot take over.
         """
-        course, blueprint = self._course, self._blueprint
-        assert course is not None and blueprint is not None, "no change begins before the model stands"
+        blueprint = self._blueprint
+        assert blueprint is not None, "no change begins before the model stands"
         self._raise_if_ended()
-        after, why_not = self._without(course, blueprint, news)
-        if why_not:
-            certain = [device for device in news if device in self._certainly]
-            if certain:
-                raise self._too_much(old, certain or news, why_not)
-            for device in news:  # nobody can take over: it may come back, and until then its sessions wait
-                self._lost.pop(device, None)
-            return course.plan if self._has_begun else None
-        self._course = after
-        if after.coming is not course.coming and after.coming is not None:
-            self._tell_of(after, after.coming)
-        if after.coming is None and news and not self._has_begun:
-            return None
-        return after.coming or after.plan
-
-    def _without(self, course: policy.Course, blueprint: Blueprint, news: Sequence[str]) -> tuple[policy.Course, str]:
-        """Where the plan stands without devices that are lost, and why it cannot go on, if it cannot."""
-        now_s, absent = time.monotonic(), set(self._lost)
-        rules = policy.Rules(blueprint.source, partial(repaired, course.plan))
-        try:
-            observed = Observed(now_s, blueprint.problem(absent))
-        except ShardnetError as error:
-            return course, str(error)
-        for device in news:
-            course, _ = policy.handle(now_s, course, policy.Left(device, course.plan.devices), rules)
-        for device in news:
-            course, actions = policy.handle(now_s, course, policy.Noticed(device, observed, absent), rules)
-            for action in actions:
-                if isinstance(action, policy.Fail):
-                    return course, action.why
-        return course, ""
+        means = Means(blueprint.problem, self._sessions.reserved_tokens, LEAST_KV_TOKENS)
+        verdict = succeed(self.plan, self._coming, away, means)
+        with self._settled:
+            if verdict.is_over:
+                raise self._absences.too_much(old, self.plan, verdict.why_not)
+            news = self._absences.news_of(verdict, self.plan, self._coming)
+        self._tell(news)
+        self._coming = None if verdict.plan is self.plan else verdict.plan
+        return verdict.plan if self._coming or self._has_begun or self._is_asked else None
 
     def _next_ring(self, old: Ring, plan: Plan) -> tuple[Ring, list[RemoteStage | None]]:
         """The ring that `plan` makes of what is there, and those of its stages that are there already."""
         assert self._blueprint is not None
-        gone = {index for index, stage in enumerate(old.plan) if stage.device in self._lost}
-        gone.update(range(len(old.stages), len(old.plan)))  # a round was broken off before they were opened
+        gone = {index for index, stage in enumerate(old.plan) if stage.device in self._absences.lost}
         parts = pieces(old.plan, gone, plan)
         stages = [part.plan for part in parts]
         specs = self._blueprint.specs(self._draw_id(), stages, plan)
@@ -264,25 +278,59 @@ class Rings:
         """
         with self._settled:
             self._raise_if_ended()
-            self.all = rings
+            self._enter_again(*rings)
 
-    def _open(self, ring: Ring, kept: Sequence[RemoteStage | None], wait_for: WaitFor) -> None:
+    def _enter_again(self, *rings: Ring) -> None:
+        """The lock is held."""
+        needed = {id(stage) for ring in rings for stage in ring.stages}
+        self._left_over += [stage for stage in self._stages() if id(stage) not in needed]
+        self.all = rings
+
+    def _open(self, ring: Ring, kept: Sequence[RemoteStage | None], broken_off: Future[None]) -> None:
+        """
+        Raises:
+            ShardnetError, _Refused, _BrokenOff: `all` is as before, and what was opened is let go of.
+        """
         try:
-            ring.open(wait_for, kept)
-        finally:
-            if self._ended.done():  # the model was closed before these were there
-                for stage in ring.stages:
-                    stage.unload()
-        self._raise_if_ended()
+            ring.open(partial(self._taken, broken_off), kept)
+            self._raise_if_ended()
+        except BaseException:
+            with self._settled:
+                self._enter_again(*(each for each in self.all if each is not ring))
+            self._drop_left_over()
+            raise
+
+    def _drop_left_over(self) -> None:
+        """Nobody needs these any more."""
+        with self._settled:
+            left_over, self._left_over = self._left_over, []
+            living = [stage for stage in left_over if stage.plan.device not in self._absences.lost]
+        for stage in living:
+            stage.let_go()
+
+    def _taken(self, broken_off: Future[None], answer: Future[Any], stage: StagePlan) -> Any:
+        """The same where a device is given something.
+
+        Raises:
+            _Refused: it cannot take it.
+        """
+        try:
+            return self._result_of(broken_off, answer)
+        except (DeviceLost, CallTimeout):
+            raise
+        except ShardnetError as error:
+            self._raise_if_ended()
+            raise _Refused(stage.device, error) from error
 
     def _result_of(self, broken_off: Future[None], answer: Future[Any]) -> Any:
-        """Wait for a device's answer, but no longer than until something more is lost or the model is closed."""
+        """Wait for a device's answer, but no longer than until something more happens or the model is closed."""
         wait((answer, broken_off, self._ended), return_when=FIRST_COMPLETED)
         self._raise_if_ended()
         if not broken_off.done() and isinstance(answer.exception(), (DeviceLost, CallTimeout)):
             self._wait_for_verdict(broken_off)
         if broken_off.done():
             raise _BrokenOff
+        self._raise_if_ended()
         return answer.result()
 
     def _wait_for_verdict(self, broken_off: Future[None]) -> None:
@@ -291,7 +339,8 @@ class Rings:
         Raises:
             _BrokenOff: one is.
         """
-        wait((broken_off, self._ended), timeout=VERDICT_S, return_when=FIRST_COMPLETED)
+        limit_s = None if self._absences.silent else VERDICT_S  # of who is silent it is said soon whether it comes back
+        wait((broken_off, self._ended), timeout=limit_s, return_when=FIRST_COMPLETED)
         if broken_off.done():
             raise _BrokenOff
 
@@ -301,29 +350,17 @@ class Rings:
 
     def _settle(self, plan: Plan) -> None:
         """The sessions go on in the new ring."""
-        before, self._has_begun = self._course, False
-        assert before is not None
-        self._course, _ = policy.handle(time.monotonic(), before, policy.Loaded(plan), policy.Rules("", None))
-        if before.broken:
+        self._drop_left_over()
+        was_mended, self._plan, self._coming = self._coming is not None, plan, None
+        self._has_begun = self._is_asked = False
+        if was_mended:
             seconds = time.monotonic() - self._known_s
             version = self.all[-1].ring_id.plan_version
             self._note("recovered", f"plan {version} is in force, after {seconds:.2f} s", "", seconds)
 
-    def _tell_of(self, course: policy.Course, plan: Plan) -> None:
-        """Say what becomes of the units that are lost."""
-        for device in sorted(course.noticed):
-            stages = [stage for stage in course.plan.stages if stage.device == device]
-            units = [unit for stage in stages for unit in range(stage.first_unit, stage.last_unit + 1)]
-            takers = " and ".join(dict.fromkeys(plan.device_of(unit) for unit in units))
-            state = "lost" if device in self._certainly else "suspected"
-            text = f"{device} is {state} ({self._lost.get(device, '')}): its {units_of(stages)} go to {takers}"
-            self._note(state, text, device, None)
-
-    def _too_much(self, ring: Ring, news: Sequence[str], why: str) -> DeviceLost:
-        """The error for a loss that cannot be mended."""
-        device = next((each for each in news if ring.held_by(each)), news[0] if news else "")
-        what = f"{device} is lost ({self._lost.get(device, '')}){ring.what_goes_with(device)}"
-        return DeviceLost(f"{what}, and the others cannot take over: {why}", device)
+    def _tell(self, news: Sequence[News]) -> None:
+        for each in news:
+            self._note(each.state, each.text, each.device, None)
 
 
 _UNFINISHED = "the change to another ring was broken off. Load the model again."

@@ -1,8 +1,9 @@
 """Where a stage's results go: straight to the next stage of its ring, and what was sampled to the source.
 
 Everything is sent again until it is answered, and ends with the stage. A hop that does not arrive is told to the
-coordinator, which knows better whether somebody died. What was still on its way when the stage was rewired to another
-ring, and was refused for that, goes on in the new one; what is told to the coordinator likewise.
+coordinator, which knows better whether somebody died, and so is that the next device does not answer at all. What was
+still on its way when the stage was rewired to another ring, and was refused for that, goes on in the new one; what is
+told to the coordinator likewise.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 
 from shardnet.device.source_news import SourceNews
-from shardnet.errors import BadRequest, PlanNotInForce
+from shardnet.errors import BadRequest, CallTimeout, DeviceLost, PlanNotInForce
 from shardnet.timeline.clocks import clock_ns
 from shardnet.transport.base import Transport
 from shardnet.transport.delivery import Delivery
@@ -44,6 +45,8 @@ class RingOutlet:
         self._is_over = is_over
         self._spec = spec
         self._news = SourceNews(transport, spec, is_over, self.failed)
+        self._is_asking = False
+        """Whether the next device is there."""
 
     def rewire(self, spec: StageSpec) -> None:
         """From now on results go the way that `spec` says. Runs between two steps."""
@@ -55,7 +58,7 @@ class RingOutlet:
         Delivery(
             partial(self._send_hop, spec, parts, rows),
             partial(self._was_answered, spec, partial(self.hop, parts, rows), _nothing),
-            first_s=HOP_S + rows.nbytes / SLOWEST_BYTES_PER_S,
+            first_s=_first_s(HOP_S, rows),
             most_tries=HOP_TRIES,
             is_over=self._is_over,
         ).begin()
@@ -65,7 +68,7 @@ class RingOutlet:
         Delivery(
             partial(self._send_bulk_hop, spec, parts, rows),
             partial(self._was_answered, spec, partial(self.bulk_hop, parts, rows, on_taken), on_taken),
-            first_s=BULK_HOP_S + rows.nbytes / SLOWEST_BYTES_PER_S,
+            first_s=_first_s(BULK_HOP_S, rows),
             is_over=self._is_over,
         ).begin()
 
@@ -82,13 +85,31 @@ class RingOutlet:
 
     def _send_hop(self, spec: StageSpec, parts: tuple[Part, ...], rows: torch.Tensor, wait_s: float) -> Future[Any]:
         device, hop = self._to_next(spec, parts, rows)
+        if wait_s > _first_s(HOP_S, rows):
+            self._ask_next(spec, device)
         return self._transport.post(device, "hop", hop, timeout_s=wait_s)
 
     def _send_bulk_hop(
         self, spec: StageSpec, parts: tuple[Part, ...], rows: torch.Tensor, wait_s: float
     ) -> Future[Any]:
         device, hop = self._to_next(spec, parts, rows)
+        if wait_s > _first_s(BULK_HOP_S, rows):
+            self._ask_next(spec, device)
         return self._transport.call(device, "bulk_hop", hop, timeout_s=wait_s)
+
+    def _ask_next(self, spec: StageSpec, device: str) -> None:
+        """Something was not answered in time: if the next device does not answer at all, the way to it may be cut."""
+        if not self._is_asking:
+            self._is_asking = True
+            asked = self._transport.post(device, "ping", timeout_s=HOP_S)
+            asked.add_done_callback(partial(self._has_answered, spec))
+
+    def _has_answered(self, spec: StageSpec, asked: Future[Any]) -> None:
+        self._is_asking = False
+        error = asked.exception()
+        if error is not None and self._spec is spec and not self._is_over():
+            stage = _next_stage(spec)
+            self._tell_failed(spec, "hop_late", (stage, spec.ring[stage].device, str(error)), _nothing)
 
     def _was_answered(
         self, spec: StageSpec, again: Callable[[], None], then: Callable[[], None], sent: Future[Any]
@@ -105,7 +126,8 @@ class RingOutlet:
         error = sent.exception()
         if error is not None and self._spec is spec and not self._is_over():
             stage = _next_stage(spec)
-            self._tell_failed(spec, "hop_failed", (stage, spec.ring[stage].device, str(error)), _nothing)
+            endpoint = "hop_failed" if isinstance(error, (CallTimeout, DeviceLost)) else "stage_failed"
+            self._tell_failed(spec, endpoint, (stage, spec.ring[stage].device, str(error)), _nothing)
 
     def _tell_failed(
         self, spec: StageSpec, endpoint: str, news: tuple[int, str, str], if_ring_is_over: Callable[[], None]
@@ -126,6 +148,11 @@ class RingOutlet:
         """With the time of this try: the receiver reckons by it how long the hop was on its way."""
         stage = _next_stage(spec)
         return spec.ring[stage].device, Hop(spec.ring_id, stage, parts, rows, self._transport.name, clock_ns())
+
+
+def _first_s(at_least_s: float, rows: torch.Tensor) -> float:
+    """How long to wait for the first answer."""
+    return at_least_s + rows.nbytes / SLOWEST_BYTES_PER_S
 
 
 def _next_stage(spec: StageSpec) -> int:

@@ -7,7 +7,7 @@ another, and after a loss it shifts every boundary to gain a few percent. Both w
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from shardnet.errors import BadConfiguration, DoesNotFit
@@ -64,13 +64,17 @@ def repairs(old: Plan, problem: Problem) -> list[tuple[StagePlan, ...]]:
     return [stages for stages in merged if _fits(problem, stages)]
 
 
-def repaired(old: Plan, problem: Problem) -> Plan:
+def repaired(old: Plan, problem: Problem, cut: Collection[tuple[str, str]] = ()) -> Plan:
     """The best of the `repairs`, for one session and the objective of `old`.
+
+    Args:
+        cut: from which device to which no ring may go.
 
     Raises:
         DoesNotFit: the others cannot hold what is lost where it is.
     """
-    costs = [(evaluate(problem, stages), stages) for stages in repairs(old, problem)]
+    found = [stages for stages in repairs(old, problem) if ways_of(stages).isdisjoint(cut)]
+    costs = [(evaluate(problem, stages), stages) for stages in found]
     if not costs:
         needed = sum(problem.unit_memory_bytes)
         free = sum(device.memory_bytes for device in problem.devices)
@@ -80,6 +84,13 @@ def repaired(old: Plan, problem: Problem) -> Plan:
         )
     cost, stages = min(costs, key=lambda row: row[0].value(old.objective, 1))
     return replace(old, stages=stages, lap_s=cost.lap_s, bottleneck_s=cost.bottleneck_s, gap=None, optimal=False)
+
+
+def ways_of(stages: Sequence[StagePlan]) -> frozenset[tuple[str, str]]:
+    """From which device to which a ring goes."""
+    devices = [stage.device for stage in merged_stages(stages)]
+    ways = zip(devices, (*devices[1:], devices[0]), strict=True)
+    return frozenset((here, there) for here, there in ways if here != there)
 
 
 def _fits(problem: Problem, stages: tuple[StagePlan, ...]) -> bool:

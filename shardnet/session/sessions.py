@@ -226,6 +226,11 @@ class Sessions:
     def num_open(self) -> int:
         return len(self._open)
 
+    @property
+    def reserved_tokens(self) -> int:
+        """For how many tokens the sessions under way have room on every stage."""
+        return sum(session.spec.capacity_tokens for session in self.under_way())
+
     def _close_forgotten(self, sessions: Sequence[int]) -> None:
         for session in sessions:
             if self._held.get(session) is None:

@@ -23,6 +23,7 @@ Endpoints of the coordinator:
     session_failed(RingId, session, text)        a stage -> source: this session cannot go on
     stage_failed(RingId, stage, device, text)    any stage whose computation failed
     hop_failed(RingId, stage, device, text)      any stage whose hop to the next stage, that one, failed
+    hop_late(RingId, stage, device, text)        any stage to which the next one does not answer at all
     load_progress(RingId, stage, done_bytes, total_bytes), profile_progress(device, done, total)
     holds(RingId)                device -> coordinator: whether it has a use for the stages of that ring
 

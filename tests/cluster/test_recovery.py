@@ -150,4 +150,4 @@ def test_where_nobody_can_take_over_from_a_frozen_device_its_sessions_wait(
         ring.network.restore("a")
         "".join(stream)
         assert stream.result.token_ids == expected[0]
-        assert model.events == ()
+        wait_until(lambda: [event.event for event in model.events] == ["suspected", "back"])

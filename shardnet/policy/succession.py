@@ -1,0 +1,141 @@
+"""Who holds what from now on, where devices are gone or silent, or the way between two of them is cut. Pure.
+
+It goes by how things are and by nothing that happened before, so it may be asked again at any moment of a change. What
+is lost for good must go to others; what is silent should, as long as nothing is given up for it: it may come back. So
+these are tried in turn, and the first that works is taken:
+
+    1. others take over from all that are away, with room for every open session
+    2. others take over from those that are lost only; who is silent is waited for
+    3. and 4. the same with room for one short session, where a device is lost: what does not fit ends
+
+A device that did not take what it was given (`full`), or is waited for, is given nothing more than it holds. Of two
+devices with a cut between them that the ring would cross, one is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from shardnet.errors import ShardnetError
+from shardnet.plan import Plan
+from shardnet.planner.least_moves import repaired, ways_of
+from shardnet.planner.problem import Problem
+
+Cut = tuple[str, str]
+"""Nothing that the first device sends reaches the second."""
+
+
+@dataclass(frozen=True)
+class Away:
+    """What cannot be reckoned with."""
+
+    lost: frozenset[str] = frozenset()
+    silent: frozenset[str] = frozenset()
+    """They may come back."""
+    full: frozenset[str] = frozenset()
+    """They did not take what was given to them."""
+    cut: frozenset[Cut] = frozenset()
+    late: frozenset[Cut] = frozenset()
+    """Nothing has arrived that way for a while: the ring goes another way where there is one."""
+
+
+@dataclass(frozen=True)
+class Means:
+    """What others can take over with."""
+
+    problem: Callable[[Collection[str], int], Problem]
+    """Of placing the model without some devices, with room for so many tokens on each that is left; raises DoesNotFit
+    where none is."""
+    reserved_tokens: int
+    """What the open sessions have reserved."""
+    least_tokens: int
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What becomes of a plan."""
+
+    plan: Plan
+    """The one to go over to, or to stay with."""
+    waits_for: frozenset[str] = frozenset()
+    """Silent devices that keep what the plan gives them."""
+    why_not: str = ""
+    """Why nobody takes over from the lost; or, where none is lost, from the silent."""
+    is_over: bool = False
+    """Devices are lost that nobody can replace."""
+
+
+def succeed(plan: Plan, coming: Plan | None, away: Away, means: Means) -> Verdict:
+    """What is to become of a plan.
+
+    Args:
+        plan: the one in force.
+        coming: the one that is being gone over to; it is kept where it can be.
+    """
+    why_not = ""
+    for attempt in _attempts(plan, coming, away, means):
+        try:
+            found = _without(plan, coming, attempt, means)
+        except ShardnetError as error:  # nothing fits, or there is no way
+            why_not = why_not or str(error)
+        else:
+            return Verdict(found, away.silent.intersection(found.devices), why_not)
+    return Verdict(coming or plan, why_not=why_not, is_over=True)
+
+
+class _Attempt(NamedTuple):
+    leaving: frozenset[str]
+    full: frozenset[str]
+    cut: frozenset[Cut]
+    tokens: int
+
+
+def _attempts(plan: Plan, coming: Plan | None, away: Away, means: Means) -> Iterator[_Attempt]:
+    """What is to be done without, the most first."""
+    least, reserved = means.least_tokens, max(means.least_tokens, means.reserved_tokens)
+    ways = ways_of((coming or plan).stages)
+    for tokens in dict.fromkeys((reserved, least)):
+        for silent in dict.fromkeys((away.silent, frozenset[str]())):
+            for cut in dict.fromkeys((away.cut | away.late, away.cut)):
+                for end in _left_out(cut & ways):
+                    leaving = away.lost | silent | end
+                    yield _Attempt(leaving, away.full | (away.silent - leaving), cut, tokens)
+        if not (away.cut & ways or away.lost.intersection(plan.devices)):
+            return
+
+
+def _left_out(cut: Collection[Cut]) -> list[frozenset[str]]:
+    """Sets of devices with one end at least of every cut."""
+    found: list[frozenset[str]] = [frozenset()]
+    for ends in sorted(cut):
+        found = [each | {end} if each.isdisjoint(ends) else each for each in found for end in reversed(ends)]
+    return list(dict.fromkeys(found))
+
+
+def _without(plan: Plan, coming: Plan | None, attempt: _Attempt, means: Means) -> Plan:
+    """The plan that others hold alone.
+
+    Raises:
+        ShardnetError: they cannot.
+    """
+    leaving, full, cut, tokens = attempt
+    may_stay = [plan] if coming is None or full.intersection(coming.devices) else [coming, plan]
+    for kept in may_stay:
+        if leaving.isdisjoint(kept.devices) and cut.isdisjoint(ways_of(kept.stages)):
+            return kept
+    return repaired(plan, _with_full(means.problem(leaving, tokens), full, plan), cut)
+
+
+def _with_full(problem: Problem, full: Collection[str], plan: Plan) -> Problem:
+    """The problem in which those who are full have room for what the plan gives them, and no more."""
+    held = dict.fromkeys(full, 0.0)
+    for stage in plan.stages:
+        if stage.device in held:
+            held[stage.device] += sum(problem.unit_memory_bytes[stage.first_unit : stage.last_unit + 1])
+    devices = [
+        replace(device, memory_bytes=min(device.memory_bytes, held.get(device.name, device.memory_bytes)))
+        for device in problem.devices
+    ]
+    return replace(problem, devices=tuple(devices))
