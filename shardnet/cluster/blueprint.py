@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations
 
 from shardnet.cluster.load_options import LoadOptions
-from shardnet.cluster.placement import kv_budgets, num_at_once, problem_of
+from shardnet.cluster.placement import kept_bytes_per_token, kv_budgets, num_at_once, problem_of
 from shardnet.errors import DoesNotFit
 from shardnet.loader import ModelFiles
 from shardnet.plan import DeviceProfile, Link, Plan, StagePlan
@@ -85,6 +86,18 @@ class Blueprint:
             context_tokens=tokens,
             kv_memory_bytes=self.options.kv_memory_bytes,
         )
+
+    def has_room(self, stages: Sequence[StagePlan], tokens: int) -> bool:
+        """Whether what was set aside on each device is enough for so many tokens."""
+        aside_bytes, profile = self.options.kv_memory_bytes, self.files.profile
+        if aside_bytes is None:  # all that is left is: `problem` sees to it
+            return True
+        kept = kept_bytes_per_token(profile)
+        held: Counter[str] = Counter()
+        for stage in stages:
+            units = profile.units[stage.first_unit : stage.last_unit + 1]
+            held[stage.device] += sum(unit.kv_bytes_per_token for unit in units) + kept
+        return tokens * max(held.values()) <= aside_bytes
 
     def _with_times(self, device: DeviceProfile) -> DeviceProfile:
         if device.decode_unit_s:

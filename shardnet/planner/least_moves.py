@@ -7,7 +7,7 @@ another, and after a loss it shifts every boundary to gain a few percent. Both w
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 from shardnet.errors import BadConfiguration, DoesNotFit
@@ -64,17 +64,16 @@ def repairs(old: Plan, problem: Problem) -> list[tuple[StagePlan, ...]]:
     return [stages for stages in merged if _fits(problem, stages)]
 
 
-def repaired(old: Plan, problem: Problem, cut: Collection[tuple[str, str]] = ()) -> Plan:
+def repaired(old: Plan, problem: Problem, may_be: Callable[[Sequence[StagePlan]], bool] = lambda _: True) -> Plan:
     """The best of the `repairs`, for one session and the objective of `old`.
 
     Args:
-        cut: from which device to which no ring may go.
+        may_be: whether stages are to be considered.
 
     Raises:
         DoesNotFit: the others cannot hold what is lost where it is.
     """
-    found = [stages for stages in repairs(old, problem) if ways_of(stages).isdisjoint(cut)]
-    costs = [(evaluate(problem, stages), stages) for stages in found]
+    costs = [(evaluate(problem, stages), stages) for stages in repairs(old, problem) if may_be(stages)]
     if not costs:
         needed = sum(problem.unit_memory_bytes)
         free = sum(device.memory_bytes for device in problem.devices)

@@ -5,21 +5,22 @@ is lost for good must go to others; what is silent should, as long as nothing is
 these are tried in turn, and the first that works is taken:
 
     1. others take over from all that are away, with room for every open session
-    2. others take over from those that are lost only; who is silent is waited for
-    3. and 4. the same with room for one short session, where a device is lost: what does not fit ends
+    2. others take over from those that are lost only; who is silent is waited for, and keeps what it holds
+    3. the same, and what is lost may go to who is silent, too
+    4. to 6. the same with room for one short session, where a device is lost: what does not fit ends
 
-A device that did not take what it was given (`full`), or is waited for, is given nothing more than it holds. Of two
-devices with a cut between them that the ring would cross, one is left out.
+A device that did not take what it was given (`full`) is given nothing more than it holds. Of two devices with a cut
+between them that the ring would cross, one is left out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from shardnet.errors import ShardnetError
-from shardnet.plan import Plan
+from shardnet.plan import Plan, StagePlan
 from shardnet.planner.least_moves import repaired, ways_of
 from shardnet.planner.problem import Problem
 
@@ -48,6 +49,8 @@ class Means:
     problem: Callable[[Collection[str], int], Problem]
     """Of placing the model without some devices, with room for so many tokens on each that is left; raises DoesNotFit
     where none is."""
+    has_room: Callable[[Sequence[StagePlan], int], bool]
+    """Whether every device has room for so many tokens beside the units that stages give it, in what was set aside."""
     reserved_tokens: int
     """What the open sessions have reserved."""
     least_tokens: int
@@ -85,6 +88,9 @@ def succeed(plan: Plan, coming: Plan | None, away: Away, means: Means) -> Verdic
     return Verdict(coming or plan, why_not=why_not, is_over=True)
 
 
+_NONE: frozenset[str] = frozenset()
+
+
 class _Attempt(NamedTuple):
     leaving: frozenset[str]
     full: frozenset[str]
@@ -97,11 +103,10 @@ def _attempts(plan: Plan, coming: Plan | None, away: Away, means: Means) -> Iter
     least, reserved = means.least_tokens, max(means.least_tokens, means.reserved_tokens)
     ways = ways_of((coming or plan).stages)
     for tokens in dict.fromkeys((reserved, least)):
-        for silent in dict.fromkeys((away.silent, frozenset[str]())):
+        for silent, full in dict.fromkeys(((away.silent, _NONE), (_NONE, away.silent), (_NONE, _NONE))):
             for cut in dict.fromkeys((away.cut | away.late, away.cut)):
                 for end in _left_out(cut & ways):
-                    leaving = away.lost | silent | end
-                    yield _Attempt(leaving, away.full | (away.silent - leaving), cut, tokens)
+                    yield _Attempt(away.lost | silent | end, away.full | full, cut, tokens)
         if not (away.cut & ways or away.lost.intersection(plan.devices)):
             return
 
@@ -125,7 +130,11 @@ def _without(plan: Plan, coming: Plan | None, attempt: _Attempt, means: Means) -
     for kept in may_stay:
         if leaving.isdisjoint(kept.devices) and cut.isdisjoint(ways_of(kept.stages)):
             return kept
-    return repaired(plan, _with_full(means.problem(leaving, tokens), full, plan), cut)
+
+    def may_be(stages: Sequence[StagePlan]) -> bool:
+        return cut.isdisjoint(ways_of(stages)) and means.has_room(stages, tokens)
+
+    return repaired(plan, _with_full(means.problem(leaving, tokens), full, plan), may_be)
 
 
 def _with_full(problem: Problem, full: Collection[str], plan: Plan) -> Problem:

@@ -1,0 +1,257 @@
+"""Who takes over in awkward moments: devices that are heard again in the midst of a change, that die as they are asked,
+that have no room, and links that are cut. Over a whole ring in this process.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from threading import Timer
+from typing import Any
+
+import pytest
+from in_process_ring import PROMPT, RingInProcess, alone, answer, ring_in_process
+from processes import wait_until
+from tiny_text_model import save_text_model
+
+from shardnet.cluster import handover, watch
+from shardnet.cluster.model import Model
+from shardnet.errors import ClusterError, DoesNotFit
+from shardnet.policy.membership import Limits
+from shardnet.session.stream import TextStream
+from shardnet.timeline.events import Event
+
+NUM_TOKENS = 24
+WAIT_S = 20.0
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_text_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def expected(tiny: Path) -> list[int]:
+    return alone(tiny, [PROMPT], NUM_TOKENS)[0]
+
+
+@pytest.fixture(autouse=True)
+def quick_watch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "LIMITS", Limits(ask_every_s=0.02, suspect_after_s=0.3, grace_s=0.02))
+    monkeypatch.setattr(watch, "LOOK_EVERY_S", 0.01)
+
+
+@contextmanager
+def loaded(
+    tiny: Path, split: list[int], *, speed: float = 1.0, **options: Any
+) -> Iterator[tuple[RingInProcess, Model]]:
+    with ring_in_process(len(split), speed=speed) as ring, ring.connect() as cluster:
+        yield ring, cluster.load(tiny, dtype="float32", split=split, prefill_chunk_tokens=4, **options)
+
+
+def rest_of(stream: TextStream) -> list[int]:
+    """All ids of an answer that was begun; fails where it takes too long."""
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit("".join, stream).result(timeout=WAIT_S)
+    return stream.result.token_ids
+
+
+def begun(model: Model) -> TextStream:
+    stream = model.stream(PROMPT, max_new_tokens=NUM_TOKENS)
+    next(stream)
+    return stream
+
+
+def events_of(model: Model) -> list[tuple[str, str]]:
+    return [(event.event, event.device) for event in model.events]
+
+
+def set_speeds(model: Model, **seconds: float) -> None:
+    """Have the policy take these devices for so fast, and the others for slow."""
+    rings = model._deployment._rings
+    assert rings is not None and rings._blueprint is not None
+    num_units = model.profile.num_units
+    devices = []
+    for device in rings._blueprint.devices:
+        times = (seconds.get(device.name, 10.0),) * num_units
+        devices.append(replace(device, decode_unit_s=times, prefill_unit_s_per_token=times))
+    rings._blueprint = replace(rings._blueprint, devices=tuple(devices))
+
+
+def set_memory(model: Model, share: float) -> None:
+    """Have the policy take each device for one that has room for a share of the model."""
+    rings = model._deployment._rings
+    assert rings is not None and rings._blueprint is not None
+    num_bytes = int(sum(unit.weight_bytes for unit in model.profile.units) * share)
+    devices = tuple(replace(device, memory_bytes=num_bytes) for device in rings._blueprint.devices)
+    rings._blueprint = replace(rings._blueprint, devices=devices)
+
+
+def is_changing(model: Model) -> bool:
+    rings = model._deployment._rings
+    assert rings is not None
+    return rings._is_changing
+
+
+def test_who_is_heard_again_in_the_midst_of_a_change_is_used_later_and_may_be_lost_then(
+    tiny: Path, expected: list[int]
+) -> None:
+    """Once, its loss began no round, and sessions hung."""
+    with loaded(tiny, [2, 2, 2]) as (ring, model):
+        set_speeds(model, a=1.0, b=0.01, c=1.0)
+        ring.network.freeze("b")
+        for other in "ac":
+            ring.network.delay("coordinator", other, 0.1)
+        wait_until(partial(is_changing, model))
+        ring.network.restore("b")
+        wait_until(lambda: not is_changing(model))
+        for other in "ac":
+            ring.network.delay("coordinator", other, 0.0)
+        assert answer(model, PROMPT, NUM_TOKENS) == expected
+        ring.network.kill("c")
+        assert answer(model, PROMPT, NUM_TOKENS) == expected
+        assert "b" in model.plan.devices
+        stream = begun(model)
+        ring.network.kill("b")
+        assert rest_of(stream) == expected
+
+
+def test_a_taker_that_falls_silent_is_waited_for_where_nobody_else_has_room(tiny: Path, expected: list[int]) -> None:
+    """Once, the model ended."""
+    with loaded(tiny, [2, 2, 2]) as (ring, model):
+        set_memory(model, 0.9)
+        stream = begun(model)
+        ring.network.at("open_stage", 0, partial(ring.network.freeze, "c"))
+        Timer(1.5, ring.network.restore, ["c"]).start()
+        ring.network.kill("b")
+        assert rest_of(stream) == expected
+        assert ("suspected", "c") in events_of(model)
+
+
+@pytest.mark.parametrize("options", [{}, {"kv_memory_bytes": 25_000}])
+def test_stages_that_are_left_stay_when_the_taker_dies_as_it_is_asked(
+    tiny: Path, expected: list[int], options: dict[str, Any]
+) -> None:
+    """Once, the stages behind it were loaded anew, beside the old ones; where room was short, the session ended."""
+    with loaded(tiny, [1, 2, 3, 0, 0], **options) as (ring, model):
+        set_speeds(model, d=0.001, e=0.002)
+        before = ring.workers["c"]._stages.hosts()
+        stream = begun(model)
+        ring.network.at("open_stage", 0, partial(ring.network.kill, "d"))
+        ring.network.kill("b")
+        assert rest_of(stream) == expected
+        assert ring.workers["c"]._stages.hosts() == before
+        assert ring.num_stages() == 3
+
+
+@pytest.mark.parametrize("pause_s", [0.0, 1.0])
+def test_a_token_that_is_sampled_while_others_take_over_comes_to_the_new_first_stage(
+    tiny: Path, expected: list[int], monkeypatch: pytest.MonkeyPatch, pause_s: float
+) -> None:
+    """Once it was lost, and the session hung: the new first stage was not open yet when the token was sent to it."""
+    real = handover.catch_up
+
+    def late(*arguments: Any) -> Any:
+        time.sleep(pause_s)
+        return real(*arguments)
+
+    monkeypatch.setattr(handover, "catch_up", late)
+    with loaded(tiny, [2, 2, 2, 0]) as (ring, model):
+        set_speeds(model, d=0.001)
+        ring.network.delay("b", "c", 0.5)
+        stream = begun(model)
+        time.sleep(0.1)  # by now a row is on its way from b to c
+        ring.network.kill("a")
+        wait_until(lambda: not pause_s or ("lost", "a") in events_of(model))
+        time.sleep(pause_s / 2)
+        ring.network.delay("b", "c", 0.001)
+        assert rest_of(stream) == expected
+
+
+def test_who_is_told_of_events_may_ask_the_model(tiny: Path, expected: list[int]) -> None:
+    """Once it was told on the thread of the recovery, which then waited for itself."""
+    models: list[Model] = []
+    seen: list[str] = []
+
+    def on_event(event: Event) -> None:
+        models[0].report()
+        seen.append(event.event)
+
+    with loaded(tiny, [2, 2, 2], on_event=on_event) as (ring, model):
+        models.append(model)
+        for lost in ("b", "c"):
+            stream = begun(model)
+            ring.network.kill(lost)
+            assert rest_of(stream) == expected
+        wait_until(lambda: seen == ["lost", "recovered"] * 2)
+
+
+def test_no_session_ends_for_the_silence_of_a_moment(tiny: Path, expected: list[int]) -> None:
+    """Once, what was silent was replaced by who had no room for the sessions, and these ended."""
+    with loaded(tiny, [1, 2, 3], kv_memory_bytes=25_000) as (ring, model):
+        stream = begun(model)
+        ring.network.freeze("b")
+        wait_until(lambda: bool(model.events))
+        ring.network.restore("b")
+        assert rest_of(stream) == expected
+
+
+def test_who_was_silent_may_replace_who_is_lost(tiny: Path, expected: list[int]) -> None:
+    """Once, the model ended where a device was lost while another one was silent, though that came back."""
+    with loaded(tiny, [2, 2, 2]) as (ring, model):
+        set_memory(model, 0.9)
+        stream = begun(model)
+        ring.network.freeze("c")
+        wait_until(lambda: events_of(model)[-1:] == [("recovered", "")])
+        Timer(0.5, ring.network.restore, ["c"]).start()
+        ring.network.kill("b")
+        assert rest_of(stream) == expected
+        assert answer(model, PROMPT, NUM_TOKENS) == expected
+
+
+def test_where_the_taker_has_no_memory_another_one_takes_over(tiny: Path, expected: list[int]) -> None:
+    """Once, the model ended."""
+
+    def refuse(num_bytes: int, stage: object) -> None:
+        raise DoesNotFit("another model has it by now")
+
+    with loaded(tiny, [2, 2, 2, 0]) as (ring, model):
+        set_speeds(model, d=0.001)
+        ring.workers["d"].premises.memory.reserve_weights = refuse  # type: ignore[method-assign]
+        stream = begun(model)
+        ring.network.kill("b")
+        assert rest_of(stream) == expected
+        assert "d" not in model.plan.devices
+
+
+@pytest.mark.parametrize(("source", "target"), [("a", "b"), ("b", "c"), ("c", "a")])
+@pytest.mark.parametrize("num_read", [0, 5])
+def test_the_ring_goes_round_a_link_that_is_cut(
+    tiny: Path, expected: list[int], source: str, target: str, num_read: int
+) -> None:
+    with loaded(tiny, [2, 2, 2], speed=20.0) as (ring, model):
+        stream = model.stream(PROMPT, max_new_tokens=NUM_TOKENS)
+        for _ in range(num_read):
+            next(stream)
+        ring.network.drop(source, target, count=10**6)
+        assert rest_of(stream) == expected
+        if num_read:
+            [event] = [each for each in model.events if each.event == "cut off"]
+            assert event.device in (source, target)
+            assert f"what {source} sends does not reach {target}" in event.text
+        ring.network.restore()
+        assert answer(model, PROMPT, NUM_TOKENS) == expected
+
+
+def test_where_there_is_no_way_round_a_cut_link_a_sentence_says_so(tiny: Path) -> None:
+    with loaded(tiny, [3, 3], speed=200.0) as (ring, model):
+        set_memory(model, 0.7)
+        stream = begun(model)
+        ring.network.drop("a", "b", count=10**6)
+        with pytest.raises(ClusterError, match=r"what a sends does not reach b: .*\. There is no way round it: .* GiB"):
+            rest_of(stream)
