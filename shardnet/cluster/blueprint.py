@@ -87,16 +87,21 @@ class Blueprint:
             kv_memory_bytes=self.options.kv_memory_bytes,
         )
 
-    def has_room(self, stages: Sequence[StagePlan], tokens: int) -> bool:
-        """Whether what was set aside on each device is enough for so many tokens."""
+    def has_room(self, plan: Plan, stages: Sequence[StagePlan], tokens: int) -> bool:
+        """Whether what was set aside on each device is enough for so many tokens.
+
+        Args:
+            plan: the one in force: what comes to a device beside what it has there is a stage of its own at first.
+        """
         aside_bytes, profile = self.options.kv_memory_bytes, self.files.profile
         if aside_bytes is None:  # all that is left is: `problem` sees to it
             return True
-        kept = kept_bytes_per_token(profile)
         held: Counter[str] = Counter()
         for stage in stages:
+            num_stages = 1 if stage in plan.stages or stage.device not in plan.devices else 2
             units = profile.units[stage.first_unit : stage.last_unit + 1]
-            held[stage.device] += sum(unit.kv_bytes_per_token for unit in units) + kept
+            held[stage.device] += sum(unit.kv_bytes_per_token for unit in units)
+            held[stage.device] += num_stages * kept_bytes_per_token(profile)
         return tokens * max(held.values()) <= aside_bytes
 
     def _with_times(self, device: DeviceProfile) -> DeviceProfile:

@@ -251,7 +251,8 @@ class Rings:
         blueprint = self._blueprint
         assert blueprint is not None, "no change begins before the model stands"
         self._raise_if_ended()
-        means = Means(blueprint.problem, blueprint.has_room, self._sessions.reserved_tokens, LEAST_KV_TOKENS)
+        has_room = partial(blueprint.has_room, self.plan)
+        means = Means(blueprint.problem, has_room, self._sessions.reserved_tokens, LEAST_KV_TOKENS)
         verdict = succeed(self.plan, self._coming, away, means)
         with self._settled:
             if verdict.is_over:

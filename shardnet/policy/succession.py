@@ -54,6 +54,7 @@ class Means:
     reserved_tokens: int
     """What the open sessions have reserved."""
     least_tokens: int
+    """For so many there must be room in any case."""
 
 
 @dataclass(frozen=True)
@@ -100,9 +101,8 @@ class _Attempt(NamedTuple):
 
 def _attempts(plan: Plan, coming: Plan | None, away: Away, means: Means) -> Iterator[_Attempt]:
     """What is to be done without, the most first."""
-    least, reserved = means.least_tokens, max(means.least_tokens, means.reserved_tokens)
     ways = ways_of((coming or plan).stages)
-    for tokens in dict.fromkeys((reserved, least)):
+    for tokens in dict.fromkeys((means.reserved_tokens, 0)):
         for silent, full in dict.fromkeys(((away.silent, _NONE), (_NONE, away.silent), (_NONE, _NONE))):
             for cut in dict.fromkeys((away.cut | away.late, away.cut)):
                 for end in _left_out(cut & ways):
@@ -126,15 +126,20 @@ def _without(plan: Plan, coming: Plan | None, attempt: _Attempt, means: Means) -
         ShardnetError: they cannot.
     """
     leaving, full, cut, tokens = attempt
-    may_stay = [plan] if coming is None or full.intersection(coming.devices) else [coming, plan]
-    for kept in may_stay:
+    for kept in [plan] if coming is None or _gives_more(coming, plan, full) else [coming, plan]:
         if leaving.isdisjoint(kept.devices) and cut.isdisjoint(ways_of(kept.stages)):
             return kept
 
     def may_be(stages: Sequence[StagePlan]) -> bool:
         return cut.isdisjoint(ways_of(stages)) and means.has_room(stages, tokens)
 
-    return repaired(plan, _with_full(means.problem(leaving, tokens), full, plan), may_be)
+    return repaired(plan, _with_full(means.problem(leaving, max(tokens, means.least_tokens)), full, plan), may_be)
+
+
+def _gives_more(coming: Plan, plan: Plan, devices: Collection[str]) -> bool:
+    """Whether one of the devices gets units that it has not."""
+    units = range(coming.stages[-1].last_unit + 1)
+    return any(coming.device_of(unit) in devices and coming.device_of(unit) != plan.device_of(unit) for unit in units)
 
 
 def _with_full(problem: Problem, full: Collection[str], plan: Plan) -> Problem:

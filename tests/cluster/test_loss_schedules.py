@@ -58,7 +58,7 @@ class Schedule(NamedTuple):
 
 def schedule_of(seed: int) -> Schedule:
     random = Random(seed)
-    where = random.choice(("prompt", "decoding", "switch", "recovery"))
+    where = random.choice(("prompt", "decoding", "switch", "recovery", "recovery"))
     first, second, third = random.sample(NAMES, 3)
     at = {"prompt": IN_PROMPT, "decoding": IN_DECODING, "switch": IN_SWITCH, "recovery": IN_DECODING}[where]
     most = {"prompt": 8, "decoding": 80, "switch": 8, "recovery": 60}[where]

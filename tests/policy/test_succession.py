@@ -1,0 +1,136 @@
+"""Who takes over, in random situations: nothing goes to who is lost, and nothing is given up for who may come back."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+from itertools import permutations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shardnet.errors import DoesNotFit
+from shardnet.plan import Plan, StagePlan, stages_from_counts
+from shardnet.planner.least_moves import ways_of
+from shardnet.planner.problem import Device, Link, Problem, Unit
+from shardnet.policy.succession import Away, Means, Verdict, succeed
+
+NAMES = ("a", "b", "c", "d")
+NUM_UNITS = 8
+WEIGHT = 100
+subsets = st.frozensets(st.sampled_from(NAMES))
+ways = st.frozensets(st.sampled_from(list(permutations(NAMES, 2))), max_size=2)
+aways = st.builds(Away, lost=subsets, silent=subsets, full=subsets, cut=ways, late=ways).map(
+    lambda away: Away(away.lost, away.silent - away.lost, away.full, away.cut, away.late - away.cut)
+)
+
+
+def means_of(capacity: dict[str, int], num_tokens: int = 0, most_tokens: int = 0) -> Means:
+    """Devices that can hold so many units each, and beside them so many tokens."""
+
+    def problem(absent: Collection[str], tokens: int) -> Problem:
+        left = [name for name in NAMES if name not in absent]
+        if not left:
+            raise DoesNotFit("nobody is left")
+        units = tuple(Unit(f"u{index}", WEIGHT, 0, 8) for index in range(NUM_UNITS))
+        devices = tuple(Device(name, capacity[name] * WEIGHT + 1, (0.01,) * NUM_UNITS) for name in left)
+        links = tuple(Link(*ends, 1e-3, 1e7) for ends in permutations(left, 2))
+        return Problem(units, devices, links, left[0], pin_embedding=False)
+
+    def has_room(stages: Sequence[StagePlan], tokens: int) -> bool:
+        return tokens <= most_tokens
+
+    return Means(problem, has_room, num_tokens, 1)
+
+
+def held(plan: Plan) -> Counter[str]:
+    return Counter(plan.device_of(unit) for unit in range(NUM_UNITS))
+
+
+@st.composite
+def situations(draw: st.DrawFn) -> tuple[Plan, Away, dict[str, int], int]:
+    counts = draw(st.lists(st.integers(0, 4), min_size=4, max_size=4).filter(lambda each: 0 < sum(each) <= NUM_UNITS))
+    counts[counts.index(max(counts))] += NUM_UNITS - sum(counts)
+    order = draw(st.permutations(NAMES))
+    plan = Plan(stages_from_counts(order, counts))
+    capacity = {name: held(plan)[name] + draw(st.integers(0, 8)) for name in NAMES}
+    return plan, draw(aways), capacity, draw(st.sampled_from((0, 10)))
+
+
+@given(situations())
+def test_what_is_lost_goes_to_others_and_nobody_gets_more_than_he_can_hold(
+    situation: tuple[Plan, Away, dict[str, int], int],
+) -> None:
+    plan, away, capacity, num_tokens = situation
+    verdict = succeed(plan, None, away, means_of(capacity, num_tokens))
+    if verdict.is_over:
+        assert verdict.why_not
+        assert away.lost.intersection(plan.devices) or away.cut & ways_of(plan.stages)
+        return
+    after = verdict.plan
+    assert [unit for stage in after.stages for unit in range(stage.first_unit, stage.last_unit + 1)] == list(
+        range(NUM_UNITS)
+    )
+    assert away.lost.isdisjoint(after.devices)
+    assert ways_of(after.stages).isdisjoint(away.cut)
+    assert verdict.waits_for == away.silent.intersection(after.devices)
+    assert all(count <= capacity[name] for name, count in held(after).items())
+    assert all(held(after)[name] <= held(plan)[name] for name in away.full)
+
+
+@given(situations())
+def test_silence_alone_ends_nothing_and_costs_no_session(situation: tuple[Plan, Away, dict[str, int], int]) -> None:
+    plan, away, capacity, num_tokens = situation
+    verdict = succeed(plan, None, Away(silent=away.silent, late=away.late), means_of(capacity, num_tokens))
+    assert not verdict.is_over
+    if verdict.plan is not plan:
+        assert num_tokens == 0
+        assert away.silent.intersection(plan.devices) or away.late & ways_of(plan.stages)
+
+
+@given(situations())
+def test_asked_again_it_says_the_same(situation: tuple[Plan, Away, dict[str, int], int]) -> None:
+    plan, away, capacity, num_tokens = situation
+    means = means_of(capacity, num_tokens)
+    first = succeed(plan, None, away, means)
+    if not first.is_over:
+        coming = None if first.plan is plan else first.plan
+        again = succeed(plan, coming, away, means)
+        assert (again.plan, again.waits_for) == (first.plan, first.waits_for)
+
+
+@given(situations())
+def test_where_all_are_there_again_what_is_coming_comes(situation: tuple[Plan, Away, dict[str, int], int]) -> None:
+    plan, away, capacity, num_tokens = situation
+    first = succeed(plan, None, away, means_of(capacity, num_tokens))
+    assert succeed(plan, first.plan, Away(), means_of(capacity)) == Verdict(first.plan)
+
+
+def test_who_is_silent_takes_over_where_nobody_else_has_room() -> None:
+    plan = Plan(stages_from_counts(["a", "b"], [4, 4]))
+    capacity = {"a": 5, "b": 4, "c": 8, "d": 0}
+    verdict = succeed(plan, None, Away(frozenset("b"), frozenset("c")), means_of(capacity))
+    assert not verdict.is_over
+    assert verdict.waits_for == {"c"}
+    assert held(verdict.plan) == {"a": 4, "c": 4}
+
+
+def test_who_is_silent_is_replaced_where_others_have_room_for_the_sessions() -> None:
+    plan = Plan(stages_from_counts(["a", "b"], [4, 4]))
+    roomy = dict.fromkeys(NAMES, 8)
+    replaced = succeed(plan, None, Away(silent=frozenset("b")), means_of(roomy, num_tokens=10, most_tokens=10))
+    assert "b" not in replaced.plan.devices
+    waited = succeed(plan, None, Away(silent=frozenset("b")), means_of(roomy, num_tokens=10, most_tokens=9))
+    assert waited.plan is plan
+    assert waited.waits_for == {"b"}
+
+
+def test_a_way_that_may_be_slow_only_is_kept_where_there_is_no_other() -> None:
+    plan = Plan(stages_from_counts(["a", "b"], [4, 4]))
+    tight = {"a": 4, "b": 4, "c": 0, "d": 0}
+    late = succeed(plan, None, Away(late=frozenset({("a", "b")})), means_of(tight))
+    assert late.plan is plan
+    assert not late.is_over
+    assert succeed(plan, None, Away(cut=frozenset({("a", "b")})), means_of(tight)).is_over
+    roomy = dict.fromkeys(NAMES, 8)
+    assert succeed(plan, None, Away(late=frozenset({("a", "b")})), means_of(roomy)).plan is not plan
