@@ -2,7 +2,7 @@
 
 Of each session a stage knows how many tokens the next one has or was sent. Results go on at once where they come next;
 what the next stage has already does not; and where it lacks earlier tokens, all later ones wait until these were sent
-again, out of the log. That is done in chunks, between two steps, under the same back-pressure as prompts.
+again, out of the log. That is done in chunks, between two steps, hidden states under the same back-pressure as prompts.
 
 For the compute thread, but for `Window`.
 
@@ -148,13 +148,20 @@ class Onward:
         self._window = Window(self._on_taken)
 
     def catch_up(self) -> None:
-        """Send again what the next stage lacks, as long as it takes it."""
-        while self._behind and self._window.has_room:
+        """Send again what the next stage lacks, as long as it takes it.
+
+        Ids go at once: were the last stage to wait for the first, all could wait for each other round the ring.
+        """
+        while self._behind and (self._log.is_of_ids or self._window.has_room):
             with self._lock:  # who is closed meanwhile takes its rows along
                 chunk = self._next_chunk()
-            if chunk:
-                rows = [rows for _, rows in chunk]
-                self._send_bulk(tuple(part for part, _ in chunk), torch.cat(rows))
+            if not chunk:
+                continue
+            parts, rows = tuple(part for part, _ in chunk), torch.cat([rows for _, rows in chunk])
+            if self._log.is_of_ids:
+                self._outlet.hop(parts, rows)
+            else:
+                self._send_bulk(parts, rows)
 
     def raise_if_behind(self) -> None:
         """

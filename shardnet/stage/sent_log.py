@@ -41,6 +41,11 @@ class SentLog:
         self._has_embedding = shard.has_embedding
         self._has_head = shard.has_head
 
+    @property
+    def is_of_ids(self) -> bool:
+        """Whether ids are sent: where the head is."""
+        return self._has_head
+
     def keep(
         self, parts: Sequence[Part], sessions: Sequence[LiveSession], inputs: torch.Tensor, hidden: torch.Tensor | None
     ) -> None:

@@ -283,6 +283,22 @@ def test_a_stage_that_is_first_and_last_knows_what_either_knows(whole: Stage, ro
     assert standing(whole, 2)[1:4] == (5, 0, tuple(prompt))
 
 
+def test_ids_are_sent_again_without_waiting_for_the_first_stage(last: Stage, road: Road) -> None:
+    """It may wait for the next one to take a chunk, that one for its next, and the last of these for the head."""
+    last.open_session(spec(1, 2, 20))
+    for position, row in enumerate(hidden(18)):
+        feed(last, 1, position, row[None], nothing)
+        wait_for_length(last, 1, position + 1)
+    road.take_all()
+    resend(last, (1, 2))
+    last.between_steps(nothing).result(timeout=5)
+    again = road.take_all()
+    assert [sent.parts[0].num_tokens for sent in again] == [4, 4, 4, 4, 1]
+    assert all(sent.on_taken is None for sent in again)
+    feed(last, 1, 18, hidden(1), nothing)
+    wait_for_length(last, 1, 19)
+
+
 @pytest.mark.parametrize("is_whole", [False, True])
 def test_ids_that_are_sent_again_do_no_harm_at_the_first_stage(
     first: Stage, last: Stage, whole: Stage, road: Road, is_whole: bool
