@@ -21,7 +21,7 @@ from shardnet.planner import plan_to_dict
 from shardnet.planner.costs import evaluate
 from shardnet.planner.problem import Problem
 from shardnet.policy.rebalance import without_devices
-from shardnet.simulator import Event, Load, Recovery, Result, parse_event, read_events, simulate
+from shardnet.simulator import Event, Load, Recovery, Result, absent_at_start, parse_event, read_events, simulate
 
 
 def run(options: ProblemOptions, how: PlannerOptions, wanted: RunOptions) -> None:
@@ -40,7 +40,8 @@ def run(options: ProblemOptions, how: PlannerOptions, wanted: RunOptions) -> Non
     if wanted.plan_file is not None:
         start = _read_plan(wanted.plan_file, asked.problem, how)
     else:
-        start = _plan_without(_absent_at_start(asked.problem, events), asked.problem, planner)
+        absent = [device for device in absent_at_start(events) if device in asked.problem.index]
+        start = _plan_without(absent, asked.problem, planner)
     recovery = Recovery(planner, load_bytes_per_s=dict(asked.load_bytes_per_s), rebalance=wanted.rebalance)
     result = simulate(asked.problem, start, load, events, recovery)
     if wanted.trace is not None:
@@ -90,15 +91,6 @@ def _print_run(result: Result, start: Plan, asked: Asked, *, json: bool) -> None
 def _read_events(texts: Sequence[str], path: Path | None) -> tuple[Event, ...]:
     listed = tuple(parse_event(text) for text in texts)
     return listed + (read_events(load_data_file(path), shortened(path.name)) if path is not None else ())
-
-
-def _absent_at_start(problem: Problem, events: tuple[Event, ...]) -> list[str]:
-    """The devices whose first event is that they join."""
-    first: dict[str, str] = {}
-    for event in sorted(events, key=lambda event: event.at_s):
-        if event.kind != "slow":
-            first.setdefault(event.device, event.kind)
-    return [device for device, kind in first.items() if kind == "join" and device in problem.index]
 
 
 def _plan_without(absent: Sequence[str], problem: Problem, planner: ConfiguredPlanner) -> Plan:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 Tell = Callable[[str, str], object]
 """Told of an event by a word, and by what goes with it."""
+MakeWorker = Callable[[], "Worker"]
 JOIN_S = 60.0
 GOODBYE_S = 1.0
 LOOK_EVERY_S = 0.5
@@ -124,13 +125,18 @@ def import_all() -> None:
 
 
 def serve_and_report(
-    endpoint: str, name: str, threads: int, keep_s: float = 0.0, most_memory_bytes: int | None = None
+    endpoint: str,
+    name: str,
+    threads: int,
+    keep_s: float = 0.0,
+    most_memory_bytes: int | None = None,
+    make_worker: MakeWorker | None = None,
 ) -> int:
     """Be a device until it is over. Whatever else ends it is one sentence on standard error; returns the exit code."""
     try:
         with orderly_exit(debug=False):
             require_address_space()
-            serve(endpoint, name, threads, keep_s, most_memory_bytes)
+            serve(endpoint, name, threads, keep_s, most_memory_bytes, make_worker=make_worker)
     except SystemExit as end:
         assert isinstance(end.code, int), end.code
         return end.code
@@ -144,6 +150,7 @@ def serve(
     keep_s: float = 0.0,
     most_memory_bytes: int | None = None,
     tell: Tell = lambda event, what: None,
+    make_worker: MakeWorker | None = None,
 ) -> None:
     """Be a device until it is over. One that the others have struck off, as it was silent for too long, joins anew.
 
@@ -152,6 +159,7 @@ def serve(
         most_memory_bytes: what its models may take; None for what there is.
         tell: told when it has joined ("joined"), what it holds ("holds", with the units, or with nothing), when its
             door is gone and back ("gone", "back"), when it was struck off ("struck off"), when it has left ("left").
+        make_worker: makes the device, and another one each time that it joins anew; None for what this machine is.
 
     Raises:
         ShardnetError: it could not join, or the door was not found again.
@@ -164,10 +172,13 @@ def serve(
     from shardnet.device.worker import Worker
     from shardnet.process.cache_folder import cache_folder
 
+    def own_worker() -> Worker:
+        return Worker(threads, cache_folder(), most_memory_bytes=most_memory_bytes)
+
     torch.set_num_threads(threads)
     wait_s, is_over = JOIN_S, False
     while not is_over:
-        with Worker(threads, cache_folder(), most_memory_bytes=most_memory_bytes) as worker:
+        with make_worker() if make_worker else own_worker() as worker:
             worker.warm_up()
             here = _joined(endpoint, name, wait_s, keep_s, worker)
             wait_s = max(JOIN_S, keep_s)

@@ -3,10 +3,23 @@
 Everything that comes out of here is predicted, never measured.
 """
 
-from shardnet.simulator.events import Event, parse_event, read_events
+from shardnet.simulator.events import Event, absent_at_start, parse_event, read_events
 from shardnet.simulator.load import Load, Recovery
 from shardnet.simulator.rates import simulated_rate
 from shardnet.simulator.result import Result
 from shardnet.simulator.run import simulate
+from shardnet.simulator.script import Script, read_script
 
-__all__ = ["Event", "Load", "Recovery", "Result", "parse_event", "read_events", "simulate", "simulated_rate"]
+__all__ = [
+    "Event",
+    "Load",
+    "Recovery",
+    "Result",
+    "Script",
+    "absent_at_start",
+    "parse_event",
+    "read_events",
+    "read_script",
+    "simulate",
+    "simulated_rate",
+]

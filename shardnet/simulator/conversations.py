@@ -43,6 +43,9 @@ class Conversations:
         self._engine, self._way, self._load, self._absent = engine, way, load, absent
         self._sessions = [_Session(index) for index in range(min(load.in_flight, load.num_requests))]
         self._waiting = load.num_requests - len(self._sessions)
+        self._at_token: dict[int, list[Callable[[], None]]] = {}
+        self._num_first = 0
+        """Tokens of the first session, all its requests together."""
 
     @property
     def are_going_on(self) -> bool:
@@ -56,6 +59,10 @@ class Conversations:
         """Start the first request of every session."""
         for session in self._sessions:
             self._start_request(session)
+
+    def at_token(self, number: int, action: Callable[[], None]) -> None:
+        """Do something as soon as the first session has so many tokens."""
+        self._at_token.setdefault(number, []).append(action)
 
     def start_again(self) -> None:
         """What was on its way is lost: every session starts again at the token that it waits for."""
@@ -95,8 +102,16 @@ class Conversations:
     def _first_token(self, session: _Session) -> None:
         session.first_token_s = self._engine.now_s
         session.tokens = self._load.prompt_tokens + 1
-        session.left -= 1
+        self._count(session)
         self._go_on(session)
+
+    def _count(self, session: _Session) -> None:
+        """One more token."""
+        session.left -= 1
+        if session.index == 0:
+            self._num_first += 1
+            for action in self._at_token.pop(self._num_first, ()):
+                action()
 
     def _next_lap(self, session: _Session) -> None:
         session.lap_began_s = self._engine.now_s
@@ -105,7 +120,7 @@ class Conversations:
     def _end_lap(self, session: _Session) -> None:
         self.laps.append(Lap(session.index, session.lap_began_s, self._engine.now_s))
         session.tokens += 1
-        session.left -= 1
+        self._count(session)
         self._go_on(session)
 
     def _go_on(self, session: _Session) -> None:

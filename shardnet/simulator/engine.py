@@ -63,6 +63,12 @@ class _Server:
         """Those of the waiting that are decode steps, as a heap: position in the lap, then arrival."""
         self._arrivals = count()
         self.running: _Job | None = None
+        self.started_s = 0.0
+        self.ends_s = 0.0
+        """When what runs is to be done; later by as long as the server was frozen meanwhile."""
+        self.frozen_s = 0.0
+        """How long it was, while this job ran."""
+        self.frozen_since_s: float | None = None
         self.slowdown = 1.0
         self.alive = True
         self.busy_s = 0.0
@@ -139,22 +145,46 @@ class Engine:
         server = self.server(resource)
         server.alive, server.seen_slowdown = True, 1.0
 
+    def freeze(self, resource: Resource) -> None:
+        """It stops where it is, until it is thawed."""
+        server = self.server(resource)
+        if server.frozen_since_s is None:
+            server.frozen_since_s = self.now_s
+
+    def thaw(self, resource: Resource) -> None:
+        """It goes on where it stopped."""
+        server = self.server(resource)
+        if server.frozen_since_s is None:
+            return
+        frozen_s = self.now_s - server.frozen_since_s
+        server.frozen_since_s = None
+        if server.running is None:
+            self._begin(resource, server)
+            return
+        server.ends_s += frozen_s
+        server.frozen_s += frozen_s
+        self._end_later(resource, server, server.running)
+
     def _begin(self, resource: Resource, server: _Server) -> None:
-        if not server.alive or server.running is not None:
+        if not server.alive or server.running is not None or server.frozen_since_s is not None:
             return
         job = server.take()
         if job is None:
             return
-        server.running = job
-        seconds = job.leg.seconds * server.slowdown * self._jitter_factor()
-        start_s = self.now_s
-        self.at(start_s + seconds, lambda: self._end(resource, server, job, start_s))
+        server.running, server.started_s, server.frozen_s = job, self.now_s, 0.0
+        server.ends_s = self.now_s + job.leg.seconds * server.slowdown * self._jitter_factor()
+        self._end_later(resource, server, job)
 
-    def _end(self, resource: Resource, server: _Server, job: _Job, start_s: float) -> None:
-        if server.running is not job:  # its server died under it
-            return
+    def _end_later(self, resource: Resource, server: _Server, job: _Job) -> None:
+        ends_s = server.ends_s
+        self.at(ends_s, lambda: self._end(resource, server, job, ends_s))
+
+    def _end(self, resource: Resource, server: _Server, job: _Job, ends_s: float) -> None:
+        if server.running is not job or server.frozen_since_s is not None or server.ends_s != ends_s:
+            return  # its server died under it, stands still, or stood still meanwhile
         server.running = None
-        seconds = self.now_s - start_s
+        start_s = server.started_s
+        seconds = self.now_s - start_s - server.frozen_s
         server.busy_s += seconds
         if job.leg.seconds > 0:
             seen = seconds / job.leg.seconds

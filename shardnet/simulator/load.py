@@ -7,6 +7,7 @@ from typing import Annotated
 
 from shardnet.described.schema import require
 from shardnet.foreign.bounds import SESSIONS, TOKENS, Amount, Count, check_fields
+from shardnet.policy.membership import Limits
 from shardnet.policy.rebalance import Policy, Replan
 
 MAX_STEPS = 2_000_000
@@ -57,7 +58,9 @@ class Recovery:
     """Makes the best plan of a problem; without it a slow device stays in the ring and a lost one ends the run."""
     policy: Policy = field(default_factory=Policy)
     detect_s: float = 1.0
-    """Until a silent device counts as lost."""
+    """Until a device that is gone, or a link that is cut, is known as that."""
+    suspect_s: float = Limits().suspect_after_s
+    """Until a frozen device is taken for lost; thawed later, it is a device without units."""
     look_every_s: float = 0.5
     """Between two looks at the stage times."""
     load_bytes_per_s: dict[str, float] = field(default_factory=dict)
@@ -65,3 +68,5 @@ class Recovery:
     """Of a device that is not in `load_bytes_per_s`."""
     rebalance: bool = True
     """False: only losses change the plan."""
+    is_source_apart: bool = False
+    """The prompts are with a coordinator that holds no units, as in `Cluster`, so that every device may go."""

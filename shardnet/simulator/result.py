@@ -42,6 +42,9 @@ class Happening:
     at_s: float
     what: str
     why: str = ""
+    kind: str = "event"
+    """`event` where the script or the caller made it happen; else what `shardnet.Event.event` calls it in a real run:
+    `lost`, `suspected`, `recovered`, `back`; or `rebalancing`, `rebalanced`, `rerouted`, `given up`, `failed`."""
 
 
 @dataclass(frozen=True)

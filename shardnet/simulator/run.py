@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 from shardnet.described.schema import require
 from shardnet.errors import BadConfiguration
@@ -14,8 +15,8 @@ from shardnet.planner.problem import Problem
 from shardnet.policy import recovery as policy
 from shardnet.policy.rebalance import Observed, without_devices
 from shardnet.simulator.conversations import Conversations
-from shardnet.simulator.engine import Engine
-from shardnet.simulator.events import Event, check_events
+from shardnet.simulator.engine import Engine, Resource
+from shardnet.simulator.events import Event, absent_at_start, check_events, in_order
 from shardnet.simulator.load import MAX_LEGS, Load, Recovery
 from shardnet.simulator.result import Happening, Result
 from shardnet.simulator.ring import decode_legs, load_seconds
@@ -23,6 +24,8 @@ from shardnet.simulator.way import Way
 
 STEP = 1.05
 """Slowdowns are seen in steps of 5%, so that noise alone asks for no new plan."""
+CUT = 1e6
+"""So many times as long as usual a link is taken to need that is known to be cut."""
 PATIENCE = 100
 """After so many looks in a row at which nothing had happened since the last one, each waits twice as long."""
 
@@ -48,7 +51,7 @@ def simulate(
         "tokens.",
     )
     run = _Run(problem, plan, load, recovery or Recovery())
-    run.schedule(sorted(events, key=lambda event: event.at_s))
+    run.schedule(in_order(events))
     return run.finish()
 
 
@@ -57,21 +60,32 @@ class _Run:
         self._problem, self._load, self._recovery = problem, load, recovery
         self._engine = Engine(load.jitter, load.seed)
         self._way = Way(problem, plan)
-        self._rules = policy.Rules(problem.source, recovery.replan, recovery.policy)
+        source = "" if recovery.is_source_apart else problem.source
+        self._rules = policy.Rules(source, recovery.replan, recovery.policy)
         self._course = policy.Course(plan, frozenset(device.name for device in problem.devices))
         self._conversations = Conversations(self._engine, self._way, load, self._absent)
         self._happenings: list[Happening] = []
         self._failed: str | None = None
+        self._suspected: set[str] = set()
+        """Frozen for so long that they are taken for lost."""
+        self._cut: set[tuple[str, str]] = set()
+        """Links that are known to be cut."""
+        self._coming: list[Event] = []
+        """Events that have not happened yet."""
         self._idle_looks = self._happened = 0
         self._last_replan: tuple[object, Plan] | None = None
+        self._after_switch = "rebalanced"
+        """What it is called when the plan that is being loaded is in force."""
 
     def schedule(self, events: Sequence[Event]) -> None:
-        first_kind: dict[str, str] = {}
         for event in events:
-            if event.to is None and event.kind != "slow":
-                first_kind.setdefault(event.device, event.kind)
-            self._engine.at(event.at_s, lambda event=event: self._happen(event))  # type: ignore[misc]
-        late = {device for device, kind in first_kind.items() if kind == "join"}
+            happen = partial(self._happen, event)
+            if event.at_s is not None:
+                self._engine.at(event.at_s, happen)
+            elif event.token is not None:
+                self._conversations.at_token(event.token, happen)
+        self._coming = list(events)
+        late = set(absent_at_start(events))
         absent = [device for device in self._way.plan.devices if device in late]
         if absent:
             raise BadConfiguration(f"the plan uses {absent[0]!r}, which joins later; plan without it.")
@@ -84,7 +98,7 @@ class _Run:
         engine, conversations = self._engine, self._conversations
         engine.run()
         if self._failed is None and conversations.are_going_on:
-            self._failed = "a device of the ring is gone, and nothing replaces it"
+            self._failed = "a device or a link of the ring is gone or stands still, and nothing replaces it"
         last_s = max([span.end_s for span in engine.spans], default=0.0)
         return Result(
             plans=tuple(self._way.plans),
@@ -100,32 +114,88 @@ class _Run:
 
     # -- what happens -----------------------------------------------------------------------------------------------
 
-    def _note(self, what: str, why: str = "") -> None:
-        self._happenings.append(Happening(self._engine.now_s, what, why))
+    def _note(self, what: str, why: str = "", kind: str = "event") -> None:
+        self._happenings.append(Happening(self._engine.now_s, what, why, kind))
 
     def _happen(self, event: Event) -> None:
         self._note(str(event))
-        resource = (event.device,) if event.to is None else (event.device, event.to)
+        self._coming.remove(event)
+        resources: Sequence[Resource] = event.ways or [(event.device,)]
         if event.kind == "slow":
-            self._engine.server(resource).slowdown = event.factor
+            for resource in resources:
+                self._engine.server(resource).slowdown = event.factor
         elif event.kind == "join":
             self._join(event.device)
-        elif event.device in self._course.members:
-            self._leave(event.device)
+        elif event.kind in ("kill", "leave"):
+            self._go(event.device, self._recovery.detect_s if event.kind == "kill" else 0.0)
+            self._suspected.discard(event.device)
+            self._engine.thaw((event.device,))  # it comes back as another process
+        elif event.kind in ("freeze", "cut"):
+            self._stop(event, resources)
+        else:
+            self._go_on(event, resources)
+
+    def _stop(self, event: Event, resources: Sequence[Resource]) -> None:
+        """A device freezes, or links are cut."""
+        for resource in resources:
+            self._engine.freeze(resource)
+        if event.kind == "freeze":
+            self._after(self._recovery.suspect_s, partial(self._suspect, event.device, self._stopped(event.device)))
+        else:
+            for way in event.ways:
+                self._after(self._recovery.detect_s, partial(self._miss, way, self._stopped(*way)))
+
+    def _go_on(self, event: Event, resources: Sequence[Resource]) -> None:
+        """A device thaws, or links are mended."""
+        for resource in resources:
+            self._engine.thaw(resource)
+        for way in event.ways:
+            self._cut.discard(way)
+            self._engine.server(way).seen_slowdown = 1.0
+        if event.device in self._suspected:
+            self._suspected.discard(event.device)
+            self._note(f"{event.device} is heard again", kind="back")
+            self._join(event.device)
+
+    def _stopped(self, *resource: str) -> float | None:
+        """Since when a device or link stands still."""
+        return self._engine.server(resource).frozen_since_s
+
+    def _after(self, seconds: float, action: Callable[[], None]) -> None:
+        self._engine.at(self._engine.now_s + seconds, action)
+
+    def _suspect(self, device: str, since_s: float | None) -> None:
+        if self._stopped(device) == since_s and device in self._course.members:
+            self._suspected.add(device)
+            self._go(device, 0.0)
+
+    def _miss(self, way: tuple[str, str], since_s: float | None) -> None:
+        """It is known that a link is cut: go round it at once where there is a way; else it is a slow link."""
+        if self._stopped(*way) != since_s:
+            return
+        self._cut.add(way)
+        self._engine.server(way).seen_slowdown = CUT
+        if self._recovery.replan and self._reroute(f"the link from {way[0]} to {way[1]} is cut"):
+            self._conversations.start_again()
 
     def _join(self, device: str) -> None:
         self._decide(policy.Joined(device))
         for resource in list(self._engine.servers):
             if device in resource and self._course.members.issuperset(resource):
                 self._engine.revive(resource)
+        for way in self._cut:
+            self._engine.server(way).seen_slowdown = CUT
 
-    def _leave(self, device: str) -> None:
+    def _go(self, device: str, after_s: float) -> None:
+        """A device is gone, which is known after so long."""
+        if device not in self._course.members:
+            return
         self._decide(policy.Left(device, self._way.needed()))
         self._engine.kill((device,))
         for resource in list(self._engine.servers):
             if len(resource) == 2 and device in resource:
                 self._engine.kill(resource)
-        self._engine.at(self._engine.now_s + self._recovery.detect_s, lambda: self._notice(device))
+        self._after(after_s, partial(self._notice, device))
 
     def _notice(self, device: str) -> None:
         self._decide(policy.Noticed(device, self._observed(), self._absent()))
@@ -133,14 +203,22 @@ class _Run:
     def _look(self) -> None:
         if not self._conversations.are_going_on or self._failed:
             return
+        if self._cut and not self._coming and self._idle_looks > PATIENCE:
+            self._end("a link is cut, and no other plan goes round it")
+            return
         self._look_again()
         if self._course.coming is not None or self._course.broken:
             return
         observed = self._observed()
-        if self._way.reroute(observed):
-            self._note("send over relays", "a link became slow")
+        self._reroute("a link became slow")
         rules = replace(self._rules, replan=lambda problem: self._replanned(problem, observed))
         self._decide(policy.Looked(observed, self._absent()), rules)
+
+    def _reroute(self, why: str) -> bool:
+        is_new = self._way.reroute(self._observed())
+        if is_new:
+            self._note("send over relays", why, "rerouted")
+        return is_new
 
     def _look_again(self) -> None:
         """A step can take years where a device is slow enough; there is nothing to be seen meanwhile."""
@@ -148,7 +226,7 @@ class _Run:
         self._idle_looks = self._idle_looks + 1 if happened == self._happened else 0
         self._happened = happened
         wait_s = self._recovery.look_every_s * 2.0 ** max(0, self._idle_looks - PATIENCE)
-        self._engine.at(self._engine.now_s + wait_s, self._look)
+        self._after(wait_s, self._look)
 
     def _replanned(self, problem: Problem, observed: Observed) -> Plan:
         """The best plan now; the last one again where nothing was seen to change since."""
@@ -170,24 +248,30 @@ class _Run:
             self._begin_loading(action)
         elif isinstance(action, policy.Switch):
             self._way.switch(action.plan, self._observed())
-            self._note(f"switch to plan {action.plan.version}")
-            if action.starts_again:
+            self._note(f"switch to plan {action.plan.version}", kind=self._after_switch)
+            if action.starts_again or self._cut:
                 self._conversations.start_again()
         elif isinstance(action, policy.GiveUp):
-            self._note(f"give up plan {action.plan.version}", action.why)
+            self._note(f"give up plan {action.plan.version}", action.why, "given up")
         elif isinstance(action, policy.Defer):
-            later_s = self._engine.now_s + self._recovery.look_every_s
-            self._engine.at(later_s, lambda: self._join(action.device))
+            self._after(self._recovery.look_every_s, partial(self._join, action.device))
         else:
-            self._failed = action.why
-            self._note("end", action.why)
-            self._engine.stop()
+            self._end(action.why)
+
+    def _end(self, why: str) -> None:
+        self._failed = why
+        self._note("end", why, "failed")
+        self._engine.stop()
 
     def _begin_loading(self, action: policy.Load) -> None:
         plan, storage = action.plan, self._recovery
-        self._note(f"load {counted(len(action.moves), 'units')} for plan {plan.version}", action.why)
+        kind, self._after_switch = "rebalancing", "rebalanced"
+        if self._course.noticed:
+            kind = "suspected" if self._course.noticed <= self._suspected else "lost"
+            self._after_switch = "recovered"
+        self._note(f"load {counted(len(action.moves), 'units')} for plan {plan.version}", action.why, kind)
         seconds = load_seconds(self._problem, action.moves, storage.load_bytes_per_s, storage.default_load_bytes_per_s)
-        self._engine.at(self._engine.now_s + seconds, lambda: self._decide(policy.Loaded(plan)))
+        self._after(seconds, lambda: self._decide(policy.Loaded(plan)))
 
     # -- what is known ----------------------------------------------------------------------------------------------
 
@@ -205,10 +289,13 @@ class _Run:
             changed_s=self._course.changed_s,
             better_since_s=self._course.better_since_s,
         )
-        absent = self._absent()
-        if not absent or self._problem.source in absent:
+        absent, problem = self._absent(), observed.problem
+        if problem.source in absent and self._recovery.is_source_apart:
+            left = [device.name for device in problem.devices if device.name not in absent]
+            problem = replace(problem, source=left[0] if left else problem.source)
+        if not absent or problem.source in absent:
             return observed
-        return replace(observed, problem=without_devices(observed.problem, absent))
+        return replace(observed, problem=without_devices(problem, absent))
 
 
 def _stepped(slowdown: float) -> float:

@@ -20,16 +20,19 @@ import tempfile
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import combinations, pairwise
+from itertools import combinations, pairwise, permutations
 from pathlib import Path
-
-from emulated import EmulatedCluster, EmulatedDevice, EmulatedLink, enter_own_network, in_own_network, why_not
 
 from shardnet import Cluster
 from shardnet.cluster import survey
 from shardnet.cluster.model import Model
+from shardnet.described.clusters import GIB
 from shardnet.errors import DoesNotFit
 from shardnet.plan import Plan
+from shardnet.simulator.script import Road, ScriptDevice
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from testbed.bed import Bed, enter_own_network, in_own_network, why_not
 
 REPORTS = Path(__file__).parents[2] / "docs" / "benchmarks"
 METHODS = ("auto", "solo", "even", "memory", "edgeshard", "lingualinked", "spread")
@@ -59,17 +62,23 @@ on a, then 9 on b. Methods with the same plan share a row."""
 class Setup:
     """An emulated cluster to measure on."""
 
-    devices: tuple[EmulatedDevice, ...]
-    link: EmulatedLink
-    links: tuple[tuple[str, str, EmulatedLink], ...] = ()
+    devices: tuple[ScriptDevice, ...]
+    road: Road
+    """Of all pairs that `roads` does not name."""
+    roads: tuple[tuple[str, str, Road], ...] = ()
 
     def __str__(self) -> str:
-        devices = ", ".join(f"{one.name} 1/{one.slowdown:g} {one.memory_bytes / 1e6:.0f} MB" for one in self.devices)
-        links = [f"{_link(self.link)}", *(f"{one}-{other} {_link(link)}" for one, other, link in self.links)]
+        devices = ", ".join(
+            f"{one.name} 1/{one.slowdown:g} {(one.memory_bytes or 0) / 1e6:.0f} MB" for one in self.devices
+        )
+        links = [f"{_link(self.road)}", *(f"{one}-{other} {_link(road)}" for one, other, road in self.roads)]
         return f"{devices}; {', '.join(links)}"
 
-    def cluster(self) -> EmulatedCluster:
-        return EmulatedCluster(self.devices, self.link, {(one, other): link for one, other, link in self.links})
+    def bed(self, cache: Path) -> Bed:
+        roads = dict.fromkeys(permutations([device.name for device in self.devices], 2), self.road)
+        for one, other, road in self.roads:
+            roads[one, other] = roads[other, one] = road
+        return Bed(self.devices, roads, are_limited=False, cache_dir=cache)
 
 
 def _setup(devices: str, mbits_per_s: float, latency_ms: float, **links: tuple[float, float]) -> Setup:
@@ -77,17 +86,17 @@ def _setup(devices: str, mbits_per_s: float, latency_ms: float, **links: tuple[f
     made = []
     for name, text in zip("abcd", devices.split(), strict=False):
         slowdown, _, megabytes = text.partition(":")
-        made.append(EmulatedDevice(name, float(slowdown), int(float(megabytes or 600) * 1e6)))
+        made.append(ScriptDevice(name, float(slowdown), float(megabytes or 600) * 1e6 / GIB))
     pairs = tuple((pair[0], pair[1], _made(*values)) for pair, values in links.items())
     return Setup(tuple(made), _made(mbits_per_s, latency_ms), pairs)
 
 
-def _made(mbits_per_s: float, latency_ms: float) -> EmulatedLink:
-    return EmulatedLink(mbits_per_s * 1e6, latency_ms / 1e3)
+def _made(mbits_per_s: float, latency_ms: float) -> Road:
+    return Road(mbits_per_s * 1e6 / 8, latency_ms / 1e3)
 
 
-def _link(link: EmulatedLink) -> str:
-    return f"{link.bits_per_s / 1e6:g} Mbit/s {link.latency_s * 1e3:g} ms"
+def _link(road: Road) -> str:
+    return f"{road.bytes_per_s * 8 / 1e6:g} Mbit/s {road.latency_s * 1e3:g} ms"
 
 
 # The model takes 199 MB (7 MB a block, 57 MB each for embedding and head); 0.8 of a device's memory is planned with.
@@ -204,12 +213,12 @@ def cut_model(folder: Path) -> Path:
 
 def measure(setup: Setup, model: Path, cache: Path, options: argparse.Namespace) -> Result:
     """Plan by every method, load each different plan, and let all of them decode in turn."""
-    with setup.cluster() as cluster, ExitStack() as loaded:
+    with setup.bed(cache) as bed, ExitStack() as loaded:
         rows: list[Row] = []
         models: list[Model] = []
         for method in METHODS:
             try:
-                plan, made = load(cluster, model, method, cache)
+                plan, made = load(bed.cluster, model, method, cache)
             except DoesNotFit:
                 continue
             same = [row for row in rows if row.plan.stages == plan.stages]

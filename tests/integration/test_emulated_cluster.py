@@ -1,4 +1,4 @@
-"""A cluster of emulated devices (tests/bench/emulated.py): slower and faster ones, with links that take their time."""
+"""A cluster of emulated devices (tests/testbed/bed.py): slower and faster ones, with links that take their time."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from typing import Any
 import psutil
 import pytest
 
-BENCH = Path(__file__).parents[1] / "bench"
+TESTS = Path(__file__).parents[1]
 
 PROGRAM = """
 import json, sys
 from pathlib import Path
-from emulated import EmulatedCluster, EmulatedDevice, EmulatedLink, enter_own_network, in_own_network, why_not
-from bench_prediction import cut_model, decode
+from bench_prediction import Setup, cut_model, decode
+from shardnet.simulator.script import Road, ScriptDevice
+from testbed.bed import enter_own_network, in_own_network, why_not
 
 if not in_own_network():
     reason = why_not()
@@ -30,9 +31,10 @@ if not in_own_network():
 
 folder = Path(sys.argv[1])
 model = cut_model(folder / "model")
-devices = EmulatedDevice("a", 8, 120_000_000), EmulatedDevice("b", 2, 160_000_000), EmulatedDevice("c", 2, 120_000_000)
-links = {("b", "c"): EmulatedLink(20e6, 0.001), ("a", "b"): EmulatedLink(2e6, 0.01)}
-with EmulatedCluster(devices, EmulatedLink(2e6, 0.01), links) as cluster:
+devices = ScriptDevice("a", 8, 120e6 / 2**30), ScriptDevice("b", 2, 160e6 / 2**30), ScriptDevice("c", 2, 120e6 / 2**30)
+setup = Setup(devices, Road(2e6 / 8, 0.01), (("b", "c", Road(20e6 / 8, 0.001)), ("a", "b", Road(2e6 / 8, 0.01))))
+with setup.bed(folder) as bed:
+    cluster = bed.cluster
     loaded = cluster.load(model, placement="auto", context_tokens=64, cache_dir=folder, progress=lambda *_: None)
     decode(loaded, 24)
     print(json.dumps({
@@ -55,7 +57,12 @@ with EmulatedCluster(devices, EmulatedLink(2e6, 0.01), links) as cluster:
 
 @contextmanager
 def program(folder: Path) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(BENCH), "TMPDIR": str(folder)}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": f"{TESTS}{os.pathsep}{TESTS / 'bench'}",
+        "TMPDIR": str(folder),
+    }
     script = folder / "program.py"
     script.write_text(PROGRAM)
     with subprocess.Popen(

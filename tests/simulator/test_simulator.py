@@ -122,7 +122,7 @@ def test_without_a_gain_nothing_moves() -> None:
 
 
 def test_a_lost_device_is_replaced_and_no_token_is_lost() -> None:
-    problem, events = three_devices(), [Event(0.5, "leave", "b")]
+    problem, events = three_devices(), [Event(0.5, "kill", "b")]
     load = Load(in_flight=2, prompt_tokens=40, new_tokens=100)
     result = simulate(problem, AB, load, events, Recovery(best_plan, detect_s=0.5))
     assert result.failed is None and result.num_tokens == 200
@@ -131,7 +131,7 @@ def test_a_lost_device_is_replaced_and_no_token_is_lost() -> None:
     longest = max(result.laps, key=lambda lap: lap.seconds)
     # noticed after 0.5 s, then 700 MB at 200 MB/s
     assert 3.5 < longest.seconds < 6
-    assert [each.what for each in result.happenings] == ["leave b", "load 7 units for plan 2", "switch to plan 2"]
+    assert [each.what for each in result.happenings] == ["kill b", "load 7 units for plan 2", "switch to plan 2"]
 
 
 def test_a_loss_that_nothing_can_replace_ends_the_run_with_the_reason() -> None:
