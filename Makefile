@@ -11,7 +11,7 @@ READY := $(VENV)/.ready
 WORKERS = $(shell $(PYTHON) -c 'import os; print(min(2, os.cpu_count() or 1))')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-root test-long check bench docs
+.PHONY: help demo test test-root test-long testbed check bench docs
 
 help:
 	@echo "make demo       set up, then run one model over three local devices"
@@ -21,6 +21,7 @@ help:
 	@echo "make docs       write docs/api.md, and run the examples of the documentation"
 	@echo "make test-root  tests that need root: network namespaces, control groups"
 	@echo "make test-long  tests that take minutes"
+	@echo "make testbed    play a script of events on emulated phones: SCRIPT=tests/testbed/scripts/kill_in_decode.yaml"
 
 demo: $(READY)
 	@$(BIN)/shardnet demo
@@ -34,6 +35,11 @@ test-root: $(READY)
 
 test-long: $(READY)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m long
+
+# With root the devices are network namespaces; OPTIONS are --loopback, --predict, --json.
+SCRIPT ?= tests/testbed/scripts/kill_in_decode.yaml
+testbed: $(READY)
+	@PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m testbed $(OPTIONS) $(SCRIPT)
 
 check: $(READY)
 	@$(BIN)/ruff format --check .

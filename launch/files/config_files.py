@@ -34,7 +34,7 @@ def load_cluster(name: str) -> PaperCluster:
         BadConfiguration: no such file or name, or something impossible in it.
     """
     data, shown = _load_named("clusters", name)
-    return read_cluster(data, _DeviceClasses(), shown)
+    return read_cluster(data, DeviceClasses(), shown)
 
 
 def load_model_config(name: str) -> ModelConfig:
@@ -92,7 +92,7 @@ class _NoSuchConfig(BadConfiguration):
     pass
 
 
-class _DeviceClasses(Mapping[str, object]):
+class DeviceClasses(Mapping[str, object]):
     """The device classes of `configs/devices/`, each read when a cluster first asks for it."""
 
     def __init__(self) -> None:

@@ -25,7 +25,7 @@ def plan(what: ProblemOptions, how: PlannerOptions, output: PlanOutput) -> None:
 
 
 def simulate(what: ProblemOptions, how: PlannerOptions, wanted: RunOptions) -> None:
-    """Predict a run: prompts and answers, devices that slow down, leave and join, and what is done about it.
+    """Predict a run: prompts and answers, devices that slow down, freeze, die and join, and what is done about it.
 
     Example: shardnet simulate -m llama-2-7b --bits 4 -c home --event "t=8 slow laptop 4x"
     """

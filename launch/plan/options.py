@@ -154,6 +154,15 @@ class PlanOutput:
 class RunOptions:
     """What `shardnet simulate` runs and shows."""
 
+    script: Annotated[
+        Path | None,
+        typer.Option(
+            "--script",
+            metavar="FILE",
+            help="A script of the test bed: cluster, model, prompts and events.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None
     plan_file: Annotated[
         Path | None,
         typer.Option("--plan", metavar="FILE", help="Run this plan (of plan --json).", rich_help_panel=_HOW),
@@ -185,7 +194,7 @@ class RunOptions:
         typer.Option(
             "--event",
             metavar="EVENT",
-            help="'t=5 slow NAME 3x', 't=5 slow A>B 3x', 't=9 leave NAME', 't=20 join NAME'.",
+            help="'t=5 slow NAME 3x', 't=5 cut A>B', 't=9 kill NAME', 'token=40 freeze NAME': see docs/planning.md.",
             rich_help_panel=_RUN,
         ),
     ] = None

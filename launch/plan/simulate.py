@@ -16,11 +16,11 @@ from shardnet.launch.plan import tables as plan_tables
 from shardnet.launch.plan.inputs import Asked, read_problem
 from shardnet.launch.plan.options import PlannerOptions, ProblemOptions, RunOptions
 from shardnet.launch.plan.run import ConfiguredPlanner
+from shardnet.launch.plan.scripts import PaperRun, plan_without, read_script_run
 from shardnet.plan import Plan, StagePlan
 from shardnet.planner import plan_to_dict
 from shardnet.planner.costs import evaluate
 from shardnet.planner.problem import Problem
-from shardnet.policy.rebalance import without_devices
 from shardnet.simulator import Event, Load, Recovery, Result, absent_at_start, parse_event, read_events, simulate
 
 
@@ -34,15 +34,11 @@ def run(options: ProblemOptions, how: PlannerOptions, wanted: RunOptions) -> Non
     require_picture(wanted.plot)
     require_writable(wanted.trace, "--trace")
     planner = ConfiguredPlanner(how)
-    load = _read_load(options, how, wanted)
-    asked = read_problem(options, how.in_flight, load.prompt_tokens + load.new_tokens)
-    events = _read_events(wanted.event or (), wanted.events)
-    if wanted.plan_file is not None:
-        start = _read_plan(wanted.plan_file, asked.problem, how)
+    if wanted.script is not None:
+        what = read_script_run(wanted.script, options, how, wanted, planner)
     else:
-        absent = [device for device in absent_at_start(events) if device in asked.problem.index]
-        start = _plan_without(absent, asked.problem, planner)
-    recovery = Recovery(planner, load_bytes_per_s=dict(asked.load_bytes_per_s), rebalance=wanted.rebalance)
+        what = _read_run(options, how, wanted, planner)
+    asked, start, load, events, recovery = what
     result = simulate(asked.problem, start, load, events, recovery)
     if wanted.trace is not None:
         _write(wanted.trace, json_format.dumps(result.to_trace()))
@@ -53,6 +49,19 @@ def run(options: ProblemOptions, how: PlannerOptions, wanted: RunOptions) -> Non
     _print_run(result, start, asked, json=wanted.json)
     if result.failed:
         raise DoesNotFit(f"The simulated run ended early at {result.duration_s:.3g} s: {result.failed.rstrip('.')}.")
+
+
+def _read_run(options: ProblemOptions, how: PlannerOptions, wanted: RunOptions, planner: ConfiguredPlanner) -> PaperRun:
+    load = _read_load(options, how, wanted)
+    asked = read_problem(options, how.in_flight, load.prompt_tokens + load.new_tokens)
+    events = _read_events(wanted.event or (), wanted.events)
+    if wanted.plan_file is not None:
+        start = _read_plan(wanted.plan_file, asked.problem, how)
+    else:
+        absent = [device for device in absent_at_start(events) if device in asked.problem.index]
+        start = plan_without(absent, asked.problem, planner)
+    recovery = Recovery(planner, load_bytes_per_s=dict(asked.load_bytes_per_s), rebalance=wanted.rebalance)
+    return PaperRun(asked, start, load, events, recovery)
 
 
 def _read_load(options: ProblemOptions, how: PlannerOptions, wanted: RunOptions) -> Load:
@@ -91,20 +100,6 @@ def _print_run(result: Result, start: Plan, asked: Asked, *, json: bool) -> None
 def _read_events(texts: Sequence[str], path: Path | None) -> tuple[Event, ...]:
     listed = tuple(parse_event(text) for text in texts)
     return listed + (read_events(load_data_file(path), shortened(path.name)) if path is not None else ())
-
-
-def _plan_without(absent: Sequence[str], problem: Problem, planner: ConfiguredPlanner) -> Plan:
-    """The plan at the start.
-
-    Raises:
-        DoesNotFit: nothing fits; says so where it is for want of those who join later.
-    """
-    if not absent:
-        return planner(problem)
-    try:
-        return planner(without_devices(problem, absent))
-    except DoesNotFit as error:
-        raise DoesNotFit(f"Before {', '.join(absent)} joins, nothing fits. {error}") from error
 
 
 def _read_plan(path: Path, problem: Problem, how: PlannerOptions) -> Plan:

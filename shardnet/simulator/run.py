@@ -152,6 +152,8 @@ class _Run:
         for way in event.ways:
             self._cut.discard(way)
             self._engine.server(way).seen_slowdown = 1.0
+        if event.ways and self._recovery.replan:
+            self._reroute("a link is mended")
         if event.device in self._suspected:
             self._suspected.discard(event.device)
             self._note(f"{event.device} is heard again", kind="back")

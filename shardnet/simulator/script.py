@@ -23,10 +23,16 @@ from shardnet.errors import BadConfiguration
 from shardnet.foreign.bounds import TOKENS, Amount, Count, Name, check_fields
 from shardnet.foreign.quoting import quoted
 from shardnet.plan import Link, Plan, stages_from_counts
-from shardnet.simulator.events import Event, absent_at_start, check_events, read_events
+from shardnet.planner.costs import evaluate
+from shardnet.planner.problem import Problem
+from shardnet.policy.rebalance import Replan
+from shardnet.simulator.events import Event, absent_at_start, check_events, parse_event
+from shardnet.simulator.load import Load, Recovery
 
 CHARACTERS_PER_TOKEN = 4
 """Of a prompt whose tokens nobody has counted."""
+DEATH_KNOWN_S = 0.1
+"""The connection of a process that dies breaks at once."""
 _AT_LEAST_ONE = Count(1, TOKENS.most)
 
 
@@ -163,6 +169,15 @@ class Script:
         return None if None in units else [number or 0 for number in units]
 
     @property
+    def load(self) -> Load:
+        """What is asked of the cluster: all conversations at once, each as long as the longest."""
+        return Load(
+            in_flight=len(self.conversations),
+            prompt_tokens=max(each.num_prompt_tokens for each in self.conversations),
+            new_tokens=max(each.tokens for each in self.conversations),
+        )
+
+    @property
     def roads(self) -> dict[tuple[str, str], Road]:
         """(from, to) -> what it gives, of all pairs.
 
@@ -189,15 +204,23 @@ def read_script(data: object, file: str = "") -> Script:
     place = Place(file)
     if not isinstance(data, Mapping):
         raise place.error(f"must be a mapping with keys such as name, devices, events, but is {quoted(data)}.")
-    rest = {key: value for key, value in data.items() if key != "events"}
-    lines, line = getattr(data, "lines", {}), getattr(data, "line", None)
-    script = read_record(Script, LocatedDict(rest, lines, line or 1) if lines else rest, place)
-    if "events" not in data:
-        return script
+    rows = data.get("events")
+    if isinstance(rows, str) or not isinstance(rows, Sequence):
+        return read_record(Script, data, place)  # which says what is wrong, where they are there
+    events = [_as_mapping(row, place.at(data, "events").item(index, row)) for index, row in enumerate(rows)]
+    lines, line = getattr(data, "lines", {}), getattr(data, "line", 0)
+    return read_record(Script, LocatedDict({**data, "events": events}, lines, line), place)
+
+
+def _as_mapping(row: object, place: Place) -> object:
+    """An event that is written as text, as the fields that it has."""
+    if not isinstance(row, str):
+        return row
     try:
-        return replace(script, events=read_events(data["events"]))
+        event = parse_event(row)
     except BadConfiguration as error:
-        raise place.at(data, "events").error(str(error).removeprefix("configuration: ")) from error
+        raise place.error(str(error)) from error
+    return {name: value for name, value in vars(event).items() if value is not None}
 
 
 def paper_cluster(script: Script, classes: Mapping[str, object]) -> PaperCluster:
@@ -215,12 +238,31 @@ def paper_cluster(script: Script, classes: Mapping[str, object]) -> PaperCluster
     return PaperCluster(script.name, script.present[0].name, devices, links, pin_embedding=False)
 
 
-def given_plan(script: Script) -> Plan | None:
-    """The plan that the script spells out; None where the planner is to make one."""
+def given_plan(script: Script, problem: Problem) -> Plan | None:
+    """The plan that the script spells out; None where the planner is to make one.
+
+    Raises:
+        BadConfiguration: it does not give all units of the model away.
+    """
     split = script.split
     if split is None:
         return None
-    return Plan(stages_from_counts([device.name for device in script.present], split), method="given")
+    given, there = sum(split), problem.num_units
+    require(given == there, f"{script.name}: its devices have {given} units, but {script.model} has {there}.")
+    stages = stages_from_counts([device.name for device in script.present], split)
+    cost = evaluate(problem, stages)
+    return Plan(stages, method="given", lap_s=cost.lap_s, rate_per_s=cost.rate(len(script.conversations)))
+
+
+def recovery_of(load_bytes_per_s: Mapping[str, float], replan: Replan, rebalance: bool = True) -> Recovery:
+    """How a cluster of processes answers to what happens: the coordinator is none of its devices."""
+    return Recovery(
+        replan,
+        load_bytes_per_s=dict(load_bytes_per_s),
+        detect_s=DEATH_KNOWN_S,
+        rebalance=rebalance,
+        is_source_apart=True,
+    )
 
 
 def _slower(kind: DeviceClass, device: ScriptDevice) -> DeviceClass:

@@ -251,11 +251,11 @@ def test_a_plan_of_ones_own_can_be_simulated(tmp_path: Path, problem_file: str) 
         (("simulate", *HOME, "--event", "t=5"), "cannot read the event"),
         (
             ("simulate", *HOME, "--event", "t=2 leave laptop", "--event", "t=1 leave laptop"),
-            "event 't=2 leave laptop': laptop has left at t=1 already.",
+            "event 't=2 leave laptop': laptop is gone by then, and must be there.",
         ),
         (
             ("simulate", *HOME, "--event", "t=1 join laptop", "--event", "t=2 join laptop"),
-            "event 't=2 join laptop': laptop has joined at t=1 already.",
+            "event 't=2 join laptop': laptop is there by then, and must be gone.",
         ),
         (("simulate", *HOME, "--event", "t=5 leave nobody"), "no device is called 'nobody'"),
         (("simulate", *HOME, "--new-tokens", "0"), "--new-tokens must be a whole number, 1 or more"),

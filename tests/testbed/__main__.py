@@ -60,7 +60,7 @@ def show(played: Played, options: argparse.Namespace) -> None:
         return
     print()
     print(as_table(played.outcome, None))
-    for line in (verdict(played), not_emulated(played.emulated)):
+    for line in (verdict(played), not_emulated(played.missing)):
         if line:
             print(line)
 

@@ -40,8 +40,8 @@ class Played:
     """Those of the undisturbed run."""
     errors: list[str]
     """Why conversations ended early, where they did."""
-    emulated: list[str]
-    """See `Bed.emulated`."""
+    missing: list[str]
+    """What the script asks for and this bed does not emulate: "links", "memory"."""
 
     @property
     def is_right(self) -> bool:
@@ -104,9 +104,16 @@ def play(
         if expected is None:
             expected = _undisturbed(bed, loaded, script)
         ids, errors = _run(bed, loaded, script, account)
-        return Played(
-            outcome_of(account.struck, account.news, account.came_s), ids, expected, errors, list(bed.emulated)
-        )
+        outcome = outcome_of(account.struck, account.news, account.came_s)
+        missing = [each for each in asked_of_a_bed(script) if each not in bed.emulated]
+        return Played(outcome, ids, expected, errors, missing)
+
+
+def asked_of_a_bed(script: Script) -> list[str]:
+    """What a script needs beside devices that are slow, freeze and die: "links", "memory"."""
+    has_links = bool(script.links) or any(event.ways for event in script.events)
+    has_limits = any(device.memory_bytes for device in script.devices)
+    return [*(["links"] if has_links else []), *(["memory"] if has_limits else [])]
 
 
 def _hear(account: _Account, event: shardnet.Event) -> None:
@@ -189,7 +196,7 @@ class _Reading:
         self._num_tokens = conversation.tokens
         self._at_token, self._strike = at_token or {}, strike
         self._stream = model.stream(
-            conversation.prompt or made_up_prompt(conversation.prompt_tokens, number),
+            conversation.prompt or made_up_prompt(conversation.prompt_tokens, number, model.profile.vocabulary),
             max_new_tokens=conversation.tokens,
             temperature=conversation.temperature,
             top_k=conversation.top_k,
@@ -215,6 +222,6 @@ class _Reading:
             self.error = str(error)
 
 
-def made_up_prompt(num_tokens: int, number: int) -> list[int]:
+def made_up_prompt(num_tokens: int, number: int, vocabulary: int) -> list[int]:
     """Token ids for the prompt of a conversation; another one for each number."""
-    return [FIRST_ID + (37 * index + 101 * number) % MADE_UP for index in range(num_tokens)]
+    return [(FIRST_ID + (37 * index + 101 * number) % MADE_UP) % vocabulary for index in range(num_tokens)]

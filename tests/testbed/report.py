@@ -8,17 +8,16 @@ from typing import Any
 from testbed.outcome import Felt, Outcome
 from testbed.play import Played
 
-NOT_EMULATED = {
+WORDS = {
     "links": "link speeds, delays, losses and cuts (all links are this machine's loopback)",
-    "memory": "memory limits (devices only keep to them)",
+    "memory": "memory limits (no control group holds the devices to what they say)",
 }
 HEADER = ("event", "at s", "known after s", "repaired after s", "next token after s")
 
 
-def not_emulated(emulated: Sequence[str]) -> str:
-    """One sentence; empty where everything is."""
-    missing = [words for key, words in NOT_EMULATED.items() if key not in emulated]
-    return f"Not emulated here: {' and '.join(missing)}." if missing else ""
+def not_emulated(missing: Sequence[str]) -> str:
+    """One sentence; empty where nothing is missing."""
+    return f"Not emulated here: {' and '.join(WORDS[each] for each in missing)}." if missing else ""
 
 
 def verdict(played: Played) -> str:
@@ -36,7 +35,7 @@ def as_dict(played: Played, predicted: Outcome | None) -> dict[str, Any]:
     return {
         "is_right": played.is_right,
         "errors": played.errors,
-        "not_emulated": not_emulated(played.emulated),
+        "not_emulated": not_emulated(played.missing),
         "measured": played.outcome.as_dict(),
         "predicted": None if predicted is None else predicted.as_dict(),
         "token_ids": played.ids,
