@@ -104,6 +104,20 @@ class Blueprint:
             held[stage.device] += num_stages * kept_bytes_per_token(profile)
         return tokens * max(held.values()) <= aside_bytes
 
+    def spare_bytes(self, plan: Plan) -> dict[str, int]:
+        """What each device may give to keep units ready for others: half of what the plan leaves free, at most."""
+        options, units = self.options, self.files.profile.units
+        held: Counter[str] = Counter()
+        for stage in plan.stages:
+            held[stage.device] += sum(unit.weight_bytes for unit in units[stage.first_unit : stage.last_unit + 1])
+        spare = {}
+        for device in self.devices:
+            free_bytes = device.memory_bytes - held[device.name]
+            half = (free_bytes - options.kv_memory_bytes) if options.kv_memory_bytes else free_bytes // 2
+            limit_bytes = half if options.standby_gib is None else int(options.standby_gib * 2**30)
+            spare[device.name] = max(min(half, limit_bytes), 0)
+        return spare
+
     def _with_times(self, device: DeviceProfile) -> DeviceProfile:
         if device.decode_unit_s:
             return device

@@ -83,8 +83,15 @@ class Deployment:
 
     def holds(self, ring_id: RingId) -> bool:
         """Whether there is a use for the stages of that ring."""
-        rings = () if self._rings is None or self._is_closed else self._rings.all
-        return any(ring.ring_id == ring_id for ring in rings)
+        if self._rings is None or self._is_closed:
+            return False
+        is_ready = self._rings.standby is not None and self._rings.standby.holds(ring_id)
+        return is_ready or any(ring.ring_id == ring_id for ring in self._rings.all)
+
+    def make_room(self) -> bool:
+        """A session does not fit: give up what is kept ready. False where that is nothing."""
+        standby = None if self._rings is None else self._rings.standby
+        return standby is not None and standby.give_up()
 
     # ---- from nothing to a first ring ----
 
@@ -99,7 +106,7 @@ class Deployment:
         """
         with self._lock:
             self._raise_if_given_up()
-            self._sessions = sessions = Sessions(self.transport, numbers, ring.route)
+            self._sessions = sessions = Sessions(self.transport, numbers, ring.route, self.make_room)
             self._rings = Rings(self.transport, ring, sessions, self.next_ring_id, self._ended, self.end, self.note)
         ring.open(lambda answer, _: self.result_of(answer))
 

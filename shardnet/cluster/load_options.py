@@ -12,12 +12,14 @@ from shardnet.checks import whole_number
 from shardnet.cluster.placement import PLACEMENTS, SPREAD
 from shardnet.errors import BadRequest
 from shardnet.foreign.quoting import quoted
-from shardnet.options import Made, Meaning, OneOf, Options, Whole
+from shardnet.options import Made, Meaning, Number, OneOf, Options, Whole
 from shardnet.plan import DTYPES
 from shardnet.planner import OBJECTIVES
+from shardnet.policy.standby import COLD, WARM
 from shardnet.progress import Progress
 from shardnet.timeline.events import Event
 
+STANDBY = (COLD, WARM)
 _MODEL = "The model"
 _DEVICES = "Devices"
 
@@ -116,6 +118,25 @@ class LoadOptions(Options):
         int | None,
         Whole(1),
         Meaning(about="memory for KV caches on each device; None takes what the device can spare."),
+    ] = None
+    standby: Annotated[
+        str,
+        OneOf(STANDBY),
+        Meaning(
+            "warm: devices keep each other's units ready for a loss, where memory is left. cold: they are loaded then.",
+            about='"warm": some seconds after the load devices begin to load what they would take over from each '
+            'other, as far as memory is left; "cold": that is loaded when a device is lost.',
+            panel=_DEVICES,
+        ),
+    ] = WARM
+    standby_gib: Annotated[
+        float | None,
+        Number("above 0", 0, above=True),
+        Meaning(
+            "Memory of each device that this may take.",
+            about="what each device may give for that; None gives half of what the plan leaves free.",
+            panel=_DEVICES,
+        ),
     ] = None
     prefill_chunk_tokens: Annotated[
         int, Whole(1), Meaning(about="prompts go through the ring in chunks of this size.")

@@ -45,8 +45,8 @@ class Ring:
         """Make room for every stage on its device, but for those that are there already.
 
         Raises:
-            ShardnetError: a device does not answer, or cannot. `stages` has those that were opened before it; what is
-                opened later is let go of.
+            ShardnetError: a device does not answer, or cannot. `stages` has those that are there; what is opened later
+                is let go of.
         """
         stages: list[RemoteStage | Future[RemoteStage]] = []
         for spec, plan, stage in zip_longest(self.specs, self.plan, kept):
@@ -60,6 +60,8 @@ class Ring:
             for stage in stages[len(self.stages) :]:
                 if isinstance(stage, Future):
                     stage.add_done_callback(_let_go)
+                else:
+                    self.stages = (*self.stages, stage)
             raise
 
     def load(self) -> list[Future[StageSizes]]:

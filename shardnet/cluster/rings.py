@@ -21,6 +21,7 @@ from shardnet.cluster.blueprint import Blueprint
 from shardnet.cluster.placement import LEAST_KV_TOKENS
 from shardnet.cluster.remote_stage import RemoteStage
 from shardnet.cluster.ring import Ring
+from shardnet.cluster.standby import Present, Standby
 from shardnet.errors import CallTimeout, ClusterError, DeviceLost, ShardnetError
 from shardnet.plan import Plan, StagePlan
 from shardnet.policy.mending import pieces
@@ -32,7 +33,7 @@ from shardnet.transport.messages import RingId
 
 _log = logging.getLogger(__name__)
 
-Note = Callable[[str, str, str, "float | None"], object]
+Note = Callable[..., object]
 """Told what happened: kind, words, device, seconds."""
 
 
@@ -82,6 +83,8 @@ class Rings:
         self._coming: Plan | None = None
         """The one that is being gone over to."""
         self._absences = Absences()
+        self.standby: Standby | None = None
+        """Known when the first ring is loaded."""
         self._left_over: list[RemoteStage] = []
         """Stages that no ring needs, as soon as one is whole again."""
         self._broken_off: Future[None] = Future()
@@ -116,6 +119,8 @@ class Rings:
         with self._settled:
             self._blueprint = blueprint
             self._plan = plan
+            self.standby = Standby(self._transport, blueprint, self._draw_id, self._note)
+            self.standby.prepare(self._present())
 
     def lose(self, device: str, why: str) -> bool:
         """A device is lost. Does not wait. False where no ring is loaded yet, so that others could take over."""
@@ -126,6 +131,8 @@ class Rings:
             for stage in (*self._stages(), *self._left_over):
                 if stage.plan.device == device:
                     stage.release()  # after the round was broken off: it asks nobody any more
+            if self.standby is not None:
+                self.standby.lose(device)
         return is_mended
 
     def suspect(self, device: str, why: str) -> None:
@@ -178,7 +185,8 @@ class Rings:
         with self._settled:
             self._is_over = True
             left_over, self._left_over = self._left_over, []
-            return [*self._stages(), *left_over]
+            ready = [] if self.standby is None else self.standby.close()
+            return [*self._stages(), *left_over, *ready]
 
     def _stages(self) -> list[RemoteStage]:
         """Those of all rings, each once."""
@@ -232,6 +240,8 @@ class Rings:
             return
         self._has_begun = True
         self._sessions.suspend()
+        if self.standby is not None:
+            self.standby.pause()
         wait_for = partial(self._result_of, broken_off)
         new, kept = self._next_ring(old, plan)
         self._enter(*self.all, new)
@@ -248,12 +258,8 @@ class Rings:
         Raises:
             DeviceLost, ClusterError: the others cannot take over.
         """
-        blueprint = self._blueprint
-        assert blueprint is not None, "no change begins before the model stands"
         self._raise_if_ended()
-        has_room = partial(blueprint.has_room, self.plan)
-        means = Means(blueprint.problem, has_room, self._sessions.reserved_tokens, LEAST_KV_TOKENS)
-        verdict = succeed(self.plan, self._coming, away, means)
+        verdict = succeed(self.plan, self._coming, away, self._means(old, away))
         with self._settled:
             if verdict.is_over:
                 raise self._absences.too_much(old, self.plan, verdict.why_not)
@@ -262,14 +268,32 @@ class Rings:
         self._coming = None if verdict.plan is self.plan else verdict.plan
         return verdict.plan if self._coming or self._has_begun or self._is_asked else None
 
+    def _means(self, old: Ring, away: Away) -> Means:
+        blueprint, standby = self._blueprint, self.standby
+        assert blueprint is not None and standby is not None, "no change begins before the model stands"
+        gone = [index for index, stage in enumerate(old.plan) if stage.device in away.lost | away.silent]
+
+        def is_ready(stages: Sequence[StagePlan]) -> bool:
+            parts = pieces(old.plan, gone, Plan(tuple(stages)))
+            return all(part.kept is not None or standby.is_ready(part.plan) for part in parts)
+
+        has_room = partial(blueprint.has_room, self.plan)
+        return Means(blueprint.problem, has_room, self._sessions.reserved_tokens, LEAST_KV_TOKENS, is_ready)
+
+    def _present(self) -> Present:
+        """What is to be kept alive."""
+        ring = self.all[-1]
+        return Present(self.plan, ring.plan, ring.specs, self._means(ring, Away()))
+
     def _next_ring(self, old: Ring, plan: Plan) -> tuple[Ring, list[RemoteStage | None]]:
         """The ring that `plan` makes of what is there, and those of its stages that are there already."""
-        assert self._blueprint is not None
+        assert self._blueprint is not None and self.standby is not None
         gone = {index for index, stage in enumerate(old.plan) if stage.device in self._absences.lost}
         parts = pieces(old.plan, gone, plan)
         stages = [part.plan for part in parts]
         specs = self._blueprint.specs(self._draw_id(), stages, plan)
-        kept = [None if part.kept is None else old.stages[part.kept] for part in parts]
+        take = self.standby.take
+        kept = [take(part.plan) if part.kept is None else old.stages[part.kept] for part in parts]
         return Ring(self._transport, stages, specs), kept
 
     def _enter(self, *rings: Ring) -> None:
@@ -354,6 +378,8 @@ class Rings:
         self._drop_left_over()
         was_mended, self._plan, self._coming = self._coming is not None, plan, None
         self._has_begun = self._is_asked = False
+        if self.standby is not None:
+            self.standby.prepare(self._present())
         if was_mended:
             seconds = time.monotonic() - self._known_s
             version = self.all[-1].ring_id.plan_version

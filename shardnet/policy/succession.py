@@ -9,14 +9,16 @@ these are tried in turn, and the first that works is taken:
     3. the same, and what is lost may go to who is silent, too
     4. to 6. the same with room for one short session, where a device is lost: what does not fit ends
 
-A device that did not take what it was given (`full`) is given nothing more than it holds. Of two devices with a cut
-between them that the ring would cross, one is left out.
+Each of these first with what is loaded at others already (`policy.standby`). A device that did not take what it was
+given (`full`) is given nothing more than it holds. Of two devices with a cut between them that the ring would cross,
+one is left out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import NamedTuple
 
 from shardnet.errors import ShardnetError
@@ -55,6 +57,8 @@ class Means:
     """What the open sessions have reserved."""
     least_tokens: int
     """For so many there must be room in any case."""
+    is_ready: Callable[[Sequence[StagePlan]], bool] = lambda _: False
+    """Whether what others take over is loaded there already."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,8 @@ class _Attempt(NamedTuple):
     full: frozenset[str]
     cut: frozenset[Cut]
     tokens: int
+    is_ready: bool
+    """What is taken over must have been loaded."""
 
 
 def _attempts(plan: Plan, coming: Plan | None, away: Away, means: Means) -> Iterator[_Attempt]:
@@ -105,8 +111,8 @@ def _attempts(plan: Plan, coming: Plan | None, away: Away, means: Means) -> Iter
     for tokens in dict.fromkeys((means.reserved_tokens, 0)):
         for silent, full in dict.fromkeys(((away.silent, _NONE), (_NONE, away.silent), (_NONE, _NONE))):
             for cut in dict.fromkeys((away.cut | away.late, away.cut)):
-                for end in _left_out(cut & ways):
-                    yield _Attempt(away.lost | silent | end, away.full | full, cut, tokens)
+                for end, is_ready in product(_left_out(cut & ways), (True, False)):
+                    yield _Attempt(away.lost | silent | end, away.full | full, cut, tokens, is_ready)
         if not (away.cut & ways or away.lost.intersection(plan.devices)):
             return
 
@@ -125,13 +131,17 @@ def _without(plan: Plan, coming: Plan | None, attempt: _Attempt, means: Means) -
     Raises:
         ShardnetError: they cannot.
     """
-    leaving, full, cut, tokens = attempt
+    leaving, full, cut, tokens, is_ready = attempt
     for kept in [plan] if coming is None or _gives_more(coming, plan, full) else [coming, plan]:
         if leaving.isdisjoint(kept.devices) and cut.isdisjoint(ways_of(kept.stages)):
             return kept
 
     def may_be(stages: Sequence[StagePlan]) -> bool:
-        return cut.isdisjoint(ways_of(stages)) and means.has_room(stages, tokens)
+        return (
+            cut.isdisjoint(ways_of(stages))
+            and means.has_room(stages, tokens)
+            and (means.is_ready(stages) or not is_ready)
+        )
 
     return repaired(plan, _with_full(means.problem(leaving, max(tokens, means.least_tokens)), full, plan), may_be)
 

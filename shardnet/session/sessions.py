@@ -17,13 +17,13 @@ from typing import Any, NamedTuple
 
 import torch
 
-from shardnet.errors import ClusterError, DeviceLost, PlanNotInForce, ShardnetError
+from shardnet.errors import ClusterError, DeviceLost, KVMemorySpent, PlanNotInForce, ShardnetError
 from shardnet.process.forks import Birthplace
 from shardnet.process.threads import Errands
 from shardnet.session.session import Session
 from shardnet.timeline.clocks import clock_ns
 from shardnet.transport.base import Transport
-from shardnet.transport.delivery import Delivery, answer_of
+from shardnet.transport.delivery import Delivery, answer_of, never
 from shardnet.transport.messages import (
     Hop,
     Part,
@@ -62,14 +62,18 @@ class Sessions:
     when the next token of it comes, or when the next session is started.
     """
 
-    def __init__(self, transport: Transport, numbers: Iterator[int], ring: Ring) -> None:
+    def __init__(
+        self, transport: Transport, numbers: Iterator[int], ring: Ring, make_room: Callable[[], bool] = never
+    ) -> None:
         """
         Args:
             numbers: gives the sessions their numbers, none of them twice in a cluster's life.
             ring: where they go at first.
+            make_room: asked where a session does not fit; whether it may be worth another try.
         """
         self.ring = ring
         self._transport = transport
+        self._make_room = make_room
         self._numbers = numbers
         # Reentrant: what a device asks of itself runs before the call returns, and may end in an error of a session.
         self._lock = threading.RLock()
@@ -102,6 +106,17 @@ class Sessions:
             KVMemorySpent: a stage cannot hold its KV cache beside those of the other sessions.
             ShardnetError: the sessions were ended.
         """
+        asked = (prompt_ids, max_new_tokens, eos_ids, sampling)
+        try:
+            return self._start(*asked)
+        except KVMemorySpent:
+            if not self._make_room():
+                raise
+        return self._start(*asked)
+
+    def _start(
+        self, prompt_ids: Sequence[int], max_new_tokens: int, eos_ids: tuple[int, ...], sampling: SamplingOptions
+    ) -> Session:
         spec = SessionSpec(
             session=next(self._numbers),
             capacity_tokens=len(prompt_ids) + max_new_tokens,

@@ -2,49 +2,21 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Sequence
 from itertools import permutations
 
+from four_devices import NAMES, NUM_UNITS, held, means_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shardnet.errors import DoesNotFit
-from shardnet.plan import Plan, StagePlan, stages_from_counts
+from shardnet.plan import Plan, stages_from_counts
 from shardnet.planner.least_moves import ways_of
-from shardnet.planner.problem import Device, Link, Problem, Unit
-from shardnet.policy.succession import Away, Means, Verdict, succeed
+from shardnet.policy.succession import Away, Verdict, succeed
 
-NAMES = ("a", "b", "c", "d")
-NUM_UNITS = 8
-WEIGHT = 100
 subsets = st.frozensets(st.sampled_from(NAMES))
 ways = st.frozensets(st.sampled_from(list(permutations(NAMES, 2))), max_size=2)
 aways = st.builds(Away, lost=subsets, silent=subsets, full=subsets, cut=ways, late=ways).map(
     lambda away: Away(away.lost, away.silent - away.lost, away.full, away.cut, away.late - away.cut)
 )
-
-
-def means_of(capacity: dict[str, int], num_tokens: int = 0, most_tokens: int = 0) -> Means:
-    """Devices that can hold so many units each, and beside them so many tokens."""
-
-    def problem(absent: Collection[str], tokens: int) -> Problem:
-        left = [name for name in NAMES if name not in absent]
-        if not left:
-            raise DoesNotFit("nobody is left")
-        units = tuple(Unit(f"u{index}", WEIGHT, 0, 8) for index in range(NUM_UNITS))
-        devices = tuple(Device(name, capacity[name] * WEIGHT + 1, (0.01,) * NUM_UNITS) for name in left)
-        links = tuple(Link(*ends, 1e-3, 1e7) for ends in permutations(left, 2))
-        return Problem(units, devices, links, left[0], pin_embedding=False)
-
-    def has_room(stages: Sequence[StagePlan], tokens: int) -> bool:
-        return tokens <= most_tokens
-
-    return Means(problem, has_room, num_tokens, 1)
-
-
-def held(plan: Plan) -> Counter[str]:
-    return Counter(plan.device_of(unit) for unit in range(NUM_UNITS))
 
 
 @st.composite

@@ -1,0 +1,223 @@
+"""Stages that belong to no ring yet: loaded for when a device is lost, so that nothing has to be loaded then.
+
+What is kept ready is decided by `policy.standby`, some seconds after a model was loaded or its ring has changed:
+whoever only asks for one answer pays nothing for it. It is given up at once when a conversation needs the memory.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import wait
+from typing import NamedTuple
+
+from shardnet.cluster.blueprint import Blueprint
+from shardnet.cluster.remote_stage import RemoteStage
+from shardnet.errors import ShardnetError
+from shardnet.plan import Plan, StagePlan
+from shardnet.policy.standby import COLD, Reserve, reserves
+from shardnet.policy.succession import Means
+from shardnet.process.threads import on_thread
+from shardnet.transport.base import Transport
+from shardnet.transport.messages import RingId, StageSpec
+
+QUIET_S = 10.0
+"""So long after a change nothing is loaded for the next one."""
+GIVE_UP_S = 5.0
+"""How long who asks for memory waits until it is free."""
+_log = logging.getLogger(__name__)
+
+
+class Present(NamedTuple):
+    """The ring that is to be kept alive."""
+
+    plan: Plan
+    stages: Sequence[StagePlan]
+    specs: Sequence[StageSpec]
+    means: Means
+
+
+class Standby:
+    """The stages that are kept ready for one deployment."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        blueprint: Blueprint,
+        draw_id: Callable[[], RingId],
+        note: Callable[[str, str, str], object],
+    ) -> None:
+        self._transport = transport
+        self._blueprint = blueprint
+        self._draw_id = draw_id
+        self._note = note
+        self._news = threading.Condition()
+        """Guards all that follows."""
+        self._stages: dict[StagePlan, RemoteStage] = {}
+        self._ring_ids: dict[StagePlan, RingId] = {}
+        """Also of those that are being opened."""
+        self._lost: set[str] = set()
+        self._present: Present | None = None
+        """What to prepare for; None where nothing is to be done."""
+        self._due_s = 0.0
+        self._is_running = False
+        self._is_closed = False
+
+    def prepare(self, present: Present) -> None:
+        """From now on this is the ring. Does not wait."""
+        with self._news:
+            if self._is_closed or self._blueprint.options.standby == COLD:
+                return
+            self._present, self._due_s = present, time.monotonic() + QUIET_S
+            if not self._is_running:
+                self._is_running = True
+                on_thread("shardnet-standby", self._run)
+            self._news.notify_all()
+
+    def pause(self) -> None:
+        """The ring is changing: begin nothing new before `prepare`."""
+        with self._news:
+            self._present = None
+
+    def take(self, stage: StagePlan) -> RemoteStage | None:
+        """One that is ready, or nearly so; it is the caller's from now on."""
+        with self._news:
+            self._ring_ids.pop(stage, None)
+            return self._stages.pop(stage, None)
+
+    def is_ready(self, stage: StagePlan) -> bool:
+        with self._news:
+            return stage in self._stages
+
+    @property
+    def ready(self) -> list[StagePlan]:
+        """What is kept ready, by device."""
+        with self._news:
+            return sorted(self._stages, key=lambda stage: (stage.device, stage.first_unit))
+
+    def holds(self, ring_id: RingId) -> bool:
+        """Whether there is a use for a stage that was opened under that id."""
+        with self._news:
+            return not self._is_closed and ring_id in self._ring_ids.values()
+
+    def lose(self, device: str) -> None:
+        """A device is lost for good: its handles are dropped before it is struck off."""
+        with self._news:
+            self._lost.add(device)
+            for stage in [each for each in self._stages if each.device == device]:
+                self._ring_ids.pop(stage, None)
+                self._stages.pop(stage).release()
+
+    def give_up(self) -> bool:
+        """The memory is needed: waits until it is free. False where nothing was. Nothing is loaded until `prepare`."""
+        with self._news:
+            self._present = None
+            stages = self._take_all()
+        unloaded = [stage.unload() for stage in stages]
+        wait(unloaded, timeout=GIVE_UP_S)
+        for stage in stages:
+            stage.release()
+        return bool(stages)
+
+    def close(self) -> list[RemoteStage]:
+        """Nothing is kept ready any more. Returns what was, to be unloaded."""
+        with self._news:
+            self._is_closed = True
+            self._news.notify_all()
+            return self._take_all()
+
+    def _take_all(self) -> list[RemoteStage]:
+        stages = list(self._stages.values())
+        self._stages.clear()
+        self._ring_ids.clear()
+        return stages
+
+    def _run(self) -> None:
+        while True:
+            with self._news:
+                while not self._is_closed and (self._present is None or time.monotonic() < self._due_s):
+                    self._news.wait(None if self._present is None else max(self._due_s - time.monotonic(), 0.0))
+                if self._is_closed:
+                    return
+                present = self._present
+            assert present is not None, "something is due"
+            try:
+                self._get_ready(present)
+            except Exception as error:  # whatever it is, the model works without
+                _log.error("keeping units ready failed: %s: %s", type(error).__name__, error)
+            with self._news:
+                if self._present is present:
+                    self._present = None
+
+    def _get_ready(self, present: Present) -> None:
+        unit_bytes = [unit.weight_bytes for unit in self._blueprint.files.profile.units]
+        spare_bytes = self._blueprint.spare_bytes(present.plan)
+        wanted = reserves(present.plan, present.stages, present.means, unit_bytes, spare_bytes)
+        with self._news:
+            if self._present is not present:
+                return
+            needless = [each for each in self._stages if each not in {reserve.stage for reserve in wanted}]
+            for stage in needless:
+                self._ring_ids.pop(stage, None)
+            dropped = [self._stages.pop(stage) for stage in needless]
+        for each in dropped:
+            each.let_go()
+        for reserve in wanted:
+            if not self._is_ready(present, reserve):
+                return
+
+    def _is_ready(self, present: Present, reserve: Reserve) -> bool:
+        """Load it, unless it is there; False where the ring has changed meanwhile. What does not fit is left out."""
+        with self._news:
+            if self._present is not present or reserve.stage in self._stages:
+                return self._present is present
+        try:
+            spec = self._spec(present, reserve)
+            with self._news:
+                self._ring_ids[reserve.stage] = spec.ring_id
+            opened = RemoteStage(self._transport, spec, reserve.stage)
+        except ShardnetError:
+            with self._news:
+                self._ring_ids.pop(reserve.stage, None)
+            return True
+        with self._news:
+            is_wanted = self._present is present and not self._is_closed
+            if is_wanted and reserve.stage.device not in self._lost:
+                self._stages[reserve.stage] = opened
+            else:
+                self._ring_ids.pop(reserve.stage, None)
+        if not is_wanted:
+            opened.let_go()
+            return False
+        return self._has_loaded(present, reserve, opened)
+
+    def _has_loaded(self, present: Present, reserve: Reserve, opened: RemoteStage) -> bool:
+        stage = reserve.stage
+        try:
+            opened.sizes = opened.load().result()
+        except ShardnetError:
+            with self._news:
+                is_ours = self._stages.get(stage) is opened
+                if is_ours:
+                    del self._stages[stage], self._ring_ids[stage]
+            if is_ours:
+                opened.let_go()
+        else:
+            units = f"unit {stage.units}" if stage.num_units == 1 else f"units {stage.units}"
+            self._note("standby", f"{stage.device} keeps {units} ready for {reserve.instead_of}", stage.device)
+        with self._news:
+            return self._present is present
+
+    def _spec(self, present: Present, reserve: Reserve) -> StageSpec:
+        """As a stage of a ring that has nothing else; the budget for caches stays as it is on that device.
+
+        Raises:
+            DoesNotFit: it has no room for it.
+        """
+        stage = reserve.stage
+        [spec] = self._blueprint.specs(self._draw_id(), [stage], Plan((stage,)))
+        budgets = {each.device: now.kv_budget_bytes for each, now in zip(present.stages, present.specs, strict=True)}
+        num_groups = present.specs[0].num_groups if stage.first_unit == 0 else 1
+        return spec._replace(kv_budget_bytes=budgets.get(stage.device, spec.kv_budget_bytes), num_groups=num_groups)

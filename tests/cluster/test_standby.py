@@ -1,0 +1,175 @@
+"""Devices keep each other's units ready: after a loss nothing is loaded. Over a whole ring in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import pytest
+from in_process_ring import PROMPT, RingInProcess, alone, answer, ring_in_process
+from processes import wait_until
+from tiny_text_model import save_text_model
+
+from shardnet.cluster import standby, watch
+from shardnet.cluster.model import Model
+from shardnet.cluster.standby import Standby
+from shardnet.device.stage_host import StageHost
+from shardnet.errors import KVMemorySpent
+from shardnet.plan import StagePlan
+from shardnet.policy.membership import Limits
+
+NUM_TOKENS = 24
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_text_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def expected(tiny: Path) -> list[int]:
+    return alone(tiny, [PROMPT], NUM_TOKENS)[0]
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "LIMITS", Limits(ask_every_s=0.02, suspect_after_s=0.3, grace_s=0.02))
+    monkeypatch.setattr(watch, "LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(standby, "QUIET_S", 0.05)
+
+
+@contextmanager
+def loaded(tiny: Path, split: list[int], **options: Any) -> Iterator[tuple[RingInProcess, Model]]:
+    with ring_in_process(len(split)) as ring, ring.connect() as cluster:
+        yield ring, cluster.load(tiny, dtype="float32", split=split, prefill_chunk_tokens=4, **options)
+
+
+def standby_of(model: Model) -> Standby:
+    rings = model._deployment._rings
+    assert rings is not None and rings.standby is not None
+    return rings.standby
+
+
+def are_ready(model: Model, num_stages: int) -> None:
+    """Wait until so many stages are kept ready, and loaded."""
+    wait_until(lambda: sum(event.event == "standby" for event in model.events) >= num_stages)
+    assert len(standby_of(model).ready) == num_stages
+
+
+def hosts_of(ring: RingInProcess, name: str) -> set[StageHost]:
+    return set(ring.workers[name]._stages.hosts())
+
+
+@pytest.mark.parametrize("lost", ["a", "b", "c"])
+def test_what_is_lost_was_loaded_before(
+    tiny: Path, expected: list[int], monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    with loaded(tiny, [2, 2, 2]) as (ring, model):
+        are_ready(model, 3)
+        before = {name: hosts_of(ring, name) for name in ring.names if name != lost}
+        monkeypatch.setattr(StageHost, "load", partial(pytest.fail, "something is loaded after the loss"))
+        monkeypatch.setattr(standby, "QUIET_S", 60.0)
+        stream = model.stream(PROMPT, max_new_tokens=NUM_TOKENS)
+        next(stream)
+        ring.network.kill(lost)
+        "".join(stream)
+        assert stream.result.token_ids == expected
+        assert lost not in model.plan.devices
+        assert all(hosts_of(ring, name) <= before[name] for name in before)
+
+
+def test_after_a_loss_what_would_be_needed_next_is_loaded(tiny: Path, expected: list[int]) -> None:
+    with loaded(tiny, [2, 2, 2]) as (ring, model):
+        are_ready(model, 3)
+        ring.network.kill("b")
+        assert answer(model, PROMPT, NUM_TOKENS) == expected
+        num_before = len(model.events)
+        wait_until(lambda: any(event.event == "standby" for event in model.events[num_before:]))
+        wait_until(lambda: {stage.device for stage in standby_of(model).ready} == {"a", "c"})
+        ring.network.kill("c")
+        assert answer(model, PROMPT, NUM_TOKENS) == expected
+        assert model.plan.devices == ("a",)
+
+
+def test_a_loss_while_it_is_loaded_waits_for_no_other_load(
+    tiny: Path, expected: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_load = Event()
+    load_shard = StageHost._load_shard
+
+    def late(host: StageHost) -> Any:
+        may_load.wait(10)
+        return load_shard(host)
+
+    with loaded(tiny, [2, 2, 2]) as (ring, model):
+        monkeypatch.setattr(StageHost, "_load_shard", late)
+        wait_until(lambda: len(standby_of(model).ready) == 1)
+        [stage] = standby_of(model).ready
+        lost = next(name for name in "abc" if name != stage.device and model.plan.device_of(stage.first_unit) == name)
+        stream = model.stream(PROMPT, max_new_tokens=NUM_TOKENS)
+        next(stream)
+        num_before = len(hosts_of(ring, stage.device))
+        ring.network.kill(lost)
+        wait_until(lambda: ("lost", lost) in [(event.event, event.device) for event in model.events])
+        may_load.set()
+        "".join(stream)
+        assert stream.result.token_ids == expected
+        assert len(hosts_of(ring, stage.device)) == num_before
+
+
+def test_who_keeps_it_ready_may_be_lost(tiny: Path, expected: list[int]) -> None:
+    with loaded(tiny, [2, 2, 2, 0]) as (ring, model):
+        are_ready(model, 3)
+        for lost in dict.fromkeys(stage.device for stage in standby_of(model).ready):
+            if len(ring.network.members()) > 2:
+                ring.network.kill(lost)
+                assert answer(model, PROMPT, NUM_TOKENS) == expected
+                assert lost not in {stage.device for stage in standby_of(model).ready}
+
+
+def test_a_conversation_gets_the_memory_that_was_given_to_it(tiny: Path, expected: list[int]) -> None:
+    with loaded(tiny, [2, 2, 2]) as (ring, model):
+        are_ready(model, 3)
+        budget = ring.workers["a"].premises.memory.budget
+        for each in (budget, *budget._parts.values()):
+            each.limit_bytes = budget.reserved_bytes + 1000
+        assert answer(model, PROMPT, NUM_TOKENS) == expected
+        assert standby_of(model).ready == []
+        budget.limit_bytes = budget.reserved_bytes
+        with pytest.raises(KVMemorySpent):
+            answer(model, PROMPT, NUM_TOKENS)
+
+
+def test_nothing_is_kept_ready_where_no_memory_is_left_or_nobody_wants_it(tiny: Path) -> None:
+    with loaded(tiny, [3, 3], standby="cold") as (_, model), pytest.raises(AssertionError):
+        wait_until(lambda: bool(standby_of(model).ready), timeout_s=0.5)
+    with loaded(tiny, [3, 3]) as (_, model):
+        blueprint = standby_of(model)._blueprint
+        tight = tuple(replace(device, memory_bytes=2**19) for device in blueprint.devices)
+        small = replace(blueprint, devices=tight)
+        assert all(num_bytes < 2**18 for num_bytes in small.spare_bytes(model.plan).values())
+
+
+def test_all_is_unloaded_with_the_model(tiny: Path) -> None:
+    with loaded(tiny, [2, 2, 2]) as (ring, model):
+        are_ready(model, 3)
+        assert ring.num_stages() == 6
+        model.close()
+        wait_until(lambda: ring.num_stages() == 0)
+
+
+def test_a_stage_is_ready_for_one_ring_only(tiny: Path) -> None:
+    with loaded(tiny, [2, 2, 2]) as (_, model):
+        are_ready(model, 3)
+        ready = standby_of(model)
+        stage = ready.ready[0]
+        assert isinstance(stage, StagePlan)
+        taken = ready.take(stage)
+        assert taken is not None
+        assert ready.take(stage) is None
+        taken.let_go()
