@@ -15,11 +15,10 @@ from shardnet.foreign.quoting import quoted
 from shardnet.options import Made, Meaning, Number, OneOf, Options, Whole
 from shardnet.plan import DTYPES
 from shardnet.planner import OBJECTIVES
-from shardnet.policy.standby import COLD, WARM
 from shardnet.progress import Progress
 from shardnet.timeline.events import Event
 
-STANDBY = (COLD, WARM)
+STANDBY = COLD, WARM = "cold", "warm"
 _MODEL = "The model"
 _DEVICES = "Devices"
 

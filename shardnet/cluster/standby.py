@@ -14,10 +14,11 @@ from concurrent.futures import wait
 from typing import NamedTuple
 
 from shardnet.cluster.blueprint import Blueprint
+from shardnet.cluster.load_options import COLD
 from shardnet.cluster.remote_stage import RemoteStage
 from shardnet.errors import ShardnetError
 from shardnet.plan import Plan, StagePlan
-from shardnet.policy.standby import COLD, Reserve, reserves
+from shardnet.policy.standby import Reserve, reserves
 from shardnet.policy.succession import Means
 from shardnet.process.threads import on_thread
 from shardnet.transport.base import Transport

@@ -16,8 +16,6 @@ from shardnet.plan import Plan, StagePlan
 from shardnet.policy.mending import pieces
 from shardnet.policy.succession import Away, Means, succeed
 
-COLD, WARM = "cold", "warm"
-
 
 class Reserve(NamedTuple):
     """Units that a device keeps ready for when another one is lost."""
