@@ -219,7 +219,7 @@ class BareRing:
         if not ids:
             return
         spec, device = self._specs[0], self.devices[0]
-        hop = Hop(spec.ring_id, 0, (Part(session, position, len(ids)),), torch.tensor(ids), TESTER, 0)
+        hop = Hop(spec.ring_id, 0, (Part(session, position, len(ids)),), torch.tensor(ids), TESTER, 0, 0)
 
         def send(wait_s: float) -> Future[Any]:
             return self._transport.call(device, "bulk_hop", hop, timeout_s=wait_s)

@@ -96,7 +96,8 @@ def feed(
     stage: Stage, session: int, position: int, rows: torch.Tensor, on_taken: Callable[[], None] | None = None
 ) -> None:
     """Decode work, or a prompt chunk where `on_taken` is there."""
-    stage.put(Hop(RING, 0, (Part(session, position, len(rows)),), rows, "before", 0), 0, on_taken)
+    unit = stage.shard.first_unit
+    stage.put(Hop(RING, 0, (Part(session, position, len(rows)),), rows, "before", 0, unit), 0, on_taken)
 
 
 def nothing() -> None:

@@ -3,7 +3,8 @@
 Everything is sent again until it is answered, and ends with the stage. A hop that does not arrive is told to the
 coordinator, which knows better whether somebody died, and so is that the next device does not answer at all. What was
 still on its way when the stage was rewired to another ring, and was refused for that, goes on in the new one; what is
-told to the coordinator likewise.
+told to the coordinator likewise. Each hop says for which unit it is, so that it does no harm where stages have other
+units by then.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-from shardnet.device.source_news import SourceNews
+from shardnet.device.source_news import Place, SourceNews
 from shardnet.errors import BadRequest, CallTimeout, DeviceLost, PlanNotInForce
 from shardnet.timeline.clocks import clock_ns
 from shardnet.transport.base import Transport
@@ -32,6 +33,15 @@ SLOWEST_BYTES_PER_S = 10_000
 """Of a link: what is still on its way over such a one is not sent again."""
 
 
+class Load(NamedTuple):
+    """What a hop brings."""
+
+    parts: tuple[Part, ...]
+    rows: torch.Tensor
+    unit: int
+    """For which it is."""
+
+
 class RingOutlet:
     """Implements `stage.Outlet` over a transport.
 
@@ -43,32 +53,50 @@ class RingOutlet:
     def __init__(self, transport: Transport, spec: StageSpec, is_over: Callable[[], bool]) -> None:
         self._transport = transport
         self._is_over = is_over
-        self._spec = spec
-        self._news = SourceNews(transport, spec, is_over, self.failed)
+        self._place = Place(spec)
+        self._news = SourceNews(transport, self._place, is_over, self.failed)
+        self._unit = 0
         self._is_asking = False
         """Whether the next device is there."""
 
+    @property
+    def _spec(self) -> StageSpec:
+        return self._place.spec
+
     def rewire(self, spec: StageSpec) -> None:
         """From now on results go the way that `spec` says. Runs between two steps."""
-        self._spec = spec
-        self._news.spec = spec
+        self._place.spec = spec
+
+    def send_for(self, unit: int) -> None:
+        """From now on what is sent is for that unit: see `Shard.next_unit`. Runs between two steps."""
+        self._unit = unit
+
+    def follow(self, other: RingOutlet) -> None:
+        """The stage is part of another one: what it has still to tell goes the way of that one, always."""
+        self._place = self._news.place = other._place
 
     def hop(self, parts: tuple[Part, ...], rows: torch.Tensor) -> None:
+        self._send(Load(parts, rows, self._unit))
+
+    def bulk_hop(self, parts: tuple[Part, ...], rows: torch.Tensor, on_taken: Callable[[], None]) -> None:
+        self._send_bulk(Load(parts, rows, self._unit), on_taken)
+
+    def _send(self, load: Load) -> None:
         spec = self._spec
         Delivery(
-            partial(self._send_hop, spec, parts, rows),
-            partial(self._was_answered, spec, partial(self.hop, parts, rows), _nothing),
-            first_s=_first_s(HOP_S, rows),
+            partial(self._send_hop, spec, load),
+            partial(self._was_answered, spec, partial(self._send, load), _nothing),
+            first_s=_first_s(HOP_S, load.rows),
             most_tries=HOP_TRIES,
             is_over=self._is_over,
         ).begin()
 
-    def bulk_hop(self, parts: tuple[Part, ...], rows: torch.Tensor, on_taken: Callable[[], None]) -> None:
+    def _send_bulk(self, load: Load, on_taken: Callable[[], None]) -> None:
         spec = self._spec
         Delivery(
-            partial(self._send_bulk_hop, spec, parts, rows),
-            partial(self._was_answered, spec, partial(self.bulk_hop, parts, rows, on_taken), on_taken),
-            first_s=_first_s(BULK_HOP_S, rows),
+            partial(self._send_bulk_hop, spec, load),
+            partial(self._was_answered, spec, partial(self._send_bulk, load, on_taken), on_taken),
+            first_s=_first_s(BULK_HOP_S, load.rows),
             is_over=self._is_over,
         ).begin()
 
@@ -83,17 +111,15 @@ class RingOutlet:
         news = (spec.stage, self._transport.name, f"{type(error).__name__}: {error}")
         self._tell_failed(spec, "stage_failed", news, partial(self.failed, error))
 
-    def _send_hop(self, spec: StageSpec, parts: tuple[Part, ...], rows: torch.Tensor, wait_s: float) -> Future[Any]:
-        device, hop = self._to_next(spec, parts, rows)
-        if wait_s > _first_s(HOP_S, rows):
+    def _send_hop(self, spec: StageSpec, load: Load, wait_s: float) -> Future[Any]:
+        device, hop = self._to_next(spec, load)
+        if wait_s > _first_s(HOP_S, load.rows):
             self._ask_next(spec, device)
         return self._transport.post(device, "hop", hop, timeout_s=wait_s)
 
-    def _send_bulk_hop(
-        self, spec: StageSpec, parts: tuple[Part, ...], rows: torch.Tensor, wait_s: float
-    ) -> Future[Any]:
-        device, hop = self._to_next(spec, parts, rows)
-        if wait_s > _first_s(BULK_HOP_S, rows):
+    def _send_bulk_hop(self, spec: StageSpec, load: Load, wait_s: float) -> Future[Any]:
+        device, hop = self._to_next(spec, load)
+        if wait_s > _first_s(BULK_HOP_S, load.rows):
             self._ask_next(spec, device)
         return self._transport.call(device, "bulk_hop", hop, timeout_s=wait_s)
 
@@ -144,10 +170,11 @@ class RingOutlet:
     def _send_failed(self, spec: StageSpec, endpoint: str, news: tuple[int, str, str], wait_s: float) -> Future[Any]:
         return self._transport.post(spec.source, endpoint, spec.ring_id, *news, timeout_s=wait_s)
 
-    def _to_next(self, spec: StageSpec, parts: tuple[Part, ...], rows: torch.Tensor) -> tuple[str, Hop]:
+    def _to_next(self, spec: StageSpec, load: Load) -> tuple[str, Hop]:
         """With the time of this try: the receiver reckons by it how long the hop was on its way."""
         stage = _next_stage(spec)
-        return spec.ring[stage].device, Hop(spec.ring_id, stage, parts, rows, self._transport.name, clock_ns())
+        hop = Hop(spec.ring_id, stage, load.parts, load.rows, self._transport.name, clock_ns(), load.unit)
+        return spec.ring[stage].device, hop
 
 
 def _first_s(at_least_s: float, rows: torch.Tensor) -> float:

@@ -22,11 +22,18 @@ CONFIRM_S = 2.0
 """After so long without an answer, what was told is told again."""
 
 
+class Place:
+    """Where in which ring a stage is: exchanged when it is rewired. Stages that became one have one place."""
+
+    def __init__(self, spec: StageSpec) -> None:
+        self.spec = spec
+
+
 class SourceNews:
     """Implements the part of `stage.Outlet` that speaks to the source.
 
     Args:
-        spec: names the source and the ring; exchanged when the stage is rewired.
+        place: names the source and the ring.
         is_over: whether the stage has ended.
         on_refused: called with what the source, which lives, has raised instead of confirming.
     """
@@ -34,18 +41,23 @@ class SourceNews:
     def __init__(
         self,
         transport: Transport,
-        spec: StageSpec,
+        place: Place,
         is_over: Callable[[], bool],
         on_refused: Callable[[BaseException], None],
     ) -> None:
         self._transport = transport
-        self.spec = spec
+        self.place = place
         self._is_over = is_over
         self._on_refused = on_refused
         self._lock = threading.Lock()
         self._unconfirmed: list[SampledToken] = []
         """What has been told once in vain, or not at all since then."""
         self._is_telling_again = False
+
+    @property
+    def spec(self) -> StageSpec:
+        """The present one."""
+        return self.place.spec
 
     def tokens(self, tokens: tuple[SampledToken, ...]) -> None:
         """Tell what was sampled. The source sorts it, and knows what it has heard before."""

@@ -15,6 +15,7 @@ import torch
 from shardnet.device.allocator import return_freed
 from shardnet.device.memory import DeviceMemory
 from shardnet.device.outlet import RingOutlet
+from shardnet.device.shaping import Shaping
 from shardnet.device.stage_table import StageTable
 from shardnet.errors import ClusterError, PlanNotInForce
 from shardnet.loader import load_shard, require_copy
@@ -37,6 +38,7 @@ from shardnet.transport.messages import (
     StageKey,
     StageSizes,
     StageSpec,
+    Stretch,
     Wanted,
 )
 
@@ -71,6 +73,9 @@ class StageHost:
         self._next_spec: StageSpec | None = None
         """The place that was adopted and not yet switched to."""
         self._table = table
+        self._shaping = Shaping()
+        self._whole: StageHost | None = None
+        """The stage of which this one has become a part."""
         self._outlet = RingOutlet(premises.transport, spec._replace(tensors={}), self._is_over)
         self.unread_bytes = 0
         """See `DeviceMemory`."""
@@ -147,13 +152,30 @@ class StageHost:
 
     def switch(self, ring_id: RingId) -> Future[None]:
         """Between two steps: from now on results go along the ring that was adopted. The second step."""
-        return self._running().between_steps(partial(self._switch, ring_id))
+        stage = self._running()
+        return stage.between_steps(partial(self._switch, stage, ring_id))
 
     def retire(self, ring_id: RingId) -> None:
         """Answer to no older ring any more: nothing is sent along one. The third step."""
         for key, host in self._table.items():
             if host is self and key[0].plan_version < ring_id.plan_version:
                 self._table.remove(key)
+
+    def shape(self, ring_id: RingId, stretches: tuple[Stretch, ...]) -> Future[StageSizes]:
+        """Have the units that the stage is to have in a ring; the future gives the sizes that it has then.
+
+        To be told behind the third step, and before the stages are asked how far they stand: what waits here for other
+        units is dropped. Each ring's shape is taken once; told again, or late, it has no effect.
+
+        Args:
+            stretches: units to keep of this stage, and of others of this device, which follow each other; those behind
+                the first become part of it. Where one has fewer tokens of a session than another, the whole has as
+                few; a session that one has not, or has no room for, is open there no more.
+
+        The future fails with BadRequest where a stage has not all of its units, or they do not follow each other; with
+        ClusterError where one is not there.
+        """
+        return self._shaping.begin(self, ring_id, stretches)
 
     def standings(self) -> Future[tuple[SessionStanding, ...]]:
         """What the stage knows of each open session, between two of its steps."""
@@ -203,7 +225,19 @@ class StageHost:
         if self._is_closed:
             self._end()
 
-    def _switch(self, ring_id: RingId) -> None:
+    def _become_part_of(self, other: StageHost) -> None:
+        """The stage has ended, and what it had is the other one's. Whoever closes this one then, closes nothing."""
+        with self._lock:
+            self.stage, self._whole = None, other
+            self._spec = self._spec._replace(tensors={})
+        self._table.forget(self)
+        self._outlet.follow(other._outlet)
+        other._weight_bytes, self._weight_bytes = other._weight_bytes + self._weight_bytes, 0
+
+    def _sizes(self, stage: Stage) -> StageSizes:
+        return StageSizes(stage.shard.weight_bytes, stage.shard.bytes_read, stage.kv.bytes_per_token)
+
+    def _switch(self, stage: Stage, ring_id: RingId) -> None:
         """Runs on the compute thread."""
         with self._lock:
             spec = self._next_spec
@@ -211,6 +245,8 @@ class StageHost:
                 return
             self._spec, self._next_spec = spec, None
         self._outlet.rewire(spec)
+        self._kv_budget(spec)
+        stage.regroup(_num_groups(spec))
 
     def _resend(self, stage: Stage, ring_id: RingId, wanted: tuple[Wanted, ...]) -> None:
         """Runs on the compute thread."""
@@ -223,7 +259,7 @@ class StageHost:
         stage.send_again(wanted)
 
     def _is_over(self) -> bool:
-        return self._is_closed
+        return self._is_closed if self._whole is None else self._whole._is_over()
 
     def _running(self) -> Stage:
         stage = self.stage
@@ -248,7 +284,8 @@ class StageHost:
             self._raise_if_closed()
             wire_dtype = getattr(torch, spec.wire_dtype)
             kv = KVCache(shard.kv_layout, shard.dtype, self._kv_budget(spec), kept_by(shard, wire_dtype))
-            self.stage = Stage(
+            self._outlet.send_for(shard.next_unit)
+            self.stage = stage = Stage(
                 shard,
                 kv,
                 recorder,
@@ -257,9 +294,9 @@ class StageHost:
                 num_threads=here.num_threads,
                 pace=here.pace,
                 wire_dtype=wire_dtype,
-                num_groups=spec.num_groups if spec.stage == 0 else 1,
+                num_groups=_num_groups(spec),
             )
-        return StageSizes(shard.weight_bytes, shard.bytes_read, kv.bytes_per_token)
+        return self._sizes(stage)
 
     def _kv_budget(self, spec: StageSpec) -> MemoryBudget:
         """One for all stages of one deployment: old and new ones, while one ring takes over from another."""
@@ -290,8 +327,13 @@ class StageHost:
         self._weight_bytes = num_bytes
 
     def _release_weights(self) -> None:
-        self._premises.memory.budget.release(self._weight_bytes)
-        self._weight_bytes = self.unread_bytes = 0
+        self._release_some_weights(self._weight_bytes)
+        self.unread_bytes = 0
+
+    def _release_some_weights(self, num_bytes: int) -> None:
+        num_bytes = min(num_bytes, self._weight_bytes)  # others of the device may have reserved what is freed here
+        self._weight_bytes -= num_bytes
+        self._premises.memory.budget.release(num_bytes)
 
     def _raise_if_closed(self) -> None:
         if self._is_closed:
@@ -303,6 +345,10 @@ class StageHost:
         spec = self._spec
         progress = (spec.ring_id, spec.stage, done_bytes, total_bytes)
         self._premises.transport.post(spec.source, "load_progress", *progress)
+
+
+def _num_groups(spec: StageSpec) -> int:
+    return spec.num_groups if spec.stage == 0 else 1
 
 
 def _key(spec: StageSpec) -> StageKey:

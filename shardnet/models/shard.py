@@ -30,7 +30,7 @@ class _Block(NamedTuple):
 
 
 class Shard:
-    """Consecutive units of a model: more can be added at both ends, and taken. Made by `shardnet.loader.load_shard`.
+    """Consecutive units of a model: others can be added, and taken. Made by `shardnet.loader.load_shard`.
 
     Args:
         config: the `transformers` configuration of the whole model.
@@ -63,6 +63,11 @@ class Shard:
         return len(self.units)
 
     @property
+    def next_unit(self) -> int:
+        """Which takes the results; after the last one comes the first."""
+        return (self.last_unit + 1) % self.num_units_total
+
+    @property
     def has_embedding(self) -> bool:
         return self.first_unit == 0
 
@@ -89,19 +94,18 @@ class Shard:
     def kv_bytes_per_token(self) -> int:
         return self.dtype.itemsize * sum(block.elements_per_token for block in self.kv_layout)
 
-    def add(self, unit: LoadedUnit) -> None:
-        """Have it, too, before the first unit or behind the last. Not while a step runs."""
-        assert unit.index in (self.first_unit - 1, self.last_unit + 1), (unit.index, self.first_unit, self.last_unit)
-        self.units = (unit, *self.units) if unit.index < self.first_unit else (*self.units, unit)
+    def join(self, other: Shard) -> None:
+        """Have the units of another shard, which follow its own, too. Not while a step runs."""
+        assert other.first_unit == self.last_unit + 1, (other.first_unit, self.last_unit)
+        self.units = (*self.units, *other.units)
+        self.bytes_read += other.bytes_read
         self.relink()
 
-    def take(self, index: int) -> LoadedUnit:
-        """Give away the first unit or the last, but not the only one. Not while a step runs."""
-        assert index in (self.first_unit, self.last_unit) and len(self.units) > 1, (index, self.units)
-        [taken] = [unit for unit in self.units if unit.index == index]
-        self.units = tuple(unit for unit in self.units if unit is not taken)
+    def trim(self, first_unit: int, last_unit: int) -> None:
+        """Have these units alone, some of its own. Not while a step runs."""
+        assert self.first_unit <= first_unit <= last_unit <= self.last_unit, (first_unit, last_unit)
+        self.units = tuple(unit for unit in self.units if first_unit <= unit.index <= last_unit)
         self.relink()
-        return taken
 
     def relink(self) -> None:
         """Look at the units again: to be called after modules of theirs were replaced."""

@@ -60,7 +60,9 @@ class HopEcho:
     def _answer(self, hop: Hop) -> None:
         self._step = self._step or CacheSweep()
         computed_ns = self._step.run_ns()
-        back = Hop(_NO_RING, 0, (Part(0, 0, 1),), torch.zeros(1, dtype=torch.int64), self._transport.name, computed_ns)
+        back = Hop(
+            _NO_RING, 0, (Part(0, 0, 1),), torch.zeros(1, dtype=torch.int64), self._transport.name, computed_ns, 0
+        )
         self._transport.post(hop.sender, "probe_back", back)
 
 
@@ -88,7 +90,7 @@ def hop_laps_s(
         hidden = torch.zeros(1, hidden_bytes, dtype=torch.uint8)
         step.run_ns()
         start_s = time.perf_counter()
-        hop = Hop(_NO_RING, 1, (Part(0, 0, 1),), hidden, transport.name, clock_ns())
+        hop = Hop(_NO_RING, 1, (Part(0, 0, 1),), hidden, transport.name, clock_ns(), 0)
         transport.post(device, "probe_hop", hop, timeout_s=timeout_s).add_done_callback(check)
         try:
             back = arrived.get(timeout=timeout_s)

@@ -338,7 +338,7 @@ class Sessions:
         parts = (Part(spec.session, position, len(ids)),)
 
         def send(wait_s: float) -> Future[Any]:
-            hop = Hop(ring.ring_id, 0, parts, rows, self._transport.name, clock_ns())
+            hop = Hop(ring.ring_id, 0, parts, rows, self._transport.name, clock_ns(), unit=0)
             return self._transport.call(ring.stops[0].device, "bulk_hop", hop, timeout_s=wait_s)
 
         on_answer = partial(self._was_sent, spec.session, ring)

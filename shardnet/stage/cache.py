@@ -1,7 +1,8 @@
 """KV caches of many sessions in one shard: open, crop, grow, export, restore, block by block, under a memory budget.
 
 Each block has its memory for itself, in stretches that sessions share (`stage.extent`): a block that leaves frees its
-part, and one operation writes the new tokens of many sessions. Nothing is moved when a session opens, grows or ends.
+part, and one operation writes the new tokens of many sessions. Nothing is moved when a session opens, grows or ends,
+and nothing when two stages become one: their sessions have blocks in several stretches then.
 Memory is reserved when a session opens, and touched only as tokens come: what was not written yet takes no resident
 memory. Sessions may be opened and closed by any thread; what reads or writes tokens is for the thread that computes.
 
@@ -11,7 +12,7 @@ Shapes: K key-value heads, n tokens in all, d head dimension.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -50,6 +51,9 @@ class KVCache:
         self._sessions: dict[int, SessionCache] = {}
         self._extents: list[Extent] = []
         self._lock = threading.RLock()
+
+    def __contains__(self, session_id: int) -> bool:
+        return session_id in self._sessions
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -128,9 +132,7 @@ class KVCache:
     def free(self, session: SessionCache) -> None:
         """The second half: give the rows back."""
         with self._lock:
-            for run in session.runs:
-                run.extent.give_back(run.first_row, run.num_rows)
-            self._extents = [extent for extent in self._extents if not extent.is_unused]
+            self._give_back(session.all_runs())
 
     def crop(self, session_id: int, length: int) -> None:
         """Forget all but the first `length` tokens."""
@@ -150,13 +152,7 @@ class KVCache:
             num_rows = capacity_tokens - session.capacity
             if num_rows <= 0:
                 return
-            extent, first_row, size = session.runs[-1]
-            run = self._reserve(f"A session of {num_rows} more tokens", num_rows, behind=session.runs[-1])
-            if run[:2] == (extent, first_row + size):
-                session.runs[-1] = Run(extent, first_row, size + num_rows)
-            else:
-                session.runs.append(run)
-            session.capacity = capacity_tokens
+            session.grow(self._reserve(f"A session of {num_rows} more tokens", num_rows, behind=session.runs[-1]))
 
     def export(self, session_id: int, layers: Sequence[int] | None = None) -> dict[int, BlockTensors]:
         """Copies of a session's keys and values by layer, fit to be sent: all layers, or those asked for."""
@@ -185,54 +181,64 @@ class KVCache:
         session.length = length
         return session
 
-    def add_block(self, block: BlockKV, tensors: Mapping[int, BlockTensors]) -> None:
-        """Cache for another block, too.
+    def trim(self, layout: Sequence[BlockKV], kept: Kept, *, forgets: bool) -> None:
+        """Cache for these blocks alone, and free what the others took.
 
         Args:
-            tensors: of each session that holds tokens, those of this block, as `export` gives them.
+            kept: what else is kept of each token from now on.
+            forgets: what was kept is forgotten.
 
         Raises:
-            BadRequest: it is cached for already, or a session's tensors are missing or of another shape or dtype.
-            KVMemorySpent: there is no room for what the open sessions reserve in it. All is as before then.
+            KVMemorySpent: what is to be kept takes more than what is given up, and the budget has less.
         """
         with self._lock:
-            if any(other.layer == block.layer for other in self.layout):
-                raise BadRequest(f"Layer {block.layer} is in this cache already.")
-            for session_id, session in self._sessions.items():
-                if session.length:
-                    found = {block.layer: tensors[session_id]} if session_id in tensors else {}
-                    self._check_tensors(session_id, session.length, block, found)
-            needed = self._num_reserved_rows() * self._bytes_of(block)
-            with self._taken(f"Layer {block.layer} of the open sessions", needed):
-                self._extend(block)
-            self.layout = tuple(sorted((*self.layout, block), key=lambda one: one.layer))
-            for session_id, session in self._sessions.items():
-                if session.length:
-                    length, session.length = session.length, 0
-                    session.append(block.layer, *tensors[session_id])
-                    session.length = length
+            layers = {block.layer for block in layout}
+            gone = [block for block in self.layout if block.layer not in layers]
+            more = kept.bytes_per_token - self.kept.bytes_per_token - sum(map(self._bytes_of, gone))
+            with self._taken("What is sent of the open sessions", max(more, 0) * self._num_reserved_rows()):
+                for extent in self._extents if forgets else ():
+                    extent.keep_as(kept)
+            self._budget.release(max(-more, 0) * self._num_reserved_rows())
+            self.layout, self.kept = tuple(layout), kept
+            for block in gone:
+                for extent in self._extents:
+                    extent.remove(block.layer)
+            for session in self._sessions.values():
+                self._give_back(session.leave(block.layer for block in gone))
 
-    def remove_block(self, layer: int) -> dict[int, BlockTensors]:
-        """Cache for this block no more, and free what it took; return what it held of each session with tokens."""
+    def join(self, other: KVCache, kept: Kept) -> None:
+        """Cache for the blocks of another cache of the same budget, too, which is of no use any more.
+
+        Its sessions' rows stay where they are; those that are not open in both are closed.
+        """
         with self._lock:
-            [block] = [block for block in self.layout if block.layer == layer]
-            held = [session_id for session_id, session in self._sessions.items() if session.length]
-            tensors = {session_id: self.export(session_id, [layer])[layer] for session_id in held}
-            self.layout = tuple(other for other in self.layout if other is not block)
+            self._close_others(other)
+            other._close_others(self)
+            num_rows = self._num_reserved_rows()
+            needed_before = num_rows * (self.bytes_per_token + other.bytes_per_token)
+            is_kept_here = not other.layout and kept.width == 0
             for extent in self._extents:
-                extent.remove(layer)
-            self._budget.release(self._num_reserved_rows() * self._bytes_of(block))
-            return tensors
+                extent.keep_as(kept._replace(width=0))
+            own_layers = [block.layer for block in self.layout]
+            self._extents += other._extents
+            for session_id, session in self._sessions.items():
+                there = other._sessions[session_id]
+                self._give_back(session.join(there, own_layers, is_kept_here=is_kept_here))
+            other._sessions, other._extents = {}, []
+            self.layout, self.kept = (*self.layout, *other.layout), kept
+            self._budget.release(needed_before - num_rows * self.bytes_per_token)
 
-    def _extend(self, block: BlockKV) -> None:
-        """Give every extent another block, or none."""
-        try:
-            for extent in self._extents:
-                extent.add(block)
-        except KVMemorySpent:
-            for extent in self._extents:
-                extent.remove(block.layer)
-            raise
+    def _close_others(self, other: KVCache) -> None:
+        """Those that are not open there, with as much room."""
+        for session_id, session in list(self._sessions.items()):
+            there = other._sessions.get(session_id)
+            if there is None or there.capacity != session.capacity:
+                self.close(session_id)
+
+    def _give_back(self, runs: Iterable[Run]) -> None:
+        for run in runs:
+            run.extent.give_back(run.first_row, run.num_rows)
+        self._extents = [extent for extent in self._extents if not extent.is_unused]
 
     def _reserve(self, what: str, num_rows: int, behind: Run | None = None) -> Run:
         """Rows that nobody else has: just behind a run, in any extent, or in a new one. The caller holds the lock."""
@@ -240,9 +246,12 @@ class KVCache:
             return self._place(num_rows, behind)
 
     def _place(self, num_rows: int, behind: Run | None) -> Run:
-        if behind is not None and behind.extent.take_at(end := behind.first_row + behind.num_rows, num_rows):
-            return Run(behind.extent, end, num_rows)
-        for extent in self._extents:
+        extents = [extent for extent in self._extents if extent.serves(self.layout, self.kept)]
+        if behind is not None and behind.extent in extents:
+            end = behind.first_row + behind.num_rows
+            if behind.extent.take_at(end, num_rows):
+                return Run(behind.extent, end, num_rows)
+        for extent in extents:
             first_row = extent.take(num_rows)
             if first_row is not None:
                 return Run(extent, first_row, num_rows)

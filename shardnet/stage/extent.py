@@ -42,6 +42,9 @@ NOTHING = Kept(0, torch.float32, 0)
 class Extent:
     """So many rows in each of the blocks; a session has the same rows in all of them.
 
+    Raises:
+        KVMemorySpent: the system gives no more address space.
+
     Attributes:
         keys: [R, K, d] of each block.
         values: [R, K, d'] of each block.
@@ -52,25 +55,24 @@ class Extent:
         self.num_rows = num_rows
         self.keys: dict[int, Tensor] = {}
         self.values: dict[int, Tensor] = {}
-        self._kept_map = _Map((num_rows, 1, kept.width), kept.dtype)
-        self.kept = self._kept_map.tensor.squeeze(1)
-        self._dtype = dtype
+        self.keep_as(kept)
         self._maps: dict[int, tuple[_Map, _Map]] = {}
         self._holes = [(0, num_rows)]
         """First row and number of rows of what is free, in order, no two adjacent."""
         for block in layout:
-            self.add(block)
+            key_map = _Map((num_rows, block.num_kv_heads, block.key_dim), dtype)
+            value_map = _Map((num_rows, block.num_kv_heads, block.value_dim), dtype)
+            self._maps[block.layer] = key_map, value_map
+            self.keys[block.layer], self.values[block.layer] = key_map.tensor, value_map.tensor
 
-    def add(self, block: BlockKV) -> None:
-        """Make room for another block.
+    def serves(self, layout: Iterable[BlockKV], kept: Kept) -> bool:
+        """Whether there is room for these blocks, and for what is kept beside them."""
+        return self.kept.shape[1] == kept.width and all(block.layer in self.keys for block in layout)
 
-        Raises:
-            KVMemorySpent: the system gives no more address space.
-        """
-        key_map = _Map((self.num_rows, block.num_kv_heads, block.key_dim), self._dtype)
-        value_map = _Map((self.num_rows, block.num_kv_heads, block.value_dim), self._dtype)
-        self._maps[block.layer] = key_map, value_map
-        self.keys[block.layer], self.values[block.layer] = key_map.tensor, value_map.tensor
+    def keep_as(self, kept: Kept) -> None:
+        """Have room for this beside keys and values, and forget what was kept there."""
+        self._kept_map = _Map((self.num_rows, 1, kept.width), kept.dtype)
+        self.kept = self._kept_map.tensor.squeeze(1)
 
     def remove(self, layer: int) -> None:
         """Free what a block took; nothing where it has none here."""

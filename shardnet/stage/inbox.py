@@ -107,9 +107,12 @@ class Inbox:
         self._bulk: deque[Packet] = deque()
 
     def put(self, packet: Packet, *, is_bulk: bool) -> bool:
-        """Let a packet wait; False for one that is sent again while the first waits: it is answered with that one."""
+        """Let a packet wait; False for one that is sent again while the first waits: it is answered with that one.
+
+        Not where something of the first was taken: a session may have begun anew since, and lack just that.
+        """
         waiting = self._bulk if is_bulk else self._decode
-        twin = next((other for other in waiting if other.parts == packet.parts), None)
+        twin = next((other for other in waiting if other.pieces == packet.pieces), None)
         if twin is not None:
             twin.on_taken += packet.on_taken
             return False

@@ -10,8 +10,10 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from shardnet.errors import BadRequest
+from shardnet.errors import BadRequest, KVMemorySpent
+from shardnet.models.kv import BlockKV
 from shardnet.stage.cache import KVCache
+from shardnet.stage.extent import Kept
 from shardnet.stage.inbox import Standing
 from shardnet.stage.sampling import Sampler
 from shardnet.stage.session_cache import SessionCache
@@ -46,6 +48,11 @@ class LiveSession:
         self.sampled.append(token_id)
         self.sample_from += 1
 
+    def forget_sent(self) -> None:
+        """The stage ends with another unit now: what it has sent is not what it would send, and is of no use."""
+        self.sampler, self.sampled, self.is_over = None, array("q"), False
+        self.kept_from = self.kv.length
+
 
 class LiveSessions:
     """Those of one stage, whose caches are in `kv`."""
@@ -77,10 +84,10 @@ class LiveSessions:
         if spec.session in self._closed:
             raise BadRequest(f"Session {spec.session} was closed before it was opened here.")
         live = self._open.get(spec.session)
-        if live is not None and live.spec == spec:
-            return
         if live is not None and live.sampler is None and live.kept_from > spec.send_from:
             self._leave(spec.session)
+        elif live is not None and live.spec == spec:
+            return
         kv = self._kv.open(spec.session, spec.capacity_tokens)
         kept_from = 0 if sampler is None else spec.sample_from
         next_sent = max(spec.send_from, kept_from)
@@ -94,6 +101,44 @@ class LiveSessions:
 
     def close_all(self) -> None:
         self.close(list(self._open))
+
+    def trim(self, layout: Sequence[BlockKV], kept: Kept, has_new_end: bool, has_new_front: bool) -> None:
+        """The stage has these blocks alone, and keeps this of each token. Between two steps.
+
+        The newest sessions end here where there is no room for all any more: see `KVCache.trim`.
+        """
+        while True:
+            try:
+                self._kv.trim(layout, kept, forgets=has_new_end)
+                break
+            except KVMemorySpent:
+                number, _ = self._open.popitem()
+                self._kv.close(number)
+        for live in self._open.values():
+            if has_new_end:
+                live.forget_sent()
+            if has_new_front:
+                live.came = array("q")
+
+    def give(self) -> LiveSessions:
+        """All of them, for another stage: they are not open here any more."""
+        given = LiveSessions(self._kv)
+        given._open, self._open = self._open, {}
+        given._closed.extend(self._closed)
+        return given
+
+    def join(self, other: LiveSessions) -> None:
+        """The stage has the units of another one, too, and what is sent is what that has sent. Between two steps, and
+        when the caches were joined: who is not in them is open no more.
+        """
+        own, self._open = self._open, {}
+        for number, here in own.items():
+            if number in self._kv:
+                live = self._open[number] = other._open[number]
+                live.kv, live.came = here.kv, here.came
+                if live.sampler is None:
+                    live.kept_from = min(live.kept_from, live.kv.length)
+        self._closed.extend(other._closed)
 
     def standing(self, session: int) -> Standing | None:
         """See `Inbox.take`."""

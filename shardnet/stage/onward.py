@@ -163,22 +163,10 @@ class Onward:
             else:
                 self._send_bulk(parts, rows)
 
-    def raise_if_behind(self) -> None:
-        """
-        Raises:
-            BadRequest: the next stage lacks what was sent before.
-        """
-        with self._lock:
-            if any(session.next_sent < self._log.end(session) for session in self._sessions.all()):
-                raise BadRequest(
-                    "The stage sends again what the next one has lost: no block can move before that ends."
-                )
-
-    def forget_sent(self) -> None:
-        """The stage ends with another block now: what it has sent is not what it would send, and is of no use."""
-        with self._lock:
-            for session in self._sessions.all():
-                session.kept_from = session.kv.length
+    def begin_anew(self) -> None:
+        """The stage ends with another unit now: what was to be sent again is not to be sent, and nothing is untaken."""
+        self._behind.clear()
+        self._window = Window(self._on_taken)
 
     def _next_chunk(self) -> list[tuple[Part, torch.Tensor]]:
         """What is sent again now, of the sessions that have waited longest. The caller holds the lock."""

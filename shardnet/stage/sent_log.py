@@ -38,13 +38,12 @@ class SentLog:
     """What one stage has sent."""
 
     def __init__(self, shard: Shard) -> None:
-        self._has_embedding = shard.has_embedding
-        self._has_head = shard.has_head
+        self._shard = shard
 
     @property
     def is_of_ids(self) -> bool:
         """Whether ids are sent: where the head is."""
-        return self._has_head
+        return self._shard.has_head
 
     def keep(
         self, parts: Sequence[Part], sessions: Sequence[LiveSession], inputs: torch.Tensor, hidden: torch.Tensor | None
@@ -55,7 +54,7 @@ class SentLog:
             inputs: ids [T], of the ring's first stage.
             hidden: [T, H] in the wire dtype; None where the head is: what it samples is in `LiveSession.sampled`.
         """
-        if self._has_embedding:
+        if self._shard.has_embedding:
             _keep_ids(parts, sessions, inputs.tolist())
         if hidden is not None:
             firsts, sizes = [part.position for part in parts], [part.num_tokens for part in parts]
@@ -64,38 +63,38 @@ class SentLog:
     def raise_if_gone(self, session: LiveSession, position: int) -> None:
         """
         Raises:
-            BadRequest: hidden states from `position` on were sent by another block than the present last one.
+            BadRequest: hidden states from `position` on were sent by another unit than the present last one.
         """
-        if position < min(session.kept_from, session.kv.length) and not self._has_head:
+        if position < min(session.kept_from, session.kv.length) and not self._shard.has_head:
             raise BadRequest(
-                f"Session {session.spec.session} cannot be sent again from position {position}: a block has moved "
-                f"since, and what was sent is kept from {session.kept_from} on. Open a new stage of these units."
+                f"Session {session.spec.session} cannot be sent again from position {position}: the stage has other "
+                f"units since, and what was sent is kept from {session.kept_from} on. Open the session there anew."
             )
 
     def end(self, session: LiveSession) -> int:
         """The position behind the last token that can be sent on."""
-        if not self._has_head:
+        if not self._shard.has_head:
             return session.kv.length
         return session.kept_from + len(session.sampled) - session.is_over
 
     def rows(self, session: LiveSession, first: int, end: int) -> torch.Tensor:
         """What was sent of the tokens from `first` to `end`: hidden states [end - first, H], or ids [end - first]."""
-        if not self._has_head:
+        if not self._shard.has_head:
             return session.kv.kept(first, end)
         return torch.tensor(session.sampled[first - session.kept_from : end - session.kept_from].tolist())
 
     def standing(self, session: LiveSession, waiting: Waiting) -> SessionStanding:
         """What is known here of a session."""
         length, ids_from, ids = session.kv.length, 0, array("q")
-        if self._has_embedding:
-            ids = session.came[:length]
+        if self._shard.has_embedding:
+            ids = session.came[:]
             for position, rows in waiting.get(session.spec.session, ()):
                 if position <= len(ids):
                     ids.extend(rows.tolist()[len(ids) - position :])
-        if self._has_head and self._has_embedding:
+        if self._shard.has_head and self._shard.has_embedding:
             if len(ids) >= session.kept_from:
                 ids.extend(session.sampled[len(ids) - session.kept_from :])
-        elif self._has_head:
+        elif self._shard.has_head:
             ids_from, ids = session.kept_from, session.sampled
         return SessionStanding(session.spec.session, length, ids_from, tuple(ids), session.kept_from)
 

@@ -5,7 +5,7 @@ Shapes: K key-value heads, t new tokens, n tokens in all, d head dimension, W nu
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -29,19 +29,65 @@ class Run(NamedTuple):
 
 
 class SessionCache:
-    """One session's keys and values. What a shard sees of it is `models.kv.SessionKV`."""
+    """One session's keys and values. What a shard sees of it is `models.kv.SessionKV`.
 
-    __slots__ = ("capacity", "length", "runs")
+    Attributes:
+        runs: where its tokens lie, and what is kept of them.
+        elsewhere: where the keys and values of some blocks lie instead: blocks of two stages that have become one.
+    """
+
+    __slots__ = ("capacity", "elsewhere", "length", "runs")
 
     def __init__(self, run: Run) -> None:
         self.length = 0
         self.runs = [run]
+        self.elsewhere: dict[int, list[Run]] = {}
         self.capacity = run.num_rows
 
     @property
     def place(self) -> Place | None:
         """See `SessionKV.place`."""
-        return Place(*self.runs[0][:2]) if len(self.runs) == 1 else None
+        return Place(*self.runs[0][:2]) if len(self.runs) == 1 and not self.elsewhere else None
+
+    def all_runs(self) -> list[Run]:
+        """Each once."""
+        found = [run for runs in (self.runs, *self.elsewhere.values()) for run in runs]
+        return list({(id(run.extent), run.first_row): run for run in found}.values())
+
+    def join(self, other: SessionCache, own_layers: Iterable[int], *, is_kept_here: bool) -> list[Run]:
+        """Have what another stage has of the session, too: as many tokens as both have. Returns as `leave`.
+
+        Args:
+            own_layers: the blocks of this stage.
+            is_kept_here: the other one has nothing that takes rows.
+        """
+        before = self.all_runs() + other.all_runs()
+        if not is_kept_here:
+            own = {layer: self.elsewhere.get(layer, self.runs) for layer in own_layers}
+            self.runs, self.elsewhere = other.runs, own | other.elsewhere
+        self.length = min(self.length, other.length)
+        return self._not_used_of(before)
+
+    def leave(self, layers: Iterable[int]) -> list[Run]:
+        """Have these blocks no more; returns the rows in which nothing of the session is left."""
+        before = self.all_runs()
+        for layer in layers:
+            self.elsewhere.pop(layer, None)
+        return self._not_used_of(before)
+
+    def grow(self, run: Run) -> None:
+        """Have these rows, too, for all blocks."""
+        last = self.runs[-1]
+        if not self.elsewhere and run[:2] == (last.extent, last.first_row + last.num_rows):
+            self.runs[-1] = Run(last.extent, last.first_row, last.num_rows + run.num_rows)
+        else:
+            for runs in {id(runs): runs for runs in (self.runs, *self.elsewhere.values())}.values():
+                runs.append(run)
+        self.capacity += run.num_rows
+
+    def _not_used_of(self, runs: Iterable[Run]) -> list[Run]:
+        used = self.all_runs()
+        return [run for run in runs if run not in used]
 
     def append(self, layer: int, key: Tensor, value: Tensor) -> BlockTensors:
         """See `SessionKV.append`.
@@ -55,10 +101,11 @@ class SessionCache:
                 f"The session has room for {counted(self.capacity, 'tokens')} and this step would make it {end}. "
                 "Ask for fewer new tokens."
             )
-        if len(self.runs) > 1:
-            self._write(layer, length, key, value)
+        runs = self.elsewhere.get(layer, self.runs)
+        if len(runs) > 1:
+            self._write(runs, layer, length, key, value)
             return self.read(layer, end)
-        extent, first_row, _ = self.runs[0]
+        extent, first_row, _ = runs[0]
         keys, values = extent.keys[layer], extent.values[layer]
         keys.narrow(0, first_row + length, end - length).copy_(key.transpose(0, 1))
         values.narrow(0, first_row + length, end - length).copy_(value.transpose(0, 1))
@@ -68,7 +115,7 @@ class SessionCache:
         """The first `length` tokens of a block: views, where they lie in one place."""
         parts = [
             (run.extent.keys[layer][rows].transpose(0, 1), run.extent.values[layer][rows].transpose(0, 1))
-            for run, _, rows in self._parts(0, length)
+            for run, _, rows in _parts(self.elsewhere.get(layer, self.runs), 0, length)
         ]
         if len(parts) == 1:
             return parts[0]
@@ -76,29 +123,30 @@ class SessionCache:
 
     def keep(self, first: int, rows: Tensor) -> None:
         """Write what is kept of the tokens from `first` on beside keys and values: rows [t, W]."""
-        for run, start, places in self._parts(first, first + len(rows)):
+        for run, start, places in _parts(self.runs, first, first + len(rows)):
             run.extent.kept[places] = rows[start - first : start - first + places.stop - places.start]
 
     def kept(self, first: int, end: int) -> Tensor:
         """A copy of what is kept of the tokens from `first` to `end`, which are there: [end - first, W]."""
-        return torch.cat([run.extent.kept[places] for run, _, places in self._parts(first, end)])
+        return torch.cat([run.extent.kept[places] for run, _, places in _parts(self.runs, first, end)])
 
-    def _write(self, layer: int, first: int, key: Tensor, value: Tensor) -> None:
+    def _write(self, runs: Sequence[Run], layer: int, first: int, key: Tensor, value: Tensor) -> None:
         """Tokens from `first` on."""
-        for run, start, rows in self._parts(first, first + key.shape[1]):
+        for run, start, rows in _parts(runs, first, first + key.shape[1]):
             places = slice(start - first, start - first + rows.stop - rows.start)
             run.extent.keys[layer][rows] = key[:, places].transpose(0, 1)
             run.extent.values[layer][rows] = value[:, places].transpose(0, 1)
 
-    def _parts(self, first: int, end: int) -> Iterator[tuple[Run, int, slice]]:
-        """Where the tokens from `first` to `end` lie: run, first token in it, its rows in the extent."""
-        start = 0
-        for run in self.runs:
-            begin, stop = max(first, start), min(end, start + run.num_rows)
-            if begin < stop or first == end == start == 0:
-                shift = run.first_row - start
-                yield run, begin, slice(begin + shift, stop + shift)
-            start += run.num_rows
+
+def _parts(runs: Sequence[Run], first: int, end: int) -> Iterator[tuple[Run, int, slice]]:
+    """Where the tokens from `first` to `end` lie: run, first token in it, its rows in the extent."""
+    start = 0
+    for run in runs:
+        begin, stop = max(first, start), min(end, start + run.num_rows)
+        if begin < stop or first == end == start == 0:
+            shift = run.first_row - start
+            yield run, begin, slice(begin + shift, stop + shift)
+        start += run.num_rows
 
 
 def keep_together(sessions: Sequence[SessionCache], firsts: Sequence[int], sizes: Sequence[int], rows: Tensor) -> None:

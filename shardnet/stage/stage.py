@@ -35,6 +35,7 @@ from shardnet.stage.outlet import Outlet
 from shardnet.stage.pace import Pace, own_pace
 from shardnet.stage.sampling import Sampler
 from shardnet.stage.sent_log import SentLog
+from shardnet.stage.shape import Remains, Shape
 from shardnet.stage.step import Step
 from shardnet.timeline.clocks import clock_ns
 from shardnet.timeline.recorder import Recorder
@@ -70,7 +71,9 @@ class Stage:
         self._num_threads = num_threads
         self._pace = pace
         self._inbox = Inbox(chunk_tokens)
-        self._grouping = Grouping(num_groups) if num_groups > 1 else None
+        self._num_groups = 1
+        self._grouping: Grouping | None = None
+        self.regroup(num_groups)
         self._sessions = LiveSessions(kv)
         self._idle = IdleTime(recorder)
         self._ready = threading.Condition()
@@ -83,6 +86,7 @@ class Stage:
             chunk_tokens=chunk_tokens,
             on_taken=partial(_wake, weakref.ref(self)),
         )
+        self._shape = Shape(shard, kv, self._sessions, self._inbox, self._onward, self.wire_dtype)
         self._has_news = False
         self._commands: list[Command[Any]] = []
         self._why_stopped: str | None = None
@@ -98,9 +102,9 @@ class Stage:
         Raises:
             ClusterError: the stage has stopped.
         """
-        sampler = Sampler(spec, self.shard.dtype, self.wire_dtype) if self.shard.has_head else None
         with self._ready:
             self._raise_if_stopped()
+            sampler = Sampler(spec, self.shard.dtype, self.wire_dtype) if self.shard.has_head else None
             self._sessions.open(spec, sampler)
             self._idle.note_sessions(len(self._sessions))
 
@@ -112,19 +116,23 @@ class Stage:
             self._wake()
 
     def put(self, hop: Hop, received_ns: int, on_taken: OnTaken | None = None) -> None:
-        """Put a hop into the inbox; `on_taken` marks one that brings prompt chunks.
+        """Put a hop into the inbox; `on_taken` marks one that brings prompt chunks. One for another unit is dropped.
 
         Raises:
             BadRequest: the rows are not what this shard takes, or do not belong to the parts.
             ClusterError: the stage has stopped.
         """
         rows = hop.payload
-        self._check_rows(rows)
-        packet = Packet(hop.parts, rows, on_taken)
         with self._ready:
             self._raise_if_stopped()
-            is_new = self._inbox.put(packet, is_bulk=on_taken is not None)
-            self._wake()
+            is_new = False
+            is_for_this = hop.unit == self.shard.first_unit
+            if is_for_this:
+                self._check_rows(rows)
+                is_new = self._inbox.put(Packet(hop.parts, rows, on_taken), is_bulk=on_taken is not None)
+                self._wake()
+        if on_taken is not None and not is_for_this:
+            on_taken()
         if is_new:
             self.recorder.wire(
                 hop.sent_ns,
@@ -158,13 +166,33 @@ class Stage:
         """See `Onward.send_again`. To be asked `between_steps`."""
         self._onward.send_again(wanted)
 
-    def raise_if_behind(self) -> None:
-        """See `Onward.raise_if_behind`. To be asked `between_steps`, and so the next one."""
-        self._onward.raise_if_behind()
+    def regroup(self, num_groups: int) -> None:
+        """Let so many groups go round. To be asked `between_steps`, and so the next ones."""
+        if num_groups != self._num_groups:
+            self._num_groups = num_groups
+            self._grouping = Grouping(num_groups) if num_groups > 1 else None
 
-    def forget_sent(self) -> None:
-        """See `Onward.forget_sent`."""
-        self._onward.forget_sent()
+    def trim(self, first_unit: int, last_unit: int) -> None:
+        """See `Shape.trim`."""
+        with self._ready:
+            taken = self._shape.trim(first_unit, last_unit)
+            self._idle.note_sessions(len(self._sessions))
+        for on_taken in taken:
+            on_taken()
+
+    def end_for_another(self) -> Remains:
+        """End, and leave what it has to the stage of which it becomes a part."""
+        with self._ready:
+            self._why_stopped = self._why_stopped or "it is part of another stage now"
+            sessions = self._sessions.give()
+        self._stop(self._why_stopped)
+        return Remains(self.shard, self.kv, sessions)
+
+    def join(self, other: Remains) -> None:
+        """See `Shape.join`."""
+        with self._ready:
+            self._shape.join(other)
+            self._idle.note_sessions(len(self._sessions))
 
     def usage(self) -> tuple[int, int]:
         """Open sessions, and the bytes that their KV caches have reserved."""

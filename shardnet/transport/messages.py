@@ -14,6 +14,7 @@ Endpoints of every device (handlers in `shardnet.device.worker`), and who calls 
     load(), report(), reset(), drain_spans(), close()    coordinator -> a stage, by its remote object; StageSizes,
                                  StageAccount
     adopt(StageSpec), switch(RingId), retire(RingId)     the same, when another ring takes over
+    shape(RingId, (Stretch, ...))                        the same, where it has other units in that ring; StageSizes
     standings(), resend(RingId, (Wanted, ...))           the same, when a stage was lost; SessionStandings
     leave()                      coordinator -> device; ends its process
 
@@ -85,6 +86,9 @@ class Hop(NamedTuple):
     sender: str
     sent_ns: int
     """The sender's `time.monotonic_ns()`."""
+    unit: int
+    """For which these rows are. A stage whose first unit is another one drops them: whoever sent them, or who got them,
+    has other units by now, and sends again what the next one lacks."""
 
 
 class SamplingOptions(NamedTuple):
@@ -202,6 +206,15 @@ class StageSpec(NamedTuple):
     know the ring yet."""
 
 
+class Stretch(NamedTuple):
+    """Units that a stage is to keep of those that it has."""
+
+    stage: int
+    """Its place in the ring. Behind the ring's own stages are those that become part of one of them."""
+    first_unit: int
+    last_unit: int
+
+
 class StageSizes(NamedTuple):
     """What a stage turned out to be when it was loaded. Bytes."""
 
@@ -271,6 +284,7 @@ MESSAGE_TYPES: tuple[type, ...] = (
     RingStop,
     StageSpec,
     StageSizes,
+    Stretch,
     Totals,
     StageAccount,
     DeviceDescription,

@@ -78,7 +78,7 @@ class Wheel:
             self.feed(tuple(Part(part.session, part.end, 1) for part in parts), rows)
 
     def feed(self, parts: tuple[Part, ...], rows: torch.Tensor) -> None:
-        self.stage.put(Hop(RING, 1, parts, rows, "self", 0), 0)
+        self.stage.put(Hop(RING, 1, parts, rows, "self", 0, self.stage.shard.first_unit), 0)
 
     def bulk_hop(self, parts: tuple[Part, ...], rows: torch.Tensor, on_taken: Callable[[], None]) -> None:
         raise AssertionError("nobody has a prompt")

@@ -70,7 +70,7 @@ def be_elastic(rank: int, port: int) -> dict[str, Callable[[], Any]]:
     transport = RpcTransport.join(f"127.0.0.1:{port}", f"rank{rank}", timeout_s=30)
     transport.expose("acknowledge", acknowledge)
     tensor = torch.randn(1, NUM_FLOATS)
-    hop = Hop(RingId(bytes(16), 1), 1, (Part(1, 100, 1),), tensor, transport.name, time.monotonic_ns())
+    hop = Hop(RingId(bytes(16), 1), 1, (Part(1, 100, 1),), tensor, transport.name, time.monotonic_ns(), 10)
     other = f"rank{1 - rank}"
     return {
         "post": lambda: transport.post(other, "acknowledge", tensor),

@@ -67,7 +67,7 @@ def test_what_an_old_ring_still_sends_is_refused_and_goes_on_in_the_new_one(ring
         model._deployment.renew()
         "".join(stream)
         assert stream.result.token_ids == alone(tiny, [PROMPT], 12)[0]
-        hop = Hop(old, 1, (Part(1, 0, 1),), torch.zeros(1, 64), "a", 0)
+        hop = Hop(old, 1, (Part(1, 0, 1),), torch.zeros(1, 64), "a", 0, 2)
         with pytest.raises(PlanNotInForce, match="not in force"):
             ring.network.member("a").post("b", "hop", hop).result()  # type: ignore[union-attr]
 

@@ -94,7 +94,7 @@ def test_an_error_on_the_compute_thread_is_told(
         else:
             [host] = ring.workers["b"]._stages.hosts()
             assert host.stage is not None
-            of_nobody = Hop(host.key[0], 1, (Part(999, 0, 1),), torch.zeros(1, 64), "x", 0)
+            of_nobody = Hop(host.key[0], 1, (Part(999, 0, 1),), torch.zeros(1, 64), "x", 0, 2)
             host.stage.put(of_nobody, 0, break_down)
         with pytest.raises(ClusterError, match="a defect"):
             answer(model)
@@ -109,7 +109,7 @@ def test_a_stage_that_has_ended_refuses_what_comes_and_answers_what_waited(ring:
         stage = host.stage
         assert stage is not None
         taken = threading.Event()
-        early = Hop(host.key[0], 0, (Part(99, 1, 1),), torch.tensor([1]), "x", 0)
+        early = Hop(host.key[0], 0, (Part(99, 1, 1),), torch.tensor([1]), "x", 0, 0)
         stage.open_session(spec(99))
         stage.put(early, 0, taken.set)
         stage.close()
@@ -151,7 +151,7 @@ def test_rows_that_a_stage_cannot_take_are_refused_and_the_ring_lives_on(
         [host] = ring.workers["a"]._stages.hosts()
         ring_id, stage = host.key
         with pytest.raises(BadRequest):
-            ring.workers["a"].hop(Hop(ring_id, stage, (Part(1, 0, 1),), rows, "x", 0))
+            ring.workers["a"].hop(Hop(ring_id, stage, (Part(1, 0, 1),), rows, "x", 0, 0))
         assert answer(model) == expected
 
 
@@ -164,7 +164,7 @@ def test_a_hop_beyond_a_sessions_room_ends_that_session_and_the_ring_lives_on(
         [host] = worker._stages.hosts()
         worker.open_session(*host.key, spec(7))
         monkeypatch.setattr(model._deployment, "on_session_failed", failed.__setitem__)
-        worker.hop(Hop(*host.key, (Part(7, 0, 21),), torch.ones(21, dtype=torch.int64), "x", 0))
+        worker.hop(Hop(*host.key, (Part(7, 0, 21),), torch.ones(21, dtype=torch.int64), "x", 0, 0))
         wait_until(lambda: "room for 20" in failed.get(7, ""), 5)
         assert answer(model) == expected
 
@@ -260,7 +260,7 @@ def test_a_late_hop_of_another_coordinator_fits_nothing(ring: RingInProcess, tin
         with closing(model.stream(PROMPT, max_new_tokens=12)) as stream:
             part = Part(stream._session.spec.session, len(PROMPT), 1)
             for epoch in (bytes(16), b"", b"x" * 16):
-                forged = Hop(RingId(epoch, version), stage, (part,), torch.tensor([3]), "stranger", 0)
+                forged = Hop(RingId(epoch, version), stage, (part,), torch.tensor([3]), "stranger", 0, 0)
                 with pytest.raises(ClusterError, match="not in force"):
                     stranger.post("a", "hop", forged).result(10)
             list(stream)

@@ -21,7 +21,7 @@ from tiny_text_model import save_text_model
 
 from shardnet.cluster.cluster import COORDINATOR
 from shardnet.device import source_news
-from shardnet.device.source_news import SourceNews
+from shardnet.device.source_news import Place, SourceNews
 from shardnet.errors import ClusterError, DamagedCheckpoint
 from shardnet.models import Shard
 from shardnet.policy.membership import Limits
@@ -326,7 +326,7 @@ def test_a_hop_that_is_sent_again_while_it_waits_counts_once_in_the_report(
         [host] = ring.workers["a"]._stages.hosts()
         assert host.stage is not None
         before = host.stage.recorder.totals().messages_from
-        hop = Hop(host.key[0], 0, (Part(12345, 0, 2),), torch.tensor([1, 2]), "x", 0)
+        hop = Hop(host.key[0], 0, (Part(12345, 0, 2),), torch.tensor([1, 2]), "x", 0, 0)
         for _ in range(5):
             host.stage.put(hop, 10**9, lambda: None)
         after = host.stage.recorder.totals().messages_from
@@ -348,7 +348,7 @@ def test_a_silent_source_gets_what_it_missed_in_few_messages(monkeypatch: pytest
     with InProcessNetwork() as network:
         network.join("source").expose("tokens", heard.append)
         stage = network.join("stage")
-        news = SourceNews(stage, SPEC, lambda: False, lambda error: None)
+        news = SourceNews(stage, Place(SPEC), lambda: False, lambda error: None)
         network.freeze("source")
         for index in range(200):
             news.tokens((SampledToken(1, index, index, ""),))

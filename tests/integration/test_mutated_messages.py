@@ -74,7 +74,7 @@ def recorded(source: RpcTransport) -> list[Message]:
         return _invoke_rpc_python_udf(worker, frame, tensors, limit_s, is_async)  # type: ignore[arg-type]
 
     ring = RingId(bytes(range(16)), 3)
-    hop = Hop(ring, 1, (Part(8, 20, 2), Part(9, 0, 1)), torch.randn(3, 16), "source", 123)
+    hop = Hop(ring, 1, (Part(8, 20, 2), Part(9, 0, 1)), torch.randn(3, 16), "source", 123, 4)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(answers, "_invoke_rpc_python_udf", record)
         counter = source.remote("device", "counter", 10)

@@ -133,8 +133,8 @@ def made(sender: int, ring_id: RingId) -> list[Message]:
             posts.append(("open_session", (ring_id, stage, spec._replace(session=victim))))
             for position in (0, 3, 5):
                 parts = (Part(victim, position, 3),)
-                posts.append(("hop", (Hop(ring_id, stage, parts, payload, "a", 1),)))
-    bulk = Hop(ring_id, 1, (Part(VICTIMS[0], 0, 3),), rows, "a", 1)
+                posts.append(("hop", (Hop(ring_id, stage, parts, payload, "a", 1, 3 * stage),)))
+    bulk = Hop(ring_id, 1, (Part(VICTIMS[0], 0, 3),), rows, "a", 1, 3)
     requests: list[tuple[Any, bool]] = [(Post(sender, *post), False) for post in posts]
     requests.append((Call(sender, "bulk_hop", (bulk,)), True))
     return [(*answers.packed_for(0, request)[0], is_async) for request, is_async in requests]

@@ -169,22 +169,27 @@ def test_a_small_session_has_room_where_the_system_gives_few_addresses(monkeypat
     assert cache.reserved_bytes == 60 * BYTES_PER_TOKEN
 
 
-def test_a_block_that_finds_no_room_leaves_all_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once, the budget kept what the block would have taken, and the first stretch of rows kept the block."""
-    budget = MemoryBudget()
+@pytest.mark.parametrize("short_of", ["memory", "addresses"])
+def test_what_finds_no_room_beside_fewer_blocks_leaves_all_as_it_was(
+    monkeypatch: pytest.MonkeyPatch, short_of: str
+) -> None:
+    """What is to be kept of each token takes more than what is given up."""
+    budget = MemoryBudget(2 * LEAST_ROWS * (BYTES_PER_TOKEN + 4) if short_of == "memory" else 2**40)
     cache = KVCache(LAYOUT, torch.float32, budget)
     appended = filled(cache, 0, 3, capacity=LEAST_ROWS)
     filled(cache, 1, 3, capacity=LEAST_ROWS + 1)
     reserved = budget.reserved_bytes
-    few_addresses(monkeypatch, most_rows=LEAST_ROWS)
-    tensors = {session: (torch.zeros(2, 3, 4), torch.zeros(2, 3, 4)) for session in (0, 1)}
-    with pytest.raises(KVMemorySpent, match="gives no"):
-        cache.add_block(BlockKV(5, 2, 4, 4), tensors)
+    if short_of == "addresses":
+        few_addresses(monkeypatch, most_rows=LEAST_ROWS)
+    wide = Kept(100, torch.float32, 0)
+    with pytest.raises(KVMemorySpent, match="gives no" if short_of == "addresses" else "What is sent of the open"):
+        cache.trim(LAYOUT[1:], wide, forgets=True)
     assert budget.reserved_bytes == reserved and cache.layout == LAYOUT
-    assert all(sorted(extent.keys) == [3, 4] for extent in cache._extents)
     assert torch.equal(cache.export(0)[3][0], appended[3][0])
-    with pytest.raises(BadRequest, match="Layer 4 is in this cache already"):
-        cache.add_block(LAYOUT[1], tensors)
+    cache.close(1)
+    cache.close(0)
+    cache.trim(LAYOUT[1:], wide, forgets=True)
+    assert budget.reserved_bytes == 0
 
 
 def few_addresses(monkeypatch: pytest.MonkeyPatch, most_rows: int) -> list[int]:

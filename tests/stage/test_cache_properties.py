@@ -18,15 +18,23 @@ from shardnet.models.kv import Segment
 from shardnet.stage import cache as cache_module
 from shardnet.stage.budget import MemoryBudget
 from shardnet.stage.cache import KVCache
+from shardnet.stage.extent import Kept
+from shardnet.stage.session_cache import keep_together
 
 BLOCKS = tuple(BlockKV(layer, 2, 3, 5) for layer in range(4))
-LIMIT_BYTES = 60 * 4 * 2 * 8 * len(BLOCKS)
+KEPT = Kept(2, torch.float32, num_ids=1)
+LIMIT_BYTES = 60 * (4 * 2 * 8 * len(BLOCKS) + 2 * KEPT.bytes_per_token)
 
 
 def rows_of(session: int, layer: int, first: int, end: int, dim: int) -> torch.Tensor:
     """[2, t, dim] numbers that say to which session, block and token they belong."""
     places = torch.arange(first, end)[None, :, None] * 8 + torch.arange(dim)
     return (places + 10_000 * session + 1_000_000 * layer + 500_000 * torch.arange(2)[:, None, None]).float()
+
+
+def kept_of(session: int, first: int, end: int, layer: int) -> torch.Tensor:
+    """[t, 2] the same of what is kept behind a block."""
+    return torch.stack([rows_of(session, layer, first, end, 1)[0, :, 0], torch.full((end - first,), float(layer))], 1)
 
 
 class Caches(RuleBasedStateMachine):
@@ -36,7 +44,9 @@ class Caches(RuleBasedStateMachine):
         super().__init__()
         cache_module.LEAST_ROWS = 16
         self.budget = MemoryBudget(LIMIT_BYTES)
-        self.caches = [KVCache(BLOCKS[:3], torch.float32, self.budget), KVCache(BLOCKS[3:], torch.float32, self.budget)]
+        self.caches = [KVCache(blocks, torch.float32, self.budget, KEPT) for blocks in (BLOCKS[:3], BLOCKS[3:])]
+        self.kept_from: list[dict[int, int]] = [{}, {}]
+        """Of each cache by session: from where on what it has sent is kept."""
         self.next_session = 1
 
     def teardown(self) -> None:
@@ -52,7 +62,12 @@ class Caches(RuleBasedStateMachine):
                 key = rows_of(session, block.layer, first, first + num_tokens, 3)
                 value = rows_of(session, block.layer, first, first + num_tokens, 5)
                 cache.get(session).append(block.layer, key, value)
+            cache.get(session).keep(first, kept_of(session, first, first + num_tokens, self.end_of(cache)))
             cache.advance(session, num_tokens)
+
+    def end_of(self, cache: KVCache) -> int:
+        """The block behind which it is."""
+        return len(self.caches[0].layout) if cache is self.caches[0] else len(BLOCKS)
 
     @rule(capacity=st.integers(1, 24))
     def open(self, capacity: int) -> None:
@@ -93,6 +108,10 @@ class Caches(RuleBasedStateMachine):
                 for block in cache.layout:
                     key, value = (rows_of(one, block.layer, at, at + 1, dim) for dim in (3, 5))
                     cache.get(one).append(block.layer, key, value)
+            if ready:
+                ats = [cache.get(one).length for one in ready]
+                own = [kept_of(one, at, at + 1, self.end_of(cache)) for one, at in zip(ready, ats, strict=True)]
+                keep_together([cache.get(one) for one in ready], ats, [1] * len(ready), torch.cat(own))
             for one in ready:
                 cache.advance(one, 1)
 
@@ -101,8 +120,9 @@ class Caches(RuleBasedStateMachine):
     def crop(self, data: st.DataObject) -> None:
         session = self.session(data)
         length = data.draw(st.integers(0, self.caches[0].get(session).length))
-        for cache in self.caches:
+        for number, cache in enumerate(self.caches):
             cache.crop(session, length)
+            self.kept_from[number][session] = min(self.kept_from[number].get(session, 0), length)
 
     @precondition(lambda self: self.caches[0]._sessions)
     @rule(data=st.data(), more=st.integers(1, 12))
@@ -120,8 +140,9 @@ class Caches(RuleBasedStateMachine):
     @rule(data=st.data())
     def move_away_and_back(self, data: st.DataObject) -> None:
         session = self.session(data)
-        for cache in self.caches:
+        for number, cache in enumerate(self.caches):
             length, capacity = cache.get(session).length, cache.get(session).capacity
+            self.kept_from[number][session] = length
             exported = cache.export(session)
             cache.close(session)
             cache.restore(session, length, exported, capacity)
@@ -133,15 +154,26 @@ class Caches(RuleBasedStateMachine):
         for cache in self.caches:
             cache.close(session)
 
-    @rule(goes_right=st.booleans())
-    def move_a_block(self, goes_right: bool) -> None:
-        source, target = self.caches if goes_right else reversed(self.caches)
-        if not source.layout:
-            return
-        block = source.layout[-1] if goes_right else source.layout[0]
-        exported = {one: source.export(one, [block.layer])[block.layer] for one in source._sessions}
-        source.remove_block(block.layer)
-        target.add_block(block, exported)
+    @rule(border=st.integers(0, 4), goes_on_in_front=st.booleans())
+    def move_the_border(self, border: int, goes_on_in_front: bool) -> None:
+        """The two become one, and that one gives up blocks, which a new cache gets with what they held."""
+        whole = self.caches[0]
+        whole.join(self.caches[1], KEPT)
+        self.caches, self.kept_from = [KVCache(BLOCKS[:0], torch.float32), whole], [{}, self.kept_from[1]]
+        self.every_key_is_the_sessions_own()
+        staying, leaving = BLOCKS[:border], BLOCKS[border:]
+        if not goes_on_in_front:
+            staying, leaving = leaving, staying
+        exported = {one: whole.export(one, [block.layer for block in leaving]) for one in whole._sessions}
+        whole.trim(staying, KEPT, forgets=goes_on_in_front)
+        new = KVCache(leaving, torch.float32, self.budget, KEPT)
+        lengths = {one: session.length for one, session in whole._sessions.items()}
+        for one, length in lengths.items():
+            new.restore(one, length, exported[one], whole.get(one).capacity)
+        if goes_on_in_front:
+            self.caches, self.kept_from = [whole, new], [dict(lengths), dict(lengths)]
+        else:
+            self.caches, self.kept_from = [new, whole], [dict(lengths), self.kept_from[1]]
 
     @invariant()
     def every_key_is_the_sessions_own(self) -> None:
@@ -150,6 +182,15 @@ class Caches(RuleBasedStateMachine):
                 for layer, (keys, values) in cache.export(session).items():
                     assert torch.equal(keys, rows_of(session, layer, 0, cache.get(session).length, 3))
                     assert torch.equal(values, rows_of(session, layer, 0, cache.get(session).length, 5))
+
+    @invariant()
+    def what_is_kept_is_the_sessions_own(self) -> None:
+        for number, cache in enumerate(self.caches):
+            for session, rows in cache._sessions.items():
+                first = self.kept_from[number].get(session, 0)
+                assert torch.equal(
+                    rows.kept(0, rows.length)[first:], kept_of(session, first, rows.length, self.end_of(cache))
+                )
 
     @invariant()
     def memory_adds_up(self) -> None:

@@ -18,7 +18,6 @@ from shardnet.stage.budget import MemoryBudget
 from shardnet.stage.cache import KVCache
 from shardnet.stage.extent import Kept
 from shardnet.stage.live_sessions import LiveSessions
-from shardnet.stage.moving import put_block, take_block
 from shardnet.stage.stage import Stage
 from shardnet.transport.messages import MAX_BULK_HOPS, Part, Wanted
 
@@ -358,33 +357,31 @@ def test_who_keeps_ids_has_their_memory_reserved_too(first: Stage, last: Stage, 
     assert sizes == [HIDDEN * 4 + 8, 8, 16]
 
 
-def test_behind_a_block_that_moved_nothing_is_sent_again(middle: Stage, road: Road, tiny: Path) -> None:
-    """What was sent are the results of another block, or what that took: wrong for whoever asks now."""
+def test_of_what_another_unit_has_sent_nothing_is_sent_again(middle: Stage, road: Road) -> None:
+    """It is wrong for whoever asks now."""
     rows = hidden(8)
-    with stage_of(shard_of(tiny, 3, 4), Road()) as onward:
-        for stage in (middle, onward):
-            stage.open_session(spec(1, 6))
-            feed(stage, 1, 0, rows[:6], nothing)
-            wait_for_length(stage, 1, 6)
-        taken(road, 6)
-        resend(middle, (1, 0))
-        wait_until(lambda: len(road.hops) == MAX_BULK_HOPS, 5)
-        resend(middle, (1, 6))
-        put_block(onward, take_block(middle, 2).result(timeout=5)).result(timeout=5)
-        assert standing(middle, 1).kept_from == 6 and standing(onward, 1).kept_from == 0
-        middle.open_session(spec(2, 6))
-        feed(middle, 2, 0, rows[:6], nothing)
-        wait_for_length(middle, 2, 6)
-        road.take_all()
-        for wanted in (((2, 0), (1, 5)), ((1, 0),)):
-            with pytest.raises(BadRequest, match="kept from 6 on"):
-                resend(middle, *wanted)
-        feed(middle, 1, 6, rows[6:7])
-        sent = taken(road, 1)
-        resend(middle, (1, 6), (2, 3))
-        again = taken(road, 4)
-        assert same(rows_by_position(again, 1), rows_by_position(sent, 1))
-        assert sorted(rows_by_position(again, 2)) == [3, 4, 5]
+    middle.open_session(spec(1, 6))
+    feed(middle, 1, 0, rows[:6], nothing)
+    wait_for_length(middle, 1, 6)
+    taken(road, 6)
+    resend(middle, (1, 0))
+    wait_until(lambda: len(road.hops) == MAX_BULK_HOPS, 5)
+    middle.between_steps(lambda: middle.trim(1, 1)).result(timeout=5)
+    assert standing(middle, 1).kept_from == 6
+    road.take_all()
+    middle.open_session(spec(2, 6))
+    feed(middle, 2, 0, rows[:6], nothing)
+    wait_for_length(middle, 2, 6)
+    taken(road, 6)
+    for wanted in (((2, 0), (1, 5)), ((1, 0),)):
+        with pytest.raises(BadRequest, match="kept from 6 on"):
+            resend(middle, *wanted)
+    feed(middle, 1, 6, rows[6:7])
+    sent = taken(road, 1)
+    resend(middle, (1, 6), (2, 3))
+    again = taken(road, 4)
+    assert same(rows_by_position(again, 1), rows_by_position(sent, 1))
+    assert sorted(rows_by_position(again, 2)) == [3, 4, 5]
 
 
 def test_a_session_of_which_too_little_is_kept_begins_anew(middle: Stage, road: Road) -> None:
@@ -394,7 +391,8 @@ def test_a_session_of_which_too_little_is_kept_begins_anew(middle: Stage, road: 
     feed(middle, 1, 0, rows[:12], nothing)
     sent = taken(road, 12)
     reserved = middle.usage()
-    middle.between_steps(middle.forget_sent).result(timeout=5)
+    [live] = middle._sessions.all()
+    middle.between_steps(live.forget_sent).result(timeout=5)
     with pytest.raises(BadRequest, match="open already"):
         middle.open_session(spec(1, 30, send_from=12))
     feed(middle, 1, 12, rows[12:], nothing)
@@ -431,19 +429,6 @@ def test_a_step_counts_for_the_session_that_it_began_with() -> None:
     sessions.end_step()
     sessions.close([1])
     assert kv._extents == [] and kv.reserved_bytes == 0
-
-
-def test_no_block_moves_while_its_results_are_sent_again(middle: Stage, road: Road) -> None:
-    middle.open_session(spec(1, 20))
-    feed(middle, 1, 0, hidden(20), nothing)
-    taken(road, 20)
-    resend(middle, (1, 0))
-    with pytest.raises(BadRequest, match="sends again"):
-        take_block(middle, 2).result(timeout=5)
-    block = take_block(middle, 1).result(timeout=5)
-    put_block(middle, block).result(timeout=5)
-    taken(road, 20)
-    take_block(middle, 2).result(timeout=5)
 
 
 class NextStage:

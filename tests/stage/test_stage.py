@@ -38,7 +38,7 @@ class Loop:
         self.stage: Stage
 
     def hop(self, parts: tuple[Part, ...], rows: torch.Tensor) -> None:
-        self.stage.put(Hop(RING, 0, parts, rows, "self", 0), 0)
+        self.stage.put(Hop(RING, 0, parts, rows, "self", 0, 0), 0)
 
     def bulk_hop(self, parts: tuple[Part, ...], rows: torch.Tensor, on_taken: Callable[[], None]) -> None:
         raise AssertionError("the whole model has no next stage")
@@ -87,7 +87,7 @@ def spec(session: int, max_new_tokens: int, *, sample_from: int = len(PROMPT), g
 
 
 def feed(stage: Stage, session: int, ids: list[int], *, position: int = 0) -> None:
-    stage.put(Hop(RING, 0, (Part(session, position, len(ids)),), torch.tensor(ids), "self", 0), 0, lambda: None)
+    stage.put(Hop(RING, 0, (Part(session, position, len(ids)),), torch.tensor(ids), "self", 0, 0), 0, lambda: None)
 
 
 def test_what_is_replayed_is_not_sampled_again_and_draws_no_number(loop: Loop) -> None:

@@ -69,7 +69,7 @@ def test_plain_values_travel(source: Transport, target: str) -> None:
 
 
 def test_messages_travel(source: Transport, target: str) -> None:
-    hop = Hop(RingId(b"epoch", 3), 1, (Part(8, 20, 2), Part(9, 0, 1)), torch.randn(3, 16), source.name, 123)
+    hop = Hop(RingId(b"epoch", 3), 1, (Part(8, 20, 2), Part(9, 0, 1)), torch.randn(3, 16), source.name, 123, 4)
     (arrived,) = source.post(target, "echo", hop).result(10)
     assert type(arrived) is Hop
     assert type(arrived.parts[0]) is Part

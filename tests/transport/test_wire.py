@@ -36,7 +36,7 @@ VALUES = st.recursive(
     ),
     max_leaves=10,
 )
-HOP = Hop(RingId(b"e" * 16, 3), 1, (Part(8, 20, 2), Part(9, 0, 1)), torch.randn(3, 16), "source", 123)
+HOP = Hop(RingId(b"e" * 16, 3), 1, (Part(8, 20, 2), Part(9, 0, 1)), torch.randn(3, 16), "source", 123, 4)
 
 
 def written(value: Any) -> bytes:
