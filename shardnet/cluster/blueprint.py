@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import permutations
 
 from shardnet.cluster.load_options import LoadOptions
-from shardnet.cluster.placement import kept_bytes_per_token, kv_budgets, num_at_once, problem_of
+from shardnet.cluster.placement import kept_bytes_per_token, kv_budgets, num_at_once, place, problem_of
 from shardnet.errors import DoesNotFit
 from shardnet.loader import ModelFiles
 from shardnet.plan import DeviceProfile, Link, Plan, StagePlan
@@ -81,7 +81,7 @@ class Blueprint:
             raise DoesNotFit("every device of this model is lost. Load it again on others.")
         return problem_of(
             self.files.profile,
-            [self._with_times(device) for device in left],
+            [self.with_times(device) for device in left],
             self._links_between([device.name for device in left]),
             context_tokens=tokens,
             kv_memory_bytes=self.options.kv_memory_bytes,
@@ -118,7 +118,17 @@ class Blueprint:
             spare[device.name] = max(min(half, limit_bytes), 0)
         return spare
 
-    def _with_times(self, device: DeviceProfile) -> DeviceProfile:
+    def place(self, problem: Problem) -> Plan:
+        """The plan for a problem of this model, by the method that placed it at first.
+
+        Raises:
+            ShardnetError: there is none.
+        """
+        options = self.options
+        return place(problem, options.placement, options.objective, options.in_flight, self.deployment)
+
+    def with_times(self, device: DeviceProfile) -> DeviceProfile:
+        """A device with the times of its units: as measured, or a guess where they were not."""
         if device.decode_unit_s:
             return device
         seconds = tuple(unit.weight_bytes / ASSUMED_BYTES_PER_S for unit in self.files.profile.units)

@@ -40,9 +40,14 @@ class RemoteStage:
             self._loading = self._host.call("load", timeout_s=LOAD_S)
         return self._loading
 
+    @property
+    def is_loaded(self) -> bool:
+        """Whether it has its weights."""
+        return self._loading is not None and self._loading.done() and self._loading.exception() is None
+
     def report(self) -> StageReport:
         assert self.sizes is not None, "not loaded"
-        account: StageAccount = self._host.call("report", timeout_s=ASK_S).result()
+        account = self.account().result()
         totals = account.totals
         senders = {source for source, _, _ in totals.messages_from}
         gone = senders.difference(self._transport.members())
@@ -67,13 +72,17 @@ class RemoteStage:
             idle_share=shares.idle,
         )
 
+    def account(self) -> Future[StageAccount]:
+        """What it did since the last `reset`, as it counts it."""
+        return self._host.call("report", timeout_s=ASK_S)
+
     def reset(self) -> None:
         self._host.call("reset", timeout_s=ASK_S).result()
 
     def add_spans(self, timeline: Timeline) -> None:
         """Drain the stage's spans into `timeline`."""
         spans = self._host.call("drain_spans", timeout_s=ASK_S).result()
-        account: StageAccount = self._host.call("report", timeout_s=ASK_S).result()
+        account = self.account().result()
         num_dropped = account.totals.num_dropped_spans
         timeline.add(self.plan.device, self._spec.stage, [tuple(span) for span in spans], num_dropped)
 

@@ -11,9 +11,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import Future
 from functools import partial
-from typing import Any
 
 from shardnet.cluster import handover
 from shardnet.cluster.absences import Absences, News
@@ -22,12 +21,14 @@ from shardnet.cluster.placement import LEAST_KV_TOKENS
 from shardnet.cluster.remote_stage import RemoteStage
 from shardnet.cluster.ring import Ring
 from shardnet.cluster.standby import Present, Standby
-from shardnet.errors import CallTimeout, ClusterError, DeviceLost, ShardnetError
+from shardnet.cluster.waiting import BrokenOff, Refused, Waiting
+from shardnet.errors import ClusterError, ShardnetError
 from shardnet.plan import Plan, StagePlan
+from shardnet.planner.problem import Problem
 from shardnet.policy.mending import pieces
 from shardnet.policy.succession import Away, Cut, Means, succeed
 from shardnet.process.threads import on_thread
-from shardnet.session.sessions import VERDICT_S, Sessions
+from shardnet.session.sessions import Sessions
 from shardnet.transport.base import Transport
 from shardnet.transport.messages import RingId
 
@@ -35,19 +36,6 @@ _log = logging.getLogger(__name__)
 
 Note = Callable[..., object]
 """Told what happened: kind, words, device, seconds."""
-
-
-class _BrokenOff(Exception):
-    """Something more happened: the round is of no use any more."""
-
-
-class _Refused(Exception):
-    """A device did not take what was given to it."""
-
-    def __init__(self, device: str, error: ShardnetError) -> None:
-        super().__init__(device)
-        self.device = device
-        self.error = error
 
 
 class Rings:
@@ -94,6 +82,8 @@ class Rings:
         self._is_changing = False
         self._has_begun = False
         """Sessions are suspended: only a whole round lets them go on."""
+        self._has_lost = False
+        """Something is the matter, and the present change is to mend it."""
         self._is_asked = False
         """A round is to be gone through, whatever happened."""
         self._is_over = False
@@ -165,19 +155,56 @@ class Rings:
         """Something happened: break the present round off, and go through another one. The lock is held."""
         if self._plan is None or self._is_over:
             return
+        self._has_lost = True
         broken_off, self._broken_off = self._broken_off, Future()
         is_first, self._is_changing = not self._is_changing, True
         if is_first:
             self._known_s = time.monotonic()
             on_thread("shardnet-recovery", self._change)
         else:
-            broken_off.set_exception(_BrokenOff())
+            broken_off.set_exception(BrokenOff())
+
+    @property
+    def is_changing(self) -> bool:
+        return self._is_changing
+
+    def problem(self) -> Problem:
+        """Of placing the model anew over the devices that can be reckoned with, with room for what is open.
+
+        Raises:
+            DoesNotFit: there is none.
+        """
+        assert self._blueprint is not None, "the model is not loaded yet"
+        with self._settled:
+            away = self._absences.away()
+        return self._blueprint.problem(away.lost | away.silent, max(LEAST_KV_TOKENS, self._sessions.reserved_tokens))
+
+    def go_over(self, before: Plan, plan: Plan) -> bool:
+        """Have others hold what `plan` gives them, though nothing is lost. What they need is loaded first, while the
+        ring goes on. False where the ring has changed meanwhile from what it was under `before`.
+        """
+        with self._settled:
+            if self._is_changing or self._is_over or self._plan is not before:
+                return False
+            ring = self.all[-1]
+        assert self.standby is not None, "the model stands"
+        needed = [part.plan for part in pieces(ring.plan, (), plan) if part.kept is None]
+        self.standby.load(self._present(), needed)
+        with self._settled:
+            if self._is_changing or self._is_over or self._plan is not before:
+                return False
+            self._coming = plan
+            self._is_changing, self._has_lost = True, False
+            self._known_s = time.monotonic()
+        self._change()
+        return self._plan is plan
 
     def renew(self) -> None:
         """Let all go on under a new plan version, though nothing is lost. What it cannot do ends the model."""
         with self._settled:
             self._settled.wait_for(lambda: not self._is_changing)
             self._is_changing = self._is_asked = True
+            self._has_lost = False
         self._change()
 
     def close(self) -> list[RemoteStage]:
@@ -217,9 +244,9 @@ class Rings:
             away = self._absences.away()
         try:
             self._go_round(away, broken_off)
-        except _BrokenOff:
+        except BrokenOff:
             return False
-        except _Refused as refusal:
+        except Refused as refusal:
             if refusal.device in away.full:  # it cannot even hold what it held: nobody else can, either
                 raise refusal.error from None
             with self._settled:
@@ -242,14 +269,14 @@ class Rings:
         self._sessions.suspend()
         if self.standby is not None:
             self.standby.pause()
-        wait_for = partial(self._result_of, broken_off)
+        waiting = Waiting(broken_off, self._ended, lambda: bool(self._absences.silent))
         new, kept = self._next_ring(old, plan)
         self._enter(*self.all, new)
-        self._open(new, kept, broken_off)
-        handover.load(new, partial(self._taken, broken_off))
-        handover.fence(new, wait_for)
+        self._open(new, kept, waiting)
+        handover.load(new, waiting.for_taking)
+        handover.fence(new, waiting.for_answer)
         self._enter(new)
-        handover.go_on(new, self._sessions, wait_for)
+        handover.go_on(new, self._sessions, waiting.for_answer)
         self._settle(plan)
 
     def _decide(self, old: Ring, away: Away) -> Plan | None:
@@ -311,13 +338,13 @@ class Rings:
         self._left_over += [stage for stage in self._stages() if id(stage) not in needed]
         self.all = rings
 
-    def _open(self, ring: Ring, kept: Sequence[RemoteStage | None], broken_off: Future[None]) -> None:
+    def _open(self, ring: Ring, kept: Sequence[RemoteStage | None], waiting: Waiting) -> None:
         """
         Raises:
-            ShardnetError, _Refused, _BrokenOff: `all` is as before, and what was opened is let go of.
+            ShardnetError, Refused, BrokenOff: `all` is as before, and what was opened is let go of.
         """
         try:
-            ring.open(partial(self._taken, broken_off), kept)
+            ring.open(waiting.for_taking, kept)
             self._raise_if_ended()
         except BaseException:
             with self._settled:
@@ -333,42 +360,6 @@ class Rings:
         for stage in living:
             stage.let_go()
 
-    def _taken(self, broken_off: Future[None], answer: Future[Any], stage: StagePlan) -> Any:
-        """The same where a device is given something.
-
-        Raises:
-            _Refused: it cannot take it.
-        """
-        try:
-            return self._result_of(broken_off, answer)
-        except (DeviceLost, CallTimeout):
-            raise
-        except ShardnetError as error:
-            self._raise_if_ended()
-            raise _Refused(stage.device, error) from error
-
-    def _result_of(self, broken_off: Future[None], answer: Future[Any]) -> Any:
-        """Wait for a device's answer, but no longer than until something more happens or the model is closed."""
-        wait((answer, broken_off, self._ended), return_when=FIRST_COMPLETED)
-        self._raise_if_ended()
-        if not broken_off.done() and isinstance(answer.exception(), (DeviceLost, CallTimeout)):
-            self._wait_for_verdict(broken_off)
-        if broken_off.done():
-            raise _BrokenOff
-        self._raise_if_ended()
-        return answer.result()
-
-    def _wait_for_verdict(self, broken_off: Future[None]) -> None:
-        """A connection broke, or a device is silent: who watches the devices is about to say whether one is lost.
-
-        Raises:
-            _BrokenOff: one is.
-        """
-        limit_s = None if self._absences.silent else VERDICT_S  # of who is silent it is said soon whether it comes back
-        wait((broken_off, self._ended), timeout=limit_s, return_when=FIRST_COMPLETED)
-        if broken_off.done():
-            raise _BrokenOff
-
     def _raise_if_ended(self) -> None:
         if self._ended.done():
             self._ended.result()
@@ -376,8 +367,9 @@ class Rings:
     def _settle(self, plan: Plan) -> None:
         """The sessions go on in the new ring."""
         self._drop_left_over()
-        was_mended, self._plan, self._coming = self._coming is not None, plan, None
-        self._has_begun = self._is_asked = False
+        was_mended = self._coming is not None and self._has_lost
+        self._plan, self._coming = plan, None
+        self._has_begun = self._is_asked = self._has_lost = False
         if self.standby is not None:
             self.standby.prepare(self._present())
         if was_mended:

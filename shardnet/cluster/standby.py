@@ -16,11 +16,12 @@ from typing import NamedTuple
 from shardnet.cluster.blueprint import Blueprint
 from shardnet.cluster.load_options import COLD
 from shardnet.cluster.remote_stage import RemoteStage
-from shardnet.errors import ShardnetError
+from shardnet.errors import ClusterError, ShardnetError
 from shardnet.plan import Plan, StagePlan
 from shardnet.policy.standby import Reserve, reserves
 from shardnet.policy.succession import Means
 from shardnet.process.threads import on_thread
+from shardnet.timeline.events import units_of
 from shardnet.transport.base import Transport
 from shardnet.transport.messages import RingId, StageSpec
 
@@ -89,8 +90,9 @@ class Standby:
             return self._stages.pop(stage, None)
 
     def is_ready(self, stage: StagePlan) -> bool:
+        """Whether it is loaded."""
         with self._news:
-            return stage in self._stages
+            return stage in self._stages and self._stages[stage].is_loaded
 
     @property
     def ready(self) -> list[StagePlan]:
@@ -166,38 +168,33 @@ class Standby:
         for each in dropped:
             each.let_go()
         for reserve in wanted:
-            if not self._is_ready(present, reserve):
+            if not self._is_wanted(present):
                 return
+            self._load(present, reserve)
 
-    def _is_ready(self, present: Present, reserve: Reserve) -> bool:
-        """Load it, unless it is there; False where the ring has changed meanwhile. What does not fit is left out."""
-        with self._news:
-            if self._present is not present or reserve.stage in self._stages:
-                return self._present is present
-        try:
-            spec = self._spec(present, reserve)
-            with self._news:
-                self._ring_ids[reserve.stage] = spec.ring_id
-            opened = RemoteStage(self._transport, spec, reserve.stage)
-        except ShardnetError:
-            with self._news:
-                self._ring_ids.pop(reserve.stage, None)
-            return True
-        with self._news:
-            is_wanted = self._present is present and not self._is_closed
-            if is_wanted and reserve.stage.device not in self._lost:
-                self._stages[reserve.stage] = opened
-            else:
-                self._ring_ids.pop(reserve.stage, None)
-        if not is_wanted:
-            opened.let_go()
-            return False
-        return self._has_loaded(present, reserve, opened)
+    def load(self, present: Present, stages: Sequence[StagePlan]) -> None:
+        """Have these loaded now, and wait for it: the ring is about to be changed.
 
-    def _has_loaded(self, present: Present, reserve: Reserve, opened: RemoteStage) -> bool:
+        Raises:
+            ShardnetError: a device cannot.
+        """
+        opened = [self._open(present, stage) for stage in stages]
+        loads = [each.load() for each in opened]
+        for loaded in loads:
+            loaded.result()
+
+    def _load(self, present: Present, reserve: Reserve) -> None:
+        """What does not fit is left out."""
         stage = reserve.stage
+        with self._news:
+            if stage in self._stages:
+                return
         try:
-            opened.sizes = opened.load().result()
+            opened = self._open(present, stage)
+        except ShardnetError:
+            return
+        try:
+            opened.load().result()
         except ShardnetError:
             with self._news:
                 is_ours = self._stages.get(stage) is opened
@@ -206,18 +203,51 @@ class Standby:
             if is_ours:
                 opened.let_go()
         else:
-            units = f"unit {stage.units}" if stage.num_units == 1 else f"units {stage.units}"
-            self._note("standby", f"{stage.device} keeps {units} ready for {reserve.instead_of}", stage.device)
-        with self._news:
-            return self._present is present
+            text = f"{stage.device} keeps {units_of([stage])} ready for {reserve.instead_of}"
+            self._note("standby", text, stage.device)
 
-    def _spec(self, present: Present, reserve: Reserve) -> StageSpec:
+    def _open(self, present: Present, stage: StagePlan) -> RemoteStage:
+        """Make room for it, unless it is there.
+
+        Raises:
+            ShardnetError: its device cannot, or there is no use for it any more.
+        """
+        with self._news:
+            if stage in self._stages:
+                return self._stages[stage]
+        spec = self._spec(present, stage)
+        with self._news:
+            self._ring_ids[stage] = spec.ring_id
+        try:
+            opened = RemoteStage(self._transport, spec, stage)
+        except BaseException:
+            with self._news:
+                self._ring_ids.pop(stage, None)
+            raise
+        with self._news:
+            is_lost, is_closed = stage.device in self._lost, self._is_closed
+            if is_lost or is_closed:
+                self._ring_ids.pop(stage, None)
+            else:
+                self._stages[stage] = opened
+        if is_lost:
+            opened.release()
+        elif is_closed:
+            opened.let_go()
+        if is_lost or is_closed:
+            raise ClusterError(f"nothing is kept ready on {stage.device} any more.")
+        return opened
+
+    def _is_wanted(self, present: Present) -> bool:
+        with self._news:
+            return self._present is present and not self._is_closed
+
+    def _spec(self, present: Present, stage: StagePlan) -> StageSpec:
         """As a stage of a ring that has nothing else; the budget for caches stays as it is on that device.
 
         Raises:
             DoesNotFit: it has no room for it.
         """
-        stage = reserve.stage
         [spec] = self._blueprint.specs(self._draw_id(), [stage], Plan((stage,)))
         budgets = {each.device: now.kv_budget_bytes for each, now in zip(present.stages, present.specs, strict=True)}
         num_groups = present.specs[0].num_groups if stage.first_unit == 0 else 1

@@ -110,6 +110,7 @@ def test_a_loss_while_it_is_loaded_waits_for_no_other_load(
         monkeypatch.setattr(StageHost, "_load_shard", late)
         wait_until(lambda: len(standby_of(model).ready) == 1)
         [stage] = standby_of(model).ready
+        monkeypatch.setattr(standby, "QUIET_S", 60.0)
         lost = next(name for name in "abc" if name != stage.device and model.plan.device_of(stage.first_unit) == name)
         stream = model.stream(PROMPT, max_new_tokens=NUM_TOKENS)
         next(stream)
