@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
 
 from processes import wait_until
 
 from shardnet.coordinator.coordinator import Coordinator
 from shardnet.coordinator.events import ClusterEvent
+from shardnet.coordinator.notebook import Notebook
 from shardnet.device.worker import Worker
+from shardnet.process.state_folder import StateFolder
 from shardnet.source.connection import AWAY_S, Connection
 from shardnet.source.running_cluster import RunningCluster
 from shardnet.transport import InProcessNetwork
+from shardnet.transport.base import Transport
 from shardnet.transport.source_messages import COORDINATOR, LEASE_S
 
 
@@ -22,24 +26,55 @@ class LastingInProcess:
 
     Args:
         speed: of the network's time: what is sent again after 2 s is so at a speed of 100 after 0.02 s.
+        folder: where the coordinator keeps its state; None where it keeps none.
     """
 
-    def __init__(self, num_devices: int, speed: float, lease_s: float) -> None:
+    def __init__(self, num_devices: int, speed: float, lease_s: float, folder: Path | None) -> None:
         self._resources = ExitStack()
         self._numbers = itertools.count(1)
         self.network = self._resources.enter_context(InProcessNetwork(speed=speed))
         self.events: list[ClusterEvent] = []
-        transport = self.network.join(COORDINATOR)
-        self.coordinator = self._resources.enter_context(Coordinator(transport, self.events.append, lease_s=lease_s))
+        self._folder = folder
+        self._lease_s = lease_s
+        self.coordinator = self._begin()
         self.workers: dict[str, Worker] = {}
         for index in range(num_devices):
             self.join(chr(ord("a") + index))
 
     def join(self, name: str) -> None:
         """A device joins, and the coordinator has heard of it: it is told of members on a thread of its own."""
+        self.join_unseen(name)
+        wait_until(lambda: name in self.coordinator.devices)
+
+    def join_unseen(self, name: str) -> None:
+        """The same where there is no coordinator."""
         worker = self.workers[name] = self._resources.enter_context(Worker(num_threads=1))
         worker.attach(self.network.join(name))
-        wait_until(lambda: name in self.coordinator.devices)
+
+    def _begin(self) -> Coordinator:
+        notebook = None
+        if self._folder is not None:
+            notebook = Notebook(self._resources.enter_context(closing(StateFolder(self._folder))))
+        made: list[Coordinator] = []
+
+        def prepare(transport: Transport) -> None:
+            made.append(Coordinator(transport, self.events.append, lease_s=self._lease_s, notebook=notebook))
+
+        self.network.join(COORDINATOR, prepare)
+        return self._resources.enter_context(made[0])
+
+    def kill(self) -> None:
+        """The coordinator is killed: what it has not written down and not sent is gone."""
+        notebook = self.coordinator._notebook
+        assert notebook is not None
+        with notebook._lock:  # a process would not go on writing
+            notebook._state.close()
+        self.network.kill(COORDINATOR)
+
+    def restart(self) -> None:
+        """Another one begins where a killed one was. Who joins a door is told of all that are there."""
+        self.coordinator = self._begin()
+        self.coordinator._attendance._hear(self.network.members(), ())
 
     def leave(self, name: str) -> None:
         """The end of a device that was told to leave."""
@@ -72,9 +107,9 @@ class LastingInProcess:
 
 @contextmanager
 def lasting_in_process(
-    num_devices: int = 2, *, speed: float = 1.0, lease_s: float = LEASE_S
+    num_devices: int = 2, *, speed: float = 1.0, lease_s: float = LEASE_S, folder: Path | None = None
 ) -> Iterator[LastingInProcess]:
-    cluster = LastingInProcess(num_devices, speed, lease_s)
+    cluster = LastingInProcess(num_devices, speed, lease_s, folder)
     try:
         yield cluster
     finally:

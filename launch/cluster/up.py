@@ -14,6 +14,7 @@ from shardnet.cluster.load_options import LoadOptions
 from shardnet.coordinator.attendance import HAS_ENDED
 from shardnet.coordinator.coordinator import Coordinator
 from shardnet.coordinator.events import ClusterEvent
+from shardnet.coordinator.notebook import Notebook
 from shardnet.coordinator.own_device import OwnDevice, Wanted, start_or_find
 from shardnet.coordinator.status import as_object
 from shardnet.coordinator.status_socket import StatusSocket
@@ -31,8 +32,6 @@ from shardnet.transport.door.door import Door
 
 JOIN_S = 60.0
 LOOK_EVERY_S = 0.1
-FIRST = 0
-"""The ticket of the first load: those of sources are random."""
 
 
 def run(model: str, folder: Path, device: OwnDeviceOptions | None, options: LoadOptions, *, as_json: bool) -> None:
@@ -49,10 +48,11 @@ def run(model: str, folder: Path, device: OwnDeviceOptions | None, options: Load
     with ExitStack() as resources:
         door = resources.enter_context(serve_door(folder=folder))
         mark(folder)
+        assert door.folder is not None, "it was opened in one"
+        notebook = Notebook(door.folder)
         own = None if device is None else resources.enter_context(_own_device(door, device))
         how_it_ended = (lambda name: HAS_ENDED) if own is None else own.how_it_ended
-        coordinator = resources.enter_context(Coordinator.join(door.endpoint, told.events.put, how_it_ended))
-        assert door.folder is not None, "it was opened in one"
+        coordinator = resources.enter_context(Coordinator.join(door.endpoint, told.events.put, how_it_ended, notebook))
         resources.enter_context(StatusSocket(door.folder, lambda: as_object(coordinator.status())))
         told.begin(folder, door.endpoint)
         if own is not None:
@@ -125,7 +125,7 @@ def _load(coordinator: Coordinator, model: str, options: LoadOptions, told: _Tol
     Raises:
         UsageError: it cannot be loaded as asked. What only finds no room stays wanted, until devices have joined.
     """
-    load = coordinator.load(FIRST, named_anywhere(model), {**options})
+    load = coordinator.begin(named_anywhere(model), {**options})
     while not load.done.done():
         told.next()
     if isinstance(load.done.exception(), UsageError):

@@ -35,6 +35,8 @@ class Blueprint:
     links: tuple[Link, ...]
     """None where none were measured."""
     context_tokens: int
+    keep_s: float = 0.0
+    """How long devices keep the stages while the coordinator is not there."""
 
     def specs(self, ring_id: RingId, stages: Sequence[StagePlan], plan: Plan) -> list[StageSpec]:
         """What each device is told to load, and its place in the ring.
@@ -66,6 +68,7 @@ class Blueprint:
                 record_spans=options.record_spans,
                 deployment=self.deployment,
                 num_groups=num_groups,
+                keep_s=self.keep_s,
             )
             for index, stage in enumerate(stages)
         ]

@@ -22,10 +22,12 @@ from typing import Any
 from shardnet.checks import whole_number
 from shardnet.cluster.deployment import Deployment
 from shardnet.cluster.launched import announced_in
+from shardnet.cluster.left_model import Keep, LeftModel, LeftSession
 from shardnet.cluster.load_options import LoadOptions
-from shardnet.cluster.loading import load_model
+from shardnet.cluster.loading import load_model, model_of
 from shardnet.cluster.local_workers import MOST_LOCAL_DEVICES, LocalWorkers
 from shardnet.cluster.model import Model
+from shardnet.cluster.resuming import NOT_BACK, Resumed, blueprint_again, go_on_without, open_again, stand_again
 from shardnet.cluster.survey import Surveyor
 from shardnet.cluster.watch import Watch
 from shardnet.device.process import MOST_THREADS
@@ -37,7 +39,7 @@ from shardnet.policy.membership import Came, Ended
 from shardnet.process.forks import Birthplace
 from shardnet.process.lasting import default_folder, folder_of, is_running
 from shardnet.profiling.cores import max_threads
-from shardnet.progress import Progress, in_turn, shown
+from shardnet.progress import Progress, in_turn, shown, silent
 from shardnet.source.running_cluster import RunningCluster
 from shardnet.transport import RpcTransport, serve_door
 from shardnet.transport.base import Transport
@@ -65,6 +67,8 @@ class Cluster:
         self._deployments: tuple[Deployment, ...] = ()
         self._lock = threading.Lock()
         self._surveyor = Surveyor(transport)
+        self.keep: Keep | None = None
+        """Set where loaded models are to outlive this process."""
         self._birthplace = Birthplace("this cluster")
         self._is_closed = False
         self._evictions: list[threading.Thread] = []
@@ -181,9 +185,8 @@ class Cluster:
         asked = LoadOptions(**options)
         _check_model(model, asked.dtype)
         with shown(asked.progress) as caller, in_turn(caller) as told:  # devices tell it on threads that must not wait
-            deployment = Deployment(self._transport, self._epoch, told, self._forget)
-            with self._lock:
-                self._deployments = (*self._deployments, deployment)
+            deployment = Deployment(self._transport, self._epoch, told, self._forget, self.keep)
+            self._remember(deployment)
             try:
                 return load_model(deployment, model, devices, self._surveyor, asked)
             except BaseException as error:
@@ -194,6 +197,29 @@ class Cluster:
                 if cause is error:
                     raise
                 raise cause from error
+
+    def resume(
+        self, left: LeftModel, opened: ModelFiles, options: LoadOptions, sessions: Sequence[LeftSession]
+    ) -> Resumed:
+        """Go on with a model that another coordinator has left on the devices, and with sessions of it.
+
+        Args:
+            opened: the files of the model, which was loaded with these `options`.
+
+        Raises:
+            ClusterError: its files are others now, or no device has anything of it any more.
+            DoesNotFit, DeviceLost: what is gone finds no room.
+        """
+        self._check_open()
+        blueprint = blueprint_again(self._transport, left, opened, options)
+        found = open_again(self._transport, left, blueprint, sessions, self._check_open)
+        deployment = Deployment(self._transport, left.epoch, silent, self._forget, self.keep)
+        restored = stand_again(deployment, found, blueprint, sessions)
+        self._remember(deployment)
+        lost = dict.fromkeys(found.gone, NOT_BACK) | self.lost  # the watch may have told before
+        go_on_without(deployment, lost, found.silent | self.suspected)
+        model = model_of(deployment, blueprint.files, opened.tokenizer(), left.context_tokens)
+        return Resumed(model, restored, found.num_new)
 
     def take_in(self, device: str) -> None:
         """A device has joined: watch it, and use it from the next load on."""
@@ -257,6 +283,10 @@ class Cluster:
 
     def _deployment_of(self, ring_id: RingId) -> Deployment | None:
         return next((each for each in self._deployments if each.holds(ring_id)), None)
+
+    def _remember(self, deployment: Deployment) -> None:
+        with self._lock:
+            self._deployments = (*self._deployments, deployment)
 
     def _forget(self, deployment: Deployment) -> None:
         with self._lock:

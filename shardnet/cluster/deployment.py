@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from shardnet.cluster.blueprint import Blueprint
+from shardnet.cluster.left_model import KEEP_S, Keep, left_of
 from shardnet.cluster.ring import Ring
 from shardnet.cluster.rings import Rings
 from shardnet.errors import BadRequest, ClusterError, DeviceLost, ShardnetError
@@ -28,6 +29,8 @@ from shardnet.transport.base import Transport
 from shardnet.transport.messages import RingId, StageKey, StageSizes, Tokens
 
 UNLOAD_S = 5.0
+MOST_EVENTS = 1000
+"""That are remembered: a model may stay for months."""
 
 Answer = TypeVar("Answer")
 
@@ -36,12 +39,19 @@ class Deployment:
     """One loaded (or loading) model, as the cluster's endpoints and its watch see it."""
 
     def __init__(
-        self, transport: Transport, epoch: bytes, progress: Progress, on_closed: Callable[[Deployment], object]
+        self,
+        transport: Transport,
+        epoch: bytes,
+        progress: Progress,
+        on_closed: Callable[[Deployment], object],
+        keep: Keep | None = None,
     ) -> None:
+        """Args: `keep`, told of what another process needs to go on with the model; None where it ends with us."""
         self.transport = transport
         self.progress = progress
         self.events: tuple[Event, ...] = ()
-        """What happened since it was loaded."""
+        """What happened since it was loaded, the latest `MOST_EVENTS`."""
+        self._keep = keep
         self._on_event: Callable[[Event], object] | None = None
         self._errands: Errands | None = None
         self._epoch = epoch
@@ -58,6 +68,11 @@ class Deployment:
     def sessions(self) -> Sessions:
         assert self._sessions is not None, "the model is not placed yet"
         return self._sessions
+
+    @property
+    def keep_s(self) -> float:
+        """How long devices keep its stages while this process is not there."""
+        return 0.0 if self._keep is None else KEEP_S
 
     @property
     def ring(self) -> Ring:
@@ -88,6 +103,10 @@ class Deployment:
         is_ready = self._rings.standby is not None and self._rings.standby.holds(ring_id)
         return is_ready or any(ring.ring_id == ring_id for ring in self._rings.all)
 
+    def _write_down(self, blueprint: Blueprint, ring: Ring, plan: Plan) -> None:
+        if self._keep is not None:
+            self._keep(left_of(blueprint, ring, plan))
+
     def make_room(self) -> bool:
         """A session does not fit: give up what is kept ready. False where that is nothing."""
         standby = None if self._rings is None else self._rings.standby
@@ -96,7 +115,7 @@ class Deployment:
     # ---- from nothing to a first ring ----
 
     def place(self, ring: Ring, numbers: Iterator[int]) -> None:
-        """From now on it is known which device holds which stage; make room for each.
+        """From now on it is known which device holds which stage; make room for each, unless the ring is opened.
 
         Args:
             numbers: for the sessions, none of them twice in a cluster's life.
@@ -107,8 +126,11 @@ class Deployment:
         with self._lock:
             self._raise_if_given_up()
             self._sessions = sessions = Sessions(self.transport, numbers, ring.route, self.make_room)
-            self._rings = Rings(self.transport, ring, sessions, self.next_ring_id, self._ended, self.end, self.note)
-        ring.open(lambda answer, _: self.result_of(answer))
+            self._rings = Rings(
+                self.transport, ring, sessions, self.next_ring_id, self._ended, self.end, self.note, self._write_down
+            )
+        if not ring.stages:
+            ring.open(lambda answer, _: self.result_of(answer))
 
     def result_of(self, answer: Future[Answer]) -> Answer:
         """Wait for a device's answer, but no longer than until a device is lost or the load is given up."""
@@ -165,7 +187,7 @@ class Deployment:
     def note(self, event: str, text: str, device: str = "", seconds: float | None = None) -> None:
         """Remember what happened, and tell who wants to know."""
         happened = Event(round(time.monotonic() - self._since_s, 3), event, text, device, seconds)
-        self.events = (*self.events, happened)
+        self.events = (*self.events, happened)[-MOST_EVENTS:]
         on_event = self._on_event
         if on_event is not None and self._errands is not None:
             self._errands.do(partial(on_event, happened))

@@ -41,6 +41,7 @@ def fence(ring: Ring, wait_for: WaitFor) -> None:
 def go_on(ring: Ring, sessions: Sessions, wait_for: WaitFor) -> None:
     """Give every stage of a ring what it lacks, and let the sessions go on in it."""
     standings = [_by_session(wait_for(answer)) for answer in ring.standings()]
+    sessions.close_strangers(number for standing in standings for number in standing)
     under_way = {each.spec.session: each for each in sessions.under_way()}
     needed = catch_up({number: _history(each) for number, each in under_way.items()}, standings)
     _tell(ring, sessions, under_way, needed)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from shardnet.cluster.blueprint import Blueprint
 from shardnet.cluster.copies import require_copies
@@ -29,6 +30,8 @@ from shardnet.foreign.quoting import quoted
 from shardnet.loader import ModelFiles, open_model
 from shardnet.plan import DeviceProfile, Link, Plan
 from shardnet.process.cache_folder import cache_folder
+from shardnet.progress import Progress
+from shardnet.transport.base import Transport
 
 MOST_SESSIONS = 2**32
 """So many numbers a loaded model takes for its sessions."""
@@ -42,29 +45,63 @@ def load_model(
     options: LoadOptions,
 ) -> Model:
     """Open, place and load `model` over `devices`; see `Cluster.load`."""
-    cache_dir = cache_folder(options.cache_dir)
-    if isinstance(model, ModelFiles):
-        opened = model
-    else:
-        opened = open_model(str(model), options.dtype, cache_dir=cache_dir, progress=deployment.progress)
-    context_tokens = check_context(opened.profile.name, opened.profile.context_tokens, options.context_tokens)
-    if options.wire_dtype is not None:
-        opened = replace(opened, profile=opened.profile.sent_as(options.wire_dtype))
-    files = require_copies(opened, devices, deployment.transport, cache_dir, deployment.progress, deployment.result_of)
+    if not isinstance(model, ModelFiles):
+        cache_dir = cache_folder(options.cache_dir)
+        model = open_model(str(model), options.dtype, cache_dir=cache_dir, progress=deployment.progress)
+    context_tokens = check_context(model.profile.name, model.profile.context_tokens, options.context_tokens)
+    files = named_for(
+        devices, deployment.transport, model, options, progress=deployment.progress, wait_for=deployment.result_of
+    )
     ring_id = deployment.next_ring_id()
     version = ring_id.plan_version
     placed = place_model(deployment, files, devices, surveyor, options, context_tokens, version)
     plan = placed.plan
     blueprint = Blueprint(
-        deployment.transport.name, files, options, version, placed.devices, placed.links, context_tokens
+        deployment.transport.name,
+        files,
+        options,
+        version,
+        placed.devices,
+        placed.links,
+        context_tokens,
+        deployment.keep_s,
     )
     ring = Ring(deployment.transport, plan.stages, blueprint.specs(ring_id, plan.stages, plan))
-    numbers = itertools.count(deployment.transport.draw("session", MOST_SESSIONS))
-    deployment.place(ring, numbers)
+    deployment.place(ring, session_numbers(deployment.transport))
     loads = ring.load()
-    tokenizer = opened.tokenizer()  # the devices load meanwhile
+    tokenizer = model.tokenizer()  # the devices load meanwhile
     deployment.wait_until_loaded(loads)
     deployment.stand(blueprint, plan)
+    return model_of(deployment, files, tokenizer, context_tokens)
+
+
+def named_for(
+    devices: Sequence[str],
+    transport: Transport,
+    opened: ModelFiles,
+    options: LoadOptions,
+    *,
+    progress: Progress,
+    wait_for: Callable[[Future[Any]], Any] = Future.result,
+) -> ModelFiles:
+    """What was opened, as its stages are to have it, under a name by which each device finds its own copy.
+
+    Raises:
+        ModelNotFound: a device has none.
+    """
+    if options.wire_dtype is not None:
+        opened = replace(opened, profile=opened.profile.sent_as(options.wire_dtype))
+    cache_dir = cache_folder(options.cache_dir)
+    return require_copies(opened, devices, transport, cache_dir, progress, wait_for)
+
+
+def session_numbers(transport: Transport) -> Iterator[int]:
+    """Numbers for the sessions of one loaded model."""
+    return itertools.count(transport.draw("session", MOST_SESSIONS))
+
+
+def model_of(deployment: Deployment, files: ModelFiles, tokenizer: Any, context_tokens: int) -> Model:
+    """A model whose stages are there."""
     return Model(
         deployment,
         files.profile,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 from shardnet.plan import StagePlan
@@ -12,10 +13,19 @@ from shardnet.timeline.stage_report import StageReport
 from shardnet.timeline.timeline import Timeline, shares_from_totals
 from shardnet.transport.base import RemoteObject, Transport
 from shardnet.transport.delivery import answer_of
-from shardnet.transport.messages import RingId, SessionStanding, StageAccount, StageSizes, StageSpec, Wanted
+from shardnet.transport.messages import (
+    RingId,
+    SessionStanding,
+    StageAccount,
+    StageKey,
+    StageSizes,
+    StageSpec,
+    Wanted,
+)
 
 ASK_S = 30.0
 LOAD_S = 3600.0
+FIND_S = 1.0
 REWIRE_S = 2.0
 REWIRE_TRIES = 4
 """After 30 s a stage that does not answer is given up."""
@@ -25,13 +35,25 @@ NUM_PINGS = 9
 class RemoteStage:
     """One stage of a loaded model."""
 
-    def __init__(self, transport: Transport, spec: StageSpec, plan: StagePlan) -> None:
+    def __init__(self, transport: Transport, spec: StageSpec, plan: StagePlan, left: tuple[StageKey, ...] = ()) -> None:
+        """
+        Args:
+            left: the places of a stage that is there already, as an earlier coordinator knew them; see
+                `Worker.find_stage`.
+        """
         self.plan = plan
+        self.places: tuple[StageKey, ...] = left or ((spec.ring_id, spec.stage),)
+        """Those in rings that it may answer to now."""
         self.sizes: StageSizes | None = None
         """Known when it is loaded."""
         self._transport = transport
         self._spec = spec
-        self._host: RemoteObject = transport.remote(plan.device, "open_stage", spec)
+        self._host: RemoteObject
+        if left:
+            number = transport.number_of(transport.name)
+            self._host = transport.remote(plan.device, "find_stage", transport.name, number, left, timeout_s=FIND_S)
+        else:
+            self._host = transport.remote(plan.device, "open_stage", spec)
         self._loading: Future[StageSizes] | None = None
 
     def load(self) -> Future[StageSizes]:
@@ -89,13 +111,20 @@ class RemoteStage:
     def adopt(self, spec: StageSpec) -> Future[Any]:
         """See `StageHost.adopt`; the others likewise. Told until it is answered."""
         self._spec = spec
+        self.places = tuple(dict.fromkeys((*self.places, (spec.ring_id, spec.stage))))
         return self._tell("adopt", spec)
 
     def switch(self, ring_id: RingId) -> Future[Any]:
         return self._tell("switch", ring_id)
 
     def retire(self, ring_id: RingId) -> Future[Any]:
-        return self._tell("retire", ring_id)
+        retired = self._tell("retire", ring_id)
+        retired.add_done_callback(partial(self._forget_places, ring_id))
+        return retired
+
+    def _forget_places(self, ring_id: RingId, retired: Future[Any]) -> None:
+        if retired.exception() is None:
+            self.places = tuple(place for place in self.places if place[0].plan_version >= ring_id.plan_version)
 
     def standings(self) -> Future[tuple[SessionStanding, ...]]:
         """How far each session stands there; asked until it is answered."""

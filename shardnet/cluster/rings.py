@@ -34,6 +34,7 @@ from shardnet.transport.messages import RingId
 
 _log = logging.getLogger(__name__)
 
+Keep = Callable[[Blueprint, Ring, Plan], object]
 Note = Callable[..., object]
 """Told what happened: kind, words, device, seconds."""
 
@@ -45,6 +46,7 @@ class Rings:
         draw_id: gives a ring an id that none had before.
         ended: fails when the model is closed or ends.
         end: called with what cannot be mended.
+        keep: writes down a ring that is about to be in force.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Rings:
         ended: Future[None],
         end: Callable[[ShardnetError], object],
         note: Note,
+        keep: Keep,
     ) -> None:
         self.all: tuple[Ring, ...] = (first,)
         """The present one last; before it, for a moment, those from which it takes over."""
@@ -65,6 +68,7 @@ class Rings:
         self._ended = ended
         self._end = end
         self._note = note
+        self._keep = keep
         self._blueprint: Blueprint | None = None
         self._plan: Plan | None = None
         """The one in force."""
@@ -106,6 +110,7 @@ class Rings:
 
     def stand(self, blueprint: Blueprint, plan: Plan) -> None:
         """The first ring is loaded: from now on losses can be mended."""
+        self._keep(blueprint, self.all[-1], plan)  # before another ring can take over
         with self._settled:
             self._blueprint = blueprint
             self._plan = plan
@@ -274,6 +279,8 @@ class Rings:
         self._enter(*self.all, new)
         self._open(new, kept, waiting)
         handover.load(new, waiting.for_taking)
+        assert self._blueprint is not None
+        self._keep(self._blueprint, new, plan)  # before stages answer to the old one no more
         handover.fence(new, waiting.for_answer)
         self._enter(new)
         handover.go_on(new, self._sessions, waiting.for_answer)

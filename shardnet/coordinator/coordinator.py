@@ -19,6 +19,7 @@ from shardnet.coordinator.attendance import HAS_ENDED, Attendance
 from shardnet.coordinator.desk import SessionDesk
 from shardnet.coordinator.events import ClusterEvent, Tell
 from shardnet.coordinator.loads import Load, Loads
+from shardnet.coordinator.notebook import Notebook
 from shardnet.coordinator.once import Once
 from shardnet.coordinator.status import status_of
 from shardnet.errors import BadRequest, DeviceLost, ShardnetError
@@ -51,6 +52,7 @@ class Coordinator:
         tell: told of whatever happens.
         how_it_ended: as `Attendance` takes it.
         lease_s: after so long without its source a session is closed.
+        notebook: where what is loaded, and its sessions, are to outlive this process; those of an earlier one go on.
     """
 
     def __init__(
@@ -59,13 +61,15 @@ class Coordinator:
         tell: Tell,
         how_it_ended: Callable[[str], str] = lambda device: HAS_ENDED,
         lease_s: float = LEASE_S,
+        notebook: Notebook | None = None,
     ) -> None:
         self._transport = transport
         self._tell = tell
         self._cluster = Cluster(transport, (), ExitStack(), None)
         self._cluster.on_suspected = self._tell_suspected
-        self._loads = Loads(transport, self._cluster, tell)
-        self._desk = SessionDesk(self._loads.loaded, tell, lease_s)
+        self._notebook = notebook
+        self._loads = Loads(transport, self._cluster, tell, notebook)
+        self._desk = SessionDesk(self._loads.loaded_soon, tell, lease_s, notebook)
         self._attendance = Attendance(transport, self._cluster, tell, self._loads.look, how_it_ended)
         self._asked: Once[Future[None]] = Once()
         self._is_closed = threading.Event()
@@ -90,7 +94,9 @@ class Coordinator:
 
     @classmethod
     @contextmanager
-    def join(cls, endpoint: str, tell: Tell, how_it_ended: Callable[[str], str]) -> Iterator[Coordinator]:
+    def join(
+        cls, endpoint: str, tell: Tell, how_it_ended: Callable[[str], str], notebook: Notebook
+    ) -> Iterator[Coordinator]:
         """Be the coordinator of the cluster whose door is at `endpoint`, for as long as the block runs.
 
         Raises:
@@ -103,7 +109,7 @@ class Coordinator:
                 endpoint,
                 COORDINATOR,
                 timeout_s=JOIN_S,
-                prepare=lambda here: made.append(cls(here, tell, how_it_ended)),
+                prepare=lambda here: made.append(cls(here, tell, how_it_ended, notebook=notebook)),
             )
         except BaseException:
             for each in made:
@@ -117,6 +123,10 @@ class Coordinator:
         """Those that are there now."""
         return self._cluster.devices
 
+    def begin(self, model: str, options: LoadKeywords | dict[str, Any]) -> Load:
+        """Go on with what an earlier coordinator has left, or load a model; see `Loads.begin`."""
+        return self._loads.begin(model, options, self._desk.left(), self._desk.go_on)
+
     def load(self, ticket: int, model: str, options: LoadKeywords | dict[str, Any]) -> Load:
         """Load a model over all devices that are there; see `Loads.load`."""
         return self._loads.load(ticket, model, options)
@@ -125,14 +135,18 @@ class Coordinator:
         """Who is there, what is loaded, who talks; see `status_of`."""
         return on_thread("shardnet-status", self.status)
 
-    def model_info(self) -> ModelInfo:
+    def model_info(self) -> ModelInfo | Future[ModelInfo]:
+        """See `ModelInfo`. Waits, elsewhere, where it is not known yet whether the model of an earlier one goes on."""
+        return self._model_info() if self._loads.is_settled else on_thread("shardnet-info", self._model_info)
+
+    def _model_info(self) -> ModelInfo:
         """What a source must know of the model.
 
         Raises:
             BadRequest: there is none.
             ShardnetError: what has ended it.
         """
-        number, model = self._loads.loaded()
+        number, model = self._loads.loaded_soon()
         return ModelInfo(
             model=number,
             checkpoint=model.checkpoint,
@@ -179,9 +193,12 @@ class Coordinator:
         """Close all sessions, unload, and let go of the devices, which stay. Safe to call twice."""
         self._is_closed.set()
         self._thread.join()
+        is_decided = self._loads.is_settled
         self._desk.close()
         self._loads.close()
         self._cluster.close()
+        if self._notebook is not None and is_decided:  # or what was left is still there
+            self._notebook.end()
 
     def __enter__(self) -> Coordinator:
         return self
@@ -224,13 +241,15 @@ class Coordinator:
     # ---- what the model's devices are asked: on threads of their own ----
 
     def _reports(self) -> Future[tuple[StageReport, ...]]:
-        return on_thread("shardnet-reports", lambda: tuple(self._loads.loaded().model.report()))
+        return on_thread("shardnet-reports", lambda: tuple(self._loads.loaded_soon().model.report()))
 
     def _reset_reports(self) -> Future[None]:
-        return on_thread("shardnet-reports", lambda: self._loads.loaded().model.reset_report())
+        return on_thread("shardnet-reports", lambda: self._loads.loaded_soon().model.reset_report())
 
     def _timeline(self) -> Future[tuple[Track, ...]]:
-        return on_thread("shardnet-reports", lambda: self._loads.loaded().model.deployment.ring.timeline().as_tracks())
+        return on_thread(
+            "shardnet-reports", lambda: self._loads.loaded_soon().model.deployment.ring.timeline().as_tracks()
+        )
 
     def status(self) -> ClusterStatus:
         """The same. Waits for the devices, for less than a second."""

@@ -17,6 +17,8 @@ Kind = Literal[
     "loading",
     "loaded",
     "not loaded",
+    "resumed",
+    "not resumed",
     "unloaded",
     "session began",
     "session ended",

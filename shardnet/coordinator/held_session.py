@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import NamedTuple
 
@@ -83,10 +84,18 @@ class HeldSession:
             self.num_tokens = len(self._tokens)
         self._answer()
 
+    def is_whole(self, answer: Sequence[SampledToken]) -> None:
+        """It was ended by another coordinator; this is all of it."""
+        with self._lock:
+            self._tokens = list(answer)
+            self.num_tokens = len(self._tokens)
+        settle(self.opened, None)
+        self.end(None)
+
     def end(self, error: ShardnetError | None) -> None:
         """Nothing comes any more. Args: `error`, what ended it before its time."""
         with self._lock:
-            if error is None and not self._is_finished():
+            if error is None and not self.is_finished:
                 error = self._why_closed
             self._error, self._is_over = error, True
         if error is not None:
@@ -123,7 +132,9 @@ class HeldSession:
         for each, outcome in zip(due, outcomes, strict=True):
             settle(each.answer, outcome)
 
-    def _is_finished(self) -> bool:
+    @property
+    def is_finished(self) -> bool:
+        """Whether its last token has come."""
         return bool(self._tokens) and self._tokens[-1].finish_reason != ""
 
     def _has_news(self, waiting: _Waiting) -> bool:

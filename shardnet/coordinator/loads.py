@@ -7,16 +7,20 @@ the devices that held it were lost.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from shardnet.cluster.cluster import Cluster
+from shardnet.cluster.left_model import LeftSession
 from shardnet.cluster.load_options import LoadOptions
+from shardnet.cluster.resuming import Resumed
 from shardnet.coordinator.events import ClusterEvent, Tell
+from shardnet.coordinator.heritage import Heritage
 from shardnet.coordinator.loaded import Loaded
+from shardnet.coordinator.notebook import Asked, ModelPage, Notebook
 from shardnet.coordinator.once import Once
 from shardnet.errors import BadRequest, ClusterError, DoesNotFit, ShardnetError, UsageError
 from shardnet.foreign.quoting import counted
@@ -24,19 +28,30 @@ from shardnet.loader import ModelFiles, open_model
 from shardnet.plan import Plan
 from shardnet.process.threads import Errands
 from shardnet.progress import silent
+from shardnet.session.session import Session
 from shardnet.timeline.events import Event
 from shardnet.transport.base import Transport
 from shardnet.transport.source_messages import LoadState
 
 END_S = 5.0
+CLEAR_S = 5.0
+"""How long devices may take to end what an earlier coordinator has left, before a model is loaded."""
+FIRST = 0
+"""The ticket of the first load: those of sources are random."""
+NOT_KEPT = ("on_event", "progress")
+"""Options of a load that no other process can use."""
+
+GoOn = Callable[[Mapping[int, Session]], object]
+"""Told which sessions of an earlier coordinator go on, by their numbers."""
 
 
 class Load:
     """One load that somebody has asked for."""
 
-    def __init__(self, model: str, options: LoadOptions) -> None:
+    def __init__(self, model: str, options: LoadOptions, ticket: int) -> None:
         self.model = model
         self.options = options
+        self.ticket = ticket
         self.done: Future[Loaded] = Future()
         self._progress: dict[str, tuple[float, float]] = {}
 
@@ -45,6 +60,13 @@ class Load:
         self._progress[what] = (done, total)
         if self.options.progress is not None:
             self.options.progress(what, done, total)
+
+    @property
+    def asked(self) -> Asked:
+        """It as it is written down: without those who are told how far it is."""
+        kept = {name: self.options[name] for name in self.options.keys() if name not in NOT_KEPT}  # noqa: SIM118
+        folder = kept["cache_dir"]
+        return Asked(self.model, {**kept, "cache_dir": None if folder is None else str(folder)})
 
     def state(self) -> LoadState:
         """How far it is.
@@ -64,9 +86,10 @@ class Loads:
     Args:
         cluster: the devices; see `Cluster.take_in`.
         tell: told of what is loaded, and what is not.
+        notebook: where the model is to outlive this process.
     """
 
-    def __init__(self, transport: Transport, cluster: Cluster, tell: Tell) -> None:
+    def __init__(self, transport: Transport, cluster: Cluster, tell: Tell, notebook: Notebook | None = None) -> None:
         self._transport = transport
         self._cluster = cluster
         self._tell = tell
@@ -75,6 +98,7 @@ class Loads:
         self._loaded: Loaded | None = None
         self._loading = ""
         self._why_none: ShardnetError | None = None
+        self._heritage = Heritage(transport, cluster, notebook)
         self._errands = Errands("shardnet-loads")
         """Its thread alone changes what is loaded."""
 
@@ -107,7 +131,31 @@ class Loads:
             raise copy.copy(self._why_none)
         raise BadRequest("this cluster holds no model. Load one: shardnet load MODEL")
 
+    def loaded_soon(self) -> Loaded:
+        """The same; waits where it is not known yet whether the model of an earlier coordinator goes on."""
+        self._heritage.is_settled.wait()
+        return self.loaded()
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether `loaded_soon` does not wait."""
+        return self._heritage.is_settled.is_set()
+
     # ---- what is asked ----
+
+    def begin(self, model: str, options: Mapping[str, Any], sessions: Sequence[LeftSession], go_on: GoOn) -> Load:
+        """Go on with what an earlier coordinator has left that was begun with the same; where that cannot be, load.
+
+        Args:
+            sessions: those that it has left.
+            go_on: told which of them go on.
+
+        Raises:
+            BadRequest: an option is impossible.
+        """
+        load = Load(model, LoadOptions(**options), FIRST)
+        self._errands.do(partial(self._begin_with, load, sessions, go_on))
+        return load
 
     def load(self, ticket: int, model: str, options: Mapping[str, Any]) -> Load:
         """Load a model in place of the one that is there. Asked again with the same ticket, it is the same load.
@@ -115,7 +163,7 @@ class Loads:
         Raises:
             BadRequest: an option is impossible.
         """
-        return self._asked.begin(ticket, lambda: self._begin(Load(model, LoadOptions(**options))))
+        return self._asked.begin(ticket, lambda: self._begin(Load(model, LoadOptions(**options), ticket)))
 
     def unload(self) -> Future[None]:
         """Let go of the model, and of what was wanted."""
@@ -139,6 +187,7 @@ class Loads:
 
     def close(self) -> None:
         """Unload, and load nothing more. Safe to call twice."""
+        self._heritage.is_settled.set()
         self._errands.do(self._unload)
         self._errands.end(0.0 if self._loading else END_S)  # whoever closes the cluster ends a load
 
@@ -147,6 +196,43 @@ class Loads:
         return load
 
     # ---- errands ----
+
+    def _begin_with(self, load: Load, sessions: Sequence[LeftSession], go_on: GoOn) -> None:
+        resumed: Mapping[int, Session] | None = None
+        try:
+            self._heritage.begin(load.asked)
+            page = self._heritage.page
+            if page is not None:
+                resumed = self._resume(page, sessions)
+        except Exception as error:  # whatever it is, it is loaded anew
+            self._heritage.forget()
+            self._tell(ClusterEvent("not resumed", f"What was loaded cannot go on where it was: {_sentence(error)}"))
+        self._loading = ""
+        self._heritage.settle()
+        go_on(resumed or {})
+        if resumed is not None:
+            self._heritage.end_what_is_left(wait_s=0.0)
+            load.done.set_result(self.loaded())
+        else:
+            self._heritage.end_what_is_left(wait_s=CLEAR_S)
+            self._perform(load)
+
+    def _resume(self, page: ModelPage, sessions: Sequence[LeftSession]) -> Mapping[int, Session]:
+        """Go on with a model that an earlier coordinator has left."""
+        asked = page.asked
+        as_asked: dict[str, Any] = asked.options
+        again = Load(asked.model, LoadOptions(**as_asked), page.ticket)
+        files = open_model(again.model, again.options.dtype, progress=silent)
+        self._loading = files.name
+        options = replace(again.options, progress=silent, on_event=partial(self._hear, files.name))
+        self._cluster.keep = self._heritage.keeping(again, page.number)
+        resumed = self._cluster.resume(page.left, files, options, sessions)
+        loaded = self._loaded = Loaded(page.number, resumed.model)
+        self._wanted = again
+        again.done.set_result(loaded)
+        self._asked.begin(page.ticket, lambda: again)
+        self._tell(_resumed(files.name, resumed))
+        return resumed.sessions
 
     def _perform(self, load: Load) -> None:
         try:
@@ -159,12 +245,13 @@ class Loads:
         self._load(load, files)
 
     def _try_wanted(self) -> None:
+        self._heritage.end_what_is_left(wait_s=0.0)
         if self.has_ended():
             self._unload()
         wanted = self._wanted
         if wanted is None or self._loaded is not None or not self._cluster.devices:
             return
-        again = Load(wanted.model, wanted.options)
+        again = Load(wanted.model, wanted.options, wanted.ticket)
         try:
             files = open_model(again.model, again.options.dtype, progress=silent)
         except Exception as error:
@@ -182,10 +269,13 @@ class Loads:
             if not devices:
                 raise DoesNotFit(f"{files.name} needs a device, and none is there. Let one join: shardnet join")
             options = replace(load.options, progress=load.tell, on_event=partial(self._hear, files.name))
+            number = self._transport.draw("model")
+            self._cluster.keep = self._heritage.keeping(load, number)
             model = self._cluster.load(files, **options)
-            loaded = self._loaded = Loaded(self._transport.draw("model"), model)
+            loaded = self._loaded = Loaded(number, model)
             self._why_none = None  # the one before may have ended at the last moment
         except Exception as error:
+            self._heritage.forget()
             self._fail(load, files.name, error)
         else:
             self._tell(_loaded(files.name, model.plan))
@@ -202,8 +292,7 @@ class Loads:
 
     def _fail(self, load: Load, name: str, error: Exception) -> None:
         """A load has come to nothing. What cannot be done as asked is wanted no more."""
-        if not isinstance(error, ShardnetError):
-            error = ClusterError(f"the coordinator failed ({type(error).__name__}: {error}).")
+        error = _sentence(error)
         if load is self._wanted and isinstance(error, UsageError):
             self._wanted = None
         if self._loaded is None:
@@ -220,10 +309,17 @@ class Loads:
 
     def _unload(self) -> None:
         loaded, self._loaded = self._loaded, None
+        self._heritage.forget()
         if loaded is not None:
             name = loaded.model.profile.name
             loaded.model.close()
             self._tell(ClusterEvent("unloaded", f"{name} is unloaded.", model=name))
+
+
+def _sentence(error: Exception) -> ShardnetError:
+    if isinstance(error, ShardnetError):
+        return error
+    return ClusterError(f"the coordinator failed ({type(error).__name__}: {error}).")
 
 
 def _not_loaded(model: str, error: ShardnetError) -> ClusterEvent:
@@ -231,5 +327,17 @@ def _not_loaded(model: str, error: ShardnetError) -> ClusterEvent:
 
 
 def _loaded(model: str, plan: Plan) -> ClusterEvent:
-    holds = ", ".join(f"units {stage.first_unit}-{stage.last_unit} on {stage.device}" for stage in plan.stages)
-    return ClusterEvent("loaded", f"{model} is loaded: {holds}.", model=model, plan_version=plan.version)
+    return ClusterEvent("loaded", f"{model} is loaded: {_holds(plan)}.", model=model, plan_version=plan.version)
+
+
+def _resumed(model: str, resumed: Resumed) -> ClusterEvent:
+    """Says also what had to be loaded: nothing, where all devices are there."""
+    plan = resumed.model.plan
+    sessions = f", with {counted(len(resumed.sessions), 'sessions')}" if resumed.sessions else ""
+    loaded = f"; {counted(resumed.num_new, 'stages')} had to be loaded" if resumed.num_new else ""
+    text = f"{model} goes on where it was: {_holds(plan)}{sessions}{loaded}."
+    return ClusterEvent("resumed", text, model=model, plan_version=plan.version)
+
+
+def _holds(plan: Plan) -> str:
+    return ", ".join(f"units {stage.first_unit}-{stage.last_unit} on {stage.device}" for stage in plan.stages)

@@ -81,7 +81,8 @@ class StageHost:
         """See `DeviceMemory`."""
         self._weight_bytes = 0
         """What is reserved for weights."""
-        self._is_begun = False
+        self._loaded: Future[StageSizes] | None = None
+        """Once it is told to load."""
         self._is_closed = False
         self._lock = threading.Lock()
         table.add(_key(spec), self)
@@ -104,14 +105,12 @@ class StageHost:
     def load(self) -> Future[StageSizes]:
         """Load the shard and start the stage; the future gives its sizes.
 
-        Raises:
-            ClusterError: it was told before: a stage has one compute thread.
+        Told again, it is the same load: whoever has told it first may be gone.
         """
         with self._lock:
-            if self._is_begun:
-                raise ClusterError("The stage is loaded, or being loaded, already.")
-            self._is_begun = True
-        return on_thread("shardnet-load", self._load)
+            if self._loaded is None:
+                self._loaded = on_thread("shardnet-load", self._load)
+            return self._loaded
 
     @property
     def untouched_bytes(self) -> int:

@@ -10,6 +10,7 @@ import json
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ from shardnet.device.memory import DeviceMemory
 from shardnet.device.orphans import HeldFor, OrphanWatch
 from shardnet.device.stage_host import Premises, StageHost
 from shardnet.device.stage_table import StageTable
-from shardnet.errors import PlanNotInForce
+from shardnet.errors import ClusterError, PlanNotInForce
 from shardnet.loader import find_copy, read_config, require_copy
 from shardnet.models import build_skeleton
 from shardnet.plan import StagePlan
@@ -34,7 +35,15 @@ from shardnet.stage.pace import Pace, own_pace
 from shardnet.stage.stage import Stage
 from shardnet.timeline.clocks import clock_ns
 from shardnet.transport.base import Transport
-from shardnet.transport.messages import DeviceDescription, Hop, MeasuredDevice, RingId, SessionSpec, StageSpec
+from shardnet.transport.messages import (
+    DeviceDescription,
+    Hop,
+    MeasuredDevice,
+    RingId,
+    SessionSpec,
+    StageKey,
+    StageSpec,
+)
 
 
 class Worker:
@@ -83,6 +92,8 @@ class Worker:
             ("ping", clock_ns),
             ("stages", self._stages.keys),
             ("open_stage", self.open_stage),
+            ("find_stage", self.find_stage),
+            ("end_stages", self.end_stages),
             ("hop", self.hop),
             ("bulk_hop", self.bulk_hop),
             ("open_session", self.open_session),
@@ -147,6 +158,29 @@ class Worker:
         """
         return StageHost(self.premises, spec, self._stages)
 
+    def find_stage(self, source: str, number: int, places: Sequence[StageKey]) -> StageHost:
+        """The stage that answers to one of these places: one that an earlier coordinator has left here.
+
+        Args:
+            source: whoever asks.
+            number: of the process that asks, see `Transport.number_of`: what its stages tell it must find it.
+
+        Raises:
+            PlanNotInForce: there is none, or it has nothing loaded.
+            ClusterError: this device has not heard of that process yet. To be asked again.
+        """
+        if self.premises.transport.number_of(source) != number:
+            raise ClusterError(f"{self.name} has not heard of this {source} yet. Ask again.")
+        hosts = (self._stages.get(place) for place in places)
+        host = next((host for host in hosts if host is not None and host.stage is not None), None)
+        if host is None:
+            raise PlanNotInForce(f"{self.name} has none of the stages that it is asked for any more.")
+        return host
+
+    def end_stages(self, source: str, plan_version: int) -> Future[None]:
+        """End what is held for a coordinator under a plan version below that one: it was left by another process."""
+        return on_thread("shardnet-end", partial(self._end_before, source, plan_version))
+
     def hop(self, hop: Hop) -> None:
         received_ns = clock_ns()
         self._stage(hop.ring_id, hop.stage).put(hop, received_ns)
@@ -182,6 +216,12 @@ class Worker:
     def _rings(self) -> set[HeldFor]:
         """The rings that have stages here."""
         return {HeldFor(host.source, ring_id, host.keep_s) for (ring_id, _), host in self._stages.items()}
+
+    def _end_before(self, source: str, plan_version: int) -> None:
+        rings = {held.ring_id for held in self._rings() if held.source == source}
+        for ring_id in rings:
+            if ring_id.plan_version < plan_version:
+                self._drop(ring_id)
 
     def _drop(self, ring_id: RingId) -> None:
         """End the stages of a ring that is no more, but for those that answer to another ring by now."""

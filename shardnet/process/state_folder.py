@@ -89,6 +89,16 @@ class StateFolder:
         os.replace(half, name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
         os.fsync(self._folder)
 
+    def remove(self, name: str) -> None:
+        """Remove a file.
+
+        Raises:
+            OSError: there is none, or this process holds the folder no longer.
+        """
+        if self._folder is None:
+            raise OSError(errno.EBADF, "this process holds the folder no longer")
+        os.unlink(name, dir_fd=self._folder)
+
     def close(self) -> None:
         """Hold it no longer. Safe to call twice; in a forked child, the parent goes on holding it."""
         for file in (self._lock, self._folder):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from functools import partial
 from typing import Any, NamedTuple
@@ -142,6 +142,17 @@ class Sessions:
             raise
         return session
 
+    def restore(self, spec: SessionSpec, prompt_ids: Sequence[int]) -> Session:
+        """Take over a session that another process has begun. It goes on with the next `point_at`; until then these
+        are to be suspended.
+        """
+        session = Session(self, spec, prompt_ids)
+        session.is_begun = True
+        with self._lock:
+            self._held[spec.session] = session
+            self._open.add(spec.session)
+        return session
+
     def suspend(self) -> None:
         """Begin no session until `point_at`. Those under way go on as long as their stages let them."""
         with self._lock:
@@ -165,6 +176,11 @@ class Sessions:
             self._resumed.notify_all()
             cut_off = self._cut_off
         self._cut_off_in(ring, cut_off)
+
+    def close_strangers(self, sessions: Iterable[int]) -> None:
+        """Free, with the next `point_at`, those that stages have and nobody here: their coordinator is no more."""
+        with self._lock:
+            self._closed_meanwhile.update(each for each in sessions if each not in self._open)
 
     def close_session(self, session: int) -> None:
         """Free a session on every stage. Unknown and closed ones are ignored."""

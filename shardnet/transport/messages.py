@@ -9,6 +9,9 @@ Endpoints of every device (handlers in `shardnet.device.worker`), and who calls 
     open_session(RingId, stage, SessionSpec)      coordinator -> every stage; reserves KV memory
     close_sessions(RingId, stage, sessions)       coordinator -> every stage; frees it, later hops of these are dropped
     open_stage(StageSpec)        coordinator -> device; leaves a stage there behind a remote object
+    find_stage(source, number, (StageKey, ...))      the same for a stage that is there already, which an earlier
+                                 coordinator has left
+    end_stages(source, plan_version)     coordinator -> device; ends what earlier ones have left
     stages()                     coordinator -> device, every second, as a sign of life; the StageKeys that it has
     describe(), has_copy(checkpoint), profile(...), ping()      coordinator -> device; DeviceDescription, MeasuredDevice
     load(), report(), reset(), drain_spans(), close()    coordinator -> a stage, by its remote object; StageSizes,

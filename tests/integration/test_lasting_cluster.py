@@ -265,28 +265,37 @@ def test_a_script_is_a_source(commands: Commands, expected: list[int]) -> None:
     assert done.stdout == f"('one',)\nTrue {expected}\n('one',)\n", done.stderr
 
 
-def test_a_coordinator_that_is_started_again_finds_its_devices(commands: Commands, expected: list[int]) -> None:
-    up = commands.up()
+def test_a_coordinator_that_is_started_again_goes_on_where_it_was(commands: Commands, expected: list[int]) -> None:
+    """Its devices keep what they have loaded, and the answers of two sources come whole, one of them sampled."""
+    up = commands.up("--placement", "spread")
     wait_until(lambda: up.lines)
     two = commands.join("two")
     two.wait_for("joined")
     up.wait_for("loaded")
-    asking = commands.start("generate", *LONG, "--cluster", commands.folder)
-    up.wait_for("session began")
+    commands.ask("load", commands.model, "--dtype", "float32", "--placement", "spread")
+    sampled = (*LONG[:2], "--max-new-tokens", 900, "--temperature", 0.9, "--repetition-penalty", 1.3, "--seed", 5)
+    calm = json.loads(commands.ask("generate", *sampled, "--json"))
     own = own_device_of(commands.folder)
+    asking = [
+        commands.start("generate", *what, "--cluster", commands.folder, "--json")
+        for what in (sampled, (*LONG[:2], "--max-new-tokens", 900))
+    ]
+    up.wait_for("session began", 3)
     assert up.end(signal.SIGKILL)[0] == -signal.SIGKILL
 
-    again = commands.up()
-    again.wait_for("loaded")
+    again = commands.up("--placement", "spread")
+    resumed = again.wait_for("resumed")["text"]
+    assert "units 0-" in resumed and "on two" in resumed and "had to be loaded" not in resumed
+    assert again.events("loading") == []
     assert [event["device"] for event in again.events("joined")] == ["one", "two"]
     assert two.wait_for("back")["device"] == "two"
     assert own_device_of(commands.folder) == own and not has_ended(own)
+    for each in asking:
+        assert each.end() == (0, ""), "both answers come whole"
+    told, greedy = (json.loads(each.lines[-1]) for each in asking)
+    assert told["token_ids"] == calm["token_ids"]
+    assert greedy["token_ids"][: len(expected)] == expected and len(greedy["token_ids"]) == 900
     assert commands.answer()["token_ids"] == expected
-    code, errors = asking.end()
-    assert (code, errors.splitlines()[-1]) == (
-        1,
-        "shardnet: the coordinator does not know this answer any more. Ask anew.",
-    )
     assert again.end(signal.SIGINT) == (0, "")
     wait_until(lambda: has_ended(own), 10)
 

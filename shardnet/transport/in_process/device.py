@@ -108,14 +108,21 @@ class InProcessTransport(Transport):
         return None if member is None else member.id
 
     def draw(self, counter: str, count: int = 1) -> int:
+        self._require_life()
         return self.network.draw(counter, count)
 
     def evict(self, device: str) -> None:
+        self._require_life()
         if device == self.name:
             raise UsageError(f"{device} cannot evict itself. Close its transport instead.")
         member = self.network.member(device)
         if member is not None:
             self.network.remove(member, failure.lost(device, "its last calls"))
+
+    def _require_life(self) -> None:
+        """What was killed has no way to the door."""
+        if self.is_dead:
+            raise failure.has_left(self.name)
 
     def close(self) -> None:
         if not self._closed:

@@ -56,17 +56,24 @@ class InProcessNetwork:
         self._pool = ThreadPoolExecutor(8, thread_name_prefix="in-process")
         self._news = Errands("in-process-members")
 
-    def join(self, name: str) -> InProcessTransport:
+    def join(
+        self, name: str, prepare: Callable[[InProcessTransport], object] = lambda transport: None
+    ) -> InProcessTransport:
         """Add a device. It may take over the name of a dead one.
+
+        Args:
+            prepare: exposes what it offers, before the others know of it.
 
         Raises:
             NameTaken: a living member has that name.
         """
+        transport = InProcessTransport(self, name, next(self._ids))
+        prepare(transport)
         with self._lock:
             holder = self._members.get(name)
             if holder is not None and not holder.is_dead:
                 raise NameTaken(f"A device called {name} is in the cluster already. Choose another name.")
-            self._members[name] = transport = InProcessTransport(self, name, next(self._ids))
+            self._members[name] = transport
             self._tell_of((name,), () if holder is None else (name,))
         return transport
 

@@ -1,0 +1,72 @@
+"""What the coordinator of a cluster that outlives it leaves of a loaded model: enough to find its stages again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from shardnet.cluster.blueprint import Blueprint
+from shardnet.cluster.ring import Ring
+from shardnet.plan import DeviceProfile, Link, Plan, StagePlan
+from shardnet.transport.messages import SessionSpec, StageKey
+
+KEEP_S = 600.0
+"""How long devices keep the stages of a model that is kept while no coordinator is there."""
+
+
+class LeftStage(NamedTuple):
+    """A stage on a device."""
+
+    plan: StagePlan
+    places: tuple[StageKey, ...]
+    """Those that it may answer to: in the ring that was in force, and in others that were to take over from it."""
+
+
+class LeftSession(NamedTuple):
+    """A session of such a model. What came of it, the stages know."""
+
+    spec: SessionSpec
+    """As it was begun."""
+    prompt_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class LeftModel:
+    """A loaded model; see `Blueprint` for what is not said here."""
+
+    checkpoint: str
+    """Its name by content. What has another name now is another model."""
+    epoch: bytes
+    """Of its rings."""
+    deployment: int
+    devices: tuple[DeviceProfile, ...]
+    links: tuple[Link, ...]
+    context_tokens: int
+    plan: Plan
+    stages: tuple[LeftStage, ...]
+    """Of the ring that takes over, where one did, in order: those that stay and those that are new."""
+
+
+Keep = Callable[[LeftModel], object]
+"""Told of a model that stands, and again before another ring of it takes over; returns when that is kept. Not to
+raise: what cannot be kept is gone with its coordinator, and no sooner."""
+
+
+def left_of(blueprint: Blueprint, ring: Ring, plan: Plan) -> LeftModel:
+    """What is to be kept of a model whose `ring` is opened, and about to be in force."""
+    stages = zip(ring.stages, ring.plan, strict=True)
+    left = [
+        LeftStage(stage_plan, tuple(dict.fromkeys((*stage.places, (ring.ring_id, index)))))
+        for index, (stage, stage_plan) in enumerate(stages)
+    ]
+    return LeftModel(
+        checkpoint=blueprint.files.copy.name,
+        epoch=ring.ring_id.epoch,
+        deployment=blueprint.deployment,
+        devices=blueprint.devices,
+        links=blueprint.links,
+        context_tokens=blueprint.context_tokens,
+        plan=plan,
+        stages=tuple(left),
+    )

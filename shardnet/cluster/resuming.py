@@ -1,0 +1,273 @@
+"""A model goes on that another coordinator has left on devices: its stages with weights, caches and sessions.
+
+    find      each device is asked for the stages that it should have, until it has heard of this process
+    open      what is not there any more becomes new stages, on other devices where theirs are gone
+    renew     one round as after any loss (`cluster.handover`): it sees what the stages know of the sessions
+
+Until that round nothing is changed at any stage. So this process may end at any moment, and the next one finds the
+same, or what the round has written down.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from shardnet.cluster.blueprint import Blueprint
+from shardnet.cluster.deployment import Deployment
+from shardnet.cluster.left_model import KEEP_S, LeftModel, LeftSession
+from shardnet.cluster.load_options import LoadOptions
+from shardnet.cluster.loading import named_for, session_numbers
+from shardnet.cluster.model import Model
+from shardnet.cluster.placement import LEAST_KV_TOKENS
+from shardnet.cluster.remote_stage import RemoteStage
+from shardnet.cluster.ring import Ring
+from shardnet.errors import CallTimeout, ClusterError, DeviceLost, PlanNotInForce
+from shardnet.loader import ModelFiles
+from shardnet.plan import Plan
+from shardnet.policy.mending import pieces
+from shardnet.policy.succession import Away, Means, Verdict, succeed
+from shardnet.process.threads import on_thread
+from shardnet.progress import silent
+from shardnet.session.session import Session
+from shardnet.transport.base import Transport
+from shardnet.transport.messages import RingId
+
+RETURN_S = 5.0
+"""How long devices may take to hear of this process, before others take over what they hold."""
+RETURN_AT_MOST_S = 60.0
+"""The same where others cannot: a door waits no longer."""
+NOT_BACK = "it has not come back"
+AGAIN_S = 0.05
+TRIES = 3
+"""How often it is looked anew because a device was lost just then."""
+
+Check = Callable[[], object]
+"""Raises where nobody waits any more."""
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """A model that goes on."""
+
+    model: Model
+    sessions: dict[int, Session]
+    """By their numbers."""
+    num_new: int
+    """Stages that had to be loaded."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A ring of the stages that are there, and of new ones; it was never in force."""
+
+    ring: Ring
+    plan: Plan
+    gone: frozenset[str]
+    """Devices of the model that are no members any more."""
+    silent: frozenset[str]
+    """Those that do not answer."""
+    num_new: int
+
+
+def blueprint_again(transport: Transport, left: LeftModel, opened: ModelFiles, options: LoadOptions) -> Blueprint:
+    """What the stages were made from.
+
+    Raises:
+        ClusterError: the model's files are others now.
+    """
+    files = named_for((), transport, opened, options, progress=silent)
+    if files.copy.name != left.checkpoint:
+        raise ClusterError(f"the files of {files.name} are not those any more that its devices have loaded.")
+    return Blueprint(
+        transport.name, files, options, left.deployment, left.devices, left.links, left.context_tokens, KEEP_S
+    )
+
+
+def open_again(
+    transport: Transport, left: LeftModel, blueprint: Blueprint, sessions: Sequence[LeftSession], check: Check
+) -> Opened:
+    """Find the stages that are there, and make room for those that are not. Waits for devices that come back.
+
+    Raises:
+        ClusterError: no device has anything of the model any more, or too many were lost meanwhile.
+        DoesNotFit, DeviceLost: what is gone finds no room.
+    """
+    for _ in range(TRIES):
+        search = Search(transport, left, blueprint)
+        try:
+            plan = _plan_of_what_is_found(search, left, blueprint, sessions, check)
+            ring_id = RingId(left.epoch, transport.draw("plan_version"))
+            ring, kept = _ring_of(transport, search.found, left, blueprint, ring_id, plan)
+        except BaseException:
+            search.release()
+            raise
+        try:
+            ring.open(lambda answer, _: answer.result(), kept)
+        except (DeviceLost, CallTimeout):
+            for stage in ring.stages:
+                if stage not in kept:
+                    stage.let_go()
+            search.release()
+            continue
+        return Opened(ring, plan, search.gone, search.silent, kept.count(None))
+    raise ClusterError("devices were lost again and again while it was looked for.")
+
+
+def stand_again(
+    deployment: Deployment, opened: Opened, blueprint: Blueprint, sessions: Sequence[LeftSession]
+) -> dict[int, Session]:
+    """Let a new deployment stand on what was opened, with the sessions of `left`; `Deployment.renew` lets it go on."""
+    deployment.place(opened.ring, session_numbers(deployment.transport))
+    deployment.sessions.suspend()
+    restored = {each.spec.session: deployment.sessions.restore(*each) for each in sessions}
+    deployment.stand(blueprint, opened.plan)
+    return restored
+
+
+def go_on_without(deployment: Deployment, lost: Mapping[str, str], silent_ones: Collection[str]) -> None:
+    """Let a deployment that stands go on, as far as devices are there.
+
+    Args:
+        lost: devices with the reasons.
+        silent_ones: those that may come back.
+
+    Raises:
+        ShardnetError: it cannot go on, and is closed.
+    """
+    for device, why in lost.items():
+        deployment.lose(device, why)
+    for device in silent_ones:
+        deployment.suspect(device, NOT_BACK)
+    try:
+        deployment.renew()
+    except BaseException:
+        deployment.close()
+        raise
+
+
+def _plan_of_what_is_found(
+    search: Search, left: LeftModel, blueprint: Blueprint, sessions: Sequence[LeftSession], check: Check
+) -> Plan:
+    """Look for a moment, and where others cannot take over from those who do not answer, a while longer.
+
+    Raises:
+        DeviceLost: nobody can take over from who is gone.
+    """
+    tokens = sum(session.spec.capacity_tokens for session in sessions)
+    search.go_on(RETURN_S, check)
+    verdict = _verdict(search, left, blueprint, tokens, are_lost=False)
+    if search.is_open and (verdict.waits_for or verdict.is_over):
+        search.go_on(RETURN_AT_MOST_S - RETURN_S, check)
+        verdict = _verdict(search, left, blueprint, tokens, are_lost=True)
+    if verdict.is_over:
+        raise DeviceLost(
+            f"{', '.join(sorted(search.absent))} has not come back, and the others cannot take over: {verdict.why_not}",
+            min(search.absent, default=""),
+        )
+    return verdict.plan
+
+
+def _ring_of(
+    transport: Transport,
+    found: dict[int, RemoteStage],
+    left: LeftModel,
+    blueprint: Blueprint,
+    ring_id: RingId,
+    plan: Plan,
+) -> tuple[Ring, list[RemoteStage | None]]:
+    """The ring that `plan` makes of what was found, and those of its stages that are there.
+
+    Raises:
+        ClusterError: none is.
+    """
+    if not found:
+        raise ClusterError("no device has anything of it any more.")
+    gone = set(range(len(left.stages))) - found.keys()
+    parts = pieces([stage.plan for stage in left.stages], gone, plan)
+    stages = [part.plan for part in parts]
+    kept = [None if part.kept is None else found[part.kept] for part in parts]
+    return Ring(transport, stages, blueprint.specs(ring_id, stages, plan)), kept
+
+
+def _verdict(search: Search, left: LeftModel, blueprint: Blueprint, tokens: int, are_lost: bool) -> Verdict:
+    """Who is to hold what.
+
+    Args:
+        tokens: what the sessions have reserved.
+        are_lost: those who do not answer are not waited for any more.
+    """
+    silent = search.silent - search.gone
+    away = Away(search.gone | silent) if are_lost else Away(search.gone, silent)
+    has_room = partial(blueprint.has_room, left.plan)
+    return succeed(left.plan, None, away, Means(blueprint.problem, has_room, tokens, LEAST_KV_TOKENS))
+
+
+class Search:
+    """Looks for the stages of a left model, on all devices at the same time."""
+
+    def __init__(self, transport: Transport, left: LeftModel, blueprint: Blueprint) -> None:
+        self.found: dict[int, RemoteStage] = {}
+        """By the index of the stage."""
+        self._transport = transport
+        self._devices = [device.name for device in left.devices]
+        self._left = left.stages
+        some_ring = left.stages[0].places[-1][0]
+        self._specs = blueprint.specs(some_ring, [stage.plan for stage in left.stages], left.plan)
+        self._gone: set[int] = set()
+        """Stages that their devices have no more."""
+
+    @property
+    def absent(self) -> frozenset[str]:
+        """Devices of the model that are gone, or do not answer."""
+        return self.gone | self.silent
+
+    @property
+    def gone(self) -> frozenset[str]:
+        """Those that are no members any more."""
+        return frozenset(self._devices).difference(self._transport.members())
+
+    @property
+    def silent(self) -> frozenset[str]:
+        """Those whose stages nothing is known of."""
+        return frozenset(each.plan.device for index, each in enumerate(self._left) if not self._is_settled(index))
+
+    @property
+    def is_open(self) -> bool:
+        """Whether something may still be found."""
+        return bool(self._open())
+
+    def go_on(self, most_s: float, check: Check) -> None:
+        """Look until each is found, or its device is known to have it no more or to be gone itself; or so long."""
+        deadline_s = time.monotonic() + most_s
+        while (open_ones := self._open()) and time.monotonic() < deadline_s:
+            check()
+            looks = [on_thread("shardnet-find", partial(self._look_for, index)) for index in open_ones]
+            for look in looks:
+                look.result()
+            if self._open():
+                time.sleep(AGAIN_S)
+
+    def release(self) -> None:
+        """Let go of what was found; it stays where it is."""
+        for stage in self.found.values():
+            stage.release()
+
+    def _is_settled(self, index: int) -> bool:
+        return index in self.found or index in self._gone
+
+    def _open(self) -> list[int]:
+        members = self._transport.members()
+        indices = range(len(self._left))
+        return [each for each in indices if not self._is_settled(each) and self._left[each].plan.device in members]
+
+    def _look_for(self, index: int) -> None:
+        plan, places = self._left[index]
+        try:
+            self.found[index] = RemoteStage(self._transport, self._specs[index], plan, places)
+        except PlanNotInForce:
+            self._gone.add(index)
+        except ClusterError:
+            pass  # it does not answer, or has not heard of this process yet

@@ -1,0 +1,201 @@
+"""What a coordinator writes down in its state folder for the one that comes after it, should it be killed.
+
+Each page is a file of its own, written whole or not at all, with a sum by which a damaged one is noticed. A coordinator
+that ends in order leaves none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+from contextlib import suppress
+from dataclasses import astuple
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from shardnet.cluster.left_model import LeftModel, LeftStage
+from shardnet.errors import UsageError
+from shardnet.foreign.plain_files import read_bytes
+from shardnet.plan import DeviceProfile, Link
+from shardnet.process.state_folder import StateFolder
+from shardnet.transport.messages import SampledToken, SessionSpec
+from shardnet.transport.source_messages import LoadKeywords, SessionRequest
+from shardnet.transport.wire.reader import Reader
+from shardnet.transport.wire.schema import mark_of
+from shardnet.transport.wire.values import LAYOUTS, Undecodable, Unsendable
+from shardnet.transport.wire.writer import Writer
+
+BEGUN = "begun.page"
+MODEL = "model.page"
+SESSIONS = "session-*.page"
+MOST_BYTES = 2**26
+"""Of a page: a thousand devices and their links have less."""
+_SUM_BYTES = 32
+_log = logging.getLogger(__name__)
+
+
+class Asked(NamedTuple):
+    """A load, as somebody has asked for it."""
+
+    model: str
+    options: LoadKeywords
+
+
+class ModelPage(NamedTuple):
+    """The model that is there."""
+
+    first: Asked
+    """What the coordinator was started with: one that is started with something else loads that."""
+    asked: Asked
+    ticket: int
+    """Of whoever asked for it."""
+    number: int
+    """By which sources know it."""
+    left: LeftModel
+
+
+class SessionPage(NamedTuple):
+    """A session of a source."""
+
+    request: SessionRequest
+    spec: SessionSpec
+    answer: tuple[SampledToken, ...]
+    """All of it, where it has ended; empty before."""
+
+
+class Notebook:
+    """Safe to use from several threads. What cannot be written is logged, and gone when this process is killed."""
+
+    def __init__(self, state: StateFolder) -> None:
+        self._state = state
+        self._lock = threading.Lock()
+        self.was_left = self._path(BEGUN).exists()
+        """Whether another coordinator was here before, and did not end in order."""
+        self._write(BEGUN, ())
+
+    def model(self) -> ModelPage | None:
+        """What the one before has written of the model; None where none was there.
+
+        Raises:
+            UsageError: the page is damaged, or of another version.
+        """
+        path = self._path(MODEL)
+        if not path.exists():
+            return None
+        first, asked, ticket, number, left = _read(path)
+        try:
+            return ModelPage(Asked(*first), Asked(*asked), ticket, number, _left_model(*left))
+        except (TypeError, ValueError) as cause:
+            raise _damaged(path) from cause
+
+    def sessions(self) -> list[SessionPage]:
+        """Those that the one before has left. Pages that are damaged are passed over, and removed."""
+        found = []
+        for path in sorted(self._state.path.glob(SESSIONS)):
+            try:
+                found.append(SessionPage(*_read(path)))
+            except (UsageError, TypeError) as error:
+                _log.warning("A session is forgotten: %s", error)
+                self._remove(path.name)
+        return found
+
+    def keep_model(self, page: ModelPage) -> None:
+        """Write down what is there now, in place of what was."""
+        left = page.left
+        plain = (
+            left.checkpoint,
+            left.epoch,
+            left.deployment,
+            tuple(astuple(device) for device in left.devices),
+            tuple(astuple(link) for link in left.links),
+            left.context_tokens,
+            left.plan,
+            tuple(tuple(stage) for stage in left.stages),
+        )
+        self._write(MODEL, (tuple(page.first), tuple(page.asked), page.ticket, page.number, plain))
+
+    def forget_model(self) -> None:
+        """None is there any more."""
+        self._remove(MODEL)
+
+    def keep_session(self, page: SessionPage) -> None:
+        """Write down one that has begun or, with its answer, ended."""
+        self._write(_session_name(page.request.ticket), tuple(page))
+
+    def forget_session(self, ticket: int) -> None:
+        """Its source has all of it, or is gone."""
+        self._remove(_session_name(ticket))
+
+    def end(self) -> None:
+        """The cluster ends in order: nobody comes after."""
+        for path in (self._path(MODEL), self._path(BEGUN), *self._state.path.glob(SESSIONS)):
+            self._remove(path.name)
+
+    def _path(self, name: str) -> Path:
+        return self._state.path / name
+
+    def _write(self, name: str, value: Any) -> None:
+        try:
+            body = _written(value)
+            with self._lock:
+                self._state.write(name, hashlib.sha256(body).digest() + body)
+        except (OSError, Unsendable) as error:
+            _log.error("%s cannot be written, and is lost if this process is killed: %s", self._path(name), error)
+
+    def _remove(self, name: str) -> None:
+        with self._lock, suppress(OSError):  # it is not there
+            self._state.remove(name)
+
+
+def _session_name(ticket: int) -> str:
+    return f"session-{ticket:016x}.page"
+
+
+def _written(value: Any) -> bytes:
+    writer = Writer()
+    writer.write(value)
+    return writer.joined(_mark())
+
+
+def _mark() -> bytes:
+    """Bytes that differ where what is written would be read as something else."""
+    return mark_of(LAYOUTS)
+
+
+def _read(path: Path) -> Any:
+    content = read_bytes(path, MOST_BYTES, "the page", UsageError)
+    found, body = content[:_SUM_BYTES], content[_SUM_BYTES:]
+    mark = _mark()
+    if hashlib.sha256(body).digest() != found or not body.startswith(mark):
+        raise _damaged(path)
+    try:
+        return Reader(body, len(mark)).read()
+    except (Undecodable, ValueError) as cause:
+        raise _damaged(path) from cause
+
+
+def _damaged(path: Path) -> UsageError:
+    return UsageError(f"{path} is damaged, or of another version of shardnet.")
+
+
+def _left_model(
+    checkpoint: str,
+    epoch: bytes,
+    deployment: int,
+    devices: tuple[tuple[Any, ...], ...],
+    links: tuple[tuple[Any, ...], ...],
+    context_tokens: int,
+    plan: Any,
+    stages: tuple[tuple[Any, ...], ...],
+) -> LeftModel:
+    return LeftModel(
+        checkpoint,
+        epoch,
+        deployment,
+        tuple(DeviceProfile(*device) for device in devices),
+        tuple(Link(*link) for link in links),
+        context_tokens,
+        plan,
+        tuple(LeftStage(*stage) for stage in stages),
+    )

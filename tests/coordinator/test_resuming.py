@@ -1,0 +1,338 @@
+"""A coordinator that is killed, and the one that comes after it: real stages in one process, and a state folder."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from in_process_ring import PROMPT, alone
+from lasting_in_process import LastingInProcess, lasting_in_process
+from processes import wait_until
+from tiny_text_model import save_text_model
+
+from shardnet.cluster import resuming
+from shardnet.cluster.model import Model
+from shardnet.coordinator.notebook import MODEL
+from shardnet.device.stage_host import StageHost
+from shardnet.errors import ClusterError
+
+OPTIONS: dict[str, Any] = {"dtype": "float32", "split": (2, 2, 2), "prefill_chunk_tokens": 4}
+LONG_PROMPT = [5 + index % 90 for index in range(300)]
+NUM_TOKENS = 150
+SAMPLED: dict[str, Any] = {"temperature": 0.9, "top_k": 20, "repetition_penalty": 1.3, "seed": 11}
+GREEDY: dict[str, Any] = {}
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_text_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def greedy(tiny: Path) -> list[int]:
+    [ids] = alone(tiny, [LONG_PROMPT], NUM_TOKENS)
+    return ids
+
+
+@pytest.fixture(scope="module")
+def sampled(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> list[int]:
+    with lasting_in_process(3, folder=tmp_path_factory.mktemp("state") / "calm") as cluster:
+        return asked(begun(cluster, tiny), SAMPLED)
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the devices that have read weights, once for each time."""
+    devices: list[str] = []
+    load = StageHost._load_shard
+
+    def counted(host: StageHost) -> Any:
+        devices.append(host._premises.transport.name)
+        return load(host)
+
+    monkeypatch.setattr(StageHost, "_load_shard", counted)
+    return devices
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, loads: list[str]) -> Iterator[LastingInProcess]:
+    with lasting_in_process(3, folder=tmp_path / "state") as cluster:
+        yield cluster
+
+
+def begin(cluster: LastingInProcess, model: Path, **options: Any) -> None:
+    cluster.coordinator.begin(str(model), {**OPTIONS, **options}).done.result(60)
+
+
+def begun(cluster: LastingInProcess, model: Path) -> Model:
+    """The model as a source sees it."""
+    begin(cluster, model)
+    return cluster.connect().model
+
+
+def asked(model: Model, options: dict[str, Any]) -> list[int]:
+    [result] = model.generate([LONG_PROMPT], max_new_tokens=NUM_TOKENS, **options)
+    return result.token_ids
+
+
+def stages(cluster: LastingInProcess) -> list[object]:
+    return [host.stage for worker in cluster.workers.values() for host in worker._stages.hosts()]
+
+
+# ---- the answers of sources ----
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_answers_go_on_whenever_it_is_killed(
+    cluster: LastingInProcess, tiny: Path, loads: list[str], greedy: list[int], sampled: list[int], seed: int
+) -> None:
+    """Three times, at random moments: before a session is open, in its prompt, in its answer, in the round of the
+    coordinator that came after."""
+    chance = random.Random(seed)
+    begin(cluster, tiny)
+    models = [cluster.connect().model for _ in range(2)]
+    before = stages(cluster)
+    with ThreadPoolExecutor(2) as sources:
+        answers = [sources.submit(asked, model, how) for model, how in zip(models, (GREEDY, SAMPLED), strict=True)]
+        for _ in range(3):
+            time.sleep(chance.uniform(0, 0.3))
+            cluster.kill()
+            time.sleep(chance.uniform(0, 0.1))
+            cluster.restart()
+            beginning = cluster.coordinator.begin(str(tiny), OPTIONS)
+            if chance.random() < 0.5:
+                beginning.done.result(30)
+        assert answers[0].result(60) == greedy
+        assert answers[1].result(60) == sampled
+    beginning.done.result(30)
+    assert sorted(loads) == ["a", "b", "c"] and stages(cluster) == before, "nothing is loaded again"
+    wait_until(lambda: cluster.num_sessions() == 0)
+
+
+def test_what_has_ended_is_told_after_a_restart(cluster: LastingInProcess, tiny: Path) -> None:
+    """A source that has not heard the last tokens asks the coordinator that comes after."""
+    model = begun(cluster, tiny)
+    stream = model.stream(PROMPT, max_new_tokens=20)
+    next(stream)
+    wait_until(lambda: len(cluster.told("session ended")) == 1)
+    cluster.kill()
+    cluster.restart()
+    for _ in stream:
+        pass
+    assert len(stream.result.token_ids) == 20
+    begin(cluster, tiny)
+    assert asked(model, GREEDY), "and its model is the same one"
+
+
+def test_a_source_that_does_not_return_is_waited_for_a_lease(tmp_path: Path, tiny: Path) -> None:
+    with lasting_in_process(3, folder=tmp_path / "state", lease_s=1.0) as cluster:
+        model = begun(cluster, tiny)
+        stream = model.stream(PROMPT, max_new_tokens=4000)
+        next(stream)
+        cluster.kill()
+        cluster.network.kill("@source-1")
+        cluster.restart()
+        begin(cluster, tiny)
+        assert cluster.num_sessions() == 3
+        wait_until(lambda: cluster.num_sessions() == 0, 20)
+        assert list((tmp_path / "state").glob("session-*")) == []
+
+
+def test_sessions_of_which_nothing_was_written_are_closed(
+    cluster: LastingInProcess, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was killed before it had written down a session that is open on all stages: its source asks for it anew."""
+    model = begun(cluster, tiny)
+    written, goes_on = threading.Event(), threading.Event()
+
+    def slow(*_: object) -> None:
+        written.set()
+        goes_on.wait(30)
+
+    monkeypatch.setattr(cluster.coordinator._notebook, "keep_session", slow)
+    with ThreadPoolExecutor(1) as source:
+        answer = source.submit(lambda: model.generate([PROMPT], max_new_tokens=20)[0].token_ids)
+        assert written.wait(10)
+        assert cluster.num_sessions() == 3
+        cluster.kill()
+        cluster.restart()
+        begin(cluster, tiny)
+        assert len(answer.result(30)) == 20
+        wait_until(lambda: cluster.num_sessions() == 0)
+        goes_on.set()
+
+
+# ---- devices that are not there any more ----
+
+
+@pytest.mark.parametrize("device", ["a", "b", "c"])
+def test_what_a_device_held_goes_to_others(
+    cluster: LastingInProcess, tiny: Path, loads: list[str], greedy: list[int], device: str
+) -> None:
+    model = begun(cluster, tiny)
+    with ThreadPoolExecutor(1) as source:
+        answer = source.submit(asked, model, GREEDY)
+        wait_until(lambda: cluster.num_sessions() == 3)
+        time.sleep(0.1)
+        cluster.kill()
+        cluster.lose(device)
+        cluster.restart()
+        begin(cluster, tiny)
+        assert answer.result(60) == greedy
+    assert device not in loads[3:] and len(loads) == 4, "the other stages stay as they are"
+    assert "1 stage had to be loaded" in cluster.told("resumed")[0]
+
+
+def test_a_device_that_was_started_again_loads_its_stage(
+    cluster: LastingInProcess, tiny: Path, loads: list[str], greedy: list[int]
+) -> None:
+    model = begun(cluster, tiny)
+    with ThreadPoolExecutor(1) as source:
+        answer = source.submit(asked, model, GREEDY)
+        wait_until(lambda: cluster.num_sessions() == 3)
+        cluster.kill()
+        cluster.lose("b")
+        cluster.join_unseen("b")
+        cluster.restart()
+        begin(cluster, tiny)
+        assert answer.result(60) == greedy
+    assert loads[3:] == ["b"]
+
+
+def test_a_silent_device_is_not_waited_for(
+    cluster: LastingInProcess, tiny: Path, greedy: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And is used again when it is heard: it has lost what it had."""
+    monkeypatch.setattr(resuming, "RETURN_S", 0.3)
+    model = begun(cluster, tiny)
+    with ThreadPoolExecutor(1) as source:
+        answer = source.submit(asked, model, GREEDY)
+        wait_until(lambda: cluster.num_sessions() == 3)
+        cluster.kill()
+        cluster.network.freeze("b")
+        cluster.restart()
+        begin(cluster, tiny)
+        assert answer.result(60) == greedy
+    cluster.network.restore("b")
+    wait_until(lambda: all(key[0].plan_version > 1 for key, _ in cluster.workers["b"]._stages.items()), 20)
+    assert asked(model, GREEDY) == greedy
+
+
+def test_where_nothing_is_left_it_is_loaded_anew(cluster: LastingInProcess, tiny: Path, loads: list[str]) -> None:
+    model = begun(cluster, tiny)
+    stream = model.stream(PROMPT, max_new_tokens=4000)
+    next(stream)
+    cluster.kill()
+    for device in ("a", "b", "c"):
+        cluster.lose(device)
+    cluster.restart()
+    for device in ("a", "b", "c"):
+        cluster.join(device)
+    begin(cluster, tiny)
+    with pytest.raises(ClusterError, match="what held this answer is gone"):
+        for _ in stream:
+            pass
+    assert len(loads) == 6
+    assert "no device has anything of it any more" in cluster.told("not resumed")[0]
+
+
+# ---- which model it is ----
+
+
+def test_a_model_that_a_source_has_loaded_goes_on(cluster: LastingInProcess, tiny: Path, loads: list[str]) -> None:
+    begin(cluster, tiny)
+    source = cluster.connect()
+    model = source.load(tiny, dtype="float32", split=(3, 2, 1))
+    cluster.kill()
+    cluster.restart()
+    begin(cluster, tiny)
+    assert [stage.last_unit for stage in model.plan.stages] == [2, 4, 5]
+    assert len(loads) == 6
+    source.load(tiny, dtype="float32", split=(1, 2, 3))
+    assert [stage.last_unit for stage in source.model.plan.stages] == [0, 2, 5]
+
+
+def test_one_that_is_started_with_something_else_loads_that(
+    cluster: LastingInProcess, tiny: Path, loads: list[str]
+) -> None:
+    begin(cluster, tiny)
+    left = stages(cluster)
+    cluster.kill()
+    cluster.restart()
+    begin(cluster, tiny, split=(1, 2, 3))
+    assert len(loads) == 6 and not set(map(id, left)).intersection(map(id, stages(cluster)))
+    assert len(stages(cluster)) == 3, "what was left is ended"
+
+
+def test_it_may_be_killed_while_it_loads(
+    cluster: LastingInProcess, tiny: Path, greedy: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of a model is of no use to the next one, and ends."""
+    load, has_begun = StageHost._load_shard, threading.Event()
+
+    def slow(host: StageHost) -> Any:
+        has_begun.set()
+        if host._premises.transport.name == "b":
+            time.sleep(0.5)
+        return load(host)
+
+    monkeypatch.setattr(StageHost, "_load_shard", slow)
+    cluster.coordinator.begin(str(tiny), OPTIONS)
+    assert has_begun.wait(10)
+    wait_until(lambda: sum(stage is not None for stage in stages(cluster)) == 2)
+    cluster.kill()
+    cluster.restart()
+    model = begun(cluster, tiny)
+    assert asked(model, GREEDY) == greedy
+    assert len(stages(cluster)) == 3
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda page: page[:-1], lambda page: b"", lambda page: page[:40] + b"x" + page[41:]]
+)
+def test_a_damaged_page_is_noticed(
+    cluster: LastingInProcess, tiny: Path, tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    model = begun(cluster, tiny)
+    stream = model.stream(PROMPT, max_new_tokens=4000)
+    next(stream)
+    cluster.kill()
+    for page in (tmp_path / "state").glob("*.page"):
+        page.write_bytes(damage(page.read_bytes()))
+    cluster.restart()
+    begin(cluster, tiny)
+    assert f"{MODEL} is damaged, or of another version of shardnet" in cluster.told("not resumed")[0]
+    assert len(stages(cluster)) == 3
+    with pytest.raises(ClusterError, match="does not know this answer"):
+        for _ in stream:
+            pass
+
+
+def test_who_asks_meanwhile_is_answered_when_it_is_known_what_goes_on(cluster: LastingInProcess, tiny: Path) -> None:
+    model = begun(cluster, tiny)
+    cluster.kill()
+    cluster.restart()
+    with ThreadPoolExecutor(3) as sources:
+        answers: list[Future[Any]] = [
+            sources.submit(asked, model, GREEDY),
+            sources.submit(lambda: model.plan.version),
+            sources.submit(model.report),
+        ]
+        time.sleep(0.2)
+        assert not any(answer.done() for answer in answers)
+        begin(cluster, tiny)
+        for answer in answers:
+            assert answer.result(30)
+
+
+def test_an_orderly_end_leaves_nothing(tiny: Path, tmp_path: Path) -> None:
+    with lasting_in_process(3, folder=tmp_path / "state") as cluster:
+        model = begun(cluster, tiny)
+        assert asked(model, GREEDY)
+    assert [path.name for path in (tmp_path / "state").iterdir()] == ["lock"]
