@@ -1,37 +1,42 @@
 """What the loss of devices costs: whether every text stays as it is, and how long the gap in it is.
 
-    python tests/bench/bench_recovery.py [--runs 50,30,20,20,20] [--tokens 200] [--seed 0] [--only kill,freeze]
+    python tests/bench/bench_recovery.py [--runs 50,30,20,20,20,20] [--tokens 200] [--seed 0] [--only kill,freeze]
 
-Real processes of this machine, the embedded model, greedy in float32; devices are killed by SIGKILL, or stopped by
-SIGSTOP for 20 s, at moments drawn at random. Told apart: *detection*, from the signal until the loss is known, and
-*repair*, from then until the next token. Prints a table; exit code 1 where a text differs or an answer does not end.
+Plays scripts on the test bed (`tests/testbed/`), devices at full speed, the embedded model, greedy in float32. What
+happens is drawn at random: when, of which every fifth time within the prompt, and to whom, every stage in turn. Told
+apart: *detection*, from the event until it is known, and *repair*, from knowing of the last one until the next token.
+Links are cut with root only. Prints a table, and the script of each run that went wrong; exit code 1 where a text
+differs or an answer does not end.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import random
-import signal
 import statistics
 import sys
-import threading
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
-import shardnet
-from shardnet.cluster.model import Model
-from shardnet.progress import silent
+from shardnet.simulator import Event, Script
+from shardnet.simulator.script import ScriptConversation, ScriptDevice
 
-MODEL = "smollm2-135m-instruct"
-PROMPT = list(range(100, 164))
-OTHERS = [list(range(200 + 50 * index, 232 + 70 * index)) for index in range(3)]
-SAMPLED: dict[str, Any] = {"temperature": 0.9, "top_k": 40, "repetition_penalty": 1.1, "seed": 5}
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from testbed.bed import enter_own_network, in_own_network, why_not
+from testbed.outcome import Outcome
+from testbed.play import Played, play
+from testbed.report import as_table, verdict
+
 FROZEN_S = 20.0
-LONGEST_S = 300.0
 NUM_UNITS = 32
+PROMPTS = 5
+"""Every so many-th run is struck within the prompt."""
+SECOND_S = 0.4
+"""A second loss comes within so many seconds of the first."""
+
+Draw = Callable[[random.Random, list[str], int, float], list[Event]]
+"""What happens in a run: by the generator, the devices, the run's number, and when it is to begin."""
 
 
 @dataclass
@@ -40,123 +45,116 @@ class Found:
 
     num_runs: int = 0
     num_wrong: int = 0
+    num_missed: int = 0
+    """Runs in which nothing was known to have happened: it came too late, or was over before it was noticed."""
     detections_s: list[float] = field(default_factory=list)
     repairs_s: list[float] = field(default_factory=list)
 
-
-@dataclass
-class Strike:
-    """Signals that are sent in the course of an answer."""
-
-    pids: Sequence[int]
-    at_s: float
-    """After the prompt was sent."""
-    apart_s: float = 0.0
-    """Between one signal and the next."""
-    freezes: bool = False
-    sent_s: float = 0.0
-
-    def send(self) -> None:
-        time.sleep(self.at_s)
-        self.sent_s = time.monotonic()
-        for pid in self.pids:
-            os.kill(pid, signal.SIGSTOP if self.freezes else signal.SIGKILL)
-            time.sleep(self.apart_s)
-        if self.freezes:
-            time.sleep(FROZEN_S)
-            for pid in self.pids:
-                os.kill(pid, signal.SIGCONT)
+    def add(self, played: Played) -> None:
+        self.num_runs += 1
+        self.num_wrong += not played.is_right
+        strikes = [each for each in played.outcome.felt if each.known_s is not None and " thaw " not in each.event]
+        self.num_missed += not strikes
+        self.detections_s += [each.known_s for each in strikes[:1] if each.known_s is not None]
+        self.repairs_s += [each.token_s for each in strikes[-1:] if each.token_s is not None]
 
 
-def one_run(
-    found: Found, expected: list[list[int]], num_devices: int, num_tokens: int, strike: Callable[[list[int]], Strike]
-) -> None:
-    """Answer while devices are lost. `expected` has a text for each prompt: one, or several at once."""
-    known_s: list[float] = []
-    share, rest = divmod(NUM_UNITS, num_devices)
-    split = [share + (index < rest) for index in range(num_devices)]
-    with shardnet.Cluster.local(num_devices, threads_per_device=1, progress=silent) as cluster:
+@dataclass(frozen=True)
+class Kind:
+    """A kind of loss."""
 
-        def note(event: shardnet.Event) -> None:
-            if event.event in ("lost", "suspected"):
-                known_s.append(time.monotonic())
-
-        model = cluster.load(MODEL, dtype="float32", split=split, on_event=note, progress=silent)
-        struck = strike([answer["pid"] for answer in cluster.describe()])
-        signals = threading.Thread(target=struck.send)
-        streams = started(model, num_tokens, len(expected))
-        signals.start()
-        readers = [threading.Thread(target=list, args=(stream,), daemon=True) for stream in streams[1:]]
-        for reader in readers:
-            reader.start()
-        came_s = [time.monotonic() for _ in streams[0]]
-        for reader in readers:
-            reader.join(LONGEST_S)
-        found.num_runs += 1
-        found.num_wrong += [stream.result.token_ids for stream in streams] != expected
-        signals.join()
-    if known_s:
-        found.detections_s.append(known_s[0] - struck.sent_s)
-        found.repairs_s += [after - known_s[-1] for after in came_s if after > known_s[-1]][:1]
+    num_devices: int
+    num_conversations: int
+    draw: Draw
+    needs_links: bool = False
 
 
-def started(model: Model, num_tokens: int, number: int) -> list[shardnet.Stream]:
-    """Streams of so many prompts, every other one sampled."""
-    prompts = [PROMPT, *OTHERS][:number]
-    return [
-        model.stream(prompt, max_new_tokens=num_tokens, **(SAMPLED if index % 2 else {}))
-        for index, prompt in enumerate(prompts)
+def killed(draw: random.Random, names: list[str], number: int, at_s: float) -> list[Event]:
+    return [Event(at_s, "kill", names[number % len(names)])]
+
+
+def frozen(draw: random.Random, names: list[str], number: int, at_s: float) -> list[Event]:
+    name = names[number % len(names)]
+    return [Event(at_s, "freeze", name), Event(at_s + FROZEN_S, "thaw", name)]
+
+
+def cut(draw: random.Random, names: list[str], number: int, at_s: float) -> list[Event]:
+    here = number % len(names)
+    return [Event(at_s, "cut", names[here], names[(here + 1) % len(names)], both_ways=True)]
+
+
+def pair(draw: random.Random, names: list[str], number: int, at_s: float) -> list[Event]:
+    return [Event(at_s, "kill", name) for name in draw.sample(names, 2)]
+
+
+def second(draw: random.Random, names: list[str], number: int, at_s: float) -> list[Event]:
+    first, other = draw.sample(names, 2)
+    return [Event(at_s, "kill", first), Event(at_s + draw.uniform(0, SECOND_S), "kill", other)]
+
+
+KINDS = {
+    "kill": Kind(3, 1, killed),
+    "freeze": Kind(3, 1, frozen),
+    "cut": Kind(3, 1, cut, needs_links=True),
+    "pair": Kind(4, 1, pair),
+    "second": Kind(4, 1, second),
+    "sessions": Kind(3, 4, killed),
+}
+
+
+def calm_script(kind: Kind, num_tokens: int) -> Script:
+    """Devices at full speed, of which nothing happens to any; every other conversation is sampled."""
+    share, rest = divmod(NUM_UNITS, kind.num_devices)
+    devices = [
+        ScriptDevice(name, units=share + (index < rest)) for index, name in enumerate("abcd"[: kind.num_devices])
     ]
+    greedy = ScriptConversation(num_tokens)
+    sampled = ScriptConversation(num_tokens, temperature=0.9, top_k=40, repetition_penalty=1.1, seed=5)
+    conversations = [sampled if index % 2 else greedy for index in range(kind.num_conversations)]
+    return Script("recovery", tuple(devices), tuple(conversations))
 
 
-def undisturbed(num_tokens: int, number: int) -> list[list[int]]:
-    with shardnet.Cluster.local(1, threads_per_device=1, progress=silent) as cluster:
-        model = cluster.load(MODEL, dtype="float32", split=[NUM_UNITS], progress=silent)
-        streams = started(model, num_tokens, number)
-        return ["".join(stream) and stream.result.token_ids for stream in streams]
+def strike(kind: Kind, calm: Script, undisturbed: Outcome, number: int, draw: random.Random) -> Script:
+    """The same with something that happens."""
+    is_early = number % PROMPTS == 0
+    at_s = draw.uniform(0, undisturbed.begin_s if is_early else 0.95 * undisturbed.end_s)
+    return replace(calm, events=tuple(kind.draw(draw, calm.names, number, round(at_s, 3))))
+
+
+def run_kind(kind: Kind, num_runs: int, num_tokens: int, draw: random.Random) -> Found:
+    calm, found = calm_script(kind, num_tokens), Found()
+    undisturbed = play(calm)
+    if undisturbed.errors or not undisturbed.is_right:
+        raise SystemExit(f"an undisturbed run went wrong: {verdict(undisturbed)}")
+    for number in range(num_runs):
+        script = strike(kind, calm, undisturbed.outcome, number, draw)
+        played = play(script, expected=undisturbed.ids)
+        found.add(played)
+        if not played.is_right:
+            print(f"run {number}: {verdict(played)}\n{as_table(played.outcome, None)}", file=sys.stderr, flush=True)
+    return found
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", default="50,30,20,20,20", help="of kill, freeze, pair, second, sessions")
+    parser.add_argument("--runs", default="50,30,20,20,20,20", help=f"of {', '.join(KINDS)}")
     parser.add_argument("--tokens", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", default="kill,freeze,pair,second,sessions")
+    parser.add_argument("--only", default=",".join(KINDS))
     options = parser.parse_args()
-    draw = random.Random(options.seed)
-    length_s = options.tokens * 0.05
-
-    def killed(pids: list[int]) -> Strike:
-        return Strike([draw.choice(pids)], draw.uniform(0, length_s))
-
-    def frozen(pids: list[int]) -> Strike:
-        return Strike([draw.choice(pids)], draw.uniform(0, length_s), freezes=True)
-
-    def pair(pids: list[int]) -> Strike:
-        return Strike(draw.sample(pids, 2), draw.uniform(0, length_s))
-
-    def second(pids: list[int]) -> Strike:
-        return Strike(draw.sample(pids, 2), draw.uniform(0, length_s), apart_s=draw.uniform(0, 0.4))
-
-    kinds = {
-        "kill": (3, 1, killed),
-        "freeze": (3, 1, frozen),
-        "pair": (4, 1, pair),
-        "second": (4, 1, second),
-        "sessions": (3, 4, killed),
-    }
-    print("| loss | runs | wrong texts | detection, s: median, worst | repair, s: median, worst |")
-    print("|---|--:|--:|--:|--:|", flush=True)
+    has_links = why_not() is None
+    if has_links and not in_own_network():
+        return enter_own_network()
+    print("| loss | runs | wrong texts | not noticed | detection, s: median, worst | repair, s: median, worst |")
+    print("|---|--:|--:|--:|--:|--:|", flush=True)
     num_wrong = 0
-    for (kind, (num_devices, number, strike)), runs in zip(kinds.items(), options.runs.split(","), strict=True):
-        if kind not in options.only.split(","):
+    for (name, kind), num_runs in zip(KINDS.items(), map(int, options.runs.split(",")), strict=True):
+        if name not in options.only.split(",") or (kind.needs_links and not has_links):
             continue
-        found, expected = Found(), undisturbed(options.tokens, number)
-        for _ in range(int(runs)):
-            one_run(found, expected, num_devices, options.tokens, strike)
+        found = run_kind(kind, num_runs, options.tokens, random.Random(f"{options.seed} {name}"))
         num_wrong += found.num_wrong
         gaps = f"{shown(found.detections_s)} | {shown(found.repairs_s)}"
-        print(f"| {kind} | {found.num_runs} | {found.num_wrong} | {gaps} |", flush=True)
+        print(f"| {name} | {found.num_runs} | {found.num_wrong} | {found.num_missed} | {gaps} |", flush=True)
     return int(num_wrong > 0)
 
 

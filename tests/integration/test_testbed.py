@@ -97,7 +97,7 @@ def test_what_an_outcome_is_made_of() -> None:
     outcome = outcome_of([Struck(kill, 3.0), Struck(cut, 9.0, is_emulated=False)], news, came_s)
     assert outcome.kinds == ("lost", "lost", "recovered")
     felt = outcome.felt[0]
-    assert (felt.known_s, felt.repaired_s, felt.token_s) == pytest.approx((0.2, 0.5, 0.4))
+    assert (felt.known_s, felt.repaired_s, felt.token_s) == pytest.approx((0.2, 0.5, 0.8))
     assert outcome.felt[1].known_s is None and not outcome.felt[1].is_emulated
     assert outcome.before_per_s == pytest.approx(4 / 2)
     assert outcome.after_per_s is None, "nothing came after the last event"

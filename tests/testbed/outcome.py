@@ -12,7 +12,7 @@ from shardnet.simulator.result import Result
 
 GAPS = 3
 """So many of the longest are told."""
-KNOWN = ("lost", "suspected", "left", "joined", "back", "heard again", "rerouted", "rebalancing")
+KNOWN = ("lost", "suspected", "cut off", "left", "joined", "back", "heard again", "rerouted", "rebalancing")
 DONE = ("recovered", "rebalanced", "rerouted")
 COMPARED = ("lost", "suspected", "back", "recovered")
 """What a real run and a predicted one both tell."""
@@ -45,7 +45,7 @@ class Felt(NamedTuple):
     repaired_s: float | None
     """From then until the sessions went on."""
     token_s: float | None
-    """From knowing to the next token of any conversation."""
+    """From knowing to the first token, of any conversation, that came after the repair; others may be under way."""
     is_emulated: bool
 
 
@@ -70,7 +70,10 @@ class Outcome:
     """From when the last event was dealt with to the last token."""
     gaps: tuple[Gap, ...]
     """The longest between two tokens, longest first."""
+    begin_s: float
+    """When the first token came."""
     end_s: float
+    """When the last one did."""
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -100,6 +103,7 @@ def outcome_of(struck: Sequence[Struck], news: Sequence[News], came_s: Sequence[
         before_per_s=_rate(tokens_s, begin_s, min(first_s, end_s)),
         after_per_s=_rate(tokens_s, settled_s, end_s),
         gaps=tuple(sorted(gaps, reverse=True)[:GAPS]),
+        begin_s=begin_s,
         end_s=end_s,
     )
 
@@ -132,7 +136,7 @@ def _felt(struck: Struck, news: Iterable[News], tokens_s: Sequence[float]) -> Fe
     done_s = token_s = None
     if known_s is not None:
         done_s = _first(each.at_s for each in later if each.kind in DONE and each.at_s >= known_s)
-        token_s = _first(at_s for at_s in tokens_s if at_s > known_s)
+        token_s = _first(at_s for at_s in tokens_s if at_s > (known_s if done_s is None else done_s))
     return Felt(
         event=f"{event.when} {event}",
         at_s=struck.at_s,
