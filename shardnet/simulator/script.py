@@ -20,7 +20,7 @@ from shardnet.described.clusters import (
 )
 from shardnet.described.schema import LocatedDict, Place, nearest_name, read_record, require
 from shardnet.errors import BadConfiguration
-from shardnet.foreign.bounds import TOKENS, Amount, Count, Name, check_fields
+from shardnet.foreign.bounds import SECONDS, TOKENS, Amount, Count, Name, check_fields
 from shardnet.foreign.quoting import quoted
 from shardnet.plan import Link, Plan, stages_from_counts
 from shardnet.planner.costs import evaluate
@@ -121,6 +121,10 @@ class Script:
     events: tuple[Event, ...] = ()
     model: str = "smollm2-135m-instruct"
     dtype: str = "float32"
+    standby: str = "warm"
+    """Of `Cluster.load`: "warm" keeps units ready for a loss, where memory is left; "cold" does not. Not predicted."""
+    settle_s: Annotated[float, SECONDS] = 0.0
+    """From the load until the conversations begin, at the least: what is kept ready is loaded meanwhile."""
     machine: str = "emulated_core"
     """The device class of what computes at slowdown 1; for predictions."""
     about: str = ""

@@ -1,6 +1,7 @@
 """What the loss of devices costs: whether every text stays as it is, and how long the gap in it is.
 
     python tests/bench/bench_recovery.py [--runs 50,30,20,20,20,20] [--tokens 200] [--seed 0] [--only kill,freeze]
+        [--standby warm --settle-s 20]
 
 Plays scripts on the test bed (`tests/testbed/`), devices at full speed, the embedded model, greedy in float32. What
 happens is drawn at random: when, of which every fifth time within the prompt, and to whom, every stage in turn. Told
@@ -102,16 +103,16 @@ KINDS = {
 }
 
 
-def calm_script(kind: Kind, num_tokens: int) -> Script:
+def calm_script(kind: Kind, options: argparse.Namespace) -> Script:
     """Devices at full speed, of which nothing happens to any; every other conversation is sampled."""
     share, rest = divmod(NUM_UNITS, kind.num_devices)
     devices = [
         ScriptDevice(name, units=share + (index < rest)) for index, name in enumerate("abcd"[: kind.num_devices])
     ]
-    greedy = ScriptConversation(num_tokens)
-    sampled = ScriptConversation(num_tokens, temperature=0.9, top_k=40, repetition_penalty=1.1, seed=5)
+    greedy = ScriptConversation(options.tokens)
+    sampled = ScriptConversation(options.tokens, temperature=0.9, top_k=40, repetition_penalty=1.1, seed=5)
     conversations = [sampled if index % 2 else greedy for index in range(kind.num_conversations)]
-    return Script("recovery", tuple(devices), tuple(conversations))
+    return Script("recovery", tuple(devices), tuple(conversations), standby=options.standby, settle_s=options.settle_s)
 
 
 def strike(kind: Kind, calm: Script, undisturbed: Outcome, number: int, draw: random.Random) -> Script:
@@ -121,8 +122,8 @@ def strike(kind: Kind, calm: Script, undisturbed: Outcome, number: int, draw: ra
     return replace(calm, events=tuple(kind.draw(draw, calm.names, number, round(at_s, 3))))
 
 
-def run_kind(kind: Kind, num_runs: int, num_tokens: int, draw: random.Random) -> Found:
-    calm, found = calm_script(kind, num_tokens), Found()
+def run_kind(kind: Kind, num_runs: int, options: argparse.Namespace, draw: random.Random) -> Found:
+    calm, found = calm_script(kind, options), Found()
     undisturbed = play(calm)
     if undisturbed.errors or not undisturbed.is_right:
         raise SystemExit(f"an undisturbed run went wrong: {verdict(undisturbed)}")
@@ -140,6 +141,8 @@ def main() -> int:
     parser.add_argument("--runs", default="50,30,20,20,20,20", help=f"of {', '.join(KINDS)}")
     parser.add_argument("--tokens", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--standby", default="cold", help="cold or warm")
+    parser.add_argument("--settle-s", type=float, default=0.0, help="before the prompts; 20 with warm")
     parser.add_argument("--only", default=",".join(KINDS))
     options = parser.parse_args()
     has_links = why_not() is None
@@ -151,7 +154,7 @@ def main() -> int:
     for (name, kind), num_runs in zip(KINDS.items(), map(int, options.runs.split(",")), strict=True):
         if name not in options.only.split(",") or (kind.needs_links and not has_links):
             continue
-        found = run_kind(kind, num_runs, options.tokens, random.Random(f"{options.seed} {name}"))
+        found = run_kind(kind, num_runs, options, random.Random(f"{options.seed} {name}"))
         num_wrong += found.num_wrong
         gaps = f"{shown(found.detections_s)} | {shown(found.repairs_s)}"
         print(f"| {name} | {found.num_runs} | {found.num_wrong} | {found.num_missed} | {gaps} |", flush=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 from testbed import bed
 from testbed.__main__ import main
+from testbed.memory_group import GROUPS, PROCESS_BYTES, MemoryGroup
 from testbed.outcome import News, Outcome, Struck, outcome_of, predicted_outcome
 from testbed.play import Played, play
 from testbed.report import as_dict, as_table, verdict
@@ -116,6 +118,23 @@ def test_bad_scripts_end_with_a_sentence(
 
 
 @pytest.mark.root
+def test_a_device_that_takes_more_than_its_memory_is_killed() -> None:
+    if not (GROUPS / "memory.limit_in_bytes").exists():
+        pytest.skip("there are no control groups of the first version")
+    group = MemoryGroup(f"shardnet-bed-{os.getpid()}-greedy", 2**20)
+    try:
+        for num_bytes, code in ((2**20, 0), (PROCESS_BYTES + 2**25, -signal.SIGKILL)):
+            pid = os.fork()
+            if not pid:
+                group.enter()
+                bytearray(num_bytes)
+                os._exit(0)
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == code
+    finally:
+        group.remove()
+
+
+@pytest.mark.root
 def test_a_device_in_a_namespace_dies_and_the_text_stays_as_it_is(tmp_path: Path) -> None:
     if (reason := bed.why_not()) is not None:
         pytest.skip(reason)
@@ -129,7 +148,7 @@ def test_a_device_in_a_namespace_dies_and_the_text_stays_as_it_is(tmp_path: Path
         "events: [token=20 slow a>b 2x, token=30 kill b, token=40 cut a>b, token=45 mend a>b]\n"
     )
     ended = subprocess.run(
-        [sys.executable, "-m", "testbed", str(file), "--json"],
+        [sys.executable, "-m", "testbed", str(file), "--json", "--predict"],
         env={**os.environ, "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1", "SHARDNET_CACHE": str(tmp_path)},
         capture_output=True,
         text=True,
@@ -138,8 +157,10 @@ def test_a_device_in_a_namespace_dies_and_the_text_stays_as_it_is(tmp_path: Path
     assert ended.returncode == 0, ended.stderr
     told = json.loads(ended.stdout)
     assert told["is_right"] and told["errors"] == []
-    assert told["measured"]["kinds"] == ["lost", "recovered"]
+    assert told["measured"]["kinds"] == told["predicted"]["kinds"] == ["lost", "recovered"]
     assert [each["is_emulated"] for each in told["measured"]["felt"]] == [True] * 4
     # Three hops of a lap take 3 ms each, one of them twice as long for a while.
     assert told["measured"]["before_per_s"] < 1 / 0.009
-    assert "links" not in told["not_emulated"]
+    if (GROUPS / "memory.limit_in_bytes").exists():
+        assert told["not_emulated"] == ""
+        assert list(GROUPS.glob("shardnet-bed-*")) == []

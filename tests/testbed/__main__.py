@@ -19,6 +19,7 @@ from shardnet.errors import ShardnetError
 from shardnet.launch.files.config_files import load_data_file
 from shardnet.simulator.script import Script, read_script
 from testbed.bed import enter_own_network, in_own_network, why_not
+from testbed.outcome import Outcome
 from testbed.play import Played, play
 from testbed.report import as_dict, as_table, not_emulated, verdict
 
@@ -29,7 +30,7 @@ def main() -> int:
     )
     parser.add_argument("script", type=Path, help="a YAML file, such as those in tests/testbed/scripts/")
     parser.add_argument("--loopback", action="store_true", help="emulate no links, as without root")
-    parser.add_argument("--predict", action="store_true", help="what shardnet simulate says of it, side by side")
+    parser.add_argument("--predict", action="store_true", help="what the simulator says of it, in brackets")
     parser.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
     options = parser.parse_args()
     try:
@@ -49,17 +50,22 @@ def run(script: Script, options: argparse.Namespace) -> int:
 
     if not options.json:
         print(f"{script.name}: {', '.join(f'{each.name} 1/{each.slowdown:g}' for each in script.devices)}", flush=True)
+    predicted = None
+    if options.predict:
+        from testbed.prediction import predict  # brings the planner
+
+        predicted = predict(script)
     played = play(script, tell)
-    show(played, options)
+    show(played, predicted, options)
     return 0 if played.is_right else 1
 
 
-def show(played: Played, options: argparse.Namespace) -> None:
+def show(played: Played, predicted: Outcome | None, options: argparse.Namespace) -> None:
     if options.json:
-        print(json.dumps(as_dict(played, None), indent=2))
+        print(json.dumps(as_dict(played, predicted), indent=2))
         return
     print()
-    print(as_table(played.outcome, None))
+    print(as_table(played.outcome, predicted))
     for line in (verdict(played), not_emulated(played.missing)):
         if line:
             print(line)

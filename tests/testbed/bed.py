@@ -111,6 +111,8 @@ class Bed:
         self._pids: dict[str, int] = {}
         self._codes: dict[str, int] = {}
         self._nest: subprocess.Popen[str]
+        self._saying = threading.Lock()
+        """Held while a command is written: several threads strike."""
         self._resources = ExitStack()
 
     def __enter__(self) -> Bed:
@@ -237,8 +239,9 @@ class Bed:
 
     def _say(self, *command: str | float) -> None:
         assert self._nest.stdin is not None
-        self._nest.stdin.write(f"{json.dumps(command)}\n")
-        self._nest.stdin.flush()
+        with self._saying:
+            self._nest.stdin.write(f"{json.dumps(command)}\n")
+            self._nest.stdin.flush()
 
     def _end(self) -> None:
         """The process ends with its standard input, and kills what it has forked."""

@@ -96,13 +96,16 @@ def play(
             model or script.model,
             dtype=script.dtype,
             cache_dir=cache_dir,
+            standby=script.standby,
             progress=silent,
             on_event=lambda event: _hear(account, event),
             **placed,
         )
+        settled_s = time.monotonic() + script.settle_s
         loaded.eos_ids = ()  # every answer has all its tokens
         if expected is None:
             expected = _undisturbed(bed, loaded, script)
+        time.sleep(max(0.0, settled_s - time.monotonic()))
         ids, errors = _run(bed, loaded, script, account)
         outcome = outcome_of(account.struck, account.news, account.came_s)
         missing = [each for each in asked_of_a_bed(script) if each not in bed.emulated]
