@@ -28,8 +28,13 @@ class RingInProcess:
         self.names = [chr(ord("a") + index) for index in range(num_devices)]
         self.workers: dict[str, Worker] = {}
         for name in self.names:
-            worker = self.workers[name] = self._resources.enter_context(Worker(num_threads=1))
-            worker.attach(self.network.join(name))
+            self.join(name)
+
+    def join(self, name: str) -> Worker:
+        """One more device, or another one under the name of one that is gone."""
+        worker = self.workers[name] = self._resources.enter_context(Worker(num_threads=1))
+        worker.attach(self.network.join(name))
+        return worker
 
     def connect(self) -> Cluster:
         """A coordinator. It takes the place of one that was killed."""

@@ -63,6 +63,12 @@ class Absences:
         """A silent device is heard again. False where it was not."""
         return self.silent.pop(device, None) is not None
 
+    def forget(self, device: str) -> None:
+        """Another one has come under that name."""
+        self.lost.pop(device, None)
+        self.silent.pop(device, None)
+        self._told.pop(device, None)
+
     def cut(self, ends: Cut, why: str, is_certain: bool) -> bool:
         """Nothing arrives over a way. False where that is known."""
         away = self.away()

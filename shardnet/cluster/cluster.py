@@ -11,7 +11,6 @@ import importlib
 import os
 import secrets
 import threading
-import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import wait
 from contextlib import ExitStack, suppress
@@ -20,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from shardnet.checks import whole_number
+from shardnet.cluster.arrivals import JOIN_S, wait_for, wait_for_number
+from shardnet.cluster.blueprint import Blueprint
 from shardnet.cluster.deployment import Deployment
 from shardnet.cluster.launched import announced_in
 from shardnet.cluster.left_model import Keep, LeftModel, LeftSession
@@ -27,17 +28,19 @@ from shardnet.cluster.load_options import LoadOptions
 from shardnet.cluster.loading import load_model, model_of
 from shardnet.cluster.local_workers import MOST_LOCAL_DEVICES, LocalWorkers
 from shardnet.cluster.model import Model
+from shardnet.cluster.newcomers import with_newcomer
 from shardnet.cluster.resuming import NOT_BACK, Resumed, blueprint_again, go_on_without, open_again, stand_again
 from shardnet.cluster.survey import Surveyor
 from shardnet.cluster.watch import Watch
 from shardnet.device.process import MOST_THREADS
-from shardnet.errors import BadRequest, ClusterError, JoinFailed, PlanNotInForce
-from shardnet.foreign.quoting import counted, quoted
+from shardnet.errors import BadRequest, ClusterError, PlanNotInForce, ShardnetError
+from shardnet.foreign.quoting import quoted
 from shardnet.loader import ModelFiles
 from shardnet.options import takes
 from shardnet.policy.membership import Came, Ended
 from shardnet.process.forks import Birthplace
 from shardnet.process.lasting import default_folder, folder_of, is_running
+from shardnet.process.threads import on_thread
 from shardnet.profiling.cores import max_threads
 from shardnet.progress import Progress, in_turn, shown, silent
 from shardnet.source.running_cluster import RunningCluster
@@ -46,8 +49,6 @@ from shardnet.transport.base import Transport
 from shardnet.transport.messages import RingId, StageKey, Tokens
 from shardnet.transport.source_messages import COORDINATOR
 
-JOIN_S = 60.0
-"""How long devices may take to start and to join."""
 ANSWER_S = 10.0
 """How long a cluster that should be running already may take to answer."""
 LEAVE_S = 2.0
@@ -125,7 +126,7 @@ class Cluster:
             )
             transport = resources.enter_context(RpcTransport.join(door.endpoint, COORDINATOR, timeout_s=JOIN_S))
             importlib.import_module("transformers.modeling_layers")  # a load will need it; the devices start meanwhile
-            _wait_for(transport, names, told, workers)
+            wait_for(transport, names, told, workers)
             return cls(transport, names, resources, workers)
 
     @classmethod
@@ -164,7 +165,7 @@ class Cluster:
             return RunningCluster.connect(folder, num_devices=num_devices, progress=progress)
         with ExitStack() as resources, shown(progress) as told:
             transport = resources.enter_context(RpcTransport.join(str(endpoint), COORDINATOR, timeout_s=ANSWER_S))
-            names = _wait_for_number(transport, num_devices, told)
+            names = wait_for_number(transport, num_devices, told)
             return cls(transport, names, resources, None)
 
     @takes(LoadOptions)
@@ -222,10 +223,29 @@ class Cluster:
         return Resumed(model, restored, found.num_new)
 
     def take_in(self, device: str) -> None:
-        """A device has joined: watch it, and use it from the next load on."""
+        """A device has joined: watch it. The models that are there may use it, too, as soon as it is measured."""
         with self._lock:
             self.devices = (*(each for each in self.devices if each != device), device)
+            deployments = self._deployments
         self._watch.tell(Came(device))
+        for deployment in deployments:
+            on_thread("shardnet-newcomer", partial(self._take_into, deployment, device))
+
+    def _take_into(self, deployment: Deployment, device: str) -> None:
+        others = [each for each in self.devices if each not in self._watch.lost]
+
+        def change(blueprint: Blueprint) -> Blueprint:
+            return with_newcomer(blueprint, device, others, self._surveyor)
+
+        try:
+            deployment.take_in(device, change)
+        except ShardnetError as error:  # it has no copy, or left again: the model does without
+            deployment.note("newcomer", f"{device} is not used: {error}", device)
+
+    def drain(self, device: str) -> None:
+        """Have others take over what a device holds, as far as they can, before it leaves."""
+        for deployment in self._deployments:
+            deployment.drain(device)
 
     def let_go(self, device: str, how: str) -> None:
         """A device has left, or its process has ended. Args: `how`, in words that follow its name and "is lost"."""
@@ -371,30 +391,3 @@ def _check_model(model: object, dtype: str) -> None:
             )
     elif not isinstance(model, (str, Path)):
         raise BadRequest(f"a model is a path or a hub id, but this is {quoted(model)}.")
-
-
-def _wait_for(transport: Transport, names: Sequence[str], progress: Progress, workers: LocalWorkers) -> None:
-    deadline = time.monotonic() + JOIN_S
-    while missing := [name for name in names if name not in transport.members()]:
-        progress("starting devices", len(names) - len(missing), len(names))
-        for name, _ in workers.poll():
-            raise JoinFailed(f"{name} could not join: its process {workers.how_it_ended(name)}")
-        if time.monotonic() > deadline:
-            raise JoinFailed(f"{', '.join(missing)} did not join within {JOIN_S:.0f} s. Is this machine overloaded?")
-        time.sleep(0.01)
-    progress("starting devices", len(names), len(names))
-
-
-def _wait_for_number(transport: Transport, num_devices: int | None, progress: Progress) -> list[str]:
-    wanted = num_devices or 1
-    deadline = time.monotonic() + JOIN_S
-    while True:
-        present = [name for name in transport.members() if name != transport.name]
-        progress("waiting for devices", min(len(present), wanted), wanted)
-        if len(present) >= wanted:
-            return present
-        if time.monotonic() > deadline:
-            raise JoinFailed(
-                f"{counted(wanted, 'devices')} should come, but after {JOIN_S:.0f} s there are only {len(present)}."
-            )
-        time.sleep(0.02)

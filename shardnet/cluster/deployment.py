@@ -15,12 +15,14 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
+from shardnet.cluster.balancing import Balancing
 from shardnet.cluster.blueprint import Blueprint
 from shardnet.cluster.left_model import KEEP_S, Keep, left_of
 from shardnet.cluster.ring import Ring
 from shardnet.cluster.rings import Rings
 from shardnet.errors import BadRequest, ClusterError, DeviceLost, ShardnetError
 from shardnet.plan import Plan
+from shardnet.policy.succession import drained
 from shardnet.process.threads import Errands
 from shardnet.progress import Progress
 from shardnet.session.sessions import VERDICT_S, Sessions
@@ -54,6 +56,7 @@ class Deployment:
         self._keep = keep
         self._on_event: Callable[[Event], object] | None = None
         self._errands: Errands | None = None
+        self._balancing: Balancing | None = None
         self._epoch = epoch
         self._sessions: Sessions | None = None
         self._rings: Rings | None = None
@@ -173,6 +176,8 @@ class Deployment:
             if self._on_event is not None:  # on a thread of its own: it may ask the model, which waits for a change
                 self._errands = Errands("shardnet-events")
             self._since_s = time.monotonic()
+            if blueprint.options.rebalance and blueprint.options.split is None:
+                self._balancing = Balancing(self._rings, lambda: self.sessions.num_open, self.note)
 
     def renew(self) -> None:
         """Let all stages go on under a new plan version, sessions and all.
@@ -273,6 +278,22 @@ class Deployment:
         if self._rings is not None and not self._is_closed:
             self._rings.trust(device)
 
+    def take_in(self, device: str, change: Callable[[Blueprint], Blueprint]) -> None:
+        """A device has joined: see `Rings.take_in`."""
+        if self._rings is not None and not self._is_closed:
+            self._rings.take_in(device, change)
+
+    def drain(self, device: str) -> None:
+        """A device is about to leave: others take over what it holds, where they can, while it goes on."""
+        if self._rings is None or self._is_closed:
+            return
+        began_s = time.monotonic()
+        if self._rings.go_over(partial(drained, device)):
+            seconds = time.monotonic() - began_s
+            self.note(
+                "drained", f"others hold what {device} held, after {seconds:.2f} s: it may leave", device, seconds
+            )
+
     def end(self, error: ShardnetError) -> None:
         """No session can go on: each that waits, and every later one, gets `error`."""
         if self._sessions is not None:
@@ -286,6 +307,8 @@ class Deployment:
         closed = BadRequest(_CLOSED)
         with self._lock:
             was_closed, self._is_closed = self._is_closed, True
+            if self._balancing is not None:
+                self._balancing.close()
             stages = [] if self._rings is None or was_closed else self._rings.close()
             self._give_up(closed)
         try:

@@ -137,6 +137,16 @@ class LoadOptions(Options):
             panel=_DEVICES,
         ),
     ] = None
+    rebalance: Annotated[
+        bool,
+        Made(bool),
+        Meaning(
+            "Move layers while the model runs, where a device became slower or faster and another placement pays.",
+            about="whether layers move while the model runs, where devices became slower or faster and another "
+            "placement is predicted to be worth it. A placement by hand stays as it is.",
+            panel=_DEVICES,
+        ),
+    ] = True
     prefill_chunk_tokens: Annotated[
         int, Whole(1), Meaning(about="prompts go through the ring in chunks of this size.")
     ] = 128

@@ -17,6 +17,7 @@ from functools import partial
 from shardnet.cluster import handover
 from shardnet.cluster.absences import Absences, News
 from shardnet.cluster.blueprint import Blueprint
+from shardnet.cluster.held_stages import HeldStages
 from shardnet.cluster.placement import LEAST_KV_TOKENS
 from shardnet.cluster.remote_stage import RemoteStage
 from shardnet.cluster.ring import Ring
@@ -60,8 +61,7 @@ class Rings:
         note: Note,
         keep: Keep,
     ) -> None:
-        self.all: tuple[Ring, ...] = (first,)
-        """The present one last; before it, for a moment, those from which it takes over."""
+        self._held = HeldStages(first)
         self._transport = transport
         self._sessions = sessions
         self._draw_id = draw_id
@@ -69,7 +69,7 @@ class Rings:
         self._end = end
         self._note = note
         self._keep = keep
-        self._blueprint: Blueprint | None = None
+        self.blueprint: Blueprint | None = None
         self._plan: Plan | None = None
         """The one in force."""
         self._coming: Plan | None = None
@@ -77,13 +77,12 @@ class Rings:
         self._absences = Absences()
         self.standby: Standby | None = None
         """Known when the first ring is loaded."""
-        self._left_over: list[RemoteStage] = []
-        """Stages that no ring needs, as soon as one is whole again."""
         self._broken_off: Future[None] = Future()
         """Of the round under way: fails when something more happens."""
         self._settled = threading.Condition(threading.RLock())
         """Guards all that is here. `_plan` and `_coming` are written by whoever changes the ring."""
-        self._is_changing = False
+        self.is_changing = False
+        """One ring is about to take over from another."""
         self._has_begun = False
         """Sessions are suspended: only a whole round lets them go on."""
         self._has_lost = False
@@ -96,10 +95,15 @@ class Rings:
         """When it was heard of what the present change began with."""
 
     @property
+    def all(self) -> tuple[Ring, ...]:
+        """The present one last; before it, for a moment, those from which it takes over."""
+        return self._held.rings
+
+    @property
     def current(self) -> Ring:
         """The present one; waits until no change is under way."""
         with self._settled:
-            self._settled.wait_for(lambda: not self._is_changing)
+            self._settled.wait_for(lambda: not self.is_changing)
             return self.all[-1]
 
     @property
@@ -112,9 +116,9 @@ class Rings:
         """The first ring is loaded: from now on losses can be mended."""
         self._keep(blueprint, self.all[-1], plan)  # before another ring can take over
         with self._settled:
-            self._blueprint = blueprint
+            self.blueprint = blueprint
             self._plan = plan
-            self.standby = Standby(self._transport, blueprint, self._draw_id, self._note)
+            self.standby = Standby(self._transport, self._draw_id, self._note)
             self.standby.prepare(self._present())
 
     def lose(self, device: str, why: str) -> bool:
@@ -123,9 +127,7 @@ class Rings:
             is_mended = self._plan is not None and not self._is_over
             if self._absences.lose(device, why):
                 self._change_soon()
-            for stage in (*self._stages(), *self._left_over):
-                if stage.plan.device == device:
-                    stage.release()  # after the round was broken off: it asks nobody any more
+            self._held.release(device)  # after the round was broken off: it asks nobody any more
             if self.standby is not None:
                 self.standby.lose(device)
         return is_mended
@@ -141,7 +143,7 @@ class Rings:
         with self._settled:
             if not self._absences.trust(device) or self._is_over:
                 return
-            if self._is_changing:
+            if self.is_changing:
                 self._change_soon()  # it may be waited for
             news = self._absences.is_back(device)
         self._tell(news)
@@ -162,53 +164,69 @@ class Rings:
             return
         self._has_lost = True
         broken_off, self._broken_off = self._broken_off, Future()
-        is_first, self._is_changing = not self._is_changing, True
+        is_first, self.is_changing = not self.is_changing, True
         if is_first:
             self._known_s = time.monotonic()
             on_thread("shardnet-recovery", self._change)
         else:
             broken_off.set_exception(BrokenOff())
 
-    @property
-    def is_changing(self) -> bool:
-        return self._is_changing
-
     def problem(self) -> Problem:
-        """Of placing the model anew over the devices that can be reckoned with, with room for what is open.
-
-        Raises:
-            DoesNotFit: there is none.
-        """
-        assert self._blueprint is not None, "the model is not loaded yet"
+        """Of placing the model anew over those that can be reckoned with, with room for what is open, or DoesNotFit."""
+        assert self.blueprint is not None, "the model is not loaded yet"
         with self._settled:
             away = self._absences.away()
-        return self._blueprint.problem(away.lost | away.silent, max(LEAST_KV_TOKENS, self._sessions.reserved_tokens))
+        return self.blueprint.problem(away.lost | away.silent, max(LEAST_KV_TOKENS, self._sessions.reserved_tokens))
 
-    def go_over(self, before: Plan, plan: Plan) -> bool:
-        """Have others hold what `plan` gives them, though nothing is lost. What they need is loaded first, while the
-        ring goes on. False where the ring has changed meanwhile from what it was under `before`.
+    def take_in(self, device: str, change: Callable[[Blueprint], Blueprint]) -> None:
+        """A device has joined, maybe under the name of one that was lost: from now on it may be given units.
+
+        Args:
+            change: puts it into the blueprint; may take its time.
+
+        Raises:
+            ShardnetError: what `change` raises.
+        """
+        while self.blueprint is not None and not self._is_over:
+            before = self.blueprint
+            after = change(before)
+            with self._settled:
+                self._settled.wait_for(lambda: not self.is_changing)
+                if self.blueprint is before and self.standby is not None and not self._is_over:
+                    self.blueprint = after
+                    self._absences.forget(device)
+                    self.standby.forget(device)
+                    self.standby.prepare(self._present())
+                    return
+
+    def go_over(self, choose: Callable[[Plan, Away, Means], Plan | None]) -> bool:
+        """Go over to another plan, though nothing is lost. What it needs is loaded first, while the ring goes on. False
+        where there is no other plan, or another change comes first.
+
+        Args:
+            choose: gives the plan, from the one in force; None for no other.
         """
         with self._settled:
-            if self._is_changing or self._is_over or self._plan is not before:
+            if self._plan is None or self.standby is None or self.is_changing or self._is_over:
                 return False
-            ring = self.all[-1]
-        assert self.standby is not None, "the model stands"
-        needed = [part.plan for part in pieces(ring.plan, (), plan) if part.kept is None]
-        self.standby.load(self._present(), needed)
+            before, ring, away, present = self._plan, self.all[-1], self._absences.away(), self._present()
+        plan = choose(before, away, present.means)
+        if plan is None or plan is before:
+            return False
+        self.standby.load(present, [part.plan for part in pieces(ring.plan, (), plan) if part.kept is None])
         with self._settled:
-            if self._is_changing or self._is_over or self._plan is not before:
+            if self.is_changing or self._is_over or self._plan is not before:
                 return False
-            self._coming = plan
-            self._is_changing, self._has_lost = True, False
-            self._known_s = time.monotonic()
+            self._coming, self._known_s = plan, time.monotonic()
+            self.is_changing, self._has_lost = True, False
         self._change()
         return self._plan is plan
 
     def renew(self) -> None:
         """Let all go on under a new plan version, though nothing is lost. What it cannot do ends the model."""
         with self._settled:
-            self._settled.wait_for(lambda: not self._is_changing)
-            self._is_changing = self._is_asked = True
+            self._settled.wait_for(lambda: not self.is_changing)
+            self.is_changing = self._is_asked = True
             self._has_lost = False
         self._change()
 
@@ -216,13 +234,8 @@ class Rings:
         """No change begins any more. Returns the stages that are there, each once."""
         with self._settled:
             self._is_over = True
-            left_over, self._left_over = self._left_over, []
             ready = [] if self.standby is None else self.standby.close()
-            return [*self._stages(), *left_over, *ready]
-
-    def _stages(self) -> list[RemoteStage]:
-        """Those of all rings, each once."""
-        return list({id(stage): stage for ring in self.all for stage in ring.stages}.values())
+            return [*self._held.of_rings(), *self._held.take_left_over(), *ready]
 
     def _change(self) -> None:
         try:
@@ -237,7 +250,7 @@ class Rings:
             self._end(error if isinstance(error, ShardnetError) else ClusterError(_UNFINISHED))
             self._sessions.point_at(ring.route)  # it may be what stages answer to by now: nothing is left open there
             with self._settled:
-                self._is_changing = False
+                self.is_changing = False
                 self._settled.notify_all()
             if not isinstance(error, ShardnetError):
                 raise
@@ -261,7 +274,7 @@ class Rings:
             if self._broken_off is not broken_off:
                 return False
             self._absences.settled()
-            self._is_changing = False
+            self.is_changing = False
             self._settled.notify_all()
             return True
 
@@ -279,8 +292,8 @@ class Rings:
         self._enter(*self.all, new)
         self._open(new, kept, waiting)
         handover.load(new, waiting.for_taking)
-        assert self._blueprint is not None
-        self._keep(self._blueprint, new, plan)  # before stages answer to the old one no more
+        assert self.blueprint is not None
+        self._keep(self.blueprint, new, plan)  # before stages answer to the old one no more
         handover.fence(new, waiting.for_answer)
         self._enter(new)
         handover.go_on(new, self._sessions, waiting.for_answer)
@@ -303,7 +316,7 @@ class Rings:
         return verdict.plan if self._coming or self._has_begun or self._is_asked else None
 
     def _means(self, old: Ring, away: Away) -> Means:
-        blueprint, standby = self._blueprint, self.standby
+        blueprint, standby = self.blueprint, self.standby
         assert blueprint is not None and standby is not None, "no change begins before the model stands"
         gone = [index for index, stage in enumerate(old.plan) if stage.device in away.lost | away.silent]
 
@@ -317,15 +330,16 @@ class Rings:
     def _present(self) -> Present:
         """What is to be kept alive."""
         ring = self.all[-1]
-        return Present(self.plan, ring.plan, ring.specs, self._means(ring, Away()))
+        assert self.blueprint is not None, "the model stands"
+        return Present(self.blueprint, self.plan, ring.plan, ring.specs, self._means(ring, Away()))
 
     def _next_ring(self, old: Ring, plan: Plan) -> tuple[Ring, list[RemoteStage | None]]:
         """The ring that `plan` makes of what is there, and those of its stages that are there already."""
-        assert self._blueprint is not None and self.standby is not None
+        assert self.blueprint is not None and self.standby is not None
         gone = {index for index, stage in enumerate(old.plan) if stage.device in self._absences.lost}
         parts = pieces(old.plan, gone, plan)
         stages = [part.plan for part in parts]
-        specs = self._blueprint.specs(self._draw_id(), stages, plan)
+        specs = self.blueprint.specs(self._draw_id(), stages, plan)
         take = self.standby.take
         kept = [take(part.plan) if part.kept is None else old.stages[part.kept] for part in parts]
         return Ring(self._transport, stages, specs), kept
@@ -337,13 +351,7 @@ class Rings:
         """
         with self._settled:
             self._raise_if_ended()
-            self._enter_again(*rings)
-
-    def _enter_again(self, *rings: Ring) -> None:
-        """The lock is held."""
-        needed = {id(stage) for ring in rings for stage in ring.stages}
-        self._left_over += [stage for stage in self._stages() if id(stage) not in needed]
-        self.all = rings
+            self._held.enter(*rings)
 
     def _open(self, ring: Ring, kept: Sequence[RemoteStage | None], waiting: Waiting) -> None:
         """
@@ -355,15 +363,14 @@ class Rings:
             self._raise_if_ended()
         except BaseException:
             with self._settled:
-                self._enter_again(*(each for each in self.all if each is not ring))
+                self._held.enter(*(each for each in self.all if each is not ring))
             self._drop_left_over()
             raise
 
     def _drop_left_over(self) -> None:
         """Nobody needs these any more."""
         with self._settled:
-            left_over, self._left_over = self._left_over, []
-            living = [stage for stage in left_over if stage.plan.device not in self._absences.lost]
+            living = self._held.take_left_over(self._absences.lost)
         for stage in living:
             stage.let_go()
 

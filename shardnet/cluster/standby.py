@@ -35,6 +35,7 @@ _log = logging.getLogger(__name__)
 class Present(NamedTuple):
     """The ring that is to be kept alive."""
 
+    blueprint: Blueprint
     plan: Plan
     stages: Sequence[StagePlan]
     specs: Sequence[StageSpec]
@@ -47,12 +48,10 @@ class Standby:
     def __init__(
         self,
         transport: Transport,
-        blueprint: Blueprint,
         draw_id: Callable[[], RingId],
         note: Callable[[str, str, str], object],
     ) -> None:
         self._transport = transport
-        self._blueprint = blueprint
         self._draw_id = draw_id
         self._note = note
         self._news = threading.Condition()
@@ -70,7 +69,7 @@ class Standby:
     def prepare(self, present: Present) -> None:
         """From now on this is the ring. Does not wait."""
         with self._news:
-            if self._is_closed or self._blueprint.options.standby == COLD:
+            if self._is_closed or present.blueprint.options.standby == COLD:
                 return
             self._present, self._due_s = present, time.monotonic() + QUIET_S
             if not self._is_running:
@@ -112,6 +111,11 @@ class Standby:
             for stage in [each for each in self._stages if each.device == device]:
                 self._ring_ids.pop(stage, None)
                 self._stages.pop(stage).release()
+
+    def forget(self, device: str) -> None:
+        """Another one has come under the name of one that was lost."""
+        with self._news:
+            self._lost.discard(device)
 
     def give_up(self) -> bool:
         """The memory is needed: waits until it is free. False where nothing was. Nothing is loaded until `prepare`."""
@@ -155,8 +159,8 @@ class Standby:
                     self._present = None
 
     def _get_ready(self, present: Present) -> None:
-        unit_bytes = [unit.weight_bytes for unit in self._blueprint.files.profile.units]
-        spare_bytes = self._blueprint.spare_bytes(present.plan)
+        unit_bytes = [unit.weight_bytes for unit in present.blueprint.files.profile.units]
+        spare_bytes = present.blueprint.spare_bytes(present.plan)
         wanted = reserves(present.plan, present.stages, present.means, unit_bytes, spare_bytes)
         with self._news:
             if self._present is not present:
@@ -248,7 +252,9 @@ class Standby:
         Raises:
             DoesNotFit: it has no room for it.
         """
-        [spec] = self._blueprint.specs(self._draw_id(), [stage], Plan((stage,)))
+        [spec] = present.blueprint.specs(self._draw_id(), [stage], Plan((stage,)))
         budgets = {each.device: now.kv_budget_bytes for each, now in zip(present.stages, present.specs, strict=True)}
         num_groups = present.specs[0].num_groups if stage.first_unit == 0 else 1
-        return spec._replace(kv_budget_bytes=budgets.get(stage.device, spec.kv_budget_bytes), num_groups=num_groups)
+        return spec._replace(
+            kv_budget_bytes=budgets.get(stage.device, spec.kv_budget_bytes), num_groups=num_groups, keep_s=0.0
+        )

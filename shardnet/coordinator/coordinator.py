@@ -158,13 +158,14 @@ class Coordinator:
         )
 
     def leave(self, device: str) -> None:
-        """Tell a device to leave. Waits for it, for seconds.
+        """Tell a device to leave, when others have taken over what it holds. Waits for it, for seconds.
 
         Raises:
             BadRequest: there is none of that name.
             ClusterError: it does not answer.
         """
         self._require(device)
+        self._cluster.drain(device)
         self._attendance.goodbye(device)
         try:
             self._transport.call(device, "leave", timeout_s=ANSWER_S).result()

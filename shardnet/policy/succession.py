@@ -93,6 +93,14 @@ def succeed(plan: Plan, coming: Plan | None, away: Away, means: Means) -> Verdic
     return Verdict(coming or plan, why_not=why_not, is_over=True)
 
 
+def drained(device: str, plan: Plan, away: Away, means: Means) -> Plan | None:
+    """A plan in which others hold what a device holds, which is about to leave; None where they cannot."""
+    if device not in plan.devices:
+        return None
+    verdict = succeed(plan, None, replace(away, silent=away.silent | {device}), means)
+    return None if device in verdict.plan.devices else verdict.plan
+
+
 _NONE: frozenset[str] = frozenset()
 
 

@@ -95,7 +95,7 @@ def set_memory(model: Model, share: float) -> None:
 def is_changing(model: Model) -> bool:
     rings = model._deployment._rings
     assert rings is not None
-    return rings._is_changing
+    return rings.is_changing
 
 
 def test_who_is_heard_again_in_the_midst_of_a_change_is_used_later_and_may_be_lost_then(

@@ -1,0 +1,150 @@
+"""A device becomes slow while it answers: layers move to others, and no token changes. Over a ring in this process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+from in_process_ring import PROMPT, RingInProcess, alone, ring_in_process
+from processes import wait_until
+from tiny_text_model import save_text_model
+from torch import Tensor
+
+from shardnet.cluster import balancing
+from shardnet.cluster.model import Model
+from shardnet.cluster.rings import Rings
+from shardnet.policy.rebalance import Policy
+
+NUM_TOKENS = 400
+STEP_S = 0.001
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_text_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def expected(tiny: Path) -> list[int]:
+    return alone(tiny, [PROMPT], NUM_TOKENS)[0]
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(balancing, "LOOK_EVERY_S", 0.1)
+    monkeypatch.setattr(balancing, "POLICY", Policy(hold_s=0.3, cool_down_s=0.5))
+
+
+class Slowed:
+    """How long the steps of each device take: so long for each unit that it has there, times its own factor."""
+
+    def __init__(self, noise: float = 0.0) -> None:
+        self.factor = {"a": 1.0, "b": 1.0, "c": 1.0}
+        self._random = Random(1)
+        self._noise = noise
+
+    def of(self, ring: RingInProcess, name: str) -> Callable[[Callable[[], Tensor]], Tensor]:
+        def pace(work: Callable[[], Tensor]) -> Tensor:
+            began_s = time.monotonic()
+            done = work()
+            hosts = ring.workers[name]._stages.hosts()
+            units = sum(host.stage.shard.num_units for host in hosts if host.stage is not None)
+            noise = 1 + self._random.uniform(-self._noise, self._noise)
+            time.sleep(max(STEP_S * units * self.factor[name] * noise - (time.monotonic() - began_s), 0))
+            return done
+
+        return pace
+
+
+@contextmanager
+def loaded(tiny: Path, slowed: Slowed, **options: Any) -> Iterator[Model]:
+    with ring_in_process(3) as ring:
+        for name in ring.names:
+            worker = ring.workers[name]
+            worker.premises = worker.premises.__class__(**{**vars(worker.premises), "pace": slowed.of(ring, name)})
+        with ring.connect() as cluster:
+            yield cluster.load(tiny, dtype="float32", prefill_chunk_tokens=4, **options)
+
+
+def rings_of(model: Model) -> Rings:
+    rings = model._deployment._rings
+    assert rings is not None
+    return rings
+
+
+def is_usable(rings: Rings, device: str) -> bool:
+    assert rings.blueprint is not None
+    return device in {each.name for each in rings.blueprint.devices} and device not in rings._absences.lost
+
+
+def test_layers_leave_a_device_that_became_slow(tiny: Path, expected: list[int]) -> None:
+    slowed = Slowed()
+    with loaded(tiny, slowed) as model:
+        before = {stage.device: stage.num_units for stage in model.plan.stages}
+        stream = model.stream(PROMPT, max_new_tokens=NUM_TOKENS)
+        next(stream)
+        time.sleep(1.0)
+        slowed.factor["b"] = 5.0
+        "".join(stream)
+        assert stream.result.token_ids == expected
+        after = {stage.device: stage.num_units for stage in model.plan.stages}
+        assert after.get("b", 0) < before["b"]
+        assert "rebalanced" in [event.event for event in model.events]
+
+
+def test_noise_moves_nothing(tiny: Path) -> None:
+    with loaded(tiny, Slowed(noise=0.1)) as model:
+        before = model.plan
+        list(model.stream(PROMPT, max_new_tokens=300))
+        assert model.plan.stages == before.stages
+        assert "rebalanced" not in [event.event for event in model.events]
+
+
+def test_others_take_over_from_who_is_about_to_leave_before_it_leaves(tiny: Path, expected: list[int]) -> None:
+    with ring_in_process(3) as ring, ring.connect() as cluster:
+        for one in ring.names:
+            for other in ring.names:
+                ring.network.delay(one, other, 0.001)
+        model = cluster.load(tiny, dtype="float32", split=[2, 2, 2], prefill_chunk_tokens=4)
+        stream = model.stream(PROMPT, max_new_tokens=NUM_TOKENS)
+        next(stream)
+        cluster.drain("b")
+        assert "b" not in model.plan.devices
+        wait_until(lambda: not ring.workers["b"]._stages.hosts())
+        ring.network.kill("b")
+        "".join(stream)
+        assert stream.result.token_ids == expected
+        assert [event.event for event in model.events] == ["drained"]
+
+
+def test_where_nobody_can_take_over_who_leaves_is_lost_like_any_other(tiny: Path) -> None:
+    with ring_in_process(1) as ring, ring.connect() as cluster, cluster.load(tiny, dtype="float32") as model:
+        cluster.drain("a")
+        assert model.plan.devices == ("a",)
+        assert model.events == ()
+
+
+def test_a_newcomer_takes_over(tiny: Path, expected: list[int]) -> None:
+    """Also one that comes under the name of a device that was lost."""
+    with ring_in_process(2) as ring, ring.connect() as cluster:
+        model = cluster.load(tiny, dtype="float32", split=[3, 3], prefill_chunk_tokens=4)
+        for newcomer, lost in (("c", "a"), ("a", "b")):
+            worker = ring.join(newcomer)
+            cluster.take_in(newcomer)
+            rings = rings_of(model)
+            wait_until(partial(is_usable, rings, newcomer))
+            stream = model.stream(PROMPT, max_new_tokens=NUM_TOKENS)
+            next(stream)
+            cluster.drain(lost)
+            ring.network.kill(lost)
+            cluster.let_go(lost, "it left")
+            "".join(stream)
+            assert stream.result.token_ids == expected
+            assert worker.premises is not None
+        assert "b" not in model.plan.devices
