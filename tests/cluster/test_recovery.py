@@ -104,8 +104,8 @@ def test_what_the_others_cannot_hold_ends_the_model_with_a_sentence_and_not_the_
     with ring.connect() as cluster:
         model = load(cluster, tiny)
         rings = model._deployment._rings
-        full = [replace(device, memory_bytes=2**10) for device in rings._blueprint.devices]
-        rings._blueprint = replace(rings._blueprint, devices=tuple(full))
+        full = [replace(device, memory_bytes=2**10) for device in rings.blueprint.devices]
+        rings.blueprint = replace(rings.blueprint, devices=tuple(full))
         stream = model.stream(PROMPT, max_new_tokens=3000)
         next(stream)
         ring.network.kill("b")

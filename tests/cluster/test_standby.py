@@ -16,6 +16,7 @@ from processes import wait_until
 from tiny_text_model import save_text_model
 
 from shardnet.cluster import standby, watch
+from shardnet.cluster.blueprint import Blueprint
 from shardnet.cluster.model import Model
 from shardnet.cluster.standby import Standby
 from shardnet.device.stage_host import StageHost
@@ -53,6 +54,12 @@ def standby_of(model: Model) -> Standby:
     rings = model._deployment._rings
     assert rings is not None and rings.standby is not None
     return rings.standby
+
+
+def blueprint_of(model: Model) -> Blueprint:
+    rings = model._deployment._rings
+    assert rings is not None and rings.blueprint is not None
+    return rings.blueprint
 
 
 def are_ready(model: Model, num_stages: int) -> None:
@@ -150,7 +157,7 @@ def test_nothing_is_kept_ready_where_no_memory_is_left_or_nobody_wants_it(tiny: 
     with loaded(tiny, [3, 3], standby="cold") as (_, model), pytest.raises(AssertionError):
         wait_until(lambda: bool(standby_of(model).ready), timeout_s=0.5)
     with loaded(tiny, [3, 3]) as (_, model):
-        blueprint = standby_of(model)._blueprint
+        blueprint = blueprint_of(model)
         tight = tuple(replace(device, memory_bytes=2**19) for device in blueprint.devices)
         small = replace(blueprint, devices=tight)
         assert all(num_bytes < 2**18 for num_bytes in small.spare_bytes(model.plan).values())

@@ -74,22 +74,22 @@ def events_of(model: Model) -> list[tuple[str, str]]:
 def set_speeds(model: Model, **seconds: float) -> None:
     """Have the policy take these devices for so fast, and the others for slow."""
     rings = model._deployment._rings
-    assert rings is not None and rings._blueprint is not None
+    assert rings is not None and rings.blueprint is not None
     num_units = model.profile.num_units
     devices = []
-    for device in rings._blueprint.devices:
+    for device in rings.blueprint.devices:
         times = (seconds.get(device.name, 10.0),) * num_units
         devices.append(replace(device, decode_unit_s=times, prefill_unit_s_per_token=times))
-    rings._blueprint = replace(rings._blueprint, devices=tuple(devices))
+    rings.blueprint = replace(rings.blueprint, devices=tuple(devices))
 
 
 def set_memory(model: Model, share: float) -> None:
     """Have the policy take each device for one that has room for a share of the model."""
     rings = model._deployment._rings
-    assert rings is not None and rings._blueprint is not None
+    assert rings is not None and rings.blueprint is not None
     num_bytes = int(sum(unit.weight_bytes for unit in model.profile.units) * share)
-    devices = tuple(replace(device, memory_bytes=num_bytes) for device in rings._blueprint.devices)
-    rings._blueprint = replace(rings._blueprint, devices=devices)
+    devices = tuple(replace(device, memory_bytes=num_bytes) for device in rings.blueprint.devices)
+    rings.blueprint = replace(rings.blueprint, devices=devices)
 
 
 def is_changing(model: Model) -> bool:
