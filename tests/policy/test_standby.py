@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from four_devices import NAMES, NUM_UNITS, WEIGHT, means_of
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shardnet.plan import Plan, stages_from_counts
@@ -16,6 +16,7 @@ from shardnet.policy.succession import Away, succeed
 UNIT_BYTES = [WEIGHT] * NUM_UNITS
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.integers(0, 4), min_size=4, max_size=4).filter(lambda counts: sum(counts) == NUM_UNITS),
     st.lists(st.integers(0, 8), min_size=4, max_size=4),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import permutations
 
 from four_devices import NAMES, NUM_UNITS, held, means_of
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shardnet.plan import Plan, stages_from_counts
@@ -29,6 +29,7 @@ def situations(draw: st.DrawFn) -> tuple[Plan, Away, dict[str, int], int]:
     return plan, draw(aways), capacity, draw(st.sampled_from((0, 10)))
 
 
+@settings(deadline=None)
 @given(situations())
 def test_what_is_lost_goes_to_others_and_nobody_gets_more_than_he_can_hold(
     situation: tuple[Plan, Away, dict[str, int], int],
@@ -50,6 +51,7 @@ def test_what_is_lost_goes_to_others_and_nobody_gets_more_than_he_can_hold(
     assert all(held(after)[name] <= held(plan)[name] for name in away.full)
 
 
+@settings(deadline=None)
 @given(situations())
 def test_silence_alone_ends_nothing_and_costs_no_session(situation: tuple[Plan, Away, dict[str, int], int]) -> None:
     plan, away, capacity, num_tokens = situation
@@ -60,6 +62,7 @@ def test_silence_alone_ends_nothing_and_costs_no_session(situation: tuple[Plan, 
         assert away.silent.intersection(plan.devices) or away.late & ways_of(plan.stages)
 
 
+@settings(deadline=None)
 @given(situations())
 def test_asked_again_it_says_the_same(situation: tuple[Plan, Away, dict[str, int], int]) -> None:
     plan, away, capacity, num_tokens = situation
@@ -71,6 +74,7 @@ def test_asked_again_it_says_the_same(situation: tuple[Plan, Away, dict[str, int
         assert (again.plan, again.waits_for) == (first.plan, first.waits_for)
 
 
+@settings(deadline=None)
 @given(situations())
 def test_where_all_are_there_again_what_is_coming_comes(situation: tuple[Plan, Away, dict[str, int], int]) -> None:
     plan, away, capacity, num_tokens = situation
