@@ -122,6 +122,7 @@ class _Record:
                 default = inspect.Parameter.empty
             name = option.metavar if isinstance(option, ArgumentInfo) else option.default
             assert isinstance(name, str), "Typer keeps the first name of an option there"
+            name, _, _ = name.partition("/")
             yield _Flag(each.name, name, Annotated[kind, option], default, here.read)
 
 

@@ -144,6 +144,7 @@ class LoadOptions(Options):
             "Move layers while the model runs, where a device became slower or faster and another placement pays.",
             about="whether layers move while the model runs, where devices became slower or faster and another "
             "placement is predicted to be worth it. A placement by hand stays as it is.",
+            flag="--rebalance/--no-rebalance",
             panel=_DEVICES,
         ),
     ] = True
