@@ -79,7 +79,9 @@ def script_run(script: Script, asked: Asked, replan: Replan, rebalance: bool = T
     start = given_plan(script, asked.problem)
     if start is None:
         start = plan_without(absent_at_start(script.events), asked.problem, replan)
-    return PaperRun(asked, start, script.load, script.events, recovery_of(asked.load_bytes_per_s, replan, rebalance))
+    return PaperRun(
+        asked, start, script.load, script.paper_events, recovery_of(asked.load_bytes_per_s, replan, rebalance)
+    )
 
 
 def read_script_run(

@@ -29,6 +29,8 @@ from shardnet.policy.rebalance import Replan
 from shardnet.simulator.events import Event, absent_at_start, check_events, parse_event
 from shardnet.simulator.load import Load, Recovery
 
+COORDINATOR = "coordinator"
+"""The process that asks: none of the devices, but its links to them can be cut and slow."""
 CHARACTERS_PER_TOKEN = 4
 """Of a prompt whose tokens nobody has counted."""
 DEATH_KNOWN_S = 0.1
@@ -50,7 +52,7 @@ class ScriptDevice:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        require(self.name != "all", "name must not be 'all', which has a meaning in links.")
+        require(self.name not in ("all", COORDINATOR), f"name must not be {self.name!r}, which has a meaning.")
 
     @property
     def memory_bytes(self) -> int | None:
@@ -136,8 +138,13 @@ class Script:
         require(len(self.conversations) > 0, "conversations is empty; a run needs at least one.")
         for name in self.names:
             require(self.names.count(name) == 1, f"two devices are called {name!r}; give each its own name.")
-        roads = self.roads
-        check_events(self.events, self.names, roads)
+        own = [ends for name in self.names for ends in ((COORDINATOR, name), (name, COORDINATOR))]
+        check_events(self.events, [*self.names, COORDINATOR], {*self.roads, *own})
+        for event in self.events:
+            is_device = event.to is not None or event.device != COORDINATOR
+            require(
+                is_device, f"event {quoted(str(event))}: the coordinator is no device; only its links can be meant."
+            )
         first = self.conversations[0].tokens
         for event in self.events:
             late = event.token is not None and event.token > first
@@ -165,6 +172,11 @@ class Script:
         """The devices that are there at the start."""
         late = absent_at_start(self.events)
         return [device for device in self.devices if device.name not in late]
+
+    @property
+    def paper_events(self) -> tuple[Event, ...]:
+        """Those that can be predicted: on paper the coordinator has no links."""
+        return tuple(event for event in self.events if COORDINATOR not in (event.device, event.to))
 
     @property
     def split(self) -> list[int] | None:

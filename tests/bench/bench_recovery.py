@@ -1,6 +1,6 @@
 """What the loss of devices costs: whether every text stays as it is, and how long the gap in it is.
 
-    python tests/bench/bench_recovery.py [--runs 50,30,20,20,20,20] [--tokens 200] [--seed 0] [--only kill,freeze]
+    python tests/bench/bench_recovery.py [--runs 50,30,20,20,20,20,20] [--tokens 200] [--seed 0] [--only kill,freeze]
         [--standby warm --settle-s 20]
 
 Plays scripts on the test bed (`tests/testbed/`), devices at full speed, the embedded model, greedy in float32. What
@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from shardnet.simulator import Event, Script
-from shardnet.simulator.script import ScriptConversation, ScriptDevice
+from shardnet.simulator.script import COORDINATOR, ScriptConversation, ScriptDevice
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from testbed.bed import enter_own_network, in_own_network, why_not
@@ -30,6 +30,7 @@ from testbed.play import Played, play
 from testbed.report import as_table, verdict
 
 FROZEN_S = 20.0
+SOURCE_S = 5.0
 NUM_UNITS = 32
 PROMPTS = 5
 """Every so many-th run is struck within the prompt."""
@@ -54,7 +55,8 @@ class Found:
     def add(self, played: Played) -> None:
         self.num_runs += 1
         self.num_wrong += not played.is_right
-        strikes = [each for each in played.outcome.felt if each.known_s is not None and " thaw " not in each.event]
+        known = [each for each in played.outcome.felt if each.known_s is not None]
+        strikes = [each for each in known if each.event.split()[1] not in ("thaw", "mend")]
         self.num_missed += not strikes
         self.detections_s += [each.known_s for each in strikes[:1] if each.known_s is not None]
         self.repairs_s += [each.token_s for each in strikes[-1:] if each.token_s is not None]
@@ -84,6 +86,12 @@ def cut(draw: random.Random, names: list[str], number: int, at_s: float) -> list
     return [Event(at_s, "cut", names[here], names[(here + 1) % len(names)], both_ways=True)]
 
 
+def source(draw: random.Random, names: list[str], number: int, at_s: float) -> list[Event]:
+    """All links of the coordinator, for a while."""
+    twice = ((at_s, "cut"), (at_s + SOURCE_S, "mend"))
+    return [Event(time_s, kind, COORDINATOR, name, both_ways=True) for time_s, kind in twice for name in names]
+
+
 def pair(draw: random.Random, names: list[str], number: int, at_s: float) -> list[Event]:
     return [Event(at_s, "kill", name) for name in draw.sample(names, 2)]
 
@@ -97,6 +105,7 @@ KINDS = {
     "kill": Kind(3, 1, killed),
     "freeze": Kind(3, 1, frozen),
     "cut": Kind(3, 1, cut, needs_links=True),
+    "source": Kind(3, 1, source, needs_links=True),
     "pair": Kind(4, 1, pair),
     "second": Kind(4, 1, second),
     "sessions": Kind(3, 4, killed),
@@ -138,7 +147,7 @@ def run_kind(kind: Kind, num_runs: int, options: argparse.Namespace, draw: rando
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", default="50,30,20,20,20,20", help=f"of {', '.join(KINDS)}")
+    parser.add_argument("--runs", default="50,30,20,20,20,20,20", help=f"of {', '.join(KINDS)}")
     parser.add_argument("--tokens", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--standby", default="cold", help="cold or warm")

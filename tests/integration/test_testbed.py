@@ -114,7 +114,8 @@ def test_bad_scripts_end_with_a_sentence(
     file.write_text("name: bad\ndevices: [{name: a}]\nevents:\n  - t=5 kill x\n")
     monkeypatch.setattr(sys, "argv", ["testbed", str(file)])
     assert main() == 2
-    assert capsys.readouterr().err == "testbed: bad.yaml: event 'kill x': no device is called 'x'; known are a.\n"
+    said = capsys.readouterr().err
+    assert said == "testbed: bad.yaml: event 'kill x': no device is called 'x'; known are a, coordinator.\n"
 
 
 @pytest.mark.root

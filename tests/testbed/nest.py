@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from shardnet.device import process as worker
+from shardnet.simulator.script import COORDINATOR
 from testbed.memory_group import MemoryGroup
 from testbed.switch import Line, Switch, enter, make_interface, make_namespace
 
@@ -67,6 +68,7 @@ class Nest:
 
         self._settings = settings
         self._numbers = {device["name"]: index + 2 for index, device in enumerate(settings.devices)}
+        self._numbers[COORDINATOR] = 1
         self._devices = {device["name"]: device for device in settings.devices}
         self._paces = {name: Slowdown(device["slowdown"]) for name, device in self._devices.items()}
         self._names: dict[int, str] = {}
@@ -122,7 +124,8 @@ class Nest:
         """A namespace for each device, also for those that join later. The coordinator is in the first one."""
         interface = self._settings.interface
         self._switch.interfaces[1] = make_interface(interface, address.format(1))
-        for name, number in self._numbers.items():
+        for name in self._devices:
+            number = self._numbers[name]
             self._switch.interfaces[number], self._namespaces[name] = make_namespace(interface, address.format(number))
             for way in ((1, number), (number, 1)):
                 self._switch.lines[way] = Line(*COORDINATOR_LINE)
