@@ -1,8 +1,9 @@
 """One change from a ring to the next, in which no token is lost or changed.
 
-    load      new stages, where units were lost
+    load      what is new, where units were lost or go to others
     fence     every stage adopts its place in the new ring, then switches to it, then answers to no other: nothing that
               an old ring still sends is applied from then on, and what the stages say of themselves is final
+    shape     stages give up units that others have now, and those of one device that follow each other become one
     catch up  the source is told what it has not heard, sessions are opened at new stages, and every stage is sent what
               it lacks: see `policy.mending`
     go on     sessions are pointed at the new ring
@@ -13,7 +14,7 @@ It goes by what is there, so it may be broken off anywhere and begun again with 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -27,7 +28,7 @@ from shardnet.transport.messages import SampledToken, SessionSpec, SessionStandi
 
 def load(ring: Ring, wait_for: WaitForStage) -> None:
     """Have the new stages of a ring loaded, all at the same time."""
-    loads = zip(ring.load(), ring.plan, strict=True)
+    loads = zip(ring.load(), ring.sections, strict=True)
     ring.loaded([wait_for(loaded, stage) for loaded, stage in loads])
 
 
@@ -36,6 +37,12 @@ def fence(ring: Ring, wait_for: WaitFor) -> None:
     for step in (ring.adopt, ring.switch, ring.retire_others):
         for answer in step():
             wait_for(answer)
+
+
+def shape(ring: Ring, wait_for: WaitFor) -> None:
+    """Have every stage become what it is to be. Behind the fence, when nothing is on its way that would be applied."""
+    ring.shape()
+    ring.settle((), wait_for)
 
 
 def go_on(ring: Ring, sessions: Sessions, wait_for: WaitFor) -> None:
@@ -47,7 +54,7 @@ def go_on(ring: Ring, sessions: Sessions, wait_for: WaitFor) -> None:
     _tell(ring, sessions, under_way, needed)
     going_on = {number: each for number, each in under_way.items() if not _is_over(each)}
     _open(ring, sessions, going_on, needed, wait_for)
-    for stage, wanted in _by_stage(needed).items():
+    for stage, wanted in _by_stage(needed, going_on).items():
         wait_for(ring.stages[stage].resend(ring.ring_id, tuple(wanted)))
     for number, position in needed.feedings:
         if number in going_on:
@@ -114,8 +121,10 @@ def _spec(session: Session, opening: Opening, ids: Sequence[int]) -> SessionSpec
     return spec._replace(sample_from=len(ids), send_from=opening.send_from, prompt_ids=history)
 
 
-def _by_stage(needed: CatchUp) -> dict[int, list[Wanted]]:
+def _by_stage(needed: CatchUp, going_on: Container[int]) -> dict[int, list[Wanted]]:
+    """Of what is over nothing is wanted, and not all of it may be kept."""
     wanted: defaultdict[int, list[Wanted]] = defaultdict(list)
     for stage, session, position in needed.resendings:
-        wanted[stage].append(Wanted(session, position))
+        if session in going_on:
+            wanted[stage].append(Wanted(session, position))
     return wanted

@@ -18,13 +18,13 @@ class HeldStages:
 
     def enter(self, *rings: Ring) -> None:
         """From now on it is these rings. What none of them needs is left over."""
-        needed = {id(stage) for ring in rings for stage in ring.stages}
+        needed = {id(stage) for ring in rings for stage in ring.members}
         self._left_over += [stage for stage in self.of_rings() if id(stage) not in needed]
         self.rings = rings
 
     def of_rings(self) -> list[RemoteStage]:
         """Those of all rings, each once."""
-        return list({id(stage): stage for ring in self.rings for stage in ring.stages}.values())
+        return list({id(stage): stage for ring in self.rings for stage in ring.members}.values())
 
     def release(self, device: str) -> None:
         """Drop the handles to what a device has, which is about to be struck off."""

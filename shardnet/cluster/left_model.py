@@ -19,6 +19,7 @@ class LeftStage(NamedTuple):
     """A stage on a device."""
 
     plan: StagePlan
+    """What it has, or had: it may have become another one since."""
     places: tuple[StageKey, ...]
     """Those that it may answer to: in the ring that was in force, and in others that were to take over from it."""
 
@@ -45,7 +46,8 @@ class LeftModel:
     context_tokens: int
     plan: Plan
     stages: tuple[LeftStage, ...]
-    """Of the ring that takes over, where one did, in order: those that stay and those that are new."""
+    """Of the ring that takes over, where one did, in order: those that stay and those that are new. Several may become
+    one when it does."""
 
 
 Keep = Callable[[LeftModel], object]
@@ -55,11 +57,7 @@ raise: what cannot be kept is gone with its coordinator, and no sooner."""
 
 def left_of(blueprint: Blueprint, ring: Ring, plan: Plan) -> LeftModel:
     """What is to be kept of a model whose `ring` is opened, and about to be in force."""
-    stages = zip(ring.stages, ring.plan, strict=True)
-    left = [
-        LeftStage(stage_plan, tuple(dict.fromkeys((*stage.places, (ring.ring_id, index)))))
-        for index, (stage, stage_plan) in enumerate(stages)
-    ]
+    left = [LeftStage(stage.plan, tuple(dict.fromkeys((*stage.places, place)))) for stage, place in ring.places()]
     return LeftModel(
         checkpoint=blueprint.files.copy.name,
         epoch=ring.ring_id.epoch,

@@ -20,6 +20,7 @@ from shardnet.transport.messages import (
     StageKey,
     StageSizes,
     StageSpec,
+    Stretch,
     Wanted,
 )
 
@@ -35,13 +36,24 @@ NUM_PINGS = 9
 class RemoteStage:
     """One stage of a loaded model."""
 
-    def __init__(self, transport: Transport, spec: StageSpec, plan: StagePlan, left: tuple[StageKey, ...] = ()) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        spec: StageSpec,
+        plan: StagePlan,
+        left: tuple[StageKey, ...] = (),
+        *,
+        is_level: bool = True,
+    ) -> None:
         """
         Args:
             left: the places of a stage that is there already, as an earlier coordinator knew them; see
                 `Worker.find_stage`.
         """
         self.plan = plan
+        """What it has."""
+        self.is_level = is_level
+        """It stands where the stages beside it stand, as far as is known: see `policy.shape`."""
         self.places: tuple[StageKey, ...] = left or ((spec.ring_id, spec.stage),)
         """Those in rings that it may answer to now."""
         self.sizes: StageSizes | None = None
@@ -66,6 +78,15 @@ class RemoteStage:
     def is_loaded(self) -> bool:
         """Whether it has its weights."""
         return self._loading is not None and self._loading.done() and self._loading.exception() is None
+
+    def look(self) -> None:
+        """Learn what it has, of one that was there already.
+
+        Raises:
+            ClusterError: it does not answer.
+        """
+        self.sizes = sizes = self._host.call("load", timeout_s=FIND_S).result()
+        self.plan = StagePlan(self.plan.device, sizes.first_unit, sizes.last_unit)
 
     def report(self) -> StageReport:
         assert self.sizes is not None, "not loaded"
@@ -125,6 +146,10 @@ class RemoteStage:
     def _forget_places(self, ring_id: RingId, retired: Future[Any]) -> None:
         if retired.exception() is None:
             self.places = tuple(place for place in self.places if place[0].plan_version >= ring_id.plan_version)
+
+    def shape(self, ring_id: RingId, stretches: tuple[Stretch, ...]) -> Future[StageSizes]:
+        """See `StageHost.shape`; told until it is answered."""
+        return self._tell("shape", ring_id, stretches)
 
     def standings(self) -> Future[tuple[SessionStanding, ...]]:
         """How far each session stands there; asked until it is answered."""

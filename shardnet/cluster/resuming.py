@@ -21,13 +21,13 @@ from shardnet.cluster.left_model import KEEP_S, LeftModel, LeftSession
 from shardnet.cluster.load_options import LoadOptions
 from shardnet.cluster.loading import named_for, session_numbers
 from shardnet.cluster.model import Model
+from shardnet.cluster.next_ring import Stock, next_ring
 from shardnet.cluster.placement import LEAST_KV_TOKENS
 from shardnet.cluster.remote_stage import RemoteStage
 from shardnet.cluster.ring import Ring
 from shardnet.errors import CallTimeout, ClusterError, DeviceLost, PlanNotInForce
 from shardnet.loader import ModelFiles
 from shardnet.plan import Plan
-from shardnet.policy.mending import pieces
 from shardnet.policy.succession import Away, Means, Verdict, succeed
 from shardnet.process.threads import on_thread
 from shardnet.progress import silent
@@ -100,19 +100,23 @@ def open_again(
         try:
             plan = _plan_of_what_is_found(search, left, blueprint, sessions, check)
             ring_id = RingId(left.epoch, transport.draw("plan_version"))
-            ring, kept = _ring_of(transport, search.found, left, blueprint, ring_id, plan)
+            if not search.found:
+                raise ClusterError("no device has anything of it any more.")
+            stock = Stock([search.found[index] for index in sorted(search.found)], lambda _: None, not sessions)
+            ring = next_ring(transport, blueprint, ring_id, stock, plan)
         except BaseException:
             search.release()
             raise
         try:
-            ring.open(lambda answer, _: answer.result(), kept)
+            ring.open(lambda answer, _: answer.result())
         except (DeviceLost, CallTimeout):
-            for stage in ring.stages:
-                if stage not in kept:
+            for stage in ring.members:
+                if stage not in stock.held:
                     stage.let_go()
             search.release()
             continue
-        return Opened(ring, plan, search.gone, search.silent, kept.count(None))
+        num_new = sum(stage not in stock.held for stage in ring.members)
+        return Opened(ring, plan, search.gone, search.silent, num_new)
     raise ClusterError("devices were lost again and again while it was looked for.")
 
 
@@ -168,28 +172,6 @@ def _plan_of_what_is_found(
             min(search.absent, default=""),
         )
     return verdict.plan
-
-
-def _ring_of(
-    transport: Transport,
-    found: dict[int, RemoteStage],
-    left: LeftModel,
-    blueprint: Blueprint,
-    ring_id: RingId,
-    plan: Plan,
-) -> tuple[Ring, list[RemoteStage | None]]:
-    """The ring that `plan` makes of what was found, and those of its stages that are there.
-
-    Raises:
-        ClusterError: none is.
-    """
-    if not found:
-        raise ClusterError("no device has anything of it any more.")
-    gone = set(range(len(left.stages))) - found.keys()
-    parts = pieces([stage.plan for stage in left.stages], gone, plan)
-    stages = [part.plan for part in parts]
-    kept = [None if part.kept is None else found[part.kept] for part in parts]
-    return Ring(transport, stages, blueprint.specs(ring_id, stages, plan)), kept
 
 
 def _verdict(search: Search, left: LeftModel, blueprint: Blueprint, tokens: int, are_lost: bool) -> Verdict:
@@ -266,7 +248,13 @@ class Search:
     def _look_for(self, index: int) -> None:
         plan, places = self._left[index]
         try:
-            self.found[index] = RemoteStage(self._transport, self._specs[index], plan, places)
+            found = RemoteStage(self._transport, self._specs[index], plan, places)
+            try:
+                found.look()
+            except ClusterError:
+                found.release()
+                raise
+            self.found[index] = found
         except PlanNotInForce:
             self._gone.add(index)
         except ClusterError:

@@ -1,4 +1,9 @@
-"""One plan version at work: its stages on the devices, as the coordinator holds them."""
+"""One plan version at work: its stages on the devices, as the coordinator holds them.
+
+A stage may consist of several at first, all on its device, of which the first is the one that stays: the others have
+places beside the ring until they have become part of it (`Ring.shape`). A ring that is broken off before that has them
+all, each as it is.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +11,8 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from functools import partial
-from itertools import zip_longest
-from typing import Any
+from itertools import chain, pairwise
+from typing import Any, NamedTuple
 
 from shardnet.cluster.remote_stage import RemoteStage, collect_timeline
 from shardnet.plan import StagePlan
@@ -16,7 +21,7 @@ from shardnet.session import sessions
 from shardnet.timeline.stage_report import StageReport
 from shardnet.timeline.timeline import Timeline
 from shardnet.transport.base import Transport
-from shardnet.transport.messages import RingId, SessionStanding, StageKey, StageSizes, StageSpec
+from shardnet.transport.messages import RingId, SessionStanding, StageKey, StageSizes, StageSpec, Stretch
 
 WaitFor = Callable[["Future[Any]"], Any]
 """The answer of a device; raises where it is of no use any more."""
@@ -24,14 +29,47 @@ WaitForStage = Callable[["Future[Any]", StagePlan], Any]
 """The same, of the device that is to hold a stage."""
 
 
-class Ring:
-    """The stages of one plan version. Those of a ring that takes over from another may be the same ones, rewired."""
+class Seat(NamedTuple):
+    """Where one of the stages is to be of which a ring is made."""
 
-    def __init__(self, transport: Transport, plan: Sequence[StagePlan], specs: Sequence[StageSpec]) -> None:
+    plan: StagePlan
+    """What it has there, alone: it may have more before."""
+    place: StageSpec
+    opening: StageSpec
+    """By which it is opened where it is not there."""
+    held: RemoteStage | None = None
+    is_level: bool = True
+    """Where it is opened: see `RemoteStage.is_level`."""
+
+
+class Ring:
+    """The stages of one plan version. Those of a ring that takes over from another may be the same ones, rewired.
+
+    Args:
+        plan: what each stage of the ring has, when all have become what they are to be.
+        specs: the places of these.
+        seats: for each of them, what it is made of, in the order of the units; itself, where this is left out.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        plan: Sequence[StagePlan],
+        specs: Sequence[StageSpec],
+        seats: Sequence[Sequence[Seat]] | None = None,
+    ) -> None:
         self.specs = tuple(specs)
         self.ring_id: RingId = specs[0].ring_id
         self.plan = tuple(plan)
         self.stages: tuple[RemoteStage, ...] = ()
+        """One for each of `plan`, when all are open."""
+        self._opened: tuple[RemoteStage, ...] = ()
+        self._parts: list[list[RemoteStage]] = []
+        """What each stage consists of, when all are open: the first is the one that stays."""
+        alone = [(Seat(stage, spec, spec),) for stage, spec in zip(self.plan, self.specs, strict=True)]
+        self._seats = [tuple(each) for each in seats] if seats is not None else alone
+        self._shaping: dict[int, Future[StageSizes]] = {}
+        """Of stages that were told to become what they are to be: who has not answered may be it, or not."""
         self._transport = transport
         self._since_s: float | None = None
         """When all stages were known to be there."""
@@ -41,51 +79,95 @@ class Ring:
         """As sessions see it."""
         return sessions.Ring(self.ring_id, self.specs[0].ring)
 
-    def open(self, wait_for: WaitForStage, kept: Sequence[RemoteStage | None] = ()) -> None:
+    @property
+    def members(self) -> tuple[RemoteStage, ...]:
+        """The stages, and those that are still to become part of one of them; while they are opened, those that are."""
+        return tuple(chain.from_iterable(self._parts)) or self._opened
+
+    @property
+    def sections(self) -> list[StagePlan]:
+        """What each of `members` is to have alone, before they become one."""
+        return [seat.plan for whole in self._seats for seat in whole]
+
+    def places(self) -> list[tuple[RemoteStage, StageKey]]:
+        """Of each of `members`, before they become one, its place in this ring."""
+        seats = chain.from_iterable(self._seats)
+        return [(stage, (self.ring_id, seat.place.stage)) for stage, seat in zip(self.members, seats, strict=True)]
+
+    def open(self, wait_for: WaitForStage) -> None:
         """Make room for every stage on its device, but for those that are there already.
 
         Raises:
-            ShardnetError: a device does not answer, or cannot. `stages` has those that are there; what is opened later
+            ShardnetError: a device does not answer, or cannot. `members` has those that are there; what is opened later
                 is let go of.
         """
         stages: list[RemoteStage | Future[RemoteStage]] = []
-        for spec, plan, stage in zip_longest(self.specs, self.plan, kept):
-            opening = partial(RemoteStage, self._transport, spec, plan)
-            stages.append(stage or on_thread("shardnet-open", opening))
+        for seat in chain.from_iterable(self._seats):
+            opening = partial(RemoteStage, self._transport, seat.opening, seat.plan, is_level=seat.is_level)
+            stages.append(seat.held or on_thread("shardnet-open", opening))
         try:
-            for stage, plan in zip(stages, self.plan, strict=True):
+            for stage, plan in zip(stages, self.sections, strict=True):
                 opened: RemoteStage = stage if isinstance(stage, RemoteStage) else wait_for(stage, plan)
-                self.stages = (*self.stages, opened)
+                self._opened = (*self._opened, opened)
         except BaseException:
-            for stage in stages[len(self.stages) :]:
+            for stage in stages[len(self._opened) :]:
                 if isinstance(stage, Future):
                     stage.add_done_callback(_let_go)
                 else:
-                    self.stages = (*self.stages, stage)
+                    self._opened = (*self._opened, stage)
             raise
+        members = iter(self._opened)
+        self._parts = [[next(members) for _ in whole] for whole in self._seats]
+        self.stages = tuple(parts[0] for parts in self._parts)
 
     def load(self) -> list[Future[StageSizes]]:
         """All devices load at the same time."""
-        return [stage.load() for stage in self.stages]
+        return [stage.load() for stage in self.members]
 
     def loaded(self, sizes: Sequence[StageSizes]) -> None:
         """All devices have loaded."""
-        for stage, size in zip(self.stages, sizes, strict=True):
+        for stage, size in zip(self.members, sizes, strict=True):
             stage.sizes = size
         self._since_s = time.monotonic()
 
     def adopt(self) -> list[Future[Any]]:
         """Tell every stage of its place in this ring; nothing is sent along it yet. New ones know it already."""
-        return [stage.adopt(spec._replace(tensors={})) for stage, spec in zip(self.stages, self.specs, strict=True)]
+        places = [seat.place._replace(tensors={}) for seat in chain.from_iterable(self._seats)]
+        return [stage.adopt(place) for stage, place in zip(self.members, places, strict=True)]
 
     def switch(self) -> list[Future[Any]]:
         """Tell every stage to send along this ring, which all of them have adopted."""
-        return [stage.switch(self.ring_id) for stage in self.stages]
+        return [stage.switch(self.ring_id) for stage in self.members]
 
     def retire_others(self) -> list[Future[Any]]:
         """Tell every stage to answer to this ring alone."""
         self._since_s = time.monotonic()
-        return [stage.retire(self.ring_id) for stage in self.stages]
+        return [stage.retire(self.ring_id) for stage in self.members]
+
+    def shape(self) -> None:
+        """Tell every stage that is not what it is to be to become it; see `settle`. All answer to this ring alone."""
+        for index, (seats, parts) in enumerate(zip(self._seats, self._parts, strict=True)):
+            if len(parts) > 1 or parts[0].plan != self.plan[index]:
+                stretches = [Stretch(seat.place.stage, seat.plan.first_unit, seat.plan.last_unit) for seat in seats]
+                self._shaping[index] = parts[0].shape(self.ring_id, tuple(stretches))
+
+    def settle(self, lost: Collection[str], wait_for: WaitFor) -> None:
+        """Wait until every stage that was told is what it is to be, but for those of devices that are lost: of any
+        other it is known then what it has.
+        """
+        for index, answer in list(self._shaping.items()):
+            stage, *others = self._parts[index]
+            if stage.plan.device not in lost:
+                stage.sizes = wait_for(answer)
+                stage.plan = self.plan[index]
+                self._parts[index] = [stage]
+                for other in others:
+                    other.let_go()
+            del self._shaping[index]
+
+    def divided(self) -> list[tuple[RemoteStage, RemoteStage]]:
+        """Stages that follow each other on one device."""
+        return [(one, other) for one, other in pairwise(self.stages) if one.plan.device == other.plan.device]
 
     def standings(self) -> list[Future[tuple[SessionStanding, ...]]]:
         """How far the sessions stand at each stage."""

@@ -18,15 +18,16 @@ from shardnet.cluster import handover
 from shardnet.cluster.absences import Absences, News
 from shardnet.cluster.blueprint import Blueprint
 from shardnet.cluster.held_stages import HeldStages
+from shardnet.cluster.next_ring import Stock, means_of, missing_of, next_ring
 from shardnet.cluster.placement import LEAST_KV_TOKENS
 from shardnet.cluster.remote_stage import RemoteStage
 from shardnet.cluster.ring import Ring
 from shardnet.cluster.standby import Present, Standby
+from shardnet.cluster.tidying import tidy
 from shardnet.cluster.waiting import BrokenOff, Refused, Waiting
 from shardnet.errors import ClusterError, ShardnetError
-from shardnet.plan import Plan, StagePlan
+from shardnet.plan import Plan
 from shardnet.planner.problem import Problem
-from shardnet.policy.mending import pieces
 from shardnet.policy.succession import Away, Cut, Means, succeed
 from shardnet.process.threads import on_thread
 from shardnet.session.sessions import Sessions
@@ -213,7 +214,7 @@ class Rings:
         plan = choose(before, away, present.means)
         if plan is None or plan is before:
             return False
-        self.standby.load(present, [part.plan for part in pieces(ring.plan, (), plan) if part.kept is None])
+        self.standby.load(present, missing_of(ring.members, plan))
         with self._settled:
             if self.is_changing or self._is_over or self._plan is not before:
                 return False
@@ -222,13 +223,24 @@ class Rings:
         self._change()
         return self._plan is plan
 
-    def renew(self) -> None:
-        """Let all go on under a new plan version, though nothing is lost. What it cannot do ends the model."""
+    def renew(self, ring: Ring | None = None) -> None:
+        """Let all go on under a new plan version, though nothing is lost. What it cannot do ends the model.
+
+        Args:
+            ring: only where this one is in force.
+        """
         with self._settled:
             self._settled.wait_for(lambda: not self.is_changing)
+            if ring is not None and self._has_left(ring, 0.0):
+                return
             self.is_changing = self._is_asked = True
             self._has_lost = False
         self._change()
+
+    def _has_left(self, ring: Ring, wait_s: float) -> bool:
+        """Whether a ring is not in force any more, or not for long; waits so long for that."""
+        with self._settled:
+            return self._settled.wait_for(lambda: self.is_changing or self._is_over or self.all[-1] is not ring, wait_s)
 
     def close(self) -> list[RemoteStage]:
         """No change begins any more. Returns the stages that are there, each once."""
@@ -276,6 +288,8 @@ class Rings:
             self._absences.settled()
             self.is_changing = False
             self._settled.notify_all()
+            if self.all[-1].divided():
+                on_thread("shardnet-tidy", partial(tidy, self.all[-1], self._has_left, self.renew))
             return True
 
     def _go_round(self, away: Away, broken_off: Future[None]) -> None:
@@ -283,19 +297,22 @@ class Rings:
         plan = self._decide(old, away)
         if plan is None:
             return
+        assert self.blueprint is not None and self.standby is not None, "no change begins before the model stands"
         self._has_begun = True
         self._sessions.suspend()
-        if self.standby is not None:
-            self.standby.pause()
+        self.standby.pause()
         waiting = Waiting(broken_off, self._ended, lambda: bool(self._absences.silent))
-        new, kept = self._next_ring(old, plan)
+        old.settle(away.lost | away.silent.difference(plan.devices), waiting.for_answer)
+        held = [stage for stage in old.members if stage.plan.device not in self._absences.lost]
+        stock = Stock(held, self.standby.take, not self._sessions.under_way())
+        new = next_ring(self._transport, self.blueprint, self._draw_id(), stock, plan)
         self._enter(*self.all, new)
-        self._open(new, kept, waiting)
+        self._open(new, waiting)
         handover.load(new, waiting.for_taking)
-        assert self.blueprint is not None
         self._keep(self.blueprint, new, plan)  # before stages answer to the old one no more
         handover.fence(new, waiting.for_answer)
         self._enter(new)
+        handover.shape(new, waiting.for_answer)
         handover.go_on(new, self._sessions, waiting.for_answer)
         self._settle(plan)
 
@@ -316,33 +333,15 @@ class Rings:
         return verdict.plan if self._coming or self._has_begun or self._is_asked else None
 
     def _means(self, old: Ring, away: Away) -> Means:
-        blueprint, standby = self.blueprint, self.standby
-        assert blueprint is not None and standby is not None, "no change begins before the model stands"
-        gone = [index for index, stage in enumerate(old.plan) if stage.device in away.lost | away.silent]
-
-        def is_ready(stages: Sequence[StagePlan]) -> bool:
-            parts = pieces(old.plan, gone, Plan(tuple(stages)))
-            return all(part.kept is not None or standby.is_ready(part.plan) for part in parts)
-
-        has_room = partial(blueprint.has_room, self.plan)
-        return Means(blueprint.problem, has_room, self._sessions.reserved_tokens, LEAST_KV_TOKENS, is_ready)
+        assert self.blueprint is not None and self.standby is not None, "no change begins before the model stands"
+        left = [stage for stage in old.members if stage.plan.device not in away.lost | away.silent]
+        return means_of(self.blueprint, self.plan, left, self._sessions.reserved_tokens, self.standby.is_ready)
 
     def _present(self) -> Present:
         """What is to be kept alive."""
         ring = self.all[-1]
         assert self.blueprint is not None, "the model stands"
         return Present(self.blueprint, self.plan, ring.plan, ring.specs, self._means(ring, Away()))
-
-    def _next_ring(self, old: Ring, plan: Plan) -> tuple[Ring, list[RemoteStage | None]]:
-        """The ring that `plan` makes of what is there, and those of its stages that are there already."""
-        assert self.blueprint is not None and self.standby is not None
-        gone = {index for index, stage in enumerate(old.plan) if stage.device in self._absences.lost}
-        parts = pieces(old.plan, gone, plan)
-        stages = [part.plan for part in parts]
-        specs = self.blueprint.specs(self._draw_id(), stages, plan)
-        take = self.standby.take
-        kept = [take(part.plan) if part.kept is None else old.stages[part.kept] for part in parts]
-        return Ring(self._transport, stages, specs), kept
 
     def _enter(self, *rings: Ring) -> None:
         """
@@ -353,13 +352,13 @@ class Rings:
             self._raise_if_ended()
             self._held.enter(*rings)
 
-    def _open(self, ring: Ring, kept: Sequence[RemoteStage | None], waiting: Waiting) -> None:
+    def _open(self, ring: Ring, waiting: Waiting) -> None:
         """
         Raises:
             ShardnetError, Refused, BrokenOff: `all` is as before, and what was opened is let go of.
         """
         try:
-            ring.open(waiting.for_taking, kept)
+            ring.open(waiting.for_taking)
             self._raise_if_ended()
         except BaseException:
             with self._settled:

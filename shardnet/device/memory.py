@@ -7,8 +7,11 @@ programs and other devices of the machine do is seen when it is looked at: each 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
-from typing import Protocol
+import weakref
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from typing import Any, Protocol
+
+from torch import Tensor
 
 from shardnet.errors import DoesNotFit
 from shardnet.profiling.memory import usable_memory_bytes
@@ -24,6 +27,41 @@ class TakesMemory(Protocol):
     @property
     def untouched_bytes(self) -> int:
         """The same of all that it has reserved."""
+
+
+class AddedWeights(MutableMapping[Any, Tensor]):
+    """The weights that a device has, as one load sees them. What it adds stays reserved for as long as anybody uses it:
+    stages share tensors, give some up, and end in any order.
+
+    Args:
+        weights: by their names, as long as they are in use.
+        budget: from which the load has taken what it adds.
+        on_added: called with the bytes of what was added.
+    """
+
+    def __init__(
+        self, weights: MutableMapping[Any, Tensor], budget: MemoryBudget, on_added: Callable[[int], object]
+    ) -> None:
+        self._weights = weights
+        self._budget = budget
+        self._on_added = on_added
+
+    def __getitem__(self, key: Any) -> Tensor:
+        return self._weights[key]
+
+    def __setitem__(self, key: Any, tensor: Tensor) -> None:
+        self._weights[key] = tensor
+        weakref.finalize(tensor, self._budget.release, tensor.nbytes).atexit = False
+        self._on_added(tensor.nbytes)
+
+    def __delitem__(self, key: Any) -> None:
+        del self._weights[key]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._weights)
+
+    def __len__(self) -> int:
+        return len(self._weights)
 
 
 class DeviceMemory:

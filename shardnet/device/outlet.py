@@ -148,9 +148,12 @@ class RingOutlet:
             then()
 
     def _check(self, spec: StageSpec, sent: Future[Any]) -> None:
-        """A hop of a ring that is over has not failed: who lacks it is sent it again in the new one."""
+        """A hop of a ring that is over has not failed: who lacks it is sent it again in the new one. Where it is over
+        for the next stage alone, this one has no place in the new one.
+        """
         error = sent.exception()
-        if error is not None and self._spec is spec and not self._is_over():
+        is_over = isinstance(error, PlanNotInForce) or self._spec is not spec or self._is_over()
+        if error is not None and not is_over:
             stage = _next_stage(spec)
             endpoint = "hop_failed" if isinstance(error, (CallTimeout, DeviceLost)) else "stage_failed"
             self._tell_failed(spec, endpoint, (stage, spec.ring[stage].device, str(error)), _nothing)

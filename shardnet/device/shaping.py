@@ -6,16 +6,12 @@ Once for each ring, however often and however late it is told.
 from __future__ import annotations
 
 import threading
-import weakref
 from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING
 
-import torch
-
 from shardnet.device.allocator import return_freed
 from shardnet.errors import ClusterError
-from shardnet.models import Shard
 from shardnet.process.threads import on_thread
 from shardnet.stage.shape import Remains
 from shardnet.stage.stage import Stage
@@ -75,19 +71,11 @@ def _beside(host: StageHost, ring_id: RingId, stretch: Stretch) -> StageHost:
 
 def _trim(host: StageHost, stage: Stage, first_unit: int, last_unit: int) -> None:
     """Runs on the stage's compute thread."""
-    before = _weights_of(stage.shard)
     stage.trim(first_unit, last_unit)
     host._outlet.send_for(stage.shard.next_unit)
-    host._release_some_weights(sum(size for size, is_there in before if is_there() is None))
 
 
 def _join(host: StageHost, stage: Stage, remains: Remains) -> None:
     """Runs on the stage's compute thread."""
     stage.join(remains)
     host._outlet.send_for(stage.shard.next_unit)
-
-
-def _weights_of(shard: Shard) -> list[tuple[int, weakref.ref[torch.Tensor]]]:
-    """Bytes of each tensor, and whether it is still in use: other stages may use it, too."""
-    tensors = {id(tensor): tensor for unit in shard.units for tensor in unit.weights.values()}
-    return [(tensor.nbytes, weakref.ref(tensor)) for tensor in tensors.values()]

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from shardnet.device.allocator import return_freed
-from shardnet.device.memory import DeviceMemory
+from shardnet.device.memory import AddedWeights, DeviceMemory
 from shardnet.device.outlet import RingOutlet
 from shardnet.device.shaping import Shaping
 from shardnet.device.stage_table import StageTable
@@ -80,7 +80,7 @@ class StageHost:
         self.unread_bytes = 0
         """See `DeviceMemory`."""
         self._weight_bytes = 0
-        """What is reserved for weights."""
+        """What is reserved for weights that are still to be read."""
         self._loaded: Future[StageSizes] | None = None
         """Once it is told to load."""
         self._is_closed = False
@@ -105,9 +105,13 @@ class StageHost:
     def load(self) -> Future[StageSizes]:
         """Load the shard and start the stage; the future gives its sizes.
 
-        Told again, it is the same load: whoever has told it first may be gone.
+        Told again, it is the same load: whoever has told it first may be gone. What is loaded tells what it is now.
         """
         with self._lock:
+            stage = self.stage
+            if stage is not None:
+                self._loaded = Future()
+                self._loaded.set_result(self._sizes(stage))
             if self._loaded is None:
                 self._loaded = on_thread("shardnet-load", self._load)
             return self._loaded
@@ -145,7 +149,8 @@ class StageHost:
         with self._lock:
             self._raise_if_closed()
             newest = self._spec if self._next_spec is None else self._next_spec
-            if spec.ring_id.plan_version > newest.ring_id.plan_version:
+            is_other_place = spec.ring_id == newest.ring_id and spec.stage != newest.stage
+            if spec.ring_id.plan_version > newest.ring_id.plan_version or is_other_place:
                 self._table.add(_key(spec), self)
                 self._next_spec = spec
 
@@ -157,7 +162,7 @@ class StageHost:
     def retire(self, ring_id: RingId) -> None:
         """Answer to no older ring any more: nothing is sent along one. The third step."""
         for key, host in self._table.items():
-            if host is self and key[0].plan_version < ring_id.plan_version:
+            if host is self and key[0].plan_version <= ring_id.plan_version and key != self.key:
                 self._table.remove(key)
 
     def shape(self, ring_id: RingId, stretches: tuple[Stretch, ...]) -> Future[StageSizes]:
@@ -210,7 +215,6 @@ class StageHost:
             stage.close()
             del stage
             return_freed()
-            self._release_weights()
 
     def _leave(self, ring_id: RingId) -> None:
         """Answer to that ring no more; where that was the last one, end."""
@@ -231,10 +235,12 @@ class StageHost:
             self._spec = self._spec._replace(tensors={})
         self._table.forget(self)
         self._outlet.follow(other._outlet)
-        other._weight_bytes, self._weight_bytes = other._weight_bytes + self._weight_bytes, 0
 
     def _sizes(self, stage: Stage) -> StageSizes:
-        return StageSizes(stage.shard.weight_bytes, stage.shard.bytes_read, stage.kv.bytes_per_token)
+        shard = stage.shard
+        return StageSizes(
+            shard.weight_bytes, shard.bytes_read, stage.kv.bytes_per_token, shard.first_unit, shard.last_unit
+        )
 
     def _switch(self, stage: Stage, ring_id: RingId) -> None:
         """Runs on the compute thread."""
@@ -316,7 +322,7 @@ class StageHost:
                 stop.first_unit,
                 stop.last_unit,
                 spec.dtype,
-                weights=here.weights,
+                weights=AddedWeights(here.weights, here.memory.budget, self._has_read),
                 reserve=self._reserve_weights,
                 progress=self._tell_progress,
             )
@@ -325,14 +331,13 @@ class StageHost:
         self._premises.memory.reserve_weights(num_bytes, self)
         self._weight_bytes = num_bytes
 
-    def _release_weights(self) -> None:
-        self._release_some_weights(self._weight_bytes)
-        self.unread_bytes = 0
-
-    def _release_some_weights(self, num_bytes: int) -> None:
-        num_bytes = min(num_bytes, self._weight_bytes)  # others of the device may have reserved what is freed here
+    def _has_read(self, num_bytes: int) -> None:
         self._weight_bytes -= num_bytes
-        self._premises.memory.budget.release(num_bytes)
+
+    def _release_weights(self) -> None:
+        """Those that are not to be read any more."""
+        self._premises.memory.budget.release(self._weight_bytes)
+        self._weight_bytes = self.unread_bytes = 0
 
     def _raise_if_closed(self) -> None:
         if self._is_closed:

@@ -1,49 +1,16 @@
-"""How a ring goes on when some of its stages are gone: which stages it has then, and who must be sent what. Pure.
+"""What the stages of a ring lack when some of them are new, or have less than others: who must be sent what. Pure.
 
-Stages that are left stay exactly as they are, with their keys and values; the units of those that are gone become new
-stages. When every stage has said how far it stands, `catch_up` says what each lacks. It goes by what is there and by
-nothing else, so it may be asked again at any time: after a further loss, or where nothing was lost at all.
+When every stage has said how far it stands, `catch_up` says what each lacks. It goes by what is there and by nothing
+else, so it may be asked again at any time: after a further loss, or where nothing was lost at all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import NamedTuple
 
-from shardnet.plan import Plan, StagePlan
 from shardnet.transport.messages import SessionStanding
-
-
-class Piece(NamedTuple):
-    """A stage of the ring that is to be."""
-
-    plan: StagePlan
-    kept: int | None
-    """Its index in the ring that was; None for a new one."""
-
-
-def pieces(stages: Sequence[StagePlan], gone: Collection[int], plan: Plan) -> tuple[Piece, ...]:
-    """The stages of the next ring: those that are left, and new ones where `plan` places what is gone.
-
-    Args:
-        stages: of the ring that was; a device may have several.
-        gone: indices of those that are no more.
-        plan: gives every unit to a device.
-
-    A stage stays as it is where the plan gives all its units to its device.
-    """
-    found: list[Piece] = []
-    for index, stage in enumerate(stages):
-        units = range(stage.first_unit, stage.last_unit + 1)
-        if index not in gone and all(plan.device_of(unit) == stage.device for unit in units):
-            found.append(Piece(stage, index))
-            continue
-        for device, run in groupby(units, plan.device_of):
-            first, *others = run
-            found.append(Piece(StagePlan(device, first, others[-1] if others else first), None))
-    return tuple(found)
 
 
 class Opening(NamedTuple):

@@ -17,7 +17,7 @@ anew what it lacks. So one that is new, or has not caught up, stays a stage of i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import groupby, pairwise
+from itertools import groupby
 from typing import NamedTuple
 
 from shardnet.plan import Plan, StagePlan
@@ -86,12 +86,7 @@ def missing(found: Sequence[Piece]) -> tuple[StagePlan, ...]:
     return tuple(section.plan for piece in found for section in piece.sections if section.held is None)
 
 
-def is_divided(stages: Sequence[StagePlan]) -> bool:
-    """Whether a device has several stages that could be one."""
-    return any(one.device == other.device for one, other in pairwise(stages))
-
-
-def is_level(standings: Sequence[Mapping[int, SessionStanding]]) -> bool:
+def are_level(standings: Sequence[Mapping[int, SessionStanding]]) -> bool:
     """Whether these stages could become one now, and next to nothing would be computed anew."""
     if len({frozenset(each) for each in standings}) > 1:
         return False

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from shardnet.plan import Plan, StagePlan
-from shardnet.policy.mending import pieces
+from shardnet.policy.shape import Held, missing, pieces
 from shardnet.policy.succession import Away, Means, succeed
 
 
@@ -41,8 +41,7 @@ def reserves(
     for device in plan.devices:
         verdict = succeed(plan, None, Away(lost=frozenset({device})), means)
         if not verdict.is_over:
-            gone = [index for index, stage in enumerate(stages) if stage.device == device]
-            parts = tuple(part.plan for part in pieces(stages, gone, verdict.plan) if part.kept is None)
+            parts = missing(pieces([Held(stage) for stage in stages if stage.device != device], verdict.plan))
             offers.append((sum(_bytes_of(part, unit_bytes) for part in parts), device, parts))
     held: Counter[str] = Counter()
     kept: dict[StagePlan, str] = {}

@@ -219,12 +219,14 @@ class Stretch(NamedTuple):
 
 
 class StageSizes(NamedTuple):
-    """What a stage turned out to be when it was loaded. Bytes."""
+    """What a stage is: when it was loaded, or since then. Bytes."""
 
     weight_bytes: int
     bytes_read: int
     """From the checkpoint; less where the device held some of the weights already."""
     kv_bytes_per_token: int
+    first_unit: int
+    last_unit: int
 
 
 class StageAccount(NamedTuple):

