@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from typing import Any, NamedTuple
@@ -16,13 +16,16 @@ import torch
 
 from shardnet.device.stage_host import StageHost
 from shardnet.device.worker import Worker
+from shardnet.policy.mending import catch_up
 from shardnet.transport import InProcessNetwork
 from shardnet.transport.base import RemoteObject
 from shardnet.transport.delivery import answer_of
 from shardnet.transport.messages import (
     Hop,
+    Owner,
     Part,
     RingId,
+    RingStop,
     SamplingOptions,
     SessionSpec,
     SessionStanding,
@@ -44,6 +47,16 @@ class Request(NamedTuple):
     sampling: SamplingOptions = SamplingOptions()
 
 
+class Prepared(NamedTuple):
+    """A stage that may take the place of others."""
+
+    first: int
+    last: int
+    device: str
+    spec: StageSpec
+    host: RemoteObject
+
+
 class BareRing:
     """Stages by `specs`, each on a device of its own. A context manager."""
 
@@ -59,6 +72,9 @@ class BareRing:
         self._device_numbers = itertools.count()
         self._specs = list(specs)
         self._hosts: list[RemoteObject | None] = [None] * len(specs)
+        self._owners_of: dict[int, tuple[Owner, ...]] = {}
+        """Of stages that were prepared and take part now: whom they pull from."""
+        self._replaced: list[RemoteObject] = []
         self.devices: list[str] = [self._new_device() for _ in specs]
         self._transport = self._resources.enter_context(network.join(TESTER))
         for endpoint, handler in (
@@ -132,23 +148,74 @@ class BareRing:
             for index, spec in enumerate(self._specs):
                 self._call(index, method, spec._replace(tensors={}) if method == "adopt" else spec.ring_id)
             yield method
-        standings = self.standings()
-        histories = self._histories(standings)
-        lengths = [{session: _length(stage, session) for session in histories} for stage in standings]
+        for index, owners in self._owners_of.items():
+            self._call(index, "pull", owners)
+            yield f"pulled by {index}"
+        needed = catch_up(self._known(), self.standings())
+        histories = self._going_on(needed.histories)
         yield "standings"
-        for index in reversed(range(len(self._hosts))):
-            onward = ([*lengths[1:], {}])[index]
-            for session in histories.keys() - standings[index].keys():
-                self._open(index, session, histories[session], onward.get(session, 0))
-            yield f"opened at {index}"
-        for session, history in histories.items():
-            known = standings[0].get(session)
-            self._feed(session, 0 if known is None else len(known.ids), history)
+        for opening in needed.openings:
+            if opening.session in histories:
+                self._open(opening.stage, opening.session, histories[opening.session], opening.send_from)
+                yield f"opened at {opening.stage}"
+        for feeding in needed.feedings:
+            if feeding.session in histories:
+                self._feed(feeding.session, feeding.position, histories[feeding.session])
         yield "fed"
-        lengths[0] = {session: len(history) for session, history in histories.items()}
         for index in range(len(self._hosts)):
-            self.resend(index, lengths[(index + 1) % len(lengths)])
+            self.resend(
+                index,
+                {resending.session: resending.position for resending in needed.resendings if resending.stage == index},
+            )
             yield f"sent again by {index}"
+        self._owners_of.clear()
+        while self._replaced:
+            self._replaced.pop().call("close", timeout_s=1000.0)
+
+    # ---- what is prepared, and takes over ----
+
+    def prepare(self, first: int, last: int, device: str | None = None) -> Prepared:
+        """A stage of the units of some stages, one behind the other, in no ring. On a new device, or a given one."""
+        device = device or self._new_device()
+        ring_id = RingId(b"t" * 16, self._transport.draw("plan_version"))
+        replaced = self._specs[first : last + 1]
+        units = replaced[0].ring[first].first_unit, replaced[-1].ring[last].last_unit
+        tensors = {name: root for spec in replaced for name, root in spec.tensors.items()}
+        stops = (*replaced[0].ring[:first], RingStop(device, *units))
+        room = dict(zip(self.devices, self._specs, strict=True)).get(device, replaced[0]).kv_budget_bytes
+        spec = replaced[0]._replace(ring_id=ring_id, ring=stops, tensors=tensors, source=TESTER, kv_budget_bytes=room)
+        host = self._transport.remote(device, "open_stage", spec)
+        host.call("load", timeout_s=1000.0).result(20)
+        return Prepared(first, last, device, spec, host)
+
+    def follow(self, prepared: Prepared, owners: tuple[Owner, ...]) -> Future[Any]:
+        """Have it follow the stages that it may come to replace."""
+
+        def send(wait_s: float) -> Future[Any]:
+            return prepared.host.call("follow", owners, timeout_s=wait_s)
+
+        return answer_of(send, first_s=ASK_S)
+
+    def take_over(self, prepared: Prepared, owners: tuple[Owner, ...]) -> None:
+        """Put it in the place of these stages: the next recovery makes it part of the ring."""
+        first, end = prepared.first, prepared.last + 1
+        self._owners_of = {first: owners}
+        self._replaced += [host for host in self._hosts[first:end] if host is not None]
+        self._specs[first:end] = [prepared.spec]
+        self._hosts[first:end] = [prepared.host]
+        self.devices[first:end] = [prepared.device]
+
+    def copied_host(self, prepared: Prepared) -> StageHost:
+        """The stage itself."""
+        hosts = self._workers[prepared.device]._stages.hosts()
+        return next(host for host in hosts if host.stop[1:] == prepared.spec.ring[-1][1:])
+
+    def owners(self, prepared: Prepared) -> tuple[Owner, ...]:
+        return tuple(
+            Owner(self.devices[index], (spec.ring_id, index), *spec.ring[index][1:])
+            for index, spec in enumerate(self._specs)
+            if prepared.first <= index <= prepared.last
+        )
 
     def _load_new(self) -> None:
         for index, host in enumerate(self._hosts):
@@ -186,24 +253,33 @@ class BareRing:
         """All stages' places under a plan version that was never used."""
         ring_id = RingId(b"t" * 16, self._transport.draw("plan_version"))
         stops = tuple(
-            stop._replace(device=device) for stop, device in zip(self._specs[0].ring, self.devices, strict=True)
+            spec.ring[spec.stage]._replace(device=device)
+            for spec, device in zip(self._specs, self.devices, strict=True)
         )
-        self._specs = [spec._replace(ring_id=ring_id, ring=stops, source=TESTER) for spec in self._specs]
+        self._specs = [
+            spec._replace(ring_id=ring_id, stage=index, ring=stops, source=TESTER)
+            for index, spec in enumerate(self._specs)
+        ]
 
-    def _histories(self, standings: list[dict[int, SessionStanding]]) -> dict[int, list[int]]:
-        """Of each session that is not over the longest that anybody knows."""
-        histories = {}
+    def _known(self) -> dict[int, tuple[int, ...]]:
+        """The ids of each session that were told without a gap."""
+        known = {}
         for session, request in self.requests.items():
             told = self.told[session]
-            known = [*request.prompt, *(told[index] for index in itertools.takewhile(told.__contains__, range(9999)))]
-            for standing in (standings[0].get(session), standings[-1].get(session)):
-                if standing is not None and standing.ids_from + len(standing.ids) > len(known):
-                    known = [*known[: standing.ids_from], *standing.ids]
-            for index, token_id in enumerate(known[len(request.prompt) :]):
+            ids = (told[index] for index in itertools.takewhile(told.__contains__, range(9999)))
+            known[session] = (*request.prompt, *ids)
+        return known
+
+    def _going_on(self, histories: Mapping[int, Sequence[int]]) -> dict[int, list[int]]:
+        """Those of sessions that are not over. What had not been told is."""
+        going_on = {}
+        for session, ids in histories.items():
+            request = self.requests[session]
+            for index, token_id in enumerate(ids[len(request.prompt) :]):
                 self._told(session, index, token_id)
-            if len(known) < len(request.prompt) + request.max_new_tokens:
-                histories[session] = known
-        return histories
+            if len(ids) < len(request.prompt) + request.max_new_tokens:
+                going_on[session] = list(ids)
+        return going_on
 
     def _open(self, index: int, session: int, history: list[int], send_from: int) -> None:
         prompt, max_new_tokens, sampling = self.requests[session]
@@ -267,7 +343,3 @@ class BareRing:
         for worker in self._workers.values():
             worker.close()
         self._resources.close()
-
-
-def _length(standings: dict[int, SessionStanding], session: int) -> int:
-    return standings[session].length if session in standings else 0

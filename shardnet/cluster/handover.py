@@ -54,8 +54,9 @@ def go_on(ring: Ring, sessions: Sessions, wait_for: WaitFor) -> None:
     _tell(ring, sessions, under_way, needed)
     going_on = {number: each for number, each in under_way.items() if not _is_over(each)}
     _open(ring, sessions, going_on, needed, wait_for)
-    for stage, wanted in _by_stage(needed, going_on).items():
-        wait_for(ring.stages[stage].resend(ring.ring_id, tuple(wanted)))
+    wanted = _by_stage(needed, going_on)
+    for index, stage in enumerate(ring.stages):  # also of whom nothing is wanted: it drops what it only has copied
+        wait_for(stage.resend(ring.ring_id, tuple(wanted[index])))
     for number, position in needed.feedings:
         if number in going_on:
             sessions.send(ring.route, going_on[number], position, needed.histories[number][position:])
@@ -121,7 +122,7 @@ def _spec(session: Session, opening: Opening, ids: Sequence[int]) -> SessionSpec
     return spec._replace(sample_from=len(ids), send_from=opening.send_from, prompt_ids=history)
 
 
-def _by_stage(needed: CatchUp, going_on: Container[int]) -> dict[int, list[Wanted]]:
+def _by_stage(needed: CatchUp, going_on: Container[int]) -> defaultdict[int, list[Wanted]]:
     """Of what is over nothing is wanted, and not all of it may be kept."""
     wanted: defaultdict[int, list[Wanted]] = defaultdict(list)
     for stage, session, position in needed.resendings:

@@ -14,6 +14,7 @@ from shardnet.timeline.timeline import Timeline, shares_from_totals
 from shardnet.transport.base import RemoteObject, Transport
 from shardnet.transport.delivery import answer_of
 from shardnet.transport.messages import (
+    Owner,
     RingId,
     SessionStanding,
     StageAccount,
@@ -159,11 +160,19 @@ class RemoteStage:
         """See `StageHost.resend`; told until it is answered."""
         return self._tell("resend", ring_id, wanted)
 
-    def _tell(self, method: str, *what: Any) -> Future[Any]:
+    def follow(self, owners: tuple[Owner, ...]) -> Future[Any]:
+        """See `StageHost.follow`; told until the first copies are there."""
+        return self._tell("follow", owners, most_tries=None)
+
+    def pull(self, owners: tuple[Owner, ...]) -> Future[Any]:
+        """See `StageHost.pull`; the same."""
+        return self._tell("pull", owners, most_tries=None)
+
+    def _tell(self, method: str, *what: Any, most_tries: int | None = REWIRE_TRIES) -> Future[Any]:
         def send(wait_s: float) -> Future[Any]:
             return self._host.call(method, *what, timeout_s=wait_s)
 
-        return answer_of(send, first_s=REWIRE_S, most_tries=REWIRE_TRIES)
+        return answer_of(send, first_s=REWIRE_S, most_tries=most_tries)
 
     def unload(self) -> Future[Any]:
         """Start to end the stage and to free its weights; `release` it when that is done or nobody waits for it."""

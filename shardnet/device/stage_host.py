@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 
 from shardnet.device.allocator import return_freed
+from shardnet.device.following import Following
 from shardnet.device.memory import AddedWeights, DeviceMemory
 from shardnet.device.outlet import RingOutlet
 from shardnet.device.shaping import Shaping
@@ -31,6 +33,7 @@ from shardnet.timeline.recorder import Recorder
 from shardnet.timeline.spans import SpanTuple
 from shardnet.transport.base import Transport
 from shardnet.transport.messages import (
+    Owner,
     RingId,
     RingStop,
     SessionStanding,
@@ -77,6 +80,7 @@ class StageHost:
         self._whole: StageHost | None = None
         """The stage of which this one has become a part."""
         self._outlet = RingOutlet(premises.transport, spec._replace(tensors={}), self._is_over)
+        self._following = Following(premises.transport, self._running)
         self.unread_bytes = 0
         """See `DeviceMemory`."""
         self._weight_bytes = 0
@@ -146,6 +150,7 @@ class StageHost:
             ClusterError: the stage is not running, or something answers to that place already.
         """
         self._running()
+        self._following.end()
         with self._lock:
             self._raise_if_closed()
             newest = self._spec if self._next_spec is None else self._next_spec
@@ -199,6 +204,17 @@ class StageHost:
         stage = self._running()
         return stage.between_steps(partial(self._resend, stage, ring_id, wanted))
 
+    def follow(self, owners: Sequence[Owner]) -> Future[None]:
+        """Copy all that the owners of this stage's units have of their sessions, and stay near; see `Following.follow`.
+
+        For a stage that is in no ring: it ends when the stage adopts a place in one, and what was copied stays.
+        """
+        return self._following.follow(tuple(owners))
+
+    def pull(self, owners: Sequence[Owner]) -> Future[None]:
+        """Copy what is lacking for a last time; see `Following.pull`."""
+        return self._following.pull(tuple(owners))
+
     def close(self) -> Future[None]:
         """End the stage and free its weights; a load that is under way ends at its next unit."""
         return on_thread("shardnet-close", self._end)  # the compute thread may be in a long step
@@ -208,6 +224,7 @@ class StageHost:
         with self._lock:
             self._is_closed = True
             stage, self.stage = self.stage, None
+            self._following.close()
             # The handle of a coordinator that was killed keeps this object for ever: let it hold next to nothing.
             self._spec = self._spec._replace(tensors={})
         self._table.forget(self)  # when nothing can be adopted any more

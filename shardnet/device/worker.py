@@ -17,11 +17,12 @@ import torch
 from transformers import LlamaConfig
 
 from shardnet.device.description import describe
+from shardnet.device.following import make_room
 from shardnet.device.memory import DeviceMemory
 from shardnet.device.orphans import HeldFor, OrphanWatch
 from shardnet.device.stage_host import Premises, StageHost
 from shardnet.device.stage_table import StageTable
-from shardnet.errors import ClusterError, PlanNotInForce
+from shardnet.errors import ClusterError, KVMemorySpent, PlanNotInForce
 from shardnet.loader import find_copy, read_config, require_copy
 from shardnet.models import build_skeleton
 from shardnet.plan import StagePlan
@@ -36,6 +37,8 @@ from shardnet.stage.stage import Stage
 from shardnet.timeline.clocks import clock_ns
 from shardnet.transport.base import Transport
 from shardnet.transport.messages import (
+    Copied,
+    CopyWanted,
     DeviceDescription,
     Hop,
     MeasuredDevice,
@@ -98,6 +101,7 @@ class Worker:
             ("bulk_hop", self.bulk_hop),
             ("open_session", self.open_session),
             ("close_sessions", self.close_sessions),
+            ("copy_sessions", self.copy_sessions),
             ("leave", self.left.set),
         ):
             transport.expose(endpoint, handler)
@@ -192,13 +196,26 @@ class Worker:
         return taken
 
     def open_session(self, ring_id: RingId, stage: int, spec: SessionSpec) -> None:
-        self._stage(ring_id, stage).open_session(spec)
+        """What was only copied here makes room for it."""
+        opened = self._stage(ring_id, stage)
+        try:
+            opened.open_session(spec)
+        except KVMemorySpent:
+            running = [host.stage for host in self._stages.hosts()]
+            if not make_room([each for each in running if each is not None], opened, spec.capacity_tokens):
+                raise
+            opened.open_session(spec)
 
     def close_sessions(self, ring_id: RingId, stage: int, sessions: Sequence[int]) -> None:
         host = self._stages.get((ring_id, stage))
         running = None if host is None else host.stage
         if running is not None:
             running.close_sessions(sessions)
+
+    def copy_sessions(self, key: StageKey, wanted: CopyWanted) -> Future[Copied]:
+        """Between two steps, and if possible when there is nothing else to do; see `Copies.read`."""
+        stage = self._stage(*key)
+        return stage.when_idle(partial(stage.copies.read, wanted), wanted.patience_s)
 
     def close(self) -> None:
         """End all stages."""

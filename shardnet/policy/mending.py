@@ -14,7 +14,7 @@ from shardnet.transport.messages import SessionStanding
 
 
 class Opening(NamedTuple):
-    """A session is to be opened at a stage; anew, where it is open there."""
+    """A session is to be opened at a stage; anew, where it is open there. A copy at the last one keeps its tokens."""
 
     stage: int
     session: int
@@ -63,7 +63,8 @@ def catch_up(known: Mapping[int, tuple[int, ...]], standings: Sequence[Mapping[i
     first stage. Where the last stage died between the two, the longer history is the true one.
 
     A stage that has not kept what the next one lacks computes the session anew from the beginning: so the one before it
-    must have kept all, and so on towards the first stage, which is sent ids.
+    must have kept all, and so on towards the first stage, which is sent ids. A last stage that was copied from another
+    is told what is known of the answer by now: it is not to sample that again.
     """
     histories = {session: _longest(session, ids, standings) for session, ids in known.items()}
     openings: list[Opening] = []
@@ -73,7 +74,8 @@ def catch_up(known: Mapping[int, tuple[int, ...]], standings: Sequence[Mapping[i
     for session, ids in histories.items():
         lengths = _lengths(session, standings)
         for stage, standing in enumerate(standings):
-            if session not in standing or standing[session].length > lengths[stage]:
+            is_there = session in standing and standing[session].length == lengths[stage]
+            if not is_there or (stage == last and standing[session].is_copy):
                 openings.append(Opening(stage, session, lengths[stage + 1] if stage < last else 0))
             resendings.append(Resending(stage, session, lengths[stage + 1] if stage < last else lengths[0]))
         if lengths[0] < len(ids):

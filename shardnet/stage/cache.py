@@ -74,6 +74,15 @@ class KVCache:
             rows = sum(session.capacity - session.length for session in self._sessions.values())
             return self.bytes_per_token * rows
 
+    def missing_bytes(self, num_tokens: int) -> int:
+        """How much less is free than so many tokens take."""
+        room = self._budget.room()
+        return max(num_tokens * self.bytes_per_token - room.free_bytes, 0) if self._budget.is_limited else 0
+
+    def shares_budget_with(self, other: KVCache) -> bool:
+        """Whether what is freed here is free there."""
+        return self._budget is other._budget
+
     def open(self, session_id: int, capacity_tokens: int) -> SessionCache:
         """Reserve room for a new session.
 

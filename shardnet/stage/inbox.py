@@ -33,6 +33,8 @@ class Standing(NamedTuple):
     capacity: int
     stop: int | None = None
     """Where the head is: no step goes beyond so many tokens, for behind them one is sampled."""
+    is_held: bool = False
+    """It takes part in no step now."""
 
 
 StandingOf = Callable[[int], "Standing | None"]
@@ -200,7 +202,7 @@ class _Choice:
         standing = self._standing_of(session)
         if standing is None or position + num_tokens <= standing.length:
             return budget
-        length, capacity, stop = standing
+        length, capacity, stop, is_held = standing
         if position + num_tokens > capacity:
             what = f"{num_tokens} tokens came for position {position} of a session that has room for {capacity}."
             self.refused.append((session, BadRequest(what)))
@@ -208,7 +210,7 @@ class _Choice:
         if position < length:
             _, piece = piece.cut(length - position)
         is_early = piece.part.position > length
-        if is_early or session in self._sessions or budget == 0:
+        if is_held or is_early or session in self._sessions or budget == 0:
             later.append(piece)
             return budget
         most = piece.part.num_tokens if stop is None else stop - length

@@ -37,11 +37,13 @@ class LiveSession:
     kept_from: int
     """What was sent is kept from this position on."""
     came: array[int] = field(default_factory=lambda: array("q"))
-    """At the ring's first stage: the ids of the tokens that it has applied."""
+    """At the ring's first stage: ids that have come, of all tokens that it has applied."""
     sampled: array[int] = field(default_factory=lambda: array("q"))
     """Where the head is: ids; the first one stands at position `kept_from`."""
     is_over: bool = False
     """The last of them is the answer's last, and does not go on."""
+    is_held: bool = False
+    """It takes part in no step: it is copied from another stage, and how much of it the next one has is not known."""
 
     def note_sampled(self, token_id: int) -> None:
         """This one was sampled behind `sample_from` tokens."""
@@ -75,7 +77,8 @@ class LiveSessions:
     def open(self, spec: SessionSpec, sampler: Sampler | None) -> None:
         """Reserve the session's memory. May be asked twice, and has no effect then.
 
-        One that is open, and of which what was sent is not kept from `send_from` on, begins anew.
+        One that is open, and of which what was sent is not kept from `send_from` on, begins anew. One that is held
+        keeps its tokens.
 
         Raises:
             KVMemorySpent: it does not fit beside those of the other sessions.
@@ -88,15 +91,34 @@ class LiveSessions:
             self._leave(spec.session)
         elif live is not None and live.spec == spec:
             return
+        elif live is not None and live.is_held:
+            self._open[spec.session] = _begun_at(live, spec, sampler)
+            return
         kv = self._kv.open(spec.session, spec.capacity_tokens)
         kept_from = 0 if sampler is None else spec.sample_from
         next_sent = max(spec.send_from, kept_from)
         self._open[spec.session] = LiveSession(spec, kv, sampler, spec.sample_from, next_sent, kept_from)
 
+    def hold(self, spec: SessionSpec, sampler: Sampler | None) -> LiveSession:
+        """Open a session that is copied from another stage. Errors as in `open`."""
+        self.open(spec, sampler)
+        live = self._open[spec.session]
+        live.is_held = True
+        return live
+
     def close(self, sessions: Sequence[int]) -> None:
         """Free their memory; unknown ones are not opened any more."""
         self._closed.extend(sessions)
         for session in sessions:
+            self._leave(session)
+
+    def drop(self, session: int) -> None:
+        """Free the memory of a session that may be opened again."""
+        self._leave(session)
+
+    def drop_held(self) -> None:
+        """The same of all that are held."""
+        for session in [number for number, live in self._open.items() if live.is_held]:
             self._leave(session)
 
     def close_all(self) -> None:
@@ -146,7 +168,7 @@ class LiveSessions:
         if live is None:
             return None
         samples = live.sampler is not None and live.sample_from > live.kv.length
-        return Standing(live.kv.length, live.kv.capacity, live.sample_from if samples else None)
+        return Standing(live.kv.length, live.kv.capacity, live.sample_from if samples else None, live.is_held)
 
     def get(self, session: int) -> LiveSession | None:
         """None where it is not open."""
@@ -182,3 +204,14 @@ class LiveSessions:
             self._kv.close(session)
         elif (leaving := self._kv.forget(session)) is not None:
             self._leaving.append(leaving)
+
+
+def _begun_at(live: LiveSession, spec: SessionSpec, sampler: Sampler | None) -> LiveSession:
+    """A session that was copied, with what is known of its answer by now: more than its owner had said."""
+    kept_from = live.kept_from if sampler is None else spec.sample_from
+    next_sent = max(spec.send_from, kept_from)
+    if sampler is not None and live.sampler is not None:
+        sampler.go_on_from(live.sampler)
+    return LiveSession(
+        spec, live.kv, sampler, spec.sample_from, next_sent, kept_from, came=live.came, is_held=live.is_held
+    )

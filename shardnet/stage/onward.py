@@ -144,6 +144,7 @@ class Onward:
                 self._log.raise_if_gone(session, position)
         for session, position in found:
             session.next_sent = max(position, session.kept_from)
+            session.is_held = False
             self._behind[session.spec.session] = None
         self._window = Window(self._on_taken)
 

@@ -47,6 +47,8 @@ class Sampler:
         self._ids = list(spec.prompt_ids) if options.repetition_penalty != 1.0 else None
         self._num_drawn = 0
         """So many tokens of the answer were drawn, here or elsewhere."""
+        self.num_scores = 0
+        """Of one token; 0 as long as none was drawn."""
 
     @property
     def is_argmax(self) -> bool:
@@ -75,6 +77,10 @@ class Sampler:
             self._ids.append(token)
         return token
 
+    def go_on_from(self, other: Sampler) -> None:
+        """Take over the random numbers of another sampler of the session, which is of no use any more."""
+        self._generator, self._num_drawn = other._generator, other._num_drawn
+
     def wind(self, num_drawn: int, num_scores: int) -> None:
         """Have the generator where it stands when so many tokens of the answer were drawn, which others have drawn.
 
@@ -83,6 +89,7 @@ class Sampler:
         """
         if self.is_greedy:
             return
+        self.num_scores = num_scores
         numbers = torch.empty(num_scores)
         while self._num_drawn < num_drawn:
             numbers.exponential_(generator=self._generator)  # as torch.multinomial takes them

@@ -87,16 +87,22 @@ class SentLog:
         """What is known here of a session."""
         length, ids_from, ids = session.kv.length, 0, array("q")
         if self._shard.has_embedding:
-            ids = session.came[:]
-            for position, rows in waiting.get(session.spec.session, ()):
-                if position <= len(ids):
-                    ids.extend(rows.tolist()[len(ids) - position :])
+            ids = ids_that_came(session, waiting)
         if self._shard.has_head and self._shard.has_embedding:
             if len(ids) >= session.kept_from:
                 ids.extend(session.sampled[len(ids) - session.kept_from :])
         elif self._shard.has_head:
             ids_from, ids = session.kept_from, session.sampled
-        return SessionStanding(session.spec.session, length, ids_from, tuple(ids), session.kept_from)
+        return SessionStanding(session.spec.session, length, ids_from, tuple(ids), session.kept_from, session.is_held)
+
+
+def ids_that_came(session: LiveSession, waiting: Waiting) -> array[int]:
+    """To the ring's first stage, one behind the other from position 0 on, also those that wait."""
+    ids = session.came[:]
+    for position, rows in waiting.get(session.spec.session, ()):
+        if position <= len(ids):
+            ids.extend(rows.tolist()[len(ids) - position :])
+    return ids
 
 
 def _keep_ids(parts: Sequence[Part], sessions: Sequence[LiveSession], ids: list[int]) -> None:

@@ -130,6 +130,15 @@ class SessionCache:
         """A copy of what is kept of the tokens from `first` to `end`, which are there: [end - first, W]."""
         return torch.cat([run.extent.kept[places] for run, _, places in _parts(self.runs, first, end)])
 
+    def runs_of(self, layer: int | None) -> list[Run]:
+        """Where a block's tokens lie; None: what is kept of them."""
+        return self.runs if layer is None else self.elsewhere.get(layer, self.runs)
+
+    def places(self, layer: int | None, first: int, end: int) -> Iterator[tuple[Extent, slice]]:
+        """The same for the tokens from `first` to `end`, one stretch after the other."""
+        for run, _, rows in _parts(self.runs_of(layer), first, end):
+            yield run.extent, rows
+
     def _write(self, runs: Sequence[Run], layer: int, first: int, key: Tensor, value: Tensor) -> None:
         """Tokens from `first` on."""
         for run, start, rows in _parts(runs, first, first + key.shape[1]):

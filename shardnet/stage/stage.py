@@ -25,7 +25,9 @@ import torch
 from shardnet.errors import BadRequest, ClusterError
 from shardnet.models import Segment, Shard
 from shardnet.stage.cache import KVCache
-from shardnet.stage.command import Command, Result
+from shardnet.stage.command import Command, Result, WhenIdle
+from shardnet.stage.copies import Copies
+from shardnet.stage.followed import FollowedSessions
 from shardnet.stage.grouping import ALL, Choice, Grouping
 from shardnet.stage.idle_time import IdleTime
 from shardnet.stage.inbox import Inbox, OnTaken, Packet, StepWork
@@ -87,8 +89,13 @@ class Stage:
             on_taken=partial(_wake, weakref.ref(self)),
         )
         self._shape = Shape(shard, kv, self._sessions, self._inbox, self._onward, self.wire_dtype)
+        self.copies = Copies(shard, self._sessions, self._inbox.waiting, self.wire_dtype, self._ready)
+        """For those that follow this stage."""
+        self.followed = FollowedSessions(shard, kv, self._sessions, self.wire_dtype, self._ready)
+        """Of those that this one follows."""
         self._has_news = False
         self._commands: list[Command[Any]] = []
+        self._when_idle = WhenIdle()
         self._why_stopped: str | None = None
         """Set when nothing is taken from the inbox any more."""
         self._thread = threading.Thread(target=self._work, name="shardnet-compute", daemon=True)
@@ -147,10 +154,17 @@ class Stage:
 
         Fails with ClusterError where the stage has stopped.
         """
-        command = Command(work)
+        return self._give(Command(work), lambda command: self._commands.append(command))
+
+    def when_idle(self, work: Callable[[], Result], patience_s: float) -> Future[Result]:
+        """The same as soon as nothing else is to be done; after `patience_s` in any case."""
+        until_s = clock_ns() / 1e9 + patience_s
+        return self._give(Command(work), partial(self._when_idle.add, until_s))
+
+    def _give(self, command: Command[Result], add: Callable[[Command[Result]], None]) -> Future[Result]:
         with self._ready:
             if self._why_stopped is None:
-                self._commands.append(command)
+                add(command)
                 self._wake()
                 return command.done
         command.refuse(self._stopped())
@@ -163,8 +177,12 @@ class Stage:
             return tuple(self._log.standing(session, waiting) for session in self._sessions.all())
 
     def send_again(self, wanted: Sequence[Wanted]) -> None:
-        """See `Onward.send_again`. To be asked `between_steps`."""
+        """See `Onward.send_again`. To be asked `between_steps`. What is copied, and not wanted, is dropped."""
         self._onward.send_again(wanted)
+        self.followed.end()
+        with self._ready:
+            self._sessions.drop_held()
+            self._idle.note_sessions(len(self._sessions))
 
     def regroup(self, num_groups: int) -> None:
         """Let so many groups go round. To be asked `between_steps`, and so the next ones."""
@@ -214,7 +232,7 @@ class Stage:
             if self._why_stopped is None:
                 self._why_stopped = why
             taken = self._inbox.clear()
-            commands, self._commands = self._commands, []
+            commands, self._commands = [*self._commands, *self._when_idle.clear()], []
             self._wake()
         for command in commands:
             command.refuse(self._stopped())
@@ -286,7 +304,8 @@ class Stage:
             if step is not None:
                 return step
             with self._ready:
-                self._ready.wait_for(lambda: self._has_news, wait_s)
+                self._commands += self._when_idle.next()
+                self._ready.wait_for(lambda: self._has_news or self._commands, wait_s)
         return None
 
     def _run_commands(self) -> bool:
@@ -298,7 +317,7 @@ class Stage:
             if self._why_stopped is not None:
                 return False
             self._has_news = False
-            commands, self._commands = self._commands, []
+            commands, self._commands = [*self._commands, *self._when_idle.overdue(clock_ns() / 1e9)], []
             self._idle.note_waiting(not commands)
         for command in commands:
             command.run()

@@ -12,6 +12,7 @@ Endpoints of every device (handlers in `shardnet.device.worker`), and who calls 
     find_stage(source, number, (StageKey, ...))      the same for a stage that is there already, which an earlier
                                  coordinator has left
     end_stages(source, plan_version)     coordinator -> device; ends what earlier ones have left
+    copy_sessions(StageKey, CopyWanted)           follower -> owner of its units; Copied, read between two steps
     stages()                     coordinator -> device, every second, as a sign of life; the StageKeys that it has
     describe(), has_copy(checkpoint), profile(...), ping()      coordinator -> device; DeviceDescription, MeasuredDevice
     load(), report(), reset(), drain_spans(), close()    coordinator -> a stage, by its remote object; StageSizes,
@@ -19,6 +20,7 @@ Endpoints of every device (handlers in `shardnet.device.worker`), and who calls 
     adopt(StageSpec), switch(RingId), retire(RingId)     the same, when another ring takes over
     shape(RingId, (Stretch, ...))                        the same, where it has other units in that ring; StageSizes
     standings(), resend(RingId, (Wanted, ...))           the same, when a stage was lost; SessionStandings
+    follow((Owner, ...)), pull((Owner, ...))             the same, of a stage that is prepared to take over units
     leave()                      coordinator -> device; ends its process
 
 Endpoints of the coordinator:
@@ -145,6 +147,8 @@ class SessionStanding(NamedTuple):
     stage that is both: what is known by either, from 0 on. Of others: none."""
     kept_from: int = 0
     """What it has sent is kept from this position on, and can be sent again: see `StageHost.resend`."""
+    is_copy: bool = False
+    """It was copied from another stage, which may have sampled more since."""
 
 
 class Wanted(NamedTuple):
@@ -153,6 +157,79 @@ class Wanted(NamedTuple):
     session: int
     position: int
     """So many tokens the next stage has."""
+
+
+class Owner(NamedTuple):
+    """A stage that has, in a ring, units that another one is prepared to take over."""
+
+    device: str
+    key: StageKey
+    """Where it is found there."""
+    first_unit: int
+    last_unit: int
+
+
+class HeldCopy(NamedTuple):
+    """What a follower has of a session."""
+
+    session: int
+    length: int
+    """Tokens of which it has keys and values of the owner's units."""
+    num_came: int
+    """At the ring's first stage: ids that have come."""
+    sampled_to: int
+    """Where the head is: the position behind the last id that was sampled."""
+
+
+class CopyWanted(NamedTuple):
+    """What a follower asks of one owner."""
+
+    first_unit: int
+    last_unit: int
+    is_end: bool
+    """The follower ends with that unit: it wants what the owner has sent, and to know of sessions that it has not."""
+    held: tuple[HeldCopy, ...]
+    """Of these it wants tokens."""
+    passed_over: tuple[int, ...]
+    """Sessions that it knows and has no room for."""
+    most_bytes: int
+    patience_s: float
+    """For so long the owner may let its own work go first."""
+
+
+class OwnedSession(NamedTuple):
+    """How far an open session is at its owner."""
+
+    session: int
+    length: int
+    kept_from: int
+    """As in `SessionStanding`."""
+    came_from: int
+    came: tuple[int, ...]
+    """At the ring's first stage: ids that have come, those that wait, too; the first one's position is `came_from`."""
+    sampled_from: int
+    sampled: tuple[int, ...]
+    """Where the head is: likewise those that were sampled."""
+    is_over: bool
+    """The last of these is the answer's last."""
+    num_scores: int
+    """Among so many each of them was drawn; 0 where none was."""
+
+
+class Copied(NamedTuple):
+    """What an owner answers."""
+
+    opened: tuple[SessionSpec, ...]
+    """Those of which the follower does not know."""
+    sessions: tuple[OwnedSession, ...]
+    """All that are open, oldest first."""
+    parts: tuple[Part, ...]
+    """Of the sessions that are held, those least behind first, as much as was asked for at most."""
+    rows: torch.Tensor
+    """Their keys and values [sum of num_tokens, W]: keys and then values of each block of the units, in order."""
+    sent: torch.Tensor | None
+    """Hidden states [sum of num_tokens, hidden] that were sent of them; None where the owner has further units, or the
+    head."""
 
 
 class SampledToken(NamedTuple):
@@ -284,6 +361,11 @@ MESSAGE_TYPES: tuple[type, ...] = (
     SessionSpec,
     SessionStanding,
     Wanted,
+    Owner,
+    HeldCopy,
+    CopyWanted,
+    OwnedSession,
+    Copied,
     SampledToken,
     Tokens,
     RingStop,

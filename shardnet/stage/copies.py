@@ -1,0 +1,119 @@
+"""What a stage gives to those that follow it: keys and values of their units, what it has sent, and ids.
+
+It remembers nothing of its followers: each says what it has, and gets as much of what it lacks as it asked for. A copy
+is made by the compute thread between two steps, as a step that only reads: who is closed meanwhile keeps its rows until
+it is made.
+"""
+
+from __future__ import annotations
+
+import threading
+from array import array
+from collections.abc import Callable, Sequence
+
+import torch
+
+from shardnet.errors import BadRequest
+from shardnet.models import Shard
+from shardnet.models.kv import BlockKV
+from shardnet.stage.live_sessions import LiveSession, LiveSessions
+from shardnet.stage.sent_log import Waiting, ids_that_came
+from shardnet.stage.token_rows import Tokens, width_of
+from shardnet.transport.messages import Copied, CopyWanted, HeldCopy, OwnedSession, Part
+
+NOTHING_HELD = HeldCopy(0, 0, 0, 0)
+
+
+class Copies:
+    """
+    Args:
+        waiting: gives what waits in the inbox; for the first stage.
+        wire_dtype: of what was sent.
+        lock: guards which sessions are open, and how far they are.
+    """
+
+    def __init__(
+        self,
+        shard: Shard,
+        sessions: LiveSessions,
+        waiting: Callable[[], Waiting],
+        wire_dtype: torch.dtype,
+        lock: threading.Condition,
+    ) -> None:
+        self._shard = shard
+        self._sessions = sessions
+        self._waiting = waiting
+        self._wire_dtype = wire_dtype
+        self._lock = lock
+
+    def read(self, wanted: CopyWanted) -> Copied:
+        """What a follower lacks, or the next part of it.
+
+        Raises:
+            BadRequest: the stage has not all of these units.
+        """
+        shard = self._shard
+        blocks = blocks_of(shard, wanted.first_unit, wanted.last_unit)
+        has_sent = wanted.is_end and wanted.last_unit == shard.last_unit and not shard.has_head
+        width = shard.config.hidden_size if has_sent else 0
+        row_bytes = width_of(blocks) * shard.dtype.itemsize + width * self._wire_dtype.itemsize
+        with self._lock:
+            owned = self._sessions.all()
+            held = {one.session: one for one in wanted.held}
+            known = {*held, *wanted.passed_over} if wanted.is_end else {one.spec.session for one in owned}
+            opened = tuple(one.spec for one in owned if one.spec.session not in known)
+            waiting = self._waiting() if shard.has_embedding and wanted.first_unit == 0 else None
+            states = tuple(self._state(one, held.get(one.spec.session, NOTHING_HELD), wanted, waiting) for one in owned)
+            parts = _due(owned, held, max(wanted.most_bytes // max(row_bytes, 1), 1))
+            sessions = self._sessions.begin_step(parts)
+        try:
+            tokens = Tokens(parts, [session.kv for session in sessions])
+            rows = tokens.read_blocks(blocks, shard.dtype)
+            sent = tokens.read_sent(width, self._wire_dtype) if has_sent else None
+        finally:
+            with self._lock:
+                self._sessions.end_step()
+        return Copied(opened, states, parts, rows, sent)
+
+    def _state(self, session: LiveSession, held: HeldCopy, wanted: CopyWanted, waiting: Waiting | None) -> OwnedSession:
+        came, sampled = array("q"), array("q")
+        if waiting is not None:
+            came = ids_that_came(session, waiting)[held.num_came :]
+        sampled_from = session.kept_from
+        if session.sampler is not None and wanted.is_end:
+            sampled_from = max(session.kept_from, held.sampled_to)
+            sampled = session.sampled[sampled_from - session.kept_from :]
+        number, length = session.spec.session, session.kv.length
+        ids = (held.num_came, tuple(came), sampled_from, tuple(sampled))
+        num_scores = 0 if session.sampler is None else session.sampler.num_scores
+        return OwnedSession(number, length, session.kept_from, *ids, session.is_over, num_scores)
+
+
+def blocks_of(shard: Shard, first_unit: int, last_unit: int) -> list[BlockKV]:
+    """What the blocks among some units of a shard cache.
+
+    Raises:
+        BadRequest: it has not all of these units.
+    """
+    if not shard.first_unit <= first_unit <= last_unit <= shard.last_unit:
+        raise BadRequest(
+            f"Units {first_unit} to {last_unit} cannot be copied from a stage of units {shard.first_unit} to "
+            f"{shard.last_unit}. Ask who has them now."
+        )
+    return [unit.kv for unit in shard.units if first_unit <= unit.index <= last_unit and unit.kv is not None]
+
+
+def _due(owned: Sequence[LiveSession], held: dict[int, HeldCopy], most_tokens: int) -> tuple[Part, ...]:
+    """What is copied now: of those that are least behind first, for they are being decoded."""
+    behind = []
+    for session in owned:
+        copy = held.get(session.spec.session)
+        if copy is not None and copy.length < session.kv.length:
+            behind.append(Part(session.spec.session, copy.length, session.kv.length - copy.length))
+    parts: list[Part] = []
+    for part in sorted(behind, key=lambda one: one.num_tokens):
+        size = min(part.num_tokens, most_tokens)
+        if size:
+            parts.append(part._replace(num_tokens=size))
+        most_tokens -= size
+    return tuple(parts)

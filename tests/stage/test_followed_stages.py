@@ -1,0 +1,265 @@
+"""A stage that is prepared, and may have followed others, takes their place at any moment, lost or not, in the midst of
+faults of the network: every session goes on with the very tokens that it has where nothing happens.
+
+A schedule follows from its number: `schedule_of(17)` says what happens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from random import Random
+from typing import NamedTuple
+
+import pytest
+from bare_ring import BareRing, Request
+from in_process_ring import load, ring_in_process
+from processes import wait_until
+from tiny_text_model import save_text_model
+
+from shardnet.errors import BadRequest, DeviceLost, KVMemorySpent, PlanNotInForce
+from shardnet.transport import InProcessNetwork
+from shardnet.transport.messages import SamplingOptions, StageSpec
+
+NUM_SCHEDULES = 48
+NUM_GROUPS = 6
+SPEED = 200.0
+ENDPOINTS = ("copy_sessions", "hop", "bulk_hop", "tokens", "copy_sessions")
+NUM_TOKENS = 8
+REQUESTS = [
+    Request([5, 6, 7, 8, 9], NUM_TOKENS),
+    Request([7 + 3 * number for number in range(60)], NUM_TOKENS),
+    Request([40, 41], NUM_TOKENS, SamplingOptions(temperature=0.9, top_k=40, repetition_penalty=1.3, seed=5)),
+    Request([100 + number for number in range(13)], NUM_TOKENS, SamplingOptions(temperature=1.1, top_p=0.9, seed=6)),
+]
+NUM_APPLIED = sum(len(request.prompt) + NUM_TOKENS - 1 for request in REQUESTS)
+"""Tokens that go through a stage."""
+SPANS = ((0, 0), (1, 1), (2, 2), (0, 1), (1, 2), (0, 2))
+
+
+class Schedule(NamedTuple):
+    """What happens to a ring."""
+
+    seed: int
+    span: tuple[int, int]
+    """The stages of which it has the units."""
+    follows_after: int | None
+    """When the first of them has come so far with all sessions together; None: never."""
+    takes_over_after: int
+    lost: tuple[int, ...]
+    """Of these stages, those that die then."""
+    num_steps: int | None
+    """After so many steps of the change another device dies, and the next change begins."""
+    second: int
+    most_s: float
+    """Every message takes up to so long."""
+    faults: tuple[tuple[str, int, int], ...]
+    """Kind, count, skip."""
+
+
+def schedule_of(seed: int) -> Schedule:
+    random = Random(seed)
+    span = random.choice(SPANS)
+    moments = sorted(random.randint(0, NUM_APPLIED) for _ in range(2))
+    owners = list(range(span[0], span[1] + 1))
+    lost = tuple(sorted(random.sample(owners, random.choice((0, 0, 1, len(owners))))))
+    faults = [
+        (random.choice(("drop", "drop answers", "duplicate")), random.randint(1, 3), random.randint(0, 25))
+        for _ in range(random.randint(0, 6))
+    ]
+    return Schedule(
+        seed,
+        span,
+        random.choice((moments[0], moments[0], None)),
+        moments[1],
+        lost,
+        random.choice((None, None, random.randint(0, 12))),
+        random.randint(0, 2),
+        random.choice((0.0, 0.2, 1.0)),
+        tuple(faults),
+    )
+
+
+def put_into_force(network: InProcessNetwork, schedule: Schedule) -> None:
+    network.scatter(schedule.most_s, schedule.seed)
+    for number, (kind, count, skip) in enumerate(schedule.faults):
+        endpoint = ENDPOINTS[number % len(ENDPOINTS)]
+        if kind == "duplicate":
+            network.duplicate("*", "*", endpoint=endpoint, count=count, skip=skip)
+        else:
+            network.drop("*", "*", endpoint=endpoint, count=count, skip=skip, answers=kind == "drop answers")
+
+
+@pytest.fixture(scope="module")
+def specs(tmp_path_factory: pytest.TempPathFactory) -> tuple[StageSpec, ...]:
+    """Of three stages."""
+    tiny = save_text_model(tmp_path_factory.mktemp("tiny"))
+    with ring_in_process() as ring, ring.connect() as cluster, load(cluster, tiny) as model:
+        return model._deployment.ring.specs
+
+
+@contextmanager
+def ring_of(specs: tuple[StageSpec, ...]) -> Iterator[BareRing]:
+    with InProcessNetwork(speed=SPEED) as network, BareRing(network, specs) as ring:
+        yield ring
+
+
+@pytest.fixture(scope="module")
+def expected(specs: tuple[StageSpec, ...]) -> list[list[int]]:
+    with ring_of(specs) as ring:
+        for request in REQUESTS:
+            ring.start(request)
+        return list(ring.answers().values())
+
+
+def play(ring: BareRing, schedule: Schedule) -> list[list[int]]:
+    first, last = schedule.span
+    prepared = ring.prepare(first, last)
+    owners = ring.owners(prepared)
+    put_into_force(ring.network, schedule)
+    for request in REQUESTS:
+        ring.start(request)
+    if schedule.follows_after is not None:
+        wait_until(partial(ring.has_applied, first, schedule.follows_after), 20)
+        ring.follow(prepared, owners)
+    wait_until(partial(ring.has_applied, first, schedule.takes_over_after), 20)
+    for index in schedule.lost:
+        ring.lose(index)
+    ring.take_over(prepared, owners)
+    for number, _ in enumerate(ring.recovery()):
+        if number == schedule.num_steps:
+            ring.lose(schedule.second % len(ring.devices))
+            ring.recover()
+            break
+    answers = list(ring.answers().values())
+    ring.network.restore()
+    return answers
+
+
+@pytest.mark.parametrize("group", range(NUM_GROUPS))
+def test_every_session_goes_on_with_its_own_tokens(
+    specs: tuple[StageSpec, ...], expected: list[list[int]], group: int
+) -> None:
+    for seed in range(group, NUM_SCHEDULES, NUM_GROUPS):
+        schedule = schedule_of(seed)
+        with ring_of(specs) as ring:
+            assert play(ring, schedule) == expected, schedule
+            ring.end_sessions()
+            reserved = [ring.host(index).report().kv_reserved_bytes for index in range(len(ring.devices))]
+            assert not any(reserved), schedule
+
+
+@pytest.mark.parametrize("span", SPANS)
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_what_was_copied_is_not_computed_again(
+    specs: tuple[StageSpec, ...], expected: list[list[int]], span: tuple[int, int], is_lost: bool
+) -> None:
+    with ring_of(specs) as ring:
+        prepared = ring.prepare(*span)
+        owners = ring.owners(prepared)
+        for request in REQUESTS:
+            ring.start(request)
+        ring.wait_for(8)
+        ring.follow(prepared, owners).result(20)
+        num_known = sum(one.length for one in ring.copied_host(prepared).standings().result(5))
+        for index in range(span[0], span[1] + 1) if is_lost else ():
+            ring.lose(index)
+        ring.take_over(prepared, owners)
+        ring.recover()
+        assert list(ring.answers().values()) == expected
+        num_computed = ring.copied_host(prepared).report().totals.num_tokens
+        assert num_known > 0 and num_computed <= NUM_APPLIED - num_known
+
+
+def test_who_follows_closes_and_opens_what_its_owners_do(specs: tuple[StageSpec, ...]) -> None:
+    with ring_of(specs) as ring:
+        prepared = ring.prepare(0, 1)
+        owners = ring.owners(prepared)
+        ring.follow(prepared, ()).result(5)
+        ring.follow(prepared, owners).result(5)
+        follower = ring.copied_host(prepared)
+        for request in REQUESTS:
+            ring.start(request)
+        ring.answers()
+        wait_until(lambda: [one.length for one in follower.standings().result(5)] == [12, 67, 9, 20], 10)
+        ring.end_sessions()
+        wait_until(lambda: follower.report().num_sessions == 0, 10)
+        ring.start(REQUESTS[0])
+        wait_until(lambda: follower.report().num_sessions == 1, 10)
+        ring.follow(prepared, ()).result(5)
+        assert follower.report()[2:4] == (0, 0)
+        ring.follow(prepared, owners).result(5)
+        assert follower.report().num_sessions == 1
+        prepared.host.call("adopt", prepared.spec._replace(ring_id=prepared.spec.ring_id), timeout_s=1000.0).result(5)
+        with pytest.raises(BadRequest, match="part of a ring"):
+            ring.follow(prepared, owners[:1]).result(5)
+
+
+def test_an_owner_that_has_not_the_units_any_more_gives_none(specs: tuple[StageSpec, ...]) -> None:
+    with ring_of(specs) as ring:
+        prepared = ring.prepare(1, 1)
+        [owner] = ring.owners(prepared)
+        for request in REQUESTS:
+            ring.start(request)
+        ring.answers()
+        for wrong, error, words in (
+            (ring.owners(ring.prepare(0, 0))[0]._replace(first_unit=2, last_unit=3), BadRequest, "Units 2 to 3 cannot"),
+            (owner._replace(key=(owner.key[0], 2)), PlanNotInForce, "not in force here"),
+            (owner._replace(device="nobody"), DeviceLost, "nobody"),
+        ):
+            with pytest.raises(error, match=words):
+                ring.follow(prepared, (wrong,)).result(5)
+            assert ring.copied_host(prepared).report().num_sessions == 0
+        prepared.host.call("pull", (wrong,), timeout_s=1000.0).result(5)
+        assert ring.copied_host(prepared).standings().result(5) == ()
+
+
+def test_copies_take_the_memory_that_is_left_and_give_it_to_sessions_that_need_it(
+    specs: tuple[StageSpec, ...], expected: list[list[int]]
+) -> None:
+    """The newest go first; none is in the way of a session, and who asks for more than there is takes none away."""
+    request = Request([5, 6, 7, 8, 9], NUM_TOKENS)
+    capacity = len(request.prompt) + NUM_TOKENS
+    with ring_of(specs) as ring:
+        stages = [ring.host(index).stage for index in (0, 2)]
+        copy_bytes, own_bytes = (capacity * stage.kv.bytes_per_token for stage in stages if stage is not None)
+    budget_bytes = 3 * own_bytes + 2 * copy_bytes
+    with ring_of((*specs[:2], specs[2]._replace(kv_budget_bytes=budget_bytes))) as ring:
+        device = ring.devices[2]
+        prepared = ring.prepare(0, 0, device)
+        follower = ring.copied_host(prepared)
+
+        def copied() -> list[int]:
+            return sorted(one.session for one in follower.standings().result(5))
+
+        ring.follow(prepared, ring.owners(prepared)).result(5)
+        first, second, third = (ring.start(request) for _ in range(3))
+        wait_until(lambda: copied() == [first, second], 10)
+        fourth = ring.start(request)
+        num_left = max(2 - -(-own_bytes // copy_bytes), 0)
+        wait_until(lambda: copied() == [first, second][:num_left], 10)
+        answers = ring.answers()
+        assert answers == dict.fromkeys((first, second, third, fourth), expected[0])
+        with pytest.raises(KVMemorySpent):
+            ring.start(request._replace(max_new_tokens=2000))
+        assert copied() == [first, second][:num_left]
+        ring.end_sessions()
+        newest = ring.start(request)
+        wait_until(lambda: copied() == [newest], 10)
+
+
+def test_a_session_that_was_closed_unheard_leaves_nothing(specs: tuple[StageSpec, ...]) -> None:
+    """Its owner died before the follower heard of it."""
+    with ring_of(specs) as ring:
+        prepared = ring.prepare(0, 0)
+        owners = ring.owners(prepared)
+        for request in REQUESTS[:2]:
+            ring.start(request)
+        ring.wait_for(3)
+        ring.follow(prepared, owners).result(5)
+        ring.lose(0)
+        ring.end_sessions()
+        ring.take_over(prepared, owners)
+        ring.recover()
+        assert ring.copied_host(prepared).report()[2:4] == (0, 0)
