@@ -218,7 +218,7 @@ class Cluster:
         restored = stand_again(deployment, found, blueprint, sessions)
         self._remember(deployment)
         lost = dict.fromkeys(found.gone, NOT_BACK) | self.lost  # the watch may have told before
-        go_on_without(deployment, lost, found.silent | self.suspected)
+        go_on_without(deployment, lost, found.silent | self.suspected, found.ready)
         model = model_of(deployment, blueprint.files, opened.tokenizer(), left.context_tokens)
         return Resumed(model, restored, found.num_new)
 

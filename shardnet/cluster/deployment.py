@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from shardnet.cluster.balancing import Balancing
 from shardnet.cluster.blueprint import Blueprint
 from shardnet.cluster.left_model import KEEP_S, Keep, left_of
+from shardnet.cluster.remote_stage import RemoteStage
 from shardnet.cluster.ring import Ring
 from shardnet.cluster.rings import Rings
 from shardnet.errors import BadRequest, ClusterError, DeviceLost, ShardnetError
@@ -106,9 +107,14 @@ class Deployment:
         is_ready = self._rings.standby is not None and self._rings.standby.holds(ring_id)
         return is_ready or any(ring.ring_id == ring_id for ring in self._rings.all)
 
-    def _write_down(self, blueprint: Blueprint, ring: Ring, plan: Plan) -> None:
+    def keep_ready(self, stages: Sequence[RemoteStage]) -> None:
+        """Keep stages ready that an earlier coordinator has loaded for that."""
+        if self._rings is not None and self._rings.standby is not None:
+            self._rings.standby.take_up(stages)
+
+    def _write_down(self, blueprint: Blueprint, ring: Ring, plan: Plan, ready: Sequence[RemoteStage]) -> None:
         if self._keep is not None:
-            self._keep(left_of(blueprint, ring, plan))
+            self._keep(left_of(blueprint, ring, plan, ready))
 
     def make_room(self) -> bool:
         """A session does not fit: give up what is kept ready. False where that is nothing."""

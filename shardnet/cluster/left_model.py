@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from shardnet.cluster.blueprint import Blueprint
+from shardnet.cluster.remote_stage import RemoteStage
 from shardnet.cluster.ring import Ring
 from shardnet.plan import DeviceProfile, Link, Plan, StagePlan
 from shardnet.transport.messages import SessionSpec, StageKey
@@ -48,6 +49,8 @@ class LeftModel:
     stages: tuple[LeftStage, ...]
     """Of the ring that takes over, where one did, in order: those that stay and those that are new. Several may become
     one when it does."""
+    ready: tuple[LeftStage, ...]
+    """Those that are kept ready, in no ring."""
 
 
 Keep = Callable[[LeftModel], object]
@@ -55,8 +58,12 @@ Keep = Callable[[LeftModel], object]
 raise: what cannot be kept is gone with its coordinator, and no sooner."""
 
 
-def left_of(blueprint: Blueprint, ring: Ring, plan: Plan) -> LeftModel:
-    """What is to be kept of a model whose `ring` is opened, and about to be in force."""
+def left_of(blueprint: Blueprint, ring: Ring, plan: Plan, ready: Sequence[RemoteStage]) -> LeftModel:
+    """What is to be kept of a model whose `ring` is opened, and about to be in force.
+
+    Args:
+        ready: stages that are kept ready.
+    """
     left = [LeftStage(stage.plan, tuple(dict.fromkeys((*stage.places, place)))) for stage, place in ring.places()]
     return LeftModel(
         checkpoint=blueprint.files.copy.name,
@@ -67,4 +74,5 @@ def left_of(blueprint: Blueprint, ring: Ring, plan: Plan) -> LeftModel:
         context_tokens=blueprint.context_tokens,
         plan=plan,
         stages=tuple(left),
+        ready=tuple(LeftStage(stage.plan, stage.places) for stage in ready),
     )

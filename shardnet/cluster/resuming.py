@@ -17,7 +17,7 @@ from functools import partial
 
 from shardnet.cluster.blueprint import Blueprint
 from shardnet.cluster.deployment import Deployment
-from shardnet.cluster.left_model import KEEP_S, LeftModel, LeftSession
+from shardnet.cluster.left_model import KEEP_S, LeftModel, LeftSession, LeftStage
 from shardnet.cluster.load_options import LoadOptions
 from shardnet.cluster.loading import named_for, session_numbers
 from shardnet.cluster.model import Model
@@ -27,7 +27,7 @@ from shardnet.cluster.remote_stage import RemoteStage
 from shardnet.cluster.ring import Ring
 from shardnet.errors import CallTimeout, ClusterError, DeviceLost, PlanNotInForce
 from shardnet.loader import ModelFiles
-from shardnet.plan import Plan
+from shardnet.plan import Plan, StagePlan
 from shardnet.policy.succession import Away, Means, Verdict, succeed
 from shardnet.process.threads import on_thread
 from shardnet.progress import silent
@@ -70,6 +70,8 @@ class Opened:
     silent: frozenset[str]
     """Those that do not answer."""
     num_new: int
+    ready: list[RemoteStage]
+    """Stages that were kept ready, and are not part of the ring."""
 
 
 def blueprint_again(transport: Transport, left: LeftModel, opened: ModelFiles, options: LoadOptions) -> Blueprint:
@@ -100,23 +102,25 @@ def open_again(
         try:
             plan = _plan_of_what_is_found(search, left, blueprint, sessions, check)
             ring_id = RingId(left.epoch, transport.draw("plan_version"))
+            search.look_for_ready()
             if not search.found:
                 raise ClusterError("no device has anything of it any more.")
-            stock = Stock([search.found[index] for index in sorted(search.found)], lambda _: None, not sessions)
+            stock = Stock([search.found[index] for index in sorted(search.found)], search.take, not sessions)
             ring = next_ring(transport, blueprint, ring_id, stock, plan)
         except BaseException:
             search.release()
             raise
         try:
             ring.open(lambda answer, _: answer.result())
-        except (DeviceLost, CallTimeout):
-            for stage in ring.members:
-                if stage not in stock.held:
-                    stage.let_go()
+        except BaseException as error:
+            for stage in search.new_in(ring):
+                stage.let_go()
             search.release()
+            if not isinstance(error, (DeviceLost, CallTimeout)):
+                raise
             continue
-        num_new = sum(stage not in stock.held for stage in ring.members)
-        return Opened(ring, plan, search.gone, search.silent, num_new)
+        num_new = len(search.new_in(ring))
+        return Opened(ring, plan, search.gone, search.silent, num_new, list(search.ready.values()))
     raise ClusterError("devices were lost again and again while it was looked for.")
 
 
@@ -131,12 +135,15 @@ def stand_again(
     return restored
 
 
-def go_on_without(deployment: Deployment, lost: Mapping[str, str], silent_ones: Collection[str]) -> None:
+def go_on_without(
+    deployment: Deployment, lost: Mapping[str, str], silent_ones: Collection[str], ready: Sequence[RemoteStage]
+) -> None:
     """Let a deployment that stands go on, as far as devices are there.
 
     Args:
         lost: devices with the reasons.
         silent_ones: those that may come back.
+        ready: stages to be kept ready.
 
     Raises:
         ShardnetError: it cannot go on, and is closed.
@@ -147,6 +154,7 @@ def go_on_without(deployment: Deployment, lost: Mapping[str, str], silent_ones: 
         deployment.suspect(device, NOT_BACK)
     try:
         deployment.renew()
+        deployment.keep_ready(ready)
     except BaseException:
         deployment.close()
         raise
@@ -193,11 +201,15 @@ class Search:
     def __init__(self, transport: Transport, left: LeftModel, blueprint: Blueprint) -> None:
         self.found: dict[int, RemoteStage] = {}
         """By the index of the stage."""
+        self.ready: dict[StagePlan, RemoteStage] = {}
+        """Those that are kept ready."""
+        self._taken: list[RemoteStage] = []
+        """Of these, what a ring has taken."""
         self._transport = transport
         self._devices = [device.name for device in left.devices]
         self._left = left.stages
-        some_ring = left.stages[0].places[-1][0]
-        self._specs = blueprint.specs(some_ring, [stage.plan for stage in left.stages], left.plan)
+        self._left_ready = left.ready
+        self._blueprint = blueprint
         self._gone: set[int] = set()
         """Stages that their devices have no more."""
 
@@ -232,10 +244,37 @@ class Search:
             if self._open():
                 time.sleep(AGAIN_S)
 
+    def look_for_ready(self) -> None:
+        """Look once for what is kept ready on the devices that answer."""
+        away = self.absent
+        looks = [
+            on_thread("shardnet-find", partial(self._find, each))
+            for each in self._left_ready
+            if each.plan.device not in away
+        ]
+        for look in looks:
+            if look.exception() is None:
+                self.ready[look.result().plan] = look.result()
+
+    def take(self, units: StagePlan) -> RemoteStage | None:
+        """One that is kept ready; it is the caller's from now on."""
+        taken = self.ready.pop(units, None)
+        if taken is not None:
+            self._taken.append(taken)
+        return taken
+
+    def new_in(self, ring: Ring) -> list[RemoteStage]:
+        """What of a ring was opened for it."""
+        found = self._all()
+        return [stage for stage in ring.members if stage not in found]
+
     def release(self) -> None:
         """Let go of what was found; it stays where it is."""
-        for stage in self.found.values():
+        for stage in self._all():
             stage.release()
+
+    def _all(self) -> list[RemoteStage]:
+        return [*self.found.values(), *self.ready.values(), *self._taken]
 
     def _is_settled(self, index: int) -> bool:
         return index in self.found or index in self._gone
@@ -246,16 +285,24 @@ class Search:
         return [each for each in indices if not self._is_settled(each) and self._left[each].plan.device in members]
 
     def _look_for(self, index: int) -> None:
-        plan, places = self._left[index]
         try:
-            found = RemoteStage(self._transport, self._specs[index], plan, places)
-            try:
-                found.look()
-            except ClusterError:
-                found.release()
-                raise
-            self.found[index] = found
+            self.found[index] = self._find(self._left[index])
         except PlanNotInForce:
             self._gone.add(index)
         except ClusterError:
             pass  # it does not answer, or has not heard of this process yet
+
+    def _find(self, left: LeftStage) -> RemoteStage:
+        """
+        Raises:
+            ClusterError: it cannot be had now.
+        """
+        plan, places = left
+        [spec] = self._blueprint.specs(places[-1][0], [plan], Plan((plan,)))
+        found = RemoteStage(self._transport, spec, plan, places)
+        try:
+            found.look()
+        except ClusterError:
+            found.release()
+            raise
+        return found

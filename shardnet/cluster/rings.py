@@ -36,7 +36,7 @@ from shardnet.transport.messages import RingId
 
 _log = logging.getLogger(__name__)
 
-Keep = Callable[[Blueprint, Ring, Plan], object]
+Keep = Callable[[Blueprint, Ring, Plan, Sequence[RemoteStage]], object]
 Note = Callable[..., object]
 """Told what happened: kind, words, device, seconds."""
 
@@ -48,7 +48,7 @@ class Rings:
         draw_id: gives a ring an id that none had before.
         ended: fails when the model is closed or ends.
         end: called with what cannot be mended.
-        keep: writes down a ring that is about to be in force.
+        keep: writes down a ring that is about to be in force, and what is kept ready beside it.
     """
 
     def __init__(
@@ -115,12 +115,18 @@ class Rings:
 
     def stand(self, blueprint: Blueprint, plan: Plan) -> None:
         """The first ring is loaded: from now on losses can be mended."""
-        self._keep(blueprint, self.all[-1], plan)  # before another ring can take over
+        self._keep(blueprint, self.all[-1], plan, ())  # before another ring can take over
         with self._settled:
             self.blueprint = blueprint
             self._plan = plan
-            self.standby = Standby(self._transport, self._draw_id, self._note)
+            self.standby = Standby(self._transport, self._draw_id, self._note, self._keep_present)
             self.standby.prepare(self._present())
+
+    def _keep_present(self) -> None:
+        """More is kept ready. While the ring changes, whoever changes it writes that down."""
+        with self._settled:
+            if not self.is_changing and self.blueprint is not None and self.standby is not None:
+                self._keep(self.blueprint, self.all[-1], self.plan, self.standby.stages)
 
     def lose(self, device: str, why: str) -> bool:
         """A device is lost. Does not wait. False where no ring is loaded yet, so that others could take over."""
@@ -309,7 +315,7 @@ class Rings:
         self._enter(*self.all, new)
         self._open(new, waiting)
         handover.load(new, waiting.for_taking)
-        self._keep(self.blueprint, new, plan)  # before stages answer to the old one no more
+        self._keep(self.blueprint, new, plan, self.standby.stages)  # before stages answer to the old one no more
         handover.fence(new, waiting.for_answer)
         self._enter(new)
         handover.shape(new, waiting.for_answer)
@@ -344,19 +350,13 @@ class Rings:
         return Present(self.blueprint, self.plan, ring.plan, ring.specs, self._means(ring, Away()))
 
     def _enter(self, *rings: Ring) -> None:
-        """
-        Raises:
-            ShardnetError: the model was closed meanwhile.
-        """
+        """Raises ShardnetError where the model was closed meanwhile."""
         with self._settled:
             self._raise_if_ended()
             self._held.enter(*rings)
 
     def _open(self, ring: Ring, waiting: Waiting) -> None:
-        """
-        Raises:
-            ShardnetError, Refused, BrokenOff: `all` is as before, and what was opened is let go of.
-        """
+        """Where it raises ShardnetError, Refused or BrokenOff, `all` is as before, and what was opened is let go of."""
         try:
             ring.open(waiting.for_taking)
             self._raise_if_ended()

@@ -50,10 +50,13 @@ class Standby:
         transport: Transport,
         draw_id: Callable[[], RingId],
         note: Callable[[str, str, str], object],
+        on_ready: Callable[[], object] = lambda: None,
     ) -> None:
+        """Args: `on_ready`, called when one more stage is ready."""
         self._transport = transport
         self._draw_id = draw_id
         self._note = note
+        self._on_ready = on_ready
         self._news = threading.Condition()
         """Guards all that follows."""
         self._stages: dict[StagePlan, RemoteStage] = {}
@@ -98,6 +101,43 @@ class Standby:
         """What is kept ready, by device."""
         with self._news:
             return sorted(self._stages, key=lambda stage: (stage.device, stage.first_unit))
+
+    @property
+    def stages(self) -> list[RemoteStage]:
+        """The same, as they are held."""
+        with self._news:
+            return [stage for stage in self._stages.values() if stage.is_loaded]
+
+    def take_up(self, stages: Sequence[RemoteStage]) -> None:
+        """Keep stages ready that were loaded for it by an earlier coordinator, under ring ids of this one.
+
+        Waits for their devices. What is of no use any more is let go of.
+        """
+        with self._news:
+            present = self._present
+        for stage in stages:
+            try:
+                if present is None:
+                    raise ClusterError("nothing is kept ready now.")
+                self._take_one_up(present, stage)
+            except ShardnetError:
+                stage.let_go()
+        self._on_ready()
+
+    def _take_one_up(self, present: Present, stage: RemoteStage) -> None:
+        """
+        Raises:
+            ShardnetError: its device does not answer, or has no room for it.
+        """
+        spec = self._spec(present, stage.plan)
+        stage.sizes = stage.load().result()
+        for step in (stage.adopt(spec), stage.switch(spec.ring_id), stage.retire(spec.ring_id)):
+            step.result()
+        with self._news:
+            if self._is_closed or stage.plan.device in self._lost or stage.plan in self._stages:
+                raise ClusterError(f"nothing more is kept ready on {stage.plan.device}.")
+            self._ring_ids[stage.plan] = spec.ring_id
+            self._stages[stage.plan] = stage
 
     def holds(self, ring_id: RingId) -> bool:
         """Whether there is a use for a stage that was opened under that id."""
@@ -209,6 +249,7 @@ class Standby:
         else:
             text = f"{stage.device} keeps {units_of([stage])} ready for {reserve.instead_of}"
             self._note("standby", text, stage.device)
+            self._on_ready()
 
     def _open(self, present: Present, stage: StagePlan) -> RemoteStage:
         """Make room for it, unless it is there.
@@ -255,6 +296,4 @@ class Standby:
         [spec] = present.blueprint.specs(self._draw_id(), [stage], Plan((stage,)))
         budgets = {each.device: now.kv_budget_bytes for each, now in zip(present.stages, present.specs, strict=True)}
         num_groups = present.specs[0].num_groups if stage.first_unit == 0 else 1
-        return spec._replace(
-            kv_budget_bytes=budgets.get(stage.device, spec.kv_budget_bytes), num_groups=num_groups, keep_s=0.0
-        )
+        return spec._replace(kv_budget_bytes=budgets.get(stage.device, spec.kv_budget_bytes), num_groups=num_groups)

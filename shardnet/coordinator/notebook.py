@@ -112,6 +112,7 @@ class Notebook:
             left.context_tokens,
             left.plan,
             tuple(tuple(stage) for stage in left.stages),
+            tuple(tuple(stage) for stage in left.ready),
         )
         self._write(MODEL, (tuple(page.first), tuple(page.asked), page.ticket, page.number, plain))
 
@@ -188,6 +189,7 @@ def _left_model(
     context_tokens: int,
     plan: Any,
     stages: tuple[tuple[Any, ...], ...],
+    ready: tuple[tuple[Any, ...], ...],
 ) -> LeftModel:
     return LeftModel(
         checkpoint,
@@ -198,4 +200,5 @@ def _left_model(
         context_tokens,
         plan,
         tuple(LeftStage(*stage) for stage in stages),
+        tuple(LeftStage(*stage) for stage in ready),
     )

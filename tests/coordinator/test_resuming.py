@@ -16,7 +16,7 @@ from lasting_in_process import LastingInProcess, lasting_in_process
 from processes import wait_until
 from tiny_text_model import save_text_model
 
-from shardnet.cluster import resuming
+from shardnet.cluster import resuming, standby
 from shardnet.cluster.model import Model
 from shardnet.coordinator.notebook import MODEL
 from shardnet.device.stage_host import StageHost
@@ -240,6 +240,59 @@ def test_where_nothing_is_left_it_is_loaded_anew(cluster: LastingInProcess, tiny
             pass
     assert len(loads) == 6
     assert "no device has anything of it any more" in cluster.told("not resumed")[0]
+
+
+# ---- what is kept ready ----
+
+
+def are_ready(cluster: LastingInProcess, num_stages: int) -> None:
+    def count() -> int:
+        model = cluster.coordinator._loads.loaded().model
+        rings = model._deployment._rings
+        return 0 if rings is None or rings.standby is None else len(rings.standby.stages)
+
+    wait_until(lambda: count() == num_stages)
+
+
+def test_what_is_kept_ready_stays_so(
+    cluster: LastingInProcess, tiny: Path, loads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(standby, "QUIET_S", 0.05)
+    begin(cluster, tiny)
+    are_ready(cluster, 3)
+    before = set(stages(cluster))
+    monkeypatch.setattr(standby, "QUIET_S", 1.0)
+    for _ in range(2):
+        cluster.kill()
+        cluster.restart()
+        begin(cluster, tiny)
+        are_ready(cluster, 3)
+    time.sleep(1.3)  # what is to be ready is thought over then
+    assert set(stages(cluster)) == before and len(before) == len(loads) == 6
+
+
+@pytest.mark.parametrize("device", ["a", "b", "c"])
+def test_what_is_kept_ready_takes_over(
+    cluster: LastingInProcess,
+    tiny: Path,
+    loads: list[str],
+    greedy: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+    device: str,
+) -> None:
+    monkeypatch.setattr(standby, "QUIET_S", 0.05)
+    model = begun(cluster, tiny)
+    are_ready(cluster, 3)
+    monkeypatch.setattr(standby, "QUIET_S", 60.0)
+    with ThreadPoolExecutor(1) as source:
+        answer = source.submit(asked, model, GREEDY)
+        wait_until(lambda: cluster.num_sessions() == 3)
+        cluster.kill()
+        cluster.lose(device)
+        cluster.restart()
+        begin(cluster, tiny)
+        assert answer.result(60) == greedy
+    assert len(loads) == 6, "nothing had to be loaded"
 
 
 # ---- which model it is ----
