@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from dataclasses import replace
 from typing import Annotated
@@ -64,6 +65,7 @@ def up(
     glance_at_once(what.model)
     require_address_space()
     with importing():
+        importlib.import_module("transformers.modeling_layers")  # a model will need it; the door is not opened before
         from shardnet.launch.cluster.up import run
 
     asked = replace(load, record_spans=spans.record_spans)

@@ -26,7 +26,7 @@ from shardnet.errors import BadRequest, ClusterError, DoesNotFit, ShardnetError,
 from shardnet.foreign.quoting import counted
 from shardnet.loader import ModelFiles, open_model
 from shardnet.plan import Plan
-from shardnet.process.threads import Errands
+from shardnet.process.threads import Errands, on_thread
 from shardnet.progress import silent
 from shardnet.session.session import Session
 from shardnet.timeline.events import Event
@@ -223,6 +223,7 @@ class Loads:
         as_asked: dict[str, Any] = asked.options
         again = Load(asked.model, LoadOptions(**as_asked), page.ticket)
         files = open_model(again.model, again.options.dtype, progress=silent)
+        on_thread("shardnet-tokenizer", files.tokenizer)  # it is needed when the sessions go on already
         self._loading = files.name
         options = replace(again.options, progress=silent, on_event=partial(self._hear, files.name))
         self._cluster.keep = self._heritage.keeping(again, page.number)
