@@ -14,7 +14,6 @@ import argparse
 import json
 import os
 import random
-import signal
 import statistics
 import subprocess
 import sys
@@ -175,7 +174,7 @@ class Bed:
         return texts, [at_s - imported_s for at_s in firsts if at_s is not None], told
 
     def end(self) -> None:
-        self.up.process.send_signal(signal.SIGINT)
+        self.up.process.terminate()
         self.up.process.wait()
         for process in self._joined:
             process.kill()
@@ -199,6 +198,7 @@ def main() -> int:
     with ExitStack() as resources:
         folder = Path(resources.enter_context(tempfile.TemporaryDirectory()), "state")
         bed = Bed(folder, asked.tokens, resources)
+        bed.ask()  # until then the sources start, and what is kept ready is loaded
         expected, whole_s = bed.ask()
         for run in range(asked.runs):
             after_s = chance.uniform(0, 0.8 * whole_s)

@@ -19,6 +19,7 @@ from processes import wait_until
 from tiny_text_model import save_text_model
 
 from shardnet.cluster import watch
+from shardnet.cluster.deployment import MOST_EVENTS
 from shardnet.errors import DeviceLost
 from shardnet.policy.membership import Limits
 
@@ -151,3 +152,11 @@ def test_where_nobody_can_take_over_from_a_frozen_device_its_sessions_wait(
         "".join(stream)
         assert stream.result.token_ids == expected[0]
         wait_until(lambda: [event.event for event in model.events] == ["suspected", "back"])
+
+
+def test_only_the_latest_events_are_remembered(ring: RingInProcess, tiny: Path) -> None:
+    with ring.connect() as cluster:
+        model = load(cluster, tiny)
+        for number in range(MOST_EVENTS + 5):
+            model._deployment.note("lost", str(number))  # type: ignore[attr-defined]
+        assert [event.text for event in model.events] == [str(number) for number in range(5, MOST_EVENTS + 5)]
