@@ -14,6 +14,7 @@ Kind = Literal[
     "heard again",
     "taken over",
     "recovered",
+    "moved",
     "loading",
     "loaded",
     "not loaded",

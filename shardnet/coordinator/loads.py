@@ -288,6 +288,8 @@ class Loads:
         """What happens to the model that is there. Who comes and goes is told by others."""
         if event.event in ("lost", "suspected"):
             self._tell(ClusterEvent("taken over", f"{event.text}.", device=event.device, model=model))
+        elif event.event in ("drained", "rebalanced"):
+            self._tell(ClusterEvent("moved", f"{model}: {event.text}.", device=event.device, model=model))
         elif event.event == "recovered":
             self._tell(ClusterEvent("recovered", f"{model} goes on: {event.text}.", model=model))
 
