@@ -131,8 +131,9 @@ class Standby:
         """
         spec = self._spec(present, stage.plan)
         stage.sizes = stage.load().result()
-        for step in (stage.adopt(spec), stage.switch(spec.ring_id), stage.retire(spec.ring_id)):
-            step.result()
+        stage.adopt(spec).result()
+        stage.switch(spec.ring_id).result()
+        stage.retire(spec.ring_id).result()
         with self._news:
             if self._is_closed or stage.plan.device in self._lost or stage.plan in self._stages:
                 raise ClusterError(f"nothing more is kept ready on {stage.plan.device}.")
