@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from shardnet.device.allocator import return_freed
-from shardnet.errors import ClusterError
+from shardnet.errors import ClusterError, PlanNotInForce
 from shardnet.process.threads import on_thread
 from shardnet.stage.shape import Remains
 from shardnet.stage.stage import Stage
@@ -40,6 +40,11 @@ class Shaping:
 
 def _shape(host: StageHost, ring_id: RingId, stretches: tuple[Stretch, ...]) -> StageSizes:
     """Each stage in turn keeps its own stretch; then those behind the first become part of it."""
+    if host.key[0] != ring_id:
+        raise PlanNotInForce(
+            f"{host._premises.transport.name} has a stage of plan {host.key[0].plan_version}, and not of plan "
+            f"{ring_id.plan_version}: that one is not in force here."
+        )
     stage = host._running()
     others = [_beside(host, ring_id, stretch) for stretch in stretches[1:]]
     for each, stretch in zip((host, *others), stretches, strict=True):

@@ -181,8 +181,8 @@ class StageHost:
                 the first become part of it. Where one has fewer tokens of a session than another, the whole has as
                 few; a session that one has not, or has no room for, is open there no more.
 
-        The future fails with BadRequest where a stage has not all of its units, or they do not follow each other; with
-        ClusterError where one is not there.
+        The future fails with PlanNotInForce where that ring is not the present one; with BadRequest where a stage has
+        not all of its units, or they do not follow each other; with ClusterError where one is not there.
         """
         return self._shaping.begin(self, ring_id, stretches)
 

@@ -20,6 +20,7 @@ from shardnet.stage.inbox import Inbox, OnTaken
 from shardnet.stage.live_sessions import LiveSessions
 from shardnet.stage.onward import Onward
 from shardnet.stage.sent_log import kept_by
+from shardnet.timeline.recorder import Recorder
 
 
 class Remains(NamedTuple):
@@ -28,6 +29,7 @@ class Remains(NamedTuple):
     shard: Shard
     kv: KVCache
     sessions: LiveSessions
+    recorder: Recorder
 
 
 class Shape:

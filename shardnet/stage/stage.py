@@ -204,13 +204,14 @@ class Stage:
             self._why_stopped = self._why_stopped or "it is part of another stage now"
             sessions = self._sessions.give()
         self._stop(self._why_stopped)
-        return Remains(self.shard, self.kv, sessions)
+        return Remains(self.shard, self.kv, sessions, self.recorder)
 
     def join(self, other: Remains) -> None:
         """See `Shape.join`."""
         with self._ready:
             self._shape.join(other)
             self._idle.note_sessions(len(self._sessions))
+        self.recorder.absorb(other.recorder)
 
     def usage(self) -> tuple[int, int]:
         """Open sessions, and the bytes that their KV caches have reserved."""

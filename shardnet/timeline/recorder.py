@@ -114,6 +114,25 @@ class Recorder:
             self._spans.clear()
             return spans
 
+    def absorb(self, other: Recorder) -> None:
+        """Have done what another stage did, too, which has ended and became part of this one."""
+        with other._lock:
+            spans, messages = list(other._spans), dict(other._messages_from)
+            sums = other._compute_ns, other._idle_ns, other._num_steps, other._num_tokens, other._bytes_in
+            num_dropped = other._num_dropped
+        with self._lock:
+            for span in spans:
+                self._keep(span)
+            for source, (count, wire_ns) in messages.items():
+                own_count, own_ns = self._messages_from.get(source, (0, 0))
+                self._messages_from[source] = own_count + count, own_ns + wire_ns
+            self._compute_ns += sums[0]
+            self._idle_ns += sums[1]
+            self._num_steps += sums[2]
+            self._num_tokens += sums[3]
+            self._bytes_in += sums[4]
+            self._num_dropped += num_dropped
+
     def reset(self) -> None:
         """Forget totals and spans, as before the first step."""
         with self._lock:

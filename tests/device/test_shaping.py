@@ -14,7 +14,7 @@ from tiny_text_model import save_text_model
 
 from shardnet.device.stage_host import StageHost
 from shardnet.device.worker import Worker
-from shardnet.errors import BadRequest, ClusterError
+from shardnet.errors import BadRequest, ClusterError, PlanNotInForce
 from shardnet.transport import InProcessNetwork
 from shardnet.transport.messages import (
     Hop,
@@ -141,6 +141,7 @@ def test_all_stages_of_a_device_become_one_and_the_text_goes_on(device: OneDevic
     shaped = [first.shape(ring_id, stretches) for _ in range(3)]
     assert len({answer.result(10) for answer in shaped}) == 1
     assert device.worker._stages.hosts() == [first]
+    assert first.report().totals.num_steps >= 3 * 5, "those of all three"
     device.hosts = [first]
     go_on(device, ring_id)
     assert device.wait_for(NUM_TOKENS) == alone(tiny, [PROMPT], NUM_TOKENS)[0]
@@ -168,8 +169,10 @@ def test_units_that_are_given_up_free_their_memory(device: OneDevice) -> None:
 
 def test_what_cannot_be_shaped_is_refused(device: OneDevice) -> None:
     first, middle, _ = device.hosts
-    ring_id = device.enter(2, [RingStop("a", 0, 5)], [(first, 0), (middle, 1)])
-    with pytest.raises(ClusterError, match="has no stage 7 of plan 2"):
+    with pytest.raises(PlanNotInForce, match="a stage of plan 1, and not of plan 2"):
+        first.shape(RingId(EPOCH, 2), (Stretch(0, 0, 0),)).result(10)
+    ring_id = device.enter(3, [RingStop("a", 0, 5)], [(first, 0), (middle, 1)])
+    with pytest.raises(ClusterError, match="has no stage 7 of plan 3"):
         first.shape(ring_id, (Stretch(0, 0, 1), Stretch(7, 2, 3))).result(10)
     with pytest.raises(BadRequest, match="cannot be trimmed to units 2 to 4"):
         middle.shape(ring_id, (Stretch(1, 2, 4),)).result(10)
