@@ -11,8 +11,8 @@ from shardnet.errors import BadRequest, CallTimeout, ClusterError, DeviceLost, E
 from shardnet.transport.base import Transport
 from shardnet.transport.source_messages import COORDINATOR
 
-AWAY_S = 30.0
-"""How long a coordinator may be away: one that was killed is started again within seconds."""
+AWAY_S = 60.0
+"""How long a coordinator may be away that was killed and is started again: as long as its device looks for it."""
 ENDED_S = 5.0
 """The same for one that has left in order, or whose place at the door is empty."""
 AGAIN_S = 0.1
