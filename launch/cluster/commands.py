@@ -73,7 +73,7 @@ def up(
 
 
 def join(where: JoinAddress, device: OwnDeviceOptions, output: EventOutput) -> None:
-    """Offer this machine to a cluster until Ctrl-C. What is loaded next uses it."""
+    """Offer this machine to a cluster until Ctrl-C. Models use it where it helps."""
     folder = where.running_folder()
     require_address_space()
     from shardnet.launch.cluster.join import run

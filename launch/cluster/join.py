@@ -21,7 +21,7 @@ from shardnet.profiling.cores import max_threads
 KEEP_S = 600.0
 """How long to look for a cluster that is gone: a coordinator that was killed may be started again."""
 _SENTENCES = {
-    "joined": "{name} has joined the cluster in {folder}. What is loaded next uses it; Ctrl-C leaves.",
+    "joined": "{name} has joined the cluster in {folder}. Models use it where it helps; Ctrl-C leaves.",
     "holds": "{name} holds {what}.",
     "gone": "The cluster in {folder} is gone. {name} looks for it for ten minutes.",
     "back": "The cluster in {folder} is back.",

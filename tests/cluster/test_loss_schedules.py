@@ -23,6 +23,7 @@ from shardnet.cluster import remote_stage, tidying, watch
 from shardnet.cluster.cluster import COORDINATOR
 from shardnet.cluster.model import Model
 from shardnet.policy.membership import Limits
+from shardnet.session import sessions
 
 NUM_SCHEDULES, NUM_LONG = 60, 1000
 AT_ONCE = 2
@@ -104,6 +105,7 @@ def quick_watch(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     anybody gives up a frozen device.
     """
     monkeypatch.setattr(remote_stage, "REWIRE_TRIES", 8)
+    monkeypatch.setattr(sessions, "OPEN_SESSION_TRIES", 8)
     monkeypatch.setattr(watch, "LIMITS", Limits(ask_every_s=0.05, suspect_after_s=0.4, lost_after_s=60.0, grace_s=0.05))
     monkeypatch.setattr(watch, "LOOK_EVERY_S", 0.02)
     monkeypatch.setattr(tidying, "FIRST_S", 0.002)
