@@ -28,12 +28,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import shardnet
 from shardnet.cluster.local_workers import inherited_pipe, worker_environment
 from shardnet.coordinator.attendance import HAS_ENDED, Attendance
 from shardnet.coordinator.events import ClusterEvent
+from shardnet.process.threads import on_thread
 from shardnet.simulator.events import Event
 from shardnet.simulator.script import Road, ScriptDevice
 from shardnet.transport import RpcTransport, serve_door
@@ -151,12 +153,17 @@ class Bed:
             self._say("start", event.device, self._endpoint)
         else:
             self._attendance.goodbye(event.device)
-            self._transport.post(event.device, "leave", timeout_s=LEAVE_S)
+            on_thread("testbed-leave", partial(self._let_leave, event.device))
         return True
 
     def slow(self, device: str, factor: float) -> None:
         """From now on it takes so many times as long as it was described."""
         self._say("slow", device, factor)
+
+    def _let_leave(self, device: str) -> None:
+        """As `shardnet leave` has it: others take over first."""
+        self.cluster.drain(device)
+        self._transport.post(device, "leave", timeout_s=LEAVE_S)
 
     def _hatch(self, logs: Path, pipe: int) -> subprocess.Popen[str]:
         described = [

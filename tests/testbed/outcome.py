@@ -12,8 +12,20 @@ from shardnet.simulator.result import Result
 
 GAPS = 3
 """So many of the longest are told."""
-KNOWN = ("lost", "suspected", "cut off", "left", "joined", "back", "heard again", "rerouted", "rebalancing")
-DONE = ("recovered", "rebalanced", "rerouted")
+KNOWN = (
+    "lost",
+    "suspected",
+    "cut off",
+    "left",
+    "joined",
+    "back",
+    "heard again",
+    "rerouted",
+    "rebalancing",
+    "rebalanced",
+    "drained",
+)
+DONE = ("recovered", "rebalanced", "rerouted", "drained")
 COMPARED = ("lost", "suspected", "back", "recovered")
 """What a real run and a predicted one both tell."""
 

@@ -102,6 +102,7 @@ def play(
             **placed,
         )
         settled_s = time.monotonic() + script.settle_s
+        tell(0.0, 0, "; ".join(f"{stage.device} has units {stage.units}" for stage in loaded.plan.stages))
         loaded.eos_ids = ()  # every answer has all its tokens
         if expected is None:
             expected = _undisturbed(bed, loaded, script)
@@ -131,7 +132,7 @@ def _hear_of_member(account: _Account, event: ClusterEvent) -> None:
 def _undisturbed(bed: Bed, model: Model, script: Script) -> list[list[int]]:
     for device in script.present:
         bed.slow(device.name, 1 / device.slowdown)
-    conversations = [_Reading(model, each, number) for number, each in enumerate(script.conversations)]
+    conversations = [_Reading(model, each, number, []) for number, each in enumerate(script.conversations)]
     for each in conversations:
         each.thread.join()
     for device in script.present:
@@ -147,12 +148,12 @@ def _run(bed: Bed, model: Model, script: Script, account: _Account) -> tuple[lis
         if event.token is not None:
             at_token[event.token].append(event)
     timed = sorted((event for event in script.events if event.at_s is not None), key=lambda event: event.at_s or 0)
+    account.came_s = [[] for _ in script.conversations]
     account.start_s = time.monotonic()
     conversations = [
-        _Reading(model, each, number, at_token if number == 0 else {}, strike)
+        _Reading(model, each, number, account.came_s[number], at_token if number == 0 else {}, strike)
         for number, each in enumerate(script.conversations)
     ]
-    account.came_s = [each.came_s for each in conversations]
     striker = threading.Thread(target=_strike_in_time, args=(timed, account, strike, is_over), daemon=True)
     striker.start()
     deadline_s = time.monotonic() + LONGEST_S
@@ -190,11 +191,12 @@ class _Reading:
         model: Model,
         conversation: ScriptConversation,
         number: int,
+        came_s: list[float],
         at_token: dict[int, list[Event]] | None = None,
         strike: Callable[[Event], object] = lambda event: None,
     ) -> None:
         self.ids: list[int] = []
-        self.came_s: list[float] = []
+        self.came_s = came_s
         self.error = ""
         self._num_tokens = conversation.tokens
         self._at_token, self._strike = at_token or {}, strike

@@ -21,7 +21,7 @@ PROFILE_S = 8.0
 
 
 def predict(script: Script) -> Outcome:
-    """The outcome of the script on paper. The runtime moves nothing for speed alone yet, and neither does this.
+    """The outcome of the script on paper. A placement by hand stays as it is, as in the runtime.
 
     Raises:
         ShardnetError: the model is not to be had, or nothing fits.
@@ -31,7 +31,7 @@ def predict(script: Script) -> Outcome:
     slowdowns = {device.name: device.slowdown for device in script.devices}
     devices = tuple(_timed(device, core, slowdowns[device.name]) for device in asked.problem.devices)
     asked = replace(asked, problem=replace(asked.problem, devices=devices))
-    run = script_run(script, asked, ConfiguredPlanner(PlannerOptions()), rebalance=False)
+    run = script_run(script, asked, ConfiguredPlanner(PlannerOptions()), rebalance=script.split is None)
     return predicted_outcome(simulate(asked.problem, run.start, run.load, run.events, run.recovery), run.events)
 
 
