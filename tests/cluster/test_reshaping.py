@@ -17,6 +17,7 @@ from processes import wait_until
 from tiny_text_model import save_text_model
 
 from shardnet.cluster import remote_stage, tidying, watch
+from shardnet.cluster.cluster import COORDINATOR
 from shardnet.cluster.model import Model
 from shardnet.cluster.rings import Rings
 from shardnet.device.worker import Worker
@@ -118,6 +119,26 @@ def test_after_a_loss_each_device_has_one_stage_again(
         assert stream.result.token_ids == expected[0]
         assert [event.event for event in model.events] == ["lost", "recovered"]
         check_memory(ring, model)
+
+
+def test_of_a_round_that_is_broken_off_the_next_one_knows_what_stages_have_become(
+    tiny: Path, expected: list[list[int]]
+) -> None:
+    """b has given up unit 2, and has not said so yet, when c is lost, which was to have it."""
+    with ring_in_process(4, speed=SPEED) as ring, ring.connect() as cluster:
+        ring.network.scatter(0.02, 1)
+        model = cluster.load(tiny, dtype="float32", split=[1, 2, 2, 1], standby="cold", rebalance=False)
+        with model:
+            stream = model.stream(PROMPT, max_new_tokens=NUM_TOKENS)
+            next(stream)
+            ring.network.drop("b", COORDINATOR, endpoint="shape", count=3, answers=True)
+            ring.network.at("shape", 0, lambda: ring.network.kill("c"))
+            rings_of(model).go_over(lambda *_: Plan(stages_from_counts(["a", "b", "c", "d"], [1, 1, 3, 1])))
+            assert "c" not in model.plan.devices and model.plan.device_of(2) == "b"
+            "".join(stream)
+            assert stream.result.token_ids == expected[0]
+            wait_until(lambda: is_tidy(model), 20)
+            check_memory(ring, model)
 
 
 def some_plan(random: Random, devices: list[str]) -> Plan:
