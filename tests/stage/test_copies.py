@@ -16,6 +16,7 @@ from one_stage import Road, nothing, shard_of, stage_of, standing
 from tiny_text_model import save_text_model
 
 from shardnet.errors import BadRequest
+from shardnet.stage.sampling import Sampler
 from shardnet.stage.stage import Stage
 from shardnet.transport.messages import (
     Copied,
@@ -156,6 +157,9 @@ def check(follower: Stage, owners: Owners, session: int) -> None:
         assert known.kept_from == 0 and torch.equal(follower.kv.get(session).kept(0, length), sent)
     elif not shard.has_head:
         assert known.kept_from == length
+    if shard.has_head:
+        samplers = [stage._sessions.get(session).sampler for stage in (owners.last, follower)]  # type: ignore[union-attr]
+        assert samplers[1]._num_drawn == samplers[0]._num_drawn, "who takes over need not draw them first"  # type: ignore[union-attr]
     if shard.has_head and not shard.has_embedding:
         assert known[2:5] == standing(owners.last, session)[2:5]
     if shard.has_embedding and not shard.has_head:
@@ -196,3 +200,20 @@ def test_a_copy_is_what_the_owners_have(owners: Owners, tiny: Path, units: tuple
             assert stage.usage() == (0, 0) and stage.kv._extents == []
             for owner in owners[:2]:
                 owner.close_sessions(sorted(going_on))
+
+
+def test_a_copy_that_is_told_more_keeps_its_tokens_and_its_random_numbers(tiny: Path) -> None:
+    """What others know of the answer is not sampled again, and a penalty sees it."""
+    with stage_of(shard_of(tiny, *LAST), Road()) as stage:
+        told = SessionSpec(1, 20, 3, 3, 9, (), SAMPLINGS[1], (5, 6, 7))
+        live = stage._sessions.hold(told, Sampler(told, torch.float32))
+        live.kv.length = 4
+        assert live.sampler is not None
+        live.sampler.wind(2, 10)
+        generator = live.sampler._generator
+        stage.open_session(told._replace(sample_from=6, prompt_ids=(5, 6, 7, 8, 9, 10)))
+        known = standing(stage, 1)
+        assert known[1:] == (4, 6, (), 6, True)
+        sampler = stage._sessions.all()[0].sampler
+        assert sampler is not None and sampler._ids == [5, 6, 7, 8, 9, 10]
+        assert sampler._generator is generator and sampler._num_drawn == 2
