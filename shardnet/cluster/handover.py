@@ -3,6 +3,7 @@
     load      what is new, where units were lost or go to others
     fence     every stage adopts its place in the new ring, then switches to it, then answers to no other: nothing that
               an old ring still sends is applied from then on, and what the stages say of themselves is final
+    pull      stages that take over from others which are there copy the last of what these know of sessions
     shape     stages give up units that others have now, and those of one device that follow each other become one
     catch up  the source is told what it has not heard, sessions are opened at new stages, and every stage is sent what
               it lacks: see `policy.mending`
@@ -18,6 +19,7 @@ from collections.abc import Container, Iterable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
+from shardnet.cluster.remote_stage import RemoteStage
 from shardnet.cluster.ring import Ring, WaitFor, WaitForStage
 from shardnet.errors import ClusterError, ShardnetError
 from shardnet.policy.mending import CatchUp, Opening, catch_up
@@ -37,6 +39,21 @@ def fence(ring: Ring, wait_for: WaitFor) -> None:
     for step in (ring.adopt, ring.switch, ring.retire_others):
         for answer in step():
             wait_for(answer)
+
+
+def pull(ring: Ring, before: Sequence[RemoteStage], wait_for: WaitFor) -> None:
+    """Have new stages copy what those know that had their units. What cannot be had, they are sent, and compute.
+
+    Args:
+        before: the stages of the ring that was, as far as they are there.
+    """
+    kept = set(map(id, before))
+    for stage, plan in zip(ring.members, ring.sections, strict=True):
+        if id(stage) not in kept:
+            found = [owner.owner_of(plan) for owner in before if owner.plan.device != plan.device]
+            owners = tuple(owner for owner in found if owner is not None)
+            if owners:
+                wait_for(stage.pull(owners))
 
 
 def shape(ring: Ring, wait_for: WaitFor) -> None:

@@ -18,7 +18,7 @@ from shardnet.planner import OBJECTIVES
 from shardnet.progress import Progress
 from shardnet.timeline.events import Event
 
-STANDBY = COLD, WARM = "cold", "warm"
+STANDBY = COLD, WARM, HOT = "cold", "warm", "hot"
 _MODEL = "The model"
 _DEVICES = "Devices"
 
@@ -122,9 +122,11 @@ class LoadOptions(Options):
         str,
         OneOf(STANDBY),
         Meaning(
-            "warm: devices keep each other's units ready for a loss, where memory is left. cold: they are loaded then.",
+            "warm: devices keep each other's units ready for a loss, where memory is left. hot: and what they know of "
+            "conversations. cold: all is loaded then.",
             about='"warm": some seconds after the load devices begin to load what they would take over from each '
-            'other, as far as memory is left; "cold": that is loaded when a device is lost.',
+            'other, as far as memory is left; "hot": they copy keys and values of sessions, too, while they have '
+            'nothing else to do; "cold": all is loaded and computed when a device is lost.',
             panel=_DEVICES,
         ),
     ] = WARM

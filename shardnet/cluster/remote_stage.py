@@ -75,6 +75,12 @@ class RemoteStage:
             self._loading = self._host.call("load", timeout_s=LOAD_S)
         return self._loading
 
+    def owner_of(self, stage: StagePlan) -> Owner | None:
+        """Itself as the owner of those of its units that `stage` has, too; None where it has none of them."""
+        first, last = max(self.plan.first_unit, stage.first_unit), min(self.plan.last_unit, stage.last_unit)
+        place = self._spec.ring_id, self._spec.stage
+        return Owner(self.plan.device, place, first, last) if first <= last else None
+
     @property
     def is_loaded(self) -> bool:
         """Whether it has its weights."""

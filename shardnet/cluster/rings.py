@@ -318,6 +318,7 @@ class Rings:
         self._keep(self.blueprint, new, plan, self.standby.stages)  # before stages answer to the old one no more
         handover.fence(new, waiting.for_answer)
         self._enter(new)
+        handover.pull(new, [stage for stage in held if stage.plan.device not in away.silent], waiting.for_answer)
         handover.shape(new, waiting.for_answer)
         handover.go_on(new, self._sessions, waiting.for_answer)
         self._settle(plan)
@@ -347,7 +348,7 @@ class Rings:
         """What is to be kept alive."""
         ring = self.all[-1]
         assert self.blueprint is not None, "the model stands"
-        return Present(self.blueprint, self.plan, ring.plan, ring.specs, self._means(ring, Away()))
+        return Present(self.blueprint, self.plan, ring.plan, ring.specs, self._means(ring, Away()), ring.members)
 
     def _enter(self, *rings: Ring) -> None:
         """Raises ShardnetError where the model was closed meanwhile."""

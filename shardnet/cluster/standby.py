@@ -10,11 +10,11 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import wait
-from typing import NamedTuple
+from concurrent.futures import Future, wait
+from typing import Any, NamedTuple
 
 from shardnet.cluster.blueprint import Blueprint
-from shardnet.cluster.load_options import COLD
+from shardnet.cluster.load_options import COLD, HOT
 from shardnet.cluster.remote_stage import RemoteStage
 from shardnet.errors import ClusterError, ShardnetError
 from shardnet.plan import Plan, StagePlan
@@ -23,10 +23,12 @@ from shardnet.policy.succession import Means
 from shardnet.process.threads import on_thread
 from shardnet.timeline.events import units_of
 from shardnet.transport.base import Transport
-from shardnet.transport.messages import RingId, StageSpec
+from shardnet.transport.messages import Owner, RingId, StageSpec
 
 QUIET_S = 10.0
 """So long after a change nothing is loaded for the next one."""
+COPY_S = 60.0
+"""So long a change of plan may wait until the conversations under way are copied; what is lacking is computed anew."""
 GIVE_UP_S = 5.0
 """How long who asks for memory waits until it is free."""
 _log = logging.getLogger(__name__)
@@ -40,6 +42,13 @@ class Present(NamedTuple):
     stages: Sequence[StagePlan]
     specs: Sequence[StageSpec]
     means: Means
+    held: Sequence[RemoteStage] = ()
+    """The stages themselves."""
+
+    def owners_of(self, stage: StagePlan) -> tuple[Owner, ...]:
+        """Who has the units of a stage that is kept ready."""
+        found = [held.owner_of(stage) for held in self.held if held.plan.device != stage.device]
+        return tuple(owner for owner in found if owner is not None)
 
 
 class Standby:
@@ -216,6 +225,8 @@ class Standby:
             if not self._is_wanted(present):
                 return
             self._load(present, reserve)
+        if present.blueprint.options.standby == HOT:
+            self._follow(present, [reserve.stage for reserve in wanted])
 
     def load(self, present: Present, stages: Sequence[StagePlan]) -> None:
         """Have these loaded now, and wait for it: the ring is about to be changed.
@@ -227,6 +238,13 @@ class Standby:
         loads = [each.load() for each in opened]
         for loaded in loads:
             loaded.result()
+        wait(self._follow(present, stages), timeout=COPY_S)
+
+    def _follow(self, present: Present, stages: Sequence[StagePlan]) -> list[Future[Any]]:
+        """Let what is ready copy what its owners know of sessions, and go on doing so."""
+        with self._news:
+            ready = [(self._stages[stage], present.owners_of(stage)) for stage in stages if stage in self._stages]
+        return [stage.follow(owners) for stage, owners in ready if owners and stage.is_loaded]
 
     def _load(self, present: Present, reserve: Reserve) -> None:
         """What does not fit is left out."""

@@ -27,7 +27,7 @@ from shardnet.session import sessions
 
 NUM_SCHEDULES, NUM_LONG = 60, 1000
 AT_ONCE = 2
-SPEED = 100.0
+SPEED = 50.0
 NUM_TOKENS = 10
 SPLIT = [1, 2, 2, 1]
 NAMES = ("a", "b", "c", "d")

@@ -90,6 +90,32 @@ def test_what_is_lost_was_loaded_before(
         assert all(hosts_of(ring, name) <= before[name] for name in before)
 
 
+@pytest.mark.parametrize("lost", ["a", "b", "c"])
+def test_what_is_kept_hot_has_the_conversations_too(
+    tiny: Path, expected: list[int], monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    with loaded(tiny, [2, 2, 2], standby="hot") as (ring, model):
+        for one in ring.names:
+            for other in ring.names:
+                ring.network.delay(one, other, 0.003)
+        are_ready(model, 3)
+        monkeypatch.setattr(standby, "QUIET_S", 60.0)
+        [ready] = [each for each in standby_of(model).ready if model.plan.device_of(each.first_unit) == lost]
+        [host] = [each for each in hosts_of(ring, ready.device) if each.key[1] == 0 and has_units(each, ready)]
+        stream = model.stream(PROMPT, max_new_tokens=NUM_TOKENS)
+        for _ in range(8):
+            next(stream)
+        wait_until(lambda: any(standing.length > 8 for standing in host.standings().result()))
+        ring.network.kill(lost)
+        "".join(stream)
+        assert stream.result.token_ids == expected
+
+
+def has_units(host: StageHost, stage: StagePlan) -> bool:
+    shard = host._running().shard
+    return (shard.first_unit, shard.last_unit) == (stage.first_unit, stage.last_unit)
+
+
 def test_after_a_loss_what_would_be_needed_next_is_loaded(tiny: Path, expected: list[int]) -> None:
     with loaded(tiny, [2, 2, 2]) as (ring, model):
         are_ready(model, 3)
