@@ -79,9 +79,10 @@ class Balancing:
         works = self._works(self._rings.current.stages)
         profiles = {device.name: blueprint.with_times(device) for device in blueprint.devices}
         self._pace = self._pace.seen(works, profiles)
+        problem, means = self._rings.prospects()
         observed = Observed(
             now_s=time.monotonic(),
-            problem=self._rings.problem(),
+            problem=problem,
             device_slowdown=self._pace.slowdown(profiles),
             in_flight=blueprint.options.in_flight,
             changed_s=self._changed_s,
@@ -89,7 +90,7 @@ class Balancing:
         )
         decision = revise(plan, observed, POLICY, blueprint.place)
         self._better_since_s = decision.better_since_s
-        if decision.plan is not None:
+        if decision.plan is not None and means.has_room(decision.plan.stages, means.reserved_tokens):
             self._go_over(plan, decision.plan, decision.why)
 
     def _go_over(self, plan: Plan, better: Plan, why: str) -> None:

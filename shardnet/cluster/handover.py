@@ -15,13 +15,14 @@ It goes by what is there, so it may be broken off anywhere and begun again with 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 from shardnet.cluster.remote_stage import RemoteStage
 from shardnet.cluster.ring import Ring, WaitFor, WaitForStage
-from shardnet.errors import ClusterError, ShardnetError
+from shardnet.errors import ClusterError, KVMemorySpent, ShardnetError
 from shardnet.policy.mending import CatchUp, Opening, catch_up
 from shardnet.session.session import Session
 from shardnet.session.sessions import Sessions
@@ -118,18 +119,29 @@ def _token(spec: SessionSpec, index: int, token_id: int) -> SampledToken:
 
 def _open(ring: Ring, sessions: Sessions, going_on: dict[int, Session], needed: CatchUp, wait_for: WaitFor) -> None:
     """Open sessions where they are not. One for which there is no room ends, and the others go on."""
-    asked: list[tuple[int, Future[Any]]] = []
+    asked = []
     for opening in needed.openings:
         if opening.session in going_on:
             spec = _spec(going_on[opening.session], opening, needed.histories[opening.session])
-            asked.append((opening.session, sessions.open_at(ring.route, opening.stage, spec)))
-    for number, answer in asked:
+            ask = partial(sessions.open_at, ring.route, opening.stage, spec)
+            asked.append((opening.session, ask, ask()))
+    for number, ask, answer in asked:
         try:
-            wait_for(answer)
+            _wait_for_room(sessions, ask, answer, wait_for)
         except ClusterError:
             raise
         except ShardnetError as error:
             sessions.fail_session(number, error)
+
+
+def _wait_for_room(sessions: Sessions, ask: Callable[[], Future[Any]], answer: Future[Any], wait_for: WaitFor) -> None:
+    """What is kept ready for another loss takes no room from a conversation."""
+    try:
+        wait_for(answer)
+    except KVMemorySpent:
+        if not sessions.make_room():
+            raise
+        wait_for(ask())
 
 
 def _spec(session: Session, opening: Opening, ids: Sequence[int]) -> SessionSpec:

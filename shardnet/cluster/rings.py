@@ -19,7 +19,6 @@ from shardnet.cluster.absences import Absences, News
 from shardnet.cluster.blueprint import Blueprint
 from shardnet.cluster.held_stages import HeldStages
 from shardnet.cluster.next_ring import Stock, means_of, missing_of, next_ring
-from shardnet.cluster.placement import LEAST_KV_TOKENS
 from shardnet.cluster.remote_stage import RemoteStage
 from shardnet.cluster.ring import Ring
 from shardnet.cluster.standby import Present, Standby
@@ -178,12 +177,11 @@ class Rings:
         else:
             broken_off.set_exception(BrokenOff())
 
-    def problem(self) -> Problem:
+    def prospects(self) -> tuple[Problem, Means]:
         """Of placing the model anew over those that can be reckoned with, with room for what is open, or DoesNotFit."""
-        assert self.blueprint is not None, "the model is not loaded yet"
         with self._settled:
-            away = self._absences.away()
-        return self.blueprint.problem(away.lost | away.silent, max(LEAST_KV_TOKENS, self._sessions.reserved_tokens))
+            away, means = self._absences.away(), self._means(self.all[-1], Away())
+        return means.problem(away.lost | away.silent, max(means.least_tokens, means.reserved_tokens)), means
 
     def take_in(self, device: str, change: Callable[[Blueprint], Blueprint]) -> None:
         """A device has joined, maybe under the name of one that was lost: from now on it may be given units.

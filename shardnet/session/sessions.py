@@ -73,7 +73,7 @@ class Sessions:
         """
         self.ring = ring
         self._transport = transport
-        self._make_room = make_room
+        self.make_room = make_room
         self._numbers = numbers
         # Reentrant: what a device asks of itself runs before the call returns, and may end in an error of a session.
         self._lock = threading.RLock()
@@ -110,7 +110,7 @@ class Sessions:
         try:
             return self._start(*asked)
         except KVMemorySpent:
-            if not self._make_room():
+            if not self.make_room():
                 raise
         return self._start(*asked)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -207,3 +208,22 @@ def test_a_stage_is_ready_for_one_ring_only(tiny: Path) -> None:
         assert taken is not None
         assert ready.take(stage) is None
         taken.let_go()
+
+
+def test_what_takes_over_gets_the_memory_of_what_is_kept_ready(
+    tiny: Path, expected: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, a conversation ended for it."""
+    with loaded(tiny, [2, 2, 2]) as (ring, model):
+        are_ready(model, 3)
+        monkeypatch.setattr(standby, "QUIET_S", 60.0)
+        stream = model.stream(PROMPT, max_new_tokens=NUM_TOKENS)
+        next(stream)
+        keeper = Counter(stage.device for stage in standby_of(model).ready).most_common(1)[0][0]
+        lost = next(stage for stage in standby_of(model).ready if stage.device == keeper)
+        budget = ring.workers[keeper].premises.memory.budget
+        for each in (budget, *budget._parts.values()):
+            each.limit_bytes = budget.reserved_bytes + 1000
+        ring.network.kill(model.plan.device_of(lost.first_unit))
+        "".join(stream)
+        assert stream.result.token_ids == expected
