@@ -43,7 +43,7 @@ def endpoint(warm_devices: None) -> Iterator[str]:
 def coordinate(endpoint: str, folder: str, pipe: Connection) -> None:
     """Answer, tell how the devices are, begin long answers, and be killed in the middle of them."""
     with shardnet.Cluster.connect(endpoint, num_devices=len(NAMES)) as cluster:
-        model = cluster.load(folder, dtype="float32", split=[2, 2, 2])
+        model = cluster.load(folder, dtype="float32", split=[2, 2, 2], standby="cold")
         results = model.generate(PROMPTS, max_new_tokens=NUM_TOKENS)
         streams = [iter(model.stream(prompt, max_new_tokens=1000)) for prompt in PROMPTS]
         for stream in streams:

@@ -72,7 +72,7 @@ def test_what_ended_a_device_is_said_whatever_it_was(endpoint: str, monkeypatch:
     """Once, only errors of ours were: of all others the user read "ended with exit code 1", and the log was empty."""
     program = (
         "from shardnet.device import nursery, process\n"
-        "def serve(*_):\n"
+        "def serve(*_, **__):\n"
         "    raise KeyError('a defect of ours')\n"
         "process.serve = serve\n"
         "process.import_all = lambda: None\n"
