@@ -150,7 +150,7 @@ def main() -> int:
     parser.add_argument("--runs", default="50,30,20,20,20,20,20", help=f"of {', '.join(KINDS)}")
     parser.add_argument("--tokens", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--standby", default="cold", help="cold or warm")
+    parser.add_argument("--standby", default="cold", choices=("cold", "warm", "hot"))
     parser.add_argument("--settle-s", type=float, default=0.0, help="before the prompts; 20 with warm")
     parser.add_argument("--only", default=",".join(KINDS))
     options = parser.parse_args()
