@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
-from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
@@ -23,20 +22,12 @@ from shardnet.policy.observing import Pace, Work
 from shardnet.policy.rebalance import Move, Observed, Policy, moves, revise
 from shardnet.process.threads import on_thread
 from shardnet.timeline.events import units_of
+from shardnet.timeline.recorder import Totals
 
 LOOK_EVERY_S = 1.0
 ANSWER_S = 2.0
 POLICY = Policy()
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class _Counts:
-    """What a stage has done since it was loaded, or its report was begun anew."""
-
-    compute_s: float = 0.0
-    num_steps: int = 0
-    num_tokens: int = 0
 
 
 class Balancing:
@@ -51,8 +42,8 @@ class Balancing:
         self._num_under_way = num_under_way
         self._note = note
         self._pace = Pace()
-        self._counts: dict[int, _Counts] = {}
-        """By the id of the stage."""
+        self._totals: dict[int, Totals] = {}
+        """What each stage had done by the last look, by its id."""
         self._changed_s = time.monotonic()
         self._better_since_s: float | None = None
         self._closed = threading.Event()
@@ -106,23 +97,17 @@ class Balancing:
         asked: list[Future[Any]] = [stage.account() for stage in stages]
         wait(asked, timeout=ANSWER_S)
         works = []
-        counts: dict[int, _Counts] = {}
+        totals: dict[int, Totals] = {}
         for stage, answer in zip(stages, asked, strict=True):
             if not answer.done() or answer.exception() is not None:
                 continue
-            totals = answer.result().totals
-            now = counts[id(stage)] = _Counts(totals.compute_s, totals.num_steps, totals.num_tokens)
-            before = self._counts.get(id(stage), now)
-            if now.num_steps > before.num_steps:
-                works.append(
-                    Work(
-                        stage.plan,
-                        now.compute_s - before.compute_s,
-                        now.num_steps - before.num_steps,
-                        now.num_tokens - before.num_tokens,
-                    )
-                )
-        self._counts = counts
+            now = totals[id(stage)] = answer.result().totals
+            before = self._totals.get(id(stage), now)
+            num_steps = now.num_steps - before.num_steps
+            if num_steps > 0:
+                num_tokens = now.num_tokens - before.num_tokens
+                works.append(Work(stage.plan, now.compute_s - before.compute_s, num_steps, num_tokens))
+        self._totals = totals
         return works
 
 

@@ -116,9 +116,10 @@ class Blueprint:
         spare = {}
         for device in self.devices:
             free_bytes = device.memory_bytes - held[device.name]
-            half = (free_bytes - options.kv_memory_bytes) if options.kv_memory_bytes else free_bytes // 2
-            limit_bytes = half if options.standby_gib is None else int(options.standby_gib * 2**30)
-            spare[device.name] = max(min(half, limit_bytes), 0)
+            most_bytes = (free_bytes - options.kv_memory_bytes) if options.kv_memory_bytes else free_bytes // 2
+            if options.standby_gib is not None:
+                most_bytes = min(most_bytes, int(options.standby_gib * 2**30))
+            spare[device.name] = max(most_bytes, 0)
         return spare
 
     def place(self, problem: Problem) -> Plan:

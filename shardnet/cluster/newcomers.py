@@ -8,6 +8,7 @@ from dataclasses import replace
 from shardnet.cluster.blueprint import Blueprint
 from shardnet.cluster.copies import require_copies
 from shardnet.cluster.survey import EXPECTED_TOKENS, Surveyor
+from shardnet.plan import DeviceProfile, Link
 from shardnet.process.cache_folder import cache_folder
 from shardnet.progress import silent
 
@@ -25,8 +26,8 @@ def with_newcomer(blueprint: Blueprint, device: str, others: Sequence[str], surv
     cache_dir = cache_folder(options.cache_dir)
     require_copies(files, [device], surveyor.transport, cache_dir, silent)
     if not blueprint.links:  # nothing was measured of the others, either
-        [found] = surveyor.memory([device])
-        return _with(blueprint, found.name, replace(blueprint, devices=(found,)))
+        [newcomer] = surveyor.memory([device])
+        return _with(blueprint, newcomer, ())
     known = [each.name for each in blueprint.devices if each.name in others and each.name != device]
     survey = surveyor.survey(
         [*known, device],
@@ -36,12 +37,12 @@ def with_newcomer(blueprint: Blueprint, device: str, others: Sequence[str], surv
         context_tokens=min(EXPECTED_TOKENS, max(1, blueprint.context_tokens // 2)),
     )
     newcomer = next(each for each in survey.devices if each.name == device)
-    return _with(blueprint, device, replace(blueprint, devices=(newcomer,), links=survey.links))
+    return _with(blueprint, newcomer, survey.links)
 
 
-def _with(blueprint: Blueprint, device: str, found: Blueprint) -> Blueprint:
-    """Both, where what was found of the device counts."""
-    devices = [each for each in blueprint.devices if each.name != device]
-    links = [link for link in blueprint.links if device not in (link.source, link.target)]
-    links += [link for link in found.links if device in (link.source, link.target)] if blueprint.links else []
-    return replace(blueprint, devices=(*devices, *found.devices), links=tuple(links))
+def _with(blueprint: Blueprint, newcomer: DeviceProfile, links: Sequence[Link]) -> Blueprint:
+    """With what was found of a device, in the place of what was known of one of that name."""
+    devices = [each for each in blueprint.devices if each.name != newcomer.name]
+    kept = [link for link in blueprint.links if newcomer.name not in (link.source, link.target)]
+    found = [link for link in links if newcomer.name in (link.source, link.target)]
+    return replace(blueprint, devices=(*devices, newcomer), links=(*kept, *found))

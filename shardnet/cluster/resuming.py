@@ -21,14 +21,13 @@ from shardnet.cluster.left_model import KEEP_S, LeftModel, LeftSession, LeftStag
 from shardnet.cluster.load_options import LoadOptions
 from shardnet.cluster.loading import named_for, session_numbers
 from shardnet.cluster.model import Model
-from shardnet.cluster.next_ring import Stock, next_ring
-from shardnet.cluster.placement import LEAST_KV_TOKENS
+from shardnet.cluster.next_ring import Stock, means_of, next_ring
 from shardnet.cluster.remote_stage import RemoteStage
 from shardnet.cluster.ring import Ring
 from shardnet.errors import CallTimeout, ClusterError, DeviceLost, PlanNotInForce
 from shardnet.loader import ModelFiles
 from shardnet.plan import Plan, StagePlan
-from shardnet.policy.succession import Away, Means, Verdict, succeed
+from shardnet.policy.succession import Away, Verdict, succeed
 from shardnet.process.threads import on_thread
 from shardnet.progress import silent
 from shardnet.session.session import Session
@@ -191,8 +190,7 @@ def _verdict(search: Search, left: LeftModel, blueprint: Blueprint, tokens: int,
     """
     silent = search.silent - search.gone
     away = Away(search.gone | silent) if are_lost else Away(search.gone, silent)
-    has_room = partial(blueprint.has_room, left.plan)
-    return succeed(left.plan, None, away, Means(blueprint.problem, has_room, tokens, LEAST_KV_TOKENS))
+    return succeed(left.plan, None, away, means_of(blueprint, left.plan, (), tokens, lambda _: False))
 
 
 class Search:
