@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from shardnet.transport import InProcessNetwork
@@ -38,3 +39,11 @@ def put_into_force(network: InProcessNetwork, schedule: FaultSchedule) -> None:
             network.duplicate(source, target, endpoint=endpoint, count=count, skip=skip)
         else:
             network.drop(source, target, endpoint=endpoint, count=count, skip=skip, answers=kind == "drop answers")
+
+
+def anywhere(faults: Sequence[tuple[str, int, int]], endpoints: Sequence[str]) -> tuple[Fault, ...]:
+    """Faults (kind, count, skip) between any two, at these endpoints in turn."""
+    return tuple(
+        Fault(kind, "*", "*", endpoints[number % len(endpoints)], count, skip)
+        for number, (kind, count, skip) in enumerate(faults)
+    )

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
+from shardnet.cluster.blueprint import Blueprint
 from shardnet.cluster.cluster import COORDINATOR, Cluster
 from shardnet.cluster.model import Model
+from shardnet.cluster.rings import Rings
 from shardnet.device.worker import Worker
 from shardnet.transport import InProcessNetwork
 
@@ -62,6 +65,29 @@ def ring_in_process(num_devices: int = 3, *, speed: float = 1.0) -> Iterator[Rin
 def load(cluster: Cluster, model: Path) -> Model:
     """A model of four blocks over three devices: by hand, so that nothing is measured."""
     return cluster.load(model, dtype="float32", split=SPLIT, prefill_chunk_tokens=4)
+
+
+@contextmanager
+def loaded(
+    model: Path, split: list[int], *, speed: float = 1.0, **options: Any
+) -> Iterator[tuple[RingInProcess, Model]]:
+    """A ring of its own for one model, by hand."""
+    with ring_in_process(len(split), speed=speed) as ring, ring.connect() as cluster:
+        yield ring, cluster.load(model, dtype="float32", split=split, prefill_chunk_tokens=4, **options)
+
+
+def rings_of(model: Model) -> Rings:
+    """What takes a model from one ring to the next."""
+    rings = model._deployment._rings
+    assert rings is not None
+    return rings
+
+
+def blueprint_of(model: Model) -> Blueprint:
+    """What its stages are made from."""
+    blueprint = rings_of(model).blueprint
+    assert blueprint is not None
+    return blueprint
 
 
 def answer(model: Model, prompt: list[int] = PROMPT, num_tokens: int = 12) -> list[int]:

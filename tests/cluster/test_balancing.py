@@ -11,7 +11,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from in_process_ring import PROMPT, RingInProcess, alone, ring_in_process
+from in_process_ring import PROMPT, RingInProcess, alone, ring_in_process, rings_of
 from processes import wait_until
 from tiny_text_model import save_text_model
 from torch import Tensor
@@ -70,12 +70,6 @@ def loaded(tiny: Path, slowed: Slowed, **options: Any) -> Iterator[Model]:
             worker.premises = worker.premises.__class__(**{**vars(worker.premises), "pace": slowed.of(ring, name)})
         with ring.connect() as cluster:
             yield cluster.load(tiny, dtype="float32", prefill_chunk_tokens=4, **options)
-
-
-def rings_of(model: Model) -> Rings:
-    rings = model._deployment._rings
-    assert rings is not None
-    return rings
 
 
 def is_usable(rings: Rings, device: str) -> bool:

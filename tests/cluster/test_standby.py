@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,12 +10,11 @@ from threading import Event
 from typing import Any
 
 import pytest
-from in_process_ring import PROMPT, RingInProcess, alone, answer, ring_in_process
+from in_process_ring import PROMPT, RingInProcess, alone, answer, blueprint_of, loaded, rings_of
 from processes import wait_until
 from tiny_text_model import save_text_model
 
 from shardnet.cluster import standby, watch
-from shardnet.cluster.blueprint import Blueprint
 from shardnet.cluster.model import Model
 from shardnet.cluster.standby import Standby
 from shardnet.device.stage_host import StageHost
@@ -45,22 +42,10 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(standby, "QUIET_S", 0.05)
 
 
-@contextmanager
-def loaded(tiny: Path, split: list[int], **options: Any) -> Iterator[tuple[RingInProcess, Model]]:
-    with ring_in_process(len(split)) as ring, ring.connect() as cluster:
-        yield ring, cluster.load(tiny, dtype="float32", split=split, prefill_chunk_tokens=4, **options)
-
-
 def standby_of(model: Model) -> Standby:
-    rings = model._deployment._rings
-    assert rings is not None and rings.standby is not None
-    return rings.standby
-
-
-def blueprint_of(model: Model) -> Blueprint:
-    rings = model._deployment._rings
-    assert rings is not None and rings.blueprint is not None
-    return rings.blueprint
+    standby = rings_of(model).standby
+    assert standby is not None
+    return standby
 
 
 def are_ready(model: Model, num_stages: int) -> None:

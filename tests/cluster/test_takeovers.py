@@ -5,9 +5,7 @@ that have no room, and links that are cut. Over a whole ring in this process.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +13,7 @@ from threading import Timer
 from typing import Any
 
 import pytest
-from in_process_ring import PROMPT, RingInProcess, alone, answer, ring_in_process
+from in_process_ring import PROMPT, alone, answer, blueprint_of, loaded, rings_of
 from processes import wait_until
 from tiny_text_model import save_text_model
 
@@ -46,14 +44,6 @@ def quick_watch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch, "LOOK_EVERY_S", 0.01)
 
 
-@contextmanager
-def loaded(
-    tiny: Path, split: list[int], *, speed: float = 1.0, **options: Any
-) -> Iterator[tuple[RingInProcess, Model]]:
-    with ring_in_process(len(split), speed=speed) as ring, ring.connect() as cluster:
-        yield ring, cluster.load(tiny, dtype="float32", split=split, prefill_chunk_tokens=4, **options)
-
-
 def rest_of(stream: TextStream) -> list[int]:
     """All ids of an answer that was begun; fails where it takes too long."""
     with ThreadPoolExecutor(1) as threads:
@@ -73,29 +63,25 @@ def events_of(model: Model) -> list[tuple[str, str]]:
 
 def set_speeds(model: Model, **seconds: float) -> None:
     """Have the policy take these devices for so fast, and the others for slow."""
-    rings = model._deployment._rings
-    assert rings is not None and rings.blueprint is not None
+    blueprint = blueprint_of(model)
     num_units = model.profile.num_units
     devices = []
-    for device in rings.blueprint.devices:
+    for device in blueprint.devices:
         times = (seconds.get(device.name, 10.0),) * num_units
         devices.append(replace(device, decode_unit_s=times, prefill_unit_s_per_token=times))
-    rings.blueprint = replace(rings.blueprint, devices=tuple(devices))
+    rings_of(model).blueprint = replace(blueprint, devices=tuple(devices))
 
 
 def set_memory(model: Model, share: float) -> None:
     """Have the policy take each device for one that has room for a share of the model."""
-    rings = model._deployment._rings
-    assert rings is not None and rings.blueprint is not None
+    blueprint = blueprint_of(model)
     num_bytes = int(sum(unit.weight_bytes for unit in model.profile.units) * share)
-    devices = tuple(replace(device, memory_bytes=num_bytes) for device in rings.blueprint.devices)
-    rings.blueprint = replace(rings.blueprint, devices=devices)
+    devices = tuple(replace(device, memory_bytes=num_bytes) for device in blueprint.devices)
+    rings_of(model).blueprint = replace(blueprint, devices=devices)
 
 
 def is_changing(model: Model) -> bool:
-    rings = model._deployment._rings
-    assert rings is not None
-    return rings.is_changing
+    return rings_of(model).is_changing
 
 
 def test_who_is_heard_again_in_the_midst_of_a_change_is_used_later_and_may_be_lost_then(

@@ -14,9 +14,8 @@ from typing import NamedTuple
 
 import pytest
 from bare_ring import BareRing, Request
-from in_process_ring import load, ring_in_process
+from fault_schedules import FaultSchedule, anywhere, put_into_force
 from processes import wait_until
-from tiny_text_model import save_text_model
 
 from shardnet.errors import BadRequest, DeviceLost, KVMemorySpent, PlanNotInForce
 from shardnet.transport import InProcessNetwork
@@ -81,24 +80,6 @@ def schedule_of(seed: int) -> Schedule:
     )
 
 
-def put_into_force(network: InProcessNetwork, schedule: Schedule) -> None:
-    network.scatter(schedule.most_s, schedule.seed)
-    for number, (kind, count, skip) in enumerate(schedule.faults):
-        endpoint = ENDPOINTS[number % len(ENDPOINTS)]
-        if kind == "duplicate":
-            network.duplicate("*", "*", endpoint=endpoint, count=count, skip=skip)
-        else:
-            network.drop("*", "*", endpoint=endpoint, count=count, skip=skip, answers=kind == "drop answers")
-
-
-@pytest.fixture(scope="module")
-def specs(tmp_path_factory: pytest.TempPathFactory) -> tuple[StageSpec, ...]:
-    """Of three stages."""
-    tiny = save_text_model(tmp_path_factory.mktemp("tiny"))
-    with ring_in_process() as ring, ring.connect() as cluster, load(cluster, tiny) as model:
-        return model._deployment.ring.specs
-
-
 @contextmanager
 def ring_of(specs: tuple[StageSpec, ...]) -> Iterator[BareRing]:
     with InProcessNetwork(speed=SPEED) as network, BareRing(network, specs) as ring:
@@ -117,7 +98,7 @@ def play(ring: BareRing, schedule: Schedule) -> list[list[int]]:
     first, last = schedule.span
     prepared = ring.prepare(first, last)
     owners = ring.owners(prepared)
-    put_into_force(ring.network, schedule)
+    put_into_force(ring.network, FaultSchedule(schedule.seed, anywhere(schedule.faults, ENDPOINTS), schedule.most_s, 0))
     for request in REQUESTS:
         ring.start(request)
     if schedule.follows_after is not None:

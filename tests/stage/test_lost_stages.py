@@ -13,9 +13,8 @@ from typing import NamedTuple
 
 import pytest
 from bare_ring import TESTER, BareRing, Request
-from in_process_ring import load, ring_in_process
+from fault_schedules import FaultSchedule, anywhere, put_into_force
 from processes import wait_until
-from tiny_text_model import save_text_model
 
 from shardnet.transport import InProcessNetwork
 from shardnet.transport.messages import SamplingOptions, StageSpec
@@ -75,24 +74,6 @@ def schedule_of(seed: int) -> Schedule:
     return Schedule(seed, tuple(losses), random.choice((0.0, 0.2, 1.0)), tuple(faults))
 
 
-def put_into_force(network: InProcessNetwork, schedule: Schedule) -> None:
-    network.scatter(schedule.most_s, schedule.seed)
-    for number, (kind, count, skip) in enumerate(schedule.faults):
-        endpoint = ENDPOINTS[number % len(ENDPOINTS)]
-        if kind == "duplicate":
-            network.duplicate("*", "*", endpoint=endpoint, count=count, skip=skip)
-        else:
-            network.drop("*", "*", endpoint=endpoint, count=count, skip=skip, answers=kind == "drop answers")
-
-
-@pytest.fixture(scope="module")
-def specs(tmp_path_factory: pytest.TempPathFactory) -> tuple[StageSpec, ...]:
-    """Of three stages."""
-    tiny = save_text_model(tmp_path_factory.mktemp("tiny"))
-    with ring_in_process() as ring, ring.connect() as cluster, load(cluster, tiny) as model:
-        return model._deployment.ring.specs
-
-
 @pytest.fixture
 def ring(specs: tuple[StageSpec, ...]) -> Iterator[BareRing]:
     with InProcessNetwork(speed=SPEED) as network, BareRing(network, specs) as ring:
@@ -108,7 +89,7 @@ def expected(specs: tuple[StageSpec, ...]) -> list[list[int]]:
 
 
 def play(ring: BareRing, schedule: Schedule) -> list[list[int]]:
-    put_into_force(ring.network, schedule)
+    put_into_force(ring.network, FaultSchedule(schedule.seed, anywhere(schedule.faults, ENDPOINTS), schedule.most_s, 0))
     for request in REQUESTS:
         ring.start(request)
     for loss in schedule.losses:
