@@ -168,13 +168,16 @@ class RemoteStage:
 
     def follow(self, owners: tuple[Owner, ...]) -> Future[Any]:
         """See `StageHost.follow`; told until the first copies are there."""
-        return self._tell("follow", owners, most_tries=None)
+        return self._ask("follow", (owners,), most_tries=None)
 
     def pull(self, owners: tuple[Owner, ...]) -> Future[Any]:
         """See `StageHost.pull`; the same."""
-        return self._tell("pull", owners, most_tries=None)
+        return self._ask("pull", (owners,), most_tries=None)
 
-    def _tell(self, method: str, *what: Any, most_tries: int | None = REWIRE_TRIES) -> Future[Any]:
+    def _tell(self, method: str, *what: Any) -> Future[Any]:
+        return self._ask(method, what, REWIRE_TRIES)
+
+    def _ask(self, method: str, what: tuple[Any, ...], most_tries: int | None) -> Future[Any]:
         def send(wait_s: float) -> Future[Any]:
             return self._host.call(method, *what, timeout_s=wait_s)
 
