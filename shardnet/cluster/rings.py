@@ -26,7 +26,6 @@ from shardnet.cluster.tidying import tidy
 from shardnet.cluster.waiting import BrokenOff, Refused, Waiting
 from shardnet.errors import ClusterError, ShardnetError
 from shardnet.plan import Plan
-from shardnet.planner.problem import Problem
 from shardnet.policy.succession import Away, Cut, Means, succeed
 from shardnet.process.threads import on_thread
 from shardnet.session.sessions import Sessions
@@ -177,11 +176,11 @@ class Rings:
         else:
             broken_off.set_exception(BrokenOff())
 
-    def prospects(self) -> tuple[Problem, Means]:
-        """Of placing the model anew over those that can be reckoned with, with room for what is open, or DoesNotFit."""
+    def prospects(self) -> tuple[frozenset[str], Means]:
+        """Of placing the model anew: who cannot be reckoned with, and what there is."""
         with self._settled:
             away, means = self._absences.away(), self._means(self.all[-1], Away())
-        return means.problem(away.lost | away.silent, max(means.least_tokens, means.reserved_tokens)), means
+        return away.lost | away.silent, means
 
     def take_in(self, device: str, change: Callable[[Blueprint], Blueprint]) -> None:
         """A device has joined, maybe under the name of one that was lost: from now on it may be given units.

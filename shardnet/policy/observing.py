@@ -15,6 +15,8 @@ from shardnet.plan import DeviceProfile, StagePlan
 
 WEIGHT = 0.5
 """Of the newest look in the average."""
+JUMP = 1.25
+"""A look that is off by this factor or more stands for itself: the average would come too late, and stay too long."""
 LEAST_STEPS = 3
 """Looks with fewer steps tell nothing."""
 
@@ -47,7 +49,9 @@ class Pace:
         ratios = dict(self.ratios)
         for device, seconds in measured.items():
             ratio = seconds / max(expected[device], 1e-9)
-            ratios[device] = ratio + (1 - WEIGHT) * (ratios.get(device, ratio) - ratio)
+            before = ratios.get(device, ratio)
+            is_jump = max(ratio, before) >= JUMP * min(ratio, before)
+            ratios[device] = ratio if is_jump else ratio + (1 - WEIGHT) * (before - ratio)
         return Pace(ratios, {**ratios, **self.usual})
 
     def slowdown(self, devices: Iterable[str]) -> dict[str, float]:

@@ -1,14 +1,16 @@
 """When a running plan should change, and what moves then. Pure: no clock, no network.
 
 `revise` is asked now and then with what was observed. It answers with a plan only when the predicted gain is worth it
-(threshold), has been so for a while (hysteresis), and the last change is long enough ago (cool-down). A lost device
-needs no threshold: see `replace_lost`.
+(threshold), has been so for a while (hysteresis), and the last change is long enough ago (cool-down): the longer ago,
+the less is gained, and the more often the same units have gone back and forth. To look for a better plan takes time,
+which `Prospect` saves as long as things are as they were. A lost device needs no threshold: see `replace_lost`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from shardnet.described.schema import require
 from shardnet.errors import DoesNotFit, ShardnetError
@@ -19,6 +21,9 @@ from shardnet.planner.least_moves import keep_places, repairs
 from shardnet.planner.problem import Device, Link, Problem
 
 Replan = Callable[[Problem], Plan]
+ALIKE = 0.05
+"""Slowdowns that differ by less speak for no other plan."""
+MOST_CHANGES = 20
 
 
 @dataclass(frozen=True)
@@ -30,11 +35,44 @@ class Policy:
     hold_s: float = 2.0
     """The gain must be predicted for so long without a break."""
     cool_down_s: float = 15.0
-    """Between two changes."""
+    """Between two changes, for a gain of just `min_gain`; for twice that gain a quarter of it, and so on. What goes
+    back to where it came from waits for all of it, and for twice as long each time."""
+    memory_s: float = 300.0
+    """For so long it is remembered what came from where."""
 
     def __post_init__(self) -> None:
-        for name in ("min_gain", "hold_s", "cool_down_s"):
+        for name in ("min_gain", "hold_s", "cool_down_s", "memory_s"):
             require(getattr(self, name) >= 0, f"{name} must not be negative, but is {getattr(self, name)}.")
+
+
+@dataclass(frozen=True)
+class Move:
+    """One unit goes to another device. `source` is None where nobody living has it."""
+
+    unit: int
+    source: str | None
+    target: str
+
+
+class Change(NamedTuple):
+    """A change of plan that was made."""
+
+    at_s: float
+    moves: tuple[Move, ...]
+
+
+@dataclass(frozen=True)
+class Past:
+    """What is remembered from one look to the next."""
+
+    changes: tuple[Change, ...] = ()
+    """The latest `MOST_CHANGES`."""
+    better_since_s: float | None = None
+    """Since when each look has predicted a gain: `Decision.better_since_s` of the look before."""
+
+    def after(self, change: Change) -> Past:
+        """The same when one more change was made."""
+        return Past((*self.changes, change)[-MOST_CHANGES:])
 
 
 @dataclass(frozen=True)
@@ -48,10 +86,7 @@ class Observed:
     """Measured over profiled stage time of each device; 1 where absent."""
     link_slowdown: Mapping[tuple[str, str], float] = field(default_factory=dict)
     in_flight: int = 1
-    changed_s: float = float("-inf")
-    """When the plan changed last."""
-    better_since_s: float | None = None
-    """Since when each look has predicted a gain: `Decision.better_since_s` of the look before."""
+    past: Past = field(default_factory=Past)
 
 
 @dataclass(frozen=True)
@@ -64,12 +99,22 @@ class Decision:
 
 
 @dataclass(frozen=True)
-class Move:
-    """One unit goes to another device. `source` is None where nobody living has it."""
+class Prospect:
+    """The best plan there was when it was looked for."""
 
-    unit: int
-    source: str | None
-    target: str
+    plan: Plan | None
+    """None where none could be made."""
+    share: float
+    """By which it is predicted to improve the objective."""
+    why_not: str
+    slowdown: Mapping[str, float]
+    """Of the devices, for which it was made."""
+
+    def holds(self, slowdown: Mapping[str, float]) -> bool:
+        """Whether devices are about as fast as they were."""
+        if slowdown.keys() != self.slowdown.keys():
+            return False
+        return all(abs(factor / self.slowdown[device] - 1) <= ALIKE for device, factor in slowdown.items())
 
 
 def revise(plan: Plan, observed: Observed, policy: Policy, replan: Replan) -> Decision:
@@ -78,25 +123,50 @@ def revise(plan: Plan, observed: Observed, policy: Policy, replan: Replan) -> De
     Args:
         replan: makes the best plan of a problem, for `plan.objective`.
     """
-    since_s = observed.now_s - observed.changed_s
-    if since_s < policy.cool_down_s:
-        return Decision(
-            None, f"the last change was {since_s:.1f} s ago, within the cool-down of {policy.cool_down_s:g} s"
-        )
+    return decide(plan, prospect(plan, observed, replan), observed.now_s, observed.past, policy)
+
+
+def prospect(plan: Plan, observed: Observed, replan: Replan) -> Prospect:
+    """What another plan would gain over this one, by what is observed."""
     seen = observed_problem(observed)
     now = evaluate(seen, plan.stages).value(plan.objective, observed.in_flight)
     try:
-        candidate = keep_places(plan, replan(seen), seen)
+        best = keep_places(plan, replan(seen), seen)
     except ShardnetError as error:  # nothing fits, or a solver is late: what runs goes on
-        return Decision(None, f"no other plan can be made now: {error}")
-    share = gain(now, evaluate(seen, candidate.stages).value(plan.objective, observed.in_flight))
-    if candidate.stages == plan.stages or share < policy.min_gain:
+        return Prospect(None, 0.0, f"no other plan can be made now: {error}", observed.device_slowdown)
+    share = gain(now, evaluate(seen, best.stages).value(plan.objective, observed.in_flight))
+    return Prospect(best, share, "", observed.device_slowdown)
+
+
+def decide(plan: Plan, found: Prospect, now_s: float, past: Past, policy: Policy) -> Decision:
+    """Whether to change to what was found."""
+    if found.plan is None:
+        return Decision(None, found.why_not)
+    share = found.share
+    if found.plan.stages == plan.stages or share < policy.min_gain:
         return Decision(None, f"the best plan would gain {share:.0%}, less than {policy.min_gain:.0%}")
-    since = observed.better_since_s if observed.better_since_s is not None else observed.now_s
-    if observed.now_s - since < policy.hold_s:
+    since = past.better_since_s if past.better_since_s is not None else now_s
+    if now_s - since < policy.hold_s:
         return Decision(None, f"a gain of {share:.0%} is predicted; it must hold for {policy.hold_s:g} s", since)
+    recent = [change for change in past.changes if now_s - change.at_s < policy.memory_s]
+    if recent:
+        rest_s = _cool_down_s(moves(plan, found.plan), share, recent, policy)
+        since_s = now_s - recent[-1].at_s
+        if since_s < rest_s:
+            why_not = f"the last change was {since_s:.1f} s ago, within the cool-down of {rest_s:.3g} s"
+            return Decision(None, why_not, since)
     why = f"gains {share:.0%} ({plan.objective})"
-    return Decision(replace(candidate, version=plan.version + 1), why)
+    return Decision(replace(found.plan, version=plan.version + 1), why)
+
+
+def _cool_down_s(asked: Collection[Move], share: float, recent: Collection[Change], policy: Policy) -> float:
+    """How long the last change must be ago before these are moved."""
+    came_from = {(move.unit, move.source) for change in recent for move in change.moves}
+    back = {move.unit for move in asked if (move.unit, move.target) in came_from}
+    if back:
+        num_moves = sum(any(move.unit in back for move in change.moves) for change in recent)
+        return policy.cool_down_s * 2 ** (num_moves - 1)
+    return policy.cool_down_s * (policy.min_gain / share) ** 2 if share > 0 else policy.cool_down_s
 
 
 def replace_lost(

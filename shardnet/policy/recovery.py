@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from shardnet.errors import ShardnetError
 from shardnet.plan import Plan
-from shardnet.policy.rebalance import Move, Observed, Policy, Replan, moves, replace_lost, revise
+from shardnet.policy.rebalance import Change, Move, Observed, Past, Policy, Replan, moves, replace_lost, revise
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,7 @@ class Course:
     """Devices of the ring that left: what they held is gone, even when they come back."""
     noticed: frozenset[str] = frozenset()
     """Those of `broken` of which it is known."""
-    changed_s: float = float("-inf")
-    better_since_s: float | None = None
+    past: Past = field(default_factory=Past)
 
 
 class Left(NamedTuple):
@@ -173,7 +172,7 @@ def _look(course: Course, event: Looked, rules: Rules) -> tuple[Course, tuple[Ac
     if course.coming is not None or course.broken or rules.replan is None:
         return course, ()
     decision = revise(course.plan, event.observed, rules.policy, rules.replan)
-    course = replace(course, better_since_s=decision.better_since_s)
+    course = replace(course, past=replace(course.past, better_since_s=decision.better_since_s))
     if decision.plan is None:
         return course, ()
     return _load(course, decision.plan, event.absent, decision.why)
@@ -186,5 +185,5 @@ def _load(course: Course, plan: Plan, absent: Collection[str], why: str) -> tupl
 def _switch(now_s: float, course: Course, plan: Plan) -> tuple[Course, tuple[Action, ...]]:
     if course.coming is not plan:
         return course, ()  # given up meanwhile
-    after = Course(plan, course.members, changed_s=now_s)
+    after = Course(plan, course.members, past=course.past.after(Change(now_s, moves(course.plan, plan))))
     return after, (Switch(plan, starts_again=bool(course.broken)),)

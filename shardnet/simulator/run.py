@@ -288,8 +288,7 @@ class _Run:
             device_slowdown={key[0]: value for key, value in seen.items() if len(key) == 1},
             link_slowdown={(key[0], key[1]): value for key, value in seen.items() if len(key) == 2},
             in_flight=self._load.in_flight,
-            changed_s=self._course.changed_s,
-            better_since_s=self._course.better_since_s,
+            past=self._course.past,
         )
         absent, problem = self._absent(), observed.problem
         if problem.source in absent and self._recovery.is_source_apart:

@@ -8,8 +8,11 @@ from three_devices import AB, best_plan, three_devices
 from shardnet.errors import DoesNotFit
 from shardnet.plan import Plan, stages_from_counts
 from shardnet.policy.rebalance import (
+    Change,
+    Decision,
     Move,
     Observed,
+    Past,
     Policy,
     moves,
     observed_problem,
@@ -25,20 +28,27 @@ SLOW = Observed(now_s=100.0, problem=three_devices(), device_slowdown={"b": 8.0}
 def test_a_gain_must_hold_before_anything_moves() -> None:
     first = revise(AB, SLOW, POLICY, best_plan)
     assert first.plan is None and first.better_since_s == 100.0 and "must hold for 2 s" in first.why
-    later = revise(AB, replace(SLOW, now_s=102.0, better_since_s=100.0), POLICY, best_plan)
+    later = revise(AB, replace(SLOW, now_s=102.0, past=Past(better_since_s=100.0)), POLICY, best_plan)
     assert later.plan is not None and later.plan.version == 2 and "gains" in later.why
 
 
 def test_a_gain_that_vanishes_starts_anew() -> None:
-    calm = replace(SLOW, now_s=101.0, device_slowdown={}, better_since_s=100.0)
+    calm = replace(SLOW, now_s=101.0, device_slowdown={}, past=Past(better_since_s=100.0))
     decision = revise(AB, calm, POLICY, best_plan)
     assert decision.plan is None and decision.better_since_s is None
 
 
 def test_the_cool_down_comes_first() -> None:
-    recent = replace(SLOW, changed_s=95.0, better_since_s=90.0)
-    decision = revise(AB, recent, POLICY, best_plan)
-    assert decision.plan is None and "cool-down" in decision.why
+    """A shorter one for a large gain."""
+
+    def decided(slowdown: float, ago_s: float) -> Decision:
+        past = Past((Change(100.0 - ago_s, ()),), better_since_s=90.0)
+        return revise(AB, replace(SLOW, device_slowdown={"b": slowdown}, past=past), POLICY, best_plan)
+
+    assert decided(8.0, 4.0).plan is not None
+    decision = decided(2.8, 4.0)
+    assert decision.plan is None and "cool-down" in decision.why and decision.better_since_s == 90.0
+    assert decided(2.8, 6.0).plan is not None
 
 
 def test_a_small_gain_is_not_worth_a_move() -> None:
@@ -56,7 +66,7 @@ def test_where_nothing_fits_any_more_the_plan_stays() -> None:
 
 
 def test_a_loss_is_replaced_at_once() -> None:
-    plan = replace_lost(AB, replace(SLOW, changed_s=99.9), ["b"], best_plan)
+    plan = replace_lost(AB, replace(SLOW, past=Past((Change(99.9, ()),))), ["b"], best_plan)
     assert plan.version == 2 and "b" not in plan.devices
     with pytest.raises(DoesNotFit, match="source a is gone"):
         replace_lost(AB, SLOW, ["a"], best_plan)
@@ -88,7 +98,7 @@ def test_joules_that_are_not_known_are_never_compared_with_seconds() -> None:
     alone = Plan(stages_from_counts(["a"], [8]), objective="energy")
     unknown = replace(AB, objective="energy")
     assert revise(alone, Observed(100.0, problem), POLICY, lambda _: unknown).plan is None
-    held = Observed(100.0, problem, better_since_s=90.0)
+    held = Observed(100.0, problem, past=Past(better_since_s=90.0))
     assert revise(unknown, held, POLICY, lambda _: alone).plan == replace(alone, version=2)
     assert revise(unknown, Observed(100.0, three_devices()), POLICY, lambda _: alone).plan is None
 

@@ -40,8 +40,7 @@ def observed(course: Course, now_s: float, slow: float = 1.0) -> Observed:
         now_s,
         without_devices(PROBLEM, absent),
         device_slowdown={"b": slow},
-        changed_s=course.changed_s,
-        better_since_s=course.better_since_s,
+        past=course.past,
     )
 
 
