@@ -11,19 +11,6 @@ from shardnet.timeline.stage_report import StageReport
 from shardnet.timeline.timeline import Timeline
 
 
-class Accounts(Protocol):
-    """What the stages did. Everything here raises what has ended the model."""
-
-    def reports(self) -> list[StageReport]:
-        """What each stage did since the last `reset`."""
-
-    def reset(self) -> None:
-        """Begin the account of `reports` anew."""
-
-    def timeline(self) -> Timeline:
-        """The spans of all stages since the last `reset`, on one clock."""
-
-
 class Deployed(Protocol):
     """A loaded model without its text: `Deployment` here, `RemoteDeployment` in a source."""
 
@@ -38,13 +25,14 @@ class Deployed(Protocol):
     @property
     def sessions(self) -> Conversations: ...
 
-    @property
-    def ring(self) -> Accounts:
-        """The present one.
+    def reports(self) -> list[StageReport]:
+        """What each stage did since the last `reset`. As the next two, raises what has ended the model."""
 
-        Raises:
-            ShardnetError: what has ended the model.
-        """
+    def reset(self) -> None:
+        """Begin the accounts of `reports` and `timeline` anew."""
+
+    def timeline(self) -> Timeline:
+        """The spans of all stages since the last `reset`, on one clock, and what happened to the model."""
 
     def close(self) -> None:
         """Let go of it. Safe to call twice."""

@@ -21,13 +21,18 @@ from shardnet.cluster.left_model import KEEP_S, Keep, left_of
 from shardnet.cluster.remote_stage import RemoteStage
 from shardnet.cluster.ring import Ring
 from shardnet.cluster.rings import Rings
+from shardnet.cluster.run_log import RunLog
 from shardnet.errors import BadRequest, ClusterError, DeviceLost, ShardnetError
 from shardnet.plan import Plan
 from shardnet.policy.succession import drained
 from shardnet.process.threads import Errands
 from shardnet.progress import Progress
 from shardnet.session.sessions import VERDICT_S, Sessions
+from shardnet.timeline.clocks import clock_ns
 from shardnet.timeline.events import Event
+from shardnet.timeline.history import History
+from shardnet.timeline.stage_report import StageReport
+from shardnet.timeline.timeline import Timeline
 from shardnet.transport.base import Transport
 from shardnet.transport.messages import RingId, StageKey, StageSizes, Tokens
 
@@ -58,10 +63,13 @@ class Deployment:
         self._on_event: Callable[[Event], object] | None = None
         self._errands: Errands | None = None
         self._balancing: Balancing | None = None
+        self._run_log: RunLog | None = None
+        """Where spans are recorded."""
         self._epoch = epoch
         self._sessions: Sessions | None = None
         self._rings: Rings | None = None
-        self._since_s = time.monotonic()
+        self._history = History(clock_ns(), 0, 0)
+        """As it begins when the model is loaded."""
         self._ended: Future[None] = Future()
         """Fails when a device is lost before all is loaded, or the model is closed."""
         self._is_closed = False
@@ -181,7 +189,9 @@ class Deployment:
             self._on_event = blueprint.options.on_event
             if self._on_event is not None:  # on a thread of its own: it may ask the model, which waits for a change
                 self._errands = Errands("shardnet-events")
-            self._since_s = time.monotonic()
+            self._history = History(clock_ns(), self.plan.version, len(plan.devices))
+            if blueprint.options.record_spans:
+                self._run_log = RunLog(self.transport, partial(_members, self._rings))
             if blueprint.options.rebalance and blueprint.options.split is None:
                 self._balancing = Balancing(self._rings, lambda: self.sessions.num_open, self.note)
 
@@ -197,16 +207,40 @@ class Deployment:
 
     def note(self, event: str, text: str, device: str = "", seconds: float | None = None) -> None:
         """Remember what happened, and tell who wants to know."""
-        happened = Event(round(time.monotonic() - self._since_s, 3), event, text, device, seconds)
+        at_s = round((clock_ns() - self._history.loaded_ns) / 1e9, 3)
+        plan = self.plan
+        happened = Event(at_s, event, text, device, seconds, plan.version, len(plan.devices))
         self.events = (*self.events, happened)[-MOST_EVENTS:]
         on_event = self._on_event
         if on_event is not None and self._errands is not None:
             self._errands.do(partial(on_event, happened))
 
+    # ---- what it looked like ----
+
+    def reports(self) -> list[StageReport]:
+        return self.ring.reports()
+
+    def reset(self) -> None:
+        stages = self.ring.stages
+        if self._run_log is not None:
+            self._run_log.reset(stages)
+        else:
+            for stage in stages:
+                stage.reset()
+
+    def timeline(self) -> Timeline:
+        stages = self.ring.stages
+        if self._run_log is None:
+            return Timeline(history=replace(self._history, events=self.events))
+        history = replace(self._history, events=self.events, heard_ns=self._run_log.heard_ns)
+        return self._run_log.timeline(stages, history)
+
     # ---- what devices and the watch tell ----
 
     def on_tokens(self, tokens: Tokens) -> None:
         self.sessions.tell(tokens)
+        if self._run_log is not None:
+            self._run_log.hear(tokens)
 
     def on_session_failed(self, session: int, text: str) -> None:
         self.sessions.fail_session(session, BadRequest(text))
@@ -315,6 +349,8 @@ class Deployment:
             was_closed, self._is_closed = self._is_closed, True
             if self._balancing is not None:
                 self._balancing.close()
+            if self._run_log is not None:
+                self._run_log.close()
             stages = [] if self._rings is None or was_closed else self._rings.close()
             self._give_up(closed)
         try:
@@ -331,6 +367,11 @@ class Deployment:
         """Nobody waits for a device any more."""
         with suppress(InvalidStateError):  # the first reason counts
             self._ended.set_exception(why)
+
+
+def _members(rings: Rings) -> list[RemoteStage]:
+    """The stages of all rings that are there."""
+    return [stage for ring in rings.all for stage in ring.members]
 
 
 _CLOSED = "the model was closed. Load it again."

@@ -154,12 +154,12 @@ class Model:
             DeviceLost: a device was lost; names it and its stage.
         """
         with self._asking_stages():
-            return self._deployment.ring.reports()
+            return self._deployment.reports()
 
     def reset_report(self) -> None:
         """Begin the account of `report`, and the timeline of `write_profile`, anew. Raises what `report` raises."""
         with self._asking_stages():
-            self._deployment.ring.reset()
+            self._deployment.reset()
 
     def write_profile(self, folder: str | Path) -> None:
         """Write the timeline since the last `reset_report` as a Chrome trace and TensorBoard files.
@@ -177,7 +177,7 @@ class Model:
             summary["time_to_first_token_s"] = self._latest.time_to_first_token_s
         summary["stages"] = [asdict(report) for report in self.report()]
         with self._asking_stages():
-            timeline = self._deployment.ring.timeline()
+            timeline = self._deployment.timeline()
         write_profile(folder, timeline, self.plan, self.profile, summary)
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
 from functools import partial
@@ -9,8 +10,9 @@ from typing import Any
 
 from shardnet.plan import StagePlan
 from shardnet.timeline.clocks import ClockOffset, clock_ns, offset_from_pings
+from shardnet.timeline.spans import SpanTuple
 from shardnet.timeline.stage_report import StageReport
-from shardnet.timeline.timeline import Timeline, shares_from_totals
+from shardnet.timeline.timeline import shares_from_totals
 from shardnet.transport.base import RemoteObject, Transport
 from shardnet.transport.delivery import answer_of
 from shardnet.transport.messages import (
@@ -32,6 +34,9 @@ REWIRE_S = 2.0
 REWIRE_TRIES = 4
 """After 30 s a stage that does not answer is given up."""
 NUM_PINGS = 9
+MOST_SPANS = 200_000
+LAST_SPANS_S = 2.0
+"""How long a stage that is let go of may take to hand over its spans."""
 
 
 class RemoteStage:
@@ -59,6 +64,10 @@ class RemoteStage:
         """Those in rings that it may answer to now."""
         self.sizes: StageSizes | None = None
         """Known when it is loaded."""
+        self.spans: deque[SpanTuple] = deque(maxlen=MOST_SPANS)
+        """Those that were fetched, the latest ones, on the device's clock."""
+        self._dropped = {"here": 0, "there": 0}
+        """So many of its oldest spans are lost, here and on its device."""
         self._transport = transport
         self._spec = spec
         self._host: RemoteObject
@@ -80,6 +89,11 @@ class RemoteStage:
         first, last = max(self.plan.first_unit, stage.first_unit), min(self.plan.last_unit, stage.last_unit)
         place = self._spec.ring_id, self._spec.stage
         return Owner(self.plan.device, place, first, last) if first <= last else None
+
+    @property
+    def index(self) -> int:
+        """Its place in its ring, from 0; of one that is in none any more, the last that it had."""
+        return self._spec.stage
 
     @property
     def is_loaded(self) -> bool:
@@ -126,15 +140,30 @@ class RemoteStage:
         """What it did since the last `reset`, as it counts it."""
         return self._host.call("report", timeout_s=ASK_S)
 
-    def reset(self) -> None:
-        self._host.call("reset", timeout_s=ASK_S).result()
+    @property
+    def num_dropped(self) -> int:
+        """So many of its oldest spans are lost."""
+        return sum(self._dropped.values())
 
-    def add_spans(self, timeline: Timeline) -> None:
-        """Drain the stage's spans into `timeline`."""
-        spans = self._host.call("drain_spans", timeout_s=ASK_S).result()
-        account = self.account().result()
-        num_dropped = account.totals.num_dropped_spans
-        timeline.add(self.plan.device, self._spec.stage, [tuple(span) for span in spans], num_dropped)
+    def reset(self) -> None:
+        """Begin the account anew, and forget the spans."""
+        self._host.call("reset", timeout_s=ASK_S).result()
+        self.spans.clear()
+        self._dropped = {"here": 0, "there": 0}
+
+    def fetch_spans(self, wait_s: float) -> None:
+        """Have `spans` hold all that the stage has recorded.
+
+        Raises:
+            ClusterError: it does not answer.
+        """
+        self._keep_spans(self._host.call("drain_spans", timeout_s=wait_s))
+        self._dropped["there"] = self.account().result().totals.num_dropped_spans
+
+    def _keep_spans(self, drained: Future[Any]) -> None:
+        spans = [tuple(span) for span in drained.result()]
+        self._dropped["here"] += max(0, len(self.spans) + len(spans) - MOST_SPANS)
+        self.spans.extend(spans)
 
     def adopt(self, spec: StageSpec) -> Future[Any]:
         """See `StageHost.adopt`; the others likewise. Told until it is answered."""
@@ -188,7 +217,18 @@ class RemoteStage:
         return self._host.call("close", timeout_s=ASK_S)
 
     def let_go(self) -> None:
-        """The same, without waiting: it is released when it has ended, or does not answer."""
+        """The same, without waiting: it is released when it has ended, or does not answer. Its spans are kept."""
+        if not self._spec.record_spans:
+            self._end()
+        else:
+            self._host.call("drain_spans", timeout_s=LAST_SPANS_S).add_done_callback(self._end_with_spans)
+
+    def _end_with_spans(self, drained: Future[Any]) -> None:
+        if drained.exception() is None:
+            self._keep_spans(drained)
+        self._end()
+
+    def _end(self) -> None:
         self.unload().add_done_callback(lambda _: self.release())
 
     def release(self) -> None:
@@ -209,12 +249,3 @@ def clock_offsets(transport: Transport, devices: Sequence[str]) -> dict[str, Clo
             samples.append((sent_ns, remote_ns, clock_ns()))
         offsets[device] = offset_from_pings(samples)
     return offsets
-
-
-def collect_timeline(stages: Sequence[RemoteStage]) -> Timeline:
-    """The spans of all stages on this process's clock."""
-    devices = [stage.plan.device for stage in stages]
-    timeline = Timeline(clock_offsets(stages[0]._transport, devices))
-    for stage in stages:
-        stage.add_spans(timeline)
-    return timeline

@@ -14,12 +14,11 @@ from functools import partial
 from itertools import chain, pairwise
 from typing import Any, NamedTuple
 
-from shardnet.cluster.remote_stage import RemoteStage, collect_timeline
+from shardnet.cluster.remote_stage import RemoteStage
 from shardnet.plan import StagePlan
 from shardnet.process.threads import on_thread
 from shardnet.session import sessions
 from shardnet.timeline.stage_report import StageReport
-from shardnet.timeline.timeline import Timeline
 from shardnet.transport.base import Transport
 from shardnet.transport.messages import RingId, SessionStanding, StageKey, StageSizes, StageSpec, Stretch
 
@@ -194,15 +193,6 @@ class Ring:
     def reports(self) -> list[StageReport]:
         """What each stage did."""
         return [stage.report() for stage in self.stages]
-
-    def reset(self) -> None:
-        """Begin the account of `reports` anew."""
-        for stage in self.stages:
-            stage.reset()
-
-    def timeline(self) -> Timeline:
-        """The spans of all stages on this process's clock."""
-        return collect_timeline(self.stages)
 
 
 def _let_go(opened: Future[RemoteStage]) -> None:

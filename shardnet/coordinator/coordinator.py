@@ -25,7 +25,7 @@ from shardnet.coordinator.status import status_of
 from shardnet.errors import BadRequest, DeviceLost, ShardnetError
 from shardnet.foreign.quoting import quoted
 from shardnet.process.threads import on_thread
-from shardnet.timeline.stage_report import StageReport, Track
+from shardnet.timeline.stage_report import StageReport, TimelineRecord
 from shardnet.transport import RpcTransport
 from shardnet.transport.base import Transport
 from shardnet.transport.source_messages import (
@@ -247,10 +247,8 @@ class Coordinator:
     def _reset_reports(self) -> Future[None]:
         return on_thread("shardnet-reports", lambda: self._loads.loaded_soon().model.reset_report())
 
-    def _timeline(self) -> Future[tuple[Track, ...]]:
-        return on_thread(
-            "shardnet-reports", lambda: self._loads.loaded_soon().model.deployment.ring.timeline().as_tracks()
-        )
+    def _timeline(self) -> Future[TimelineRecord]:
+        return on_thread("shardnet-reports", lambda: self._loads.loaded_soon().model.deployment.timeline().as_record())
 
     def status(self) -> ClusterStatus:
         """The same. Waits for the devices, for less than a second."""

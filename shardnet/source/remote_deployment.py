@@ -16,7 +16,7 @@ from shardnet.timeline.events import Event
 from shardnet.timeline.stage_report import StageReport
 from shardnet.timeline.timeline import Timeline
 from shardnet.transport.messages import SamplingOptions
-from shardnet.transport.source_messages import ModelInfo, SessionRequest, Track
+from shardnet.transport.source_messages import ModelInfo, SessionRequest
 
 ASK_S = 10.0
 REPORT_S = 60.0
@@ -82,26 +82,6 @@ class RemoteSessions:
         self._errands.end()
 
 
-class RemoteAccounts:
-    """See `Accounts`: of the whole model, whoever used it."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-
-    def reports(self) -> list[StageReport]:
-        return list(self._connection.ask("reports", timeout_s=REPORT_S))
-
-    def reset(self) -> None:
-        self._connection.ask("reset_reports", timeout_s=REPORT_S)
-
-    def timeline(self) -> Timeline:
-        tracks: tuple[Track, ...] = self._connection.ask("timeline", timeout_s=REPORT_S)
-        timeline = Timeline()
-        for track in tracks:
-            timeline.add(track.device, track.stage, track.spans, track.num_dropped)
-        return timeline
-
-
 class RemoteDeployment:
     """See `Deployed`."""
 
@@ -109,7 +89,6 @@ class RemoteDeployment:
         self._connection = connection
         self._latest = info
         self.sessions = RemoteSessions(connection, info.model)
-        self._accounts = RemoteAccounts(connection)
 
     @property
     def plan(self) -> Plan:
@@ -119,10 +98,18 @@ class RemoteDeployment:
     def events(self) -> tuple[Event, ...]:
         return self._info().events
 
-    @property
-    def ring(self) -> RemoteAccounts:
+    def reports(self) -> list[StageReport]:
+        """Of the whole model, whoever used it; the next two likewise."""
         self.sessions.raise_if_ended()
-        return self._accounts
+        return list(self._connection.ask("reports", timeout_s=REPORT_S))
+
+    def reset(self) -> None:
+        self.sessions.raise_if_ended()
+        self._connection.ask("reset_reports", timeout_s=REPORT_S)
+
+    def timeline(self) -> Timeline:
+        self.sessions.raise_if_ended()
+        return Timeline.of(self._connection.ask("timeline", timeout_s=REPORT_S))
 
     def close(self) -> None:
         """End the sessions that were started here; the cluster keeps its model."""

@@ -1,7 +1,7 @@
 """Chrome's trace event format (the JSON that Perfetto and chrome://tracing open) from merged spans. Pure.
 
 Format: "Trace Event Format" by the Chromium project. Times are microseconds; `X` is a slice, `M` names something,
-`s` and `f` are the two ends of an arrow, `C` is a counter.
+`s` and `f` are the two ends of an arrow, `C` is a counter, `i` a mark.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import Any
 
 from shardnet.foreign.quoting import counted
 from shardnet.plan import Plan
+from shardnet.timeline.coordinator_track import coordinator_events
+from shardnet.timeline.history import History
 from shardnet.timeline.spans import Span
 
 Event = dict[str, Any]
@@ -22,10 +24,10 @@ _ROWS_PER_STAGE = 1000
 _IDLE_ROW = _ROWS_PER_STAGE - 1
 
 
-def build_trace(tracks: Tracks, plan: Plan | None = None) -> dict[str, Any]:
+def build_trace(tracks: Tracks, plan: Plan | None = None, history: History | None = None) -> dict[str, Any]:
     """The trace of stages `(index, device) -> spans by start`, all on one clock. Begins at time 0."""
     spans = [span for track in tracks.values() for span in track]
-    origin = min((span.start_ns for span in spans), default=0)
+    origin = min((span.start_ns for span in spans), default=history.loaded_ns if history else 0)
     devices = list(dict.fromkeys(device for _, device in tracks))
     events: list[Event] = []
     for (stage, device), track in tracks.items():
@@ -33,6 +35,8 @@ def build_trace(tracks: Tracks, plan: Plan | None = None) -> dict[str, Any]:
         events += _process_names(pid, device, _label(device, tracks, plan))
         events += _stage_events(pid, stage, track, origin)
     events += _arrows(tracks, devices, origin)
+    if history is not None:
+        events += coordinator_events(history, len(devices) + 1, origin)
     return {"traceEvents": events, "displayTimeUnit": "ms", "otherData": {"made_by": "shardnet", "clock": "monotonic"}}
 
 

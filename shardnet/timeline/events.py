@@ -15,12 +15,16 @@ class Event:
     at_s: float
     """Seconds since the model was loaded."""
     event: str
-    """`lost` or `suspected`, `recovered`, `back`."""
+    """`lost`, `suspected` or `cut off`, `recovered`, `back`, `rebalanced`, `drained`, `newcomer`, `standby`."""
     text: str
     """In words, such as "device-1 is lost (its process was killed by SIGKILL): its units 10-19 go to device-0"."""
     device: str = ""
     seconds: float | None = None
-    """With `recovered`: from knowing of the loss until the sessions went on."""
+    """Of what took a while: from knowing that a ring must take over from another until the sessions went on in it."""
+    plan_version: int = 0
+    """Of the plan in force then; it is a new one where the event says that a change is over."""
+    num_devices: int = 0
+    """How many devices have units by that plan."""
 
 
 def units_of(stages: Iterable[StagePlan]) -> str:

@@ -2,7 +2,7 @@
 
     folder/trace.json             open in https://ui.perfetto.dev or chrome://tracing
     folder/summary.json           the run's numbers
-    folder/plan.md, plan.png      who held what, and what each stage did with its time
+    folder/plan.md, plan.png      who held what, what each stage did with its time, and what happened
     folder/tensorboard/           `tensorboard --logdir folder/tensorboard`: one run per stage, and `run` for the whole
 
 TensorBoard and matplotlib come with the extra `profile`; `require_extras` says so before a long run, not after it.
@@ -16,7 +16,7 @@ import logging
 import math
 import time
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,11 +24,13 @@ from shardnet.errors import UsageError
 from shardnet.foreign.plain_files import user_path
 from shardnet.foreign.quoting import quoted, shortened
 from shardnet.plan import ModelProfile, Plan, StagePlan
+from shardnet.timeline.history import History
 from shardnet.timeline.spans import Span
 from shardnet.timeline.timeline import Shares, Timeline
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from torch.utils.tensorboard import SummaryWriter
 
 _log = logging.getLogger(__name__)
 _NUM_BINS = 100
@@ -85,7 +87,7 @@ def write_profile(
     shares = timeline.shares()
     (path / "trace.json").write_text(json.dumps(timeline.chrome_trace(plan)))
     (path / "summary.json").write_text(json.dumps(dict(run_summary), indent=2, default=str) + "\n")
-    text = plan_text(plan, model_profile, shares, timeline.what_is_lost)
+    text = plan_text(plan, model_profile, shares, timeline.what_is_lost) + _happenings(timeline)
     (path / "plan.md").write_text(text)
     figure = plan_figure(plan, model_profile, shares)
     figure.savefig(path / "plan.png", dpi=120)
@@ -114,6 +116,15 @@ def plan_text(plan: Plan, model_profile: ModelProfile, shares: Sequence[Shares] 
     if plan.why:
         lines += ["", plan.why]
     return "\n".join(lines) + "\n"
+
+
+def _happenings(timeline: Timeline) -> str:
+    """What happened, as Markdown; empty where nothing did."""
+    history = timeline.history_of_run
+    if history is None or not history.events:
+        return ""
+    lines = [f"- after {event.at_s:.2f} s: {event.text}" for event in history.events]
+    return "\n".join(["", "What happened since the model was loaded:", "", *lines]) + "\n"
 
 
 def plan_figure(plan: Plan, model_profile: ModelProfile, shares: Sequence[Shares] = ()) -> Figure:
@@ -196,6 +207,26 @@ def _write_events(
         for name, value in run_summary.items():
             if isinstance(value, (int, float)) and not isinstance(value, bool):
                 writer.add_scalar(f"summary/{name}", value, 0)
+        history = timeline.history_of_run
+        if history is not None:
+            run_edges = _edges(first, max(last, *history.heard_ns[-1:]))  # the last token, after the last step
+            origin = first or history.loaded_ns  # without a step, too
+            _write_history(writer, history, run_edges, lambda ns: began_s + (ns - origin) / 1e9)
+
+
+def _write_history(
+    writer: SummaryWriter, history: History, edges: Sequence[int], wall_s: Callable[[int], float]
+) -> None:
+    for step, rate in enumerate(history.tokens_per_s(edges)):
+        version, num_devices = history.in_force(edges[step + 1])
+        curves = {"answers/tokens_per_s": rate, "plan/version": version, "plan/devices": num_devices}
+        for tag, value in curves.items():
+            writer.add_scalar(tag, value, step, walltime=wall_s(edges[step + 1]))
+    for step, event in enumerate(history.events):
+        writer.add_text("events", event.text, step, walltime=wall_s(history.at_ns(event)))
+    for step, change in enumerate(history.changes()):
+        seconds = (change.end_ns - change.start_ns) / 1e9
+        writer.add_scalar(f"{change.kind}/seconds", seconds, step, walltime=wall_s(change.end_ns))
 
 
 def _edges(first: int, last: int) -> list[int]:

@@ -1,9 +1,10 @@
-"""What a stage holds and did, as a model's `report` gives it."""
+"""What a stage holds and did, as a model's `report` gives it, and what all of them did and when, as it travels."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from shardnet.timeline.history import History
 from shardnet.timeline.spans import SpanTuple
 
 
@@ -39,3 +40,11 @@ class Track:
     spans: tuple[SpanTuple, ...]
     num_dropped: int
     """So many of its oldest spans are lost."""
+
+
+@dataclass(frozen=True)
+class TimelineRecord:
+    """A whole timeline."""
+
+    tracks: tuple[Track, ...]
+    history: History | None

@@ -11,9 +11,10 @@ from typing import Any
 from shardnet.plan import Plan
 from shardnet.timeline.chrome_trace import build_trace
 from shardnet.timeline.clocks import Clock, ClockOffset
+from shardnet.timeline.history import History
 from shardnet.timeline.recorder import Totals
 from shardnet.timeline.spans import Span, SpanTuple
-from shardnet.timeline.stage_report import Track
+from shardnet.timeline.stage_report import TimelineRecord, Track
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,15 @@ class Timeline:
     Args:
         offsets: for each device, its clock's offset, or several of them in the course of a run. A device that is not
             named shares the coordinator's clock.
+        history: what happened to the model, where that is known.
     """
 
-    def __init__(self, offsets: Mapping[str, ClockOffset | Sequence[ClockOffset]] | None = None) -> None:
+    def __init__(
+        self,
+        offsets: Mapping[str, ClockOffset | Sequence[ClockOffset]] | None = None,
+        history: History | None = None,
+    ) -> None:
+        self.history = history
         self._clocks = {
             device: Clock([offset] if isinstance(offset, ClockOffset) else offset)
             for device, offset in (offsets or {}).items()
@@ -83,12 +90,21 @@ class Timeline:
         """For each (stage, device), in ring order, its spans by start."""
         return dict(sorted(self._tracks.items()))
 
-    def as_tracks(self) -> tuple[Track, ...]:
-        """All of it as it travels; `add` them to a timeline that knows no clocks, and it is this one."""
-        return tuple(
+    def as_record(self) -> TimelineRecord:
+        """All of it as it travels."""
+        tracks = tuple(
             Track(device, stage, tuple(span[:] for span in spans), self._num_dropped.get((stage, device), 0))
             for (stage, device), spans in self.tracks.items()
         )
+        return TimelineRecord(tracks, self.history)
+
+    @classmethod
+    def of(cls, record: TimelineRecord) -> Timeline:
+        """The one that was written down so."""
+        timeline = cls(history=record.history)
+        for track in record.tracks:
+            timeline.add(track.device, track.stage, track.spans, track.num_dropped)
+        return timeline
 
     @property
     def bounds_ns(self) -> tuple[int, int]:
@@ -103,6 +119,11 @@ class Timeline:
         last = max(span.end_ns for span in steps)
         left = [self._tracks[key][0].start_ns for key in self._num_dropped if self._tracks[key]]
         return min(max([first, *left]), last), last
+
+    @property
+    def history_of_run(self) -> History | None:
+        """What happened from the first step on."""
+        return None if self.history is None else self.history.since(self.bounds_ns[0])
 
     @property
     def what_is_lost(self) -> str:
@@ -137,8 +158,9 @@ class Timeline:
 
         One process per device; for each of its stages a row for compute, rows for wire and one for idle; an arrow
         for each message from the step that made it to the step that used it. With a `plan`, names give the units.
+        What happened to the model stands in a process of its own, `coordinator`.
         """
-        return build_trace(self.tracks, plan)
+        return build_trace(self.tracks, plan, self.history)
 
 
 def _shares_of(device: str, stage: int, track: Sequence[Span], edges_ns: Sequence[int]) -> list[Shares]:

@@ -11,7 +11,7 @@ A source is a member that holds no stage; its name begins with `@`. Endpoints of
     close_session(ticket)        frees it, also where its `start_session` comes later
     load(ticket, model, options) -> LoadState: begins to load at the first time, then says how far it is, shortly
     unload(ticket), leave(ticket, device), remove(ticket, device)      done once for a ticket
-    reports() -> StageReports, reset_reports(), timeline() -> Tracks: of the loaded model, whoever used it
+    reports() -> StageReports, reset_reports(), timeline() -> TimelineRecord: of the loaded model, whoever used it
     goodbye(device)              device -> coordinator: it is about to leave, which is no loss
 
 A ticket is a random number that a source gives to what it asks for, so that asking again asks for the same. A session
@@ -24,7 +24,8 @@ from typing import Literal, NamedTuple
 
 from shardnet.plan import LeftOut, ModelProfile, Plan, StagePlan, UnitProfile
 from shardnet.timeline.events import Event
-from shardnet.timeline.stage_report import StageReport, Track
+from shardnet.timeline.history import History
+from shardnet.timeline.stage_report import StageReport, TimelineRecord, Track
 from shardnet.transport.messages import SampledToken, SamplingOptions
 
 COORDINATOR = "coordinator"
@@ -130,6 +131,8 @@ SOURCE_MESSAGES: tuple[type, ...] = (
     Event,
     StageReport,
     Track,
+    History,
+    TimelineRecord,
     SessionRequest,
     Told,
     ModelInfo,

@@ -134,7 +134,7 @@ def hop_s(model: Model) -> float:
 
     The devices are processes of one machine and share its clock. Sampling is between two computations and counts.
     """
-    timeline = model._deployment.ring.timeline()
+    timeline = model._deployment.timeline()
     tracks = timeline.tracks.values()
     spans = [span for track in tracks for span in track if span.kind == "compute" and span.num_tokens == 1]
     spans.sort(key=lambda span: span.start_ns)

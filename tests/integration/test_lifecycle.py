@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -89,6 +90,29 @@ def test_others_take_over_from_a_killed_device_and_no_token_changes(tiny: Path, 
         assert [report.device for report in model.report()] == [stop.device for stop in model._deployment.ring.plan]
         again = cluster.load(tiny, dtype="float32")
         assert victim not in again.plan.devices
+
+
+def test_a_killed_device_is_seen_in_the_profile(tiny: Path, tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    with shardnet.Cluster.local(3, threads_per_device=1) as cluster:
+        pids = pids_of(cluster)
+        model = cluster.load(tiny, dtype="float32", split=[2, 2, 2], record_spans=True)
+        rings = model._deployment._rings  # type: ignore[attr-defined]
+        victim = rings.current.stages[1]
+        stream = model.stream("a long answer", max_new_tokens=1500)
+        wait_until(lambda: next(stream, "") and any(span[0] == "compute" for span in list(victim.spans)))
+        os.kill(pids["device-1"], signal.SIGKILL)
+        "".join(stream)
+        model.write_profile(tmp_path / "run")
+        [recovered] = [event for event in model.events if event.event == "recovered"]
+    trace = json.loads((tmp_path / "run" / "trace.json").read_text())["traceEvents"]
+    assert {"device-1 lost", "recovered"} <= {each["name"] for each in trace if each["ph"] == "i"}
+    [recovery] = [each for each in trace if each["name"] == "recovery" and each["ph"] == "X"]
+    assert recovery["dur"] == pytest.approx(recovered.seconds * 1e6, abs=2000)
+    whole = accumulator.EventAccumulator(str(tmp_path / "run" / "tensorboard" / "run")).Reload()
+    assert [point.value for point in whole.Scalars("recovery/seconds")] == pytest.approx([recovered.seconds], abs=0.002)
+    assert [whole.Scalars("plan/devices")[index].value for index in (0, -1)] == [3, 2]
+    assert (tmp_path / "run" / "tensorboard" / "stage-1-device-1").is_dir()
 
 
 def test_a_device_killed_while_nobody_asks_is_noticed(tiny: Path) -> None:

@@ -9,6 +9,8 @@ import pytest
 
 from shardnet.errors import UsageError
 from shardnet.plan import LeftOut, ModelProfile, Plan, UnitProfile, stages_from_counts
+from shardnet.timeline.events import Event
+from shardnet.timeline.history import History
 from shardnet.timeline.report import plan_text, require_extras, require_writable, write_profile
 from shardnet.timeline.timeline import Timeline
 
@@ -113,3 +115,47 @@ def test_missing_extras_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"tensorboard and matplotlib: pip install 'shardnet\[profile\]'"):
         require_extras()
+
+
+def test_what_happened_is_in_the_trace_and_in_tensorboard(
+    tmp_path: Path, plan: Plan, model_profile: ModelProfile
+) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    timeline = run_timeline(plan)
+    first, last = timeline.bounds_ns
+    events = (
+        Event(-0.1, "recovered", "plan 2 is in force", "", 0.3, 2, 3),
+        Event(0.3, "lost", "phone-2 is lost: its units go to laptop", "phone-2", None, 2, 3),
+        Event(0.5, "recovered", "plan 3 is in force", "", 0.2, 3, 2),
+        Event(0.7, "rebalanced", "units 4-5 from laptop to phone-1", "", 0.05, 4, 2),
+    )
+    heard = [first + at * 10 * MS for at in (*range(1, 30), *range(50, 60))]
+    timeline.history = History(first, 1, 4, events, tuple(heard))
+    folder = write_profile(tmp_path, timeline, plan, model_profile, {})
+
+    trace = json.loads((folder / "trace.json").read_text())["traceEvents"]
+    [pid] = {each["pid"] for each in trace if each.get("args") == {"name": "coordinator"}}
+    marks = {each["name"]: each["ts"] for each in trace if each["ph"] == "i"}
+    begin_us = first / 1000 - min(span.start_ns for track in timeline.tracks.values() for span in track) / 1000
+    assert list(marks) == ["phone-2 lost", "recovered", "rebalanced"]
+    assert marks["phone-2 lost"] == pytest.approx(begin_us + 300_000)
+    changes = [each for each in trace if each["ph"] == "X" and each["pid"] == pid]
+    assert [each["name"] for each in changes] == ["recovery", "switch"]
+    assert (changes[0]["ts"], changes[0]["dur"]) == pytest.approx((begin_us + 300_000, 200_000))
+
+    whole = accumulator.EventAccumulator(str(folder / "tensorboard" / "run")).Reload()
+    assert [point.value for point in whole.Scalars("recovery/seconds")] == pytest.approx([0.2])
+    assert [point.value for point in whole.Scalars("switch/seconds")] == pytest.approx([0.05])
+    rates = [point.value for point in whole.Scalars("answers/tokens_per_s")]
+    walls = [
+        point.wall_time - whole.Scalars("recovery/seconds")[0].wall_time for point in whole.Scalars("plan/devices")
+    ]
+    dip = [rate for rate, wall in zip(rates, walls) if -0.19 < wall < -0.02]
+    assert dip and set(dip) == {0.0} and max(rates) > 50
+    assert sum(rates) / 100 * (last - first) / 1e9 == pytest.approx(len(heard), rel=1e-3)
+    devices = [point.value for point in whole.Scalars("plan/devices")]
+    assert [devices[0], devices[-1]] == [3, 2] and devices == sorted(devices, reverse=True)
+    assert whole.Scalars("plan/version")[-1].value == 4
+    texts = [each.tensor_proto.string_val[0].decode() for each in whole.Tensors("events/text_summary")]
+    assert texts == [event.text for event in events[1:]]
+    assert "- after 0.30 s: phone-2 is lost" in (folder / "plan.md").read_text()

@@ -168,7 +168,7 @@ def check_trace(trace: dict[str, Any]) -> list[dict[str, Any]]:
     """What the trace event format asks of every event; returns the slices."""
     rows: dict[tuple[int, int], list[tuple[float, float]]] = {}
     for event in trace["traceEvents"]:
-        assert event["ph"] in {"X", "M", "s", "f", "C"}
+        assert event["ph"] in {"X", "M", "s", "f", "C", "i"}
         assert isinstance(event["pid"], int) and isinstance(event["tid"], int) and isinstance(event["name"], str)
         assert isinstance(event["ts"], (int, float)) and event["ts"] >= 0
         if event["ph"] == "X":
