@@ -16,7 +16,6 @@ from shardnet.launch.cluster.options import (
     AnyDevice,
     ClusterOptions,
     EventOutput,
-    JoinAddress,
     NextModel,
     OneDevice,
     OwnDeviceOptions,
@@ -72,7 +71,7 @@ def up(
     run(what.model, folder, None if how.no_device else device, asked, as_json=output.json)
 
 
-def join(where: JoinAddress, device: OwnDeviceOptions, output: EventOutput) -> None:
+def join(where: ClusterOptions, device: OwnDeviceOptions, output: EventOutput) -> None:
     """Offer this machine to a cluster until Ctrl-C. Models use it where it helps."""
     folder = where.running_folder()
     require_address_space()

@@ -94,26 +94,14 @@ class ClusterOptions:
             BadRequest: the address is none.
             JoinFailed: no cluster runs there.
         """
-        return _running_folder(self.cluster, "--cluster")
-
-
-@dataclass(frozen=True)
-class JoinAddress:
-    """The same for a device."""
-
-    address: Annotated[
-        str | None,
-        typer.Option(
-            "--address",
-            metavar="ADDRESS",
-            help="The state folder of the cluster, or unix:PATH of the door in it.",
-            show_default="~/.local/state/shardnet/default",
-        ),
-    ] = None
-
-    def running_folder(self) -> Path:
-        """See `ClusterOptions.running_folder`."""
-        return _running_folder(self.address, "--address")
+        folder = folder_of(self.cluster)
+        if folder is None:
+            raise BadRequest(
+                "--cluster is the state folder of a cluster that shardnet up has started, or unix:PATH of the door in "
+                f"it, but is {quoted(self.cluster)}."
+            )
+        require_running(folder)
+        return folder.absolute()
 
 
 @dataclass(frozen=True)
@@ -201,14 +189,3 @@ def machine_name() -> str:
     """What a device is called that was given no name: after its machine."""
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", platform.node()).strip("-._")
     return plain[:MOST_NAME] or "device"
-
-
-def _running_folder(address: str | None, option: str) -> Path:
-    folder = folder_of(address)
-    if folder is None:
-        raise BadRequest(
-            f"{option} is the state folder of a cluster that shardnet up has started, or unix:PATH of the door in it, "
-            f"but is {quoted(address)}."
-        )
-    require_running(folder)
-    return folder.absolute()

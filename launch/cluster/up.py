@@ -84,7 +84,7 @@ class _Told:
             return
         is_default = folder == default_folder()
         print(f"The cluster is open in {shortened(str(folder))}; Ctrl-C ends it.")
-        print(f"  join it:  shardnet join{'' if is_default else f' --address {folder}'}")
+        print(f"  join it:  shardnet join{'' if is_default else f' --cluster {folder}'}")
         print(f"  ask it:   shardnet generate --cluster {folder} --prompt TEXT", flush=True)
 
     def next(self) -> None:

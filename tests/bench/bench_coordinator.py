@@ -148,7 +148,7 @@ class Bed:
         self.sources = [Source(folder, which, num_tokens) for which in range(len(ASKED))]
 
     def _join(self, name: str) -> subprocess.Popen[bytes]:
-        command = [*COMMAND, "join", "--address", str(self.folder), "--threads", "1", "--name", name]
+        command = [*COMMAND, "join", "--cluster", str(self.folder), "--threads", "1", "--name", name]
         return subprocess.Popen(command, stdout=subprocess.DEVNULL)
 
     def ask(self) -> tuple[list[list[int]], float]:

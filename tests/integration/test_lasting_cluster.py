@@ -101,7 +101,7 @@ class Commands:
         )
 
     def join(self, name: str) -> Running:
-        return self.start("join", "--address", self.folder, "--threads", 1, "--name", name, "--json")
+        return self.start("join", "--cluster", self.folder, "--threads", 1, "--name", name, "--json")
 
     def run(self, *arguments: object) -> subprocess.CompletedProcess[str]:
         command = [*COMMAND, *map(str, arguments)]
@@ -217,9 +217,9 @@ def test_what_cannot_be_done_is_one_sentence(commands: Commands, model: Path, tm
         (("up", "--model", model, "--state", tmp_path / "open"), 2, "must belong to this user and be closed to all"),
         (("up", "--model", tmp_path / "none", "--state", tmp_path / "new"), 2, f"There is no {tmp_path}/none"),
         (("up", "--model", "no/such/thing", "--state", tmp_path / "new"), 2, "There is no no/such/thing"),
-        (("join", "--address", tmp_path / "nowhere"), 1, "No cluster runs in"),
-        (("join", "--address", commands.folder, "--name", "@me"), 2, "--name must be"),
-        (("join", "--address", "127.0.0.1:29500"), 2, "is the state folder of a cluster"),
+        (("join", "--cluster", tmp_path / "nowhere"), 1, "No cluster runs in"),
+        (("join", "--cluster", commands.folder, "--name", "@me"), 2, "--name must be"),
+        (("join", "--cluster", "127.0.0.1:29500"), 2, "is the state folder of a cluster"),
         (("generate", *ASKED), 2, "There is no --model."),
         (("generate", *ASKED, "--cluster", tmp_path / "nowhere"), 1, "No cluster runs in"),
         (("generate", *ASKED, "--cluster", commands.folder, "--dtype", "float16"), 2, "--dtype is for loading a model"),
