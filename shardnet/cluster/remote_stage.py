@@ -100,6 +100,11 @@ class RemoteStage:
         """Whether it has its weights."""
         return self._loading is not None and self._loading.done() and self._loading.exception() is None
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether it could not be loaded."""
+        return self._loading is not None and self._loading.done() and self._loading.exception() is not None
+
     def look(self) -> None:
         """Learn what it has, of one that was there already.
 

@@ -83,13 +83,17 @@ class Ring:
         """The stages, and those that are still to become part of one of them; while they are opened, those that are."""
         return tuple(chain.from_iterable(self._parts)) or self._opened
 
+    def usable(self, lost: Collection[str]) -> list[RemoteStage]:
+        """Those of `members` that are of use where these devices are lost."""
+        return [stage for stage in self.members if stage.plan.device not in lost and not stage.has_failed]
+
     @property
     def sections(self) -> list[StagePlan]:
-        """What each of `members` is to have alone, before they become one."""
+        """What each of `members` is to have alone."""
         return [seat.plan for whole in self._seats for seat in whole]
 
     def places(self) -> list[tuple[RemoteStage, StageKey]]:
-        """Of each of `members`, before they become one, its place in this ring."""
+        """Of each of `members`, its place in this ring."""
         seats = chain.from_iterable(self._seats)
         return [(stage, (self.ring_id, seat.place.stage)) for stage, seat in zip(self.members, seats, strict=True)]
 
@@ -160,6 +164,7 @@ class Ring:
                 stage.sizes = wait_for(answer)
                 stage.plan = self.plan[index]
                 self._parts[index] = [stage]
+                self._seats[index] = (Seat(self.plan[index], self.specs[index], self.specs[index]),)
                 for other in others:
                     other.let_go()
             del self._shaping[index]

@@ -24,7 +24,7 @@ from shardnet.cluster.ring import Ring
 from shardnet.cluster.standby import Present, Standby
 from shardnet.cluster.tidying import tidy
 from shardnet.cluster.waiting import BrokenOff, Refused, Waiting
-from shardnet.errors import ClusterError, ShardnetError
+from shardnet.errors import ClusterError, DoesNotFit, ShardnetError
 from shardnet.plan import Plan
 from shardnet.policy.succession import Away, Cut, Means, succeed
 from shardnet.process.threads import on_thread
@@ -280,6 +280,8 @@ class Rings:
         except BrokenOff:
             return False
         except Refused as refusal:
+            if isinstance(refusal.error, DoesNotFit) and self.standby is not None and self.standby.give_up():
+                return False  # what was kept ready may have had the memory
             if refusal.device in away.full:  # it cannot even hold what it held: nobody else can, either
                 raise refusal.error from None
             with self._settled:
@@ -306,7 +308,7 @@ class Rings:
         self.standby.pause()
         waiting = Waiting(broken_off, self._ended, lambda: bool(self._absences.silent))
         old.settle(away.lost | away.silent.difference(plan.devices), waiting.for_answer)
-        held = [stage for stage in old.members if stage.plan.device not in self._absences.lost]
+        held = old.usable(self._absences.lost)
         stock = Stock(held, self.standby.take, not self._sessions.under_way())
         new = next_ring(self._transport, self.blueprint, self._draw_id(), stock, plan)
         self._enter(*self.all, new)
@@ -338,7 +340,7 @@ class Rings:
 
     def _means(self, old: Ring, away: Away) -> Means:
         assert self.blueprint is not None and self.standby is not None, "no change begins before the model stands"
-        left = [stage for stage in old.members if stage.plan.device not in away.lost | away.silent]
+        left = old.usable(away.lost | away.silent)
         return means_of(self.blueprint, self.plan, left, self._sessions.reserved_tokens, self.standby.is_ready)
 
     def _present(self) -> Present:

@@ -71,6 +71,8 @@ class Standby:
         self._stages: dict[StagePlan, RemoteStage] = {}
         self._ring_ids: dict[StagePlan, RingId] = {}
         """Also of those that are being opened."""
+        self._taken: set[RingId] = set()
+        """Of those that were taken: their devices know them by these until they have another place."""
         self._lost: set[str] = set()
         self._present: Present | None = None
         """What to prepare for; None where nothing is to be done."""
@@ -81,6 +83,7 @@ class Standby:
     def prepare(self, present: Present) -> None:
         """From now on this is the ring. Does not wait."""
         with self._news:
+            self._taken.clear()
             if self._is_closed or present.blueprint.options.standby == COLD:
                 return
             self._present, self._due_s = present, time.monotonic() + QUIET_S
@@ -95,10 +98,12 @@ class Standby:
             self._present = None
 
     def take(self, stage: StagePlan) -> RemoteStage | None:
-        """One that is ready, or nearly so; it is the caller's from now on."""
+        """One that is ready, or nearly so; it is the caller's from now on, which has a place for it by `prepare`."""
         with self._news:
-            self._ring_ids.pop(stage, None)
-            return self._stages.pop(stage, None)
+            if stage not in self._stages:
+                return None
+            self._taken.add(self._ring_ids.pop(stage))
+            return self._stages.pop(stage)
 
     def is_ready(self, stage: StagePlan) -> bool:
         """Whether it is loaded."""
@@ -152,7 +157,7 @@ class Standby:
     def holds(self, ring_id: RingId) -> bool:
         """Whether there is a use for a stage that was opened under that id."""
         with self._news:
-            return not self._is_closed and ring_id in self._ring_ids.values()
+            return not self._is_closed and ring_id in {*self._taken, *self._ring_ids.values()}
 
     def lose(self, device: str) -> None:
         """A device is lost for good: its handles are dropped before it is struck off."""
@@ -289,16 +294,17 @@ class Standby:
                 self._ring_ids.pop(stage, None)
             raise
         with self._news:
-            is_lost, is_closed = stage.device in self._lost, self._is_closed
-            if is_lost or is_closed:
+            is_lost = stage.device in self._lost
+            is_given_up = self._is_closed or self._ring_ids.get(stage) != spec.ring_id
+            if is_lost or is_given_up:
                 self._ring_ids.pop(stage, None)
             else:
                 self._stages[stage] = opened
         if is_lost:
             opened.release()
-        elif is_closed:
+        elif is_given_up:
             opened.let_go()
-        if is_lost or is_closed:
+        if is_lost or is_given_up:
             raise ClusterError(f"nothing is kept ready on {stage.device} any more.")
         return opened
 

@@ -17,6 +17,7 @@ from tiny_text_model import save_text_model
 from shardnet.cluster import standby, watch
 from shardnet.cluster.model import Model
 from shardnet.cluster.standby import Standby
+from shardnet.device import orphans
 from shardnet.device.stage_host import StageHost
 from shardnet.errors import KVMemorySpent
 from shardnet.plan import StagePlan
@@ -212,3 +213,76 @@ def test_what_takes_over_gets_the_memory_of_what_is_kept_ready(
         ring.network.kill(model.plan.device_of(lost.first_unit))
         "".join(stream)
         assert stream.result.token_ids == expected
+
+
+def test_what_is_taken_stays_while_the_rest_is_loaded(
+    tiny: Path, expected: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, its device ended it in the meantime, as nobody seemed to have a use for it, and the model ended."""
+    real, load_shard, may_load = standby.reserves, StageHost._load_shard, Event()
+    monkeypatch.setattr(standby, "reserves", lambda *known: [each for each in real(*known) if each.instead_of == "d"])
+    monkeypatch.setattr(orphans, "LOOK_EVERY_S", 0.02)
+    with loaded(tiny, [2, 2, 1, 1]) as (ring, model):
+        are_ready(model, 1)
+        [ready] = hosts_of(ring, "c") - {host for host in hosts_of(ring, "c") if host.stop.first_unit == 4}
+        [orphan_watch] = [each for each in [ring.workers["c"]._orphans] if each is not None]
+        wait_until(lambda: any(last.number is not None for last in orphan_watch._last.values()))
+        monkeypatch.setattr(standby, "QUIET_S", 60.0)
+
+        def late(host: StageHost) -> Any:
+            may_load.wait(10)
+            return load_shard(host)
+
+        monkeypatch.setattr(StageHost, "_load_shard", late)
+        stream = model.stream(PROMPT, max_new_tokens=NUM_TOKENS)
+        next(stream)
+        ring.network.kill("b")
+        ring.network.kill("d")
+        wait_until(lambda: standby_of(model).ready == [])
+        looks = Counter[str]()
+        look = orphan_watch._look
+        monkeypatch.setattr(orphan_watch, "_look", lambda now_s: (look(now_s), looks.update(["c"])))
+        wait_until(lambda: looks["c"] > 5)
+        may_load.set()
+        "".join(stream)
+        assert stream.result.token_ids == expected
+        assert not ready._is_closed or ready._whole is not None
+
+
+def test_who_takes_over_gets_the_memory_of_what_is_kept_ready(
+    tiny: Path, expected: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, the model ended for what was kept ready for another loss."""
+    monkeypatch.setattr(standby, "QUIET_S", 60.0)
+    with loaded(tiny, [1, 1, 4], kv_memory_bytes=100_000) as (ring, model):
+        rings, blueprint = rings_of(model), blueprint_of(model)
+        unit_bytes = [unit.weight_bytes for unit in model.profile.units]
+        most_bytes = {"a": sum(unit_bytes) - unit_bytes[1], "b": unit_bytes[1], "c": sum(unit_bytes[2:])}
+        devices = [replace(each, memory_bytes=most_bytes[each.name] + 110_000) for each in blueprint.devices]
+        for device in devices:
+            ring.workers[device.name].premises.memory._most_bytes = device.memory_bytes
+        rings.blueprint = replace(blueprint, devices=tuple(devices))
+        monkeypatch.setattr(standby, "QUIET_S", 0.05)
+        standby_of(model).prepare(rings._present())
+        are_ready(model, 1)
+        monkeypatch.setattr(standby, "QUIET_S", 60.0)
+        assert [each.device for each in standby_of(model).ready] == ["a"]
+        stream = model.stream(PROMPT, max_new_tokens=NUM_TOKENS)
+        next(stream)
+        ring.network.kill("c")
+        "".join(stream)
+        assert stream.result.token_ids == expected
+        assert [stage.device for stage in model.plan.stages] == ["a", "b", "a"]
+
+
+def test_what_is_given_up_as_it_is_opened_is_not_kept(tiny: Path, expected: list[int]) -> None:
+    """Once it was, and its device ended it: the next loss ended the model."""
+    gone: list[bool] = []
+    with loaded(tiny, [2, 2, 2]) as (ring, model):
+        ring.network.at("open_stage", 0, lambda: gone.append(standby_of(model).give_up()))
+        wait_until(lambda: gone == [False])
+        wait_until(lambda: ring.num_stages() == 3)
+        assert standby_of(model).ready == []
+        for lost in "bc":
+            ring.network.kill(lost)
+            assert answer(model, PROMPT, NUM_TOKENS) == expected

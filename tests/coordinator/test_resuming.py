@@ -271,6 +271,25 @@ def test_what_is_kept_ready_stays_so(
     assert set(stages(cluster)) == before and len(before) == len(loads) == 6
 
 
+def test_what_is_kept_ready_stays_so_where_stages_have_become_one(
+    cluster: LastingInProcess, tiny: Path, loads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, nothing more was kept ready, nor written down, when the stages of a device had become one."""
+    monkeypatch.setattr(standby, "QUIET_S", 0.05)
+    begin(cluster, tiny)
+    are_ready(cluster, 3)
+    cluster.lose("b")
+    wait_until(lambda: len(cluster.told("recovered")) == 1)
+    are_ready(cluster, 2)
+    monkeypatch.setattr(standby, "QUIET_S", 60.0)
+    before = len(loads)
+    cluster.kill()
+    cluster.restart()
+    begin(cluster, tiny)
+    are_ready(cluster, 2)
+    assert len(loads) == before
+
+
 @pytest.mark.parametrize("device", ["a", "b", "c"])
 def test_what_is_kept_ready_takes_over(
     cluster: LastingInProcess,
