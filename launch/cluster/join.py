@@ -9,7 +9,7 @@ from itertools import count
 from pathlib import Path
 
 from shardnet.cluster.local_workers import worker_environment
-from shardnet.device.process import serve
+from shardnet.device.process import LEAVE_S, serve
 from shardnet.errors import NameTaken
 from shardnet.foreign.quoting import shortened
 from shardnet.launch.cluster.options import OwnDeviceOptions, machine_name
@@ -26,6 +26,10 @@ _SENTENCES = {
     "gone": "The cluster in {folder} is gone. {name} looks for it for ten minutes.",
     "back": "The cluster in {folder} is back.",
     "struck off": "{name} was silent for too long, and was struck off. It joins anew.",
+    "leaving": "{name} leaves: others take over {what} first. Ctrl-C once more ends it at once.",
+    "drained": "{what}.",
+    "not drained": "{name} ends all the same: {what}.",
+    "cut short": "{name} ends before others have taken over {what}.",
     "left": "{name} has left.",
 }
 
@@ -43,7 +47,7 @@ def run(folder: Path, asked: OwnDeviceOptions, *, as_json: bool) -> None:
         told = partial(_tell, name=name, folder=folder, as_json=as_json)
         try:
             with until_signalled():
-                serve(endpoint_in(folder), name, threads, KEEP_S, asked.most_memory_bytes, told)
+                serve(endpoint_in(folder), name, threads, KEEP_S, asked.most_memory_bytes, told, leave_s=LEAVE_S)
                 return
             told("left", "")
             return

@@ -242,10 +242,13 @@ class Cluster:
         except ShardnetError as error:  # it has no copy, or left again: the model does without
             deployment.note("newcomer", f"{device} is not used: {error}", device)
 
-    def drain(self, device: str) -> None:
-        """Have others take over what a device holds, as far as they can, before it leaves."""
-        for deployment in self._deployments:
-            deployment.drain(device)
+    def held_by(self, device: str) -> str:
+        """What a device holds, in words; empty where that is nothing."""
+        return "; ".join(filter(None, (each.held_by(device) for each in self._deployments)))
+
+    def drain(self, device: str) -> str:
+        """Have others take over what a device holds, as far as they can, before it leaves. See `draining.drain`."""
+        return "; ".join(filter(None, [each.drain(device) for each in self._deployments]))
 
     def let_go(self, device: str, how: str) -> None:
         """A device has left, or its process has ended. Args: `how`, in words that follow its name and "is lost"."""

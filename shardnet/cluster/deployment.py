@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from shardnet.cluster.balancing import Balancing
 from shardnet.cluster.blueprint import Blueprint
+from shardnet.cluster.draining import drain, held_by
 from shardnet.cluster.left_model import KEEP_S, Keep, left_of
 from shardnet.cluster.remote_stage import RemoteStage
 from shardnet.cluster.ring import Ring
@@ -24,7 +25,6 @@ from shardnet.cluster.rings import Rings
 from shardnet.cluster.run_log import RunLog
 from shardnet.errors import BadRequest, ClusterError, DeviceLost, ShardnetError
 from shardnet.plan import Plan
-from shardnet.policy.succession import drained
 from shardnet.process.threads import Errands
 from shardnet.progress import Progress
 from shardnet.session.sessions import VERDICT_S, Sessions
@@ -323,16 +323,20 @@ class Deployment:
         if self._rings is not None and not self._is_closed:
             self._rings.take_in(device, change)
 
-    def drain(self, device: str) -> None:
-        """A device is about to leave: others take over what it holds, where they can, while it goes on."""
+    def held_by(self, device: str) -> str:
+        """What a device holds, in words; empty where that is nothing."""
+        return "" if self._rings is None or self._is_closed else held_by(self._rings, device)
+
+    def drain(self, device: str) -> str:
+        """A device is about to leave: others take over what it holds, where they can, while it goes on. See `drain`."""
         if self._rings is None or self._is_closed:
-            return
+            return ""
         began_s = time.monotonic()
-        if self._rings.go_over(partial(drained, device)):
+        moved = drain(self._rings, device)
+        if moved:
             seconds = time.monotonic() - began_s
-            self.note(
-                "drained", f"others hold what {device} held, after {seconds:.2f} s: it may leave", device, seconds
-            )
+            self.note("drained", f"{moved}, after {seconds:.2f} s: {device} may leave", device, seconds)
+        return moved
 
     def end(self, error: ShardnetError) -> None:
         """No session can go on: each that waits, and every later one, gets `error`."""

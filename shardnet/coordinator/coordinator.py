@@ -84,7 +84,8 @@ class Coordinator:
             ("unload", self._unload),
             ("leave", self._leave),
             ("remove", self._strike_off),
-            ("goodbye", self._attendance.goodbye),
+            ("goodbye", self._goodbye),
+            ("drain", self._drain),
             ("reports", self._reports),
             ("reset_reports", self._reset_reports),
             ("timeline", self._timeline),
@@ -227,6 +228,14 @@ class Coordinator:
 
     def _strike_off(self, ticket: int, device: str) -> Future[None]:
         return self._asked.begin(ticket, lambda: on_thread("shardnet-remove", lambda: self.remove(device)))
+
+    def _goodbye(self, device: str) -> str:
+        """A device is about to leave: what it holds, in words, which others may take over before."""
+        self._attendance.goodbye(device)
+        return self._cluster.held_by(device)
+
+    def _drain(self, device: str) -> Future[str]:
+        return on_thread("shardnet-drain", lambda: self._cluster.drain(device))
 
     def _require(self, device: str) -> None:
         if device not in self.devices:

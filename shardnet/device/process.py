@@ -17,6 +17,7 @@ import importlib
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NoReturn
@@ -40,6 +41,8 @@ Tell = Callable[[str, str], object]
 MakeWorker = Callable[[], "Worker"]
 JOIN_S = 60.0
 GOODBYE_S = 1.0
+LEAVE_S = 60.0
+"""For so long others may take over what a device holds that is told to end by a signal."""
 LOOK_EVERY_S = 0.5
 """How often it is looked at what a device holds, to tell it."""
 MOST_KEEP_S = 10**9
@@ -151,6 +154,7 @@ def serve(
     most_memory_bytes: int | None = None,
     tell: Tell = lambda event, what: None,
     make_worker: MakeWorker | None = None,
+    leave_s: float = 0.0,
 ) -> None:
     """Be a device until it is over. One that the others have struck off, as it was silent for too long, joins anew.
 
@@ -159,7 +163,11 @@ def serve(
         most_memory_bytes: what its models may take; None for what there is.
         tell: told when it has joined ("joined"), what it holds ("holds", with the units, or with nothing), when its
             door is gone and back ("gone", "back"), when it was struck off ("struck off"), when it has left ("left").
+            Of a signal: that others take over what it holds ("leaving", with the units), that they have ("drained",
+            with who has), that they cannot ("not drained"), or that it ends before they have ("cut short").
         make_worker: makes the device, and another one each time that it joins anew; None for what this machine is.
+        leave_s: how long, at a signal, others may take to take over what it holds; 0 does not ask them to. A second
+            signal waits no longer.
 
     Raises:
         ShardnetError: it could not join, or the door was not found again.
@@ -184,7 +192,7 @@ def serve(
             wait_s = max(JOIN_S, keep_s)
             if here is None:
                 continue
-            with here, _goodbye_at_interruption(here):
+            with here, _goodbye_at_interruption(here, leave_s, tell):
                 here.on_struck_off(worker.left.set)
                 is_lost = _ends_with_door(here, worker.left, tell) if keep_s else threading.Event()
                 tell("joined", "")
@@ -236,16 +244,41 @@ def _ends_with_door(here: RpcTransport, left: threading.Event, tell: Tell) -> th
 
 
 @contextmanager
-def _goodbye_at_interruption(here: RpcTransport) -> Iterator[None]:
-    """Where this block is interrupted, by Ctrl-C or SIGTERM, tell the coordinator that this is no loss."""
+def _goodbye_at_interruption(here: RpcTransport, leave_s: float, tell: Tell) -> Iterator[None]:
+    """Where this block is interrupted, by Ctrl-C or SIGTERM, tell the coordinator that this is no loss.
+
+    Raises:
+        SystemExit: with 1, where it was interrupted once more before others had taken over.
+    """
     from shardnet.transport.source_messages import COORDINATOR
 
     try:
         yield
     except (KeyboardInterrupt, SystemExit):
-        with suppress(ShardnetError):
-            here.post(COORDINATOR, "goodbye", here.name, timeout_s=GOODBYE_S).result(GOODBYE_S)
+        with suppress(ShardnetError, TimeoutError):
+            held = here.post(COORDINATOR, "goodbye", here.name, timeout_s=GOODBYE_S).result(GOODBYE_S)
+            if held and leave_s:
+                _leave_in_order(here, held, leave_s, tell)
         raise
+
+
+def _leave_in_order(here: RpcTransport, held: str, leave_s: float, tell: Tell) -> None:
+    from shardnet.transport.source_messages import COORDINATOR
+
+    tell("leaving", held)
+    began_s = time.monotonic()
+    try:
+        moved = here.call(COORDINATOR, "drain", here.name, timeout_s=leave_s).result()
+    except ShardnetError as error:
+        tell("not drained", str(error).rstrip("."))
+    except (KeyboardInterrupt, SystemExit):
+        tell("cut short", held)
+        raise SystemExit(1) from None
+    else:
+        if moved:
+            tell("drained", f"{moved}, after {time.monotonic() - began_s:.2f} s")
+        else:
+            tell("not drained", f"nobody else can hold {held}")
 
 
 def end_with(pipe: int) -> None:

@@ -12,7 +12,9 @@ A source is a member that holds no stage; its name begins with `@`. Endpoints of
     load(ticket, model, options) -> LoadState: begins to load at the first time, then says how far it is, shortly
     unload(ticket), leave(ticket, device), remove(ticket, device)      done once for a ticket
     reports() -> StageReports, reset_reports(), timeline() -> TimelineRecord: of the loaded model, whoever used it
-    goodbye(device)              device -> coordinator: it is about to leave, which is no loss
+    goodbye(device) -> text      device -> coordinator: it is about to leave, which is no loss; what it holds, in words
+    drain(device) -> text        the same, then: answered when others have taken that over, with who has; empty where
+                                 nobody can
 
 A ticket is a random number that a source gives to what it asks for, so that asking again asks for the same. A session
 that its source has not followed for `LEASE_S` is closed.

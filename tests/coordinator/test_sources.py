@@ -374,6 +374,7 @@ def test_a_lost_device_is_replaced_and_a_source_notices_nothing(tiny: Path, expe
         assert stream.result.token_ids == expected[0]
         assert [event.event for event in model.events] == ["lost", "recovered"]
         assert {stage.device for stage in model.plan.stages} == {"a"} and model.plan.version == 2
+        wait_until(lambda: cluster.told("recovered"))
         kinds = [event.event for event in cluster.events]
         assert kinds[kinds.index("lost") :].count("taken over") == kinds.count("recovered") == 1
 

@@ -18,7 +18,7 @@ from processes import is_over, wait_until
 from tiny_text_model import save_text_model
 from warm_python import WARM_PYTHON
 
-from shardnet.process.identity import has_ended
+from shardnet.process.identity import has_ended, number_of
 
 COMMAND = [*WARM_PYTHON, "-m", "shardnet.launch.cli"]
 ASKED = ("--prompt", "Hello", "--max-new-tokens", 12)
@@ -164,7 +164,7 @@ def test_a_cluster_from_its_start_to_its_end(commands: Commands, model: Path, ex
     assert commands.ask("leave", "two") == "two leaves.\n"
     assert two.end() == (0, "")
     assert up.wait_for("left")["device"] == "two"
-    assert "others hold what two held" in up.wait_for("moved")["text"]
+    assert " went to one, after " in up.wait_for("moved")["text"]
     assert commands.answer()["token_ids"] == expected
     assert commands.ask("unload") == f"{model.name} is unloaded.\n"
 
@@ -177,8 +177,65 @@ def test_a_cluster_from_its_start_to_its_end(commands: Commands, model: Path, ex
     assert done.stderr == f"shardnet: No cluster runs in {commands.folder}. Start one: shardnet up --model MODEL\n"
 
 
-def is_device(command: list[str] | None, name: str) -> bool:
-    return command is not None and {"shardnet.device.process", name} <= set(command)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_device_that_is_told_to_end_leaves_in_order(
+    commands: Commands, expected: list[int], number: signal.Signals
+) -> None:
+    up = commands.up()
+    wait_until(lambda: up.lines)
+    two = commands.join("two")
+    two.wait_for("joined")
+    up.wait_for("loaded")
+    commands.ask("load", commands.model, "--dtype", "float32", "--placement", "spread")
+    calm = json.loads(commands.ask("generate", *LONG[:2], "--max-new-tokens", 900, "--json"))["token_ids"]
+    asking = commands.start("generate", *LONG[:2], "--max-new-tokens", 900, "--cluster", commands.folder, "--json")
+    up.wait_for("session began", 2)
+    assert two.end(number) == (0, "")
+    told = [event["event"] for event in map(json.loads, two.lines) if event["event"] != "holds"]
+    assert told == ["joined", "leaving", "drained", "left"]
+    assert " went to one, after " in two.events("drained")[0]["text"]
+    assert asking.end() == (0, "")
+    assert json.loads(asking.lines[-1])["token_ids"] == calm
+    up.wait_for("left")
+    assert [up.events(kind) for kind in ("taken over", "recovered", "lost")] == [[], [], []]
+    assert commands.answer()["token_ids"] == expected
+
+
+def test_a_device_that_nobody_can_take_over_from_says_so_and_ends(commands: Commands) -> None:
+    up = commands.up("--no-device")
+    wait_until(lambda: up.lines)
+    two = commands.join("two")
+    up.wait_for("loaded")
+    two.wait_for("holds")
+    assert two.end(signal.SIGINT) == (0, "")
+    assert two.events("not drained")[0]["text"] == "two ends all the same: nobody else can hold units 0-5."
+    assert two.events("left")
+    assert up.wait_for("left")["device"] == "two"
+
+
+def test_a_second_signal_ends_a_device_at_once(commands: Commands) -> None:
+    """The one that would take over is stopped, so that it would take long."""
+    up = commands.up()
+    wait_until(lambda: up.lines)
+    two = commands.join("two")
+    two.wait_for("joined")
+    up.wait_for("loaded")
+    commands.ask("load", commands.model, "--dtype", "float32", "--placement", "spread")
+    two.wait_for("holds")
+    own = number_of(own_device_of(commands.folder))
+    assert own is not None
+    os.kill(own, signal.SIGSTOP)
+    try:
+        two.signal(signal.SIGINT)
+        two.wait_for("leaving")
+        assert two.end(signal.SIGINT) == (1, "")
+        assert "before others have taken over units" in two.events("cut short")[0]["text"]
+    finally:
+        os.kill(own, signal.SIGKILL)
+
+
+def is_device(command: list[str] | None, name: str, folder: Path) -> bool:
+    return command is not None and {"shardnet.device.process", name, f"unix:{folder}/door"} <= set(command)
 
 
 def test_devices_that_end_otherwise(commands: Commands, expected: list[int]) -> None:
@@ -196,7 +253,9 @@ def test_devices_that_end_otherwise(commands: Commands, expected: list[int]) -> 
     taken = commands.join("one")
     assert taken.end() == (1, "shardnet: A device called one is in the cluster already. Choose another name.\n")
 
-    [own] = [each for each in psutil.process_iter(["cmdline"]) if is_device(each.info["cmdline"], "one")]
+    [own] = [
+        each for each in psutil.process_iter(["cmdline"]) if is_device(each.info["cmdline"], "one", commands.folder)
+    ]
     own.kill()
     assert up.wait_for("lost", 2)["text"] == "one is lost: its process was killed by SIGKILL."
     asked = commands.run("generate", *ASKED, "--cluster", commands.folder)

@@ -1,0 +1,51 @@
+"""Has others take over what a device holds before it leaves. Who they are is decided by `policy.succession`."""
+
+from __future__ import annotations
+
+from shardnet.cluster.rings import Rings
+from shardnet.plan import Plan
+from shardnet.policy.succession import Away, Means, drained
+from shardnet.timeline.events import units_of
+
+TRIES = 10
+"""Of a change before which another one came each time."""
+
+
+def held_by(rings: Rings, device: str) -> str:
+    """What a device holds by the plan in force, in words; empty where that is nothing."""
+    return "" if rings.blueprint is None else _held_by(rings.plan, device)
+
+
+def _held_by(plan: Plan, device: str) -> str:
+    stages = [stage for stage in plan.stages if stage.device == device]
+    return units_of(stages) if stages else ""
+
+
+def drain(rings: Rings, device: str) -> str:
+    """Have others take over, while the ring goes on. Waits for that.
+
+    Returns:
+        Who has taken over what, in words; empty where the device holds nothing, or nobody can.
+    """
+    for _ in range(TRIES):
+        moves: list[str] = []
+
+        def choose(plan: Plan, away: Away, means: Means, moves: list[str] = moves) -> Plan | None:
+            after = drained(device, plan, away, means)
+            moves.append("" if after is None else _went(device, plan, after))
+            return after
+
+        if rings.go_over(choose):
+            return moves[-1]
+        if moves == [""] or not held_by(rings, device):
+            return ""
+        rings.current  # noqa: B018 - waits for the change that came first
+    return ""
+
+
+def _went(device: str, before: Plan, after: Plan) -> str:
+    """In words: "units 3-5 went to phone-2"."""
+    stages = [stage for stage in before.stages if stage.device == device]
+    units = [unit for stage in stages for unit in range(stage.first_unit, stage.last_unit + 1)]
+    takers = dict.fromkeys(after.device_of(unit) for unit in units)
+    return f"{units_of(stages)} went to {' and '.join(takers)}"
