@@ -33,7 +33,10 @@ from shardnet.process.lasting import is_running
 from shardnet.process.surroundings import require_address_space
 from shardnet.source.glance import glance
 
-BY_COMMAND = ("dtype", "wire_dtype", "placement", "objective", "in_flight", "context_tokens")
+BY_COMMAND = (
+    *("dtype", "wire_dtype", "placement", "objective", "in_flight", "context_tokens"),
+    *("standby", "standby_gib", "rebalance"),
+)
 """Of the options of a load. A split by hand is for those who know the order of the devices: Python."""
 
 

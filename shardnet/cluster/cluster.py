@@ -28,7 +28,7 @@ from shardnet.cluster.load_options import LoadOptions
 from shardnet.cluster.loading import load_model, model_of
 from shardnet.cluster.local_workers import MOST_LOCAL_DEVICES, LocalWorkers
 from shardnet.cluster.model import Model
-from shardnet.cluster.newcomers import with_newcomer
+from shardnet.cluster.newcomers import Newcomers, with_newcomer
 from shardnet.cluster.resuming import NOT_BACK, Resumed, blueprint_again, go_on_without, open_again, stand_again
 from shardnet.cluster.survey import Surveyor
 from shardnet.cluster.watch import Watch
@@ -40,7 +40,6 @@ from shardnet.options import takes
 from shardnet.policy.membership import Came, Ended
 from shardnet.process.forks import Birthplace
 from shardnet.process.lasting import default_folder, folder_of, is_running
-from shardnet.process.threads import on_thread
 from shardnet.profiling.cores import max_threads
 from shardnet.progress import Progress, in_turn, shown, silent
 from shardnet.source.running_cluster import RunningCluster
@@ -52,6 +51,8 @@ from shardnet.transport.source_messages import COORDINATOR
 ANSWER_S = 10.0
 """How long a cluster that should be running already may take to answer."""
 LEAVE_S = 2.0
+NEWCOMER_S = 60.0
+"""How long one that leaves waits for those that are being measured."""
 
 
 class Cluster:
@@ -68,6 +69,7 @@ class Cluster:
         self._deployments: tuple[Deployment, ...] = ()
         self._lock = threading.Lock()
         self._surveyor = Surveyor(transport)
+        self._newcomers = Newcomers()
         self.keep: Keep | None = None
         """Set where loaded models are to outlive this process."""
         self._birthplace = Birthplace("this cluster")
@@ -229,7 +231,7 @@ class Cluster:
             deployments = self._deployments
         self._watch.tell(Came(device))
         for deployment in deployments:
-            on_thread("shardnet-newcomer", partial(self._take_into, deployment, device))
+            self._newcomers.begin(partial(self._take_into, deployment, device))
 
     def _take_into(self, deployment: Deployment, device: str) -> None:
         others = [each for each in self.devices if each not in self._watch.lost]
@@ -247,7 +249,8 @@ class Cluster:
         return "; ".join(filter(None, (each.held_by(device) for each in self._deployments)))
 
     def drain(self, device: str) -> str:
-        """Have others take over what a device holds, as far as they can, before it leaves. See `draining.drain`."""
+        """Have others take over what a device holds, who has just come among them, before it leaves. See `draining`."""
+        self._newcomers.settle(NEWCOMER_S)
         return "; ".join(filter(None, [each.drain(device) for each in self._deployments]))
 
     def let_go(self, device: str, how: str) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from shardnet.cluster.rings import Rings
+from shardnet.errors import ShardnetError
 from shardnet.plan import Plan
 from shardnet.policy.succession import Away, Means, drained
 from shardnet.timeline.events import units_of
@@ -35,8 +38,9 @@ def drain(rings: Rings, device: str) -> str:
             moves.append("" if after is None else _went(device, plan, after))
             return after
 
-        if rings.go_over(choose):
-            return moves[-1]
+        with suppress(ShardnetError):  # who was to take over is gone, or has no room any more
+            if rings.go_over(choose):
+                return moves[-1]
         if moves == [""] or not held_by(rings, device):
             return ""
         rings.current  # noqa: B018 - waits for the change that came first

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import replace
 
 from shardnet.cluster.blueprint import Blueprint
@@ -10,7 +12,28 @@ from shardnet.cluster.copies import require_copies
 from shardnet.cluster.survey import EXPECTED_TOKENS, Surveyor
 from shardnet.plan import DeviceProfile, Link
 from shardnet.process.cache_folder import cache_folder
+from shardnet.process.threads import on_thread
 from shardnet.progress import silent
+
+
+class Newcomers:
+    """Those of one cluster that are being measured."""
+
+    def __init__(self) -> None:
+        self._measured: list[Future[None]] = []
+        self._lock = threading.Lock()
+
+    def begin(self, measure: Callable[[], None]) -> None:
+        """Have one measured for one model, on a thread of its own."""
+        with self._lock:
+            self._measured = [each for each in self._measured if not each.done()]
+            self._measured.append(on_thread("shardnet-newcomer", measure))
+
+    def settle(self, timeout_s: float) -> None:
+        """Wait for those that came before, but no longer than that."""
+        with self._lock:
+            measured = list(self._measured)
+        wait(measured, timeout=timeout_s)
 
 
 def with_newcomer(blueprint: Blueprint, device: str, others: Sequence[str], surveyor: Surveyor) -> Blueprint:

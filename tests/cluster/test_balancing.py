@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -122,6 +123,30 @@ def test_where_nobody_can_take_over_who_leaves_is_lost_like_any_other(tiny: Path
         cluster.drain("a")
         assert model.plan.devices == ("a",)
         assert model.events == ()
+
+
+def test_who_has_just_come_takes_over_from_who_leaves(tiny: Path, expected: list[int]) -> None:
+    with ring_in_process(1) as ring, ring.connect() as cluster:
+        model = cluster.load(tiny, dtype="float32", prefill_chunk_tokens=4)
+        stream = model.stream(PROMPT, max_new_tokens=NUM_TOKENS)
+        next(stream)
+        ring.join("b")
+        cluster.take_in("b")
+        cluster.drain("a")
+        assert model.plan.devices == ("b",)
+        "".join(stream)
+        assert stream.result.token_ids == expected
+
+
+def test_who_leaves_waits_for_a_change_that_came_first(tiny: Path) -> None:
+    with ring_in_process(3, speed=50.0) as ring, ring.connect() as cluster, ThreadPoolExecutor() as threads:
+        model = cluster.load(tiny, dtype="float32", split=[2, 2, 2])
+        drained: list[Future[None]] = []
+        ring.network.at("switch", 0, lambda: drained.append(threads.submit(cluster.drain, "b")))
+        ring.network.scatter(5.0, 1)
+        rings_of(model).renew()
+        drained[0].result()
+        assert "b" not in model.plan.devices
 
 
 def test_a_newcomer_takes_over(tiny: Path, expected: list[int]) -> None:
