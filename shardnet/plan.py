@@ -100,6 +100,10 @@ class StagePlan:
     def num_units(self) -> int:
         return self.last_unit - self.first_unit + 1
 
+    def covers(self, other: StagePlan) -> bool:
+        """Whether it has all units of another one, on the same device."""
+        return self.device == other.device and self.first_unit <= other.first_unit and other.last_unit <= self.last_unit
+
     @property
     def units(self) -> str:
         """Its units in words: "10-14", or "7"."""

@@ -49,12 +49,15 @@ def pull(ring: Ring, before: Sequence[RemoteStage], wait_for: WaitFor) -> None:
         before: the stages of the ring that was, as far as they are there.
     """
     kept = set(map(id, before))
+    pulled = []
     for stage, plan in zip(ring.members, ring.sections, strict=True):
         if id(stage) not in kept:
             found = [owner.owner_of(plan) for owner in before if owner.plan.device != plan.device]
             owners = tuple(owner for owner in found if owner is not None)
             if owners:
-                wait_for(stage.pull(owners))
+                pulled.append(stage.pull(owners))
+    for answer in pulled:
+        wait_for(answer)
 
 
 def shape(ring: Ring, wait_for: WaitFor) -> None:
@@ -73,8 +76,9 @@ def go_on(ring: Ring, sessions: Sessions, wait_for: WaitFor) -> None:
     going_on = {number: each for number, each in under_way.items() if not _is_over(each)}
     _open(ring, sessions, going_on, needed, wait_for)
     wanted = _by_stage(needed, going_on)
-    for index, stage in enumerate(ring.stages):  # also of whom nothing is wanted: it drops what it only has copied
-        wait_for(stage.resend(ring.ring_id, tuple(wanted[index])))
+    # All are asked at once, also of whom nothing is wanted: it drops what it only has copied.
+    for answer in [stage.resend(ring.ring_id, tuple(wanted[index])) for index, stage in enumerate(ring.stages)]:
+        wait_for(answer)
     for number, position in needed.feedings:
         if number in going_on:
             sessions.send(ring.route, going_on[number], position, needed.histories[number][position:])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -26,6 +26,12 @@ class Stock(NamedTuple):
     """Gives a stage that is ready, for good, where there is one of just these units."""
     is_idle: bool
     """No session is open: whatever is new has nothing to catch up with."""
+    copied: Collection[StagePlan] = ()
+    """Stages that are ready and keep near those that they take over from: what they lack is copied in the change."""
+
+    def comes_level(self, stage: StagePlan) -> bool:
+        """Whether a new stage will stand where others do, when stages become one."""
+        return self.is_idle or stage in self.copied
 
 
 def next_ring(transport: Transport, blueprint: Blueprint, ring_id: RingId, stock: Stock, plan: Plan) -> Ring:
@@ -37,7 +43,7 @@ def next_ring(transport: Transport, blueprint: Blueprint, ring_id: RingId, stock
     for stage in stock.held if stock.is_idle else ():
         stage.is_level = True
     held = [Held(stage.plan, stage.is_level) for stage in stock.held]
-    found = pieces(held, plan, lambda _: stock.is_idle)
+    found = pieces(held, plan, stock.comes_level)
     return _Making(transport, blueprint, stock, found).ring(ring_id, plan)
 
 

@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
+from shardnet.errors import ClusterError
 from shardnet.plan import StagePlan
 from shardnet.timeline.clocks import ClockOffset, clock_ns, offset_from_pings
 from shardnet.timeline.spans import SpanTuple
@@ -199,6 +200,19 @@ class RemoteStage:
     def resend(self, ring_id: RingId, wanted: tuple[Wanted, ...]) -> Future[Any]:
         """See `StageHost.resend`; told until it is answered."""
         return self._tell("resend", ring_id, wanted)
+
+    def keep_only(self, stage: StagePlan) -> None:
+        """Give up all units but these, and copies of sessions, as a stage that is in no ring. Waits for it.
+
+        Raises:
+            ShardnetError: it cannot, or does not answer: it may have these alone, or all.
+        """
+        self.follow(()).result()
+        ring_id, index = self._spec.ring_id, self._spec.stage
+        self.sizes = sizes = self.shape(ring_id, (Stretch(index, stage.first_unit, stage.last_unit),)).result()
+        self.plan = StagePlan(self.plan.device, sizes.first_unit, sizes.last_unit)
+        if self.plan != stage:  # it was trimmed before: each ring's shape is taken once
+            raise ClusterError(f"{stage.device} keeps units {self.plan.units} ready, and not units {stage.units}.")
 
     def follow(self, owners: tuple[Owner, ...]) -> Future[Any]:
         """See `StageHost.follow`; told until the first copies are there."""

@@ -25,7 +25,7 @@ from shardnet.cluster.standby import Present, Standby
 from shardnet.cluster.tidying import tidy
 from shardnet.cluster.waiting import BrokenOff, Refused, Waiting
 from shardnet.errors import ClusterError, DoesNotFit, ShardnetError
-from shardnet.plan import Plan
+from shardnet.plan import Plan, StagePlan
 from shardnet.policy.succession import Away, Cut, Means, succeed
 from shardnet.process.threads import on_thread
 from shardnet.session.sessions import Sessions
@@ -72,7 +72,8 @@ class Rings:
         self._plan: Plan | None = None
         """The one in force."""
         self._coming: Plan | None = None
-        """The one that is being gone over to."""
+        self._copied: Sequence[StagePlan] = ()
+        """The one that is being gone over to, and what is ready for it: see `Stock`."""
         self._absences = Absences()
         self.standby: Standby | None = None
         """Known when the first ring is loaded."""
@@ -217,11 +218,11 @@ class Rings:
         plan = choose(before, away, present.means)
         if plan is None or plan is before:
             return False
-        self.standby.load(present, missing_of(ring.members, plan))
+        copied = self.standby.load(present, missing_of(ring.members, plan))
         with self._settled:
             if self.is_changing or self._is_over or self._plan is not before:
                 return False
-            self._coming, self._known_s = plan, time.monotonic()
+            self._coming, self._copied, self._known_s = plan, copied, time.monotonic()
             self.is_changing, self._has_lost = True, False
         self._change()
         return self._plan is plan
@@ -309,7 +310,8 @@ class Rings:
         waiting = Waiting(broken_off, self._ended, lambda: bool(self._absences.silent))
         old.settle(away.lost | away.silent.difference(plan.devices), waiting.for_answer)
         held = old.usable(self._absences.lost)
-        stock = Stock(held, self.standby.take, not self._sessions.under_way())
+        stock = Stock(held, self.standby.take, not self._sessions.under_way(), self._copied)
+        self._copied = ()  # in a round that follows, owners may be gone
         new = next_ring(self._transport, self.blueprint, self._draw_id(), stock, plan)
         self._enter(*self.all, new)
         self._open(new, waiting)

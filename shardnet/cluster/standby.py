@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
+from functools import partial
 from typing import Any, NamedTuple
 
 from shardnet.cluster.blueprint import Blueprint
@@ -233,23 +234,63 @@ class Standby:
         if present.blueprint.options.standby == HOT:
             self._follow(present, [reserve.stage for reserve in wanted])
 
-    def load(self, present: Present, stages: Sequence[StagePlan]) -> None:
-        """Have these loaded now, and wait for it: the ring is about to be changed.
+    def load(self, present: Present, stages: Sequence[StagePlan]) -> list[StagePlan]:
+        """Have these loaded now, and wait for it: the ring is about to be changed. Returns those that have copied all
+        that is known of sessions, and keep near.
+
+        What is ready with more units than these gives up the others.
 
         Raises:
             ShardnetError: a device cannot.
         """
+        wait([on_thread("shardnet-standby", partial(self._narrow, stage)) for stage in stages])
         opened = [self._open(present, stage) for stage in stages]
         loads = [each.load() for each in opened]
         for loaded in loads:
             loaded.result()
-        wait(self._follow(present, stages), timeout=COPY_S)
+        copied = self._follow(present, stages)
+        wait(copied.values(), timeout=COPY_S)
+        return [stage for stage, answer in copied.items() if answer.done() and answer.exception() is None]
 
-    def _follow(self, present: Present, stages: Sequence[StagePlan]) -> list[Future[Any]]:
+    def _narrow(self, wanted: StagePlan) -> None:
+        """Let a stage that is ready, and has these units among others, keep only these; it may be used up by that."""
+        with self._news:
+            wider = [each for each, stage in self._stages.items() if each.covers(wanted) and stage.is_loaded]
+            if not wider or wanted in self._stages:
+                return
+            whole = min(wider, key=lambda each: each.num_units)
+            ready = self._stages.pop(whole)
+            self._ring_ids[wanted] = ring_id = self._ring_ids.pop(whole)
+        try:
+            ready.keep_only(wanted)
+        except ShardnetError:  # the units are loaded anew
+            with self._news:
+                self._ring_ids.pop(wanted, None)
+            ready.let_go()
+        else:
+            self._keep(ready, ring_id)
+
+    def _keep(self, opened: RemoteStage, ring_id: RingId) -> bool:
+        """From now on it is ready, or nearly so; False where there is no use for it any more."""
+        stage = opened.plan
+        with self._news:
+            is_lost = stage.device in self._lost
+            is_given_up = self._is_closed or self._ring_ids.get(stage) != ring_id
+            if is_lost or is_given_up:
+                self._ring_ids.pop(stage, None)
+            else:
+                self._stages[stage] = opened
+        if is_lost:
+            opened.release()
+        elif is_given_up:
+            opened.let_go()
+        return not (is_lost or is_given_up)
+
+    def _follow(self, present: Present, stages: Sequence[StagePlan]) -> dict[StagePlan, Future[Any]]:
         """Let what is ready copy what its owners know of sessions, and go on doing so."""
         with self._news:
             ready = [(self._stages[stage], present.owners_of(stage)) for stage in stages if stage in self._stages]
-        return [stage.follow(owners) for stage, owners in ready if owners and stage.is_loaded]
+        return {stage.plan: stage.follow(owners) for stage, owners in ready if owners and stage.is_loaded}
 
     def _load(self, present: Present, reserve: Reserve) -> None:
         """What does not fit is left out."""
@@ -293,18 +334,7 @@ class Standby:
             with self._news:
                 self._ring_ids.pop(stage, None)
             raise
-        with self._news:
-            is_lost = stage.device in self._lost
-            is_given_up = self._is_closed or self._ring_ids.get(stage) != spec.ring_id
-            if is_lost or is_given_up:
-                self._ring_ids.pop(stage, None)
-            else:
-                self._stages[stage] = opened
-        if is_lost:
-            opened.release()
-        elif is_given_up:
-            opened.let_go()
-        if is_lost or is_given_up:
+        if not self._keep(opened, spec.ring_id):
             raise ClusterError(f"nothing is kept ready on {stage.device} any more.")
         return opened
 

@@ -140,6 +140,26 @@ def test_of_a_round_that_is_broken_off_the_next_one_knows_what_stages_have_becom
             check_memory(ring, model)
 
 
+@pytest.mark.parametrize("counts", [[3, 3], [1, 5], [4, 2], [0, 6], [6, 0]])
+def test_what_moves_becomes_part_of_the_stage_beside_it_in_the_same_change(
+    monkeypatch: pytest.MonkeyPatch, tiny: Path, expected: list[list[int]], counts: list[int]
+) -> None:
+    """Where nothing is lost, no second change has to join the two, and nothing is computed anew before."""
+    monkeypatch.setattr(tidying, "FIRST_S", 60.0)
+    with ring_in_process(2, speed=SPEED) as ring, ring.connect() as cluster:
+        ring.network.scatter(0.02, 1)
+        model = cluster.load(tiny, dtype="float32", split=[2, 4], standby="cold", rebalance=False)
+        with model:
+            stream = model.stream(PROMPT, max_new_tokens=NUM_TOKENS)
+            next(stream)
+            rings = rings_of(model)
+            assert rings.go_over(lambda *_: Plan(stages_from_counts(["a", "b"], counts)))
+            assert is_tidy(model) and rings.all[-1].plan == model.plan.stages
+            "".join(stream)
+            assert stream.result.token_ids == expected[0]
+            check_memory(ring, model)
+
+
 def some_plan(random: Random, devices: list[str]) -> Plan:
     chosen = random.sample(devices, random.randint(1, len(devices)))
     borders = sorted(random.sample(range(1, NUM_UNITS), len(chosen) - 1))

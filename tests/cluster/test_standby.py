@@ -19,8 +19,8 @@ from shardnet.cluster.model import Model
 from shardnet.cluster.standby import Standby
 from shardnet.device import orphans
 from shardnet.device.stage_host import StageHost
-from shardnet.errors import KVMemorySpent
-from shardnet.plan import StagePlan
+from shardnet.errors import ClusterError, KVMemorySpent
+from shardnet.plan import Plan, StagePlan, merged_stages
 from shardnet.policy.membership import Limits
 
 NUM_TOKENS = 24
@@ -193,6 +193,49 @@ def test_a_stage_is_ready_for_one_ring_only(tiny: Path) -> None:
         taken = ready.take(stage)
         assert taken is not None
         assert ready.take(stage) is None
+        taken.let_go()
+
+
+@pytest.mark.parametrize("kept", ["warm", "hot"])
+def test_of_what_is_ready_a_part_may_move(
+    tiny: Path, expected: list[int], monkeypatch: pytest.MonkeyPatch, kept: str
+) -> None:
+    """Then nothing is loaded, as where all of it is taken over."""
+    with loaded(tiny, [2, 2, 2], standby=kept) as (ring, model):
+        are_ready(model, 3)
+        monkeypatch.setattr(standby, "QUIET_S", 60.0)
+        owners = list(model.plan.devices)
+        ready = next(
+            each
+            for each in standby_of(model).ready
+            if abs(owners.index(each.device) - owners.index(model.plan.device_of(each.first_unit))) == 1
+        )
+        before = hosts_of(ring, ready.device)
+        monkeypatch.setattr(StageHost, "load", partial(pytest.fail, "something is loaded for the move"))
+        stream = model.stream(PROMPT, max_new_tokens=NUM_TOKENS)
+        next(stream)
+        comes_before = owners.index(model.plan.device_of(ready.first_unit)) < owners.index(ready.device)
+        moved = ready.last_unit if comes_before else ready.first_unit
+        devices = [ready.device if unit == moved else model.plan.device_of(unit) for unit in range(6)]
+        plan = Plan(merged_stages([StagePlan(device, unit, unit) for unit, device in enumerate(devices)]))
+        assert rings_of(model).go_over(lambda *_: plan)
+        assert hosts_of(ring, ready.device) <= before
+        assert ready not in standby_of(model).ready
+        "".join(stream)
+        assert stream.result.token_ids == expected
+
+
+def test_what_is_ready_gives_units_up_once(tiny: Path) -> None:
+    with loaded(tiny, [2, 2, 2]) as (ring, model):
+        are_ready(model, 3)
+        ready = standby_of(model).ready[0]
+        taken = standby_of(model).take(ready)
+        assert taken is not None
+        last = StagePlan(ready.device, ready.last_unit, ready.last_unit)
+        taken.keep_only(last)
+        assert taken.plan == last and any(has_units(host, last) for host in hosts_of(ring, ready.device))
+        with pytest.raises(ClusterError, match="keeps units"):
+            taken.keep_only(StagePlan(ready.device, ready.first_unit, ready.first_unit))
         taken.let_go()
 
 
