@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -45,7 +46,9 @@ class RunningCluster:
     def __init__(self, connection: Connection, resources: ExitStack) -> None:
         """Use `Cluster.connect` instead."""
         self._connection = connection
-        self._models: list[Model] = []
+        self._models: dict[int, tuple[Model, RemoteDeployment]] = {}
+        """Each as it was handed out, by its number."""
+        self._making = threading.Lock()
         self._birthplace = Birthplace("this cluster")
         self._resources = resources.pop_all()  # the caller's until it stands
 
@@ -78,7 +81,7 @@ class RunningCluster:
 
     @property
     def model(self) -> Model:
-        """The model that is loaded; waits for one that is being loaded.
+        """The model that is loaded, the same as long as it is; waits for one that is being loaded.
 
         Raises:
             BadRequest: there is none.
@@ -148,7 +151,7 @@ class RunningCluster:
         if not self._birthplace.is_here:
             return
         try:
-            for model in self._models:
+            for model, _ in self._models.values():
                 model.close()
             self._connection.close()
         finally:
@@ -173,17 +176,25 @@ class RunningCluster:
         return state.is_over
 
     def _model_of(self, info: ModelInfo) -> Model:
+        with self._making:
+            open_ones = {number: each for number, each in self._models.items() if not each[1].sessions.is_closed}
+            if info.model not in open_ones:
+                open_ones[info.model] = self._new_model(info)
+            self._models = open_ones
+            return open_ones[info.model][0]
+
+    def _new_model(self, info: ModelInfo) -> tuple[Model, RemoteDeployment]:
         tokenizer = read_tokenizer(require_copy(info.checkpoint, cache_folder(), "this machine").folder)
+        deployment = RemoteDeployment(self._connection, info)
         model = Model(
-            RemoteDeployment(self._connection, info),
+            deployment,
             info.profile,
             tokenizer,
             checkpoint=info.checkpoint,
             eos_ids=info.eos_ids,
             context_tokens=info.context_tokens,
         )
-        self._models.append(model)
-        return model
+        return model, deployment
 
     def _wait_for(self, num_devices: int, progress: Progress | None) -> None:
         deadline_s = time.monotonic() + DEVICES_S

@@ -69,6 +69,19 @@ def test_every_source_uses_what_one_has_loaded(
     wait_until(lambda: cluster.num_sessions() == 0)
 
 
+def test_a_model_that_is_asked_for_again_is_the_same_one(cluster: LastingInProcess, tiny: Path) -> None:
+    """Each time there was another one, with a thread of its own."""
+    with cluster.connect() as source:
+        model = loaded(source, tiny)
+        assert source.model is model and source.model is model
+        model.close()
+        again = source.model
+        assert again is not model and again is source.model
+        again.generate([PROMPT], max_new_tokens=2)
+        other = loaded(source, tiny)
+        assert other is not again and other is source.model
+
+
 def test_text_streams_and_loops_are_those_of_any_model(cluster: LastingInProcess, tiny: Path) -> None:
     source = cluster.connect()
     model = loaded(source, tiny)

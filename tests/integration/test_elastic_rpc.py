@@ -13,6 +13,7 @@ from concurrent.futures import Future
 from contextlib import ExitStack
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from integration.rpc_device import TESTS, Counter, Device, expose_endpoints
@@ -22,7 +23,7 @@ from torch.distributed import rpc
 from shardnet.errors import CallTimeout, ClusterError, DeviceLost, DoesNotFit, JoinFailed, UsageError
 from shardnet.transport import RpcTransport, serve_door
 from shardnet.transport.door.membership import Membership
-from shardnet.transport.rpc import objects
+from shardnet.transport.rpc import farewell, objects
 from shardnet.transport.rpc import transport as rpc_module
 from shardnet.transport.rpc.edges import Edge
 from shardnet.transport.wire.frames import Post
@@ -83,6 +84,24 @@ def test_members_that_come_and_go_are_told(cluster: Cluster) -> None:
     joined = {name for names, _ in told for name in names}
     left = sorted(name for _, names in told for name in names)
     assert (joined, left) == ({"@one", "two", "three"}, ["@one", "three", "two"])
+
+
+def test_connections_to_those_that_left_are_closed(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch left two sockets open for each member that ever was."""
+    monkeypatch.setattr(farewell, "FIRST_S", 0.2)
+    process = psutil.Process()
+    for _ in range(3):
+        for device, how in zip(cluster.start("one", "two", "three"), ("leave", "kill", "evict"), strict=True):
+            cluster.source.call(device.name, "echo", 1, timeout_s=10).result(20)
+            if how == "leave":
+                device.ask("leave")
+            elif how == "kill":
+                device.process.kill()
+            else:
+                cluster.source.evict(device.name)
+                device.ask("leave")
+    assert wait_until(lambda: cluster.source.members() == ("source",))
+    assert wait_until(lambda: not [each for each in process.net_connections() if each.status == psutil.CONN_CLOSE_WAIT])
 
 
 def test_three_join_and_all_know_all(cluster: Cluster) -> None:

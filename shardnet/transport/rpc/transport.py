@@ -25,8 +25,8 @@ from shardnet.transport.door.messages import News
 from shardnet.transport.failure import has_left, lost, not_a_member, struck_off
 from shardnet.transport.outcomes import failed, pass_on
 from shardnet.transport.own_calls import OwnCalls
+from shardnet.transport.rpc import farewell, presence
 from shardnet.transport.rpc import frames as rpc_frames
-from shardnet.transport.rpc import presence
 from shardnet.transport.rpc.answers import Peer, send
 from shardnet.transport.rpc.edges import Edges
 from shardnet.transport.rpc.elastic import Group
@@ -41,6 +41,8 @@ EDGE_S = 2.0
 """How long a peer may take to say where an edge to it begins."""
 EDGE_AGAIN_S = 5.0
 """After which one that had none is asked again."""
+FAREWELL_S = 2.0
+"""How long an answer of one that has left is waited for."""
 CHORES_S = 1.0
 """How long the callbacks of answers that failed may take at the end."""
 NOBODY = 0
@@ -76,7 +78,11 @@ class RpcTransport(Transport):
         self.unfetched = Unfetched(self._timers)
         self._edges = Edges(self._serve_edge, self._timers)
         self.handlers: dict[str, Handler] = {}
-        self.own_endpoints: dict[str, Handler] = {_EDGE: self._place_for, **self.objects.endpoints()}
+        self.own_endpoints: dict[str, Handler] = {
+            _EDGE: self._place_for,
+            farewell.ENDPOINT: lambda sender: None,
+            **self.objects.endpoints(),
+        }
         """What this transport serves itself. Each is given first who asks."""
         # Whoever waits for a member that is gone has callbacks, and the thread that hears the news may not wait.
         self._chores = Errands("shardnet-members")
@@ -363,6 +369,10 @@ class RpcTransport(Transport):
                 self._tell_of([], [peer.name])
         self.objects.forget_unclaimed_of(peer.id)
         self._edges.drop(peer.id)
+        if peer.worker is not None:  # it was asked something
+            request = Post(self.id, farewell.ENDPOINT, ())
+            ask = partial(self._ask_peer, peer, farewell.ENDPOINT, request, FAREWELL_S)
+            farewell.bid_farewell(ask, self._timers)
 
     def _be_struck_off(self) -> None:
         """The others have struck this device off. Runs on the thread that hears it."""
