@@ -6,12 +6,15 @@ another, and after a loss it shifts every boundary to gain a few percent. Both w
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from itertools import permutations
+from typing import NamedTuple
 
 from shardnet.errors import BadConfiguration, DoesNotFit
-from shardnet.plan import Plan, StagePlan, merged_stages
+from shardnet.plan import Plan, StagePlan, merged_stages, stages_from_counts
 from shardnet.planner.costs import broken_limit, evaluate
 from shardnet.planner.problem import Problem
 
@@ -43,6 +46,84 @@ def _swap(owners: list[str], new: Plan, alike: dict[str, object]) -> dict[str, s
         if wanted not in swap and given not in swap.values():
             swap[wanted] = given
     return swap
+
+
+def with_fewer_moves(old: Plan, new: Plan, problem: Problem, in_flight: int, tolerance: float) -> Plan:
+    """A plan that is nearly as good as `new` and moves fewer units from where they are in `old`; else `new` itself.
+
+    From the old borders one unit after the other flows from a stage to another one, all stages between them shifted by
+    one, always where most is gained for what moves, until it is worse than `new` by `tolerance` at most. A device
+    that only `new` uses may come in anywhere. In large clusters, where that takes too long, `new` is returned.
+    """
+
+    def value_of(stages: Sequence[StagePlan]) -> float:
+        return evaluate(problem, stages).value(new.objective, in_flight)
+
+    goal = value_of(new.stages) * (1 + tolerance)
+    runs = [_Run(stage.device, stage.num_units) for stage in merged_stages(old.stages)]
+    names = [run.device for run in runs]
+    if len(set(names)) < len(names) or old.num_units * (len(runs) + 1) ** 3 > _MOST_TRIES:
+        return new
+    newcomers = [device for device in new.devices if device not in names]
+    begins = [runs, *([*runs[:at], _Run(each, 0), *runs[at:]] for each in newcomers for at in range(len(runs) + 1))]
+    found = [new.stages, *(stages for begin in begins if (stages := _flown(begin, goal, problem, value_of)))]
+    fewest = min(found, key=lambda stages: _num_moved(old, stages))
+    if fewest is new.stages:
+        return new
+    cost = evaluate(problem, fewest)
+    return replace(
+        new,
+        stages=fewest,
+        lap_s=cost.lap_s,
+        bottleneck_s=cost.bottleneck_s,
+        rate_per_s=cost.rate(in_flight),
+        energy_j=cost.energy_j,
+        optimal=False,
+        gap=None,
+    )
+
+
+_MOST_TRIES = 20_000
+"""Plans that are looked at, about, for one place where a newcomer may come in."""
+
+
+class _Run(NamedTuple):
+    """So many units of a device, which follow each other."""
+
+    device: str
+    num_units: int
+
+
+def _flown(
+    runs: list[_Run], goal: float, problem: Problem, value_of: Callable[[Sequence[StagePlan]], float]
+) -> tuple[StagePlan, ...] | None:
+    """What units flow to until the goal is reached; None where it is not."""
+    stages = _stages_of(runs)
+    value = value_of(stages) if _fits(problem, stages) else math.inf
+    while value > goal:
+        tried: list[tuple[float, float, list[_Run]]] = []
+        for source, target in permutations(range(len(runs)), 2):
+            for num_units in {1, runs[source].num_units} if runs[source].num_units else ():
+                flown = list(runs)
+                flown[source] = runs[source]._replace(num_units=runs[source].num_units - num_units)
+                flown[target] = runs[target]._replace(num_units=runs[target].num_units + num_units)
+                stages = _stages_of(flown)
+                if _fits(problem, stages) and (reached := value_of(stages)) < value * (1 - ROUNDING):
+                    gained = value - max(reached, goal)
+                    tried.append((gained / (num_units * abs(source - target)), reached, flown))
+        if not tried:
+            return None
+        _, value, runs = max(tried, key=lambda each: (each[0], -each[1]))
+    return _stages_of(runs)
+
+
+def _stages_of(runs: Sequence[_Run]) -> tuple[StagePlan, ...]:
+    return stages_from_counts([run.device for run in runs], [run.num_units for run in runs])
+
+
+def _num_moved(old: Plan, stages: Sequence[StagePlan]) -> int:
+    after = [stage.device for stage in stages for _ in _units(stage)]
+    return sum(before != now for before, now in zip(_owners(old), after, strict=True))
 
 
 def repairs(old: Plan, problem: Problem) -> list[tuple[StagePlan, ...]]:

@@ -17,12 +17,14 @@ from shardnet.errors import DoesNotFit, ShardnetError
 from shardnet.foreign.bounds import BYTES_PER_S, SECONDS
 from shardnet.plan import Plan
 from shardnet.planner.costs import evaluate, gain
-from shardnet.planner.least_moves import keep_places, repairs
+from shardnet.planner.least_moves import keep_places, repairs, with_fewer_moves
 from shardnet.planner.problem import Device, Link, Problem
 
 Replan = Callable[[Problem], Plan]
 ALIKE = 0.05
 """Slowdowns that differ by less speak for no other plan."""
+NEARLY = 0.03
+"""A plan that is worse than the best one by so little is taken where fewer units move."""
 MOST_CHANGES = 20
 
 
@@ -134,6 +136,7 @@ def prospect(plan: Plan, observed: Observed, replan: Replan) -> Prospect:
         best = keep_places(plan, replan(seen), seen)
     except ShardnetError as error:  # nothing fits, or a solver is late: what runs goes on
         return Prospect(None, 0.0, f"no other plan can be made now: {error}", observed.device_slowdown)
+    best = with_fewer_moves(plan, best, seen, observed.in_flight, NEARLY)
     share = gain(now, evaluate(seen, best.stages).value(plan.objective, observed.in_flight))
     return Prospect(best, share, "", observed.device_slowdown)
 

@@ -3,12 +3,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from three_devices import AB, best_plan, three_devices
 
 from shardnet.plan import Plan, StagePlan, stages_from_counts
 from shardnet.planner.costs import broken_limit, evaluate
-from shardnet.planner.least_moves import keep_places, repairs
-from shardnet.planner.problem import Problem
+from shardnet.planner.least_moves import keep_places, repairs, with_fewer_moves
+from shardnet.planner.problem import Device, Problem
 from shardnet.policy.rebalance import Observed, moves, replace_lost, without_devices
 from shardnet.simulator.what_if import with_twin
 
@@ -75,3 +77,58 @@ def test_where_nothing_but_a_new_plan_fits_that_is_taken() -> None:
     problem = three_devices(memory_units=7)
     new = replace_lost(AB, Observed(0.0, problem), ["b"], best_plan)
     assert new.devices == ("a", "c")
+
+
+def test_of_plans_that_are_nearly_as_good_the_one_that_moves_least_is_taken() -> None:
+    """Once, all 32 units of a ring moved where five would have done."""
+    problem = equals(memory_units=5)
+    old = Plan(stages_from_counts(["b", "a", "c"], [3, 3, 2]))
+    slow = replace(problem, devices=tuple(slower(each) if each.name == "a" else each for each in problem.devices))
+    new = Plan(stages_from_counts(["c", "b"], [4, 4]))
+    found = with_fewer_moves(old, new, slow, 1, 0.03)
+    assert evaluate(slow, found.stages).lap_s <= 1.03 * evaluate(slow, new.stages).lap_s
+    assert len(moves(old, found)) == 3 < len(moves(old, new))
+    assert "a" not in found.devices
+
+
+def test_a_newcomer_comes_in_where_least_moves() -> None:
+    problem = equals(memory_units=4)
+    old = Plan(stages_from_counts(["a", "b"], [4, 4]))
+    slow = replace(problem, devices=tuple(slower(each) if each.name == "a" else each for each in problem.devices))
+    new = Plan(stages_from_counts(["b", "c"], [4, 4]))
+    found = with_fewer_moves(old, new, slow, 1, 0.03)
+    assert found.stages == stages_from_counts(["c", "b"], [4, 4])
+
+
+def equals(memory_units: int) -> Problem:
+    """Three devices that are alike, and any of which may come first."""
+    problem = three_devices(memory_units)
+    devices = tuple(replace(each, unit_seconds=(4e-3,) * 8) for each in problem.devices)
+    return replace(problem, devices=devices, pin_embedding=False)
+
+
+def slower(device: Device) -> Device:
+    return replace(device, unit_seconds=tuple(3 * seconds for seconds in device.unit_seconds))
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    borders=st.tuples(st.integers(0, 8), st.integers(0, 8)).map(sorted),
+    factors=st.lists(st.sampled_from([0.5, 1.0, 3.0]), min_size=3, max_size=3),
+    objective=st.sampled_from(["latency", "throughput"]),
+)
+def test_what_moves_less_is_never_much_worse(borders: list[int], factors: list[float], objective: str) -> None:
+    problem = three_devices(memory_units=6)
+    devices = tuple(
+        replace(each, unit_seconds=tuple(factor * seconds for seconds in each.unit_seconds))
+        for each, factor in zip(problem.devices, factors, strict=True)
+    )
+    problem = replace(problem, devices=devices)
+    first, second = borders
+    old = Plan(stages_from_counts(["a", "b", "c"], [first, second - first, 8 - second]))
+    new = replace(best_plan(problem), objective=objective)
+    found = with_fewer_moves(old, new, problem, 2, 0.03)
+    cost, best = evaluate(problem, found.stages), evaluate(problem, new.stages)
+    assert broken_limit(problem, found.stages, cost) is None
+    assert cost.value(objective, 2) <= 1.03 * best.value(objective, 2)
+    assert len(moves(old, found)) <= len(moves(old, new))
