@@ -80,7 +80,7 @@ def script_run(script: Script, asked: Asked, replan: Replan, rebalance: bool = T
     if start is None:
         start = plan_without(absent_at_start(script.events), asked.problem, replan)
     return PaperRun(
-        asked, start, script.load, script.paper_events, recovery_of(asked.load_bytes_per_s, replan, rebalance)
+        asked, start, script.load, script.paper_events, recovery_of(script, asked.load_bytes_per_s, replan, rebalance)
     )
 
 

@@ -16,10 +16,16 @@ from shardnet.foreign.quoting import counted
 from shardnet.plan import LeftOut, Plan, StagePlan
 from shardnet.planner.costs import Hop, evaluate, gigabytes
 from shardnet.planner.problem import Problem
-from shardnet.simulator import Result
+from shardnet.simulator import Repairs, Result
 from shardnet.simulator.what_if import Answer
 
 MAX_LEFT_OUT = 6
+WORDS = {
+    "detection": "detection: until a loss is known",
+    "waiting": "waiting: until a silent device is back that nobody has room to replace",
+    "load": "load: until what others take over is loaded",
+    "moving": "moving: until what they took over is computed anew, or copied",
+}
 MAX_BUSY = 16
 
 
@@ -194,6 +200,7 @@ def print_run(console: Console, result: Result, plan: Plan, title: str) -> None:
     console.print(table)
     if result.happenings:
         _print_phases(console, result)
+        _print_repairs(console, result.repairs)
     _print_busy(console, result)
     if result.failed:
         console.print(Text("The run ends early: ", style="bold").append(f"{result.failed}.", style="not bold"))
@@ -212,6 +219,25 @@ def _print_phases(console: Console, result: Result) -> None:
             _ms(phase.mean_lap_s, unit=""),
             phase.opening,
         )
+    console.print(table)
+
+
+def _print_repairs(console: Console, repairs: Repairs) -> None:
+    """The share of the answers' time that repairs cost, and what it went to."""
+    if repairs.share == 0:
+        return
+    told = f"{counted(repairs.num_repairs, 'repairs')}, {counted(repairs.num_delayed, 'answers')} delayed"
+    table = Table(
+        title=f"Lost to repairs: {repairs.share:.2%} of the answers' time ({told})",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("for")
+    table.add_column("s, all answers", justify="right")
+    table.add_column("share", justify="right")
+    for cause, lost_s in repairs.lost_s.items():
+        table.add_row(WORDS[cause], f"{lost_s:.3g}", f"{lost_s / repairs.answers_s:.2%}")
     console.print(table)
 
 

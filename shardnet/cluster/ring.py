@@ -189,6 +189,11 @@ class Ring:
         stage = self.plan[held[0]]
         return f", and with it stage {held[0] + 1} of {len(self.plan)} (units {stage.first_unit} to {stage.last_unit})"
 
+    @property
+    def what_goes(self) -> dict[str, str]:
+        """`what_goes_with` each of its devices."""
+        return {stage.device: self.what_goes_with(stage.device) for stage in self.plan}
+
     def missing(self, device: str, present: Collection[StageKey], asked_s: float) -> list[int]:
         """The stages that a device should have and has not, by what it said when it was asked at `asked_s`."""
         if self._since_s is None or asked_s <= self._since_s:

@@ -15,7 +15,6 @@ from concurrent.futures import Future
 from functools import partial
 
 from shardnet.cluster import handover
-from shardnet.cluster.absences import Absences, News
 from shardnet.cluster.blueprint import Blueprint
 from shardnet.cluster.held_stages import HeldStages
 from shardnet.cluster.next_ring import Stock, means_of, missing_of, next_ring
@@ -26,6 +25,7 @@ from shardnet.cluster.tidying import tidy
 from shardnet.cluster.waiting import BrokenOff, Refused, Waiting
 from shardnet.errors import ClusterError, DoesNotFit, ShardnetError
 from shardnet.plan import Plan, StagePlan
+from shardnet.policy.absences import Absences, News
 from shardnet.policy.succession import Away, Cut, Means, succeed
 from shardnet.process.threads import on_thread
 from shardnet.session.sessions import Sessions
@@ -74,7 +74,7 @@ class Rings:
         self._coming: Plan | None = None
         self._copied: Sequence[StagePlan] = ()
         """The one that is being gone over to, and what is ready for it: see `Stock`."""
-        self._absences = Absences()
+        self._absences = Absences(time.monotonic)
         self.standby: Standby | None = None
         """Known when the first ring is loaded."""
         self._broken_off: Future[None] = Future()
@@ -334,7 +334,7 @@ class Rings:
         verdict = succeed(self.plan, self._coming, away, self._means(old, away))
         with self._settled:
             if verdict.is_over:
-                raise self._absences.too_much(old, self.plan, verdict.why_not)
+                raise self._absences.too_much(self.plan, verdict.why_not, old.what_goes)
             news = self._absences.news_of(verdict, self.plan, self._coming)
         self._tell(news)
         self._coming = None if verdict.plan is self.plan else verdict.plan

@@ -19,17 +19,13 @@ from shardnet.cluster.load_options import COLD, HOT
 from shardnet.cluster.remote_stage import RemoteStage
 from shardnet.errors import ClusterError, ShardnetError
 from shardnet.plan import Plan, StagePlan
-from shardnet.policy.standby import Reserve, reserves
+from shardnet.policy.standby import COPY_S, QUIET_S, Reserve, reserves
 from shardnet.policy.succession import Means
 from shardnet.process.threads import on_thread
 from shardnet.timeline.events import units_of
 from shardnet.transport.base import Transport
 from shardnet.transport.messages import Owner, RingId, StageSpec
 
-QUIET_S = 10.0
-"""So long after a change nothing is loaded for the next one."""
-COPY_S = 60.0
-"""So long a change of plan may wait until the conversations under way are copied; what is lacking is computed anew."""
 GIVE_UP_S = 5.0
 """How long who asks for memory waits until it is free."""
 _log = logging.getLogger(__name__)

@@ -3,7 +3,8 @@
 `revise` is asked now and then with what was observed. It answers with a plan only when the predicted gain is worth it
 (threshold), has been so for a while (hysteresis), and the last change is long enough ago (cool-down): the longer ago,
 the less is gained, and the more often the same units have gone back and forth. To look for a better plan takes time,
-which `Prospect` saves as long as things are as they were. A lost device needs no threshold: see `replace_lost`.
+which `Prospect` saves as long as things are as they were. Who takes over from a lost device is another question: see
+`succession`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from shardnet.errors import DoesNotFit, ShardnetError
 from shardnet.foreign.bounds import BYTES_PER_S, SECONDS
 from shardnet.plan import Plan
 from shardnet.planner.costs import evaluate, gain
-from shardnet.planner.least_moves import keep_places, repairs, with_fewer_moves
+from shardnet.planner.least_moves import keep_places, with_fewer_moves
 from shardnet.planner.problem import Device, Link, Problem
 
 Replan = Callable[[Problem], Plan]
@@ -172,31 +173,6 @@ def _cool_down_s(asked: Collection[Move], share: float, recent: Collection[Chang
     return policy.cool_down_s * (policy.min_gain / share) ** 2 if share > 0 else policy.cool_down_s
 
 
-def replace_lost(
-    plan: Plan, observed: Observed, lost: Collection[str], replan: Replan, policy: Policy | None = None
-) -> Plan:
-    """The plan after devices were lost.
-
-    The best one, unless one that moves nothing but the lost units is worse by less than the policy's `min_gain`: what
-    moves has to be loaded before anything goes on.
-
-    Raises:
-        DoesNotFit: the others cannot hold the model.
-    """
-    left = without_devices(observed_problem(observed), lost)
-    best = keep_places(plan, replan(left), left)
-    in_flight, objective = observed.in_flight, plan.objective
-    limit = evaluate(left, best.stages).value(objective, in_flight) * (1 + (policy or Policy()).min_gain)
-    mended = [(evaluate(left, each).value(objective, in_flight), each) for each in repairs(plan, left)]
-    if mended:
-        value, stages = min(mended, key=lambda row: row[0])
-        if value <= limit:
-            cost = evaluate(left, stages)
-            best = replace(best, stages=stages, lap_s=cost.lap_s, bottleneck_s=cost.bottleneck_s, gap=None)
-            best = replace(best, rate_per_s=cost.rate(in_flight), energy_j=cost.energy_j, optimal=False)
-    return replace(best, version=plan.version + 1)
-
-
 def moves(old: Plan, new: Plan, lost: Collection[str] = ()) -> tuple[Move, ...]:
     """Which units change their device, in unit order."""
     before, after = _owners(old), _owners(new)
@@ -217,8 +193,8 @@ def observed_problem(observed: Observed) -> Problem:
     return replace(problem, devices=devices, links=links)
 
 
-def without_devices(problem: Problem, names: Collection[str]) -> Problem:
-    """The problem without some devices, and without those between which and the source there is no way then.
+def without_devices(problem: Problem, names: Collection[str], cut: Collection[tuple[str, str]] = ()) -> Problem:
+    """The problem without some devices and links, and without devices between which and the source is no way then.
 
     Raises:
         DoesNotFit: the source itself is gone.
@@ -228,6 +204,7 @@ def without_devices(problem: Problem, names: Collection[str]) -> Problem:
             f"The source {problem.source} is gone, and the prompt with it; start again from another device."
         )
     links = [link for link in problem.links if link.source not in names and link.target not in names]
+    links = [link for link in links if (link.source, link.target) not in cut]
     ways = [(link.source, link.target) for link in links]
     left = _reached_from(problem.source, ways) & _reached_from(problem.source, [(to, by) for by, to in ways])
     return replace(

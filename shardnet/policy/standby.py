@@ -16,6 +16,11 @@ from shardnet.plan import Plan, StagePlan
 from shardnet.policy.shape import Held, missing, pieces
 from shardnet.policy.succession import Away, Means, succeed
 
+QUIET_S = 10.0
+"""So long after a change nothing is loaded for the next one."""
+COPY_S = 60.0
+"""So long a change of plan may wait until the conversations under way are copied; what is lacking is computed anew."""
+
 
 class Reserve(NamedTuple):
     """Units that a device keeps ready for when another one is lost."""

@@ -6,6 +6,7 @@ Everything that comes out of here is predicted, never measured.
 from shardnet.simulator.events import Event, absent_at_start, parse_event, read_events
 from shardnet.simulator.load import Load, Recovery
 from shardnet.simulator.rates import simulated_rate
+from shardnet.simulator.repairs import Repairs
 from shardnet.simulator.result import Result
 from shardnet.simulator.run import simulate
 from shardnet.simulator.script import Script, read_script
@@ -14,6 +15,7 @@ __all__ = [
     "Event",
     "Load",
     "Recovery",
+    "Repairs",
     "Result",
     "Script",
     "absent_at_start",

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 
-from shardnet.policy.rebalance import moves
+from shardnet.policy.rebalance import Move, moves
+from shardnet.policy.shape import MOST_BEHIND
 from shardnet.simulator.engine import Engine, Leg
 from shardnet.simulator.load import Load
 from shardnet.simulator.result import Lap, Request
@@ -28,6 +31,8 @@ class _Session:
     epoch: int = 0
     """Work of an earlier epoch is void: the session was started again after a loss."""
     active: bool = False
+    is_delayed: bool = False
+    """By a repair."""
 
 
 class Conversations:
@@ -44,6 +49,10 @@ class Conversations:
         self._sessions = [_Session(index) for index in range(min(load.in_flight, load.num_requests))]
         self._waiting = load.num_requests - len(self._sessions)
         self._at_token: dict[int, list[Callable[[], None]]] = {}
+        self.moving_s = 0.0
+        """Seconds of all sessions in which they waited for units that moved."""
+        self.num_delayed = 0
+        """Requests that waited for a repair."""
         self._num_first = 0
         """Tokens of the first session, all its requests together."""
 
@@ -64,6 +73,31 @@ class Conversations:
         """Do something as soon as the first session has so many tokens."""
         self._at_token.setdefault(number, []).append(action)
 
+    @property
+    def num_cached(self) -> int:
+        """Tokens in the caches of all sessions."""
+        return sum(session.tokens for session in self._sessions if session.active)
+
+    @property
+    def num_active(self) -> int:
+        return sum(session.active for session in self._sessions)
+
+    @property
+    def under_way_s(self) -> float:
+        """How long the requests have taken so far that are not over."""
+        return sum(self._engine.now_s - session.began_s for session in self._sessions if session.active)
+
+    def delay_all(self) -> None:
+        """Every session waited for a repair."""
+        for session in self._sessions:
+            if session.active and not session.is_delayed:
+                session.is_delayed = True
+                self.num_delayed += 1
+
+    def are_all_under(self, version: int) -> bool:
+        """Whether every session goes by this plan."""
+        return all(session.plan_version == version for session in self._sessions if session.active)
+
     def start_again(self) -> None:
         """What was on its way is lost: every session starts again at the token that it waits for."""
         for session in self._sessions:
@@ -72,14 +106,15 @@ class Conversations:
                 self._move(session, session.lap_began_s)
 
     def _start_request(self, session: _Session) -> None:
-        session.active, session.began_s, session.first_token_s = True, self._engine.now_s, None
+        session.active, session.is_delayed = True, False
+        session.began_s, session.first_token_s = self._engine.now_s, None
         session.tokens, session.left = 0, self._load.new_tokens
         session.plan_version = self._way.plan.version
         self._enter(session)
 
     def _enter(self, session: _Session) -> None:
-        """Start, or start again, where the session is: at its prompt or at its next token."""
-        if session.tokens == 0 and self._load.prompt_tokens:
+        """Start, or start again, where the session is: in its prompt or at its next token."""
+        if session.tokens < self._load.prompt_tokens:
             self._prefill(session)
         else:
             session.tokens = max(session.tokens, 1)
@@ -88,16 +123,21 @@ class Conversations:
     def _prefill(self, session: _Session) -> None:
         """Chunks follow each other as soon as the first stage is free: a prompt fills the pipeline."""
         size, total = self._load.prefill_chunk, self._load.prompt_tokens
-        chunks = [min(size, total - start) for start in range(0, total, size)]
+        chunks = [min(size, total - start) for start in range(session.tokens, total, size)]
         way, stages = self._way, self._way.plan.stages
 
         def send(number: int) -> None:
             is_last = number == len(chunks) - 1
             legs = prefill_legs(way.problem, stages, way.roads, chunks[number], is_last)
             after_first = None if is_last else lambda: send(number + 1)
-            self._walk(session, legs, self._first_token if is_last else None, after_first)
+            done = self._first_token if is_last else partial(self._read, chunks[number])
+            self._walk(session, legs, done, after_first)
 
         send(0)
+
+    def _read(self, num_tokens: int, session: _Session) -> None:
+        """All stages have a chunk of the prompt."""
+        session.tokens += num_tokens
 
     def _first_token(self, session: _Session) -> None:
         session.first_token_s = self._engine.now_s
@@ -140,19 +180,31 @@ class Conversations:
 
     def _move(self, session: _Session, began_s: float) -> None:
         """Fetch or recompute what the new plan puts elsewhere, then go on with the token that began at `began_s`."""
-        way = self._way
-        moved = moves(way.plan_of(session.plan_version), way.plan, self._absent())
-        legs = recovery_legs(way.problem, way.plan.stages, way.roads, moved, session.tokens)
-        session.plan_version = way.plan.version
+        way, began_moving_s = self._way, self._engine.now_s
+        gone = self._absent() if way.came.copied is not None else way.problem.index
+        moved = moves(way.plan_of(session.plan_version), way.plan, gone)
+        version = way.plan.version
 
         def go_on(session: _Session) -> None:
+            session.plan_version = version
+            self.moving_s += self._engine.now_s - began_moving_s
             self._enter(session)
             session.lap_began_s = began_s  # the wait is part of this token's lap
 
-        if session.tokens:
+        if session.tokens and moved:
+            legs = recovery_legs(way.problem, way.plan.stages, way.roads, moved, partial(self._lacking, session))
             self._walk(session, legs, go_on)
         else:
+            session.plan_version = version
             self._enter(session)
+            session.lap_began_s = began_s
+
+    def _lacking(self, session: _Session, move: Move) -> int:
+        """Tokens of the session that the new owner of a unit has not."""
+        last, came = min(session.tokens, MOST_BEHIND), self._way.came
+        if move.source is not None and came.copied is not None:
+            return max(last, math.ceil((1 - came.copied) * session.tokens))
+        return last if (move.target, move.unit) in came.hot else session.tokens
 
     def _walk(
         self,

@@ -117,6 +117,11 @@ class Engine:
         """Do something at a time; of two at the same time the one asked for first comes first."""
         heapq.heappush(self._due, (time_s, next(self._order), action))
 
+    @property
+    def is_idle(self) -> bool:
+        """Nothing is left to happen."""
+        return not self._due
+
     def run(self) -> None:
         """Until nothing is left to happen, or `stop`."""
         while self._due and not self._stopped:

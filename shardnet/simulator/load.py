@@ -7,6 +7,7 @@ from typing import Annotated
 
 from shardnet.described.schema import require
 from shardnet.foreign.bounds import SESSIONS, TOKENS, Amount, Count, check_fields
+from shardnet.foreign.quoting import quoted
 from shardnet.policy.membership import Limits
 from shardnet.policy.rebalance import Policy, Replan
 
@@ -14,6 +15,7 @@ MAX_STEPS = 2_000_000
 """Tokens and chunks of prompts in one run."""
 MAX_LEGS = 2_500_000
 """Stages and links that they cross in all: each is recorded, and these take 500 MB."""
+STANDBY = ("cold", "warm", "hot")
 _MANY = Count(1, TOKENS.most)
 
 
@@ -52,21 +54,37 @@ class Load:
 
 @dataclass(frozen=True)
 class Recovery:
-    """How the cluster answers to what happens."""
+    """How the cluster answers to what happens: as the runtime does, by `policy/`."""
 
     replan: Replan | None = None
-    """Makes the best plan of a problem; without it a slow device stays in the ring and a lost one ends the run."""
+    """Makes the best plan of a problem; without it only losses change the plan."""
     policy: Policy = field(default_factory=Policy)
+    limits: Limits = field(default_factory=Limits)
+    """How long a device may be silent."""
     detect_s: float = 1.0
-    """Until a device that is gone, or a link that is cut, is known as that."""
-    suspect_s: float = Limits().suspect_after_s
-    """Until a frozen device is taken for lost; thawed later, it is a device without units."""
-    look_every_s: float = 0.5
+    """Until a device that is gone without a word is known to be lost."""
+    cut_known_s: float = 4.0
+    """Until it is known that nothing arrives over a link: what was sent is not answered for 2 s, and then a ping."""
+    cut_sure_s: float = 120.0
+    """Until what is sent over it is given up."""
+    look_every_s: float = 1.0
     """Between two looks at the stage times."""
+    search_every_s: float = 0.0
+    """Between two searches for a better plan, where devices come and go all the time; 0 for one at every look."""
     load_bytes_per_s: dict[str, float] = field(default_factory=dict)
     default_load_bytes_per_s: float = 200e6
     """Of a device that is not in `load_bytes_per_s`."""
+    standby: str = "warm"
+    """Of `STANDBY`: what is kept ready for a loss."""
+    standby_gib: float | None = None
+    """That each device gives for it at most; half of what the plan leaves free where None."""
+    settled_s: float = 0.0
+    """So long before the run the model was loaded."""
     rebalance: bool = True
-    """False: only losses change the plan."""
+    """False: only losses and devices that leave change the plan."""
     is_source_apart: bool = False
-    """The prompts are with a coordinator that holds no units, as in `Cluster`, so that every device may go."""
+    """The prompts are with a coordinator that holds no units, as in `Cluster`, so that every device may go; and devices
+    pass nothing on for each other."""
+
+    def __post_init__(self) -> None:
+        require(self.standby in STANDBY, f"standby must be one of {', '.join(STANDBY)}, but is {quoted(self.standby)}.")

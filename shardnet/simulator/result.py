@@ -10,6 +10,7 @@ from typing import Any
 
 from shardnet.plan import Plan
 from shardnet.simulator.engine import Busy, Resource
+from shardnet.simulator.repairs import Repairs
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,9 @@ class Happening:
     why: str = ""
     kind: str = "event"
     """`event` where the script or the caller made it happen; else what `shardnet.Event.event` calls it in a real run:
-    `lost`, `suspected`, `recovered`, `back`; or `rebalancing`, `rebalanced`, `rerouted`, `given up`, `failed`."""
+    `lost`, `suspected`, `cut off`, `recovered`, `back`, `rebalanced`, `drained`; or `rerouted`, `failed`."""
+    device: str = ""
+    """The one that it is about."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,8 @@ class Result:
     busy_s: dict[Resource, float]
     spans: tuple[Busy, ...]
     happenings: tuple[Happening, ...]
+    repairs: Repairs
+    """What losses cost."""
     failed: str | None = None
     """Why the run could not go on, where it could not."""
 
@@ -148,6 +153,7 @@ class Result:
             "plans": [
                 {"version": plan.version, "stages": [asdict(stage) for stage in plan.stages]} for plan in self.plans
             ],
+            "repairs": self.repairs.to_dict(),
             "failed": self.failed,
         }
 

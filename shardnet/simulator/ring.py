@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from shardnet.errors import BadConfiguration
@@ -84,18 +84,25 @@ def prefill_seconds(problem: Problem, device: Device, unit: int, tokens: int) ->
 
 
 def recovery_legs(
-    problem: Problem, stages: Sequence[StagePlan], roads: Roads, moved: Sequence[Move], tokens: int
+    problem: Problem,
+    stages: Sequence[StagePlan],
+    roads: Roads,
+    moved: Sequence[Move],
+    lacking: Callable[[Move], int],
 ) -> list[Leg]:
-    """What one session of so many tokens needs before it can go on with moved units.
+    """What one session needs before it can go on with moved units.
 
-    A living owner sends the unit's KV cache. Where nobody living has it, the stage before sends its log of hidden
-    states again, and the new owner computes the unit's cache from them.
+    A living owner sends of the unit's KV cache what is lacking. Where nobody living has it, the stage before sends its
+    log of hidden states again, and the new owner computes the unit's cache from them.
+
+    Args:
+        lacking: tokens of the session that the new owner has not.
     """
     legs: list[Leg] = []
     first_of = {stage.first_unit: stages[index - 1].device for index, stage in enumerate(stages) if index}
     logged_from: set[int] = set()
     for move in moved:
-        unit = problem.units[move.unit]
+        unit, tokens = problem.units[move.unit], lacking(move)
         if move.source is not None:
             legs += roads.legs(move.source, move.target, unit.kv_bytes_per_token * tokens, "KV cache")
             continue
@@ -110,12 +117,14 @@ def recovery_legs(
     return legs
 
 
-def load_seconds(problem: Problem, moved: Sequence[Move], load_bytes_per_s: dict[str, float], default: float) -> float:
-    """Until every new owner has read its new units' weights from its own storage, all at once."""
-    by_device: dict[str, float] = {}
+def copy_seconds(problem: Problem, roads: Roads, moved: Sequence[Move], tokens: int) -> float:
+    """Until so many tokens of caches are copied, from each owner to each new one at the same time."""
+    sizes: Counter[tuple[str, str]] = Counter()
     for move in moved:
-        by_device[move.target] = by_device.get(move.target, 0.0) + problem.units[move.unit].weight_bytes
-    return max((size / load_bytes_per_s.get(name, default) for name, size in by_device.items()), default=0.0)
+        if move.source is not None:
+            sizes[move.source, move.target] += round(problem.units[move.unit].kv_bytes_per_token * tokens)
+    ways = (roads.legs(source, target, size, "KV cache") for (source, target), size in sizes.items())
+    return max((sum(leg.seconds for leg in legs) for legs in ways), default=0.0)
 
 
 def _device(problem: Problem, stage: StagePlan) -> Device:

@@ -1,25 +1,28 @@
-"""A run on paper: what happens to devices and links, and what `policy/` decides about it, performed."""
+"""A run on paper: what happens to devices and links. What is done about it is decided by `policy/`: see `rounds`."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 
 from shardnet.described.schema import require
-from shardnet.errors import BadConfiguration
+from shardnet.errors import BadConfiguration, ShardnetError
 from shardnet.foreign.quoting import counted
 from shardnet.plan import Plan
 from shardnet.planner.problem import Problem
-from shardnet.policy import recovery as policy
-from shardnet.policy.rebalance import Observed, without_devices
+from shardnet.policy.rebalance import Change, Move, Observed, moves, observed_problem
+from shardnet.policy.succession import Cut, ways_of
 from shardnet.simulator.conversations import Conversations
-from shardnet.simulator.engine import Engine, Resource
+from shardnet.simulator.engine import Engine, Leg, Resource
 from shardnet.simulator.events import Event, absent_at_start, check_events, in_order
 from shardnet.simulator.load import MAX_LEGS, Load, Recovery
+from shardnet.simulator.lost_time import LostTime
+from shardnet.simulator.nearby import left_of
 from shardnet.simulator.result import Happening, Result
-from shardnet.simulator.ring import decode_legs, load_seconds
+from shardnet.simulator.ring import Roads, copy_seconds, decode_legs
+from shardnet.simulator.rounds import Rounds, Switch
+from shardnet.simulator.search import Search
 from shardnet.simulator.way import Way
 
 STEP = 1.05
@@ -28,6 +31,8 @@ CUT = 1e6
 """So many times as long as usual a link is taken to need that is known to be cut."""
 PATIENCE = 100
 """After so many looks in a row at which nothing had happened since the last one, each waits twice as long."""
+AGAIN_S = 0.5
+"""What has to wait until a change is over is tried again so much later."""
 
 
 def simulate(
@@ -50,53 +55,51 @@ def simulate(
         f"The run would cross {legs} stages and links, more than the {MAX_LEGS} that are simulated; ask for fewer "
         "tokens.",
     )
-    run = _Run(problem, plan, load, recovery or Recovery())
-    run.schedule(in_order(events))
+    run = _Run(problem, plan, load, recovery or Recovery(), in_order(events))
     return run.finish()
 
 
 class _Run:
-    def __init__(self, problem: Problem, plan: Plan, load: Load, recovery: Recovery) -> None:
+    def __init__(self, problem: Problem, plan: Plan, load: Load, recovery: Recovery, events: Sequence[Event]) -> None:
+        late = set(absent_at_start(events))
+        absent = [device for device in plan.devices if device in late]
+        if absent:
+            raise BadConfiguration(f"the plan uses {absent[0]!r}, which joins later; plan without it.")
         self._problem, self._load, self._recovery = problem, load, recovery
         self._engine = Engine(load.jitter, load.seed)
         self._way = Way(problem, plan)
-        source = "" if recovery.is_source_apart else problem.source
-        self._rules = policy.Rules(source, recovery.replan, recovery.policy)
-        self._course = policy.Course(plan, frozenset(device.name for device in problem.devices))
-        self._conversations = Conversations(self._engine, self._way, load, self._absent)
+        self._gone = late
+        """Devices that are not there, whether that is known or not."""
+        self._rounds = Rounds(self, problem, plan, recovery, late)
+        self._conversations = Conversations(self._engine, self._way, load, lambda: self._gone)
+        self._lost_time = LostTime(self._conversations, self._engine, self._why_still)
         self._happenings: list[Happening] = []
         self._failed: str | None = None
-        self._suspected: set[str] = set()
-        """Frozen for so long that they are taken for lost."""
-        self._cut: set[tuple[str, str]] = set()
+        self._cut: set[Cut] = set()
         """Links that are known to be cut."""
-        self._coming: list[Event] = []
+        self._watched: set[Cut] = set()
+        """Links that are cut, where it will be known soon."""
+        self._coming = list(events)
         """Events that have not happened yet."""
         self._idle_looks = self._happened = 0
-        self._last_replan: tuple[object, Plan] | None = None
-        self._after_switch = "rebalanced"
-        """What it is called when the plan that is being loaded is in force."""
+        self._search = Search(recovery)
+        self._schedule()
 
-    def schedule(self, events: Sequence[Event]) -> None:
-        for event in events:
+    def _schedule(self) -> None:
+        for event in self._coming:
             happen = partial(self._happen, event)
             if event.at_s is not None:
                 self._engine.at(event.at_s, happen)
             elif event.token is not None:
                 self._conversations.at_token(event.token, happen)
-        self._coming = list(events)
-        late = set(absent_at_start(events))
-        absent = [device for device in self._way.plan.devices if device in late]
-        if absent:
-            raise BadConfiguration(f"the plan uses {absent[0]!r}, which joins later; plan without it.")
-        self._course = replace(self._course, members=self._course.members - late)
         self._conversations.begin()
-        if self._recovery.replan and self._recovery.rebalance and events:
-            self._engine.at(self._recovery.look_every_s, self._look)
+        if self._coming:
+            self.after(self._recovery.look_every_s, self._look)
 
     def finish(self) -> Result:
         engine, conversations = self._engine, self._conversations
         engine.run()
+        self._lost_time.look()
         if self._failed is None and conversations.are_going_on:
             self._failed = "a device or a link of the ring is gone or stands still, and nothing replaces it"
         last_s = max([span.end_s for span in engine.spans], default=0.0)
@@ -109,16 +112,48 @@ class _Run:
             busy_s={resource: server.busy_s for resource, server in engine.servers.items() if server.busy_s},
             spans=tuple(engine.spans),
             happenings=tuple(self._happenings),
+            repairs=self._lost_time.repairs(),
             failed=self._failed,
         )
 
-    # -- what happens -----------------------------------------------------------------------------------------------
+    # -- what rounds ask for: see `rounds.Course` ---------------------------------------------------------------------
 
-    def _note(self, what: str, why: str = "", kind: str = "event") -> None:
-        self._happenings.append(Happening(self._engine.now_s, what, why, kind))
+    def now_s(self) -> float:
+        return self._engine.now_s
+
+    def after(self, seconds: float, action: Callable[[], object]) -> None:
+        def act() -> None:
+            action()
+            self._lost_time.look()
+
+        self._engine.at(self._engine.now_s + seconds, act)
+
+    def answers(self, device: str) -> bool:
+        return device not in self._gone and self._stopped(device) is None
+
+    def copy_seconds(self, before: Plan, after: Plan) -> float:
+        roads = Roads(self._problem, observed_problem(self._network(before, after)))
+        return copy_seconds(self._problem, roads, moves(before, after), self._conversations.num_cached)
+
+    def tell(self, kind: str, text: str, device: str = "") -> None:
+        self._happenings.append(Happening(self._engine.now_s, text, kind=kind, device=device))
+
+    def go_on(self, switch: Switch) -> None:
+        self._way.switch(switch, self._network())
+        if switch.copied is None:
+            self._lost_time.repaired()
+            self._conversations.start_again()
+        self._watch_links()
+
+    def end(self, why: str) -> None:
+        self._failed = why
+        self.tell("failed", f"end: {why}")
+        self._engine.stop()
+
+    # -- what happens -------------------------------------------------------------------------------------------------
 
     def _happen(self, event: Event) -> None:
-        self._note(str(event))
+        self._happenings.append(Happening(self._engine.now_s, str(event), device=event.device))
         self._coming.remove(event)
         resources: Sequence[Resource] = event.ways or [(event.device,)]
         if event.kind == "slow":
@@ -126,101 +161,193 @@ class _Run:
                 self._engine.server(resource).slowdown = event.factor
         elif event.kind == "join":
             self._join(event.device)
-        elif event.kind in ("kill", "leave"):
-            self._go(event.device, self._recovery.detect_s if event.kind == "kill" else 0.0)
-            self._suspected.discard(event.device)
+        elif event.kind == "leave":
+            self._rounds.drain(event.device, partial(self._leave, event.device))
+        elif event.kind == "kill":
             self._engine.thaw((event.device,))  # it comes back as another process
+            self._go(event.device)
+            self.after(self._recovery.detect_s, partial(self._lose, event.device, "it is gone without a word"))
         elif event.kind in ("freeze", "cut"):
-            self._stop(event, resources)
+            for resource in resources:
+                self._engine.freeze(resource)
+            self._watch_links() if event.ways else self._watch(event.device)
         else:
-            self._go_on(event, resources)
-
-    def _stop(self, event: Event, resources: Sequence[Resource]) -> None:
-        """A device freezes, or links are cut."""
-        for resource in resources:
-            self._engine.freeze(resource)
-        if event.kind == "freeze":
-            self._after(self._recovery.suspect_s, partial(self._suspect, event.device, self._stopped(event.device)))
-        else:
-            for way in event.ways:
-                self._after(self._recovery.detect_s, partial(self._miss, way, self._stopped(*way)))
-
-    def _go_on(self, event: Event, resources: Sequence[Resource]) -> None:
-        """A device thaws, or links are mended."""
-        for resource in resources:
-            self._engine.thaw(resource)
-        for way in event.ways:
-            self._cut.discard(way)
-            self._engine.server(way).seen_slowdown = 1.0
-        if event.ways and self._recovery.replan:
-            self._reroute("a link is mended")
-        if event.device in self._suspected:
-            self._suspected.discard(event.device)
-            self._note(f"{event.device} is heard again", kind="back")
-            self._join(event.device)
+            for resource in resources:
+                self._engine.thaw(resource)
+            self._mend(event.ways) if event.ways else self._hear(event.device)
+        self._lost_time.look()
 
     def _stopped(self, *resource: str) -> float | None:
         """Since when a device or link stands still."""
-        return self._engine.server(resource).frozen_since_s
+        server = self._engine.servers.get(resource)
+        return None if server is None else server.frozen_since_s
 
-    def _after(self, seconds: float, action: Callable[[], None]) -> None:
-        self._engine.at(self._engine.now_s + seconds, action)
-
-    def _suspect(self, device: str, since_s: float | None) -> None:
-        if self._stopped(device) == since_s and device in self._course.members:
-            self._suspected.add(device)
-            self._go(device, 0.0)
-
-    def _miss(self, way: tuple[str, str], since_s: float | None) -> None:
-        """It is known that a link is cut: go round it at once where there is a way; else it is a slow link."""
-        if self._stopped(*way) != since_s:
-            return
-        self._cut.add(way)
-        self._engine.server(way).seen_slowdown = CUT
-        if self._recovery.replan and self._reroute(f"the link from {way[0]} to {way[1]} is cut"):
-            self._conversations.start_again()
-
-    def _join(self, device: str) -> None:
-        self._decide(policy.Joined(device))
-        for resource in list(self._engine.servers):
-            if device in resource and self._course.members.issuperset(resource):
-                self._engine.revive(resource)
-        for way in self._cut:
-            self._engine.server(way).seen_slowdown = CUT
-
-    def _go(self, device: str, after_s: float) -> None:
-        """A device is gone, which is known after so long."""
-        if device not in self._course.members:
-            return
-        self._decide(policy.Left(device, self._way.needed()))
+    def _go(self, device: str) -> None:
+        """A device is gone, and what it held."""
+        self._gone.add(device)
+        self._rounds.weights.lose(device)
         self._engine.kill((device,))
         for resource in list(self._engine.servers):
             if len(resource) == 2 and device in resource:
                 self._engine.kill(resource)
-        self._after(after_s, partial(self._notice, device))
 
-    def _notice(self, device: str) -> None:
-        self._decide(policy.Noticed(device, self._observed(), self._absent()))
+    def _lose(self, device: str, why: str) -> None:
+        """That a device is gone is known."""
+        if device not in self._gone or device in self._rounds.unknown:
+            return
+        if device == self._problem.source and not self._recovery.is_source_apart:
+            self.end(f"the source {device} left, and the prompt with it")
+            return
+        self._rounds.lose(device, why)
+        self._make_good()
+        self._go_round(f"{device} is lost")
 
-    def _look(self) -> None:
-        if not self._conversations.are_going_on or self._failed:
+    def _make_good(self) -> None:
+        """Sessions that were about to leave a device which is gone or silent by now are computed anew elsewhere."""
+        is_still = self._rounds.is_changing or self._failed is not None
+        if not is_still and not self._conversations.are_all_under(self._way.plan.version):
+            self._way.came = Switch(self._way.plan, None)
+            self._conversations.start_again()
+
+    def _leave(self, device: str, is_drained: bool) -> None:
+        """A device says goodbye, when others hold what it held, where they can."""
+        is_free = device not in self._way.plan.devices and self.answers(device)
+        if is_free and not self._conversations.are_all_under(self._way.plan.version):
+            self.after(AGAIN_S / 10, partial(self._leave, device, is_drained))  # what is on its way still goes over it
             return
-        if self._cut and not self._coming and self._idle_looks > PATIENCE:
-            self._end("a link is cut, and no other plan goes round it")
+        if is_drained:
+            self.tell("drained", f"others hold what {device} held: it may leave", device)
+        self._go(device)
+        self._lose(device, "it has left")
+
+    def _join(self, device: str) -> None:
+        """Those that come back wait until their loss has been dealt with."""
+        is_new = device in self._rounds.unknown
+        is_dealt_with = device in self._rounds.absences.lost and device not in self._way.plan.devices
+        if self._rounds.is_changing or not (is_new or is_dealt_with):
+            self.after(AGAIN_S, partial(self._join, device))
             return
-        self._look_again()
-        if self._course.coming is not None or self._course.broken:
+        self._gone.discard(device)
+        self._rounds.take_in(device)
+        for resource in list(self._engine.servers):
+            if device in resource and self._gone.isdisjoint(resource):
+                self._engine.revive(resource)
+        for way in self._cut:
+            self._engine.server(way).seen_slowdown = CUT
+
+    # -- silence, and links that are cut ------------------------------------------------------------------------------
+
+    def _watch(self, device: str) -> None:
+        """A device froze."""
+        limits, since_s = self._recovery.limits, self._stopped(device)
+
+        def still(act: Callable[[], object]) -> None:
+            if self._stopped(device) == since_s and device not in self._gone:
+                act()
+
+        silent = f"it has been silent for {limits.suspect_after_s:g} s"
+        self.after(limits.suspect_after_s, lambda: still(partial(self._suspect, device, silent)))
+        self.after(limits.lost_after_s, lambda: still(partial(self._strike_off, device)))
+
+    def _suspect(self, device: str, why: str) -> None:
+        self._rounds.suspect(device, why)
+        self._make_good()
+
+    def _strike_off(self, device: str) -> None:
+        """It is lost, though it may be heard again, and joins anew then."""
+        self._go(device)
+        self._lose(device, f"it has not answered for {self._recovery.limits.lost_after_s:.0f} s")
+
+    def _hear(self, device: str) -> None:
+        """A device goes on."""
+        if device in self._gone:
+            self._join(device)
+        else:
+            self._rounds.trust(device)
+
+    def _watch_links(self) -> None:
+        """Of a link that is cut it is known after a while, where the ring goes over it."""
+        for ends in {leg.resource for leg in self._way.lap() if len(leg.resource) == 2}:
+            since_s = self._stopped(*ends)
+            if since_s is not None and ends not in self._watched:
+                way = (ends[0], ends[1])
+                self._watched.add(way)
+                self.after(self._recovery.cut_known_s, partial(self._miss, way, since_s, False))
+                self.after(self._recovery.cut_sure_s, partial(self._miss, way, since_s, True))
+
+    def _miss(self, ends: Cut, since_s: float, is_certain: bool) -> None:
+        """It is known that a link is cut: devices that relay go round it at once, else units move."""
+        if is_certain:
+            self._watched.discard(ends)
+        if self._stopped(*ends) != since_s:
             return
-        observed = self._observed()
-        self._reroute("a link became slow")
-        rules = replace(self._rules, replan=lambda problem: self._replanned(problem, observed))
-        self._decide(policy.Looked(observed, self._absent()), rules)
+        why = f"what {ends[0]} sends does not reach {ends[1]}"
+        if self._recovery.is_source_apart:
+            if ends in ways_of(self._way.plan.stages):
+                self._rounds.cut(ends, why, is_certain)
+            return
+        self._cut.add(ends)
+        self._rounds.cut_links = frozenset(self._cut)
+        self._engine.server(ends).seen_slowdown = CUT
+        self._go_round(why, is_certain)
+
+    def _go_round(self, why: str, is_certain: bool = False) -> None:
+        """Send over other relays; where there are none, others must take over one end of the way."""
+        if self._recovery.is_source_apart or self._rounds.is_changing or self._failed:
+            return
+        if self._reroute(why):
+            self._conversations.start_again()
+        for ends in self._way.blocked(self._is_open):
+            self._rounds.cut(ends, f"there is no way from {ends[0]} to {ends[1]}: {why}", is_certain)
+
+    def _is_open(self, leg: Leg) -> bool:
+        return leg.resource not in self._cut and self._gone.isdisjoint(leg.resource)
+
+    def _mend(self, ways: Sequence[Cut]) -> None:
+        for way in ways:
+            self._cut.discard(way)
+            self._watched.discard(way)
+            self._engine.server(way).seen_slowdown = 1.0
+        self._rounds.cut_links = frozenset(self._cut)
+        if not self._recovery.is_source_apart:
+            self._reroute("a link is mended")
 
     def _reroute(self, why: str) -> bool:
-        is_new = self._way.reroute(self._observed())
+        is_new = self._way.reroute(self._network())
         if is_new:
-            self._note("send over relays", why, "rerouted")
+            self.tell("rerouted", f"send over relays ({why})")
         return is_new
+
+    # -- how fast devices and links are -------------------------------------------------------------------------------
+
+    def _look(self) -> None:
+        if not self._conversations.are_going_on or self._engine.is_idle:
+            return
+        self._look_again()
+        if self._rounds.is_changing or self._rounds.is_planned:
+            return
+        if not self._recovery.is_source_apart:
+            self._reroute("a link became slow")
+        if self._search.is_of_use(self._engine.now_s):
+            self._revise()
+
+    def _revise(self) -> None:
+        plan = self._rounds.plan
+        try:
+            better = self._search.better(plan, self._observed(self._rounds.prospects()))
+        except ShardnetError:  # nobody is left: the next look sees
+            return
+        away = self._rounds.absences.away()
+        if better.plan is None or not (away.cut | away.late).isdisjoint(ways_of(better.plan.stages)):
+            return
+        self._rounds.go_over(better.plan, partial(self._moved, moves(plan, better.plan), better.why))
+
+    def _moved(self, moved: tuple[Move, ...], why: str, is_done: bool) -> None:
+        """Where it could not be done, it counts as done and undone, as in `cluster.balancing`."""
+        back = tuple(Move(move.unit, move.target, move.source or move.target) for move in moved)
+        self._search.changed(Change(self._engine.now_s, moved if is_done else back))
+        if is_done:
+            self.tell("rebalanced", f"{counted(len(moved), 'units')} move: {why}")
 
     def _look_again(self) -> None:
         """A step can take years where a device is slow enough; there is nothing to be seen meanwhile."""
@@ -228,75 +355,39 @@ class _Run:
         self._idle_looks = self._idle_looks + 1 if happened == self._happened else 0
         self._happened = happened
         wait_s = self._recovery.look_every_s * 2.0 ** max(0, self._idle_looks - PATIENCE)
-        self._after(wait_s, self._look)
+        self.after(wait_s, self._look)
 
-    def _replanned(self, problem: Problem, observed: Observed) -> Plan:
-        """The best plan now; the last one again where nothing was seen to change since."""
-        assert self._recovery.replan
-        seen = (dict(observed.device_slowdown), dict(observed.link_slowdown), self._course.members)
-        if self._last_replan is None or self._last_replan[0] != seen:
-            self._last_replan = (seen, self._recovery.replan(problem))
-        return self._last_replan[1]
+    def _network(self, *plans: Plan) -> Observed:
+        """What payloads can go over; the devices of these plans are taken to be there."""
+        meant = {device for plan in plans for device in plan.devices}
+        in_use = {*meant, *self._way.plan.devices, *self._rounds.plan.devices}
+        left = left_of(self._problem, self._gone - meant, frozenset(), in_use, self._recovery.is_source_apart)
+        return self._observed(left)
 
-    # -- what is done about it --------------------------------------------------------------------------------------
-
-    def _decide(self, event: policy.Event, rules: policy.Rules | None = None) -> None:
-        self._course, actions = policy.handle(self._engine.now_s, self._course, event, rules or self._rules)
-        for action in actions:
-            self._perform(action)
-
-    def _perform(self, action: policy.Action) -> None:
-        if isinstance(action, policy.Load):
-            self._begin_loading(action)
-        elif isinstance(action, policy.Switch):
-            self._way.switch(action.plan, self._observed())
-            self._note(f"switch to plan {action.plan.version}", kind=self._after_switch)
-            if action.starts_again or self._cut:
-                self._conversations.start_again()
-        elif isinstance(action, policy.GiveUp):
-            self._note(f"give up plan {action.plan.version}", action.why, "given up")
-        elif isinstance(action, policy.Defer):
-            self._after(self._recovery.look_every_s, partial(self._join, action.device))
-        else:
-            self._end(action.why)
-
-    def _end(self, why: str) -> None:
-        self._failed = why
-        self._note("end", why, "failed")
-        self._engine.stop()
-
-    def _begin_loading(self, action: policy.Load) -> None:
-        plan, storage = action.plan, self._recovery
-        kind, self._after_switch = "rebalancing", "rebalanced"
-        if self._course.noticed:
-            kind = "suspected" if self._course.noticed <= self._suspected else "lost"
-            self._after_switch = "recovered"
-        self._note(f"load {counted(len(action.moves), 'units')} for plan {plan.version}", action.why, kind)
-        seconds = load_seconds(self._problem, action.moves, storage.load_bytes_per_s, storage.default_load_bytes_per_s)
-        self._after(seconds, lambda: self._decide(policy.Loaded(plan)))
-
-    # -- what is known ----------------------------------------------------------------------------------------------
-
-    def _absent(self) -> set[str]:
-        return {device.name for device in self._problem.devices} - self._course.members
-
-    def _observed(self) -> Observed:
+    def _observed(self, problem: Problem) -> Observed:
+        """How fast devices and links seem to be."""
         seen = {resource: _stepped(server.seen_slowdown) for resource, server in self._engine.servers.items()}
-        observed = Observed(
+        links = {} if self._recovery.is_source_apart else {key: value for key, value in seen.items() if len(key) == 2}
+        return Observed(
             now_s=self._engine.now_s,
-            problem=self._problem,
+            problem=problem,
             device_slowdown={key[0]: value for key, value in seen.items() if len(key) == 1},
-            link_slowdown={(key[0], key[1]): value for key, value in seen.items() if len(key) == 2},
+            link_slowdown={(key[0], key[1]): value for key, value in links.items()},
             in_flight=self._load.in_flight,
-            past=self._course.past,
         )
-        absent, problem = self._absent(), observed.problem
-        if problem.source in absent and self._recovery.is_source_apart:
-            left = [device.name for device in problem.devices if device.name not in absent]
-            problem = replace(problem, source=left[0] if left else problem.source)
-        if not absent or problem.source in absent:
-            return observed
-        return replace(observed, problem=without_devices(problem, absent))
+
+    def _why_still(self) -> str | None:
+        """What the sessions wait for, where the ring stands still: one of `lost_time.CAUSES`."""
+        rounds = self._rounds
+        if rounds.is_changing:
+            return "load"
+        is_open = all(self._stopped(*leg.resource) is None and self._is_there(leg) for leg in self._way.lap())
+        if is_open:
+            return None
+        return "waiting" if rounds.waits_for else "detection"
+
+    def _is_there(self, leg: Leg) -> bool:
+        return self._gone.isdisjoint(leg.resource)
 
 
 def _stepped(slowdown: float) -> float:

@@ -124,7 +124,7 @@ class Script:
     model: str = "smollm2-135m-instruct"
     dtype: str = "float32"
     standby: str = "warm"
-    """Of `Cluster.load`: "warm" keeps units ready for a loss, where memory is left; "cold" does not. Not predicted."""
+    """Of `Cluster.load`: "warm" keeps units ready for a loss, where memory is left, "hot" copies of sessions, too."""
     settle_s: Annotated[float, SECONDS] = 0.0
     """From the load until the conversations begin, at the least: what is kept ready is loaded meanwhile."""
     machine: str = "emulated_core"
@@ -270,13 +270,17 @@ def given_plan(script: Script, problem: Problem) -> Plan | None:
     return Plan(stages, method="given", lap_s=cost.lap_s, rate_per_s=cost.rate(len(script.conversations)))
 
 
-def recovery_of(load_bytes_per_s: Mapping[str, float], replan: Replan, rebalance: bool = True) -> Recovery:
+def recovery_of(
+    script: Script, load_bytes_per_s: Mapping[str, float], replan: Replan, rebalance: bool = True
+) -> Recovery:
     """How a cluster of processes answers to what happens: the coordinator is none of its devices."""
     return Recovery(
         replan,
         load_bytes_per_s=dict(load_bytes_per_s),
         detect_s=DEATH_KNOWN_S,
-        rebalance=rebalance,
+        standby=script.standby,
+        settled_s=script.settle_s,
+        rebalance=rebalance and script.split is None,
         is_source_apart=True,
     )
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from shardnet.errors import ShardnetError
 from shardnet.plan import Plan
 from shardnet.planner.problem import Problem
 from shardnet.policy.rebalance import Observed, observed_problem
+from shardnet.policy.succession import Cut, ways_of
 from shardnet.simulator.engine import Leg
 from shardnet.simulator.ring import Roads, decode_legs
+from shardnet.simulator.rounds import Switch
 
 REROUTE = 1.3
 """By this factor a link's time must change before routes are chosen anew."""
@@ -19,6 +24,8 @@ class Way:
         self.problem = problem
         self.plans = [plan]
         """All that were in force, the present one last."""
+        self.came = Switch(plan, None)
+        """How the present one came into force."""
         self.roads = Roads(problem)
         self._routed_by: dict[tuple[str, str], float] = {}
         """The slowdowns of links by which the routes were chosen."""
@@ -45,18 +52,33 @@ class Way:
             needed.update(leg.resource)
         return needed
 
-    def switch(self, plan: Plan, observed: Observed) -> None:
+    def switch(self, came: Switch, observed: Observed) -> None:
         """Another plan is in force; its routes are chosen by what was seen."""
-        self.plans.append(plan)
+        self.came = came
+        if came.plan is not self.plan:
+            self.plans.append(came.plan)
         self._choose_roads(observed)
+
+    def blocked(self, is_open: Callable[[Leg], bool]) -> list[Cut]:
+        """From which device to which the ring goes over something that is closed."""
+        found = []
+        for here, there in sorted(ways_of(self.plan.stages)):
+            if not all(map(is_open, self.roads.legs(here, there, self.problem.return_bytes, ""))):
+                found.append((here, there))
+        return found
 
     def reroute(self, observed: Observed) -> bool:
         """Go round a link that became slow, where that is faster: no layer moves for it. Whether the way changed."""
         seen = observed.link_slowdown
         if all(REROUTE > seen[key] / self._routed_by.get(key, 1.0) > 1 / REROUTE for key in seen):
             return False
-        before = [leg.resource for leg in self.lap()]
-        self._choose_roads(observed)
+        before, roads = [leg.resource for leg in self.lap()], self.roads
+        try:
+            self._choose_roads(observed)
+            self.lap()
+        except ShardnetError:  # a device is gone, and nobody else passes on what it did
+            self.roads, self._lap = roads, None
+            return False
         self._routed_by = dict(seen)
         return [leg.resource for leg in self.lap()] != before
 

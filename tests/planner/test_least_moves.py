@@ -5,13 +5,13 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from three_devices import AB, best_plan, three_devices
+from three_devices import best_plan, three_devices
 
 from shardnet.plan import Plan, StagePlan, stages_from_counts
 from shardnet.planner.costs import broken_limit, evaluate
 from shardnet.planner.least_moves import keep_places, repairs, with_fewer_moves
 from shardnet.planner.problem import Device, Problem
-from shardnet.policy.rebalance import Observed, moves, replace_lost, without_devices
+from shardnet.policy.rebalance import moves, without_devices
 from shardnet.simulator.what_if import with_twin
 
 
@@ -59,24 +59,6 @@ def test_a_repair_over_links_that_there_are_not_is_none() -> None:
     left = replace(left, links=tuple(link for link in left.links if link.source != "c"))
     found = repairs(Plan(stages_from_counts(["a", "b"], [1, 7])), left)
     assert set(found) == {stages_from_counts(["a"], [8])}
-
-
-def test_a_loss_moves_no_more_than_it_must_where_that_costs_little() -> None:
-    problem = with_twins()
-    old = Plan(stages_from_counts(["a", "b", "c"], [1, 4, 3]))
-    spread = Plan(stages_from_counts(["a", "c-twin", "b"], [1, 3, 4]))
-
-    def replan(_: Problem) -> Plan:
-        return spread
-
-    new = replace_lost(old, Observed(0.0, problem), ["c"], replan)
-    assert {move.unit for move in moves(old, new)} == {5, 6, 7} and new.version == 2
-
-
-def test_where_nothing_but_a_new_plan_fits_that_is_taken() -> None:
-    problem = three_devices(memory_units=7)
-    new = replace_lost(AB, Observed(0.0, problem), ["b"], best_plan)
-    assert new.devices == ("a", "c")
 
 
 def test_of_plans_that_are_nearly_as_good_the_one_that_moves_least_is_taken() -> None:

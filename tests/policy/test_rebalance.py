@@ -16,7 +16,6 @@ from shardnet.policy.rebalance import (
     Policy,
     moves,
     observed_problem,
-    replace_lost,
     revise,
     without_devices,
 )
@@ -61,15 +60,6 @@ def test_where_nothing_fits_any_more_the_plan_stays() -> None:
         raise DoesNotFit("too small")
 
     assert "too small" in revise(AB, SLOW, POLICY, nothing).why
-    with pytest.raises(DoesNotFit):
-        replace_lost(AB, SLOW, ["b"], nothing)
-
-
-def test_a_loss_is_replaced_at_once() -> None:
-    plan = replace_lost(AB, replace(SLOW, past=Past((Change(99.9, ()),))), ["b"], best_plan)
-    assert plan.version == 2 and "b" not in plan.devices
-    with pytest.raises(DoesNotFit, match="source a is gone"):
-        replace_lost(AB, SLOW, ["a"], best_plan)
 
 
 def test_devices_that_were_reached_only_over_the_lost_one_go_with_it() -> None:
@@ -79,15 +69,16 @@ def test_devices_that_were_reached_only_over_the_lost_one_go_with_it() -> None:
     assert [device.name for device in left.devices] == ["a"]
 
 
-def test_a_device_with_no_way_back_goes_with_the_lost_one_and_others_take_its_units() -> None:
+def test_a_device_with_no_way_back_goes_with_the_lost_one() -> None:
     """Once, c still counted as reached, no plan over it could be judged, and the run ended though a had room."""
     problem = three_devices()
     one_way = [("a", "c"), ("c", "b"), ("b", "a")]
     problem = replace(problem, links=tuple(link for link in problem.links if (link.source, link.target) in one_way))
     assert [device.name for device in without_devices(problem, ["b"]).devices] == ["a"]
-    ring = Plan(stages_from_counts(["a", "c", "b"], [2, 3, 3]))
-    plan = replace_lost(ring, Observed(100.0, problem), ["b"], best_plan)
-    assert plan.devices == ("a",)
+    assert [device.name for device in without_devices(three_devices(), [], cut=[("a", "c")]).devices] == ["a", "b", "c"]
+    assert [device.name for device in without_devices(three_devices(), ["b"], cut=[("a", "c")]).devices] == ["a"]
+    with pytest.raises(DoesNotFit, match="source a is gone"):
+        without_devices(problem, ["a"])
 
 
 def test_joules_that_are_not_known_are_never_compared_with_seconds() -> None:

@@ -1,11 +1,10 @@
-"""Who cannot be reckoned with while a model is there, why, and what was said of it."""
+"""Who cannot be reckoned with while a model is there, why, and what was said of it. Pure: the clock is given."""
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from shardnet.cluster.ring import Ring
 from shardnet.errors import ClusterError, DeviceLost, ShardnetError
 from shardnet.plan import Plan
 from shardnet.policy.succession import Away, Cut, Verdict
@@ -32,9 +31,14 @@ class _Trouble(NamedTuple):
 
 
 class Absences:
-    """Those of one deployment. Whoever has it sees to it that one thread uses it at a time."""
+    """Those of one deployment. Whoever has it sees to it that one thread uses it at a time.
 
-    def __init__(self) -> None:
+    Args:
+        now_s: tells the time.
+    """
+
+    def __init__(self, now_s: Callable[[], float]) -> None:
+        self._now_s = now_s
         self.lost: dict[str, str] = {}
         """Every device that is lost for good, with the reason."""
         self.silent: dict[str, str] = {}
@@ -74,12 +78,12 @@ class Absences:
         away = self.away()
         is_new = ends not in (away.cut if is_certain else away.cut | away.late)
         if is_new:
-            self._cuts[ends] = _Trouble(time.monotonic(), why, is_certain)
+            self._cuts[ends] = _Trouble(self._now_s(), why, is_certain)
         return is_new
 
     def away(self) -> Away:
         """As the policy sees it."""
-        seen = {ends: each for ends, each in self._cuts.items() if time.monotonic() < each.seen_s + CUT_S}
+        seen = {ends: each for ends, each in self._cuts.items() if self._now_s() < each.seen_s + CUT_S}
         cut = frozenset(ends for ends, each in seen.items() if each.is_certain)
         lost, silent, full = frozenset(self.lost), frozenset(self.silent), frozenset(self.full)
         return Away(lost, silent, full, cut, late=frozenset(seen) - cut)
@@ -112,15 +116,20 @@ class Absences:
         was_told = self._told.pop(device, "")
         return [News("back", f"{device} is heard again", device)] if was_told else []
 
-    def too_much(self, ring: Ring, plan: Plan, why_not: str) -> ShardnetError:
-        """The error for what cannot be mended."""
+    def too_much(self, plan: Plan, why_not: str, what_goes: Mapping[str, str]) -> ShardnetError:
+        """The error for what cannot be mended.
+
+        Args:
+            plan: the one in force.
+            what_goes: with each device of the ring, in words that follow what became of it.
+        """
         lost = sorted(set(self.lost).intersection(plan.devices))
-        held = [device for device in lost if ring.held_by(device)] or lost
+        held = [device for device in lost if device in what_goes] or lost
         why = "; ".join((why_not, *self.full.values()))
         if not held:
             causes = "; ".join(each.why for each in self._cuts.values())
             return ClusterError(f"{causes}. There is no way round it: {why}")
-        what = f"{held[0]} is lost ({self.lost[held[0]]}){ring.what_goes_with(held[0])}"
+        what = f"{held[0]} is lost ({self.lost[held[0]]}){what_goes.get(held[0], '')}"
         return DeviceLost(f"{what}, and the others cannot take over: {why}", held[0])
 
     def _once(self, device: str, what_follows: str) -> list[News]:
