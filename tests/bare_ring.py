@@ -125,6 +125,16 @@ class BareRing:
         self.requests.clear()
         self.told.clear()
 
+    def forget(self, session: int) -> None:
+        """It goes on no more."""
+        del self.requests[session], self.told[session]
+
+    def forget_told(self) -> None:
+        """The source is another one now: it knows the prompts, and nothing of the answers."""
+        with self._news:
+            for told in self.told.values():
+                told.clear()
+
     # ---- what is lost, and found ----
 
     def lose(self, index: int) -> None:
@@ -174,8 +184,12 @@ class BareRing:
 
     # ---- what is prepared, and takes over ----
 
-    def prepare(self, first: int, last: int, device: str | None = None) -> Prepared:
-        """A stage of the units of some stages, one behind the other, in no ring. On a new device, or a given one."""
+    def prepare(self, first: int, last: int, device: str | None = None, room_bytes: int | None = None) -> Prepared:
+        """A stage of the units of some stages, one behind the other, in no ring. On a new device, or a given one.
+
+        Args:
+            room_bytes: for its sessions; None for as much as the others have.
+        """
         device = device or self._new_device()
         ring_id = RingId(b"t" * 16, self._transport.draw("plan_version"))
         replaced = self._specs[first : last + 1]
@@ -183,6 +197,7 @@ class BareRing:
         tensors = {name: root for spec in replaced for name, root in spec.tensors.items()}
         stops = (*replaced[0].ring[:first], RingStop(device, *units))
         room = dict(zip(self.devices, self._specs, strict=True)).get(device, replaced[0]).kv_budget_bytes
+        room = room if room_bytes is None else room_bytes
         spec = replaced[0]._replace(ring_id=ring_id, ring=stops, tensors=tensors, source=TESTER, kv_budget_bytes=room)
         host = self._transport.remote(device, "open_stage", spec)
         host.call("load", timeout_s=1000.0).result(20)
@@ -192,14 +207,18 @@ class BareRing:
         """Have it follow the stages that it may come to replace."""
 
         def send(wait_s: float) -> Future[Any]:
-            return prepared.host.call("follow", owners, timeout_s=wait_s)
+            return prepared.host.call("follow", prepared.spec.ring_id, owners, timeout_s=wait_s)
 
         return answer_of(send, first_s=ASK_S)
 
     def take_over(self, prepared: Prepared, owners: tuple[Owner, ...]) -> None:
-        """Put it in the place of these stages: the next recovery makes it part of the ring."""
+        """Put it in the place of these stages: the next recovery makes it part of the ring.
+
+        Args:
+            owners: those of them that are there, from which it pulls.
+        """
         first, end = prepared.first, prepared.last + 1
-        self._owners_of = {first: owners}
+        self._owners_of = {first: owners} if owners else {}
         self._replaced += [host for host in self._hosts[first:end] if host is not None]
         self._specs[first:end] = [prepared.spec]
         self._hosts[first:end] = [prepared.host]

@@ -64,7 +64,9 @@ def catch_up(known: Mapping[int, tuple[int, ...]], standings: Sequence[Mapping[i
 
     A stage that has not kept what the next one lacks computes the session anew from the beginning: so the one before it
     must have kept all, and so on towards the first stage, which is sent ids. A last stage that was copied from another
-    is told what is known of the answer by now: it is not to sample that again.
+    is told what is known of the answer by now: it is not to sample that again. One that knows only what comes behind
+    tokens that nobody else knows any more begins anew, too, and samples them again: it took over in the midst of the
+    answer, and then source and first stage were lost together.
     """
     histories = {session: _longest(session, ids, standings) for session, ids in known.items()}
     openings: list[Opening] = []
@@ -72,10 +74,11 @@ def catch_up(known: Mapping[int, tuple[int, ...]], standings: Sequence[Mapping[i
     feedings: list[Feeding] = []
     last = len(standings) - 1
     for session, ids in histories.items():
-        lengths = _lengths(session, standings)
+        has_gap = session in standings[last] and standings[last][session].kept_from > len(ids)
+        lengths = _lengths(session, standings, has_gap=has_gap)
         for stage, standing in enumerate(standings):
             is_there = session in standing and standing[session].length == lengths[stage]
-            if not is_there or (stage == last and standing[session].is_copy):
+            if not is_there or (stage == last and (has_gap or standing[session].is_copy)):
                 openings.append(Opening(stage, session, lengths[stage + 1] if stage < last else 0))
             resendings.append(Resending(stage, session, lengths[stage + 1] if stage < last else lengths[0]))
         if lengths[0] < len(ids):
@@ -83,12 +86,15 @@ def catch_up(known: Mapping[int, tuple[int, ...]], standings: Sequence[Mapping[i
     return CatchUp(histories, tuple(openings), tuple(resendings), tuple(feedings))
 
 
-def _lengths(session: int, standings: Sequence[Mapping[int, SessionStanding]]) -> list[int]:
+def _lengths(session: int, standings: Sequence[Mapping[int, SessionStanding]], *, has_gap: bool) -> list[int]:
     """How many tokens of a session each stage goes on from: 0 where it is not open, or is to be opened anew.
 
-    The last stage never is: what it has sent are ids, which others know, too.
+    Args:
+        has_gap: the last one is to be: what it has sent are ids, and others do not know those before them.
     """
     lengths = [each[session].length if session in each else 0 for each in standings]
+    if has_gap:
+        lengths[-1] = 0
     for stage in reversed(range(len(standings) - 1)):
         standing = standings[stage].get(session)
         if standing is not None and lengths[stage + 1] < min(standing.kept_from, standing.length):

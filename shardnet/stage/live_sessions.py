@@ -77,17 +77,23 @@ class LiveSessions:
     def open(self, spec: SessionSpec, sampler: Sampler | None) -> None:
         """Reserve the session's memory. May be asked twice, and has no effect then.
 
-        One that is open, and of which what was sent is not kept from `send_from` on, begins anew. One that is held
-        keeps its tokens.
+        One that is open, and of which what was sent is not kept from `send_from` on, or what was sampled not from
+        `sample_from` on, begins anew. One that is held keeps its tokens.
 
         Raises:
             KVMemorySpent: it does not fit beside those of the other sessions.
             BadRequest: the session was closed already: this order was overtaken. Or it is open, and keeps what it must.
+                Or the spec contradicts itself.
         """
         if spec.session in self._closed:
             raise BadRequest(f"Session {spec.session} was closed before it was opened here.")
+        if not 0 <= spec.prompt_tokens <= spec.sample_from <= spec.capacity_tokens or spec.send_from < 0:
+            raise BadRequest(
+                f"Session {spec.session} has {spec.prompt_tokens} tokens of a prompt, {spec.sample_from} before the "
+                f"next one, and room for {spec.capacity_tokens}: it cannot be opened."
+            )
         live = self._open.get(spec.session)
-        if live is not None and live.sampler is None and live.kept_from > spec.send_from:
+        if live is not None and live.kept_from > (spec.send_from if live.sampler is None else spec.sample_from):
             self._leave(spec.session)
         elif live is not None and live.spec == spec:
             return

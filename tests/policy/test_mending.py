@@ -35,9 +35,10 @@ class Books:
             ids_from, ids = (0, ids + beyond) if is_first else (self.sampled_from, list(self.sampled))
         return SessionStanding(1, self.length, ids_from, tuple(ids), self.sampled_from if is_last else self.kept_from)
 
-    def open(self, send_from: int) -> None:
-        """Also anew."""
+    def open(self, send_from: int, num_known: int) -> None:
+        """Also anew; so many ids are known."""
         self.length, self.kept_from, self.send_from, self.is_open = 0, 0, send_from, True
+        self.sampled_from, self.sampled = num_known, []
 
 
 def token_at(position: int) -> int:
@@ -82,9 +83,10 @@ def test_every_ring_goes_on_where_it_stood(broken: tuple[list[Books], list[int]]
     present = [stage.is_open for stage in ring]
     for opening in needed.openings:
         if present[opening.stage]:
-            assert opening.stage < last and lacks(ring, opening.stage), "what can be sent again is not computed again"
+            assert begins_anew(ring, opening.stage, len(ids)), "what can be sent again is not computed again"
     for opening in needed.openings:
-        ring[opening.stage].open(opening.send_from)
+        ring[opening.stage].open(opening.send_from, len(ids))
+    assert ring[last].sampled_from <= len(ids), "of the ids that it sends none is missing before the first"
     assert all(stage.is_open for stage in ring)
     came = range(min(len(ids), len(ring[0].came)))
     wires: list[set[int]] = [set(came)] + [set() for _ in ring[1:]]
@@ -105,11 +107,16 @@ def test_every_ring_goes_on_where_it_stood(broken: tuple[list[Books], list[int]]
     assert all(stage.length >= len(ids) for stage in ring), "every stage has all tokens that are known"
 
 
-def lacks(ring: list[Books], stage: int) -> bool:
-    """Whether a stage has not kept what the next one needs: what that lacks, or all, where that begins anew, too."""
-    behind = ring[stage + 1]
-    begins_anew = not behind.is_open or (stage + 2 < len(ring) and lacks(ring, stage + 1))
-    return (0 if begins_anew else behind.length) < ring[stage].kept_from
+def begins_anew(ring: list[Books], stage: int, num_known: int) -> bool:
+    """Whether a stage has not kept what the next one needs: what that lacks, or all, where that begins anew, too. The
+    last one: whether it knows no ids but some behind others that nobody knows.
+    """
+    if not ring[stage].is_open:
+        return True
+    if stage == len(ring) - 1:
+        return ring[stage].sampled_from > num_known
+    behind = 0 if begins_anew(ring, stage + 1, num_known) else ring[stage + 1].length
+    return behind < ring[stage].kept_from
 
 
 def test_who_has_not_kept_what_the_next_lacks_begins_anew_and_so_on_towards_the_first() -> None:
