@@ -22,7 +22,7 @@ from shardnet.models.kv import BlockKV
 from shardnet.stage.cache import KVCache
 from shardnet.stage.copies import blocks_of
 from shardnet.stage.live_sessions import LiveSession, LiveSessions
-from shardnet.stage.sampling import Sampler
+from shardnet.stage.sampling import sampler_of
 from shardnet.stage.token_rows import Tokens, width_of
 from shardnet.transport.messages import Copied, CopyWanted, HeldCopy, OwnedSession, Part, SessionSpec
 
@@ -149,9 +149,8 @@ class FollowedSessions:
     def _open(self, spec: SessionSpec) -> None:
         if spec.session in self._copies or self._sessions.get(spec.session) is not None:
             return
-        sampler = Sampler(spec, self._shard.dtype, self._wire_dtype) if self._shard.has_head else None
         try:
-            live = self._sessions.hold(spec, sampler)
+            live = self._sessions.hold(spec, sampler_of(spec, self._shard, self._wire_dtype))
         except (KVMemorySpent, BadRequest):
             self._without_room[spec.session] = spec
             return

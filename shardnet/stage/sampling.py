@@ -25,6 +25,7 @@ from transformers.generation.logits_process import (
 )
 
 from shardnet.errors import BadRequest
+from shardnet.models import Shard
 from shardnet.transport.messages import SamplingOptions, SessionSpec
 
 
@@ -109,6 +110,20 @@ class Sampler:
         elif self._wire_dtype == "float16":
             advice = "What travels as float16 ends at 65504: let it travel as bfloat16 or float32 (wire-dtype)."
         return BadRequest(f"the model's scores of the next token, in {self._dtype}, are no finite numbers. {advice}")
+
+
+def sampler_of(spec: SessionSpec, shard: Shard, wire_dtype: torch.dtype) -> Sampler | None:
+    """The sampler of a session at a stage; None where another one has the head.
+
+    Raises:
+        BadRequest: a penalty is to see an id that no token has: that would end the whole stage.
+    """
+    if not shard.has_head:
+        return None
+    num_ids = shard.config.vocab_size
+    if not all(0 <= token_id < num_ids for token_id in spec.prompt_ids):
+        raise BadRequest(f"Session {spec.session} is to begin with an id that is none of 0 to {num_ids - 1}.")
+    return Sampler(spec, shard.dtype, wire_dtype)
 
 
 class TopPOfKept(LogitsProcessor):

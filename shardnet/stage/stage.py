@@ -35,7 +35,7 @@ from shardnet.stage.live_sessions import LiveSessions
 from shardnet.stage.onward import Onward
 from shardnet.stage.outlet import Outlet
 from shardnet.stage.pace import Pace, own_pace
-from shardnet.stage.sampling import Sampler
+from shardnet.stage.sampling import sampler_of
 from shardnet.stage.sent_log import SentLog
 from shardnet.stage.shape import Remains, Shape
 from shardnet.stage.step import Step
@@ -111,8 +111,7 @@ class Stage:
         """
         with self._ready:
             self._raise_if_stopped()
-            sampler = Sampler(spec, self.shard.dtype, self.wire_dtype) if self.shard.has_head else None
-            self._sessions.open(spec, sampler)
+            self._sessions.open(spec, sampler_of(spec, self.shard, self.wire_dtype))
             self._idle.note_sessions(len(self._sessions))
 
     def close_sessions(self, sessions: Sequence[int]) -> None:
@@ -321,7 +320,10 @@ class Stage:
             commands, self._commands = [*self._commands, *self._when_idle.overdue(clock_ns() / 1e9)], []
             self._idle.note_waiting(not commands)
         for command in commands:
-            command.run()
+            if self._why_stopped is None:
+                command.run()
+            else:  # one before it has ended the stage
+                command.refuse(self._stopped())
         return True
 
     def _take_work(self) -> tuple[Step | None, float | None]:

@@ -180,6 +180,38 @@ def test_work_for_which_a_session_has_no_room_does_not_end_the_stage(loop: Loop)
     assert session == 1 and f"has room for {len(PROMPT)}" in why
 
 
+def test_a_session_that_cannot_be_is_refused_and_the_stage_goes_on(loop: Loop) -> None:
+    """An id of no token ended the stage with the first token that a penalty was for; a prompt of fewer than no tokens
+    had random numbers drawn for ever.
+    """
+    penalty = SamplingOptions(temperature=1.0, repetition_penalty=1.3, seed=1)
+    whole = spec(1, 4)._replace(sampling=penalty, prompt_ids=tuple(PROMPT))
+    for wrong in (
+        whole._replace(prompt_ids=(*PROMPT[:-1], 10**6)),
+        whole._replace(prompt_ids=(*PROMPT[:-1], -1)),
+        whole._replace(prompt_tokens=-(2**60)),
+        whole._replace(sample_from=len(PROMPT) - 1),
+        whole._replace(sample_from=65),
+        whole._replace(send_from=-1),
+    ):
+        with pytest.raises(BadRequest, match="Session 1"):
+            loop.stage.open_session(wrong)
+    loop.stage.open_session(whole)
+    feed(loop.stage, 1, PROMPT)
+    assert len(loop.wait_for(4)) == 4
+
+
+def test_what_comes_behind_the_end_of_a_stage_is_refused(loop: Loop) -> None:
+    """Who followed it was told, before its thread had ended, that it has no sessions, and dropped its own."""
+    stage, may_go_on = loop.stage, threading.Event()
+    stage.between_steps(lambda: may_go_on.wait(5))
+    ended, asked = stage.between_steps(stage.end_for_another), stage.between_steps(stage.standings)
+    may_go_on.set()
+    ended.result(5)
+    with pytest.raises(ClusterError, match="part of another stage"):
+        asked.result(5)
+
+
 def test_a_stage_that_waits_holds_nothing_of_its_last_command(loop: Loop) -> None:
     """Once, it held the command and its result: a block that had been taken from it, say."""
 
