@@ -216,7 +216,7 @@ class RemoteStage:
 
     def follow(self, owners: tuple[Owner, ...]) -> Future[Any]:
         """See `StageHost.follow`; told until the first copies are there."""
-        return self._ask("follow", (owners,), most_tries=None)
+        return self._ask("follow", (self._spec.ring_id, owners), most_tries=None)
 
     def pull(self, owners: tuple[Owner, ...]) -> Future[Any]:
         """See `StageHost.pull`; the same."""

@@ -12,8 +12,9 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
-from shardnet.errors import BadRequest, CallTimeout, ShardnetError
+from shardnet.errors import BadRequest, CallTimeout, ClusterError, PlanNotInForce, ShardnetError
 from shardnet.process.threads import on_thread
+from shardnet.stage.copies import MOST_BYTES
 from shardnet.stage.followed import FollowedSessions
 from shardnet.stage.stage import Stage
 from shardnet.transport.base import Transport
@@ -37,7 +38,7 @@ class Manner(NamedTuple):
 
 POLITE = Manner(2**18, 0.1, 0.002)
 """While the owner decodes: an answer takes it a few tenths of a millisecond."""
-HURRIED = Manner(2**22, 0.0, 0.0)
+HURRIED = Manner(MOST_BYTES, 0.0, 0.0)
 """While all wait."""
 LEAST_PAUSE_S, MOST_PAUSE_S = 0.02, 0.5
 """Between two passes over the owners; longer each time that nothing was new."""
@@ -65,13 +66,13 @@ class Following:
         future fails with what an owner failed of; the others, and that one later, are followed all the same.
 
         Raises:
-            BadRequest: the stage is one of a ring, or was.
+            PlanNotInForce: it follows stages of a later ring by now.
         """
         self._stage()
         with self._lock:
-            if self._is_over:
-                raise BadRequest("The stage is part of a ring: it follows no others. Prepare a new one.")
-            if self._turn.owners != owners:
+            self._refuse_older(owners)
+            self._is_over = False
+            if self._turn.owners != owners or self._turn.is_over:
                 self._begin(Turn(owners, POLITE), self._keep_near if owners else self._drop_all)
             return self._turn.done
 
@@ -79,9 +80,13 @@ class Following:
         """Copy what is still lacking, for a last time: answered when the stage stands where the owners stand.
 
         What cannot be had, for an owner is gone or there is no room, stays as it is. Asking twice is harmless.
+
+        Raises:
+            PlanNotInForce: it was told to pull from stages of a later ring: this order is late.
         """
         self._stage()
         with self._lock:
+            self._refuse_older(owners)
             self._is_over = True
             if self._turn.owners != owners or self._turn.manner is not HURRIED:
                 self._begin(Turn(owners, HURRIED), self._copy_once)
@@ -99,6 +104,35 @@ class Following:
         with self._lock:
             self._is_over = True
             self._turn.stop()
+
+    def spare_bytes(self, stage: Stage) -> int:
+        """What copies here have reserved and would give to a session of `stage`."""
+        with self._lock:
+            spare = self._spare(stage)
+            return 0 if spare is None else spare.copied_bytes()
+
+    def give_up_one(self, stage: Stage) -> bool:
+        """Give the newest copy's memory to a session of `stage`; False where there is none."""
+        with self._lock:
+            spare = self._spare(stage)
+            return spare is not None and spare.drop_newest()
+
+    def _spare(self, stage: Stage) -> FollowedSessions | None:
+        """None where what was copied stays: others may know of it already, and send only what comes behind it."""
+        try:
+            running = None if self._is_over else self._stage()
+        except ClusterError:
+            return None
+        shares = running is not None and running.kv.shares_budget_with(stage.kv)
+        return running.followed if running is not None and shares else None
+
+    def _refuse_older(self, owners: tuple[Owner, ...]) -> None:
+        """An order of a round that was broken off may come behind that of the next one. The lock is held."""
+        if owners and _version(owners) < _version(self._turn.owners):
+            raise PlanNotInForce(
+                f"The stage copies from stages of plan {_version(self._turn.owners)}, and not of plan "
+                f"{_version(owners)} any more."
+            )
 
     def _begin(self, turn: Turn, work: Callable[[Turn], None]) -> None:
         self._turn.stop()
@@ -202,7 +236,8 @@ class Turn:
         self.owners = owners
         self.manner = manner
         self.done: Future[None] = Future()
-        self._is_over = False
+        self.is_over = False
+        """It was stopped, or has failed."""
         self._news = threading.Event()
 
     def do(self, work: Callable[[Turn], None]) -> None:
@@ -214,24 +249,29 @@ class Turn:
             error = BadRequest("The stage follows others now, or nobody any more.")
         except ShardnetError as reason:
             error = reason
+        except Exception as reason:  # memory that is not there, say: whoever asked would ask for ever
+            error = ClusterError(f"Sessions could not be copied: {type(reason).__name__}: {reason}")
+        self.is_over = self.is_over or error is not None
         self.end_with(error)
 
     def end_with(self, error: ShardnetError | None) -> None:
         """Answer whoever asked for it, if nobody has."""
         if self.done.done():
             return
+        if isinstance(error, CallTimeout):  # an owner's: else who asked would take it for this device's, and ask again
+            error = ClusterError(str(error))
         if error is None:
             self.done.set_result(None)
         else:
             self.done.set_exception(error.with_traceback(None))
 
     def stop(self) -> None:
-        self._is_over = True
+        self.is_over = True
         self._news.set()
 
     def raise_if_over(self) -> None:
         """Raise `_Over` if it is stopped."""
-        if self._is_over:
+        if self.is_over:
             raise _Over
 
     def wait_for(self, asked: Future[Any]) -> Any:
@@ -272,15 +312,18 @@ def _do(turn: Turn, followed: FollowedSessions, work: Callable[[FollowedSessions
     return work(followed)
 
 
-def make_room(stages: Sequence[Stage], stage: Stage, num_tokens: int) -> bool:
+def make_room(followings: Sequence[Following], stage: Stage, num_tokens: int) -> bool:
     """Give up copied sessions of a device's stages, the newest first, for one of `stage`. False: that would not do."""
-    missing_bytes = stage.kv.missing_bytes(num_tokens)
-    sharing = [other for other in stages if other.kv.shares_budget_with(stage.kv)]
-    if not 0 < missing_bytes <= sum(other.followed.copied_bytes() for other in sharing):
+    if stage.kv.missing_bytes(num_tokens) > sum(following.spare_bytes(stage) for following in followings):
         return False
-    while stage.kv.missing_bytes(num_tokens) and any(other.followed.drop_newest() for other in sharing):
+    while stage.kv.missing_bytes(num_tokens) and any(following.give_up_one(stage) for following in followings):
         pass
     return True
+
+
+def _version(owners: Sequence[Owner]) -> int:
+    """Of the ring in which they are owners."""
+    return max((owner.key[0].plan_version for owner in owners), default=0)
 
 
 def _nothing(_: Future[None]) -> None:

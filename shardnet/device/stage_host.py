@@ -80,7 +80,7 @@ class StageHost:
         self._whole: StageHost | None = None
         """The stage of which this one has become a part."""
         self._outlet = RingOutlet(premises.transport, spec._replace(tensors={}), self._is_over)
-        self._following = Following(premises.transport, self._running)
+        self.following = Following(premises.transport, self._running)
         self.unread_bytes = 0
         """See `DeviceMemory`."""
         self._weight_bytes = 0
@@ -95,6 +95,11 @@ class StageHost:
     def key(self) -> StageKey:
         """The place that it sends its results from."""
         return _key(self._spec)
+
+    @property
+    def _newest(self) -> StageSpec:
+        """The place that it has, or has adopted."""
+        return self._spec if self._next_spec is None else self._next_spec
 
     @property
     def stop(self) -> RingStop:
@@ -150,14 +155,14 @@ class StageHost:
             ClusterError: the stage is not running, or something answers to that place already.
         """
         self._running()
-        self._following.end()
         with self._lock:
             self._raise_if_closed()
-            newest = self._spec if self._next_spec is None else self._next_spec
+            newest = self._newest
             is_other_place = spec.ring_id == newest.ring_id and spec.stage != newest.stage
             if spec.ring_id.plan_version > newest.ring_id.plan_version or is_other_place:
                 self._table.add(_key(spec), self)
                 self._next_spec = spec
+                self.following.end()
 
     def switch(self, ring_id: RingId) -> Future[None]:
         """Between two steps: from now on results go along the ring that was adopted. The second step."""
@@ -204,16 +209,25 @@ class StageHost:
         stage = self._running()
         return stage.between_steps(partial(self._resend, stage, ring_id, wanted))
 
-    def follow(self, owners: Sequence[Owner]) -> Future[None]:
+    def follow(self, ring_id: RingId, owners: Sequence[Owner]) -> Future[None]:
         """Copy all that the owners of this stage's units have of their sessions, and stay near; see `Following.follow`.
 
-        For a stage that is in no ring: it ends when the stage adopts a place in one, and what was copied stays.
+        For a stage that is in no ring: it ends when the stage adopts another place, and what was copied stays.
+
+        Args:
+            ring_id: under which it is kept ready: an order that comes late, when it is part of a ring, does no harm.
+
+        Raises:
+            PlanNotInForce: it has another place by now.
         """
-        return self._following.follow(tuple(owners))
+        with self._lock:
+            if ring_id != self._newest.ring_id:
+                raise PlanNotInForce("The stage has a place in another ring: it follows nobody. Prepare a new one.")
+            return self.following.follow(tuple(owners))
 
     def pull(self, owners: Sequence[Owner]) -> Future[None]:
         """Copy what is lacking for a last time; see `Following.pull`."""
-        return self._following.pull(tuple(owners))
+        return self.following.pull(tuple(owners))
 
     def close(self) -> Future[None]:
         """End the stage and free its weights; a load that is under way ends at its next unit."""
@@ -224,7 +238,7 @@ class StageHost:
         with self._lock:
             self._is_closed = True
             stage, self.stage = self.stage, None
-            self._following.close()
+            self.following.close()
             # The handle of a coordinator that was killed keeps this object for ever: let it hold next to nothing.
             self._spec = self._spec._replace(tensors={})
         self._table.forget(self)  # when nothing can be adopted any more

@@ -201,8 +201,8 @@ class Worker:
         try:
             opened.open_session(spec)
         except KVMemorySpent:
-            running = [host.stage for host in self._stages.hosts()]
-            if not make_room([each for each in running if each is not None], opened, spec.capacity_tokens):
+            followings = [host.following for host in self._stages.hosts()]
+            if not make_room(followings, opened, spec.capacity_tokens):
                 raise
             opened.open_session(spec)
 

@@ -22,6 +22,8 @@ from shardnet.stage.token_rows import Tokens, width_of
 from shardnet.transport.messages import Copied, CopyWanted, HeldCopy, OwnedSession, Part
 
 NOTHING_HELD = HeldCopy(0, 0, 0, 0)
+MOST_BYTES = 2**22
+"""In one answer, however much is asked for: so much memory it takes besides, and for so long others wait."""
 
 
 class Copies:
@@ -64,7 +66,7 @@ class Copies:
             opened = tuple(one.spec for one in owned if one.spec.session not in known)
             waiting = self._waiting() if shard.has_embedding and wanted.first_unit == 0 else None
             states = tuple(self._state(one, held.get(one.spec.session, NOTHING_HELD), wanted, waiting) for one in owned)
-            parts = _due(owned, held, max(wanted.most_bytes // max(row_bytes, 1), 1))
+            parts = _due(owned, held, max(min(wanted.most_bytes, MOST_BYTES) // max(row_bytes, 1), 1))
             sessions = self._sessions.begin_step(parts)
         try:
             tokens = Tokens(parts, [session.kv for session in sessions])

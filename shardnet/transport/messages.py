@@ -20,7 +20,7 @@ Endpoints of every device (handlers in `shardnet.device.worker`), and who calls 
     adopt(StageSpec), switch(RingId), retire(RingId)     the same, when another ring takes over
     shape(RingId, (Stretch, ...))                        the same, where it has other units in that ring; StageSizes
     standings(), resend(RingId, (Wanted, ...))           the same, when a stage was lost; SessionStandings
-    follow((Owner, ...)), pull((Owner, ...))             the same, of a stage that is prepared to take over units
+    follow(RingId, (Owner, ...)), pull((Owner, ...))     the same, of a stage that is prepared to take over units
     leave()                      coordinator -> device; ends its process
 
 Endpoints of the coordinator:
