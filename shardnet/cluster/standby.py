@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
+from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ from shardnet.cluster.load_options import COLD, HOT
 from shardnet.cluster.remote_stage import RemoteStage
 from shardnet.errors import ClusterError, ShardnetError
 from shardnet.plan import Plan, StagePlan
-from shardnet.policy.standby import COPY_S, QUIET_S, Reserve, reserves
+from shardnet.policy.standby import COPY_S, QUIET_S, Reserve, overlapping, reserves
 from shardnet.policy.succession import Means
 from shardnet.process.threads import on_thread
 from shardnet.timeline.events import units_of
@@ -213,7 +214,10 @@ class Standby:
     def _get_ready(self, present: Present) -> None:
         unit_bytes = [unit.weight_bytes for unit in present.blueprint.files.profile.units]
         spare_bytes = present.blueprint.spare_bytes(present.plan)
-        wanted = reserves(present.plan, present.stages, present.means, unit_bytes, spare_bytes)
+        wanted = list(reserves(present.plan, present.stages, present.means, unit_bytes, spare_bytes))
+        with suppress(ShardnetError):  # there is no solver, or it is late
+            problem = present.blueprint.problem((), 1)
+            wanted += overlapping(problem, present.plan, wanted, unit_bytes, spare_bytes)
         with self._news:
             if self._present is not present:
                 return

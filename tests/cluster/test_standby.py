@@ -264,6 +264,7 @@ def test_what_is_taken_stays_while_the_rest_is_loaded(
     """Once, its device ended it in the meantime, as nobody seemed to have a use for it, and the model ended."""
     real, load_shard, may_load = standby.reserves, StageHost._load_shard, Event()
     monkeypatch.setattr(standby, "reserves", lambda *known: [each for each in real(*known) if each.instead_of == "d"])
+    monkeypatch.setattr(standby, "overlapping", lambda *_: ())
     monkeypatch.setattr(orphans, "LOOK_EVERY_S", 0.02)
     with loaded(tiny, [2, 2, 1, 1]) as (ring, model):
         are_ready(model, 1)
