@@ -20,7 +20,6 @@ from typing import Any
 
 from shardnet.checks import whole_number
 from shardnet.cluster.arrivals import JOIN_S, wait_for, wait_for_number
-from shardnet.cluster.blueprint import Blueprint
 from shardnet.cluster.deployment import Deployment
 from shardnet.cluster.launched import announced_in
 from shardnet.cluster.left_model import Keep, LeftModel, LeftSession
@@ -28,12 +27,12 @@ from shardnet.cluster.load_options import LoadOptions
 from shardnet.cluster.loading import load_model, model_of
 from shardnet.cluster.local_workers import MOST_LOCAL_DEVICES, LocalWorkers
 from shardnet.cluster.model import Model
-from shardnet.cluster.newcomers import Newcomers, with_newcomer
+from shardnet.cluster.newcomers import Newcomers
 from shardnet.cluster.resuming import NOT_BACK, Resumed, blueprint_again, go_on_without, open_again, stand_again
 from shardnet.cluster.survey import Surveyor
 from shardnet.cluster.watch import Watch
 from shardnet.device.process import MOST_THREADS
-from shardnet.errors import BadRequest, ClusterError, PlanNotInForce, ShardnetError
+from shardnet.errors import BadRequest, ClusterError, PlanNotInForce
 from shardnet.foreign.quoting import quoted
 from shardnet.loader import ModelFiles
 from shardnet.options import takes
@@ -69,7 +68,6 @@ class Cluster:
         self._deployments: tuple[Deployment, ...] = ()
         self._lock = threading.Lock()
         self._surveyor = Surveyor(transport)
-        self._newcomers = Newcomers()
         self.keep: Keep | None = None
         """Set where loaded models are to outlive this process."""
         self._birthplace = Birthplace("this cluster")
@@ -89,6 +87,7 @@ class Cluster:
         self.on_suspected: Callable[[str, str], object] = lambda device, why: None
         """Told of a device and why it is suspected, and with no reason when it is no more."""
         self._watch = Watch(transport, self.devices, how_it_ended, self._on_lost, self._on_stages, self._on_suspected)
+        self._newcomers = Newcomers(self._surveyor, self._watch.lost)
         if workers is not None:
             workers.on_ended = self._watch.look
         self._resources = resources.pop_all()  # the caller's until it stands
@@ -191,7 +190,9 @@ class Cluster:
             deployment = Deployment(self._transport, self._epoch, told, self._forget, self.keep)
             self._remember(deployment)
             try:
-                return load_model(deployment, model, devices, self._surveyor, asked)
+                loaded = load_model(deployment, model, devices, self._surveyor, asked)
+                self._newcomers.take_late_into(deployment, self.devices)
+                return loaded
             except BaseException as error:
                 try:
                     cause = deployment.verdict(error)
@@ -220,7 +221,8 @@ class Cluster:
         restored = stand_again(deployment, found, blueprint, sessions)
         self._remember(deployment)
         lost = dict.fromkeys(found.gone, NOT_BACK) | self.lost  # the watch may have told before
-        go_on_without(deployment, lost, found.silent | self.suspected, found.ready)
+        go_on_without(deployment, lost, lambda: self.suspected, found.ready)
+        self._newcomers.take_late_into(deployment, self.devices)
         model = model_of(deployment, blueprint.files, opened.tokenizer(), left.context_tokens)
         return Resumed(model, restored, found.num_new)
 
@@ -228,21 +230,10 @@ class Cluster:
         """A device has joined: watch it. The models that are there may use it, too, as soon as it is measured."""
         with self._lock:
             self.devices = (*(each for each in self.devices if each != device), device)
-            deployments = self._deployments
+            devices, deployments = self.devices, self._deployments
         self._watch.tell(Came(device))
         for deployment in deployments:
-            self._newcomers.begin(partial(self._take_into, deployment, device))
-
-    def _take_into(self, deployment: Deployment, device: str) -> None:
-        others = [each for each in self.devices if each not in self._watch.lost]
-
-        def change(blueprint: Blueprint) -> Blueprint:
-            return with_newcomer(blueprint, device, others, self._surveyor)
-
-        try:
-            deployment.take_in(device, change)
-        except ShardnetError as error:  # it has no copy, or left again: the model does without
-            deployment.note("newcomer", f"{device} is not used: {error}", device)
+            self._newcomers.take_into(deployment, device, devices)
 
     def held_by(self, device: str) -> str:
         """What a device holds, in words; empty where that is nothing."""

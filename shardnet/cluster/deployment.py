@@ -318,10 +318,17 @@ class Deployment:
         if self._rings is not None and not self._is_closed:
             self._rings.trust(device)
 
-    def take_in(self, device: str, change: Callable[[Blueprint], Blueprint]) -> None:
+    def take_in(self, device: str, change: Callable[[Blueprint], Blueprint], is_there: Callable[[], bool]) -> None:
         """A device has joined: see `Rings.take_in`."""
         if self._rings is not None and not self._is_closed:
-            self._rings.take_in(device, change)
+            self._rings.take_in(device, change, is_there)
+
+    def reckons_with(self, device: str) -> bool:
+        """Whether the device may be given units; not one that came while the model was loaded, say."""
+        blueprint = None if self._rings is None else self._rings.blueprint
+        if self._rings is None or blueprint is None or device in self._rings.absences.lost:
+            return False
+        return any(each.name == device for each in blueprint.devices)
 
     def held_by(self, device: str) -> str:
         """What a device holds, in words; empty where that is nothing."""

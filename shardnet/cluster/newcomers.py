@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Container, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import replace
+from functools import partial
 
 from shardnet.cluster.blueprint import Blueprint
 from shardnet.cluster.copies import require_copies
+from shardnet.cluster.deployment import Deployment
 from shardnet.cluster.survey import EXPECTED_TOKENS, Surveyor
+from shardnet.errors import ShardnetError
 from shardnet.plan import DeviceProfile, Link
 from shardnet.process.cache_folder import cache_folder
 from shardnet.process.threads import on_thread
@@ -17,23 +20,46 @@ from shardnet.progress import silent
 
 
 class Newcomers:
-    """Those of one cluster that are being measured."""
+    """Lets the models of one cluster use devices that join, as soon as these are measured.
 
-    def __init__(self) -> None:
+    Args:
+        lost: the devices that are lost now, as far as that is known.
+    """
+
+    def __init__(self, surveyor: Surveyor, lost: Container[str]) -> None:
+        self._surveyor = surveyor
+        self._lost = lost
         self._measured: list[Future[None]] = []
         self._lock = threading.Lock()
 
-    def begin(self, measure: Callable[[], None]) -> None:
-        """Have one measured for one model, on a thread of its own."""
+    def take_into(self, deployment: Deployment, device: str, present: Sequence[str]) -> None:
+        """Does not wait. Args: `present`, the devices that are there."""
         with self._lock:
             self._measured = [each for each in self._measured if not each.done()]
-            self._measured.append(on_thread("shardnet-newcomer", measure))
+            self._measured.append(on_thread("shardnet-newcomer", partial(self._take_into, deployment, device, present)))
+
+    def take_late_into(self, deployment: Deployment, present: Sequence[str]) -> None:
+        """The same for all that came while the model was loaded, or while no coordinator was there."""
+        for device in present:
+            if device not in self._lost and not deployment.reckons_with(device):
+                self.take_into(deployment, device, present)
 
     def settle(self, timeout_s: float) -> None:
         """Wait for those that came before, but no longer than that."""
         with self._lock:
             measured = list(self._measured)
         wait(measured, timeout=timeout_s)
+
+    def _take_into(self, deployment: Deployment, device: str, present: Sequence[str]) -> None:
+        others = [each for each in present if each not in self._lost]
+
+        def change(blueprint: Blueprint) -> Blueprint:
+            return with_newcomer(blueprint, device, others, self._surveyor)
+
+        try:
+            deployment.take_in(device, change, lambda: device not in self._lost)
+        except ShardnetError as error:  # it has no copy, or left again: the model does without
+            deployment.note("newcomer", f"{device} is not used: {error}", device)
 
 
 def with_newcomer(blueprint: Blueprint, device: str, others: Sequence[str], surveyor: Surveyor) -> Blueprint:

@@ -66,8 +66,6 @@ class Opened:
     plan: Plan
     gone: frozenset[str]
     """Devices of the model that are no members any more."""
-    silent: frozenset[str]
-    """Those that do not answer."""
     num_new: int
     ready: list[RemoteStage]
     """Stages that were kept ready, and are not part of the ring."""
@@ -119,7 +117,7 @@ def open_again(
                 raise
             continue
         num_new = len(search.new_in(ring))
-        return Opened(ring, plan, search.gone, search.silent, num_new, list(search.ready.values()))
+        return Opened(ring, plan, search.gone, num_new, list(search.ready.values()))
     raise ClusterError("devices were lost again and again while it was looked for.")
 
 
@@ -135,13 +133,17 @@ def stand_again(
 
 
 def go_on_without(
-    deployment: Deployment, lost: Mapping[str, str], silent_ones: Collection[str], ready: Sequence[RemoteStage]
+    deployment: Deployment,
+    lost: Mapping[str, str],
+    silent_ones: Callable[[], Collection[str]],
+    ready: Sequence[RemoteStage],
 ) -> None:
     """Let a deployment that stands go on, as far as devices are there.
 
     Args:
         lost: devices with the reasons.
-        silent_ones: those that may come back.
+        silent_ones: gives those that may come back: who watches them tells the deployment of further ones, and when
+            they are heard again.
         ready: stages to be kept ready.
 
     Raises:
@@ -149,8 +151,11 @@ def go_on_without(
     """
     for device, why in lost.items():
         deployment.lose(device, why)
-    for device in silent_ones:
+    silent_now = silent_ones()
+    for device in silent_now:
         deployment.suspect(device, NOT_BACK)
+    for device in set(silent_now).difference(silent_ones()):  # heard before that was told
+        deployment.trust(device)
     try:
         deployment.renew()
         deployment.keep_ready(ready)

@@ -15,6 +15,7 @@ from itertools import chain, pairwise
 from typing import Any, NamedTuple
 
 from shardnet.cluster.remote_stage import RemoteStage
+from shardnet.errors import CallTimeout
 from shardnet.plan import StagePlan
 from shardnet.process.threads import on_thread
 from shardnet.session import sessions
@@ -149,10 +150,14 @@ class Ring:
 
     def shape(self) -> None:
         """Tell every stage that is not what it is to be to become it; see `settle`. All answer to this ring alone."""
-        for index, (seats, parts) in enumerate(zip(self._seats, self._parts, strict=True)):
+        for index, parts in enumerate(self._parts):
             if len(parts) > 1 or parts[0].plan != self.plan[index]:
-                stretches = [Stretch(seat.place.stage, seat.plan.first_unit, seat.plan.last_unit) for seat in seats]
-                self._shaping[index] = parts[0].shape(self.ring_id, tuple(stretches))
+                self._tell_shape(index)
+
+    def _tell_shape(self, index: int) -> None:
+        seats = self._seats[index]
+        stretches = tuple(Stretch(seat.place.stage, seat.plan.first_unit, seat.plan.last_unit) for seat in seats)
+        self._shaping[index] = self._parts[index][0].shape(self.ring_id, stretches)
 
     def settle(self, lost: Collection[str], wait_for: WaitFor) -> None:
         """Wait until every stage that was told is what it is to be, but for those of devices that are lost: of any
@@ -160,14 +165,17 @@ class Ring:
         """
         for index, answer in list(self._shaping.items()):
             stage, *others = self._parts[index]
-            if stage.plan.device not in lost:
-                stage.sizes = wait_for(answer)
-                stage.plan = self.plan[index]
-                self._parts[index] = [stage]
-                self._seats[index] = (Seat(self.plan[index], self.specs[index], self.specs[index]),)
-                for other in others:
-                    other.let_go()
+            if stage.plan.device in lost:
+                continue
+            if answer.done() and isinstance(answer.exception(), CallTimeout):  # it was silent then
+                self._tell_shape(index)
+            stage.sizes = wait_for(self._shaping[index])
             del self._shaping[index]
+            stage.plan = self.plan[index]
+            self._parts[index] = [stage]
+            self._seats[index] = (Seat(self.plan[index], self.specs[index], self.specs[index]),)
+            for other in others:
+                other.let_go()
 
     def divided(self) -> list[tuple[RemoteStage, RemoteStage]]:
         """Stages that follow each other on one device."""

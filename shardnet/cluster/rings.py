@@ -35,8 +35,6 @@ from shardnet.transport.messages import RingId
 _log = logging.getLogger(__name__)
 
 Keep = Callable[[Blueprint, Ring, Plan, Sequence[RemoteStage]], object]
-Note = Callable[..., object]
-"""Told what happened: kind, words, device, seconds."""
 
 
 class Rings:
@@ -46,6 +44,7 @@ class Rings:
         draw_id: gives a ring an id that none had before.
         ended: fails when the model is closed or ends.
         end: called with what cannot be mended.
+        note: told what happened: kind, words, device, seconds.
         keep: writes down a ring that is about to be in force, and what is kept ready beside it.
     """
 
@@ -57,7 +56,7 @@ class Rings:
         draw_id: Callable[[], RingId],
         ended: Future[None],
         end: Callable[[ShardnetError], object],
-        note: Note,
+        note: Callable[..., object],
         keep: Keep,
     ) -> None:
         self._held = HeldStages(first)
@@ -74,7 +73,7 @@ class Rings:
         self._coming: Plan | None = None
         self._copied: Sequence[StagePlan] = ()
         """The one that is being gone over to, and what is ready for it: see `Stock`."""
-        self._absences = Absences(time.monotonic)
+        self.absences = Absences(time.monotonic)
         self.standby: Standby | None = None
         """Known when the first ring is loaded."""
         self._broken_off: Future[None] = Future()
@@ -130,28 +129,27 @@ class Rings:
     def lose(self, device: str, why: str) -> bool:
         """A device is lost. Does not wait. False where no ring is loaded yet, so that others could take over."""
         with self._settled:
-            is_mended = self._plan is not None and not self._is_over
-            if self._absences.lose(device, why):
+            if self.absences.lose(device, why):
                 self._change_soon()
             self._held.release(device)  # after the round was broken off: it asks nobody any more
             if self.standby is not None:
                 self.standby.lose(device)
-        return is_mended
+            return self._plan is not None and not self._is_over
 
     def suspect(self, device: str, why: str) -> None:
         """A device is silent: others take over, where they can. It may come back. Does not wait."""
         with self._settled:
-            if self._absences.suspect(device, why):
+            if self.absences.suspect(device, why):
                 self._change_soon()
 
     def trust(self, device: str) -> None:
         """A suspected device is there again, without the stages that others have taken over meanwhile."""
         with self._settled:
-            if not self._absences.trust(device) or self._is_over:
+            if not self.absences.trust(device) or self._is_over:
                 return
             if self.is_changing:
                 self._change_soon()  # it may be waited for
-            news = self._absences.is_back(device)
+            news = self.absences.is_back(device)
         self._tell(news)
 
     def cut(self, ends: Cut, why: str, is_certain: bool) -> None:
@@ -161,7 +159,7 @@ class Rings:
             is_certain: else it may only be slow, and the ring stays where there is no other way.
         """
         with self._settled:
-            if self._absences.cut(ends, why, is_certain):
+            if self.absences.cut(ends, why, is_certain):
                 self._change_soon()
 
     def _change_soon(self) -> None:
@@ -170,8 +168,8 @@ class Rings:
             return
         self._has_lost = True
         broken_off, self._broken_off = self._broken_off, Future()
-        is_first, self.is_changing = not self.is_changing, True
-        if is_first:
+        if not self.is_changing:
+            self.is_changing = True
             self._known_s = time.monotonic()
             on_thread("shardnet-recovery", self._change)
         else:
@@ -180,26 +178,27 @@ class Rings:
     def prospects(self) -> tuple[frozenset[str], Means]:
         """Of placing the model anew: who cannot be reckoned with, and what there is."""
         with self._settled:
-            away, means = self._absences.away(), self._means(self.all[-1], Away())
+            away, means = self.absences.away(), self._means(self.all[-1], Away())
         return away.lost | away.silent, means
 
-    def take_in(self, device: str, change: Callable[[Blueprint], Blueprint]) -> None:
+    def take_in(self, device: str, change: Callable[[Blueprint], Blueprint], is_there: Callable[[], bool]) -> None:
         """A device has joined, maybe under the name of one that was lost: from now on it may be given units.
 
         Args:
             change: puts it into the blueprint; may take its time.
+            is_there: whether it is not lost again, as far as whoever tells of losses knows.
 
         Raises:
             ShardnetError: what `change` raises.
         """
-        while self.blueprint is not None and not self._is_over:
+        while self.blueprint is not None and not self._is_over and is_there():
             before = self.blueprint
             after = change(before)
             with self._settled:
                 self._settled.wait_for(lambda: not self.is_changing)
-                if self.blueprint is before and self.standby is not None and not self._is_over:
+                if self.blueprint is before and self.standby is not None and not self._is_over and is_there():
                     self.blueprint = after
-                    self._absences.forget(device)
+                    self.absences.forget(device)
                     self.standby.forget(device)
                     self.standby.prepare(self._present())
                     return
@@ -214,7 +213,7 @@ class Rings:
         with self._settled:
             if self._plan is None or self.standby is None or self.is_changing or self._is_over:
                 return False
-            before, ring, away, present = self._plan, self.all[-1], self._absences.away(), self._present()
+            before, ring, away, present = self._plan, self.all[-1], self.absences.away(), self._present()
         plan = choose(before, away, present.means)
         if plan is None or plan is before:
             return False
@@ -275,7 +274,7 @@ class Rings:
         """Go through one round; False where something more happened in it."""
         with self._settled:
             broken_off = self._broken_off
-            away = self._absences.away()
+            away = self.absences.away()
         try:
             self._go_round(away, broken_off)
         except BrokenOff:
@@ -286,12 +285,12 @@ class Rings:
             if refusal.device in away.full:  # it cannot even hold what it held: nobody else can, either
                 raise refusal.error from None
             with self._settled:
-                self._absences.full[refusal.device] = f"{refusal.device} cannot: {refusal.error}"
+                self.absences.full[refusal.device] = f"{refusal.device} cannot: {refusal.error}"
             return False
         with self._settled:
             if self._broken_off is not broken_off:
                 return False
-            self._absences.settled()
+            self.absences.settled()
             self.is_changing = False
             self._settled.notify_all()
             if self.all[-1].divided():
@@ -307,9 +306,9 @@ class Rings:
         self._has_begun = True
         self._sessions.suspend()
         self.standby.pause()
-        waiting = Waiting(broken_off, self._ended, lambda: bool(self._absences.silent))
+        waiting = Waiting(broken_off, self._ended, lambda: bool(self.absences.silent))
         old.settle(away.lost | away.silent.difference(plan.devices), waiting.for_answer)
-        held = old.usable(self._absences.lost)
+        held = old.usable(self.absences.lost)
         stock = Stock(held, self.standby.take, not self._sessions.under_way(), self._copied)
         self._copied = ()  # in a round that follows, owners may be gone
         new = next_ring(self._transport, self.blueprint, self._draw_id(), stock, plan)
@@ -334,8 +333,8 @@ class Rings:
         verdict = succeed(self.plan, self._coming, away, self._means(old, away))
         with self._settled:
             if verdict.is_over:
-                raise self._absences.too_much(self.plan, verdict.why_not, old.what_goes)
-            news = self._absences.news_of(verdict, self.plan, self._coming)
+                raise self.absences.too_much(self.plan, verdict.why_not, old.what_goes)
+            news = self.absences.news_of(verdict, self.plan, self._coming)
         self._tell(news)
         self._coming = None if verdict.plan is self.plan else verdict.plan
         return verdict.plan if self._coming or self._has_begun or self._is_asked else None
@@ -371,7 +370,7 @@ class Rings:
     def _drop_left_over(self) -> None:
         """Nobody needs these any more."""
         with self._settled:
-            living = self._held.take_left_over(self._absences.lost)
+            living = self._held.take_left_over(self.absences.lost)
         for stage in living:
             stage.let_go()
 

@@ -222,11 +222,7 @@ class Standby:
             if self._present is not present:
                 return
             needless = [each for each in self._stages if each not in {reserve.stage for reserve in wanted}]
-            for stage in needless:
-                self._ring_ids.pop(stage, None)
-            dropped = [self._stages.pop(stage) for stage in needless]
-        for each in dropped:
-            each.let_go()
+        self._drop(needless)
         for reserve in wanted:
             if not self._is_wanted(present):
                 return
@@ -243,14 +239,28 @@ class Standby:
         Raises:
             ShardnetError: a device cannot.
         """
+        new = [stage for stage in stages if stage not in self.ready]
         wait([on_thread("shardnet-standby", partial(self._narrow, stage)) for stage in stages])
-        opened = [self._open(present, stage) for stage in stages]
-        loads = [each.load() for each in opened]
-        for loaded in loads:
-            loaded.result()
+        try:
+            opened = [self._open(present, stage) for stage in stages]
+            loads = [each.load() for each in opened]
+            for loaded in loads:
+                loaded.result()
+        except ShardnetError:
+            self._drop(new)
+            raise
         copied = self._follow(present, stages)
         wait(copied.values(), timeout=COPY_S)
         return [stage for stage, answer in copied.items() if answer.done() and answer.exception() is None]
+
+    def _drop(self, stages: Sequence[StagePlan]) -> None:
+        """There is no use for these."""
+        with self._news:
+            dropped = [self._stages.pop(stage) for stage in stages if stage in self._stages]
+            for stage in stages:
+                self._ring_ids.pop(stage, None)
+        for each in dropped:
+            each.let_go()
 
     def _narrow(self, wanted: StagePlan) -> None:
         """Let a stage that is ready, and has these units among others, keep only these; it may be used up by that."""
@@ -275,16 +285,16 @@ class Standby:
         stage = opened.plan
         with self._news:
             is_lost = stage.device in self._lost
-            is_given_up = self._is_closed or self._ring_ids.get(stage) != ring_id
-            if is_lost or is_given_up:
-                self._ring_ids.pop(stage, None)
-            else:
+            is_wanted = self._ring_ids.get(stage) == ring_id and not self._is_closed
+            if is_wanted and is_lost:
+                del self._ring_ids[stage]
+            elif is_wanted:
                 self._stages[stage] = opened
         if is_lost:
             opened.release()
-        elif is_given_up:
+        elif not is_wanted:
             opened.let_go()
-        return not (is_lost or is_given_up)
+        return is_wanted and not is_lost
 
     def _follow(self, present: Present, stages: Sequence[StagePlan]) -> dict[StagePlan, Future[Any]]:
         """Let what is ready copy what its owners know of sessions, and go on doing so."""

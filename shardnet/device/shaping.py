@@ -29,6 +29,12 @@ class Shaping:
         self._ring_id: RingId | None = None
         self._done: Future[StageSizes] = Future()
 
+    @property
+    def is_under_way(self) -> bool:
+        """Whether the stage is about to have other units, or to be part of another one."""
+        with self._lock:
+            return self._ring_id is not None and not self._done.done()
+
     def begin(self, host: StageHost, ring_id: RingId, stretches: tuple[Stretch, ...]) -> Future[StageSizes]:
         """See `StageHost.shape`."""
         with self._lock:

@@ -111,6 +111,11 @@ class StageHost:
         """See `StageSpec`."""
         return self._spec.keep_s
 
+    @property
+    def is_changing(self) -> bool:
+        """Whether it is about to have other units, or other stages are about to be part of it."""
+        return self._shaping.is_under_way
+
     def load(self) -> Future[StageSizes]:
         """Load the shard and start the stage; the future gives its sizes.
 

@@ -171,10 +171,13 @@ class Worker:
 
         Raises:
             PlanNotInForce: there is none, or it has nothing loaded.
-            ClusterError: this device has not heard of that process yet. To be asked again.
+            ClusterError: this device has not heard of that process yet, or its stages are about to have other units.
+                To be asked again.
         """
         if self.premises.transport.number_of(source) != number:
             raise ClusterError(f"{self.name} has not heard of this {source} yet. Ask again.")
+        if any(host.is_changing for host in self._stages.hosts()):
+            raise ClusterError(f"The stages of {self.name} are about to have other units. Ask again.")
         hosts = (self._stages.get(place) for place in places)
         host = next((host for host in hosts if host is not None and host.stage is not None), None)
         if host is None:

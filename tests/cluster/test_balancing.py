@@ -75,7 +75,7 @@ def loaded(tiny: Path, slowed: Slowed, **options: Any) -> Iterator[Model]:
 
 def is_usable(rings: Rings, device: str) -> bool:
     assert rings.blueprint is not None
-    return device in {each.name for each in rings.blueprint.devices} and device not in rings._absences.lost
+    return device in {each.name for each in rings.blueprint.devices} and device not in rings.absences.lost
 
 
 def test_layers_leave_a_device_that_became_slow(tiny: Path, expected: list[int]) -> None:

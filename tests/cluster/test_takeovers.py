@@ -20,6 +20,7 @@ from tiny_text_model import save_text_model
 from shardnet.cluster import handover, watch
 from shardnet.cluster.model import Model
 from shardnet.errors import ClusterError, DoesNotFit
+from shardnet.plan import Plan, StagePlan
 from shardnet.policy.membership import Limits
 from shardnet.session.stream import TextStream
 from shardnet.timeline.events import Event
@@ -72,11 +73,13 @@ def set_speeds(model: Model, **seconds: float) -> None:
     rings_of(model).blueprint = replace(blueprint, devices=tuple(devices))
 
 
-def set_memory(model: Model, share: float) -> None:
-    """Have the policy take each device for one that has room for a share of the model."""
+def set_memory(model: Model, share: float, **shares: float) -> None:
+    """Have the policy take each device for one that has room for a share of the model. Args: `shares`, of devices."""
     blueprint = blueprint_of(model)
-    num_bytes = int(sum(unit.weight_bytes for unit in model.profile.units) * share)
-    devices = tuple(replace(device, memory_bytes=num_bytes) for device in blueprint.devices)
+    num_bytes = sum(unit.weight_bytes for unit in model.profile.units)
+    devices = tuple(
+        replace(device, memory_bytes=int(num_bytes * shares.get(device.name, share))) for device in blueprint.devices
+    )
     rings_of(model).blueprint = replace(blueprint, devices=devices)
 
 
@@ -241,3 +244,43 @@ def test_where_there_is_no_way_round_a_cut_link_a_sentence_says_so(tiny: Path) -
         ring.network.drop("a", "b", count=10**6)
         with pytest.raises(ClusterError, match=r"what a sends does not reach b: .*\. There is no way round it: .* GiB"):
             rest_of(stream)
+
+
+def test_who_cannot_take_over_from_one_that_leaves_may_do_so_when_it_has_left(tiny: Path, expected: list[int]) -> None:
+    """Once, what had failed was used for the next loss, which ended the model."""
+
+    def refuse(num_bytes: int, stage: object) -> None:
+        raise DoesNotFit("another model has it now")
+
+    with loaded(tiny, [3, 3, 0]) as (ring, model):
+        set_speeds(model, c=0.001)
+        memory = ring.workers["c"].premises.memory
+        reserve = memory.reserve_weights
+        memory.reserve_weights = refuse  # type: ignore[method-assign]
+        stream = begun(model)
+        assert model._deployment.drain("b") == ""
+        wait_until(lambda: not ring.workers["c"]._stages.hosts())
+        memory.reserve_weights = reserve  # type: ignore[method-assign]
+        ring.network.kill("b")
+        assert rest_of(stream) == expected
+        wait_until(lambda: "c" in model.plan.devices)
+
+
+def test_who_falls_silent_as_it_gives_up_units_is_asked_later_what_it_has(tiny: Path, expected: list[int]) -> None:
+    """Once it was taken to have them all still, and the session hung."""
+
+    def refuse(*_: object) -> None:
+        raise ClusterError("not now")
+
+    with loaded(tiny, [2, 2, 2, 0]) as (ring, model), ThreadPoolExecutor(1) as threads:
+        set_memory(model, 0.6, a=0.47)
+        ring.workers["d"].premises.transport.expose("open_stage", refuse)
+        stream = begun(model)
+        ring.network.at("shape", 0, partial(ring.network.freeze, "b"))
+        other = Plan((StagePlan("a", 0, 1), StagePlan("b", 2, 2), StagePlan("c", 3, 5)))
+        moved = threads.submit(rings_of(model).go_over, lambda *_: other)
+        wait_until(lambda: "d" in rings_of(model).absences.full)
+        ring.network.restore("b")
+        assert rest_of(stream) == expected
+        moved.result(WAIT_S)
+        assert answer(model, PROMPT, NUM_TOKENS) == expected

@@ -16,11 +16,14 @@ from lasting_in_process import LastingInProcess, lasting_in_process
 from processes import wait_until
 from tiny_text_model import save_text_model
 
-from shardnet.cluster import resuming, standby
+from shardnet.cluster import resuming, standby, watch
 from shardnet.cluster.model import Model
+from shardnet.cluster.rings import Rings
 from shardnet.coordinator.notebook import MODEL
 from shardnet.device.stage_host import StageHost
+from shardnet.device.worker import Worker
 from shardnet.errors import ClusterError
+from shardnet.policy.membership import Limits
 
 OPTIONS: dict[str, Any] = {"dtype": "float32", "split": (2, 2, 2), "prefill_chunk_tokens": 4}
 LONG_PROMPT = [5 + index % 90 for index in range(300)]
@@ -224,6 +227,30 @@ def test_a_silent_device_is_not_waited_for(
     assert asked(model, GREEDY) == greedy
 
 
+def test_a_device_that_is_heard_in_the_midst_of_it_is_silent_no_more(
+    cluster: LastingInProcess, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once the model took it for silent ever after: it was not used, and what did not answer was waited for."""
+    monkeypatch.setattr(watch, "LIMITS", Limits(ask_every_s=0.05, suspect_after_s=0.3))
+    monkeypatch.setattr(resuming, "RETURN_S", 1.0)
+    begin(cluster, tiny)
+    cluster.kill()
+    cluster.network.freeze("b")
+    cluster.restart()
+    coordinated, stand_again = cluster.coordinator._cluster, resuming.stand_again
+
+    def late(*found: Any) -> Any:
+        assert "b" in coordinated.suspected
+        cluster.network.restore("b")
+        wait_until(lambda: not coordinated.suspected)
+        return stand_again(*found)
+
+    monkeypatch.setattr("shardnet.cluster.cluster.stand_again", late)
+    begin(cluster, tiny)
+    assert cluster.told("heard again")
+    assert not rings_in(cluster).absences.silent
+
+
 def test_where_nothing_is_left_it_is_loaded_anew(cluster: LastingInProcess, tiny: Path, loads: list[str]) -> None:
     model = begun(cluster, tiny)
     stream = model.stream(PROMPT, max_new_tokens=4000)
@@ -242,14 +269,58 @@ def test_where_nothing_is_left_it_is_loaded_anew(cluster: LastingInProcess, tiny
     assert "no device has anything of it any more" in cluster.told("not resumed")[0]
 
 
+# ---- devices that have come ----
+
+
+def test_who_came_after_the_last_page_was_written_is_used(cluster: LastingInProcess, tiny: Path) -> None:
+    begin(cluster, tiny)
+    cluster.join("d")
+    cluster.kill()
+    cluster.join_unseen("e")
+    cluster.restart()
+    begin(cluster, tiny)
+    wait_until(lambda: devices_in(cluster) == set("abcde"))
+
+
+def test_who_comes_while_it_is_loaded_is_used(
+    cluster: LastingInProcess, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load, may_load, has_begun = StageHost._load_shard, threading.Event(), threading.Event()
+
+    def late(host: StageHost) -> Any:
+        has_begun.set()
+        may_load.wait(10)
+        return load(host)
+
+    monkeypatch.setattr(StageHost, "_load_shard", late)
+    beginning = cluster.coordinator.begin(str(tiny), OPTIONS)
+    assert has_begun.wait(10)
+    cluster.join("d")
+    may_load.set()
+    beginning.done.result(30)
+    wait_until(lambda: devices_in(cluster) == set("abcd"))
+
+
 # ---- what is kept ready ----
+
+
+def rings_in(cluster: LastingInProcess) -> Rings:
+    rings = cluster.coordinator._loads.loaded().model._deployment._rings
+    assert rings is not None
+    return rings
+
+
+def devices_in(cluster: LastingInProcess) -> set[str]:
+    """Those that may be given units."""
+    blueprint = rings_in(cluster).blueprint
+    assert blueprint is not None
+    return {each.name for each in blueprint.devices} - set(rings_in(cluster).absences.lost)
 
 
 def are_ready(cluster: LastingInProcess, num_stages: int) -> None:
     def count() -> int:
-        model = cluster.coordinator._loads.loaded().model
-        rings = model._deployment._rings
-        return 0 if rings is None or rings.standby is None else len(rings.standby.stages)
+        ready = rings_in(cluster).standby
+        return 0 if ready is None else len(ready.stages)
 
     wait_until(lambda: count() == num_stages)
 
@@ -312,6 +383,45 @@ def test_what_is_kept_ready_takes_over(
         begin(cluster, tiny)
         assert answer.result(60) == greedy
     assert len(loads) == 6, "nothing had to be loaded"
+
+
+# ---- stages that change just then ----
+
+
+def test_it_may_be_killed_while_stages_become_one(
+    cluster: LastingInProcess, tiny: Path, loads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, the next one found both of them, of which one was about to end, and loaded everything anew."""
+    become, may_become, has_begun = StageHost._become_part_of, threading.Event(), threading.Event()
+    find, finds = Worker.find_stage, threading.Semaphore(0)
+
+    def late(host: StageHost, other: StageHost) -> None:
+        has_begun.set()
+        may_become.wait(10)
+        become(host, other)
+
+    def counted(worker: Worker, *asked: Any) -> StageHost:
+        finds.release()
+        return find(worker, *asked)
+
+    begin(cluster, tiny)
+    monkeypatch.setattr(StageHost, "_become_part_of", late)
+    cluster.lose("b")
+    assert has_begun.wait(10)
+    before = len(loads)
+    cluster.kill()
+    monkeypatch.setattr(Worker, "find_stage", counted)
+    for worker in cluster.workers.values():
+        worker.premises.transport.expose("find_stage", worker.find_stage)
+    cluster.restart()
+    beginning = cluster.coordinator.begin(str(tiny), OPTIONS)
+    for _ in range(6):
+        assert finds.acquire(timeout=10)
+    may_become.set()
+    beginning.done.result(30)
+    assert cluster.told("not resumed") == [] and len(loads) == before
+    model = cluster.connect().model
+    assert asked(model, GREEDY)
 
 
 # ---- which model it is ----

@@ -1,0 +1,62 @@
+"""Devices that join while a model is there, and leave again too early. Over a ring in this process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from in_process_ring import PROMPT, alone, ring_in_process, rings_of
+from processes import wait_until
+from tiny_text_model import save_text_model
+
+from shardnet.cluster import newcomers, watch
+from shardnet.cluster.blueprint import Blueprint
+from shardnet.policy.membership import Limits
+
+NUM_TOKENS = 24
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_text_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def expected(tiny: Path) -> list[int]:
+    return alone(tiny, [PROMPT], NUM_TOKENS)[0]
+
+
+@pytest.fixture(autouse=True)
+def quick_watch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "LIMITS", Limits(ask_every_s=0.02, suspect_after_s=0.3, grace_s=0.02))
+    monkeypatch.setattr(watch, "LOOK_EVERY_S", 0.01)
+
+
+def test_a_newcomer_that_is_lost_before_it_is_used_is_given_nothing(
+    tiny: Path, expected: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, its loss was forgotten when it had been measured, and the model ended when it was to take over."""
+    measure = newcomers.with_newcomer
+    has_been_measured: list[str] = []
+
+    with ring_in_process(3) as ring, ring.connect() as cluster:
+
+        def late(blueprint: Blueprint, device: str, *rest: Any) -> Blueprint:
+            measured = measure(blueprint, device, *rest)
+            ring.network.kill(device)
+            wait_until(lambda: device in cluster.lost and device in rings_of(model).absences.lost)
+            has_been_measured.append(device)
+            return measured
+
+        monkeypatch.setattr(newcomers, "with_newcomer", late)
+        model = cluster.load(tiny, dtype="float32", split=[2, 2, 2], prefill_chunk_tokens=4)
+        ring.join("d")
+        cluster.take_in("d")
+        wait_until(lambda: has_been_measured == ["d"])
+        assert "d" in rings_of(model).absences.lost
+        stream = model.stream(PROMPT, max_new_tokens=NUM_TOKENS)
+        next(stream)
+        ring.network.kill("b")
+        "".join(stream)
+        assert stream.result.token_ids == expected
