@@ -209,7 +209,7 @@ def _write_events(
                 writer.add_scalar(f"summary/{name}", value, 0)
         history = timeline.history_of_run
         if history is not None:
-            run_edges = _edges(first, max(last, *history.heard_ns[-1:]))  # the last token, after the last step
+            run_edges = _edges(first, max((last, *history.heard_ns[-1:])))  # the last token, after the last step
             origin = first or history.loaded_ns  # without a step, too
             _write_history(writer, history, run_edges, lambda ns: began_s + (ns - origin) / 1e9)
 

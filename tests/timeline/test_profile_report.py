@@ -80,8 +80,11 @@ def test_a_profile_is_read_back(tmp_path: Path, plan: Plan, model_profile: Model
 
 def test_a_profile_without_a_single_step_is_no_error(tmp_path: Path, plan: Plan, model_profile: ModelProfile) -> None:
     pytest.importorskip("tensorboard")
-    folder = write_profile(tmp_path, Timeline(), plan, model_profile, {})
-    assert (folder / "plan.png").exists()
+    happened = History(5_000 * MS, 1, 3, (Event(0.5, "back", "phone-1 is heard again", "phone-1", None, 1, 3),))
+    for timeline in (Timeline(), Timeline(history=happened)):
+        folder = write_profile(tmp_path, timeline, plan, model_profile, {})
+        assert (folder / "plan.png").exists()
+    assert "phone-1 is heard again" in (folder / "plan.md").read_text()
 
 
 def test_a_profile_says_which_spans_are_missing(
