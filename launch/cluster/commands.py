@@ -101,11 +101,12 @@ def remove(which: OneDevice, where: ClusterOptions) -> None:
 
 def status(where: ClusterOptions, output: ResultOutput) -> None:
     """Show the devices of a cluster, what they hold, and who asks it."""
-    found = glance(where.running_folder())
+    folder = where.running_folder()
+    found = glance(folder)
     if output.json:
         print(json.dumps(found))
     else:
-        show_status(found)
+        show_status(found, folder)
 
 
 def load(

@@ -59,7 +59,7 @@ class StateOptions:
     """Where a cluster lives."""
 
     state: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "--state",
             metavar="DIR",
@@ -67,6 +67,10 @@ class StateOptions:
             show_default="~/.local/state/shardnet/default",
         ),
     ] = None
+
+    def __post_init__(self) -> None:
+        if self.state == "":
+            raise BadRequest("--state must name a folder, but is empty. Leave it out for the default one.")
 
     @property
     def folder(self) -> Path:

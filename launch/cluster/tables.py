@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
 from shardnet.foreign.quoting import counted
 from shardnet.launch.console import plain_console, size
+from shardnet.process.lasting import as_option
 
 
-def show_status(status: dict[str, Any]) -> None:
-    """Print what `glance` gives."""
+def show_status(status: dict[str, Any], folder: Path) -> None:
+    """Print what `glance` gives of the cluster in a folder."""
     console = plain_console()
     console.print(_about_the_model(status), soft_wrap=True)
     if not status["members"]:
-        console.print("No device has joined. Let one join: shardnet join")
+        console.print(f"No device has joined. Let one join: shardnet join{as_option(folder)}", soft_wrap=True)
         return
     table = Table(title_justify="left")
     table.add_column("device")

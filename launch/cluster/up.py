@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import queue
+import shlex
 import sys
 import time
 from contextlib import ExitStack, suppress
@@ -23,7 +24,7 @@ from shardnet.foreign.plain_files import named_anywhere
 from shardnet.foreign.quoting import shortened
 from shardnet.launch.cluster.options import OwnDeviceOptions, machine_name
 from shardnet.launch.cluster.telling import tell
-from shardnet.process.lasting import default_folder, mark
+from shardnet.process.lasting import as_option, mark
 from shardnet.process.signals import until_signalled
 from shardnet.profiling.cores import max_threads
 from shardnet.progress import progress_bars
@@ -82,10 +83,9 @@ class _Told:
         if self._as_json:
             print(json.dumps({"address": endpoint, "state": str(folder)}), flush=True)
             return
-        is_default = folder == default_folder()
         print(f"The cluster is open in {shortened(str(folder))}; Ctrl-C ends it.")
-        print(f"  join it:  shardnet join{'' if is_default else f' --cluster {folder}'}")
-        print(f"  ask it:   shardnet generate --cluster {folder} --prompt TEXT", flush=True)
+        print(f"  join it:  shardnet join{as_option(folder)}")
+        print(f"  ask it:   shardnet generate --cluster {shlex.quote(str(folder))} --prompt TEXT", flush=True)
 
     def next(self) -> None:
         """Tell the next event, or after a while nothing."""

@@ -19,6 +19,7 @@ from shardnet.foreign.quoting import counted
 from shardnet.launch.generate.early import open_early
 from shardnet.launch.generate.options import GenerateOptions
 from shardnet.launch.generate.report import as_json, size, speed_line, stage_table, stderr_console
+from shardnet.process.lasting import as_option
 from shardnet.process.standard_streams import say
 from shardnet.progress import Progress, progress_bars
 from shardnet.source.running_cluster import RunningCluster
@@ -79,7 +80,7 @@ def _open(
     if options.running_in is not None:
         running = resources.enter_context(RunningCluster.connect(options.running_in, progress=progress))
         model = resources.enter_context(running.model)
-        _check_loaded(model, options)
+        _check_loaded(model, options, options.running_in)
         return running, model
     files = open_early(options, tokenizer, progress)
     cluster = resources.enter_context(_open_cluster(options, progress))
@@ -97,7 +98,7 @@ def _open_cluster(options: GenerateOptions, progress: Progress) -> Cluster:
     return cluster
 
 
-def _check_loaded(model: Model, options: GenerateOptions) -> None:
+def _check_loaded(model: Model, options: GenerateOptions, folder: Path) -> None:
     """
     Raises:
         BadRequest: the cluster holds another model than the one that was named.
@@ -105,8 +106,8 @@ def _check_loaded(model: Model, options: GenerateOptions) -> None:
     named, held = Path(options.model).name.removesuffix(".gguf"), model.profile.name
     if options.model and named.lower() != held.lower():
         raise BadRequest(
-            f"the cluster in {options.running_in} holds {held}, and not {named}. Leave --model out, or load it there: "
-            f"shardnet load {options.model}"
+            f"the cluster in {folder} holds {held}, and not {named}. Leave --model out, or load it there: "
+            f"shardnet load {options.model}{as_option(folder)}"
         )
 
 

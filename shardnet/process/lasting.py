@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shlex
 from pathlib import Path
 
 from shardnet.errors import JoinFailed, UsageError
@@ -46,6 +47,11 @@ def folder_of(address: str | Path | None) -> Path | None:
         folder = user_path(address.removeprefix(UNIX)).parent
         return folder if (folder / MARK).is_file() else None
     return user_path(address) if os.sep in address or is_folder(user_path(address)) else None
+
+
+def as_option(folder: Path) -> str:
+    """What a command needs to mean a folder, with a space before it; empty for the default one."""
+    return "" if folder.absolute() == default_folder() else f" --cluster {shlex.quote(str(folder))}"
 
 
 def endpoint_in(folder: Path) -> str:

@@ -37,7 +37,7 @@ SOURCE_MARK = "@"
 FOLLOW_S = 10.0
 LEASE_S = 60.0
 
-LoadKeywords = dict[str, str | int | bool | tuple[int, ...] | None]
+LoadKeywords = dict[str, str | int | float | bool | tuple[int, ...] | None]
 """Options of a load, by their names as `LoadOptions` has them, which checks them."""
 
 

@@ -186,13 +186,14 @@ def test_a_device_that_is_told_to_end_leaves_in_order(
     two = commands.join("two")
     two.wait_for("joined")
     up.wait_for("loaded")
-    commands.ask("load", commands.model, "--dtype", "float32", "--placement", "spread")
+    as_is = ("--standby", "cold", "--standby-gib", 0.5, "--no-rebalance")
+    commands.ask("load", commands.model, "--dtype", "float32", "--placement", "spread", *as_is)
     calm = json.loads(commands.ask("generate", *LONG[:2], "--max-new-tokens", 900, "--json"))["token_ids"]
     asking = commands.start("generate", *LONG[:2], "--max-new-tokens", 900, "--cluster", commands.folder, "--json")
     up.wait_for("session began", 2)
     assert two.end(number) == (0, "")
-    told = [event["event"] for event in map(json.loads, two.lines) if event["event"] != "holds"]
-    assert told == ["joined", "leaving", "drained", "left"]
+    told = [event["event"] for event in map(json.loads, two.lines)]
+    assert told == ["joined", "holds", "leaving", "drained", "left"]
     assert " went to one, after " in two.events("drained")[0]["text"]
     assert asking.end() == (0, "")
     assert json.loads(asking.lines[-1])["token_ids"] == calm
@@ -273,6 +274,7 @@ def test_what_cannot_be_done_is_one_sentence(commands: Commands, model: Path, tm
     (tmp_path / "open").mkdir(mode=0o755)
     for arguments, code, sentence in (
         (("up", "--model", model, "--state", commands.folder), 2, f"A cluster runs in {commands.folder} already"),
+        (("up", "--model", model, "--state", ""), 2, "--state must name a folder"),
         (("up", "--model", model, "--state", tmp_path / "open"), 2, "must belong to this user and be closed to all"),
         (("up", "--model", tmp_path / "none", "--state", tmp_path / "new"), 2, f"There is no {tmp_path}/none"),
         (("up", "--model", "no/such/thing", "--state", tmp_path / "new"), 2, "There is no no/such/thing"),

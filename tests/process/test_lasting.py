@@ -7,7 +7,16 @@ from pathlib import Path
 import pytest
 
 from shardnet.errors import JoinFailed, UsageError
-from shardnet.process.lasting import MARK, default_folder, endpoint_in, folder_of, is_running, mark, require_running
+from shardnet.process.lasting import (
+    MARK,
+    as_option,
+    default_folder,
+    endpoint_in,
+    folder_of,
+    is_running,
+    mark,
+    require_running,
+)
 from shardnet.process.state_folder import StateFolder
 
 
@@ -23,6 +32,12 @@ def test_a_folder_is_an_address_and_so_is_the_door_in_it(tmp_path: Path, monkeyp
     monkeypatch.chdir(tmp_path)
     (tmp_path / "here").mkdir()
     assert folder_of("here") == Path("here")
+
+
+def test_a_command_in_a_sentence_means_the_same_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    assert as_option(default_folder()) == ""
+    assert as_option(tmp_path / "my state") == f" --cluster '{tmp_path}/my state'"
 
 
 @pytest.mark.parametrize("address", ["", "127.0.0.1:29500", "[::1]:29500", "nowhere", "unix:door", 29500])
