@@ -29,6 +29,10 @@ HOP_TRIES = 6
 """After two minutes without an answer the ring is taken for broken; a lost device is noticed by other means."""
 BULK_HOP_S = 15.0
 """The same for a prompt chunk, which may wait for its turn at the next stage, and without a limit."""
+LOOK_EVERY_S = 2.0
+"""As long as a prompt chunk waits, the next device is asked now and then whether it is there."""
+BUSY_S = 5.0
+"""How long it may take to say so on a link that is full of prompts."""
 SLOWEST_BYTES_PER_S = 10_000
 """Of a link: what is still on its way over such a one is not sent again."""
 
@@ -114,20 +118,31 @@ class RingOutlet:
     def _send_hop(self, spec: StageSpec, load: Load, wait_s: float) -> Future[Any]:
         device, hop = self._to_next(spec, load)
         if wait_s > _first_s(HOP_S, load.rows):
-            self._ask_next(spec, device)
+            self._ask_next(spec, device, HOP_S)
         return self._transport.post(device, "hop", hop, timeout_s=wait_s)
 
     def _send_bulk_hop(self, spec: StageSpec, load: Load, wait_s: float) -> Future[Any]:
         device, hop = self._to_next(spec, load)
-        if wait_s > _first_s(BULK_HOP_S, load.rows):
-            self._ask_next(spec, device)
-        return self._transport.call(device, "bulk_hop", hop, timeout_s=wait_s)
+        answer = self._transport.call(device, "bulk_hop", hop, timeout_s=wait_s)
+        self._look_after(spec, device, answer)
+        return answer
 
-    def _ask_next(self, spec: StageSpec, device: str) -> None:
-        """Something was not answered in time: if the next device does not answer at all, the way to it may be cut."""
+    def _look_after(self, spec: StageSpec, device: str, answer: Future[Any]) -> None:
+        """See that the next device is there, as long as it does not answer."""
+
+        def look() -> None:
+            if not answer.done() and self._spec is spec and not self._is_over():
+                self._ask_next(spec, device, BUSY_S)
+                self._look_after(spec, device, answer)
+
+        timer = self._transport.after(LOOK_EVERY_S, look)
+        answer.add_done_callback(timer.cancel)
+
+    def _ask_next(self, spec: StageSpec, device: str, patience_s: float) -> None:
+        """Something was not answered yet: if the next device does not answer at all, the way to it may be cut."""
         if not self._is_asking:
             self._is_asking = True
-            asked = self._transport.post(device, "ping", timeout_s=HOP_S)
+            asked = self._transport.post(device, "ping", timeout_s=patience_s)
             asked.add_done_callback(partial(self._has_answered, spec))
 
     def _has_answered(self, spec: StageSpec, asked: Future[Any]) -> None:

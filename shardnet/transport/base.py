@@ -23,6 +23,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
+from shardnet.transport.timers import Timer
+
 Handler = Callable[..., Any]
 OnMembers = Callable[[tuple[str, ...], tuple[str, ...]], object]
 """Told who has joined and who has left, by name; one that left and came back is in both."""
@@ -99,6 +101,10 @@ class Transport(ABC):
         Raises:
             ClusterError: it does not answer.
         """
+
+    @abstractmethod
+    def after(self, delay_s: float, function: Callable[[], object]) -> Timer:
+        """Run a function later, on a thread that must not wait; never, where this device has left by then."""
 
     @abstractmethod
     def evict(self, device: str) -> None:

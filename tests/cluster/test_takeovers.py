@@ -19,6 +19,7 @@ from tiny_text_model import save_text_model
 
 from shardnet.cluster import handover, watch
 from shardnet.cluster.model import Model
+from shardnet.device import outlet
 from shardnet.errors import ClusterError, DoesNotFit
 from shardnet.plan import Plan, StagePlan
 from shardnet.policy.membership import Limits
@@ -235,6 +236,17 @@ def test_the_ring_goes_round_a_link_that_is_cut(
             assert f"what {source} sends does not reach {target}" in event.text
         ring.network.restore()
         assert answer(model, PROMPT, NUM_TOKENS) == expected
+
+
+def test_a_link_that_is_cut_in_a_prompt_is_known_before_a_chunk_is_late(
+    tiny: Path, expected: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, it was known when the chunk had not been answered for as long as one may wait for its turn."""
+    monkeypatch.setattr(outlet, "BULK_HOP_S", 1e5)
+    with loaded(tiny, [2, 2, 2], speed=20.0) as (ring, model):
+        ring.network.drop("b", "c", count=10**6)
+        assert answer(model, PROMPT, NUM_TOKENS) == expected
+        assert [event.event for event in model.events] == ["cut off", "recovered"]
 
 
 def test_where_there_is_no_way_round_a_cut_link_a_sentence_says_so(tiny: Path) -> None:

@@ -13,6 +13,7 @@ from shardnet.transport.base import Handler, OnMembers, RemoteObject, Transport
 from shardnet.transport.in_process.parcel import Parcel
 from shardnet.transport.outcomes import failed
 from shardnet.transport.own_calls import OwnCalls
+from shardnet.transport.timers import Timer
 from shardnet.transport.wire.frames import pack_posted
 from shardnet.transport.wire.values import Undecodable, Unsendable
 
@@ -50,6 +51,9 @@ class InProcessTransport(Transport):
             device, endpoint, partial(_make_object, endpoint), args, timeout_s
         ).result()
         return handle
+
+    def after(self, delay_s: float, function: Callable[[], object]) -> Timer:
+        return self.network.timers.after(delay_s, lambda: None if self._closed or self.is_dead else function())
 
     def _ask(
         self, device: str, endpoint: str, function: Function, args: tuple[Any, ...], timeout_s: float

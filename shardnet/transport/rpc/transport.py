@@ -34,7 +34,7 @@ from shardnet.transport.rpc.entry import run_handler, run_prompt_handler
 from shardnet.transport.rpc.objects import LocalObjects, make_remote
 from shardnet.transport.rpc.presence import attempt
 from shardnet.transport.rpc.replies import Unfetched
-from shardnet.transport.timers import Timers
+from shardnet.transport.timers import Timer, Timers
 from shardnet.transport.wire.frames import Call, Post
 
 EDGE_S = 2.0
@@ -277,6 +277,9 @@ class RpcTransport(Transport):
             self._on_door.append(callback)
             if self._last_of_door != "back":
                 self._chores.do(partial(callback, self._last_of_door))
+
+    def after(self, delay_s: float, function: Callable[[], object]) -> Timer:
+        return self._timers.after(delay_s, function)
 
     def evict(self, device: str) -> None:
         if device == self.name:
