@@ -16,6 +16,7 @@ from shardnet.launch.cluster.options import (
     AnyDevice,
     ClusterOptions,
     EventOutput,
+    JoinOptions,
     NextModel,
     OneDevice,
     OwnDeviceOptions,
@@ -74,13 +75,13 @@ def up(
     run(what.model, folder, None if how.no_device else device, asked, as_json=output.json)
 
 
-def join(where: ClusterOptions, device: OwnDeviceOptions, output: EventOutput) -> None:
+def join(where: ClusterOptions, device: OwnDeviceOptions, how: JoinOptions, output: EventOutput) -> None:
     """Offer this machine to a cluster until Ctrl-C. Models use it where it helps."""
     folder = where.running_folder()
     require_address_space()
     from shardnet.launch.cluster.join import run
 
-    run(folder, device, as_json=output.json)
+    run(folder, device, how, as_json=output.json)
 
 
 def leave(which: AnyDevice, where: ClusterOptions) -> None:

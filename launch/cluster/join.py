@@ -12,7 +12,7 @@ from shardnet.cluster.local_workers import worker_environment
 from shardnet.device.process import LEAVE_S, serve
 from shardnet.errors import NameTaken
 from shardnet.foreign.quoting import shortened
-from shardnet.launch.cluster.options import OwnDeviceOptions, machine_name
+from shardnet.launch.cluster.options import JoinOptions, OwnDeviceOptions, machine_name
 from shardnet.launch.cluster.telling import tell
 from shardnet.process.lasting import endpoint_in
 from shardnet.process.signals import until_signalled
@@ -26,6 +26,7 @@ _SENTENCES = {
     "gone": "The cluster in {folder} is gone. {name} looks for it for ten minutes.",
     "back": "The cluster in {folder} is back.",
     "struck off": "{name} was silent for too long, and was struck off. It joins anew.",
+    "battery low": "{name} leaves before its battery is empty: {what} are left.",
     "leaving": "{name} leaves: others take over {what} first. Ctrl-C once more ends it at once.",
     "drained": "{what}.",
     "not drained": "{name} ends all the same: {what}.",
@@ -34,7 +35,7 @@ _SENTENCES = {
 }
 
 
-def run(folder: Path, asked: OwnDeviceOptions, *, as_json: bool) -> None:
+def run(folder: Path, asked: OwnDeviceOptions, how: JoinOptions, *, as_json: bool) -> None:
     """Be a device.
 
     Raises:
@@ -47,7 +48,16 @@ def run(folder: Path, asked: OwnDeviceOptions, *, as_json: bool) -> None:
         told = partial(_tell, name=name, folder=folder, as_json=as_json)
         try:
             with until_signalled():
-                serve(endpoint_in(folder), name, threads, KEEP_S, asked.most_memory_bytes, told, leave_s=LEAVE_S)
+                serve(
+                    endpoint_in(folder),
+                    name,
+                    threads,
+                    KEEP_S,
+                    asked.most_memory_bytes,
+                    told,
+                    leave_s=LEAVE_S,
+                    least_battery_percent=how.least_battery,
+                )
                 return
             told("left", "")
             return

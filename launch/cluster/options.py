@@ -157,6 +157,22 @@ class UpOptions:
 
 
 @dataclass(frozen=True)
+class JoinOptions:
+    """What else `join` is asked."""
+
+    least_battery: Annotated[
+        float,
+        Number("from 0 to 100", 0, 100),
+        typer.Option(
+            "--least-battery",
+            metavar="PERCENT",
+            help="Leave in order where less is left in the battery and no charger is there; 0 never does.",
+            rich_help_panel=_DEVICE,
+        ),
+    ] = 10.0
+
+
+@dataclass(frozen=True)
 class EventOutput:
     """How events are told."""
 

@@ -20,7 +20,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, NoReturn
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from shardnet.device.allocator import settle_allocator
 from shardnet.errors import ClusterError, ShardnetError
@@ -155,6 +156,7 @@ def serve(
     tell: Tell = lambda event, what: None,
     make_worker: MakeWorker | None = None,
     leave_s: float = 0.0,
+    least_battery_percent: float = 0.0,
 ) -> None:
     """Be a device until it is over. One that the others have struck off, as it was silent for too long, joins anew.
 
@@ -162,12 +164,15 @@ def serve(
         keep_s: how long to look for a door that is gone; 0 does not look, and goes on without one.
         most_memory_bytes: what its models may take; None for what there is.
         tell: told when it has joined ("joined"), what it holds ("holds", with the units, or with nothing), when its
-            door is gone and back ("gone", "back"), when it was struck off ("struck off"), when it has left ("left").
-            Of a signal: that others take over what it holds ("leaving", with the units), that they have ("drained",
-            with who has), that they cannot ("not drained"), or that it ends before they have ("cut short").
+            door is gone and back ("gone", "back"), when it was struck off ("struck off"), when it has left ("left"),
+            and that its battery is low ("battery low", with what is left). Then, and at a signal: that others take
+            over what it holds ("leaving", with the units), that they have ("drained", with who has), that they cannot
+            ("not drained"), or that it ends before they have ("cut short").
         make_worker: makes the device, and another one each time that it joins anew; None for what this machine is.
         leave_s: how long, at a signal, others may take to take over what it holds; 0 does not ask them to. A second
             signal waits no longer.
+        least_battery_percent: with less than that in its battery, and no charger, it leaves as at a signal; 0 does not
+            look.
 
     Raises:
         ShardnetError: it could not join, or the door was not found again.
@@ -192,17 +197,37 @@ def serve(
             wait_s = max(JOIN_S, keep_s)
             if here is None:
                 continue
-            with here, _goodbye_at_interruption(here, leave_s, tell):
-                here.on_struck_off(worker.left.set)
-                is_lost = _ends_with_door(here, worker.left, tell) if keep_s else threading.Event()
-                tell("joined", "")
-                _tell_what_is_held(worker, tell)
+            with here:
+                is_lost = _stay(here, worker, keep_s, Parting(leave_s, least_battery_percent), tell)
         is_over = not here.struck_off.is_set()
         if is_lost.is_set():
             raise ClusterError(
                 f"The cluster at {endpoint} did not come back within {keep_s:g} s. Start it, and then this device."
             )
         tell("left" if is_over else "struck off", "")
+
+
+class Parting(NamedTuple):
+    """How a device leaves: see `serve`."""
+
+    leave_s: float
+    least_battery_percent: float
+
+
+def _stay(here: RpcTransport, worker: Worker, keep_s: float, parting: Parting, tell: Tell) -> threading.Event:
+    """Be a device of the cluster until it shall leave; what is returned is set where the door was given up."""
+    from shardnet.device.battery import BatteryWatch
+
+    with _goodbye_at_interruption(here, parting.leave_s, tell):
+        here.on_struck_off(worker.left.set)
+        is_lost = _ends_with_door(here, worker.left, tell) if keep_s else threading.Event()
+        tell("joined", "")
+        on_low = partial(_leave_for_battery, worker.left, tell)
+        with BatteryWatch(parting.least_battery_percent, on_low) as battery:
+            _tell_what_is_held(worker, tell)
+        if battery.is_low and not here.struck_off.is_set():
+            _say_goodbye(here, parting.leave_s, tell)
+    return is_lost
 
 
 def _tell_what_is_held(worker: Worker, tell: Tell) -> None:
@@ -250,16 +275,26 @@ def _goodbye_at_interruption(here: RpcTransport, leave_s: float, tell: Tell) -> 
     Raises:
         SystemExit: with 1, where it was interrupted once more before others had taken over.
     """
-    from shardnet.transport.source_messages import COORDINATOR
-
     try:
         yield
     except (KeyboardInterrupt, SystemExit):
-        with suppress(ShardnetError, TimeoutError):
-            held = here.post(COORDINATOR, "goodbye", here.name, timeout_s=GOODBYE_S).result(GOODBYE_S)
-            if held and leave_s:
-                _leave_in_order(here, held, leave_s, tell)
+        _say_goodbye(here, leave_s, tell)
         raise
+
+
+def _leave_for_battery(left: threading.Event, tell: Tell, percent: float) -> None:
+    tell("battery low", f"{percent:.0f}%")
+    left.set()
+
+
+def _say_goodbye(here: RpcTransport, leave_s: float, tell: Tell) -> None:
+    """Tell the coordinator that this is no loss, and let others take over before."""
+    from shardnet.transport.source_messages import COORDINATOR
+
+    with suppress(ShardnetError, TimeoutError):
+        held = here.post(COORDINATOR, "goodbye", here.name, timeout_s=GOODBYE_S).result(GOODBYE_S)
+        if held and leave_s:
+            _leave_in_order(here, held, leave_s, tell)
 
 
 def _leave_in_order(here: RpcTransport, held: str, leave_s: float, tell: Tell) -> None:

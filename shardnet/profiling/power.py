@@ -40,6 +40,11 @@ class PowerState:
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
+    def low_percent(self, least_percent: float) -> float | None:
+        """What is left in the battery, where that is less than so much and nothing comes in; else None."""
+        is_low = self.battery_percent is not None and self.battery_percent < least_percent
+        return self.battery_percent if is_low and self.is_charging is False else None
+
 
 UNKNOWN_POWER = PowerState()
 """Nothing could be read."""

@@ -202,6 +202,33 @@ def test_a_device_that_is_told_to_end_leaves_in_order(
     assert commands.answer()["token_ids"] == expected
 
 
+def test_a_device_whose_battery_gets_low_leaves_in_order(
+    commands: Commands, expected: list[int], tmp_path: Path
+) -> None:
+    """A phone that is not charged: what it holds goes to others first."""
+    told = tmp_path / "battery"
+    told.write_text(json.dumps({"percentage": 80, "status": "DISCHARGING"}))
+    program = tmp_path / "termux-battery-status"
+    program.write_text(f"#!/bin/sh\ncat {told}\n")
+    program.chmod(0o755)
+    up = commands.up()
+    wait_until(lambda: up.lines)
+    commands.environment = {**commands.environment, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    two = commands.join("two")
+    two.wait_for("joined")
+    up.wait_for("loaded")
+    commands.ask("load", commands.model, "--dtype", "float32", "--placement", "spread")
+    two.wait_for("holds")
+    (tmp_path / "new").write_text(json.dumps({"percentage": 8, "status": "DISCHARGING"}))
+    (tmp_path / "new").replace(told)
+    assert two.end() == (0, "")
+    kinds = [event["event"] for event in map(json.loads, two.lines) if event["event"] != "holds"]
+    assert kinds == ["joined", "battery low", "leaving", "drained", "left"]
+    assert two.events("battery low")[0]["text"] == "two leaves before its battery is empty: 8% are left."
+    assert up.wait_for("left")["device"] == "two"
+    assert commands.answer()["token_ids"] == expected
+
+
 def test_a_device_that_nobody_can_take_over_from_says_so_and_ends(commands: Commands) -> None:
     up = commands.up("--no-device")
     wait_until(lambda: up.lines)
