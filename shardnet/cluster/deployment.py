@@ -283,9 +283,9 @@ class Deployment:
         It does so when it cannot reach this process any more, though it can still be reached: what it was to send, a
         token or a hidden state, went nowhere, and its session would wait for ever.
         """
-        rings = () if self._rings is None or self._is_closed else self._rings.all
-        if len(rings) != 1:
+        if self._rings is None or self._is_closed or self._rings.is_changing:  # it may be another one of that name
             return
+        rings = self._rings.all
         for index in rings[0].missing(device, present, asked_s):
             self.end(
                 ClusterError(

@@ -193,6 +193,8 @@ class Coordinator:
 
     def close(self) -> None:
         """Close all sessions, unload, and let go of the devices, which stay. Safe to call twice."""
+        if self._is_closed.is_set():
+            return
         self._is_closed.set()
         self._thread.join()
         is_decided = self._loads.is_settled

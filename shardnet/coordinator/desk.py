@@ -68,6 +68,7 @@ class SessionDesk:
             if held is None:
                 held = self._held[request.ticket] = HeldSession(request, time.monotonic(), self._lease_s)
                 self._start(held, request)
+        held.renew(time.monotonic())
         return held.opened
 
     def follow(self, ticket: int, have: int) -> Future[Told]:
@@ -131,8 +132,10 @@ class SessionDesk:
             held = list(self._held.values())
         for each in held:
             each.close(ClusterError(_ENDED))
-        for page in self._left.values():  # nothing goes on that could end
-            self._held[page.request.ticket].end(ClusterError(_ENDED))
+        left = [self._held.get(page.request.ticket) for page in self._left.values()]
+        for waiting in left:  # nothing goes on that could end
+            if waiting is not None:
+                waiting.end(ClusterError(_ENDED))
 
     def look(self, now_s: float) -> None:
         """Answer those who have waited long, and end what nobody follows. To be called every now and then."""

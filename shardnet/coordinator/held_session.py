@@ -53,11 +53,16 @@ class HeldSession:
     def follow(self, have: int, now_s: float, wait_s: float) -> Future[Told]:
         """The tokens from index `have` on, as soon as there is one, or what ended the session."""
         answer: Future[Told] = Future()
+        self.renew(now_s)
         with self._lock:
-            self._until_s = max(self._until_s, now_s + self._lease_s)
             self._waiting.append(_Waiting(have, now_s + wait_s, answer))
         self._answer()
         return answer
+
+    def renew(self, now_s: float) -> None:
+        """Its source was heard of."""
+        with self._lock:
+            self._until_s = max(self._until_s, now_s + self._lease_s)
 
     def close(self, why: ShardnetError | None = None) -> None:
         """Its source needs it no more, or is told why it ends. Also where it is not open yet; safe to call twice."""

@@ -99,6 +99,7 @@ class Loads:
         self._loading = ""
         self._why_none: ShardnetError | None = None
         self._heritage = Heritage(transport, cluster, notebook)
+        self._is_closed = False
         self._errands = Errands("shardnet-loads")
         """Its thread alone changes what is loaded."""
 
@@ -186,10 +187,15 @@ class Loads:
         return False
 
     def close(self) -> None:
-        """Unload, and load nothing more. Safe to call twice."""
+        """Unload, and load nothing more. Safe to call twice. What an earlier coordinator has left stays, where it is
+        not decided yet what goes on.
+        """
+        is_decided, self._is_closed = self.is_settled, True
         self._heritage.is_settled.set()
-        self._errands.do(self._unload)
-        self._errands.end(0.0 if self._loading else END_S)  # whoever closes the cluster ends a load
+        if is_decided:
+            self._errands.do(self._unload)
+        is_busy = self._loading or not is_decided
+        self._errands.end(0.0 if is_busy else END_S)  # whoever closes the cluster ends a load
 
     def _begin(self, load: Load) -> Load:
         self._errands.do(partial(self._perform, load))
@@ -205,6 +211,8 @@ class Loads:
             if page is not None:
                 resumed = self._resume(page, sessions)
         except Exception as error:  # whatever it is, it is loaded anew
+            if self._is_closed:
+                return
             self._heritage.forget()
             self._tell(ClusterEvent("not resumed", f"What was loaded cannot go on where it was: {_sentence(error)}"))
         self._loading = ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from threading import Event, Semaphore
 from typing import Any
 
 import pytest
@@ -58,5 +59,39 @@ def test_a_newcomer_that_is_lost_before_it_is_used_is_given_nothing(
         stream = model.stream(PROMPT, max_new_tokens=NUM_TOKENS)
         next(stream)
         ring.network.kill("b")
+        "".join(stream)
+        assert stream.result.token_ids == expected
+
+
+def test_another_one_comes_under_the_name_of_a_lost_device_before_others_have_taken_over(
+    tiny: Path, expected: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once it was taken to have dropped what the lost one had, and the model ended."""
+    may_change, looks = Event(), Semaphore(0)
+    with ring_in_process(3) as ring, ring.connect() as cluster:
+        model = cluster.load(tiny, dtype="float32", split=[2, 2, 2], prefill_chunk_tokens=4)
+        rings = rings_of(model)
+        draw_id, check = rings._draw_id, model._deployment.check_stages
+
+        def late() -> Any:
+            may_change.wait(10)
+            return draw_id()
+
+        def checked(device: str, present: Any, asked_s: float) -> None:
+            check(device, present, asked_s)
+            if not present:
+                looks.release()
+
+        monkeypatch.setattr(rings, "_draw_id", late)
+        monkeypatch.setattr(model._deployment, "check_stages", checked)
+        stream = model.stream(PROMPT, max_new_tokens=NUM_TOKENS)
+        next(stream)
+        ring.network.kill("b")
+        wait_until(lambda: rings.is_changing)
+        cluster.let_go("b", "its process has ended")
+        ring.join("b")
+        cluster.take_in("b")
+        assert looks.acquire(timeout=10) and looks.acquire(timeout=10)
+        may_change.set()
         "".join(stream)
         assert stream.result.token_ids == expected

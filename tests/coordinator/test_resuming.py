@@ -513,6 +513,29 @@ def test_who_asks_meanwhile_is_answered_when_it_is_known_what_goes_on(cluster: L
             assert answer.result(30)
 
 
+def test_an_end_before_it_is_known_what_goes_on_leaves_all_as_it_was(
+    cluster: LastingInProcess, tiny: Path, tmp_path: Path, loads: list[str], greedy: list[int]
+) -> None:
+    """Once, Ctrl-C while a silent device was waited for made it forget the model and its answers."""
+    model = begun(cluster, tiny)
+    stream = model.stream(LONG_PROMPT, max_new_tokens=NUM_TOKENS)
+    next(stream)
+    cluster.kill()
+    cluster.network.freeze("b")
+    cluster.restart()
+    cluster.coordinator.begin(str(tiny), OPTIONS)
+    errands = cluster.coordinator._loads._errands
+    cluster.coordinator.close()
+    errands._thread.join(30)
+    assert not errands._thread.is_alive()
+    assert (tmp_path / "state" / MODEL).exists() and len(list((tmp_path / "state").glob("session-*"))) == 1
+    cluster.kill()
+    cluster.network.restore("b")
+    cluster.restart()
+    begin(cluster, tiny)
+    assert len(cluster.told("resumed")) == 1 and sorted(loads) == ["a", "b", "c"]
+
+
 def test_an_orderly_end_leaves_nothing(tiny: Path, tmp_path: Path) -> None:
     with lasting_in_process(3, folder=tmp_path / "state") as cluster:
         model = begun(cluster, tiny)

@@ -17,10 +17,13 @@ from processes import wait_until
 from tiny_text_model import save_text_model
 
 from shardnet.cluster.model import Model
+from shardnet.coordinator.desk import SessionDesk
 from shardnet.errors import BadRequest, ClusterError, DoesNotFit, KVMemorySpent, ModelNotFound
+from shardnet.session.conversation import Conversation
+from shardnet.source import remote_deployment
 from shardnet.source.running_cluster import RunningCluster
 from shardnet.transport.messages import SamplingOptions
-from shardnet.transport.source_messages import COORDINATOR
+from shardnet.transport.source_messages import COORDINATOR, SessionRequest
 
 SPLIT = [3, 3]
 NUM_TOKENS = 12
@@ -290,6 +293,26 @@ def test_a_session_that_was_closed_before_its_start_arrived_is_not_opened(
     opening.join(10)
     assert not opening.is_alive()
     assert cluster.num_sessions() == 0 and cluster.told("session began") == []
+
+
+def test_a_source_that_asks_again_and_again_is_waited_for(
+    tiny: Path, expected: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, where its session took longer than a lease to be opened, another one was opened for it beside."""
+    opened: list[object] = []
+    open_session = SessionDesk._open
+
+    def late(desk: SessionDesk, request: SessionRequest) -> Conversation:
+        opened.append(request)
+        time.sleep(2.5)  # several leases
+        return open_session(desk, request)
+
+    monkeypatch.setattr(SessionDesk, "_open", late)
+    monkeypatch.setattr(remote_deployment, "OPEN_S", 0.1)
+    with lasting_in_process(2, lease_s=1.0) as cluster:
+        model = loaded(cluster.connect(), tiny)
+        [result] = model.generate([PROMPT], max_new_tokens=NUM_TOKENS)
+        assert result.token_ids == expected[0] and len(opened) == 1
 
 
 def _refused(model: Model) -> None:
