@@ -127,7 +127,7 @@ def test_bad_scripts_end_with_a_sentence(
 @pytest.mark.root
 def test_a_device_that_takes_more_than_its_memory_is_killed() -> None:
     if not (GROUPS / "memory.limit_in_bytes").exists():
-        pytest.skip("there are no control groups of the first version")
+        pytest.skip(f"waits for control groups of version 1: {GROUPS}/memory.limit_in_bytes is not there")
     group = MemoryGroup(f"shardnet-bed-{os.getpid()}-greedy", 2**20)
     try:
         for num_bytes, code in ((2**20, 0), (PROCESS_BYTES + 2**25, -signal.SIGKILL)):

@@ -252,7 +252,7 @@ def test_a_row_that_is_written_takes_its_pages_and_no_huge_one() -> None:
     assert place is not None
     flags = map_flags(place.store.keys[0].data_ptr())
     if "nh" not in flags and not Path("/sys/kernel/mm/transparent_hugepage").exists():
-        pytest.skip("this kernel has no huge pages")
+        pytest.skip("waits for a kernel with huge pages: there is no /sys/kernel/mm/transparent_hugepage here")
     assert "nh" in flags
 
 

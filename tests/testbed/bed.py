@@ -61,13 +61,17 @@ def in_own_network() -> bool:
 def why_not() -> str | None:
     """Why no links can be emulated here; None where they can."""
     if os.name != "posix" or os.geteuid() != 0:
-        return "emulated links need root, for their network namespaces"
+        return "emulated links need root (CAP_SYS_ADMIN and CAP_NET_ADMIN, for network namespaces)"
     if not os.path.exists("/dev/net/tun"):
         return "emulated links need /dev/net/tun, which this kernel does not have"
     if missing := [program for program in ("unshare", "ip") if shutil.which(program) is None]:
         return f"emulated links need the program {missing[0]} (packages util-linux and iproute2)"
     tried = subprocess.run(["unshare", "--net", "ip", "link", "set", "lo", "up"], capture_output=True, text=True)
-    return f"no network namespace can be made here: {tried.stderr.strip()}" if tried.returncode else None
+    return (
+        f"emulated links need CAP_SYS_ADMIN to make a network namespace: {tried.stderr.strip()}"
+        if tried.returncode
+        else None
+    )
 
 
 def enter_own_network(command: Sequence[str] = (sys.executable, *sys.argv)) -> int:
