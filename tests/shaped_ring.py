@@ -1,13 +1,15 @@
 """A ring of real stages in this process whose units are parted anew at any moment: the test is its coordinator.
 
 What stages send takes a random while, and may arrive after the ring was changed: it is refused then, and goes on along
-the new one, as over a network, or is lost.
+the new one, as over a network, or is lost. Stages may be kept ready, which copy what those of the ring know, and become
+part of it.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from random import Random
 from typing import NamedTuple
 
@@ -23,7 +25,17 @@ from shardnet.stage.cache import KVCache
 from shardnet.stage.sent_log import kept_by
 from shardnet.stage.stage import Stage
 from shardnet.timeline.recorder import Recorder
-from shardnet.transport.messages import Hop, Part, RingId, SampledToken, SamplingOptions, SessionSpec, Wanted
+from shardnet.transport.messages import (
+    Copied,
+    CopyWanted,
+    Hop,
+    Part,
+    RingId,
+    SampledToken,
+    SamplingOptions,
+    SessionSpec,
+    Wanted,
+)
 
 
 class Request(NamedTuple):
@@ -95,9 +107,14 @@ class ShapedRing:
         self._model = model
         self._random = random
         self._on_road: list[Sent] = []
+        self._most_told = 1 << 30
         self._news = threading.Condition()
         self._is_over = False
         self.members: list[Member] = []
+        self.ready: list[Member] = []
+        """Kept ready, in no ring."""
+        self._answers: list[tuple[Member, CopyWanted, Copied]] = []
+        """What was copied since the last change."""
         for num_units in split:
             first = self.members[-1].units.stop if self.members else 0
             self.members.append(self.new(first, first + num_units - 1))
@@ -119,6 +136,12 @@ class ShapedRing:
             member.stage.open_session(request.spec(session, request.prompt))
         self._feed(session, 0, request.prompt)
 
+    def stand_at(self, num_tokens: int) -> None:
+        """Nothing travels when so many tokens were told of all sessions together."""
+        with self._news:
+            self._most_told = num_tokens
+            self._news.notify_all()
+
     def wait_for(self, num_tokens: int) -> None:
         """Until so many were told of all sessions together, or all are."""
         with self._news:
@@ -133,9 +156,54 @@ class ShapedRing:
         return [[told[index] for index in range(len(told))] for told in self.told.values()]
 
     def end_sessions(self) -> None:
+        for member in self.ready:
+            member.stage.between_steps(partial(member.stage.followed.drop_others, ())).result(5)
         for member in self.members:
             member.stage.close_sessions(tuple(self.requests))
             member.stage.between_steps(lambda: None).result(5)
+
+    # ---- what is kept ready ----
+
+    def keep_ready(self, first: int, last: int) -> None:
+        self.ready.append(self.new(first, last))
+
+    def copy_some(self) -> None:
+        """One piece of any size by anyone from anyone; now and then an answer comes once more."""
+        follower, owner = self._random.choice(self.ready), self._random.choice(self.members)
+        self._copy(follower, owner, self._random.choice((1, 2000, 10**6)))
+        if self._answers and self._random.random() < 0.3:
+            self._take(*self._random.choice(self._answers))
+
+    def _copy(self, follower: Member, owner: Member, most_bytes: int) -> bool:
+        """Whether that was all."""
+        first, last = max(follower.units[0], owner.units[0]), min(follower.units[-1], owner.units[-1])
+        if first > last:
+            return True
+        ask = partial(follower.stage.followed.wanted, first, last, most_bytes=most_bytes, patience_s=0.01)
+        wanted = follower.stage.between_steps(ask).result(5)
+        copied = owner.stage.when_idle(partial(owner.stage.copies.read, wanted), wanted.patience_s).result(5)
+        self._answers.append((follower, wanted, copied))
+        return self._take(follower, wanted, copied)
+
+    def _take(self, follower: Member, wanted: CopyWanted, copied: Copied) -> bool:
+        return follower.stage.between_steps(partial(follower.stage.followed.take, wanted, copied)).result(5)
+
+    def _ready_for(self, run: Sequence[int]) -> Member | None:
+        """One that has the first of these units, and no others than these."""
+        for member in self.ready:
+            if member.units[0] == run[0] and member.units[-1] in run:
+                self.ready.remove(member)
+                return member
+        return None
+
+    def _pull(self, taken: Sequence[Member], owners: Sequence[Member]) -> None:
+        """For a last time, from those that are there; what is lacking is sent."""
+        for member in taken:
+            if self._random.random() < 0.7:
+                for owner in reversed(owners):
+                    while not self._copy(member, owner, 2000):
+                        pass
+                member.stage.between_steps(member.stage.followed.end).result(5)
 
     # ---- what changes ----
 
@@ -146,9 +214,16 @@ class ShapedRing:
             owner_of: which of the stages' units go on in a new ring; None for a unit that is lost with its stage.
         """
         runs = [range(first, end) for first, end in zip(borders, [*borders[1:], self._model.num_units], strict=True)]
+        before = self.ready.copy()
         parts = [self._parts_of(run, owner_of) for run in runs]
         with self._news:
             self.version += 1
+        self._answers.clear()
+        there = {owner_of(unit) for unit in range(self._model.num_units)}
+        self._pull(
+            [each for each in before if each not in self.ready], [each for each in self.members if each in there]
+        )
+        self._answers.clear()
         gone = [each for each in self.members if all(each is not part for row in parts for _, part in row)]
         members = []
         for row in parts:
@@ -169,13 +244,21 @@ class ShapedRing:
 
     def _parts_of(self, run: range, owner_of: Callable[[int], Member | None]) -> list[tuple[range, Member]]:
         found: list[tuple[range, Member]] = []
-        for unit in run:
+        unit = run.start
+        while unit < run.stop:
             owner = owner_of(unit)
             if found and owner is found[-1][1]:
                 found[-1] = range(found[-1][0][0], unit + 1), owner
             else:
-                found.append((range(unit, unit + 1), owner or self.new(unit, unit)))
+                owner = owner or self._ready_for(self._lost(run[unit - run.start :], owner_of)) or self.new(unit, unit)
+                end = unit + 1 if owner in self.members else owner.units.stop
+                found.append((range(unit, end), owner))
+            unit = found[-1][0].stop
         return found
+
+    def _lost(self, run: range, owner_of: Callable[[int], Member | None]) -> range:
+        """The first of these units, as far as nobody has them."""
+        return range(run.start, next((unit for unit in run if owner_of(unit) is not None), run.stop))
 
     def _catch_up(self) -> None:
         """As `cluster.handover` does it."""
@@ -232,7 +315,7 @@ class ShapedRing:
     def _carry(self) -> None:
         while True:
             with self._news:
-                self._news.wait_for(lambda: self._on_road or self._is_over)
+                self._news.wait_for(lambda: self._may_travel() or self._is_over)
                 if self._is_over:
                     return
                 sent = self._on_road.pop(self._random.randrange(len(self._on_road)))
@@ -245,6 +328,9 @@ class ShapedRing:
                     pass
                 except BadRequest as error:
                     self.errors.append(error)
+
+    def _may_travel(self) -> bool:
+        return bool(self._on_road) and sum(map(len, self.told.values())) < self._most_told
 
     def _receiver(self, sent: Sent) -> Member | None:
         """The one behind the sender, in the present ring; None where that is no part of it, or it is lost."""
@@ -263,5 +349,5 @@ class ShapedRing:
             self._is_over = True
             self._news.notify_all()
         self._carrier.join()
-        for member in self.members:
+        for member in (*self.members, *self.ready):
             member.stage.close()

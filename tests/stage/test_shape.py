@@ -38,12 +38,12 @@ def undisturbed(tiny: TinyModel) -> list[list[int]]:
         return ring.answers()
 
 
-def change(ring: ShapedRing, random: Random, num_units: int) -> None:
+def change(ring: ShapedRing, random: Random, num_units: int, share_lost: float = 0.15) -> None:
     """Other borders; each unit stays where it is, or is lost, or goes to whoever has a neighbour of it."""
     borders = [0, *sorted(random.sample(range(1, num_units), random.randint(0, num_units - 1)))]
     owners: dict[int, Member | None] = {unit: member for member in ring.members for unit in member.units}
     for unit in range(num_units):
-        if random.random() < 0.15:
+        if random.random() < share_lost:
             owners[unit] = None
     chosen: dict[int, Member | None] = {}
     used: set[int] = set()
@@ -75,6 +75,32 @@ def test_texts_go_on_however_the_units_are_parted_anew(tiny: TinyModel, seed: in
         ring.end_sessions()
         assert ring.budget.reserved_bytes == 0
         assert all(not member.stage.kv._extents for member in ring.members)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_texts_go_on_where_stages_take_part_that_were_kept_ready(llama: TinyModel, seed: int) -> None:
+    """They have copied some of what others had, whole, trimmed or joined, and then take the place of some of these."""
+    expected = undisturbed(llama)
+    random = Random(100 + seed)
+    with ShapedRing(llama, [2, 1, llama.num_units - 3], random) as ring:
+        ring.stand_at(0)
+        for session, request in enumerate(REQUESTS):
+            ring.start(session, request)
+        for num_told in sorted(random.sample(range(1, len(REQUESTS) * NUM_TOKENS), 8)):
+            while len(ring.ready) < 6:
+                first = random.randrange(llama.num_units)
+                ring.keep_ready(first, min(first + random.choice((0, 0, 1, 2)), llama.num_units - 1))
+            ring.stand_at(num_told)
+            for _ in range(random.randrange(40)):
+                ring.copy_some()
+            ring.wait_for(num_told)
+            for _ in range(random.randrange(10)):
+                ring.copy_some()
+            change(ring, random, llama.num_units, share_lost=0.35)
+        ring.stand_at(1 << 30)
+        assert ring.answers() == expected
+        ring.end_sessions()
+        assert ring.budget.reserved_bytes == 0
 
 
 @pytest.fixture(scope="module")
