@@ -69,7 +69,7 @@ class RingOutlet:
 
     def rewire(self, spec: StageSpec) -> None:
         """From now on results go the way that `spec` says. Runs between two steps."""
-        self._place.spec = spec
+        self._place.rewire(spec)
 
     def send_for(self, unit: int) -> None:
         """From now on what is sent is for that unit: see `Shard.next_unit`. Runs between two steps."""
@@ -77,7 +77,7 @@ class RingOutlet:
 
     def follow(self, other: RingOutlet) -> None:
         """The stage is part of another one: what it has still to tell goes the way of that one, always."""
-        self._place = self._news.place = other._place
+        self._place.follow(other._place)
 
     def hop(self, parts: tuple[Part, ...], rows: torch.Tensor) -> None:
         self._send(Load(parts, rows, self._unit))

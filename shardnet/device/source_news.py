@@ -23,10 +23,23 @@ CONFIRM_S = 2.0
 
 
 class Place:
-    """Where in which ring a stage is: exchanged when it is rewired. Stages that became one have one place."""
+    """Where in which ring a stage is: exchanged when it is rewired. One that became part of another has that one's."""
 
     def __init__(self, spec: StageSpec) -> None:
-        self.spec = spec
+        self._spec = spec
+        self._whole: Place | None = None
+
+    @property
+    def spec(self) -> StageSpec:
+        """The present one."""
+        return self._spec if self._whole is None else self._whole.spec
+
+    def rewire(self, spec: StageSpec) -> None:
+        self._spec = spec
+
+    def follow(self, whole: Place) -> None:
+        """From now on it is that one's, which may itself become part of a third one."""
+        self._whole = whole
 
 
 class SourceNews:
@@ -46,7 +59,7 @@ class SourceNews:
         on_refused: Callable[[BaseException], None],
     ) -> None:
         self._transport = transport
-        self.place = place
+        self._place = place
         self._is_over = is_over
         self._on_refused = on_refused
         self._lock = threading.Lock()
@@ -57,7 +70,7 @@ class SourceNews:
     @property
     def spec(self) -> StageSpec:
         """The present one."""
-        return self.place.spec
+        return self._place.spec
 
     def tokens(self, tokens: tuple[SampledToken, ...]) -> None:
         """Tell what was sampled. The source sorts it, and knows what it has heard before."""

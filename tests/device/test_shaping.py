@@ -155,6 +155,28 @@ def test_all_stages_of_a_device_become_one_and_the_text_goes_on(device: OneDevic
     assert device.reserved_bytes == 0
 
 
+def test_what_a_part_of_a_part_has_to_tell_goes_the_way_of_the_whole(device: OneDevice) -> None:
+    """It went along the ring in which the second became part of the first, and was told to nobody any more."""
+    first, middle, last = device.hosts
+    told: list[RingId] = []
+
+    def take(ring_id: RingId, *_: object) -> None:
+        if ring_id.plan_version < 4:
+            raise PlanNotInForce("that plan is over.")
+        told.append(ring_id)
+
+    device.source.expose("session_failed", take)
+    stops = [RingStop("a", 0, 1), RingStop("a", 2, 5)]
+    ring_id = device.enter(2, stops, [(first, 0), (middle, 1), (last, 2)])
+    middle.shape(ring_id, (Stretch(1, 2, 3), Stretch(2, 4, 5))).result(10)
+    ring_id = device.enter(3, [RingStop("a", 0, 5)], [(first, 0), (middle, 1)])
+    first.shape(ring_id, (Stretch(0, 0, 1), Stretch(1, 2, 5))).result(10)
+    ring_id = device.enter(4, [RingStop("a", 0, 5)], [(first, 0)])
+    for host in (first, middle, last):
+        host._outlet.session_failed(1, BadRequest("it has no room."))
+    wait_until(lambda: told == [ring_id] * 3, 10)
+
+
 def test_units_that_are_given_up_free_their_memory(device: OneDevice) -> None:
     whole_bytes = device.reserved_bytes
     sizes = [host.stage.shard.weight_bytes for host in device.hosts if host.stage is not None]
