@@ -7,6 +7,7 @@ the devices that held it were lost.
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
@@ -86,7 +87,8 @@ class Loads:
     Args:
         cluster: the devices; see `Cluster.take_in`.
         tell: told of what is loaded, and what is not.
-        notebook: where the model is to outlive this process.
+        notebook: where the model is to outlive this process: then sources, which may have asked the one before, wait
+            for `begin`.
     """
 
     def __init__(self, transport: Transport, cluster: Cluster, tell: Tell, notebook: Notebook | None = None) -> None:
@@ -100,6 +102,9 @@ class Loads:
         self._why_none: ShardnetError | None = None
         self._heritage = Heritage(transport, cluster, notebook)
         self._is_closed = False
+        self._early: list[Callable[[], object]] | None = None if notebook is None else []
+        """What was asked before `begin`; None since then."""
+        self._lock = threading.Lock()
         self._errands = Errands("shardnet-loads")
         """Its thread alone changes what is loaded."""
 
@@ -155,7 +160,10 @@ class Loads:
             BadRequest: an option is impossible.
         """
         load = Load(model, LoadOptions(**options), FIRST)
-        self._errands.do(partial(self._begin_with, load, sessions, go_on))
+        with self._lock:
+            early, self._early = self._early, None
+            for errand in (partial(self._begin_with, load, sessions, go_on), *(early or ())):
+                self._errands.do(errand)
         return load
 
     def load(self, ticket: int, model: str, options: Mapping[str, Any]) -> Load:
@@ -169,7 +177,7 @@ class Loads:
     def unload(self) -> Future[None]:
         """Let go of the model, and of what was wanted."""
         done: Future[None] = Future()
-        self._errands.do(partial(self._unload_for_good, done))
+        self._do(partial(self._unload_for_good, done))
         return done
 
     def look(self) -> None:
@@ -198,8 +206,16 @@ class Loads:
         self._errands.end(0.0 if is_busy else END_S)  # whoever closes the cluster ends a load
 
     def _begin(self, load: Load) -> Load:
-        self._errands.do(partial(self._perform, load))
+        self._do(partial(self._perform, load))
         return load
+
+    def _do(self, errand: Callable[[], object]) -> None:
+        """What a source asks for, behind what this cluster begins with."""
+        with self._lock:
+            if self._early is None:
+                self._errands.do(errand)
+            else:
+                self._early.append(errand)
 
     # ---- errands ----
 
@@ -244,6 +260,10 @@ class Loads:
         return resumed.sessions
 
     def _perform(self, load: Load) -> None:
+        loaded, wanted = self._loaded, self._wanted
+        if loaded is not None and wanted is not None and wanted.ticket == load.ticket and not self.has_ended():
+            load.done.set_result(loaded)  # who asks has not heard that the coordinator before had done it
+            return
         try:
             files = open_model(load.model, load.options.dtype, progress=load.tell)
         except Exception as error:  # the model that is there stays

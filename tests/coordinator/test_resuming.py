@@ -440,6 +440,30 @@ def test_a_model_that_a_source_has_loaded_goes_on(cluster: LastingInProcess, tin
     assert [stage.last_unit for stage in source.model.plan.stages] == [0, 2, 5]
 
 
+@pytest.mark.parametrize("is_early", [True, False])
+def test_a_source_that_has_not_heard_that_its_load_is_over_asks_again(
+    cluster: LastingInProcess, tiny: Path, loads: list[str], is_early: bool
+) -> None:
+    """Once it was loaded anew, or what the cluster was begun with took its place."""
+    begin(cluster, tiny)
+    ticket, options = 77, {**OPTIONS, "split": (3, 2, 1)}
+    cluster.coordinator.load(ticket, str(tiny), options).done.result(30)
+    before = stages(cluster)
+    cluster.kill()
+    cluster.restart()
+    if is_early:
+        again = cluster.coordinator.load(ticket, str(tiny), options)
+        assert not again.state().is_over
+    beginning = cluster.coordinator.begin(str(tiny), OPTIONS)
+    if not is_early:
+        again = cluster.coordinator.load(ticket, str(tiny), options)
+    beginning.done.result(30)
+    again.done.result(30)
+    assert stages(cluster) == before and len(loads) == 6
+    cluster.coordinator.load(78, str(tiny), options).done.result(30)
+    assert len(loads) == 9
+
+
 def test_one_that_is_started_with_something_else_loads_that(
     cluster: LastingInProcess, tiny: Path, loads: list[str]
 ) -> None:
