@@ -239,10 +239,10 @@ class Cluster:
         """What a device holds, in words; empty where that is nothing."""
         return "; ".join(filter(None, (each.held_by(device) for each in self._deployments)))
 
-    def drain(self, device: str) -> str:
+    def drain(self, device: str, leaving: Collection[str] = ()) -> str:
         """Have others take over what a device holds, who has just come among them, before it leaves. See `draining`."""
         self._newcomers.settle(NEWCOMER_S)
-        return "; ".join(filter(None, [each.drain(device) for each in self._deployments]))
+        return "; ".join(filter(None, [each.drain(device, leaving) for each in self._deployments]))
 
     def let_go(self, device: str, how: str) -> None:
         """A device has left, or its process has ended. Args: `how`, in words that follow its name and "is lost"."""

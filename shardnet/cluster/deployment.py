@@ -334,12 +334,12 @@ class Deployment:
         """What a device holds, in words; empty where that is nothing."""
         return "" if self._rings is None or self._is_closed else held_by(self._rings, device)
 
-    def drain(self, device: str) -> str:
+    def drain(self, device: str, leaving: Collection[str]) -> str:
         """A device is about to leave: others take over what it holds, where they can, while it goes on. See `drain`."""
         if self._rings is None or self._is_closed:
             return ""
         began_s = time.monotonic()
-        moved = drain(self._rings, device)
+        moved = drain(self._rings, device, leaving)
         if moved:
             seconds = time.monotonic() - began_s
             self.note("drained", f"{moved}, after {seconds:.2f} s: {device} may leave", device, seconds)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextlib import suppress
+from dataclasses import replace
 
 from shardnet.cluster.rings import Rings
 from shardnet.errors import ShardnetError
@@ -24,8 +26,11 @@ def _held_by(plan: Plan, device: str) -> str:
     return units_of(stages) if stages else ""
 
 
-def drain(rings: Rings, device: str) -> str:
+def drain(rings: Rings, device: str, leaving: Collection[str] = ()) -> str:
     """Have others take over, while the ring goes on. Waits for that.
+
+    Args:
+        leaving: devices that are about to leave, too, and take over nothing where others can.
 
     Returns:
         Who has taken over what, in words; empty where the device holds nothing, or nobody can.
@@ -34,7 +39,7 @@ def drain(rings: Rings, device: str) -> str:
         moves: list[str] = []
 
         def choose(plan: Plan, away: Away, means: Means, moves: list[str] = moves) -> Plan | None:
-            after = drained(device, plan, away, means)
+            after = drained(device, plan, replace(away, silent=away.silent.union(leaving)), means)
             moves.append("" if after is None else _went(device, plan, after))
             return after
 

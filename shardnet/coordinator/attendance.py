@@ -46,6 +46,12 @@ class Attendance:
         """Those that are there now: as the transport knows, which is told before it tells us."""
         return tuple(name for name in self._transport.members() if name.startswith(SOURCE_MARK))
 
+    @property
+    def leaving(self) -> frozenset[str]:
+        """Those that are about to leave."""
+        with self._lock:
+            return frozenset(self._leaving)
+
     def goodbye(self, device: str) -> None:
         """A device is about to leave, which is no loss."""
         with self._lock:

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from shardnet.cluster.cluster import Cluster
@@ -166,12 +166,11 @@ class Coordinator:
             ClusterError: it does not answer.
         """
         self._require(device)
-        self._cluster.drain(device)
         self._attendance.goodbye(device)
         try:
-            self._transport.call(device, "leave", timeout_s=ANSWER_S).result()
-        except DeviceLost:
-            pass  # it left so quickly that its answer was lost
+            self._drained(device)
+            with suppress(DeviceLost):  # it left so quickly that its answer was lost
+                self._transport.call(device, "leave", timeout_s=ANSWER_S).result()
         except ShardnetError:
             self._attendance.stays(device)
             raise
@@ -237,7 +236,13 @@ class Coordinator:
         return self._cluster.held_by(device)
 
     def _drain(self, device: str) -> Future[str]:
-        return on_thread("shardnet-drain", lambda: self._cluster.drain(device))
+        return on_thread("shardnet-drain", lambda: self._drained(device))
+
+    def _drained(self, device: str) -> str:
+        moved = self._cluster.drain(device, self._attendance.leaving)
+        if moved or self._cluster.held_by(device):
+            return moved
+        return f"others hold what {device} held"
 
     def _require(self, device: str) -> None:
         if device not in self.devices:

@@ -146,8 +146,10 @@ def _start(state: StateFolder, endpoint: str, wanted: Wanted) -> OwnDevice:
     device = OwnDevice(wanted.name, log, process_of(child.pid), child)
     try:
         state.write(NOTE, json.dumps({**wanted._asdict(), "process": device._process}).encode())
-    except BaseException:
+    except BaseException as cause:
         device.close()
+        if isinstance(cause, OSError):
+            raise UsageError(f"{state.path} cannot be written: {cause.strerror}. Make room there.") from cause
         raise
     return device
 

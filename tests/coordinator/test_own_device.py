@@ -102,6 +102,13 @@ def test_what_it_said_last_is_told(state: StateFolder, monkeypatch: pytest.Monke
     assert "or its connection broke" in device.how_it_ended("two")
 
 
+def test_a_note_that_cannot_be_written_is_one_sentence(state: StateFolder) -> None:
+    """Once, on a full disk, it was the output of which the sentence spoke."""
+    state.close()
+    with pytest.raises(UsageError, match=r"state cannot be written: .*\. Make room there\."):
+        found(state)
+
+
 def test_one_that_cannot_be_started_is_one_sentence(state: StateFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(own_device, "DEVICE_COMMAND", ("/nowhere/python",))
     with pytest.raises(UsageError, match="The device of this machine cannot be started"):

@@ -415,6 +415,16 @@ def test_a_lost_device_is_replaced_and_a_source_notices_nothing(tiny: Path, expe
         assert kinds[kinds.index("lost") :].count("taken over") == kinds.count("recovered") == 1
 
 
+def test_who_is_about_to_leave_takes_over_nothing(tiny: Path, expected: list[list[int]]) -> None:
+    with lasting_in_process(3) as cluster:
+        model = cluster.connect().load(tiny, dtype="float32", placement="spread", rebalance=False, standby_gib=0.5)
+        assert cluster.coordinator._goodbye("a") and cluster.coordinator._goodbye("c")
+        assert cluster.coordinator._drain("a").result(30) == "units 0-1 went to b"
+        assert cluster.coordinator._drain("c").result(30) == "others hold what c held"
+        assert model.plan.devices == ("b",)
+        assert answers(model) == expected
+
+
 def test_a_model_comes_back_when_devices_do(tiny: Path, expected: list[list[int]]) -> None:
     with lasting_in_process(1) as cluster:
         source = cluster.connect()
