@@ -424,6 +424,26 @@ def test_it_may_be_killed_while_stages_become_one(
     assert asked(model, GREEDY)
 
 
+def test_what_is_kept_hot_copies_on(
+    cluster: LastingInProcess, tiny: Path, greedy: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, what the next coordinator had found ready followed nobody any more."""
+    monkeypatch.setattr(standby, "QUIET_S", 0.05)
+    begin(cluster, tiny, standby="hot")
+    are_ready(cluster, 3)
+    cluster.kill()
+    cluster.restart()
+    begin(cluster, tiny, standby="hot")
+    are_ready(cluster, 3)
+    model = cluster.connect().model
+    cluster.network.drop("c", "a", endpoint="hop", count=10**6)
+    with ThreadPoolExecutor(1) as source:
+        answer = source.submit(asked, model, GREEDY)
+        wait_until(lambda: cluster.num_sessions() == 6)  # as long as the answer stands still
+        cluster.network.restore()
+        assert answer.result(60) == greedy
+
+
 # ---- which model it is ----
 
 
