@@ -103,7 +103,8 @@ class Balancing:
             device_slowdown=slowdown,
             in_flight=situation.blueprint.options.in_flight,
         )
-        found = prospect(situation.plan, observed, situation.blueprint.place)
+        plan, blueprint, _, tokens = situation
+        found = prospect(plan, observed, blueprint.place, lambda stages: blueprint.can_change(plan, stages, tokens))
         self._found = situation, found
         return found
 

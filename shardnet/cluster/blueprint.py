@@ -107,6 +107,22 @@ class Blueprint:
             held[stage.device] += num_stages * kept_bytes_per_token(profile)
         return tokens * max(held.values()) <= aside_bytes
 
+    def can_change(self, plan: Plan, stages: Sequence[StagePlan], tokens: int) -> bool:
+        """Whether every device has room, until a change of plan is over, for what it gives away beside what it gets."""
+        profile, aside_bytes = self.files.profile, self.options.kv_memory_bytes
+        target = Plan(tuple(stages))
+        for device in self.devices:
+            had = {unit for unit in range(plan.num_units) if plan.device_of(unit) == device.name}
+            has = {unit for unit in range(plan.num_units) if target.device_of(unit) == device.name}
+            held = [profile.units[unit] for unit in had | has]
+            num_stages = bool(had) + bool(has - had)
+            kv_bytes = tokens * sum(unit.kv_bytes_per_token for unit in held)
+            kv_bytes += tokens * num_stages * kept_bytes_per_token(profile)
+            left_bytes = device.memory_bytes - sum(unit.weight_bytes for unit in held) if held else 0
+            if kv_bytes > min(left_bytes, left_bytes if aside_bytes is None else aside_bytes):
+                return False
+        return True
+
     def spare_bytes(self, plan: Plan) -> dict[str, int]:
         """What each device may give to keep units ready for others: half of what the plan leaves free, at most."""
         options, units = self.options, self.files.profile.units

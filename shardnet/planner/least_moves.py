@@ -48,8 +48,16 @@ def _swap(owners: list[str], new: Plan, alike: dict[str, object]) -> dict[str, s
     return swap
 
 
-def with_fewer_moves(old: Plan, new: Plan, problem: Problem, in_flight: int, tolerance: float) -> Plan:
+def with_fewer_moves(
+    old: Plan,
+    new: Plan,
+    problem: Problem,
+    in_flight: int,
+    tolerance: float,
+    may_be: Callable[[Sequence[StagePlan]], bool] = lambda _: True,
+) -> Plan | None:
     """A plan that is nearly as good as `new` and moves fewer units from where they are in `old`; else `new` itself.
+    Where that may not be, the best that is found; None where there is none.
 
     From the old borders one unit after the other flows from a stage to another one, all stages between them shifted by
     one, always where most is gained for what moves, until it is worse than `new` by `tolerance` at most. A device
@@ -60,14 +68,20 @@ def with_fewer_moves(old: Plan, new: Plan, problem: Problem, in_flight: int, tol
         return evaluate(problem, stages).value(new.objective, in_flight)
 
     goal = value_of(new.stages) * (1 + tolerance)
+    may_be_new = may_be(new.stages)
     runs = [_Run(stage.device, stage.num_units) for stage in merged_stages(old.stages)]
     names = [run.device for run in runs]
     if len(set(names)) < len(names) or old.num_units * (len(runs) + 1) ** 3 > _MOST_TRIES:
-        return new
+        return new if may_be_new else None
     newcomers = [device for device in new.devices if device not in names]
     begins = [runs, *([*runs[:at], _Run(each, 0), *runs[at:]] for each in newcomers for at in range(len(runs) + 1))]
-    found = [new.stages, *(stages for begin in begins if (stages := _flown(begin, goal, problem, value_of)))]
-    fewest = min(found, key=lambda stages: _num_moved(old, stages))
+    flown = [_flown(begin, goal, problem, value_of, may_be) for begin in begins]
+    found = [(max(value_of(stages), goal), _num_moved(old, stages), stages) for stages in flown]
+    if may_be_new:
+        found.insert(0, (goal, _num_moved(old, new.stages), new.stages))
+    _, _, fewest = min(found, key=lambda each: each[:2])
+    if fewest == old.stages:
+        return new if may_be_new else None
     if fewest is new.stages:
         return new
     cost = evaluate(problem, fewest)
@@ -95,9 +109,13 @@ class _Run(NamedTuple):
 
 
 def _flown(
-    runs: list[_Run], goal: float, problem: Problem, value_of: Callable[[Sequence[StagePlan]], float]
-) -> tuple[StagePlan, ...] | None:
-    """What units flow to until the goal is reached; None where it is not."""
+    runs: list[_Run],
+    goal: float,
+    problem: Problem,
+    value_of: Callable[[Sequence[StagePlan]], float],
+    may_be: Callable[[Sequence[StagePlan]], bool],
+) -> tuple[StagePlan, ...]:
+    """What units flow to until the goal is reached, or nothing is gained any more."""
     stages = _stages_of(runs)
     value = value_of(stages) if _fits(problem, stages) else math.inf
     while value > goal:
@@ -108,11 +126,13 @@ def _flown(
                 flown[source] = runs[source]._replace(num_units=runs[source].num_units - num_units)
                 flown[target] = runs[target]._replace(num_units=runs[target].num_units + num_units)
                 stages = _stages_of(flown)
-                if _fits(problem, stages) and (reached := value_of(stages)) < value * (1 - ROUNDING):
+                if not (_fits(problem, stages) and may_be(stages)):
+                    continue
+                if (reached := value_of(stages)) < value * (1 - ROUNDING):
                     gained = value - max(reached, goal)
                     tried.append((gained / (num_units * abs(source - target)), reached, flown))
         if not tried:
-            return None
+            break
         _, value, runs = max(tried, key=lambda each: (each[0], -each[1]))
     return _stages_of(runs)
 

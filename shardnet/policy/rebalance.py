@@ -9,14 +9,14 @@ which `Prospect` saves as long as things are as they were. Who takes over from a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from shardnet.described.schema import require
 from shardnet.errors import DoesNotFit, ShardnetError
 from shardnet.foreign.bounds import BYTES_PER_S, SECONDS
-from shardnet.plan import Plan
+from shardnet.plan import Plan, StagePlan
 from shardnet.planner.costs import evaluate, gain
 from shardnet.planner.least_moves import keep_places, with_fewer_moves
 from shardnet.planner.problem import Device, Link, Problem
@@ -129,15 +129,27 @@ def revise(plan: Plan, observed: Observed, policy: Policy, replan: Replan) -> De
     return decide(plan, prospect(plan, observed, replan), observed.now_s, observed.past, policy)
 
 
-def prospect(plan: Plan, observed: Observed, replan: Replan) -> Prospect:
-    """What another plan would gain over this one, by what is observed."""
+def prospect(
+    plan: Plan,
+    observed: Observed,
+    replan: Replan,
+    may_be: Callable[[Sequence[StagePlan]], bool] = lambda _: True,
+) -> Prospect:
+    """What another plan would gain over this one, by what is observed.
+
+    Args:
+        may_be: whether it can be gone over to some stages.
+    """
     seen = observed_problem(observed)
     now = evaluate(seen, plan.stages).value(plan.objective, observed.in_flight)
     try:
         best = keep_places(plan, replan(seen), seen)
     except ShardnetError as error:  # nothing fits, or a solver is late: what runs goes on
         return Prospect(None, 0.0, f"no other plan can be made now: {error}", observed.device_slowdown)
-    best = with_fewer_moves(plan, best, seen, observed.in_flight, NEARLY)
+    fewest = with_fewer_moves(plan, best, seen, observed.in_flight, NEARLY, may_be)
+    if fewest is None:
+        return Prospect(None, 0.0, "there is no room for any change", observed.device_slowdown)
+    best = fewest
     share = gain(now, evaluate(seen, best.stages).value(plan.objective, observed.in_flight))
     return Prospect(best, share, "", observed.device_slowdown)
 

@@ -6,20 +6,23 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
-from in_process_ring import PROMPT, RingInProcess, alone, ring_in_process, rings_of
+from in_process_ring import PROMPT, RingInProcess, alone, blueprint_of, ring_in_process, rings_of
 from processes import wait_until
 from tiny_text_model import save_text_model
 from torch import Tensor
 
 from shardnet.cluster import balancing
 from shardnet.cluster.model import Model
+from shardnet.cluster.placement import kept_bytes_per_token
 from shardnet.cluster.rings import Rings
+from shardnet.plan import StagePlan, stages_from_counts
 from shardnet.policy.rebalance import Policy
 
 NUM_TOKENS = 400
@@ -99,6 +102,28 @@ def test_noise_moves_nothing(tiny: Path) -> None:
         list(model.stream(PROMPT, max_new_tokens=300))
         assert model.plan.stages == before.stages
         assert "rebalanced" not in [event.event for event in model.events]
+
+
+def test_a_change_has_to_fit_while_it_lasts(tiny: Path) -> None:
+    """Once, a device was given other units than it had, for which it had room, but not for both: a conversation ended
+    for that."""
+    with loaded(tiny, Slowed(), split=[2, 2, 2]) as model:
+        blueprint, plan, tokens = blueprint_of(model), model.plan, 100
+        names = list(plan.devices)
+        shifted = stages_from_counts([names[1], names[2], names[0]], [2, 2, 2])
+        trimmed = stages_from_counts(names, [1, 3, 2])
+        units = blueprint.files.profile.units
+        most = max(unit.weight_bytes + tokens * unit.kv_bytes_per_token for unit in units)
+        kept_bytes = 2 * tokens * kept_bytes_per_token(blueprint.files.profile)
+
+        def can_change(memory_bytes: int, stages: tuple[StagePlan, ...]) -> bool:
+            devices = tuple(replace(each, memory_bytes=memory_bytes) for each in blueprint.devices)
+            return replace(blueprint, devices=devices).can_change(plan, stages, tokens)
+
+        assert can_change(4 * most + kept_bytes, shifted)
+        assert can_change(3 * most + kept_bytes, trimmed)
+        assert not can_change(sum(unit.weight_bytes for unit in units) // 2, shifted)
+        assert not can_change(most, plan.stages)
 
 
 def test_others_take_over_from_who_is_about_to_leave_before_it_leaves(tiny: Path, expected: list[int]) -> None:

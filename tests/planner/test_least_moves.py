@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -68,6 +69,7 @@ def test_of_plans_that_are_nearly_as_good_the_one_that_moves_least_is_taken() ->
     slow = replace(problem, devices=tuple(slower(each) if each.name == "a" else each for each in problem.devices))
     new = Plan(stages_from_counts(["c", "b"], [4, 4]))
     found = with_fewer_moves(old, new, slow, 1, 0.03)
+    assert found is not None
     assert evaluate(slow, found.stages).lap_s <= 1.03 * evaluate(slow, new.stages).lap_s
     assert len(moves(old, found)) == 3 < len(moves(old, new))
     assert "a" not in found.devices
@@ -79,6 +81,7 @@ def test_a_newcomer_comes_in_where_least_moves() -> None:
     slow = replace(problem, devices=tuple(slower(each) if each.name == "a" else each for each in problem.devices))
     new = Plan(stages_from_counts(["b", "c"], [4, 4]))
     found = with_fewer_moves(old, new, slow, 1, 0.03)
+    assert found is not None
     assert found.stages == stages_from_counts(["c", "b"], [4, 4])
 
 
@@ -110,7 +113,23 @@ def test_what_moves_less_is_never_much_worse(borders: list[int], factors: list[f
     old = Plan(stages_from_counts(["a", "b", "c"], [first, second - first, 8 - second]))
     new = replace(best_plan(problem), objective=objective)
     found = with_fewer_moves(old, new, problem, 2, 0.03)
+    assert found is not None
     cost, best = evaluate(problem, found.stages), evaluate(problem, new.stages)
     assert broken_limit(problem, found.stages, cost) is None
     assert cost.value(objective, 2) <= 1.03 * best.value(objective, 2)
     assert len(moves(old, found)) <= len(moves(old, new))
+
+
+def test_where_the_best_plan_may_not_be_the_best_of_the_others_is_taken() -> None:
+    problem = equals(memory_units=5)
+    old = Plan(stages_from_counts(["b", "a", "c"], [3, 3, 2]))
+    slow = replace(problem, devices=tuple(slower(each) if each.name == "a" else each for each in problem.devices))
+    new = Plan(stages_from_counts(["c", "b"], [4, 4]))
+
+    def may_be(stages: Sequence[StagePlan]) -> bool:
+        return any(stage.device == "a" for stage in stages)
+
+    found = with_fewer_moves(old, new, slow, 1, 0.03, may_be)
+    assert found is not None
+    assert [stage.num_units for stage in found.stages if stage.device == "a"] == [1]
+    assert with_fewer_moves(old, new, slow, 1, 0.03, lambda _: False) is None
