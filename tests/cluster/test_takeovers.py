@@ -270,7 +270,7 @@ def test_who_cannot_take_over_from_one_that_leaves_may_do_so_when_it_has_left(ti
         reserve = memory.reserve_weights
         memory.reserve_weights = refuse  # type: ignore[method-assign]
         stream = begun(model)
-        assert model._deployment.drain("b") == ""
+        assert model._deployment.drain("b", ()) == ""
         wait_until(lambda: not ring.workers["c"]._stages.hosts())
         memory.reserve_weights = reserve  # type: ignore[method-assign]
         ring.network.kill("b")
