@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _NUM_BINS = 100
 """Points of every curve over time."""
+_NO_STEPS = (
+    "No step was recorded, so the trace shows none: the model must be loaded with record_spans, as up and load "
+    "do with --record-spans."
+)
 _COLOURS = {"compute": "#2a7f62", "wire": "#e09f3e", "idle": "#d9d9d9"}
 
 
@@ -94,6 +98,8 @@ def write_profile(
     _write_events(path / "tensorboard", timeline, shares, text, figure, run_summary)
     if timeline.what_is_lost:
         _log.warning("%s", timeline.what_is_lost)
+    if timeline.bounds_ns == (0, 0):
+        _log.warning("%s", _NO_STEPS)
     return path
 
 

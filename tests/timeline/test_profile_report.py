@@ -78,13 +78,16 @@ def test_a_profile_is_read_back(tmp_path: Path, plan: Plan, model_profile: Model
     assert walls[-1] - walls[0] == pytest.approx((last - first) / 1e9 * 0.99, rel=1e-3)
 
 
-def test_a_profile_without_a_single_step_is_no_error(tmp_path: Path, plan: Plan, model_profile: ModelProfile) -> None:
+def test_a_profile_without_a_single_step_is_no_error(
+    tmp_path: Path, plan: Plan, model_profile: ModelProfile, caplog: pytest.LogCaptureFixture
+) -> None:
     pytest.importorskip("tensorboard")
     happened = History(5_000 * MS, 1, 3, (Event(0.5, "back", "phone-1 is heard again", "phone-1", None, 1, 3),))
     for timeline in (Timeline(), Timeline(history=happened)):
         folder = write_profile(tmp_path, timeline, plan, model_profile, {})
         assert (folder / "plan.png").exists()
     assert "phone-1 is heard again" in (folder / "plan.md").read_text()
+    assert "loaded with record_spans" in caplog.messages[0]
 
 
 def test_a_profile_says_which_spans_are_missing(
