@@ -26,7 +26,7 @@ KNOWN = (
     "drained",
 )
 DONE = ("recovered", "rebalanced", "rerouted", "drained")
-COMPARED = ("lost", "suspected", "back", "recovered")
+COMPARED = ("lost", "suspected", "cut off", "back", "recovered", "drained")
 """What a real run and a predicted one both tell."""
 
 
@@ -127,7 +127,7 @@ def predicted_outcome(result: Result, events: Sequence[Event]) -> Outcome:
     for each in result.happenings:
         event = next((event for event in left if each.kind == "event" and str(event) == each.what), None)
         if event is None:
-            news.append(News(each.at_s, each.kind, text=each.what))
+            news.append(News(each.at_s, each.kind, each.device, each.what))
         else:
             left.remove(event)
             struck.append(Struck(event, each.at_s))
