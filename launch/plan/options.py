@@ -187,7 +187,9 @@ class RunOptions:
         float, typer.Option("--jitter", help="Spread of all times (0.2: about 20%).", rich_help_panel=_RUN), Amount(2)
     ] = 0.0
     seed: Annotated[
-        int, typer.Option("--seed", help="Of the jitter.", rich_help_panel=_RUN), Count(-(2**63), 2**63)
+        int,
+        typer.Option("--seed", help="Of the jitter, and of who comes and goes.", rich_help_panel=_RUN),
+        Count(-(2**63), 2**63),
     ] = 0
     event: Annotated[
         list[str] | None,
@@ -205,6 +207,48 @@ class RunOptions:
     rebalance: Annotated[
         bool, typer.Option("--rebalance/--no-rebalance", help="Move layers while it runs.", rich_help_panel=_RUN)
     ] = True
+    standby: Annotated[
+        str,
+        typer.Option("--standby", help="What is kept ready for a loss: cold, warm or hot.", rich_help_panel=_RUN),
+    ] = "warm"
+    duration_s: Annotated[
+        float | None,
+        typer.Option(
+            "--duration-s",
+            metavar="S",
+            help="Each session asks again and again for so long, instead of --requests.",
+            rich_help_panel=_RUN,
+        ),
+        Amount(A_DAY_S, above_zero=True),
+    ] = None
+    stay_s: Annotated[
+        float | None,
+        typer.Option(
+            "--stay-s",
+            metavar="S",
+            help="Devices come and go: for so long each stays on average (with --duration-s).",
+            rich_help_panel=_RUN,
+        ),
+        Amount(A_DAY_S, above_zero=True),
+    ] = None
+    away_s: Annotated[
+        float | None,
+        typer.Option(
+            "--away-s",
+            metavar="S",
+            help="After so long it is back, on average.",
+            show_default="half of --stay-s",
+            rich_help_panel=_RUN,
+        ),
+        Amount(A_DAY_S, above_zero=True),
+    ] = None
+    goodbye: Annotated[
+        float,
+        typer.Option(
+            "--goodbye", help="Share of those who go that say so before; the others are killed.", rich_help_panel=_RUN
+        ),
+        Amount(1.0),
+    ] = 0.0
     plot: Plot = None
     trace: Annotated[
         Path | None,

@@ -64,6 +64,8 @@ def run(options: ProblemOptions, how: PlannerOptions, output: PlanOutput) -> Non
 
 LARGE_S = 45.0
 """What a search in a cluster of over 200 devices gets here, where no model waits to be loaded."""
+CHURN_S, AGAIN_S = 10.0, 1.0
+"""The same where devices come and go all the time: at the start, and while the run goes on."""
 WHAT_IF_S = 8.0
 """For each of the plans that `--explain` makes of a changed problem."""
 
@@ -83,6 +85,10 @@ class ConfiguredPlanner:
 
     def __call__(self, problem: Problem) -> Plan:
         return self.by(self._how.method, problem, simulated_rate)
+
+    def quickly(self, problem: Problem, most_s: float) -> Plan:
+        """The plan that is found in so many seconds where the user says nothing. Its rate is not simulated."""
+        return self.by(self._how.method, problem, most_s=most_s)
 
     def by(self, method: str, problem: Problem, simulate: Simulate | None = None, most_s: float = math.inf) -> Plan:
         """The plan of a method, which need not be the chosen one, in so many seconds where the user says nothing."""

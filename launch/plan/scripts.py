@@ -16,7 +16,7 @@ from shardnet.launch.plan.options import PlannerOptions, ProblemOptions, RunOpti
 from shardnet.plan import Plan
 from shardnet.planner.problem import Problem
 from shardnet.policy.rebalance import Replan, without_devices
-from shardnet.simulator import Event, Load, Recovery, Script, absent_at_start, read_script
+from shardnet.simulator import Churn, Event, Load, Recovery, Script, absent_at_start, read_script
 from shardnet.simulator.script import given_plan, paper_cluster, recovery_of
 
 _SAID = {
@@ -28,6 +28,11 @@ _SAID = {
     "plan_file": "--plan",
     "event": "--event",
     "events": "--events",
+    "standby": "--standby",
+    "duration_s": "--duration-s",
+    "stay_s": "--stay-s",
+    "away_s": "--away-s",
+    "goodbye": "--goodbye",
 }
 """Options, besides all of `ProblemOptions`, whose values are in a script."""
 
@@ -40,6 +45,7 @@ class PaperRun(NamedTuple):
     load: Load
     events: tuple[Event, ...]
     recovery: Recovery
+    churn: Churn | None = None
 
 
 def load_script(path: Path) -> Script:

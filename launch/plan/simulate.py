@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as json_format
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from shardnet.described.schema import Place, read_record
@@ -15,13 +16,26 @@ from shardnet.launch.files.output_files import require_picture, require_writable
 from shardnet.launch.plan import tables as plan_tables
 from shardnet.launch.plan.inputs import Asked, read_problem
 from shardnet.launch.plan.options import PlannerOptions, ProblemOptions, RunOptions
-from shardnet.launch.plan.run import ConfiguredPlanner
+from shardnet.launch.plan.run import AGAIN_S, CHURN_S, ConfiguredPlanner
 from shardnet.launch.plan.scripts import PaperRun, plan_without, read_script_run
 from shardnet.plan import Plan, StagePlan
 from shardnet.planner import plan_to_dict
 from shardnet.planner.costs import evaluate
 from shardnet.planner.problem import Problem
-from shardnet.simulator import Event, Load, Recovery, Result, absent_at_start, parse_event, read_events, simulate
+from shardnet.simulator import (
+    Churn,
+    Event,
+    Load,
+    Recovery,
+    Result,
+    absent_at_start,
+    parse_event,
+    read_events,
+    simulate,
+)
+
+SEARCH_EVERY_S = 300.0
+"""Of the run's own time: where devices come and go all the time, so often a better plan is looked for."""
 
 
 def run(options: ProblemOptions, how: PlannerOptions, wanted: RunOptions) -> None:
@@ -38,8 +52,10 @@ def run(options: ProblemOptions, how: PlannerOptions, wanted: RunOptions) -> Non
         what = read_script_run(wanted.script, options, how, wanted, planner)
     else:
         what = _read_run(options, how, wanted, planner)
-    asked, start, load, events, recovery = what
-    result = simulate(asked.problem, start, load, events, recovery)
+    asked, start, load, events, recovery, churn = what
+    if wanted.trace is not None and load.duration_s is not None:
+        raise UsageError("--trace does not go with --duration-s, for which nothing is recorded; leave one of them out.")
+    result = simulate(asked.problem, start, load, events, recovery, churn)
     if wanted.trace is not None:
         _write(wanted.trace, json_format.dumps(result.to_trace()))
     if wanted.plot is not None:
@@ -54,14 +70,42 @@ def run(options: ProblemOptions, how: PlannerOptions, wanted: RunOptions) -> Non
 def _read_run(options: ProblemOptions, how: PlannerOptions, wanted: RunOptions, planner: ConfiguredPlanner) -> PaperRun:
     load = _read_load(options, how, wanted)
     asked = read_problem(options, how.in_flight, load.prompt_tokens + load.new_tokens)
-    events = _read_events(wanted.event or (), wanted.events)
+    events, churn = _read_events(wanted.event or (), wanted.events), _read_churn(wanted)
+    absent = {device for device in absent_at_start(events) if device in asked.problem.index}
+    if churn is None:
+        plan, replan, search_every_s = planner.__call__, planner.__call__, 0.0
+    else:
+        absent |= churn.away_at_start(asked.problem)
+        plan, replan = partial(planner.quickly, most_s=CHURN_S), partial(planner.quickly, most_s=AGAIN_S)
+        search_every_s = SEARCH_EVERY_S
     if wanted.plan_file is not None:
         start = _read_plan(wanted.plan_file, asked.problem, how)
     else:
-        absent = [device for device in absent_at_start(events) if device in asked.problem.index]
-        start = plan_without(absent, asked.problem, planner)
-    recovery = Recovery(planner, load_bytes_per_s=dict(asked.load_bytes_per_s), rebalance=wanted.rebalance)
-    return PaperRun(asked, start, load, events, recovery)
+        start = plan_without(sorted(absent), asked.problem, plan)
+    recovery = Recovery(
+        replan,
+        load_bytes_per_s=dict(asked.load_bytes_per_s),
+        standby=wanted.standby,
+        rebalance=wanted.rebalance,
+        search_every_s=search_every_s,
+    )
+    return PaperRun(asked, start, load, events, recovery, churn)
+
+
+def _read_churn(wanted: RunOptions) -> Churn | None:
+    """How devices come and go.
+
+    Raises:
+        UsageError: it is not said for how long, or how long they stay.
+    """
+    if wanted.stay_s is None:
+        if wanted.away_s is not None or wanted.goodbye:
+            raise UsageError("--away-s and --goodbye need --stay-s, which says how long devices stay.")
+        return None
+    if wanted.duration_s is None:
+        raise UsageError("--stay-s needs --duration-s: for so long devices come and go.")
+    away_s = wanted.stay_s / 2 if wanted.away_s is None else wanted.away_s
+    return Churn(wanted.stay_s, away_s, wanted.goodbye, wanted.seed)
 
 
 def _read_load(options: ProblemOptions, how: PlannerOptions, wanted: RunOptions) -> Load:
@@ -76,6 +120,8 @@ def _read_load(options: ProblemOptions, how: PlannerOptions, wanted: RunOptions)
             f"Prompt and answer have {run_tokens} tokens together, more than the {options.context} of --context. "
             "Ask for fewer, or leave --context out."
         )
+    if wanted.requests is not None and wanted.duration_s is not None:
+        raise UsageError("--requests does not go with --duration-s; leave one of them out.")
     return Load(
         how.in_flight,
         wanted.requests,
@@ -84,6 +130,7 @@ def _read_load(options: ProblemOptions, how: PlannerOptions, wanted: RunOptions)
         wanted.prefill_chunk,
         wanted.jitter,
         wanted.seed,
+        wanted.duration_s,
     )
 
 

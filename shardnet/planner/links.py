@@ -14,6 +14,8 @@ from shardnet.plan import Link
 
 MOST_SPARSE = 64
 """Devices up to which routes are searched link by link; beyond, device by device in arrays."""
+FEW_LINKS = 8
+"""From each device, on average: so few are searched link by link in clusters of any size."""
 TIE = 1e-12
 """Relative difference below which two times count as equal: sums of the same numbers in another order."""
 
@@ -54,7 +56,7 @@ class Routes:
 
     def _search(self, source: str, target: str, num_bytes: float) -> tuple[Link, ...] | None:
         """Dijkstra's algorithm, which never looks beyond what the direct link takes."""
-        if len(self._leaving) > MOST_SPARSE:
+        if len(self._leaving) > MOST_SPARSE and len(self._direct) > FEW_LINKS * len(self._leaving):
             self._ways = self._ways or _Ways(self._direct, self._radio_j)
             return self._ways.search(source, target, num_bytes)
         direct = self._direct.get((source, target))

@@ -3,6 +3,7 @@
 Everything that comes out of here is predicted, never measured.
 """
 
+from shardnet.simulator.churn import Churn
 from shardnet.simulator.events import Event, absent_at_start, parse_event, read_events
 from shardnet.simulator.load import Load, Recovery
 from shardnet.simulator.rates import simulated_rate
@@ -12,6 +13,7 @@ from shardnet.simulator.run import simulate
 from shardnet.simulator.script import Script, read_script
 
 __all__ = [
+    "Churn",
     "Event",
     "Load",
     "Recovery",

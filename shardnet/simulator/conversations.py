@@ -172,11 +172,17 @@ class Conversations:
             return
         self.requests.append(Request(session.index, session.began_s, session.first_token_s, self._engine.now_s))
         session.active = False
-        if self._waiting:
-            self._waiting -= 1
+        if self._may_begin():
             self._start_request(session)
         elif not self.are_going_on:
             self._engine.stop()
+
+    def _may_begin(self) -> bool:
+        """Another request."""
+        if self._load.duration_s is not None:
+            return self._engine.now_s < self._load.duration_s
+        self._waiting -= 1
+        return self._waiting >= 0
 
     def _move(self, session: _Session, began_s: float) -> None:
         """Fetch or recompute what the new plan puts elsewhere, then go on with the token that began at `began_s`."""

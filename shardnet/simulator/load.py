@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 from shardnet.described.schema import require
-from shardnet.foreign.bounds import SESSIONS, TOKENS, Amount, Count, check_fields
+from shardnet.foreign.bounds import SECONDS, SESSIONS, TOKENS, Amount, Count, check_fields
 from shardnet.foreign.quoting import quoted
 from shardnet.policy.membership import Limits
 from shardnet.policy.rebalance import Policy, Replan
@@ -15,6 +15,8 @@ MAX_STEPS = 2_000_000
 """Tokens and chunks of prompts in one run."""
 MAX_LEGS = 2_500_000
 """Stages and links that they cross in all: each is recorded, and these take 500 MB."""
+MAX_UNRECORDED_LEGS = 10_000_000
+"""The same where nothing is recorded, as in a run of a given duration."""
 STANDBY = ("cold", "warm", "hot")
 _MANY = Count(1, TOKENS.most)
 
@@ -33,13 +35,36 @@ class Load:
     jitter: Annotated[float, Amount(2)] = 0.0
     """Spread of every compute and hop time: the sigma of a log-normal factor with mean 1."""
     seed: int = 0
+    duration_s: Annotated[float | None, SECONDS] = None
+    """For so long every answer is followed by another one, instead of `requests`; nothing is traced then."""
 
     def __post_init__(self) -> None:
         check_fields(self)
+        require(self.duration_s is None or self.requests is None, "say either how many requests, or for how long.")
         require(
             self.num_steps <= MAX_STEPS,
             f"{self.num_steps} tokens and chunks of prompts are more than the {MAX_STEPS} that are simulated; "
             "ask for fewer.",
+        )
+
+    def check_size(self, legs_of_lap: int, rate_per_s: float) -> None:
+        """Refuse a run that would take too long.
+
+        Args:
+            legs_of_lap: stages and links that a token crosses.
+            rate_per_s: tokens of all sessions.
+
+        Raises:
+            BadConfiguration: it would.
+        """
+        steps, most = float(self.num_steps), MAX_LEGS
+        if self.duration_s is not None:
+            steps, most = steps + rate_per_s * self.duration_s, MAX_UNRECORDED_LEGS
+        legs = round(min(steps * legs_of_lap, 1e18))
+        require(
+            legs <= most,
+            f"The run would cross {legs} stages and links, more than the {most} that are simulated; ask for fewer "
+            f"tokens{'' if self.duration_s is None else ', or for less time'}.",
         )
 
     @property

@@ -140,6 +140,7 @@ class Result:
             "time_to_first_token_s": self.time_to_first_token_s,
             "duration_s": self.duration_s,
             "tokens": self.num_tokens,
+            "answers": len(self.requests),
             "busy": [
                 {
                     "name": " to ".join(resource),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -10,23 +10,23 @@ from shardnet.described.schema import require
 from shardnet.errors import BadConfiguration, ShardnetError
 from shardnet.foreign.quoting import counted
 from shardnet.plan import Plan
+from shardnet.planner.costs import evaluate
 from shardnet.planner.problem import Problem
-from shardnet.policy.rebalance import Change, Move, Observed, moves, observed_problem
+from shardnet.policy.rebalance import Change, Move, moves, observed_problem
 from shardnet.policy.succession import Cut, ways_of
+from shardnet.simulator.churn import Churn, Traffic
 from shardnet.simulator.conversations import Conversations
 from shardnet.simulator.engine import Engine, Leg, Resource
 from shardnet.simulator.events import Event, absent_at_start, check_events, in_order
-from shardnet.simulator.load import MAX_LEGS, Load, Recovery
+from shardnet.simulator.load import Load, Recovery
 from shardnet.simulator.lost_time import LostTime
-from shardnet.simulator.nearby import left_of
 from shardnet.simulator.result import Happening, Result
 from shardnet.simulator.ring import Roads, copy_seconds, decode_legs
 from shardnet.simulator.rounds import Rounds, Switch
 from shardnet.simulator.search import Search
+from shardnet.simulator.senses import Senses
 from shardnet.simulator.way import Way
 
-STEP = 1.05
-"""Slowdowns are seen in steps of 5%, so that noise alone asks for no new plan."""
 CUT = 1e6
 """So many times as long as usual a link is taken to need that is known to be cut."""
 PATIENCE = 100
@@ -36,41 +36,57 @@ AGAIN_S = 0.5
 
 
 def simulate(
-    problem: Problem, plan: Plan, load: Load, events: Sequence[Event] = (), recovery: Recovery | None = None
+    problem: Problem,
+    plan: Plan,
+    load: Load,
+    events: Sequence[Event] = (),
+    recovery: Recovery | None = None,
+    churn: Churn | None = None,
 ) -> Result:
     """Predict a run of `plan`.
 
     Args:
         problem: with every device that is or may come to be a member.
         events: see `events`. A device whose first event is `join` is absent at the start.
+        churn: how devices come and go besides, as long as the load has it; some are absent at the start.
 
     Raises:
         BadConfiguration: an event of an unknown device or link, or a plan with an absent device.
     """
     links = {(link.source, link.target) for link in problem.links}
     check_events(events, problem.index, links)
-    legs = load.num_steps * len(decode_legs(problem, plan.stages))
-    require(
-        legs <= MAX_LEGS,
-        f"The run would cross {legs} stages and links, more than the {MAX_LEGS} that are simulated; ask for fewer "
-        "tokens.",
-    )
-    run = _Run(problem, plan, load, recovery or Recovery(), in_order(events))
-    return run.finish()
+    rate_per_s = evaluate(problem, plan.stages).rate(load.in_flight)
+    load.check_size(len(decode_legs(problem, plan.stages)), rate_per_s)
+    require(churn is None or load.duration_s is not None, "devices that come and go need a duration_s of the load.")
+    return _Run(problem, plan, load, recovery or Recovery(), in_order(events), churn).finish()
 
 
 class _Run:
-    def __init__(self, problem: Problem, plan: Plan, load: Load, recovery: Recovery, events: Sequence[Event]) -> None:
-        late = set(absent_at_start(events))
+    def __init__(
+        self,
+        problem: Problem,
+        plan: Plan,
+        load: Load,
+        recovery: Recovery,
+        events: Sequence[Event],
+        churn: Churn | None,
+    ) -> None:
+        late = set(absent_at_start(events)) | (set() if churn is None else churn.away_at_start(problem))
         absent = [device for device in plan.devices if device in late]
         if absent:
             raise BadConfiguration(f"the plan uses {absent[0]!r}, which joins later; plan without it.")
         self._problem, self._load, self._recovery = problem, load, recovery
-        self._engine = Engine(load.jitter, load.seed)
+        self._engine = Engine(load.jitter, load.seed, is_recorded=load.duration_s is None)
         self._way = Way(problem, plan)
         self._gone = late
         """Devices that are not there, whether that is known or not."""
+        self._links: defaultdict[str, list[Resource]] = defaultdict(list)
+        """Of each device, both ways."""
+        for link in problem.links:
+            for end in (link.source, link.target):
+                self._links[end].append((link.source, link.target))
         self._rounds = Rounds(self, problem, plan, recovery, late)
+        self._senses = Senses(problem, self._engine, self._way, recovery, load.in_flight, self._gone)
         self._conversations = Conversations(self._engine, self._way, load, lambda: self._gone)
         self._lost_time = LostTime(self._conversations, self._engine, self._why_still)
         self._happenings: list[Happening] = []
@@ -84,6 +100,10 @@ class _Run:
         self._idle_looks = self._happened = 0
         self._search = Search(recovery)
         self._schedule()
+        if churn is not None:
+            traffic = Traffic(churn, self.after, self._go_away, self._join)
+            traffic.begin(problem)
+            self.after(load.duration_s or 0.0, lambda: setattr(traffic, "is_over", True))
 
     def _schedule(self) -> None:
         for event in self._coming:
@@ -93,7 +113,7 @@ class _Run:
             elif event.token is not None:
                 self._conversations.at_token(event.token, happen)
         self._conversations.begin()
-        if self._coming:
+        if self._coming or self._load.duration_s is not None:
             self.after(self._recovery.look_every_s, self._look)
 
     def finish(self) -> Result:
@@ -102,10 +122,9 @@ class _Run:
         self._lost_time.look()
         if self._failed is None and conversations.are_going_on:
             self._failed = "a device or a link of the ring is gone or stands still, and nothing replaces it"
-        last_s = max([span.end_s for span in engine.spans], default=0.0)
         return Result(
             plans=tuple(self._way.plans),
-            duration_s=engine.now_s if self._failed else last_s,
+            duration_s=engine.now_s if self._failed else engine.last_s,
             num_tokens=conversations.num_tokens,
             laps=tuple(conversations.laps),
             requests=tuple(conversations.requests),
@@ -132,14 +151,14 @@ class _Run:
         return device not in self._gone and self._stopped(device) is None
 
     def copy_seconds(self, before: Plan, after: Plan) -> float:
-        roads = Roads(self._problem, observed_problem(self._network(before, after)))
+        roads = Roads(self._problem, observed_problem(self._senses.network(before, after)))
         return copy_seconds(self._problem, roads, moves(before, after), self._conversations.num_cached)
 
     def tell(self, kind: str, text: str, device: str = "") -> None:
         self._happenings.append(Happening(self._engine.now_s, text, kind=kind, device=device))
 
     def go_on(self, switch: Switch) -> None:
-        self._way.switch(switch, self._network())
+        self._way.switch(switch, self._senses.network(switch.plan))
         if switch.copied is None:
             self._lost_time.repaired()
             self._conversations.start_again()
@@ -161,12 +180,8 @@ class _Run:
                 self._engine.server(resource).slowdown = event.factor
         elif event.kind == "join":
             self._join(event.device)
-        elif event.kind == "leave":
-            self._rounds.drain(event.device, partial(self._leave, event.device))
-        elif event.kind == "kill":
-            self._engine.thaw((event.device,))  # it comes back as another process
-            self._go(event.device)
-            self.after(self._recovery.detect_s, partial(self._lose, event.device, "it is gone without a word"))
+        elif event.kind in ("leave", "kill"):
+            self._go_away(event.device, event.kind == "leave")
         elif event.kind in ("freeze", "cut"):
             for resource in resources:
                 self._engine.freeze(resource)
@@ -182,14 +197,20 @@ class _Run:
         server = self._engine.servers.get(resource)
         return None if server is None else server.frozen_since_s
 
+    def _go_away(self, device: str, says_so: bool) -> None:
+        if says_so:
+            self._rounds.drain(device, partial(self._leave, device))
+            return
+        self._engine.thaw((device,))  # it comes back as another process
+        self._go(device)
+        self.after(self._recovery.detect_s, partial(self._lose, device, "it is gone without a word"))
+
     def _go(self, device: str) -> None:
         """A device is gone, and what it held."""
         self._gone.add(device)
         self._rounds.weights.lose(device)
-        self._engine.kill((device,))
-        for resource in list(self._engine.servers):
-            if len(resource) == 2 and device in resource:
-                self._engine.kill(resource)
+        for resource in ((device,), *self._links[device]):
+            self._engine.kill(resource)
 
     def _lose(self, device: str, why: str) -> None:
         """That a device is gone is known."""
@@ -199,13 +220,15 @@ class _Run:
             self.end(f"the source {device} left, and the prompt with it")
             return
         self._rounds.lose(device, why)
-        self._make_good()
-        self._go_round(f"{device} is lost")
+        self._make_good(device)
+        if device in self._way.needed():
+            self._go_round(f"{device} is lost")
 
-    def _make_good(self) -> None:
-        """Sessions that were about to leave a device which is gone or silent by now are computed anew elsewhere."""
+    def _make_good(self, device: str) -> None:
+        """Sessions that were being copied from a device that is gone or silent by now are computed anew elsewhere."""
+        is_source = self._way.came.copied is not None and any(device in plan.devices for plan in self._way.plans[-2:])
         is_still = self._rounds.is_changing or self._failed is not None
-        if not is_still and not self._conversations.are_all_under(self._way.plan.version):
+        if is_source and not is_still and not self._conversations.are_all_under(self._way.plan.version):
             self._way.came = Switch(self._way.plan, None)
             self._conversations.start_again()
 
@@ -229,8 +252,8 @@ class _Run:
             return
         self._gone.discard(device)
         self._rounds.take_in(device)
-        for resource in list(self._engine.servers):
-            if device in resource and self._gone.isdisjoint(resource):
+        for resource in ((device,), *self._links[device]):
+            if self._gone.isdisjoint(resource):
                 self._engine.revive(resource)
         for way in self._cut:
             self._engine.server(way).seen_slowdown = CUT
@@ -251,7 +274,7 @@ class _Run:
 
     def _suspect(self, device: str, why: str) -> None:
         self._rounds.suspect(device, why)
-        self._make_good()
+        self._make_good(device)
 
     def _strike_off(self, device: str) -> None:
         """It is lost, though it may be heard again, and joins anew then."""
@@ -313,7 +336,7 @@ class _Run:
             self._reroute("a link is mended")
 
     def _reroute(self, why: str) -> bool:
-        is_new = self._way.reroute(self._network())
+        is_new = self._way.reroute(self._senses.network())
         if is_new:
             self.tell("rerouted", f"send over relays ({why})")
         return is_new
@@ -326,7 +349,7 @@ class _Run:
         self._look_again()
         if self._rounds.is_changing or self._rounds.is_planned:
             return
-        if not self._recovery.is_source_apart:
+        if not (self._recovery.is_source_apart or self._way.is_routed_by(self._senses.slow_links())):
             self._reroute("a link became slow")
         if self._search.is_of_use(self._engine.now_s):
             self._revise()
@@ -334,7 +357,7 @@ class _Run:
     def _revise(self) -> None:
         plan = self._rounds.plan
         try:
-            better = self._search.better(plan, self._observed(self._rounds.prospects()))
+            better = self._search.better(plan, self._senses.observed(self._rounds.prospects()))
         except ShardnetError:  # nobody is left: the next look sees
             return
         away = self._rounds.absences.away()
@@ -351,30 +374,11 @@ class _Run:
 
     def _look_again(self) -> None:
         """A step can take years where a device is slow enough; there is nothing to be seen meanwhile."""
-        happened = len(self._engine.spans) + len(self._happenings)
+        happened = self._engine.num_done + len(self._happenings)
         self._idle_looks = self._idle_looks + 1 if happened == self._happened else 0
         self._happened = happened
         wait_s = self._recovery.look_every_s * 2.0 ** max(0, self._idle_looks - PATIENCE)
         self.after(wait_s, self._look)
-
-    def _network(self, *plans: Plan) -> Observed:
-        """What payloads can go over; the devices of these plans are taken to be there."""
-        meant = {device for plan in plans for device in plan.devices}
-        in_use = {*meant, *self._way.plan.devices, *self._rounds.plan.devices}
-        left = left_of(self._problem, self._gone - meant, frozenset(), in_use, self._recovery.is_source_apart)
-        return self._observed(left)
-
-    def _observed(self, problem: Problem) -> Observed:
-        """How fast devices and links seem to be."""
-        seen = {resource: _stepped(server.seen_slowdown) for resource, server in self._engine.servers.items()}
-        links = {} if self._recovery.is_source_apart else {key: value for key, value in seen.items() if len(key) == 2}
-        return Observed(
-            now_s=self._engine.now_s,
-            problem=problem,
-            device_slowdown={key[0]: value for key, value in seen.items() if len(key) == 1},
-            link_slowdown={(key[0], key[1]): value for key, value in links.items()},
-            in_flight=self._load.in_flight,
-        )
 
     def _why_still(self) -> str | None:
         """What the sessions wait for, where the ring stands still: one of `lost_time.CAUSES`."""
@@ -388,7 +392,3 @@ class _Run:
 
     def _is_there(self, leg: Leg) -> bool:
         return self._gone.isdisjoint(leg.resource)
-
-
-def _stepped(slowdown: float) -> float:
-    return STEP ** round(math.log(slowdown, STEP)) if slowdown > 0 else 1.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from shardnet.errors import ShardnetError
 from shardnet.plan import Plan
@@ -67,11 +67,17 @@ class Way:
                 found.append((here, there))
         return found
 
+    def is_routed_by(self, seen: Mapping[tuple[str, str], float]) -> bool:
+        """Whether links are about as slow as when the routes were chosen."""
+        before = self._routed_by
+        changes = (seen.get(key, 1.0) / before.get(key, 1.0) for key in {*seen, *before})
+        return all(REROUTE > change > 1 / REROUTE for change in changes)
+
     def reroute(self, observed: Observed) -> bool:
-        """Go round a link that became slow, where that is faster: no layer moves for it. Whether the way changed."""
-        seen = observed.link_slowdown
-        if all(REROUTE > seen[key] / self._routed_by.get(key, 1.0) > 1 / REROUTE for key in seen):
-            return False
+        """Go round links that became slow, and devices that are gone, where there is a way: no layer moves for it.
+
+        Returns whether the way changed.
+        """
         before, roads = [leg.resource for leg in self.lap()], self.roads
         try:
             self._choose_roads(observed)
@@ -79,7 +85,7 @@ class Way:
         except ShardnetError:  # a device is gone, and nobody else passes on what it did
             self.roads, self._lap = roads, None
             return False
-        self._routed_by = dict(seen)
+        self._routed_by = dict(observed.link_slowdown)
         return [leg.resource for leg in self.lap()] != before
 
     def _choose_roads(self, observed: Observed) -> None:
