@@ -9,11 +9,8 @@ from dataclasses import replace
 from shardnet.cluster.rings import Rings
 from shardnet.errors import ShardnetError
 from shardnet.plan import Plan
-from shardnet.policy.succession import Away, Means, drained
+from shardnet.policy.succession import DRAIN_TRIES, Away, Means, drained
 from shardnet.timeline.events import units_of
-
-TRIES = 10
-"""Of a change before which another one came each time."""
 
 
 def held_by(rings: Rings, device: str) -> str:
@@ -35,7 +32,7 @@ def drain(rings: Rings, device: str, leaving: Collection[str] = ()) -> str:
     Returns:
         Who has taken over what, in words; empty where the device holds nothing, or nobody can.
     """
-    for _ in range(TRIES):
+    for _ in range(DRAIN_TRIES):
         moves: list[str] = []
 
         def choose(plan: Plan, away: Away, means: Means, moves: list[str] = moves) -> Plan | None:

@@ -93,6 +93,10 @@ def succeed(plan: Plan, coming: Plan | None, away: Away, means: Means) -> Verdic
     return Verdict(coming or plan, why_not=why_not, is_over=True)
 
 
+DRAIN_TRIES = 10
+"""Of a change before which another one came each time."""
+
+
 def drained(device: str, plan: Plan, away: Away, means: Means) -> Plan | None:
     """A plan in which others hold what a device holds, which is about to leave; None where they cannot."""
     if device not in plan.devices:

@@ -18,7 +18,7 @@ from shardnet.planner.problem import Problem
 from shardnet.policy.absences import Absences, News
 from shardnet.policy.shape import Held, missing, pieces
 from shardnet.policy.standby import COPY_S, QUIET_S, reserves
-from shardnet.policy.succession import Away, Cut, Means, drained, succeed
+from shardnet.policy.succession import DRAIN_TRIES, Away, Cut, Means, drained, succeed
 from shardnet.simulator.load import Recovery
 from shardnet.simulator.nearby import left_of
 from shardnet.simulator.weights import Weights
@@ -201,14 +201,19 @@ class Rounds:
 
     # -- where nothing is lost ------------------------------------------------------------------------------------
 
-    def drain(self, device: str, then: Callable[[bool], object]) -> None:
-        """A device is about to leave. `then` is told whether others hold what it held."""
-        away = self.absences.away()
-        plan = None if self.is_changing or self.is_over else drained(device, self.plan, away, self._means(away))
-        if plan is None:
+    def drain(self, device: str, then: Callable[[bool], object], num_tries: int = DRAIN_TRIES) -> None:
+        """A device is about to leave. `then` is told whether others have taken over what it holds."""
+        if self.is_over or device not in self.plan.devices or not self._course.answers(device):
             then(False)
+        elif self.is_changing:
+            self._course.after(ASK_AGAIN_S, partial(self.drain, device, then, num_tries))
         else:
-            self.go_over(plan, then)
+            away = self.absences.away()
+            plan = drained(device, self.plan, away, self._means(away))
+            if plan is None or not num_tries:
+                then(False)
+            else:
+                self.go_over(plan, lambda is_done: then(True) if is_done else self.drain(device, then, num_tries - 1))
 
     def go_over(self, plan: Plan, then: Callable[[bool], object]) -> None:
         """Load and copy what another plan needs while the ring goes on. `then` is told whether it came into force."""

@@ -200,6 +200,37 @@ def test_a_run_with_events_a_trace_and_a_table(tmp_path: Path) -> None:
     assert len(json.loads(trace.read_text())["traceEvents"]) > 40
 
 
+CHURN = ("--in-flight", "2", "--context", "256", "--duration-s", "300", "--stay-s", "60")
+
+
+def test_devices_that_come_and_go_cost_a_share_that_is_told() -> None:
+    told = json.loads(shardnet("simulate", *HOME, *CHURN, "--seed", "5", "--json"))
+    assert told["failed"] is None and told["tokens"] == 128 * told["answers"] > 0 and told["duration_s"] >= 300
+    repairs = told["repairs"]
+    assert repairs["repairs"] > 0 and 0 < repairs["lost_share"] < 1
+    assert set(repairs["lost_s"]) == {"detection", "waiting", "load", "moving"}
+    table = shardnet("simulate", *HOME, *CHURN, "--seed", "5", "--standby", "cold", "--goodbye", "0.5")
+    assert "Lost to repairs" in table and "detection: until a loss is known" in table
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--stay-s", "60"), "--stay-s needs --duration-s"),
+        (("--duration-s", "60", "--away-s", "9"), "need --stay-s"),
+        (("--duration-s", "60", "--goodbye", "0.5"), "need --stay-s"),
+        (("--duration-s", "60", "--requests", "9"), "--requests does not go with --duration-s"),
+        (("--duration-s", "60", "--trace", "trace.json"), "--trace does not go with --duration-s"),
+        (("--standby", "lukewarm"), "standby must be one of cold, warm, hot"),
+    ],
+)
+def test_a_run_of_a_duration_refuses_what_it_cannot_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], sentence: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert sentence in str(refused("simulate", *HOME, *options))
+
+
 def test_kv_memory_is_kept_for_the_whole_run(problem_file: str) -> None:
     """Runs were predicted whose prompt alone was beyond the model's context, on KV memory for 1024 tokens."""
     assert "1 session of 1024 tokens" in shardnet("simulate", *HOME, "-n", "20")

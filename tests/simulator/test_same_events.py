@@ -117,7 +117,7 @@ def played(ring: RingInProcess, model: Model, schedule: tuple[Step, ...]) -> lis
             wait_until(lambda begin=before, kind=done: kind in [each.event for each in model.events[begin:]])
         if step.kind in ("kill", "leave"):
             rings = rings_of(model)
-            wait_until(lambda device=step.device, rings=rings: device in rings._absences.lost and not rings.is_changing)
+            wait_until(lambda device=step.device, rings=rings: device in rings.absences.lost and not rings.is_changing)
     stream.close()
     return [told_of(each.event, each.device, each.text) for each in model.events if each.event in COMPARED]
 
