@@ -71,6 +71,8 @@ class Standby:
         """Also of those that are being opened."""
         self._taken: set[RingId] = set()
         """Of those that were taken: their devices know them by these until they have another place."""
+        self._asked: frozenset[StagePlan] = frozenset()
+        """What was asked for by `load` since `prepare`: it is not dropped before the ring has changed."""
         self._lost: set[str] = set()
         self._present: Present | None = None
         """What to prepare for; None where nothing is to be done."""
@@ -84,7 +86,7 @@ class Standby:
             self._taken.clear()
             if self._is_closed or present.blueprint.options.standby == COLD:
                 return
-            self._present, self._due_s = present, time.monotonic() + QUIET_S
+            self._present, self._due_s, self._asked = present, time.monotonic() + QUIET_S, frozenset()
             if not self._is_running:
                 self._is_running = True
                 on_thread("shardnet-standby", self._run)
@@ -221,7 +223,8 @@ class Standby:
         with self._news:
             if self._present is not present:
                 return
-            needless = [each for each in self._stages if each not in {reserve.stage for reserve in wanted}]
+            needful = self._asked.union(reserve.stage for reserve in wanted)
+            needless = [each for each in self._stages if each not in needful]
         self._drop(needless)
         for reserve in wanted:
             if not self._is_wanted(present):
@@ -240,6 +243,8 @@ class Standby:
             ShardnetError: a device cannot.
         """
         new = [stage for stage in stages if stage not in self.ready]
+        with self._news:
+            self._asked = self._asked.union(stages)
         wait([on_thread("shardnet-standby", partial(self._narrow, stage)) for stage in stages])
         try:
             opened = [self._open(present, stage) for stage in stages]

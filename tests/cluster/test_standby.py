@@ -16,6 +16,7 @@ from tiny_text_model import save_text_model
 
 from shardnet.cluster import standby, watch
 from shardnet.cluster.model import Model
+from shardnet.cluster.next_ring import missing_of
 from shardnet.cluster.standby import Standby
 from shardnet.device import orphans
 from shardnet.device.stage_host import StageHost
@@ -222,6 +223,25 @@ def test_of_what_is_ready_a_part_may_move(
         assert ready not in standby_of(model).ready
         "".join(stream)
         assert stream.result.token_ids == expected
+
+
+def test_what_is_loaded_for_a_move_is_not_dropped_by_who_thinks_over_what_is_to_be_ready(
+    tiny: Path, expected: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, the move came to nothing, and was tried again after 15 s."""
+    with loaded(tiny, [2, 2, 2]) as (_, model):
+        are_ready(model, 3)
+        rings, ready = rings_of(model), standby_of(model)
+        plan = Plan(merged_stages([StagePlan("a", 0, 0), StagePlan("b", 1, 3), StagePlan("c", 4, 5)]))
+        stages = missing_of(rings.all[-1].members, plan)
+        present = rings._present()
+        ready.load(present, stages)
+        ready._present = present
+        ready._get_ready(present)
+        assert all(ready.is_ready(stage) for stage in stages)
+        ready.prepare(present)
+        wait_until(lambda: len(ready.ready) == 3 and not any(ready.is_ready(stage) for stage in stages))
+        assert answer(model, PROMPT, NUM_TOKENS) == expected
 
 
 def test_what_is_ready_gives_units_up_once(tiny: Path) -> None:
