@@ -45,6 +45,8 @@ class News(NamedTuple):
     kind: str
     device: str = ""
     text: str = ""
+    seconds: float | None = None
+    """How long it took."""
 
 
 class Felt(NamedTuple):

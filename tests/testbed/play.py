@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import shardnet
 from shardnet.cluster.model import Model
 from shardnet.coordinator.events import ClusterEvent
 from shardnet.errors import ShardnetError
+from shardnet.plan import Plan
 from shardnet.progress import silent
 from shardnet.simulator.events import Event
 from shardnet.simulator.script import Script, ScriptConversation
@@ -42,6 +43,8 @@ class Played:
     """Why conversations ended early, where they did."""
     missing: list[str]
     """What the script asks for and this bed does not emulate: "links", "memory"."""
+    account: Account = field(default_factory=lambda: Account())
+    """What happened when."""
 
     @property
     def is_right(self) -> bool:
@@ -49,10 +52,10 @@ class Played:
 
 
 @dataclass
-class _Account:
-    """What has happened so far."""
+class Account:
+    """What has happened so far. Seconds since the conversations began."""
 
-    tell: Tell
+    tell: Tell = lambda at_s, tokens, text: None
     start_s: float = 0.0
     struck: list[Struck] = field(default_factory=list)
     news: list[News] = field(default_factory=list)
@@ -65,9 +68,9 @@ class _Account:
     def say(self, text: str) -> None:
         self.tell(self.now_s(), len(self.came_s[0]) if self.came_s else 0, text)
 
-    def hear(self, kind: str, device: str, text: str) -> None:
+    def hear(self, kind: str, device: str, text: str, seconds: float | None = None) -> None:
         if self.start_s:
-            self.news.append(News(self.now_s(), kind, device, text))
+            self.news.append(News(self.now_s(), kind, device, text, seconds))
             self.say(text)
 
 
@@ -78,16 +81,20 @@ def play(
     expected: list[list[int]] | None = None,
     model: str | Path | None = None,
     cache_dir: Path | None = None,
+    rebalance: bool = True,
+    events_of: Callable[[Plan], Sequence[Event]] | None = None,
 ) -> Played:
     """
     Args:
         expected: the tokens of an undisturbed run; None has one run first, on the same devices at full speed.
         model: instead of the script's.
+        rebalance: whether layers may move.
+        events_of: makes the events that happen from where the model was placed, instead of the script's.
 
     Raises:
         ShardnetError: the model cannot be loaded on these devices.
     """
-    account = _Account(tell)
+    account = Account(tell)
     late = [device.name for device in script.devices if device not in script.present]
     bed = Bed(script.devices, script.roads, late=late, cache_dir=cache_dir, tell=partial(_hear_of_member, account))
     with bed:
@@ -97,11 +104,14 @@ def play(
             dtype=script.dtype,
             cache_dir=cache_dir,
             standby=script.standby,
+            rebalance=rebalance,
             progress=silent,
             on_event=lambda event: _hear(account, event),
             **placed,
         )
         settled_s = time.monotonic() + script.settle_s
+        if events_of is not None:
+            script = replace(script, events=tuple(events_of(loaded.plan)))
         tell(0.0, 0, "; ".join(f"{stage.device} has units {stage.units}" for stage in loaded.plan.stages))
         loaded.eos_ids = ()  # every answer has all its tokens
         if expected is None:
@@ -110,7 +120,7 @@ def play(
         ids, errors = _run(bed, loaded, script, account)
         outcome = outcome_of(account.struck, account.news, account.came_s)
         missing = [each for each in asked_of_a_bed(script) if each not in bed.emulated]
-        return Played(outcome, ids, expected, errors, missing)
+        return Played(outcome, ids, expected, errors, missing, account)
 
 
 def asked_of_a_bed(script: Script) -> list[str]:
@@ -120,11 +130,11 @@ def asked_of_a_bed(script: Script) -> list[str]:
     return [*(["links"] if has_links else []), *(["memory"] if has_limits else [])]
 
 
-def _hear(account: _Account, event: shardnet.Event) -> None:
-    account.hear(event.event, event.device, event.text)
+def _hear(account: Account, event: shardnet.Event) -> None:
+    account.hear(event.event, event.device, event.text, event.seconds)
 
 
-def _hear_of_member(account: _Account, event: ClusterEvent) -> None:
+def _hear_of_member(account: Account, event: ClusterEvent) -> None:
     if event.event in ("joined", "left"):  # a loss is told by the model, with what becomes of it
         account.hear(event.event, event.device, event.text)
 
@@ -140,7 +150,7 @@ def _undisturbed(bed: Bed, model: Model, script: Script) -> list[list[int]]:
     return [each.ids for each in conversations]
 
 
-def _run(bed: Bed, model: Model, script: Script, account: _Account) -> tuple[list[list[int]], list[str]]:
+def _run(bed: Bed, model: Model, script: Script, account: Account) -> tuple[list[list[int]], list[str]]:
     is_over = threading.Event()
     strike = partial(_strike, bed, account)
     at_token = {event.token: [] for event in script.events if event.token is not None}
@@ -168,7 +178,7 @@ def _run(bed: Bed, model: Model, script: Script, account: _Account) -> tuple[lis
 
 
 def _strike_in_time(
-    events: Sequence[Event], account: _Account, strike: Callable[[Event], object], is_over: threading.Event
+    events: Sequence[Event], account: Account, strike: Callable[[Event], object], is_over: threading.Event
 ) -> None:
     for event in events:
         if is_over.wait(max(0.0, (event.at_s or 0.0) - account.now_s())):
@@ -176,7 +186,7 @@ def _strike_in_time(
         strike(event)
 
 
-def _strike(bed: Bed, account: _Account, event: Event) -> None:
+def _strike(bed: Bed, account: Account, event: Event) -> None:
     at_s = account.now_s()
     is_emulated = bed.strike(event)
     account.struck.append(Struck(event, at_s, is_emulated))
