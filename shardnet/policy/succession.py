@@ -10,8 +10,8 @@ these are tried in turn, and the first that works is taken:
     4. to 6. the same with room for one short session, where a device is lost: what does not fit ends
 
 Each of these first with what is loaded at others already (`policy.standby`). A device that did not take what it was
-given (`full`) is given nothing more than it holds. Of two devices with a cut between them that the ring would cross,
-one is left out.
+given (`full`) is given nothing more than it holds. Of two devices with a cut between them one is left out, where the
+ring would cross it.
 """
 
 from __future__ import annotations
@@ -123,18 +123,18 @@ def _attempts(plan: Plan, coming: Plan | None, away: Away, means: Means) -> Iter
     for tokens in dict.fromkeys((means.reserved_tokens, 0)):
         for silent, full in dict.fromkeys(((away.silent, _NONE), (_NONE, away.silent), (_NONE, _NONE))):
             for cut in dict.fromkeys((away.cut | away.late, away.cut)):
-                for end, is_ready in product(_left_out(cut & ways), (True, False)):
+                for end, is_ready in product(_left_out(cut), (True, False)):
                     yield _Attempt(away.lost | silent | end, away.full | full, cut, tokens, is_ready)
         if not (away.cut & ways or away.lost.intersection(plan.devices)):
             return
 
 
 def _left_out(cut: Collection[Cut]) -> list[frozenset[str]]:
-    """Sets of devices with one end at least of every cut."""
+    """None, and then sets of devices with one end at least of every cut."""
     found: list[frozenset[str]] = [frozenset()]
     for ends in sorted(cut):
         found = [each | {end} if each.isdisjoint(ends) else each for each in found for end in reversed(ends)]
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys((frozenset(), *found)))
 
 
 def _without(plan: Plan, coming: Plan | None, attempt: _Attempt, means: Means) -> Plan:

@@ -110,3 +110,11 @@ def test_a_way_that_may_be_slow_only_is_kept_where_there_is_no_other() -> None:
     assert succeed(plan, None, Away(cut=frozenset({("a", "b")})), means_of(tight)).is_over
     roomy = dict.fromkeys(NAMES, 8)
     assert succeed(plan, None, Away(late=frozenset({("a", "b")})), means_of(roomy)).plan is not plan
+
+
+def test_who_takes_over_goes_over_no_cut_that_was_none_of_the_ring_before() -> None:
+    """Once, only another look, when it was being gone over to, went round it."""
+    plan = Plan(stages_from_counts(["c", "d"], [7, 1]))
+    away = Away(silent=frozenset("c"), late=frozenset({("b", "d")}))
+    verdict = succeed(plan, None, away, means_of({"a": 0, "b": 8, "c": 7, "d": 1}))
+    assert verdict.plan.devices == ("b",)
