@@ -20,9 +20,10 @@ from shardnet.cluster.ring import Ring
 from shardnet.cluster.rings import Rings
 from shardnet.errors import ShardnetError
 from shardnet.plan import Plan, StagePlan, merged_stages
+from shardnet.planner.least_moves import ways_of
 from shardnet.policy.observing import LEAST_STEPS, Pace, Work
 from shardnet.policy.rebalance import Change, Move, Observed, Past, Policy, Prospect, decide, moves, prospect
-from shardnet.policy.succession import Means
+from shardnet.policy.succession import Away, Means
 from shardnet.process.threads import on_thread
 from shardnet.timeline.events import units_of
 from shardnet.timeline.recorder import Totals
@@ -38,8 +39,13 @@ class Situation(NamedTuple):
 
     plan: Plan
     blueprint: Blueprint
-    absent: frozenset[str]
+    away: Away
     tokens: int
+
+    def may_be(self, stages: Sequence[StagePlan]) -> bool:
+        """Whether devices have room for a change to these, and no way is cut that they would go."""
+        cut = self.away.cut | self.away.late
+        return cut.isdisjoint(ways_of(stages)) and self.blueprint.can_change(self.plan, stages, self.tokens)
 
 
 class Balancing:
@@ -85,8 +91,8 @@ class Balancing:
         works = self._works(self._rings.current)
         profiles = {device.name: blueprint.with_times(device) for device in blueprint.devices}
         self._pace = self._pace.seen(works, profiles)
-        absent, means = self._rings.prospects()
-        situation = Situation(plan, blueprint, absent, max(means.least_tokens, means.reserved_tokens))
+        away, means = self._rings.prospects()
+        situation = Situation(plan, blueprint, away, max(means.least_tokens, means.reserved_tokens))
         found = self._prospect(situation, self._pace.slowdown(profiles), means)
         decision = decide(plan, found, time.monotonic(), self._past, POLICY)
         self._past = replace(self._past, better_since_s=decision.better_since_s)
@@ -99,12 +105,11 @@ class Balancing:
             return self._found[1]
         observed = Observed(
             now_s=time.monotonic(),
-            problem=means.problem(situation.absent, situation.tokens),
+            problem=means.problem(situation.away.lost | situation.away.silent, situation.tokens),
             device_slowdown=slowdown,
             in_flight=situation.blueprint.options.in_flight,
         )
-        plan, blueprint, _, tokens = situation
-        found = prospect(plan, observed, blueprint.place, lambda stages: blueprint.can_change(plan, stages, tokens))
+        found = prospect(situation.plan, observed, situation.blueprint.place, situation.may_be)
         self._found = situation, found
         return found
 

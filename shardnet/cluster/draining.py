@@ -37,6 +37,8 @@ def drain(rings: Rings, device: str, leaving: Collection[str] = ()) -> str:
 
         def choose(plan: Plan, away: Away, means: Means, moves: list[str] = moves) -> Plan | None:
             after = drained(device, plan, replace(away, silent=away.silent.union(leaving)), means)
+            if after is not None and not _has_room(rings, plan, after, means):
+                after = None
             moves.append("" if after is None else _went(device, plan, after))
             return after
 
@@ -47,6 +49,12 @@ def drain(rings: Rings, device: str, leaving: Collection[str] = ()) -> str:
             return ""
         rings.current  # noqa: B018 - waits for the change that came first
     return ""
+
+
+def _has_room(rings: Rings, before: Plan, after: Plan, means: Means) -> bool:
+    """Whether devices can hold what is open while both plans are there."""
+    tokens = max(means.least_tokens, means.reserved_tokens)
+    return rings.blueprint is not None and rings.blueprint.can_change(before, after.stages, tokens)
 
 
 def _went(device: str, before: Plan, after: Plan) -> str:

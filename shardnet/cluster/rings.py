@@ -175,11 +175,10 @@ class Rings:
         else:
             broken_off.set_exception(BrokenOff())
 
-    def prospects(self) -> tuple[frozenset[str], Means]:
+    def prospects(self) -> tuple[Away, Means]:
         """Of placing the model anew: who cannot be reckoned with, and what there is."""
         with self._settled:
-            away, means = self.absences.away(), self._means(self.all[-1], Away())
-        return away.lost | away.silent, means
+            return self.absences.away(), self._means(self.all[-1], Away())
 
     def take_in(self, device: str, change: Callable[[Blueprint], Blueprint], is_there: Callable[[], bool]) -> None:
         """A device has joined, maybe under the name of one that was lost: from now on it may be given units.

@@ -19,11 +19,13 @@ from tiny_text_model import save_text_model
 from torch import Tensor
 
 from shardnet.cluster import balancing
+from shardnet.cluster.balancing import Situation
 from shardnet.cluster.model import Model
 from shardnet.cluster.placement import kept_bytes_per_token
 from shardnet.cluster.rings import Rings
 from shardnet.plan import StagePlan, stages_from_counts
 from shardnet.policy.rebalance import Policy
+from shardnet.policy.succession import Away
 
 NUM_TOKENS = 400
 STEP_S = 0.001
@@ -94,6 +96,14 @@ def test_layers_leave_a_device_that_became_slow(tiny: Path, expected: list[int])
         after = {stage.device: stage.num_units for stage in model.plan.stages}
         assert after.get("b", 0) < before["b"]
         assert "rebalanced" in [event.event for event in model.events]
+
+
+def test_layers_move_over_no_way_that_is_cut(tiny: Path) -> None:
+    """Once, they would have moved back over a link that the ring had just gone round."""
+    with loaded(tiny, Slowed()) as model:
+        without_b = stages_from_counts(["a", "c"], [3, 3])
+        for away, may_be in ((Away(), True), (Away(late=frozenset({("a", "c")})), False)):
+            assert Situation(model.plan, blueprint_of(model), away, 16).may_be(without_b) == may_be
 
 
 def test_noise_moves_nothing(tiny: Path) -> None:
