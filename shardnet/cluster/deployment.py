@@ -334,7 +334,7 @@ class Deployment:
         """What a device holds, in words; empty where that is nothing."""
         return "" if self._rings is None or self._is_closed else held_by(self._rings, device)
 
-    def drain(self, device: str, leaving: Collection[str]) -> str:
+    def drain(self, device: str, leaving: Collection[str] = ()) -> str:
         """A device is about to leave: others take over what it holds, where they can, while it goes on. See `drain`."""
         if self._rings is None or self._is_closed:
             return ""

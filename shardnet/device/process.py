@@ -23,9 +23,9 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
-from shardnet.device.allocator import settle_allocator
 from shardnet.errors import ClusterError, ShardnetError
 from shardnet.foreign.quoting import MOST_DIGITS, quoted
+from shardnet.process.allocator import settle_allocator
 from shardnet.process.ending import orderly_exit
 from shardnet.process.signals import end_at_once
 from shardnet.process.standard_streams import open_closed, say

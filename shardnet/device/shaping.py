@@ -10,8 +10,8 @@ from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING
 
-from shardnet.device.allocator import return_freed
 from shardnet.errors import ClusterError, PlanNotInForce
+from shardnet.process.allocator import return_freed
 from shardnet.process.threads import on_thread
 from shardnet.stage.shape import Remains
 from shardnet.stage.stage import Stage

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from shardnet.device.allocator import return_freed
 from shardnet.device.following import Following
 from shardnet.device.memory import AddedWeights, DeviceMemory
 from shardnet.device.outlet import RingOutlet
@@ -22,6 +21,7 @@ from shardnet.device.stage_table import StageTable
 from shardnet.errors import ClusterError, PlanNotInForce
 from shardnet.loader import load_shard, require_copy
 from shardnet.models import Shard
+from shardnet.process.allocator import return_freed
 from shardnet.process.threads import on_thread
 from shardnet.profiling.memory import peak_rss_bytes
 from shardnet.stage.budget import MemoryBudget

@@ -25,8 +25,8 @@ import psutil
 import torch
 from processes import is_frozen, wait_until
 
-from shardnet.device.allocator import return_freed
 from shardnet.errors import DeviceLost, DoesNotFit, ShardnetError
+from shardnet.process.allocator import return_freed
 from shardnet.transport import Handler, RemoteObject, RpcTransport, Transport
 from shardnet.transport.messages import Part
 

@@ -2,7 +2,7 @@
 
 torch keeps a connection for as long as its agent lives, and looks at it only while an answer is due: nobody notices
 that the other side has closed it, and its sockets stay open, two for each member that ever was. Asked once more when
-the member is gone, torch sees it.
+the member is gone, torch sees it. What messages to it had taken lies scattered in the heap then, and goes back.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 from shardnet.errors import DeviceLost
+from shardnet.process.allocator import return_freed
 from shardnet.transport.timers import Timers
 
 ENDPOINT = "members/farewell"
@@ -39,6 +40,7 @@ def _ask_later(ask: Callable[[], Future[Any]], timers: Timers, number: int) -> N
 
 
 def _judge(ask: Callable[[], Future[Any]], timers: Timers, number: int, answer: Future[Any]) -> None:
-    is_broken = isinstance(answer.exception(), DeviceLost)
-    if not is_broken and number < TRIES:
+    if isinstance(answer.exception(), DeviceLost):
+        timers.after(0.0, return_freed)  # not on a thread of torch's
+    elif number < TRIES:
         _ask_later(ask, timers, number + 1)

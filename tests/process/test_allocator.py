@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from shardnet.device import allocator
+from shardnet.process import allocator
 
 STEPS = """
 import resource, sys, threading
 import psutil
-from shardnet.device.allocator import return_freed, settle_allocator
+from shardnet.process.allocator import return_freed, settle_allocator
 
 def step(num_blocks=12):
     return sum(len(bytearray(b"x") * 2**20) for _ in [bytearray(2**20) for _ in range(num_blocks)])
