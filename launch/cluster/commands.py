@@ -29,6 +29,7 @@ from shardnet.launch.cluster.options import (
 from shardnet.launch.cluster.tables import show_status
 from shardnet.launch.flags import Here, Only, flattened
 from shardnet.loader import glance_at_once
+from shardnet.process.allocator import settle_allocator
 from shardnet.process.imports import importing
 from shardnet.process.lasting import is_running
 from shardnet.process.surroundings import require_address_space
@@ -67,6 +68,7 @@ def up(
         raise UsageError(f"A cluster runs in {shortened(str(folder))} already. End it first, or name another folder.")
     glance_at_once(what.model)
     require_address_space()
+    settle_allocator()  # it stays for months, and its threads come and go
     with importing():
         importlib.import_module("transformers.modeling_layers")  # a model will need it; the door is not opened before
         from shardnet.launch.cluster.up import run

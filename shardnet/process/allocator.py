@@ -1,8 +1,10 @@
-"""How the C library of a device keeps freed memory: what each step needs stays, what a stage held goes back.
+"""How the C library of a device, and of a coordinator, keeps freed memory: what a step needs stays, the rest goes back.
 
 As glibc comes, a compute thread allocates in a heap of its own that is unmapped whenever it is empty: each chunk of a
 prompt pays for thousands of page faults again (8% of a device's time with a model of 135M). And freed tensors of up to
-32 MiB are kept for good. Elsewhere (Android, macOS) the allocators return memory by themselves: nothing is done.
+32 MiB are kept for good, and so is what threads that come and go leave in heaps of their own: a coordinator grew by
+0.2 MiB with every device that came and left. Elsewhere (Android, macOS) the allocators return memory by themselves:
+nothing is done.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ KEPT_BYTES = 32 << 20
 
 
 def settle_allocator() -> None:
-    """Set this process up as a device. To be called before there are threads that allocate."""
+    """Set this process up as a device or a coordinator. To be called before there are threads that allocate."""
     libc = _glibc()
     if libc is not None:
         libc.mallopt(M_ARENA_MAX, 1)

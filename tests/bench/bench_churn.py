@@ -37,6 +37,8 @@ PROMPT = list(range(100, 400))
 NUM_TOKENS = 40
 LONGEST_S = 180.0
 MOST_GROWTH = 0.05
+REST_S = 12.0
+"""By then connections to those that left are closed."""
 LOOKS = 20
 LOOK_EVERY_S = 0.1
 SHOW_EVERY = 25
@@ -167,6 +169,7 @@ def least(looks: Sequence[Held]) -> Held:
 
 
 def looked(churn: Churn) -> dict[str, Held]:
+    time.sleep(REST_S)
     looks = []
     for _ in range(LOOKS):
         looks.append(churn.held())
