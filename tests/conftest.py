@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_text_model import save_text_model
 from warm_python import WARM_NURSERY, warm_server
 
 from shardnet.cluster import local_workers
@@ -34,6 +36,12 @@ def signals_are_pythons_own() -> Iterator[None]:
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a model of six units. Its head is scaled up: what is rounded on the way shows in the text."""
+    return save_text_model(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="session")

@@ -12,8 +12,6 @@ where a text differs, memory has grown by 5% or more, or there are more threads 
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
 import sys
 import tempfile
 import threading
@@ -21,7 +19,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import psutil
 
@@ -29,6 +27,7 @@ import shardnet
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from processes import wait_until
+from telling_command import TellingCommand
 from warm_python import WARM_PYTHON, warm_server
 
 MODEL = "smollm2-135m-instruct"
@@ -51,28 +50,6 @@ class Held(NamedTuple):
     num_threads: int
     num_files: int
     """Sockets are among them."""
-
-
-class Running:
-    """A command that prints events, and those that it has printed."""
-
-    def __init__(self, python: Sequence[str], *arguments: object) -> None:
-        self.events: list[dict[str, Any]] = []
-        command = [*python, *COMMAND, *map(str, arguments), "--json"]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        threading.Thread(target=self._read, daemon=True).start()
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.events.append(json.loads(line))
-
-    def has_told(self, event: str) -> bool:
-        return any(each.get("event") == event for each in list(self.events))
-
-    def end(self) -> None:
-        self.process.terminate()
-        self.process.wait(LONGEST_S)
 
 
 class Asking:
@@ -120,20 +97,21 @@ class Churn:
         self._options = ("--threads", 1, "--memory-gib", memory_gib)
         self._number = 1
         model = ("--model", MODEL, "--dtype", "float32", "--standby", "cold")
-        self.up = Running([sys.executable], "up", "--state", folder, *model, *self._options, "--name", "one")
+        up = ("up", "--state", folder, *model, *self._options, "--name", "one", "--json")
+        self.up = TellingCommand([sys.executable, *COMMAND, *up])
         try:
             wait_until(lambda: self.up.events, LONGEST_S)
             self._second = self._join()
-            wait_until(lambda: self.up.has_told("loaded"), LONGEST_S)
+            wait_until(lambda: self.up.told("loaded"), LONGEST_S)
         except BaseException:
             self.up.end()
             raise
 
-    def _join(self) -> Running:
+    def _join(self) -> TellingCommand:
         self._number += 1
-        where = ("--cluster", self.folder, *self._options)
-        device = Running(WARM_PYTHON, "join", *where, "--name", self._name)
-        wait_until(lambda: device.has_told("joined"), LONGEST_S)
+        join = ("join", "--cluster", self.folder, *self._options, "--name", self._name, "--json")
+        device = TellingCommand([*WARM_PYTHON, *COMMAND, *join])
+        wait_until(lambda: device.told("joined"), LONGEST_S)
         return device
 
     @property

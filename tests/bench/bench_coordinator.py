@@ -30,6 +30,9 @@ import shardnet
 from shardnet.process.lasting import is_running
 from shardnet.progress import silent
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from telling_command import TellingCommand
+
 MODEL = "smollm2-135m-instruct"
 COMMAND = [sys.executable, "-m", "shardnet.launch.cli"]
 PROMPT = list(range(100, 400))
@@ -39,27 +42,10 @@ NEW_S = 0.2
 """A token that is told later than this after the kill was told by the next coordinator."""
 
 
-class Up:
+def start(folder: Path) -> TellingCommand:
     """`shardnet up` in a folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.events: list[dict[str, Any]] = []
-        options = ("--state", folder, "--model", MODEL, "--dtype", "float32", "--placement", "spread")
-        command = [*COMMAND, "up", *map(str, options), "--threads", "1", "--name", "one", "--json"]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        threading.Thread(target=self._read, daemon=True).start()
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.events.append(json.loads(line))
-
-    def wait_for(self, event: str) -> dict[str, Any]:
-        return until(lambda: next((each for each in self.events if each.get("event") == event), None))
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
+    options = ("--state", folder, "--model", MODEL, "--dtype", "float32", "--placement", "spread")
+    return TellingCommand([*COMMAND, "up", *options, "--threads", "1", "--name", "one", "--json"])
 
 
 class Source:
@@ -139,7 +125,7 @@ class Bed:
 
     def __init__(self, folder: Path, num_tokens: int, resources: ExitStack) -> None:
         self.folder = folder
-        self.up = Up(folder)
+        self.up = start(folder)
         resources.callback(self.end)
         until(lambda: self.up.events)
         self._joined = [self._join(name) for name in ("two", "three")]
@@ -165,17 +151,16 @@ class Bed:
         time.sleep(after_s)
         self.up.kill()
         killed_s = time.monotonic()
-        self.up = Up(self.folder)
+        self.up = start(self.folder)
         until(lambda: is_running(self.folder))
         imported_s = time.monotonic()
         texts = [source.answer() for source in self.sources]
         firsts = [next((at_s for at_s in source.came_s if at_s > killed_s + NEW_S), None) for source in self.sources]
-        told = self.up.wait_for("resumed")["text"]
+        told = until(lambda: self.up.told("resumed"))["text"]
         return texts, [at_s - imported_s for at_s in firsts if at_s is not None], told
 
     def end(self) -> None:
-        self.up.process.terminate()
-        self.up.process.wait()
+        self.up.end()
         for process in self._joined:
             process.kill()
         for source in self.sources:

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 from in_process_ring import PROMPT, RingInProcess, alone, blueprint_of, ring_in_process, rings_of
 from processes import wait_until
-from tiny_text_model import save_text_model
 from torch import Tensor
 
 from shardnet.cluster import balancing
@@ -29,11 +28,6 @@ from shardnet.policy.succession import Away
 
 NUM_TOKENS = 400
 STEP_S = 0.001
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_text_model(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")

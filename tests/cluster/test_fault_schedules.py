@@ -13,7 +13,6 @@ from random import Random
 import pytest
 from fault_schedules import PROMPTS, Fault, FaultSchedule, put_into_force
 from in_process_ring import alone, answer, load, ring_in_process
-from tiny_text_model import save_text_model
 
 from shardnet.cluster.cluster import COORDINATOR
 from shardnet.cluster.model import Model
@@ -43,11 +42,6 @@ def schedule_of(seed: int) -> FaultSchedule:
         for _ in range(random.randint(0, 8))
     ]
     return FaultSchedule(seed, tuple(faults), random.choice((0.0, 0.2, 1.0)), random.choice((0, 0, 1, 3)))
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_text_model(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ from typing import NoReturn
 
 import pytest
 from in_process_ring import load, ring_in_process
-from tiny_text_model import save_text_model
 
 from shardnet.cluster import cluster as cluster_module
 from shardnet.cluster.cluster import COORDINATOR, Cluster
@@ -16,11 +15,6 @@ from shardnet.errors import BadRequest, DeviceLost
 from shardnet.loader import open_model
 from shardnet.progress import silent
 from shardnet.transport import RpcTransport
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_text_model(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 import pytest
 from fault_schedules import PROMPTS, Fault, FaultSchedule, put_into_force
 from in_process_ring import RingInProcess, alone, answer, ring_in_process
-from tiny_text_model import save_text_model
 
 from shardnet.cluster import remote_stage, tidying, watch
 from shardnet.cluster.cluster import COORDINATOR
@@ -85,11 +84,6 @@ def schedule_of(seed: int) -> Schedule:
     )
     num_renewed = 2 if where == "switch" else random.choice((0, 0, 1))
     return Schedule(FaultSchedule(seed, faults, random.choice((0.0, 0.1, 0.5)), num_renewed), where, tuple(strikes))
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_text_model(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")

@@ -9,18 +9,12 @@ from typing import Any
 import pytest
 from in_process_ring import PROMPT, alone, ring_in_process, rings_of
 from processes import wait_until
-from tiny_text_model import save_text_model
 
 from shardnet.cluster import newcomers, watch
 from shardnet.cluster.blueprint import Blueprint
 from shardnet.policy.membership import Limits
 
 NUM_TOKENS = 24
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_text_model(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 from in_process_ring import PROMPT, RingInProcess, alone, answer, load, ring_in_process
 from processes import wait_until
-from tiny_text_model import save_text_model
 
 from shardnet.cluster import watch
 from shardnet.cluster.deployment import MOST_EVENTS
@@ -25,11 +24,6 @@ from shardnet.policy.membership import Limits
 
 NUM_TOKENS = 24
 PROMPTS = [PROMPT, [40, 41], [7 + 3 * number for number in range(14)]]
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_text_model(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 from in_process_ring import PROMPT, RingInProcess, alone, answer, ring_in_process
 from processes import wait_until
-from tiny_text_model import save_text_model
 
 from shardnet.cluster import remote_stage, tidying, watch
 from shardnet.cluster.cluster import COORDINATOR
@@ -32,11 +31,6 @@ PROMPTS = [PROMPT, [40, 41], [7 + 3 * number for number in range(40)]]
 SAMPLED: dict[str, Any] = {"temperature": 0.9, "top_k": 40, "top_p": 0.95, "repetition_penalty": 1.2, "seed": 3}
 SPEED = 50.0
 STRIKES = ("adopt", "switch", "retire", "shape", "standings", "resend", "open_session")
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_text_model(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")

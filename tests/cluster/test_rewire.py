@@ -12,7 +12,6 @@ import pytest
 import torch
 from in_process_ring import PROMPT, RingInProcess, alone, answer, load, ring_in_process
 from processes import wait_until
-from tiny_text_model import save_text_model
 
 from shardnet.cluster.cluster import COORDINATOR
 from shardnet.cluster.model import Model
@@ -22,11 +21,6 @@ from shardnet.transport.messages import Hop, Part, RingId
 
 PROMPTS = [[5 + number, 6, 7, *range(20, 20 + 3 * number)] for number in range(6)]
 NUM_TOKENS = 20
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_text_model(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture

@@ -14,17 +14,11 @@ import pytest
 import torch
 from in_process_ring import PROMPT, SPLIT, RingInProcess, alone, answer, load, ring_in_process
 from processes import wait_until
-from tiny_text_model import save_text_model
 
 from shardnet.cluster.cluster import COORDINATOR
 from shardnet.errors import BadRequest, ClusterError
 from shardnet.models import Shard
 from shardnet.transport.messages import Hop, Part, RingId, SamplingOptions, SessionSpec
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_text_model(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,6 @@ import pytest
 import torch
 from in_process_ring import PROMPT, SPLIT, RingInProcess, alone, answer, load, ring_in_process
 from processes import wait_until
-from tiny_text_model import save_text_model
 
 from shardnet.cluster.cluster import COORDINATOR
 from shardnet.device import source_news
@@ -30,11 +29,6 @@ from shardnet.transport.messages import Hop, Part, RingId, RingStop, SampledToke
 
 SIZES = (16, 10, 16, 8, 8)
 """Of prompts, for chunks of 16 tokens."""
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_text_model(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture

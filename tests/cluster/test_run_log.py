@@ -9,18 +9,12 @@ from typing import Any
 import pytest
 from in_process_ring import PROMPT, answer, loaded, rings_of
 from processes import wait_until
-from tiny_text_model import save_text_model
 
 from shardnet.cluster import run_log, watch
 from shardnet.cluster.model import Model
 from shardnet.policy.membership import Limits
 
 NUM_TOKENS = 24
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_text_model(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(autouse=True)

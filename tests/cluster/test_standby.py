@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from in_process_ring import PROMPT, RingInProcess, alone, answer, blueprint_of, loaded, rings_of
 from processes import wait_until
-from tiny_text_model import save_text_model
 
 from shardnet.cluster import standby, watch
 from shardnet.cluster.model import Model
@@ -25,11 +24,6 @@ from shardnet.plan import Plan, StagePlan, merged_stages
 from shardnet.policy.membership import Limits
 
 NUM_TOKENS = 24
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_text_model(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 from in_process_ring import PROMPT, alone, answer, blueprint_of, loaded, rings_of
 from processes import wait_until
-from tiny_text_model import save_text_model
 
 from shardnet.cluster import handover, watch
 from shardnet.cluster.model import Model
@@ -28,11 +27,6 @@ from shardnet.timeline.events import Event
 
 NUM_TOKENS = 24
 WAIT_S = 20.0
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_text_model(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")

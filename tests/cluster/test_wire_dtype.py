@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 from in_process_ring import PROMPT, SPLIT, ring_in_process
-from tiny_text_model import save_text_model
 
 from shardnet.described.model_sizes import unit_works
 from shardnet.errors import BadRequest
@@ -17,12 +16,6 @@ from shardnet.models.sizes import profile_model
 from shardnet.transport.messages import SamplingOptions, SessionSpec
 
 NUM_TOKENS = 16
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Its head is scaled up, so that what is rounded on the way shows in the text."""
-    return save_text_model(tmp_path_factory.mktemp("tiny"))
 
 
 def rounded(folder: Path, wire: torch.dtype) -> list[int]:

@@ -14,7 +14,6 @@ import pytest
 from in_process_ring import PROMPT, alone
 from lasting_in_process import LastingInProcess, lasting_in_process
 from processes import wait_until
-from tiny_text_model import save_text_model
 
 from shardnet.cluster import resuming, standby, watch
 from shardnet.cluster.model import Model
@@ -30,11 +29,6 @@ LONG_PROMPT = [5 + index % 90 for index in range(300)]
 NUM_TOKENS = 150
 SAMPLED: dict[str, Any] = {"temperature": 0.9, "top_k": 20, "repetition_penalty": 1.3, "seed": 11}
 GREEDY: dict[str, Any] = {}
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_text_model(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")

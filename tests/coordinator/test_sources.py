@@ -14,7 +14,6 @@ import pytest
 from in_process_ring import PROMPT, alone
 from lasting_in_process import LastingInProcess, lasting_in_process
 from processes import wait_until
-from tiny_text_model import save_text_model
 
 from shardnet.cluster.model import Model
 from shardnet.coordinator.desk import SessionDesk
@@ -30,11 +29,6 @@ NUM_TOKENS = 12
 PROMPTS = [PROMPT, [40, 41, 42], [100, 101, 102, 103, 104, 105, 106]]
 LONG = 4000
 """Tokens of an answer that does not end by itself in time."""
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_text_model(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")

@@ -9,18 +9,12 @@ from pathlib import Path
 import pytest
 from in_process_ring import PROMPT, SPLIT, RingInProcess, alone, answer, load, ring_in_process
 from processes import wait_until
-from tiny_text_model import save_text_model
 
 from shardnet.device import memory as memory_module
 from shardnet.device.memory import DeviceMemory
 from shardnet.errors import DoesNotFit, KVMemorySpent
 
 MIB = 2**20
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_text_model(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture

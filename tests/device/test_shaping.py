@@ -10,7 +10,6 @@ import pytest
 import torch
 from in_process_ring import PROMPT, alone, load, ring_in_process
 from processes import wait_until
-from tiny_text_model import save_text_model
 
 from shardnet.device.stage_host import StageHost
 from shardnet.device.worker import Worker
@@ -33,12 +32,6 @@ SOURCE = "source"
 NUM_TOKENS = 24
 CAPACITY = len(PROMPT) + NUM_TOKENS
 EPOCH = b"e" * 16
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of six units."""
-    return save_text_model(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")

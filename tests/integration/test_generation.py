@@ -25,11 +25,6 @@ pytestmark = pytest.mark.usefixtures("warm_devices")
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_text_model(tmp_path_factory.mktemp("tiny"))
-
-
-@pytest.fixture(scope="module")
 def cluster() -> Iterator[shardnet.Cluster]:
     with shardnet.Cluster.local(3, threads_per_device=1) as cluster:
         yield cluster

@@ -24,11 +24,6 @@ from shardnet.loader import ModelFiles
 pytestmark = pytest.mark.usefixtures("warm_devices")
 
 
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_text_model(tmp_path_factory.mktemp("tiny"))
-
-
 def pids_of(cluster: shardnet.Cluster) -> dict[str, int]:
     return {answer["device"]: answer["pid"] for answer in cluster.describe()}
 

@@ -11,7 +11,6 @@ from random import Random
 
 import pytest
 from in_process_ring import alone
-from tiny_text_model import save_text_model
 
 import shardnet
 from shardnet.cluster.model import Model
@@ -22,11 +21,6 @@ NUM_THREADS = 12
 NUM_WORDS = (3, 300)
 NUM_TOKENS = 10
 VOCABULARY = 257
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_text_model(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")

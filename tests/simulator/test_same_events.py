@@ -11,7 +11,6 @@ from typing import NamedTuple
 import pytest
 from in_process_ring import PROMPT, RingInProcess, blueprint_of, loaded, rings_of
 from processes import wait_until
-from tiny_text_model import save_text_model
 
 from shardnet.cluster import watch
 from shardnet.cluster.model import Model
@@ -47,11 +46,6 @@ class Told(NamedTuple):
     device: str
     follows: str
     """Who takes over what."""
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_text_model(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,6 @@ from typing import NamedTuple
 import pytest
 import torch
 from one_stage import Road, nothing, shard_of, stage_of, standing
-from tiny_text_model import save_text_model
 
 from shardnet.errors import BadRequest
 from shardnet.stage.sampling import Sampler
@@ -34,12 +33,6 @@ FIRST, LAST = (0, 2), (3, 5)
 """Units of the two owners."""
 NUM_TOKENS = 6
 SAMPLINGS = (SamplingOptions(), SamplingOptions(temperature=0.9, top_k=40, repetition_penalty=1.3, seed=5))
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of six units."""
-    return save_text_model(tmp_path_factory.mktemp("tiny"))
 
 
 class ToNext:

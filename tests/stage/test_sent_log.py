@@ -10,7 +10,6 @@ import pytest
 import torch
 from one_stage import CHUNK_TOKENS, Road, Sent, feed, nothing, shard_of, spec, stage_of, standing, wait_for_length
 from processes import wait_until
-from tiny_text_model import save_text_model
 
 from shardnet.errors import BadRequest, KVMemorySpent
 from shardnet.models import Segment, Shard
@@ -22,12 +21,6 @@ from shardnet.stage.stage import Stage
 from shardnet.transport.messages import MAX_BULK_HOPS, Part, Wanted
 
 HIDDEN = 64
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of six units."""
-    return save_text_model(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture

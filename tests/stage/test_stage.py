@@ -12,7 +12,6 @@ import pytest
 import torch
 from in_process_ring import PROMPT, alone
 from processes import wait_until
-from tiny_text_model import save_text_model
 
 from shardnet.errors import BadRequest, ClusterError
 from shardnet.loader import load_shard, open_model
@@ -58,11 +57,6 @@ class Loop:
         with self.news:
             assert self.news.wait_for(lambda: len(self.told) >= num_tokens, timeout=10)
             return [token.token_id for token in sorted(self.told, key=lambda token: token.index)]
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_text_model(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")
