@@ -151,7 +151,8 @@ def test_a_device_at_a_third_of_its_speed_is_relieved_within_seconds_whenever_th
     run.plan = run._place(run.problem)
     slowed = run.plan.devices[-1]
     if len(run.plan.devices) == 1 and step_s == 0:
-        pytest.skip("what was slow from the start, alone, may be one of devices that are all slower than measured")
+        assert run.play(60.0).changed_s == [], "alone, it may be one of devices that are all slower than measured"
+        return
     run.play(step_s + 60.0)
     assert step_s < run.changed_s[0] <= step_s + WITHIN_S
     assert len(run.changed_s) == 1, "once is enough"
