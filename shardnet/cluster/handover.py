@@ -24,6 +24,7 @@ from shardnet.cluster.remote_stage import RemoteStage
 from shardnet.cluster.ring import Ring, WaitFor, WaitForStage
 from shardnet.errors import ClusterError, KVMemorySpent, ShardnetError
 from shardnet.policy.mending import CatchUp, Opening, catch_up
+from shardnet.policy.succession import Away
 from shardnet.session.session import Session
 from shardnet.session.sessions import Sessions
 from shardnet.transport.messages import SampledToken, SessionSpec, SessionStanding, Tokens, Wanted
@@ -42,20 +43,25 @@ def fence(ring: Ring, wait_for: WaitFor) -> None:
             wait_for(answer)
 
 
-def pull(ring: Ring, before: Sequence[RemoteStage], wait_for: WaitFor) -> None:
+def pull(ring: Ring, before: Sequence[RemoteStage], away: Away, wait_for: WaitFor) -> None:
     """Have new stages copy what those know that had their units. What cannot be had, they are sent, and compute.
 
     Args:
-        before: the stages of the ring that was, as far as they are there.
+        before: the stages of the ring that was, as far as they are not lost.
+        away: whom nobody asks, and over which ways nobody is asked.
     """
     kept = set(map(id, before))
+    cut = away.cut | away.late
     pulled = []
     for stage, plan in zip(ring.members, ring.sections, strict=True):
-        if id(stage) not in kept:
-            found = [owner.owner_of(plan) for owner in before if owner.plan.device != plan.device]
-            owners = tuple(owner for owner in found if owner is not None)
-            if owners:
-                pulled.append(stage.pull(owners))
+        if id(stage) in kept:
+            continue
+        ends = [(owner, (owner.plan.device, plan.device)) for owner in before if owner.plan.device != plan.device]
+        asked = [owner for owner, way in ends if way not in cut and way[::-1] not in cut]
+        found = [owner.owner_of(plan) for owner in asked if owner.plan.device not in away.silent]
+        owners = tuple(owner for owner in found if owner is not None)
+        if owners:
+            pulled.append(stage.pull(owners))
     for answer in pulled:
         wait_for(answer)
 

@@ -317,7 +317,7 @@ class Rings:
         self._keep(self.blueprint, new, plan, self.standby.stages)  # before stages answer to the old one no more
         handover.fence(new, waiting.for_answer)
         self._enter(new)
-        handover.pull(new, [stage for stage in held if stage.plan.device not in away.silent], waiting.for_answer)
+        handover.pull(new, held, away, waiting.for_answer)
         handover.shape(new, waiting.for_answer)
         handover.go_on(new, self._sessions, waiting.for_answer)
         self._settle(plan)

@@ -5,7 +5,7 @@ that have no room, and links that are cut. Over a whole ring in this process.
 from __future__ import annotations
 
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,12 +18,14 @@ from processes import wait_until
 
 from shardnet.cluster import handover, watch
 from shardnet.cluster.model import Model
+from shardnet.cluster.remote_stage import RemoteStage
 from shardnet.device import outlet
 from shardnet.errors import ClusterError, DoesNotFit
 from shardnet.plan import Plan, StagePlan
 from shardnet.policy.membership import Limits
 from shardnet.session.stream import TextStream
 from shardnet.timeline.events import Event
+from shardnet.transport.messages import Owner
 
 NUM_TOKENS = 24
 WAIT_S = 20.0
@@ -241,6 +243,26 @@ def test_a_link_that_is_cut_in_a_prompt_is_known_before_a_chunk_is_late(
         ring.network.drop("b", "c", count=10**6)
         assert answer(model, PROMPT, NUM_TOKENS) == expected
         assert [event.event for event in model.events] == ["cut off", "recovered"]
+
+
+def test_nobody_is_asked_for_copies_over_a_link_that_is_cut(
+    tiny: Path, expected: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, a repair waited 15 s for them."""
+    asked: list[frozenset[str]] = []
+
+    def pull(stage: RemoteStage, owners: tuple[Owner, ...]) -> Future[Any]:
+        asked.extend(frozenset((stage.plan.device, owner.device)) for owner in owners)
+        return real(stage, owners)
+
+    real = RemoteStage.pull
+    monkeypatch.setattr(RemoteStage, "pull", pull)
+    with loaded(tiny, [2, 2, 2, 0], speed=20.0) as (ring, model):
+        ring.network.drop("b", "c", count=10**6)
+        ring.network.drop("c", "b", count=10**6)
+        assert answer(model, PROMPT, NUM_TOKENS) == expected
+        assert "cut off" in [event.event for event in model.events]
+        assert frozenset("bc") not in asked
 
 
 def test_where_there_is_no_way_round_a_cut_link_a_sentence_says_so(tiny: Path) -> None:
