@@ -161,6 +161,11 @@ class Plan:
         """Who holds a unit."""
         return next(stage.device for stage in self.stages if unit <= stage.last_unit)
 
+    def units_on(self, device: str) -> list[int]:
+        """The units that a device holds, in order; none where it is not in use."""
+        held = [stage for stage in self.stages if stage.device == device]
+        return [unit for stage in held for unit in range(stage.first_unit, stage.last_unit + 1)]
+
     def __str__(self) -> str:
         """The plan as a table that a person can read."""
         width = max(len(stage.device) for stage in self.stages)

@@ -92,7 +92,7 @@ class Balancing:
         profiles = {device.name: blueprint.with_times(device) for device in blueprint.devices}
         self._pace = self._pace.seen(works, profiles)
         away, means = self._rings.prospects()
-        situation = Situation(plan, blueprint, away, max(means.least_tokens, means.reserved_tokens))
+        situation = Situation(plan, blueprint, away, means.tokens)
         found = self._prospect(situation, self._pace.slowdown(profiles), means)
         decision = decide(plan, found, time.monotonic(), self._past, POLICY)
         self._past = replace(self._past, better_since_s=decision.better_since_s)

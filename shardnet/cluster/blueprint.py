@@ -112,8 +112,7 @@ class Blueprint:
         profile, aside_bytes = self.files.profile, self.options.kv_memory_bytes
         target = Plan(tuple(stages))
         for device in self.devices:
-            had = {unit for unit in range(plan.num_units) if plan.device_of(unit) == device.name}
-            has = {unit for unit in range(plan.num_units) if target.device_of(unit) == device.name}
+            had, has = set(plan.units_on(device.name)), set(target.units_on(device.name))
             held = [profile.units[unit] for unit in had | has]
             num_stages = bool(had) + bool(has - had)
             kv_bytes = tokens * sum(unit.kv_bytes_per_token for unit in held)

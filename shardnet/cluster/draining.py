@@ -10,17 +10,12 @@ from shardnet.cluster.rings import Rings
 from shardnet.errors import ShardnetError
 from shardnet.plan import Plan
 from shardnet.policy.succession import DRAIN_TRIES, Away, Means, drained
-from shardnet.timeline.events import units_of
+from shardnet.timeline.events import takers_of, units_on
 
 
 def held_by(rings: Rings, device: str) -> str:
     """What a device holds by the plan in force, in words; empty where that is nothing."""
-    return "" if rings.blueprint is None else _held_by(rings.plan, device)
-
-
-def _held_by(plan: Plan, device: str) -> str:
-    stages = [stage for stage in plan.stages if stage.device == device]
-    return units_of(stages) if stages else ""
+    return "" if rings.blueprint is None else units_on(rings.plan, device)
 
 
 def drain(rings: Rings, device: str, leaving: Collection[str] = ()) -> str:
@@ -39,7 +34,7 @@ def drain(rings: Rings, device: str, leaving: Collection[str] = ()) -> str:
             after = drained(device, plan, replace(away, silent=away.silent.union(leaving)), means)
             if after is not None and not _has_room(rings, plan, after, means):
                 after = None
-            moves.append("" if after is None else _went(device, plan, after))
+            moves.append("" if after is None else f"{units_on(plan, device)} went to {takers_of(device, plan, after)}")
             return after
 
         with suppress(ShardnetError):  # who was to take over is gone, or has no room any more
@@ -53,13 +48,4 @@ def drain(rings: Rings, device: str, leaving: Collection[str] = ()) -> str:
 
 def _has_room(rings: Rings, before: Plan, after: Plan, means: Means) -> bool:
     """Whether devices can hold what is open while both plans are there."""
-    tokens = max(means.least_tokens, means.reserved_tokens)
-    return rings.blueprint is not None and rings.blueprint.can_change(before, after.stages, tokens)
-
-
-def _went(device: str, before: Plan, after: Plan) -> str:
-    """In words: "units 3-5 went to phone-2"."""
-    stages = [stage for stage in before.stages if stage.device == device]
-    units = [unit for stage in stages for unit in range(stage.first_unit, stage.last_unit + 1)]
-    takers = dict.fromkeys(after.device_of(unit) for unit in units)
-    return f"{units_of(stages)} went to {' and '.join(takers)}"
+    return rings.blueprint is not None and rings.blueprint.can_change(before, after.stages, means.tokens)

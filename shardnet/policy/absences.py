@@ -8,7 +8,7 @@ from typing import NamedTuple
 from shardnet.errors import ClusterError, DeviceLost, ShardnetError
 from shardnet.plan import Plan
 from shardnet.policy.succession import Away, Cut, Verdict
-from shardnet.timeline.events import units_of
+from shardnet.timeline.events import takers_of, units_on
 
 CUT_S = 60.0
 """For so long no ring goes over a way that was cut; then it is tried again where that helps."""
@@ -103,10 +103,8 @@ class Absences:
         news = []
         if verdict.plan is not coming and verdict.plan is not plan:
             for device in sorted(set(plan.devices) - set(verdict.plan.devices)):
-                stages = [stage for stage in plan.stages if stage.device == device]
-                units = [unit for stage in stages for unit in range(stage.first_unit, stage.last_unit + 1)]
-                takers = " and ".join(dict.fromkeys(verdict.plan.device_of(unit) for unit in units))
-                news += self._once(device, f": its {units_of(stages)} go to {takers}")
+                takers = takers_of(device, plan, verdict.plan)
+                news += self._once(device, f": its {units_on(plan, device)} go to {takers}")
         for device in sorted(verdict.waits_for):
             news += self._once(device, ", and nobody else has room for its units now: it is waited for")
         return news

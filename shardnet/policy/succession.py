@@ -60,6 +60,11 @@ class Means:
     is_ready: Callable[[Sequence[StagePlan]], bool] = lambda _: False
     """Whether what others take over is loaded there already."""
 
+    @property
+    def tokens(self) -> int:
+        """For so many there must be room, that no session ends."""
+        return max(self.least_tokens, self.reserved_tokens)
+
 
 @dataclass(frozen=True)
 class Verdict:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from shardnet.plan import StagePlan
+from shardnet.plan import Plan, StagePlan
 
 
 @dataclass(frozen=True)
@@ -31,3 +31,14 @@ def units_of(stages: Iterable[StagePlan]) -> str:
     """In words: "units 10-14 and 20"."""
     ranges = [each.units for each in stages]
     return ("units " if len(ranges) > 1 or "-" in ranges[0] else "unit ") + " and ".join(ranges)
+
+
+def units_on(plan: Plan, device: str) -> str:
+    """What a device holds, in words; empty where that is nothing."""
+    stages = [stage for stage in plan.stages if stage.device == device]
+    return units_of(stages) if stages else ""
+
+
+def takers_of(device: str, before: Plan, after: Plan) -> str:
+    """Who holds by one plan what a device held by another, in words: "phone-2 and laptop"."""
+    return " and ".join(dict.fromkeys(after.device_of(unit) for unit in before.units_on(device)))

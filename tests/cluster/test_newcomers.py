@@ -10,22 +10,16 @@ import pytest
 from in_process_ring import PROMPT, alone, ring_in_process, rings_of
 from processes import wait_until
 
-from shardnet.cluster import newcomers, watch
+from shardnet.cluster import newcomers
 from shardnet.cluster.blueprint import Blueprint
-from shardnet.policy.membership import Limits
 
+pytestmark = pytest.mark.usefixtures("quick_watch")
 NUM_TOKENS = 24
 
 
 @pytest.fixture(scope="module")
 def expected(tiny: Path) -> list[int]:
     return alone(tiny, [PROMPT], NUM_TOKENS)[0]
-
-
-@pytest.fixture(autouse=True)
-def quick_watch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "LIMITS", Limits(ask_every_s=0.02, suspect_after_s=0.3, grace_s=0.02))
-    monkeypatch.setattr(watch, "LOOK_EVERY_S", 0.01)
 
 
 def test_a_newcomer_that_is_lost_before_it_is_used_is_given_nothing(

@@ -17,11 +17,10 @@ import pytest
 from in_process_ring import PROMPT, RingInProcess, alone, answer, load, ring_in_process
 from processes import wait_until
 
-from shardnet.cluster import watch
 from shardnet.cluster.deployment import MOST_EVENTS
 from shardnet.errors import DeviceLost
-from shardnet.policy.membership import Limits
 
+pytestmark = pytest.mark.usefixtures("quick_watch")
 NUM_TOKENS = 24
 PROMPTS = [PROMPT, [40, 41], [7 + 3 * number for number in range(14)]]
 
@@ -29,13 +28,6 @@ PROMPTS = [PROMPT, [40, 41], [7 + 3 * number for number in range(14)]]
 @pytest.fixture(scope="module")
 def expected(tiny: Path) -> list[list[int]]:
     return alone(tiny, PROMPTS, NUM_TOKENS)
-
-
-@pytest.fixture(autouse=True)
-def quick_watch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a real connection shows at once, a watch notices here soon."""
-    monkeypatch.setattr(watch, "LIMITS", Limits(ask_every_s=0.02, suspect_after_s=0.3, grace_s=0.02))
-    monkeypatch.setattr(watch, "LOOK_EVERY_S", 0.01)
 
 
 @pytest.fixture

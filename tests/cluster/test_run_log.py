@@ -10,17 +10,14 @@ import pytest
 from in_process_ring import PROMPT, answer, loaded, rings_of
 from processes import wait_until
 
-from shardnet.cluster import run_log, watch
+from shardnet.cluster import run_log
 from shardnet.cluster.model import Model
-from shardnet.policy.membership import Limits
 
 NUM_TOKENS = 24
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "LIMITS", Limits(ask_every_s=0.02, suspect_after_s=0.3, grace_s=0.02))
-    monkeypatch.setattr(watch, "LOOK_EVERY_S", 0.01)
+def quick(quick_watch: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_log, "FETCH_EVERY_S", 0.01)
 
 

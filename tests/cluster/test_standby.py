@@ -13,7 +13,7 @@ import pytest
 from in_process_ring import PROMPT, RingInProcess, alone, answer, blueprint_of, loaded, rings_of
 from processes import wait_until
 
-from shardnet.cluster import standby, watch
+from shardnet.cluster import standby
 from shardnet.cluster.model import Model
 from shardnet.cluster.next_ring import missing_of
 from shardnet.cluster.standby import Standby
@@ -21,7 +21,6 @@ from shardnet.device import orphans
 from shardnet.device.stage_host import StageHost
 from shardnet.errors import ClusterError, KVMemorySpent
 from shardnet.plan import Plan, StagePlan, merged_stages
-from shardnet.policy.membership import Limits
 
 NUM_TOKENS = 24
 
@@ -32,9 +31,7 @@ def expected(tiny: Path) -> list[int]:
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "LIMITS", Limits(ask_every_s=0.02, suspect_after_s=0.3, grace_s=0.02))
-    monkeypatch.setattr(watch, "LOOK_EVERY_S", 0.01)
+def quick(quick_watch: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(standby, "QUIET_S", 0.05)
 
 

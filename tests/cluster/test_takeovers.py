@@ -16,17 +16,17 @@ import pytest
 from in_process_ring import PROMPT, alone, answer, blueprint_of, loaded, rings_of
 from processes import wait_until
 
-from shardnet.cluster import handover, watch
+from shardnet.cluster import handover
 from shardnet.cluster.model import Model
 from shardnet.cluster.remote_stage import RemoteStage
 from shardnet.device import outlet
 from shardnet.errors import ClusterError, DoesNotFit
 from shardnet.plan import Plan, StagePlan
-from shardnet.policy.membership import Limits
 from shardnet.session.stream import TextStream
 from shardnet.timeline.events import Event
 from shardnet.transport.messages import Owner
 
+pytestmark = pytest.mark.usefixtures("quick_watch")
 NUM_TOKENS = 24
 WAIT_S = 20.0
 
@@ -34,12 +34,6 @@ WAIT_S = 20.0
 @pytest.fixture(scope="module")
 def expected(tiny: Path) -> list[int]:
     return alone(tiny, [PROMPT], NUM_TOKENS)[0]
-
-
-@pytest.fixture(autouse=True)
-def quick_watch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "LIMITS", Limits(ask_every_s=0.02, suspect_after_s=0.3, grace_s=0.02))
-    monkeypatch.setattr(watch, "LOOK_EVERY_S", 0.01)
 
 
 def rest_of(stream: TextStream) -> list[int]:
