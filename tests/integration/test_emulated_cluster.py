@@ -35,6 +35,7 @@ devices = ScriptDevice("a", 8, 120e6 / 2**30), ScriptDevice("b", 2, 160e6 / 2**3
 setup = Setup(devices, Road(2e6 / 8, 0.01), (("b", "c", Road(20e6 / 8, 0.001)), ("a", "b", Road(2e6 / 8, 0.01))))
 with setup.bed(folder) as bed:
     cluster = bed.cluster
+    memory = [device.memory_bytes for device in cluster._surveyor.memory(cluster.devices)]  # sessions take of it
     loaded = cluster.load(model, placement="auto", context_tokens=64, cache_dir=folder, progress=lambda *_: None)
     decode(loaded, 24)
     print(json.dumps({
@@ -49,7 +50,7 @@ with setup.bed(folder) as bed:
                 (tuple(end[-1] for end in ends), link) for ends, link in cluster._surveyor._links.items()
             )
         },
-        "memory": [device.memory_bytes for device in cluster._surveyor.memory(cluster.devices)],
+        "memory": memory,
     }), flush=True)
     sys.stdin.readline()
 """
