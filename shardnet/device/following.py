@@ -7,6 +7,7 @@ work which comes meanwhile hardly waits; here they are written while the stage, 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
@@ -28,17 +29,25 @@ ANSWER_TRIES = 3
 class Manner(NamedTuple):
     """How an owner is asked."""
 
+    first_bytes: int
+    """In the first answer."""
     most_bytes: int
-    """In one answer."""
+    """In any answer."""
+    bytes_per_s: float
+    """Of what is asked for, by how long the last answer took: what waits for long steps takes little of them."""
     patience_s: float
     """For so long the owner may let other work go first."""
     pause_s: float
     """Between two answers."""
 
+    def next_bytes(self, answer_s: float) -> int:
+        """How much to ask for when the last answer took so long."""
+        return int(min(max(self.first_bytes, self.bytes_per_s * answer_s), self.most_bytes))
 
-POLITE = Manner(2**18, 0.1, 0.002)
-"""While the owner decodes: an answer takes it a few tenths of a millisecond."""
-HURRIED = Manner(MOST_BYTES, 0.0, 0.0)
+
+POLITE = Manner(2**18, 2**20, 2.5e6, 0.1, 0.002)
+"""While the owner decodes: an answer takes it a few tenths of a millisecond, or a hundredth of its steps."""
+HURRIED = Manner(MOST_BYTES, MOST_BYTES, 0.0, 0.0, 0.0)
 """While all wait."""
 LEAST_PAUSE_S, MOST_PAUSE_S = 0.02, 0.5
 """Between two passes over the owners; longer each time that nothing was new."""
@@ -176,16 +185,13 @@ class Following:
         if first_unit > last_unit:
             return 0
         manner = turn.manner
-        ask = partial(
-            FollowedSessions.wanted,
-            first_unit=first_unit,
-            last_unit=last_unit,
-            most_bytes=manner.most_bytes,
-            patience_s=manner.patience_s,
-        )
+        ask = partial(FollowedSessions.wanted, first_unit=first_unit, last_unit=last_unit, patience_s=manner.patience_s)
+        most_bytes = manner.first_bytes
         while True:
-            wanted = self._do(turn, ask)
+            wanted = self._do(turn, partial(ask, most_bytes=most_bytes))
+            asked_s = time.monotonic()
             copied = self._answer(owner, wanted, turn)
+            most_bytes = manner.next_bytes(time.monotonic() - asked_s)
             is_all = self._do(turn, partial(FollowedSessions.take, wanted=wanted, copied=copied))
             num_tokens += sum(part.num_tokens for part in copied.parts)
             if is_all:

@@ -19,6 +19,13 @@ JUMP = 1.25
 """A look that is off by this factor or more stands for itself: the average would come too late, and stay too long."""
 LEAST_STEPS = 3
 """Looks with fewer steps tell nothing."""
+TELLING_S, TELLING_SHARE = 1e-3, 0.05
+"""Nor does a stage that should take less than so long for a step, and less than that share of the whole ring's time:
+what it spends beside its units (an embedding alone takes microseconds) says nothing of how fast its device is."""
+FORGOTTEN_AFTER = 300
+"""So many looks after a device was measured last, it is taken to be as fast as it should be: it may have cooled down,
+and would never be used again. More seconds than `rebalance.Policy.memory_s`: should it still be slow, its layers move
+away again at once."""
 
 
 class Work(NamedTuple):
@@ -30,6 +37,25 @@ class Work(NamedTuple):
     num_tokens: int
 
 
+class _Measured(NamedTuple):
+    """Of all stages of a device together."""
+
+    compute_s: float = 0.0
+    expected_s: float = 0.0
+    step_s: float = 0.0
+    """Expected for one step of each."""
+
+    def with_more(self, work: Work, profile: DeviceProfile) -> _Measured:
+        expected_s = _expected_s(work, profile)
+        return _Measured(
+            self.compute_s + work.compute_s, self.expected_s + expected_s, self.step_s + expected_s / work.num_steps
+        )
+
+    @property
+    def ratio(self) -> float:
+        return self.compute_s / max(self.expected_s, 1e-9)
+
+
 @dataclass(frozen=True)
 class Pace:
     """How much longer each device takes than was measured of it, averaged over the last looks (EWMA)."""
@@ -37,22 +63,26 @@ class Pace:
     ratios: Mapping[str, float] = field(default_factory=dict)
     usual: Mapping[str, float] = field(default_factory=dict)
     """What they were when each was seen for the first time."""
+    unseen: Mapping[str, int] = field(default_factory=dict)
+    """How many looks ago each was measured."""
 
     def seen(self, works: Sequence[Work], profiles: Mapping[str, DeviceProfile]) -> Pace:
         """With one more look."""
-        measured: defaultdict[str, float] = defaultdict(float)
-        expected: defaultdict[str, float] = defaultdict(float)
+        measured: defaultdict[str, _Measured] = defaultdict(_Measured)
         for work in works:
-            if work.num_steps >= LEAST_STEPS and work.stage.device in profiles:
-                measured[work.stage.device] += work.compute_s
-                expected[work.stage.device] += _expected_s(work, profiles[work.stage.device])
-        ratios = dict(self.ratios)
-        for device, seconds in measured.items():
-            ratio = seconds / max(expected[device], 1e-9)
+            device = work.stage.device
+            if work.num_steps >= LEAST_STEPS and device in profiles:
+                measured[device] = measured[device].with_more(work, profiles[device])
+        least_s = min(TELLING_S, TELLING_SHARE * sum(each.step_s for each in measured.values()))
+        telling = {device: each.ratio for device, each in measured.items() if each.step_s >= least_s}
+        unseen = {device: 0 if device in telling else self.unseen[device] + 1 for device in {**self.unseen, **telling}}
+        unseen = {device: looks for device, looks in unseen.items() if looks < FORGOTTEN_AFTER}
+        ratios = {device: ratio for device, ratio in self.ratios.items() if device in unseen}
+        for device, ratio in telling.items():
             before = ratios.get(device, ratio)
             is_jump = max(ratio, before) >= JUMP * min(ratio, before)
             ratios[device] = ratio if is_jump else ratio + (1 - WEIGHT) * (before - ratio)
-        return Pace(ratios, {**ratios, **self.usual})
+        return Pace(ratios, {**ratios, **self.usual}, unseen)
 
     def slowdown(self, devices: Iterable[str]) -> dict[str, float]:
         """By what factor each device is slower than was measured of it.

@@ -27,6 +27,8 @@ ALIKE = 0.05
 NEARLY = 0.03
 """A plan that is worse than the best one by so little is taken where fewer units move."""
 MOST_CHANGES = 20
+LEAST_HOLD = 0.5
+"""Of `Policy.hold_s`, however large a gain is: no plan is changed for what was seen once."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Policy:
     min_gain: float = 0.15
     """Share by which the objective must improve."""
     hold_s: float = 2.0
-    """The gain must be predicted for so long without a break."""
+    """A gain of just `min_gain` must be predicted for so long without a break; one of twice that for half of it."""
     cool_down_s: float = 15.0
     """Between two changes, for a gain of just `min_gain`; for twice that gain a quarter of it, and so on. What goes
     back to where it came from waits for all of it, and for twice as long each time."""
@@ -162,8 +164,9 @@ def decide(plan: Plan, found: Prospect, now_s: float, past: Past, policy: Policy
     if found.plan.stages == plan.stages or share < policy.min_gain:
         return Decision(None, f"the best plan would gain {share:.0%}, less than {policy.min_gain:.0%}")
     since = past.better_since_s if past.better_since_s is not None else now_s
-    if now_s - since < policy.hold_s:
-        return Decision(None, f"a gain of {share:.0%} is predicted; it must hold for {policy.hold_s:g} s", since)
+    hold_s = policy.hold_s * max(policy.min_gain / share, LEAST_HOLD) if share > 0 else policy.hold_s
+    if now_s - since < hold_s:
+        return Decision(None, f"a gain of {share:.0%} is predicted; it must hold for {hold_s:.3g} s", since)
     recent = [change for change in past.changes if now_s - change.at_s < policy.memory_s]
     if recent:
         rest_s = _cool_down_s(moves(plan, found.plan), share, recent, policy)

@@ -12,10 +12,10 @@ from random import Random
 import pytest
 from three_devices import best_plan, three_devices
 
-from shardnet.plan import DeviceProfile, Plan, stages_from_counts
+from shardnet.plan import DeviceProfile, Plan, StagePlan, stages_from_counts
 from shardnet.planner.costs import evaluate
 from shardnet.planner.problem import Problem
-from shardnet.policy.observing import Pace, Work
+from shardnet.policy.observing import FORGOTTEN_AFTER, Pace, Work
 from shardnet.policy.rebalance import Change, Observed, Past, Policy, decide, moves, prospect
 
 NAMES = ("a", "b", "c")
@@ -186,3 +186,29 @@ def test_what_could_not_be_done_is_tried_ever_more_seldom() -> None:
             past = past.after(Change(float(now_s), moves(found.plan, run.plan)))
     waits_s = [later - earlier for earlier, later in pairwise(tried_s)]
     assert waits_s == [15, 30, 60]
+
+
+def test_an_embedding_alone_says_nothing_of_how_fast_its_device_is() -> None:
+    """What its stage spends beside the lookup is many times the lookup: the device would never be given a layer."""
+    times = (1e-5, *[4e-3] * 7)
+    profiles = {name: DeviceProfile(name, 0, times, times) for name in "ab"}
+    embedding, rest = StagePlan("a", 0, 0), StagePlan("b", 1, 7)
+    pace = Pace().seen([Work(embedding, 10 * 9e-5, 10, 10), Work(rest, 10 * 30e-3, 10, 10)], profiles)
+    slowdown = pace.slowdown("ab")
+    assert slowdown["a"] == slowdown["b"] == pytest.approx(30 / 28)
+    pace = pace.seen([Work(embedding, 10 * 9e-5, 10, 10), Work(rest, 10 * 90e-3, 10, 10)], profiles)
+    assert pace.slowdown("ab") == {"a": slowdown["a"], "b": pytest.approx(90 / 28)}
+
+
+def test_a_device_that_lost_its_layers_for_being_slow_is_tried_again_later() -> None:
+    profiles = {name: DeviceProfile(name, 0, (4e-3,) * 8, (4e-3,) * 8) for name in "ab"}
+
+    def work(device: str, units: int, slowdown: float) -> Work:
+        return Work(StagePlan(device, 0, units - 1), 10 * 4e-3 * units * slowdown, 10, 10)
+
+    pace = Pace().seen([work("a", 4, 1.0), work("b", 4, 1.0)], profiles)
+    pace = pace.seen([work("a", 4, 3.0), work("b", 4, 1.0)], profiles)
+    for _ in range(FORGOTTEN_AFTER - 1):
+        pace = pace.seen([work("b", 8, 1.0)], profiles)
+        assert pace.slowdown("ab") == {"a": 3.0, "b": 1.0}
+    assert pace.seen([work("b", 8, 1.0)], profiles).slowdown("ab") == {"a": 1.0, "b": 1.0}

@@ -26,9 +26,16 @@ SLOW = Observed(now_s=100.0, problem=three_devices(), device_slowdown={"b": 8.0}
 
 def test_a_gain_must_hold_before_anything_moves() -> None:
     first = revise(AB, SLOW, POLICY, best_plan)
-    assert first.plan is None and first.better_since_s == 100.0 and "must hold for 2 s" in first.why
-    later = revise(AB, replace(SLOW, now_s=102.0, past=Past(better_since_s=100.0)), POLICY, best_plan)
+    assert first.plan is None and first.better_since_s == 100.0 and "must hold for 1 s" in first.why
+    later = revise(AB, replace(SLOW, now_s=101.0, past=Past(better_since_s=100.0)), POLICY, best_plan)
     assert later.plan is not None and later.plan.version == 2 and "gains" in later.why
+
+
+def test_a_small_gain_must_hold_longer() -> None:
+    seen = replace(SLOW, device_slowdown={"b": 2.6}, past=Past(better_since_s=98.5))
+    decision = revise(AB, seen, POLICY, best_plan)
+    assert decision.plan is None and "must hold for 1.7" in decision.why
+    assert revise(AB, replace(seen, past=Past(better_since_s=98.0)), POLICY, best_plan).plan is not None
 
 
 def test_a_gain_that_vanishes_starts_anew() -> None:
