@@ -1,7 +1,7 @@
 """What the loss of devices costs: whether every text stays as it is, and how long the gap in it is.
 
     python tests/bench/bench_recovery.py [--runs 50,30,20,20,20,20,20] [--tokens 200] [--seed 0] [--only kill,freeze]
-        [--standby warm --settle-s 20]
+        [--standby warm --settle-s 13] [--late]
 
 Plays scripts on the test bed (`tests/testbed/`), devices at full speed, the embedded model, greedy in float32. What
 happens is drawn at random: when, of which every fifth time within the prompt, and to whom, every stage in turn. Told
@@ -34,6 +34,8 @@ SOURCE_S = 5.0
 NUM_UNITS = 32
 PROMPTS = 5
 """Every so many-th run is struck within the prompt."""
+LATE, LAST = 0.85, 0.95
+"""Between these shares of an answer it happens, where it is to come late."""
 SECOND_S = 0.4
 """A second loss comes within so many seconds of the first."""
 
@@ -124,10 +126,14 @@ def calm_script(kind: Kind, options: argparse.Namespace) -> Script:
     return Script("recovery", tuple(devices), tuple(conversations), standby=options.standby, settle_s=options.settle_s)
 
 
-def strike(kind: Kind, calm: Script, undisturbed: Outcome, number: int, draw: random.Random) -> Script:
+def strike(
+    kind: Kind, calm: Script, undisturbed: Outcome, number: int, draw: random.Random, *, is_late: bool = False
+) -> Script:
     """The same with something that happens."""
-    is_early = number % PROMPTS == 0
-    at_s = draw.uniform(0, undisturbed.begin_s if is_early else 0.95 * undisturbed.end_s)
+    first, last = (LATE, LAST) if is_late else (0.0, LAST)
+    at_s = draw.uniform(first * undisturbed.end_s, last * undisturbed.end_s)
+    if number % PROMPTS == 0 and not is_late:
+        at_s = draw.uniform(0, undisturbed.begin_s)
     return replace(calm, events=tuple(kind.draw(draw, calm.names, number, round(at_s, 3))))
 
 
@@ -137,7 +143,7 @@ def run_kind(kind: Kind, num_runs: int, options: argparse.Namespace, draw: rando
     if undisturbed.errors or not undisturbed.is_right:
         raise SystemExit(f"an undisturbed run went wrong: {verdict(undisturbed)}")
     for number in range(num_runs):
-        script = strike(kind, calm, undisturbed.outcome, number, draw)
+        script = strike(kind, calm, undisturbed.outcome, number, draw, is_late=options.late)
         played = play(script, expected=undisturbed.ids)
         found.add(played)
         if not played.is_right:
@@ -151,8 +157,9 @@ def main() -> int:
     parser.add_argument("--tokens", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--standby", default="cold", choices=("cold", "warm", "hot"))
-    parser.add_argument("--settle-s", type=float, default=0.0, help="before the prompts; 20 with warm")
+    parser.add_argument("--settle-s", type=float, default=0.0, help="before the prompts; 13 with warm")
     parser.add_argument("--only", default=",".join(KINDS))
+    parser.add_argument("--late", action="store_true", help="only near the end of an answer: its length tells then")
     options = parser.parse_args()
     has_links = why_not() is None
     if has_links and not in_own_network():
