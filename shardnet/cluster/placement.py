@@ -41,7 +41,8 @@ def problem_of(
     context_tokens: int,
     kv_memory_bytes: int | None,
 ) -> Problem:
-    """The placement problem of a running cluster. The coordinator holds no shard, so no unit is pinned to a device.
+    """The placement problem of a running cluster. The coordinator holds no shard, so no unit is pinned to a device, and
+    stages send straight to each other.
 
     Args:
         kv_memory_bytes: of each device, set aside for KV caches and for what stages keep beside them; None leaves room
@@ -73,6 +74,7 @@ def problem_of(
         pin_embedding=False,
         return_bytes=TOKEN_BYTES,
         context_tokens=context_tokens,
+        relays=False,
     )
 
 

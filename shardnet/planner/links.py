@@ -29,11 +29,15 @@ class Routes:
 
     Args:
         radio_j_per_byte: by device, what its radio takes for each byte; 0 where it is not named.
+        relays: whether there are any.
     """
 
-    def __init__(self, links: Iterable[Link], radio_j_per_byte: Mapping[str, float] | None = None) -> None:
+    def __init__(
+        self, links: Iterable[Link], radio_j_per_byte: Mapping[str, float] | None = None, *, relays: bool = True
+    ) -> None:
         self._direct = {(link.source, link.target): link for link in links}
         self._radio_j = radio_j_per_byte or {}
+        self._relays = relays
         self._leaving: dict[str, list[Link]] = {}
         for link in self._direct.values():
             self._leaving.setdefault(link.source, []).append(link)
@@ -56,10 +60,12 @@ class Routes:
 
     def _search(self, source: str, target: str, num_bytes: float) -> tuple[Link, ...] | None:
         """Dijkstra's algorithm, which never looks beyond what the direct link takes."""
+        direct = self._direct.get((source, target))
+        if not self._relays:
+            return (direct,) if direct else None
         if len(self._leaving) > MOST_SPARSE and len(self._direct) > FEW_LINKS * len(self._leaving):
             self._ways = self._ways or _Ways(self._direct, self._radio_j)
             return self._ways.search(source, target, num_bytes)
-        direct = self._direct.get((source, target))
         limit = direct.seconds(num_bytes) * (1 - TIE) if direct else float("inf")
         best: dict[str, _Arrival] = {source: (0.0, 0, 0.0, 0.0)}
         came_by: dict[str, Link] = {}

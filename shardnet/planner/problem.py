@@ -85,6 +85,9 @@ class Problem:
     context_tokens: int = 0
     """Tokens of each session for which KV memory is kept."""
     sessions: int = 1
+    relays: bool = True
+    """Whether a payload may go over other devices, where that is faster. The stages of a running cluster send straight
+    to each other."""
 
     def __post_init__(self) -> None:
         _check_units(self.units)
@@ -99,6 +102,7 @@ class Problem:
         check_value("return_bytes", self.return_bytes, BYTES)
         check_value("context_tokens", self.context_tokens, TOKENS)
         check_value("sessions", self.sessions, SESSIONS)
+        check_flag("relays", self.relays)
 
     @property
     def num_units(self) -> int:
@@ -122,7 +126,8 @@ class Problem:
     @cached_property
     def routes(self) -> Routes:
         """The fastest routes between the devices."""
-        return Routes(self.links, {device.name: device.radio_j_per_byte for device in self.devices})
+        radio_j_per_byte = {device.name: device.radio_j_per_byte for device in self.devices}
+        return Routes(self.links, radio_j_per_byte, relays=self.relays)
 
     @classmethod
     def from_dict(cls, data: Any) -> Problem:
@@ -169,7 +174,7 @@ class Problem:
 
 _PROBLEM_KEYS = (
     *("units", "devices", "links"),
-    *("source", "pin_embedding", "pin_head", "return_bytes", "context_tokens", "sessions"),
+    *("source", "pin_embedding", "pin_head", "return_bytes", "context_tokens", "sessions", "relays"),
 )
 _UNIT_KEYS = ("name", "weight_bytes", "kv_bytes_per_token", "output_bytes")
 _DEVICE_REQUIRED = ("name", "memory_bytes", "unit_seconds")

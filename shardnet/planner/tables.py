@@ -57,7 +57,7 @@ class Tables:
     @cached_property
     def hop_s(self) -> Floats:
         """Seconds [k, d, e] over the fastest route, inf where there is none."""
-        return _closed(self.direct_s)
+        return _closed(self.direct_s) if self.problem.relays else self.direct_s
 
     def hop(self, unit: int) -> Floats:
         """Seconds [d, e] of what leaves `unit`; for the last unit, of the way back."""
@@ -77,7 +77,7 @@ class Tables:
     @cached_property
     def peak_s(self) -> Floats:
         """Seconds [k, d, e] on the busiest single link of a hop."""
-        if self.num_devices > MOST_ROUTED:
+        if self.problem.relays and self.num_devices > MOST_ROUTED:
             return _along(self.direct_s, self.direct_s, np.maximum)
         peak = self.hop_s.copy()
         for (k, d, e), links in self.relayed.items():
@@ -91,7 +91,7 @@ class Tables:
         ends = per_byte[:, None] + per_byte[None]
         np.fill_diagonal(ends, 0.0)
         joules: Floats = self.payload_bytes[:, None, None] * ends[None]
-        if not per_byte.any():
+        if not per_byte.any() or not self.problem.relays:
             return joules
         if self.num_devices > MOST_ROUTED:
             return _along(self.direct_s, joules, np.add)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -66,6 +67,9 @@ def test_a_relay_carries_where_it_is_faster_and_costs_nothing_else() -> None:
     assert "c" not in cost.device_memory_bytes
     assert cost.device_energy_j["c"] == pytest.approx(2 * 1000 * 0.002)  # it receives and sends
     assert cost.link_busy_s[("c", "b")] == 2.0
+    straight = replace(problem, relays=False)
+    assert evaluate(straight, [StagePlan("a", 0, 1), StagePlan("b", 2, 3)]).hops[0].links == (links[0],)
+    assert straight.routes.links("c", "a", 8) is None
 
 
 def test_a_direct_link_wins_a_tie() -> None:

@@ -15,13 +15,16 @@ from shardnet.planner import Device, Link, Problem, Unit, evaluate, plan
 SIZES = {2: 8, 3: 6, 4: 5}
 
 
-@pytest.mark.parametrize("slack", SLACKS)
+@pytest.mark.parametrize(
+    ("slack", "relays"), [*((slack, True) for slack in SLACKS), (SLACKS[-1], False)], ids=lambda value: str(value)
+)
 @pytest.mark.parametrize("objective", ["latency", "throughput", "energy"])
-def test_exact_equals_brute_force(objective: str, slack: float) -> None:
+def test_exact_equals_brute_force(objective: str, slack: float, relays: bool) -> None:
     rng = random.Random(f"{objective} {slack}")
     for _ in range(25):
         num_devices = rng.choice([2, 3, 3, 4])
         problem = random_problem(rng, num_devices, rng.randint(3, SIZES[num_devices]), slack)
+        problem = dataclasses.replace(problem, relays=relays)
         plans = every_plan(problem)
         in_flight, lap_limit_s = rng.choice([1, 2, 3, 8]), math.inf
         if objective == "energy" and plans and rng.random() < 0.7:

@@ -31,6 +31,7 @@ GOOD: dict[str, Any] = {
     "return_bytes": 8,
     "context_tokens": 1024,
     "sessions": 1,
+    "relays": False,
 }
 
 
@@ -96,6 +97,7 @@ def test_sessions_multiply_the_kv_cache() -> None:
         (("links", 1), GOOD["links"][0], "Two links are named 'pixel to cloud'"),
         (("links",), [], "Device 'pixel' has no links"),
         (("pin_head",), "no", "pin_head must be true or false"),
+        (("relays",), 0, "relays must be true or false"),
         (("return_bytes",), -8, "return_bytes must be"),
         (("context_tokens",), 1.5, "context_tokens must be a whole number"),
         (("context_tokens",), ..., "context_tokens is missing"),
