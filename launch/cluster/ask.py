@@ -32,8 +32,8 @@ def leave(folder: Path, name: str | None) -> None:
     """
     with RunningCluster.connect(folder) as cluster:
         device = name or _only_one(cluster.devices)
-        cluster.leave(device)
-    print(f"{device} leaves.")
+        told = cluster.leave(device)
+    print(f"{device} leaves: {told}." if told else f"{device} leaves.")
 
 
 def remove(folder: Path, name: str) -> None:

@@ -71,7 +71,7 @@ class Coordinator:
         self._loads = Loads(transport, self._cluster, tell, notebook)
         self._desk = SessionDesk(self._loads.loaded_soon, tell, lease_s, notebook)
         self._attendance = Attendance(transport, self._cluster, tell, self._loads.look, how_it_ended)
-        self._asked: Once[Future[None]] = Once()
+        self._asked: Once[Future[Any]] = Once()
         self._is_closed = threading.Event()
         self._thread = threading.Thread(target=self._look_after, name="shardnet-coordinator", daemon=True)
         for endpoint, handler in (
@@ -158,22 +158,29 @@ class Coordinator:
             context_tokens=model.context_tokens,
         )
 
-    def leave(self, device: str) -> None:
+    def leave(self, device: str) -> str:
         """Tell a device to leave, when others have taken over what it holds. Waits for it, for seconds.
+
+        Returns:
+            In words, who has taken over what, or that nobody can; empty where it held nothing.
 
         Raises:
             BadRequest: there is none of that name.
             ClusterError: it does not answer.
         """
         self._require(device)
+        held = self._cluster.held_by(device)
         self._attendance.goodbye(device)
         try:
-            self._drained(device)
+            moved = self._drained(device)
             with suppress(DeviceLost):  # it left so quickly that its answer was lost
                 self._transport.call(device, "leave", timeout_s=ANSWER_S).result()
         except ShardnetError:
             self._attendance.stays(device)
             raise
+        if not held:
+            return ""
+        return moved or f"nobody else could take over {held} before"
 
     def remove(self, device: str) -> None:
         """Strike off a device that does not answer. Waits for it, for seconds.
@@ -224,7 +231,7 @@ class Coordinator:
     def _unload(self, ticket: int) -> Future[None]:
         return self._asked.begin(ticket, self._loads.unload)
 
-    def _leave(self, ticket: int, device: str) -> Future[None]:
+    def _leave(self, ticket: int, device: str) -> Future[str]:
         return self._asked.begin(ticket, lambda: on_thread("shardnet-leave", lambda: self.leave(device)))
 
     def _strike_off(self, ticket: int, device: str) -> Future[None]:

@@ -130,13 +130,17 @@ class RunningCluster:
         """Have the model unloaded from all devices."""
         self._ask("unload", _ticket())
 
-    def leave(self, device: str) -> None:
-        """Tell a device to leave.
+    def leave(self, device: str) -> str:
+        """Tell a device to leave. Others take over what it holds before, where they can.
+
+        Returns:
+            In words, who has taken over what, or that nobody could; empty where it held nothing.
 
         Raises:
             BadRequest: there is none of that name.
         """
-        self._ask("leave", _ticket(), device)
+        told: str = self._ask("leave", _ticket(), device)
+        return told
 
     def remove(self, device: str) -> None:
         """Strike off a device that does not answer.

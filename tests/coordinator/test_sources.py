@@ -386,11 +386,14 @@ def test_who_joins_is_used_by_the_next_load_and_who_leaves_by_none(
     assert {stage.device for stage in source.model.plan.stages} == {"a", "b"}
     model = source.load(tiny, dtype="float32", split=[2, 2, 2])
     assert answers(model) == expected
-    source.leave("b")
+    assert source.leave("b") in ("units 2-3 went to a", "units 2-3 went to c")
     assert cluster.workers["b"].left.wait(5)
     cluster.leave("b")
     wait_until(lambda: source.devices == ("a", "c"))
     assert cluster.told("left") == ["b has left."] and cluster.told("lost") == []
+    assert source.leave("c").endswith(" went to a")
+    cluster.leave("c")
+    assert source.leave("a") == "nobody else could take over units 0-5 before"
 
 
 def test_a_lost_device_is_replaced_and_a_source_notices_nothing(tiny: Path, expected: list[list[int]]) -> None:

@@ -161,7 +161,8 @@ def test_a_cluster_from_its_start_to_its_end(commands: Commands, model: Path, ex
     assert found["plan_version"] == 2 and found["sessions"] == []
     assert "two" in commands.ask("status")
 
-    assert commands.ask("leave", "two") == "two leaves.\n"
+    last = f"units {told['stages'][1]['first_unit']}-5"
+    assert commands.ask("leave", "two") == f"two leaves: {last} went to one.\n"
     assert two.end() == (0, "")
     assert up.wait_for("left")["device"] == "two"
     assert " went to one, after " in up.wait_for("moved")["text"]
