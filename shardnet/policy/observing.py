@@ -24,8 +24,8 @@ TELLING_S, TELLING_SHARE = 1e-3, 0.05
 what it spends beside its units (an embedding alone takes microseconds) says nothing of how fast its device is."""
 FORGOTTEN_AFTER = 300
 """So many looks after a device was measured last, it is taken to be as fast as it should be: it may have cooled down,
-and would never be used again. More seconds than `rebalance.Policy.memory_s`: should it still be slow, its layers move
-away again at once."""
+and would never be used again. That is later than `rebalance.Policy.memory_s`: should it still be slow, its layers move
+away again after one cool-down."""
 
 
 class Work(NamedTuple):
