@@ -146,6 +146,14 @@ def broken_limit(problem: Problem, stages: Sequence[StagePlan], cost: Cost) -> s
     return None
 
 
+def fits(problem: Problem, stages: Sequence[StagePlan]) -> bool:
+    """Whether devices can hold the stages, and there is a way from each to the next."""
+    try:
+        return broken_limit(problem, stages, evaluate(problem, stages)) is None
+    except BadConfiguration:  # there is no way between two of them
+        return False
+
+
 def gigabytes(num_bytes: float) -> str:
     """Bytes for a person, with three digits."""
     for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):

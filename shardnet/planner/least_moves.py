@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import permutations
 from typing import NamedTuple
 
-from shardnet.errors import BadConfiguration, DoesNotFit
 from shardnet.plan import Plan, StagePlan, merged_stages, stages_from_counts
-from shardnet.planner.costs import broken_limit, evaluate
+from shardnet.planner.costs import broken_limit, evaluate, fits
 from shardnet.planner.problem import Problem
 
 ROUNDING = 1e-9
@@ -117,7 +116,7 @@ def _flown(
 ) -> tuple[StagePlan, ...]:
     """What units flow to until the goal is reached, or nothing is gained any more."""
     stages = _stages_of(runs)
-    value = value_of(stages) if _fits(problem, stages) else math.inf
+    value = value_of(stages) if fits(problem, stages) else math.inf
     while value > goal:
         tried: list[tuple[float, float, list[_Run]]] = []
         for source, target in permutations(range(len(runs)), 2):
@@ -126,7 +125,7 @@ def _flown(
                 flown[source] = runs[source]._replace(num_units=runs[source].num_units - num_units)
                 flown[target] = runs[target]._replace(num_units=runs[target].num_units + num_units)
                 stages = _stages_of(flown)
-                if not (_fits(problem, stages) and may_be(stages)):
+                if not (fits(problem, stages) and may_be(stages)):
                     continue
                 if (reached := value_of(stages)) < value * (1 - ROUNDING):
                     gained = value - max(reached, goal)
@@ -146,75 +145,11 @@ def _num_moved(old: Plan, stages: Sequence[StagePlan]) -> int:
     return sum(before != now for before, now in zip(_owners(old), after, strict=True))
 
 
-def repairs(old: Plan, problem: Problem) -> list[tuple[StagePlan, ...]]:
-    """Ways to give the lost units to others and leave all else where it is; only such as fit.
-
-    Each lost stage, whose device `problem` does not have, goes to one device, or is cut between its neighbours in the
-    ring.
-    """
-    lost = set(old.devices) - problem.index.keys()
-    found: list[tuple[StagePlan, ...]] = [()]
-    for index, stage in enumerate(old.stages):
-        if stage.device not in lost:
-            found = [(*stages, stage) for stages in found]
-            continue
-        parts: list[tuple[StagePlan, ...]] = [(replace(stage, device=device.name),) for device in problem.devices]
-        parts += _cuts(old, index, lost)
-        found = [(*stages, *part) for stages in found[:_MOST] for part in parts]
-    merged = [merged_stages(stages) for stages in found[: _MOST * 8]]
-    return [stages for stages in merged if _fits(problem, stages)]
-
-
-def repaired(old: Plan, problem: Problem, may_be: Callable[[Sequence[StagePlan]], bool] = lambda _: True) -> Plan:
-    """The best of the `repairs`, for one session and the objective of `old`.
-
-    Args:
-        may_be: whether stages are to be considered.
-
-    Raises:
-        DoesNotFit: the others cannot hold what is lost where it is.
-    """
-    costs = [(evaluate(problem, stages), stages) for stages in repairs(old, problem) if may_be(stages)]
-    if not costs:
-        needed = sum(problem.unit_memory_bytes)
-        free = sum(device.memory_bytes for device in problem.devices)
-        raise DoesNotFit(
-            f"the model needs {needed / 2**30:.2f} GiB, and the devices left have {free / 2**30:.2f} GiB, or none of "
-            "them has room for what was lost beside its own. Add a device, or load the model in a smaller dtype."
-        )
-    cost, stages = min(costs, key=lambda row: row[0].value(old.objective, 1))
-    return replace(old, stages=stages, lap_s=cost.lap_s, bottleneck_s=cost.bottleneck_s, gap=None, optimal=False)
-
-
 def ways_of(stages: Sequence[StagePlan]) -> frozenset[tuple[str, str]]:
     """From which device to which a ring goes."""
     devices = [stage.device for stage in merged_stages(stages)]
     ways = zip(devices, (*devices[1:], devices[0]), strict=True)
     return frozenset((here, there) for here, there in ways if here != there)
-
-
-def _fits(problem: Problem, stages: tuple[StagePlan, ...]) -> bool:
-    try:
-        return broken_limit(problem, stages, evaluate(problem, stages)) is None
-    except BadConfiguration:  # there is no way between two of them
-        return False
-
-
-_MOST = 64
-"""Of the ways to place several lost stages, so many are looked at."""
-
-
-def _cuts(old: Plan, index: int, lost: Collection[str]) -> list[tuple[StagePlan, ...]]:
-    """The stage's units shared between the device before it and the device after it."""
-    stage = old.stages[index]
-    before = old.stages[index - 1].device
-    after = old.stages[(index + 1) % len(old.stages)].device
-    if before in lost or after in lost or index == 0:
-        return []
-    return [
-        (StagePlan(before, stage.first_unit, cut - 1), StagePlan(after, cut, stage.last_unit))
-        for cut in range(stage.first_unit + 1, stage.last_unit + 1)
-    ]
 
 
 def _likenesses(problem: Problem) -> dict[str, object]:

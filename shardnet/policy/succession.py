@@ -23,8 +23,9 @@ from typing import NamedTuple
 
 from shardnet.errors import ShardnetError
 from shardnet.plan import Plan, StagePlan
-from shardnet.planner.least_moves import repaired, ways_of
+from shardnet.planner.least_moves import ways_of
 from shardnet.planner.problem import Problem
+from shardnet.planner.repairs import repaired
 
 Cut = tuple[str, str]
 """Nothing that the first device sends reaches the second."""

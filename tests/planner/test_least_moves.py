@@ -10,9 +10,9 @@ from three_devices import best_plan, three_devices
 
 from shardnet.plan import Plan, StagePlan, stages_from_counts
 from shardnet.planner.costs import broken_limit, evaluate
-from shardnet.planner.least_moves import keep_places, repairs, with_fewer_moves
+from shardnet.planner.least_moves import keep_places, with_fewer_moves
 from shardnet.planner.problem import Device, Problem
-from shardnet.policy.rebalance import moves, without_devices
+from shardnet.policy.rebalance import moves
 from shardnet.simulator.what_if import with_twin
 
 
@@ -39,27 +39,6 @@ def test_devices_that_differ_are_not_swapped() -> None:
     new = Plan(stages_from_counts(["a", "c", "b"], [1, 3, 4]))
     old = Plan(stages_from_counts(["a", "b", "c"], [1, 3, 4]))
     assert keep_places(old, new, problem) == new
-
-
-def test_repairs_move_only_what_was_lost() -> None:
-    problem = with_twins()
-    old = Plan(stages_from_counts(["a", "b", "c"], [2, 3, 3]))
-    left = without_devices(problem, ["c"])
-    found = repairs(old, left)
-    assert found
-    for stages in found:
-        assert {move.unit for move in moves(old, Plan(stages))} <= {5, 6, 7}
-        assert broken_limit(left, stages, evaluate(left, stages)) is None
-    cut = (StagePlan("a", 0, 2), StagePlan("c", 3, 7))
-    wide = without_devices(three_devices(), ["b"])
-    assert cut in repairs(Plan(stages_from_counts(["a", "b", "c"], [2, 3, 3])), wide)
-
-
-def test_a_repair_over_links_that_there_are_not_is_none() -> None:
-    left = without_devices(three_devices(), ["b"])
-    left = replace(left, links=tuple(link for link in left.links if link.source != "c"))
-    found = repairs(Plan(stages_from_counts(["a", "b"], [1, 7])), left)
-    assert set(found) == {stages_from_counts(["a"], [8])}
 
 
 def test_of_plans_that_are_nearly_as_good_the_one_that_moves_least_is_taken() -> None:
