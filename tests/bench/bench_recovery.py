@@ -6,7 +6,7 @@
 Plays scripts on the test bed (`tests/testbed/`), devices at full speed, the embedded model, greedy in float32. What
 happens is drawn at random: when, of which every fifth time within the prompt, and to whom, every stage in turn. Told
 apart: *detection*, from the event until it is known, and *repair*, from knowing of the last one until the next token.
-Links are cut with root only. Prints a table, and the script of each run that went wrong; exit code 1 where a text
+Links are cut with root only. Prints a table, and to standard error how each run went; exit code 1 where a text
 differs or an answer does not end.
 """
 
@@ -146,8 +146,8 @@ def run_kind(kind: Kind, num_runs: int, options: argparse.Namespace, draw: rando
         script = strike(kind, calm, undisturbed.outcome, number, draw, is_late=options.late)
         played = play(script, expected=undisturbed.ids)
         found.add(played)
-        if not played.is_right:
-            print(f"run {number}: {verdict(played)}\n{as_table(played.outcome, None)}", file=sys.stderr, flush=True)
+        told = as_table(played.outcome, None) if not played.is_right else "; ".join(map(str, script.events))
+        print(f"{number + 1} of {num_runs}: {verdict(played)} {told}", file=sys.stderr, flush=True)
     return found
 
 
