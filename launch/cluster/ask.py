@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 from shardnet.cluster.load_options import LoadOptions
@@ -41,6 +43,22 @@ def remove(folder: Path, name: str) -> None:
     with RunningCluster.connect(folder) as cluster:
         cluster.remove(name)
     print(f"{name} is struck off.")
+
+
+def resume(folder: Path, number: int | None, *, as_json: bool) -> None:
+    """Let an answer go on that broke off, and print all of it."""
+    with RunningCluster.connect(folder) as cluster, cluster.resume(number) as stream:
+        for piece in stream:
+            if not as_json:
+                print(piece, end="", flush=True)
+        print(json.dumps(asdict(stream.result)) if as_json else "", flush=True)  # the answer ends its line
+
+
+def forget(folder: Path, number: int) -> None:
+    """Remove an answer that broke off."""
+    with RunningCluster.connect(folder) as cluster:
+        cluster.forget(number)
+    print(f"Answer {number} is forgotten.")
 
 
 def _only_one(devices: tuple[str, ...]) -> str:

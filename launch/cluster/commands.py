@@ -1,4 +1,4 @@
-"""`shardnet up`, `join`, `leave`, `remove`, `status`, `load`, `unload`: a cluster that outlives commands."""
+"""`shardnet up`, `join`, `leave`, `remove`, `status`, `load`, `unload`, `resume`, `forget`: a cluster that stays."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from shardnet.cluster.load_options import LoadOptions
 from shardnet.errors import UsageError
 from shardnet.foreign.quoting import shortened
 from shardnet.launch.cluster.options import (
+    AnyAnswer,
     AnyDevice,
     ClusterOptions,
     EventOutput,
     JoinOptions,
     NextModel,
+    OneAnswer,
     OneDevice,
     OwnDeviceOptions,
     ResultOutput,
@@ -44,7 +46,7 @@ BY_COMMAND = (
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the command line."""
-    for command in (up, join, leave, remove, status, load, unload):
+    for command in (up, join, leave, remove, status, load, unload, resume, forget):
         app.command(name=command.__name__)(flattened(command))
 
 
@@ -131,3 +133,23 @@ def unload(where: ClusterOptions) -> None:
     from shardnet.launch.cluster.ask import unload as run
 
     run(folder)
+
+
+def resume(which: AnyAnswer, where: ClusterOptions, output: ResultOutput) -> None:
+    """Let an answer go on that broke off: as devices were lost, say. Prints all of it, from the beginning.
+
+    shardnet status lists those that there are.
+    """
+    folder = where.running_folder()
+    require_address_space()
+    from shardnet.launch.cluster.ask import resume as run
+
+    run(folder, which.number, as_json=output.json)
+
+
+def forget(which: OneAnswer, where: ClusterOptions) -> None:
+    """Remove an answer that broke off, with its prompt."""
+    folder = where.running_folder()
+    from shardnet.launch.cluster.ask import forget as run
+
+    run(folder, which.number)

@@ -205,6 +205,32 @@ class OneDevice:
     name: Annotated[str, typer.Argument(metavar="NAME", help="Of the device.", show_default=False)]
 
 
+@dataclass(frozen=True)
+class AnyAnswer:
+    """Which answer shall go on."""
+
+    number: Annotated[
+        int | None,
+        Whole(1),
+        typer.Argument(
+            metavar="[NUMBER]",
+            help="Of the answer, as shardnet status has it; not needed where there is only one.",
+            show_default=False,
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
+class OneAnswer:
+    """Which answer is forgotten."""
+
+    number: Annotated[
+        int,
+        Whole(1),
+        typer.Argument(metavar="NUMBER", help="Of the answer, as shardnet status has it.", show_default=False),
+    ]
+
+
 def machine_name() -> str:
     """What a device is called that was given no name: after its machine."""
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", platform.node()).strip("-._")

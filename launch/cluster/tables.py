@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +17,33 @@ def show_status(status: dict[str, Any], folder: Path) -> None:
     """Print what `glance` gives of the cluster in a folder."""
     console = plain_console()
     console.print(_about_the_model(status), soft_wrap=True)
-    if not status["members"]:
+    if status["members"]:
+        console.print(_devices(status["members"]))
+    else:
         console.print(f"No device has joined. Let one join: shardnet join{as_option(folder)}", soft_wrap=True)
-        return
+    for session in status["sessions"]:
+        console.print(_about(session), soft_wrap=True)
+    for broken in status["broken_off"]:
+        console.print(_about_broken(broken, folder), soft_wrap=True)
+
+
+def _devices(members: list[dict[str, Any]]) -> Table:
     table = Table(title_justify="left")
     table.add_column("device")
     table.add_column("state")
     for heading in ("units", "memory", "free", "threads", "sessions"):
         table.add_column(heading, justify="right")
-    for member in status["members"]:
+    for member in members:
         table.add_row(*_row(member))
-    console.print(table)
-    for session in status["sessions"]:
-        console.print(_about(session), soft_wrap=True)
+    return table
+
+
+def _about_broken(broken: dict[str, Any], folder: Path) -> str:
+    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(broken["at_s"]))
+    tokens = f"{broken['num_tokens']} of at most {counted(broken['max_new_tokens'], 'tokens')}"
+    prompt = counted(broken["prompt_tokens"], "tokens")
+    command = f"shardnet resume {broken['number']}{as_option(folder)}"
+    return f"An answer of {broken['model']['name']} broke off at {when} after {tokens} ({prompt} of prompt): {command}"
 
 
 def _row(member: dict[str, Any]) -> tuple[str, ...]:

@@ -77,7 +77,7 @@ def go_on(ring: Ring, sessions: Sessions, wait_for: WaitFor) -> None:
     standings = [_by_session(wait_for(answer)) for answer in ring.standings()]
     sessions.close_strangers(number for standing in standings for number in standing)
     under_way = {each.spec.session: each for each in sessions.under_way()}
-    needed = catch_up({number: _history(each) for number, each in under_way.items()}, standings)
+    needed = catch_up({number: each.history for number, each in under_way.items()}, standings)
     _tell(ring, sessions, under_way, needed)
     going_on = {number: each for number, each in under_way.items() if not _is_over(each)}
     _open(ring, sessions, going_on, needed, wait_for)
@@ -93,10 +93,6 @@ def go_on(ring: Ring, sessions: Sessions, wait_for: WaitFor) -> None:
 
 def _by_session(standings: Iterable[SessionStanding]) -> dict[int, SessionStanding]:
     return {standing.session: standing for standing in standings}
-
-
-def _history(session: Session) -> tuple[int, ...]:
-    return session.prompt_ids + tuple(token.token_id for token in session.answer)
 
 
 def _is_over(session: Session) -> bool:

@@ -31,6 +31,8 @@ class LeftSession(NamedTuple):
     spec: SessionSpec
     """As it was begun."""
     prompt_ids: tuple[int, ...]
+    answer: tuple[int, ...]
+    """Its first tokens, where it was begun with them."""
 
 
 @dataclass(frozen=True)

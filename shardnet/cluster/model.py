@@ -133,7 +133,11 @@ class Model:
     def _start(self, ids: list[int], asked: GenerationOptions) -> Stream:
         check_length(len(ids), asked.max_new_tokens, self.context_tokens)
         session = self._deployment.sessions.start(
-            ids, max_new_tokens=asked.max_new_tokens, eos_ids=self.eos_ids, sampling=sampling_of(asked)
+            ids,
+            max_new_tokens=asked.max_new_tokens,
+            eos_ids=self.eos_ids,
+            sampling=sampling_of(asked),
+            stop=tuple(asked.stop),
         )
         return Stream(session, TextStream(self.tokenizer, asked.stop), self._keep)
 

@@ -80,6 +80,9 @@ class Coordinator:
             ("start_session", self._desk.start_session),
             ("follow", self._desk.follow),
             ("close_session", self._desk.close_session),
+            ("broken_off", self._desk.broken_off),
+            ("resume_session", self._desk.resume_session),
+            ("forget_session", self._desk.forget_session),
             ("load", self._load),
             ("unload", self._unload),
             ("leave", self._leave),
@@ -147,9 +150,10 @@ class Coordinator:
             BadRequest: there is none.
             ShardnetError: what has ended it.
         """
-        number, model = self._loads.loaded_soon()
+        loaded = self._loads.loaded_soon()
+        model = loaded.model
         return ModelInfo(
-            model=number,
+            model=loaded.number,
             checkpoint=model.checkpoint,
             profile=model.profile,
             plan=model.plan,
@@ -275,4 +279,5 @@ class Coordinator:
 
     def status(self) -> ClusterStatus:
         """The same. Waits for the devices, for less than a second."""
-        return status_of(self._transport, self._cluster, self._loads, self._attendance.sources, self._desk.sessions())
+        status = status_of(self._transport, self._cluster, self._loads, self._attendance.sources, self._desk.sessions())
+        return status._replace(broken_off=self._desk.broken_off())

@@ -2,28 +2,44 @@
 
 Each session has a thread that opens it and then collects its tokens. Sources ask again what was not answered: the
 ticket tells that it is the same.
+
+A session that ends before its source has closed it has *broken off*, and can be resumed, where this process has a
+notebook: its model has ended, or the cluster; its source is gone for longer than a lease; what held it is gone. Not so
+where the request is at fault (scores that are no numbers, say), where its source has cancelled it, and where it was
+never open: then its source knows as much.
 """
 
 from __future__ import annotations
 
+import copy
 import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 
 from shardnet.cluster.left_model import LeftSession
+from shardnet.coordinator.broken_off import BrokenSessions, check_mark
 from shardnet.coordinator.events import ClusterEvent, Tell
 from shardnet.coordinator.held_session import HeldSession
 from shardnet.coordinator.loaded import Loaded
-from shardnet.coordinator.notebook import Notebook, SessionPage
-from shardnet.errors import BadRequest, ClusterError, ShardnetError
+from shardnet.coordinator.notebook import BrokenPage, Notebook, SessionPage, is_whole
+from shardnet.errors import BadRequest, ClusterError, ShardnetError, UsageError
 from shardnet.foreign.quoting import counted
-from shardnet.session.conversation import Conversation
+from shardnet.process.threads import on_thread
 from shardnet.session.options import GenerationOptions
 from shardnet.session.request import check_length, sampling_of
 from shardnet.session.session import Session
+from shardnet.session.sessions import Sessions
 from shardnet.transport.outcomes import failed
-from shardnet.transport.source_messages import FOLLOW_S, LEASE_S, SessionRequest, SessionStatus, Told
+from shardnet.transport.source_messages import (
+    FOLLOW_S,
+    LEASE_S,
+    BrokenOff,
+    ResumeRequest,
+    SessionRequest,
+    SessionStatus,
+    Told,
+)
 
 MOST_HELD = 4096
 """Sessions that are open, or that sources were told of a while ago. Far beyond what memory for KV caches allows."""
@@ -46,6 +62,7 @@ class SessionDesk:
         self._tell = tell
         self._lease_s = lease_s
         self._notebook = notebook
+        self._broken = None if notebook is None else BrokenSessions(notebook)
         self._held: dict[int, HeldSession] = {}
         """By ticket. Those that are over stay for a lease: their sources may not have heard all yet."""
         self._left: dict[int, SessionPage] = {}
@@ -59,17 +76,45 @@ class SessionDesk:
 
     def start_session(self, request: SessionRequest) -> Future[None]:
         """Open a session. Asked again with the same ticket, it is the same one."""
+        return self._opened(request.ticket, lambda: (request, None))
+
+    def resume_session(self, asked: ResumeRequest) -> Future[None]:
+        """The same for one that broke off: it goes on behind what is known of its answer."""
+        return self._opened(asked.ticket, lambda: self._claimed(asked))
+
+    def _opened(self, ticket: int, begin: Callable[[], tuple[SessionRequest, BrokenPage | None]]) -> Future[None]:
         with self._lock:
-            held = self._held.get(request.ticket)
+            held = self._held.get(ticket)
             if held is None and len(self._held) >= MOST_HELD:
                 return failed(ClusterError(f"this cluster holds {MOST_HELD} sessions already. Ask again later."))
             if self._is_closed:
                 return failed(ClusterError("this cluster is ending."))
             if held is None:
-                held = self._held[request.ticket] = HeldSession(request, time.monotonic(), self._lease_s)
-                self._start(held, request)
+                request, broken = begin()
+                held = self._held[ticket] = HeldSession(request, time.monotonic(), self._lease_s)
+                held.number = 0 if broken is None else broken.number
+                self._start(held, request, broken=broken)
         held.renew(time.monotonic())
         return held.opened
+
+    def _claimed(self, asked: ResumeRequest) -> tuple[SessionRequest, BrokenPage]:
+        """
+        Raises:
+            BadRequest: there is no answer of that number, or it is being resumed.
+        """
+        if self._broken is None:
+            raise BadRequest("this cluster has no state folder, and keeps no answers that broke off.")
+        broken = self._broken.claim(asked.number, asked.ticket)
+        return broken.request._replace(ticket=asked.ticket, source=asked.source, model=asked.model), broken
+
+    def broken_off(self) -> tuple[BrokenOff, ...]:
+        """The answers that may be resumed."""
+        return () if self._broken is None else self._broken.listed()
+
+    def forget_session(self, number: int) -> Future[None]:
+        """Remove an answer that broke off, if it is there: it is over, or nobody wants it any more."""
+        broken = self._broken
+        return on_thread("shardnet-forget", lambda: None if broken is None else broken.forget(number))
 
     def follow(self, ticket: int, have: int) -> Future[Told]:
         """See `HeldSession.follow`.
@@ -94,7 +139,10 @@ class SessionDesk:
 
     def left(self) -> list[LeftSession]:
         """The sessions that may go on."""
-        return [LeftSession(page.spec, page.request.prompt_ids) for page in self._left.values()]
+        return [
+            LeftSession(page.spec, page.request.prompt_ids, tuple(token.token_id for token in page.answer))
+            for page in self._left.values()
+        ]
 
     def go_on(self, resumed: Mapping[int, Session]) -> None:
         """These do, and the others that were left cannot."""
@@ -107,12 +155,16 @@ class SessionDesk:
             if session is not None:  # its source was waited for in vain
                 session.cancel()
             if held is not None:
-                held.end(ClusterError("what held this answer is gone. Ask anew."))
-            self._forget(page.request.ticket)
+                self._end(held, ClusterError("what held this answer is gone."))
 
     def _hold_left(self, page: SessionPage) -> None:
-        held = self._held[page.request.ticket] = HeldSession(page.request, time.monotonic(), self._lease_s)
-        if page.answer:
+        ticket = page.request.ticket
+        held = self._held[ticket] = HeldSession(page.request, time.monotonic(), self._lease_s)
+        held.page = page
+        if self._broken is not None and page.number in self._broken:
+            held.number = page.number
+            self._broken.claim(page.number, ticket)
+        if is_whole(page.answer):
             held.is_whole(page.answer)
         else:
             self._left[page.spec.session] = page
@@ -129,51 +181,68 @@ class SessionDesk:
         """Close all sessions, and open none any more. Safe to call twice."""
         with self._lock:
             self._is_closed = True
-            held = list(self._held.values())
-        for each in held:
-            each.close(ClusterError(_ENDED))
-        left = [self._held.get(page.request.ticket) for page in self._left.values()]
-        for waiting in left:  # nothing goes on that could end
-            if waiting is not None:
-                waiting.end(ClusterError(_ENDED))
+            held = dict(self._held)
+        left = {page.request.ticket for page in self._left.values()}
+        for ticket, each in held.items():
+            why = ClusterError(_ENDED)
+            if ticket in left:  # nothing goes on that could end
+                each.close(why)
+                each.end(why)
+            elif each.is_finished or each.is_closed:
+                each.close(why)
+            else:
+                each.close(self._broke_off(each, why))
 
     def look(self, now_s: float) -> None:
         """Answer those who have waited long, and end what nobody follows. To be called every now and then."""
+        if self._broken is not None:
+            self._broken.drop_old()
         for ticket, held in list(self._held.items()):
             held.answer_late(now_s)
             if held.is_forgotten(now_s):
+                if held.page is not None and not held.is_closed:
+                    self._broke_off(held, ClusterError("its source is gone."))
                 held.close()
                 with self._lock:
                     del self._held[ticket]
-                self._forget(ticket)
+                self._let_go(held)
+            elif held.is_finished and held.is_closed:
+                self._let_go(held)
 
     # ---- on threads of their own ----
 
-    def _start(self, held: HeldSession, request: SessionRequest, found: Conversation | None = None) -> None:
-        threading.Thread(target=self._run, args=(held, request, found), name="shardnet-held", daemon=True).start()
+    def _start(
+        self,
+        held: HeldSession,
+        request: SessionRequest,
+        found: Session | None = None,
+        broken: BrokenPage | None = None,
+    ) -> None:
+        threading.Thread(
+            target=self._run, args=(held, request, found, broken), name="shardnet-held", daemon=True
+        ).start()
 
-    def _run(self, held: HeldSession, request: SessionRequest, found: Conversation | None) -> None:
+    def _run(
+        self, held: HeldSession, request: SessionRequest, found: Session | None, broken: BrokenPage | None
+    ) -> None:
         """Open a session, unless it was found open, and collect what comes of it."""
         error: ShardnetError | None = None
         try:
-            session = self._open(request) if found is None else found
-            if found is None:
-                self._keep(SessionPage(request, session.spec, ()))  # before its source hears that it is open
-                self._tell(_began(request))
-            try:
-                self._collect(held, request, session)
-            finally:
-                self._tell(_ended(request, held.num_tokens))
+            session = self._open(held, request, broken) if found is None else found
+            if session is not None:
+                try:
+                    self._collect(held, session)
+                finally:
+                    self._tell(_ended(request, held.num_tokens))
         except ShardnetError as cause:
             error = cause
         except Exception as cause:  # whatever it is, its source must not wait for ever
             error = ClusterError(f"the coordinator failed ({type(cause).__name__}: {cause}).")
-        held.end(error)
-        if not held.is_finished:
-            self._forget(request.ticket)
+        self._end(held, error)
 
-    def _open(self, request: SessionRequest) -> Conversation:
-        """
+    def _open(self, held: HeldSession, request: SessionRequest, broken: BrokenPage | None) -> Session | None:
+        """The session, open on every stage; None for an answer of which all is known.
+
         Raises:
             ShardnetError: it cannot be opened, or is for a model that is not here any more.
         """
@@ -181,42 +250,113 @@ class SessionDesk:
         model = loaded.model
         if loaded.number != request.model:
             raise ClusterError("this cluster holds another model by now. Connect to it again.")
-        asked = GenerationOptions(max_new_tokens=request.max_new_tokens, **request.sampling._asdict())
+        answer = () if broken is None else broken.answer
+        if broken is not None:
+            check_mark(broken, loaded.mark)
+        if is_whole(answer):
+            held.is_whole(answer)
+            return None
+        asked = GenerationOptions(
+            max_new_tokens=request.max_new_tokens, stop=request.stop, **request.sampling._asdict()
+        )
         ids = model.encode(request.prompt_ids)
         check_length(len(ids), asked.max_new_tokens, model.context_tokens)
-        return model.deployment.sessions.start(
-            ids, max_new_tokens=asked.max_new_tokens, eos_ids=model.eos_ids, sampling=sampling_of(asked)
+        sessions = model.deployment.sessions
+        assert isinstance(sessions, Sessions), "this process coordinates the model"
+        session = sessions.start(
+            ids,
+            max_new_tokens=asked.max_new_tokens,
+            eos_ids=model.eos_ids,
+            sampling=sampling_of(asked),
+            answer=[token.token_id for token in answer],
         )
+        held.page = SessionPage(request, session.spec, loaded.mark, held.number, answer)
+        self._keep(held.page)  # before its source hears that it is open
+        self._tell(_began(request, broken))
+        return session
 
-    def _collect(self, held: HeldSession, request: SessionRequest, session: Conversation) -> None:
+    def _collect(self, held: HeldSession, session: Session) -> None:
         if not held.begin(session):
             session.cancel()
             return
         answer = []
         for token in session:
             answer.append(token)
-            if token.finish_reason:  # after this one the session is closed, and no stage knows it any more
-                self._keep(SessionPage(request, session.spec, tuple(answer)))
+            page = held.page
+            if token.finish_reason and page is not None:
+                # After this one the session is closed, and no stage knows it any more.
+                self._keep(page._replace(number=held.number, answer=tuple(answer)))
             held.tell(token)
+
+    def _end(self, held: HeldSession, error: ShardnetError | None) -> None:
+        """Nothing comes any more of a session."""
+        if held.is_finished:
+            held.end(error)
+            return
+        if error is not None and not self._is_at_fault(held, error):
+            error = self._broke_off(held, error)
+        elif held.number and held.page is not None and not self._is_closed:  # who resumed it may want it later
+            self._broke_off(held, ClusterError("it was stopped."))
+        self._let_go(held)  # before its source hears of it, and resumes it
+        held.end(error)
+
+    def _is_at_fault(self, held: HeldSession, error: ShardnetError) -> bool:
+        """Whether the request is; not where the model has ended, which its source may be told of as a mistake."""
+        if not isinstance(error, UsageError):
+            return False
+        try:
+            return held.request is not None and self._loaded().number == held.request.model
+        except ShardnetError:
+            return False
+
+    def _broke_off(self, held: HeldSession, error: ShardnetError) -> ShardnetError:
+        """Keep what is known of a session that was open. The error, with what resumes it."""
+        page, broken = held.page, self._broken
+        if broken is None or (page is None and not held.number):
+            return error
+        if page is not None:
+            held.number = broken.keep(held.number, page, held.answer)
+        if held.number not in broken:  # it was forgotten
+            return error
+        told = copy.copy(error)
+        told.args = (f"{str(error).rstrip('.')}. Let the answer go on then: {broken.command(held.number)}",)
+        if page is not None:
+            self._tell(_broke_off(page.request, held.num_tokens, str(told)))
+        return told
+
+    def _let_go(self, held: HeldSession) -> None:
+        """Nobody asks for it any more, or it ended before its time."""
+        if held.request is None:
+            return
+        ticket = held.request.ticket
+        if held.number and self._broken is not None:
+            self._broken.release(held.number, ticket)
+        if held.page is not None:
+            held.page = None
+            if self._notebook is not None:
+                self._notebook.forget_session(ticket)
 
     def _keep(self, page: SessionPage) -> None:
         if self._notebook is not None:
             self._notebook.keep_session(page)
 
-    def _forget(self, ticket: int) -> None:
-        if self._notebook is not None:
-            self._notebook.forget_session(ticket)
-
 
 _ENDED = "the cluster was ended. Start it again: shardnet up --model MODEL"
 
 
-def _began(request: SessionRequest) -> ClusterEvent:
+def _began(request: SessionRequest, broken: BrokenPage | None) -> ClusterEvent:
     num_tokens = len(request.prompt_ids)
     text = f"{request.source} asks: a prompt of {counted(num_tokens, 'tokens')}."
+    if broken is not None:
+        text = f"{request.source} resumes answer {broken.number} after {counted(len(broken.answer), 'tokens')}."
     return ClusterEvent("session began", text, source=request.source, num_tokens=num_tokens)
 
 
 def _ended(request: SessionRequest, num_tokens: int) -> ClusterEvent:
     text = f"The answer to {request.source} has ended after {counted(num_tokens, 'tokens')}."
     return ClusterEvent("session ended", text, source=request.source, num_tokens=num_tokens)
+
+
+def _broke_off(request: SessionRequest, num_tokens: int, why: str) -> ClusterEvent:
+    text = f"The answer to {request.source} has broken off: {why}"
+    return ClusterEvent("session broke off", text, source=request.source, num_tokens=num_tokens)

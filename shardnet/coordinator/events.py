@@ -23,6 +23,7 @@ Kind = Literal[
     "unloaded",
     "session began",
     "session ended",
+    "session broke off",
 ]
 
 

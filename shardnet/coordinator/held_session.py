@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import NamedTuple
 
+from shardnet.coordinator.notebook import SessionPage, is_whole
 from shardnet.errors import ShardnetError
 from shardnet.session.conversation import Conversation
 from shardnet.transport.messages import SampledToken
@@ -36,6 +37,10 @@ class HeldSession:
         self.opened: Future[None] = Future()
         """Done when it is open on every stage, or could not be opened."""
         self.num_tokens = 0
+        self.page: SessionPage | None = None
+        """As it was written down when it was open, where it was."""
+        self.number = 0
+        """By which it is resumed; 0 as long as it has not broken off."""
         self._began_s = now_s
         self._lease_s = lease_s
         self._until_s = now_s + lease_s
@@ -140,7 +145,17 @@ class HeldSession:
     @property
     def is_finished(self) -> bool:
         """Whether its last token has come."""
-        return bool(self._tokens) and self._tokens[-1].finish_reason != ""
+        return is_whole(self.answer)
+
+    @property
+    def answer(self) -> tuple[SampledToken, ...]:
+        """What has come of it."""
+        return tuple(self._tokens)
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether its source needs it no more, or was told that it ends."""
+        return self._is_closed
 
     def _has_news(self, waiting: _Waiting) -> bool:
         return self._is_over or waiting.have < len(self._tokens)

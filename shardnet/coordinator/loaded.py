@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from shardnet.cluster.model import Model
+from shardnet.transport.source_messages import ModelMark
 
 
 class Loaded(NamedTuple):
@@ -13,3 +14,10 @@ class Loaded(NamedTuple):
     number: int
     """No other one of this cluster gets it."""
     model: Model
+    wire_dtype: str | None
+    """What hidden states travel in; None for the model's own."""
+
+    @property
+    def mark(self) -> ModelMark:
+        profile = self.model.profile
+        return ModelMark(profile.name, self.model.checkpoint, profile.dtype, self.wire_dtype or profile.dtype)

@@ -1,7 +1,7 @@
 """What a coordinator writes down in its state folder for the one that comes after it, should it be killed.
 
 Each page is a file of its own, written whole or not at all, with a sum by which a damaged one is noticed. A coordinator
-that ends in order leaves none.
+that ends in order leaves none but those of answers that broke off.
 """
 
 from __future__ import annotations
@@ -9,18 +9,20 @@ from __future__ import annotations
 import hashlib
 import logging
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import astuple
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from shardnet.cluster.left_model import LeftModel, LeftStage
 from shardnet.errors import UsageError
 from shardnet.foreign.plain_files import read_bytes
 from shardnet.plan import DeviceProfile, Link
+from shardnet.process.lasting import as_option
 from shardnet.process.state_folder import StateFolder
 from shardnet.transport.messages import SampledToken, SessionSpec
-from shardnet.transport.source_messages import LoadKeywords, SessionRequest
+from shardnet.transport.source_messages import LoadKeywords, ModelMark, SessionRequest
 from shardnet.transport.wire.reader import Reader
 from shardnet.transport.wire.schema import mark_of
 from shardnet.transport.wire.values import LAYOUTS, Undecodable, Unsendable
@@ -29,9 +31,12 @@ from shardnet.transport.wire.writer import Writer
 BEGUN = "begun.page"
 MODEL = "model.page"
 SESSIONS = "session-*.page"
+BROKEN_OFF = "broken-*.page"
+NUMBER = "number.page"
 MOST_BYTES = 2**26
 """Of a page: a thousand devices and their links have less."""
 _SUM_BYTES = 32
+Page = TypeVar("Page")
 _log = logging.getLogger(__name__)
 
 
@@ -60,8 +65,28 @@ class SessionPage(NamedTuple):
 
     request: SessionRequest
     spec: SessionSpec
+    mark: ModelMark
+    number: int
+    """Of the answer that it resumes; 0 for one that was begun anew."""
     answer: tuple[SampledToken, ...]
-    """All of it, where it has ended; empty before."""
+    """All of it, where it has ended; before, what it was begun with."""
+
+
+class BrokenPage(NamedTuple):
+    """An answer that broke off; see `BrokenOff`."""
+
+    number: int
+    request: SessionRequest
+    """As its last source has asked."""
+    mark: ModelMark
+    answer: tuple[SampledToken, ...]
+    """What is known of it."""
+    at_s: float
+
+
+def is_whole(answer: tuple[SampledToken, ...]) -> bool:
+    """Whether its last token is there."""
+    return bool(answer) and answer[-1].finish_reason != ""
 
 
 class Notebook:
@@ -91,10 +116,17 @@ class Notebook:
 
     def sessions(self) -> list[SessionPage]:
         """Those that the one before has left. Pages that are damaged are passed over, and removed."""
+        return self._pages(SESSIONS, SessionPage)
+
+    def broken_off(self) -> list[BrokenPage]:
+        """The answers that broke off, with this coordinator or another one; likewise."""
+        return self._pages(BROKEN_OFF, BrokenPage)
+
+    def _pages(self, names: str, kind: Callable[..., Page]) -> list[Page]:
         found = []
-        for path in sorted(self._state.path.glob(SESSIONS)):
+        for path in sorted(self._state.path.glob(names)):
             try:
-                found.append(SessionPage(*_read(path)))
+                found.append(kind(*_read(path)))
             except (UsageError, TypeError) as error:
                 _log.warning("A session is forgotten: %s", error)
                 self._remove(path.name)
@@ -128,8 +160,33 @@ class Notebook:
         """Its source has all of it, or is gone."""
         self._remove(_session_name(ticket))
 
+    def number(self, above: int) -> int:
+        """For an answer that broke off: one that none has had, unless what was written down of it is damaged, and in
+        any case above one.
+        """
+        try:
+            [last] = _read(self._path(NUMBER))
+            number = max(above, int(last)) + 1
+        except (UsageError, TypeError, ValueError):  # the first one, or damaged
+            number = above + 1
+        self._write(NUMBER, (number,))
+        return number
+
+    def keep_broken_off(self, page: BrokenPage) -> None:
+        """Write down an answer that broke off, in place of what was known of it."""
+        self._write(_broken_name(page.number), tuple(page))
+
+    def forget_broken_off(self, number: int) -> None:
+        """It is over, or nobody wants it any more."""
+        self._remove(_broken_name(number))
+
+    @property
+    def as_option(self) -> str:
+        """What commands need to mean this state folder."""
+        return as_option(self._state.path)
+
     def end(self) -> None:
-        """The cluster ends in order: nobody comes after."""
+        """The cluster ends in order: nobody comes after who goes on. What broke off stays."""
         for path in (self._path(MODEL), self._path(BEGUN), *self._state.path.glob(SESSIONS)):
             self._remove(path.name)
 
@@ -151,6 +208,10 @@ class Notebook:
 
 def _session_name(ticket: int) -> str:
     return f"session-{ticket:016x}.page"
+
+
+def _broken_name(number: int) -> str:
+    return f"broken-{number:08d}.page"
 
 
 def _written(value: Any) -> bytes:

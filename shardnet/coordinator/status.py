@@ -12,7 +12,7 @@ from shardnet.errors import ShardnetError
 from shardnet.plan import Plan
 from shardnet.transport.base import Transport
 from shardnet.transport.messages import DeviceDescription
-from shardnet.transport.source_messages import ClusterStatus, MemberStatus, SessionStatus
+from shardnet.transport.source_messages import BrokenOff, ClusterStatus, MemberStatus, SessionStatus
 
 DESCRIBE_S = 0.5
 """How long a device may take to say what it has now."""
@@ -47,7 +47,12 @@ def as_object(status: ClusterStatus) -> dict[str, Any]:
         **status._asdict(),
         "members": [member._asdict() for member in status.members],
         "sessions": [session._asdict() for session in status.sessions],
+        "broken_off": [_as_object(broken) for broken in status.broken_off],
     }
+
+
+def _as_object(broken: BrokenOff) -> dict[str, Any]:
+    return {**broken._asdict(), "model": broken.model._asdict(), "sampling": broken.sampling._asdict()}
 
 
 def _model_of(loads: Loads) -> tuple[str, Plan | None]:

@@ -27,7 +27,13 @@ class Conversations(Protocol):
     """Where sessions are started."""
 
     def start(
-        self, prompt_ids: Sequence[int], *, max_new_tokens: int, eos_ids: tuple[int, ...], sampling: SamplingOptions
+        self,
+        prompt_ids: Sequence[int],
+        *,
+        max_new_tokens: int,
+        eos_ids: tuple[int, ...],
+        sampling: SamplingOptions,
+        stop: tuple[str, ...],
     ) -> Conversation:
         """Open a session; see `Sessions.start`."""
 

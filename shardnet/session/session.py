@@ -29,7 +29,8 @@ class Session:
         ShardnetError: the ring broke; `DeviceLost` names the device and the stage.
     """
 
-    def __init__(self, owner: Owner, spec: SessionSpec, prompt_ids: Sequence[int]) -> None:
+    def __init__(self, owner: Owner, spec: SessionSpec, prompt_ids: Sequence[int], answer: Sequence[int] = ()) -> None:
+        """Args: `answer`, its first tokens, where they are known."""
         self.spec = spec
         self.prompt_ids = tuple(prompt_ids)
         self.is_begun = False
@@ -42,6 +43,8 @@ class Session:
         self._held: dict[int, SampledToken] = {}
         self._known: dict[int, SampledToken] = {}
         """Every token that was told of, by its index."""
+        for index, token_id in enumerate(answer):
+            self.tell(SampledToken(spec.session, index, token_id, ""))
 
     def __iter__(self) -> Iterator[SampledToken]:
         """The tokens in order; news may overtake each other on their way, and come twice. Ends early after `cancel`."""
@@ -84,6 +87,11 @@ class Session:
         """The tokens that are known without a gap, from the first one on."""
         known = self._known
         return [known[index] for index in itertools.takewhile(known.__contains__, itertools.count())]
+
+    @property
+    def history(self) -> tuple[int, ...]:
+        """The ids of the prompt, and of that answer."""
+        return self.prompt_ids + tuple(token.token_id for token in self.answer)
 
     def cut(self, num_tokens: int) -> None:
         """Forget what was told beyond so many tokens. Nothing may be told meanwhile."""

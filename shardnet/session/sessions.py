@@ -99,26 +99,21 @@ class Sessions:
         max_new_tokens: int,
         eos_ids: tuple[int, ...],
         sampling: SamplingOptions,
+        stop: tuple[str, ...] = (),
+        answer: Sequence[int] = (),
     ) -> Session:
         """Open a session on every stage and send its prompt to the first. Waits while the sessions are suspended.
+
+        Args:
+            stop: for who keeps sessions for others; no stage knows text.
+            answer: the first tokens of the answer, where it was begun before: they are told, and not sampled again.
 
         Raises:
             KVMemorySpent: a stage cannot hold its KV cache beside those of the other sessions.
             ShardnetError: the sessions were ended.
         """
-        asked = (prompt_ids, max_new_tokens, eos_ids, sampling)
-        try:
-            return self._start(*asked)
-        except KVMemorySpent:
-            if not self.make_room():
-                raise
-        return self._start(*asked)
-
-    def _start(
-        self, prompt_ids: Sequence[int], max_new_tokens: int, eos_ids: tuple[int, ...], sampling: SamplingOptions
-    ) -> Session:
         spec = SessionSpec(
-            session=next(self._numbers),
+            session=0,
             capacity_tokens=len(prompt_ids) + max_new_tokens,
             prompt_tokens=len(prompt_ids),
             sample_from=len(prompt_ids),
@@ -126,7 +121,16 @@ class Sessions:
             eos_ids=eos_ids,
             sampling=sampling,
         )
-        session = Session(self, spec, prompt_ids)
+        try:
+            return self._start(spec, prompt_ids, answer)
+        except KVMemorySpent:
+            if not self.make_room():
+                raise
+        return self._start(spec, prompt_ids, answer)
+
+    def _start(self, asked: SessionSpec, prompt_ids: Sequence[int], answer: Sequence[int]) -> Session:
+        spec = asked._replace(session=next(self._numbers))
+        session = Session(self, spec, prompt_ids, answer)
         with self._lock:
             self.raise_if_ended()
             self._held[spec.session] = session
@@ -136,17 +140,20 @@ class Sessions:
             self.settle()  # the memory that earlier sessions held must be free before this one asks for it
             while not self._has_begun(session, self._ring_when_resumed()):
                 pass  # the ring was exchanged meanwhile: the next one is asked
-            self.send(self.ring, session, 0, prompt_ids)
+            self.send(self.ring, session, 0, session.history)
         except BaseException:
             self.close_session(spec.session)
             raise
         return session
 
-    def restore(self, spec: SessionSpec, prompt_ids: Sequence[int]) -> Session:
+    def restore(self, spec: SessionSpec, prompt_ids: Sequence[int], answer: Sequence[int]) -> Session:
         """Take over a session that another process has begun. It goes on with the next `point_at`; until then these
         are to be suspended.
+
+        Args:
+            answer: what is known of it.
         """
-        session = Session(self, spec, prompt_ids)
+        session = Session(self, spec, prompt_ids, answer)
         session.is_begun = True
         with self._lock:
             self._held[spec.session] = session
@@ -285,11 +292,12 @@ class Sessions:
 
     def _has_begun(self, session: Session, ring: Ring) -> bool:
         """Open a session on every stage of `ring`; False where another ring takes its place meanwhile."""
-        spec, last = session.spec, len(ring.stops) - 1
+        history, last = session.history, len(ring.stops) - 1
+        spec = session.spec._replace(sample_from=len(history))
         needs_prompt = spec.sampling.repetition_penalty != 1.0
         opened = []
         for index in range(len(ring.stops)):
-            told = spec._replace(prompt_ids=session.prompt_ids) if needs_prompt and index == last else spec
+            told = spec._replace(prompt_ids=history) if needs_prompt and index == last else spec
             opened.append(self.open_at(ring, index, told))
         errors = self._errors_of(opened, ring)
         if any(isinstance(error, DeviceLost) for error in errors):

@@ -38,7 +38,11 @@ class Stream:
     early with `close`, with a `with` block, and when nobody holds it any more.
     """
 
-    def __init__(self, session: Conversation, text: TextStream, on_finished: Callable[[Generation], None]) -> None:
+    def __init__(
+        self, session: Conversation, text: TextStream, on_finished: Callable[[Generation], None], num_known: int = 0
+    ) -> None:
+        """Args: `num_known`, tokens that were there before: rates are those of the others."""
+        self._num_known = num_known
         self.is_finished = False
         self._birthplace = Birthplace("this stream")
         self._session = session
@@ -90,13 +94,14 @@ class Stream:
         session = self._session
         first_s = session.first_token_s or session.started_s
         decode_s = (session.last_token_s or first_s) - first_s
-        has_rate = len(self._ids) >= LEAST_TOKENS_OF_A_RATE and decode_s > 0
+        num_new = len(self._ids) - self._num_known
+        has_rate = num_new >= LEAST_TOKENS_OF_A_RATE and decode_s > 0
         return Generation(
             text="".join(self._pieces),
             token_ids=list(self._ids),
             prompt_tokens=session.spec.prompt_tokens,
             finish_reason=self._finish_reason,
-            tokens_per_s=(len(self._ids) - 1) / decode_s if has_rate else None,
+            tokens_per_s=(num_new - 1) / decode_s if has_rate else None,
             time_to_first_token_s=first_s - session.started_s,
         )
 

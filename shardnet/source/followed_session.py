@@ -12,7 +12,7 @@ from shardnet.source.connection import Connection
 from shardnet.transport.delivery import answer_of
 from shardnet.transport.messages import SampledToken, SessionSpec
 from shardnet.transport.outcomes import settle
-from shardnet.transport.source_messages import FOLLOW_S, SessionRequest, Told
+from shardnet.transport.source_messages import FOLLOW_S, Told
 
 ANSWER_S = FOLLOW_S + 5.0
 CLOSE_S = 1.0
@@ -20,19 +20,16 @@ CLOSE_TRIES = 3
 
 
 class FollowedSession:
-    """See `Conversation`. Follows from the first token on; the coordinator keeps what was not heard yet."""
+    """See `Conversation`. Follows from the first token on; the coordinator keeps what was not heard yet.
 
-    def __init__(self, connection: Connection, request: SessionRequest, eos_ids: tuple[int, ...], errands: Errands):
-        num_prompt = len(request.prompt_ids)
-        self.spec = SessionSpec(
-            session=request.ticket,
-            capacity_tokens=num_prompt + request.max_new_tokens,
-            prompt_tokens=num_prompt,
-            sample_from=num_prompt,
-            max_new_tokens=request.max_new_tokens,
-            eos_ids=eos_ids,
-            sampling=request.sampling,
-        )
+    Args:
+        spec: of the session, which is called by its ticket here.
+        num_known: so many tokens were there before, and say nothing of how fast it is.
+    """
+
+    def __init__(self, connection: Connection, spec: SessionSpec, errands: Errands, num_known: int = 0) -> None:
+        self.spec = spec
+        self._num_known = num_known
         self.started_s = time.monotonic()
         self.first_token_s: float | None = None
         self.last_token_s: float | None = None
@@ -53,7 +50,7 @@ class FollowedSession:
                 if told is None:
                     return
                 for token in told.tokens:
-                    self._note_time()
+                    self._note_time(token)
                     yield token
                     if token.finish_reason:
                         return
@@ -80,7 +77,9 @@ class FollowedSession:
         """Nobody iterates any more. This may run in the garbage collector, and so in the midst of anything."""
         self._errands.do(self.cancel)
 
-    def _note_time(self) -> None:
+    def _note_time(self, token: SampledToken) -> None:
+        if token.index < self._num_known:
+            return
         self.last_token_s = time.monotonic()
         if self.first_token_s is None:
             self.first_token_s = self.last_token_s

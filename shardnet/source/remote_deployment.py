@@ -15,8 +15,8 @@ from shardnet.source.followed_session import FollowedSession
 from shardnet.timeline.events import Event
 from shardnet.timeline.stage_report import StageReport
 from shardnet.timeline.timeline import Timeline
-from shardnet.transport.messages import SamplingOptions
-from shardnet.transport.source_messages import ModelInfo, SessionRequest
+from shardnet.transport.messages import SamplingOptions, SessionSpec
+from shardnet.transport.source_messages import BrokenOff, ModelInfo, ResumeRequest, SessionRequest
 
 ASK_S = 10.0
 REPORT_S = 60.0
@@ -33,13 +33,19 @@ class RemoteSessions:
     def __init__(self, connection: Connection, model: int) -> None:
         self._connection = connection
         self._model = model
-        self._open: dict[int, FollowedSession] = {}
+        self._opened: dict[int, FollowedSession] = {}
         self.is_closed = False
         self._lock = threading.Lock()
         self._errands = Errands("shardnet-source")
 
     def start(
-        self, prompt_ids: Sequence[int], *, max_new_tokens: int, eos_ids: tuple[int, ...], sampling: SamplingOptions
+        self,
+        prompt_ids: Sequence[int],
+        *,
+        max_new_tokens: int,
+        eos_ids: tuple[int, ...],
+        sampling: SamplingOptions,
+        stop: tuple[str, ...] = (),
     ) -> FollowedSession:
         """Have the coordinator open a session.
 
@@ -49,15 +55,34 @@ class RemoteSessions:
         """
         ticket = secrets.randbits(TICKET_BITS)
         request = SessionRequest(
-            ticket, self._connection.name, self._model, tuple(prompt_ids), max_new_tokens, sampling
+            ticket, self._connection.name, self._model, tuple(prompt_ids), max_new_tokens, sampling, stop
         )
-        session = FollowedSession(self._connection, request, eos_ids, self._errands)
+        spec = _spec(ticket, len(prompt_ids), max_new_tokens, eos_ids, sampling)
+        return self._open(FollowedSession(self._connection, spec, self._errands), "start_session", request)
+
+    def resume(self, broken: BrokenOff, eos_ids: tuple[int, ...]) -> FollowedSession:
+        """The same for an answer that broke off. Its tokens come from the first one on.
+
+        Raises:
+            BadRequest: it is another model's, there is none of that number any more, or it is being resumed.
+            KVMemorySpent, ClusterError: as `start`.
+        """
+        ticket = secrets.randbits(TICKET_BITS)
+        request = ResumeRequest(ticket, self._connection.name, self._model, broken.number)
+        spec = _spec(ticket, broken.prompt_tokens, broken.max_new_tokens, eos_ids, broken.sampling)
+        session = FollowedSession(self._connection, spec, self._errands, broken.num_tokens)
+        return self._open(session, "resume_session", request)
+
+    def _open(
+        self, session: FollowedSession, endpoint: str, request: SessionRequest | ResumeRequest
+    ) -> FollowedSession:
+        ticket = request.ticket
         with self._lock:
             self.raise_if_ended()
-            self._open[ticket] = session
-        session.closed.add_done_callback(lambda _: self._open.pop(ticket, None))
+            self._opened[ticket] = session
+        session.closed.add_done_callback(lambda _: self._opened.pop(ticket, None))
         try:
-            self._connection.ask("start_session", request, timeout_s=OPEN_S)
+            self._connection.ask(endpoint, request, timeout_s=OPEN_S)
         except BaseException:
             session.cancel()
             raise
@@ -75,7 +100,7 @@ class RemoteSessions:
         """End all that were started here."""
         with self._lock:
             self.is_closed = True
-            sessions = list(self._open.values())
+            sessions = list(self._opened.values())
         for session in sessions:
             session.cancel()
         wait([session.closed for session in sessions], timeout=CLOSE_S)
@@ -127,3 +152,17 @@ class RemoteDeployment:
                 raise ClusterError("this cluster holds another model by now. Ask for it again.")
             self._latest = info
         return self._latest
+
+
+def _spec(
+    ticket: int, num_prompt: int, max_new_tokens: int, eos_ids: tuple[int, ...], sampling: SamplingOptions
+) -> SessionSpec:
+    return SessionSpec(
+        session=ticket,
+        capacity_tokens=num_prompt + max_new_tokens,
+        prompt_tokens=num_prompt,
+        sample_from=num_prompt,
+        max_new_tokens=max_new_tokens,
+        eos_ids=eos_ids,
+        sampling=sampling,
+    )

@@ -5,14 +5,14 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 from shardnet.checks import whole_number
 from shardnet.cluster.load_options import LoadOptions
 from shardnet.cluster.model import Model
-from shardnet.errors import BadRequest, JoinFailed
+from shardnet.errors import BadRequest, ClusterError, JoinFailed
 from shardnet.foreign.plain_files import named_anywhere
 from shardnet.foreign.quoting import counted, quoted
 from shardnet.loader import read_tokenizer, require_copy
@@ -21,10 +21,12 @@ from shardnet.process.cache_folder import cache_folder
 from shardnet.process.forks import Birthplace
 from shardnet.process.lasting import endpoint_in, require_running
 from shardnet.progress import Progress, shown
+from shardnet.session.stream import Generation, Stream
+from shardnet.session.text import TextStream
 from shardnet.source.connection import AWAY_S, Connection
 from shardnet.source.remote_deployment import TICKET_BITS, RemoteDeployment
 from shardnet.transport import RpcTransport
-from shardnet.transport.source_messages import SOURCE_MARK, ClusterStatus, LoadState, ModelInfo
+from shardnet.transport.source_messages import SOURCE_MARK, BrokenOff, ClusterStatus, LoadState, ModelInfo
 
 JOIN_S = 10.0
 DEVICES_S = 60.0
@@ -87,9 +89,51 @@ class RunningCluster:
             BadRequest: there is none.
             ClusterError: the coordinator does not answer.
         """
-        while self.status().loading:
-            time.sleep(LOOK_AGAIN_S)
-        return self._model_of(self._ask("model_info"))
+        return self._present()[0]
+
+    @property
+    def broken_off(self) -> tuple[BrokenOff, ...]:
+        """The answers that broke off through no fault of theirs, and can be resumed: their model was lost with too many
+        devices or unloaded, the cluster was ended, or who asked for them is gone.
+        """
+        found: tuple[BrokenOff, ...] = self._ask("broken_off")
+        return found
+
+    def resume(self, number: int | None = None) -> Stream:
+        """Let an answer go on that broke off, with the options that it was asked with. The model that it is of must be
+        loaded.
+
+        The stream gives it from its first token on, and the tokens are those that an undisturbed answer has (in half
+        precision, those after the break to rounding). When all of it was read, it is forgotten here; what is stopped
+        before, or breaks off again, can be resumed again.
+
+        Args:
+            number: of the answer, as `broken_off` has it; not needed where there is only one.
+
+        Raises:
+            BadRequest: there is none of that number, it is being resumed, or it is of another model.
+            KVMemorySpent, ClusterError: as `Model.stream`.
+        """
+        broken = self._one_of_broken_off(number)
+        model, remote = self._present()
+        session = remote.sessions.resume(broken, model.eos_ids)
+        text = TextStream(model.tokenizer, broken.stop)
+
+        def end(result: Generation) -> None:
+            if result.finish_reason != "cancelled":
+                with suppress(ClusterError):  # then it stays there, and can be read again
+                    self._ask("forget_session", broken.number)
+
+        return Stream(session, text, end, broken.num_tokens)
+
+    def forget(self, number: int) -> None:
+        """Remove an answer that broke off, prompt and all.
+
+        Raises:
+            BadRequest: there is none of that number.
+        """
+        self._one_of_broken_off(number)
+        self._ask("forget_session", number)
 
     def status(self) -> ClusterStatus:
         """Who is there, what is loaded, who talks.
@@ -172,6 +216,28 @@ class RunningCluster:
         self._birthplace.check()
         return self._connection.ask(endpoint, *args, timeout_s=ASK_S)
 
+    def _present(self) -> tuple[Model, RemoteDeployment]:
+        while self.status().loading:
+            time.sleep(LOOK_AGAIN_S)
+        return self._model_of(self._ask("model_info"))
+
+    def _one_of_broken_off(self, number: int | None) -> BrokenOff:
+        """
+        Raises:
+            BadRequest: there is none, or not only one.
+        """
+        found = {each.number: each for each in self.broken_off}
+        shown = ", ".join(map(str, found))
+        if number is None and len(found) > 1:
+            raise BadRequest(f"several answers broke off: {shown}. Name one.")
+        if not found:
+            raise BadRequest("no answer of this cluster broke off, or all are being resumed.")
+        if number is not None and number not in found:
+            raise BadRequest(
+                f"no answer that broke off has the number {quoted(number)}, or it is being resumed. There are {shown}."
+            )
+        return found[next(iter(found)) if number is None else number]
+
     def _look_at_load(self, ticket: int, model: str, keywords: dict[str, Any], told: Progress) -> bool:
         """Begin a load, or look how far it is. Whether it is over."""
         state: LoadState = self._ask("load", ticket, model, keywords)
@@ -179,13 +245,13 @@ class RunningCluster:
             told(what, done, total)
         return state.is_over
 
-    def _model_of(self, info: ModelInfo) -> Model:
+    def _model_of(self, info: ModelInfo) -> tuple[Model, RemoteDeployment]:
         with self._making:
             open_ones = {number: each for number, each in self._models.items() if not each[1].sessions.is_closed}
             if info.model not in open_ones:
                 open_ones[info.model] = self._new_model(info)
             self._models = open_ones
-            return open_ones[info.model][0]
+            return open_ones[info.model]
 
     def _new_model(self, info: ModelInfo) -> tuple[Model, RemoteDeployment]:
         tokenizer = read_tokenizer(require_copy(info.checkpoint, cache_folder(), "this machine").folder)

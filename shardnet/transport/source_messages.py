@@ -9,6 +9,9 @@ A source is a member that holds no stage; its name begins with `@`. Endpoints of
     follow(ticket, have)         -> Told: the tokens from index `have` on. Answered as soon as there is one, or the
                                  session is over, or after `FOLLOW_S`. Renews the lease of the session.
     close_session(ticket)        frees it, also where its `start_session` comes later
+    broken_off() -> BrokenOffs   the answers that may be resumed
+    resume_session(ResumeRequest)      as `start_session`; followed from the first token on
+    forget_session(number)       removes one that broke off; that of a number which is not there is done already
     load(ticket, model, options) -> LoadState: begins to load at the first time, then says how far it is, shortly
     unload(ticket), leave(ticket, device), remove(ticket, device)      done once for a ticket
     reports() -> StageReports, reset_reports(), timeline() -> TimelineRecord: of the loaded model, whoever used it
@@ -51,6 +54,45 @@ class SessionRequest(NamedTuple):
     prompt_ids: tuple[int, ...]
     max_new_tokens: int
     sampling: SamplingOptions
+    stop: tuple[str, ...] = ()
+    """What its source ends the text before. Kept with the session: stages know no text."""
+
+
+class ResumeRequest(NamedTuple):
+    """An answer that broke off, which a source wants to go on."""
+
+    ticket: int
+    source: str
+    model: int
+    """As in `SessionRequest`."""
+    number: int
+    """See `BrokenOff`."""
+
+
+class ModelMark(NamedTuple):
+    """By which it is known whether a session can go on with a model: what differs here may give other tokens."""
+
+    name: str
+    checkpoint: str
+    """Its name by content."""
+    dtype: str
+    wire_dtype: str
+
+
+class BrokenOff(NamedTuple):
+    """An answer that broke off, and may be resumed."""
+
+    number: int
+    """By which it is asked for. Not given again in a state folder."""
+    model: ModelMark
+    prompt_tokens: int
+    num_tokens: int
+    """Of the answer, so far."""
+    max_new_tokens: int
+    sampling: SamplingOptions
+    stop: tuple[str, ...]
+    at_s: float
+    """When it broke off, in seconds since 1970."""
 
 
 class Told(NamedTuple):
@@ -122,6 +164,8 @@ class ClusterStatus(NamedTuple):
     """Why no model is loaded, where one should be."""
     plan_version: int
     sessions: tuple[SessionStatus, ...]
+    broken_off: tuple[BrokenOff, ...] = ()
+    """Those that nobody resumes now."""
 
 
 SOURCE_MESSAGES: tuple[type, ...] = (
@@ -136,6 +180,9 @@ SOURCE_MESSAGES: tuple[type, ...] = (
     History,
     TimelineRecord,
     SessionRequest,
+    ResumeRequest,
+    ModelMark,
+    BrokenOff,
     Told,
     ModelInfo,
     LoadState,

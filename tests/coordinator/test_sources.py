@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from in_process_ring import PROMPT, alone
@@ -18,11 +19,11 @@ from processes import wait_until
 from shardnet.cluster.model import Model
 from shardnet.coordinator.desk import SessionDesk
 from shardnet.errors import BadRequest, ClusterError, DoesNotFit, KVMemorySpent, ModelNotFound
-from shardnet.session.conversation import Conversation
+from shardnet.session.session import Session
 from shardnet.source import remote_deployment
 from shardnet.source.running_cluster import RunningCluster
 from shardnet.transport.messages import SamplingOptions
-from shardnet.transport.source_messages import COORDINATOR, SessionRequest
+from shardnet.transport.source_messages import COORDINATOR
 
 SPLIT = [3, 3]
 NUM_TOKENS = 12
@@ -282,7 +283,7 @@ def test_a_session_that_was_closed_before_its_start_arrived_is_not_opened(
     opening.start()
     time.sleep(0.1)
     cluster.network.restore()
-    [session] = list(model.deployment.sessions._open.values())  # type: ignore[attr-defined]
+    [session] = list(model.deployment.sessions._opened.values())  # type: ignore[attr-defined]
     session.cancel()
     opening.join(10)
     assert not opening.is_alive()
@@ -296,10 +297,10 @@ def test_a_source_that_asks_again_and_again_is_waited_for(
     opened: list[object] = []
     open_session = SessionDesk._open
 
-    def late(desk: SessionDesk, request: SessionRequest) -> Conversation:
-        opened.append(request)
+    def late(desk: SessionDesk, *asked: Any) -> Session | None:
+        opened.append(asked)
         time.sleep(2.5)  # several leases
-        return open_session(desk, request)
+        return open_session(desk, *asked)
 
     monkeypatch.setattr(SessionDesk, "_open", late)
     monkeypatch.setattr(remote_deployment, "OPEN_S", 0.1)

@@ -19,6 +19,7 @@ from tiny_text_model import save_text_model
 from warm_python import WARM_PYTHON
 
 from shardnet.process.identity import has_ended, number_of
+from shardnet.source.glance import glance
 
 COMMAND = [*WARM_PYTHON, "-m", "shardnet.launch.cli"]
 ASKED = ("--prompt", "Hello", "--max-new-tokens", 12)
@@ -387,6 +388,56 @@ def test_a_coordinator_that_is_started_again_goes_on_where_it_was(commands: Comm
     assert commands.answer()["token_ids"] == expected
     assert again.end(signal.SIGINT) == (0, "")
     wait_until(lambda: has_ended(own), 10)
+
+
+def test_answers_that_broke_off_are_resumed(commands: Commands) -> None:
+    """Nobody can take over from the device that is killed, and later the cluster is ended, each in mid-answer."""
+    long = (*LONG[:2], "--max-new-tokens", 2500, "--seed", 5)
+
+    def num_tokens() -> int:
+        return max((each["num_tokens"] for each in glance(commands.folder)["sessions"]), default=0)
+
+    up = commands.up("--no-device")
+    wait_until(lambda: up.lines)
+    two = commands.join("two")
+    up.wait_for("loaded")
+    calm = json.loads(commands.ask("generate", *long, "--json"))
+    asking = commands.start("generate", *long, "--cluster", commands.folder)
+    wait_until(lambda: num_tokens() > 20)
+    two.end(signal.SIGKILL)
+    code, errors = asking.end()
+    told = errors.splitlines()[-1]
+    assert code == 1 and told.startswith("shardnet: two is lost"), errors
+    assert told.endswith(f"Let the answer go on then: shardnet resume 1 --cluster {commands.folder}")
+    [broken] = commands.status()["broken_off"]
+    assert (broken["number"], broken["max_new_tokens"], broken["sampling"]["seed"]) == (1, 2500, 5)
+    assert 20 < broken["num_tokens"] < 2500
+    refused = commands.run("resume", "--cluster", commands.folder)
+    assert refused.returncode != 0 and refused.stderr.count("\n") == 1 and "two is lost" in refused.stderr
+
+    three = commands.join("three")
+    up.wait_for("loaded", 2)
+    shown = commands.ask("status")
+    assert f"2500 tokens (5 tokens of prompt): shardnet resume 1 --cluster {commands.folder}" in shown
+    resuming = commands.start("resume", 1, "--cluster", commands.folder)
+    wait_until(lambda: num_tokens() > broken["num_tokens"])
+    assert up.end(signal.SIGINT) == (0, "")
+    code, errors = resuming.end()
+    assert code == 1 and errors.startswith("shardnet: the cluster was ended") and "shardnet resume 1 " in errors
+    three.end(signal.SIGKILL)
+
+    again = commands.up()
+    again.wait_for("loaded")
+    assert commands.status()["broken_off"][0]["num_tokens"] > broken["num_tokens"]
+    told = json.loads(commands.ask("resume", 1, "--json"))
+    assert (told["token_ids"], told["text"]) == (calm["token_ids"], calm["text"])
+    assert commands.status()["broken_off"] == []
+    done = commands.run("forget", 1, "--cluster", commands.folder)
+    assert (done.returncode, done.stderr) == (
+        2,
+        "shardnet: no answer of this cluster broke off, or all are being resumed.\n",
+    )
+    assert again.end(signal.SIGINT) == (0, "")
 
 
 def own_device_of(folder: Path) -> str:
