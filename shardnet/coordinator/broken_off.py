@@ -46,6 +46,15 @@ class BrokenSessions:
             pages = [page for page in self._pages.values() if page.number not in self._claims]
         return tuple(_listed(page) for page in sorted(pages, key=lambda page: page.number))
 
+    def number_of(self, session: SessionPage) -> int:
+        """That of the answer that a session resumes, or has been kept as already: its coordinator was killed just then.
+        0 where there is none.
+        """
+        if session.number in self._pages:
+            return session.number
+        tickets = {page.request.ticket: number for number, page in self._pages.items()}
+        return tickets.get(session.request.ticket, 0)
+
     def __contains__(self, number: int) -> bool:
         return number in self._pages
 

@@ -161,9 +161,9 @@ class SessionDesk:
         ticket = page.request.ticket
         held = self._held[ticket] = HeldSession(page.request, time.monotonic(), self._lease_s)
         held.page = page
-        if self._broken is not None and page.number in self._broken:
-            held.number = page.number
-            self._broken.claim(page.number, ticket)
+        held.number = 0 if self._broken is None else self._broken.number_of(page)
+        if self._broken is not None and held.number:
+            self._broken.claim(held.number, ticket)
         if is_whole(page.answer):
             held.is_whole(page.answer)
         else:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 import stat
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -58,6 +60,10 @@ def ids_of(stream: Stream) -> list[int]:
     for _ in stream:
         pass
     return stream.result.token_ids
+
+
+def tokens_of(cluster: LastingInProcess) -> int:
+    return max((each.num_tokens for each in cluster.coordinator._desk.sessions()), default=0)
 
 
 def hold_at(cluster: LastingInProcess, position: int) -> None:
@@ -204,6 +210,54 @@ def test_the_last_device_of_a_resumed_answer_is_lost(
     assert ids_of(stream) == undisturbed[True]
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_answers_that_break_off_at_any_moment_are_whole_in_the_end(
+    cluster: LastingInProcess, tiny: Path, seed: int
+) -> None:
+    """Two at once, three times; each time when some more tokens have come of either."""
+    chance = random.Random(seed)
+    model = begun(cluster, tiny)
+    asked = [dict(max_new_tokens=120, **how) for how in (GREEDY, {**SAMPLED, "seed": seed})]
+    calm = [ids_of(model.stream(PROMPT, **how)) for how in asked]
+    streams = [model.stream(PROMPT, **how) for how in asked]
+    source = cluster.connect()
+    whole: list[list[int]] = []
+    for device in "def":
+        few = chance.randrange(100)
+        wait_until(lambda few=few: tokens_of(cluster) >= few or not cluster.coordinator._desk.sessions())  # type: ignore[misc]
+        lose_where_nobody_has_room(cluster, devices_of_plan(cluster)[1])
+        whole += what_ended(streams)
+        source = load_again(cluster, tiny, device)
+        streams = [source.resume(each.number) for each in source.broken_off]
+    whole += what_ended(streams)
+    assert sorted(whole) == sorted(calm)
+    assert source.broken_off == ()
+
+
+def what_ended(streams: list[Stream]) -> list[list[int]]:
+    """The answers that are whole."""
+    found = []
+    for stream in streams:
+        with suppress(ShardnetError):
+            found.append(ids_of(stream))
+    return found
+
+
+def test_in_half_precision_what_was_told_stays(cluster: LastingInProcess, tiny: Path) -> None:
+    model = begun(cluster, tiny, dtype="bfloat16")
+    hold_at(cluster, 9)
+    stream = model.stream(PROMPT, max_new_tokens=NUM_TOKENS, **SAMPLED)
+    wait_for_tokens(cluster, 10)
+    break_off(cluster, stream)
+    known = stream.result.token_ids
+    source = load_again(cluster, tiny)
+    with pytest.raises(BadRequest, match="is of"):
+        source.resume()
+    source.load(tiny, **{**OPTIONS, "dtype": "bfloat16"})
+    ids = ids_of(source.resume())
+    assert len(known) == 10 and ids[:10] == known and len(ids) == NUM_TOKENS
+
+
 # ---- the model or the cluster ends ----
 
 
@@ -268,6 +322,40 @@ def test_what_a_killed_coordinator_has_left_and_no_device_holds(
     with pytest.raises(ClusterError, match=r"what held this answer is gone\. Let the answer go on then: shardnet res"):
         ids_of(stream)
     assert ids_of(cluster.connect().resume()) == undisturbed[True]
+
+
+def test_a_coordinator_that_is_killed_just_when_an_answer_breaks_off(
+    cluster: LastingInProcess,
+    tiny: Path,
+    tmp_path: Path,
+    undisturbed: dict[bool, list[int]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Both pages are there, and it is one answer."""
+    model = begun(cluster, tiny)
+    hold_at(cluster, 6)
+    stream = model.stream(PROMPT, max_new_tokens=NUM_TOKENS, **SAMPLED)
+    wait_for_tokens(cluster, 7)
+    forget, is_kept = Notebook.forget_session, threading.Event()
+
+    def never(notebook: Notebook, ticket: int) -> None:
+        is_kept.set()
+
+    monkeypatch.setattr(Notebook, "forget_session", never)
+    cluster.connect().unload()
+    assert is_kept.wait(10)
+    cluster.kill()
+    monkeypatch.setattr(Notebook, "forget_session", forget)
+    cluster.network.restore()
+    cluster.network.kill("@source-1")
+    assert len(pages(tmp_path)) == 2
+    cluster.restart()
+    begun(cluster, tiny)
+    source = cluster.connect()
+    wait_until(lambda: [each.number for each in source.broken_off] == [1])
+    assert pages(tmp_path) == ["broken-00000001.page"]
+    assert ids_of(source.resume()) == undisturbed[True]
+    del stream
 
 
 @pytest.mark.parametrize("position", [BEFORE_ALL, IN_PROMPT, 4])
