@@ -95,6 +95,9 @@ class RunningCluster:
     def broken_off(self) -> tuple[BrokenOff, ...]:
         """The answers that broke off through no fault of theirs, and can be resumed: their model was lost with too many
         devices or unloaded, the cluster was ended, or who asked for them is gone.
+
+        Each has a `number`, the `model` that it is of, `prompt_tokens`, `num_tokens` that are known of at most
+        `max_new_tokens`, its `sampling` and `stop`, and when it broke off (`at_s`, since 1970).
         """
         found: tuple[BrokenOff, ...] = self._ask("broken_off")
         return found

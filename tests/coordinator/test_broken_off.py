@@ -499,6 +499,31 @@ def test_each_refusal_is_one_sentence(
     wait_until(lambda: pages(tmp_path) == [])
 
 
+@pytest.mark.parametrize("kind", ["request", "answer", "twice"])
+def test_lost_and_repeated_calls_change_nothing(tiny: Path, tmp_path: Path, kind: str) -> None:
+    with lasting_in_process(3, speed=50.0, folder=tmp_path / "state") as cluster:
+        model = begun(cluster, tiny)
+        calm = ids_of(model.stream(PROMPT, max_new_tokens=1500))
+        stream = model.stream(PROMPT, max_new_tokens=1500)
+        next(stream)
+        source = cluster.connect()
+        source.unload()
+        with pytest.raises(BadRequest, match="shardnet resume 1 "):
+            ids_of(stream)
+        source.load(tiny, **OPTIONS)
+        ends = ("@source-2", COORDINATOR)
+        for endpoint in ("broken_off", "resume_session", "forget_session"):
+            if kind == "twice":
+                cluster.network.duplicate(*ends, endpoint=endpoint, count=3)
+            elif kind == "request":
+                cluster.network.drop(*ends, endpoint=endpoint, count=2)
+            else:
+                cluster.network.drop(*reversed(ends), endpoint=endpoint, count=2, answers=True)
+        assert ids_of(source.resume()) == calm
+        assert source.broken_off == () and len(cluster.told("session began")) == 3
+        wait_until(lambda: cluster.num_sessions() == 0 and pages(tmp_path) == [])
+
+
 # ---- pages ----
 
 
