@@ -23,9 +23,11 @@ class RingInProcess:
 
     Args:
         speed: of the network's time: what is sent again after 2 s is so at a speed of 100 after 0.02 s.
+        memory_bytes: that each device may use; None for what there is.
     """
 
-    def __init__(self, num_devices: int, speed: float) -> None:
+    def __init__(self, num_devices: int, speed: float, memory_bytes: int | None) -> None:
+        self._memory_bytes = memory_bytes
         self._resources = ExitStack()
         self.network = self._resources.enter_context(InProcessNetwork(speed=speed))
         self.names = [chr(ord("a") + index) for index in range(num_devices)]
@@ -35,7 +37,9 @@ class RingInProcess:
 
     def join(self, name: str) -> Worker:
         """One more device, or another one under the name of one that is gone."""
-        worker = self.workers[name] = self._resources.enter_context(Worker(num_threads=1))
+        worker = self.workers[name] = self._resources.enter_context(
+            Worker(num_threads=1, most_memory_bytes=self._memory_bytes)
+        )
         worker.attach(self.network.join(name))
         return worker
 
@@ -54,8 +58,10 @@ class RingInProcess:
 
 
 @contextmanager
-def ring_in_process(num_devices: int = 3, *, speed: float = 1.0) -> Iterator[RingInProcess]:
-    ring = RingInProcess(num_devices, speed)
+def ring_in_process(
+    num_devices: int = 3, *, speed: float = 1.0, memory_bytes: int | None = None
+) -> Iterator[RingInProcess]:
+    ring = RingInProcess(num_devices, speed, memory_bytes)
     try:
         yield ring
     finally:

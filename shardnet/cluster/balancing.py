@@ -1,7 +1,9 @@
-"""Looks how fast the stages of a model are, and has its ring changed where another plan is worth it.
+"""Looks how fast the stages of a model and the ways between them are, and has its ring changed where another plan is
+worth it.
 
-Decides nothing itself: see `policy.observing` and `policy.rebalance`. What the other plan needs is loaded while the
-ring goes on (`cluster.standby`), and then the ring goes over to it between two steps (`cluster.handover`).
+Decides nothing itself: see `policy.observing`, `policy.link_pace` and `policy.rebalance`. What the other plan needs is
+loaded while the ring goes on (`cluster.standby`), and then the ring goes over to it between two steps
+(`cluster.handover`).
 """
 
 from __future__ import annotations
@@ -10,32 +12,30 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, wait
 from dataclasses import replace
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from shardnet.cluster.blueprint import Blueprint
-from shardnet.cluster.ring import Ring
 from shardnet.cluster.rings import Rings
+from shardnet.cluster.stage_looks import StageLooks
 from shardnet.errors import ShardnetError
 from shardnet.plan import Plan, StagePlan, merged_stages
 from shardnet.planner.least_moves import ways_of
-from shardnet.policy.observing import LEAST_STEPS, Pace, Work
+from shardnet.policy.link_pace import LinkPace
+from shardnet.policy.observing import Pace
 from shardnet.policy.rebalance import Change, Move, Observed, Past, Policy, Prospect, decide, moves, prospect
-from shardnet.policy.succession import Away, Means
+from shardnet.policy.succession import Away, Cut, Means
 from shardnet.process.threads import on_thread
 from shardnet.timeline.events import units_of
-from shardnet.timeline.recorder import Totals
 
 LOOK_EVERY_S = 1.0
-ANSWER_S = 2.0
 POLICY = Policy()
 _log = logging.getLogger(__name__)
 
 
 class Situation(NamedTuple):
-    """What a placement goes by, beside how fast devices are."""
+    """What a placement goes by, beside how fast devices and links are."""
 
     plan: Plan
     blueprint: Blueprint
@@ -59,11 +59,9 @@ class Balancing:
         self._rings = rings
         self._num_under_way = num_under_way
         self._note = note
+        self._looks = StageLooks()
         self._pace = Pace()
-        self._ring: Ring | None = None
-        """The one that was looked at last."""
-        self._totals: dict[int, Totals] = {}
-        """What each of its stages had done by the last look that counts, by its id."""
+        self._link_pace = LinkPace()
         self._found: tuple[Situation, Prospect] | None = None
         """The best plan, when it was looked for last."""
         self._past = Past()
@@ -81,32 +79,37 @@ class Balancing:
             except ShardnetError:  # a device is gone, or the ring is changing: the next look sees
                 pass
             except Exception as error:  # whatever it is, the model goes on as it is
-                _log.error("looking how fast devices are failed: %s: %s", type(error).__name__, error)
+                _log.error("looking how fast devices and links are failed: %s: %s", type(error).__name__, error)
 
     def _look(self) -> None:
         if self._num_under_way() == 0 or self._rings.is_changing:
             return
         plan, blueprint = self._rings.plan, self._rings.blueprint
         assert blueprint is not None, "the model stands"
-        works = self._works(self._rings.current)
+        look = self._looks.look(self._rings.current)
         profiles = {device.name: blueprint.with_times(device) for device in blueprint.devices}
-        self._pace = self._pace.seen(works, profiles)
+        self._pace = self._pace.seen(look.works, profiles)
+        self._link_pace = self._link_pace.seen(look.trips, blueprint.link_between, look.lap_s)
         away, means = self._rings.prospects()
         situation = Situation(plan, blueprint, away, means.tokens)
-        found = self._prospect(situation, self._pace.slowdown(profiles), means)
+        slow_links = self._link_pace.slowdown(profiles, blueprint.link_between)
+        found = self._prospect(situation, self._pace.slowdown(profiles), slow_links, means)
         decision = decide(plan, found, time.monotonic(), self._past, POLICY)
         self._past = replace(self._past, better_since_s=decision.better_since_s)
         if decision.plan is not None and means.has_room(decision.plan.stages, means.reserved_tokens):
             self._go_over(plan, decision.plan, decision.why)
 
-    def _prospect(self, situation: Situation, slowdown: Mapping[str, float], means: Means) -> Prospect:
+    def _prospect(
+        self, situation: Situation, slow: Mapping[str, float], slow_links: Mapping[Cut, float], means: Means
+    ) -> Prospect:
         """The best plan; the one that was found before, where all is as it was then."""
-        if self._found is not None and self._found[0] == situation and self._found[1].holds(slowdown):
+        if self._found is not None and self._found[0] == situation and self._found[1].holds(slow, slow_links):
             return self._found[1]
         observed = Observed(
             now_s=time.monotonic(),
             problem=means.problem(situation.away.lost | situation.away.silent, situation.tokens),
-            device_slowdown=slowdown,
+            device_slowdown=slow,
+            link_slowdown=slow_links,
             in_flight=situation.blueprint.options.in_flight,
         )
         found = prospect(situation.plan, observed, situation.blueprint.place, situation.may_be)
@@ -126,27 +129,6 @@ class Balancing:
         if has_moved:
             seconds = time.monotonic() - began_s
             self._note("rebalanced", f"{_told(moved)}: {why}, after {seconds:.2f} s", "", seconds)
-
-    def _works(self, ring: Ring) -> list[Work]:
-        """What each stage has done since the last look of which something can be told."""
-        if ring is not self._ring:  # a stage of which others became part has done what they did, too
-            self._ring, self._totals = ring, {}
-        asked: list[Future[Any]] = [stage.account() for stage in ring.stages]
-        wait(asked, timeout=ANSWER_S)
-        works = []
-        for stage, answer in zip(ring.stages, asked, strict=True):
-            if not answer.done() or answer.exception() is not None:
-                continue
-            now = answer.result().totals
-            before = self._totals.setdefault(id(stage), now)
-            num_steps = now.num_steps - before.num_steps
-            if num_steps < 0:  # it counts anew
-                self._totals[id(stage)] = now
-            if num_steps >= LEAST_STEPS:
-                self._totals[id(stage)] = now
-                num_tokens = now.num_tokens - before.num_tokens
-                works.append(Work(stage.plan, now.compute_s - before.compute_s, num_steps, num_tokens))
-        return works
 
 
 def _told(moved: Sequence[Move]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import permutations
 
 from shardnet.cluster.load_options import LoadOptions
@@ -136,6 +137,12 @@ class Blueprint:
                 most_bytes = min(most_bytes, int(options.standby_gib * 2**30))
             spare[device.name] = max(most_bytes, 0)
         return spare
+
+    @cached_property
+    def link_between(self) -> dict[tuple[str, str], Link]:
+        """All links, by the devices that each goes from and to."""
+        links = self._links_between([device.name for device in self.devices])
+        return {(link.source, link.target): link for link in links}
 
     def place(self, problem: Problem) -> Plan:
         """The plan for a problem of this model, by the method that placed it at first.

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from shardnet.device.hop_times import HopTimes
 from shardnet.device.source_news import Place, SourceNews
 from shardnet.errors import BadRequest, CallTimeout, DeviceLost, PlanNotInForce
 from shardnet.timeline.clocks import clock_ns
@@ -59,6 +60,7 @@ class RingOutlet:
         self._is_over = is_over
         self._place = Place(spec)
         self._news = SourceNews(transport, self._place, is_over, self.failed)
+        self.hop_times = HopTimes()
         self._unit = 0
         self._is_asking = False
         """Whether the next device is there."""
@@ -119,11 +121,13 @@ class RingOutlet:
         device, hop = self._to_next(spec, load)
         if wait_s > _first_s(HOP_S, load.rows):
             self._ask_next(spec, device, HOP_S)
-        return self._transport.post(device, "hop", hop, timeout_s=wait_s)
+        send = partial(self._transport.post, device, "hop", hop, timeout_s=wait_s)
+        return self.hop_times.hop(device, load.rows.nbytes, send)
 
     def _send_bulk_hop(self, spec: StageSpec, load: Load, wait_s: float) -> Future[Any]:
         device, hop = self._to_next(spec, load)
         answer = self._transport.call(device, "bulk_hop", hop, timeout_s=wait_s)
+        self.hop_times.bulk_hop(device, answer)
         self._look_after(spec, device, answer)
         return answer
 

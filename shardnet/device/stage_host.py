@@ -80,6 +80,7 @@ class StageHost:
         self._whole: StageHost | None = None
         """The stage of which this one has become a part."""
         self._outlet = RingOutlet(premises.transport, spec._replace(tensors={}), self._is_over)
+        self.hop_times = self._outlet.hop_times
         self.following = Following(premises.transport, self._running)
         self.unread_bytes = 0
         """See `DeviceMemory`."""
@@ -140,7 +141,8 @@ class StageHost:
         """Totals since the last `reset`, and memory."""
         stage = self._running()
         num_sessions, kv_reserved_bytes = stage.usage()
-        return StageAccount(stage.recorder.totals(), peak_rss_bytes(), kv_reserved_bytes, num_sessions)
+        totals, hops = stage.recorder.totals(), self.hop_times.taken()
+        return StageAccount(totals, peak_rss_bytes(), kv_reserved_bytes, num_sessions, *hops)
 
     def reset(self) -> None:
         """Forget totals and spans."""

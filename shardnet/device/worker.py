@@ -217,8 +217,11 @@ class Worker:
 
     def copy_sessions(self, key: StageKey, wanted: CopyWanted) -> Future[Copied]:
         """Between two steps, and if possible when there is nothing else to do; see `Copies.read`."""
-        stage = self._stage(*key)
-        return stage.when_idle(partial(stage.copies.read, wanted), wanted.patience_s)
+        stage, host = self._stage(*key), self._stages.get(key)
+        copied = stage.when_idle(partial(stage.copies.read, wanted), wanted.patience_s)
+        if host is not None:
+            host.hop_times.copy(wanted.first_unit, copied)
+        return copied
 
     def close(self) -> None:
         """End all stages."""

@@ -22,8 +22,8 @@ from shardnet.planner.least_moves import keep_places, with_fewer_moves
 from shardnet.planner.problem import Device, Link, Problem
 
 Replan = Callable[[Problem], Plan]
-ALIKE = 0.05
-"""Slowdowns that differ by less speak for no other plan."""
+ALIKE, LINKS_ALIKE = 0.05, 0.25
+"""Slowdowns, of devices and of links, that differ by less speak for no other plan."""
 NEARLY = 0.03
 """A plan that is worse than the best one by so little is taken where fewer units move."""
 MOST_CHANGES = 20
@@ -90,6 +90,7 @@ class Observed:
     device_slowdown: Mapping[str, float] = field(default_factory=dict)
     """Measured over profiled stage time of each device; 1 where absent."""
     link_slowdown: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    """The same of links, by their ends."""
     in_flight: int = 1
     past: Past = field(default_factory=Past)
 
@@ -112,14 +113,17 @@ class Prospect:
     share: float
     """By which it is predicted to improve the objective."""
     why_not: str
-    slowdown: Mapping[str, float]
-    """Of the devices, for which it was made."""
+    seen: Observed
+    """For which it was made."""
 
-    def holds(self, slowdown: Mapping[str, float]) -> bool:
-        """Whether devices are about as fast as they were."""
-        if slowdown.keys() != self.slowdown.keys():
+    def holds(self, devices: Mapping[str, float], links: Mapping[tuple[str, str], float]) -> bool:
+        """Whether devices and links are about as fast as they were, by their slowdowns."""
+        before, links_before = self.seen.device_slowdown, self.seen.link_slowdown
+        if devices.keys() != before.keys():
             return False
-        return all(abs(factor / self.slowdown[device] - 1) <= ALIKE for device, factor in slowdown.items())
+        are_alike = all(abs(factor / before[device] - 1) <= ALIKE for device, factor in devices.items())
+        changes = (links.get(way, 1.0) / links_before.get(way, 1.0) for way in {*links, *links_before})
+        return are_alike and all(abs(change - 1) <= LINKS_ALIKE for change in changes)
 
 
 def revise(plan: Plan, observed: Observed, policy: Policy, replan: Replan) -> Decision:
@@ -147,13 +151,13 @@ def prospect(
     try:
         best = keep_places(plan, replan(seen), seen)
     except ShardnetError as error:  # nothing fits, or a solver is late: what runs goes on
-        return Prospect(None, 0.0, f"no other plan can be made now: {error}", observed.device_slowdown)
+        return Prospect(None, 0.0, f"no other plan can be made now: {error}", observed)
     fewest = with_fewer_moves(plan, best, seen, observed.in_flight, NEARLY, may_be)
     if fewest is None:
-        return Prospect(None, 0.0, "there is no room for any change", observed.device_slowdown)
+        return Prospect(None, 0.0, "there is no room for any change", observed)
     best = fewest
     share = gain(now, evaluate(seen, best.stages).value(plan.objective, observed.in_flight))
-    return Prospect(best, share, "", observed.device_slowdown)
+    return Prospect(best, share, "", observed)
 
 
 def decide(plan: Plan, found: Prospect, now_s: float, past: Past, policy: Policy) -> Decision:

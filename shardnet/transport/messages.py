@@ -306,6 +306,17 @@ class StageSizes(NamedTuple):
     last_unit: int
 
 
+class HopTime(NamedTuple):
+    """How long a hop of decoding took, by the sender's clock."""
+
+    device: str
+    """To which."""
+    seconds: float
+    """From when it was handed over until it was answered, which is before anything is computed of it."""
+    num_bytes: int
+    """That had to arrive before that: its own, and those of hops that were not answered when it was sent."""
+
+
 class StageAccount(NamedTuple):
     """What a stage did since its last reset, and what memory it and its device take."""
 
@@ -314,6 +325,10 @@ class StageAccount(NamedTuple):
     """The most memory that the device's process has held."""
     kv_reserved_bytes: int
     num_sessions: int
+    num_hops: int
+    """That it has timed since it was made."""
+    last_hops: tuple[HopTime, ...]
+    """The newest of these, oldest first."""
 
 
 class DeviceDescription(NamedTuple):
@@ -373,6 +388,7 @@ MESSAGE_TYPES: tuple[type, ...] = (
     StageSizes,
     Stretch,
     Totals,
+    HopTime,
     StageAccount,
     DeviceDescription,
     MeasuredDevice,

@@ -23,11 +23,14 @@ from shardnet.cluster.model import Model
 from shardnet.cluster.placement import kept_bytes_per_token
 from shardnet.cluster.rings import Rings
 from shardnet.plan import StagePlan, stages_from_counts
+from shardnet.policy.observing import Pace
 from shardnet.policy.rebalance import Policy
 from shardnet.policy.succession import Away
 
 NUM_TOKENS = 400
 STEP_S = 0.001
+HALF_BYTES, KV_BYTES = 730_000, 330_000
+"""Enough for three of the six units and a conversation of so many tokens, and too little for more."""
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +75,19 @@ def loaded(tiny: Path, slowed: Slowed, **options: Any) -> Iterator[Model]:
             yield cluster.load(tiny, dtype="float32", prefill_chunk_tokens=4, **options)
 
 
+def carry_away(ring: RingInProcess, device: str, seconds: float) -> None:
+    """From now on what goes to a device and what comes from it takes so long."""
+    for other in ring.names:
+        if other != device:
+            ring.network.delay(device, other, seconds)
+            ring.network.delay(other, device, seconds)
+
+
+def has_looked_at_links(model: Model) -> bool:
+    balancing = model._deployment._balancing
+    return balancing is not None and len(balancing._link_pace.ways) > 1
+
+
 def is_usable(rings: Rings, device: str) -> bool:
     assert rings.blueprint is not None
     return device in {each.name for each in rings.blueprint.devices} and device not in rings.absences.lost
@@ -89,6 +105,27 @@ def test_layers_leave_a_device_that_became_slow(tiny: Path, expected: list[int])
         assert stream.result.token_ids == expected
         after = {stage.device: stage.num_units for stage in model.plan.stages}
         assert after.get("b", 0) < before["b"]
+        assert "rebalanced" in [event.event for event in model.events]
+
+
+def test_layers_leave_a_device_whose_links_became_slow(
+    tiny: Path, expected: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two of three devices are needed; which of the two is to blame shows when one of them is replaced. All links are
+    slower than measured from the beginning, which says nothing."""
+    monkeypatch.setattr(Pace, "slowdown", lambda _, devices: dict.fromkeys(devices, 1.0))  # links alone may speak here
+    options: dict[str, Any] = {"placement": "auto", "kv_memory_bytes": KV_BYTES, "prefill_chunk_tokens": 4}
+    with ring_in_process(3, memory_bytes=HALF_BYTES) as ring, ring.connect() as cluster:
+        model = cluster.load(tiny, dtype="float32", **options)
+        for name in ring.names:
+            carry_away(ring, name, 0.003)
+        slowed = model.plan.devices[-1]
+        stream = model.stream(PROMPT, max_new_tokens=NUM_TOKENS)
+        wait_until(lambda: has_looked_at_links(model))
+        carry_away(ring, slowed, 0.05)
+        "".join(stream)
+        assert stream.result.token_ids == expected
+        assert slowed not in model.plan.devices
         assert "rebalanced" in [event.event for event in model.events]
 
 

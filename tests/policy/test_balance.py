@@ -95,7 +95,7 @@ class Run:
         while now_s <= seconds:
             pace = pace.seen(self._works(at_s, now_s), profiles)
             slowdown = pace.slowdown(NAMES)
-            if found is None or not found.holds(slowdown):
+            if found is None or not found.holds(slowdown, {}):
                 seen = Observed(now_s, self.problem, device_slowdown=slowdown, in_flight=3)
                 found = prospect(self.plan, seen, self._place)
                 self.num_planned += 1
