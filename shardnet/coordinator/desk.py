@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from contextlib import suppress
 
 from shardnet.cluster.left_model import LeftSession
 from shardnet.coordinator.broken_off import BrokenSessions, check_mark
@@ -163,7 +164,8 @@ class SessionDesk:
         held.page = page
         held.number = 0 if self._broken is None else self._broken.number_of(page)
         if self._broken is not None and held.number:
-            self._broken.claim(held.number, ticket)
+            with suppress(BadRequest):  # another page is of the same answer: its coordinator was killed in between
+                self._broken.claim(held.number, ticket)
         if is_whole(page.answer):
             held.is_whole(page.answer)
         else:
@@ -329,12 +331,12 @@ class SessionDesk:
         if held.request is None:
             return
         ticket = held.request.ticket
-        if held.number and self._broken is not None:
-            self._broken.release(held.number, ticket)
         if held.page is not None:
             held.page = None
             if self._notebook is not None:
                 self._notebook.forget_session(ticket)
+        if held.number and self._broken is not None:  # now that no page is left of whoever has resumed it
+            self._broken.release(held.number, ticket)
 
     def _keep(self, page: SessionPage) -> None:
         if self._notebook is not None:

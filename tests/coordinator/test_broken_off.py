@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 import stat
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from tiny_text_model import save_text_model
 from shardnet.cluster.model import Model
 from shardnet.coordinator import broken_off
 from shardnet.coordinator.broken_off import KEPT_S, BrokenSessions
+from shardnet.coordinator.desk import SessionDesk
+from shardnet.coordinator.loaded import Loaded
 from shardnet.coordinator.notebook import BrokenPage, Notebook, SessionPage
 from shardnet.errors import BadRequest, ClusterError, ShardnetError
 from shardnet.process.state_folder import StateFolder
@@ -560,6 +563,30 @@ def request(ticket: int) -> SessionRequest:
 def page(number: int, at_s: float) -> BrokenPage:
     answer = (SampledToken(5, 0, 7, ""),)
     return BrokenPage(number, request(number), ModelMark("m", "c", "float32", "float32"), answer, at_s)
+
+
+def test_two_pages_of_one_answer(tmp_path: Path) -> None:
+    """One has just ended, and its page could not be removed, when another source resumed the answer. A coordinator that
+    was killed then could not be started again in that folder.
+    """
+    with closing(StateFolder(tmp_path / "state")) as state:
+        notebook = Notebook(state)
+        kept = page(1, time.time())
+        notebook.keep_broken_off(kept)
+        spec = SessionSpec(9, 11, 3, 3, 8, (), SamplingOptions())
+        for ticket in (7, 8):
+            notebook.keep_session(
+                SessionPage(request(ticket), spec._replace(session=ticket), kept.mark, 1, kept.answer)
+            )
+        desk = SessionDesk(no_model, lambda _: None, notebook=notebook)
+        assert len(desk.left()) == 2 and desk.broken_off() == ()
+        desk.go_on({})
+        assert [each.number for each in desk.broken_off()] == [1]
+        assert pages(tmp_path) == ["broken-00000001.page"]
+
+
+def no_model() -> Loaded:
+    raise BadRequest("none")
 
 
 def test_pages_do_not_pile_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
