@@ -17,6 +17,8 @@ from shardnet.errors import UsageError
 from shardnet.process.ownership import require_own
 
 LOCK = "lock"
+HALF = ".half"
+"""Ends the name of a file that is being written."""
 LET_GO_S = 1.0
 """How long a process that is just being killed may take to end."""
 AGAIN_S = 0.02
@@ -44,6 +46,7 @@ class StateFolder:
             how = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
             self._lock = os.open(LOCK, how, 0o600, dir_fd=self._folder)
             self._hold()
+            self._remove_halves()
         except OSError as cause:
             self.close()
             raise self._unusable(cause) from cause
@@ -71,6 +74,13 @@ class StateFolder:
                     ) from None
             time.sleep(AGAIN_S)
 
+    def _remove_halves(self) -> None:
+        """Those of a process that was killed: this one holds the folder."""
+        for name in os.listdir(self._folder):
+            if name.endswith(HALF):
+                with suppress(OSError):  # it is a folder of somebody's
+                    os.unlink(name, dir_fd=self._folder)
+
     def write(self, name: str, content: bytes) -> None:
         """Put a file in place of what there was. When this returns it survives the end of the machine, too; whenever
         that comes earlier, the old one is there or the new one.
@@ -80,13 +90,18 @@ class StateFolder:
         """
         if self._folder is None:
             raise OSError(errno.EBADF, "this process holds the folder no longer")
-        half = f"{name}.half"  # of a process that was killed, at most: this one holds the folder
+        half = f"{name}{HALF}"
         how = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-        with os.fdopen(os.open(half, how, 0o600, dir_fd=self._folder), "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(half, name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
+        try:
+            with os.fdopen(os.open(half, how, 0o600, dir_fd=self._folder), "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(half, name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
+        except OSError:  # the disk is full, say: then what it holds of this one is only in the way
+            with suppress(OSError):
+                os.unlink(half, dir_fd=self._folder)
+            raise
         os.fsync(self._folder)
 
     def remove(self, name: str) -> None:

@@ -81,3 +81,19 @@ def test_where_no_folder_can_be_is_a_sentence(tmp_path: Path, place: str) -> Non
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match=r"The folder .* cannot be used: .*\. Name one that can be written\."):
         StateFolder(tmp_path / place)
+
+
+def test_what_was_half_written_does_not_stay(tmp_path: Path) -> None:
+    """By a process that was killed, and where the disk was full: prompts are among it, and it takes room."""
+    tmp_path.chmod(0o700)
+    (tmp_path / "page.half").write_bytes(b"a prompt")
+    (tmp_path / "folder.half").mkdir()
+    held = StateFolder(tmp_path)
+    assert not (tmp_path / "page.half").exists()
+    (tmp_path / "page").mkdir()
+    with pytest.raises(OSError):
+        held.write("page", b"another prompt")
+    assert not (tmp_path / "page.half").exists()
+    held.write("other", b"whole")
+    assert (tmp_path / "other").read_bytes() == b"whole"
+    held.close()
