@@ -59,7 +59,8 @@ class BrokenSessions:
         return number in self._pages
 
     def keep(self, number: int, session: SessionPage, answer: tuple[SampledToken, ...]) -> int:
-        """A session has broken off. Its number; one that was resumed and forgotten meanwhile is not kept again.
+        """A session has broken off. Its number; 0 where it cannot be written down: what is not on the disk must not be
+        promised. One that was resumed and forgotten meanwhile is not kept again.
 
         Args:
             number: that of the answer that it resumed; 0 where it resumed none.
@@ -71,7 +72,8 @@ class BrokenSessions:
             number = number or self._notebook.number(max(self._pages, default=0))
             answer = _longer(answer, session.answer if known is None else known.answer)
             page = BrokenPage(number, session.request, session.mark, answer, self._now_s())
-            self._notebook.keep_broken_off(page)
+            if not self._notebook.keep_broken_off(page):
+                return 0 if known is None else number  # what was written down before is there
             with self._lock:
                 self._pages[number] = page
             for oldest in self._unclaimed()[: max(0, len(self._pages) - MOST_KEPT)]:

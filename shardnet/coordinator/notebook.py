@@ -90,7 +90,7 @@ def is_whole(answer: tuple[SampledToken, ...]) -> bool:
 
 
 class Notebook:
-    """Safe to use from several threads. What cannot be written is logged, and gone when this process is killed."""
+    """Safe to use from several threads. What cannot be written is logged, and no later process knows of it."""
 
     def __init__(self, state: StateFolder) -> None:
         self._state = state
@@ -172,9 +172,9 @@ class Notebook:
         self._write(NUMBER, (number,))
         return number
 
-    def keep_broken_off(self, page: BrokenPage) -> None:
-        """Write down an answer that broke off, in place of what was known of it."""
-        self._write(_broken_name(page.number), tuple(page))
+    def keep_broken_off(self, page: BrokenPage) -> bool:
+        """Write down an answer that broke off, in place of what was known of it. Whether that could be done."""
+        return self._write(_broken_name(page.number), tuple(page))
 
     def forget_broken_off(self, number: int) -> None:
         """It is over, or nobody wants it any more."""
@@ -193,13 +193,15 @@ class Notebook:
     def _path(self, name: str) -> Path:
         return self._state.path / name
 
-    def _write(self, name: str, value: Any) -> None:
+    def _write(self, name: str, value: Any) -> bool:
         try:
             body = _written(value)
             with self._lock:
                 self._state.write(name, hashlib.sha256(body).digest() + body)
         except (OSError, Unsendable) as error:
-            _log.error("%s cannot be written, and is lost if this process is killed: %s", self._path(name), error)
+            _log.error("%s cannot be written, and no later process will know of it: %s", self._path(name), error)
+            return False
+        return True
 
     def _remove(self, name: str) -> None:
         with self._lock, suppress(OSError):  # it is not there

@@ -589,6 +589,45 @@ def no_model() -> Loaded:
     raise BadRequest("none")
 
 
+def test_what_cannot_be_written_is_not_promised(
+    cluster: LastingInProcess, tiny: Path, tmp_path: Path, undisturbed: dict[bool, list[int]]
+) -> None:
+    """The disk was full, and sources were told to resume what no later process had ever heard of. What was written down
+    before stays.
+    """
+    model = begun(cluster, tiny)
+    hold_at(cluster, 3)
+    stream = model.stream(PROMPT, max_new_tokens=NUM_TOKENS)
+    wait_for_tokens(cluster, 4)
+    (tmp_path / "state" / "broken-00000001.page.half").mkdir()
+    source = cluster.connect()
+    source.unload()
+    with pytest.raises(BadRequest, match=r"the model was closed\. Load it again\.$"):
+        ids_of(stream)
+    assert source.broken_off == () and pages(tmp_path) == []
+    cluster.network.restore()
+    source.load(tiny, **OPTIONS)
+    hold_at(cluster, 3)
+    stream = source.model.stream(PROMPT, max_new_tokens=NUM_TOKENS)
+    wait_for_tokens(cluster, 4)
+    source.unload()
+    with pytest.raises(BadRequest, match="shardnet resume 2 "):
+        ids_of(stream)
+    cluster.network.restore()
+    (tmp_path / "state" / "broken-00000002.page.half").mkdir()
+    source.load(tiny, **OPTIONS)
+    hold_at(cluster, 3)
+    stream = source.resume(2)
+    wait_for_tokens(cluster, 8)
+    source.unload()
+    with pytest.raises(BadRequest, match="shardnet resume 2 "):
+        ids_of(stream)
+    cluster.network.restore()
+    assert [(each.number, each.num_tokens) for each in source.broken_off] == [(2, 4)]
+    source.load(tiny, **OPTIONS)
+    assert ids_of(source.resume(2)) == undisturbed[False]
+
+
 def test_pages_do_not_pile_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that broke off first go first, but for those that are being resumed just now."""
     monkeypatch.setattr(broken_off, "MOST_KEPT", 3)
