@@ -34,6 +34,7 @@ DEVICES_S = 60.0
 ASK_S = 10.0
 LOOK_AGAIN_S = 0.1
 """How often a load is looked at."""
+NUMBER = "the number of an answer"
 NOT_SENT = ("cache_dir", "on_event", "progress")
 """Options of a load that do not travel; those before the last are the coordinator's own affair."""
 
@@ -117,7 +118,7 @@ class RunningCluster:
             BadRequest: there is none of that number, it is being resumed, or it is of another model.
             KVMemorySpent, ClusterError: as `Model.stream`.
         """
-        broken = self._one_of_broken_off(number)
+        broken = self._one_of_broken_off(None if number is None else whole_number(NUMBER, number, least=1))
         model, remote = self._present()
         session = remote.sessions.resume(broken, model.eos_ids)
         text = TextStream(model.tokenizer, broken.stop)
@@ -135,8 +136,7 @@ class RunningCluster:
         Raises:
             BadRequest: there is none of that number.
         """
-        self._one_of_broken_off(number)
-        self._ask("forget_session", number)
+        self._ask("forget_session", self._one_of_broken_off(whole_number(NUMBER, number, least=1)).number)
 
     def status(self) -> ClusterStatus:
         """Who is there, what is loaded, who talks.
