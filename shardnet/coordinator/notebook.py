@@ -24,7 +24,7 @@ from shardnet.process.state_folder import StateFolder
 from shardnet.transport.messages import SampledToken, SessionSpec
 from shardnet.transport.source_messages import LoadKeywords, ModelMark, SessionRequest
 from shardnet.transport.wire.reader import Reader
-from shardnet.transport.wire.schema import mark_of
+from shardnet.transport.wire.schema import Layout, mark_of
 from shardnet.transport.wire.values import LAYOUTS, Undecodable, Unsendable
 from shardnet.transport.wire.writer import Writer
 
@@ -108,28 +108,38 @@ class Notebook:
         path = self._path(MODEL)
         if not path.exists():
             return None
-        first, asked, ticket, number, left = _read(path)
+        value = _value_in(_content_of(path), path)
         try:
+            first, asked, ticket, number, left = value
             return ModelPage(Asked(*first), Asked(*asked), ticket, number, _left_model(*left))
         except (TypeError, ValueError) as cause:
             raise _damaged(path) from cause
 
     def sessions(self) -> list[SessionPage]:
         """Those that the one before has left. Pages that are damaged are passed over, and removed."""
-        return self._pages(SESSIONS, SessionPage)
+        return self._pages(SESSIONS, SessionPage, lambda page: _session_name(page.request.ticket))
 
     def broken_off(self) -> list[BrokenPage]:
         """The answers that broke off, with this coordinator or another one; likewise."""
-        return self._pages(BROKEN_OFF, BrokenPage)
+        return self._pages(BROKEN_OFF, BrokenPage, lambda page: _broken_name(page.number))
 
-    def _pages(self, names: str, kind: Callable[..., Page]) -> list[Page]:
+    def _pages(self, names: str, kind: type[Page], name_of: Callable[[Page], str]) -> list[Page]:
         found = []
         for path in sorted(self._state.path.glob(names)):
             try:
-                found.append(kind(*_read(path)))
-            except (UsageError, TypeError) as error:
+                content = _content_of(path)
+            except UsageError as error:  # of the disk, say: it may be read another time
+                _log.warning("A session is passed over: %s", error)
+                continue
+            try:
+                page: Page = _value_in(content, path, _LAYOUTS[kind])
+                if path.name != name_of(page):  # somebody's copy of another one
+                    raise _damaged(path)
+            except UsageError as error:
                 _log.warning("A session is forgotten: %s", error)
                 self._remove(path.name)
+            else:
+                found.append(page)
         return found
 
     def keep_model(self, page: ModelPage) -> None:
@@ -154,7 +164,7 @@ class Notebook:
 
     def keep_session(self, page: SessionPage) -> None:
         """Write down one that has begun or, with its answer, ended."""
-        self._write(_session_name(page.request.ticket), tuple(page))
+        self._write(_session_name(page.request.ticket), page)
 
     def forget_session(self, ticket: int) -> None:
         """Its source has all of it, or is gone."""
@@ -165,7 +175,7 @@ class Notebook:
         any case above one.
         """
         try:
-            [last] = _read(self._path(NUMBER))
+            [last] = _value_in(_content_of(self._path(NUMBER)), self._path(NUMBER))
             number = max(above, int(last)) + 1
         except (UsageError, TypeError, ValueError):  # the first one, or damaged
             number = above + 1
@@ -174,7 +184,7 @@ class Notebook:
 
     def keep_broken_off(self, page: BrokenPage) -> bool:
         """Write down an answer that broke off, in place of what was known of it. Whether that could be done."""
-        return self._write(_broken_name(page.number), tuple(page))
+        return self._write(_broken_name(page.number), page)
 
     def forget_broken_off(self, number: int) -> None:
         """It is over, or nobody wants it any more."""
@@ -216,25 +226,44 @@ def _broken_name(number: int) -> str:
     return f"broken-{number:08d}.page"
 
 
+_LAYOUTS: dict[type, Layout] = {kind: Layout(kind) for kind in (SessionPage, BrokenPage)}
+
+
 def _written(value: Any) -> bytes:
     writer = Writer()
-    writer.write(value)
+    if type(value) in _LAYOUTS:
+        writer.write_fields(_LAYOUTS[type(value)], value)
+    else:
+        writer.write(value)
     return writer.joined(_mark())
 
 
 def _mark() -> bytes:
     """Bytes that differ where what is written would be read as something else."""
-    return mark_of(LAYOUTS)
+    return mark_of((*LAYOUTS, *_LAYOUTS.values()))
 
 
-def _read(path: Path) -> Any:
-    content = read_bytes(path, MOST_BYTES, "the page", UsageError)
+def _content_of(path: Path) -> bytes:
+    """
+    Raises:
+        UsageError: it cannot be read now.
+    """
+    return read_bytes(path, MOST_BYTES, "the page", UsageError)
+
+
+def _value_in(content: bytes, path: Path, layout: Layout | None = None) -> Any:
+    """What a page says: a page of that layout, or any value.
+
+    Raises:
+        UsageError: it is damaged, or of another version.
+    """
     found, body = content[:_SUM_BYTES], content[_SUM_BYTES:]
     mark = _mark()
     if hashlib.sha256(body).digest() != found or not body.startswith(mark):
         raise _damaged(path)
+    reader = Reader(body, len(mark))
     try:
-        return Reader(body, len(mark)).read()
+        return reader.read() if layout is None else reader.read_message_of(layout)
     except (Undecodable, ValueError) as cause:
         raise _damaged(path) from cause
 

@@ -470,6 +470,12 @@ def test_each_refusal_is_one_sentence(
     assert sorted(each.number for each in source.broken_off) == [1, 2]
     with pytest.raises(BadRequest, match=r"several answers broke off: 1, 2\. Name one"):
         source.resume()
+    for strange in ("1", True, 1.5, [1], 0, -1):
+        for ask in (source.resume, source.forget):
+            with pytest.raises(BadRequest, match="the number of an answer must be "):
+                ask(strange)  # type: ignore[arg-type]
+    with pytest.raises(BadRequest, match="the number of an answer must be a whole number, but is None"):
+        source.forget(None)  # type: ignore[arg-type]
     with pytest.raises(BadRequest, match=r"has the number 7, or it is being resumed\. There are 1, 2"):
         source.resume(7)
     [number] = [each.number for each in source.broken_off if each.max_new_tokens == NUM_TOKENS]
@@ -554,6 +560,29 @@ def test_a_torn_page_is_passed_over_and_its_number_not_given_again(
         source.unload()
         with pytest.raises(BadRequest, match="shardnet resume 4 "):
             ids_of(stream)
+
+
+def test_pages_that_are_no_pages_do_no_harm(tmp_path: Path) -> None:
+    """One with a right sum that says something impossible, a copy of another one, an empty one, and one that cannot be
+    read now: that one may be read another time, and stays.
+    """
+    with closing(StateFolder(tmp_path / "state")) as state:
+        notebook = Notebook(state)
+        notebook.keep_broken_off(page(2, time.time()))
+        whole = tmp_path / "state" / "broken-00000002.page"
+        names = {
+            "strange": "broken-00000001.page",
+            "copy": "broken-00000002 (copy).page",
+            "lent": "broken-00000003.page",
+        }
+        places = {name: tmp_path / "state" / file for name, file in names.items()}
+        notebook.keep_broken_off(page(1, time.time())._replace(at_s="today"))  # type: ignore[arg-type]
+        assert places["strange"].exists()
+        places["copy"].write_bytes(whole.read_bytes())
+        places["lent"].symlink_to(tmp_path / "disk" / "page")
+        sessions = BrokenSessions(notebook)
+        assert [each.number for each in sessions.listed()] == [2]
+        assert not places["strange"].exists() and not places["copy"].exists() and places["lent"].is_symlink()
 
 
 def request(ticket: int) -> SessionRequest:
