@@ -71,7 +71,7 @@ class LinkPace:
         now = {way: _Seen(*min(found)) for way, found in on_way.items() if len(found) >= LEAST_TRIPS}
         known = {way: each._replace(unseen=each.unseen + 1) for way, each in self.ways.items() if way not in now}
         known = {way: each for way, each in known.items() if each.unseen < FORGOTTEN_AFTER}
-        least_s = max(LEAST_EXTRA_S, TELLING_SHARE * lap_s)
+        least_s = max(LEAST_EXTRA_S, TELLING_SHARE * lap_s) if now else self.least_s
         averaged = {way: _averaged(self.ways.get(way, each), each, least_s) for way, each in now.items()}
         usual_s = min([self.usual_s, *(max(each.late_s, 0.0) for each in averaged.values())])
         return LinkPace({**known, **averaged}, usual_s, least_s)
