@@ -72,7 +72,8 @@ def script_problem(script: Script) -> Asked:
     )
     estimate = estimate_problem(load_model_config(script.model), paper_cluster(script, DeviceClasses()), workload)
     title = f"{script.name}: {script.model}"
-    return Asked(estimate.problem, title, estimate.notes, load_bytes_per_s=estimate.load_bytes_per_s)
+    problem = replace(estimate.problem, relays=False)  # processes send straight to each other
+    return Asked(problem, title, estimate.notes, load_bytes_per_s=estimate.load_bytes_per_s)
 
 
 def script_run(script: Script, asked: Asked, replan: Replan, rebalance: bool = True) -> PaperRun:

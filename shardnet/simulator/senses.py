@@ -50,9 +50,7 @@ class Senses:
         )
 
     def slow_links(self) -> dict[Cut, float]:
-        """In a cluster of processes nobody measures them."""
-        if self._recovery.is_source_apart:
-            return {}
+        """By what factor links seem to be slower, of those that do."""
         servers = self._engine.servers.items()
         seen = {key: each.seen_slowdown for key, each in servers if len(key) == 2 and each.seen_slowdown != 1.0}
         return {(key[0], key[1]): _stepped(slowdown) for key, slowdown in seen.items()}

@@ -64,6 +64,15 @@ def test_who_is_silent_for_too_long_is_struck_off_and_joins_anew() -> None:
     assert result.failed is None and "back" not in kinds(result) and "b" in result.plans[-1].devices
 
 
+def test_layers_leave_a_device_whose_links_became_slow() -> None:
+    """In a cluster of processes, too, where nothing goes round a slow link over others."""
+    events = [Event(5.0, "slow", "b", to, factor=30.0, both_ways=True) for to in "ac"]
+    straight = replace(PROBLEM, relays=False)
+    result = simulate(straight, AB, Load(new_tokens=1000), events, replace(COLD, is_source_apart=True))
+    assert kinds(result) == ["event", "event", "rebalanced"]
+    assert result.plans[-1].devices == ("a", "c")
+
+
 def test_a_session_in_its_prompt_goes_on_behind_the_chunks_that_were_read() -> None:
     load, events = Load(prompt_tokens=4000, new_tokens=5, prefill_chunk=50), [Event(3.0, "kill", "b")]
     calm, lost = simulate(PROBLEM, AB, load), simulate(PROBLEM, AB, load, events, COLD)
