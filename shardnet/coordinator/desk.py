@@ -69,6 +69,8 @@ class SessionDesk:
         self._left: dict[int, SessionPage] = {}
         """By their numbers: those of an earlier coordinator that may go on."""
         self._lock = threading.Lock()
+        self._keeping = threading.Lock()
+        """Held while an answer gets its number: who ends it and who looks or closes must not make two of it."""
         self._is_closed = False
         for page in () if notebook is None else notebook.sessions():
             self._hold_left(page)
@@ -298,7 +300,7 @@ class SessionDesk:
         if error is not None and not self._is_at_fault(held, error):
             error = self._broke_off(held, error)
         elif held.number and held.page is not None and not self._is_closed:  # who resumed it may want it later
-            self._broke_off(held, ClusterError("it was stopped."))
+            self._keep_broken_off(held)
         self._let_go(held)  # before its source hears of it, and resumes it
         held.end(error)
 
@@ -313,18 +315,24 @@ class SessionDesk:
 
     def _broke_off(self, held: HeldSession, error: ShardnetError) -> ShardnetError:
         """Keep what is known of a session that was open. The error, with what resumes it."""
-        page, broken = held.page, self._broken
-        if broken is None or (page is None and not held.number):
-            return error
-        if page is not None:
-            held.number = broken.keep(held.number, page, held.answer)
-        if held.number not in broken:  # it was forgotten
+        broken, request = self._broken, held.request
+        if broken is None or request is None or not self._keep_broken_off(held):
             return error
         told = copy.copy(error)
         told.args = (f"{str(error).rstrip('.')}. Let the answer go on then: {broken.command(held.number)}",)
-        if page is not None:
-            self._tell(_broke_off(page.request, held.num_tokens, str(told)))
+        if held.page is not None:
+            self._tell(_broke_off(request, held.num_tokens, str(told)))
         return told
+
+    def _keep_broken_off(self, held: HeldSession) -> bool:
+        """Keep what is known of a session that was open. Whether it can be resumed: not where it was forgotten."""
+        broken = self._broken
+        if broken is None:
+            return False
+        with self._keeping:
+            if held.page is not None:
+                held.number = broken.keep(held.number, held.page, held.answer)
+        return held.number in broken
 
     def _let_go(self, held: HeldSession) -> None:
         """Nobody asks for it any more, or it ended before its time."""

@@ -615,6 +615,31 @@ def test_two_pages_of_one_answer(tmp_path: Path) -> None:
         assert pages(tmp_path) == ["broken-00000001.page"]
 
 
+def test_an_answer_that_ends_in_two_ways_at_once_has_one_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What held it was gone, and so was its source: both were noticed at the same time, and it was there twice."""
+    with closing(StateFolder(tmp_path / "state")) as state:
+        notebook = Notebook(state)
+        spec = SessionSpec(9, 11, 3, 3, 8, (), SamplingOptions())
+        mark = ModelMark("m", "c", "float32", "float32")
+        notebook.keep_session(SessionPage(request(7), spec, mark, 0, ()))
+        desk = SessionDesk(no_model, lambda _: None, notebook=notebook)
+        keep = Notebook.keep_broken_off
+        other = threading.Thread(target=desk.go_on, args=({},))
+
+        def keep_slowly(notebook: Notebook, page: BrokenPage) -> bool:
+            if other.ident is None:
+                other.start()
+                other.join(0.5)
+            return keep(notebook, page)
+
+        monkeypatch.setattr(Notebook, "keep_broken_off", keep_slowly)
+        desk.look(time.monotonic() + 3600)
+        other.join(10)
+        assert [each.number for each in desk.broken_off()] == [1]
+
+
 def no_model() -> Loaded:
     raise BadRequest("none")
 
