@@ -315,23 +315,23 @@ class SessionDesk:
 
     def _broke_off(self, held: HeldSession, error: ShardnetError) -> ShardnetError:
         """Keep what is known of a session that was open. The error, with what resumes it."""
-        broken, request = self._broken, held.request
-        if broken is None or request is None or not self._keep_broken_off(held):
+        page, broken = held.page, self._broken
+        if broken is None or not self._keep_broken_off(held):
             return error
         told = copy.copy(error)
         told.args = (f"{str(error).rstrip('.')}. Let the answer go on then: {broken.command(held.number)}",)
-        if held.page is not None:
-            self._tell(_broke_off(request, held.num_tokens, str(told)))
+        if page is not None:
+            self._tell(_broke_off(page.request, held.num_tokens, str(told)))
         return told
 
     def _keep_broken_off(self, held: HeldSession) -> bool:
         """Keep what is known of a session that was open. Whether it can be resumed: not where it was forgotten."""
-        broken = self._broken
+        page, broken = held.page, self._broken
         if broken is None:
             return False
-        with self._keeping:
-            if held.page is not None:
-                held.number = broken.keep(held.number, held.page, held.answer)
+        if page is not None:
+            with self._keeping:
+                held.number = broken.keep(held.number, page, held.answer)
         return held.number in broken
 
     def _let_go(self, held: HeldSession) -> None:
