@@ -13,7 +13,7 @@ from shardnet.planner.problem import Problem
 
 _MOST = 64
 """Of the ways to place several lost stages, so many are looked at."""
-_ROOMIEST, _SHARERS = 6, 4
+_ROOMIEST, _SHARERS = 5, 4
 """A stage is cut among so many at most, of so many devices that have most room."""
 
 
@@ -36,6 +36,10 @@ def scattered_repairs(old: Plan, problem: Problem) -> list[tuple[StagePlan, ...]
     """The same where nobody has room for a whole stage: each is cut among the devices that have most room, in any
     order, of which each but the last takes as much as it can.
     """
+    lost = [stage for stage in old.stages if stage.device not in problem.index]
+    lost_bytes = sum(sum(problem.unit_memory_bytes[stage.first_unit : stage.last_unit + 1]) for stage in lost)
+    if lost_bytes > sum(_room(problem, old.stages).values()):
+        return []
 
     def parts_of(index: int, before: Sequence[StagePlan]) -> list[tuple[StagePlan, ...]]:
         room = _room(problem, [*before, *old.stages[index + 1 :]])
@@ -47,17 +51,24 @@ def scattered_repairs(old: Plan, problem: Problem) -> list[tuple[StagePlan, ...]
     return _repairs(old, problem, parts_of)
 
 
-def repaired(old: Plan, problem: Problem, may_be: Callable[[Sequence[StagePlan]], bool] = lambda _: True) -> Plan:
+def repaired(
+    old: Plan,
+    problem: Problem,
+    may_be: Callable[[Sequence[StagePlan]], bool] = lambda _: True,
+    *,
+    may_scatter: bool = True,
+) -> Plan:
     """The best of the `repairs`, for one session and the objective of `old`; where there is none, of those that scatter
     the lost units.
 
     Args:
         may_be: whether stages are to be considered.
+        may_scatter: whether to look for the latter, which takes many times as long.
 
     Raises:
         DoesNotFit: the others cannot hold what is lost where it is.
     """
-    for ways in (repairs, scattered_repairs):
+    for ways in (repairs, scattered_repairs) if may_scatter else (repairs,):
         costs = [(evaluate(problem, stages), stages) for stages in ways(old, problem) if may_be(stages)]
         if costs:
             cost, stages = min(costs, key=lambda row: row[0].value(old.objective, 1))

@@ -161,7 +161,8 @@ def _without(plan: Plan, coming: Plan | None, attempt: _Attempt, means: Means) -
             and (means.is_ready(stages) or not is_ready)
         )
 
-    return repaired(plan, _with_full(means.problem(leaving, max(tokens, means.least_tokens)), full, plan), may_be)
+    problem = _with_full(means.problem(leaving, max(tokens, means.least_tokens)), full, plan)
+    return repaired(plan, problem, may_be, may_scatter=not is_ready)
 
 
 def _gives_more(coming: Plan, plan: Plan, devices: Collection[str]) -> bool:
