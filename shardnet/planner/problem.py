@@ -123,6 +123,10 @@ class Problem:
         tokens = self.context_tokens * self.sessions
         return tuple(unit.weight_bytes + unit.kv_bytes_per_token * tokens for unit in self.units)
 
+    def memory_of_units(self, first_unit: int, last_unit: int) -> float:
+        """Memory in B of the units from the first to the last one, the last included."""
+        return sum(self.unit_memory_bytes[first_unit : last_unit + 1])
+
     @cached_property
     def routes(self) -> Routes:
         """The fastest routes between the devices."""

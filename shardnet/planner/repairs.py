@@ -37,7 +37,7 @@ def scattered_repairs(old: Plan, problem: Problem) -> list[tuple[StagePlan, ...]
     order, of which each but the last takes as much as it can.
     """
     lost = [stage for stage in old.stages if stage.device not in problem.index]
-    lost_bytes = sum(sum(problem.unit_memory_bytes[stage.first_unit : stage.last_unit + 1]) for stage in lost)
+    lost_bytes = sum(problem.memory_of_units(stage.first_unit, stage.last_unit) for stage in lost)
     if lost_bytes > sum(_room(problem, old.stages).values()):
         return []
 
@@ -105,7 +105,7 @@ def _room(problem: Problem, stages: Iterable[StagePlan]) -> dict[str, float]:
     room = {device.name: float(device.memory_bytes) for device in problem.devices}
     for stage in stages:
         if stage.device in room:
-            room[stage.device] -= sum(problem.unit_memory_bytes[stage.first_unit : stage.last_unit + 1])
+            room[stage.device] -= problem.memory_of_units(stage.first_unit, stage.last_unit)
     return room
 
 

@@ -176,7 +176,7 @@ def _with_full(problem: Problem, full: Collection[str], plan: Plan) -> Problem:
     held = dict.fromkeys(full, 0.0)
     for stage in plan.stages:
         if stage.device in held:
-            held[stage.device] += sum(problem.unit_memory_bytes[stage.first_unit : stage.last_unit + 1])
+            held[stage.device] += problem.memory_of_units(stage.first_unit, stage.last_unit)
     devices = [
         replace(device, memory_bytes=min(device.memory_bytes, held.get(device.name, device.memory_bytes)))
         for device in problem.devices

@@ -5,12 +5,27 @@ from __future__ import annotations
 from shardnet.errors import BadRequest
 from shardnet.foreign.quoting import counted, quoted
 from shardnet.session.options import GenerationOptions
-from shardnet.transport.messages import SamplingOptions
+from shardnet.transport.messages import SamplingOptions, SessionSpec
 
 
 def sampling_of(options: GenerationOptions) -> SamplingOptions:
     """The part of the options that goes to the stage that samples."""
     return SamplingOptions(**{name: options[name] for name in SamplingOptions._fields})
+
+
+def session_spec(
+    number: int, num_prompt: int, max_new_tokens: int, eos_ids: tuple[int, ...], sampling: SamplingOptions
+) -> SessionSpec:
+    """A session that is asked for: room for its prompt and all of its answer, of which nothing is known."""
+    return SessionSpec(
+        session=number,
+        capacity_tokens=num_prompt + max_new_tokens,
+        prompt_tokens=num_prompt,
+        sample_from=num_prompt,
+        max_new_tokens=max_new_tokens,
+        eos_ids=eos_ids,
+        sampling=sampling,
+    )
 
 
 def check_length(num_prompt: int, num_new: int, context_tokens: int, option: str = "max_new_tokens") -> None:

@@ -20,6 +20,7 @@ import torch
 from shardnet.errors import ClusterError, DeviceLost, KVMemorySpent, PlanNotInForce, ShardnetError
 from shardnet.process.forks import Birthplace
 from shardnet.process.threads import Errands
+from shardnet.session.request import session_spec
 from shardnet.session.session import Session
 from shardnet.timeline.clocks import clock_ns
 from shardnet.transport.base import Transport
@@ -112,15 +113,7 @@ class Sessions:
             KVMemorySpent: a stage cannot hold its KV cache beside those of the other sessions.
             ShardnetError: the sessions were ended.
         """
-        spec = SessionSpec(
-            session=0,
-            capacity_tokens=len(prompt_ids) + max_new_tokens,
-            prompt_tokens=len(prompt_ids),
-            sample_from=len(prompt_ids),
-            max_new_tokens=max_new_tokens,
-            eos_ids=eos_ids,
-            sampling=sampling,
-        )
+        spec = session_spec(0, len(prompt_ids), max_new_tokens, eos_ids, sampling)
         try:
             return self._start(spec, prompt_ids, answer)
         except KVMemorySpent:

@@ -10,12 +10,13 @@ from concurrent.futures import wait
 from shardnet.errors import BadRequest, ClusterError
 from shardnet.plan import Plan
 from shardnet.process.threads import Errands
+from shardnet.session.request import session_spec
 from shardnet.source.connection import Connection
 from shardnet.source.followed_session import FollowedSession
 from shardnet.timeline.events import Event
 from shardnet.timeline.stage_report import StageReport
 from shardnet.timeline.timeline import Timeline
-from shardnet.transport.messages import SamplingOptions, SessionSpec
+from shardnet.transport.messages import SamplingOptions
 from shardnet.transport.source_messages import BrokenOff, ModelInfo, ResumeRequest, SessionRequest
 
 ASK_S = 10.0
@@ -57,7 +58,7 @@ class RemoteSessions:
         request = SessionRequest(
             ticket, self._connection.name, self._model, tuple(prompt_ids), max_new_tokens, sampling, stop
         )
-        spec = _spec(ticket, len(prompt_ids), max_new_tokens, eos_ids, sampling)
+        spec = session_spec(ticket, len(prompt_ids), max_new_tokens, eos_ids, sampling)
         return self._open(FollowedSession(self._connection, spec, self._errands), "start_session", request)
 
     def resume(self, broken: BrokenOff, eos_ids: tuple[int, ...]) -> FollowedSession:
@@ -69,7 +70,7 @@ class RemoteSessions:
         """
         ticket = secrets.randbits(TICKET_BITS)
         request = ResumeRequest(ticket, self._connection.name, self._model, broken.number)
-        spec = _spec(ticket, broken.prompt_tokens, broken.max_new_tokens, eos_ids, broken.sampling)
+        spec = session_spec(ticket, broken.prompt_tokens, broken.max_new_tokens, eos_ids, broken.sampling)
         session = FollowedSession(self._connection, spec, self._errands, broken.num_tokens)
         return self._open(session, "resume_session", request)
 
@@ -152,17 +153,3 @@ class RemoteDeployment:
                 raise ClusterError("this cluster holds another model by now. Ask for it again.")
             self._latest = info
         return self._latest
-
-
-def _spec(
-    ticket: int, num_prompt: int, max_new_tokens: int, eos_ids: tuple[int, ...], sampling: SamplingOptions
-) -> SessionSpec:
-    return SessionSpec(
-        session=ticket,
-        capacity_tokens=num_prompt + max_new_tokens,
-        prompt_tokens=num_prompt,
-        sample_from=num_prompt,
-        max_new_tokens=max_new_tokens,
-        eos_ids=eos_ids,
-        sampling=sampling,
-    )

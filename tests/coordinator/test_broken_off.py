@@ -116,6 +116,18 @@ def load_again(cluster: LastingInProcess, model: Path, device: str = "d") -> Run
     return source
 
 
+def resumed(cluster: LastingInProcess, model: Path, position: int) -> Stream:
+    """A sampled answer that broke off behind ten tokens goes on, and is held at a position."""
+    loaded = begun(cluster, model)
+    hold_at(cluster, 9)
+    stream = loaded.stream(PROMPT, max_new_tokens=NUM_TOKENS, **SAMPLED)
+    wait_for_tokens(cluster, 10)
+    break_off(cluster, stream)
+    source = load_again(cluster, model)
+    hold_at(cluster, position)
+    return source.resume()
+
+
 # ---- devices are lost, and nobody has room ----
 
 
@@ -180,14 +192,7 @@ def test_a_resumed_answer_outlives_losses_like_any_other(
     cluster: LastingInProcess, tiny: Path, undisturbed: dict[bool, list[int]]
 ) -> None:
     """The loss comes before anything of it was computed again, and in the midst of that."""
-    model = begun(cluster, tiny)
-    hold_at(cluster, 9)
-    stream = model.stream(PROMPT, max_new_tokens=NUM_TOKENS, **SAMPLED)
-    wait_for_tokens(cluster, 10)
-    break_off(cluster, stream)
-    source = load_again(cluster, tiny)
-    hold_at(cluster, BEFORE_ALL)
-    stream = source.resume()
+    stream = resumed(cluster, tiny, BEFORE_ALL)
     wait_for_tokens(cluster, 10)
     cluster.lose(devices_of_plan(cluster)[1])
     wait_until(lambda: cluster.told("recovered"))
@@ -198,14 +203,7 @@ def test_a_resumed_answer_outlives_losses_like_any_other(
 def test_the_last_device_of_a_resumed_answer_is_lost(
     cluster: LastingInProcess, tiny: Path, undisturbed: dict[bool, list[int]]
 ) -> None:
-    model = begun(cluster, tiny)
-    hold_at(cluster, 9)
-    stream = model.stream(PROMPT, max_new_tokens=NUM_TOKENS, **SAMPLED)
-    wait_for_tokens(cluster, 10)
-    break_off(cluster, stream)
-    source = load_again(cluster, tiny)
-    hold_at(cluster, 4)
-    stream = source.resume()
+    stream = resumed(cluster, tiny, 4)
     wait_for_tokens(cluster, 15)
     cluster.lose(devices_of_plan(cluster)[-1])
     wait_until(lambda: cluster.told("recovered"))
