@@ -51,6 +51,16 @@ class LastingInProcess:
         worker = self.workers[name] = self._resources.enter_context(Worker(num_threads=1))
         worker.attach(self.network.join(name))
 
+    def disturb(self, source: str, endpoint: str, kind: str) -> None:
+        """What a source asks of the coordinator comes "twice", or the first of a "request" or its "answer" get lost."""
+        ways = (source, COORDINATOR)
+        if kind == "twice":
+            self.network.duplicate(*ways, endpoint=endpoint, count=3)
+        elif kind == "request":
+            self.network.drop(*ways, endpoint=endpoint, count=2)
+        else:
+            self.network.drop(*reversed(ways), endpoint=endpoint, count=2, answers=True)
+
     def _begin(self) -> Coordinator:
         notebook = None
         if self._folder is not None:

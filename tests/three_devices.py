@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from shardnet.errors import DoesNotFit
 from shardnet.plan import Link, Plan, StagePlan, stages_from_counts
-from shardnet.planner.costs import broken_limit, evaluate
+from shardnet.planner.costs import evaluate, fits
 from shardnet.planner.problem import Device, Problem, Unit
 
 UNITS = tuple(Unit(f"u{i}", 100e6, 1000, 2000) for i in range(8))
@@ -23,20 +25,27 @@ def three_devices(memory_units: int = 8) -> Problem:
 def best_plan(problem: Problem) -> Plan:
     """Brute force over contiguous splits that begin on the source."""
     others = [device.name for device in problem.devices if device.name != problem.source]
-    found: list[tuple[float, tuple[StagePlan, ...]]] = []
+    found = []
     for order in ([problem.source, *others], [problem.source, *others[::-1]]):
         for first in range(1, problem.num_units + 1):
             for second in range(problem.num_units - first + 1):
                 counts = [first, second, problem.num_units - first - second][: len(order)]
                 if sum(counts) < problem.num_units:
                     continue
-                stages = stages_from_counts(order, counts + [0] * (len(order) - len(counts)))
-                cost = evaluate(problem, stages)
-                if broken_limit(problem, stages, cost) is None:
-                    found.append((cost.lap_s, stages))
-    if not found:
+                found.append(stages_from_counts(order, counts + [0] * (len(order) - len(counts))))
+    return quickest(problem, found)
+
+
+def quickest(problem: Problem, candidates: Iterable[tuple[StagePlan, ...]]) -> Plan:
+    """Of those that fit.
+
+    Raises:
+        DoesNotFit: none does.
+    """
+    fitting = [stages for stages in candidates if fits(problem, stages)]
+    if not fitting:
         raise DoesNotFit("nothing fits")
-    return Plan(min(found, key=lambda each: each[0])[1])
+    return Plan(min(fitting, key=lambda stages: evaluate(problem, stages).lap_s))
 
 
 AB = Plan(stages_from_counts(["a", "b"], [1, 7]))

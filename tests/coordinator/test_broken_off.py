@@ -519,14 +519,8 @@ def test_lost_and_repeated_calls_change_nothing(tiny: Path, tmp_path: Path, kind
         with pytest.raises(BadRequest, match="shardnet resume 1 "):
             ids_of(stream)
         source.load(tiny, **OPTIONS)
-        ends = ("@source-2", COORDINATOR)
         for endpoint in ("broken_off", "resume_session", "forget_session"):
-            if kind == "twice":
-                cluster.network.duplicate(*ends, endpoint=endpoint, count=3)
-            elif kind == "request":
-                cluster.network.drop(*ends, endpoint=endpoint, count=2)
-            else:
-                cluster.network.drop(*reversed(ends), endpoint=endpoint, count=2, answers=True)
+            cluster.disturb("@source-2", endpoint, kind)
         assert ids_of(source.resume()) == calm
         assert source.broken_off == () and len(cluster.told("session began")) == 3
         wait_until(lambda: cluster.num_sessions() == 0 and pages(tmp_path) == [])

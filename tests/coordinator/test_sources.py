@@ -222,14 +222,8 @@ ENDPOINTS = ("start_session", "follow", "close_session", "load", "model_info", "
 def test_lost_and_repeated_calls_change_nothing(tiny: Path, expected: list[list[int]], kind: str) -> None:
     with lasting_in_process(speed=100.0) as cluster:
         source = cluster.connect()
-        ends = ("@source-1", COORDINATOR)
         for endpoint in ENDPOINTS:
-            if kind == "twice":
-                cluster.network.duplicate(*ends, endpoint=endpoint, count=3)
-            elif kind == "request":
-                cluster.network.drop(*ends, endpoint=endpoint, count=2)
-            else:
-                cluster.network.drop(*reversed(ends), endpoint=endpoint, count=2, answers=True)
+            cluster.disturb("@source-1", endpoint, kind)
         assert answers(loaded(source, tiny)) == expected
         wait_until(lambda: cluster.num_sessions() == 0, 10)
         assert len(cluster.told("loaded")) == 1

@@ -11,10 +11,9 @@ from itertools import pairwise, permutations
 from random import Random
 
 import pytest
+from three_devices import quickest
 
-from shardnet.errors import DoesNotFit
 from shardnet.plan import Link, Plan, stages_from_counts
-from shardnet.planner.costs import broken_limit, evaluate
 from shardnet.planner.problem import Device, Problem, Unit
 from shardnet.policy.link_pace import LEAST_EXTRA_S, LinkPace, Trip, Way
 from shardnet.policy.observing import FORGOTTEN_AFTER
@@ -42,16 +41,15 @@ def meshed(
 
 def best_plan(problem: Problem) -> Plan:
     """Brute force over all orders of two or three devices, in even stages."""
-    found = []
-    for counts in ([4, 4], [3, 3, 2], [2, 3, 3]):
-        for order in permutations([device.name for device in problem.devices], len(counts)):
-            stages = stages_from_counts(order, counts)
-            cost = evaluate(problem, stages)
-            if broken_limit(problem, stages, cost) is None:
-                found.append((cost.lap_s, stages))
-    if not found:
-        raise DoesNotFit("nothing fits")
-    return Plan(min(found, key=lambda each: each[0])[1])
+    names = [device.name for device in problem.devices]
+    return quickest(
+        problem,
+        (
+            stages_from_counts(order, counts)
+            for counts in ([4, 4], [3, 3, 2], [2, 3, 3])
+            for order in permutations(names, len(counts))
+        ),
+    )
 
 
 class Run:
