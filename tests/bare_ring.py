@@ -159,7 +159,7 @@ class BareRing:
                 self._call(index, method, spec._replace(tensors={}) if method == "adopt" else spec.ring_id)
             yield method
         for index, owners in self._owners_of.items():
-            self._call(index, "pull", owners)
+            self._call(index, "pull", self._specs[index].ring_id, owners)
             yield f"pulled by {index}"
         needed = catch_up(self._known(), self.standings())
         histories = self._going_on(needed.histories)

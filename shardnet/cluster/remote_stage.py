@@ -220,7 +220,7 @@ class RemoteStage:
 
     def pull(self, owners: tuple[Owner, ...]) -> Future[Any]:
         """See `StageHost.pull`; the same."""
-        return self._ask("pull", (owners,), most_tries=None)
+        return self._ask("pull", (self._spec.ring_id, owners), most_tries=None)
 
     def _tell(self, method: str, *what: Any) -> Future[Any]:
         return self._ask(method, what, REWIRE_TRIES)

@@ -88,7 +88,8 @@ class Following:
     def pull(self, owners: tuple[Owner, ...]) -> Future[None]:
         """Copy what is still lacking, for a last time: answered when the stage stands where the owners stand.
 
-        What cannot be had, for an owner is gone or there is no room, stays as it is. Asking twice is harmless.
+        What cannot be had, for an owner is gone or there is no room, stays as it is. Asking twice is harmless. What is
+        not there when the next round begins, the stage does without: see `end`.
 
         Raises:
             PlanNotInForce: it was told to pull from stages of a later ring: this order is late.
@@ -97,19 +98,15 @@ class Following:
         with self._lock:
             self._refuse_older(owners)
             self._is_over = True
-            if self._turn.owners != owners or self._turn.manner is not HURRIED:
+            if self._turn.owners != owners or self._turn.manner is not HURRIED or self._turn.is_over:
                 self._begin(Turn(owners, HURRIED), self._copy_once)
             return self._turn.done
 
     def end(self) -> None:
-        """Follow nobody any more; what was copied stays. It may still be pulled."""
-        with self._lock:
-            self._is_over = True
-            if self._turn.manner is not HURRIED:
-                self._turn.stop()
+        """Copy nothing more, also of what is being pulled; what was copied stays. It may be pulled anew. Does not wait.
 
-    def close(self) -> None:
-        """The stage ends. Does not wait."""
+        What came later would be applied while stages are asked how far they stand, and are told what to send.
+        """
         with self._lock:
             self._is_over = True
             self._turn.stop()

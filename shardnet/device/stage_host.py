@@ -219,7 +219,7 @@ class StageHost:
     def follow(self, ring_id: RingId, owners: Sequence[Owner]) -> Future[None]:
         """Copy all that the owners of this stage's units have of their sessions, and stay near; see `Following.follow`.
 
-        For a stage that is in no ring: it ends when the stage adopts another place, and what was copied stays.
+        For a stage in no ring: it ends when that adopts another place, and what was copied stays.
 
         Args:
             ring_id: under which it is kept ready: an order that comes late, when it is part of a ring, does no harm.
@@ -228,13 +228,12 @@ class StageHost:
             PlanNotInForce: it has another place by now.
         """
         with self._lock:
-            if ring_id != self._newest.ring_id:
-                raise PlanNotInForce("The stage has a place in another ring: it follows nobody. Prepare a new one.")
-            return self.following.follow(tuple(owners))
+            return self._following_for(ring_id).follow(tuple(owners))
 
-    def pull(self, owners: Sequence[Owner]) -> Future[None]:
-        """Copy what is lacking for a last time; see `Following.pull`."""
-        return self.following.pull(tuple(owners))
+    def pull(self, ring_id: RingId, owners: Sequence[Owner]) -> Future[None]:
+        """Copy what is lacking for a last time; see `Following.pull`. Raises as `follow`."""
+        with self._lock:
+            return self._following_for(ring_id).pull(tuple(owners))
 
     def close(self) -> Future[None]:
         """End the stage and free its weights; a load that is under way ends at its next unit."""
@@ -245,7 +244,7 @@ class StageHost:
         with self._lock:
             self._is_closed = True
             stage, self.stage = self.stage, None
-            self.following.close()
+            self.following.end()
             # The handle of a coordinator that was killed keeps this object for ever: let it hold next to nothing.
             self._spec = self._spec._replace(tensors={})
         self._table.forget(self)  # when nothing can be adopted any more
@@ -377,6 +376,11 @@ class StageHost:
         self._premises.memory.budget.release(self._weight_bytes)
         self._weight_bytes = self.unread_bytes = 0
 
+    def _following_for(self, ring_id: RingId) -> Following:
+        if ring_id != self._newest.ring_id:
+            raise PlanNotInForce("The stage has a place in another ring: it follows nobody. Prepare a new one.")
+        return self.following
+
     def _raise_if_closed(self) -> None:
         if self._is_closed:
             raise ClusterError("The stage was closed.")
@@ -385,8 +389,7 @@ class StageHost:
         self._raise_if_closed()
         self.unread_bytes = min(self.unread_bytes, total_bytes - done_bytes)
         spec = self._spec
-        progress = (spec.ring_id, spec.stage, done_bytes, total_bytes)
-        self._premises.transport.post(spec.source, "load_progress", *progress)
+        self._premises.transport.post(spec.source, "load_progress", spec.ring_id, spec.stage, done_bytes, total_bytes)
 
 
 def _num_groups(spec: StageSpec) -> int:

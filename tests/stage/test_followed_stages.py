@@ -217,7 +217,7 @@ def test_an_order_of_a_round_that_was_broken_off_stops_nothing_of_the_next(specs
         ring.start(REQUESTS[0])
         for order, follow in (
             (partial(follower.follow, prepared.spec.ring_id), follower.following.follow),
-            (follower.pull, follower.following.pull),
+            (partial(follower.pull, prepared.spec.ring_id), follower.following.pull),
         ):
             ring.network.freeze(owners[0].device)
             pulled = order(owners)
@@ -226,6 +226,33 @@ def test_an_order_of_a_round_that_was_broken_off_stops_nothing_of_the_next(specs
             assert not pulled.done()
             ring.network.restore(owners[0].device)
             pulled.result(10)
+
+
+@pytest.mark.usefixtures("patient")
+def test_what_is_still_copied_when_the_next_round_begins_is_copied_no_more(specs: tuple[StageSpec, ...]) -> None:
+    """It would be applied while that round asks how far stages stand: a session stood still for ever, or the model
+    ended. Nor does an order of the round before begin it anew.
+    """
+    with ring_of(specs) as ring:
+        prepared = ring.prepare(1, 1)
+        owners = ring.owners(prepared)
+        follower = ring.copied_host(prepared)
+        ring.start(REQUESTS[0])
+        ring.answers()
+        round_id = prepared.spec.ring_id
+        ring.network.freeze(owners[0].device)
+        pulled = follower.pull(round_id, owners)
+        wait_until(lambda: pulled.running() or not follower.following._turn.is_over)
+        next_spec = prepared.spec._replace(ring_id=RingId(b"t" * 16, 1000), tensors={})
+        follower.adopt(next_spec)
+        with pytest.raises(BadRequest, match="follows others now"):
+            pulled.result(5)
+        with pytest.raises(PlanNotInForce, match="another ring"):
+            follower.pull(round_id, owners)
+        ring.network.restore(owners[0].device)
+        assert follower.standings().result(5) == ()
+        follower.pull(next_spec.ring_id, owners).result(5)
+        assert len(follower.standings().result(5)) == 1
 
 
 def test_an_owner_that_is_silent_is_told_once(specs: tuple[StageSpec, ...]) -> None:
@@ -252,9 +279,9 @@ def test_whatever_goes_wrong_with_a_copy_is_told(specs: tuple[StageSpec, ...], m
         ring.start(REQUESTS[0])
         with monkeypatch.context() as patch:
             patch.setattr("shardnet.stage.followed.FollowedSessions.take", spent)
-            for order in (partial(follower.follow, prepared.spec.ring_id), follower.pull):
+            for order in (follower.follow, follower.pull):
                 with pytest.raises(ClusterError, match="could not be copied: RuntimeError: not enough memory"):
-                    order(owners).result(5)
+                    order(prepared.spec.ring_id, owners).result(5)
         ring.follow(prepared, owners).result(5)
         assert len(follower.standings().result(5)) == 1
 
@@ -326,7 +353,7 @@ def test_an_owner_that_has_not_the_units_any_more_gives_none(specs: tuple[StageS
             with pytest.raises(error, match=words):
                 ring.follow(prepared, (wrong,)).result(5)
             assert ring.copied_host(prepared).report().num_sessions == 0
-        prepared.host.call("pull", (wrong,), timeout_s=1000.0).result(5)
+        prepared.host.call("pull", prepared.spec.ring_id, (wrong,), timeout_s=1000.0).result(5)
         assert ring.copied_host(prepared).standings().result(5) == ()
 
 
