@@ -5,7 +5,7 @@ Standard library only. Decides nothing: see `shardnet.planner`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated
 
@@ -110,6 +110,9 @@ class StagePlan:
         return f"{self.first_unit}-{self.last_unit}" if self.num_units > 1 else str(self.first_unit)
 
 
+Stages = tuple[StagePlan, ...]
+
+
 @dataclass(frozen=True)
 class LeftOut:
     """A device that the plan does not use, and why."""
@@ -188,7 +191,17 @@ class Plan:
         return "" if self.gap is None else f", at most {self.gap:.1%} from the best"
 
 
-def merged_stages(stages: Sequence[StagePlan]) -> tuple[StagePlan, ...]:
+def owners_of(stages: Sequence[StagePlan]) -> list[str]:
+    """The device of each unit, in unit order."""
+    return [stage.device for stage in stages for _ in range(stage.num_units)]
+
+
+def stages_of(owners: Iterable[str]) -> Stages:
+    """The stages of which each unit is on the device that is named for it."""
+    return merged_stages([StagePlan(owner, unit, unit) for unit, owner in enumerate(owners)])
+
+
+def merged_stages(stages: Sequence[StagePlan]) -> Stages:
     """Stages that follow each other on one device as one: between them nothing travels."""
     merged: list[StagePlan] = []
     for stage in stages:
@@ -199,7 +212,7 @@ def merged_stages(stages: Sequence[StagePlan]) -> tuple[StagePlan, ...]:
     return tuple(merged)
 
 
-def stages_from_counts(devices: Sequence[str], counts: Sequence[int]) -> tuple[StagePlan, ...]:
+def stages_from_counts(devices: Sequence[str], counts: Sequence[int]) -> Stages:
     """Lay `counts` units in order over `devices`; devices with a count of 0 get no stage."""
     stages: list[StagePlan] = []
     first = 0

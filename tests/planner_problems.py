@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from shardnet.errors import BadConfiguration
-from shardnet.plan import StagePlan
+from shardnet.plan import StagePlan, Stages
 from shardnet.planner.costs import Cost, broken_limit, evaluate
 from shardnet.planner.problem import Device, Link, Problem, Unit
 
@@ -20,7 +20,6 @@ SLACKS = (1.05, 1.2, 1.5, 2.5, 6.0)
 """Memory offered over memory needed."""
 TIGHT = (1.02, *SLACKS[:3])
 
-Stages = tuple[StagePlan, ...]
 
 
 def random_problem(rng: random.Random, num_devices: int, num_units: int, slack: float | None = None) -> Problem:

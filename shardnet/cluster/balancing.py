@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import groupby
 from typing import NamedTuple
 
@@ -43,9 +44,12 @@ class Situation(NamedTuple):
     tokens: int
 
     def may_be(self, stages: Sequence[StagePlan]) -> bool:
-        """Whether devices have room for a change to these, and no way is cut that they would go."""
-        cut = self.away.cut | self.away.late
-        return cut.isdisjoint(ways_of(stages)) and self.blueprint.can_change(self.plan, stages, self.tokens)
+        """Whether no way is cut that these would go."""
+        return (self.away.cut | self.away.late).isdisjoint(ways_of(stages))
+
+    def has_room(self, before: Sequence[StagePlan], after: Sequence[StagePlan]) -> bool:
+        """Whether devices have room for a change from some stages to others, while it lasts."""
+        return self.blueprint.can_change(before, after, self.tokens)
 
 
 class Balancing:
@@ -97,7 +101,7 @@ class Balancing:
         decision = decide(plan, found, time.monotonic(), self._past, POLICY)
         self._past = replace(self._past, better_since_s=decision.better_since_s)
         if decision.plan is not None and means.has_room(decision.plan.stages, means.reserved_tokens):
-            self._go_over(plan, decision.plan, decision.why)
+            self._go_over(plan, [*decision.via, decision.plan], decision.why)
 
     def _prospect(
         self, situation: Situation, slow: Mapping[str, float], slow_links: Mapping[Cut, float], means: Means
@@ -112,23 +116,33 @@ class Balancing:
             link_slowdown=slow_links,
             in_flight=situation.blueprint.options.in_flight,
         )
-        found = prospect(situation.plan, observed, situation.blueprint.place, situation.may_be)
+        place = situation.blueprint.place
+        found = prospect(situation.plan, observed, place, situation.may_be, situation.has_room)
         self._found = situation, found
         return found
 
-    def _go_over(self, plan: Plan, better: Plan, why: str) -> None:
-        """Where that cannot be done, it counts as done and undone: it is tried again later, and ever more seldom."""
+    def _go_over(self, plan: Plan, steps: Sequence[Plan], why: str) -> None:
+        """One step after the other, as far as it goes. Where the first cannot be done, it counts as done and undone: it
+        is tried again later, and ever more seldom."""
         began_s = time.monotonic()
-        has_moved = False
+        reached = plan
         try:
-            has_moved = self._rings.go_over(lambda now, *_: better if now is plan else None)
+            for step in steps:
+                if not self._rings.go_over(partial(_next, reached, step)):
+                    break
+                reached = step
         finally:
-            moved = moves(plan, better)
-            changed = Change(time.monotonic(), moved if has_moved else moves(better, plan))
+            moved = moves(plan, reached)
+            changed = Change(time.monotonic(), moved or moves(steps[0], plan))
             self._past = self._past.after(changed)
-        if has_moved:
-            seconds = time.monotonic() - began_s
-            self._note("rebalanced", f"{_told(moved)}: {why}, after {seconds:.2f} s", "", seconds)
+            if moved:
+                seconds = time.monotonic() - began_s
+                self._note("rebalanced", f"{_told(moved)}: {why}, after {seconds:.2f} s", "", seconds)
+
+
+def _next(reached: Plan, step: Plan, now: Plan, away: Away, means: Means) -> Plan | None:
+    """The next step, where the one before it is in force still, and there is room for the open sessions."""
+    return step if now is reached and means.has_room(step.stages, means.reserved_tokens) else None
 
 
 def _told(moved: Sequence[Move]) -> str:

@@ -108,10 +108,10 @@ class Blueprint:
             held[stage.device] += num_stages * kept_bytes_per_token(profile)
         return tokens * max(held.values()) <= aside_bytes
 
-    def can_change(self, plan: Plan, stages: Sequence[StagePlan], tokens: int) -> bool:
+    def can_change(self, before: Sequence[StagePlan], after: Sequence[StagePlan], tokens: int) -> bool:
         """Whether every device has room, until a change of plan is over, for what it gives away beside what it gets."""
         profile, aside_bytes = self.files.profile, self.options.kv_memory_bytes
-        target = Plan(tuple(stages))
+        plan, target = Plan(tuple(before)), Plan(tuple(after))
         for device in self.devices:
             had, has = set(plan.units_on(device.name)), set(target.units_on(device.name))
             held = [profile.units[unit] for unit in had | has]

@@ -48,4 +48,4 @@ def drain(rings: Rings, device: str, leaving: Collection[str] = ()) -> str:
 
 def _has_room(rings: Rings, before: Plan, after: Plan, means: Means) -> bool:
     """Whether devices can hold what is open while both plans are there."""
-    return rings.blueprint is not None and rings.blueprint.can_change(before, after.stages, means.tokens)
+    return rings.blueprint is not None and rings.blueprint.can_change(before.stages, after.stages, means.tokens)

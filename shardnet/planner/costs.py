@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from shardnet.errors import BadConfiguration
 from shardnet.foreign.quoting import quoted
-from shardnet.plan import Link, StagePlan
+from shardnet.plan import Link, Plan, StagePlan
 from shardnet.planner.problem import Problem
 
 ROUNDING = 1e-9
@@ -109,6 +109,22 @@ def evaluate(problem: Problem, stages: Sequence[StagePlan]) -> Cost:
         device_memory_bytes=memory,
         device_energy_j=energy,
         hops=hops,
+    )
+
+
+def with_stages(plan: Plan, problem: Problem, stages: Sequence[StagePlan], in_flight: int = 1) -> Plan:
+    """A plan of other stages, with what these cost; nothing is proven of it."""
+    cost = evaluate(problem, stages)
+    return replace(
+        plan,
+        stages=tuple(stages),
+        lap_s=cost.lap_s,
+        bottleneck_s=cost.bottleneck_s,
+        rate_per_s=cost.rate(in_flight),
+        simulated_rate_per_s=None,
+        energy_j=cost.energy_j,
+        optimal=False,
+        gap=None,
     )
 
 

@@ -13,8 +13,8 @@ from dataclasses import replace
 from itertools import permutations
 from typing import NamedTuple
 
-from shardnet.plan import Plan, StagePlan, merged_stages, stages_from_counts
-from shardnet.planner.costs import broken_limit, evaluate, fits
+from shardnet.plan import Plan, StagePlan, merged_stages, owners_of, stages_from_counts
+from shardnet.planner.costs import broken_limit, evaluate, fits, with_stages
 from shardnet.planner.problem import Problem
 
 ROUNDING = 1e-9
@@ -25,7 +25,7 @@ def keep_places(old: Plan, new: Plan, problem: Problem) -> Plan:
 
     Returns `new` itself where that would cost anything.
     """
-    swap = _swap(_owners(old), new, _likenesses(problem))
+    swap = _swap(owners_of(old.stages), new, _likenesses(problem))
     stages = tuple(replace(stage, device=swap[stage.device]) for stage in new.stages)
     before, after = evaluate(problem, new.stages), evaluate(problem, stages)
     same = after.lap_s <= before.lap_s * (1 + ROUNDING) and after.bottleneck_s <= before.bottleneck_s * (1 + ROUNDING)
@@ -38,7 +38,7 @@ def _swap(owners: list[str], new: Plan, alike: dict[str, object]) -> dict[str, s
     """Whose place each device of the plan takes: of those like it, that which holds most of its units already."""
     shared: list[tuple[int, str, str]] = []
     for wanted in new.devices:
-        held = Counter(owner for owner, place in zip(owners, _owners(new), strict=True) if place == wanted)
+        held = Counter(owner for owner, place in zip(owners, owners_of(new.stages), strict=True) if place == wanted)
         shared += [(held[given], wanted, given) for given in alike if alike[given] == alike[wanted]]
     swap: dict[str, str] = {}
     for _, wanted, given in sorted(shared, key=lambda row: (-row[0], row[1] != row[2])):
@@ -83,17 +83,7 @@ def with_fewer_moves(
         return new if may_be_new else None
     if fewest is new.stages:
         return new
-    cost = evaluate(problem, fewest)
-    return replace(
-        new,
-        stages=fewest,
-        lap_s=cost.lap_s,
-        bottleneck_s=cost.bottleneck_s,
-        rate_per_s=cost.rate(in_flight),
-        energy_j=cost.energy_j,
-        optimal=False,
-        gap=None,
-    )
+    return with_stages(new, problem, fewest, in_flight)
 
 
 _MOST_TRIES = 20_000
@@ -141,8 +131,7 @@ def _stages_of(runs: Sequence[_Run]) -> tuple[StagePlan, ...]:
 
 
 def _num_moved(old: Plan, stages: Sequence[StagePlan]) -> int:
-    after = [stage.device for stage in stages for _ in _units(stage)]
-    return sum(before != now for before, now in zip(_owners(old), after, strict=True))
+    return sum(before != now for before, now in zip(owners_of(old.stages), owners_of(stages), strict=True))
 
 
 def ways_of(stages: Sequence[StagePlan]) -> frozenset[tuple[str, str]]:
@@ -162,11 +151,3 @@ def _likenesses(problem: Problem) -> dict[str, object]:
         device.name: (replace(device, name=""), tuple(sorted(links[device.name])), device.name == problem.source)
         for device in problem.devices
     }
-
-
-def _owners(plan: Plan) -> list[str]:
-    return [stage.device for stage in plan.stages for _ in _units(stage)]
-
-
-def _units(stage: StagePlan) -> range:
-    return range(stage.first_unit, stage.last_unit + 1)

@@ -18,7 +18,7 @@ from typing import Any
 from shardnet.errors import BadConfiguration, BadRequest, DoesNotFit, ShardnetError
 from shardnet.foreign.bounds import SECONDS, SESSIONS, Amount, Bound
 from shardnet.foreign.quoting import quoted
-from shardnet.plan import Plan, StagePlan
+from shardnet.plan import Plan, Stages
 from shardnet.planner import explain
 from shardnet.planner.budget import Budget
 from shardnet.planner.costs import ROUNDING, Cost, broken_limit, evaluate
@@ -37,7 +37,6 @@ TIME_LIMITS_S = ((MOST_DEVICES, 60.0), (200, 8.0), (math.inf, 25.0))
 """For the search of `exact` and `auto` where the caller sets none: up to so many devices, so long. Small clusters get
 more: with hardly any memory to spare a search goes on finding and proving, and what is easy ends long before."""
 
-Stages = tuple[StagePlan, ...]
 Simulate = Callable[[Problem, Stages, int], float]
 """The rate that so many sessions in flight reach in a run: `simulated_rate` of the simulator, unknown to this room."""
 MOST_SIMULATED = 12

@@ -8,7 +8,7 @@ from itertools import permutations
 
 from shardnet.errors import DoesNotFit
 from shardnet.plan import Plan, StagePlan, merged_stages
-from shardnet.planner.costs import evaluate, fits
+from shardnet.planner.costs import evaluate, fits, with_stages
 from shardnet.planner.problem import Problem
 
 _MOST = 64
@@ -71,10 +71,8 @@ def repaired(
     for ways in (repairs, scattered_repairs) if may_scatter else (repairs,):
         costs = [(evaluate(problem, stages), stages) for stages in ways(old, problem) if may_be(stages)]
         if costs:
-            cost, stages = min(costs, key=lambda row: row[0].value(old.objective, 1))
-            return replace(
-                old, stages=stages, lap_s=cost.lap_s, bottleneck_s=cost.bottleneck_s, gap=None, optimal=False
-            )
+            _, stages = min(costs, key=lambda row: row[0].value(old.objective, 1))
+            return with_stages(old, problem, stages)
     needed = sum(problem.unit_memory_bytes)
     free = sum(device.memory_bytes for device in problem.devices)
     raise DoesNotFit(

@@ -2,24 +2,26 @@
 
 `revise` is asked now and then with what was observed. It answers with a plan only when the predicted gain is worth it
 (threshold), has been so for a while (hysteresis), and the last change is long enough ago (cool-down): the longer ago,
-the less is gained, and the more often the same units have gone back and forth. To look for a better plan takes time,
-which `Prospect` saves as long as things are as they were. Who takes over from a lost device is another question: see
-`succession`.
+the less is gained, and the more often the same units have gone back and forth. Where there is no room for all of it at
+once, it goes in steps (`planner.steps`), which are one change. To look for a better plan takes time, which `Prospect`
+saves as long as things are as they were. Who takes over from a lost device is another question: see `succession`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import NamedTuple
 
 from shardnet.described.schema import require
 from shardnet.errors import DoesNotFit, ShardnetError
 from shardnet.foreign.bounds import BYTES_PER_S, SECONDS
-from shardnet.plan import Plan, StagePlan
-from shardnet.planner.costs import evaluate, gain
+from shardnet.plan import Plan, StagePlan, owners_of
+from shardnet.planner.costs import evaluate, gain, with_stages
 from shardnet.planner.least_moves import keep_places, with_fewer_moves
 from shardnet.planner.problem import Device, Link, Problem
+from shardnet.planner.steps import steps_to
 
 Replan = Callable[[Problem], Plan]
 ALIKE, LINKS_ALIKE = 0.05, 0.25
@@ -102,6 +104,8 @@ class Decision:
     plan: Plan | None
     why: str
     better_since_s: float | None = None
+    via: tuple[Plan, ...] = ()
+    """What is gone over to before, where there is no room for all of the change at once."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,8 @@ class Prospect:
     why_not: str
     seen: Observed
     """For which it was made."""
+    via: tuple[Plan, ...] = ()
+    """What is to be gone over to before."""
 
     def holds(self, devices: Mapping[str, float], links: Mapping[tuple[str, str], float]) -> bool:
         """Whether devices and links are about as fast as they were, by their slowdowns."""
@@ -140,24 +146,38 @@ def prospect(
     observed: Observed,
     replan: Replan,
     may_be: Callable[[Sequence[StagePlan]], bool] = lambda _: True,
+    has_room: Callable[[Sequence[StagePlan], Sequence[StagePlan]], bool] = lambda before, after: True,
 ) -> Prospect:
     """What another plan would gain over this one, by what is observed.
 
     Args:
-        may_be: whether it can be gone over to some stages.
+        may_be: whether a ring may be of some stages.
+        has_room: whether devices have room to go over from some stages to others at once.
     """
     seen = observed_problem(observed)
-    now = evaluate(seen, plan.stages).value(plan.objective, observed.in_flight)
+
+    def value_of(stages: Sequence[StagePlan]) -> float:
+        return evaluate(seen, stages).value(plan.objective, observed.in_flight)
+
+    def may_change(before: Sequence[StagePlan], after: Sequence[StagePlan]) -> bool:
+        return may_be(after) and has_room(before, after)
+
+    now = value_of(plan.stages)
     try:
         best = keep_places(plan, replan(seen), seen)
     except ShardnetError as error:  # nothing fits, or a solver is late: what runs goes on
         return Prospect(None, 0.0, f"no other plan can be made now: {error}", observed)
-    fewest = with_fewer_moves(plan, best, seen, observed.in_flight, NEARLY, may_be)
-    if fewest is None:
+    fewer_moves = partial(with_fewer_moves, plan, best, seen, observed.in_flight, NEARLY)
+    at_once = fewer_moves(partial(may_change, plan.stages))
+    if at_once is None or value_of(at_once.stages) > value_of(best.stages) * (1 + 2 * NEARLY):
+        wanted = fewer_moves(may_be)
+        steps = () if wanted is None else steps_to(plan.stages, wanted.stages, seen, value_of, may_change)
+        if wanted is not None and steps:
+            via = tuple(with_stages(wanted, seen, step, observed.in_flight) for step in steps[:-1])
+            return Prospect(wanted, gain(now, value_of(wanted.stages)), "", observed, via)
+    if at_once is None:
         return Prospect(None, 0.0, "there is no room for any change", observed)
-    best = fewest
-    share = gain(now, evaluate(seen, best.stages).value(plan.objective, observed.in_flight))
-    return Prospect(best, share, "", observed)
+    return Prospect(at_once, gain(now, value_of(at_once.stages)), "", observed)
 
 
 def decide(plan: Plan, found: Prospect, now_s: float, past: Past, policy: Policy) -> Decision:
@@ -179,7 +199,10 @@ def decide(plan: Plan, found: Prospect, now_s: float, past: Past, policy: Policy
             why_not = f"the last change was {since_s:.1f} s ago, within the cool-down of {rest_s:.3g} s"
             return Decision(None, why_not, since)
     why = f"gains {share:.0%} ({plan.objective})"
-    return Decision(replace(found.plan, version=plan.version + 1), why)
+    *via, better = (
+        replace(step, version=plan.version + number) for number, step in enumerate((*found.via, found.plan), start=1)
+    )
+    return Decision(better, why, via=tuple(via))
 
 
 def _cool_down_s(asked: Collection[Move], share: float, recent: Collection[Change], policy: Policy) -> float:
@@ -194,7 +217,7 @@ def _cool_down_s(asked: Collection[Move], share: float, recent: Collection[Chang
 
 def moves(old: Plan, new: Plan, lost: Collection[str] = ()) -> tuple[Move, ...]:
     """Which units change their device, in unit order."""
-    before, after = _owners(old), _owners(new)
+    before, after = owners_of(old.stages), owners_of(new.stages)
     return tuple(
         Move(unit, None if before[unit] in lost else before[unit], after[unit])
         for unit in range(len(after))
@@ -238,10 +261,6 @@ def _reached_from(start: str, ways: Collection[tuple[str, str]]) -> set[str]:
     while more := {target for source, target in ways if source in reached} - reached:
         reached |= more
     return reached
-
-
-def _owners(plan: Plan) -> list[str]:
-    return [stage.device for stage in plan.stages for _ in range(stage.num_units)]
 
 
 def _slowed(device: Device, factor: float) -> Device:

@@ -66,8 +66,8 @@ class Slowed:
 
 
 @contextmanager
-def loaded(tiny: Path, slowed: Slowed, **options: Any) -> Iterator[Model]:
-    with ring_in_process(3) as ring:
+def loaded(tiny: Path, slowed: Slowed, memory_bytes: int | None = None, **options: Any) -> Iterator[Model]:
+    with ring_in_process(3, memory_bytes=memory_bytes) as ring:
         for name in ring.names:
             worker = ring.workers[name]
             worker.premises = worker.premises.__class__(**{**vars(worker.premises), "pace": slowed.of(ring, name)})
@@ -106,6 +106,22 @@ def test_layers_leave_a_device_that_became_slow(tiny: Path, expected: list[int])
         after = {stage.device: stage.num_units for stage in model.plan.stages}
         assert after.get("b", 0) < before["b"]
         assert "rebalanced" in [event.event for event in model.events]
+
+
+def test_what_there_is_no_room_for_at_once_moves_in_steps(
+    tiny: Path, expected: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`b` gives its units to `c` before it has room for those of `a`: all in one change, however long the cool-down."""
+    monkeypatch.setattr(balancing, "POLICY", Policy(hold_s=0.3, cool_down_s=1000.0))
+    slowed = Slowed()
+    slowed.factor["a"] = 5.0
+    with loaded(tiny, slowed, memory_bytes=HALF_BYTES, split=[3, 2, 1], kv_memory_bytes=KV_BYTES) as model:
+        stream = model.stream(PROMPT, max_new_tokens=NUM_TOKENS)
+        "".join(stream)
+        assert stream.result.token_ids == expected
+        assert [stage.num_units for stage in model.plan.stages] == [3, 3]
+        assert model.plan.devices == ("b", "c")
+        assert [event.event for event in model.events] == ["rebalanced"]
 
 
 def test_layers_leave_a_device_whose_links_became_slow(
@@ -160,7 +176,7 @@ def test_a_change_has_to_fit_while_it_lasts(tiny: Path) -> None:
 
         def can_change(memory_bytes: int, stages: tuple[StagePlan, ...]) -> bool:
             devices = tuple(replace(each, memory_bytes=memory_bytes) for each in blueprint.devices)
-            return replace(blueprint, devices=devices).can_change(plan, stages, tokens)
+            return replace(blueprint, devices=devices).can_change(plan.stages, stages, tokens)
 
         assert can_change(4 * most + kept_bytes, shifted)
         assert can_change(3 * most + kept_bytes, trimmed)

@@ -20,7 +20,7 @@ from shardnet.cluster.standby import Standby
 from shardnet.device import orphans
 from shardnet.device.stage_host import StageHost
 from shardnet.errors import ClusterError, KVMemorySpent
-from shardnet.plan import Plan, StagePlan, merged_stages
+from shardnet.plan import Plan, StagePlan, stages_from_counts, stages_of
 
 NUM_TOKENS = 24
 
@@ -208,7 +208,7 @@ def test_of_what_is_ready_a_part_may_move(
         comes_before = owners.index(model.plan.device_of(ready.first_unit)) < owners.index(ready.device)
         moved = ready.last_unit if comes_before else ready.first_unit
         devices = [ready.device if unit == moved else model.plan.device_of(unit) for unit in range(6)]
-        plan = Plan(merged_stages([StagePlan(device, unit, unit) for unit, device in enumerate(devices)]))
+        plan = Plan(stages_of(devices))
         assert rings_of(model).go_over(lambda *_: plan)
         assert hosts_of(ring, ready.device) <= before
         assert ready not in standby_of(model).ready
@@ -223,7 +223,7 @@ def test_what_is_loaded_for_a_move_is_not_dropped_by_who_thinks_over_what_is_to_
     with loaded(tiny, [2, 2, 2]) as (_, model):
         are_ready(model, 3)
         rings, ready = rings_of(model), standby_of(model)
-        plan = Plan(merged_stages([StagePlan("a", 0, 0), StagePlan("b", 1, 3), StagePlan("c", 4, 5)]))
+        plan = Plan(stages_from_counts(["a", "b", "c"], [1, 3, 2]))
         stages = missing_of(rings.all[-1].members, plan)
         present = rings._present()
         ready.load(present, stages)

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from three_devices import AB, best_plan, three_devices
 
 from shardnet.errors import DoesNotFit
-from shardnet.plan import Plan, stages_from_counts
+from shardnet.plan import Plan, StagePlan, owners_of, stages_from_counts
+from shardnet.planner.costs import evaluate
 from shardnet.policy.rebalance import (
     Change,
     Decision,
@@ -14,8 +17,10 @@ from shardnet.policy.rebalance import (
     Observed,
     Past,
     Policy,
+    decide,
     moves,
     observed_problem,
+    prospect,
     revise,
     without_devices,
 )
@@ -60,6 +65,28 @@ def test_the_cool_down_comes_first() -> None:
 def test_a_small_gain_is_not_worth_a_move() -> None:
     decision = revise(AB, replace(SLOW, device_slowdown={"b": 1.1}), POLICY, best_plan)
     assert decision.plan is None and "less than 15%" in decision.why
+
+
+def test_a_change_for_which_there_is_no_room_at_once_goes_in_steps() -> None:
+    """It is one change: each step has a version, and the gain is that of the last."""
+    problem = three_devices(memory_units=4)
+    plan, best = (Plan(stages_from_counts(["a", "b", "c"], counts)) for counts in ([4, 3, 1], [1, 3, 4]))
+    slow = Observed(now_s=100.0, problem=problem, device_slowdown={"a": 8.0})
+
+    def has_room(before: Sequence[StagePlan], after: Sequence[StagePlan]) -> bool:
+        held = {*enumerate(owners_of(before)), *enumerate(owners_of(after))}
+        return all([device for _, device in held].count(name) <= 4 for name in "abc")
+
+    found = prospect(plan, slow, lambda _: best, has_room=has_room)
+    decision = decide(plan, found, 100.0, Past(better_since_s=90.0), POLICY)
+    assert decision.plan is not None and decision.plan.stages == best.stages
+    steps = [plan, *decision.via, decision.plan]
+    assert [step.version for step in steps] == list(range(1, len(steps) + 1)) and len(steps) > 2
+    assert all(has_room(before.stages, after.stages) for before, after in pairwise(steps))
+    assert [step.lap_s for step in steps[1:]] == [
+        evaluate(observed_problem(slow), step.stages).lap_s for step in steps[1:]
+    ]
+    assert prospect(plan, slow, lambda _: best).via == ()
 
 
 def test_where_nothing_fits_any_more_the_plan_stays() -> None:

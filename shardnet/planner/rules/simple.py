@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from shardnet.errors import DoesNotFit
-from shardnet.plan import StagePlan, merged_stages, stages_from_counts
+from shardnet.plan import StagePlan, Stages, merged_stages, stages_from_counts, stages_of
 from shardnet.planner.costs import ROUNDING, Cost, broken_limit, evaluate, gigabytes
 from shardnet.planner.problem import Problem
 
-Stages = tuple[StagePlan, ...]
 
 
 def solo(problem: Problem, value: Callable[[Cost], float]) -> Stages:
@@ -85,7 +84,7 @@ def packed(problem: Problem) -> Stages:
             raise DoesNotFit(f"Packing leaves unit {problem.units[u].name} ({gigabytes(sizes[u])}) without a device.")
         owners[u] = min(fitting, key=lambda d: free[d])
         free[owners[u]] -= sizes[u]
-    return merged_stages([StagePlan(problem.devices[owners[u]].name, u, u) for u in range(problem.num_units)])
+    return stages_of(problem.devices[owners[unit]].name for unit in range(problem.num_units))
 
 
 def _pinned(problem: Problem) -> set[int]:
