@@ -196,7 +196,7 @@ def owners_of(stages: Sequence[StagePlan]) -> list[str]:
     return [stage.device for stage in stages for _ in range(stage.num_units)]
 
 
-def stages_of(owners: Iterable[str]) -> Stages:
+def stages_of_owners(owners: Iterable[str]) -> Stages:
     """The stages of which each unit is on the device that is named for it."""
     return merged_stages([StagePlan(owner, unit, unit) for unit, owner in enumerate(owners)])
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from shardnet.plan import StagePlan, Stages, merged_stages, owners_of, stages_of
+from shardnet.plan import StagePlan, Stages, merged_stages, owners_of, stages_of_owners
 from shardnet.planner.costs import fits
 from shardnet.planner.problem import Problem
 
@@ -82,4 +82,4 @@ def _ends(here: Stages, goal: Stages) -> list[tuple[int, str]]:
 def _with_unit(stages: Stages, unit: int, device: str) -> Stages:
     owners = owners_of(stages)
     owners[unit] = device
-    return stages_of(owners)
+    return stages_of_owners(owners)

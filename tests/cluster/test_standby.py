@@ -20,7 +20,7 @@ from shardnet.cluster.standby import Standby
 from shardnet.device import orphans
 from shardnet.device.stage_host import StageHost
 from shardnet.errors import ClusterError, KVMemorySpent
-from shardnet.plan import Plan, StagePlan, stages_from_counts, stages_of
+from shardnet.plan import Plan, StagePlan, stages_from_counts, stages_of_owners
 
 NUM_TOKENS = 24
 
@@ -208,7 +208,7 @@ def test_of_what_is_ready_a_part_may_move(
         comes_before = owners.index(model.plan.device_of(ready.first_unit)) < owners.index(ready.device)
         moved = ready.last_unit if comes_before else ready.first_unit
         devices = [ready.device if unit == moved else model.plan.device_of(unit) for unit in range(6)]
-        plan = Plan(stages_of(devices))
+        plan = Plan(stages_of_owners(devices))
         assert rings_of(model).go_over(lambda *_: plan)
         assert hosts_of(ring, ready.device) <= before
         assert ready not in standby_of(model).ready

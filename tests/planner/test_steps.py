@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from three_devices import three_devices
 
-from shardnet.plan import StagePlan, Stages, owners_of, stages_from_counts, stages_of
+from shardnet.plan import StagePlan, Stages, owners_of, stages_from_counts, stages_of_owners
 from shardnet.planner.costs import evaluate, fits
 from shardnet.planner.problem import Problem
 from shardnet.planner.steps import WORSE, steps_to
@@ -49,7 +49,7 @@ def test_room_that_one_step_leaves_is_for_the_next() -> None:
 
 def test_a_device_that_the_ring_comes_by_twice_is_left_in_steps() -> None:
     """Once, there was "no room for any change" then, though the devices were full by one unit only."""
-    old, new = stages_of("aaabbaab"), stages_from_counts(["a", "b", "c"], [3, 3, 2])
+    old, new = stages_of_owners("aaabbaab"), stages_from_counts(["a", "b", "c"], [3, 3, 2])
     found = steps(three_devices(), old, new, within({"a": 5, "b": 4, "c": 4}))
     assert found[-1] == new and len(found) == 2
 
@@ -61,8 +61,8 @@ def test_where_everybody_is_full_there_is_no_way() -> None:
 
 @settings(deadline=None, max_examples=100)
 @given(
-    old=st.lists(st.sampled_from("abc"), min_size=8, max_size=8).map(stages_of),
-    new=st.lists(st.sampled_from("abc"), min_size=8, max_size=8).map(stages_of),
+    old=st.lists(st.sampled_from("abc"), min_size=8, max_size=8).map(stages_of_owners),
+    new=st.lists(st.sampled_from("abc"), min_size=8, max_size=8).map(stages_of_owners),
     spare=st.integers(0, 3),
 )
 def test_every_step_fits_while_it_lasts_and_none_is_much_worse_than_what_was(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from shardnet.errors import DoesNotFit
-from shardnet.plan import StagePlan, Stages, merged_stages, stages_from_counts, stages_of
+from shardnet.plan import StagePlan, Stages, merged_stages, stages_from_counts, stages_of_owners
 from shardnet.planner.costs import ROUNDING, Cost, broken_limit, evaluate, gigabytes
 from shardnet.planner.problem import Problem
 
@@ -84,7 +84,7 @@ def packed(problem: Problem) -> Stages:
             raise DoesNotFit(f"Packing leaves unit {problem.units[u].name} ({gigabytes(sizes[u])}) without a device.")
         owners[u] = min(fitting, key=lambda d: free[d])
         free[owners[u]] -= sizes[u]
-    return stages_of(problem.devices[owners[unit]].name for unit in range(problem.num_units))
+    return stages_of_owners(problem.devices[owners[unit]].name for unit in range(problem.num_units))
 
 
 def _pinned(problem: Problem) -> set[int]:
