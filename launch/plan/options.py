@@ -209,7 +209,7 @@ class RunOptions:
     ] = True
     standby: Annotated[
         str,
-        typer.Option("--standby", help="What is kept ready for a loss: cold, warm or hot.", rich_help_panel=_RUN),
+        typer.Option("--standby", help="What is kept ready for a loss: none, cold, warm or hot.", rich_help_panel=_RUN),
     ] = "warm"
     duration_s: Annotated[
         float | None,

@@ -15,10 +15,10 @@ from shardnet.foreign.quoting import quoted
 from shardnet.options import Made, Meaning, Number, OneOf, Options, Whole
 from shardnet.plan import DTYPES
 from shardnet.planner import OBJECTIVES
+from shardnet.policy.succession import STANDBY, WARM
 from shardnet.progress import Progress
 from shardnet.timeline.events import Event
 
-STANDBY = COLD, WARM, HOT = "cold", "warm", "hot"
 _MODEL = "The model"
 _DEVICES = "Devices"
 
@@ -123,10 +123,11 @@ class LoadOptions(Options):
         OneOf(STANDBY),
         Meaning(
             "warm: devices keep each other's units ready for a loss, where memory is left. hot: and what they know of "
-            "conversations. cold: all is loaded then.",
+            "conversations. cold: all is loaded then. none: nobody takes over.",
             about='"warm": some seconds after the load devices begin to load what they would take over from each '
             'other, as far as memory is left; "hot": they copy keys and values of sessions, too, while they have '
-            'nothing else to do; "cold": all is loaded and computed when a device is lost.',
+            'nothing else to do; "cold": all is loaded and computed when a device is lost; "none": nobody takes over, '
+            "and the loss of a device ends the model.",
             panel=_DEVICES,
         ),
     ] = WARM

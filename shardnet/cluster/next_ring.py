@@ -66,7 +66,8 @@ def means_of(
         return all(map(is_ready, missing_of(left, Plan(tuple(stages)))))
 
     has_room = partial(blueprint.has_room, plan)
-    return Means(blueprint.problem, has_room, reserved_tokens, LEAST_KV_TOKENS, is_all_ready)
+    standby = blueprint.options.standby
+    return Means(blueprint.problem, has_room, reserved_tokens, LEAST_KV_TOKENS, is_all_ready, standby)
 
 
 def missing_of(stages: Sequence[RemoteStage], plan: Plan) -> tuple[StagePlan, ...]:

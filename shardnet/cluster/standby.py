@@ -16,12 +16,11 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from shardnet.cluster.blueprint import Blueprint
-from shardnet.cluster.load_options import COLD, HOT
 from shardnet.cluster.remote_stage import RemoteStage
 from shardnet.errors import ClusterError, ShardnetError
 from shardnet.plan import Plan, StagePlan
 from shardnet.policy.standby import COPY_S, QUIET_S, Reserve, overlapping, reserves
-from shardnet.policy.succession import Means
+from shardnet.policy.succession import HOT, WARM, Means
 from shardnet.process.threads import on_thread
 from shardnet.timeline.events import units_of
 from shardnet.transport.base import Transport
@@ -84,7 +83,7 @@ class Standby:
         """From now on this is the ring. Does not wait."""
         with self._news:
             self._taken.clear()
-            if self._is_closed or present.blueprint.options.standby == COLD:
+            if self._is_closed or present.blueprint.options.standby not in (WARM, HOT):
                 return
             self._present, self._due_s, self._asked = present, time.monotonic() + QUIET_S, frozenset()
             if not self._is_running:

@@ -21,12 +21,14 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import NamedTuple
 
-from shardnet.errors import ShardnetError
+from shardnet.errors import DoesNotFit, ShardnetError
 from shardnet.plan import Plan, StagePlan
 from shardnet.planner.least_moves import ways_of
 from shardnet.planner.problem import Problem
 from shardnet.planner.repairs import repaired
 
+STANDBY = NONE, COLD, WARM, HOT = "none", "cold", "warm", "hot"
+"""What is ready for a loss: nobody takes over; others load what was lost then, or before, or know conversations, too."""
 Cut = tuple[str, str]
 """Nothing that the first device sends reaches the second."""
 
@@ -60,6 +62,8 @@ class Means:
     """For so many there must be room in any case."""
     is_ready: Callable[[Sequence[StagePlan]], bool] = lambda _: False
     """Whether what others take over is loaded there already."""
+    standby: str = COLD
+    """Of `STANDBY`."""
 
     @property
     def tokens(self) -> int:
@@ -107,6 +111,7 @@ def drained(device: str, plan: Plan, away: Away, means: Means) -> Plan | None:
     """A plan in which others hold what a device holds, which is about to leave; None where they cannot."""
     if device not in plan.devices:
         return None
+    means = replace(means, standby=COLD)  # it asks for it, and is no loss
     verdict = succeed(plan, None, replace(away, silent=away.silent | {device}), means)
     return None if device in verdict.plan.devices else verdict.plan
 
@@ -153,6 +158,8 @@ def _without(plan: Plan, coming: Plan | None, attempt: _Attempt, means: Means) -
     for kept in [plan] if coming is None or _gives_more(coming, plan, full) else [coming, plan]:
         if leaving.isdisjoint(kept.devices) and cut.isdisjoint(ways_of(kept.stages)):
             return kept
+    if means.standby == NONE:
+        raise DoesNotFit("nobody is to take over: standby is none")
 
     def may_be(stages: Sequence[StagePlan]) -> bool:
         return (

@@ -10,6 +10,7 @@ from shardnet.foreign.bounds import SECONDS, SESSIONS, TOKENS, Amount, Count, ch
 from shardnet.foreign.quoting import quoted
 from shardnet.policy.membership import Limits
 from shardnet.policy.rebalance import Policy, Replan
+from shardnet.policy.succession import STANDBY, WARM
 
 MAX_STEPS = 2_000_000
 """Tokens and chunks of prompts in one run."""
@@ -17,7 +18,6 @@ MAX_LEGS = 2_500_000
 """Stages and links that they cross in all: each is recorded, and these take 500 MB."""
 MAX_UNRECORDED_LEGS = 10_000_000
 """The same where nothing is recorded, as in a run of a given duration."""
-STANDBY = ("cold", "warm", "hot")
 _MANY = Count(1, TOKENS.most)
 
 
@@ -99,7 +99,7 @@ class Recovery:
     load_bytes_per_s: dict[str, float] = field(default_factory=dict)
     default_load_bytes_per_s: float = 200e6
     """Of a device that is not in `load_bytes_per_s`."""
-    standby: str = "warm"
+    standby: str = WARM
     """Of `STANDBY`: what is kept ready for a loss."""
     standby_gib: float | None = None
     """That each device gives for it at most; half of what the plan leaves free where None."""

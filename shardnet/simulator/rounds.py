@@ -18,7 +18,7 @@ from shardnet.planner.problem import Problem
 from shardnet.policy.absences import Absences, News
 from shardnet.policy.shape import Held, missing, pieces
 from shardnet.policy.standby import COPY_S, QUIET_S, reserves
-from shardnet.policy.succession import DRAIN_TRIES, Away, Cut, Means, drained, succeed
+from shardnet.policy.succession import DRAIN_TRIES, HOT, WARM, Away, Cut, Means, drained, succeed
 from shardnet.simulator.load import Recovery
 from shardnet.simulator.nearby import left_of
 from shardnet.simulator.weights import Weights
@@ -174,7 +174,7 @@ class Rounds:
             self._course.after(ASK_AGAIN_S, partial(self._go_on, number, plan, parts))
             return
         was_mended = self._coming is not None and self._has_lost
-        hot = self._recovery.standby == "hot"
+        hot = self._recovery.standby == HOT
         copies = frozenset((part.device, unit) for part in parts if hot and part in self._hot for unit in _units(part))
         self._force(plan, parts)
         self._course.go_on(Switch(self.plan, None, copies))
@@ -249,7 +249,7 @@ class Rounds:
 
     def _prepare_later(self, seconds: float) -> None:
         self._hot: frozenset[StagePlan] = frozenset()
-        if self._recovery.standby != "cold":
+        if self._recovery.standby in (WARM, HOT):
             self._quiet += 1
             self._course.after(seconds, partial(self._prepare, self._quiet))
 
@@ -279,6 +279,7 @@ class Rounds:
             reserved_tokens=0,
             least_tokens=0,
             is_ready=is_ready,
+            standby=self._recovery.standby,
         )
 
     def _missing(self, plan: Plan, away: Away) -> tuple[StagePlan, ...]:

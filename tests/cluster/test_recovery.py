@@ -105,6 +105,24 @@ def test_what_the_others_cannot_hold_ends_the_model_with_a_sentence_and_not_the_
             assert answer(again) == alone(tiny, [PROMPT], 12)[0]
 
 
+def test_where_nobody_is_to_take_over_a_frozen_device_is_waited_for_and_a_lost_one_ends_the_model(
+    ring: RingInProcess, tiny: Path, expected: list[list[int]]
+) -> None:
+    with ring.connect() as cluster:
+        model = cluster.load(tiny, dtype="float32", split=[2, 2, 2], standby="none")
+        stream = model.stream(PROMPT, max_new_tokens=NUM_TOKENS)
+        next(stream)
+        ring.network.freeze("b")
+        wait_until(lambda: "b" in cluster._watch.suspected)
+        ring.network.restore("b")
+        "".join(stream)
+        assert stream.result.token_ids == expected[0]
+        assert "b" in model.plan.devices
+        ring.network.kill("b")
+        with pytest.raises(DeviceLost, match=r"b is lost .* nobody is to take over: standby is none"):
+            answer(model, PROMPT, NUM_TOKENS)
+
+
 @pytest.mark.parametrize("frozen", ["a", "b", "c"])
 def test_others_take_over_from_a_frozen_device_and_it_is_used_again_when_it_thaws(
     ring: RingInProcess, tiny: Path, expected: list[list[int]], frozen: str

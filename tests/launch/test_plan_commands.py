@@ -221,7 +221,7 @@ def test_devices_that_come_and_go_cost_a_share_that_is_told() -> None:
         (("--duration-s", "60", "--goodbye", "0.5"), "need --stay-s"),
         (("--duration-s", "60", "--requests", "9"), "--requests does not go with --duration-s"),
         (("--duration-s", "60", "--trace", "trace.json"), "--trace does not go with --duration-s"),
-        (("--standby", "lukewarm"), "standby must be one of cold, warm, hot"),
+        (("--standby", "lukewarm"), "standby must be one of none, cold, warm, hot"),
     ],
 )
 def test_a_run_of_a_duration_refuses_what_it_cannot_do(

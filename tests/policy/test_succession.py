@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import permutations
 
 from four_devices import NAMES, NUM_UNITS, held, means_of
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from shardnet.plan import Plan, stages_from_counts
 from shardnet.planner.least_moves import ways_of
-from shardnet.policy.succession import Away, Verdict, succeed
+from shardnet.policy.succession import NONE, Away, Verdict, drained, succeed
 
 subsets = st.frozensets(st.sampled_from(NAMES))
 ways = st.frozensets(st.sampled_from(list(permutations(NAMES, 2))), max_size=2)
@@ -110,6 +111,21 @@ def test_a_way_that_may_be_slow_only_is_kept_where_there_is_no_other() -> None:
     assert succeed(plan, None, Away(cut=frozenset({("a", "b")})), means_of(tight)).is_over
     roomy = dict.fromkeys(NAMES, 8)
     assert succeed(plan, None, Away(late=frozenset({("a", "b")})), means_of(roomy)).plan is not plan
+
+
+@settings(deadline=None)
+@given(situations())
+def test_where_standby_is_none_nobody_takes_over_but_from_who_leaves(
+    situation: tuple[Plan, Away, dict[str, int], int],
+) -> None:
+    plan, away, capacity, num_tokens = situation
+    means = replace(means_of(capacity, num_tokens), standby=NONE)
+    verdict = succeed(plan, None, away, means)
+    assert verdict.plan is plan
+    assert verdict.is_over == bool(away.lost.intersection(plan.devices) or away.cut & ways_of(plan.stages))
+    roomy = replace(means_of(dict.fromkeys(NAMES, NUM_UNITS)), standby=NONE)
+    left = drained(plan.devices[0], plan, Away(), roomy)
+    assert left is not None and plan.devices[0] not in left.devices
 
 
 def test_who_takes_over_goes_over_no_cut_that_was_none_of_the_ring_before() -> None:
