@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import signal
 import sys
 from collections.abc import Iterator
@@ -29,9 +30,10 @@ def orderly_exit(debug: bool, *, wants_json: bool = False) -> Iterator[None]:
     """Turn every way in which a command can fail into one sentence on stderr and an exit code.
 
     Signals become exceptions, so that `with` blocks end what they started. With `debug` errors pass as they are,
-    traceback and all. With `wants_json` a program reads standard output: an error is an object there, too.
+    traceback and all. With `wants_json` a program reads standard output: an error is an object there, too. What is
+    logged meanwhile is said like an error.
     """
-    with raised() as arrived:
+    with _log_said(debug), raised() as arrived:
         try:
             with _written_out():
                 yield
@@ -51,6 +53,26 @@ def orderly_exit(debug: bool, *, wants_json: bool = False) -> Iterator[None]:
             sentence, exit_code = _verdict(error)
             _say(sentence, exit_code, wants_json)
             _leave(exit_code)
+
+
+@contextmanager
+def _log_said(debug: bool) -> Iterator[None]:
+    said = _Said()
+    if debug:
+        said.setFormatter(logging.Formatter("%(message)s"))  # with tracebacks
+    log = logging.getLogger("shardnet")
+    log.addHandler(said)
+    try:
+        yield
+    finally:
+        log.removeHandler(said)
+
+
+class _Said(logging.Handler):
+    """Says what is logged, in one line unless it has a formatter."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(f"shardnet: {one_line(record.getMessage()) if self.formatter is None else self.format(record)}")
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import json
+import logging
 import os
 import signal
 import sys
@@ -68,6 +69,24 @@ def test_a_program_reads_of_an_error_on_standard_output(capsys: Captured) -> Non
     printed = capsys.readouterr()
     assert json.loads(printed.out) == {"error": "Too big.", "exit_code": 3}
     assert printed.err == "shardnet: Too big.\n"
+
+
+def test_what_is_logged_is_one_sentence_of_ours_with_a_traceback_for_who_debugs(capsys: Captured) -> None:
+    for debug in (False, True):
+        with orderly_exit(debug):
+            try:
+                raise OSError("no space left")
+            except OSError as error:
+                logging.getLogger("shardnet.notebook").error("it cannot be\nwritten: %s", error, exc_info=error)
+    once, twice = capsys.readouterr().err.split("Traceback", 1)
+    assert once.splitlines() == [
+        "shardnet: it cannot be written: no space left",
+        "shardnet: it cannot be",
+        "written: no space left",
+    ]
+    assert "OSError" in twice
+    logging.getLogger("shardnet.notebook").error("nobody says this any more")
+    assert "shardnet:" not in capsys.readouterr().err
 
 
 def test_a_result_that_was_printed_stays_the_only_object(capsys: Captured) -> None:
