@@ -34,8 +34,10 @@ SOURCE_S = 5.0
 NUM_UNITS = 32
 PROMPTS = 5
 """Every so many-th run is struck within the prompt."""
-LATE, LAST = 0.85, 0.95
-"""Between these shares of an answer it happens, where it is to come late."""
+LAST = 0.95
+"""At that share of an answer's time at the latest."""
+LATE = 0.8, 0.9
+"""Between these shares of its tokens, where it is to come late."""
 SECOND_S = 0.4
 """A second loss comes within so many seconds of the first."""
 
@@ -130,10 +132,11 @@ def strike(
     kind: Kind, calm: Script, undisturbed: Outcome, number: int, draw: random.Random, *, is_late: bool = False
 ) -> Script:
     """The same with something that happens."""
-    first, last = (LATE, LAST) if is_late else (0.0, LAST)
-    at_s = draw.uniform(first * undisturbed.end_s, last * undisturbed.end_s)
-    if number % PROMPTS == 0 and not is_late:
-        at_s = draw.uniform(0, undisturbed.begin_s)
+    if is_late:
+        token = round(draw.uniform(*LATE) * calm.conversations[0].tokens)
+        events = kind.draw(draw, calm.names, number, 0.0)
+        return replace(calm, events=tuple(replace(event, at_s=None, token=token) for event in events))
+    at_s = draw.uniform(0, undisturbed.begin_s if number % PROMPTS == 0 else LAST * undisturbed.end_s)
     return replace(calm, events=tuple(kind.draw(draw, calm.names, number, round(at_s, 3))))
 
 
@@ -159,7 +162,7 @@ def main() -> int:
     parser.add_argument("--standby", default="cold", choices=("cold", "warm", "hot"))
     parser.add_argument("--settle-s", type=float, default=0.0, help="before the prompts; 13 with warm")
     parser.add_argument("--only", default=",".join(KINDS))
-    parser.add_argument("--late", action="store_true", help="only near the end of an answer: its length tells then")
+    parser.add_argument("--late", action="store_true", help="kill only near the end of an answer: its length tells then")
     options = parser.parse_args()
     has_links = why_not() is None
     if has_links and not in_own_network():
