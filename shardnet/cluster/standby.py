@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future, wait
 from contextlib import suppress
 from functools import partial
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from shardnet.cluster.blueprint import Blueprint
 from shardnet.cluster.remote_stage import RemoteStage
-from shardnet.errors import ClusterError, ShardnetError
+from shardnet.errors import ClusterError, DoesNotFit, ShardnetError
 from shardnet.plan import Plan, StagePlan
 from shardnet.policy.standby import COPY_S, QUIET_S, Reserve, overlapping, reserves
 from shardnet.policy.succession import HOT, WARM, Means
@@ -176,11 +176,7 @@ class Standby:
         with self._news:
             self._present = None
             stages = self._take_all()
-        unloaded = [stage.unload() for stage in stages]
-        wait(unloaded, timeout=GIVE_UP_S)
-        for stage in stages:
-            stage.release()
-        return bool(stages)
+        return _are_unloaded(stages)
 
     def close(self) -> list[RemoteStage]:
         """Nothing is kept ready any more. Returns what was, to be unloaded."""
@@ -189,11 +185,11 @@ class Standby:
             self._news.notify_all()
             return self._take_all()
 
-    def _take_all(self) -> list[RemoteStage]:
-        stages = list(self._stages.values())
-        self._stages.clear()
-        self._ring_ids.clear()
-        return stages
+    def _take_all(self, but: Collection[StagePlan] = ()) -> list[RemoteStage]:
+        taken = [stage for plan, stage in self._stages.items() if plan not in but]
+        self._stages = {plan: stage for plan, stage in self._stages.items() if plan in but}
+        self._ring_ids = {plan: ring_id for plan, ring_id in self._ring_ids.items() if plan in but}
+        return taken
 
     def _run(self) -> None:
         while True:
@@ -236,7 +232,8 @@ class Standby:
         """Have these loaded now, and wait for it: the ring is about to be changed. Returns those that have copied all
         that is known of sessions, and keep near.
 
-        What is ready with more units than these gives up the others.
+        What is ready with more units than these gives up the others, and where a device has no room for these, all else
+        that is ready is given up.
 
         Raises:
             ShardnetError: a device cannot.
@@ -246,16 +243,30 @@ class Standby:
             self._asked = self._asked.union(stages)
         wait([on_thread("shardnet-standby", partial(self._narrow, stage)) for stage in stages])
         try:
-            opened = [self._open(present, stage) for stage in stages]
-            loads = [each.load() for each in opened]
-            for loaded in loads:
-                loaded.result()
+            try:
+                self._load_all(present, stages)
+            except DoesNotFit:
+                with self._news:
+                    others = self._take_all(but=stages)
+                if not _are_unloaded(others):
+                    raise
+                self._load_all(present, stages)
         except ShardnetError:
             self._drop(new)
             raise
         copied = self._follow(present, stages)
         wait(copied.values(), timeout=COPY_S)
         return [stage for stage, answer in copied.items() if answer.done() and answer.exception() is None]
+
+    def _load_all(self, present: Present, stages: Sequence[StagePlan]) -> None:
+        """
+        Raises:
+            ShardnetError: a device cannot.
+        """
+        opened = [self._open(present, stage) for stage in stages]
+        loads = [each.load() for each in opened]
+        for loaded in loads:
+            loaded.result()
 
     def _drop(self, stages: Sequence[StagePlan]) -> None:
         """There is no use for these."""
@@ -366,3 +377,11 @@ class Standby:
         budgets = {each.device: now.kv_budget_bytes for each, now in zip(present.stages, present.specs, strict=True)}
         num_groups = present.specs[0].num_groups if stage.first_unit == 0 else 1
         return spec._replace(kv_budget_bytes=budgets.get(stage.device, spec.kv_budget_bytes), num_groups=num_groups)
+
+
+def _are_unloaded(stages: Sequence[RemoteStage]) -> bool:
+    """Let these go, and wait until their memory is free; False where there are none."""
+    wait([stage.unload() for stage in stages], timeout=GIVE_UP_S)
+    for stage in stages:
+        stage.release()
+    return bool(stages)
