@@ -111,16 +111,18 @@ def test_layers_leave_a_device_that_became_slow(tiny: Path, expected: list[int])
 def test_what_there_is_no_room_for_at_once_moves_in_steps(
     tiny: Path, expected: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`b` gives its units to `c` before it has room for those of `a`: all in one change, however long the cool-down."""
+    """`b` gives a unit to `c` before it has room for one of `a`: all in one change, however long the cool-down is."""
     monkeypatch.setattr(balancing, "POLICY", Policy(hold_s=0.3, cool_down_s=1000.0))
     slowed = Slowed()
-    slowed.factor["a"] = 5.0
-    with loaded(tiny, slowed, memory_bytes=HALF_BYTES, split=[3, 2, 1], kv_memory_bytes=KV_BYTES) as model:
+    with loaded(tiny, slowed, memory_bytes=830_000, kv_memory_bytes=460_000) as model:  # three units and what moves
+        before = model.plan.stages
+        assert [stage.num_units for stage in before] == [2, 2, 2]
+        slowed.factor["a"] = 5.0
         stream = model.stream(PROMPT, max_new_tokens=NUM_TOKENS)
         "".join(stream)
         assert stream.result.token_ids == expected
-        assert [stage.num_units for stage in model.plan.stages] == [3, 3]
-        assert model.plan.devices == ("b", "c")
+        assert model.plan.stages == stages_from_counts(["a", "b", "c"], [1, 2, 3])
+        assert not blueprint_of(model).can_change(before, model.plan.stages, NUM_TOKENS)
         assert [event.event for event in model.events] == ["rebalanced"]
 
 

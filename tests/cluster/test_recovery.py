@@ -70,13 +70,17 @@ def test_two_of_four_are_lost_at_random_moments(
         with model, ThreadPoolExecutor(4) as threads:
             answers = [threads.submit(answer, model, prompt, NUM_TOKENS) for prompt in PROMPTS]
             other = threads.submit(model.generate, [PROMPT], max_new_tokens=NUM_TOKENS, **SAMPLED)
+            timers = []
             for lost in random.sample(ring.names, 2):
                 timer = Timer(random.choice([0.0, random.uniform(0, 0.3)]), ring.network.kill, [lost])
                 timer.start()
+                timers.append(timer)
                 if random.random() < 0.7:
                     timer.join()
             assert [each.result(timeout=30) for each in answers] == expected
             assert other.result(timeout=30)[0].token_ids == sampled
+            for timer in timers:
+                timer.join()
 
 
 @pytest.fixture(scope="module")
