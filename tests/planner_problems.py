@@ -21,7 +21,6 @@ SLACKS = (1.05, 1.2, 1.5, 2.5, 6.0)
 TIGHT = (1.02, *SLACKS[:3])
 
 
-
 def random_problem(rng: random.Random, num_devices: int, num_units: int, slack: float | None = None) -> Problem:
     """A problem with unequal devices and links: some alike, some links missing, some pins, some batteries."""
     slack = rng.choice(SLACKS) if slack is None else slack

@@ -162,7 +162,9 @@ def main() -> int:
     parser.add_argument("--standby", default="cold", choices=("cold", "warm", "hot"))
     parser.add_argument("--settle-s", type=float, default=0.0, help="before the prompts; 13 with warm")
     parser.add_argument("--only", default=",".join(KINDS))
-    parser.add_argument("--late", action="store_true", help="kill only near the end of an answer: its length tells then")
+    parser.add_argument(
+        "--late", action="store_true", help="kill only near the end of an answer: its length tells then"
+    )
     options = parser.parse_args()
     has_links = why_not() is None
     if has_links and not in_own_network():

@@ -80,7 +80,10 @@ def test_every_step_fits_while_it_lasts_and_none_is_much_worse_than_what_was(
     assert found[-1] == new
     for before, after in pairwise((old, *found)):
         assert may_change(before, after)
-        away = [sum(now != then for now, then in zip(owners_of(each), owners_of(new), strict=True)) for each in (before, after)]
+        away = [
+            sum(now != then for now, then in zip(owners_of(each), owners_of(new), strict=True))
+            for each in (before, after)
+        ]
         assert away[1] < away[0] or before == after == new
     for step in found[:-1]:
         assert fits(problem, step)

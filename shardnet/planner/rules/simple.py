@@ -10,7 +10,6 @@ from shardnet.planner.costs import ROUNDING, Cost, broken_limit, evaluate, gigab
 from shardnet.planner.problem import Problem
 
 
-
 def solo(problem: Problem, value: Callable[[Cost], float]) -> Stages:
     """The single device that holds everything at the least `value` of its cost.
 
