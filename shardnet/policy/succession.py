@@ -28,7 +28,7 @@ from shardnet.planner.problem import Problem
 from shardnet.planner.repairs import repaired
 
 STANDBY = NONE, COLD, WARM, HOT = "none", "cold", "warm", "hot"
-"""What is ready for a loss: nobody takes over; others load what was lost then, or before, or know conversations, too."""
+"""What is ready for a loss: nobody takes over; others load what was lost then; before; and know conversations, too."""
 Cut = tuple[str, str]
 """Nothing that the first device sends reaches the second."""
 
