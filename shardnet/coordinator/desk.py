@@ -72,6 +72,8 @@ class SessionDesk:
         self._keeping = threading.Lock()
         """Held while an answer gets its number: who ends it and who looks or closes must not make two of it."""
         self._is_closed = False
+        self._is_decided = notebook is None or not notebook.was_left
+        """Whether it is known what goes on."""
         for page in () if notebook is None else notebook.sessions():
             self._hold_left(page)
 
@@ -150,15 +152,16 @@ class SessionDesk:
     def go_on(self, resumed: Mapping[int, Session]) -> None:
         """These do, and the others that were left cannot."""
         left, self._left = self._left, {}
+        self._is_decided = True
         for number, page in left.items():
             held, session = self._held.get(page.request.ticket), resumed.get(number)
-            if session is not None and held is not None:
+            if session is not None and held is not None and not self._is_closed:
                 self._start(held, page.request, session)
                 continue
-            if session is not None:  # its source was waited for in vain
+            if session is not None:  # its source was waited for in vain, or the cluster ends just now
                 session.cancel()
             if held is not None:
-                self._end(held, ClusterError("what held this answer is gone."))
+                self._end(held, None if held.is_cancelled else ClusterError("what held this answer is gone."))
 
     def _hold_left(self, page: SessionPage) -> None:
         ticket = page.request.ticket
@@ -192,9 +195,9 @@ class SessionDesk:
             if ticket in left:  # nothing goes on that could end
                 each.close(why)
                 each.end(why)
-            elif each.is_finished or each.is_closed:
+            elif each.is_closed or (each.is_finished and not self._is_decided):
                 each.close(why)
-            else:
+            else:  # also one that is finished: its source may not have heard all of it
                 each.close(self._broke_off(each, why))
 
     def look(self, now_s: float) -> None:

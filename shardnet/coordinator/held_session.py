@@ -157,6 +157,11 @@ class HeldSession:
         """Whether its source needs it no more, or was told that it ends."""
         return self._is_closed
 
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether its source needs it no more."""
+        return self._is_closed and self._why_closed is None
+
     def _has_news(self, waiting: _Waiting) -> bool:
         return self._is_over or waiting.have < len(self._tokens)
 

@@ -25,6 +25,7 @@ from shardnet.coordinator.loaded import Loaded
 from shardnet.coordinator.notebook import BrokenPage, Notebook, SessionPage
 from shardnet.errors import BadRequest, ClusterError, ShardnetError
 from shardnet.process.state_folder import StateFolder
+from shardnet.session.session import Session
 from shardnet.session.stream import Stream
 from shardnet.source.running_cluster import RunningCluster
 from shardnet.transport.messages import SampledToken, SamplingOptions, SessionSpec
@@ -387,6 +388,36 @@ def test_a_coordinator_that_is_killed_while_an_answer_is_resumed(
     wait_until(lambda: pages(tmp_path) == [])
 
 
+def test_an_answer_that_nobody_had_read_when_the_cluster_was_ended(
+    tiny: Path, tmp_path: Path, undisturbed: dict[bool, list[int]]
+) -> None:
+    """Its last token had come, and its source was gone, or read slowly: such an answer was lost."""
+    with lasting_in_process(3, folder=tmp_path / "state") as cluster:
+        stream = begun(cluster, tiny).stream(PROMPT, max_new_tokens=NUM_TOKENS)
+        next(stream)
+        wait_until(lambda: cluster.told("session ended"))
+        cluster.network.kill("@source-1")
+        cluster.coordinator.close()
+        assert pages(tmp_path) == ["broken-00000001.page"]
+        del stream
+    with lasting_in_process(3, folder=tmp_path / "state") as cluster:
+        begun(cluster, tiny)
+        assert ids_of(cluster.connect().resume()) == undisturbed[False]
+
+
+def test_an_end_before_it_is_known_what_goes_on_keeps_what_nobody_has_read_as_it_is(
+    cluster: LastingInProcess, tiny: Path, tmp_path: Path
+) -> None:
+    stream = begun(cluster, tiny).stream(PROMPT, max_new_tokens=NUM_TOKENS)
+    next(stream)
+    wait_until(lambda: cluster.told("session ended"))
+    before = pages(tmp_path)
+    cluster.kill()
+    cluster.restart()
+    cluster.coordinator.close()
+    assert len(before) == 1 and pages(tmp_path) == before
+
+
 # ---- sources that go ----
 
 
@@ -630,6 +661,48 @@ def test_an_answer_that_ends_in_two_ways_at_once_has_one_number(
         desk.look(time.monotonic() + 3600)
         other.join(10)
         assert [each.number for each in desk.broken_off()] == [1]
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_what_its_source_has_ended_before_it_was_known_what_goes_on(tmp_path: Path, number: int) -> None:
+    """Where nothing went on, it was kept all the same. One that was resumed stays what it was."""
+    with closing(StateFolder(tmp_path / "state")) as state:
+        desk = desk_with_one_session(state, number)
+        desk.close_session(7)
+        desk.go_on({})
+        assert [each.number for each in desk.broken_off()] == [1] * number
+        assert pages(tmp_path) == ["broken-00000001.page"] * number
+
+
+def test_an_end_just_when_it_is_known_what_goes_on(tmp_path: Path) -> None:
+    """Sessions that went on were closed, and their pages removed, as if their sources had ended them."""
+    with closing(StateFolder(tmp_path / "state")) as state:
+        desk = desk_with_one_session(state, 0)
+        [left] = desk.left()
+        desk.close()
+        desk.go_on({left.spec.session: Session(Nobody(), *left)})
+        wait_until(lambda: pages(tmp_path) == ["broken-00000001.page"])
+
+
+def desk_with_one_session(state: StateFolder, number: int) -> SessionDesk:
+    """As a coordinator was killed. Args: `number`, of the answer that the session resumes; 0 for none."""
+    notebook = Notebook(state)
+    kept = page(1, time.time())
+    if number:
+        notebook.keep_broken_off(kept)
+    spec = SessionSpec(9, 11, 3, 3, 8, (), SamplingOptions())
+    notebook.keep_session(SessionPage(request(7), spec, kept.mark, number, kept.answer))
+    return SessionDesk(no_model, lambda _: None, notebook=notebook)
+
+
+class Nobody:
+    """Whoever opened a session, and holds it no more."""
+
+    def close_session(self, session: int) -> None:
+        pass
+
+    def close_session_later(self, session: int) -> None:
+        pass
 
 
 def no_model() -> Loaded:
