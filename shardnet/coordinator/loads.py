@@ -53,7 +53,7 @@ class Load:
         self.model = model
         self.options = options
         self.ticket = ticket
-        self.done: Future[Loaded] = Future()
+        self.done: Future[None] = Future()
         self._progress: dict[str, tuple[float, float]] = {}
 
     def tell(self, what: str, done: float, total: float) -> None:
@@ -186,9 +186,10 @@ class Loads:
 
     def has_ended(self) -> bool:
         """Whether something has ended the model that is there: `look` then loads it again, if it can be."""
+        loaded = self._loaded
         try:
-            if self._loaded is not None:
-                self._loaded.model.deployment.sessions.raise_if_ended()
+            if loaded is not None:
+                loaded.model.deployment.sessions.raise_if_ended()
         except ShardnetError as error:
             self._why_none = error
             return True
@@ -236,7 +237,7 @@ class Loads:
         go_on(resumed or {})
         if resumed is not None:
             self._heritage.end_what_is_left(wait_s=0.0)
-            load.done.set_result(self.loaded())
+            load.done.set_result(None)  # also where that has ended since
         else:
             self._heritage.end_what_is_left(wait_s=CLEAR_S)
             self._perform(load)
@@ -252,9 +253,9 @@ class Loads:
         options = replace(again.options, progress=silent, on_event=partial(self._hear, files.name))
         self._cluster.keep = self._heritage.keeping(again, page.number)
         resumed = self._cluster.resume(page.left, files, options, sessions)
-        loaded = self._loaded = Loaded(page.number, resumed.model, again.options.wire_dtype)
+        self._loaded = Loaded(page.number, resumed.model, again.options.wire_dtype)
         self._wanted = again
-        again.done.set_result(loaded)
+        again.done.set_result(None)
         self._asked.begin(page.ticket, lambda: again)
         self._tell(_resumed(files.name, resumed))
         return resumed.sessions
@@ -262,7 +263,7 @@ class Loads:
     def _perform(self, load: Load) -> None:
         loaded, wanted = self._loaded, self._wanted
         if loaded is not None and wanted is not None and wanted.ticket == load.ticket and not self.has_ended():
-            load.done.set_result(loaded)  # who asks has not heard that the coordinator before had done it
+            load.done.set_result(None)  # who asks has not heard that the coordinator before had done it
             return
         try:
             files = open_model(load.model, load.options.dtype, progress=load.tell)
@@ -301,14 +302,14 @@ class Loads:
             number = self._transport.draw("model")
             self._cluster.keep = self._heritage.keeping(load, number)
             model = self._cluster.load(files, **options)
-            loaded = self._loaded = Loaded(number, model, load.options.wire_dtype)
+            self._loaded = Loaded(number, model, load.options.wire_dtype)
             self._why_none = None  # the one before may have ended at the last moment
         except Exception as error:
             self._heritage.forget()
             self._fail(load, files.name, error)
         else:
             self._tell(_loaded(files.name, model.plan))
-            load.done.set_result(loaded)
+            load.done.set_result(None)
         finally:
             self._loading = ""
 

@@ -73,6 +73,11 @@ class FollowedSession:
         told = answer_of(lambda wait_s: send(timeout_s=wait_s), first_s=CLOSE_S, most_tries=CLOSE_TRIES)
         told.add_done_callback(lambda _: settle(self.closed, None))
 
+    def __del__(self) -> None:
+        """Nobody holds it any more. Where nobody has begun to iterate, there is no iteration that could end it."""
+        if not self._stop.done():
+            self._cancel_later()
+
     def _cancel_later(self) -> None:
         """Nobody iterates any more. This may run in the garbage collector, and so in the midst of anything."""
         self._errands.do(self.cancel)

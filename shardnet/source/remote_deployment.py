@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import threading
+import weakref
 from collections.abc import Sequence
 from concurrent.futures import wait
 
@@ -34,7 +35,8 @@ class RemoteSessions:
     def __init__(self, connection: Connection, model: int) -> None:
         self._connection = connection
         self._model = model
-        self._opened: dict[int, FollowedSession] = {}
+        self._opened: weakref.WeakValueDictionary[int, FollowedSession] = weakref.WeakValueDictionary()
+        """Those that somebody still holds."""
         self.is_closed = False
         self._lock = threading.Lock()
         self._errands = Errands("shardnet-source")
@@ -96,6 +98,11 @@ class RemoteSessions:
         """
         if self.is_closed:
             raise BadRequest("the model was closed. Ask the cluster for it again.")
+
+    @property
+    def are_open(self) -> bool:
+        """Whether any is."""
+        return bool(self._opened)
 
     def close(self) -> None:
         """End all that were started here."""

@@ -50,7 +50,7 @@ class RunningCluster:
         """Use `Cluster.connect` instead."""
         self._connection = connection
         self._models: dict[int, tuple[Model, RemoteDeployment]] = {}
-        """Each as it was handed out, by its number."""
+        """The present one as it was handed out, and those before it that still answer, by their numbers."""
         self._making = threading.Lock()
         self._birthplace = Birthplace("this cluster")
         self._resources = resources.pop_all()  # the caller's until it stands
@@ -251,10 +251,10 @@ class RunningCluster:
     def _model_of(self, info: ModelInfo) -> tuple[Model, RemoteDeployment]:
         with self._making:
             open_ones = {number: each for number, each in self._models.items() if not each[1].sessions.is_closed}
-            if info.model not in open_ones:
-                open_ones[info.model] = self._new_model(info)
-            self._models = open_ones
-            return open_ones[info.model]
+            present = open_ones.get(info.model) or self._new_model(info)
+            before = {number: each for number, each in open_ones.items() if each[1].sessions.are_open}
+            self._models = {**before, info.model: present}
+            return present
 
     def _new_model(self, info: ModelInfo) -> tuple[Model, RemoteDeployment]:
         tokenizer = read_tokenizer(require_copy(info.checkpoint, cache_folder(), "this machine").folder)

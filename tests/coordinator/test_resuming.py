@@ -18,6 +18,7 @@ from processes import wait_until
 from shardnet.cluster import resuming, standby, watch
 from shardnet.cluster.model import Model
 from shardnet.cluster.rings import Rings
+from shardnet.coordinator.desk import SessionDesk
 from shardnet.coordinator.notebook import MODEL
 from shardnet.device.stage_host import StageHost
 from shardnet.device.worker import Worker
@@ -532,6 +533,23 @@ def test_a_damaged_page_is_noticed(
     with pytest.raises(ClusterError, match="does not know this answer"):
         for _ in stream:
             pass
+
+
+def test_a_model_that_ends_just_when_it_goes_on(
+    cluster: LastingInProcess, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the coordinator had begun with was never over, and it said to be waiting for it until it was ended."""
+    begin(cluster, tiny)
+    cluster.kill()
+    go_on = SessionDesk.go_on
+
+    def ended(desk: SessionDesk, resumed: Any) -> None:
+        cluster.coordinator._loads.loaded().model.deployment.end(ClusterError("it is over."))  # type: ignore[attr-defined]
+        go_on(desk, resumed)
+
+    monkeypatch.setattr(SessionDesk, "go_on", ended)
+    cluster.restart()
+    cluster.coordinator.begin(str(tiny), OPTIONS).done.result(30)
 
 
 def test_who_asks_meanwhile_is_answered_when_it_is_known_what_goes_on(cluster: LastingInProcess, tiny: Path) -> None:

@@ -4,8 +4,10 @@ or a sentence, and nothing is left of those that are gone."""
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -195,6 +197,30 @@ def test_a_stream_that_nobody_reads_is_closed(cluster: LastingInProcess, tiny: P
     del stream
     wait_until(lambda: cluster.num_sessions() == 0, 5)
     assert len(answers(model)) == 3
+
+
+def test_a_stream_that_nobody_has_begun_to_read_is_closed(
+    cluster: LastingInProcess, tiny: Path, expected: list[list[int]]
+) -> None:
+    """It went on to its end, held its memory for a lease, and was kept as an answer that broke off."""
+    source = cluster.connect()
+    model = loaded(source, tiny)
+    stream = model.stream(PROMPT, max_new_tokens=LONG)
+    assert cluster.num_sessions() == 2
+    del stream
+    wait_until(lambda: cluster.num_sessions() == 0, 5)
+    wait_until(lambda: not model.deployment.sessions._opened)  # type: ignore[attr-defined]
+    assert answers(model) == expected
+
+
+def test_who_holds_no_model_any_more_keeps_nothing_of_it(cluster: LastingInProcess, tiny: Path) -> None:
+    """The coordinator kept the last 256 with their tokenizers, and a source all that it had ever asked."""
+    source = cluster.connect()
+    asked = weakref.ref(loaded(source, tiny))
+    held = weakref.ref(cluster.coordinator._loads.loaded().model)
+    loaded(source, tiny)
+    for model in (held, asked):
+        wait_until(lambda model=model: gc.collect() is not None and model() is None)  # type: ignore[misc]
 
 
 def test_a_source_that_is_killed_keeps_its_sessions_for_a_lease(tiny: Path) -> None:
