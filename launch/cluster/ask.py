@@ -21,7 +21,8 @@ def load(folder: Path, model: str, options: LoadOptions) -> None:
 def unload(folder: Path) -> None:
     """Unload."""
     with RunningCluster.connect(folder) as cluster:
-        was = cluster.status().model
+        status = cluster.status()
+        was = status.model or status.loading
         cluster.unload()
     print(f"{was} is unloaded." if was else "No model was loaded.")
 

@@ -18,7 +18,7 @@ class Attendance:
     """
     Args:
         cluster: told of the devices that come and go.
-        on_change: called after a change, on a thread that must not wait.
+        on_change: called after devices have come or gone, on a thread that must not wait.
         how_it_ended: in words that follow "is lost", how a device has ended, where more is known than that.
     """
 
@@ -64,14 +64,17 @@ class Attendance:
 
     def _hear(self, joined: tuple[str, ...], left: tuple[str, ...]) -> None:
         with self._lock:
-            for name in left:
-                if name in self._present:
-                    self._let_go(name)
-            for name in joined:
-                is_device = not name.startswith(SOURCE_MARK) and name not in (COORDINATOR, self._transport.name)
-                if is_device and name not in self._present:
-                    self._take_in(name)
-        self._on_change()
+            gone = [name for name in left if name in self._present]
+            for name in gone:
+                self._let_go(name)
+            came = [name for name in joined if self._is_device(name) and name not in self._present]
+            for name in came:
+                self._take_in(name)
+        if gone or came:
+            self._on_change()
+
+    def _is_device(self, name: str) -> bool:
+        return not name.startswith(SOURCE_MARK) and name not in (COORDINATOR, self._transport.name)
 
     def _take_in(self, name: str) -> None:
         self._present[name] = None

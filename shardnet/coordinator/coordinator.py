@@ -75,6 +75,7 @@ class Coordinator:
         self._is_closed = threading.Event()
         self._thread = threading.Thread(target=self._look_after, name="shardnet-coordinator", daemon=True)
         for endpoint, handler in (
+            ("ping", lambda: None),
             ("cluster_status", self.cluster_status),
             ("model_info", self.model_info),
             ("start_session", self._desk.start_session),

@@ -102,6 +102,8 @@ class Loads:
         self._why_none: ShardnetError | None = None
         self._heritage = Heritage(transport, cluster, notebook)
         self._is_closed = False
+        self._is_about_to_try = False
+        """The wanted model: an errand that has not begun yet."""
         self._early: list[Callable[[], object]] | None = None if notebook is None else []
         """What was asked before `begin`; None since then."""
         self._lock = threading.Lock()
@@ -182,7 +184,10 @@ class Loads:
 
     def look(self) -> None:
         """Devices have come or gone: where the wanted model is not there, it may fit by now."""
-        self._errands.do(self._try_wanted)
+        with self._lock:
+            is_due, self._is_about_to_try = self._is_about_to_try, True
+        if not is_due:
+            self._errands.do(self._try_wanted)
 
     def has_ended(self) -> bool:
         """Whether something has ended the model that is there: `look` then loads it again, if it can be."""
@@ -275,6 +280,7 @@ class Loads:
         self._load(load, files)
 
     def _try_wanted(self) -> None:
+        self._is_about_to_try = False
         self._heritage.end_what_is_left(wait_s=0.0)
         if self.has_ended():
             self._unload()

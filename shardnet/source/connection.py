@@ -16,6 +16,8 @@ AWAY_S = 60.0
 ENDED_S = 5.0
 """The same for one that has left in order, or whose place at the door is empty."""
 AGAIN_S = 0.1
+LIFE_S = 5.0
+"""How long a coordinator may take to show that it lives, when it has not answered in time."""
 
 
 class Connection:
@@ -36,10 +38,10 @@ class Connection:
         return self.transport.name
 
     def ask(self, endpoint: str, *args: Any, timeout_s: float, stop: Future[None] | None = None) -> Any:
-        """What an endpoint of the coordinator answers. It may be asked several times.
+        """What an endpoint of the coordinator answers. It may be asked several times, for as long as it lives.
 
         Args:
-            timeout_s: how long one answer may take.
+            timeout_s: how long one answer may take until it is asked again.
             stop: waits no longer than until this is done, and then returns None.
 
         Raises:
@@ -60,6 +62,9 @@ class Connection:
             if not self._is_away(error):
                 raise error
             now_s = time.monotonic()
+            if isinstance(error, CallTimeout) and self._lives(stop):  # what it is asked takes its time
+                away_since_s = None
+                continue
             away_since_s = now_s if away_since_s is None else away_since_s
             self._check_patience(now_s, away_since_s)
             _rest(stop)
@@ -80,6 +85,14 @@ class Connection:
         if COORDINATOR not in self.transport.members():
             return True
         return isinstance(error, (DeviceLost, CallTimeout)) and error.device == COORDINATOR
+
+    def _lives(self, stop: Future[None] | None) -> bool:
+        answer = self.transport.post(COORDINATOR, "ping", timeout_s=LIFE_S)
+        wait((answer,) if stop is None else (answer, stop), return_when=FIRST_COMPLETED)
+        if not answer.done():
+            return False
+        error = answer.exception()
+        return error is None or not self._is_away(error)
 
     def _check_patience(self, now_s: float, away_since_s: float) -> None:
         """

@@ -3,6 +3,7 @@
 A source is a member that holds no stage; its name begins with `@`. Endpoints of the coordinator (handlers in
 `shardnet.coordinator`), all of which may be asked again when an answer does not come:
 
+    ping()                       answered at once: it lives, and what it was asked before takes its time
     cluster_status()             -> ClusterStatus: who is there, what is loaded, who talks
     model_info()                 -> ModelInfo: what a source must know to turn text into ids and back
     start_session(SessionRequest)      answered when the session is open on every stage, or with why it is not

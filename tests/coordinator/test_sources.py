@@ -18,11 +18,14 @@ from in_process_ring import PROMPT, alone
 from lasting_in_process import LastingInProcess, lasting_in_process
 from processes import wait_until
 
+from shardnet.cluster.cluster import Cluster
 from shardnet.cluster.model import Model
 from shardnet.coordinator.desk import SessionDesk
+from shardnet.coordinator.loads import Loads
 from shardnet.errors import BadRequest, ClusterError, DoesNotFit, KVMemorySpent, ModelNotFound
+from shardnet.launch.cluster import ask
 from shardnet.session.session import Session
-from shardnet.source import remote_deployment
+from shardnet.source import remote_deployment, running_cluster
 from shardnet.source.running_cluster import RunningCluster
 from shardnet.transport.messages import SamplingOptions
 from shardnet.transport.source_messages import COORDINATOR
@@ -378,6 +381,90 @@ def test_a_cluster_that_ends_tells_those_who_wait(cluster: LastingInProcess, tin
     with pytest.raises(ClusterError, match="the cluster was ended"):
         for _ in stream:
             pass
+
+
+def test_a_coordinator_that_takes_its_time_is_waited_for(
+    cluster: LastingInProcess, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever unloaded in the midst of a long load, or told a device to leave from which much had to move, was told
+    after a minute that the coordinator does not answer."""
+    source = cluster.connect(away_s=0.3)
+    loaded(source, tiny)
+    may_go_on = threading.Event()
+    unload = Loads._unload
+
+    def slowly(loads: Loads) -> None:
+        may_go_on.wait(60)
+        unload(loads)
+
+    monkeypatch.setattr(Loads, "_unload", slowly)
+    monkeypatch.setattr(running_cluster, "ASK_S", 0.2)
+    cluster.network.at("unload", 5, may_go_on.set)
+    source.unload()
+    assert may_go_on.is_set()
+
+
+def test_unloading_what_is_being_loaded_says_what_it_was(
+    cluster: LastingInProcess, tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It said that no model was loaded."""
+    source = cluster.connect()
+    monkeypatch.setattr(RunningCluster, "connect", staticmethod(lambda folder: source))
+    may_go_on = threading.Event()
+    load = Cluster.load
+
+    def slowly(here: Cluster, model: Any, **options: Any) -> Model:
+        may_go_on.wait(60)
+        return load(here, model, **options)
+
+    monkeypatch.setattr(Cluster, "load", slowly)
+    cluster.coordinator.load(5, str(tiny), {"dtype": "float32", "split": (3, 3)})
+    wait_until(lambda: source.status().loading)
+    cluster.network.at("unload", 0, may_go_on.set)
+    ask.unload(Path("state"))
+    assert capsys.readouterr().out == f"{tiny.name} is unloaded.\n"
+
+
+# ---- a model that finds no room ----
+
+
+@pytest.fixture
+def full(cluster: LastingInProcess, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> LastingInProcess:
+    """Nothing fits."""
+
+    def refuse(here: Cluster, model: Any, **options: Any) -> Model:
+        raise DoesNotFit("there is no room.")
+
+    monkeypatch.setattr(Cluster, "load", refuse)
+    with pytest.raises(DoesNotFit):
+        cluster.coordinator.begin(str(tiny), {"dtype": "float32"}).done.result(30)
+    return cluster
+
+
+def test_who_only_asks_is_no_reason_to_load_again(full: LastingInProcess) -> None:
+    """Each command that came and went had it tried twice."""
+    with full.connect():
+        pass
+    full.join("c")
+    wait_until(lambda: len(full.told("loading")) >= 2)
+    full.coordinator._loads._errands.settle(30)
+    assert len(full.told("loading")) == 2
+
+
+def test_what_comes_while_it_is_tried_is_tried_once(full: LastingInProcess) -> None:
+    """While a download took minutes it was looked for four times a second what had become of the model before, and each
+    look tried anew to load that."""
+    loads = full.coordinator._loads
+    may_go_on = threading.Event()
+    loads._errands.do(may_go_on.wait)
+    for _ in range(5):
+        loads.look()
+    may_go_on.set()
+    loads._errands.settle(30)
+    assert len(full.told("loading")) == 2
+    loads.look()
+    loads._errands.settle(30)
+    assert len(full.told("loading")) == 3
 
 
 # ---- models and devices that change ----
