@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 from shardnet.coordinator.notebook import BrokenPage, Notebook, SessionPage
-from shardnet.errors import BadRequest
+from shardnet.errors import BadRequest, ClusterError
 from shardnet.transport.messages import SampledToken
 from shardnet.transport.source_messages import BrokenOff, ModelMark
 
@@ -101,9 +101,18 @@ class BrokenSessions:
                 del self._claims[number]
 
     def forget(self, number: int) -> None:
-        """Remove it. None of that number is done already."""
+        """Remove it. None of that number is done already.
+
+        Raises:
+            ClusterError: its page cannot be removed. Then it stays.
+        """
         with self._writing:
-            self._forget(number)
+            page = self._pages.get(number)
+            if page is None or self._forget(number):
+                return
+            with self._lock:
+                self._pages[number] = page
+        raise ClusterError(f"answer {number} cannot be removed from the disk. Look at the state folder and its disk.")
 
     def drop_old(self) -> None:
         """Remove those that broke off long ago."""
@@ -125,11 +134,11 @@ class BrokenSessions:
             pages = [page for page in self._pages.values() if page.number not in self._claims]
         return sorted(pages, key=lambda page: (page.at_s, page.number))
 
-    def _forget(self, number: int) -> None:
+    def _forget(self, number: int) -> bool:
+        """Whether its page is gone."""
         with self._lock:
-            is_there = self._pages.pop(number, None) is not None
-        if is_there:
-            self._notebook.forget_broken_off(number)
+            self._pages.pop(number, None)
+        return self._notebook.forget_broken_off(number)
 
 
 def check_mark(page: BrokenPage, here: ModelMark) -> None:

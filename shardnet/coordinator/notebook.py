@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -186,9 +187,9 @@ class Notebook:
         """Write down an answer that broke off, in place of what was known of it. Whether that could be done."""
         return self._write(_broken_name(page.number), page)
 
-    def forget_broken_off(self, number: int) -> None:
-        """It is over, or nobody wants it any more."""
-        self._remove(_broken_name(number))
+    def forget_broken_off(self, number: int) -> bool:
+        """It is over, or nobody wants it any more. Whether its page is gone."""
+        return self._remove(_broken_name(number))
 
     @property
     def as_option(self) -> str:
@@ -213,9 +214,10 @@ class Notebook:
             return False
         return True
 
-    def _remove(self, name: str) -> None:
-        with self._lock, suppress(OSError):  # it is not there
+    def _remove(self, name: str) -> bool:
+        with self._lock, suppress(OSError):  # it is not there, or the disk can only be read
             self._state.remove(name)
+        return not os.path.lexists(self._path(name))
 
 
 def _session_name(ticket: int) -> str:

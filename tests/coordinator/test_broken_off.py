@@ -748,6 +748,23 @@ def test_what_cannot_be_written_is_not_promised(
     assert ids_of(source.resume(2)) == undisturbed[False]
 
 
+def test_what_cannot_be_removed_is_not_said_to_be_forgotten(tmp_path: Path) -> None:
+    """The disk can only be read any more, say: the prompt was still there, and came back with the next coordinator."""
+    with closing(StateFolder(tmp_path / "state")) as state:
+        notebook = Notebook(state)
+        notebook.keep_broken_off(page(1, time.time()))
+        sessions = BrokenSessions(notebook)
+        whole = tmp_path / "state" / "broken-00000001.page"
+        whole.unlink()
+        whole.mkdir()  # which no file is removed from
+        with pytest.raises(ClusterError, match="answer 1 cannot be removed from the disk"):
+            sessions.forget(1)
+        assert [each.number for each in sessions.listed()] == [1]
+        whole.rmdir()
+        sessions.forget(1)
+        assert sessions.listed() == ()
+
+
 def test_pages_do_not_pile_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that broke off first go first, but for those that are being resumed just now."""
     monkeypatch.setattr(broken_off, "MOST_KEPT", 3)
