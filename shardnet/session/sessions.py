@@ -195,9 +195,13 @@ class Sessions:
                 self._close_everywhere(session)
             self._open.discard(session)  # last: whoever is interrupted before can close it again
 
+    def is_open(self, session: int) -> bool:
+        """Whether it goes on, or is about to."""
+        return session in self._open
+
     def close_session_later(self, session: int) -> None:
         """The same on another thread: for who may hold locks that this takes, or that the transport does."""
-        if self._birthplace.is_here and session in self._open:
+        if self._birthplace.is_here and self.is_open(session):
             self._errands.do(partial(self.close_session, session))
 
     def settle(self) -> None:
@@ -383,4 +387,4 @@ class Sessions:
         return self._ended is not None
 
     def _is_over(self, session: int) -> bool:
-        return session not in self._open
+        return not self.is_open(session)

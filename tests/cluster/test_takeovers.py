@@ -288,6 +288,25 @@ def test_who_cannot_take_over_from_one_that_leaves_may_do_so_when_it_has_left(ti
         wait_until(lambda: "c" in model.plan.devices)
 
 
+def test_an_answer_that_is_stopped_as_others_take_over_ends_alone(tiny: Path, expected: list[int]) -> None:
+    """Once the model ended, where the answer of who was to open it was lost, too."""
+    with loaded(tiny, [2, 2, 2, 0], speed=20.0) as (ring, model), ThreadPoolExecutor(1) as threads:
+        set_speeds(model, d=0.001)
+        stream = begun(model)
+        stopped: list[Future[None]] = []
+
+        def stop() -> None:
+            stopped.append(threads.submit(stream.close))
+
+        ring.network.drop("d", "coordinator", endpoint="open_session", count=1, answers=True)
+        ring.network.at("open_session", 0, stop)
+        ring.network.kill("b")
+        wait_until(lambda: stopped)
+        stopped[0].result(WAIT_S)
+        assert answer(model, PROMPT, NUM_TOKENS) == expected
+        assert "d" in model.plan.devices
+
+
 def test_who_falls_silent_as_it_gives_up_units_is_asked_later_what_it_has(tiny: Path, expected: list[int]) -> None:
     """Once it was taken to have them all still, and the session hung."""
 
