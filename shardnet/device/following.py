@@ -6,6 +6,7 @@ work which comes meanwhile hardly waits; here they are written while the stage, 
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -24,6 +25,8 @@ from shardnet.transport.messages import Copied, CopyWanted, Owner
 Result = TypeVar("Result")
 ANSWER_S = 5.0
 ANSWER_TRIES = 3
+LONGEST_S = 1.0
+"""For so long an answer may take where as much is asked for as comes well."""
 
 
 class Manner(NamedTuple):
@@ -40,14 +43,20 @@ class Manner(NamedTuple):
     pause_s: float
     """Between two answers."""
 
-    def next_bytes(self, answer_s: float) -> int:
-        """How much to ask for when the last answer took so long."""
-        return int(min(max(self.first_bytes, self.bytes_per_s * answer_s), self.most_bytes))
+    def next_bytes(self, asked_bytes: int, answer_s: float) -> int:
+        """How much to ask for when the last answer, of so many bytes or less, took so long.
+
+        No more than comes within `LONGEST_S` at that pace: over a slow link it would be late, be asked for again, and
+        hold up what the owner sends besides.
+        """
+        answer_s = max(answer_s, 1e-6)
+        next_bytes = min(self.bytes_per_s * answer_s, asked_bytes * LONGEST_S / answer_s)
+        return int(min(max(self.first_bytes, next_bytes), self.most_bytes))
 
 
 POLITE = Manner(2**18, 2**20, 2.5e6, 0.1, 0.002)
 """While the owner decodes: an answer takes it a few tenths of a millisecond, or a hundredth of its steps."""
-HURRIED = Manner(MOST_BYTES, MOST_BYTES, 0.0, 0.0, 0.0)
+HURRIED = Manner(2**18, MOST_BYTES, math.inf, 0.0, 0.0)
 """While all wait."""
 LEAST_PAUSE_S, MOST_PAUSE_S = 0.02, 0.5
 """Between two passes over the owners; longer each time that nothing was new."""
@@ -188,7 +197,7 @@ class Following:
             wanted = self._do(turn, partial(ask, most_bytes=most_bytes))
             asked_s = time.monotonic()
             copied = self._answer(owner, wanted, turn)
-            most_bytes = manner.next_bytes(time.monotonic() - asked_s)
+            most_bytes = manner.next_bytes(most_bytes, time.monotonic() - asked_s)
             is_all = self._do(turn, partial(FollowedSessions.take, wanted=wanted, copied=copied))
             num_tokens += sum(part.num_tokens for part in copied.parts)
             if is_all:
