@@ -119,6 +119,8 @@ class Rings:
             self._plan = plan
             self.standby = Standby(self._transport, self._draw_id, self._note, self._keep_present)
             self.standby.prepare(self._present())
+            if self.absences.silent:  # as others loaded: nobody has seen to it yet
+                self._change_soon()
 
     def _keep_present(self) -> None:
         """More is kept ready. While the ring changes, whoever changes it writes that down."""

@@ -8,16 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from random import Random
 from threading import Timer
 from typing import Any
 
 import pytest
-from in_process_ring import PROMPT, RingInProcess, alone, answer, load, ring_in_process
+from in_process_ring import PROMPT, SPLIT, RingInProcess, alone, answer, load, ring_in_process
 from processes import wait_until
 
-from shardnet.cluster.deployment import MOST_EVENTS
+from shardnet.cluster.deployment import MOST_EVENTS, Deployment
 from shardnet.errors import DeviceLost
 
 pytestmark = pytest.mark.usefixtures("quick_watch")
@@ -146,6 +147,29 @@ def test_others_take_over_from_a_frozen_device_and_it_is_used_again_when_it_thaw
             ring.network.kill(lost)
         assert answer(model, PROMPT, NUM_TOKENS) == expected[0]
         assert model.plan.devices == (frozen,)
+
+
+def test_who_falls_silent_while_others_load_is_replaced_when_all_have_loaded(
+    ring: RingInProcess, tiny: Path, expected: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, nobody saw to it before it was lost for good, 30 s later."""
+    events: list[str] = []
+
+    def late(model: Deployment, loads: Any) -> None:
+        wait_until_loaded(model, loads)
+        ring.network.freeze("b")
+        assert model._rings is not None
+        silent = model._rings.absences.silent
+        wait_until(lambda: "b" in silent)
+
+    wait_until_loaded = Deployment.wait_until_loaded
+    monkeypatch.setattr(Deployment, "wait_until_loaded", late)
+    with ring.connect() as cluster:
+        told = partial(cluster.load, tiny, dtype="float32", split=SPLIT, prefill_chunk_tokens=4)
+        with told(on_event=lambda event: events.append(event.event)) as model:
+            assert answer(model, PROMPT, NUM_TOKENS) == expected[0]
+            assert [(event.event, event.device) for event in model.events] == [("suspected", "b"), ("recovered", "")]
+            wait_until(lambda: events == ["suspected", "recovered"])
 
 
 def test_where_nobody_can_take_over_from_a_frozen_device_its_sessions_wait(
