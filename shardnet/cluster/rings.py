@@ -171,8 +171,7 @@ class Rings:
         self._has_lost = True
         broken_off, self._broken_off = self._broken_off, Future()
         if not self.is_changing:
-            self.is_changing = True
-            self._known_s = time.monotonic()
+            self.is_changing, self._known_s = True, time.monotonic()
             on_thread("shardnet-recovery", self._change)
         else:
             broken_off.set_exception(BrokenOff())
@@ -206,7 +205,7 @@ class Rings:
 
     def go_over(self, choose: Callable[[Plan, Away, Means], Plan | None]) -> bool:
         """Go over to another plan, though nothing is lost. What it needs is loaded first, while the ring goes on. False
-        where there is no other plan, or another change comes first.
+        where there is no other plan, another change comes first, or sessions that came meanwhile have no room then.
 
         Args:
             choose: gives the plan, from the one in force; None for no other.
@@ -220,7 +219,8 @@ class Rings:
             return False
         copied = self.standby.load(present, missing_of(ring.members, plan))
         with self._settled:
-            if self.is_changing or self._is_over or self._plan is not before:
+            is_late = self.is_changing or self._is_over or self._plan is not before
+            if is_late or not present.still_has_room(plan, self._means(ring, Away())):
                 return False
             self._coming, self._copied, self._known_s = plan, copied, time.monotonic()
             self.is_changing, self._has_lost = True, False

@@ -47,6 +47,13 @@ class Present(NamedTuple):
         found = [held.owner_of(stage) for held in self.held if held.plan.device != stage.device]
         return tuple(owner for owner in found if owner is not None)
 
+    def still_has_room(self, after: Plan, now: Means) -> bool:
+        """Whether a change that had room while it was prepared has it for the sessions that came since, too."""
+        if now.reserved_tokens <= self.means.reserved_tokens:
+            return True
+        can_change = self.blueprint.can_change(self.plan.stages, after.stages, now.tokens)
+        return can_change and now.has_room(after.stages, now.reserved_tokens)
+
 
 class Standby:
     """The stages that are kept ready for one deployment."""

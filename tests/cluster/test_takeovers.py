@@ -5,6 +5,7 @@ that have no room, and links that are cut. Over a whole ring in this process.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -18,7 +19,9 @@ from processes import wait_until
 
 from shardnet.cluster import handover
 from shardnet.cluster.model import Model
+from shardnet.cluster.placement import kept_bytes_per_token
 from shardnet.cluster.remote_stage import RemoteStage
+from shardnet.cluster.standby import Present
 from shardnet.device import outlet
 from shardnet.errors import ClusterError, DoesNotFit
 from shardnet.plan import Plan, StagePlan
@@ -286,6 +289,38 @@ def test_who_cannot_take_over_from_one_that_leaves_may_do_so_when_it_has_left(ti
         ring.network.kill("b")
         assert rest_of(stream) == expected
         wait_until(lambda: "c" in model.plan.devices)
+
+
+def test_no_session_ends_for_a_move_that_it_came_too_late_for(
+    tiny: Path, expected: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, one did that began while layers were loaded, and had no room where they went."""
+    tokens = len(PROMPT) + NUM_TOKENS
+    with loaded(tiny, [2, 2, 2]) as (_, model):
+        profile = model.profile
+    kv_bytes = sum(unit.kv_bytes_per_token for unit in profile.units)
+    aside_bytes = int(1.05 * tokens * (kv_bytes + 2 * kept_bytes_per_token(profile)))
+    with loaded(tiny, [2, 2, 2], kv_memory_bytes=aside_bytes) as (ring, model):
+        for one in ring.names:
+            ring.network.delay(one, "a", 0.01)
+        rings = rings_of(model)
+        assert rings.standby is not None
+        streams = [begun(model)]
+        load = rings.standby.load
+
+        def late(present: Present, stages: Sequence[StagePlan]) -> list[StagePlan]:
+            copied = load(present, stages)
+            streams.append(begun(model))
+            return copied
+
+        monkeypatch.setattr(rings.standby, "load", late)
+        alone_on_a = Plan((StagePlan("a", 0, 5),))
+        assert not rings.go_over(lambda *_: alone_on_a)
+        assert [rest_of(stream) for stream in streams] == [expected, expected]
+        monkeypatch.setattr(rings.standby, "load", load)
+        streams = [begun(model)]
+        assert rings.go_over(lambda *_: alone_on_a)
+        assert rest_of(streams[0]) == expected
 
 
 def test_an_answer_that_is_stopped_as_others_take_over_ends_alone(tiny: Path, expected: list[int]) -> None:
