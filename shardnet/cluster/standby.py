@@ -254,8 +254,11 @@ class Standby:
                 self._load_all(present, stages)
             except DoesNotFit:
                 with self._news:
-                    others = self._take_all(but=stages)
-                if not _are_unloaded(others):
+                    has_others = not self._stages.keys() <= set(stages)
+                    kept = [plan for plan, stage in self._stages.items() if plan in stages and not stage.has_failed]
+                    others = self._take_all(but=kept)
+                _are_unloaded(others)
+                if not has_others:
                     raise
                 self._load_all(present, stages)
         except ShardnetError:
@@ -272,6 +275,7 @@ class Standby:
         """
         opened = [self._open(present, stage) for stage in stages]
         loads = [each.load() for each in opened]
+        wait(loads)
         for loaded in loads:
             loaded.result()
 

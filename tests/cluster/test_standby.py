@@ -309,7 +309,7 @@ def test_who_takes_over_gets_the_memory_of_what_is_kept_ready(
     """Once, the model ended for what was kept ready for another loss."""
     monkeypatch.setattr(standby, "QUIET_S", 60.0)
     with loaded(tiny, [1, 1, 4], kv_memory_bytes=100_000) as (ring, model):
-        keeps_ready_for_c(ring, model, monkeypatch)
+        keeps_ready_for_b(ring, model, monkeypatch)
         stream = model.stream(PROMPT, max_new_tokens=NUM_TOKENS)
         next(stream)
         ring.network.kill("c")
@@ -318,23 +318,24 @@ def test_who_takes_over_gets_the_memory_of_what_is_kept_ready(
         assert [stage.device for stage in model.plan.stages] == ["a", "b", "a"]
 
 
+@pytest.mark.parametrize("owners", ["aacccc", "abaaaa"])
 def test_what_moves_gets_the_memory_of_what_is_kept_ready(
-    tiny: Path, expected: list[int], monkeypatch: pytest.MonkeyPatch
+    tiny: Path, expected: list[int], monkeypatch: pytest.MonkeyPatch, owners: str
 ) -> None:
     """Once, nothing moved, and it was tried again later, ever more seldom."""
     monkeypatch.setattr(standby, "QUIET_S", 60.0)
     with loaded(tiny, [1, 1, 4], kv_memory_bytes=100_000) as (ring, model):
-        keeps_ready_for_c(ring, model, monkeypatch)
+        keeps_ready_for_b(ring, model, monkeypatch)
         stream = model.stream(PROMPT, max_new_tokens=NUM_TOKENS)
         next(stream)
-        assert rings_of(model).go_over(lambda *_: Plan(stages_from_counts(["a", "c"], [2, 4])))
+        assert rings_of(model).go_over(lambda *_: Plan(stages_of_owners(owners)))
         "".join(stream)
         assert stream.result.token_ids == expected
         assert standby_of(model).ready == []
 
 
-def keeps_ready_for_c(ring: RingInProcess, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`a` has room for its unit and those of `c`, which it keeps ready, and for no more than that."""
+def keeps_ready_for_b(ring: RingInProcess, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`a` has room for its unit and those of `c`, and for no more than that: of that it keeps the unit of `b` ready."""
     rings, blueprint = rings_of(model), blueprint_of(model)
     unit_bytes = [unit.weight_bytes for unit in model.profile.units]
     most_bytes = {"a": sum(unit_bytes) - unit_bytes[1], "b": unit_bytes[1], "c": sum(unit_bytes[2:])}
@@ -346,7 +347,7 @@ def keeps_ready_for_c(ring: RingInProcess, model: Model, monkeypatch: pytest.Mon
     standby_of(model).prepare(rings._present())
     are_ready(model, 1)
     monkeypatch.setattr(standby, "QUIET_S", 60.0)
-    assert [each.device for each in standby_of(model).ready] == ["a"]
+    assert standby_of(model).ready == [StagePlan("a", 1, 1)]
 
 
 def test_what_is_given_up_as_it_is_opened_is_not_kept(tiny: Path, expected: list[int]) -> None:
