@@ -190,8 +190,9 @@ class SessionDesk:
             self._is_closed = True
             held = dict(self._held)
         left = {page.request.ticket for page in self._left.values()}
+        start = "shardnet up --model MODEL" if self._notebook is None else self._notebook.how_to_start
         for ticket, each in held.items():
-            why = ClusterError(_ENDED)
+            why = ClusterError(f"the cluster was ended. Start it again: {start}")
             if ticket in left:  # nothing goes on that could end
                 each.close(why)
                 each.end(why)
@@ -352,9 +353,6 @@ class SessionDesk:
     def _keep(self, page: SessionPage) -> None:
         if self._notebook is not None:
             self._notebook.keep_session(page)
-
-
-_ENDED = "the cluster was ended. Start it again: shardnet up --model MODEL"
 
 
 def _began(request: SessionRequest, broken: BrokenPage | None) -> ClusterEvent:

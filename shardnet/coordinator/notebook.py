@@ -20,7 +20,7 @@ from shardnet.cluster.left_model import LeftModel, LeftStage
 from shardnet.errors import UsageError
 from shardnet.foreign.plain_files import read_bytes
 from shardnet.plan import DeviceProfile, Link
-from shardnet.process.lasting import as_option
+from shardnet.process.lasting import as_option, how_to_start
 from shardnet.process.state_folder import StateFolder
 from shardnet.transport.messages import SampledToken, SessionSpec
 from shardnet.transport.source_messages import LoadKeywords, ModelMark, SessionRequest
@@ -195,6 +195,11 @@ class Notebook:
     def as_option(self) -> str:
         """What commands need to mean this state folder."""
         return as_option(self._state.path)
+
+    @property
+    def how_to_start(self) -> str:
+        """The command that starts the cluster in it again."""
+        return how_to_start(self._state.path)
 
     def end(self) -> None:
         """The cluster ends in order: nobody comes after who goes on. What broke off stays."""

@@ -49,9 +49,22 @@ def folder_of(address: str | Path | None) -> Path | None:
     return user_path(address) if os.sep in address or is_folder(user_path(address)) else None
 
 
-def as_option(folder: Path) -> str:
-    """What a command needs to mean a folder, with a space before it; empty for the default one."""
-    return "" if folder.absolute() == default_folder() else f" --cluster {shlex.quote(str(folder))}"
+def as_option(folder: Path, option: str = "--cluster") -> str:
+    """What a command needs to mean a folder, with a space before it; empty for the default one.
+
+    Args:
+        option: `shardnet up` has another one than the others.
+    """
+    try:
+        is_default = folder.absolute() == default_folder()
+    except UsageError:  # there is none
+        is_default = False
+    return "" if is_default else f" {option} {shlex.quote(str(folder))}"
+
+
+def how_to_start(folder: Path) -> str:
+    """The command that starts a cluster in a folder."""
+    return f"shardnet up --model MODEL{as_option(folder, '--state')}"
 
 
 def endpoint_in(folder: Path) -> str:
@@ -94,4 +107,4 @@ def require_running(folder: Path) -> None:
         UsageError: the folder is not open to this user.
     """
     if not is_running(folder):
-        raise JoinFailed(f"No cluster runs in {shortened(str(folder))}. Start one: shardnet up --model MODEL")
+        raise JoinFailed(f"No cluster runs in {shortened(str(folder))}. Start one: {how_to_start(folder)}")

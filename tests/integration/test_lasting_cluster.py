@@ -176,7 +176,8 @@ def test_a_cluster_from_its_start_to_its_end(commands: Commands, model: Path, ex
     assert not (commands.folder / "door").exists()
     done = commands.run("status", "--cluster", commands.folder)
     assert done.returncode == 1
-    assert done.stderr == f"shardnet: No cluster runs in {commands.folder}. Start one: shardnet up --model MODEL\n"
+    start = f"shardnet up --model MODEL --state {commands.folder}"
+    assert done.stderr == f"shardnet: No cluster runs in {commands.folder}. Start one: {start}\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -13,6 +13,7 @@ from shardnet.process.lasting import (
     default_folder,
     endpoint_in,
     folder_of,
+    how_to_start,
     is_running,
     mark,
     require_running,
@@ -38,6 +39,12 @@ def test_a_command_in_a_sentence_means_the_same_folder(tmp_path: Path, monkeypat
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     assert as_option(default_folder()) == ""
     assert as_option(tmp_path / "my state") == f" --cluster '{tmp_path}/my state'"
+    assert how_to_start(default_folder()) == "shardnet up --model MODEL"
+    assert how_to_start(tmp_path / "my") == f"shardnet up --model MODEL --state {tmp_path}/my"
+    for name in ("HOME", "XDG_STATE_HOME"):
+        monkeypatch.setenv(name, "nowhere")
+    with pytest.raises(JoinFailed, match=rf"Start one: shardnet up --model MODEL --state {tmp_path}/none$"):
+        require_running(tmp_path / "none")
 
 
 @pytest.mark.parametrize("address", ["", "127.0.0.1:29500", "[::1]:29500", "nowhere", "unix:door", 29500])
