@@ -70,6 +70,8 @@ class Cluster:
         self._surveyor = Surveyor(transport)
         self.keep: Keep | None = None
         """Set where loaded models are to outlive this process."""
+        self.leaves_models = False
+        """Whether what is on devices stays there when this is closed: for the process that comes after."""
         self._birthplace = Birthplace("this cluster")
         self._is_closed = False
         self._evictions: list[threading.Thread] = []
@@ -276,7 +278,7 @@ class Cluster:
             self._watch.close()
             for eviction in self._evictions:  # none begins any more
                 eviction.join()
-            for deployment in self._deployments:
+            for deployment in () if self.leaves_models else self._deployments:
                 deployment.close()
             living = [device for device in self._started if device not in self._watch.lost]
             told = {device: self._transport.post(device, "leave", timeout_s=LEAVE_S) for device in living}

@@ -209,6 +209,7 @@ class Coordinator:
         self._is_closed.set()
         self._thread.join()
         is_decided = self._loads.is_settled
+        self._cluster.leaves_models = not is_decided
         self._desk.close()
         self._loads.close()
         self._cluster.close()

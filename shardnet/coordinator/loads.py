@@ -233,10 +233,12 @@ class Loads:
             if page is not None:
                 resumed = self._resume(page, sessions)
         except Exception as error:  # whatever it is, it is loaded anew
-            if self._is_closed:
-                return
-            self._heritage.forget()
-            self._tell(ClusterEvent("not resumed", f"What was loaded cannot go on where it was: {_sentence(error)}"))
+            if not self._is_closed:
+                self._heritage.forget()
+                why = f"What was loaded cannot go on where it was: {_sentence(error)}"
+                self._tell(ClusterEvent("not resumed", why))
+        if self._is_closed:  # all stays as it is, for who comes after
+            return
         self._loading = ""
         self._heritage.settle()
         go_on(resumed or {})

@@ -292,7 +292,9 @@ def test_a_cluster_that_was_ended_and_started_again(
         wait_for_tokens(cluster, 7)
         ending = threading.Thread(target=cluster.coordinator.close, daemon=True)
         ending.start()
-        with pytest.raises(ClusterError, match=r"the cluster was ended.*up --model MODEL --state .*shardnet resume 1 --cluster"):
+        with pytest.raises(
+            ClusterError, match=r"the cluster was ended.*up --model MODEL --state .*shardnet resume 1 --cluster"
+        ):
             ids_of(stream)
         ending.join(30)
     assert pages(tmp_path) == ["broken-00000001.page"]

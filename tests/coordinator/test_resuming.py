@@ -592,6 +592,41 @@ def test_an_end_before_it_is_known_what_goes_on_leaves_all_as_it_was(
     assert len(cluster.told("resumed")) == 1 and sorted(loads) == ["a", "b", "c"]
 
 
+def test_an_end_in_the_midst_of_what_goes_on_leaves_it_as_it_was(
+    cluster: LastingInProcess, tiny: Path, tmp_path: Path, greedy: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the stage of a device that was lost was loaded by others: all devices were told to unload."""
+    model = begun(cluster, tiny)
+    stream = model.stream(LONG_PROMPT, max_new_tokens=NUM_TOKENS)
+    next(stream)
+    cluster.kill()
+    cluster.lose("b")
+    has_begun, may_go_on = threading.Event(), threading.Event()
+    load = StageHost._load_shard
+
+    def slowly(host: StageHost) -> Any:
+        has_begun.set()
+        may_go_on.wait(60)
+        return load(host)
+
+    monkeypatch.setattr(StageHost, "_load_shard", slowly)
+    cluster.restart()
+    cluster.coordinator.begin(str(tiny), OPTIONS)
+    assert has_begun.wait(30)
+    running = [stage for stage in stages(cluster) if stage is not None]
+    cluster.coordinator.close()
+    assert len(running) == 2 and all(stage in stages(cluster) for stage in running)
+    assert (tmp_path / "state" / MODEL).exists() and len(list((tmp_path / "state").glob("session-*"))) == 1
+    cluster.kill()
+    may_go_on.set()
+    cluster.restart()
+    begin(cluster, tiny)
+    assert len(cluster.told("resumed")) == 1
+    for _ in stream:
+        pass
+    assert stream.result.token_ids == greedy
+
+
 def test_an_orderly_end_leaves_nothing(tiny: Path, tmp_path: Path) -> None:
     with lasting_in_process(3, folder=tmp_path / "state") as cluster:
         model = begun(cluster, tiny)
