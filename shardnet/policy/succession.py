@@ -159,7 +159,7 @@ def _without(plan: Plan, coming: Plan | None, attempt: _Attempt, means: Means) -
         if leaving.isdisjoint(kept.devices) and cut.isdisjoint(ways_of(kept.stages)):
             return kept
     if means.standby == NONE:
-        raise DoesNotFit("nobody is to take over: standby is none")
+        raise DoesNotFit("standby is none")
 
     def may_be(stages: Sequence[StagePlan]) -> bool:
         return (
