@@ -69,6 +69,8 @@ class Balancing:
         self._found: tuple[Situation, Prospect] | None = None
         """The best plan, when it was looked for last."""
         self._past = Past()
+        self._looked_s = 0.0
+        """When the last look was over."""
         self._closed = threading.Event()
         on_thread("shardnet-balance", self._run)
 
@@ -88,6 +90,7 @@ class Balancing:
     def _look(self) -> None:
         if self._num_under_way() == 0 or self._rings.is_changing:
             return
+        self._past = self._past.unseen_for(time.monotonic() - self._looked_s)
         plan, blueprint = self._rings.plan, self._rings.blueprint
         assert blueprint is not None, "the model stands"
         look = self._looks.look(self._rings.current)
@@ -99,7 +102,7 @@ class Balancing:
         slow_links = self._link_pace.slowdown(profiles, blueprint.link_between)
         found = self._prospect(situation, self._pace.slowdown(profiles), slow_links, means)
         decision = decide(plan, found, time.monotonic(), self._past, POLICY)
-        self._past = replace(self._past, better_since_s=decision.better_since_s)
+        self._past, self._looked_s = replace(self._past, better_since_s=decision.better_since_s), time.monotonic()
         if decision.plan is not None and means.has_room(decision.plan.stages, means.reserved_tokens):
             self._go_over(plan, [*decision.via, decision.plan], decision.why)
 

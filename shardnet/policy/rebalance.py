@@ -29,6 +29,8 @@ ALIKE, LINKS_ALIKE = 0.05, 0.25
 NEARLY = 0.03
 """A plan that is worse than the best one by so little is taken where fewer units move."""
 MOST_CHANGES = 20
+BREAK_S = 5.0
+"""After so long without a look, as without a conversation, what was seen before says nothing of now."""
 LEAST_HOLD = 0.5
 """Of `Policy.hold_s`, however large a gain is: no plan is changed for what was seen once."""
 
@@ -80,6 +82,10 @@ class Past:
     def after(self, change: Change) -> Past:
         """The same when one more change was made."""
         return Past((*self.changes, change)[-MOST_CHANGES:])
+
+    def unseen_for(self, seconds: float) -> Past:
+        """The same when nothing was looked at for so long."""
+        return self if seconds <= BREAK_S else replace(self, better_since_s=None)
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,9 @@ from shardnet.cluster.balancing import Situation
 from shardnet.cluster.model import Model
 from shardnet.cluster.placement import kept_bytes_per_token
 from shardnet.cluster.rings import Rings
-from shardnet.plan import StagePlan, stages_from_counts
+from shardnet.plan import Plan, StagePlan, stages_from_counts
 from shardnet.policy.observing import Pace
-from shardnet.policy.rebalance import Policy
+from shardnet.policy.rebalance import Decision, Past, Policy, Prospect
 from shardnet.policy.succession import Away
 
 NUM_TOKENS = 400
@@ -162,6 +162,25 @@ def test_noise_moves_nothing(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         list(model.stream(PROMPT, max_new_tokens=300))
         assert model.plan.stages == before.stages
         assert "rebalanced" not in [event.event for event in model.events]
+
+
+def test_what_was_seen_before_a_pause_moves_nothing(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known: list[Past] = []
+
+    def decided(plan: Plan, found: Prospect, now_s: float, past: Past, policy: Policy) -> Decision:
+        known.append(past)
+        return Decision(None, "", 1.0)
+
+    monkeypatch.setattr(balancing, "decide", decided)
+    with loaded(tiny, Slowed()) as model:
+        looks = model._deployment._balancing
+        assert looks is not None
+        looks.close()
+        looks._num_under_way = lambda: 1
+        for pause_s in (0.0, 0.0, 100.0):
+            looks._looked_s -= pause_s
+            looks._look()
+        assert [past.better_since_s for past in known] == [None, 1.0, None]
 
 
 def test_a_change_has_to_fit_while_it_lasts(tiny: Path) -> None:

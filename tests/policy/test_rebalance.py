@@ -49,6 +49,13 @@ def test_a_gain_that_vanishes_starts_anew() -> None:
     assert decision.plan is None and decision.better_since_s is None
 
 
+def test_a_gain_that_nobody_looked_at_for_a_while_starts_anew() -> None:
+    """Once, what was seen a single time, before an hour without a conversation, moved layers at once."""
+    past = Past((Change(90.0, ()),), better_since_s=100.0)
+    assert past.unseen_for(1.5) == past
+    assert past.unseen_for(3600.0) == Past((Change(90.0, ()),))
+
+
 def test_the_cool_down_comes_first() -> None:
     """A shorter one for a large gain."""
 
