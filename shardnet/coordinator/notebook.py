@@ -36,6 +36,8 @@ BROKEN_OFF = "broken-*.page"
 NUMBER = "number.page"
 MOST_BYTES = 2**26
 """Of a page: a thousand devices and their links have less."""
+LATEST_S = 2.0**40
+"""When an answer may have broken off, in seconds since 1970: so far, days can be shown."""
 _SUM_BYTES = 32
 Page = TypeVar("Page")
 _log = logging.getLogger(__name__)
@@ -122,7 +124,7 @@ class Notebook:
 
     def broken_off(self) -> list[BrokenPage]:
         """The answers that broke off, with this coordinator or another one; likewise."""
-        return self._pages(BROKEN_OFF, BrokenPage, lambda page: _broken_name(page.number))
+        return self._pages(BROKEN_OFF, BrokenPage, _name_of_broken)
 
     def _pages(self, names: str, kind: type[Page], name_of: Callable[[Page], str]) -> list[Page]:
         found = []
@@ -231,6 +233,13 @@ def _session_name(ticket: int) -> str:
 
 def _broken_name(number: int) -> str:
     return f"broken-{number:08d}.page"
+
+
+def _name_of_broken(page: BrokenPage) -> str:
+    """Empty where it says something impossible: a day that is none would end every `shardnet status`, and the number 0
+    would be taken for that of all answers that were not kept."""
+    is_possible = page.number > 0 and 0 <= page.at_s <= LATEST_S
+    return _broken_name(page.number) if is_possible else ""
 
 
 _LAYOUTS: dict[type, Layout] = {kind: Layout(kind) for kind in (SessionPage, BrokenPage)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import stat
 import threading
@@ -604,11 +605,14 @@ def test_pages_that_are_no_pages_do_no_harm(tmp_path: Path) -> None:
         places = {name: tmp_path / "state" / file for name, file in names.items()}
         notebook.keep_broken_off(page(1, time.time())._replace(at_s="today"))  # type: ignore[arg-type]
         assert places["strange"].exists()
+        for number, at_s in ((0, 1.0), (-1, 1.0), (5, math.nan), (6, math.inf), (7, 1e300), (8, -1.0)):
+            assert notebook.keep_broken_off(page(number, at_s))
         places["copy"].write_bytes(whole.read_bytes())
         places["lent"].symlink_to(tmp_path / "disk" / "page")
         sessions = BrokenSessions(notebook)
         assert [each.number for each in sessions.listed()] == [2]
         assert not places["strange"].exists() and not places["copy"].exists() and places["lent"].is_symlink()
+        assert pages(tmp_path) == ["broken-00000002.page", "broken-00000003.page"]
 
 
 def request(ticket: int) -> SessionRequest:
