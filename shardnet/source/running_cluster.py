@@ -135,6 +135,7 @@ class RunningCluster:
 
         Raises:
             BadRequest: there is none of that number.
+            ClusterError: it cannot be removed from the disk.
         """
         self._ask("forget_session", self._one_of_broken_off(whole_number(NUMBER, number, least=1)).number)
 
