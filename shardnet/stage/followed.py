@@ -120,6 +120,15 @@ class FollowedSessions:
             for session in [*self._copies.keys() - listed, *self._without_room.keys() - listed]:
                 self._drop(session)
 
+    def trim(self) -> None:
+        """The stage has fewer units by now: what was copied of others is forgotten, and what another last one sent."""
+        shard = self._shard
+        with self._lock:
+            for copy in self._copies.values():
+                if shard.last_unit < max(copy.reached):
+                    copy.sent_from = copy.reached[shard.last_unit]
+                copy.reached = {unit: copy.reached[unit] for unit in range(shard.first_unit, shard.last_unit + 1)}
+
     def end(self) -> None:
         """Nothing is copied any more; what was copied stays."""
         with self._lock:

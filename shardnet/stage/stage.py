@@ -193,6 +193,7 @@ class Stage:
         """See `Shape.trim`."""
         with self._ready:
             taken = self._shape.trim(first_unit, last_unit)
+            self.followed.trim()
             self._idle.note_sessions(len(self._sessions))
         for on_taken in taken:
             on_taken()

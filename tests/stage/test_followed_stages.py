@@ -13,14 +13,16 @@ from random import Random
 from typing import NamedTuple
 
 import pytest
+import torch
 from bare_ring import BareRing, Request
 from fault_schedules import FaultSchedule, anywhere, put_into_force
 from processes import wait_until
 
 from shardnet.device import following
+from shardnet.device.stage_host import StageHost
 from shardnet.errors import BadRequest, ClusterError, DeviceLost, KVMemorySpent, PlanNotInForce
 from shardnet.transport import InProcessNetwork
-from shardnet.transport.messages import RingId, SamplingOptions, StageSpec
+from shardnet.transport.messages import RingId, SamplingOptions, StageSpec, Stretch
 
 NUM_SCHEDULES = 48
 NUM_GROUPS = 6
@@ -253,6 +255,37 @@ def test_what_is_still_copied_when_the_next_round_begins_is_copied_no_more(specs
         assert follower.standings().result(5) == ()
         follower.pull(next_spec.ring_id, owners).result(5)
         assert len(follower.standings().result(5)) == 1
+
+
+@pytest.mark.usefixtures("patient")
+def test_what_gives_units_up_while_it_follows_sends_again_nothing_that_it_has_forgotten(
+    specs: tuple[StageSpec, ...],
+) -> None:
+    """An order to follow may come late, between two orders to follow nobody and to give units up. What had been copied
+    of the last unit was forgotten with it, and taken to be there where another owner ends with the new last unit.
+    """
+    with ring_of(specs) as ring:
+        ring.network.drop(ring.devices[2], ring.devices[0], endpoint="hop", count=10**6)
+        prepared = ring.prepare(0, 1)
+        follower, owner = ring.copied_host(prepared), ring.host(0)
+        session = ring.start(REQUESTS[1])
+        num_tokens = len(REQUESTS[1].prompt)
+        wait_until(partial(ring.has_applied, 1, num_tokens), 20)
+        ring.follow(prepared, ring.owners(prepared)).result(10)
+        last_unit = owner._running().shard.last_unit
+        follower.shape(prepared.spec.ring_id, (Stretch(follower.key[1], 0, last_unit),)).result(10)
+        ring.follow(prepared, ring.owners(prepared)[:1]).result(10)
+        [standing] = follower.standings().result(5)
+        assert standing.length == num_tokens
+
+        def sent_by(host: StageHost) -> torch.Tensor:
+            stage = host._running()
+            live = stage._sessions.get(session)
+            assert live is not None
+            return stage.between_steps(lambda: stage._log.rows(live, standing.kept_from, num_tokens)).result(5)
+
+        if standing.kept_from < num_tokens:
+            assert torch.equal(sent_by(follower), sent_by(owner))
 
 
 def test_an_owner_that_is_silent_is_told_once(specs: tuple[StageSpec, ...]) -> None:
