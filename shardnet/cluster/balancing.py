@@ -21,7 +21,7 @@ from shardnet.cluster.blueprint import Blueprint
 from shardnet.cluster.rings import Rings
 from shardnet.cluster.stage_looks import StageLooks
 from shardnet.errors import ShardnetError
-from shardnet.plan import Plan, StagePlan, merged_stages
+from shardnet.plan import DeviceProfile, Plan, StagePlan, merged_stages
 from shardnet.planner.least_moves import ways_of
 from shardnet.policy.link_pace import LinkPace
 from shardnet.policy.observing import Pace
@@ -66,6 +66,8 @@ class Balancing:
         self._looks = StageLooks()
         self._pace = Pace()
         self._link_pace = LinkPace()
+        self._known: Mapping[str, DeviceProfile] = {}
+        """The devices that these are of."""
         self._found: tuple[Situation, Prospect] | None = None
         """The best plan, when it was looked for last."""
         self._past = Past()
@@ -94,6 +96,7 @@ class Balancing:
         plan, blueprint = self._rings.plan, self._rings.blueprint
         assert blueprint is not None, "the model stands"
         look = self._looks.look(self._rings.current)
+        self._forget_others(blueprint.devices)
         profiles = {device.name: blueprint.with_times(device) for device in blueprint.devices}
         self._pace = self._pace.seen(look.works, profiles)
         self._link_pace = self._link_pace.seen(look.trips, blueprint.link_between, look.lap_s)
@@ -105,6 +108,12 @@ class Balancing:
         self._past, self._looked_s = replace(self._past, better_since_s=decision.better_since_s), time.monotonic()
         if decision.plan is not None and means.has_room(decision.plan.stages, means.reserved_tokens):
             self._go_over(plan, [*decision.via, decision.plan], decision.why)
+
+    def _forget_others(self, devices: Sequence[DeviceProfile]) -> None:
+        """Another device may have come under a name."""
+        before, self._known = self._known, {device.name: device for device in devices}
+        new = [device.name for device in devices if before.get(device.name) is not device]
+        self._pace, self._link_pace = self._pace.without(new), self._link_pace.without(new)
 
     def _prospect(
         self, situation: Situation, slow: Mapping[str, float], slow_links: Mapping[Cut, float], means: Means

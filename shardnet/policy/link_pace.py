@@ -76,6 +76,11 @@ class LinkPace:
         usual_s = min([self.usual_s, *(max(each.late_s, 0.0) for each in averaged.values())])
         return LinkPace({**known, **averaged}, usual_s, least_s)
 
+    def without(self, devices: Collection[str]) -> LinkPace:
+        """The same where others have come under these names, of whose links nothing is known."""
+        ways = {way: each for way, each in self.ways.items() if not {*way} & {*devices}}
+        return LinkPace(ways, self.usual_s, self.least_s)
+
     def slowdown(self, devices: Collection[str], links: Mapping[Way, Link]) -> dict[Way, float]:
         """By what factor links are slower than was measured of them: of those that are.
 

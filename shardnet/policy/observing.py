@@ -7,12 +7,13 @@ them.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from shardnet.plan import DeviceProfile, StagePlan
 
+Known = TypeVar("Known")
 WEIGHT = 0.5
 """Of the newest look in the average."""
 JUMP = 1.25
@@ -83,6 +84,14 @@ class Pace:
             is_jump = max(ratio, before) >= JUMP * min(ratio, before)
             ratios[device] = ratio if is_jump else ratio + (1 - WEIGHT) * (before - ratio)
         return Pace(ratios, {**ratios, **self.usual}, unseen)
+
+    def without(self, devices: Collection[str]) -> Pace:
+        """The same where others have come under these names, of which nothing is known."""
+
+        def others(known: Mapping[str, Known]) -> dict[str, Known]:
+            return {device: each for device, each in known.items() if device not in devices}
+
+        return Pace(others(self.ratios), others(self.usual), others(self.unseen))
 
     def slowdown(self, devices: Iterable[str]) -> dict[str, float]:
         """By what factor each device is slower than was measured of it.

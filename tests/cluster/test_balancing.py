@@ -23,6 +23,7 @@ from shardnet.cluster.model import Model
 from shardnet.cluster.placement import kept_bytes_per_token
 from shardnet.cluster.rings import Rings
 from shardnet.plan import Plan, StagePlan, stages_from_counts
+from shardnet.policy.link_pace import LinkPace, _Seen
 from shardnet.policy.observing import Pace
 from shardnet.policy.rebalance import Decision, Past, Policy, Prospect
 from shardnet.policy.succession import Away
@@ -162,6 +163,29 @@ def test_noise_moves_nothing(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         list(model.stream(PROMPT, max_new_tokens=300))
         assert model.plan.stages == before.stages
         assert "rebalanced" not in [event.event for event in model.events]
+
+
+def test_nothing_is_known_of_a_device_that_comes_under_the_name_of_another_one(tiny: Path) -> None:
+    """Once, it was taken to be as slow as that one had been, for five minutes of conversations."""
+    with loaded(tiny, Slowed()) as model:
+        looks, rings = model._deployment._balancing, rings_of(model)
+        assert looks is not None
+        looks.close()
+        looks._num_under_way = lambda: 1
+        looks._look()
+        names = [device.name for device in blueprint_of(model).devices]
+        looks._pace = Pace(*(dict.fromkeys(names, number) for number in (5.0, 1.0)), dict.fromkeys(names, 0))
+        ways = {("a", "b"): _Seen(1.0, 100), ("a", "c"): _Seen(1.0, 100), ("b", "a"): _Seen(1.0, 100)}
+        looks._link_pace = LinkPace(ways, 0.0)
+        looks._look()
+        assert looks._pace.ratios.keys() == set(names) and len(looks._link_pace.ways) == 3
+        blueprint = blueprint_of(model)
+        devices = tuple(replace(each) if each.name == "b" else each for each in blueprint.devices)
+        rings.blueprint = replace(blueprint, devices=devices)
+        looks._look()
+        for known in (looks._pace.ratios, looks._pace.usual, looks._pace.unseen):
+            assert set(known) == {"a", "c"}
+        assert set(looks._link_pace.ways) == {("a", "c")}
 
 
 def test_what_was_seen_before_a_pause_moves_nothing(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
