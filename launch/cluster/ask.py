@@ -8,6 +8,7 @@ from pathlib import Path
 
 from shardnet.cluster.load_options import LoadOptions
 from shardnet.errors import BadRequest
+from shardnet.process.lasting import as_option
 from shardnet.source.running_cluster import RunningCluster
 
 
@@ -34,7 +35,7 @@ def leave(folder: Path, name: str | None) -> None:
         BadRequest: it must be named, or there is none of that name.
     """
     with RunningCluster.connect(folder) as cluster:
-        device = name or _only_one(cluster.devices)
+        device = name or _only_one(cluster.devices, folder)
         told = cluster.leave(device)
     print(f"{device} leaves: {told}." if told else f"{device} leaves.")
 
@@ -62,7 +63,7 @@ def forget(folder: Path, number: int) -> None:
     print(f"Answer {number} is forgotten.")
 
 
-def _only_one(devices: tuple[str, ...]) -> str:
+def _only_one(devices: tuple[str, ...], folder: Path) -> str:
     """
     Raises:
         BadRequest: there are several, or none.
@@ -71,4 +72,5 @@ def _only_one(devices: tuple[str, ...]) -> str:
         return devices[0]
     if not devices:
         raise BadRequest("no device has joined this cluster, so none can leave.")
-    raise BadRequest(f"several devices could leave: {', '.join(devices)}. Name one: shardnet leave {devices[-1]}")
+    command = f"shardnet leave {devices[-1]}{as_option(folder)}"
+    raise BadRequest(f"several devices could leave: {', '.join(devices)}. Name one: {command}")

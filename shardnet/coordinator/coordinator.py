@@ -68,6 +68,7 @@ class Coordinator:
         self._cluster = Cluster(transport, (), ExitStack(), None)
         self._cluster.on_suspected = self._tell_suspected
         self._notebook = notebook
+        self._where = "" if notebook is None else notebook.as_option
         self._loads = Loads(transport, self._cluster, tell, notebook)
         self._desk = SessionDesk(self._loads.loaded_soon, tell, lease_s, notebook)
         self._attendance = Attendance(transport, self._cluster, tell, self._loads.look, how_it_ended)
@@ -200,7 +201,7 @@ class Coordinator:
         except ShardnetError:
             self._transport.evict(device)
         else:
-            raise BadRequest(f"{device} answers. Let it leave in order: shardnet leave {device}")
+            raise BadRequest(f"{device} answers. Let it leave in order: shardnet leave {device}{self._where}")
 
     def close(self) -> None:
         """Close all sessions, unload, and let go of the devices, which stay. Safe to call twice."""

@@ -100,6 +100,7 @@ class Loads:
         self._loaded: Loaded | None = None
         self._loading = ""
         self._why_none: ShardnetError | None = None
+        self._where = "" if notebook is None else notebook.as_option
         self._heritage = Heritage(transport, cluster, notebook)
         self._is_closed = False
         self._is_about_to_try = False
@@ -137,7 +138,7 @@ class Loads:
             raise BadRequest(f"{self._loading} is being loaded. Ask again when it is there.")
         if self._why_none is not None:
             raise copy.copy(self._why_none)
-        raise BadRequest("this cluster holds no model. Load one: shardnet load MODEL")
+        raise BadRequest(f"this cluster holds no model. Load one: shardnet load MODEL{self._where}")
 
     def loaded_soon(self) -> Loaded:
         """The same; waits where it is not known yet whether the model of an earlier coordinator goes on."""
@@ -305,7 +306,8 @@ class Loads:
         self._tell(ClusterEvent("loading", text, model=files.name))
         try:
             if not devices:
-                raise DoesNotFit(f"{files.name} needs a device, and none is there. Let one join: shardnet join")
+                what = f"{files.name} needs a device, and none is there"
+                raise DoesNotFit(f"{what}. Let one join: shardnet join{self._where}")
             options = replace(load.options, progress=load.tell, on_event=partial(self._hear, files.name))
             number = self._transport.draw("model")
             self._cluster.keep = self._heritage.keeping(load, number)

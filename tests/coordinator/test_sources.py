@@ -155,6 +155,26 @@ def test_what_a_source_asks_wrongly_is_one_sentence_and_harms_nobody(
     assert answers(model) == expected, "what was loaded stays"
 
 
+def test_commands_in_sentences_mean_the_cluster_that_was_asked(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They meant the one in the default folder, which may be another one."""
+    folder = tmp_path / "state"
+    with lasting_in_process(0, folder=folder) as cluster:
+        source = cluster.connect()
+        with pytest.raises(BadRequest, match=f"Load one: shardnet load MODEL --cluster {folder}$"):
+            source.model  # noqa: B018
+        with pytest.raises(DoesNotFit, match=f"Let one join: shardnet join --cluster {folder}$"):
+            cluster.coordinator.begin(str(tiny), {}).done.result(30)
+        for name in "ab":
+            cluster.join(name)
+        with pytest.raises(BadRequest, match=f"Let it leave in order: shardnet leave a --cluster {folder}$"):
+            source.remove("a")
+        monkeypatch.setattr(RunningCluster, "connect", staticmethod(lambda folder: source))
+        with pytest.raises(BadRequest, match=f"Name one: shardnet leave b --cluster {folder}$"):
+            ask.leave(folder, None)
+
+
 def test_the_coordinator_checks_what_a_source_did_not(cluster: LastingInProcess, tiny: Path) -> None:
     """Ids that are none of the model's would end the stage that looks them up, for everybody."""
     model = loaded(cluster.connect(), tiny)
