@@ -18,9 +18,10 @@ from shardnet.cluster import handover
 from shardnet.cluster.blueprint import Blueprint
 from shardnet.cluster.held_stages import HeldStages
 from shardnet.cluster.next_ring import Stock, means_of, missing_of, next_ring
+from shardnet.cluster.present import Present
 from shardnet.cluster.remote_stage import RemoteStage
 from shardnet.cluster.ring import Ring
-from shardnet.cluster.standby import Present, Standby
+from shardnet.cluster.standby import Standby
 from shardnet.cluster.tidying import tidy
 from shardnet.cluster.waiting import BrokenOff, Refused, Waiting
 from shardnet.errors import ClusterError, DoesNotFit, ShardnetError
@@ -323,6 +324,7 @@ class Rings:
         handover.shape(new, waiting.for_answer)
         handover.go_on(new, self._sessions, waiting.for_answer)
         self._settle(plan)
+        self.standby.prepare(self._present())
 
     def _decide(self, old: Ring, away: Away) -> Plan | None:
         """Who is to hold what; None where the ring may stay as it is.
@@ -385,8 +387,6 @@ class Rings:
         was_mended = self._coming is not None and self._has_lost
         self._plan, self._coming = plan, None
         self._has_begun = self._is_asked = self._has_lost = False
-        if self.standby is not None:
-            self.standby.prepare(self._present())
         if was_mended:
             seconds = time.monotonic() - self._known_s
             version = self.all[-1].ring_id.plan_version

@@ -13,46 +13,22 @@ from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future, wait
 from contextlib import suppress
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
-from shardnet.cluster.blueprint import Blueprint
+from shardnet.cluster.present import Present
 from shardnet.cluster.remote_stage import RemoteStage
 from shardnet.errors import ClusterError, DoesNotFit, ShardnetError
 from shardnet.plan import Plan, StagePlan
 from shardnet.policy.standby import COPY_S, QUIET_S, Reserve, overlapping, reserves
-from shardnet.policy.succession import HOT, WARM, Means
+from shardnet.policy.succession import HOT, WARM
 from shardnet.process.threads import on_thread
 from shardnet.timeline.events import units_of
 from shardnet.transport.base import Transport
-from shardnet.transport.messages import Owner, RingId, StageSpec
+from shardnet.transport.messages import RingId, StageSpec
 
 GIVE_UP_S = 5.0
 """How long who asks for memory waits until it is free."""
 _log = logging.getLogger(__name__)
-
-
-class Present(NamedTuple):
-    """The ring that is to be kept alive."""
-
-    blueprint: Blueprint
-    plan: Plan
-    stages: Sequence[StagePlan]
-    specs: Sequence[StageSpec]
-    means: Means
-    held: Sequence[RemoteStage] = ()
-    """The stages themselves."""
-
-    def owners_of(self, stage: StagePlan) -> tuple[Owner, ...]:
-        """Who has the units of a stage that is kept ready."""
-        found = [held.owner_of(stage) for held in self.held if held.plan.device != stage.device]
-        return tuple(owner for owner in found if owner is not None)
-
-    def still_has_room(self, after: Plan, now: Means) -> bool:
-        """Whether a change that had room while it was prepared has it for the sessions that came since, too."""
-        if now.reserved_tokens <= self.means.reserved_tokens:
-            return True
-        can_change = self.blueprint.can_change(self.plan.stages, after.stages, now.tokens)
-        return can_change and now.has_room(after.stages, now.reserved_tokens)
 
 
 class Standby:
@@ -78,7 +54,9 @@ class Standby:
         self._taken: set[RingId] = set()
         """Of those that were taken: their devices know them by these until they have another place."""
         self._asked: frozenset[StagePlan] = frozenset()
-        """What was asked for by `load` since `prepare`: it is not dropped before the ring has changed."""
+        """What was asked for by `load`: it is not dropped before the ring has changed."""
+        self._ring_id: RingId | None = None
+        """Of that ring."""
         self._lost: set[str] = set()
         self._present: Present | None = None
         """What to prepare for; None where nothing is to be done."""
@@ -90,9 +68,12 @@ class Standby:
         """From now on this is the ring. Does not wait."""
         with self._news:
             self._taken.clear()
-            if self._is_closed or present.blueprint.options.standby not in (WARM, HOT):
+            if self._is_closed:
                 return
-            self._present, self._due_s, self._asked = present, time.monotonic() + QUIET_S, frozenset()
+            ring_id = present.specs[0].ring_id
+            if self._ring_id != ring_id:
+                self._ring_id, self._asked = ring_id, frozenset()
+            self._present, self._due_s = present, time.monotonic() + QUIET_S
             if not self._is_running:
                 self._is_running = True
                 on_thread("shardnet-standby", self._run)
@@ -216,12 +197,8 @@ class Standby:
                     self._present = None
 
     def _get_ready(self, present: Present) -> None:
-        unit_bytes = [unit.weight_bytes for unit in present.blueprint.files.profile.units]
-        spare_bytes = present.blueprint.spare_bytes(present.plan)
-        wanted = list(reserves(present.plan, present.stages, present.means, unit_bytes, spare_bytes))
-        with suppress(ShardnetError):  # there is no solver, or it is late
-            problem = present.blueprint.problem((), 1)
-            wanted += overlapping(problem, present.plan, wanted, unit_bytes, spare_bytes)
+        standby = present.blueprint.options.standby
+        wanted = _reserves_of(present) if standby in (WARM, HOT) else []
         with self._news:
             if self._present is not present:
                 return
@@ -232,7 +209,7 @@ class Standby:
             if not self._is_wanted(present):
                 return
             self._load(present, reserve)
-        if present.blueprint.options.standby == HOT:
+        if standby == HOT:
             self._follow(present, [reserve.stage for reserve in wanted])
 
     def load(self, present: Present, stages: Sequence[StagePlan]) -> list[StagePlan]:
@@ -388,6 +365,17 @@ class Standby:
         budgets = {each.device: now.kv_budget_bytes for each, now in zip(present.stages, present.specs, strict=True)}
         num_groups = present.specs[0].num_groups if stage.first_unit == 0 else 1
         return spec._replace(kv_budget_bytes=budgets.get(stage.device, spec.kv_budget_bytes), num_groups=num_groups)
+
+
+def _reserves_of(present: Present) -> list[Reserve]:
+    """What is to be kept ready."""
+    unit_bytes = [unit.weight_bytes for unit in present.blueprint.files.profile.units]
+    spare_bytes = present.blueprint.spare_bytes(present.plan)
+    wanted = list(reserves(present.plan, present.stages, present.means, unit_bytes, spare_bytes))
+    with suppress(ShardnetError):  # there is no solver, or it is late
+        problem = present.blueprint.problem((), 1)
+        wanted += overlapping(problem, present.plan, wanted, unit_bytes, spare_bytes)
+    return wanted
 
 
 def _are_unloaded(stages: Sequence[RemoteStage]) -> bool:

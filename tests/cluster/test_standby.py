@@ -230,9 +230,25 @@ def test_what_is_loaded_for_a_move_is_not_dropped_by_who_thinks_over_what_is_to_
         ready._present = present
         ready._get_ready(present)
         assert all(ready.is_ready(stage) for stage in stages)
-        ready.prepare(present)
+        ready.prepare(present)  # as when another device joins
+        wait_until(lambda: ready._present is None)
+        assert all(ready.is_ready(stage) for stage in stages)
+        rings.renew()
         wait_until(lambda: len(ready.ready) == 3 and not any(ready.is_ready(stage) for stage in stages))
         assert answer(model, PROMPT, NUM_TOKENS) == expected
+
+
+@pytest.mark.parametrize("kept", ["cold", "none"])
+def test_what_is_loaded_for_a_move_that_comes_to_nothing_does_not_stay(tiny: Path, kept: str) -> None:
+    """Once it did, for as long as the model, where nothing is to be kept ready."""
+    with loaded(tiny, [2, 2, 2], standby=kept) as (ring, model):
+        rings, ready = rings_of(model), standby_of(model)
+        plan = Plan(stages_from_counts(["a", "b", "c"], [1, 3, 2]))
+        ready.load(rings._present(), missing_of(rings.all[-1].members, plan))
+        assert ring.num_stages() == 4
+        rings.renew()
+        wait_until(lambda: ring.num_stages() == 3)
+        assert ready.ready == []
 
 
 def test_what_is_ready_gives_units_up_once(tiny: Path) -> None:

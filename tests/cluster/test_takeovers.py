@@ -20,8 +20,8 @@ from processes import wait_until
 from shardnet.cluster import handover
 from shardnet.cluster.model import Model
 from shardnet.cluster.placement import kept_bytes_per_token
+from shardnet.cluster.present import Present
 from shardnet.cluster.remote_stage import RemoteStage
-from shardnet.cluster.standby import Present
 from shardnet.device import outlet
 from shardnet.errors import ClusterError, DoesNotFit
 from shardnet.plan import Plan, StagePlan
