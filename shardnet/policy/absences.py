@@ -106,7 +106,7 @@ class Absences:
                 takers = takers_of(device, plan, verdict.plan)
                 news += self._once(device, f": its {units_on(plan, device)} go to {takers}")
         for device in sorted(verdict.waits_for):
-            news += self._once(device, ", and nobody else has room for its units now: it is waited for")
+            news += self._once(device, ", and nobody else takes its units over now: it is waited for")
         return news
 
     def is_back(self, device: str) -> list[News]:

@@ -123,6 +123,8 @@ def test_where_nobody_is_to_take_over_a_frozen_device_is_waited_for_and_a_lost_o
         "".join(stream)
         assert stream.result.token_ids == expected[0]
         assert "b" in model.plan.devices
+        suspected = model.events[0].text
+        assert suspected.endswith("and nobody else takes its units over now: it is waited for")
         ring.network.kill("b")
         with pytest.raises(DeviceLost, match=r"b is lost .* the others cannot take over: standby is none"):
             answer(model, PROMPT, NUM_TOKENS)
