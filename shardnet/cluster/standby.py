@@ -226,12 +226,14 @@ class Standby:
         with self._news:
             self._asked = self._asked.union(stages)
         wait([on_thread("shardnet-standby", partial(self._narrow, stage)) for stage in stages])
+        has_others = False
         try:
             try:
                 self._load_all(present, stages)
             except DoesNotFit:
                 with self._news:
                     has_others = not self._stages.keys() <= set(stages)
+                    self._present = None if has_others else self._present  # nothing else is loaded into what is free
                     kept = [plan for plan, stage in self._stages.items() if plan in stages and not stage.has_failed]
                     others = self._take_all(but=kept)
                 _are_unloaded(others)
@@ -240,6 +242,8 @@ class Standby:
                 self._load_all(present, stages)
         except ShardnetError:
             self._drop(new)
+            if has_others and self._ring_id == present.specs[0].ring_id:
+                self.prepare(present)  # what was given up is loaded again
             raise
         copied = self._follow(present, stages)
         wait(copied.values(), timeout=COPY_S)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,10 +18,11 @@ from processes import wait_until
 from shardnet.cluster import standby
 from shardnet.cluster.model import Model
 from shardnet.cluster.next_ring import missing_of
+from shardnet.cluster.remote_stage import RemoteStage
 from shardnet.cluster.standby import Standby
 from shardnet.device import orphans
 from shardnet.device.stage_host import StageHost
-from shardnet.errors import ClusterError, KVMemorySpent
+from shardnet.errors import ClusterError, DoesNotFit, KVMemorySpent
 from shardnet.plan import Plan, StagePlan, stages_from_counts, stages_of_owners
 
 NUM_TOKENS = 24
@@ -344,10 +347,33 @@ def test_what_moves_gets_the_memory_of_what_is_kept_ready(
         keeps_ready_for_b(ring, model, monkeypatch)
         stream = model.stream(PROMPT, max_new_tokens=NUM_TOKENS)
         next(stream)
+        ready, present, presents = standby_of(model), rings_of(model)._present(), list[Any]()
+        unload = standby._are_unloaded
+
+        def unloaded(stages: Sequence[RemoteStage]) -> bool:
+            presents.append(ready._present)
+            return unload(stages)
+
+        monkeypatch.setattr(standby, "_are_unloaded", unloaded)
+        ready._present, ready._due_s = present, time.monotonic() + 60.0  # as while the others are still loaded
         assert rings_of(model).go_over(lambda *_: Plan(stages_of_owners(owners)))
+        assert presents == [None] * (owners == "abaaaa")
         "".join(stream)
         assert stream.result.token_ids == expected
         assert standby_of(model).ready == []
+
+
+def test_what_made_room_in_vain_is_kept_ready_again(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(standby, "QUIET_S", 60.0)
+    with loaded(tiny, [1, 1, 4], kv_memory_bytes=100_000) as (ring, model):
+        keeps_ready_for_b(ring, model, monkeypatch)
+        before = standby_of(model)._stages.copy()
+        monkeypatch.setattr(standby, "QUIET_S", 0.05)
+        with pytest.raises(DoesNotFit):
+            rings_of(model).go_over(lambda *_: Plan(stages_of_owners("aaaaaa")))
+        wait_until(lambda: standby_of(model).stages)
+        assert standby_of(model)._stages.keys() == before.keys()
+        assert standby_of(model).stages != list(before.values())
 
 
 def keeps_ready_for_b(ring: RingInProcess, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
