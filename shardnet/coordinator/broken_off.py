@@ -50,10 +50,12 @@ class BrokenSessions:
         """That of the answer that a session resumes, or has been kept as already: its coordinator was killed just then.
         0 where there is none.
         """
-        if session.number in self._pages:
-            return session.number
-        tickets = {page.request.ticket: number for number, page in self._pages.items()}
-        return tickets.get(session.request.ticket, 0)
+        return session.number if session.number in self._pages else self.asked_by(session.request.ticket)
+
+    def asked_by(self, ticket: int) -> int:
+        """The number of the answer whose last source asked with that ticket. 0 where there is none."""
+        with self._lock:
+            return next((number for number, page in self._pages.items() if page.request.ticket == ticket), 0)
 
     def __contains__(self, number: int) -> bool:
         return number in self._pages

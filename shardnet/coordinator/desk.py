@@ -129,8 +129,16 @@ class SessionDesk:
         """
         held = self._held.get(ticket)
         if held is None:
-            raise ClusterError("the coordinator does not know this answer any more. Ask anew.")
+            raise ClusterError(self._why_unknown(ticket))
         return held.follow(have, time.monotonic(), FOLLOW_S)
+
+    def _why_unknown(self, ticket: int) -> str:
+        """Why there is no session of that ticket, and what its source can do."""
+        broken = self._broken
+        number = 0 if broken is None else broken.asked_by(ticket)
+        if broken is None or not number:
+            return "the coordinator does not know this answer any more. Ask anew."
+        return f"this answer was given up, as its source was not heard of. Let it go on: {broken.command(number)}"
 
     def close_session(self, ticket: int) -> None:
         """Close a session. One whose `start_session` comes later is not opened: its ticket stays known for a lease."""

@@ -443,6 +443,24 @@ def test_the_answer_to_a_source_that_is_gone(tiny: Path, tmp_path: Path, undistu
         del streams
 
 
+def test_a_source_that_comes_back_too_late_is_told_how_its_answer_goes_on(
+    tiny: Path, tmp_path: Path, undisturbed: dict[bool, list[int]]
+) -> None:
+    """A laptop that slept, or somebody who read slowly: they were told to ask anew."""
+    with lasting_in_process(3, folder=tmp_path / "state", lease_s=1.0) as cluster:
+        stream = begun(cluster, tiny).stream(PROMPT, max_new_tokens=NUM_TOKENS)
+        hold_at(cluster, 6)
+        next(stream)
+        source = cluster.connect()
+        wait_until(lambda: source.broken_off)
+        cluster.network.restore()
+        with pytest.raises(ClusterError, match=r"was not heard of\. Let it go on: shardnet resume 1 --cluster"):
+            ids_of(stream)
+        assert ids_of(source.resume(1)) == undisturbed[False]
+        with pytest.raises(ClusterError, match="Ask anew"):
+            source._connection.ask("follow", 5, 0, timeout_s=10)
+
+
 def test_what_its_source_has_ended_is_not_kept(cluster: LastingInProcess, tiny: Path, tmp_path: Path) -> None:
     model = begun(cluster, tiny)
     stream = model.stream(PROMPT, max_new_tokens=LONG)
