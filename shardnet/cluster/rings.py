@@ -23,7 +23,7 @@ from shardnet.cluster.remote_stage import RemoteStage
 from shardnet.cluster.ring import Ring
 from shardnet.cluster.standby import Standby
 from shardnet.cluster.tidying import tidy
-from shardnet.cluster.waiting import BrokenOff, Refused, Waiting
+from shardnet.cluster.waiting import UNFINISHED, BrokenOff, Refused, Waiting
 from shardnet.errors import ClusterError, DoesNotFit, ShardnetError
 from shardnet.plan import Plan, StagePlan
 from shardnet.policy.absences import Absences, News
@@ -87,6 +87,8 @@ class Rings:
         """Sessions are suspended: only a whole round lets them go on."""
         self._has_lost = False
         """Something is the matter, and the present change is to mend it."""
+        self._has_mended = False
+        """A round of it did."""
         self._is_asked = False
         """A round is to be gone through, whatever happened."""
         self._is_over = False
@@ -264,7 +266,7 @@ class Rings:
             with self._settled:
                 self._is_over = True
                 ring = self.all[-1]
-            self._end(error if isinstance(error, ShardnetError) else ClusterError(_UNFINISHED))
+            self._end(error if isinstance(error, ShardnetError) else ClusterError(UNFINISHED))
             self._sessions.point_at(ring.route)  # it may be what stages answer to by now: nothing is left open there
             with self._settled:
                 self.is_changing = False
@@ -293,7 +295,11 @@ class Rings:
             if self._broken_off is not broken_off:
                 return False
             self.absences.settled()
-            self.is_changing = False
+            if self._has_mended:
+                seconds = time.monotonic() - self._known_s
+                version = self.all[-1].ring_id.plan_version
+                self._note("recovered", f"plan {version} is in force, after {seconds:.2f} s", "", seconds)
+            self._has_lost = self._has_mended = self.is_changing = False
             self._settled.notify_all()
             if self.all[-1].divided():
                 on_thread("shardnet-tidy", partial(tidy, self.all[-1], self._has_left, self.renew))
@@ -384,17 +390,10 @@ class Rings:
     def _settle(self, plan: Plan) -> None:
         """The sessions go on in the new ring."""
         self._drop_left_over()
-        was_mended = self._coming is not None and self._has_lost
+        self._has_mended |= self._coming is not None and self._has_lost
         self._plan, self._coming = plan, None
-        self._has_begun = self._is_asked = self._has_lost = False
-        if was_mended:
-            seconds = time.monotonic() - self._known_s
-            version = self.all[-1].ring_id.plan_version
-            self._note("recovered", f"plan {version} is in force, after {seconds:.2f} s", "", seconds)
+        self._has_begun = self._is_asked = False
 
     def _tell(self, news: Sequence[News]) -> None:
         for each in news:
             self._note(each.state, each.text, each.device, None)
-
-
-_UNFINISHED = "the change to another ring was broken off. Load the model again."

@@ -10,6 +10,8 @@ from shardnet.errors import CallTimeout, DeviceLost, ShardnetError
 from shardnet.plan import StagePlan
 from shardnet.session.sessions import VERDICT_S
 
+UNFINISHED = "the change to another ring was broken off. Load the model again."
+
 
 class BrokenOff(Exception):
     """Something more happened: the round is of no use any more."""

@@ -291,6 +291,29 @@ def test_who_cannot_take_over_from_one_that_leaves_may_do_so_when_it_has_left(ti
         wait_until(lambda: "c" in model.plan.devices)
 
 
+def test_it_is_said_that_answers_go_on_when_all_is_mended(
+    tiny: Path, expected: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once it was said before, and not then, where a device was lost at the last moment of a change."""
+    lost: list[str] = []
+    with loaded(tiny, [2, 2, 2]) as (ring, model):
+        rings, go_on = rings_of(model), handover.go_on
+
+        def last_moment(*arguments: Any) -> None:
+            go_on(*arguments)
+            if not lost:
+                lost.append("c")
+                ring.network.kill("c")
+                wait_until(lambda: "c" in rings.absences.lost)
+
+        monkeypatch.setattr(handover, "go_on", last_moment)
+        stream = begun(model)
+        rings.go_over(lambda *_: Plan((StagePlan("a", 0, 0), StagePlan("b", 1, 3), StagePlan("c", 4, 5))))
+        assert rest_of(stream) == expected
+        wait_until(lambda: not is_changing(model))
+        assert events_of(model) == [("lost", "c"), ("recovered", "")]
+
+
 def test_no_session_ends_for_a_move_that_it_came_too_late_for(
     tiny: Path, expected: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
