@@ -20,8 +20,8 @@ from typing import NamedTuple
 from shardnet.cluster.blueprint import Blueprint
 from shardnet.cluster.rings import Rings
 from shardnet.cluster.stage_looks import StageLooks
-from shardnet.errors import ShardnetError
-from shardnet.plan import DeviceProfile, Plan, StagePlan, merged_stages
+from shardnet.errors import DoesNotFit, ShardnetError
+from shardnet.plan import DeviceProfile, Plan, StagePlan
 from shardnet.planner.least_moves import ways_of
 from shardnet.policy.link_pace import LinkPace
 from shardnet.policy.observing import Pace
@@ -31,6 +31,7 @@ from shardnet.process.threads import on_thread
 from shardnet.timeline.events import units_of
 
 LOOK_EVERY_S = 1.0
+STEP_TRIES, AGAIN_S = 3, 0.2
 POLICY = Policy()
 _log = logging.getLogger(__name__)
 
@@ -140,7 +141,7 @@ class Balancing:
         reached = plan
         try:
             for step in steps:
-                if not self._rings.go_over(partial(_next, reached, step)):
+                if not self._is_reached(step, reached):
                     break
                 reached = step
         finally:
@@ -151,6 +152,27 @@ class Balancing:
                 seconds = time.monotonic() - began_s
                 self._note("rebalanced", f"{_told(moved)}: {why}, after {seconds:.2f} s", "", seconds)
 
+    def _is_reached(self, step: Plan, before: Plan) -> bool:
+        """Go over to a step, where the one before it stays in force: after a change that came first, as when stages
+        become one, and when devices have let go of what they gave away.
+
+        Raises:
+            ShardnetError: a device cannot.
+        """
+        for tries_left in reversed(range(STEP_TRIES)):
+            self._rings.current  # noqa: B018 - waits for a change that came first
+            if self._rings.plan is not before:
+                return False
+            try:
+                if self._rings.go_over(partial(_next, before, step)):
+                    return True
+            except DoesNotFit:
+                if not tries_left:
+                    raise
+            if self._closed.wait(AGAIN_S):
+                return False
+        return False
+
 
 def _next(reached: Plan, step: Plan, now: Plan, away: Away, means: Means) -> Plan | None:
     """The next step, where the one before it is in force still, and there is room for the open sessions."""
@@ -160,7 +182,8 @@ def _next(reached: Plan, step: Plan, now: Plan, away: Away, means: Means) -> Pla
 def _told(moved: Sequence[Move]) -> str:
     """In words: "units 10-12 from phone-1 to phone-2"."""
     parts = []
-    for (source, target), together in groupby(moved, lambda move: (move.source, move.target)):
-        stages = merged_stages([StagePlan(target, move.unit, move.unit) for move in together])
-        parts.append(f"{units_of(stages)} from {source} to {target}")
+    runs = groupby(enumerate(moved), lambda each: (each[1].source, each[1].target, each[1].unit - each[0]))
+    for (source, target, _), together in runs:
+        units = [move.unit for _, move in together]
+        parts.append(f"{units_of([StagePlan(target, units[0], units[-1])])} from {source} to {target}")
     return "; ".join(parts)

@@ -16,6 +16,8 @@ from shardnet.planner.problem import Problem
 WORSE = 0.1
 """A step that is not the last may make the plan worse than it was by so much, for the moment that it lasts."""
 MOST_STEPS = 8
+MOST_TRIES = 1000
+"""Plans that are looked at for one step, about: a second of a core. Where it were more, no way is looked for."""
 
 
 def steps_to(
@@ -36,6 +38,9 @@ def steps_to(
     """
     goal = merged_stages(new)
     here = merged_stages(old)
+    num_moved = sum(before != after for before, after in zip(owners_of(here), owners_of(goal), strict=True))
+    if num_moved * len(_ends(here, goal)) > MOST_TRIES and not may_change(here, goal):
+        return ()
     least = value_of(here) * (1 + WORSE)
     found: list[Stages] = []
     while len(found) < MOST_STEPS:

@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -22,10 +23,11 @@ from shardnet.cluster.balancing import Situation
 from shardnet.cluster.model import Model
 from shardnet.cluster.placement import kept_bytes_per_token
 from shardnet.cluster.rings import Rings
+from shardnet.errors import DoesNotFit
 from shardnet.plan import Plan, StagePlan, stages_from_counts
 from shardnet.policy.link_pace import LinkPace, _Seen
 from shardnet.policy.observing import Pace
-from shardnet.policy.rebalance import Decision, Past, Policy, Prospect
+from shardnet.policy.rebalance import Decision, Move, Past, Policy, Prospect
 from shardnet.policy.succession import Away
 
 NUM_TOKENS = 400
@@ -114,6 +116,14 @@ def test_what_there_is_no_room_for_at_once_moves_in_steps(
 ) -> None:
     """`b` gives a unit to `c` before it has room for one of `a`: all in one change, however long the cool-down is."""
     monkeypatch.setattr(balancing, "POLICY", Policy(hold_s=0.3, cool_down_s=1000.0))
+    go_over, calls = Rings.go_over, count(1)
+
+    def full_at_first(rings: Rings, choose: Any) -> bool:
+        if next(calls) == 2:
+            raise DoesNotFit("what was given away is still there")
+        return go_over(rings, choose)
+
+    monkeypatch.setattr(Rings, "go_over", full_at_first)
     slowed = Slowed()
     with loaded(tiny, slowed, memory_bytes=830_000, kv_memory_bytes=460_000) as model:  # three units and what moves
         before = model.plan.stages
@@ -125,6 +135,12 @@ def test_what_there_is_no_room_for_at_once_moves_in_steps(
         assert model.plan.stages == stages_from_counts(["a", "b", "c"], [1, 2, 3])
         assert not blueprint_of(model).can_change(before, model.plan.stages, NUM_TOKENS)
         assert [event.event for event in model.events] == ["rebalanced"]
+
+
+def test_what_moved_is_told_unit_by_unit() -> None:
+    """Once, two units far from each other were told as all between them."""
+    moved = [Move(3, "a", "c"), Move(4, "a", "c"), Move(7, "a", "c"), Move(8, "b", "c")]
+    assert balancing._told(moved) == "units 3-4 from a to c; unit 7 from a to c; unit 8 from b to c"
 
 
 def test_layers_leave_a_device_whose_links_became_slow(

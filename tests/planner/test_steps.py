@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from three_devices import three_devices
 
-from shardnet.plan import StagePlan, Stages, owners_of, stages_from_counts, stages_of_owners
+from shardnet.plan import Link, StagePlan, Stages, owners_of, stages_from_counts, stages_of_owners
 from shardnet.planner.costs import evaluate, fits
-from shardnet.planner.problem import Problem
+from shardnet.planner.problem import Device, Problem, Unit
 from shardnet.planner.steps import WORSE, steps_to
 
 MayChange = Callable[[Sequence[StagePlan], Sequence[StagePlan]], bool]
@@ -104,3 +104,15 @@ def test_with_room_for_one_more_there_is_always_a_way_between_neighbours(borders
     room = {device: 1 + max(owners_of(each).count(device) for each in (old, new)) for device in "abc"}
     found = steps_to(old, new, problem, lambda _: 1.0, within(room))
     assert found[-1] == new
+
+
+def test_where_looking_for_a_way_would_take_long_none_is_looked_for() -> None:
+    """64 units, every one of which goes to another device."""
+    names = [f"d{index}" for index in range(32)]
+    units = tuple(Unit(f"u{index}", 1.0, 0, 8) for index in range(64))
+    devices = tuple(Device(name, 100.0, (1e-3,) * 64) for name in names)
+    links = tuple(Link(one, other, 1e-3, 1e7) for one in names for other in names if one != other)
+    problem = Problem(units, devices, links, "d0", pin_embedding=False)
+    old, new = stages_from_counts(names, [2] * 32), stages_from_counts([*names[1:], names[0]], [2] * 32)
+    assert steps(problem, old, new, within(dict.fromkeys(names, 3))) == ()
+    assert steps(problem, old, new, within(dict.fromkeys(names, 4))) == (new,)
