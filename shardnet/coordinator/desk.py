@@ -121,7 +121,7 @@ class SessionDesk:
         broken = self._broken
         return on_thread("shardnet-forget", lambda: None if broken is None else broken.forget(number))
 
-    def follow(self, ticket: int, have: int) -> Future[Told]:
+    def follow(self, ticket: int, have: int, known: int) -> Future[Told]:
         """See `HeldSession.follow`.
 
         Raises:
@@ -130,7 +130,7 @@ class SessionDesk:
         held = self._held.get(ticket)
         if held is None:
             raise ClusterError(self._why_unknown(ticket))
-        return held.follow(have, time.monotonic(), FOLLOW_S)
+        return held.follow(have, known, time.monotonic(), FOLLOW_S)
 
     def _why_unknown(self, ticket: int) -> str:
         """Why there is no session of that ticket, and what its source can do."""

@@ -8,17 +8,19 @@ from concurrent.futures import Future
 from typing import NamedTuple
 
 from shardnet.coordinator.notebook import SessionPage, is_whole
-from shardnet.errors import ShardnetError
+from shardnet.errors import ClusterError, ShardnetError
 from shardnet.session.conversation import Conversation
 from shardnet.transport.messages import SampledToken
 from shardnet.transport.outcomes import settle
-from shardnet.transport.source_messages import SessionRequest, SessionStatus, Told
+from shardnet.transport.source_messages import SessionRequest, SessionStatus, Told, digest
 
 
 class _Waiting(NamedTuple):
     """A source that has asked for more."""
 
     have: int
+    digest: int
+    """Of the tokens before."""
     until_s: float
     """When it is told that there is nothing yet."""
     answer: Future[Told]
@@ -55,12 +57,17 @@ class HeldSession:
 
     # ---- what its source asks ----
 
-    def follow(self, have: int, now_s: float, wait_s: float) -> Future[Told]:
-        """The tokens from index `have` on, as soon as there is one, or what ended the session."""
+    def follow(self, have: int, known: int, now_s: float, wait_s: float) -> Future[Told]:
+        """The tokens from index `have` on, as soon as there is one, or what ended the session.
+
+        Args:
+            known: the digest of the tokens before. Where they are others here, for a coordinator and devices were lost
+                and the answer was computed anew in half precision, the source is told so.
+        """
         answer: Future[Told] = Future()
         self.renew(now_s)
         with self._lock:
-            self._waiting.append(_Waiting(have, now_s + wait_s, answer))
+            self._waiting.append(_Waiting(have, known, now_s + wait_s, answer))
         self._answer()
         return answer
 
@@ -138,7 +145,7 @@ class HeldSession:
         with self._lock:
             due = [each for each in self._waiting if self._has_news(each)]
             self._waiting = [each for each in self._waiting if not self._has_news(each)]
-            outcomes = [self._news_from(each.have) for each in due]
+            outcomes = [self._news_for(each) for each in due]
         for each, outcome in zip(due, outcomes, strict=True):
             settle(each.answer, outcome)
 
@@ -165,8 +172,12 @@ class HeldSession:
     def _has_news(self, waiting: _Waiting) -> bool:
         return self._is_over or waiting.have < len(self._tokens)
 
-    def _news_from(self, have: int) -> Told | ShardnetError:
-        news = tuple(self._tokens[have:])
+    def _news_for(self, waiting: _Waiting) -> Told | ShardnetError:
+        before, news = self._tokens[: waiting.have], tuple(self._tokens[waiting.have :])
+        if news and digest([token.token_id for token in before]) != waiting.digest:
+            return ClusterError(
+                "after losses this answer was computed anew, and it goes on otherwise than it began. Ask again."
+            )
         if self._error is None:
             return Told(news, self._is_over)
         return Told(news, False) if news else self._error

@@ -12,7 +12,7 @@ from shardnet.source.connection import Connection
 from shardnet.transport.delivery import answer_of
 from shardnet.transport.messages import SampledToken, SessionSpec
 from shardnet.transport.outcomes import settle
-from shardnet.transport.source_messages import FOLLOW_S, Told
+from shardnet.transport.source_messages import FOLLOW_S, Told, digest
 
 ANSWER_S = FOLLOW_S + 5.0
 CLOSE_S = 1.0
@@ -42,10 +42,10 @@ class FollowedSession:
     def __iter__(self) -> Iterator[SampledToken]:
         end: Callable[[], None] = self.cancel
         try:
-            have = 0
+            known: list[int] = []
             while True:
                 told: Told | None = self._connection.ask(
-                    "follow", self.spec.session, have, timeout_s=ANSWER_S, stop=self._stop
+                    "follow", self.spec.session, len(known), digest(known), timeout_s=ANSWER_S, stop=self._stop
                 )
                 if told is None:
                     return
@@ -56,7 +56,7 @@ class FollowedSession:
                         return
                 if told.is_over:
                     return
-                have += len(told.tokens)
+                known += (token.token_id for token in told.tokens)
         except GeneratorExit:
             end = self._cancel_later
             raise

@@ -7,8 +7,9 @@ A source is a member that holds no stage; its name begins with `@`. Endpoints of
     cluster_status()             -> ClusterStatus: who is there, what is loaded, who talks
     model_info()                 -> ModelInfo: what a source must know to turn text into ids and back
     start_session(SessionRequest)      answered when the session is open on every stage, or with why it is not
-    follow(ticket, have)         -> Told: the tokens from index `have` on. Answered as soon as there is one, or the
-                                 session is over, or after `FOLLOW_S`. Renews the lease of the session.
+    follow(ticket, have, digest) -> Told: the tokens from index `have` on. Answered as soon as there is one, or the
+                                 session is over, or after `FOLLOW_S`. Renews the lease of the session. Those before
+                                 must have that `digest`: what was computed anew may be another answer.
     close_session(ticket)        frees it, also where its `start_session` comes later
     broken_off() -> BrokenOffs   the answers that may be resumed
     resume_session(ResumeRequest)      as `start_session`; followed from the first token on
@@ -26,6 +27,9 @@ that its source has not followed for `LEASE_S` is closed.
 
 from __future__ import annotations
 
+import zlib
+from array import array
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from shardnet.plan import LeftOut, ModelProfile, Plan, StagePlan, UnitProfile
@@ -40,6 +44,12 @@ SOURCE_MARK = "@"
 """With which the names of members begin that are no devices."""
 FOLLOW_S = 10.0
 LEASE_S = 60.0
+
+
+def digest(token_ids: Sequence[int]) -> int:
+    """Of the beginning of an answer; 32 bits."""
+    return zlib.crc32(array("q", token_ids).tobytes())
+
 
 LoadKeywords = dict[str, str | int | float | bool | tuple[int, ...] | None]
 """Options of a load, by their names as `LoadOptions` has them, which checks them."""

@@ -458,7 +458,7 @@ def test_a_source_that_comes_back_too_late_is_told_how_its_answer_goes_on(
             ids_of(stream)
         assert ids_of(source.resume(1)) == undisturbed[False]
         with pytest.raises(ClusterError, match="Ask anew"):
-            source._connection.ask("follow", 5, 0, timeout_s=10)
+            source._connection.ask("follow", 5, 0, 0, timeout_s=10)
 
 
 def test_what_its_source_has_ended_is_not_kept(cluster: LastingInProcess, tiny: Path, tmp_path: Path) -> None:
