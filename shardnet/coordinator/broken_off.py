@@ -17,6 +17,8 @@ from shardnet.transport.source_messages import BrokenOff, ModelMark
 
 MOST_KEPT = 100
 """Nobody looks through more; with prompts of 30,000 tokens they take 30 MB of the disk."""
+UNSET_S = 1.6e9
+"""No clock that is set says less: this was in 2020."""
 KEPT_S = 30 * 24 * 3600.0
 """Who has not come back for a month does not wait for the answer, and prompts do not stay on a disk for ever."""
 
@@ -117,8 +119,14 @@ class BrokenSessions:
         raise ClusterError(f"answer {number} cannot be removed from the disk. Look at the state folder and its disk.")
 
     def drop_old(self) -> None:
-        """Remove those that broke off long ago."""
-        oldest_s = self._now_s() - KEPT_S
+        """Remove those that broke off long ago. Where the clock was not set then, as on a board without a battery, it
+        was when the clock is known to be set."""
+        now_s = self._now_s()
+        with self._lock:
+            for number, page in self._pages.items():
+                if page.at_s < UNSET_S <= now_s:
+                    self._pages[number] = page._replace(at_s=now_s)
+        oldest_s = now_s - KEPT_S
         if all(page.at_s >= oldest_s for page in self._unclaimed()):
             return
         with self._writing:

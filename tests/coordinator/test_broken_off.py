@@ -20,7 +20,7 @@ from tiny_text_model import save_text_model
 
 from shardnet.cluster.model import Model
 from shardnet.coordinator import broken_off
-from shardnet.coordinator.broken_off import KEPT_S, BrokenSessions
+from shardnet.coordinator.broken_off import KEPT_S, UNSET_S, BrokenSessions
 from shardnet.coordinator.desk import SessionDesk
 from shardnet.coordinator.loaded import Loaded
 from shardnet.coordinator.notebook import BrokenPage, Notebook, SessionPage
@@ -814,3 +814,18 @@ def test_pages_do_not_pile_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     sessions.drop_old()
     assert pages(tmp_path) == ["broken-00000004.page"]
     state.close()
+
+
+def test_what_broke_off_before_the_clock_was_set_is_as_old_as_that(tmp_path: Path) -> None:
+    """Once, a board without a battery dropped it as from 1970 as soon as it knew the time."""
+    now_s = [100.0]
+    with closing(StateFolder(tmp_path / "state")) as state:
+        notebook = Notebook(state)
+        notebook.keep_broken_off(page(1, 90.0))
+        sessions = BrokenSessions(notebook, lambda: now_s[0])
+        now_s[0] = UNSET_S + 1000.0
+        sessions.drop_old()
+        assert [each.number for each in sessions.listed()] == [1]
+        now_s[0] += KEPT_S + 1
+        sessions.drop_old()
+        assert sessions.listed() == ()
