@@ -93,6 +93,12 @@ def test_what_is_kept_hot_has_the_conversations_too(
         assert stream.result.token_ids == expected
 
 
+def num_sessions(ring: RingInProcess, name: str) -> int:
+    """Open on a device."""
+    stages = [host.stage for host in hosts_of(ring, name)]
+    return sum(stage.usage()[0] for stage in stages if stage is not None)
+
+
 def has_units(host: StageHost, stage: StagePlan) -> bool:
     shard = host._running().shard
     return (shard.first_unit, shard.last_unit) == (stage.first_unit, stage.last_unit)
@@ -155,6 +161,7 @@ def test_a_conversation_gets_the_memory_that_was_given_to_it(tiny: Path, expecte
             each.limit_bytes = budget.reserved_bytes + 1000
         assert answer(model, PROMPT, NUM_TOKENS) == expected
         assert standby_of(model).ready == []
+        wait_until(lambda: ring.num_stages() == 3 and num_sessions(ring, "a") == 0)  # they let go of memory
         budget.limit_bytes = budget.reserved_bytes
         with pytest.raises(KVMemorySpent):
             answer(model, PROMPT, NUM_TOKENS)

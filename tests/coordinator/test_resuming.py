@@ -88,10 +88,17 @@ def stages(cluster: LastingInProcess) -> list[object]:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_answers_go_on_whenever_it_is_killed(
-    cluster: LastingInProcess, tiny: Path, loads: list[str], greedy: list[int], sampled: list[int], seed: int
+    cluster: LastingInProcess,
+    tiny: Path,
+    loads: list[str],
+    greedy: list[int],
+    sampled: list[int],
+    seed: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Three times, at random moments: before a session is open, in its prompt, in its answer, in the round of the
     coordinator that came after."""
+    monkeypatch.setattr(standby, "QUIET_S", 600.0)  # what is kept ready is loaded, too
     chance = random.Random(seed)
     begin(cluster, tiny)
     models = [cluster.connect().model for _ in range(2)]
@@ -313,11 +320,14 @@ def devices_in(cluster: LastingInProcess) -> set[str]:
 
 
 def are_ready(cluster: LastingInProcess, num_stages: int) -> None:
-    def count() -> int:
-        ready = rings_in(cluster).standby
-        return 0 if ready is None else len(ready.stages)
+    """So many, and the coordinator that comes after this one knows of them."""
 
-    wait_until(lambda: count() == num_stages)
+    def counts() -> tuple[int, int]:
+        ready, notebook = rings_in(cluster).standby, cluster.coordinator._notebook
+        page = None if notebook is None else notebook.model()
+        return 0 if ready is None else len(ready.stages), 0 if page is None else len(page.left.ready)
+
+    wait_until(lambda: counts() == (num_stages, num_stages))
 
 
 def test_what_is_kept_ready_stays_so(
