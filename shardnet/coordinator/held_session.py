@@ -48,6 +48,8 @@ class HeldSession:
         self._until_s = now_s + lease_s
         self._session: Conversation | None = None
         self._tokens: list[SampledToken] = []
+        self._digests = [0]
+        """Of none of them, of the first one, of the first two, and so on."""
         self._error: ShardnetError | None = None
         self._why_closed: ShardnetError | None = None
         self._is_over = False
@@ -96,16 +98,12 @@ class HeldSession:
         return is_wanted
 
     def tell(self, token: SampledToken) -> None:
-        with self._lock:
-            self._tokens.append(token)
-            self.num_tokens = len(self._tokens)
+        self._take([token])
         self._answer()
 
     def is_whole(self, answer: Sequence[SampledToken]) -> None:
         """It was ended by another coordinator; this is all of it."""
-        with self._lock:
-            self._tokens = list(answer)
-            self.num_tokens = len(self._tokens)
+        self._take(answer)
         settle(self.opened, None)
         self.end(None)
 
@@ -169,12 +167,19 @@ class HeldSession:
         """Whether its source needs it no more."""
         return self._is_closed and self._why_closed is None
 
+    def _take(self, tokens: Sequence[SampledToken]) -> None:
+        with self._lock:
+            for token in tokens:
+                self._tokens.append(token)
+                self._digests.append(digest([token.token_id], self._digests[-1]))
+            self.num_tokens = len(self._tokens)
+
     def _has_news(self, waiting: _Waiting) -> bool:
         return self._is_over or waiting.have < len(self._tokens)
 
     def _news_for(self, waiting: _Waiting) -> Told | ShardnetError:
-        before, news = self._tokens[: waiting.have], tuple(self._tokens[waiting.have :])
-        if news and digest([token.token_id for token in before]) != waiting.digest:
+        news = tuple(self._tokens[waiting.have :])
+        if news and self._digests[waiting.have : waiting.have + 1] != [waiting.digest]:
             return ClusterError(
                 "after losses this answer was computed anew, and it goes on otherwise than it began. Ask again."
             )

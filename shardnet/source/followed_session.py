@@ -42,10 +42,10 @@ class FollowedSession:
     def __iter__(self) -> Iterator[SampledToken]:
         end: Callable[[], None] = self.cancel
         try:
-            known: list[int] = []
+            have = known = 0
             while True:
                 told: Told | None = self._connection.ask(
-                    "follow", self.spec.session, len(known), digest(known), timeout_s=ANSWER_S, stop=self._stop
+                    "follow", self.spec.session, have, known, timeout_s=ANSWER_S, stop=self._stop
                 )
                 if told is None:
                     return
@@ -56,7 +56,8 @@ class FollowedSession:
                         return
                 if told.is_over:
                     return
-                known += (token.token_id for token in told.tokens)
+                have += len(told.tokens)
+                known = digest([token.token_id for token in told.tokens], known)
         except GeneratorExit:
             end = self._cancel_later
             raise

@@ -46,9 +46,13 @@ FOLLOW_S = 10.0
 LEASE_S = 60.0
 
 
-def digest(token_ids: Sequence[int]) -> int:
-    """Of the beginning of an answer; 32 bits."""
-    return zlib.crc32(array("q", token_ids).tobytes())
+def digest(token_ids: Sequence[int], before: int = 0) -> int:
+    """Of the beginning of an answer; 32 bits.
+
+    Args:
+        before: the digest of the tokens before these.
+    """
+    return zlib.crc32(array("q", token_ids).tobytes(), before)
 
 
 LoadKeywords = dict[str, str | int | float | bool | tuple[int, ...] | None]
