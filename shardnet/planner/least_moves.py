@@ -75,9 +75,9 @@ def with_fewer_moves(
     newcomers = [device for device in new.devices if device not in names]
     begins = [runs, *([*runs[:at], _Run(each, 0), *runs[at:]] for each in newcomers for at in range(len(runs) + 1))]
     flown = [_flown(begin, goal, problem, value_of, may_be) for begin in begins]
-    found = [(max(value_of(stages), goal), _num_moved(old, stages), stages) for stages in flown]
+    found = [(max(value_of(stages), goal), num_moved(old.stages, stages), stages) for stages in flown]
     if may_be_new:
-        found.insert(0, (goal, _num_moved(old, new.stages), new.stages))
+        found.insert(0, (goal, num_moved(old.stages, new.stages), new.stages))
     _, _, fewest = min(found, key=lambda each: each[:2])
     if fewest == old.stages:
         return new if may_be_new else None
@@ -130,8 +130,9 @@ def _stages_of(runs: Sequence[_Run]) -> tuple[StagePlan, ...]:
     return stages_from_counts([run.device for run in runs], [run.num_units for run in runs])
 
 
-def _num_moved(old: Plan, stages: Sequence[StagePlan]) -> int:
-    return sum(before != now for before, now in zip(owners_of(old.stages), owners_of(stages), strict=True))
+def num_moved(before: Sequence[StagePlan], after: Sequence[StagePlan]) -> int:
+    """How many units are on another device."""
+    return sum(here != there for here, there in zip(owners_of(before), owners_of(after), strict=True))
 
 
 def ways_of(stages: Sequence[StagePlan]) -> frozenset[tuple[str, str]]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from shardnet.plan import StagePlan, Stages, merged_stages, owners_of, stages_of_owners
 from shardnet.planner.costs import fits
+from shardnet.planner.least_moves import num_moved
 from shardnet.planner.problem import Problem
 
 WORSE = 0.1
@@ -38,8 +39,7 @@ def steps_to(
     """
     goal = merged_stages(new)
     here = merged_stages(old)
-    num_moved = sum(before != after for before, after in zip(owners_of(here), owners_of(goal), strict=True))
-    if num_moved * len(_ends(here, goal)) > MOST_TRIES and not may_change(here, goal):
+    if num_moved(here, goal) * len(_ends(here, goal)) > MOST_TRIES and not may_change(here, goal):
         return ()
     least = value_of(here) * (1 + WORSE)
     found: list[Stages] = []
