@@ -69,9 +69,9 @@ def with_fewer_moves(
     goal = value_of(new.stages) * (1 + tolerance)
     may_be_new = may_be(new.stages)
     runs = [_Run(stage.device, stage.num_units) for stage in merged_stages(old.stages)]
-    names = [run.device for run in runs]
-    if len(set(names)) < len(names) or old.num_units * (len(runs) + 1) ** 3 > _MOST_TRIES:
+    if old.num_units * (len(runs) + 1) ** 3 > _MOST_TRIES:
         return new if may_be_new else None
+    names = {run.device for run in runs}
     newcomers = [device for device in new.devices if device not in names]
     begins = [runs, *([*runs[:at], _Run(each, 0), *runs[at:]] for each in newcomers for at in range(len(runs) + 1))]
     flown = [_flown(begin, goal, problem, value_of, may_be) for begin in begins]
@@ -79,7 +79,7 @@ def with_fewer_moves(
     if may_be_new:
         found.insert(0, (goal, num_moved(old.stages, new.stages), new.stages))
     _, _, fewest = min(found, key=lambda each: each[:2])
-    if fewest == old.stages:
+    if fewest == merged_stages(old.stages):
         return new if may_be_new else None
     if fewest is new.stages:
         return new
@@ -127,7 +127,7 @@ def _flown(
 
 
 def _stages_of(runs: Sequence[_Run]) -> tuple[StagePlan, ...]:
-    return stages_from_counts([run.device for run in runs], [run.num_units for run in runs])
+    return merged_stages(stages_from_counts([run.device for run in runs], [run.num_units for run in runs]))
 
 
 def num_moved(before: Sequence[StagePlan], after: Sequence[StagePlan]) -> int:

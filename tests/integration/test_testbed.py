@@ -186,7 +186,7 @@ def test_layers_leave_a_device_that_is_carried_away_from_the_wifi(tmp_path: Path
         f"name: carried away\nmodel: {model}\n"
         f"devices: [{', '.join(devices)}]\n"
         "links: [{from: all, to: all, mbit_per_s: 50, latency_ms: 20}]\n"
-        "conversations: [{prompt: once, tokens: 100}]\n"
+        "conversations: [{prompt: once, tokens: 160}]\n"
         "events: [t=2 slow a<>b 10x, t=2 slow a<>c 10x]\n"
     )
     ended = subprocess.run(
