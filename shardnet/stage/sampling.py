@@ -1,9 +1,9 @@
 """Chooses the next token of a session from its logits. Runs where the head is, so that only ids travel.
 
-The warpers are those of `transformers`, in its order, and the random numbers of a session are its own: with a seed they
-are those of `torch.manual_seed(seed); model.generate(...)`, whatever the split and whichever other sessions share the
-step. The logits agree with the whole model's to rounding: how a product is rounded depends on how many tokens share its
-step, and on the way taken. In float32 that is in the sixth digit and hardly ever changes a choice; in bfloat16 and
+Scores are warped as `transformers` does it (`warpers`), and the random numbers of a session are its own: with a seed
+they are those of `torch.manual_seed(seed); model.generate(...)`, whatever the split and whichever other sessions share
+the step. The logits agree with the whole model's to rounding: how a product is rounded depends on how many tokens share
+its step, and on the way taken. In float32 that is in the sixth digit and hardly ever changes a choice; in bfloat16 and
 float16 it is in the third, and where two tokens are nearly even, the choice may differ.
 """
 
@@ -11,22 +11,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import cast
 
 import torch
-from transformers.generation.logits_process import (
-    LogitsProcessor,
-    LogitsProcessorList,
-    MinPLogitsWarper,
-    RepetitionPenaltyLogitsProcessor,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
 
 from shardnet.errors import BadRequest
 from shardnet.models import Shard
-from shardnet.transport.messages import SamplingOptions, SessionSpec
+from shardnet.stage.warpers import penalise, warpers_of
+from shardnet.transport.messages import SessionSpec
 
 
 class Sampler:
@@ -40,7 +31,7 @@ class Sampler:
     def __init__(self, spec: SessionSpec, dtype: torch.dtype, wire_dtype: torch.dtype | None = None) -> None:
         options = spec.sampling
         self.is_greedy = options.temperature == 0.0
-        self._processors = _processors(options)
+        self._warpers = warpers_of(options)
         self._generator = torch.Generator().manual_seed(options.seed)
         self._options = options
         self._dtype = str(dtype).removeprefix("torch.")
@@ -54,7 +45,7 @@ class Sampler:
     @property
     def is_argmax(self) -> bool:
         """True where the choice is the plain argmax, which a step does for all such sessions at once."""
-        return self.is_greedy and not self._processors
+        return self.is_greedy and self._ids is None
 
     def sample(self, logits_V: torch.Tensor) -> int:
         """Choose from `logits_V` [vocabulary], fp32.
@@ -62,8 +53,12 @@ class Sampler:
         Raises:
             BadRequest: the scores are no finite numbers: the model's own, or what the options make of them.
         """
-        ids = cast(torch.LongTensor, torch.tensor([self._ids or []], dtype=torch.long))
-        scores = self._processors(ids, cast(torch.FloatTensor, logits_V[None]))
+        scores = logits_V[None]
+        if self._ids is not None:
+            ids = torch.tensor([self._ids], dtype=torch.long)
+            scores = penalise(scores, ids, self._options.repetition_penalty)
+        for warp in self._warpers:
+            scores = warp(scores)
         if self.is_greedy:
             token = int(scores.argmax(dim=-1))
             if not math.isfinite(scores[0, token]):
@@ -126,24 +121,6 @@ def sampler_of(spec: SessionSpec, shard: Shard, wire_dtype: torch.dtype) -> Samp
     return Sampler(spec, shard.dtype, wire_dtype)
 
 
-class TopPOfKept(LogitsProcessor):
-    """As transformers' TopPLogitsWarper, behind one that kept few tokens: only these are sorted, not the vocabulary.
-
-    Where tokens are even and not all of them stay, those of higher ids do. (transformers' sort says nothing of that.)
-    """
-
-    def __init__(self, top_p: float) -> None:
-        self._top_p = top_p
-
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        """Scores [1, V]; those of the tokens that go become -inf."""
-        tokens = (scores[0] > -math.inf).nonzero()[:, 0]
-        ordered, order = scores[0, tokens].sort(stable=True)
-        below = ordered.softmax(dim=-1).cumsum(dim=-1)[:-1]
-        removed = tokens[order[:-1][below <= 1 - self._top_p]]
-        return cast(torch.FloatTensor, scores.index_fill(1, removed, -math.inf))
-
-
 def sample_step(samplers: Sequence[Sampler], logits_NV: torch.Tensor) -> list[int | BadRequest]:
     """Choose the next token of each session of a step; `logits_NV` [sessions, vocabulary], fp32.
 
@@ -163,21 +140,3 @@ def _sample_or_error(sampler: Sampler, logits_V: torch.Tensor) -> int | BadReque
         return sampler.sample(logits_V)
     except BadRequest as error:
         return error
-
-
-def _processors(options: SamplingOptions) -> LogitsProcessorList:
-    """The processors in the order of `GenerationMixin._get_logits_processor`."""
-    processors = LogitsProcessorList()
-    if options.repetition_penalty != 1.0:
-        processors.append(RepetitionPenaltyLogitsProcessor(penalty=options.repetition_penalty))
-    if options.temperature == 0.0:
-        return processors
-    if options.temperature != 1.0:
-        processors.append(TemperatureLogitsWarper(options.temperature))
-    if options.top_k:
-        processors.append(TopKLogitsWarper(options.top_k))
-    if options.top_p < 1.0:
-        processors.append(TopPOfKept(options.top_p) if options.top_k else TopPLogitsWarper(options.top_p))
-    if options.min_p > 0.0:
-        processors.append(MinPLogitsWarper(options.min_p))
-    return processors
