@@ -11,7 +11,8 @@
     ├── KVMemorySpent         (2)     a session's KV cache does not fit beside the others
     └── ClusterError          (1)     a device or the way to it failed
         ├── JoinFailed                a device could not join the cluster
-        │   └── NameTaken             another one has its name
+        │   ├── NameTaken             another one has its name
+        │   └── PortTaken             something on another host has its port
         ├── Evicted                   this device was struck off and must join again
         ├── PlanNotInForce            a device has no such stage: another plan took over, or none was loaded
         ├── DeviceLost                a member died or its connection broke
@@ -84,6 +85,11 @@ class JoinFailed(ClusterError):
 
 class NameTaken(JoinFailed):
     """Another device of the cluster has that name."""
+
+
+class PortTaken(JoinFailed):
+    """On another host of the cluster, something else listens on the port of this device's agent: a new agent has
+    another one."""
 
 
 class Evicted(ClusterError):

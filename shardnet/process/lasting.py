@@ -12,7 +12,7 @@ from shardnet.foreign.plain_files import is_folder, user_path
 from shardnet.foreign.quoting import shortened
 from shardnet.process.state_folder import LOCK
 
-DOOR, STATUS = "door", "status"
+DOOR, STATUS, GATE = "door", "status", "gate"
 """The sockets in a state folder."""
 MARK = "cluster"
 """An empty file that tells a state folder from others that a door may be in."""

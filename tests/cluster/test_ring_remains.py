@@ -378,13 +378,16 @@ def test_prompts_that_begin_together_keep_their_rows_where_packets_are_cut(
     prompts = [[(31 * number + 3 * place) % 250 for place in range(size)] for number, size in enumerate(SIZES)]
     expected = alone(tiny, prompts, 3)
     first, second = threading.Semaphore(0), threading.Semaphore(0)
+    at_first, at_second = threading.Semaphore(0), threading.Semaphore(0)
     forward = Shard.forward
 
     def held(shard: Shard, *args: Any) -> Any:
         layers = [block.layer for block in shard.kv_layout]
         if 0 in layers:
+            at_first.release()
             first.acquire()
         elif 1 in layers:
+            at_second.release()
             second.acquire()
         return forward(shard, *args)
 
@@ -397,19 +400,21 @@ def test_prompts_that_begin_together_keep_their_rows_where_packets_are_cut(
             streams = []
             for number, prompt in enumerate(prompts[:3]):
                 streams.append(model.stream(prompt, max_new_tokens=3))
+                assert at_first.acquire(timeout=60)  # or it would go into one step with the next one
                 if number < 2:
                     first.release()
-                    wait_until(lambda number=number: len(waiting_at[1]._bulk) == number, 10)  # type: ignore[misc]
+                    assert number > 0 or at_second.acquire(timeout=60)
+                    wait_until(lambda number=number: len(waiting_at[1]._bulk) == number)  # type: ignore[misc]
             sends: list[Any] = []
             monkeypatch.setattr(pipeline, "send", lambda *args: sends.append(args))
             streams += [model.stream(prompt, max_new_tokens=3) for prompt in prompts[3:]]
             for send in reversed(sends):
                 send_prompt(*send)
-            wait_until(lambda: len(waiting_at[0]._bulk) == 2, 10)
+            wait_until(lambda: len(waiting_at[0]._bulk) == 2)
             first.release(1000)
-            wait_until(lambda: len(waiting_at[1]._bulk) == 2, 10)
+            wait_until(lambda: len(waiting_at[1]._bulk) == 2)
             second.release()
-            wait_until(lambda: len(waiting_at[1]._bulk) == 2 and len(waiting_at[0]._bulk) == 0, 10)
+            wait_until(lambda: len(waiting_at[1]._bulk) == 2 and len(waiting_at[0]._bulk) == 0)
             second.release(1000)
             with ThreadPoolExecutor(len(streams)) as threads:
                 answers = list(threads.map(lambda stream: [*stream] and stream.result.token_ids, streams))

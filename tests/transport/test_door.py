@@ -61,7 +61,7 @@ class Visitor:
     def _hear(self, news: News) -> None:
         for member_id in news.left:
             self.names.pop(member_id, None)
-        self.names.update({member_id: name for member_id, name, _ in news.joined})
+        self.names.update({member_id: name for member_id, name, _, _ in news.joined})
 
     def sees(self) -> list[str]:
         return sorted(self.names.values())

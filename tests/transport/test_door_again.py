@@ -43,7 +43,7 @@ class Member:
     def _hear(self, news: News) -> None:
         for member_id in news.left:
             self.names.pop(member_id, None)
-        self.names.update({member_id: name for member_id, name, _ in news.joined})
+        self.names.update({member_id: name for member_id, name, _, _ in news.joined})
 
     def _hear_of_door(self, event: str) -> None:
         self.events.append(event)

@@ -15,6 +15,7 @@ from typing import Any
 from shardnet.errors import ClusterError, Evicted, NameTaken, ShardnetError
 from shardnet.process.identity import has_ended
 from shardnet.transport.door import messages
+from shardnet.transport.door.gate import Gate
 from shardnet.transport.door.guest import Guest
 from shardnet.transport.door.keeper import Keeper
 from shardnet.transport.door.messages import (
@@ -61,6 +62,7 @@ class Desk:
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_publishing = False
         self._is_closed = False
+        self._gate = Gate(self._turn_out)
         self._serves: dict[type, Callable[[Guest, Any], Awaitable[int]]] = {
             Enter: self._enter,
             Enlist: self._enlist,
@@ -121,6 +123,14 @@ class Desk:
             self._part(guest)
             self._start(self._wake())
 
+    async def serve_gate(self, guest: Guest) -> None:
+        """Tell the gate of this host of all members, for as long as it is there.
+
+        Raises:
+            EOFError, OSError, Undecodable: as `Guest.read`.
+        """
+        await self._gate.serve(guest, self._roster.members)
+
     def _start(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
@@ -142,9 +152,22 @@ class Desk:
         return guest.id
 
     async def _enlist(self, guest: Guest, question: Enlist) -> int:
-        newcomer = Member(guest.id, question.name, question.address, _hash_of(question.secret), guest.process)
-        while (holder := self._try(guest, newcomer)) is not None:
-            await self._challenge(holder, newcomer)
+        secret_hash = _hash_of(question.secret)
+        newcomer = Member(guest.id, question.name, question.address, secret_hash, guest.process, guest.host)
+        self._roster.require_new(guest.id)
+        if guest.is_enlisting:
+            raise ClusterError("Who is being put on the roster asks for that once.")
+        guest.is_enlisting = True
+        try:
+            await self._gate.add(newcomer)
+            while (holder := self._try(guest, newcomer)) is not None:
+                await self._challenge(holder, newcomer)
+                await self._gate.add(newcomer)  # there may be another one by now
+        except BaseException:
+            self._gate.drop(guest.id)
+            raise
+        finally:
+            guest.is_enlisting = False
         self._members[guest.id] = guest
         try:
             return await self._spread(guest, NOTICE_S)
@@ -210,11 +233,15 @@ class Desk:
     async def _strike(self, guest: Guest, question: Strike) -> int:
         if self._members.get(guest.id) is not guest:
             raise ClusterError("Only members strike others off.")
-        struck = self._members.get(question.id)
-        self._strike_off(question.id)
+        self._turn_out(question.id)
+        return await self._spread(guest, NOTICE_S)
+
+    def _turn_out(self, member_id: int) -> None:
+        """Strike a member off, and tell it so."""
+        struck = self._members.get(member_id)
+        self._strike_off(member_id)
         if struck is not None:
             self._start(struck.farewell())
-        return await self._spread(guest, NOTICE_S)
 
     async def _leave(self, guest: Guest, _: Leave) -> int:
         self._part(guest)
@@ -240,6 +267,7 @@ class Desk:
             return
         self._members.pop(member_id, None)
         self._away.discard(member_id)
+        self._gate.drop(member_id)
         if self._roster.strike(member_id) and not self._is_publishing:
             self._is_publishing = True
             self._start(self._publish())

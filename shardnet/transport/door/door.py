@@ -12,13 +12,15 @@ import os
 import socket
 import threading
 import weakref
-from contextlib import suppress
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 
 from shardnet.errors import UsageError
 from shardnet.process.forks import Birthplace
 from shardnet.process.identity import process_behind
+from shardnet.process.lasting import GATE
 from shardnet.process.state_folder import StateFolder
 from shardnet.transport.door.challenge import (
     DOOR,
@@ -34,11 +36,12 @@ from shardnet.transport.door.desk import Desk
 from shardnet.transport.door.guest import Guest
 from shardnet.transport.door.keeper import Keeper
 from shardnet.transport.door.listening import Listener, listen_at, listen_for_user, listen_in, tend, where
-from shardnet.transport.door.messages import MOST_SAID_BYTES
+from shardnet.transport.door.messages import MOST_SAID_BYTES, Carried, Carrying
 from shardnet.transport.door.roster import Roster, new_roster
 from shardnet.transport.door.roster_file import roster_in
 from shardnet.transport.wire.values import Undecodable
 
+Receive = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 KNOCK_S = 5.0
 """How long who knocks may take to show that it may come in."""
 MOST_KNOCKING = 64
@@ -52,7 +55,9 @@ AGAIN_S = 0.1
 class Door:
     """An open door. A context manager: leaving it closes the door, and members go on among themselves."""
 
-    def __init__(self, listener: Listener, roster: Roster, folder: StateFolder | None = None) -> None:
+    def __init__(
+        self, listener: Listener, roster: Roster, folder: StateFolder | None = None, gate: Listener | None = None
+    ) -> None:
         """Use `serve_door` instead."""
         self.endpoint = listener.endpoint
         """Where it is: "unix:PATH" or "HOST:PORT"."""
@@ -61,7 +66,8 @@ class Door:
         self.folder = folder
         """Where the cluster lives on; None for one that ends with this process."""
         self._birthplace = Birthplace("this door")
-        self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet([listener.socket])
+        self._listeners = [listener] if gate is None else [listener, gate]
+        self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet(each.socket for each in self._listeners)
         self._connections: set[asyncio.Task[None]] = set()
         """Held here: a loop forgets tasks that nobody holds."""
         self._knocking: dict[asyncio.Task[None], None] = {}
@@ -98,37 +104,44 @@ class Door:
             self._loop.run_until_complete(self._serve())
         finally:
             self._loop.close()
-            self._listener.socket.close()
-            self._listener.remove()
+            for each in self._listeners:
+                each.socket.close()
+                each.remove()
             if self.folder is not None:
                 self.folder.close()
 
     async def _serve(self) -> None:
-        self._listener.socket.setblocking(False)
+        for each in self._listeners:
+            each.socket.setblocking(False)
         keeper = Keeper(self._roster, self.folder)
         desk = Desk(self._roster, keeper)
         desk.open()
-        accepting = self._loop.create_task(self._accept(desk))
+        receivers = (self._receive, self._receive_at_gate)
+        accepting = [
+            self._loop.create_task(self._accept(each.socket, partial(receive, desk)))
+            for each, receive in zip(self._listeners, receivers, strict=False)
+        ]
         await self._is_closed.wait()
         desk.close()
-        accepting.cancel()
-        while tasks := [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]:
+        for task in accepting:
+            task.cancel()
+        while tasks := [each for each in asyncio.all_tasks() if each is not asyncio.current_task()]:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks, timeout=CANCEL_AGAIN_S)
         keeper.close()
 
-    async def _accept(self, desk: Desk) -> None:
+    async def _accept(self, listener: socket.socket, receive: Receive) -> None:
         while True:
-            await self._until_somebody_knocks()
+            await self._until_somebody_knocks(listener)
             try:
-                connection, _ = self._listener.socket.accept()
+                connection, _ = listener.accept()
                 connection.setblocking(False)
             except OSError:  # who knocked is gone again, or there is no file left
                 await asyncio.sleep(AGAIN_S)
                 continue
             self._sockets.add(connection)
-            task = self._loop.create_task(self._receive(connection, desk))
+            task = self._loop.create_task(self._look_at(connection, receive))
             task.add_done_callback(partial(self._end, connection))
             self._connections.add(task)
             self._knocking[task] = None
@@ -138,14 +151,14 @@ class Door:
                 oldest.cancel()
             await asyncio.sleep(0)  # where many wait, they must not keep those who were let in from speaking
 
-    async def _until_somebody_knocks(self) -> None:
+    async def _until_somebody_knocks(self, listener: socket.socket) -> None:
         """`sock_accept` would do, but it loses who knocks while it is cancelled, and says so on standard error."""
         has_knocked = asyncio.Event()
-        self._loop.add_reader(self._listener.socket, has_knocked.set)
+        self._loop.add_reader(listener, has_knocked.set)
         try:
             await has_knocked.wait()
         finally:
-            self._loop.remove_reader(self._listener.socket)
+            self._loop.remove_reader(listener)
 
     def _end(self, connection: socket.socket, task: asyncio.Task[None]) -> None:
         """A connection is over; its task may not even have begun."""
@@ -153,23 +166,43 @@ class Door:
         self._knocking.pop(task, None)
         connection.close()
 
-    async def _receive(self, connection: socket.socket, desk: Desk) -> None:
+    async def _look_at(self, connection: socket.socket, receive: Receive) -> None:
         """Look at who knocks, and serve it until it goes."""
-        this = asyncio.current_task()
-        assert this is not None
         writer = None
         try:
             tend(connection)
             reader, writer = await asyncio.open_connection(sock=connection, limit=MOST_SAID_BYTES)
-            is_let_in = await asyncio.wait_for(self._is_let_in(reader, writer), KNOCK_S)
-            self._knocking.pop(this, None)
-            if is_let_in:
-                await desk.serve(Guest(reader, writer, process_behind(connection)))
+            await receive(reader, writer)
         except (OSError, EOFError, Undecodable, asyncio.TimeoutError):
             pass  # whoever it was is gone, or speaks another language
         finally:
             if writer is not None:
                 writer.transport.abort()
+
+    async def _receive(self, desk: Desk, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        is_let_in = await asyncio.wait_for(self._is_let_in(reader, writer), KNOCK_S)
+        self._is_looked_at()
+        if is_let_in:
+            await desk.serve(Guest(reader, writer, process_behind(writer.get_extra_info("socket"))))
+
+    async def _receive_at_gate(self, desk: Desk, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve a gate, or whom it carries."""
+        gate = Guest(reader, writer)
+        said = await asyncio.wait_for(gate.read(), KNOCK_S)
+        if type(said) is Carrying:
+            self._is_looked_at()
+            await desk.serve_gate(gate)
+        elif type(said) is Carried and said.host:
+            is_let_in = await asyncio.wait_for(self._is_let_in(reader, writer), KNOCK_S)
+            self._is_looked_at()
+            if is_let_in:
+                await desk.serve(Guest(reader, writer, host=said.host))
+
+    def _is_looked_at(self) -> None:
+        """Whoever knocked has been looked at: nobody makes room for others any more."""
+        this = asyncio.current_task()
+        assert this is not None
+        self._knocking.pop(this, None)
 
     async def _is_let_in(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         knock = await reader.readexactly(GREETING_BYTES)
@@ -210,8 +243,14 @@ def serve_door(
         raise UsageError("A door is at an address or in a folder. Name one of them.")
     held = StateFolder(folder)
     try:
-        roster = roster_in(held.path)
-        return Door(listen_in(held), roster, held)
+        with ExitStack() as ends:
+            roster = roster_in(held.path)
+            listener = listen_in(held)
+            ends.callback(listener.remove)
+            ends.callback(listener.socket.close)
+            door = Door(listener, roster, held, listen_in(held, GATE))
+            ends.pop_all()
+            return door
     except BaseException:
         held.close()
         raise

@@ -20,11 +20,16 @@ FAREWELL_S = 2.0
 class Guest:
     """A member, or one who will be. All of it runs on the door's loop."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, process: str = "") -> None:
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, process: str = "", host: str = ""
+    ) -> None:
         self.id = 0
         """None yet."""
         self.process = process
         """The one that has connected, where that is known; see `process.identity`."""
+        self.host = host
+        """From which a gate carries it; empty for this one."""
+        self.is_enlisting = False
         self.heard = 0
         """The version of the roster that it has."""
         self._told = 0

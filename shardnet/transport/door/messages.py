@@ -107,8 +107,8 @@ class News(NamedTuple):
     """What has changed on the roster, up to a version."""
 
     version: int
-    joined: tuple[tuple[int, str, str], ...]
-    """Who is there now and was not before: id, name, address."""
+    joined: tuple[tuple[int, str, str, str], ...]
+    """Who is there now and was not before: id, name, address, and its host, empty for that of the door."""
     left: tuple[int, ...]
     """The ids of those who are there no more, also of some that were never told of."""
 
@@ -119,6 +119,34 @@ class Ping(NamedTuple):
 
 class StruckOff(NamedTuple):
     """The others have struck this member off."""
+
+
+class Carried(NamedTuple):
+    """What a gate says first on a connection to the door that it carries."""
+
+    host: str
+    """On which it begins, by its certificate."""
+
+
+class Carrying(NamedTuple):
+    """What a gate says first on the connection on which the door tells it whom it is to carry for."""
+
+
+class AddPort(NamedTuple):
+    """Ask a gate to let other hosts reach a member of its own host, or to listen for one of another host."""
+
+    number: int
+    id: int
+    port: int
+    """Of the member's agent."""
+    host: str
+    """Of the member; empty for the door's."""
+
+
+class DropPort(NamedTuple):
+    """Tell a gate that a member is gone."""
+
+    id: int
 
 
 KINDS: tuple[type, ...] = (
@@ -136,10 +164,14 @@ KINDS: tuple[type, ...] = (
     News,
     Ping,
     StruckOff,
+    Carried,
+    Carrying,
+    AddPort,
+    DropPort,
 )
 """The position is the number on the wire."""
 SAID = frozenset(KINDS[:9])
-"""By members. The others are told by the door."""
+"""By members. The others are told by the door, or said by a gate and to it."""
 _LAYOUTS = tuple(map(Layout, KINDS))
 _NUMBERS = {kind: number for number, kind in enumerate(KINDS)}
 MARK = mark_of((*_LAYOUTS, *map(Layout, wire.KINDS), *LAYOUTS))

@@ -32,6 +32,8 @@ class Member(NamedTuple):
     """Of what it says when it comes back."""
     process: str = ""
     """Where that is known; see `process.identity`."""
+    host: str = ""
+    """By its certificate; empty for the host of the door."""
 
 
 class RosterState(NamedTuple):
@@ -107,8 +109,7 @@ class Roster:
         Raises:
             ClusterError: it is there already, or was struck off.
         """
-        if newcomer.id in self._joined_at or newcomer.id in self._left:
-            raise ClusterError(f"Device number {newcomer.id} has been in this cluster before. Join it anew.")
+        self.require_new(newcomer.id)
         holder = self._ids.get(newcomer.name)
         if holder is not None:
             return self._members[holder]
@@ -117,6 +118,14 @@ class Roster:
         self._ids[newcomer.name] = newcomer.id
         self._joined_at[newcomer.id] = self.version
         return None
+
+    def require_new(self, member_id: int) -> None:
+        """
+        Raises:
+            ClusterError: who has that id is there already, or was struck off.
+        """
+        if member_id in self._joined_at or member_id in self._left:
+            raise ClusterError(f"Device number {member_id} has been in this cluster before. Join it anew.")
 
     def strike(self, member_id: int) -> bool:
         """Take a member off the roster for good. False where it is not there."""
@@ -141,7 +150,7 @@ class Roster:
         present += [(member, joined_at) for member, joined_at, _ in self._leaving]
         joined = [member for member, joined_at in present if version < joined_at <= self.kept]
         first, end = (bisect_right(self._left_at, each) for each in (version, self.kept))
-        told = tuple((each.id, each.name, each.address) for each in joined)
+        told = tuple((each.id, each.name, each.address, each.host) for each in joined)
         return News(self.kept, told, tuple(self._left[first:end]))
 
     def draw(self, counter: str, count: int) -> int:

@@ -12,7 +12,7 @@ from shardnet.foreign.plain_files import read_json
 from shardnet.transport.door.roster import Member, Roster, RosterState, new_roster
 
 NAME = "roster.json"
-FORMAT = 1
+FORMAT = 2
 MOST_BYTES = 2**25
 """Of a file: more than all the ids that there are need."""
 
@@ -21,7 +21,7 @@ def file_of(roster: Roster) -> bytes:
     """The content of its file."""
     state = roster.state
     members = [
-        [each.id, each.name, each.address, each.secret_hash.hex(), each.process, version]
+        [each.id, each.name, each.address, each.secret_hash.hex(), each.process, each.host, version]
         for each, version in state.members
     ]
     content = {
@@ -63,8 +63,8 @@ def _roster_of(value: Any) -> Roster:
     return Roster(RosterState(int(content["version"]), int(content["last_id"]), members, left, drawn))
 
 
-def _member_of(member_id: int, name: str, address: str, secret_hash: str, process: str) -> Member:
-    return Member(int(member_id), str(name), str(address), bytes.fromhex(secret_hash), str(process))
+def _member_of(member_id: int, name: str, address: str, secret_hash: str, process: str, host: str) -> Member:
+    return Member(int(member_id), str(name), str(address), bytes.fromhex(secret_hash), str(process), str(host))
 
 
 def _sum_of(content: Any) -> str:

@@ -78,7 +78,7 @@ class Group:
         """Put this agent on the roster; see `Membership.enlist`."""
 
         def note(news: News) -> None:
-            self._addresses.update((agent_id, address) for agent_id, _, address in news.joined)
+            self._addresses.update((agent_id, address) for agent_id, _, address, _ in news.joined)
             on_news(news)
 
         address = self._store.get(f"addrs/{_agent_name(self.id)}").decode()  # where the agent has just put it

@@ -8,7 +8,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import math
-import re
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -16,13 +15,14 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
-from shardnet.errors import ClusterError, ShardnetError, UsageError
+from shardnet.errors import ClusterError, PortTaken, ShardnetError, UsageError
 from shardnet.process.forks import Birthplace
 from shardnet.process.threads import Errands, on_thread
 from shardnet.transport.base import Handler, OnMembers, RemoteObject, Transport
 from shardnet.transport.door.membership import DoorEvent, OnDoor
 from shardnet.transport.door.messages import News
 from shardnet.transport.failure import has_left, lost, not_a_member, struck_off
+from shardnet.transport.names import require_name
 from shardnet.transport.outcomes import failed, pass_on
 from shardnet.transport.own_calls import OwnCalls
 from shardnet.transport.rpc import farewell, presence
@@ -45,10 +45,12 @@ FAREWELL_S = 2.0
 """How long an answer of one that has left is waited for."""
 CHORES_S = 1.0
 """How long the callbacks of answers that failed may take at the end."""
+MOST_PORTS = 5
+"""So many agents are tried one after the other, where something else has their port on another host."""
 NOBODY = 0
 """No member has this id."""
 _EDGE = "members/edge"
-_NAME = re.compile(r"@?[A-Za-z0-9][A-Za-z0-9._:@-]{0,62}")
+Prepare = Callable[["RpcTransport"], None]
 
 
 class RpcTransport(Transport):
@@ -96,7 +98,7 @@ class RpcTransport(Transport):
         *,
         timeout_s: float = 30.0,
         look_again_s: float = 0.0,
-        prepare: Callable[[RpcTransport], None] = lambda here: None,
+        prepare: Prepare = lambda here: None,
     ) -> RpcTransport:
         """Join the cluster whose door is at `endpoint`. All members that are not silent know of it then.
 
@@ -112,12 +114,19 @@ class RpcTransport(Transport):
             JoinFailed: no door there that lets this process in, or a member has that name.
             UsageError: an impossible name or endpoint, or this process is in a cluster already.
         """
-        if not _NAME.fullmatch(name):
-            raise UsageError(f"A device is called by 1 to 64 letters, digits and .:@_-, but this one is {name!r}.")
+        require_name(name)
         rpc_frames.install()
         presence.check_birthplace()
+        make_group = partial(Group, endpoint, timeout_s=timeout_s, look_again_s=look_again_s)
+        for _ in range(MOST_PORTS - 1):
+            with contextlib.suppress(PortTaken):  # another agent gets another port
+                return cls._join_once(name, make_group, prepare)
+        return cls._join_once(name, make_group, prepare)
+
+    @classmethod
+    def _join_once(cls, name: str, make_group: Callable[[], Group], prepare: Prepare) -> RpcTransport:
         with contextlib.ExitStack() as ends:
-            group = Group(endpoint, timeout_s=timeout_s, look_again_s=look_again_s)
+            group = make_group()
             ends.callback(group.close)
             here = cls(name, group)
             ends.callback(here._shut)
@@ -346,10 +355,10 @@ class RpcTransport(Transport):
         with self._lock:
             self.gone.update(news.left)
             joined = [each for each in news.joined if each[0] != self.id and each[0] not in self.gone]
-            for agent_id, name, _ in joined:
+            for agent_id, name, _, _ in joined:
                 self._peers[name] = Peer(name, agent_id)
                 self._left.discard(name)
-            self._tell_of([name for _, name, _ in joined], [])
+            self._tell_of([name for _, name, _, _ in joined], [])
 
     def _tell_of(self, joined: Sequence[str], left: Sequence[str]) -> None:
         """Called with the lock held, so that changes are told in their order."""
