@@ -57,6 +57,7 @@ setup(
         "psutil>=5.9",
         "typer>=0.15",
         "rich>=13.7",
+        "cryptography>=42",
     ],
     extras_require={**EXTRAS, "dev": DEV, "all": sorted({need for needs in EXTRAS.values() for need in needs})},
     entry_points={
