@@ -1,0 +1,166 @@
+"""To get through to a gate that may be out of reach, as soon as it is back.
+
+A TCP connection that was begun while nothing got through is tried again by the kernel after 1, 3, 7 ... seconds, so it
+may sleep for seconds after the network is back. So another one is begun beside it every half second, and the first that
+gets through counts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
+
+from shardnet.errors import ShardnetError
+from shardnet.tunnel import frames
+from shardnet.tunnel.connection import Connection
+from shardnet.tunnel.frames import BadFrame, Frame, Kind
+from shardnet.tunnel.greeting import Greeting, LinkRefused, draw_identity, pack_greeting
+from shardnet.tunnel.session import LinkSession
+
+Connect = Callable[[], Awaitable[Connection]]
+"""Opens a connection to the other gate, TLS and all. It may raise OSError, after which it is asked again."""
+FIRST_PAUSE_S = 0.05
+MOST_PAUSE_S = 0.5
+ATTEMPT_S = 8.0
+"""How long one attempt may take."""
+
+
+def pauses() -> Iterator[float]:
+    """How long to wait between the beginnings of two attempts."""
+    pause_s = FIRST_PAUSE_S
+    while True:
+        yield pause_s
+        pause_s = min(2 * pause_s, MOST_PAUSE_S)
+
+
+async def dial_again(connect: Connect, pauses_s: Iterator[float]) -> Connection:
+    """The first connection that gets through, however long that takes.
+
+    Raises:
+        ShardnetError: `connect` says that it is of no use.
+    """
+    loop = asyncio.get_running_loop()
+    attempts: set[asyncio.Future[Connection]] = set()
+    try:
+        while True:
+            attempt = asyncio.ensure_future(connect())
+            attempts.add(attempt)
+            overdue = loop.call_later(ATTEMPT_S, attempt.cancel)
+            attempt.add_done_callback(lambda _, overdue=overdue: overdue.cancel())  # type: ignore[misc]
+            connection = await _first_of(attempts, next(pauses_s))
+            if connection is not None:
+                return connection
+    finally:
+        for left in attempts:
+            left.cancel()
+            left.add_done_callback(_close)
+
+
+async def _first_of(attempts: set[asyncio.Future[Connection]], pause_s: float) -> Connection | None:
+    """Wait so long at the most, and take those that have failed out."""
+    loop = asyncio.get_running_loop()
+    until_s = loop.time() + pause_s
+    while attempts and loop.time() < until_s:
+        left_s = until_s - loop.time()
+        done, _ = await asyncio.wait(attempts, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+        for attempt in done:
+            attempts.remove(attempt)
+            with suppress(OSError, asyncio.TimeoutError, asyncio.CancelledError):
+                return attempt.result()
+    await asyncio.sleep(until_s - loop.time())
+    return None
+
+
+def _close(attempt: asyncio.Future[Connection]) -> None:
+    """One that is not needed any more."""
+    if not attempt.cancelled() and attempt.exception() is None:
+        attempt.result().abort()
+
+
+class GreetingFailed(OSError):
+    """A connection broke, or gave no answer, before the other gate had welcomed it. Another one may be."""
+
+
+class Dialler:
+    """Sees to it that a link session is attached."""
+
+    def __init__(self, session: LinkSession, connect: Connect, gate: bytes, greet_s: float) -> None:
+        """Args:
+        connect: opens a connection to the gate of the session's peer.
+        gate: our own gate, as `greeting` has it.
+        greet_s: how long the other gate may take to answer a greeting.
+        """
+        self._session = session
+        self._connect = connect
+        self._gate = gate
+        self._greet_s = greet_s
+        self._identity = draw_identity()
+        self._num_attempts = 0
+
+    async def dial(self) -> None:
+        """Attach the session to a connection, however long that takes.
+
+        Raises:
+            ShardnetError: it can never be; LinkRefused where the other gate says so.
+        """
+        pauses_s = pauses()
+        while True:
+            connection = await dial_again(self._connect, pauses_s)
+            try:
+                await self._greet(connection)
+                return
+            except GreetingFailed:
+                connection.abort()
+                await asyncio.sleep(next(pauses_s))
+            except BaseException:
+                connection.abort()
+                raise
+
+    async def run(self) -> None:
+        """Do so whenever it is detached, until it is over."""
+        while not self._session.why_over:
+            await self._session.wait_detached()
+            try:
+                await self.dial()
+            except ShardnetError as error:
+                self._session.end(str(error))
+
+    async def _greet(self, connection: Connection) -> None:
+        self._num_attempts += 1
+        is_new = self._session.counts.num_connections == 0
+        greeting = pack_greeting(Greeting(self._identity, self._num_attempts, is_new, self._gate))
+        connection.write(frames.pack(Kind.GREETING, 0, self._session.num_received, greeting))
+        answer = _Answer(self._session)
+        connection.belong_to(answer)
+        try:
+            await asyncio.wait_for(answer.is_welcome, self._greet_s)
+        except asyncio.TimeoutError:
+            raise GreetingFailed("the other gate did not answer a greeting") from None
+
+
+class _Answer:
+    """Owns a connection over which a greeting went until the answer comes."""
+
+    def __init__(self, session: LinkSession) -> None:
+        self._session = session
+        self.is_welcome: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def frames_came(self, connection: Connection, came: list[Frame]) -> None:
+        first = came[0]
+        if self.is_welcome.done():
+            return
+        if first.kind is Kind.REFUSED:
+            self.is_welcome.set_exception(LinkRefused(frames.reason_in(first)))
+        elif first.kind is not Kind.WELCOME:
+            raise BadFrame(f"a greeting is answered with a frame of the kind {first.kind.name}")
+        else:
+            self.is_welcome.set_result(None)
+            self._session.attach(connection, first.number)
+            self._session.frames_came(connection, came[1:])
+
+    def can_write(self, connection: Connection) -> None: ...
+
+    def connection_broke(self, connection: Connection, error: Exception | None) -> None:
+        if not self.is_welcome.done():
+            self.is_welcome.set_exception(GreetingFailed(str(error)))

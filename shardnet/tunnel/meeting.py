@@ -1,0 +1,124 @@
+"""Where gates meet: link sessions are begun and resumed, by who dials and by who is dialled."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from shardnet.tunnel.arrival import Arrival
+from shardnet.tunnel.connection import Connection
+from shardnet.tunnel.dialling import Connect, Dialler
+from shardnet.tunnel.greeting import Greeting, LinkRefused, draw_gate
+from shardnet.tunnel.limits import Limits
+from shardnet.tunnel.session import LinkSession
+from shardnet.tunnel.stream import Stream
+
+OnSession = Callable[[LinkSession], None]
+OnStream = Callable[[LinkSession, Stream], None]
+
+
+@dataclass
+class _Accepted:
+    """What a gate that was dialled knows of a link session, so that nobody else resumes it."""
+
+    session: LinkSession
+    greeting: Greeting
+    """The latest."""
+
+
+class Meeting:
+    """All link sessions of one gate, on one event loop."""
+
+    def __init__(self, on_session: OnSession, on_stream: OnStream, limits: Limits | None = None) -> None:
+        """Args:
+        on_session: called with each link session that another gate has begun.
+        on_stream: called with each stream that another gate has opened. Something is to `begin` with it, now or
+            later, or it is to be aborted.
+        limits: of all link sessions.
+        """
+        self._on_session = on_session
+        self._on_stream = on_stream
+        self._limits = limits or Limits()
+        self._gate = draw_gate()
+        self._accepted: dict[bytes, _Accepted] = {}
+        self._sessions: dict[LinkSession, asyncio.Task[None] | None] = {}
+        """And who dials for it."""
+        self._arrivals: set[Arrival] = set()
+
+    @property
+    def sessions(self) -> tuple[LinkSession, ...]:
+        """Those that are not over."""
+        return tuple(session for session in self._sessions if not session.why_over)
+
+    def accept(self, transport: asyncio.Transport, peer: str) -> None:
+        """Take over a connection on which the gate of the host `peer` has proven that it is that, and said no more."""
+        connection = Connection()
+        transport.set_protocol(connection)
+        connection.connection_made(transport)
+        arrival = Arrival(connection, peer, self._limits.greet_s, self._session_of, self._arrivals.discard)
+        self._arrivals.add(arrival)
+
+    async def dial(self, connect: Connect, peer: str) -> LinkSession:
+        """Begin a link session, however long it takes to get through. From then on it dials by itself when it must.
+
+        Raises:
+            LinkRefused: the other gate does not want it.
+            ShardnetError: `connect` says that it is of no use.
+        """
+        session = self._new_session(peer, is_dialler=True)
+        dialler = Dialler(session, connect, self._gate, self._limits.greet_s)
+        try:
+            await dialler.dial()
+        except BaseException:
+            session.end("it was never begun")
+            raise
+        self._sessions[session] = asyncio.ensure_future(dialler.run())
+        return session
+
+    def end(self, reason: str) -> None:
+        """End all link sessions, in order."""
+        for session in self.sessions:
+            session.end(reason)
+        for arrival in tuple(self._arrivals):
+            arrival.refuse(reason)
+
+    def _session_of(self, peer: str, greeting: Greeting) -> LinkSession:
+        """Which link session a connection is for.
+
+        Raises:
+            LinkRefused: none that it may have.
+        """
+        known = self._accepted.get(greeting.identity.session)
+        if known is None:
+            return self._begin(peer, greeting)
+        if known.session.peer != peer or not known.greeting.identity.is_same(greeting.identity):
+            raise LinkRefused("this link session is somebody else's")
+        if greeting.attempt <= known.greeting.attempt:
+            raise LinkRefused("this connection comes after a later one")
+        known.greeting = greeting
+        return known.session
+
+    def _begin(self, peer: str, greeting: Greeting) -> LinkSession:
+        if not greeting.is_new:
+            raise LinkRefused("this link session is over")
+        for other in tuple(self._accepted.values()):
+            if other.session.peer == peer and other.greeting.gate != greeting.gate:
+                other.session.end(f"the gate of {peer} was started again")
+        session = self._new_session(peer, is_dialler=False)
+        self._accepted[greeting.identity.session] = _Accepted(session, greeting)
+        session.when_over(partial(self._accepted.pop, greeting.identity.session))
+        self._on_session(session)
+        return session
+
+    def _new_session(self, peer: str, is_dialler: bool) -> LinkSession:
+        session = LinkSession(peer, is_dialler, self._on_stream, self._limits)
+        self._sessions[session] = None
+        session.when_over(partial(self._forget, session))
+        return session
+
+    def _forget(self, session: LinkSession) -> None:
+        task = self._sessions.pop(session)
+        if task is not None:
+            task.cancel()
