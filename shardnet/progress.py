@@ -11,7 +11,8 @@ from functools import partial
 from shardnet.process.threads import Errands
 
 Progress = Callable[[str, float, float], None]
-"""Called as progress(what, done, total) from any thread; done == total ends the line `what`."""
+"""Called as progress(what, done, total) from any thread; done == total ends the line `what`. What stands behind ": " in
+`what` may be another time by time, and the line is the same."""
 
 
 def silent(what: str, done: float, total: float) -> None:
@@ -52,6 +53,7 @@ def progress_bars(*, enabled: bool | None = None) -> Iterator[Progress]:
         ended: set[str] = set()
 
         def line(what: str, done: float, total: float) -> None:
+            what = _name_of(what)
             if done >= total and what not in ended:
                 ended.add(what)
                 console.print(f"{what}: done", highlight=False)
@@ -69,9 +71,15 @@ def progress_bars(*, enabled: bool | None = None) -> Iterator[Progress]:
         adding = threading.Lock()
 
         def show(what: str, done: float, total: float) -> None:
+            name = _name_of(what)
             with adding:
-                if what not in tasks:
-                    tasks[what] = bars.add_task(what, total=total)
-            bars.update(tasks[what], completed=done, total=total)
+                if name not in tasks:
+                    tasks[name] = bars.add_task(what, total=total)
+            bars.update(tasks[name], description=what, completed=done, total=total)
 
         yield show
+
+
+def _name_of(what: str) -> str:
+    """What says which line is meant."""
+    return what.partition(": ")[0]

@@ -24,7 +24,7 @@ from shardnet.cluster.deployment import Deployment
 from shardnet.cluster.launched import announced_in
 from shardnet.cluster.left_model import Keep, LeftModel, LeftSession
 from shardnet.cluster.load_options import LoadOptions
-from shardnet.cluster.loading import load_model, model_of
+from shardnet.cluster.loading import check_model, load_model, model_of
 from shardnet.cluster.local_workers import MOST_LOCAL_DEVICES, LocalWorkers
 from shardnet.cluster.model import Model
 from shardnet.cluster.newcomers import Newcomers
@@ -33,7 +33,6 @@ from shardnet.cluster.survey import Surveyor
 from shardnet.cluster.watch import Watch
 from shardnet.device.process import MOST_THREADS
 from shardnet.errors import BadRequest, ClusterError, PlanNotInForce
-from shardnet.foreign.quoting import quoted
 from shardnet.loader import ModelFiles
 from shardnet.options import takes
 from shardnet.policy.membership import Came, Ended
@@ -41,10 +40,12 @@ from shardnet.process.forks import Birthplace
 from shardnet.process.lasting import default_folder, folder_of, is_running
 from shardnet.profiling.cores import max_threads
 from shardnet.progress import Progress, in_turn, shown, silent
+from shardnet.shipping.dispatch import Dispatch
 from shardnet.source.running_cluster import RunningCluster
 from shardnet.transport import RpcTransport, serve_door
 from shardnet.transport.base import Transport
 from shardnet.transport.messages import RingId, StageKey, Tokens
+from shardnet.transport.shipping_messages import FetchProgress
 from shardnet.transport.source_messages import COORDINATOR
 
 ANSWER_S = 10.0
@@ -68,6 +69,7 @@ class Cluster:
         self._deployments: tuple[Deployment, ...] = ()
         self._lock = threading.Lock()
         self._surveyor = Surveyor(transport)
+        self._dispatch = Dispatch(transport)
         self.keep: Keep | None = None
         """Set where loaded models are to outlive this process."""
         self.leaves_models = False
@@ -83,6 +85,7 @@ class Cluster:
         transport.expose("hop_late", self._on_hop_late)
         transport.expose("load_progress", self._on_load_progress)
         transport.expose("profile_progress", self._on_profile_progress)
+        transport.expose("fetch_progress", self._on_fetch_progress)
         how_it_ended: Callable[[], dict[str, str]] = dict
         if workers is not None:
             how_it_ended = workers_that_ended(workers)
@@ -93,6 +96,7 @@ class Cluster:
         if workers is not None:
             workers.on_ended = self._watch.look
         self._resources = resources.pop_all()  # the caller's until it stands
+        self._resources.callback(self._dispatch.close)
 
     @classmethod
     def local(
@@ -187,9 +191,9 @@ class Cluster:
         if not devices:
             raise ClusterError("every device of this cluster is lost. Start a new one.")
         asked = LoadOptions(**options)
-        _check_model(model, asked.dtype)
+        check_model(model, asked.dtype)
         with shown(asked.progress) as caller, in_turn(caller) as told:  # devices tell it on threads that must not wait
-            deployment = Deployment(self._transport, self._epoch, told, self._forget, self.keep)
+            deployment = Deployment(self._dispatch, self._epoch, told, self._forget, self.keep)
             self._remember(deployment)
             try:
                 loaded = load_model(deployment, model, devices, self._surveyor, asked)
@@ -217,9 +221,9 @@ class Cluster:
             DoesNotFit, DeviceLost: what is gone finds no room.
         """
         self._check_open()
-        blueprint = blueprint_again(self._transport, left, opened, options)
+        blueprint = blueprint_again(self._dispatch, left, opened, options)
         found = open_again(self._transport, left, blueprint, sessions, self._check_open)
-        deployment = Deployment(self._transport, left.epoch, silent, self._forget, self.keep)
+        deployment = Deployment(self._dispatch, left.epoch, silent, self._forget, self.keep)
         restored = stand_again(deployment, found, blueprint, sessions)
         self._remember(deployment)
         lost = dict.fromkeys(found.gone, NOT_BACK) | self.lost  # the watch may have told before
@@ -337,6 +341,11 @@ class Cluster:
         for deployment in self._deployments[-1:]:
             deployment.on_profile_progress(device, done, total)
 
+    def _on_fetch_progress(self, ring_id: RingId, fetched: FetchProgress) -> None:
+        deployment = self._deployment_of(ring_id)
+        if deployment is not None:
+            deployment.fetches.tell(fetched)
+
     def _on_stage_failed(self, ring_id: RingId, stage: int, device: str, text: str) -> None:
         deployment = self._held(ring_id)
         self._watch.suspect(device, partial(deployment.on_stage_failed, stage, device, text))
@@ -376,17 +385,3 @@ class Cluster:
 def workers_that_ended(workers: LocalWorkers) -> Callable[[], dict[str, str]]:
     """A function that tells which of `workers` have ended, and in words how."""
     return lambda: {name: f"its process {workers.how_it_ended(name)}" for name, _ in workers.poll()}
-
-
-def _check_model(model: object, dtype: str) -> None:
-    """
-    Raises:
-        BadRequest: it is no model, or was opened to be loaded in another dtype.
-    """
-    if isinstance(model, ModelFiles):
-        if model.dtype != dtype:
-            raise BadRequest(
-                f"{model.name} was opened as {model.dtype}, but dtype is {dtype}. Open it as {dtype}, too."
-            )
-    elif not isinstance(model, (str, Path)):
-        raise BadRequest(f"a model is a path or a hub id, but this is {quoted(model)}.")

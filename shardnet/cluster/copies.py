@@ -1,4 +1,4 @@
-"""Under which name the devices know a checkpoint, and that every one of them has a copy.
+"""Under which name the devices know a checkpoint, and that every one of them has a copy or can fetch what it needs.
 
 A checkpoint whose weights were hashed before, or are few, goes by its content. A large one would keep its first start
 waiting: it goes by its files' stamps, which the devices of this machine can follow, and is hashed only when a device
@@ -12,10 +12,9 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-from shardnet.errors import ModelNotFound
-from shardnet.loader import ADVICE, AT_ONCE_BYTES, ModelFiles, enter, fingerprint
+from shardnet.loader import AT_ONCE_BYTES, ModelFiles, enter, fingerprint
 from shardnet.progress import Progress
-from shardnet.transport.base import Transport
+from shardnet.shipping.dispatch import Dispatch
 
 ASK_S = 60.0
 
@@ -23,7 +22,7 @@ ASK_S = 60.0
 def require_copies(
     files: ModelFiles,
     devices: Sequence[str],
-    transport: Transport,
+    dispatch: Dispatch,
     cache_dir: Path,
     progress: Progress,
     wait_for: Callable[[Future[Any]], Any] = Future.result,
@@ -35,13 +34,18 @@ def require_copies(
         wait_for: waits for an answer, or raises when waiting makes no sense any more.
 
     Raises:
-        ModelNotFound: a device has no copy. It is no failure of the device's, and trying again would not help.
+        ShardnetError: a device has none, and cannot take in what it would have to know to fetch of it.
     """
 
     def lacking(named: ModelFiles) -> list[str]:
         enter(named.copy, cache_dir)
-        asked = [transport.call(device, "has_copy", named.copy.name, timeout_s=ASK_S) for device in devices]
-        return [device for device, answer in zip(devices, asked, strict=True) if not wait_for(answer)]
+        dispatch.offer(named.copy)
+        asked = [dispatch.transport.call(device, "has_copy", named.copy.name, timeout_s=ASK_S) for device in devices]
+        has_copy = {device: wait_for(answer) for device, answer in zip(devices, asked, strict=True)}
+        for device in devices:
+            if has_copy[device]:
+                dispatch.has_all(device, named.copy)
+        return [device for device in devices if not has_copy[device]]
 
     copy = fingerprint(files.copy, cache_dir, progress, most_bytes=AT_ONCE_BYTES)
     named = files if copy is None else files.under(copy)
@@ -51,9 +55,6 @@ def require_copies(
         assert copy is not None, "there was no limit"
         named = files.under(copy)
         without = lacking(named)
-    if without:
-        have = "has" if len(without) == 1 else "have"
-        raise ModelNotFound(
-            f"{', '.join(without)} {have} no copy of {files.name} (checkpoint {named.copy.name[:16]}). {ADVICE}"
-        )
+    for told in [dispatch.give_list(device, named.copy) for device in without]:
+        wait_for(told)
     return named

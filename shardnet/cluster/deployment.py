@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from shardnet.cluster.balancing import Balancing
 from shardnet.cluster.blueprint import Blueprint
 from shardnet.cluster.draining import drain, held_by
+from shardnet.cluster.fetches import Fetches
 from shardnet.cluster.left_model import KEEP_S, Keep, left_of
 from shardnet.cluster.remote_stage import RemoteStage
 from shardnet.cluster.ring import Ring
@@ -28,12 +29,12 @@ from shardnet.plan import Plan
 from shardnet.process.threads import Errands
 from shardnet.progress import Progress
 from shardnet.session.sessions import VERDICT_S, Sessions
+from shardnet.shipping.dispatch import Dispatch
 from shardnet.timeline.clocks import clock_ns
 from shardnet.timeline.events import Event
 from shardnet.timeline.history import History
 from shardnet.timeline.stage_report import StageReport
 from shardnet.timeline.timeline import Timeline
-from shardnet.transport.base import Transport
 from shardnet.transport.messages import RingId, StageKey, StageSizes, Tokens
 
 UNLOAD_S = 5.0
@@ -48,15 +49,17 @@ class Deployment:
 
     def __init__(
         self,
-        transport: Transport,
+        dispatch: Dispatch,
         epoch: bytes,
         progress: Progress,
         on_closed: Callable[[Deployment], object],
         keep: Keep | None = None,
     ) -> None:
         """Args: `keep`, told of what another process needs to go on with the model; None where it ends with us."""
-        self.transport = transport
+        self.transport = dispatch.transport
+        self.dispatch = dispatch
         self.progress = progress
+        self.fetches = Fetches(progress, self.note)
         self.events: tuple[Event, ...] = ()
         """What happened since it was loaded, the latest `MOST_EVENTS`."""
         self._keep = keep
@@ -195,6 +198,7 @@ class Deployment:
                 self._run_log = RunLog(self.transport, partial(_members, self._rings))
             if blueprint.options.rebalance and blueprint.options.split is None:
                 self._balancing = Balancing(self._rings, lambda: self.sessions.num_open, self.note)
+        self.fetches.stand()
 
     def renew(self) -> None:
         """Let all stages go on under a new plan version, sessions and all.

@@ -31,6 +31,7 @@ from shardnet.loader import ModelFiles, open_model
 from shardnet.plan import DeviceProfile, Link, Plan
 from shardnet.process.cache_folder import cache_folder
 from shardnet.progress import Progress
+from shardnet.shipping.dispatch import Dispatch
 from shardnet.transport.base import Transport
 
 MOST_SESSIONS = 2**32
@@ -50,11 +51,12 @@ def load_model(
         model = open_model(str(model), options.dtype, cache_dir=cache_dir, progress=deployment.progress)
     context_tokens = check_context(model.profile.name, model.profile.context_tokens, options.context_tokens)
     files = named_for(
-        devices, deployment.transport, model, options, progress=deployment.progress, wait_for=deployment.result_of
+        devices, deployment.dispatch, model, options, progress=deployment.progress, wait_for=deployment.result_of
     )
     ring_id = deployment.next_ring_id()
     version = ring_id.plan_version
     placed = place_model(deployment, files, devices, surveyor, options, context_tokens, version)
+    deployment.dispatch.learn(placed.links)
     plan = placed.plan
     blueprint = Blueprint(
         deployment.transport.name,
@@ -77,22 +79,18 @@ def load_model(
 
 def named_for(
     devices: Sequence[str],
-    transport: Transport,
+    dispatch: Dispatch,
     opened: ModelFiles,
     options: LoadOptions,
     *,
     progress: Progress,
     wait_for: Callable[[Future[Any]], Any] = Future.result,
 ) -> ModelFiles:
-    """What was opened, as its stages are to have it, under a name by which each device finds its own copy.
-
-    Raises:
-        ModelNotFound: a device has none.
-    """
+    """What was opened, as its stages are to have it, under a name by which devices find it; see `require_copies`."""
     if options.wire_dtype is not None:
         opened = replace(opened, profile=opened.profile.sent_as(options.wire_dtype))
     cache_dir = cache_folder(options.cache_dir)
-    return require_copies(opened, devices, transport, cache_dir, progress, wait_for)
+    return require_copies(opened, devices, dispatch, cache_dir, progress, wait_for)
 
 
 def session_numbers(transport: Transport) -> Iterator[int]:
@@ -151,6 +149,20 @@ def place_model(
     with setting_aside(kv_bytes, files.profile, survey.devices):
         plan = place(problem, options.placement, options.objective, options.in_flight, version)
     return Placed(plan, survey.devices, survey.links)
+
+
+def check_model(model: object, dtype: str) -> None:
+    """
+    Raises:
+        BadRequest: it is no model, or was opened to be loaded in another dtype.
+    """
+    if isinstance(model, ModelFiles):
+        if model.dtype != dtype:
+            raise BadRequest(
+                f"{model.name} was opened as {model.dtype}, but dtype is {dtype}. Open it as {dtype}, too."
+            )
+    elif not isinstance(model, (str, Path)):
+        raise BadRequest(f"a model is a path or a hub id, but this is {quoted(model)}.")
 
 
 def check_context(model: str, longest: int, wanted: int | None, option: str = "context_tokens") -> int:

@@ -17,6 +17,7 @@ from shardnet.plan import DeviceProfile, Link
 from shardnet.process.cache_folder import cache_folder
 from shardnet.process.threads import on_thread
 from shardnet.progress import silent
+from shardnet.shipping.dispatch import Dispatch
 
 
 class Newcomers:
@@ -54,26 +55,28 @@ class Newcomers:
         others = [each for each in present if each not in self._lost]
 
         def change(blueprint: Blueprint) -> Blueprint:
-            return with_newcomer(blueprint, device, others, self._surveyor)
+            return with_newcomer(blueprint, device, others, self._surveyor, deployment.dispatch)
 
         try:
             deployment.take_in(device, change, lambda: device not in self._lost)
-        except ShardnetError as error:  # it has no copy, or left again: the model does without
+        except ShardnetError as error:  # its disk is full, or it left again: the model does without
             deployment.note("newcomer", f"{device} is not used: {error}", device)
 
 
-def with_newcomer(blueprint: Blueprint, device: str, others: Sequence[str], surveyor: Surveyor) -> Blueprint:
+def with_newcomer(
+    blueprint: Blueprint, device: str, others: Sequence[str], surveyor: Surveyor, dispatch: Dispatch
+) -> Blueprint:
     """The blueprint with one device more, which is measured where the others were.
 
     Args:
         others: the devices that are there.
 
     Raises:
-        ShardnetError: the device has no copy of the model, or does not answer.
+        ShardnetError: the device does not answer.
     """
-    files, options = blueprint.files, blueprint.options
-    cache_dir = cache_folder(options.cache_dir)
-    require_copies(files, [device], surveyor.transport, cache_dir, silent)
+    cache_dir = cache_folder(blueprint.options.cache_dir)
+    files = require_copies(blueprint.files, [device], dispatch, cache_dir, silent)
+    blueprint = replace(blueprint, files=files)
     if not blueprint.links:  # nothing was measured of the others, either
         [newcomer] = surveyor.memory([device])
         return _with(blueprint, newcomer, ())
@@ -85,6 +88,7 @@ def with_newcomer(blueprint: Blueprint, device: str, others: Sequence[str], surv
         silent,
         context_tokens=min(EXPECTED_TOKENS, max(1, blueprint.context_tokens // 2)),
     )
+    dispatch.learn(survey.links)
     newcomer = next(each for each in survey.devices if each.name == device)
     return _with(blueprint, newcomer, survey.links)
 

@@ -31,6 +31,7 @@ from shardnet.policy.succession import Away, Verdict, succeed
 from shardnet.process.threads import on_thread
 from shardnet.progress import silent
 from shardnet.session.session import Session
+from shardnet.shipping.dispatch import Dispatch
 from shardnet.transport.base import Transport
 from shardnet.transport.messages import RingId
 
@@ -71,18 +72,18 @@ class Opened:
     """Stages that were kept ready, and are not part of the ring."""
 
 
-def blueprint_again(transport: Transport, left: LeftModel, opened: ModelFiles, options: LoadOptions) -> Blueprint:
+def blueprint_again(dispatch: Dispatch, left: LeftModel, opened: ModelFiles, options: LoadOptions) -> Blueprint:
     """What the stages were made from.
 
     Raises:
         ClusterError: the model's files are others now.
     """
-    files = named_for((), transport, opened, options, progress=silent)
+    files = named_for((), dispatch, opened, options, progress=silent)
     if files.copy.name != left.checkpoint:
         raise ClusterError(f"the files of {files.name} are not those any more that its devices have loaded.")
-    return Blueprint(
-        transport.name, files, options, left.deployment, left.devices, left.links, left.context_tokens, KEEP_S
-    )
+    dispatch.learn(left.links)
+    source = dispatch.transport.name
+    return Blueprint(source, files, options, left.deployment, left.devices, left.links, left.context_tokens, KEEP_S)
 
 
 def open_again(

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import threading
-import weakref
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -17,13 +14,15 @@ from shardnet.device.following import Following
 from shardnet.device.memory import AddedWeights, DeviceMemory
 from shardnet.device.outlet import RingOutlet
 from shardnet.device.shaping import Shaping
+from shardnet.device.shared_weights import SharedWeights
 from shardnet.device.stage_table import StageTable
 from shardnet.errors import ClusterError, PlanNotInForce
-from shardnet.loader import load_shard, require_copy
+from shardnet.loader import load_shard
 from shardnet.models import Shard
 from shardnet.process.allocator import return_freed
 from shardnet.process.threads import on_thread
 from shardnet.profiling.memory import peak_rss_bytes
+from shardnet.shipping.depot import Depot
 from shardnet.stage.budget import MemoryBudget
 from shardnet.stage.cache import KVCache
 from shardnet.stage.pace import Pace, own_pace
@@ -52,12 +51,11 @@ class Premises:
 
     transport: Transport
     num_threads: int
-    cache_dir: Path
-    """Where this device finds its copies of checkpoints."""
+    depot: Depot
+    """Its weights on disk."""
     memory: DeviceMemory
     pace: Pace = own_pace
-    weights: weakref.WeakValueDictionary[Any, torch.Tensor] = field(default_factory=weakref.WeakValueDictionary)
-    """Tensors that several stages use (tied embeddings, say), each loaded once, as long as one uses it."""
+    weights: SharedWeights = field(default_factory=SharedWeights)
 
 
 class StageHost:
@@ -351,8 +349,7 @@ class StageHost:
             self._raise_if_closed()
             spec = self._spec
         stop = spec.ring[spec.stage]
-        copy = require_copy(spec.checkpoint, here.cache_dir, here.transport.name)
-        with copy.at_rest():
+        with here.depot.copy_for(spec, self._raise_if_closed) as copy, copy.at_rest():
             return load_shard(
                 copy.folder,
                 copy.places_of(spec.tensors),

@@ -20,10 +20,11 @@ from shardnet.device.description import describe
 from shardnet.device.following import make_room
 from shardnet.device.memory import DeviceMemory
 from shardnet.device.orphans import HeldFor, OrphanWatch
+from shardnet.device.shared_weights import SharedWeights
 from shardnet.device.stage_host import Premises, StageHost
 from shardnet.device.stage_table import StageTable
 from shardnet.errors import ClusterError, KVMemorySpent, PlanNotInForce
-from shardnet.loader import find_copy, read_config, require_copy
+from shardnet.loader import read_config
 from shardnet.models import build_skeleton
 from shardnet.plan import StagePlan
 from shardnet.process.cache_folder import cache_folder
@@ -32,6 +33,7 @@ from shardnet.profiling.cores import device_kind
 from shardnet.profiling.link_probe import expose_probe
 from shardnet.profiling.reuse import measure_or_reuse
 from shardnet.profiling.store import ProfileStore
+from shardnet.shipping.depot import NO_LIMITS, Depot, FetchLimits
 from shardnet.stage.pace import Pace, own_pace
 from shardnet.stage.stage import Stage
 from shardnet.timeline.clocks import clock_ns
@@ -58,13 +60,15 @@ class Worker:
         cache_dir: Path | None = None,
         pace: Pace = own_pace,
         most_memory_bytes: int | None = None,
+        fetch_limits: FetchLimits = NO_LIMITS,
     ) -> None:
         self.num_threads = num_threads
         self.cache_dir = cache_folder(cache_dir)
-        """Where this device keeps its profiles, and finds its copies of checkpoints."""
+        """Where this device keeps its profiles and what it fetches of weights, and finds its copies of checkpoints."""
         self.premises: Premises
         self._pace = pace
         self._most_memory_bytes = most_memory_bytes
+        self._fetch_limits = fetch_limits
         self.left = threading.Event()
         """Set when the coordinator has told this device to leave."""
         self._stages: StageTable[StageHost]
@@ -87,10 +91,11 @@ class Worker:
         """Expose what a device offers. To be done before the others learn of it: they ask at once."""
         self._stages = StageTable(transport.name)
         memory = DeviceMemory(transport.name, self._stages.hosts, self._most_memory_bytes)
-        self.premises = Premises(transport, self.num_threads, self.cache_dir, memory, self._pace)
+        weights = SharedWeights()
+        depot = Depot(transport, self.cache_dir, self._fetch_limits, weights.roots)
+        self.premises = Premises(transport, self.num_threads, depot, memory, self._pace, weights)
         for endpoint, handler in (
             ("describe", self.describe),
-            ("has_copy", self.has_copy),
             ("profile", self.profile),
             ("ping", clock_ns),
             ("stages", self._stages.keys),
@@ -128,10 +133,6 @@ class Worker:
         memory = self.premises.memory
         return describe(self.name, self.kind, self.num_threads, memory.promised_bytes(), memory.allowed_bytes())
 
-    def has_copy(self, checkpoint: str) -> bool:
-        """Whether this device has the files of a checkpoint."""
-        return find_copy(checkpoint, self.cache_dir) is not None
-
     def profile(self, checkpoint: str, dtype: str, max_seconds: float, source: str) -> Future[MeasuredDevice]:
         """Measure this device with a model's units, or take what was measured before; see `profiler`."""
 
@@ -140,7 +141,7 @@ class Worker:
 
         def measure() -> MeasuredDevice:
             profiled = measure_or_reuse(
-                read_config(require_copy(checkpoint, self.cache_dir, self.name).folder),
+                read_config(self.premises.depot.folder_of(checkpoint)),
                 dtype,
                 ProfileStore(self.cache_dir / "profiles"),
                 device=self.kind,
@@ -229,6 +230,7 @@ class Worker:
             self._orphans.close()
             for host in self._stages.hosts():
                 host._end()
+            self.premises.depot.close()
 
     def __enter__(self) -> Worker:
         return self

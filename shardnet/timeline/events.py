@@ -15,7 +15,8 @@ class Event:
     at_s: float
     """Seconds since the model was loaded."""
     event: str
-    """`lost`, `suspected` or `cut off`, `recovered`, `back`, `rebalanced`, `drained`, `newcomer`, `standby`."""
+    """`lost`, `suspected` or `cut off`, `recovered`, `back`, `rebalanced`, `drained`, `newcomer`, `standby`,
+    `fetched`."""
     text: str
     """In words, such as "device-1 is lost (its process was killed by SIGKILL): its units 10-19 go to device-0"."""
     device: str = ""

@@ -17,7 +17,7 @@ from shardnet.cluster.cluster import Cluster
 from shardnet.cluster.copies import require_copies
 from shardnet.device import stage_host
 from shardnet.device.worker import Worker
-from shardnet.errors import DamagedCheckpoint, ModelNotFound
+from shardnet.errors import DamagedCheckpoint
 from shardnet.loader import enter, fingerprint, open_model
 from shardnet.progress import silent
 from shardnet.transport.in_process import network as in_process
@@ -80,7 +80,7 @@ def test_no_path_travels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert list((tmp_path / "a" / "profiles").iterdir()), "a device keeps its profile in its own cache folder"
 
 
-def test_a_device_finds_its_own_copy_or_says_that_it_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_finds_its_own_copy_or_fetches_what_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = save_text_model(tmp_path / "model")
     monkeypatch.setattr("shardnet.loader.copy_index._shared_folder", lambda: None)  # as if on machines of their own
     opened: list[Path] = []
@@ -93,9 +93,7 @@ def test_a_device_finds_its_own_copy_or_says_that_it_has_none(tmp_path: Path, mo
     monkeypatch.setattr(stage_host, "load_shard", watched)
     options = {"dtype": "float32", "split": [3, 3], "cache_dir": tmp_path / "a", "progress": silent}
     with cluster_of(tmp_path / "a", tmp_path / "b") as cluster:
-        with pytest.raises(ModelNotFound, match=r"^b has no copy of model \(checkpoint \w+\). Copy the model") as error:
-            cluster.load(model, **options)
-        assert error.value.exit_code == 2
+        cluster.load(model, **options).close()
         shutil.copytree(model, tmp_path / "copy of b")
         copy = fingerprint(open_model(str(tmp_path / "copy of b"), "float32").copy, tmp_path / "b")
         assert copy is not None
@@ -104,7 +102,8 @@ def test_a_device_finds_its_own_copy_or_says_that_it_has_none(tmp_path: Path, mo
         shutil.rmtree(tmp_path / "a" / "parts")  # a large model, never hashed: b cannot follow its files' stamps
         with cluster.load(model, **options) as loaded:
             assert loaded.generate(["hello"], max_new_tokens=4)[0].token_ids
-    assert sorted(opened) == [tmp_path / "copy of b", tmp_path / "model"]
+    [fetched] = (tmp_path / "b" / "fetched" / "checkpoints").iterdir()
+    assert sorted(opened) == sorted([fetched, tmp_path / "model", tmp_path / "copy of b", tmp_path / "model"])
 
 
 def test_the_first_load_of_a_large_model_hashes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import struct
 
 from shardnet.transport.failure import Failure
 from shardnet.transport.messages import MESSAGE_TYPES
+from shardnet.transport.shipping_messages import SHIPPING_MESSAGES
 from shardnet.transport.source_messages import SOURCE_MESSAGES
 from shardnet.transport.wire.schema import Layout
 
@@ -43,4 +44,4 @@ class Unsendable(TypeError):
     """A value that may not travel."""
 
 
-allow(Failure, *MESSAGE_TYPES, *SOURCE_MESSAGES)
+allow(Failure, *MESSAGE_TYPES, *SOURCE_MESSAGES, *SHIPPING_MESSAGES)

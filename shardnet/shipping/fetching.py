@@ -1,0 +1,274 @@
+"""Fetches what lacks of a shard's tensors: a few requests under way, each part compared as it comes, and kept at once.
+
+Runs on the thread of whoever loads, which is none of the network's. What decides is `errand`; here it is done.
+"""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from functools import partial
+
+from shardnet.errors import CallTimeout, ClusterError, DamagedCheckpoint, DeviceLost, ShardnetError
+from shardnet.loader.parts import cut
+from shardnet.shipping.errand import Errand, Order
+from shardnet.shipping.pace import FetchPace
+from shardnet.shipping.store import Store, num_bytes_of
+from shardnet.transport.base import Transport
+from shardnet.transport.shipping_messages import (
+    MOST_ROOTS,
+    ChunkWanted,
+    HoldersWanted,
+    TensorHolders,
+    TensorParts,
+    Tensors,
+)
+
+CHUNK_BYTES = 256 << 10
+MOST_CHUNKS = 4
+"""Under way to this device for one shard: a hop of decoding waits for no more than these."""
+CHUNK_S = 30.0
+ASK_S = 30.0
+LOOK_S = 0.2
+"""How often what is on its way to a holder is asked for again, and whether anybody still waits for the shard."""
+STALLED_S = 10.0
+"""A holder that has got nothing itself for so long is passed over."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """From where a device fetches."""
+
+    transport: Transport
+    source: str
+    """The coordinator."""
+    checkpoint: str
+
+    def tensors(self, roots: Sequence[str]) -> Tensors:
+        return Tensors(self.transport.name, self.checkpoint, tuple(roots))
+
+
+@dataclass
+class Tally:
+    """How far it is."""
+
+    total_bytes: int
+    done_bytes: int = 0
+    bytes_from: Counter[str] = field(default_factory=Counter)
+    lies: Counter[str] = field(default_factory=Counter)
+    began_s: float = field(default_factory=time.monotonic)
+
+
+Told = Callable[[Tally], object]
+"""Called after every part and every `LOOK_S`; what it raises ends the fetch."""
+
+
+@dataclass
+class _OpenPart:
+    """A part of which chunks are under way."""
+
+    order: Order
+    data: bytearray
+    first: int
+    """Its place in the tensor."""
+    num_asked: int = 0
+    num_came: int = 0
+    num_under_way: int = 0
+    error: ShardnetError | None = None
+    is_on_its_way: bool = False
+
+    @property
+    def is_given_up(self) -> bool:
+        return self.error is not None or self.is_on_its_way
+
+    @property
+    def is_over(self) -> bool:
+        """No more of it is to come."""
+        return self.num_under_way == 0 and (self.is_given_up or self.num_came == len(self.data))
+
+
+class Fetch:
+    """Of the tensors that one shard lacks."""
+
+    def __init__(self, way: Way, store: Store, pace: FetchPace, parts: Mapping[str, TensorParts]) -> None:
+        """Args: `parts` of each of these tensors, by its root; see `ask_for_parts`."""
+        self._way, self._store, self._pace = way, store, pace
+        self._parts = parts
+        lacking = {root: store.begin(root, each) for root, each in parts.items()}
+        self._errand = Errand(lacking)
+        self._open: list[_OpenPart] = []
+        self._answers: queue.SimpleQueue[tuple[_OpenPart, int, Future[bytes]]] = queue.SimpleQueue()
+        self._num_under_way = 0
+        self._came_s = time.monotonic()
+        """When something last came."""
+        self._tell("tensors_held", [root for root, lacks in lacking.items() if not lacks])
+        self.tally = Tally(sum(cut(num_bytes_of(parts[root]))[part][1] for root in lacking for part in lacking[root]))
+
+    def run(self, told: Told) -> None:
+        """
+        Raises:
+            DamagedCheckpoint: what everybody sends of a tensor is wrong.
+            ClusterError: nobody has it any more, or the coordinator does not answer.
+            DoesNotFit: the disk is full.
+        """
+        try:
+            while not self._errand.is_done:
+                self._find_holders()
+                self._ask()
+                self._take_answers()
+                told(self.tally)
+        finally:
+            self._tell("fetch_over", self._errand.lacking)
+
+    # ---- whom to ask ----
+
+    def _find_holders(self) -> None:
+        """Have the coordinator say who has the tensors of which nobody is known here."""
+        by_avoided: dict[frozenset[str], list[str]] = defaultdict(list)
+        for root in self._errand.nobody_known():
+            by_avoided[self._errand.avoided_for(root)].append(root)
+        for avoided, roots in by_avoided.items():
+            for some in _by_number(roots):
+                for each in self._holders_of(some, sorted(avoided)):
+                    self._learn(each)
+
+    def _holders_of(self, roots: Sequence[str], avoided: Sequence[str]) -> Sequence[TensorHolders]:
+        way = self._way
+        wanted = HoldersWanted(way.transport.name, way.checkpoint, tuple(roots), tuple(avoided))
+        answer: Sequence[TensorHolders]
+        answer = way.transport.call(way.source, "tensor_holders", wanted, timeout_s=ASK_S).result()
+        return answer
+
+    def _learn(self, found: TensorHolders) -> None:
+        if self._errand.avoided_for(found.root).issuperset(found.holders):
+            if self._errand.lies:
+                liars = ", ".join(self._errand.lies)
+                raise DamagedCheckpoint(
+                    f"What {liars} sends of the tensor {found.root[:16]} is damaged. Download the model again there."
+                )
+            raise ClusterError(f"Nobody gives the tensor {found.root[:16]} any more. Load the model again.")
+        self._errand.learn(found.root, found.holders)
+
+    # ---- asking ----
+
+    def _ask(self) -> None:
+        """Send as many requests as may be under way."""
+        while self._num_under_way < MOST_CHUNKS:
+            part = self._part_to_ask()
+            if part is None:
+                return
+            size = min(CHUNK_BYTES, len(part.data) - part.num_asked)
+            if not self._pace.take(size, time.monotonic()):
+                return
+            wanted = ChunkWanted(self._way.checkpoint, part.order.root, part.first + part.num_asked, size)
+            at, part.num_asked = part.num_asked, part.num_asked + size
+            part.num_under_way += 1
+            self._num_under_way += 1
+            asked = self._way.transport.call(part.order.holder, "weights_chunk", wanted, timeout_s=CHUNK_S)
+            asked.add_done_callback(partial(self._hear, part, at))
+
+    def _part_to_ask(self) -> _OpenPart | None:
+        for part in self._open:
+            if not part.is_given_up and part.num_asked < len(part.data):
+                return part
+        order = self._errand.next_order()
+        if order is None:
+            return None
+        first, size = cut(num_bytes_of(self._parts[order.root]))[order.part]
+        self._open.append(_OpenPart(order, bytearray(size), first))
+        return self._open[-1]
+
+    def _hear(self, part: _OpenPart, at: int, answer: Future[bytes]) -> None:
+        """On a thread of the network."""
+        self._answers.put((part, at, answer))
+
+    # ---- what comes ----
+
+    def _take_answers(self) -> None:
+        """Wait for one, and take all that are there; no longer than until there is something else to do."""
+        pause_s = self._pace.wait_s(time.monotonic()) if self._num_under_way < MOST_CHUNKS else LOOK_S
+        waits = self._errand.waited_for()
+        for part, at, answer in self._next_answers(min(LOOK_S, pause_s) if pause_s > 0 else LOOK_S):
+            self._take(part, at, answer)
+        if not waits:
+            return
+        if time.monotonic() - self._came_s > STALLED_S:
+            self._came_s = time.monotonic()
+            for holder in waits:
+                self._errand.give_up(holder)
+        if self._num_under_way == 0:
+            self._errand.look_again()
+
+    def _next_answers(self, wait_s: float) -> Iterator[tuple[_OpenPart, int, Future[bytes]]]:
+        try:
+            yield self._answers.get(timeout=wait_s)
+            while True:
+                yield self._answers.get_nowait()
+        except queue.Empty:
+            return
+
+    def _take(self, part: _OpenPart, at: int, answer: Future[bytes]) -> None:
+        part.num_under_way -= 1
+        self._num_under_way -= 1
+        size = min(CHUNK_BYTES, len(part.data) - at)
+        try:
+            data = answer.result()
+        except ShardnetError as error:
+            part.error = error
+        else:
+            if not isinstance(data, bytes) or len(data) not in (0, size):
+                part.error = DamagedCheckpoint(f"{part.order.holder} sends what nobody has asked for.")
+            elif data:
+                part.data[at : at + size] = data
+                part.num_came += size
+                self._came_s = time.monotonic()
+            else:
+                part.is_on_its_way = True
+        if part.is_over:
+            self._open.remove(part)
+            self._settle(part)
+
+    def _settle(self, part: _OpenPart) -> None:
+        """A part came, or did not."""
+        order = part.order
+        if isinstance(part.error, (DeviceLost, CallTimeout)):
+            self._errand.was_lost(order)
+        elif part.error is not None:
+            self._errand.was_refused(order)
+        elif part.is_on_its_way:
+            self._errand.is_on_its_way(order)
+        elif self._store.write(order.root, order.part, memoryview(part.data)):
+            self._errand.came(order)
+            self.tally.done_bytes += len(part.data)
+            self.tally.bytes_from[order.holder] += len(part.data)
+            if self._store.is_whole(order.root):
+                self._tell("tensors_held", [order.root])
+        else:
+            self._errand.was_damaged(order)
+            self.tally.lies[order.holder] += 1
+
+    def _tell(self, endpoint: str, roots: Sequence[str]) -> None:
+        for some in _by_number(roots):
+            self._way.transport.post(self._way.source, endpoint, self._way.tensors(some))
+
+
+def ask_for_parts(way: Way, store: Store, roots: Sequence[str]) -> dict[str, TensorParts]:
+    """What these tensors are made of: as it is known here, or as the coordinator says, which `Store.begin` checks.
+
+    Raises:
+        ShardnetError: it does not answer, or does not know.
+    """
+    known = {root: parts for root in roots if (parts := store.parts_of(root)) is not None}
+    for some in _by_number([root for root in roots if root not in known]):
+        answer = way.transport.call(way.source, "tensor_parts", way.tensors(some), timeout_s=ASK_S).result()
+        known |= dict(zip(some, answer, strict=True))
+    return {root: known[root] for root in roots}
+
+
+def _by_number(roots: Sequence[str]) -> Iterator[Sequence[str]]:
+    for first in range(0, len(roots), MOST_ROOTS):
+        yield roots[first : first + MOST_ROOTS]

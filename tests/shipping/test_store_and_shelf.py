@@ -1,0 +1,183 @@
+"""What was fetched, as it lies on the disk; and that others get of it what they may have, and nothing else."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from shardnet.errors import BadRequest, DamagedCheckpoint, DoesNotFit, ModelNotFound
+from shardnet.loader.parts import PART_BYTES, checkpoint_name, hashes_of, tensor_root
+from shardnet.shipping.shelf import Shelf
+from shardnet.shipping.store import Store
+from shardnet.transport.shipping_messages import CheckpointList, ChunkWanted, TensorParts
+
+
+def tensor(seed: int, num_bytes: int) -> tuple[str, TensorParts, bytes]:
+    """(root, parts, bytes) of one that nobody else has."""
+    data = random.Random(seed).randbytes(num_bytes)
+    hashes = hashes_of(memoryview(data))
+    return tensor_root("U8", (num_bytes,), hashes), TensorParts("U8", (num_bytes,), hashes), data
+
+
+LARGE = tensor(1, 2 * PART_BYTES + 1000)
+
+
+def part_of(data: bytes, part: int) -> memoryview:
+    return memoryview(data)[part * PART_BYTES : (part + 1) * PART_BYTES]
+
+
+@contextmanager
+def store_in(folder: Path, most_bytes: int | None = None) -> Iterator[Store]:
+    store = Store(folder, most_bytes)
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def filled(store: Store, root: str, parts: TensorParts, data: bytes) -> None:
+    for part in store.begin(root, parts):
+        assert store.write(root, part, part_of(data, part))
+
+
+def test_parts_that_came_are_there_after_the_process_ended(tmp_path: Path) -> None:
+    root, parts, data = LARGE
+    with store_in(tmp_path) as store:
+        assert store.begin(root, parts) == [0, 1, 2]
+        assert store.write(root, 1, part_of(data, 1))
+        assert not store.is_whole(root) and store.place_of(root, 0) is None
+    with store_in(tmp_path) as again:
+        assert again.begin(root, parts) == [0, 2]
+        assert not again.write(root, 0, part_of(data, 1)), "another part"
+        filled(again, root, parts, data)
+        assert again.is_whole(root)
+    with store_in(tmp_path) as third:
+        assert third.is_whole(root) and third.begin(root, parts) == []
+
+
+def test_what_changed_on_the_disk_is_fetched_again(tmp_path: Path) -> None:
+    root, parts, data = LARGE
+    with store_in(tmp_path) as store:
+        filled(store, root, parts, data)
+        [path] = tmp_path.glob("tensors/*.bin")
+        with path.open("r+b") as file:
+            file.seek(PART_BYTES + 5)
+            file.write(b"\0\1\2")
+        assert not store.is_whole(root)
+        assert store.begin(root, parts) == [1]
+
+
+def test_what_is_not_what_its_name_says_is_not_taken(tmp_path: Path) -> None:
+    root, parts, _ = LARGE
+    with store_in(tmp_path) as store:
+        for wrong in (
+            parts._replace(hashes=parts.hashes[:2]),
+            parts._replace(dtype="F99"),
+            parts._replace(shape=(-1,)),
+            parts._replace(shape=(2**60, 2**60)),
+            parts._replace(hashes=(*parts.hashes[:2], "0" * 64)),
+        ):
+            with pytest.raises(DamagedCheckpoint):
+                store.begin(root, wrong)
+        what = CheckpointList(b"{}", {"x": root})
+        with pytest.raises(DamagedCheckpoint, match="is another one"):
+            store.enter("0" * 64, what)
+        name = checkpoint_name(*what)
+        store.enter(name, what)
+        assert store.roots(name) == {"x": root} and store.folder_of(name) is not None
+        assert store.roots("../" + name) is None and store.folder_of("../" * 10) is None
+        assert store.parts_of("../tensors/" + root) is None
+    assert not [path for path in tmp_path.rglob("*.bin") if path.stat().st_blocks]
+
+
+def test_what_was_used_least_lately_goes_and_what_is_in_use_stays(tmp_path: Path) -> None:
+    small = [tensor(seed, 8192) for seed in range(4)]
+    with store_in(tmp_path, most_bytes=4 * 8192) as store:
+        for number, (root, parts, data) in enumerate(small):
+            filled(store, root, parts, data)
+            os.utime(tmp_path / "tensors" / f"{root}.json", (number, number))
+        roots = [root for root, _, _ in small]
+        with store.kept(roots[1:2]):
+            store.make_room(8192, {roots[0]})
+        assert [store.is_whole(root) for root in roots] == [True, True, False, True]
+        with pytest.raises(DoesNotFit, match=r"larger --cache-gib"):
+            store.make_room(10 * 8192, set())
+        assert [store.is_whole(root) for root in roots] == [True, True, False, True], "nothing goes in vain"
+
+
+def test_a_disk_that_is_full_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, parts, data = LARGE
+    with store_in(tmp_path) as store:
+        store.begin(root, parts)
+
+        def full(*_: object) -> int:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(os, "pwrite", full)
+        with pytest.raises(DoesNotFit, match=r"^Weights cannot be kept in .*: No space left on device\. Make room"):
+            store.write(root, 0, part_of(data, 0))
+        with pytest.raises(DoesNotFit, match="Make room on that disk"):
+            store.make_room(2**60, set())
+
+
+def test_two_processes_with_one_cache_do_not_fetch_the_same(tmp_path: Path) -> None:
+    """A process may lock what it has locked itself, so another one is started."""
+    root, _, _ = LARGE
+    with store_in(tmp_path) as store:
+        assert store.claim(root)
+        if (child := os.fork()) == 0:
+            os._exit(int(Store(tmp_path, None).claim(root)))
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        store.release(root)
+        if (child := os.fork()) == 0:
+            os._exit(int(Store(tmp_path, None).claim(root)))
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+
+
+def test_others_get_parts_that_are_there_of_what_was_opened(tmp_path: Path) -> None:
+    root, parts, data = LARGE
+    other, *_ = tensor(2, 100)
+    with store_in(tmp_path) as store:
+        shelf = Shelf("phone", store)
+        with pytest.raises(ModelNotFound, match="phone has no tensor"):
+            shelf.chunk(ChunkWanted("C", root, 0, 10))
+        shelf.open_fetched("C", frozenset([root]))
+        store.begin(root, parts)
+        assert shelf.chunk(ChunkWanted("C", root, 0, 10)).result() == b"", "not there yet"
+        store.write(root, 1, part_of(data, 1))
+        at = PART_BYTES + 7
+        assert shelf.chunk(ChunkWanted("C", root, at, 10)).result() == data[at : at + 10]
+        with pytest.raises(ModelNotFound):
+            shelf.chunk(ChunkWanted("C", other, 0, 10))
+        with pytest.raises(ModelNotFound):
+            shelf.chunk(ChunkWanted("../C", root, 0, 10))
+        shelf.close()
+
+
+@pytest.mark.parametrize(
+    ("offset", "num_bytes"),
+    [
+        (0, 0),
+        (0, -1),
+        (-1, 1),
+        (0, (1 << 20) + 1),
+        (PART_BYTES - 1, 2),
+        (2 * PART_BYTES + 999, 2),
+        (3 * PART_BYTES, 1),
+        (1 << 62, 1 << 20),
+    ],
+)
+def test_what_is_not_within_a_part_is_refused(tmp_path: Path, offset: int, num_bytes: int) -> None:
+    root, parts, data = LARGE
+    with store_in(tmp_path) as store:
+        filled(store, root, parts, data)
+        shelf = Shelf("phone", store)
+        shelf.open_fetched("C", frozenset([root]))
+        with pytest.raises(BadRequest):
+            shelf.chunk(ChunkWanted("C", root, offset, num_bytes))
+        shelf.close()
