@@ -58,6 +58,8 @@ setup(
         "typer>=0.15",
         "rich>=13.7",
         "cryptography>=42",
+        "spake2>=0.9",
+        "segno>=1.6",
     ],
     extras_require={**EXTRAS, "dev": DEV, "all": sorted({need for needs in EXTRAS.values() for need in needs})},
     entry_points={
