@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
+from datetime import datetime, timezone
 from typing import Any
 
 from cryptography import x509
@@ -17,7 +18,7 @@ from shardnet.foreign.quoting import quoted
 from shardnet.process.state_folder import StateFolder
 from shardnet.trust import register_file
 from shardnet.trust.authority import Authority, key_of_request, new_authority
-from shardnet.trust.certificates import MOST_CERTIFICATE_BYTES, cluster_of
+from shardnet.trust.certificates import MOST_CERTIFICATE_BYTES, cluster_of, covers
 from shardnet.trust.keys import damaged, fingerprint_of, keep, key_in, own_key
 from shardnet.trust.names import COORDINATOR, is_name
 from shardnet.trust.own_files import read_own
@@ -26,6 +27,8 @@ from shardnet.trust.register import Entry, Register
 
 KEY = "authority.key"
 CERTIFICATE = "authority.pem"
+FIRST_S = 1_767_225_600.0
+"""The year 2026 began: no cluster is older."""
 
 
 class Admission:
@@ -135,7 +138,7 @@ def admission_in(state: StateFolder, now_s: float) -> Admission:
     """The authority in a state folder, made where there is none.
 
     Raises:
-        UsageError: its files are damaged, some are gone, or others could read them.
+        UsageError: its files are damaged, some are gone, or others could read them; or the clock cannot be right.
     """
     path = state.path / CERTIFICATE
     content = read_own(path, 2 * MOST_CERTIFICATE_BYTES)
@@ -150,6 +153,7 @@ def admission_in(state: StateFolder, now_s: float) -> Admission:
         cluster_of(authority.certificate)
     except ValueError as cause:
         raise damaged(path) from cause
+    _require_clock(covers(authority.certificate, now_s), now_s)
     return Admission(state, authority, register)
 
 
@@ -157,10 +161,18 @@ def _new(state: StateFolder, register: Register | None, now_s: float) -> Admissi
     """The certificate is written last: where it is there, all is."""
     if register is not None and register.entries:
         raise damaged(state.path / CERTIFICATE)
+    _require_clock(now_s >= FIRST_S, now_s)
     authority = new_authority(own_key(state, KEY), secrets.token_hex(16), now_s)
     keep(state, register_file.NAME, register_file.file_of(Register()))
     keep(state, CERTIFICATE, authority.certificate.public_bytes(serialization.Encoding.PEM))
     return Admission(state, authority, Register())
+
+
+def _require_clock(is_possible: bool, now_s: float) -> None:
+    """What is signed by a wrong clock counts at another time than it is used."""
+    if not is_possible:
+        day = datetime.fromtimestamp(now_s, timezone.utc).date()
+        raise UsageError(f"This machine's clock says {day}, which cannot be. Set it: certificates hang on time.")
 
 
 def _key_of(request: bytes) -> Any:

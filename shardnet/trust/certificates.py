@@ -9,7 +9,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.x509.oid import NameOID
 
-from shardnet.trust.keys import fingerprint_of, is_ours
+from shardnet.trust.keys import is_ours
 
 MOST_CERTIFICATE_BYTES = 2**11
 
@@ -20,6 +20,8 @@ class Peer(NamedTuple):
 
     name: str
     serial: int
+    until_s: float
+    """When the certificate expires, in seconds since 1970. A connection that lasts longer is to be made anew."""
 
 
 def read_certificate(content: bytes) -> x509.Certificate:
@@ -66,16 +68,7 @@ def peer_of(connection: ssl.SSLObject | ssl.SSLSocket) -> Peer | None:
     if content is None:
         return None
     read = read_certificate(content)
-    return Peer(name_of(read), read.serial_number)
-
-
-def key_at(connection: ssl.SSLObject | ssl.SSLSocket) -> bytes:
-    """The fingerprint of the key of a server, whoever that is.
-
-    Raises:
-        ValueError: its certificate is not such as clusters use.
-    """
-    return fingerprint_of(read_certificate(connection.getpeercert(binary_form=True) or b"").public_key())
+    return Peer(name_of(read), read.serial_number, read.not_valid_after_utc.timestamp())
 
 
 def cluster_of(certificate: x509.Certificate) -> str:

@@ -284,6 +284,15 @@ def test_a_register_of_something_else_is_refused(home: Home, damage: str) -> Non
         admission_in(home.state, NOW_S)
 
 
+def test_a_clock_that_cannot_be_right_makes_no_authority(home: Home, tmp_path: Path) -> None:
+    """Boards without a battery begin in 1970: what was signed then would have expired as soon as the clock was set."""
+    for folder in (tmp_path / "new", home.state.path):
+        home.state.close()
+        with pytest.raises(UsageError, match=r"clock says 1970-01-01, which cannot be. Set it: certificates hang on"):
+            admission_in(StateFolder(folder), 100.0)
+    assert not (tmp_path / "new" / "authority.pem").exists()
+
+
 def entry(serial: int, name: str = "phone", until_s: float = NOW_S) -> Entry:
     return Entry(serial, name, bytes([serial % 256]) * 32, 0.0, until_s)
 

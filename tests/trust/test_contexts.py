@@ -13,11 +13,10 @@ from trusted import Home, Wire
 
 from shardnet.process.state_folder import StateFolder
 from shardnet.trust.authority import new_authority, request_for
-from shardnet.trust.certificates import key_at, peer_of
+from shardnet.trust.certificates import Peer, peer_of
 from shardnet.trust.contexts import ENROL, LINK, client_context, enrolment_context, server_context, server_mark
 from shardnet.trust.handshakes import reason_of
 from shardnet.trust.identity import Identity, host_key
-from shardnet.trust.keys import fingerprint_of
 from shardnet.trust.names import COORDINATOR
 
 
@@ -35,6 +34,10 @@ def wire(server: Identity, client: Identity, dialled: str = COORDINATOR) -> Wire
     return Wire(server_context(server), client_context(client), server_mark(client, dialled))
 
 
+def shown(identity: Identity) -> Peer:
+    return Peer(identity.name, identity.serial, identity.certificate.not_valid_after_utc.timestamp())
+
+
 def refused(wire: Wire) -> str:
     """Why a handshake, or the first reading after it, comes to nothing."""
     with pytest.raises(ssl.SSLError) as error:
@@ -45,19 +48,18 @@ def refused(wire: Wire) -> str:
 def test_members_know_each_other_by_name(home: Home, phone: Identity) -> None:
     pair = wire(home.identity, phone).shake()
     assert pair.server.version() == pair.client.version() == "TLSv1.3"
-    assert peer_of(pair.client) == (COORDINATOR, home.identity.serial)
-    assert peer_of(pair.server) == ("phone", phone.serial)
+    assert peer_of(pair.client) == shown(home.identity)
+    assert peer_of(pair.server) == shown(phone) and shown(phone).name == "phone"
     assert pair.server.selected_alpn_protocol() == pair.client.selected_alpn_protocol() == LINK
     assert pair.say(pair.client, b"hello") == b"hello"
     pair = wire(phone, home.identity, "phone").shake()
-    assert peer_of(pair.client) == ("phone", phone.serial)
+    assert peer_of(pair.client) == shown(phone)
 
 
 def test_a_newcomer_gets_through_and_shows_nothing(home: Home) -> None:
     pair = Wire(server_context(home.identity), enrolment_context()).shake()
     assert peer_of(pair.server) is None
     assert pair.server.selected_alpn_protocol() == ENROL
-    assert key_at(pair.client) == fingerprint_of(home.identity.key.public_key())
 
 
 def test_what_nobody_has_checked_names_nobody(home: Home) -> None:
