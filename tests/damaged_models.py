@@ -85,6 +85,6 @@ def work_with(model: Path, cache: Path) -> None:
     ids = encode("once", tokenizer, chat=False, vocabulary=vocabulary, model=model_name)[: files.profile.context_tokens]
     TextStream(tokenizer, ()).push(ids[0])
     last = files.profile.num_units - 1
-    shard = load_shard(files.folder, files.tensors_of(0, last), 0, last, "float32")
+    shard = load_shard(files.config, files.tensors_of(0, last), 0, last, "float32")
     cache_of_kv = KVCache(shard.kv_layout, shard.dtype)
     shard.forward(torch.tensor(ids), [Segment(cache_of_kv.open(0, len(ids)), len(ids))])

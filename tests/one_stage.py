@@ -72,7 +72,7 @@ class Road:
 
 def shard_of(folder: Path, first_unit: int, last_unit: int) -> Shard:
     files = open_model(str(folder), "float32")
-    return load_shard(files.folder, files.tensors_of(first_unit, last_unit), first_unit, last_unit, "float32")
+    return load_shard(files.config, files.tensors_of(first_unit, last_unit), first_unit, last_unit, "float32")
 
 
 @contextmanager

@@ -126,7 +126,7 @@ class ShapedRing:
         from shardnet.loader import load_shard
 
         model = self._model
-        return Member(self, load_shard(model.folder, model.files.tensors_of(first, last), first, last, "float32"))
+        return Member(self, load_shard(model.files.config, model.files.tensors_of(first, last), first, last, "float32"))
 
     # ---- sessions ----
 

@@ -16,8 +16,8 @@ TOLERANCE = 1e-4
 class Chain:
     """Shards in a row, each with its own caches, as the stages of a pipeline would run them."""
 
-    def __init__(self, shards: Sequence[Shard]) -> None:
-        self.shards = shards
+    def __init__(self, shards: Sequence[Shard], capacity: int = 32) -> None:
+        self.shards, self.capacity = shards, capacity
         self.caches = [KVCache(shard.kv_layout, shard.dtype) for shard in shards]
 
     def step(self, tokens: dict[int, Tensor]) -> Tensor:
@@ -26,7 +26,7 @@ class Chain:
         for shard, cache in zip(self.shards, self.caches, strict=True):
             for session in tokens:
                 if session not in cache._sessions:
-                    cache.open(session, 32)
+                    cache.open(session, self.capacity)
             row = shard.forward(row, [Segment(cache.get(session), len(ids)) for session, ids in tokens.items()])
             for session, ids in tokens.items():
                 cache.advance(session, len(ids))

@@ -203,7 +203,7 @@ class TinyModel:
         key = (first, last, dtype)
         if key not in self._shards:
             tensors = self.files.tensors_of(first, last)
-            self._shards[key] = load_shard(self.folder, tensors, first, last, dtype, self._weights)
+            self._shards[key] = load_shard(self.files.config, tensors, first, last, dtype, self._weights)
         return self._shards[key]
 
 

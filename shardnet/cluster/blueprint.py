@@ -12,6 +12,7 @@ from shardnet.cluster.load_options import LoadOptions
 from shardnet.cluster.placement import kept_bytes_per_token, kv_budgets, num_at_once, place, problem_of
 from shardnet.errors import DoesNotFit
 from shardnet.loader import ModelFiles
+from shardnet.models.plain_config import as_text
 from shardnet.plan import DeviceProfile, Link, Plan, StagePlan
 from shardnet.planner.problem import Problem
 from shardnet.transport.messages import RingId, RingStop, StageSpec
@@ -52,7 +53,7 @@ class Blueprint:
         files, options, devices = self.files, self.options, self.devices
         budgets = kv_budgets(plan, files.profile, devices, options.kv_memory_bytes)
         budget_of = dict(zip((stage.device for stage in plan.stages), budgets, strict=True))
-        num_groups = num_at_once(plan, devices)
+        num_groups, config = num_at_once(plan, devices), as_text(files.config)
         ring = tuple(RingStop(stage.device, stage.first_unit, stage.last_unit) for stage in stages)
         return [
             StageSpec(
@@ -61,6 +62,7 @@ class Blueprint:
                 ring=ring,
                 source=self.source,
                 checkpoint=files.copy.name,
+                config=config,
                 tensors=files.roots_of(stage.first_unit, stage.last_unit),
                 dtype=options.dtype,
                 wire_dtype=options.wire_dtype or options.dtype,

@@ -136,7 +136,7 @@ class Ring:
 
     def adopt(self) -> list[Future[Any]]:
         """Tell every stage of its place in this ring; nothing is sent along it yet. New ones know it already."""
-        places = [seat.place._replace(tensors={}) for seat in chain.from_iterable(self._seats)]
+        places = [seat.place._replace(tensors={}, config="") for seat in chain.from_iterable(self._seats)]
         return [stage.adopt(place) for stage, place in zip(self.members, places, strict=True)]
 
     def switch(self) -> list[Future[Any]]:

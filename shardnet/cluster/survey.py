@@ -20,6 +20,7 @@ from typing import Any
 
 from shardnet.errors import UsageError
 from shardnet.loader import ModelFiles
+from shardnet.models.plain_config import as_text
 from shardnet.plan import DeviceProfile, Link
 from shardnet.profiling.link_probe import measure_links
 from shardnet.profiling.measurement import DeviceMeasurement, LinkMeasurement
@@ -132,7 +133,7 @@ class Surveyor:
         asked = self.transport.call(
             device,
             "profile",
-            files.copy.name,
+            as_text(files.config),
             files.dtype,
             PROFILE_S,
             self.transport.name,

@@ -18,13 +18,16 @@ from pathlib import Path
 
 from shardnet.device import process as worker
 
+NEEDED_BY_SOME = ("transformers.modeling_layers", "transformers.generation.utils")
+"""For the families that run on stock blocks. Imported once here; what nobody uses is in memory once for all devices."""
+
 
 def main() -> int:
     """Fork the devices and wait for them. The exit code is 0."""
     endpoint, threads, log_dir, pipe, *names = sys.argv[1:]
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is meant for the devices, and this process sees them end
-    worker.import_all()
+    worker.import_all(NEEDED_BY_SOME)
     os.set_inheritable(int(pipe), False)  # it is for the devices, which are forked, and not for what these may start
     names_by_pid = {start(name, endpoint, int(threads), Path(log_dir), int(pipe)): name for name in names}
     while names_by_pid:

@@ -18,14 +18,14 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from shardnet.errors import ClusterError, ShardnetError
 from shardnet.foreign.quoting import MOST_DIGITS, quoted
-from shardnet.process.allocator import settle_allocator
+from shardnet.process.allocator import return_freed, settle_allocator
 from shardnet.process.ending import orderly_exit
 from shardnet.process.signals import end_at_once
 from shardnet.process.standard_streams import open_closed, say
@@ -49,13 +49,8 @@ LOOK_EVERY_S = 0.5
 MOST_KEEP_S = 10**9
 MOST_THREADS = 1024
 """Of computing, for one device. Beyond any machine: a slip of the keys must not fill the system with threads."""
-NEEDED = (
-    "torch",
-    "transformers.modeling_layers",
-    "transformers.generation.utils",
-    "shardnet.transport.rpc.transport",
-    "shardnet.device.worker",
-)
+NEEDED = ("torch", "shardnet.transport.rpc.transport", "shardnet.device.worker")
+"""No `transformers`: a device imports it when it first loads units of a family that needs it (`models.recipes`)."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -122,9 +117,9 @@ def _pipe(text: str) -> int:
     return int(text)
 
 
-def import_all() -> None:
-    """Import what a device needs: most of what its start takes."""
-    for module in NEEDED:
+def import_all(more: Iterable[str] = ()) -> None:
+    """Import what a device needs, most of what its start takes, and these modules."""
+    for module in (*NEEDED, *more):
         importlib.import_module(module)
 
 
@@ -179,6 +174,7 @@ def serve(
     """
     settle_allocator()
     import_all()
+    return_freed()
 
     import torch
 
@@ -192,7 +188,6 @@ def serve(
     wait_s, is_over = JOIN_S, False
     while not is_over:
         with make_worker() if make_worker else own_worker() as worker:
-            worker.warm_up()
             here = _joined(endpoint, name, wait_s, keep_s, worker)
             wait_s = max(JOIN_S, keep_s)
             if here is None:

@@ -5,32 +5,30 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from functools import partial
 
 import torch
 
 from shardnet.device.following import Following
-from shardnet.device.memory import AddedWeights, DeviceMemory
+from shardnet.device.memory import AddedWeights
 from shardnet.device.outlet import RingOutlet
+from shardnet.device.premises import Premises
 from shardnet.device.shaping import Shaping
-from shardnet.device.shared_weights import SharedWeights
 from shardnet.device.stage_table import StageTable
+from shardnet.device.warming import warm_up
 from shardnet.errors import ClusterError, PlanNotInForce
 from shardnet.loader import load_shard
 from shardnet.models import Shard
+from shardnet.models.plain_config import from_text
 from shardnet.process.allocator import return_freed
 from shardnet.process.threads import on_thread
 from shardnet.profiling.memory import peak_rss_bytes
-from shardnet.shipping.depot import Depot
 from shardnet.stage.budget import MemoryBudget
 from shardnet.stage.cache import KVCache
-from shardnet.stage.pace import Pace, own_pace
 from shardnet.stage.sent_log import kept_by
 from shardnet.stage.stage import Stage
 from shardnet.timeline.recorder import Recorder
 from shardnet.timeline.spans import SpanTuple
-from shardnet.transport.base import Transport
 from shardnet.transport.messages import (
     Owner,
     RingId,
@@ -43,19 +41,6 @@ from shardnet.transport.messages import (
     Stretch,
     Wanted,
 )
-
-
-@dataclass(frozen=True)
-class Premises:
-    """What the stages of one device share."""
-
-    transport: Transport
-    num_threads: int
-    depot: Depot
-    """Its weights on disk."""
-    memory: DeviceMemory
-    pace: Pace = own_pace
-    weights: SharedWeights = field(default_factory=SharedWeights)
 
 
 class StageHost:
@@ -77,7 +62,7 @@ class StageHost:
         self._shaping = Shaping()
         self._whole: StageHost | None = None
         """The stage of which this one has become a part."""
-        self._outlet = RingOutlet(premises.transport, spec._replace(tensors={}), self._is_over)
+        self._outlet = RingOutlet(premises.transport, spec._replace(tensors={}, config=""), self._is_over)
         self.hop_times = self._outlet.hop_times
         self.following = Following(premises.transport, self._running)
         self.unread_bytes = 0
@@ -244,7 +229,7 @@ class StageHost:
             stage, self.stage = self.stage, None
             self.following.end()
             # The handle of a coordinator that was killed keeps this object for ever: let it hold next to nothing.
-            self._spec = self._spec._replace(tensors={})
+            self._spec = self._spec._replace(tensors={}, config="")
         self._table.forget(self)  # when nothing can be adopted any more
         if stage is not None:
             stage.close()
@@ -267,7 +252,7 @@ class StageHost:
         """The stage has ended, and what it had is the other one's. Whoever closes this one then, closes nothing."""
         with self._lock:
             self.stage, self._whole = None, other
-            self._spec = self._spec._replace(tensors={})
+            self._spec = self._spec._replace(tensors={}, config="")
         self._table.forget(self)
         self._outlet.follow(other._outlet)
 
@@ -309,7 +294,9 @@ class StageHost:
 
     def _load(self) -> StageSizes:
         try:
-            return self._begin(self._load_shard())
+            shard = self._load_shard()
+            warm_up(shard.dtype, self._premises.num_threads)
+            return self._begin(shard)
         except BaseException:
             self._release_weights()
             raise
@@ -347,11 +334,10 @@ class StageHost:
         here = self._premises
         with self._lock:
             self._raise_if_closed()
-            spec = self._spec
-        stop = spec.ring[spec.stage]
+            spec, stop = self._spec, self.stop
         with here.depot.copy_for(spec, self._raise_if_closed) as copy, copy.at_rest():
             return load_shard(
-                copy.folder,
+                from_text(spec.config),
                 copy.places_of(spec.tensors),
                 stop.first_unit,
                 stop.last_unit,

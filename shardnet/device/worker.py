@@ -13,19 +13,16 @@ from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 
-import torch
-from transformers import LlamaConfig
-
 from shardnet.device.description import describe
 from shardnet.device.following import make_room
 from shardnet.device.memory import DeviceMemory
 from shardnet.device.orphans import HeldFor, OrphanWatch
+from shardnet.device.premises import Premises
 from shardnet.device.shared_weights import SharedWeights
-from shardnet.device.stage_host import Premises, StageHost
+from shardnet.device.stage_host import StageHost
 from shardnet.device.stage_table import StageTable
 from shardnet.errors import ClusterError, KVMemorySpent, PlanNotInForce
-from shardnet.loader import read_config
-from shardnet.models import build_skeleton
+from shardnet.models.plain_config import from_text
 from shardnet.plan import StagePlan
 from shardnet.process.cache_folder import cache_folder
 from shardnet.process.threads import on_thread
@@ -74,19 +71,6 @@ class Worker:
         self._stages: StageTable[StageHost]
         self._orphans: OrphanWatch | None = None
 
-    def warm_up(self) -> None:
-        """Let torch set up its kernels and its meta device, so that a device that has joined is ready."""
-        config = LlamaConfig(
-            vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1
-        )
-        build_skeleton(config, 0, 2)
-        torch.set_num_threads(self.num_threads)
-        with torch.inference_mode():
-            for dtype in (torch.float32, torch.bfloat16):
-                rows = torch.zeros(1, 1, 128, 1024, dtype=dtype)
-                torch.nn.functional.linear(rows, torch.zeros(1024, 1024, dtype=dtype))
-                torch.nn.functional.scaled_dot_product_attention(rows, rows, rows)
-
     def attach(self, transport: Transport) -> None:
         """Expose what a device offers. To be done before the others learn of it: they ask at once."""
         self._stages = StageTable(transport.name)
@@ -133,15 +117,20 @@ class Worker:
         memory = self.premises.memory
         return describe(self.name, self.kind, self.num_threads, memory.promised_bytes(), memory.allowed_bytes())
 
-    def profile(self, checkpoint: str, dtype: str, max_seconds: float, source: str) -> Future[MeasuredDevice]:
-        """Measure this device with a model's units, or take what was measured before; see `profiler`."""
+    def profile(self, config: str, dtype: str, max_seconds: float, source: str) -> Future[MeasuredDevice]:
+        """Measure this device with a model's units, or take what was measured before; see `profiler`.
+
+        Args:
+            config: as in `StageSpec`.
+            source: whoever asks.
+        """
 
         def tell(_: str, done: float, total: float) -> None:
             self.premises.transport.post(source, "profile_progress", self.name, done, total)
 
         def measure() -> MeasuredDevice:
             profiled = measure_or_reuse(
-                read_config(self.premises.depot.folder_of(checkpoint)),
+                from_text(config),
                 dtype,
                 ProfileStore(self.cache_dir / "profiles"),
                 device=self.kind,

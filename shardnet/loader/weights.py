@@ -10,18 +10,16 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from io import FileIO
 from itertools import chain
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from shardnet.errors import DamagedCheckpoint
-from shardnet.loader.folder import read_config
 from shardnet.loader.pieces import PART_MARK
 from shardnet.loader.places import TensorPlace
-from shardnet.models import Shard, build_skeleton
-from shardnet.models.skeleton import Slot
+from shardnet.models import Shard
+from shardnet.models.skeleton import Slot, skeleton_to_run
 
 CONVERSION_BYTES = 4 << 20
 TORCH_TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -33,7 +31,7 @@ Reserve = Callable[[int], None]
 
 
 def load_shard(
-    folder: str | Path,
+    config: Any,
     tensors: Mapping[str, TensorPlace],
     first_unit: int,
     last_unit: int,
@@ -45,7 +43,7 @@ def load_shard(
     """Build units first_unit..last_unit, both included, and read their weights.
 
     Args:
-        folder: where the model's `config.json` is.
+        config: of the whole model: a `transformers` one, or a `PlainConfig`.
         tensors: where the weights are (`Copy.places_of`, or on the coordinator `ModelFiles.tensors_of`).
         weights: the tensors that this device holds already, by dtype, name and root (see `parts`), of whichever model;
             what is in there is used and not read again, and what is read is added. A `weakref.WeakValueDictionary`
@@ -56,7 +54,7 @@ def load_shard(
         DamagedCheckpoint: a file ends early or is gone.
         UnsupportedModel: the family cannot be cut.
     """
-    skeleton = build_skeleton(read_config(Path(folder)), first_unit, last_unit)
+    skeleton = skeleton_to_run(config, first_unit, last_unit)
     # Who opened the model found a tensor of its own behind a tied name (`ties`), or did not name it.
     skeleton.tied = {name: other for name, other in skeleton.tied.items() if name not in tensors}
     with _Reader(tensors, getattr(torch, dtype)) as reader:

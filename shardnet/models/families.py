@@ -52,8 +52,6 @@ def _scale_logits(config: Any, logits: Tensor) -> Tensor:
 
 
 _CALLED: dict[str, Family] = {
-    # Blocks that `lean` knows.
-    **dict.fromkeys(("llama", "seed_oss", "mistral", "ministral", "qwen2", "qwen3", "smollm3"), Family(lean=True)),
     # Logits are capped (Gemma 2), and blocks turn with two base frequencies (Gemma 3, OLMo 3).
     **dict.fromkeys(("gemma2", "vaultgemma"), Family(finish=_cap_logits)),
     "gemma3_text": Family(finish=_cap_logits, turned=turned_by_layer_type),

@@ -62,8 +62,6 @@ class Family:
     arguments that the blocks want beside the cache, from (rotary, config, hidden [1, t, H], positions [1, t])."""
     attention: str = "shardnet"
     """The attention implementation that the blocks are built with."""
-    lean: bool = False
-    """True where `lean.py` knows this family's block: one-token steps then take the short way."""
 
 
 def causal_mask(hidden: Tensor, positions: Tensor) -> Tensor | None:

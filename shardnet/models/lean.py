@@ -1,12 +1,12 @@
-"""The short way through a Llama-shaped block.
+"""The short way through blocks of Llama's shape, for all steps: prompts, single tokens, many sessions.
 
 Decoding one token is bound by memory traffic and, after that, by the number of operations: a stock block makes about 70
 small ones. Here the same mathematics takes 25: queries, keys and values come from one matrix product, gate and up from
 another (their weights lie side by side in memory, so nothing is stored twice), and norms and rotations are written for
 one row. Products with many rows, those of prompts and of many sessions, go through `products`. In half precision both
 round differently: where two tokens are nearly even, a text may go another way than on the stock blocks. What the
-runtime gains by it beside `transformers` stands in docs/benchmarks. Blocks of other shapes, and those whose modules
-were replaced, run as transformers has them.
+runtime gains by it beside `transformers` stands in docs/benchmarks. Which families have such blocks is said in
+`recipes`; blocks of other shapes run as transformers has them.
 
 Shapes: T new tokens of all sessions, H hidden size, Q query and K key-value heads, d head size.
 """
@@ -14,14 +14,14 @@ Shapes: T new tokens of all sessions, H hidden size, Q query and K key-value hea
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from shardnet.models.attention import RaggedKV, attend
-from shardnet.models.products import Projection
+from shardnet.models.blocks import Block, RMSNorm
+from shardnet.models.products import Projection, projection_of
 from shardnet.models.rotary import Turn
 
 SIDE_BY_SIDE = (
@@ -31,75 +31,76 @@ SIDE_BY_SIDE = (
 """Weights of a block that lie one behind the other, so that one product serves all of a line."""
 
 
-def lean_blocks(blocks: Sequence[nn.Module]) -> list[LeanBlock]:
-    """The short ways through these blocks; none where a block's modules were replaced (adapters, other weights)."""
-    if not all(_is_plain(block) for block in blocks):
-        return []
-    return [LeanBlock(block) for block in blocks]
-
-
-def _is_plain(block: Any) -> bool:
-    attention, mlp = block.self_attn, block.mlp
-    linears = (
-        attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj,
-        mlp.gate_proj, mlp.up_proj, mlp.down_proj,
-    )  # fmt: skip
-    return all(type(linear) is nn.Linear and not linear.weight.is_meta for linear in linears)
-
-
 class LeanBlock:
-    """One block's weights, and the arithmetic of its `forward`."""
+    """The arithmetic of one block, with its weights. Modules of it that were replaced (adapters) are called."""
 
-    def __init__(self, block: Any) -> None:
+    def __init__(self, block: Block) -> None:
         attention, mlp = block.self_attn, block.mlp
+        self._attention = attention
         self._layer: int = attention.layer_idx
-        self._head_dim: int = attention.head_dim
-        self._scaling: float = attention.scaling
-        self._rotates = bool(getattr(attention, "use_rope", True))
-        self._num_heads = attention.q_proj.out_features // self._head_dim
-        self._num_rotated = self._num_heads + attention.k_proj.out_features // self._head_dim
+        self._num_rotated = attention.num_heads + attention.num_kv_heads
         self._query_norm: nn.Module | None = getattr(attention, "q_norm", None)
         self._key_norm: nn.Module | None = getattr(attention, "k_norm", None)
-        self._in_norm: Any = block.input_layernorm
-        self._mid_norm: Any = block.post_attention_layernorm
-        self._qkv = _joined([attention.q_proj, attention.k_proj, attention.v_proj])
-        self._out = Projection(attention.o_proj.weight, attention.o_proj.bias)
-        self._gate_up = _joined([mlp.gate_proj, mlp.up_proj])
-        self._down = Projection(mlp.down_proj.weight, mlp.down_proj.bias)
-        self._intermediate: int = mlp.gate_proj.out_features
+        self._before_attention: nn.Module = block.input_layernorm
+        self._behind_attention: nn.Module | None = None
+        self._before_mlp: nn.Module = block.post_attention_layernorm
+        self._behind_mlp: nn.Module | None = None
+        if block.has_norms_behind:
+            self._behind_attention, self._behind_mlp = block.post_attention_layernorm, block.post_feedforward_layernorm
+            self._before_mlp = block.pre_feedforward_layernorm
+        self._qkv = _beside([attention.q_proj, attention.k_proj, attention.v_proj])
+        self._out = projection_of(attention.o_proj)
+        self._gate_up = _beside([mlp.gate_proj, mlp.up_proj])
+        self._down = projection_of(mlp.down_proj)
+        self._num_inner = mlp.num_inner
         self._activate = mlp.act_fn
 
     def __call__(self, hidden: Tensor, turn: Turn, kv: RaggedKV) -> Tensor:
         """Hidden [T, H] -> hidden [T, H]; `turn` as `RotaryTables.signed_at` gives it."""
-        num_rows, d = hidden.shape[0], self._head_dim
-        heads = self._qkv(_normalise(self._in_norm, hidden)).view(num_rows, -1, d)
+        seen = self._out(self._attend(_normalise(self._before_attention, hidden), turn, kv))
+        if self._behind_attention is not None:
+            seen = self._behind_attention(seen)
+        hidden = seen.add_(hidden)
+        gate_up = self._gate_up(_normalise(self._before_mlp, hidden))
+        inner = self._activate(gate_up[:, : self._num_inner]).mul_(gate_up[:, self._num_inner :])
+        outputs = self._down(inner)
+        if self._behind_mlp is not None:
+            outputs = self._behind_mlp(outputs)
+        return outputs.add_(hidden)
+
+    def _attend(self, rows: Tensor, turn: Turn, kv: RaggedKV) -> Tensor:
+        """Normalised [T, H] -> what the heads saw [T, Q * d]."""
+        attention, num_rows = self._attention, rows.shape[0]
+        num_heads, d = attention.num_heads, attention.head_dim
+        heads = self._qkv(rows).view(num_rows, -1, d)
         turned, values = heads[:, : self._num_rotated], heads[:, self._num_rotated :]
         if self._query_norm is not None and self._key_norm is not None:
-            queries, keys = turned[:, : self._num_heads], turned[:, self._num_heads :]
+            queries, keys = turned[:, :num_heads], turned[:, num_heads:]
             turned = torch.cat((self._query_norm(queries), self._key_norm(keys)), 1)
-        if self._rotates:
+        if attention.use_rope:
             turned = (turned * turn.cos).add_(turned.roll(d // 2, -1).mul_(turn.sin))
-        queries, keys = turned[:, : self._num_heads], turned[:, self._num_heads :]
+        queries, keys = turned[:, :num_heads], turned[:, num_heads:]
         kv.update(keys.transpose(0, 1)[None], values.transpose(0, 1)[None], self._layer)
-        seen, _ = attend(self._in_norm, queries.transpose(0, 1)[None], kv, kv, None, self._scaling)
-        hidden = self._out(seen.reshape(num_rows, -1)).add_(hidden)
-        gate_up = self._gate_up(_normalise(self._mid_norm, hidden))
-        inner = self._activate(gate_up[:, : self._intermediate]).mul_(gate_up[:, self._intermediate :])
-        return self._down(inner).add_(hidden)
+        seen, _ = attend(attention, queries.transpose(0, 1)[None], kv, kv, None, attention.scaling, attention.softcap)
+        return seen.reshape(num_rows, -1)
 
 
-def _normalise(norm: Any, hidden: Tensor) -> Tensor:
+def _normalise(norm: nn.Module, hidden: Tensor) -> Tensor:
     """RMS norm. One row's square sum is a dot product: half the operations of the module."""
-    if hidden.shape[0] > 1:
-        return norm(hidden)
+    if hidden.shape[0] > 1 or type(norm) is not RMSNorm:
+        normalised: Tensor = norm(hidden)
+        return normalised
     row = hidden[0].float()
-    mean = torch.dot(row, row).item() / row.shape[0] + norm.variance_epsilon
+    mean = torch.dot(row, row).item() / row.shape[0] + norm.eps
     scale = 1.0 / math.sqrt(mean) if mean > 0.0 else math.nan  # as the module: that session fails, and alone
     return norm.weight * (row * scale).to(hidden.dtype)[None]
 
 
-def _joined(linears: Sequence[nn.Linear]) -> Projection:
-    """One linear layer that does the work of several with the same input."""
+def _beside(modules: Sequence[nn.Module]) -> Callable[[Tensor], Tensor]:
+    """What does the work of several linear layers with the same input."""
+    linears = [module for module in modules if type(module) is nn.Linear]
+    if len(linears) < len(modules):
+        return lambda rows: torch.cat([module(rows) for module in modules], -1)
     biases = [linear.bias for linear in linears if linear.bias is not None]
     bias = torch.cat([bias.detach() for bias in biases]) if len(biases) == len(linears) else None
     return Projection(_lay_together([linear.weight for linear in linears]), bias)

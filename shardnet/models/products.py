@@ -11,12 +11,12 @@ Shapes: T rows, K features of the input, N of the output.
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 LEAST_ROWS = 4
 """Below it, the tile's conversion costs more than it saves."""
@@ -73,6 +73,11 @@ class Projection:
             if len(tile) < len(memory):
                 memory = memory[: len(tile)]
             yield memory.copy_(tile)
+
+
+def projection_of(module: nn.Module) -> Callable[[Tensor], Tensor]:
+    """What does the work of a linear layer; the module itself where it is another one, an adapter say."""
+    return Projection(module.weight, module.bias) if type(module) is nn.Linear else module
 
 
 @cache

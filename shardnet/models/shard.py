@@ -5,18 +5,19 @@ Shapes: T new tokens of all sessions in the step, S sessions among them that sam
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from shardnet.models.attention import RaggedKV
+from shardnet.models.blocks import Block
 from shardnet.models.family import Family
 from shardnet.models.kv import BlockKV, Segment
-from shardnet.models.lean import LeanBlock, lean_blocks
+from shardnet.models.lean import LeanBlock
 from shardnet.models.own_attention import run_alone
-from shardnet.models.products import Projection
+from shardnet.models.products import projection_of
 from shardnet.models.rotary import RotaryTables, Turn
 from shardnet.models.sizes import context_of
 from shardnet.models.unit import LoadedUnit
@@ -29,11 +30,18 @@ class _Block(NamedTuple):
     kind: str | None
 
 
+class _LeanBlock(NamedTuple):
+    """The short way through one."""
+
+    run: LeanBlock
+    kind: str | None
+
+
 class Shard:
     """Consecutive units of a model: others can be added, and taken. Made by `shardnet.loader.load_shard`.
 
     Args:
-        config: the `transformers` configuration of the whole model.
+        config: of the whole model, a `transformers` one or a `PlainConfig`.
         units: at least one, in order.
         bytes_read: from the checkpoint to make them; less where the device held some of the weights already.
     """
@@ -112,9 +120,7 @@ class Shard:
         first, last = self.units[0], self.units[-1]
         self._embedding = list(first.modules.values()) if self.has_embedding else []
         head = list(last.modules.values()) if self.has_head else []
-        self._head: list[Callable[[Tensor], Tensor]] = [
-            Projection(module.weight, module.bias) if type(module) is nn.Linear else module for module in head
-        ]
+        self._head = [projection_of(module) for module in head]
         self._windows = {unit.kv.layer: unit.window for unit in self.units if unit.kv is not None}
         self._blocks = [
             _Block(module, self.family.turned(self.config, unit.kv.layer))
@@ -122,9 +128,7 @@ class Shard:
             if unit.kv is not None
             for module in unit.modules.values()
         ]
-        self._lean: list[LeanBlock] = []
-        if self.family.lean:
-            self._lean = lean_blocks([block.module for block in self._blocks])
+        self._lean = [_LeanBlock(LeanBlock(block), kind) for block, kind in self._blocks if isinstance(block, Block)]
         self._tables = self._tables_of({block.kind for block in self._blocks})
 
     def _tables_of(self, kinds: set[str | None]) -> dict[str | None, RotaryTables]:
@@ -165,17 +169,18 @@ class Shard:
         kv = RaggedKV(segments, self._windows)
         end = max(segment.kv.length + segment.num_tokens for segment in segments)
         if self._lean:
-            return self._run_lean(hidden[0], self._tables[None].signed_at(positions, end), kv)
+            signed = {kind: tables.signed_at(positions, end) for kind, tables in self._tables.items()}
+            return self._run_lean(hidden[0], signed, kv)
         turns = {kind: tables.at(positions, end) for kind, tables in self._tables.items()}
         arguments = {self.family.cache_argument: kv, "attention_mask": None, "position_ids": positions}
         for block in self._blocks:
             hidden = block.module(hidden, position_embeddings=turns.get(block.kind), **arguments)
         return hidden
 
-    def _run_lean(self, hidden: Tensor, turn: Turn, kv: RaggedKV) -> Tensor:
+    def _run_lean(self, hidden: Tensor, turns: Mapping[str | None, Turn], kv: RaggedKV) -> Tensor:
         """The same by the short way, [T, H] -> [1, T, H]."""
-        for lean in self._lean:
-            hidden = lean(hidden, turn, kv)
+        for run, kind in self._lean:
+            hidden = run(hidden, turns[kind], kv)
         return hidden[None]
 
     def _run_alone(self, hidden: Tensor, positions: Tensor, segments: Sequence[Segment]) -> Tensor:

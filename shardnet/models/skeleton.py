@@ -1,6 +1,8 @@
 """The modules of consecutive units, on the meta device: nothing else of the model is built, and no weight is real.
 
-What the units are: see `models.unit`.
+What the units are: see `models.unit`. A source has the stock modules of `transformers`, which know all that a
+checkpoint may say. A device has modules of its own where these are known to give the same (`recipes`), and does
+without `transformers` then.
 """
 
 from __future__ import annotations
@@ -16,10 +18,13 @@ from torch import Tensor, nn
 from shardnet.errors import UnsupportedModel
 from shardnet.foreign.libraries import read_by_others
 from shardnet.models.attention import register_attention
+from shardnet.models.blocks import Block, Embedding, Rotary, linear, norm
 from shardnet.models.families import family_of
 from shardnet.models.family import Family
 from shardnet.models.kv import BlockKV
 from shardnet.models.lean import SIDE_BY_SIDE
+from shardnet.models.plain_config import PlainConfig, full_config
+from shardnet.models.recipes import Recipe, recipe_of
 from shardnet.models.unit import LoadedUnit
 from shardnet.models.weightless import to_meta, weightless
 from shardnet.models.windows import windows_of
@@ -52,7 +57,7 @@ class Skeleton:
     tied: dict[str, str]
     """Names of tensors that are views of others: {"lm_head.weight": "model.embed_tokens.weight"}."""
     frame: Any
-    """The whole model with a single block: what transformers' tables of names want to see."""
+    """The whole stock model with a single block: what transformers' tables of names want to see. Else None."""
     windows: dict[int, int | None]
     """How many tokens each of the blocks sees, its own included; None where it sees all."""
 
@@ -93,10 +98,9 @@ class Skeleton:
     def neighbours(self, modules: dict[str, nn.Module]) -> Iterator[list[Slot]]:
         """The slots of `modules`, those together whose tensors are to lie one behind the other in memory."""
         slots = {slot.name: slot for slot in self.slots(modules)}
-        if self.family.lean:
-            for path in modules.keys() & self.blocks.keys():
-                for names in SIDE_BY_SIDE:
-                    yield [slots.pop(f"{path}.{name}") for name in names]
+        for path, module in modules.items():
+            for names in SIDE_BY_SIDE if isinstance(module, Block) else ():
+                yield [slots.pop(f"{path}.{name}") for name in names]
         for slot in slots.values():
             yield [slot]
 
@@ -113,8 +117,41 @@ class Skeleton:
                 )
 
 
+def skeleton_to_run(config: Any, first_unit: int, last_unit: int) -> Skeleton:
+    """The modules of units first_unit..last_unit, both included, as a device runs them.
+
+    Args:
+        config: a `transformers` one, or a `PlainConfig`.
+
+    Raises:
+        UnsupportedModel: as `build_skeleton`, or `transformers` is needed and not installed.
+    """
+    recipe = recipe_of(config)
+    if recipe is not None:
+        return _lean_skeleton(config, recipe, first_unit, last_unit)
+    return build_skeleton(full_config(config) if isinstance(config, PlainConfig) else config, first_unit, last_unit)
+
+
+def _lean_skeleton(config: Any, recipe: Recipe, first_unit: int, last_unit: int) -> Skeleton:
+    family, num_units = family_of(config.model_type), config.num_hidden_layers + 2
+    layers = range(max(first_unit, 1) - 1, min(last_unit, num_units - 2))
+    windows = windows_of(family.facts.window, config, layers)
+    vocab, hidden = config.vocab_size, config.hidden_size
+    scale = hidden**0.5 if recipe.scales_embedding else None
+    embedding = {"model.embed_tokens": Embedding(vocab, hidden, scale)} if first_unit == 0 else {}
+    blocks = {f"model.layers.{layer}": Block(config, recipe, layer) for layer in layers}
+    head: dict[str, nn.Module] = {}
+    if last_unit == num_units - 1:
+        head = {"model.norm": norm(recipe, hidden, config), "lm_head": linear(hidden, vocab, False)}
+    tied = {"lm_head.weight": "model.embed_tokens.weight"} if config.tie_word_embeddings else {}
+    rotary = Rotary(config) if blocks else None
+    return Skeleton(
+        config, family, first_unit, last_unit, dict(embedding), dict(blocks), head, rotary, tied, None, windows
+    )
+
+
 def build_skeleton(config: Any, first_unit: int, last_unit: int) -> Skeleton:
-    """Build the modules of units first_unit..last_unit, both included, without weights.
+    """Build the stock modules of units first_unit..last_unit, both included, without weights.
 
     Raises:
         UnsupportedModel: the family, or a variant of it that the configuration asks for, cannot be cut.

@@ -61,7 +61,7 @@ def measure_device(
     """Measure this device with a model's units.
 
     Args:
-        config: the `transformers` configuration of the model; its weights are not needed.
+        config: of the model, a `transformers` one or a `PlainConfig`; its weights are not needed.
         model: its name, for the record.
         dtype: float32, bfloat16 or float16; of weights, hidden states and KV caches.
         device: its name, for the record; the host's name if None.

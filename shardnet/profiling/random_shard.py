@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from shardnet.described.model_sizes import UnitWork, model_config_from_hf, unit_works
 from shardnet.errors import BadConfiguration, UnsupportedModel
-from shardnet.models import Shard, build_skeleton
-from shardnet.models.sizes import profile_model
+from shardnet.models import Shard
+from shardnet.models.sizes import profile_skeleton
+from shardnet.models.skeleton import skeleton_to_run
 
 _PATTERN_ELEMENTS = 1 << 18
 
@@ -39,14 +40,14 @@ def group_units(config: Any, dtype: torch.dtype) -> list[UnitGroup]:
     """The embedding, each distinct kind of block, the head.
 
     Args:
-        config: the `transformers` configuration of a model of a supported family.
+        config: of a model of a supported family: a `transformers` one, or a `PlainConfig`.
 
     Raises:
-        UnsupportedModel: as `build_skeleton`.
+        UnsupportedModel: as `skeleton_to_run`.
     """
     num_units = config.num_hidden_layers + 2
     kinds: dict[tuple[Any, ...], list[int]] = {}
-    for unit, modules in build_skeleton(config, 1, num_units - 2).units():
+    for unit, modules in skeleton_to_run(config, 1, num_units - 2).units():
         kinds.setdefault((_layer_type(config, unit), *_shapes(modules)), []).append(unit)
     embedding = _lone_group(config, 0, dtype)
     return [
@@ -58,7 +59,7 @@ def group_units(config: Any, dtype: torch.dtype) -> list[UnitGroup]:
 
 def random_shard(config: Any, first_unit: int, last_unit: int, dtype: torch.dtype) -> Shard:
     """Units first_unit..last_unit of a model with small random weights, all in `dtype`. Always the same ones."""
-    skeleton = build_skeleton(config, first_unit, last_unit)
+    skeleton = skeleton_to_run(config, first_unit, last_unit)
     pattern = torch.randn(_PATTERN_ELEMENTS, generator=torch.Generator().manual_seed(0)).mul_(0.02).to(dtype)
     made: dict[str, Tensor] = {}
     for _, unit in skeleton.units():
@@ -82,7 +83,8 @@ def works_of(config: Any, name: str, dtype: str) -> tuple[UnitWork, ...]:
 def _works_of_skeleton(config: Any, name: str, dtype: str) -> tuple[UnitWork, ...]:
     """As if every weight took part in every token."""
     works = []
-    for unit in profile_model(config, dtype, name).units:
+    whole = skeleton_to_run(config, 0, config.num_hidden_layers + 1)
+    for unit in profile_skeleton(whole, dtype, name).units:
         is_embedding, is_block = unit.name == "embedding", unit.kv_bytes_per_token > 0
         works.append(
             UnitWork(
@@ -100,7 +102,7 @@ def _works_of_skeleton(config: Any, name: str, dtype: str) -> tuple[UnitWork, ..
 
 
 def _lone_group(config: Any, unit: int, dtype: torch.dtype) -> UnitGroup:
-    ((_, modules),) = build_skeleton(config, unit, unit).units()
+    ((_, modules),) = skeleton_to_run(config, unit, unit).units()
     return UnitGroup(config, (unit,), 1, unit, _num_parameters(modules) * dtype.itemsize)
 
 
@@ -110,7 +112,7 @@ def _block_group(config: Any, units: list[int], dtype: torch.dtype) -> UnitGroup
     if kind is not None:
         config = copy.deepcopy(config)
         config.layer_types = [kind] * config.num_hidden_layers
-    blocks = dict(build_skeleton(config, 1, config.num_hidden_layers).units())
+    blocks = dict(skeleton_to_run(config, 1, config.num_hidden_layers).units())
     wanted = _shapes(blocks[units[0]])
     best_start, best_length, start = units[0], 0, 1
     for unit in range(1, config.num_hidden_layers + 2):

@@ -20,6 +20,7 @@ from typing import Any
 
 from shardnet.errors import BadConfiguration, UsageError
 from shardnet.foreign.plain_files import read_json
+from shardnet.models.plain_config import values_of
 from shardnet.profiling.hardware import Hardware
 from shardnet.profiling.measurement import DeviceMeasurement, LinkMeasurement
 
@@ -45,8 +46,8 @@ def current_versions() -> dict[str, str]:
 
 
 def configuration_key(config: Any) -> str:
-    """The same for all models of one `transformers` configuration, whatever their weights are called."""
-    settings = json.dumps(config.to_dict(), sort_keys=True, default=str)
+    """The same for all models of one configuration, a `transformers` one or a plain one, whatever they are called."""
+    settings = json.dumps(values_of(config), sort_keys=True)
     return f"{config.model_type}-{hashlib.sha256(settings.encode()).hexdigest()[:12]}"
 
 

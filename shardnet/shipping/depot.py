@@ -73,16 +73,6 @@ class Depot:
         """Learn of a checkpoint that this device has no copy of; the future gives the roots that it has already."""
         return on_thread("shardnet-list", partial(self._take_list, checkpoint, what))
 
-    def folder_of(self, checkpoint: str) -> Path:
-        """Where its `config.json` lies.
-
-        Raises:
-            ModelNotFound: this device does not know it.
-        """
-        copy = find_copy(checkpoint, self._cache_dir)
-        folder = self._store.folder_of(checkpoint) if copy is None else copy.folder
-        return folder or require_copy(checkpoint, self._cache_dir, self._transport.name).folder
-
     @contextmanager
     def copy_for(self, spec: StageSpec, check: Callable[[], object]) -> Iterator[Copy]:
         """The checkpoint of a stage, of which the stage's own tensors are on this disk as long as the block lasts.

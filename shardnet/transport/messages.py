@@ -268,6 +268,8 @@ class StageSpec(NamedTuple):
     """The transport name of the coordinator: where sampled tokens are told."""
     checkpoint: str
     """Its name by content, under which the device finds its own copy; paths never travel."""
+    config: str
+    """What the model is, with all that its family says beside `config.json`; see `shardnet.models.plain_config`."""
     tensors: dict[str, str]
     """The root of each tensor that the shard is made of; see `shardnet.loader.parts`."""
     dtype: str

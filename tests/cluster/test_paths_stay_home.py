@@ -19,6 +19,7 @@ from shardnet.device import stage_host
 from shardnet.device.worker import Worker
 from shardnet.errors import DamagedCheckpoint
 from shardnet.loader import enter, fingerprint, open_model
+from shardnet.loader.places import TensorPlace
 from shardnet.progress import silent
 from shardnet.transport.in_process import network as in_process
 from shardnet.transport.in_process.network import InProcessNetwork
@@ -86,9 +87,9 @@ def test_a_device_finds_its_own_copy_or_fetches_what_it_needs(tmp_path: Path, mo
     opened: list[Path] = []
     load_shard = stage_host.load_shard
 
-    def watched(folder: Path, *args: Any, **options: Any) -> Any:
-        opened.append(folder)
-        return load_shard(folder, *args, **options)
+    def watched(config: Any, places: dict[str, TensorPlace], *args: Any, **options: Any) -> Any:
+        opened.append(Path(next(iter(places.values())).file).parent)
+        return load_shard(config, places, *args, **options)
 
     monkeypatch.setattr(stage_host, "load_shard", watched)
     options = {"dtype": "float32", "split": [3, 3], "cache_dir": tmp_path / "a", "progress": silent}

@@ -12,6 +12,7 @@ import pytest
 from shardnet.cluster.survey import Surveyor
 from shardnet.described.model_sizes import ModelConfig, unit_works
 from shardnet.loader import ModelFiles
+from shardnet.models.plain_config import PlainConfig
 from shardnet.profiling.hardware import Hardware
 from shardnet.profiling.link_probe import expose_probe
 from shardnet.profiling.measurement import DeviceMeasurement, StepTiming, UnitMeasurement
@@ -24,6 +25,7 @@ FILES = cast(
     ModelFiles,
     SimpleNamespace(
         copy=SimpleNamespace(name="by content"),
+        config=PlainConfig({"model_type": "llama"}),
         dtype="bfloat16",
         profile=SimpleNamespace(units=[SimpleNamespace(output_bytes=128)]),
     ),

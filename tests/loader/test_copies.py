@@ -72,7 +72,7 @@ def change(folder: Path, name: str = "lm_head.weight") -> None:
 
 
 def whole_shard(files: ModelFiles, places: dict[str, Any], weights: dict[Any, torch.Tensor] | None = None) -> Any:
-    return load_shard(files.folder, places, 0, 4, "float32", weights)
+    return load_shard(files.config, places, 0, 4, "float32", weights)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)

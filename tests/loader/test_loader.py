@@ -29,7 +29,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
 def whole_shard(folder: Path, dtype: str = "float32") -> Shard:
     files = open_model(str(folder), dtype)
     last = files.profile.num_units - 1
-    return load_shard(folder, files.tensors_of(0, last), 0, last, dtype)
+    return load_shard(files.config, files.tensors_of(0, last), 0, last, dtype)
 
 
 def logits_of(shard: Shard, ids: torch.Tensor) -> torch.Tensor:
@@ -54,7 +54,7 @@ def assert_same_weights(folder: Path, model: Any) -> None:
 def test_a_worker_reads_its_own_bytes_alone(llama: TinyModel) -> None:
     units = llama.files.profile.units
     for first, last in ((0, 0), (1, 2), (2, 4), (4, 4)):
-        shard = load_shard(llama.folder, llama.files.tensors_of(first, last), first, last, "float32")
+        shard = load_shard(llama.files.config, llama.files.tensors_of(first, last), first, last, "float32")
         own = sum(unit.weight_bytes for unit in units[first : last + 1])
         assert shard.bytes_read == shard.weight_bytes == own
 
@@ -84,7 +84,7 @@ def test_conversion_goes_through_a_small_buffer(
 ) -> None:
     monkeypatch.setattr("shardnet.loader.weights.CONVERSION_BYTES", 104)
     shard = llama.files.tensors_of(0, 4)
-    converted = load_shard(llama.folder, shard, 0, 4, "bfloat16")
+    converted = load_shard(llama.files.config, shard, 0, 4, "bfloat16")
     expected = load_file(llama.folder / "model.safetensors")["model.embed_tokens.weight"].bfloat16()
     assert torch.equal(torch.as_tensor(converted.modules["model.embed_tokens"].weight), expected)
 
@@ -107,7 +107,7 @@ def test_a_head_of_its_own_is_read_whatever_the_configuration_says_of_ties(
         assert_same_weights(folder, AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32))
         files = open_model(str(folder), "float32")
         last = files.profile.num_units - 1
-        alone = load_shard(folder, files.tensors_of(last, last), last, last, "float32")
+        alone = load_shard(files.config, files.tensors_of(last, last), last, last, "float32")
         assert torch.equal(torch.as_tensor(alone.modules["lm_head"].weight), head)
         extra = head.nbytes if name == "other" else 0
         assert whole_shard(folder).weight_bytes == tied.shard(0, last).weight_bytes + extra
@@ -117,11 +117,11 @@ def test_tied_weights_are_loaded_once_per_device(tmp_path_factory: pytest.TempPa
     tiny = tiny_model("llama-tied", tmp_path_factory)
     last = tiny.num_units - 1
     weights: dict[Any, torch.Tensor] = {}
-    first = load_shard(tiny.folder, tiny.files.tensors_of(0, 1), 0, 1, "float32", weights)
-    head = load_shard(tiny.folder, tiny.files.tensors_of(last, last), last, last, "float32", weights)
+    first = load_shard(tiny.files.config, tiny.files.tensors_of(0, 1), 0, 1, "float32", weights)
+    head = load_shard(tiny.files.config, tiny.files.tensors_of(last, last), last, last, "float32", weights)
     assert head.modules["lm_head"].weight is first.modules["model.embed_tokens"].weight
     assert head.bytes_read == head.modules["model.norm"].weight.nbytes
-    both = load_shard(tiny.folder, tiny.files.tensors_of(0, last), 0, last, "float32")
+    both = load_shard(tiny.files.config, tiny.files.tensors_of(0, last), 0, last, "float32")
     assert (
         both.weight_bytes == both.bytes_read == (tiny.folder / "model.safetensors").stat().st_size - header_bytes(tiny)
     )
@@ -132,14 +132,14 @@ def test_a_model_that_was_saved_anew_is_read_anew(tmp_path: Path) -> None:
     model = save_model("llama", tmp_path)
     weights: dict[Any, torch.Tensor] = {}
     files = open_model(str(tmp_path), "float32")
-    old = load_shard(tmp_path, files.tensors_of(0, 4), 0, 4, "float32", weights)
+    old = load_shard(files.config, files.tensors_of(0, 4), 0, 4, "float32", weights)
     with torch.no_grad():
         model.lm_head.weight.mul_(2)
     written_ns = (tmp_path / "model.safetensors").stat().st_mtime_ns
     model.save_pretrained(tmp_path)
     os.utime(tmp_path / "model.safetensors", ns=(written_ns, written_ns))
     files = open_model(str(tmp_path), "float32")
-    new = load_shard(tmp_path, files.tensors_of(0, 4), 0, 4, "float32", weights)
+    new = load_shard(files.config, files.tensors_of(0, 4), 0, 4, "float32", weights)
     assert torch.equal(new.modules["lm_head"].weight, 2 * old.modules["lm_head"].weight)
     assert new.bytes_read == old.bytes_read
 
@@ -150,8 +150,8 @@ def header_bytes(tiny: TinyModel) -> int:
 
 def test_what_no_shard_uses_is_forgotten(llama: TinyModel) -> None:
     weights: weakref.WeakValueDictionary[Any, torch.Tensor] = weakref.WeakValueDictionary()
-    shard = load_shard(llama.folder, llama.files.tensors_of(0, 4), 0, 4, "float32", weights)
-    again = load_shard(llama.folder, llama.files.tensors_of(1, 2), 1, 2, "float32", weights)
+    shard = load_shard(llama.files.config, llama.files.tensors_of(0, 4), 0, 4, "float32", weights)
+    again = load_shard(llama.files.config, llama.files.tensors_of(1, 2), 1, 2, "float32", weights)
     assert again.bytes_read == 0 and again.weight_bytes > 0
     del shard
     assert {key[1].split(".")[2] for key in weights} == {"0", "1"}
@@ -162,14 +162,14 @@ def test_what_no_shard_uses_is_forgotten(llama: TinyModel) -> None:
 def test_what_is_read_is_what_was_reserved(llama: TinyModel) -> None:
     """Once, tensors whose last shard went after the reservation were read, and nobody had reserved their memory."""
     weights: weakref.WeakValueDictionary[Any, torch.Tensor] = weakref.WeakValueDictionary()
-    others = [load_shard(llama.folder, llama.files.tensors_of(1, 2), 1, 2, "float32", weights)]
+    others = [load_shard(llama.files.config, llama.files.tensors_of(1, 2), 1, 2, "float32", weights)]
     reserved: list[int] = []
 
     def reserve(num_bytes: int) -> None:
         reserved.append(num_bytes)
         others.clear()
 
-    shard = load_shard(llama.folder, llama.files.tensors_of(0, 4), 0, 4, "float32", weights, reserve)
+    shard = load_shard(llama.files.config, llama.files.tensors_of(0, 4), 0, 4, "float32", weights, reserve)
     assert reserved == [shard.bytes_read]
     assert 0 < shard.bytes_read < shard.weight_bytes
 
@@ -201,7 +201,7 @@ def test_checkpoints_of_the_bare_decoder_are_read(tmp_path: Path, variant: str, 
 def test_progress_and_profile_agree(llama: TinyModel) -> None:
     told: list[tuple[int, int]] = []
     shard = load_shard(
-        llama.folder,
+        llama.files.config,
         llama.files.tensors_of(1, 4),
         1,
         4,

@@ -158,10 +158,10 @@ def test_files_that_change_after_they_were_indexed(tmp_path_factory: pytest.Temp
     with path.open("r+b") as file:
         file.truncate(path.stat().st_size // 2)
     with pytest.raises(DamagedCheckpoint, match=r"ends inside the tensor .* bytes are missing"):
-        load_shard(folder, files.tensors, 0, 4, "float32")
+        load_shard(files.config, files.tensors, 0, 4, "float32")
     path.unlink()
     with pytest.raises(DamagedCheckpoint, match="cannot be opened"):
-        load_shard(folder, files.tensors, 0, 4, "float32")
+        load_shard(files.config, files.tensors, 0, 4, "float32")
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,8 @@ def test_a_folder_without_a_tokenizer(tmp_path_factory: pytest.TempPathFactory) 
 @pytest.mark.parametrize("change", ["absent", "short", "long"])
 def test_a_tensor_that_is_not_named_as_a_whole_is_not_loaded(folder: Path, change: str) -> None:
     """Memory that was not filled passed for weights, say where a coordinator's transformers call a tensor otherwise."""
-    places = dict(open_model(str(folder), "float32").tensors)
+    files = open_model(str(folder), "float32")
+    places = dict(files.tensors)
     name = "model.layers.0.self_attn.q_proj.weight"
     num_bytes = places[name].num_bytes
     if change == "absent":
@@ -213,4 +214,4 @@ def test_a_tensor_that_is_not_named_as_a_whole_is_not_loaded(folder: Path, chang
     else:
         places[name] = places[name]._replace(num_bytes=num_bytes // 2 if change == "short" else num_bytes * 2)
     with pytest.raises(DamagedCheckpoint, match=f"The tensor {name} has {num_bytes // 4} numbers"):
-        load_shard(folder, places, 0, 4, "float32")
+        load_shard(files.config, places, 0, 4, "float32")

@@ -36,7 +36,7 @@ def test_the_result_is_that_of_transformers(tmp_path: Path, architecture: str, k
     assert set(expected) - set(stored) == {"lm_head.weight"}, "tied"
     assert all(torch.equal(stored[name], expected[name]) for name in stored)
     last = files.profile.num_units - 1
-    assert load_shard(files.folder, files.tensors_of(0, last), 0, last, dtype).dtype == getattr(torch, dtype)
+    assert load_shard(files.config, files.tensors_of(0, last), 0, last, dtype).dtype == getattr(torch, dtype)
     assert files.eos_ids == (model.generation_config.eos_token_id,) == (2,)
     ours, theirs = files.tokenizer(), AutoTokenizer.from_pretrained(tmp_path, gguf_file=path.name)
     for text in ("hello world", "  </s> héllo\n", "<s>helo"):

@@ -64,7 +64,7 @@ def shard(tiny: Path) -> Shard:
     """The whole model."""
     files = open_model(str(tiny), "float32")
     last = files.profile.num_units - 1
-    return load_shard(files.folder, files.tensors_of(0, last), 0, last, "float32")
+    return load_shard(files.config, files.tensors_of(0, last), 0, last, "float32")
 
 
 @pytest.fixture
