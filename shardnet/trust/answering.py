@@ -106,12 +106,12 @@ class Answering:
         return self._prove(now_s) if message.kind is Kind.PROOF else self._issue(message.fields, now_s)
 
     def _greet(self, fields: tuple[bytes, ...], now_s: float) -> bytes:
-        magic, version, how, slot, element = fields
-        if magic != MAGIC or len(how) != 1:
+        if fields[:1] != (MAGIC,):
             raise ValueError("no greeting")
-        if version != VERSION.to_bytes(2, "big"):
+        if fields[1:2] != (VERSION.to_bytes(2, "big"),):
             raise Refused(Reason.OTHER_VERSION)
-        self._how = How(how[0])
+        how, slot, element = fields[2:]
+        self._how = How(int.from_bytes(how, "big"))
         if (self._how is How.MEMBER) != (self._peer is not None):
             raise ValueError("who has a certificate renews it, and nobody else")
         return self._try_code(slot, element, now_s) if self._how is How.CODE else self._show_authority(now_s)

@@ -40,7 +40,6 @@ class Kind(IntEnum):
 
 
 NUM_FIELDS = {
-    Kind.HELLO: 5,
     Kind.ELEMENT: 1,
     Kind.PROOF: 0,
     Kind.AUTHORITY: 2,
@@ -48,6 +47,7 @@ NUM_FIELDS = {
     Kind.ISSUED: 2,
     Kind.REFUSED: 1,
 }
+"""Those of HELLO are for whoever knows its version to count."""
 
 
 class How(IntEnum):
@@ -104,7 +104,7 @@ class Incoming:
 def _unpack(content: bytes) -> Message:
     kind = Kind(content[0])
     *fields, tag = _fields(content[1:])
-    if len(fields) != NUM_FIELDS[kind] or len(tag) not in (0, TAG_BYTES):
+    if len(fields) != NUM_FIELDS.get(kind, len(fields)) or len(tag) not in (0, TAG_BYTES):
         raise ValueError("a message with other fields")
     return Message(kind, tuple(fields), tag)
 

@@ -320,6 +320,9 @@ def test_another_version_is_told(gate: Gate, dial: Dial, monkeypatch: pytest.Mon
     newcomer = dial()
     with refused(Reason.OTHER_VERSION):
         newcomer.join(newcomer.by_code(code))
+    for fields in ((MAGIC,), (MAGIC, b"\x00\x02"), (MAGIC, b"\x00\x03", b"\x01", b"\x01", b"", b"", b"more")):
+        answer = Answering(gate.desk, None).receive(pack(Message(Kind.HELLO, fields)), NOW_S)
+        assert next(Incoming().messages(answer)).fields == (bytes([Reason.OTHER_VERSION]),)
     assert gate.shown().code == code
 
 
