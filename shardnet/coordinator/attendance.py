@@ -8,7 +8,8 @@ from collections.abc import Callable
 from shardnet.cluster.cluster import Cluster
 from shardnet.coordinator.events import ClusterEvent, Tell
 from shardnet.transport.base import Transport
-from shardnet.transport.source_messages import COORDINATOR, SOURCE_MARK
+from shardnet.transport.names import SOURCE_MARK
+from shardnet.transport.source_messages import COORDINATOR
 
 HAS_LEFT = "it has left"
 HAS_ENDED = "its process has ended, or its connection broke"

@@ -25,8 +25,9 @@ from shardnet.process.state_folder import StateFolder
 from shardnet.transport.messages import SampledToken, SessionSpec
 from shardnet.transport.source_messages import LoadKeywords, ModelMark, SessionRequest
 from shardnet.transport.wire.reader import Reader
+from shardnet.transport.wire.registered import LAYOUTS
 from shardnet.transport.wire.schema import Layout, mark_of
-from shardnet.transport.wire.values import LAYOUTS, Undecodable, Unsendable
+from shardnet.transport.wire.values import Undecodable, Unsendable
 from shardnet.transport.wire.writer import Writer
 
 BEGUN = "begun.page"

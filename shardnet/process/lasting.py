@@ -12,8 +12,8 @@ from shardnet.foreign.plain_files import is_folder, user_path
 from shardnet.foreign.quoting import shortened
 from shardnet.process.state_folder import LOCK
 
-DOOR, STATUS, GATE = "door", "status", "gate"
-"""The sockets in a state folder."""
+DOOR, STATUS, GATE, TRUST = "door", "status", "gate", "trust"
+"""The sockets in a state folder. The last one is in a folder of that name there, with all that its gate holds."""
 MARK = "cluster"
 """An empty file that tells a state folder from others that a door may be in."""
 UNIX = "unix:"

@@ -26,7 +26,8 @@ from shardnet.session.text import TextStream
 from shardnet.source.connection import AWAY_S, Connection
 from shardnet.source.remote_deployment import TICKET_BITS, RemoteDeployment
 from shardnet.transport import RpcTransport
-from shardnet.transport.source_messages import SOURCE_MARK, BrokenOff, ClusterStatus, LoadState, ModelInfo
+from shardnet.transport.names import SOURCE_MARK
+from shardnet.transport.source_messages import BrokenOff, ClusterStatus, LoadState, ModelInfo
 
 JOIN_S = 10.0
 DEVICES_S = 60.0

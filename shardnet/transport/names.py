@@ -6,6 +6,8 @@ import re
 
 from shardnet.errors import UsageError
 
+SOURCE_MARK = "@"
+"""With which the names of members begin that are no devices."""
 _NAME = re.compile(r"@?[A-Za-z0-9][A-Za-z0-9._:@-]{0,62}")
 
 

@@ -40,8 +40,6 @@ from shardnet.transport.messages import SampledToken, SamplingOptions
 
 COORDINATOR = "coordinator"
 """What the coordinator of every cluster is called."""
-SOURCE_MARK = "@"
-"""With which the names of members begin that are no devices."""
 FOLLOW_S = 10.0
 LEASE_S = 60.0
 

@@ -17,13 +17,13 @@ from processes import wait_until
 from shardnet.errors import ClusterError, JoinFailed, ShardnetError, UsageError
 from shardnet.transport.door import door as door_module
 from shardnet.transport.door import knocking
-from shardnet.transport.door.challenge import GREETING_BYTES, MEMBER, PROOF_BYTES, Exchange, greet
+from shardnet.transport.door.challenge import MEMBER, Exchange, greet
 from shardnet.transport.door.door import Door, serve_door
 from shardnet.transport.door.endpoint import split_endpoint
 from shardnet.transport.door.key import own_key
 from shardnet.transport.door.listening import short_path, tend, where
 from shardnet.transport.door.membership import Membership
-from shardnet.transport.door.messages import Draw, Enlist, Enter, News, pack
+from shardnet.transport.door.messages import GREETING_BYTES, PROOF_BYTES, Draw, Enlist, Enter, News, pack
 
 
 def has_ipv6() -> bool:

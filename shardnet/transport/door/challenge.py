@@ -16,12 +16,12 @@ import hmac
 import secrets
 from typing import NamedTuple
 
-from shardnet.transport.door.messages import MARK
+from shardnet.transport.door.mark import MARK
+from shardnet.transport.door.messages import GREETING_BYTES
 
 _NAME = b"shardnet"
 NONCE_BYTES = 32
-GREETING_BYTES = len(_NAME) + len(MARK) + NONCE_BYTES
-PROOF_BYTES = 32
+assert len(_NAME) + len(MARK) + NONCE_BYTES == GREETING_BYTES
 DOOR, MEMBER = b"door", b"member"
 
 

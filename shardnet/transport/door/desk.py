@@ -12,7 +12,7 @@ import hmac
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from shardnet.errors import ClusterError, Evicted, NameTaken, ShardnetError
+from shardnet.errors import ClusterError, Evicted, JoinFailed, NameTaken, PortTaken, ShardnetError
 from shardnet.process.identity import has_ended
 from shardnet.transport.door import messages
 from shardnet.transport.door.gate import Gate
@@ -30,6 +30,7 @@ from shardnet.transport.door.messages import (
     Return,
     Strike,
     Sync,
+    Unreachable,
 )
 from shardnet.transport.door.roster import Member, Roster
 from shardnet.transport.failure import encode
@@ -113,6 +114,8 @@ class Desk:
                     await self._hear(guest, said.version)
                 elif type(said) is Pong:
                     guest.pong()
+                elif type(said) is Unreachable and guest.host:
+                    self._hear_of_clash(guest, said.id)
                 elif type(said) in messages.SAID:
                     await questions.acquire()
                     self._start(self._answer(guest, said, questions))
@@ -166,14 +169,36 @@ class Desk:
         except BaseException:
             self._gate.drop(guest.id)
             raise
+        else:
+            self._members[guest.id] = guest
+            return await self._spread_newcomer(guest, newcomer)
         finally:
             guest.is_enlisting = False
-        self._members[guest.id] = guest
+
+    async def _spread_newcomer(self, guest: Guest, newcomer: Member) -> int:
         try:
-            return await self._spread(guest, NOTICE_S)
+            version = await self._spread(guest, NOTICE_S)
         except ClusterError:  # it was not kept
             self._part(guest)
             raise
+        if guest.is_unreachable:
+            raise PortTaken(f"The port of {newcomer.name} is taken on another host. Join it anew.")
+        if guest.blocked_by:
+            raise JoinFailed(f"{guest.blocked_by} has a port that is taken on this host. Look what listens there.")
+        return version
+
+    def _hear_of_clash(self, guest: Guest, member_id: int) -> None:
+        """The gate of another host says that the port of a member is taken there. Whoever of the two has come later
+        cannot be in the cluster so."""
+        newcomer, member = self._members.get(member_id), self._roster.member(member_id)
+        if newcomer is not None and newcomer.is_enlisting:
+            newcomer.is_unreachable = True
+            self._strike_off(member_id)
+        elif member is not None and guest.is_enlisting:
+            guest.blocked_by = f"{member.name} ({member.address})"
+            self._part(guest)
+        elif member is not None:
+            self._turn_out(guest.id)
 
     def _try(self, guest: Guest, newcomer: Member) -> Member | None:
         """Put a newcomer on the roster, or return who holds its name."""

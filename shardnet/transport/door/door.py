@@ -24,9 +24,7 @@ from shardnet.process.lasting import GATE
 from shardnet.process.state_folder import StateFolder
 from shardnet.transport.door.challenge import (
     DOOR,
-    GREETING_BYTES,
     MEMBER,
-    PROOF_BYTES,
     Exchange,
     greet,
     has_same_messages,
@@ -36,7 +34,7 @@ from shardnet.transport.door.desk import Desk
 from shardnet.transport.door.guest import Guest
 from shardnet.transport.door.keeper import Keeper
 from shardnet.transport.door.listening import Listener, listen_at, listen_for_user, listen_in, tend, where
-from shardnet.transport.door.messages import MOST_SAID_BYTES, Carried, Carrying
+from shardnet.transport.door.messages import GREETING_BYTES, MOST_SAID_BYTES, PROOF_BYTES, Carried, Carrying
 from shardnet.transport.door.roster import Roster, new_roster
 from shardnet.transport.door.roster_file import roster_in
 from shardnet.transport.wire.values import Undecodable

@@ -16,7 +16,7 @@ from shardnet.errors import ClusterError, JoinFailed, PortTaken
 from shardnet.transport.door.guest import Guest
 from shardnet.transport.door.messages import AddPort, Done, DropPort, Refused
 from shardnet.transport.door.roster import Member
-from shardnet.transport.source_messages import SOURCE_MARK
+from shardnet.transport.names import SOURCE_MARK
 from shardnet.transport.wire.values import Undecodable
 
 ANSWER_S = 5.0
@@ -72,7 +72,7 @@ class Gate:
         """
         if member.host:
             _require_own_name(member)
-        if _port_of(member) is None:
+        if port_of(member.address) is None:
             if member.host:
                 raise JoinFailed(f"{member.name} does not listen on its loopback, and cannot be reached.")
             return
@@ -93,7 +93,7 @@ class Gate:
 
     def _say(self, guest: Guest, member: Member) -> asyncio.Future[bool]:
         answer = asyncio.get_running_loop().create_future()
-        port = _port_of(member)
+        port = port_of(member.address)
         if port is None:
             answer.set_result(True)
             return answer
@@ -132,7 +132,7 @@ def _require_own_name(member: Member) -> None:
         raise JoinFailed(f"This host was let in as {member.host}, and cannot bring {member.name} in. Join by its name.")
 
 
-def _port_of(member: Member) -> int | None:
-    """Of its agent; None where that listens elsewhere than on the loopback."""
-    found = _ADDRESS.fullmatch(member.address)
+def port_of(address: str) -> int | None:
+    """Of an agent; None where it listens elsewhere than on the loopback."""
+    found = _ADDRESS.fullmatch(address)
     return int(found[1]) if found and 0 < int(found[1]) < 2**16 else None

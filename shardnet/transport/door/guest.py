@@ -30,6 +30,10 @@ class Guest:
         self.host = host
         """From which a gate carries it; empty for this one."""
         self.is_enlisting = False
+        self.is_unreachable = False
+        """Its port is taken on another host."""
+        self.blocked_by = ""
+        """Whose port is taken on its host."""
         self.heard = 0
         """The version of the roster that it has."""
         self._told = 0

@@ -9,9 +9,7 @@ from collections.abc import Callable
 from shardnet.errors import JoinFailed
 from shardnet.transport.door.challenge import (
     DOOR,
-    GREETING_BYTES,
     MEMBER,
-    PROOF_BYTES,
     Exchange,
     greet,
     has_same_messages,
@@ -20,6 +18,7 @@ from shardnet.transport.door.challenge import (
 from shardnet.transport.door.endpoint import path_in, split_endpoint
 from shardnet.transport.door.key import FOLDER, NAME, own_key
 from shardnet.transport.door.listening import short_path, tend, where
+from shardnet.transport.door.messages import GREETING_BYTES, PROOF_BYTES
 
 AGAIN_S = 0.05
 """After which a door that is not there yet is tried again."""

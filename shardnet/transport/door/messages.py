@@ -10,14 +10,16 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from shardnet.transport.wire import frames as wire
 from shardnet.transport.wire.reader import Reader
-from shardnet.transport.wire.schema import Layout, mark_of
-from shardnet.transport.wire.values import COUNT, LAYOUTS, Undecodable
+from shardnet.transport.wire.schema import Layout
+from shardnet.transport.wire.values import COUNT, Undecodable
 from shardnet.transport.wire.writer import Writer
 
 MOST_SAID_BYTES = 2**12
 """By a member at once: a name and an address."""
+GREETING_BYTES = 44
+PROOF_BYTES = 32
+"""Of what goes over before them: see `challenge`."""
 MOST_TOLD_BYTES = 2**23
 """By the door at once: a roster of all the ids that there are."""
 
@@ -149,6 +151,12 @@ class DropPort(NamedTuple):
     id: int
 
 
+class Unreachable(NamedTuple):
+    """Say, as a gate, among what a member of its host says, that the port of another member is taken there."""
+
+    id: int
+
+
 KINDS: tuple[type, ...] = (
     Enter,
     Enlist,
@@ -168,21 +176,20 @@ KINDS: tuple[type, ...] = (
     Carrying,
     AddPort,
     DropPort,
+    Unreachable,
 )
 """The position is the number on the wire."""
 SAID = frozenset(KINDS[:9])
 """By members. The others are told by the door, or said by a gate and to it."""
-_LAYOUTS = tuple(map(Layout, KINDS))
+LAYOUTS = tuple(map(Layout, KINDS))
 _NUMBERS = {kind: number for number, kind in enumerate(KINDS)}
-MARK = mark_of((*_LAYOUTS, *map(Layout, wire.KINDS), *LAYOUTS))
-"""Of these messages and of all that devices say to each other."""
 
 
 def pack(message: Any) -> bytes:
     """A message as it stands in the stream."""
     number = _NUMBERS[type(message)]
     body = Writer()
-    body.write_fields(_LAYOUTS[number], message)
+    body.write_fields(LAYOUTS[number], message)
     content = body.joined(bytes([number]))
     return COUNT.pack(len(content)) + content
 
@@ -207,4 +214,4 @@ def unpack(content: bytes) -> Any:
     """
     if content[0] >= len(KINDS):
         raise Undecodable("a message of no kind that there is")
-    return Reader(content, 1).read_message_of(_LAYOUTS[content[0]])
+    return Reader(content, 1).read_message_of(LAYOUTS[content[0]])

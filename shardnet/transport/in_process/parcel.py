@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from shardnet.transport.wire import registered  # noqa: F401 - so that all of it may travel
 from shardnet.transport.wire.reader import Reader
 from shardnet.transport.wire.writer import Writer
 

@@ -16,9 +16,10 @@ import torch
 
 from shardnet.transport.base import RemoteObject
 from shardnet.transport.wire.reader import Reader
+from shardnet.transport.wire.registered import LAYOUTS
 from shardnet.transport.wire.schema import Layout, mark_of
 from shardnet.transport.wire.tensors import check_table
-from shardnet.transport.wire.values import LAYOUTS, MAX_BYTES, Undecodable, Unsendable, allow
+from shardnet.transport.wire.values import MAX_BYTES, Undecodable, Unsendable, allow
 from shardnet.transport.wire.writer import Writer
 
 Packed = tuple[bytes, list[torch.Tensor]]

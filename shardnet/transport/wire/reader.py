@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from shardnet.transport.base import RemoteObject
-from shardnet.transport.wire import tensors
 from shardnet.transport.wire.schema import Layout
 from shardnet.transport.wire.values import (
     COUNT,
@@ -26,6 +23,9 @@ from shardnet.transport.wire.values import (
     TENSOR_PARTS,
     Undecodable,
 )
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Reader:
@@ -163,6 +163,8 @@ class Reader:
         return tuple(map(layout.make, layout.block.iter_unpack(self._take(count * layout.block.size))))
 
     def read_tensor(self) -> torch.Tensor:
+        from shardnet.transport.wire import tensors  # and torch, which the door does without
+
         self._spend(TENSOR_PARTS, 0)
         try:
             tensor, self._at = tensors.decoded(self._data, self._at)

@@ -10,10 +10,10 @@ from dataclasses import fields, is_dataclass
 from operator import attrgetter
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-import torch
-
 Check = Callable[[Any], bool]
-_PLAIN = (bool, int, str, bytes, tuple, list, dict, type(None), torch.Tensor)
+TENSOR_KINDS: set[type] = set()
+"""What counts as a tensor; empty as long as nobody has imported `tensors`, and torch, which the door does without."""
+_PLAIN = (bool, int, str, bytes, tuple, list, dict, type(None))
 
 
 class Layout:
@@ -79,7 +79,7 @@ def _check_of(annotation: Any) -> Check:
         return _check_of_sequence(origin, inner)
     if annotation is None:
         return lambda value: value is None
-    if annotation in _PLAIN or _is_message(annotation):
+    if annotation in _PLAIN or _is_message(annotation) or annotation in TENSOR_KINDS:
         return lambda value: type(value) is annotation
     raise TypeError(f"{annotation!r} cannot travel in a message")
 

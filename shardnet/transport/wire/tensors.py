@@ -14,6 +14,8 @@ from collections.abc import Sequence
 
 import torch
 
+from shardnet.transport.wire.schema import TENSOR_KINDS
+
 DTYPES = (
     torch.float32,
     torch.bfloat16,
@@ -32,6 +34,8 @@ INLINE_BYTES = 2**17
 """A larger tensor goes beside the frame. Hidden states of decoding are smaller, and quicker as part of it."""
 _MAX_ELEMENTS = 2**40
 """Of a shape whose zeros count as ones: strides of an empty tensor must not overflow either."""
+
+TENSOR_KINDS.update((torch.Tensor, torch.nn.Parameter))
 
 _NUMBERS = {dtype: number for number, dtype in enumerate(DTYPES)}
 _HEADS = [struct.Struct(f"<BB{num_dimensions}Q") for num_dimensions in range(MAX_DIMENSIONS + 1)]

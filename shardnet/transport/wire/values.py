@@ -7,10 +7,6 @@ from __future__ import annotations
 
 import struct
 
-from shardnet.transport.failure import Failure
-from shardnet.transport.messages import MESSAGE_TYPES
-from shardnet.transport.shipping_messages import SHIPPING_MESSAGES
-from shardnet.transport.source_messages import SOURCE_MESSAGES
 from shardnet.transport.wire.schema import Layout
 
 MAX_BYTES = 2**28
@@ -42,6 +38,3 @@ class Undecodable(ValueError):
 
 class Unsendable(TypeError):
     """A value that may not travel."""
-
-
-allow(Failure, *MESSAGE_TYPES, *SOURCE_MESSAGES, *SHIPPING_MESSAGES)

@@ -5,13 +5,10 @@ from __future__ import annotations
 import itertools
 import struct
 from collections.abc import Sequence
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from shardnet.transport.base import RemoteObject
-from shardnet.transport.wire import tensors
-from shardnet.transport.wire.schema import Layout
+from shardnet.transport.wire.schema import TENSOR_KINDS, Layout
 from shardnet.transport.wire.values import (
     LAYOUTS,
     MAX_BYTES,
@@ -22,6 +19,9 @@ from shardnet.transport.wire.values import (
     TENSOR_PARTS,
     Unsendable,
 )
+
+if TYPE_CHECKING:
+    import torch
 
 _LONG_TUPLE = 4
 """From this length on, a tuple of whole numbers is written as one block."""
@@ -81,7 +81,7 @@ class Writer:
             self._write_dict(value)
         elif kind is bytes:
             self.parts += (_COUNT.pack(b"b", len(value)), value)
-        elif kind is torch.Tensor or kind is torch.nn.Parameter:
+        elif kind in TENSOR_KINDS:
             self._write_tensor(value)
         elif isinstance(value, RemoteObject):
             self.parts.append(_COUNT.pack(b"h", len(self.handles)))
@@ -91,6 +91,8 @@ class Writer:
             raise Unsendable(f"{name} is not among what may travel")
 
     def _write_tensor(self, value: torch.Tensor) -> None:
+        from shardnet.transport.wire import tensors  # and torch, which the door does without
+
         try:
             tensor = tensors.sendable(value)
         except TypeError as error:

@@ -1,0 +1,1 @@
+"""The process that carries between hosts, one on each."""

@@ -1,0 +1,125 @@
+"""Who comes to the port of a gate: TLS first, in little time and few at once, then what each may go on with."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Callable
+from functools import partial
+
+from shardnet.trust.certificates import Peer, peer_of
+from shardnet.trust.contexts import ENROL, LINK
+from shardnet.trust.handshakes import reason_of
+
+HANDSHAKE_S = 10.0
+MOST_SHAKING = 64
+"""Handshakes at the same time. The one that takes longest makes room."""
+AGAIN_S = 0.1
+"""After which connections are taken again, when this process had no file left for one."""
+OnLink = Callable[[asyncio.Transport, Peer], object]
+"""Given who has shown a certificate of this cluster."""
+OnNewcomer = Callable[[asyncio.Transport, "Peer | None"], object]
+Say = Callable[[str], object]
+
+
+class Arrivals:
+    """Serves listeners from when it is made until it is closed.
+
+    Args:
+        context: for each handshake, as the own certificate is renewed now and then.
+        counts: whether a certificate, by its serial number, was not revoked.
+        say: told, in a sentence, of everybody who was not let in.
+    """
+
+    def __init__(
+        self,
+        listeners: list[socket.socket],
+        context: Callable[[], ssl.SSLContext],
+        counts: Callable[[int], bool],
+        on_link: OnLink,
+        on_newcomer: OnNewcomer,
+        say: Say,
+    ) -> None:
+        self._context = context
+        self._counts = counts
+        self._on_link = on_link
+        self._on_newcomer = on_newcomer
+        self._say = say
+        self._shaking: dict[asyncio.Task[None], None] = {}
+        """The oldest first."""
+        self._accepting = [asyncio.ensure_future(self._accept(each)) for each in listeners]
+
+    def close(self) -> None:
+        """Take nobody any more."""
+        for task in (*self._accepting, *self._shaking):
+            task.cancel()
+
+    async def _accept(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        listener.setblocking(False)
+        with listener:
+            while True:
+                try:
+                    connection, address = await loop.sock_accept(listener)
+                except OSError:
+                    await asyncio.sleep(AGAIN_S)
+                    continue
+                task = asyncio.ensure_future(self._shake(connection, _place(address)))
+                self._shaking[task] = None
+                task.add_done_callback(self._shaken)
+                if len(self._shaking) > MOST_SHAKING:
+                    oldest = next(iter(self._shaking))
+                    del self._shaking[oldest]
+                    oldest.cancel()
+
+    def _shaken(self, task: asyncio.Task[None]) -> None:
+        self._shaking.pop(task, None)
+
+    async def _shake(self, connection: socket.socket, place: str) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            await loop.connect_accepted_socket(
+                lambda: _Shaken(partial(self._let_in, place)),
+                connection,
+                ssl=self._context(),
+                ssl_handshake_timeout=HANDSHAKE_S,
+            )
+        except OSError as error:
+            connection.close()
+            self._say(f"{place}: {reason_of(error)}")
+        except asyncio.CancelledError:
+            connection.close()
+            self._say(f"{place}: made room for others before it had shown who it is")
+            raise
+
+    def _let_in(self, place: str, transport: asyncio.Transport) -> None:
+        tls = transport.get_extra_info("ssl_object")
+        peer, protocol = peer_of(tls), tls.selected_alpn_protocol()
+        if peer is not None and not self._counts(peer.serial):
+            self._say(f"{place}: showed the certificate of {peer.name}, which was revoked")
+        elif protocol == LINK and peer is not None:
+            self._on_link(transport, peer)
+            return
+        elif protocol == ENROL:
+            self._on_newcomer(transport, peer)
+            return
+        else:
+            self._say(f"{place}: showed no certificate" if peer is None else f"{place}: speaks no protocol of ours")
+        transport.abort()
+
+
+class _Shaken(asyncio.Protocol):
+    """Hands the connection on before anything is read of it."""
+
+    def __init__(self, let_in: Callable[[asyncio.Transport], None]) -> None:
+        self._let_in = let_in
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._let_in(transport)
+
+
+def _place(address: object) -> str:
+    return str(address[0]) if isinstance(address, tuple) else "?"

@@ -1,0 +1,97 @@
+"""What commands ask of the gate of a coordinator's host: invitations, who has a certificate, and to shut somebody out.
+
+Each connection to the socket `trust` is one question and one answer, lines of JSON: {"ask": "invite"}. Only processes
+of this user reach it, and those of hosts that have a certificate.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+from shardnet.errors import ShardnetError, UsageError
+from shardnet.trust.addresses import Address
+from shardnet.trust.admission import Admission
+from shardnet.trust.invitations import Invitation, Invitations
+from shardnet.trust.payload import Payload
+
+MOST_QUESTION_BYTES = 2**12
+QUESTION_S = 5.0
+
+
+class TrustDesk:
+    """Answers questions.
+
+    Args:
+        shut_out: ends what is carried for a host, by its name.
+        linked: the names of the hosts with which there is a link.
+    """
+
+    def __init__(
+        self,
+        admission: Admission,
+        invitations: Invitations,
+        gates: Sequence[Address],
+        shut_out: Callable[[str], object],
+        linked: Callable[[], Sequence[str]],
+    ) -> None:
+        self._admission = admission
+        self._invitations = invitations
+        self._gates = tuple(gates)
+        self._shut_out = shut_out
+        self._linked = linked
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection."""
+        with suppress(OSError, asyncio.TimeoutError, ValueError):  # ValueError: a line without end
+            question = await asyncio.wait_for(reader.readline(), QUESTION_S)
+            writer.write(json.dumps(self._answer(question)).encode() + b"\n")
+            await asyncio.wait_for(writer.drain(), QUESTION_S)
+        writer.close()
+
+    def _answer(self, question: bytes) -> dict[str, Any]:
+        try:
+            asked = json.loads(question)
+            return {"answer": self._answer_to(str(asked["ask"]), str(asked.get("name", "")))}
+        except ShardnetError as error:
+            return {"error": str(error)}
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return {"error": "This is no question that a gate answers."}
+
+    def _answer_to(self, ask: str, name: str) -> Any:
+        now_s = time.time()
+        if ask == "invite":
+            return self._told(self._invitations.invite(now_s))
+        if ask == "open":
+            return [self._told(each) for each in self._invitations.open(now_s)]
+        if ask == "trusted":
+            return [self._entry(each, now_s) for each in self._admission.live(now_s)]
+        if ask == "revoke":
+            self._admission.revoke(name, now_s)
+            self._shut_out(name)
+            return name
+        raise UsageError("This is no question that a gate answers.")
+
+    def _told(self, invitation: Invitation) -> dict[str, Any]:
+        payload = Payload(self._admission.authority.fingerprint, invitation.token, self._gates)
+        return {
+            "number": invitation.number,
+            "code": None if invitation.code is None else str(invitation.code),
+            "code_until_s": invitation.code_until_s,
+            "qr": payload.text,
+            "qr_until_s": invitation.token_until_s,
+            "addresses": [str(gate) for gate in self._gates],
+        }
+
+    def _entry(self, entry: Any, now_s: float) -> dict[str, Any]:
+        return {
+            "name": entry.name,
+            "serial": f"{entry.serial:x}",
+            "since_s": entry.since_s,
+            "until_s": entry.until_s,
+            "is_linked": entry.name in self._linked(),
+        }

@@ -1,0 +1,41 @@
+"""What a stream between two gates is for, and how it is written. Pure."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from shardnet.process.lasting import DOOR, STATUS, TRUST
+from shardnet.trust.names import is_name
+
+SOCKETS = {DOOR, STATUS, TRUST}
+"""Of the coordinator's state folder, that other hosts reach."""
+_MEMBER = re.compile(rb"member ([A-Za-z0-9._-]+) ([0-9]{1,5})")
+
+
+class Member(NamedTuple):
+    """The agent of a member."""
+
+    host: str
+    port: int
+
+
+Destination = Member | str
+"""Or one of `SOCKETS`."""
+
+
+def written(destination: Destination) -> bytes:
+    """As the other gate reads it."""
+    if isinstance(destination, Member):
+        return f"member {destination.host} {destination.port}".encode()
+    return destination.encode()
+
+
+def read(content: bytes) -> Destination | None:
+    """None where it is none."""
+    found = _MEMBER.fullmatch(content)
+    if found is not None:
+        host, port = found[1].decode(), int(found[2])
+        return Member(host, port) if is_name(host) and 0 < port < 2**16 else None
+    text = content.decode("ascii", "replace")
+    return text if text in SOCKETS else None

@@ -1,0 +1,153 @@
+"""The gate of the coordinator's host: other hosts dial it, come to the door through it, and reach each other's members.
+
+It outlives a coordinator that was killed: what members say to each other goes on meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from shardnet.errors import ClusterError
+from shardnet.gate.destinations import Member, read, written
+from shardnet.gate.local import connect_there, reach
+from shardnet.gate.ports import LOOPBACK, Ports
+from shardnet.process.lasting import DOOR, GATE, STATUS, TRUST
+from shardnet.transport.door.listening import short_path
+from shardnet.transport.door.messages import (
+    MOST_SAID_BYTES,
+    AddPort,
+    Carried,
+    Carrying,
+    Done,
+    DropPort,
+    Refused,
+    length_in,
+    pack,
+    unpack,
+)
+from shardnet.transport.wire.values import COUNT, Undecodable
+from shardnet.trust.certificates import Peer
+from shardnet.trust.names import COORDINATOR
+from shardnet.tunnel.forward import Pump, carry, entrance
+from shardnet.tunnel.limits import Limits
+from shardnet.tunnel.meeting import Meeting
+from shardnet.tunnel.session import LinkSession
+from shardnet.tunnel.stream import Stream
+
+PATHS = {DOOR: GATE, STATUS: STATUS, TRUST: f"{TRUST}/{TRUST}"}
+"""Where in the coordinator's folder each socket is that other hosts reach."""
+LOOK_AGAIN_S = 0.2
+"""After which the door is looked for again."""
+KEEP_S = 600.0
+"""How long a gate outlives a coordinator that was killed and may be started again."""
+
+
+class Hub:
+    """Carries for the members of a cluster, as the door in its folder says who is one.
+
+    Args:
+        folder: the coordinator's state folder.
+    """
+
+    def __init__(self, folder: Path, limits: Limits | None = None, loopback: str = LOOPBACK) -> None:
+        self._folder = folder
+        self._loopback = loopback
+        self._meeting = Meeting(lambda session: None, self._on_stream, limits)
+        self._ports = Ports("", self._entrance_of, loopback)
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def let_in(self, transport: asyncio.Transport, peer: Peer) -> None:
+        """Go on with a connection of another host, which has shown its certificate."""
+        self._meeting.accept(transport, peer.name)
+
+    def end_links(self, host: str, reason: str) -> None:
+        """Carry nothing more for a host, and tell it why."""
+        for session in self._meeting.sessions:
+            if session.peer == host:
+                session.end(reason)
+
+    def hosts(self) -> tuple[str, ...]:
+        """With which there is a link session now."""
+        return tuple(sorted({session.peer for session in self._meeting.sessions}))
+
+    def close(self, reason: str) -> None:
+        """End all link sessions."""
+        self._meeting.end(reason)
+
+    async def follow_door(self) -> None:
+        """Hear from the door who is a member, until it has been gone for too long."""
+        gone_since_s = time.monotonic()
+        while time.monotonic() < gone_since_s + KEEP_S:
+            try:
+                with short_path(self._folder / GATE) as name:
+                    reader, writer = await asyncio.open_unix_connection(name)
+            except OSError:
+                await asyncio.sleep(LOOK_AGAIN_S)
+                continue
+            try:
+                await self._hear_from(reader, writer)
+            except (OSError, EOFError, Undecodable):
+                gone_since_s = time.monotonic()
+            finally:
+                writer.transport.abort()
+
+    async def _hear_from(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(pack(Carrying()))
+        while True:
+            head = await reader.readexactly(COUNT.size)
+            told = unpack(await reader.readexactly(length_in(head, MOST_SAID_BYTES)))
+            if type(told) is AddPort:
+                is_reached = self._ports.add(told.id, told.port, told.host)
+                writer.write(pack(Done(told.number, 0) if is_reached else Refused(told.number, "PortTaken", "")))
+            elif type(told) is DropPort:
+                self._ports.drop(told.id)
+            else:
+                raise Undecodable("the door says nothing else to a gate")
+
+    def _entrance_of(self, member: Member) -> asyncio.Protocol:
+        return entrance(partial(self._session_to, member.host), written(member))()
+
+    def _session_to(self, host: str) -> LinkSession:
+        """
+        Raises:
+            ClusterError: there is none.
+        """
+        found = [session for session in self._meeting.sessions if session.peer == host]
+        if not found:
+            raise ClusterError(f"There is no link with {host}.")
+        return found[-1]
+
+    def _on_stream(self, session: LinkSession, stream: Stream) -> None:
+        wanted = read(stream.destination)
+        if wanted is None:
+            stream.abort()
+        elif isinstance(wanted, Member):
+            self._lead_to(wanted, stream)
+        else:
+            preface = b"" if wanted != DOOR else pack(Carried(session.peer))
+            path = self._folder / PATHS[wanted]
+            self._start(carry(stream, partial(connect_there, path, preface)))
+
+    def _lead_to(self, member: Member, stream: Stream) -> None:
+        if member.host == COORDINATOR:
+            if self._ports.is_own(member.port):
+                self._start(carry(stream, partial(reach, self._loopback, member.port)))
+            else:
+                stream.abort()
+            return
+        pump = Pump()
+        try:
+            self._session_to(member.host).open_stream(lambda: pump, written(member))
+        except ClusterError:
+            stream.abort()
+        else:
+            stream.begin(pump.other)
+
+    def _start(self, work: Any) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

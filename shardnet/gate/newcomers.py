@@ -1,0 +1,90 @@
+"""Newcomers at the port of a gate: each says what `trust.answering` asks for, in little time and few at once."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from shardnet.trust.answering import Answering, Desk
+from shardnet.trust.certificates import Peer
+
+SILENT_S = 10.0
+MOST_S = 30.0
+"""How long a newcomer may say nothing, and how long all of it may take."""
+MOST_NEWCOMERS = 32
+Say = Callable[[str], object]
+
+
+class Newcomers:
+    """Those who are being answered.
+
+    Args:
+        on_joined: told the name of each device that was taken in.
+    """
+
+    def __init__(self, desk: Desk, on_joined: Callable[[str], object], say: Say) -> None:
+        self._desk = desk
+        self._on_joined = on_joined
+        self._say = say
+        self._there: dict[_Newcomer, None] = {}
+        """The oldest first."""
+
+    def take(self, transport: asyncio.Transport, peer: Peer | None) -> None:
+        """Answer a connection; where there are too many, the one that takes longest makes room."""
+        newcomer = _Newcomer(Answering(self._desk, peer), self._over)
+        self._there[newcomer] = None
+        if len(self._there) > MOST_NEWCOMERS:
+            next(iter(self._there)).hang_up()
+        transport.set_protocol(newcomer)
+        newcomer.connection_made(transport)
+
+    def _over(self, newcomer: _Newcomer) -> None:
+        del self._there[newcomer]
+        self._say(f"{newcomer.place}: {newcomer.machine.outcome}")
+        if newcomer.machine.joined is not None:
+            self._on_joined(newcomer.machine.joined)
+
+
+class _Newcomer(asyncio.Protocol):
+    def __init__(self, machine: Answering, on_over: Callable[[_Newcomer], None]) -> None:
+        self.machine = machine
+        self.place = "?"
+        self._on_over = on_over
+        self._loop = asyncio.get_running_loop()
+        self._until = self._loop.call_later(MOST_S, self.hang_up)
+        self._silence = self._loop.call_later(SILENT_S, self.hang_up)
+        self._transport: asyncio.Transport | None = None
+        self._is_over = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self.place = str((transport.get_extra_info("peername") or "?")[0])
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_over or self._transport is None:
+            return
+        self._silence.cancel()
+        self._silence = self._loop.call_later(SILENT_S, self.hang_up)
+        self._transport.write(self.machine.receive(data, time.time()))
+        if self.machine.is_over:
+            self._end()
+            self._transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end()
+
+    def hang_up(self) -> None:
+        """It takes too long."""
+        if self._transport is not None:
+            self._transport.abort()
+        self._end()
+
+    def _end(self) -> None:
+        if not self._is_over:
+            self._is_over = True
+            self._until.cancel()
+            self._silence.cancel()
+            self.machine.end(time.time())
+            self._on_over(self)

@@ -1,0 +1,224 @@
+"""The gate of any other host: dials the coordinator's, and offers its sockets and all members' ports here."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import socket
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from shardnet.errors import ClusterError
+from shardnet.gate.destinations import Member, read, written
+from shardnet.gate.door_stream import DoorStream
+from shardnet.gate.local import reach
+from shardnet.gate.ports import LOOPBACK, Ports
+from shardnet.process.lasting import DOOR
+from shardnet.transport.door.gate import port_of
+from shardnet.transport.door.messages import (
+    MOST_SAID_BYTES,
+    MOST_TOLD_BYTES,
+    Done,
+    Enlist,
+    Enter,
+    News,
+    Unreachable,
+    pack,
+)
+from shardnet.transport.wire.values import Undecodable
+from shardnet.trust.contexts import client_context, server_mark
+from shardnet.trust.identity import Identity
+from shardnet.trust.names import COORDINATOR
+from shardnet.tunnel.connection import Connection
+from shardnet.tunnel.forward import Pump, carry, entrance
+from shardnet.tunnel.limits import Limits
+from shardnet.tunnel.meeting import Meeting
+from shardnet.tunnel.session import LinkSession
+from shardnet.tunnel.stream import Stream
+
+HANDSHAKE_S = 5.0
+AGAIN_S = 1.0
+"""After which the coordinator's gate is dialled anew, when a link session is over or was refused."""
+Say = Callable[[str], object]
+
+
+class Outpost:
+    """Carries for the members of this host.
+
+    Args:
+        say: told, in a sentence, when the link is there and when it is over.
+    """
+
+    def __init__(self, identity: Identity, say: Say, limits: Limits | None = None, loopback: str = LOOPBACK) -> None:
+        self._identity = identity
+        self._loopback = loopback
+        self._say = say
+        self._meeting = Meeting(lambda session: None, self._on_stream, limits)
+        self._session: LinkSession | None = None
+        self._ports = Ports(identity.name, self._entrance_of, loopback)
+        self._context = client_context(identity)
+        self._gates = itertools.cycle(identity.gates)
+        self._num_door_streams = 0
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def stay_linked(self) -> None:
+        """Dial the coordinator's gate, and again when that is over. Never ends by itself."""
+        while True:
+            try:
+                self._session = await self._meeting.dial(self._connect, COORDINATOR)
+            except ClusterError as error:
+                self._say(str(error))
+            else:
+                self._say("linked")
+                self._say(f"the link is over: {await self._session.wait_over()}")
+            await asyncio.sleep(AGAIN_S)
+
+    async def serve(self, sockets: Mapping[str, socket.socket]) -> None:
+        """Carry what connects to these Unix sockets to the coordinator's of the same names."""
+        loop = asyncio.get_running_loop()
+        for name, listener in sockets.items():
+            make = (lambda: _DoorEntrance(self).near) if name == DOOR else entrance(self.session, written(name))
+            await loop.create_unix_server(make, sock=listener)
+
+    def close(self) -> None:
+        """End the link in order."""
+        self._meeting.end(f"the gate of {self._identity.name} has ended")
+
+    def session(self) -> LinkSession:
+        """The link with the coordinator's host, be it attached or not.
+
+        Raises:
+            ClusterError: there is none.
+        """
+        if self._session is None or self._session.why_over:
+            raise ClusterError("The coordinator's host is not reached.")
+        return self._session
+
+    async def _connect(self) -> Connection:
+        gate = next(self._gates)
+        _, connection = await asyncio.get_running_loop().create_connection(
+            Connection,
+            gate.host,
+            gate.port,
+            ssl=self._context,
+            server_hostname=server_mark(self._identity, COORDINATOR),
+            ssl_handshake_timeout=HANDSHAKE_S,
+        )
+        return connection
+
+    def _entrance_of(self, member: Member) -> asyncio.Protocol:
+        return entrance(self.session, written(member))()
+
+    def _on_stream(self, session: LinkSession, stream: Stream) -> None:
+        wanted = read(stream.destination)
+        is_here = isinstance(wanted, Member) and wanted.host == self._identity.name
+        if isinstance(wanted, Member) and is_here and self._ports.is_own(wanted.port):
+            task = asyncio.ensure_future(carry(stream, partial(reach, self._loopback, wanted.port)))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        else:
+            stream.abort()
+
+    def open_door_stream(self, far: Pump) -> None:
+        """
+        Raises:
+            ClusterError: there is no link.
+        """
+        self.session().open_stream(lambda: far, written(DOOR))
+        self._num_door_streams += 1
+
+    def door_stream_is_over(self) -> None:
+        """One of those that were opened."""
+        self._num_door_streams -= 1
+        if not self._num_door_streams:
+            self._ports.forget()
+
+    def enlisted(self, member_id: int, address: str) -> None:
+        """A member of this host is about to be on the roster: whoever hears of it may come at once."""
+        port = port_of(address)
+        if port is not None:
+            self._ports.add(member_id, port, self._identity.name)
+
+    def heard(self, news: News) -> list[int]:
+        """A member of this host is about to hear of others: it may go to them at once. Returns those whose ports are
+        taken here."""
+        clashes: list[int] = []
+        for member_id in news.left:
+            self._ports.drop(member_id)
+        for member_id, name, address, host in news.joined:
+            port = port_of(address)
+            if port is not None and not self._ports.add(member_id, port, host or COORDINATOR):
+                self._say(f"port {port} is taken on this host, so that {name} is not reached at it")
+                clashes.append(member_id)
+        return clashes
+
+
+class _DoorEntrance:
+    """A connection of a member of this host to the door: what goes by is looked at before it goes on."""
+
+    def __init__(self, outpost: Outpost) -> None:
+        self._outpost = outpost
+        self._asked: int | None = None
+        """The number under which the member has asked for its id."""
+        self._id = 0
+        self.near = _Watched(DoorStream(MOST_SAID_BYTES), self._look_at_said)
+        self.far = _Watched(DoorStream(MOST_TOLD_BYTES), self._look_at_told)
+        self.near.other, self.far.other = self.far, self.near
+        self.near.on_made, self.near.on_lost = partial(outpost.open_door_stream, self.far), outpost.door_stream_is_over
+
+    def _look_at_said(self, said: Any) -> None:
+        if type(said) is Enter:
+            self._asked = said.number
+        elif type(said) is Enlist and self._id:
+            self._outpost.enlisted(self._id, said.address)
+
+    def _look_at_told(self, told: Any) -> None:
+        if type(told) is Done and told.number == self._asked:
+            self._id = told.value
+        elif type(told) is News:
+            for member_id in self._outpost.heard(told):
+                self._say_to_door(Unreachable(member_id))
+
+    def _say_to_door(self, message: Any) -> None:
+        """Between two messages of the member, which go on as wholes; and before it can say that it has heard."""
+        if self.far.transport is not None:
+            self.far.transport.write(pack(message))
+
+
+class _Watched(Pump):
+    """Looks at each message before it goes on."""
+
+    def __init__(self, stream: DoorStream, look: Callable[[Any], None]) -> None:
+        super().__init__()
+        self._stream = stream
+        self._look = look
+        self.on_made: Callable[[], None] = _nothing
+        self.on_lost: Callable[[], None] = _nothing
+        """Called where `on_made` has not raised."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        try:
+            self.on_made()
+        except ClusterError:
+            self.on_lost = _nothing
+            self.reset()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self.on_lost()
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for content, message in self._stream.feed(data):
+                if message is not None:
+                    self._look(message)
+                super().data_received(content)
+        except Undecodable:
+            self.reset()
+            self.other.reset()
+
+
+def _nothing() -> None:
+    """Nobody minds."""

@@ -1,0 +1,133 @@
+"""The gate of one host: carries between it and the other hosts of a cluster, through TLS.
+
+    python -m shardnet.gate.process --folder DIR [--listen HOST:PORT ...] [--ready-fd FD] [--end-with FD]
+
+With `--listen` it is that of the coordinator's host, and DIR is the state folder of `shardnet up`: it lets in who was
+invited. Without, DIR is where `shardnet join` has written down what this host was given, and the gate offers there the
+sockets that the coordinator's folder has. Neither imports torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import sys
+import time
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+from shardnet.errors import UsageError
+from shardnet.gate.arrivals import Arrivals
+from shardnet.gate.desk import MOST_QUESTION_BYTES, TrustDesk
+from shardnet.gate.hub import Hub
+from shardnet.gate.listening import addresses_of, listen
+from shardnet.gate.newcomers import Newcomers
+from shardnet.gate.outpost import Outpost
+from shardnet.process.ending import orderly_exit
+from shardnet.process.lasting import DOOR, STATUS, TRUST, mark
+from shardnet.process.standard_streams import open_closed, say
+from shardnet.process.state_folder import StateFolder
+from shardnet.transport.door.listening import listen_in
+from shardnet.trust.admission import admission_in
+from shardnet.trust.answering import Desk
+from shardnet.trust.contexts import server_context
+from shardnet.trust.identity import identity_in, own_identity
+from shardnet.trust.invitations import Invitations
+from shardnet.trust.keys import fingerprint_of
+
+
+def main() -> int:
+    """Carry until SIGTERM; the exit code is 0 then."""
+    open_closed()
+    parser = argparse.ArgumentParser(prog="shardnet-gate", description="Carry between this host and others.")
+    parser.add_argument("--folder", type=Path, required=True, metavar="DIR", help="the state folder here")
+    parser.add_argument("--listen", action="append", default=[], metavar="HOST:PORT", help="where other hosts come in")
+    parser.add_argument("--ready-fd", type=int, metavar="FD", help="an inherited pipe, told when it carries")
+    parser.add_argument("--end-with", type=int, metavar="FD", help="end when this inherited pipe is closed")
+    arguments = parser.parse_args()
+    try:
+        with orderly_exit(debug=False):
+            asyncio.run(_carry(arguments))
+    except SystemExit as end:
+        assert isinstance(end.code, int), end.code
+        return end.code
+    return 0
+
+
+async def _carry(arguments: argparse.Namespace) -> None:
+    over = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, over.set)
+    if arguments.end_with is not None:
+        loop.add_reader(arguments.end_with, over.set)
+    with ExitStack() as ends:
+        if arguments.listen:
+            carrying = await _as_hub(arguments, ends)
+        else:
+            carrying = await _as_outpost(arguments, ends)
+        until: list[asyncio.Future[Any]] = [carrying, asyncio.ensure_future(over.wait())]
+        await asyncio.wait(until, return_when=asyncio.FIRST_COMPLETED)
+        if carrying.done():
+            carrying.result()
+
+
+async def _as_hub(arguments: argparse.Namespace, ends: ExitStack) -> asyncio.Future[None]:
+    state = StateFolder(arguments.folder / TRUST)
+    ends.callback(state.close)
+    listeners = listen(arguments.listen)
+    gates = addresses_of(listeners)
+    admission = admission_in(state, time.time())
+    identity = own_identity(state, admission, gates, time.time())
+    context = server_context(identity)
+    hub = Hub(arguments.folder)
+    ends.callback(hub.close, "the cluster has ended")
+    invitations = Invitations()
+    desk = Desk(admission, invitations, fingerprint_of(identity.key.public_key()), lambda: gates)
+    newcomers = Newcomers(desk, lambda name: None, log)
+    arrivals = Arrivals(listeners, lambda: context, admission.counts, hub.let_in, newcomers.take, log)
+    ends.callback(arrivals.close)
+    trust_desk = TrustDesk(admission, invitations, gates, lambda name: hub.end_links(name, "shut out"), hub.hosts)
+    questions = listen_in(state, TRUST)
+    ends.callback(questions.remove)
+    await asyncio.start_unix_server(trust_desk.serve, sock=questions.socket, limit=MOST_QUESTION_BYTES)
+    _be_ready(arguments.ready_fd, {"addresses": [str(gate) for gate in gates]})
+    return asyncio.ensure_future(hub.follow_door())
+
+
+async def _as_outpost(arguments: argparse.Namespace, ends: ExitStack) -> asyncio.Future[None]:
+    state = StateFolder(arguments.folder)
+    ends.callback(state.close)
+    identity = identity_in(state.path)
+    if identity is None:
+        raise UsageError(f"This host has not joined a cluster in {state.path}. Join with a code: shardnet join CODE")
+    outpost = Outpost(identity, log)
+    ends.callback(outpost.close)
+    listeners = {name: listen_in(state, name) for name in (DOOR, STATUS, TRUST)}
+    for each in listeners.values():
+        ends.callback(each.remove)
+    mark(state.path)
+    await outpost.serve({name: each.socket for name, each in listeners.items()})
+    _be_ready(arguments.ready_fd, {"name": identity.name})
+    return asyncio.ensure_future(outpost.stay_linked())
+
+
+def _be_ready(pipe: int | None, what: dict[str, Any]) -> None:
+    if pipe is not None:
+        with suppress(OSError):
+            os.write(pipe, json.dumps(what).encode() + b"\n")
+            os.close(pipe)
+
+
+def log(sentence: str) -> None:
+    """Into the log of this process."""
+    with suppress(OSError):
+        say(f"{time.strftime('%H:%M:%S')} {sentence}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

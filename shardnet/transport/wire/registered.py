@@ -1,0 +1,14 @@
+"""Which messages may travel, and tensors: for whoever reads or writes any. The door's own are not among them."""
+
+from __future__ import annotations
+
+from shardnet.transport.failure import Failure
+from shardnet.transport.messages import MESSAGE_TYPES
+from shardnet.transport.shipping_messages import SHIPPING_MESSAGES
+from shardnet.transport.source_messages import SOURCE_MESSAGES
+from shardnet.transport.wire import tensors
+from shardnet.transport.wire.values import LAYOUTS, allow
+
+__all__ = ["LAYOUTS", "tensors"]
+
+allow(Failure, *MESSAGE_TYPES, *SOURCE_MESSAGES, *SHIPPING_MESSAGES)

@@ -1,0 +1,139 @@
+"""Members of several hosts reach each other at the same port everywhere, through the gates."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from processes import wait_until
+from two_hosts import NEAR, Agent, Host, Hosts, Visitor, greeted_at
+
+from shardnet.errors import JoinFailed, PortTaken
+from shardnet.tunnel.forward import open_reader_writer
+from shardnet.tunnel.session import LinkSession
+
+
+@pytest.fixture
+def ends() -> Iterator[ExitStack]:
+    with ExitStack() as ends:
+        yield ends
+
+
+@pytest.fixture
+def hosts(tmp_path: Path, ends: ExitStack) -> Hosts:
+    return Hosts(tmp_path, ends)
+
+
+def near(hosts: Hosts, name: str) -> Visitor:
+    return Visitor(name, hosts.door.endpoint, Agent(name, NEAR, hosts.ends), hosts.ends)
+
+
+def far(hosts: Hosts, host: Host, name: str = "") -> Visitor:
+    name = name or host.identity.name
+    return Visitor(name, host.endpoint, Agent(name, host.loopback, hosts.ends), hosts.ends)
+
+
+def test_members_of_three_hosts_reach_each_other(hosts: Hosts) -> None:
+    phone, tablet = hosts.join("phone"), hosts.join("tablet")
+    first = near(hosts, "first")
+    second, third = far(hosts, phone), far(hosts, tablet)
+    fourth = near(hosts, "fourth")
+    visitors = (first, second, third, fourth)
+    for visitor in visitors:
+        visitor.membership.sync()
+        assert sorted(visitor.names.values()) == ["first", "fourth", "phone", "tablet"]
+    for visitor in visitors:
+        for loopback in (NEAR, phone.loopback, tablet.loopback):
+            assert greeted_at(loopback, visitor.agent.port) == visitor.agent.name
+
+
+def test_who_has_left_is_not_listened_for_any_more(hosts: Hosts) -> None:
+    phone = hosts.join("phone")
+    first, second = near(hosts, "first"), far(hosts, phone)
+    assert greeted_at(phone.loopback, first.agent.port) == "first"
+    first.membership.leave()
+    wait_until(lambda: second.names == {second.id: "phone"})
+    wait_until(lambda: greeted_at(phone.loopback, first.agent.port) == "")
+    second.membership.close()
+    wait_until(lambda: greeted_at(NEAR, second.agent.port) == "")
+
+
+def test_a_port_that_is_taken_on_another_host_is_refused(hosts: Hosts) -> None:
+    phone = hosts.join("phone")
+    second = far(hosts, phone)
+    agent = Agent("first", NEAR, hosts.ends)
+    with socket.create_server((phone.loopback, agent.port)), pytest.raises(PortTaken, match="on another host"):
+        Visitor("first", hosts.door.endpoint, agent, hosts.ends)
+    assert any("is taken on this host, so that first is not reached" in each for each in phone.said)
+    wait_until(lambda: second.names == {second.id: "phone"})
+    again = near(hosts, "first")
+    second.membership.sync()
+    assert greeted_at(phone.loopback, again.agent.port) == "first"
+
+
+def test_a_port_that_is_taken_on_the_coordinators_host_is_refused(hosts: Hosts) -> None:
+    phone = hosts.join("phone")
+    agent = Agent("phone", phone.loopback, hosts.ends)
+    with socket.create_server((NEAR, agent.port)), pytest.raises(JoinFailed, match="is taken"):
+        Visitor("phone", phone.endpoint, agent, hosts.ends)
+
+
+def test_a_host_where_the_port_of_an_older_member_is_taken_stays_out(hosts: Hosts) -> None:
+    phone = hosts.join("phone")
+    first = near(hosts, "first")
+    with socket.create_server((phone.loopback, first.agent.port)):
+        with pytest.raises(JoinFailed, match=r"first \(uv://127.0.0.1:\d+\) has a port that is taken on this host"):
+            far(hosts, phone)
+    assert not first.struck.is_set()
+    far(hosts, phone)
+    assert greeted_at(phone.loopback, first.agent.port) == "first"
+
+
+def test_no_other_port_of_a_host_is_reached(hosts: Hosts) -> None:
+    phone = hosts.join("phone")
+    member = far(hosts, phone)
+    stranger = Agent("stranger", phone.loopback, hosts.ends)
+    elsewhere = near(hosts, "elsewhere")
+    secret = Agent("secret", NEAR, hosts.ends)
+
+    async def said_at(session: LinkSession, destination: str) -> bytes:
+        reader, writer = open_reader_writer(session, destination.encode())
+        try:
+            return await asyncio.wait_for(reader.read(100), 20)
+        except ConnectionError:
+            return b""
+        finally:
+            writer.transport.abort()
+
+    to_phone, from_phone = hosts.hub._session_to("phone"), phone.outpost.session()
+    for session, destination, said in (
+        (to_phone, f"member phone {member.agent.port}", b"phone"),
+        (to_phone, f"member phone {stranger.port}", b""),
+        (to_phone, f"member coordinator {elsewhere.agent.port}", b""),
+        (to_phone, "door", b""),
+        (from_phone, f"member coordinator {elsewhere.agent.port}", b"elsewhere"),
+        (from_phone, f"member phone {member.agent.port}", b"phone"),
+        (from_phone, f"member coordinator {secret.port}", b""),
+        (from_phone, "member nobody 80", b""),
+        (from_phone, "../../etc/passwd", b""),
+        (from_phone, "gate", b""),
+    ):
+        assert hosts.on_loop(said_at, session, destination) == said, destination
+
+
+def test_a_link_that_ends_takes_its_members_with_it_and_they_come_back(hosts: Hosts) -> None:
+    phone = hosts.join("phone")
+    first, second = near(hosts, "first"), far(hosts, phone)
+
+    async def end() -> None:
+        hosts.hub.end_links("phone", "for a test")
+
+    hosts.on_loop(end)
+    wait_until(lambda: sorted(first.names.values()) == ["first"])
+    second.membership.close()
+    again = far(hosts, phone)
+    assert greeted_at(NEAR, again.agent.port) == "phone"
