@@ -1,11 +1,12 @@
-"""Two gates without TLS on one event loop, and between them a way that can be cut, held and narrowed."""
+"""Two gates on one event loop, and between them a way that can be cut and held."""
 
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from shardnet.tunnel.connection import Connection
 from shardnet.tunnel.limits import Limits
@@ -87,10 +88,19 @@ class Way:
         writer.transport.abort()
 
 
+class Tls(NamedTuple):
+    """How gates speak it."""
+
+    far: ssl.SSLContext
+    near: ssl.SSLContext
+    far_name: str
+
+
 class Gates:
     """Both, and what they have heard of each other."""
 
-    def __init__(self, limits: Limits, on_stream: Callable[[Stream], None]) -> None:
+    def __init__(self, limits: Limits, on_stream: Callable[[Stream], None], tls: Tls | None = None) -> None:
+        self._tls = tls
         self.way = Way()
         self.accepted: list[LinkSession] = []
         self.far = Meeting(self.accepted.append, lambda session, stream: on_stream(stream), limits)
@@ -100,7 +110,12 @@ class Gates:
 
     async def connect(self) -> Connection:
         loop = asyncio.get_running_loop()
-        return (await loop.create_connection(Connection, "127.0.0.1", self.way.port))[1]
+        port = self.way.port
+        if self._tls is None:
+            return (await loop.create_connection(Connection, "127.0.0.1", port))[1]
+        _, near, name = self._tls
+        made = loop.create_connection(Connection, "127.0.0.1", port, ssl=near, server_hostname=name)
+        return (await made)[1]
 
     async def dial(self) -> LinkSession:
         return await self.near.dial(self.connect, "far")
@@ -117,12 +132,12 @@ class _Arriving(asyncio.Protocol):
 
 @asynccontextmanager
 async def two_gates(
-    limits: Limits = HASTY, on_stream: Callable[[Stream], None] = lambda stream: None
+    limits: Limits = HASTY, on_stream: Callable[[Stream], None] = lambda stream: None, tls: Tls | None = None
 ) -> AsyncIterator[Gates]:
     """Listening and able to dial."""
-    gates = Gates(limits, on_stream)
+    gates = Gates(limits, on_stream, tls)
     loop = asyncio.get_running_loop()
-    listener = await loop.create_server(lambda: _Arriving(gates), "127.0.0.1", 0)
+    listener = await loop.create_server(lambda: _Arriving(gates), "127.0.0.1", 0, ssl=tls.far if tls else None)
     gates.way.target = listener.sockets[0].getsockname()[1]
     way = await asyncio.start_server(gates.way.serve, "127.0.0.1", 0, limit=NARROW_BYTES)
     gates.way.port = way.sockets[0].getsockname()[1]

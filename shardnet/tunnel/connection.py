@@ -57,8 +57,10 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.resume_reading()
 
     def write(self, data: bytes) -> None:
-        """Send it after all that was written before."""
-        if self._transport is not None:
+        """Send it after all that was written before; nothing does on a connection that is breaking."""
+        if self._transport is None or self._transport.is_closing():
+            self.is_writable = False
+        else:
             self._transport.write(data)
 
     def close(self) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import socket
 import struct
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 from shardnet.errors import ClusterError
@@ -41,7 +42,8 @@ class Pump(asyncio.Protocol):
     def eof_received(self) -> bool:
         self._has_ended = True
         if self.other.transport is not None:
-            self.other.transport.write_eof()
+            with suppress(OSError):  # it was reset, and will say so
+                self.other.transport.write_eof()
             if self.other._has_ended:
                 self._close()
                 self.other._close()

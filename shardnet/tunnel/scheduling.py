@@ -43,9 +43,9 @@ class Turns:
         """The stream, which `next` has named, has sent so much."""
         self._left[stream] -= num_bytes
 
-    def next(self) -> int | None:
-        """Whose turn it is, of those that have something to send."""
-        while self._new or self._old:
+    def next(self, only_new: bool = False) -> int | None:
+        """Whose turn it is, of those that have something to send, or of those of them that send little."""
+        while self._new or (self._old and not only_new):
             turns = self._new or self._old
             stream = turns[0]
             if self._left[stream] <= 0:

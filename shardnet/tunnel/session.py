@@ -15,11 +15,12 @@ from typing import TypeVar
 
 from shardnet.errors import ClusterError
 from shardnet.tunnel import frames
+from shardnet.tunnel.attachment import Attachment
 from shardnet.tunnel.connection import Connection
 from shardnet.tunnel.flow import Incoming, Outgoing, SharedCredit
 from shardnet.tunnel.frames import BadFrame, Frame, Kind
 from shardnet.tunnel.limits import Limits
-from shardnet.tunnel.liveness import Liveness, Look
+from shardnet.tunnel.liveness import Look
 from shardnet.tunnel.scheduling import Turns
 from shardnet.tunnel.sequence import ReceivedFrames, SentFrames
 from shardnet.tunnel.stream import Stream
@@ -58,6 +59,8 @@ class LinkSession:
         self.counts = Counts()
         self.why_over = ""
         """Empty as long as it lasts."""
+        self.why_detached = ""
+        """What became of the last connection that it lost."""
         self.on_change: Callable[[LinkSession], None] = lambda session: None
         """Called when it was attached, detached, or is over."""
         self._on_stream = on_stream
@@ -71,14 +74,13 @@ class LinkSession:
         self._num_told = 0
         """How many frames were acknowledged."""
         self._untold_bytes = 0
-        self._is_pong_due = False
         self._streams: dict[int, Stream] = {}
         self._turns = Turns(CHUNK_BYTES)
         self._shared_credit = SharedCredit(limits.shared_credit_bytes)
         self._last_opened, self._last_heard = (-1, 0) if is_dialler else (0, -1)
         """The streams' numbers: of who dials they are odd, and each is larger than those before."""
-        self._liveness = Liveness(limits.answer_s)
-        self._looked_at_s = 0.0
+        self._attachment = Attachment(limits.answer_s, self._loop.time())
+        """Of the present connection, or of the last one."""
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._is_pumping = False
 
@@ -134,10 +136,8 @@ class LinkSession:
         self.counts.num_connections += 1
         self._connection = connection
         self._detached.clear()
-        self._is_pong_due = False
         self._num_told = self.num_received
-        self._liveness = Liveness(self._limits.answer_s)
-        self._looked_at_s = self._loop.time()
+        self._attachment = Attachment(self._limits.answer_s, self._loop.time())
         connection.belong_to(self)
         self._stop_timer("limit")
         self._look_soon()
@@ -150,6 +150,7 @@ class LinkSession:
             return
         self._connection.abort()
         self._connection = None
+        self.why_detached = reason
         self._detached.set()
         self._stop_timer("look")
         self._stop_timer("ack")
@@ -181,7 +182,7 @@ class LinkSession:
         Raises:
             BadFrame: it does not keep to the rules.
         """
-        self._liveness.heard()
+        self._attachment.heard()
         for frame in came:
             if self._connection is not connection:
                 return
@@ -260,21 +261,29 @@ class LinkSession:
             self._is_pumping = False
 
     def _next_batch(self) -> list[bytes]:
-        batch = []
+        attachment = self._attachment
+        answer = attachment.answer()
+        batch = [answer] if answer else []
         num_bytes = 0
-        if self._is_pong_due:
-            self._is_pong_due = False
-            batch.append(frames.pack(Kind.PONG))
         while num_bytes < WRITE_BYTES and (self._sent.num_waiting or self._take_turn()):
-            batch.append(self._sent.take())
-            num_bytes += len(batch[-1])
+            frame = self._sent.take()
+            batch.append(frame)
+            num_bytes += len(frame)
+            attachment.pacing.sent(len(frame))
+            if attachment.pacing.is_question_due:
+                batch.append(attachment.ask(self._loop.time()))
+        if attachment.pacing.is_question_due:
+            batch.append(attachment.ask(self._loop.time()))
         if (batch and self._num_told != self.num_received) or self._untold_bytes >= ACK_BYTES:
             batch.append(self._ack())
         return batch
 
     def _take_turn(self) -> bool:
-        """Make a frame of what the stream sends whose turn it is; or there is none, or no room to keep it."""
-        number = None if self._sent.is_full else self._turns.next()
+        """Make a frame of what the stream sends whose turn it is; or there is none, or no room to keep it.
+
+        What is sent in bulk waits while enough is under way.
+        """
+        number = None if self._sent.is_full else self._turns.next(only_new=self._attachment.pacing.is_full)
         if number is None:
             return False
         stream = self._streams[number]
@@ -296,12 +305,13 @@ class LinkSession:
     def _ack(self) -> bytes:
         self._num_told = self.num_received
         self._untold_bytes = 0
-        self._stop_timer("ack")
         return frames.pack(Kind.ACK, number=self.num_received)
 
     def _acknowledge(self) -> None:
-        self._untold_bytes = ACK_BYTES
-        self._pump()
+        del self._timers["ack"]
+        if self._num_told != self.num_received:
+            self._untold_bytes = ACK_BYTES
+            self._pump()
 
     def _take_in(self, frame: Frame) -> None:
         """A numbered frame, once and in order."""
@@ -338,10 +348,12 @@ class LinkSession:
         if frame.kind is Kind.ACK:
             self._sent.acknowledge(frame.number)
         elif frame.kind is Kind.PING:
-            self._is_pong_due = True
+            self._attachment.question_came()
+        elif frame.kind is Kind.PONG:
+            self._attachment.answer_came(frame.number, self._loop.time())
         elif frame.kind is Kind.GOODBYE:
             self._end_here(frames.reason_in(frame) or f"{self.peer} ended it")
-        elif frame.kind is not Kind.PONG:
+        else:
             raise BadFrame(f"a frame of the kind {frame.kind.name} came in the middle of a link session")
 
     @property
@@ -353,14 +365,12 @@ class LinkSession:
 
     def _look(self) -> None:
         """Whether the connection lives."""
-        passed_s = self._loop.time() - self._looked_at_s
-        self._looked_at_s += passed_s
-        look = self._liveness.look(min(passed_s, self._ask_after_s / 2), self._ask_after_s)
+        look = self._attachment.look(self._loop.time(), self._ask_after_s)
         if look is Look.GIVE_UP:
             self.detach("it did not answer")
             return
         if look is Look.ASK and self._connection is not None:
-            self._connection.write(frames.pack(Kind.PING))
+            self._connection.write(self._attachment.ask(self._loop.time()))
         self._look_soon()
 
     def _end_here(self, reason: str) -> None:

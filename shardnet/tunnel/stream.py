@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import Protocol
+from collections.abc import Callable
+from typing import Protocol, TypeVar
 
 from shardnet.tunnel.flow import Incoming, Outgoing
 from shardnet.tunnel.frames import BadFrame
 
+T = TypeVar("T")
 MOST_WAITING_BYTES = 2**16
 """Of data that was written and has not gone out. Where it is more, the writer is asked to pause."""
 
@@ -178,16 +180,26 @@ class Stream(asyncio.Transport):
             self._hand(self._unread.popleft())
         if self._is_reading and self._has_end_come and not self._is_end_read and self._protocol:
             self._is_end_read = True
-            if not self._protocol.eof_received():
+            if not self._call(self._protocol.eof_received):
                 self.close()
             self._end_if_done()
 
     def _hand(self, data: bytes) -> None:
         assert self._protocol is not None
-        self._protocol.data_received(data)
+        self._call(self._protocol.data_received, data)
         credit_bytes = 0 if self.is_over or self._has_end_come else self._incoming.read(len(data))
         if credit_bytes:
             self._carrier.give_credit(self, credit_bytes)
+
+    def _call(self, method: Callable[..., T], *args: object) -> T | None:
+        """A method of the protocol. What it raises ends the stream, and no other one."""
+        try:
+            return method(*args)
+        except Exception as error:
+            said = {"message": "a protocol failed", "exception": error, "transport": self, "protocol": self._protocol}
+            self._loop.call_exception_handler(said)
+            self.abort()
+            return None
 
     def _end_if_done(self) -> None:
         if self._is_end_sent and self._is_end_read and not self.is_over:

@@ -105,6 +105,24 @@ def test_a_connection_that_is_reset_is_reset_at_the_other_end(who: str) -> None:
     run(main())
 
 
+def test_who_is_gone_when_an_end_comes_harms_nobody_else() -> None:
+    """It once broke the connection between the gates, with all that others had in it."""
+
+    async def main() -> None:
+        async with through_gates() as (gates, session, port, came):
+            _, client = await asyncio.open_connection("127.0.0.1", port)
+            reader, server = await came.get()
+            client.close()
+            assert await reader.read() == b""
+            server.write(b"to nobody")
+            server.close()
+            while session.num_streams or gates.accepted[0].num_streams:
+                await asyncio.sleep(0.001)
+            assert session.counts.num_connections == 1
+
+    run(main())
+
+
 def test_who_writes_to_somebody_who_has_closed_is_told() -> None:
     async def main() -> None:
         async with conversation() as talk:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import random
+from pathlib import Path
 
 import pytest
-from two_gates import HASTY, Gates, run, two_gates
+from trusted import Home
+from two_gates import HASTY, Gates, Tls, run, two_gates
 
 from shardnet.errors import ClusterError
+from shardnet.trust.contexts import client_context, server_context, server_mark
+from shardnet.trust.names import COORDINATOR
 from shardnet.tunnel import forward, frames
 from shardnet.tunnel.dialling import dial_again
 from shardnet.tunnel.frames import Kind
@@ -108,6 +112,23 @@ def test_cuts_at_any_byte_lose_and_repeat_nothing(seed: int) -> None:
             await all_over(gates)
             assert session.counts.num_connections >= gates.way.num_cuts > 0
             assert gates.accepted == [*gates.far.sessions]
+
+    run(main())
+
+
+def test_cuts_under_tls(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    phone = home.member(tmp_path / "phone", "phone")
+    tls = Tls(server_context(home.identity), client_context(phone), server_mark(phone, COORDINATOR))
+
+    async def main() -> None:
+        chance = random.Random(7)
+        async with two_gates(on_stream=echo, tls=tls) as gates:
+            gates.way.cut_at_bytes = sorted(chance.randrange(200, 6_000_000) for _ in range(12))
+            session = await gates.dial()
+            await asyncio.gather(*(talk(session, n, chance.randbytes(600_000)) for n in range(6)))
+            await all_over(gates)
+            assert gates.way.num_cuts > 0
 
     run(main())
 
@@ -267,6 +288,27 @@ def test_a_reset_is_told_and_what_comes_later_is_dropped() -> None:
         stream, collector = session.open_stream(Collector, b"there")
         stream.abort()
         assert await collector.lost is None
+
+    run(main())
+
+
+def test_a_protocol_that_fails_ends_its_own_stream() -> None:
+    class Failing(Collector):
+        def data_received(self, data: bytes) -> None:
+            raise RuntimeError("ours")
+
+    async def main() -> None:
+        said: list[dict[str, object]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(context))
+        failing = Failing()
+        async with two_gates(on_stream=lambda each: each.begin(failing)) as gates:
+            session = await gates.dial()
+            stream, collector = session.open_stream(Collector, b"there")
+            stream.write(b"x")
+            assert isinstance(await collector.lost, ConnectionResetError)
+            assert await failing.lost is None
+            assert [str(each["exception"]) for each in said] == ["ours"]
+            assert session.counts.num_connections == 1
 
     run(main())
 
