@@ -15,7 +15,7 @@ ROWS_OF_LAUNCH = (
     {"console", "files", "flags", "values"},
     {"cluster", "doctor", "generate", "launcher", "measure", "plan"},
     {"commands"},
-    {"cli"},
+    {"cli", "__main__"},
 )
 """The same within `launch/`, where besides no command imports from another one's folder."""
 READERS_OF_THE_ENVIRONMENT = {

@@ -9,6 +9,7 @@ standard streams and exit code, and gets the signals. Its parent is the server: 
 from __future__ import annotations
 
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -22,6 +23,14 @@ HERE = Path(__file__).parent
 ADDRESS = f"shardnet-tests-{os.getpid()}-{os.urandom(8).hex()}"
 WARM_PYTHON = (sys.executable, "-I", "-S", str(HERE / "warm_client.py"), ADDRESS)
 WARM_NURSERY = (*WARM_PYTHON, "-m", "shardnet.device.nursery")
+
+
+def warm_program(folder: Path) -> Path:
+    """A file in that folder that can be run in place of Python."""
+    program = folder / "python"
+    program.write_text(f'#!/bin/sh\nexec {shlex.join(WARM_PYTHON)} "$@"\n', encoding="utf-8")
+    program.chmod(0o755)
+    return program
 
 
 @contextmanager

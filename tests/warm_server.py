@@ -34,9 +34,11 @@ PRELOADED = (
     "shardnet.coordinator.coordinator",
     "shardnet.device.worker",
     "shardnet.launch.commands",
-    "shardnet.launch.launcher.script",
+    "shardnet.launch.launcher.node",
 )
 """Never what is run with -m, which Python would complain about."""
+UNBUFFERED = "-u"
+"""An option of Python's own, which makes no difference here."""
 FIRST_FREE = 200
 """A forked process keeps its files above this number while it puts them in order."""
 
@@ -170,7 +172,7 @@ def become(asked: dict[str, Any]) -> None:
     os.environ.update(asked["environment"])
     open_streams()
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    kind, *arguments = asked["arguments"]
+    kind, *arguments = (each for each in asked["arguments"] if each != UNBUFFERED)
     is_file = kind not in ("-c", "-m")
     if not is_file:
         what, *arguments = arguments

@@ -11,8 +11,8 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 
+from shardnet.cluster.comings import HAS_ENDED
 from shardnet.cluster.load_options import LoadOptions
-from shardnet.coordinator.attendance import HAS_ENDED
 from shardnet.coordinator.coordinator import Coordinator
 from shardnet.coordinator.events import ClusterEvent
 from shardnet.coordinator.notebook import Notebook

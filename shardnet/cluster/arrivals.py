@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+from shardnet.cluster.comings import is_device
 from shardnet.cluster.local_workers import LocalWorkers
 from shardnet.errors import JoinFailed
 from shardnet.foreign.quoting import counted
@@ -41,7 +42,7 @@ def wait_for_number(transport: Transport, num_devices: int | None, progress: Pro
     wanted = num_devices or 1
     deadline = time.monotonic() + JOIN_S
     while True:
-        present = [name for name in transport.members() if name != transport.name]
+        present = [name for name in transport.members() if is_device(name)]
         progress("waiting for devices", min(len(present), wanted), wanted)
         if len(present) >= wanted:
             return present

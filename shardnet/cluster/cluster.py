@@ -20,6 +20,7 @@ from typing import Any
 
 from shardnet.checks import whole_number
 from shardnet.cluster.arrivals import JOIN_S, wait_for, wait_for_number
+from shardnet.cluster.comings import Comings
 from shardnet.cluster.deployment import Deployment
 from shardnet.cluster.launched import announced_in
 from shardnet.cluster.left_model import Keep, LeftModel, LeftSession
@@ -173,7 +174,9 @@ class Cluster:
         with ExitStack() as resources, shown(progress) as told:
             transport = resources.enter_context(RpcTransport.join(str(endpoint), COORDINATOR, timeout_s=ANSWER_S))
             names = wait_for_number(transport, num_devices, told)
-            return cls(transport, names, resources, None)
+            cluster = cls(transport, names, resources, None)
+        Comings(transport, names, cluster.take_in, cluster.let_go)
+        return cluster
 
     @takes(LoadOptions)
     def load(self, model: str | Path | ModelFiles, **options: Any) -> Model:

@@ -13,7 +13,8 @@ from typing import NamedTuple
 from shardnet.errors import BadRequest
 
 ENDPOINT = "SHARDNET_ENDPOINT"
-WORLD_SIZE = "WORLD_SIZE"
+NUM_DEVICES = "SHARDNET_NUM_DEVICES"
+"""torchrun's WORLD_SIZE counts the processes that run the script."""
 
 
 class MeetingPoint(NamedTuple):
@@ -24,8 +25,8 @@ class MeetingPoint(NamedTuple):
     num_devices: int | None
 
     def variables(self) -> dict[str, str]:
-        """Two of torchrun's, and one of our own."""
-        return {WORLD_SIZE: str(self.num_devices), ENDPOINT: self.endpoint}
+        """What says it to a process."""
+        return {NUM_DEVICES: str(self.num_devices), ENDPOINT: self.endpoint}
 
 
 def announced_in(environment: Mapping[str, str]) -> MeetingPoint | None:
@@ -34,9 +35,9 @@ def announced_in(environment: Mapping[str, str]) -> MeetingPoint | None:
     Raises:
         BadRequest: it says something impossible.
     """
-    endpoint, number = environment.get(ENDPOINT), environment.get(WORLD_SIZE)
+    endpoint, number = environment.get(ENDPOINT), environment.get(NUM_DEVICES)
     if not endpoint:
         return None
     if number is not None and not (number.isdecimal() and int(number) > 0):
-        raise BadRequest(f"{WORLD_SIZE} in the environment must be a whole number of 1 or more, but is {number!r}.")
+        raise BadRequest(f"{NUM_DEVICES} in the environment must be a whole number of 1 or more, but is {number!r}.")
     return MeetingPoint(endpoint, None if number is None else int(number))

@@ -72,12 +72,24 @@ class LocalWorkers:
         names: the devices, one process each.
         threads: compute threads of each process.
         log_dir: where each process's output goes, as NAME.log; a temporary folder, removed at the end, if None.
+        keep_s: how long each looks for a door that is gone, and ends then; 0 does neither.
+        most_restarts: how often each is started again that has failed.
     """
 
-    def __init__(self, endpoint: str, names: Sequence[str], threads: int, log_dir: Path | None = None) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        names: Sequence[str],
+        threads: int,
+        log_dir: Path | None = None,
+        keep_s: int = 0,
+        most_restarts: int = 0,
+    ) -> None:
         self.endpoint = endpoint
         self.names = tuple(names)
         self.threads = threads
+        self._keep_s = keep_s
+        self._most_restarts = most_restarts
         self._remove_logs: Callable[[], object] = lambda: None
         if log_dir is None:
             logs = ScratchFolder(LOGS, Path(tempfile.gettempdir()))
@@ -85,7 +97,7 @@ class LocalWorkers:
             self._remove_logs = weakref.finalize(self, _remove, logs, Birthplace("this folder"))
         self.log_dir = log_dir
         self.on_ended: Callable[[], object] = lambda: None
-        """Called when a device's process has ended, on the thread that has heard of it."""
+        """Called when a device's process has ended or started, on the thread that has heard of it."""
         self._pids: dict[str, int] = {}
         self._codes: dict[str, int] = {}
         self._nursery: subprocess.Popen[str] | None = None
@@ -112,8 +124,10 @@ class LocalWorkers:
         return dict(self._pids)
 
     def poll(self) -> list[tuple[str, int]]:
-        """The devices whose process has ended, each with its return code (minus the signal's number if killed)."""
-        return [(name, self._codes[name]) for name in self.names if name in self._codes]
+        """The devices whose process has ended and was not started again, each with its return code (minus the signal's
+        number if killed)."""
+        codes = dict(self._codes)
+        return [(name, codes[name]) for name in self.names if name in codes]
 
     def log_tail(self, name: str, num_lines: int = 20) -> str:
         """The last lines that a device's process printed, or the nursery."""
@@ -177,9 +191,10 @@ class LocalWorkers:
 
     def _start(self) -> None:
         reading_end, self._pipe = inherited_pipe()
+        limits = (self.threads, self.log_dir, reading_end, self._keep_s, self._most_restarts)
         with os.fdopen(reading_end), open(self._log_of(NURSERY), "wb") as log:
             self._nursery = subprocess.Popen(
-                [*NURSERY_COMMAND, self.endpoint, str(self.threads), str(self.log_dir), str(reading_end), *self.names],
+                [*NURSERY_COMMAND, self.endpoint, *map(str, limits), *self.names],
                 pass_fds=(reading_end,),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -199,12 +214,19 @@ class LocalWorkers:
         for line in nursery.stdout:
             news = NEWS.fullmatch(line.rstrip())
             if news is not None:  # else a library has printed it
-                (self._pids if news["event"] == "started" else self._codes)[news["name"]] = int(news["number"])
+                self._note(news["name"], int(news["number"]), has_started=news["event"] == "started")
                 self.on_ended()
         code = _code_of(nursery.pid)
         for name in self.names:
             self._codes.setdefault(name, code)
         self.on_ended()
+
+    def _note(self, name: str, number: int, *, has_started: bool) -> None:
+        if has_started:
+            self._pids[name] = number
+            self._codes.pop(name, None)
+        else:
+            self._codes[name] = number
 
     def _ends_within(self, timeout_s: float) -> bool:
         """Whether the nursery has ended by then. It is left unburied: `_signal_all` needs its number."""

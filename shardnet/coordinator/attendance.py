@@ -6,13 +6,12 @@ import threading
 from collections.abc import Callable
 
 from shardnet.cluster.cluster import Cluster
+from shardnet.cluster.comings import HAS_ENDED, is_device
 from shardnet.coordinator.events import ClusterEvent, Tell
 from shardnet.transport.base import Transport
 from shardnet.transport.names import SOURCE_MARK
-from shardnet.transport.source_messages import COORDINATOR
 
 HAS_LEFT = "it has left"
-HAS_ENDED = "its process has ended, or its connection broke"
 
 
 class Attendance:
@@ -68,14 +67,11 @@ class Attendance:
             gone = [name for name in left if name in self._present]
             for name in gone:
                 self._let_go(name)
-            came = [name for name in joined if self._is_device(name) and name not in self._present]
+            came = [name for name in joined if is_device(name) and name not in self._present]
             for name in came:
                 self._take_in(name)
         if gone or came:
             self._on_change()
-
-    def _is_device(self, name: str) -> bool:
-        return not name.startswith(SOURCE_MARK) and name not in (COORDINATOR, self._transport.name)
 
     def _take_in(self, name: str) -> None:
         self._present[name] = None

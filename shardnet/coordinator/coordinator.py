@@ -15,7 +15,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from shardnet.cluster.cluster import Cluster
-from shardnet.coordinator.attendance import HAS_ENDED, Attendance
+from shardnet.cluster.comings import HAS_ENDED
+from shardnet.coordinator.attendance import Attendance
 from shardnet.coordinator.desk import SessionDesk
 from shardnet.coordinator.events import ClusterEvent, Tell
 from shardnet.coordinator.loads import Load, Loads

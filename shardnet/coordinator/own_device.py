@@ -17,8 +17,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from shardnet.cluster.comings import HAS_ENDED
 from shardnet.cluster.local_workers import worker_environment
-from shardnet.coordinator.attendance import HAS_ENDED
 from shardnet.errors import BadConfiguration, UsageError
 from shardnet.foreign.plain_files import read_json
 from shardnet.process.identity import has_ended, number_of, process_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import shardnet
-from shardnet.cluster.launched import ENDPOINT, WORLD_SIZE, MeetingPoint, announced_in
+from shardnet.cluster.launched import ENDPOINT, NUM_DEVICES, MeetingPoint, announced_in
 from shardnet.errors import BadRequest, UsageError
 
 
@@ -17,21 +17,21 @@ def test_what_is_told_is_heard() -> None:
 
 
 def test_torchruns_own_variables_are_no_cluster_of_ours() -> None:
-    assert announced_in({WORLD_SIZE: "8", "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500"}) is None
+    assert announced_in({"WORLD_SIZE": "8", "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500"}) is None
 
 
 @pytest.mark.parametrize("number", ["", "0", "-1", "many"])
 def test_an_impossible_number_is_a_sentence(number: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(ENDPOINT, "127.0.0.1:1")
-    monkeypatch.setenv(WORLD_SIZE, number)
-    with pytest.raises(BadRequest, match=WORLD_SIZE):
+    monkeypatch.setenv(NUM_DEVICES, number)
+    with pytest.raises(BadRequest, match=NUM_DEVICES):
         shardnet.Cluster.connect()
 
 
 def test_a_given_endpoint_asks_no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once, WORLD_SIZE counted beside any endpoint: under torchrun, `connect` waited for as many devices."""
+    """Once, the number counted beside any endpoint: under torchrun, `connect` waited for as many devices."""
     monkeypatch.setenv(ENDPOINT, "127.0.0.1:1")
-    monkeypatch.setenv(WORLD_SIZE, "none")
+    monkeypatch.setenv(NUM_DEVICES, "none")
     for endpoint in ("nowhere", "", 29500):
         with pytest.raises(UsageError, match="host:port"):
             shardnet.Cluster.connect(endpoint)  # type: ignore[arg-type]

@@ -198,7 +198,7 @@ def test_a_reader_that_leaves_ends_the_command_quietly(busy: subprocess.Popen[by
 
 
 def test_a_command_uses_the_devices_of_shardnet_run(model: Path) -> None:
-    command = [*WARM_PYTHON, "-m", "shardnet.launch.launcher.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    command = [*WARM_PYTHON, "-m", "shardnet.launch", "--standalone", "--nproc-per-node", "2", "-m"]
     command += ["shardnet.launch.cli", "generate", "--model", str(model), "--prompt", "Hi", "--json", "-n", "3"]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr

@@ -13,9 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 from processes import devices_of, is_over, wait_until
-from warm_python import WARM_PYTHON
+from warm_python import WARM_PYTHON, warm_program
 
-RUN = ["-m", "shardnet.launch.launcher.run", "--standalone"]
+RUN = ["-m", "shardnet.launch", "--standalone"]
 LAUNCHER = [sys.executable, *RUN]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
@@ -26,15 +26,18 @@ with shardnet.Cluster.connect() as cluster:
     print("threads", *(each["num_threads"] for each in cluster.describe()))
 print("arguments", *sys.argv[1:])
 print("name", __name__)
-print("environment", os.environ["WORLD_SIZE"])
+print("environment", os.environ["SHARDNET_NUM_DEVICES"], os.environ["WORLD_SIZE"])
 print("endpoint", os.environ["SHARDNET_ENDPOINT"])
 sys.exit(7)
 """
 
 
 @pytest.fixture(autouse=True, scope="module")
-def warm(warm_python: None) -> None:
-    """`launch` needs it."""
+def warm(warm_python: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """`launch` needs it, and scripts that import shardnet are run in such a Python, too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ENVIRONMENT, "PYTHON_EXEC", str(warm_program(tmp_path_factory.mktemp("python"))))
+        yield
 
 
 def launch(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -54,8 +57,9 @@ def test_the_script_finds_its_devices_and_its_exit_code_is_passed_on(tmp_path: P
     assert said["threads"] == "1 1"
     assert said["arguments"] == "--a b"
     assert said["name"] == "__main__"
-    assert said["environment"] == "2"
-    assert {log.name for log in (tmp_path / "logs").iterdir()} >= {"device-0.log", "device-1.log"}
+    assert said["environment"] == "2 1"
+    [folder] = (tmp_path / "logs").iterdir()
+    assert {log.name for log in (folder / "devices").iterdir()} >= {"device-0.log", "device-1.log"}
 
 
 def test_an_endpoint_that_was_asked_for_is_where_the_devices_meet(tmp_path: Path) -> None:
@@ -92,8 +96,9 @@ def test_an_exception_shows_the_script_and_not_the_launcher(tmp_path: Path) -> N
     assert done.returncode == 1
     assert "KeyError: 'lost'" in done.stderr
     assert "line 6, in <module>" in done.stderr
-    assert "launch/launcher/run.py" not in done.stderr
-    assert "runpy" not in done.stderr
+    assert "launch/launcher" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("shardnet-run: script.py of rank 0 (local rank 0, pid ")
+    assert done.stderr.splitlines()[-1].endswith(") ended with exit code 1.")
 
 
 @pytest.mark.parametrize(
@@ -103,7 +108,7 @@ def test_an_exception_shows_the_script_and_not_the_launcher(tmp_path: Path) -> N
         (["--nproc-per-node", "9" * 9, "script.py"], "from 1 to 1024, but is '999999999'."),  # it filled the memory
         (["--nproc-per-node", "9" * 5000, "script.py"], "(5000 characters)."),
         (["--threads", "many", "script.py"], "--threads must be a whole number from 1 to 1024, but is 'many'."),
-        (["--rdzv-endpoint", "here", "script.py"], "An endpoint is"),
+        (["--rdzv-endpoint", "here:", "script.py"], "An endpoint is"),
         (["--rdzv-endpoint", "no.such.host.invalid:29500", "script.py"], "Cannot listen on no.such.host.invalid:29500"),
         (["--rdzv-endpoint", "0.0.0.0:29500", "script.py"], "encrypted. Choose 127.0.0.1:29500. "),  # it was opened
         (["missing.py"], "There is no script 'missing.py'."),

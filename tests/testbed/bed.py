@@ -32,8 +32,9 @@ from functools import partial
 from pathlib import Path
 
 import shardnet
+from shardnet.cluster.comings import HAS_ENDED
 from shardnet.cluster.local_workers import inherited_pipe, worker_environment
-from shardnet.coordinator.attendance import HAS_ENDED, Attendance
+from shardnet.coordinator.attendance import Attendance
 from shardnet.coordinator.events import ClusterEvent
 from shardnet.process.threads import on_thread
 from shardnet.simulator.events import Event

@@ -76,6 +76,11 @@ class Door:
         self._thread.start()
         _open.add(self)
 
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The names of those that are on its roster now."""
+        return tuple(member.name for member in self._roster.members)
+
     def close(self) -> None:
         """Close it. Safe to call twice."""
         if not self._birthplace.is_here:

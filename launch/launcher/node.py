@@ -1,0 +1,208 @@
+"""One node of a run: opens the door and runs the script, or brings devices to the door of the node that does."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import signal
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from shardnet.cluster.launched import MeetingPoint
+from shardnet.errors import BadRequest, JoinFailed, ShardnetError
+from shardnet.foreign.quoting import counted
+from shardnet.launch.launcher.asked import Asked
+from shardnet.launch.launcher.attempts import run_script
+from shardnet.launch.launcher.devices import KEEP_S, guest_names, own_names, send_home, started, wait_for_end
+from shardnet.launch.launcher.environment import Place
+from shardnet.launch.launcher.log_files import run_folder
+from shardnet.launch.launcher.meeting import Address
+from shardnet.launch.launcher.programs import require_script
+from shardnet.process.signals import ENDING
+from shardnet.process.standard_streams import say
+
+if TYPE_CHECKING:
+    from shardnet.transport.door.door import Door
+
+LOOK_EVERY_S = 0.1
+SILENT_S = 2.0
+"""A wait that is longer is said."""
+DEVICES = "devices"
+
+
+def run(asked: Asked, environment: Mapping[str, str]) -> int:
+    """Be a node; returns its exit code.
+
+    Raises:
+        ShardnetError: what was asked cannot be done.
+    """
+    if asked.meeting.max_nodes > 1 and asked.meeting.door is not None:
+        _require_this_machine(asked.meeting.door)
+    with _signals_raised(asked.signals):
+        if _is_first(asked):
+            require_script(asked)
+            return _first(asked, environment)
+        return _further(asked)
+
+
+def _is_first(asked: Asked) -> bool:
+    """Whether this node opens the door. Where nothing says it, who finds the address free does."""
+    meeting = asked.meeting
+    if meeting.is_host is not None or meeting.door is None:
+        return meeting.is_host is not False
+    family, _, _, _, address = socket.getaddrinfo(meeting.door.host, meeting.door.port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, socket.SOCK_STREAM) as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            trial.bind(address)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise BadRequest(f"Cannot listen on {meeting.door.endpoint}: {error.strerror}.") from error
+            return False
+    return True
+
+
+def _first(asked: Asked, environment: Mapping[str, str]) -> int:
+    """Open the door, start devices, and run the script."""
+    meeting = asked.meeting
+    names = own_names(asked.num_devices)
+    with ExitStack() as resources:
+        folder = resources.enter_context(run_folder(asked.logs, meeting.run_id))
+        door = resources.enter_context(_open_door(meeting.door))
+        resources.enter_context(started(asked, door.endpoint, names, folder / DEVICES))
+        if meeting.max_nodes > 1:
+            resources.callback(_let_go, door.endpoint)
+        num_devices = asked.num_devices * meeting.min_nodes
+        if meeting.min_nodes > 1:
+            _wait_for_devices(door, num_devices, meeting.join_s)
+        told = MeetingPoint(door.endpoint, num_devices).variables()
+        return run_script(asked, _place(asked), folder, {**environment, **told})
+
+
+def _further(asked: Asked) -> int:
+    """Start devices that serve another node's script, until that one is over."""
+    meeting = asked.meeting
+    assert meeting.door is not None, "several nodes have an address"
+    names = guest_names(meeting.rank, asked.num_devices)
+    _wait_for_door(meeting.door, meeting.join_s)
+    with run_folder(asked.logs, meeting.run_id) as folder:
+        with started(asked, meeting.door.endpoint, names, folder / DEVICES, KEEP_S) as workers:
+            return wait_for_end(workers)
+
+
+def _place(asked: Asked) -> Place:
+    """Of the scripts of a run of one node."""
+    if not asked.on_every_node:
+        return Place()
+    master = Address(asked.meeting.local_addr, _free_port(asked.meeting.local_addr))
+    return Place(world_size=asked.num_scripts, role_world_size=asked.num_scripts, master=master)
+
+
+def _free_port(host: str) -> int:
+    """A port that nobody listens at just now.
+
+    Raises:
+        BadRequest: the host is no address of this machine.
+    """
+    try:
+        with socket.create_server((host, 0)) as trial:
+            port: int = trial.getsockname()[1]
+            return port
+    except OSError as error:
+        raise BadRequest(f"--local-addr {host} is no address of this machine: {error}. Leave it out.") from error
+
+
+def _open_door(address: Address | None) -> Door:
+    """Where the devices meet: at an address that was asked for, or where only this user can."""
+    from shardnet.transport.door.door import serve_door
+
+    return serve_door() if address is None else serve_door(*address)
+
+
+def _let_go(endpoint: str) -> None:
+    """Send the devices of other nodes home. Who does not hear it looks for the door for a while."""
+    try:
+        send_home(endpoint)
+    except ShardnetError as error:
+        say(f"shardnet-run: other nodes were not told that it is over: {error}")
+
+
+def _wait_for_devices(door: Door, num_devices: int, join_s: float) -> None:
+    """
+    Raises:
+        JoinFailed: fewer have come in time.
+    """
+    began_s = time.monotonic()
+    is_said = False
+    while (present := len(door.members)) < num_devices:
+        waited_s = time.monotonic() - began_s
+        if waited_s > join_s:
+            raise JoinFailed(
+                f"{counted(num_devices, 'devices')} should come, but after {join_s:g} s there are only {present}. "
+                "Start the other nodes, by the same command on each."
+            )
+        if waited_s > SILENT_S and not is_said:
+            is_said = True
+            say(f"shardnet-run: waiting for other nodes: {present} of {counted(num_devices, 'devices')} are there.")
+        time.sleep(LOOK_EVERY_S)
+
+
+def _wait_for_door(door: Address, join_s: float) -> None:
+    """
+    Raises:
+        JoinFailed: nobody opens it in time.
+    """
+    began_s = time.monotonic()
+    is_said = False
+    while True:
+        try:
+            socket.create_connection(door, timeout=join_s).close()
+            return
+        except OSError:
+            waited_s = time.monotonic() - began_s
+        if waited_s > join_s:
+            raise JoinFailed(
+                f"No node has opened the door at {door.endpoint} within {join_s:g} s. Start the first one, by the same "
+                "command with --node-rank 0."
+            )
+        if waited_s > SILENT_S and not is_said:
+            is_said = True
+            say(f"shardnet-run: waiting for the first node, which opens the door at {door.endpoint}.")
+        time.sleep(LOOK_EVERY_S)
+
+
+def _require_this_machine(door: Address) -> None:
+    """
+    Raises:
+        BadRequest: the address is another host's, or others can reach it.
+    """
+    try:
+        found = {info[4][0] for info in socket.getaddrinfo(door.host, door.port, type=socket.SOCK_STREAM)}
+    except OSError as error:
+        raise BadRequest(f"{door.host} is no host that is known here: {error}. Say 127.0.0.1:{door.port}.") from error
+    if not all(ipaddress.ip_address(each).is_loopback for each in found):
+        raise BadRequest(
+            f"{door.endpoint} is not on this machine's loopback, and shardnet-run cannot bring nodes of several hosts "
+            f"together yet: it has no TLS. Start all nodes here, with 127.0.0.1:{door.port or 29500}."
+        )
+
+
+@contextmanager
+def _signals_raised(numbers: tuple[signal.Signals, ...]) -> Iterator[None]:
+    """In this block, those that are handled besides the ones that end every command are raised likewise."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    before = {number: signal.getsignal(number) for number in numbers if number not in ENDING}
+    for number in before:
+        signal.signal(number, leave)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
