@@ -622,6 +622,25 @@ def test_two_sides_with_one_code_have_one_key_and_others_another() -> None:
         assert first != second
 
 
+def test_a_refusal_without_the_key_is_not_believed_after_the_proof(gate: Gate, dial: Dial) -> None:
+    """Before it, anybody may have said it, and the device is told; after it, only the cluster can."""
+    newcomer = dial()
+    machine = newcomer.by_code(gate.invite().code)
+    proof = machine.receive(newcomer.answering.receive(machine.start(), NOW_S), NOW_S)
+    machine.receive(newcomer.answering.receive(proof, NOW_S), NOW_S)
+    with refused(Reason.NOT_UNDERSTOOD):
+        machine.receive(pack(Message(Kind.REFUSED, (bytes([Reason.NAME_TAKEN]),))), NOW_S)
+
+
+def test_the_same_words_have_another_tag_each_time() -> None:
+    newcomer, cluster = exchange.Conversation(True), exchange.Conversation(False)
+    for each in (newcomer, cluster):
+        each.agree(bytes(32))
+    first, second = (next(Incoming().messages(newcomer.say(Kind.PROOF))) for _ in range(2))
+    assert first.tag != second.tag
+    assert cluster.hear(first) and not cluster.hear(first), "what is repeated is not what was said next"
+
+
 def test_a_whole_enrolment_over_sockets(gate: Gate, dial: Dial, tmp_path: Path, name: str) -> None:
     """As a gate does it, with asyncio on loopback: by code, then a link under the new name."""
     code = gate.invite().code
