@@ -1,7 +1,8 @@
 """What is installed, and what it needs.
 
-The base install is what a device needs to compute. `launch/` is installed as `shardnet.launch` and `configs/` as the
-package of data `shardnet.configs_data`; read a file of it with
+The base install is what sources need, too: transformers for configurations, tokenizers and names of tensors. A device
+alone needs less, the light set: see `shardnet/process/light_set.py` and docs/light.md. `launch/` is installed as
+`shardnet.launch` and `configs/` as the package of data `shardnet.configs_data`; read a file of it with
 `importlib.resources.files("shardnet.configs_data").joinpath("clusters/home.yaml").read_text()`.
 """
 

@@ -34,6 +34,7 @@ from shardnet.loader import glance_at_once
 from shardnet.process.allocator import settle_allocator
 from shardnet.process.imports import importing
 from shardnet.process.lasting import is_running
+from shardnet.process.light_set import require_light_set
 from shardnet.process.surroundings import require_address_space
 from shardnet.source.glance import glance
 
@@ -82,6 +83,7 @@ def up(
 def join(where: ClusterOptions, device: OwnDeviceOptions, how: JoinOptions, output: EventOutput) -> None:
     """Offer this machine to a cluster until Ctrl-C. Models use it where it helps."""
     folder = where.running_folder()
+    require_light_set()
     require_address_space()
     from shardnet.launch.cluster.join import run
 

@@ -27,6 +27,7 @@ from shardnet.errors import ClusterError, ShardnetError
 from shardnet.foreign.quoting import MOST_DIGITS, quoted
 from shardnet.process.allocator import return_freed, settle_allocator
 from shardnet.process.ending import orderly_exit
+from shardnet.process.light_set import require_light_set
 from shardnet.process.signals import end_at_once
 from shardnet.process.standard_streams import open_closed, say
 from shardnet.process.surroundings import require_address_space
@@ -134,6 +135,7 @@ def serve_and_report(
     """Be a device until it is over. Whatever else ends it is one sentence on standard error; returns the exit code."""
     try:
         with orderly_exit(debug=False):
+            require_light_set()
             require_address_space()
             serve(endpoint, name, threads, keep_s, most_memory_bytes, make_worker=make_worker)
     except SystemExit as end:
