@@ -23,7 +23,7 @@ from shardnet.process.state_folder import StateFolder
 from shardnet.trust import asking, exchange
 from shardnet.trust.answering import Answering, Desk
 from shardnet.trust.asking import Asking, by_code, by_token, to_renew
-from shardnet.trust.authority import LIFE_S
+from shardnet.trust.authority import LIFE_S, request_for
 from shardnet.trust.certificates import covers, name_of, peer_of
 from shardnet.trust.codes import Code
 from shardnet.trust.contexts import ENROL, client_context, enrolment_context, server_context, server_mark
@@ -630,6 +630,19 @@ def test_a_refusal_without_the_key_is_not_believed_after_the_proof(gate: Gate, d
     machine.receive(newcomer.answering.receive(proof, NOW_S), NOW_S)
     with refused(Reason.NOT_UNDERSTOOD):
         machine.receive(pack(Message(Kind.REFUSED, (bytes([Reason.NAME_TAKEN]),))), NOW_S)
+
+
+def test_a_certificate_of_somebody_elses_is_not_taken(
+    gate: Gate, dial: Dial, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under another name than was asked for, of another key, or of another time."""
+    authority, own = gate.home.admission.authority, request_for(KEY)
+    for number, (request, named, shift_s) in enumerate(((None, "b", 0.0), (own, "a", 0.0), (None, "a", -2 * LIFE_S))):
+        newcomer = dial(f"phone{number}")
+        issued = authority.issue(request or request_for(newcomer.key), f"{name}{named}", NOW_S + shift_s)
+        monkeypatch.setattr(gate.home.admission, "grant", lambda *_, made=issued: made)
+        with refused(Reason.NOT_UNDERSTOOD):
+            newcomer.join(newcomer.by_token(gate.payload(gate.invite()), f"{name}a"))
 
 
 def test_the_same_words_have_another_tag_each_time() -> None:
