@@ -53,7 +53,7 @@ def progress_bars(*, enabled: bool | None = None) -> Iterator[Progress]:
         ended: set[str] = set()
 
         def line(what: str, done: float, total: float) -> None:
-            what = _name_of(what)
+            what = line_of(what)
             if done >= total and what not in ended:
                 ended.add(what)
                 console.print(f"{what}: done", highlight=False)
@@ -71,7 +71,7 @@ def progress_bars(*, enabled: bool | None = None) -> Iterator[Progress]:
         adding = threading.Lock()
 
         def show(what: str, done: float, total: float) -> None:
-            name = _name_of(what)
+            name = line_of(what)
             with adding:
                 if name not in tasks:
                     tasks[name] = bars.add_task(what, total=total)
@@ -80,6 +80,6 @@ def progress_bars(*, enabled: bool | None = None) -> Iterator[Progress]:
         yield show
 
 
-def _name_of(what: str) -> str:
-    """What says which line is meant."""
+def line_of(what: str) -> str:
+    """Which line is meant: `what`, without what may be another."""
     return what.partition(": ")[0]

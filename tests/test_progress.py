@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 
-from shardnet.progress import in_turn
+import pytest
+
+from shardnet.progress import in_turn, progress_bars
 
 
 def test_who_tells_never_waits_for_who_shows() -> None:
@@ -23,3 +25,10 @@ def test_who_tells_never_waits_for_who_shows() -> None:
         goes_on.set()
         progress("loading", 3, 3)
     assert shown == [("loading", done, 3) for done in range(4)], "all of it, in order, before the block ends"
+
+
+def test_a_line_may_say_more_time_by_time(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress_bars() as progress:
+        for done in range(3):
+            progress(f"fetching: {done} of 2 MB", done, 2)
+    assert capsys.readouterr().err == "fetching: done\n"

@@ -20,6 +20,7 @@ import signal
 import socket
 import struct
 import sys
+import tempfile
 import threading
 import traceback
 from contextlib import suppress
@@ -170,6 +171,7 @@ def become(asked: dict[str, Any]) -> None:
     os.chdir(asked["folder"])
     os.environ.clear()
     os.environ.update(asked["environment"])
+    tempfile.tempdir = None  # TMPDIR may be another one
     open_streams()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     kind, *arguments = (each for each in asked["arguments"] if each != UNBUFFERED)

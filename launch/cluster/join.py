@@ -23,6 +23,8 @@ KEEP_S = 600.0
 _SENTENCES = {
     "joined": "{name} has joined the cluster in {folder}. Models use it where it helps; Ctrl-C leaves.",
     "holds": "{name} holds {what}.",
+    "fetching": "{what}.",
+    "fetched": "{what}.",
     "gone": "The cluster in {folder} is gone. {name} looks for it for ten minutes.",
     "back": "The cluster in {folder} is back.",
     "struck off": "{name} was silent for too long, and was struck off. It joins anew.",
@@ -57,6 +59,7 @@ def run(folder: Path, asked: OwnDeviceOptions, how: JoinOptions, *, as_json: boo
                     told,
                     leave_s=LEAVE_S,
                     least_battery_percent=how.least_battery,
+                    fetch_limits=how.fetch_limits,
                 )
                 return
             told("left", "")

@@ -16,8 +16,10 @@ from shardnet.foreign.quoting import quoted
 from shardnet.launch.values import MODEL_HELP, require_model, require_threads
 from shardnet.options import Number, Whole
 from shardnet.process.lasting import default_folder, folder_of, require_running
+from shardnet.shipping.limits import FetchLimits
 
 _DEVICE = "The device of this machine"
+_WEIGHTS = "Weights that it has no copy of"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,62}")
 MOST_NAME = 40
 
@@ -170,6 +172,32 @@ class JoinOptions:
             rich_help_panel=_DEVICE,
         ),
     ] = 10.0
+    cache_gib: Annotated[
+        float | None,
+        Number("above 0", 0, above=True),
+        typer.Option(
+            "--cache-gib",
+            help="Disk that weights which it fetches may take.",
+            show_default="what is free",
+            rich_help_panel=_WEIGHTS,
+        ),
+    ] = None
+    fetch_mbit_per_s: Annotated[
+        float | None,
+        Number("above 0", 0, above=True),
+        typer.Option(
+            "--fetch-mbit-per-s",
+            help="Of its link, that fetching weights may take.",
+            show_default="all",
+            rich_help_panel=_WEIGHTS,
+        ),
+    ] = None
+
+    @property
+    def fetch_limits(self) -> FetchLimits:
+        cache_bytes = None if self.cache_gib is None else int(self.cache_gib * 2**30)
+        bytes_per_s = None if self.fetch_mbit_per_s is None else self.fetch_mbit_per_s * 1e6 / 8
+        return FetchLimits(cache_bytes, bytes_per_s)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ Kind = Literal[
     "taken over",
     "recovered",
     "moved",
+    "fetched",
     "loading",
     "loaded",
     "not loaded",

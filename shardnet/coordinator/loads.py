@@ -28,7 +28,7 @@ from shardnet.foreign.quoting import counted
 from shardnet.loader import ModelFiles, open_model
 from shardnet.plan import Plan
 from shardnet.process.threads import Errands, on_thread
-from shardnet.progress import silent
+from shardnet.progress import line_of, silent
 from shardnet.session.session import Session
 from shardnet.timeline.events import Event
 from shardnet.transport.base import Transport
@@ -54,11 +54,12 @@ class Load:
         self.options = options
         self.ticket = ticket
         self.done: Future[None] = Future()
-        self._progress: dict[str, tuple[float, float]] = {}
+        self._progress: dict[str, tuple[str, float, float]] = {}
+        """The last that was told, by the line that it is for."""
 
     def tell(self, what: str, done: float, total: float) -> None:
         """See `Progress`."""
-        self._progress[what] = (done, total)
+        self._progress[line_of(what)] = (what, done, total)
         if self.options.progress is not None:
             self.options.progress(what, done, total)
 
@@ -77,8 +78,7 @@ class Load:
         """
         if self.done.done():
             self.done.result()
-        progress = tuple((what, *how_far) for what, how_far in list(self._progress.items()))
-        return LoadState(self.done.done(), progress)
+        return LoadState(self.done.done(), tuple(self._progress.values()))
 
 
 class Loads:
@@ -329,6 +329,8 @@ class Loads:
             self._tell(ClusterEvent("taken over", f"{event.text}.", device=event.device, model=model))
         elif event.event in ("drained", "rebalanced"):
             self._tell(ClusterEvent("moved", f"{model}: {event.text}.", device=event.device, model=model))
+        elif event.event == "fetched":
+            self._tell(ClusterEvent("fetched", f"{event.text}.", device=event.device, model=model))
         elif event.event == "recovered":
             self._tell(ClusterEvent("recovered", f"{model} goes on: {event.text}.", model=model))
 

@@ -1,7 +1,7 @@
 """The process of one device: joins the cluster, and serves until it is told to leave.
 
     python -m shardnet.device.process --endpoint ENDPOINT --name NAME [--threads N] [--memory-bytes N]
-        [--keep-s N] [--end-with FD]
+        [--cache-bytes N] [--fetch-bytes-per-s N] [--keep-s N] [--end-with FD]
 
 A device whose door is gone goes on: the others reach it, and its stages wait for another coordinator (`orphans`). With
 `--keep-s` it looks for the door for so long, and ends where nobody opens it again.
@@ -31,6 +31,7 @@ from shardnet.process.light_set import require_light_set
 from shardnet.process.signals import end_at_once
 from shardnet.process.standard_streams import open_closed, say
 from shardnet.process.surroundings import require_address_space
+from shardnet.shipping.limits import NO_LIMITS, FetchLimits
 from shardnet.timeline.events import units_of
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ LEAVE_S = 60.0
 LOOK_EVERY_S = 0.5
 """How often it is looked at what a device holds, to tell it."""
 MOST_KEEP_S = 10**9
+MOST_RATE = 10**12
+"""Bytes per second: beyond any link."""
 MOST_THREADS = 1024
 """Of computing, for one device. Beyond any machine: a slip of the keys must not fill the system with threads."""
 NEEDED = ("torch", "shardnet.transport.rpc.transport", "shardnet.device.worker")
@@ -73,6 +76,8 @@ def main() -> int:
     parser.add_argument("--name", required=True, help="the name of this device, unique in the cluster")
     parser.add_argument("--threads", type=_count, default=1, help="compute threads")
     parser.add_argument("--memory-bytes", type=_bytes, help="what its models may take; without it, what there is")
+    parser.add_argument("--cache-bytes", type=_bytes, help="disk that weights which it fetches may take")
+    parser.add_argument("--fetch-bytes-per-s", type=_rate, metavar="N", help="at which it fetches them, at most")
     parser.add_argument(
         "--keep-s",
         type=_seconds,
@@ -85,8 +90,17 @@ def main() -> int:
     if arguments.end_with is not None:
         end_with(arguments.end_with)
     return serve_and_report(
-        arguments.endpoint, arguments.name, arguments.threads, arguments.keep_s, arguments.memory_bytes
+        arguments.endpoint,
+        arguments.name,
+        arguments.threads,
+        arguments.keep_s,
+        arguments.memory_bytes,
+        fetch_limits=FetchLimits(arguments.cache_bytes, arguments.fetch_bytes_per_s),
     )
+
+
+def _rate(text: str) -> int:
+    return _whole(text, 1, MOST_RATE)
 
 
 def _count(text: str) -> int:
@@ -131,13 +145,22 @@ def serve_and_report(
     keep_s: float = 0.0,
     most_memory_bytes: int | None = None,
     make_worker: MakeWorker | None = None,
+    fetch_limits: FetchLimits = NO_LIMITS,
 ) -> int:
     """Be a device until it is over. Whatever else ends it is one sentence on standard error; returns the exit code."""
     try:
         with orderly_exit(debug=False):
             require_light_set()
             require_address_space()
-            serve(endpoint, name, threads, keep_s, most_memory_bytes, make_worker=make_worker)
+            serve(
+                endpoint,
+                name,
+                threads,
+                keep_s,
+                most_memory_bytes,
+                make_worker=make_worker,
+                fetch_limits=fetch_limits,
+            )
     except SystemExit as end:
         assert isinstance(end.code, int), end.code
         return end.code
@@ -154,6 +177,7 @@ def serve(
     make_worker: MakeWorker | None = None,
     leave_s: float = 0.0,
     least_battery_percent: float = 0.0,
+    fetch_limits: FetchLimits = NO_LIMITS,
 ) -> None:
     """Be a device until it is over. One that the others have struck off, as it was silent for too long, joins anew.
 
@@ -161,15 +185,16 @@ def serve(
         keep_s: how long to look for a door that is gone; 0 does not look, and goes on without one.
         most_memory_bytes: what its models may take; None for what there is.
         tell: told when it has joined ("joined"), what it holds ("holds", with the units, or with nothing), when its
-            door is gone and back ("gone", "back"), when it was struck off ("struck off"), when it has left ("left"),
-            and that its battery is low ("battery low", with what is left). Then, and at a signal: that others take
-            over what it holds ("leaving", with the units), that they have ("drained", with who has), that they cannot
-            ("not drained"), or that it ends before they have ("cut short").
+            door is gone and back ("gone", "back"), that it fetches weights and has them ("fetching", "fetched", with a
+            sentence), when it was struck off ("struck off"), when it has left ("left"), and that its battery is low
+            ("battery low", with what is left). Then, and at a signal: that others take over what it holds ("leaving",
+            with the units), that they have ("drained", with who has), that they cannot ("not drained"), or that it ends
+            before they have ("cut short").
         make_worker: makes the device, and another one each time that it joins anew; None for what this machine is.
         leave_s: how long, at a signal, others may take to take over what it holds; 0 does not ask them to. A second
             signal waits no longer.
-        least_battery_percent: with less than that in its battery, and no charger, it leaves as at a signal; 0 does not
-            look.
+        least_battery_percent: with less in its battery, and no charger, it leaves as at a signal; 0 does not look.
+        fetch_limits: what it gives for weights that it has to fetch.
 
     Raises:
         ShardnetError: it could not join, or the door was not found again.
@@ -180,16 +205,14 @@ def serve(
 
     import torch
 
-    from shardnet.device.worker import Worker
-    from shardnet.process.cache_folder import cache_folder
+    from shardnet.device.fetch_news import FetchNews
 
-    def own_worker() -> Worker:
-        return Worker(threads, cache_folder(), most_memory_bytes=most_memory_bytes)
-
+    make_worker = make_worker or _own_worker(threads, most_memory_bytes, fetch_limits)
     torch.set_num_threads(threads)
     wait_s, is_over = JOIN_S, False
     while not is_over:
-        with make_worker() if make_worker else own_worker() as worker:
+        with make_worker() as worker:
+            worker.on_fetch = FetchNews(tell).hear
             here = _joined(endpoint, name, wait_s, keep_s, worker)
             wait_s = max(JOIN_S, keep_s)
             if here is None:
@@ -202,6 +225,14 @@ def serve(
                 f"The cluster at {endpoint} did not come back within {keep_s:g} s. Start it, and then this device."
             )
         tell("left" if is_over else "struck off", "")
+
+
+def _own_worker(threads: int, most_memory_bytes: int | None, fetch_limits: FetchLimits) -> MakeWorker:
+    """Makes what this machine is."""
+    from shardnet.device.worker import Worker
+    from shardnet.process.cache_folder import cache_folder
+
+    return partial(Worker, threads, cache_folder(), most_memory_bytes=most_memory_bytes, fetch_limits=fetch_limits)
 
 
 class Parting(NamedTuple):

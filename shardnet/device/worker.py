@@ -30,7 +30,8 @@ from shardnet.profiling.cores import device_kind
 from shardnet.profiling.link_probe import expose_probe
 from shardnet.profiling.reuse import measure_or_reuse
 from shardnet.profiling.store import ProfileStore
-from shardnet.shipping.depot import NO_LIMITS, Depot, FetchLimits
+from shardnet.shipping.depot import Depot, OnProgress
+from shardnet.shipping.limits import NO_LIMITS, FetchLimits
 from shardnet.stage.pace import Pace, own_pace
 from shardnet.stage.stage import Stage
 from shardnet.timeline.clocks import clock_ns
@@ -66,6 +67,8 @@ class Worker:
         self._pace = pace
         self._most_memory_bytes = most_memory_bytes
         self._fetch_limits = fetch_limits
+        self.on_fetch: OnProgress = lambda fetched: None
+        """Told how far it is with weights that it fetches. To be set before it is attached."""
         self.left = threading.Event()
         """Set when the coordinator has told this device to leave."""
         self._stages: StageTable[StageHost]
@@ -76,7 +79,7 @@ class Worker:
         self._stages = StageTable(transport.name)
         memory = DeviceMemory(transport.name, self._stages.hosts, self._most_memory_bytes)
         weights = SharedWeights()
-        depot = Depot(transport, self.cache_dir, self._fetch_limits, weights.roots)
+        depot = Depot(transport, self.cache_dir, self._fetch_limits, weights.roots, self.on_fetch)
         self.premises = Premises(transport, self.num_threads, depot, memory, self._pace, weights)
         for endpoint, handler in (
             ("describe", self.describe),

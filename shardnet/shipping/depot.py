@@ -13,13 +13,13 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 from shardnet.errors import ModelNotFound
 from shardnet.loader.copies import Copy
 from shardnet.loader.sources import find_copy, require_copy
 from shardnet.process.threads import on_thread
 from shardnet.shipping.fetching import LOOK_S, Fetch, Tally, Way, ask_for_parts
+from shardnet.shipping.limits import FetchLimits
 from shardnet.shipping.pace import FetchPace
 from shardnet.shipping.shelf import Shelf
 from shardnet.shipping.store import Store
@@ -29,29 +29,29 @@ from shardnet.transport.shipping_messages import CheckpointList, FetchProgress
 
 TELL_EVERY_S = 0.25
 
-
-class FetchLimits(NamedTuple):
-    """What a device gives for weights that it fetches."""
-
-    cache_bytes: int | None = None
-    """Of its disk; None leaves it to what is free there."""
-    bytes_per_s: float | None = None
-    """Of its link; None for as fast as it goes."""
-
-
-NO_LIMITS = FetchLimits()
+OnProgress = Callable[[FetchProgress], object]
 
 
 class Depot:
     """Of one device."""
 
     def __init__(
-        self, transport: Transport, cache_dir: Path, limits: FetchLimits, in_use: Callable[[], set[str]]
+        self,
+        transport: Transport,
+        cache_dir: Path,
+        limits: FetchLimits,
+        in_use: Callable[[], set[str]],
+        on_progress: OnProgress,
     ) -> None:
-        """Args: `in_use`, which gives the roots of tensors that stages have."""
+        """
+        Args:
+            in_use: gives the roots of tensors that stages have.
+            on_progress: told how far a fetch is, on the thread that fetches.
+        """
         self._transport = transport
         self._cache_dir = cache_dir
         self._in_use = in_use
+        self._on_progress = on_progress
         self._store = Store(cache_dir / "fetched", limits.cache_bytes)
         self._shelf = Shelf(transport.name, self._store)
         self._pace = FetchPace(limits.bytes_per_s)
@@ -133,7 +133,7 @@ class Depot:
         way = Way(self._transport, spec.source, spec.checkpoint)
         fetch = Fetch(way, self._store, self._pace, ask_for_parts(way, self._store, roots))
         self._store.make_room(fetch.tally.total_bytes, self._in_use())
-        teller = _Teller(self._transport, spec)
+        teller = _Teller(self._transport, spec, self._on_progress)
 
         def told(tally: Tally) -> None:
             check()
@@ -143,9 +143,10 @@ class Depot:
 
 
 class _Teller:
-    """Tells the coordinator how far a stage is."""
+    """Tells the coordinator, and whoever is at this device, how far a stage is."""
 
-    def __init__(self, transport: Transport, spec: StageSpec) -> None:
+    def __init__(self, transport: Transport, spec: StageSpec, on_progress: OnProgress) -> None:
+        self._on_progress = on_progress
         self._transport = transport
         self._spec = spec
         self._due_s = 0.0
@@ -168,3 +169,4 @@ class _Teller:
             now_s - tally.began_s,
         )
         self._transport.post(self._spec.source, "fetch_progress", self._spec.ring_id, progress)
+        self._on_progress(progress)

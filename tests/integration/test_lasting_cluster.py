@@ -101,8 +101,13 @@ class Commands:
             *("--name", "one", "--json", *arguments),
         )
 
-    def join(self, name: str) -> Running:
-        return self.start("join", "--cluster", self.folder, "--threads", 1, "--name", name, "--json")
+    def join(self, name: str, *options: object, elsewhere: Path | None = None) -> Running:
+        """Args: `elsewhere`, a folder for a device that shares none with the others."""
+        own = {} if elsewhere is None else {"SHARDNET_CACHE": str(elsewhere / "cache"), "TMPDIR": str(elsewhere)}
+        command = ("join", "--cluster", self.folder, "--threads", 1, "--name", name, "--json", *options)
+        running = Running(self.environment | own, *command)
+        self.running.append(running)
+        return running
 
     def run(self, *arguments: object) -> subprocess.CompletedProcess[str]:
         command = [*COMMAND, *map(str, arguments)]
@@ -354,6 +359,25 @@ def test_a_script_is_a_source(commands: Commands, expected: list[int]) -> None:
         [*WARM_PYTHON, "-c", script], env=commands.environment, capture_output=True, text=True, timeout=60, check=False
     )
     assert done.stdout == f"('one',)\nTrue {expected}\n('one',)\n", done.stderr
+
+
+def test_a_device_elsewhere_fetches_what_it_is_to_hold(
+    commands: Commands, model: Path, expected: list[int], tmp_path: Path
+) -> None:
+    """Nothing of the model was ever copied to it by hand."""
+    up = commands.up("--no-device")
+    wait_until(lambda: up.lines)
+    (tmp_path / "elsewhere").mkdir()
+    two = commands.join("two", "--fetch-mbit-per-s", 200, "--cache-gib", 0.5, elsewhere=tmp_path / "elsewhere")
+    two.wait_for("joined")
+    up.wait_for("loaded")
+    assert two.wait_for("fetched")["text"].startswith("two has fetched units 0-5: 0.7 MB from coordinator in ")
+    assert up.wait_for("fetched")["device"] == "two"
+    assert commands.answer()["token_ids"] == expected
+    commands.ask("unload")
+    commands.ask("load", model, "--dtype", "float32")
+    assert commands.answer()["token_ids"] == expected
+    assert len(up.events("fetched")) == 1, "it is kept"
 
 
 def test_a_coordinator_that_is_started_again_goes_on_where_it_was(commands: Commands, expected: list[int]) -> None:

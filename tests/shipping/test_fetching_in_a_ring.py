@@ -23,7 +23,7 @@ from shardnet.loader import enter, fingerprint, open_model
 from shardnet.process.threads import on_thread
 from shardnet.progress import silent
 from shardnet.shipping import fetching
-from shardnet.shipping.depot import NO_LIMITS, FetchLimits
+from shardnet.shipping.limits import NO_LIMITS, FetchLimits
 from shardnet.shipping.shelf import Shelf
 from shardnet.transport import InProcessNetwork
 from shardnet.transport.shipping_messages import ChunkWanted
