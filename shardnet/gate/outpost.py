@@ -51,16 +51,21 @@ class Outpost:
     """
 
     def __init__(self, identity: Identity, say: Say, limits: Limits | None = None, loopback: str = LOOPBACK) -> None:
-        self._identity = identity
         self._loopback = loopback
         self._say = say
         self._meeting = Meeting(lambda session: None, self._on_stream, limits)
         self._session: LinkSession | None = None
         self._ports = Ports(identity.name, self._entrance_of, loopback)
-        self._context = client_context(identity)
-        self._gates = itertools.cycle(identity.gates)
+        self.know(identity)
         self._num_door_streams = 0
         self._tasks: set[asyncio.Task[Any]] = set()
+
+    def know(self, identity: Identity) -> None:
+        """The identity of this host from now on, of the same name: the certificate for the next connection, and where
+        to dial."""
+        self._identity = identity
+        self._context = client_context(identity)
+        self._gates = itertools.cycle(identity.gates)
 
     async def stay_linked(self) -> None:
         """Dial the coordinator's gate, and again when that is over. Never ends by itself."""

@@ -27,6 +27,7 @@ from shardnet.gate.hub import Hub
 from shardnet.gate.listening import addresses_of, listen
 from shardnet.gate.newcomers import Newcomers
 from shardnet.gate.outpost import Outpost
+from shardnet.gate.renewing import OwnContext, stay_renewed
 from shardnet.process.ending import orderly_exit
 from shardnet.process.lasting import DOOR, STATUS, TRUST, mark
 from shardnet.process.standard_streams import open_closed, say
@@ -34,8 +35,7 @@ from shardnet.process.state_folder import StateFolder
 from shardnet.transport.door.listening import listen_in
 from shardnet.trust.admission import admission_in
 from shardnet.trust.answering import Desk
-from shardnet.trust.contexts import server_context
-from shardnet.trust.identity import identity_in, own_identity
+from shardnet.trust.identity import identity_in
 from shardnet.trust.invitations import Invitations
 from shardnet.trust.keys import fingerprint_of
 
@@ -82,14 +82,13 @@ async def _as_hub(arguments: argparse.Namespace, ends: ExitStack) -> asyncio.Fut
     listeners = listen(arguments.listen)
     gates = addresses_of(listeners)
     admission = admission_in(state, time.time())
-    identity = own_identity(state, admission, gates, time.time())
-    context = server_context(identity)
+    context = OwnContext(state, admission, gates, log)
     hub = Hub(arguments.folder)
     ends.callback(hub.close, "the cluster has ended")
     invitations = Invitations()
-    desk = Desk(admission, invitations, fingerprint_of(identity.key.public_key()), lambda: gates)
+    desk = Desk(admission, invitations, fingerprint_of(context.identity.key.public_key()), lambda: gates)
     newcomers = Newcomers(desk, lambda name: None, log)
-    arrivals = Arrivals(listeners, lambda: context, admission.counts, hub.let_in, newcomers.take, log)
+    arrivals = Arrivals(listeners, context, admission.counts, hub.let_in, newcomers.take, log)
     ends.callback(arrivals.close)
     trust_desk = TrustDesk(admission, invitations, gates, lambda name: hub.end_links(name, "shut out"), hub.hosts)
     questions = listen_in(state, TRUST)
@@ -112,6 +111,7 @@ async def _as_outpost(arguments: argparse.Namespace, ends: ExitStack) -> asyncio
         ends.callback(each.remove)
     mark(state.path)
     await outpost.serve({name: each.socket for name, each in listeners.items()})
+    ends.callback(asyncio.ensure_future(stay_renewed(state, identity, outpost.know, log)).cancel)
     _be_ready(arguments.ready_fd, {"name": identity.name})
     return asyncio.ensure_future(outpost.stay_linked())
 

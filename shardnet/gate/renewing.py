@@ -1,0 +1,121 @@
+"""Certificates that renew themselves: a host's at the coordinator's gate, and that gate's own."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from collections.abc import Callable, Sequence
+
+from shardnet.errors import JoinFailed, ShardnetError
+from shardnet.process.state_folder import StateFolder
+from shardnet.trust.addresses import Address
+from shardnet.trust.admission import Admission
+from shardnet.trust.asking import Enrolled, to_renew
+from shardnet.trust.contexts import ENROL, client_context, server_context, server_mark
+from shardnet.trust.handshakes import reason_of
+from shardnet.trust.identity import Identity, keep_identity, own_identity
+from shardnet.trust.names import COORDINATOR
+
+LOOK_S = 3600.0
+"""How often a certificate is looked at, and how soon it is tried again when it could not be renewed."""
+ANSWER_S = 20.0
+"""How long a gate may take."""
+PART_BYTES = 2**14
+Say = Callable[[str], object]
+
+
+class OwnContext:
+    """How the coordinator's gate speaks TLS. Called before each handshake, so that a certificate is shown that counts.
+
+    Args:
+        say: told, in a sentence, what became of a renewal.
+
+    Raises:
+        UsageError: the files of the identity are damaged, or cannot be written.
+    """
+
+    def __init__(self, state: StateFolder, admission: Admission, gates: Sequence[Address], say: Say) -> None:
+        self._state = state
+        self._admission = admission
+        self._gates = gates
+        self._say = say
+        self.identity: Identity = own_identity(state, admission, gates, time.time())
+        self._context = server_context(self.identity)
+        self._tried_s = -LOOK_S
+
+    def __call__(self) -> ssl.SSLContext:
+        now_s = time.time()
+        if self.identity.needs_renewal(now_s) and abs(now_s - self._tried_s) >= LOOK_S:
+            self._tried_s = now_s
+            self._renew(now_s)
+        return self._context
+
+    def _renew(self, now_s: float) -> None:
+        try:
+            self.identity = own_identity(self._state, self._admission, self._gates, now_s)
+        except ShardnetError as error:
+            self._say(f"the gate's own certificate could not be renewed: {error}")
+        else:
+            self._context = server_context(self.identity)
+            self._say("the gate's own certificate was renewed")
+
+
+async def stay_renewed(
+    state: StateFolder, identity: Identity, on_renewed: Callable[[Identity], object], say: Say
+) -> None:
+    """Renew a host's certificate whenever that is due. Never ends by itself.
+
+    Args:
+        on_renewed: given the identity with the new one.
+        say: told, in a sentence, what became of it.
+    """
+    while True:
+        if identity.needs_renewal(time.time()):
+            try:
+                identity = await renew(state, identity)
+            except ShardnetError as error:
+                say(f"the certificate could not be renewed: {error}")
+            else:
+                on_renewed(identity)
+                say("the certificate was renewed")
+        await asyncio.sleep(LOOK_S)
+
+
+async def renew(state: StateFolder, identity: Identity) -> Identity:
+    """Get another certificate for the same name and key, and write it down.
+
+    Raises:
+        JoinFailed: nobody answers, or who answers refuses.
+        UsageError: it cannot be written.
+    """
+    why = "no address of it is known"
+    for gate in identity.gates:
+        try:
+            enrolled = await asyncio.wait_for(_asked(identity, gate), ANSWER_S)
+        except asyncio.TimeoutError:
+            why = f"{gate}: it does not answer"
+        except OSError as error:
+            why = f"{gate}: {reason_of(error)}"
+        else:
+            older = [each for each in identity.gates if each not in enrolled.gates]
+            return keep_identity(state, enrolled.certificate, enrolled.authority, [*enrolled.gates, *older])
+    raise JoinFailed(f"The cluster is not reached ({why}).")
+
+
+async def _asked(identity: Identity, gate: Address) -> Enrolled:
+    reader, writer = await asyncio.open_connection(
+        *gate, ssl=client_context(identity, ENROL), server_hostname=server_mark(identity, COORDINATOR)
+    )
+    try:
+        shown = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+        machine = to_renew(identity, shown)
+        writer.write(machine.start())
+        while machine.result is None:
+            part = await reader.read(PART_BYTES)
+            if not part:
+                raise machine.cut_off()
+            writer.write(machine.receive(part, time.time()))
+        return machine.result
+    finally:
+        writer.transport.abort()
