@@ -1,10 +1,14 @@
-"""`shardnet up`, `join`, `leave`, `remove`, `status`, `load`, `unload`, `resume`, `forget`: a cluster that stays."""
+"""A cluster that stays: `shardnet up`, who joins and leaves it, how it is, and what it has loaded."""
 
 from __future__ import annotations
 
 import importlib
 import json
+import shlex
+import threading
+from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -27,16 +31,20 @@ from shardnet.launch.cluster.options import (
     StateOptions,
     UpOptions,
     WhichModel,
+    WhomToTrust,
 )
-from shardnet.launch.cluster.tables import show_status
+from shardnet.launch.cluster.tables import show_status, show_trusted
+from shardnet.launch.cluster.telling import tell
 from shardnet.launch.flags import Here, Only, flattened
 from shardnet.loader import glance_at_once
 from shardnet.process.allocator import settle_allocator
 from shardnet.process.imports import importing
 from shardnet.process.lasting import is_running
 from shardnet.process.light_set import require_light_set
+from shardnet.process.signals import until_signalled
 from shardnet.process.surroundings import require_address_space
 from shardnet.source.glance import glance
+from shardnet.source.trust import ask_gate
 
 BY_COMMAND = (
     *("dtype", "wire_dtype", "placement", "objective", "in_flight", "context_tokens"),
@@ -47,7 +55,7 @@ BY_COMMAND = (
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the command line."""
-    for command in (up, join, leave, remove, status, load, unload, resume, forget):
+    for command in (up, join, invite, trust, leave, remove, status, load, unload, resume, forget):
         app.command(name=command.__name__)(flattened(command))
 
 
@@ -77,17 +85,67 @@ def up(
         from shardnet.launch.cluster.up import run
 
     asked = replace(load, record_spans=spans.record_spans)
-    run(what.model, folder, None if how.no_device else device, asked, as_json=output.json)
+    own = None if how.no_device else device
+    run(what.model, folder, own, asked, listen=how.listen, as_json=output.json)
 
 
 def join(where: ClusterOptions, device: OwnDeviceOptions, how: JoinOptions, output: EventOutput) -> None:
-    """Offer this machine to a cluster until Ctrl-C. Models use it where it helps."""
-    folder = where.running_folder()
+    """Offer this machine to a cluster until Ctrl-C. Models use it where it helps.
+
+    Example: shardnet join 7-harbour-green --address 192.168.1.5:29500
+    """
+    folder = where.folder()
+    with ExitStack() as ends:
+        if how.code is not None or not is_running(folder):
+            from shardnet.launch.cluster.far import be_linked
+
+            device = ends.enter_context(be_linked(folder, device, how))
+        if how.source_only:
+            _stay(folder, device, output)
+        else:
+            _join(folder, device, how, output)
+
+
+def _stay(folder: Path, device: OwnDeviceOptions, output: EventOutput) -> None:
+    """Until a signal."""
+    text = f"Commands on this machine reach the cluster with --cluster {shlex.quote(str(folder))}; Ctrl-C ends that."
+    tell({"event": "linked", "text": text, "device": device.name}, as_json=output.json)
+    with until_signalled():
+        threading.Event().wait()
+
+
+def _join(folder: Path, device: OwnDeviceOptions, how: JoinOptions, output: EventOutput) -> None:
     require_light_set()
     require_address_space()
     from shardnet.launch.cluster.join import run
 
     run(folder, device, how, as_json=output.json)
+
+
+def invite(where: ClusterOptions, output: ResultOutput) -> None:
+    """Let one more machine join: prints what to type there."""
+    folder = where.running_folder()
+    from shardnet.launch.cluster.inviting import show
+
+    invitation = ask_gate(folder, "invite")
+    if output.json:
+        print(json.dumps(invitation))
+    else:
+        show(invitation)
+
+
+def trust(whom: WhomToTrust, where: ClusterOptions, output: ResultOutput) -> None:
+    """Show which machines have a certificate of a cluster, or shut one out."""
+    folder = where.running_folder()
+    if whom.revoke is not None:
+        ask_gate(folder, "revoke", whom.revoke)
+    entries = ask_gate(folder, "trusted")
+    if output.json:
+        print(json.dumps(entries))
+        return
+    if whom.revoke is not None:
+        print(f"{whom.revoke} is shut out.")
+    show_trusted(entries)
 
 
 def leave(which: AnyDevice, where: ClusterOptions) -> None:

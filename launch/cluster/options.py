@@ -100,13 +100,22 @@ class ClusterOptions:
             BadRequest: the address is none.
             JoinFailed: no cluster runs there.
         """
+        folder = self.folder()
+        require_running(folder)
+        return folder
+
+    def folder(self) -> Path:
+        """Where it lives on this machine.
+
+        Raises:
+            BadRequest: the address is none.
+        """
         folder = folder_of(self.cluster)
         if folder is None:
             raise BadRequest(
                 "--cluster is the state folder of a cluster that shardnet up has started, or unix:PATH of the door in "
                 f"it, but is {quoted(self.cluster)}."
             )
-        require_running(folder)
         return folder.absolute()
 
 
@@ -153,6 +162,15 @@ class OwnDeviceOptions:
 class UpOptions:
     """What else `up` is asked."""
 
+    listen: Annotated[
+        str | None,
+        typer.Option(
+            "--listen",
+            metavar="HOST:PORT",
+            help="Let other machines in, through TLS: 0.0.0.0:29500, say. Prints what to type there.",
+            show_default="this machine only",
+        ),
+    ] = None
     no_device: Annotated[bool, typer.Option("--no-device", help="Only coordinate: this machine holds no layers.")] = (
         False
     )
@@ -162,6 +180,23 @@ class UpOptions:
 class JoinOptions:
     """What else `join` is asked."""
 
+    code: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[CODE]",
+            help="What the other machine shows, as 7-harbour-green or the text of its QR code. Not needed on the same "
+            "machine, nor where this one has joined before.",
+            show_default=False,
+        ),
+    ] = None
+    address: Annotated[
+        str | None,
+        typer.Option("--address", metavar="HOST:PORT", help="Of the other machine, for a short code."),
+    ] = None
+    source_only: Annotated[
+        bool,
+        typer.Option("--source-only", help="Hold no layers: only let commands on this machine reach the cluster."),
+    ] = False
     least_battery: Annotated[
         float,
         Number("from 0 to 100", 0, 100),
@@ -257,6 +292,18 @@ class OneAnswer:
         Whole(1),
         typer.Argument(metavar="NUMBER", help="Of the answer, as shardnet status has it.", show_default=False),
     ]
+
+
+@dataclass(frozen=True)
+class WhomToTrust:
+    """What `trust` is asked."""
+
+    revoke: Annotated[
+        str | None,
+        typer.Option(
+            "--revoke", metavar="NAME", help="Shut this machine out at once, and for good.", show_default=False
+        ),
+    ] = None
 
 
 def machine_name() -> str:

@@ -27,6 +27,17 @@ def show_status(status: dict[str, Any], folder: Path) -> None:
         console.print(_about_broken(broken, folder), soft_wrap=True)
 
 
+def show_trusted(entries: list[dict[str, Any]]) -> None:
+    """Print what a gate says of the machines that have a certificate."""
+    table = Table(title_justify="left")
+    for heading in ("machine", "state", "until"):
+        table.add_column(heading)
+    for entry in entries:
+        until = time.strftime("%Y-%m-%d", time.localtime(entry["until_s"]))
+        table.add_row(entry["name"], "linked" if entry["is_linked"] else "away", until)
+    plain_console().print(table)
+
+
 def _devices(members: list[dict[str, Any]]) -> Table:
     table = Table(title_justify="left")
     table.add_column("device")

@@ -10,9 +10,11 @@ import time
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from shardnet.cluster.comings import HAS_ENDED
 from shardnet.cluster.load_options import LoadOptions
+from shardnet.coordinator import own_gate
 from shardnet.coordinator.coordinator import Coordinator
 from shardnet.coordinator.events import ClusterEvent
 from shardnet.coordinator.notebook import Notebook
@@ -22,6 +24,7 @@ from shardnet.coordinator.status_socket import StatusSocket
 from shardnet.errors import JoinFailed, UsageError
 from shardnet.foreign.plain_files import named_anywhere
 from shardnet.foreign.quoting import shortened
+from shardnet.launch.cluster.inviting import Inviting, show
 from shardnet.launch.cluster.options import OwnDeviceOptions, machine_name
 from shardnet.launch.cluster.telling import tell
 from shardnet.process.lasting import as_option, mark
@@ -35,11 +38,20 @@ JOIN_S = 60.0
 LOOK_EVERY_S = 0.1
 
 
-def run(model: str, folder: Path, device: OwnDeviceOptions | None, options: LoadOptions, *, as_json: bool) -> None:
+def run(
+    model: str,
+    folder: Path,
+    device: OwnDeviceOptions | None,
+    options: LoadOptions,
+    *,
+    listen: str | None = None,
+    as_json: bool,
+) -> None:
     """Coordinate a cluster until a signal ends it.
 
     Args:
         device: None where this machine holds no layers.
+        listen: "HOST:PORT" where other machines come in; None lets in none.
 
     Raises:
         UsageError: the folder cannot be used, or the model cannot be loaded as asked.
@@ -55,7 +67,7 @@ def run(model: str, folder: Path, device: OwnDeviceOptions | None, options: Load
         how_it_ended = (lambda name: HAS_ENDED) if own is None else own.how_it_ended
         coordinator = resources.enter_context(Coordinator.join(door.endpoint, told.events.put, how_it_ended, notebook))
         resources.enter_context(StatusSocket(door.folder, lambda: as_object(coordinator.status())))
-        told.begin(folder, door.endpoint)
+        told.begin(folder, door.endpoint, _open_to_others(door, listen, told, resources))
         if own is not None:
             _wait_for(own, coordinator, told)
         with progress_bars(enabled=None if told.is_on_terminal else False) as progress:
@@ -78,14 +90,24 @@ class _Told:
         """Whether a person looks, and bars beside the sentences disturb nobody."""
         return sys.stdout.isatty() and not self._as_json
 
-    def begin(self, folder: Path, endpoint: str) -> None:
+    def begin(self, folder: Path, endpoint: str, invitation: dict[str, Any] | None) -> None:
         """It can be joined."""
         if self._as_json:
-            print(json.dumps({"address": endpoint, "state": str(folder)}), flush=True)
+            invited = {} if invitation is None else _as_event(invitation)
+            print(json.dumps({"address": endpoint, "state": str(folder), **invited}), flush=True)
             return
         print(f"The cluster is open in {shortened(str(folder))}; Ctrl-C ends it.")
         print(f"  join it:  shardnet join{as_option(folder)}")
         print(f"  ask it:   shardnet generate --cluster {shlex.quote(str(folder))} --prompt TEXT", flush=True)
+        if invitation is not None:
+            show(invitation)
+
+    def invited(self, invitation: dict[str, Any]) -> None:
+        """There is another invitation. On any thread."""
+        if self._as_json:
+            print(json.dumps({"event": "invited", **_as_event(invitation)}), flush=True)
+        else:
+            show(invitation)
 
     def next(self) -> None:
         """Tell the next event, or after a while nothing."""
@@ -98,6 +120,21 @@ class _Told:
             self.next()
         if not self._as_json:
             print("The cluster has ended.", flush=True)
+
+
+def _open_to_others(door: Door, listen: str | None, told: _Told, resources: ExitStack) -> dict[str, Any] | None:
+    """Have the gate of this machine listen, and return the first invitation."""
+    if listen is None:
+        return None
+    assert door.folder is not None, "it was opened in one"
+    resources.enter_context(own_gate.start_or_find(door.folder, [listen]))
+    inviting = Inviting(door.folder.path, told.invited)
+    resources.callback(inviting.close)
+    return inviting.begin()
+
+
+def _as_event(invitation: dict[str, Any]) -> dict[str, Any]:
+    return {key: invitation[key] for key in ("code", "qr", "addresses", "code_until_s", "qr_until_s")}
 
 
 def _own_device(door: Door, asked: OwnDeviceOptions) -> OwnDevice:

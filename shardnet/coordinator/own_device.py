@@ -12,8 +12,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +19,8 @@ from shardnet.cluster.comings import HAS_ENDED
 from shardnet.cluster.local_workers import worker_environment
 from shardnet.errors import BadConfiguration, UsageError
 from shardnet.foreign.plain_files import read_json
-from shardnet.process.identity import has_ended, number_of, process_of
+from shardnet.process.helper import Helper
+from shardnet.process.identity import process_of
 from shardnet.process.state_folder import StateFolder
 
 DEVICE_COMMAND = (sys.executable, "-m", "shardnet.device.process")
@@ -29,11 +28,6 @@ NOTE = "own_device.json"
 MOST_NOTE_BYTES = 10_000
 KEEP_S = 60
 """How long it looks for a door that is gone: no longer than that door, opened again, would wait for it."""
-GOODBYE_S = 2.0
-"""How long it may take after SIGTERM, before SIGKILL."""
-KILLED_S = 5.0
-"""How long the system may take to end it then."""
-LOOK_EVERY_S = 0.01
 
 
 class Wanted(NamedTuple):
@@ -44,71 +38,22 @@ class Wanted(NamedTuple):
     most_memory_bytes: int | None = None
 
 
-class OwnDevice:
-    """A device process. A context manager: leaving it ends the process. Made by `start_or_find`.
-
-    Args:
-        process: as `process.identity` names it; empty where the system does not say.
-        child: the process, where this one has started it.
-    """
+class OwnDevice(Helper):
+    """A device process. Made by `start_or_find`."""
 
     def __init__(self, name: str, log: Path, process: str, child: subprocess.Popen[bytes] | None) -> None:
+        super().__init__(log, process, child)
         self.name = name
-        self._log = log
-        self._process = process
-        self._child = child
-
-    @property
-    def has_ended(self) -> bool:
-        return has_ended(self._process) if self._child is None else self._child.poll() is not None
 
     def how_it_ended(self, device: str) -> str:
         """In words that follow "is lost". Of other devices nothing is known."""
-        code = None if self._child is None or device != self.name else self._child.poll()
+        code = None if self.child is None or device != self.name else self.child.poll()
         if code is None:
             return HAS_ENDED
         if code < 0:
             return f"its process was killed by {signal.Signals(-code).name}"
-        return f"its process ended with exit code {code}{self._last_line()}"
-
-    def close(self) -> None:
-        """Let it leave in order, and kill it where it does not. Safe to call twice."""
-        try:
-            self._signal(signal.SIGTERM)
-            self._ends_within(GOODBYE_S)
-        finally:
-            self._signal(signal.SIGKILL)
-            self._ends_within(KILLED_S)
-
-    def __enter__(self) -> OwnDevice:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _signal(self, number: signal.Signals) -> None:
-        if self._child is not None:
-            self._child.send_signal(number)
-            return
-        pid = number_of(self._process)
-        if pid is not None and not self.has_ended:
-            with suppress(ProcessLookupError):
-                os.kill(pid, number)
-
-    def _ends_within(self, timeout_s: float) -> bool:
-        deadline_s = time.monotonic() + timeout_s
-        while not self.has_ended:
-            if time.monotonic() > deadline_s:
-                return False
-            time.sleep(LOOK_EVERY_S)
-        return True
-
-    def _last_line(self) -> str:
-        try:
-            lines = self._log.read_text(errors="replace").strip().splitlines()
-        except OSError:
-            lines = []
-        return f" ({lines[-1].removeprefix('shardnet: ')})" if lines else ""
+        reason = f" ({self.last_line})" if self.last_line else ""
+        return f"its process ended with exit code {code}{reason}"
 
 
 def start_or_find(state: StateFolder, endpoint: str, wanted: Wanted) -> OwnDevice:
@@ -145,7 +90,7 @@ def _start(state: StateFolder, endpoint: str, wanted: Wanted) -> OwnDevice:
         raise UsageError(f"The device of this machine cannot be started: {cause}.") from cause
     device = OwnDevice(wanted.name, log, process_of(child.pid), child)
     try:
-        state.write(NOTE, json.dumps({**wanted._asdict(), "process": device._process}).encode())
+        state.write(NOTE, json.dumps({**wanted._asdict(), "process": device.process}).encode())
     except BaseException as cause:
         device.close()
         if isinstance(cause, OSError):

@@ -25,14 +25,14 @@ DEAF = "import signal, time; signal.signal(15, signal.SIG_IGN); open({ready!r}, 
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StateFolder]:
     """What the devices of these tests do but wait does not matter here."""
     monkeypatch.setattr(own_device, "DEVICE_COMMAND", (sys.executable, "-S", "-c", QUIET))
-    monkeypatch.setattr(own_device, "GOODBYE_S", 0.5)
+    monkeypatch.setattr("shardnet.process.helper.GOODBYE_S", 0.5)
     state = StateFolder(tmp_path / "state")
     yield state
     state.close()
 
 
 def pid_of(device: OwnDevice) -> int:
-    pid = number_of(device._process)
+    pid = number_of(device.process)
     assert pid is not None
     return pid
 
@@ -65,7 +65,7 @@ def test_one_that_is_otherwise_is_ended_first(state: StateFolder, wanted: Wanted
     first = found(state)
     with found(state, wanted) as other:
         assert is_over(pid_of(first)) and not other.has_ended
-        assert found(state, wanted)._process == other._process
+        assert found(state, wanted).process == other.process
 
 
 @pytest.mark.parametrize("note", [b"", b"{", b"[]", b'{"name": 1}', b'{"name":"one","threads":1,"process":"? ? 1 1"}'])
@@ -77,7 +77,7 @@ def test_a_note_that_says_nothing_is_passed_over(state: StateFolder, note: bytes
 
 def test_a_number_that_another_process_has_by_now_is_left_alone(state: StateFolder) -> None:
     first = found(state)
-    boot, namespace, pid, begun = first._process.split()
+    boot, namespace, pid, begun = first.process.split()
     before = OwnDevice("one", state.path / "log", f"{boot} {namespace} {pid} {int(begun) - 1}", None)
     assert before.has_ended
     before.close()

@@ -177,7 +177,8 @@ class Desk:
 
     async def _spread_newcomer(self, guest: Guest, newcomer: Member) -> int:
         try:
-            version = await self._spread(guest, NOTICE_S)
+            # Of one from another host, its gate says whether all ports are free there before it has heard.
+            version = await self._spread(None if guest.host else guest, NOTICE_S)
         except ClusterError:  # it was not kept
             self._part(guest)
             raise
@@ -317,8 +318,8 @@ class Desk:
         for member in self._members.values():
             member.tell(self._roster, now_s)
 
-    async def _spread(self, guest: Guest, most_s: float) -> int:
-        """Tell all members what has changed, and wait for the others to have heard; returns the version."""
+    async def _spread(self, guest: Guest | None, most_s: float) -> int:
+        """Tell all members what has changed, and wait for all to have heard but this guest; returns the version."""
         version = self._roster.version
         await self._keeper.keep()
         self._tell_all()

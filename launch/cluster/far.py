@@ -1,0 +1,93 @@
+"""How a machine becomes part of a cluster on another one: it is taken in once, and linked whenever it joins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+
+from shardnet.coordinator import own_gate
+from shardnet.errors import BadRequest, JoinFailed, NameTaken, UsageError
+from shardnet.foreign.quoting import shortened
+from shardnet.launch.cluster.options import JoinOptions, OwnDeviceOptions, machine_name
+from shardnet.process.lasting import as_option, how_to_start, is_running
+
+
+@contextmanager
+def be_linked(folder: Path, device: OwnDeviceOptions, how: JoinOptions) -> Iterator[OwnDeviceOptions]:
+    """Have the cluster that was joined by a code, now or before, within reach in a folder while the block lasts. Gives
+    the device as it is called there.
+
+    Raises:
+        BadRequest, UsageError: the code or the address is none, or the folder is of another cluster.
+        JoinFailed: nobody answers, or who answers refuses.
+    """
+    name = _taken_in(folder, device, how)
+    if device.name is not None and device.name != name:
+        raise BadRequest(
+            f"This machine has joined as {name}. Leave --name out, or remove {shortened(str(folder))} first."
+        )
+    with own_gate.start(folder, ends_with_this=True):
+        yield replace(device, name=name)
+
+
+def _taken_in(folder: Path, device: OwnDeviceOptions, how: JoinOptions) -> str:
+    """The name under which this machine is a member; it is made one where it has a code."""
+    from shardnet.trust.identity import identity_in
+
+    if is_running(folder):
+        raise UsageError(
+            f"A cluster runs in {shortened(str(folder))} already. Leave the code out to join it, or name another "
+            "folder with --cluster DIR."
+        )
+    identity = identity_in(folder) if folder.is_dir() else None
+    if identity is not None and how.code is not None:
+        raise UsageError(
+            f"This machine has joined a cluster before, as {identity.name}. Leave the code out to join it again, or "
+            "name another folder with --cluster DIR."
+        )
+    if identity is not None:
+        return identity.name
+    if how.code is None:
+        raise JoinFailed(
+            f"No cluster runs in {shortened(str(folder))}. Start one: {how_to_start(folder)}; or join one on another "
+            f"machine: shardnet join CODE{as_option(folder)}"
+        )
+    return _enrolled(folder, device, how.code, how.address)
+
+
+def _enrolled(folder: Path, device: OwnDeviceOptions, code: str, address: str | None) -> str:
+    from shardnet.gate.asking import enrol
+    from shardnet.trust.addresses import Address, parse_address
+    from shardnet.trust.codes import Code, parse_code
+    from shardnet.trust.names import require_name
+    from shardnet.trust.payload import Payload, is_payload, parse_payload
+
+    invitation: Code | Payload
+    gates: Sequence[Address] = () if address is None else (parse_address(address),)
+    if is_payload(code):
+        invitation = parse_payload(code)
+        gates = (*gates, *invitation.addresses)
+    else:
+        invitation = parse_code(code)
+        if not gates:
+            raise BadRequest(
+                "A short code needs the address of the other machine, which it shows: --address HOST:PORT."
+            )
+    for name in _names(device.name):
+        require_name(name)
+        try:
+            return enrol(folder, invitation, name, gates).name
+        except NameTaken:
+            if device.name is not None:
+                raise
+    raise AssertionError("there is always another name")
+
+
+def _names(name: str | None) -> Iterator[str]:
+    base = name or machine_name()
+    yield base
+    if name is None:
+        yield from (f"{base}.{number}" for number in count(2))

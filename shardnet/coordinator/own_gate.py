@@ -1,0 +1,134 @@
+"""The gate of a host as a process: started, and found again where an earlier coordinator has left it."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from shardnet.errors import BadConfiguration, ClusterError, UsageError
+from shardnet.foreign.plain_files import read_json
+from shardnet.process.helper import Helper
+from shardnet.process.identity import process_of
+from shardnet.process.state_folder import StateFolder
+
+GATE_COMMAND = (sys.executable, "-m", "shardnet.gate.process")
+NOTE, LOG = "own_gate.json", "gate.log"
+MOST_NOTE_BYTES = 10_000
+READY_S = 30.0
+"""How long a gate may take until it listens."""
+
+
+class Gate(Helper):
+    """A gate process.
+
+    Args:
+        told: what it has said when it was ready.
+    """
+
+    def __init__(self, log: Path, process: str, child: subprocess.Popen[bytes] | None, told: dict[str, Any]) -> None:
+        super().__init__(log, process, child)
+        self.told = told
+        self.held: int | None = None
+        """The end of a pipe that is open as long as this process lives, where the gate ends with it."""
+
+
+def start_or_find(state: StateFolder, listen: Sequence[str]) -> Gate:
+    """The gate of a coordinator's host. It outlives a coordinator that is killed: what members of different hosts say
+    to each other goes on.
+
+    Raises:
+        UsageError: it cannot be started, or cannot listen there.
+    """
+    noted = _noted(state)
+    if noted is not None:
+        left, process, told = noted
+        found = Gate(state.path / LOG, process, None, told)
+        if not found.has_ended and left == list(listen):
+            return found
+        found.close()
+    gate = start(state.path, [option for each in listen for option in ("--listen", each)])
+    note = {"listen": list(listen), "process": gate.process, "told": gate.told}
+    try:
+        state.write(NOTE, json.dumps(note).encode())
+    except OSError as cause:
+        gate.close()
+        raise UsageError(f"{state.path} cannot be written: {cause.strerror}. Make room there.") from cause
+    return gate
+
+
+def start(folder: Path, options: Sequence[str] = (), *, ends_with_this: bool = False) -> Gate:
+    """Start a gate, and wait until it listens.
+
+    Args:
+        ends_with_this: end it when this process has ended, in whatever way.
+
+    Raises:
+        UsageError: it cannot.
+        ClusterError: it takes too long.
+    """
+    reading, writing = os.pipe()
+    watched, held = os.pipe() if ends_with_this else (None, None)
+    handed = [writing] if watched is None else [writing, watched]
+    until = [] if watched is None else ["--end-with", str(watched)]
+    log = folder / LOG
+    try:
+        with open(log, "wb") as output:
+            child = subprocess.Popen(
+                [*GATE_COMMAND, "--folder", str(folder), "--ready-fd", str(writing), *until, *options],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                pass_fds=handed,
+                start_new_session=True,
+            )
+    except OSError as cause:
+        os.close(reading)
+        raise UsageError(f"The gate of this host cannot be started: {cause}.") from cause
+    finally:
+        for each in handed:
+            os.close(each)
+    gate = Gate(log, process_of(child.pid), child, {})
+    gate.held = held
+    try:
+        gate.told = _told(reading, gate)
+    except BaseException:
+        gate.close()
+        raise
+    finally:
+        os.close(reading)
+    return gate
+
+
+def _told(pipe: int, gate: Gate) -> dict[str, Any]:
+    deadline_s = time.monotonic() + READY_S
+    said = b""
+    while not said.endswith(b"\n"):
+        ready, _, _ = select.select([pipe], [], [], max(0.0, deadline_s - time.monotonic()))
+        if not ready:
+            raise ClusterError(f"The gate of this host takes longer than {READY_S:g} s to start. Is it overloaded?")
+        part = os.read(pipe, MOST_NOTE_BYTES)
+        if not part:
+            with suppress(subprocess.TimeoutExpired):
+                assert gate.child is not None
+                gate.child.wait(1.0)
+            raise UsageError(gate.last_line or "The gate of this host has ended.")
+        said += part
+    told: dict[str, Any] = json.loads(said)
+    return told
+
+
+def _noted(state: StateFolder) -> tuple[list[str], str, dict[str, Any]] | None:
+    """The gate that an earlier coordinator has started; None where there is no note, or none that can be read."""
+    try:
+        note: Any = read_json(state.path / NOTE, MOST_NOTE_BYTES, "the note")
+        return [str(each) for each in note["listen"]], str(note["process"]), dict(note["told"])
+    except (BadConfiguration, KeyError, TypeError, ValueError):
+        return None
