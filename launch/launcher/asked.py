@@ -82,8 +82,12 @@ def asked_in(typed: Typed, cores: int, *, on_phone: bool) -> Asked:
     _refuse(typed)
     texts = typed.texts
     meeting = meeting_of(typed)
-    if "every_node" in typed.flags and meeting.max_nodes > 1:
-        raise BadRequest("--every-node works on one node so far. Leave it out, or say --nnodes 1.")
+    on_every_node = "every_node" in typed.flags
+    if on_every_node and not meeting.has_fixed_ranks:
+        raise BadRequest(
+            "--every-node on several nodes needs their number, as in --nnodes 2, and --node-rank on each of them: the "
+            "script's processes are told their ranks when they start."
+        )
     num_devices = _num_devices(texts["nproc_per_node"], cores, on_phone=on_phone)
     threads = max(1, cores // num_devices)
     if texts["threads"]:
@@ -92,7 +96,7 @@ def asked_in(typed: Typed, cores: int, *, on_phone: bool) -> Asked:
         script=typed.script,
         arguments=typed.arguments,
         kind=_kind(typed),
-        on_every_node="every_node" in typed.flags,
+        on_every_node=on_every_node,
         num_devices=num_devices,
         threads=threads,
         meeting=meeting,

@@ -13,14 +13,12 @@ GPUS = "CUDA_VISIBLE_DEVICES"
 
 
 class Place(NamedTuple):
-    """Of this node's scripts among all that run it."""
+    """Of this node's scripts among all that run it, who all have one role."""
 
     node: int = 0
     num_nodes: int = 1
     first_rank: int = 0
     world_size: int = 1
-    first_role_rank: int = 0
-    role_world_size: int = 1
     master: Address | None = None
     """Where torch's own store may listen, in the process of rank 0; None where no other process runs the script."""
 
@@ -38,8 +36,8 @@ def variables(asked: Asked, place: Place, local_rank: int, num_restarts: int, ow
         "GROUP_RANK": str(place.node),
         "GROUP_WORLD_SIZE": str(place.num_nodes),
         "ROLE_NAME": asked.role,
-        "ROLE_RANK": str(place.first_role_rank + local_rank),
-        "ROLE_WORLD_SIZE": str(place.role_world_size),
+        "ROLE_RANK": str(place.first_rank + local_rank),
+        "ROLE_WORLD_SIZE": str(place.world_size),
         "TORCHELASTIC_RESTART_COUNT": str(num_restarts),
         "TORCHELASTIC_MAX_RESTARTS": str(asked.max_restarts),
         "TORCHELASTIC_RUN_ID": asked.meeting.run_id,

@@ -49,6 +49,11 @@ class Meeting(NamedTuple):
     local_addr: str
     """By which others call this machine."""
 
+    @property
+    def has_fixed_ranks(self) -> bool:
+        """Whether the options alone say which node this is of how many."""
+        return self.max_nodes == 1 or (self.min_nodes == self.max_nodes and self.rank is not None)
+
 
 def meeting_of(typed: Typed) -> Meeting:
     """

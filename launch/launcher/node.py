@@ -20,7 +20,7 @@ from shardnet.launch.launcher.attempts import run_script
 from shardnet.launch.launcher.devices import KEEP_S, guest_names, own_names, send_home, started, wait_for_end
 from shardnet.launch.launcher.environment import Place
 from shardnet.launch.launcher.log_files import run_folder
-from shardnet.launch.launcher.meeting import Address
+from shardnet.launch.launcher.meeting import Address, Meeting
 from shardnet.launch.launcher.programs import require_script
 from shardnet.process.signals import ENDING
 from shardnet.process.standard_streams import say
@@ -43,10 +43,10 @@ def run(asked: Asked, environment: Mapping[str, str]) -> int:
     if asked.meeting.max_nodes > 1 and asked.meeting.door is not None:
         _require_this_machine(asked.meeting.door)
     with _signals_raised(asked.signals):
-        if _is_first(asked):
+        is_first = _is_first(asked)
+        if is_first or asked.on_every_node:
             require_script(asked)
-            return _first(asked, environment)
-        return _further(asked)
+        return _first(asked, environment) if is_first else _further(asked, environment)
 
 
 def _is_first(asked: Asked) -> bool:
@@ -83,23 +83,39 @@ def _first(asked: Asked, environment: Mapping[str, str]) -> int:
         return run_script(asked, _place(asked), folder, {**environment, **told})
 
 
-def _further(asked: Asked) -> int:
-    """Start devices that serve another node's script, until that one is over."""
+def _further(asked: Asked, environment: Mapping[str, str]) -> int:
+    """Start devices that serve another node's script until that one is over, or beside a script of this node's own."""
     meeting = asked.meeting
     assert meeting.door is not None, "several nodes have an address"
     names = guest_names(meeting.rank, asked.num_devices)
     _wait_for_door(meeting.door, meeting.join_s)
     with run_folder(asked.logs, meeting.run_id) as folder:
         with started(asked, meeting.door.endpoint, names, folder / DEVICES, KEEP_S) as workers:
-            return wait_for_end(workers)
+            if not asked.on_every_node:
+                return wait_for_end(workers)
+            return run_script(asked, _place(asked), folder, environment)
 
 
 def _place(asked: Asked) -> Place:
-    """Of the scripts of a run of one node."""
+    """Of this node's scripts. Where there are several nodes, each has as many as this one, as with torchrun."""
     if not asked.on_every_node:
         return Place()
-    master = Address(asked.meeting.local_addr, _free_port(asked.meeting.local_addr))
-    return Place(world_size=asked.num_scripts, role_world_size=asked.num_scripts, master=master)
+    meeting = asked.meeting
+    node = meeting.rank or 0
+    return Place(
+        node=node,
+        num_nodes=meeting.max_nodes,
+        first_rank=node * asked.num_scripts,
+        world_size=meeting.max_nodes * asked.num_scripts,
+        master=_master(meeting),
+    )
+
+
+def _master(meeting: Meeting) -> Address:
+    """What all nodes come to without asking each other: the port after the door's; of one node, any that is free."""
+    if meeting.max_nodes == 1 or meeting.door is None:
+        return Address(meeting.local_addr, _free_port(meeting.local_addr))
+    return Address(meeting.door.host, meeting.door.port + 1)
 
 
 def _free_port(host: str) -> int:

@@ -160,3 +160,20 @@ def test_nodes_of_other_hosts_are_not_there_yet(tmp_path: Path, host: str) -> No
     _, said = node.communicate(timeout=100)
     assert node.returncode == 2
     assert said.startswith(f"shardnet: {host}:29500 is not on this machine's loopback") and said.count("\n") == 1
+
+
+def test_the_script_of_every_node_is_told_its_rank(tmp_path: Path, endpoint: str) -> None:
+    """As torchrun numbers them. One node fails once, and starts its own again."""
+    names = ["RANK", "LOCAL_RANK", "WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_RANK", "MASTER_PORT"]
+    path = tmp_path / "script.py"
+    path.write_text(
+        f"import os, sys\nprint(*(os.environ[name] for name in {names}), flush=True)\n"
+        "sys.exit(os.environ['RANK'] == '3' and os.environ['TORCHELASTIC_RESTART_COUNT'] == '0')\n"
+    )
+    port = int(endpoint.rpartition(":")[2]) + 1
+    common = ["--nnodes", "2", "--rdzv-endpoint", endpoint, "--nproc-per-node", "2", "--every-node"]
+    nodes = [start(*common, "--max-restarts", "1", "--node-rank", str(rank), str(path)) for rank in range(2)]
+    done = [node.communicate(timeout=100) for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], done
+    assert set(done[0][0].splitlines()) == {f"0 0 4 0 2 0 {port}", f"1 1 4 0 2 1 {port}"}
+    assert set(done[1][0].splitlines()) == {f"2 0 4 1 2 2 {port}", f"3 1 4 1 2 3 {port}"}

@@ -119,6 +119,8 @@ def test_where_nodes_meet(arguments: list[str], door: Address | None, is_host: b
         (["--nnodes", "2", "--rdzv-endpoint", "localhost:0"], "other nodes could not find it"),
         (["--nnodes", "2", "--node-rank", "2"], "--node-rank must be a whole number from 0 to 1, but is '2'."),
         (["--rdzv-endpoint", "localhost:1", "--master-port", "2"], "all say where nodes meet"),
+        (["--nnodes", "2", "--every-node"], "--every-node on several nodes needs their number, as in --nnodes 2, and"),
+        (["--nnodes", "1:2", "--node-rank", "1", "--every-node"], "--every-node on several nodes needs their number"),
         (["--rdzv-id", "a/b"], "--rdzv-id must be a name"),
         (["--role", ""], "--role must be a name"),
         (["--nproc-per-node", "gpu"], "devices compute on processors"),
