@@ -5,7 +5,7 @@
 Tells its parent on standard output, a line each: "NAME started PID" and "NAME ended CODE" (minus the signal's number
 where it was killed). A device that has failed is forked again, as often as the parent allows for each. Ends when all
 its devices have ended; they do so when the pipe, whose reading end they share, closes. Runs no kernel and starts no
-thread.
+thread. One device alone that is not to be started again needs nobody to fork it: this process becomes it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import signal
 import sys
 import traceback
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from shardnet.device import process as worker
 
@@ -44,6 +44,9 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is meant for the devices, and this process sees them end
     worker.import_all(NEEDED_BY_SOME)
     os.set_inheritable(wanted.pipe, False)  # it is for the devices, which are forked, and not for what these may start
+    if len(names) == 1 and restarts == "0":
+        tell(names[0], "started", os.getpid())
+        become(names[0], wanted)
     names_by_pid = {start(name, wanted): name for name in names}
     left = dict.fromkeys(names, int(restarts))
     while names_by_pid:
@@ -62,11 +65,16 @@ def is_closed(pipe: int) -> bool:
 
 
 def start(name: str, wanted: Wanted) -> int:
-    """Fork one device, whose output goes to its log; returns its process id. Returns only in this process."""
+    """Fork one device; returns its process id. Returns only in this process."""
     pid = os.fork()
-    if pid:
-        tell(name, "started", pid)
-        return pid
+    if pid == 0:
+        become(name, wanted)
+    tell(name, "started", pid)
+    return pid
+
+
+def become(name: str, wanted: Wanted) -> NoReturn:
+    """Be a device, whose output goes to its log, until it is over; this process ends with it."""
     code = 1
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:

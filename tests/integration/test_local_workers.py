@@ -75,7 +75,7 @@ def test_what_ended_a_device_is_said_whatever_it_was(endpoint: str, monkeypatch:
         "def serve(*_, **__):\n"
         "    raise KeyError('a defect of ours')\n"
         "process.serve = serve\n"
-        "process.import_all = lambda: None\n"
+        "process.import_all = lambda also: None\n"
         "nursery.main()\n"
     )
     monkeypatch.setattr(local_workers, "NURSERY_COMMAND", (sys.executable, "-c", program))
@@ -235,3 +235,32 @@ def test_too_few_open_files_are_told_before_a_device_starts(endpoint: str, monke
     with pytest.raises(BadRequest, match=r"may have 30 open files \(ulimit -n\), and with 3 local devices .* to 88"):
         workers.__enter__()
     assert not workers.pids and not workers.log_dir.exists()
+
+
+def test_one_device_alone_is_one_process(endpoint: str) -> None:
+    """On a phone, each process counts."""
+    with LocalWorkers(endpoint, ["device-0"], 1) as workers:
+        wait_until(lambda: workers.pids)
+        assert psutil.Process(workers.pids["device-0"]).ppid() == os.getpid()
+        os.kill(workers.pids["device-0"], signal.SIGKILL)
+        wait_until(workers.poll)
+        assert workers.how_it_ended("device-0") == "was killed by SIGKILL"
+
+
+@pytest.mark.usefixtures("warm_python")
+def test_a_device_that_failed_is_started_again_as_often_as_is_asked(
+    endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_workers, "NURSERY_COMMAND", WARM_NURSERY)
+    with LocalWorkers(endpoint, ["a", "b"], 1, most_restarts=1) as workers:
+        wait_until(lambda: len(workers.pids) == 2)
+        first = workers.pids
+        os.kill(first["a"], signal.SIGKILL)
+        wait_until(lambda: workers.pids["a"] != first["a"])
+        assert workers.poll() == []
+        second = workers.pids["a"]
+        os.kill(second, signal.SIGKILL)
+        wait_until(workers.poll)
+        assert workers.poll() == [("a", -signal.SIGKILL)]
+        assert workers.pids == {"a": second, "b": first["b"]}
+    wait_until(lambda: is_over(first["b"]))
