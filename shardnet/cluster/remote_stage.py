@@ -29,7 +29,8 @@ from shardnet.transport.messages import (
 )
 
 ASK_S = 30.0
-LOAD_S = 3600.0
+LOAD_S = 7 * 24 * 3600.0
+"""Weights may come over a slow link first; a device that is lost meanwhile ends it at once."""
 FIND_S = 1.0
 REWIRE_S = 2.0
 REWIRE_TRIES = 4

@@ -12,12 +12,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
+from typing import NamedTuple
 
 from shardnet.errors import CallTimeout, ClusterError, DamagedCheckpoint, DeviceLost, ShardnetError
 from shardnet.loader.parts import cut
 from shardnet.shipping.errand import Errand, Order
 from shardnet.shipping.pace import FetchPace
 from shardnet.shipping.store import Store, num_bytes_of
+from shardnet.shipping.window import FetchWindow
 from shardnet.transport.base import Transport
 from shardnet.transport.shipping_messages import (
     MOST_ROOTS,
@@ -28,9 +30,8 @@ from shardnet.transport.shipping_messages import (
     Tensors,
 )
 
-CHUNK_BYTES = 256 << 10
-MOST_CHUNKS = 4
-"""Under way to this device for one shard: a hop of decoding waits for no more than these."""
+MOST_CHUNKS = 16
+"""Under way to this device for one shard; of large ones it has fewer, see `window`."""
 CHUNK_S = 30.0
 ASK_S = 30.0
 LOOK_S = 0.2
@@ -91,6 +92,18 @@ class _OpenPart:
         return self.num_under_way == 0 and (self.is_given_up or self.num_came == len(self.data))
 
 
+class _Asked(NamedTuple):
+    """A chunk that is under way."""
+
+    part: _OpenPart
+    at: int
+    """Where it begins in the part."""
+    num_bytes: int
+    under_way: int
+    """See `FetchWindow.came`."""
+    sent_s: float
+
+
 class Fetch:
     """Of the tensors that one shard lacks."""
 
@@ -101,7 +114,10 @@ class Fetch:
         lacking = {root: store.begin(root, each) for root, each in parts.items()}
         self._errand = Errand(lacking)
         self._open: list[_OpenPart] = []
-        self._answers: queue.SimpleQueue[tuple[_OpenPart, int, Future[bytes]]] = queue.SimpleQueue()
+        self._windows: dict[str, FetchWindow] = defaultdict(FetchWindow)
+        """By holder."""
+        self._answers: queue.SimpleQueue[tuple[_Asked, float, Future[bytes]]] = queue.SimpleQueue()
+        """With when each came."""
         self._num_under_way = 0
         self._came_s = time.monotonic()
         """When something last came."""
@@ -159,17 +175,22 @@ class Fetch:
         """Send as many requests as may be under way."""
         while self._num_under_way < MOST_CHUNKS:
             part = self._part_to_ask()
-            if part is None:
+            if part is None or not self._windows[part.order.holder].is_open:
                 return
-            size = min(CHUNK_BYTES, len(part.data) - part.num_asked)
+            size = min(self._windows[part.order.holder].chunk_bytes, len(part.data) - part.num_asked)
             if not self._pace.take(size, time.monotonic()):
                 return
-            wanted = ChunkWanted(self._way.checkpoint, part.order.root, part.first + part.num_asked, size)
-            at, part.num_asked = part.num_asked, part.num_asked + size
-            part.num_under_way += 1
-            self._num_under_way += 1
-            asked = self._way.transport.call(part.order.holder, "weights_chunk", wanted, timeout_s=CHUNK_S)
-            asked.add_done_callback(partial(self._hear, part, at))
+            self._send(part, size)
+
+    def _send(self, part: _OpenPart, size: int) -> None:
+        holder = part.order.holder
+        wanted = ChunkWanted(self._way.checkpoint, part.order.root, part.first + part.num_asked, size)
+        asked = _Asked(part, part.num_asked, size, self._windows[holder].ask(size), time.monotonic())
+        part.num_asked += size
+        part.num_under_way += 1
+        self._num_under_way += 1
+        answer = self._way.transport.call(holder, "weights_chunk", wanted, timeout_s=CHUNK_S)
+        answer.add_done_callback(partial(self._hear, asked))
 
     def _part_to_ask(self) -> _OpenPart | None:
         for part in self._open:
@@ -182,9 +203,9 @@ class Fetch:
         self._open.append(_OpenPart(order, bytearray(size), first))
         return self._open[-1]
 
-    def _hear(self, part: _OpenPart, at: int, answer: Future[bytes]) -> None:
+    def _hear(self, asked: _Asked, answer: Future[bytes]) -> None:
         """On a thread of the network."""
-        self._answers.put((part, at, answer))
+        self._answers.put((asked, time.monotonic(), answer))
 
     # ---- what comes ----
 
@@ -192,8 +213,8 @@ class Fetch:
         """Wait for one, and take all that are there; no longer than until there is something else to do."""
         pause_s = self._pace.wait_s(time.monotonic()) if self._num_under_way < MOST_CHUNKS else LOOK_S
         waits = self._errand.waited_for()
-        for part, at, answer in self._next_answers(min(LOOK_S, pause_s) if pause_s > 0 else LOOK_S):
-            self._take(part, at, answer)
+        for asked, came_s, answer in self._next_answers(min(LOOK_S, pause_s) if pause_s > 0 else LOOK_S):
+            self._take(asked, came_s, answer)
         if not waits:
             return
         if time.monotonic() - self._came_s > STALLED_S:
@@ -203,7 +224,7 @@ class Fetch:
         if self._num_under_way == 0:
             self._errand.look_again()
 
-    def _next_answers(self, wait_s: float) -> Iterator[tuple[_OpenPart, int, Future[bytes]]]:
+    def _next_answers(self, wait_s: float) -> Iterator[tuple[_Asked, float, Future[bytes]]]:
         try:
             yield self._answers.get(timeout=wait_s)
             while True:
@@ -211,23 +232,23 @@ class Fetch:
         except queue.Empty:
             return
 
-    def _take(self, part: _OpenPart, at: int, answer: Future[bytes]) -> None:
+    def _take(self, asked: _Asked, came_s: float, answer: Future[bytes]) -> None:
+        part, at, size, window = asked.part, asked.at, asked.num_bytes, self._windows[asked.part.order.holder]
         part.num_under_way -= 1
         self._num_under_way -= 1
-        size = min(CHUNK_BYTES, len(part.data) - at)
         try:
             data = answer.result()
         except ShardnetError as error:
-            part.error = error
+            data, part.error = b"", error
+        if isinstance(data, bytes) and len(data) == size:
+            part.data[at : at + size] = data
+            part.num_came += size
+            self._came_s = came_s
+            window.came(size, asked.under_way, came_s - asked.sent_s, came_s)
         else:
-            if not isinstance(data, bytes) or len(data) not in (0, size):
-                part.error = DamagedCheckpoint(f"{part.order.holder} sends what nobody has asked for.")
-            elif data:
-                part.data[at : at + size] = data
-                part.num_came += size
-                self._came_s = time.monotonic()
-            else:
-                part.is_on_its_way = True
+            window.failed(size)
+            part.is_on_its_way = data == b""
+            part.error = part.error or _nothing_of_the_kind(part, data)
         if part.is_over:
             self._open.remove(part)
             self._settle(part)
@@ -254,6 +275,11 @@ class Fetch:
     def _tell(self, endpoint: str, roots: Sequence[str]) -> None:
         for some in _by_number(roots):
             self._way.transport.post(self._way.source, endpoint, self._way.tensors(some))
+
+
+def _nothing_of_the_kind(part: _OpenPart, data: object) -> ShardnetError | None:
+    """What is wrong with an answer that holds other than was asked for; None where it only holds nothing yet."""
+    return None if data == b"" else DamagedCheckpoint(f"{part.order.holder} sends what nobody has asked for.")
 
 
 def ask_for_parts(way: Way, store: Store, roots: Sequence[str]) -> dict[str, TensorParts]:

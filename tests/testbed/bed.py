@@ -92,6 +92,7 @@ class Bed:
         are_limited: to their memory. False: they only say that they have no more, so that several models, each of which
             fits, can be there side by side.
         cache_dir: of the devices; None for the user's cache folder.
+        are_apart: each device has a folder of its own in that, and has to fetch weights.
         tell: told who has joined, left or was lost, on a thread that must not wait.
     """
 
@@ -105,6 +106,7 @@ class Bed:
         late: Sequence[str] = (),
         are_limited: bool = True,
         cache_dir: Path | None = None,
+        are_apart: bool = False,
         tell: Callable[[ClusterEvent], object] = lambda event: None,
     ) -> None:
         self.emulated: list[str] = []
@@ -114,6 +116,7 @@ class Bed:
         self._late = tuple(late)
         self._are_limited = are_limited
         self._cache_dir = cache_dir
+        self._are_apart = are_apart
         self._tell = tell
         self._pids: dict[str, int] = {}
         self._codes: dict[str, int] = {}
@@ -179,6 +182,7 @@ class Bed:
             pipe=pipe,
             logs=str(logs),
             cache=None if self._cache_dir is None else str(self._cache_dir),
+            are_apart=self._are_apart,
             address=ADDRESS if in_own_network() else None,
             interface=INTERFACE,
             devices=described,

@@ -16,6 +16,7 @@ import selectors
 import signal
 import socket
 import sys
+import tempfile
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,8 @@ class Settings:
     logs: str
     cache: str | None
     """The devices' cache folder."""
+    are_apart: bool
+    """Each has a folder of its own in that, and finds no copy of a checkpoint of the others."""
     address: str | None
     """With a place for the last number: 1 is the coordinator, the devices follow. None on loopback."""
     interface: str
@@ -208,6 +211,11 @@ class Nest:
         device, settings = self._devices[name], self._settings
         host = f"emulated-{name}" if self._namespaces else None
         cache_dir = None if settings.cache is None else Path(settings.cache)
+        if settings.are_apart:
+            assert cache_dir is not None, "somewhere on this machine"
+            cache_dir = cache_dir / name
+            cache_dir.mkdir(exist_ok=True)
+            tempfile.tempdir = str(cache_dir)
         worker.end_with(settings.pipe)
         return worker.serve_and_report(
             endpoint,
