@@ -33,7 +33,7 @@ class Arrival:
         self._peer = peer
         self._session_of = session_of
         self._when_gone = when_gone
-        self._overdue = asyncio.get_running_loop().call_later(greet_s, self.refuse, "it did not greet in time")
+        self._overdue = asyncio.get_running_loop().call_later(greet_s, self._give_up)
         connection.belong_to(self)
 
     def refuse(self, reason: str) -> None:
@@ -41,6 +41,11 @@ class Arrival:
         self._leave()
         self._connection.write(frames.pack_reason(Kind.REFUSED, reason))
         self._connection.close()
+
+    def _give_up(self) -> None:
+        """Without a word: the greeting may be under way, and a refusal would end the link session."""
+        self._leave()
+        self._connection.abort()
 
     def frames_came(self, connection: Connection, came: list[Frame]) -> None:
         first = came[0]

@@ -20,7 +20,7 @@ class Limits:
     greet_s: float = 5.0
     """How long greeting over a new connection may take."""
     kept_bytes: int = 4 * 2**20
-    """Of what is sent and not acknowledged, at each end. Where it is more, streams wait."""
+    """Of what is sent and not acknowledged, at each end. Where it is more, bulk waits."""
     first_credit_bytes: int = 2**16
     """What may be sent on a new stream before its reader has taken anything."""
     most_credit_bytes: int = 2 * 2**20

@@ -34,7 +34,7 @@ class SentFrames:
 
     @property
     def is_full(self) -> bool:
-        """Whether no more data may be added before something is acknowledged."""
+        """Whether no more should be added before something is acknowledged."""
         return self.num_bytes >= self._most_bytes
 
     @property

@@ -279,11 +279,11 @@ class LinkSession:
         return batch
 
     def _take_turn(self) -> bool:
-        """Make a frame of what the stream sends whose turn it is; or there is none, or no room to keep it.
+        """Make a frame of what the stream sends whose turn it is, if any. Bulk waits while enough is under way or kept.
 
-        What is sent in bulk waits while enough is under way.
+        Others do not: until there is room for bulk again, each of them has no more than a quantum.
         """
-        number = None if self._sent.is_full else self._turns.next(only_new=self._attachment.pacing.is_full)
+        number = self._turns.next(only_new=self._attachment.pacing.is_full or self._sent.is_full)
         if number is None:
             return False
         stream = self._streams[number]

@@ -269,6 +269,29 @@ def test_a_message_overtakes_bulk_that_waits() -> None:
     run(main())
 
 
+def test_a_message_goes_out_though_no_more_bulk_is_kept() -> None:
+    """The other end acknowledges nothing."""
+
+    async def main() -> None:
+        async with two_gates(Limits(kept_bytes=2**15)) as gates:
+            reader, writer = await asyncio.open_connection("127.0.0.1", gates.way.target)
+            greeting = pack_greeting(Greeting(draw_identity(), 1, True, draw_gate()))
+            writer.write(frames.pack(Kind.GREETING, payload=greeting))
+            await reader.readexactly(frames.HEAD.size)
+            session = gates.accepted[0]
+            _, bulk = forward.open_reader_writer(session, b"bulk")
+            bulk.write(bytes(60_000))
+            _, urgent = forward.open_reader_writer(session, b"urgent")
+            urgent.write(b"a token")
+            came = b""
+            while b"a token" not in came:
+                came += await reader.read(2**16)
+            assert came.count(0) < 60_000
+            writer.close()
+
+    run(main())
+
+
 def test_a_reset_is_told_and_what_comes_later_is_dropped() -> None:
     async def main() -> None:
         streams: list[Stream] = []
@@ -349,7 +372,7 @@ def test_whoever_does_not_greet_is_refused() -> None:
             assert b"begins with a frame of the kind PING" in await answer_to(gates, b"", Kind.PING)
             assert b"has 3 bytes" in await answer_to(gates, b"\0\1x")
             reader, writer = await asyncio.open_connection("127.0.0.1", gates.way.target)
-            assert b"did not greet in time" in await reader.read()
+            assert await reader.read() == b""
             writer.close()
             reader, writer = await asyncio.open_connection("127.0.0.1", gates.way.target)
             writer.write(b"GET / HTTP/1.1\r\n\r\n")
