@@ -136,8 +136,8 @@ def _configured(text: str) -> dict[str, str]:
         said[key] = value
     if "invite" in said:
         raise BadRequest(
-            "--rdzv-conf invite=CODE lets nodes of other hosts in, which shardnet-run cannot do yet: it has no TLS. "
-            "Leave it out, and start all nodes on this machine."
+            "--rdzv-conf invite=CODE is for nodes of other hosts, which shardnet-run cannot bring together yet: its "
+            "door has no TLS. For several hosts, say shardnet up --listen on one and shardnet join CODE on the others."
         )
     for key in said:
         if key not in ("is_host", "join_timeout"):

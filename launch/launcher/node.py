@@ -13,7 +13,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from shardnet.cluster.launched import MeetingPoint
-from shardnet.errors import BadRequest, JoinFailed, ShardnetError
+from shardnet.errors import BadRequest, JoinFailed, ShardnetError, UsageError
 from shardnet.foreign.quoting import counted
 from shardnet.launch.launcher.asked import Asked
 from shardnet.launch.launcher.attempts import run_script
@@ -46,7 +46,10 @@ def run(asked: Asked, environment: Mapping[str, str]) -> int:
         is_first = _is_first(asked)
         if is_first or asked.on_every_node:
             require_script(asked)
-        return _first(asked, environment) if is_first else _further(asked, environment)
+        try:
+            return _first(asked, environment) if is_first else _further(asked, environment)
+        except DoorTaken:  # a moment ago, by another node
+            return _further(asked, environment)
 
 
 def _is_first(asked: Asked) -> bool:
@@ -72,7 +75,7 @@ def _first(asked: Asked, environment: Mapping[str, str]) -> int:
     names = own_names(asked.num_devices)
     with ExitStack() as resources:
         folder = resources.enter_context(run_folder(asked.logs, meeting.run_id))
-        door = resources.enter_context(_open_door(meeting.door))
+        door = resources.enter_context(open_door(meeting))
         resources.enter_context(started(asked, door.endpoint, names, folder / DEVICES))
         if meeting.max_nodes > 1:
             resources.callback(_let_go, door.endpoint)
@@ -132,11 +135,28 @@ def _free_port(host: str) -> int:
         raise BadRequest(f"--local-addr {host} is no address of this machine: {error}. Leave it out.") from error
 
 
-def _open_door(address: Address | None) -> Door:
-    """Where the devices meet: at an address that was asked for, or where only this user can."""
+class DoorTaken(Exception):
+    """Another node has opened the door, where that was left to who comes first."""
+
+
+def open_door(meeting: Meeting) -> Door:
+    """Where the devices meet: at an address that was asked for, or where only this user can.
+
+    Raises:
+        DoorTaken
+        UsageError: the address cannot be used.
+    """
     from shardnet.transport.door.door import serve_door
 
-    return serve_door() if address is None else serve_door(*address)
+    if meeting.door is None:
+        return serve_door()
+    try:
+        return serve_door(*meeting.door)
+    except UsageError as error:
+        is_taken = isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EADDRINUSE
+        if is_taken and meeting.is_host is None:
+            raise DoorTaken from error
+        raise
 
 
 def _let_go(endpoint: str) -> None:
@@ -203,7 +223,8 @@ def _require_this_machine(door: Address) -> None:
     if not all(ipaddress.ip_address(each).is_loopback for each in found):
         raise BadRequest(
             f"{door.endpoint} is not on this machine's loopback, and shardnet-run cannot bring nodes of several hosts "
-            f"together yet: it has no TLS. Start all nodes here, with 127.0.0.1:{door.port or 29500}."
+            f"together yet: its door has no TLS. Start all nodes here, with 127.0.0.1:{door.port}; for several hosts, "
+            "say shardnet up --listen on one and shardnet join CODE on the others."
         )
 
 

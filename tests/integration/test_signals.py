@@ -25,9 +25,10 @@ MARK = "SHARDNET_TEST_MARK"
 def commands(folder: Path) -> dict[str, list[str]]:
     model = save_text_model(folder / "model")
     (folder / "script.py").write_text(
-        "import shardnet\nwith shardnet.Cluster.connect() as cluster:\n    print(*cluster.devices)\n"
+        "try:\n    import shardnet\n    with shardnet.Cluster.connect() as cluster:\n        print(*cluster.devices)\n"
+        "except KeyboardInterrupt:\n    pass\n"  # of which Python would say more, as it is passed on
     )
-    shardnet, run = ([sys.executable, "-m", f"shardnet.launch.{name}"] for name in ("cli", "run"))
+    shardnet, run = ([sys.executable, "-m", name] for name in ("shardnet.launch.cli", "shardnet.launch"))
     home = ["--model", "llama-2-7b", "--bits", "4", "--cluster", "home"]
     return {
         "plan": [*shardnet, "plan", *home],

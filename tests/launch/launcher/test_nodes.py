@@ -16,6 +16,11 @@ import pytest
 from processes import wait_until
 from warm_python import WARM_PYTHON, warm_program
 
+from shardnet.errors import UsageError
+from shardnet.launch.launcher.meeting import meeting_of
+from shardnet.launch.launcher.node import DoorTaken, open_door
+from shardnet.launch.launcher.options import read_options
+
 RUN = [*WARM_PYTHON, "-m", "shardnet.launch"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 AT_WORK = """
@@ -120,6 +125,17 @@ def test_who_comes_first_is_the_first_node_and_waits_for_the_others(tmp_path: Pa
     done = [node.communicate(timeout=100) for node in nodes]
     assert sorted(said for said, _ in done) == ["", "2\n"]
     assert [node.returncode for node in nodes] == [0, 0], done
+
+
+def test_two_that_find_the_address_free_at_the_same_time_are_not_both_the_first(endpoint: str) -> None:
+    """What comes between looking and opening takes a second."""
+    host, _, port = endpoint.rpartition(":")
+    undecided = meeting_of(read_options(["--nnodes", "2", "--rdzv-endpoint", endpoint, "script.py"], {}))
+    with socket.create_server((host, int(port))):
+        with pytest.raises(DoorTaken):
+            open_door(undecided)
+        with pytest.raises(UsageError, match="Cannot listen on"):
+            open_door(undecided._replace(is_host=True))
 
 
 def test_a_node_whose_devices_fail_says_so(tmp_path: Path, endpoint: str) -> None:

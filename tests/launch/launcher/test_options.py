@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -74,6 +76,19 @@ def test_arguments_after_the_script_are_its_own() -> None:
     assert (typed.arguments, typed.flags) == (("--debug", "-r", "x"), frozenset())
 
 
+def test_help_takes_no_torch() -> None:
+    """It is there at once."""
+    program = (
+        "import sys\nfrom shardnet.launch.launcher.run import main\n"
+        "try:\n    main()\nfinally:\n    print('torch' in sys.modules, 'numpy' in sys.modules)"
+    )
+    command = [sys.executable, "-c", program, "--help"]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout.splitlines()
+    assert said[-1] == "False False"
+    assert {"nodes and devices:", "the script:", "restarts and signals:", "logs:"} <= set(said)
+    assert not [line for line in said if re.match("  .*--[a-z]+_", line)], "each option is shown once"
+
+
 @pytest.mark.parametrize("number", ["auto", "cpu", "1"])
 def test_a_phone_has_one_device(number: str) -> None:
     assert asked("--nproc-per-node", number, on_phone=True).num_devices == 1
@@ -107,7 +122,10 @@ def test_where_nodes_meet(arguments: list[str], door: Address | None, is_host: b
     ("arguments", "sentence"),
     [
         (["--rdzv-backend", "etcd"], "meet at a door of shardnet's own"),
-        (["--rdzv-conf", "invite=7-harbour-green"], "lets nodes of other hosts in, which shardnet-run cannot do yet"),
+        (
+            ["--rdzv-conf", "invite=7-harbour-green"],
+            "is for nodes of other hosts, which shardnet-run cannot bring together yet",
+        ),
         (["--rdzv-conf", "last_call_timeout=3"], "where is_host and join_timeout have one"),
         (["--rdzv-conf", "is_host"], "--rdzv-conf is KEY=VALUE,..., but has 'is_host'"),
         (["--rdzv-conf", "is_host=maybe"], "must be true or false, but is 'maybe'"),
