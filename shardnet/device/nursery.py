@@ -22,7 +22,8 @@ from typing import NamedTuple, NoReturn
 from shardnet.device import process as worker
 
 NEEDED_BY_SOME = ("transformers.modeling_layers", "transformers.generation.utils")
-"""For the families that run on stock blocks. Imported once here; what nobody uses is in memory once for all devices."""
+"""For the families that run on stock blocks. Imported once here; what nobody uses is in memory once for all devices, of
+which one alone would have nothing."""
 
 
 class Wanted(NamedTuple):
@@ -42,7 +43,7 @@ def main() -> int:
     wanted = Wanted(endpoint, int(threads), Path(log_dir), int(pipe), float(keep_s))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is meant for the devices, and this process sees them end
-    worker.import_all(NEEDED_BY_SOME)
+    worker.import_all(NEEDED_BY_SOME if len(names) > 1 else ())  # one alone imports it when it needs it
     os.set_inheritable(wanted.pipe, False)  # it is for the devices, which are forked, and not for what these may start
     if len(names) == 1 and restarts == "0":
         tell(names[0], "started", os.getpid())

@@ -241,7 +241,11 @@ def test_one_device_alone_is_one_process(endpoint: str) -> None:
     """On a phone, each process counts."""
     with LocalWorkers(endpoint, ["device-0"], 1) as workers:
         wait_until(lambda: workers.pids)
-        assert psutil.Process(workers.pids["device-0"]).ppid() == os.getpid()
+        device = psutil.Process(workers.pids["device-0"])
+        assert device.ppid() == os.getpid()
+        assert not [each.path for each in device.memory_maps() if "/tokenizers/" in each.path], (
+            "transformers is not there"
+        )
         os.kill(workers.pids["device-0"], signal.SIGKILL)
         wait_until(workers.poll)
         assert workers.how_it_ended("device-0") == "was killed by SIGKILL"
