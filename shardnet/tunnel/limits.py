@@ -28,4 +28,4 @@ class Limits:
     shared_credit_bytes: int = 8 * 2**20
     """What all streams of a link session together may have beyond their first credit."""
     most_streams: int = 512
-    """At the same time, in each direction of opening."""
+    """That each end may open, at the same time."""

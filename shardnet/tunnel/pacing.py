@@ -14,13 +14,17 @@ from typing import NamedTuple
 
 LEAST_BYTES = 2**15
 """What may always be under way."""
+LEAST_ASKED_BYTES = 2**14
+"""Behind less than that nothing is asked: decode messages are to cost no questions of their own."""
 QUEUE_S = 0.004
 """How long what is sent may wait on its way, beside a quarter of the way itself."""
 RATES = 32
 """So many answers count, of which the best quarter is left out: answers that come together say too much."""
 CLEAR_BYTES = 2**14
 CLEAR_EVERY_S = 10.0
-"""So often only so much is under way for a moment, to see how long the way is when it is empty."""
+"""So often only so much of bulk is under way for a moment, to see how long the way is when it is empty."""
+MOST_CLEARING_S = 1.0
+"""Then it is as long as it seems: those that send little may send much together."""
 
 
 class _Question(NamedTuple):
@@ -65,7 +69,8 @@ class Pacing:
     def is_question_due(self) -> bool:
         """Whether to ask now. Never is it full without a question that will be answered."""
         unasked_bytes = self._sent_bytes - self._asked_bytes
-        return unasked_bytes * 8 >= self.window_bytes or (self.is_full and not self._questions)
+        is_much = unasked_bytes >= max(LEAST_ASKED_BYTES, self.window_bytes // 8)
+        return is_much or (self.is_full and not self._questions)
 
     def sent(self, num_bytes: int) -> None:
         """So much has gone out, in bulk or not."""
@@ -105,8 +110,9 @@ class Pacing:
             self._rates.append(bytes_per_s)
 
     def _note_way(self, question: _Question, way_s: float) -> None:
-        is_clear = question.under_way_bytes <= CLEAR_BYTES and question.asked_s >= self._cleared_s
-        if self._is_clearing and is_clear:
+        passed_s = question.asked_s - self._cleared_s
+        is_clear = question.under_way_bytes <= 2 * CLEAR_BYTES or passed_s >= MOST_CLEARING_S
+        if self._is_clearing and passed_s >= 0 and is_clear:
             self._is_clearing = False
             self._way_s = way_s
         self._way_s = min(self._way_s, way_s)

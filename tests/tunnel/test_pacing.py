@@ -81,6 +81,19 @@ def test_it_follows_a_link_that_becomes_slower_or_longer() -> None:
     assert link.carried_bytes - begun_bytes > 0.9 * 10.0 * 2e7
 
 
+def test_others_that_send_all_the_time_do_not_hold_bulk_up() -> None:
+    """Every ten seconds it is seen how long the way is, for which little of bulk is sent: that must have an end."""
+    pacing = Pacing(0.0)
+    windows = []
+    for step in range(4000):
+        now_s = step * 0.005
+        pacing.sent(80_000)
+        pacing.asked(now_s)
+        pacing.answered(now_s + 0.004)
+        windows.append(pacing.window_bytes)
+    assert sum(window < 80_000 for window in windows[1000:]) < 300
+
+
 @given(st.lists(st.one_of(st.just("answer"), st.integers(1, 200_000)), max_size=100))
 def test_it_is_never_full_without_a_question_that_is_under_way(acts: list[str | int]) -> None:
     pacing = Pacing(0.0)
