@@ -79,7 +79,7 @@ def blueprint_again(dispatch: Dispatch, left: LeftModel, opened: ModelFiles, opt
         ClusterError: the model's files are others now.
     """
     files = named_for((), dispatch, opened, options, progress=silent)
-    if files.copy.name != left.checkpoint:
+    if left.checkpoint not in (files.copy.name, opened.copy.name):  # it may have been hashed since, for a newcomer
         raise ClusterError(f"the files of {files.name} are not those any more that its devices have loaded.")
     dispatch.learn(left.links)
     source = dispatch.transport.name

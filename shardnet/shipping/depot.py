@@ -52,7 +52,7 @@ class Depot:
         self._cache_dir = cache_dir
         self._in_use = in_use
         self._on_progress = on_progress
-        self._store = Store(cache_dir / "fetched", limits.cache_bytes)
+        self._store = Store(transport.name, cache_dir / "fetched", limits.cache_bytes)
         self._shelf = Shelf(transport.name, self._store)
         self._pace = FetchPace(limits.bytes_per_s)
         self._claimed: set[str] = set()

@@ -8,13 +8,16 @@ import threading
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from functools import partial
+from pathlib import Path
 
 from shardnet.errors import BadRequest, ModelNotFound
 from shardnet.loader.copies import Copy, config_of
 from shardnet.loader.parts import PART_BYTES
 from shardnet.plan import Link
+from shardnet.process.threads import on_thread
 from shardnet.shipping.directory import Directory
 from shardnet.shipping.shelf import Shelf
+from shardnet.shipping.texts import texts_in
 from shardnet.transport.base import Transport
 from shardnet.transport.shipping_messages import (
     MOST_ROOTS,
@@ -36,6 +39,8 @@ class Dispatch:
     def __init__(self, transport: Transport) -> None:
         self.transport = transport
         self._shelf = Shelf(transport.name)
+        self._folders: dict[str, Path] = {}
+        """Of all checkpoints that this cluster has opened."""
         self._parts: dict[str, dict[str, TensorParts]] = {}
         """Of the tensors that are offered: by checkpoint, and by root."""
         self._directory = Directory(transport.name)
@@ -46,10 +51,12 @@ class Dispatch:
         transport.expose("tensors_held", self.tensors_held)
         transport.expose("fetch_over", self.fetch_over)
         transport.expose("weights_chunk", self._shelf.chunk)
+        transport.expose("model_texts", self.model_texts)
         transport.on_members(self._hear)
 
     def offer(self, copy: Copy) -> None:
-        """Devices may fetch what lies in a copy of this machine, if it goes by its content."""
+        """Sources may have the tokenizer of a copy of this machine; devices its weights, if it goes by its content."""
+        self._folders = self._folders | {copy.name: copy.folder}
         if copy.is_local:
             return
         self._shelf.open(copy)
@@ -108,7 +115,20 @@ class Dispatch:
         with self._lock:
             self._directory.stop(given_up.device, given_up.roots)
 
+    def model_texts(self, checkpoint: str) -> Future[dict[str, bytes]]:
+        """What a source needs of a checkpoint that it has no copy of; see `texts`.
+
+        The future fails with ModelNotFound where there is no such checkpoint here.
+        """
+        return on_thread("shardnet-texts", partial(self._model_texts, checkpoint))
+
     # ----
+
+    def _model_texts(self, checkpoint: str) -> dict[str, bytes]:
+        folder = self._folders.get(checkpoint)
+        if folder is None:
+            raise ModelNotFound(f"{self.transport.name} has no checkpoint {checkpoint[:16]} for others.")
+        return texts_in(folder)
 
     def _offered(self, checkpoint: str, roots: Sequence[str]) -> dict[str, TensorParts]:
         if len(roots) > MOST_ROOTS:

@@ -32,6 +32,10 @@ from shardnet.loader.places import TensorPlace
 from shardnet.shipping.space import Kept, to_remove
 from shardnet.transport.shipping_messages import CheckpointList, TensorParts
 
+MOST_TENSORS = 100_000
+"""Of one checkpoint: 48 blocks of 128 experts have 18,900."""
+MOST_LISTS = 16
+"""Checkpoints that are known here; those that were told least lately are forgotten."""
 LEAST_FREE_BYTES = 1 << 30
 """Of the disk, that stay free; on a small one its twentieth part, where that is less."""
 _HEX = frozenset("0123456789abcdef")
@@ -58,12 +62,14 @@ class Store:
     """Of one device.
 
     Args:
-        folder: in the device's cache folder.
+        name: of the device, for messages.
+        folder: in its cache folder.
         most_bytes: that all tensors here may take; None leaves it to the disk.
         in_use: the roots of those that must stay.
     """
 
-    def __init__(self, folder: Path, most_bytes: int | None) -> None:
+    def __init__(self, name: str, folder: Path, most_bytes: int | None) -> None:
+        self._name = name
         self._lists = folder / "checkpoints"
         self._tensors = folder / "tensors"
         self._most_bytes = most_bytes
@@ -83,15 +89,25 @@ class Store:
             DamagedCheckpoint: it is another one than its name says.
             DoesNotFit: the disk is full.
         """
-        if len(what.config) > MOST_CONFIG_BYTES or checkpoint_name(what.config, what.roots) != name:
+        is_small = len(what.config) <= MOST_CONFIG_BYTES and len(what.roots) <= MOST_TENSORS
+        if not is_small or checkpoint_name(what.config, what.roots) != name:
             raise DamagedCheckpoint(f"What came as the checkpoint {name[:16]} is another one. Load the model again.")
         folder = self._lists / name
-        with _telling_of_the_disk(self._lists):
+        with self._telling_of_the_disk():
             folder.mkdir(parents=True, exist_ok=True)
+            self._forget_lists(name)
             partly = folder / f"{CONFIG}.part"
             partly.write_bytes(what.config)
             os.replace(partly, folder / CONFIG)
             write_json(folder / "list.json", what.roots)
+
+    def _forget_lists(self, new: str) -> None:
+        """All but the newest ones."""
+        others = sorted(
+            (each for each in self._lists.iterdir() if each.name != new), key=lambda each: each.stat().st_mtime
+        )
+        for folder in others[: max(0, len(others) - MOST_LISTS + 1)]:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def roots(self, name: str) -> dict[str, str] | None:
         """Of a checkpoint's tensors, by their names in it; None where it is not known here."""
@@ -159,7 +175,7 @@ class Store:
             raise DamagedCheckpoint(f"The parts of the tensor {root[:16]} are another one's. Load the model again.")
         if self.is_whole(root):
             return []
-        with _telling_of_the_disk(self._tensors):
+        with self._telling_of_the_disk():
             self._tensors.mkdir(parents=True, exist_ok=True)
             self._write_known(root, parts, None)
             with open(self._file(root), "ab") as file:
@@ -179,7 +195,7 @@ class Store:
         Raises:
             DoesNotFit: the disk is full.
         """
-        with self._lock, _telling_of_the_disk(self._tensors):
+        with self._lock, self._telling_of_the_disk():
             if self._claims is None:
                 self._tensors.mkdir(parents=True, exist_ok=True)
                 self._claims = open(self._tensors / "claims", "ab")  # noqa: SIM115 (locked as long as this lives)
@@ -209,7 +225,7 @@ class Store:
         if part_hash(data) != parts.hashes[part]:
             return False
         first, _ = cut(num_bytes_of(parts))[part]
-        with _telling_of_the_disk(self._tensors), open(self._file(root), "r+b", buffering=0) as file:
+        with self._telling_of_the_disk(), open(self._file(root), "r+b", buffering=0) as file:
             while data:
                 written = os.pwrite(file.fileno(), data, first)
                 first, data = first + written, data[written:]
@@ -251,7 +267,7 @@ class Store:
         """
         if num_bytes == 0:
             return
-        with self._lock, _telling_of_the_disk(self._tensors):
+        with self._lock, self._telling_of_the_disk():
             self._tensors.mkdir(parents=True, exist_ok=True)
             stored = {path.stem: path for path in self._tensors.glob("*.bin")}
             sizes = {root: path.stat().st_blocks * 512 for root, path in stored.items()}
@@ -277,9 +293,23 @@ class Store:
     def _too_small(self, num_bytes: int, room_bytes: int) -> DoesNotFit:
         limit = "" if self._most_bytes is None else ", or give it a larger --cache-gib"
         return DoesNotFit(
-            f"{num_bytes / 2**20:.0f} MiB of weights are to be fetched, and {self._tensors} may take "
-            f"{room_bytes / 2**20:.0f} MiB more. Make room on that disk{limit}."
+            f"{self._name} is to fetch {num_bytes / 2**20:.0f} MiB of weights, and its disk has room for "
+            f"{room_bytes / 2**20:.0f} MiB of them. Make room there{limit}."
         )
+
+    @contextmanager
+    def _telling_of_the_disk(self) -> Iterator[None]:
+        """
+        Raises:
+            DoesNotFit: the system says that the disk is full, or cannot be written.
+        """
+        try:
+            yield
+        except OSError as cause:
+            raise DoesNotFit(
+                f"{self._name} cannot keep weights on its disk: {cause.strerror or cause}. Make room there, or set "
+                "SHARDNET_CACHE to a folder on another disk."
+            ) from cause
 
     def _used_s(self, root: str) -> float:
         with suppress(OSError):
@@ -297,7 +327,7 @@ class Store:
 
     def _finish(self, root: str, parts: TensorParts) -> None:
         """All is here: from now on its file's stamp says so."""
-        with _telling_of_the_disk(self._tensors):
+        with self._telling_of_the_disk():
             with open(self._file(root), "r+b", buffering=0) as file:
                 os.fsync(file.fileno())
             self._write_known(root, parts, stamp_of(self._file(root)))
@@ -326,18 +356,3 @@ class Store:
 
 def _byte_of(root: str) -> int:
     return int(root[:12], 16)
-
-
-@contextmanager
-def _telling_of_the_disk(folder: Path) -> Iterator[None]:
-    """
-    Raises:
-        DoesNotFit: the system says that the disk is full, or cannot be written.
-    """
-    try:
-        yield
-    except OSError as cause:
-        raise DoesNotFit(
-            f"Weights cannot be kept in {folder}: {cause.strerror or cause}. Make room on that disk, or set "
-            "SHARDNET_CACHE to a folder on another one."
-        ) from cause

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import tempfile
 import threading
 import time
 from contextlib import ExitStack, suppress
@@ -15,7 +16,7 @@ from shardnet.cluster.model import Model
 from shardnet.errors import BadRequest, ClusterError, JoinFailed
 from shardnet.foreign.plain_files import named_anywhere
 from shardnet.foreign.quoting import counted, quoted
-from shardnet.loader import read_tokenizer, require_copy
+from shardnet.loader import find_copy, read_tokenizer
 from shardnet.options import takes
 from shardnet.process.cache_folder import cache_folder
 from shardnet.process.forks import Birthplace
@@ -23,6 +24,7 @@ from shardnet.process.lasting import endpoint_in, require_running
 from shardnet.progress import Progress, shown
 from shardnet.session.stream import Generation, Stream
 from shardnet.session.text import TextStream
+from shardnet.shipping.texts import write_texts
 from shardnet.source.connection import AWAY_S, Connection
 from shardnet.source.remote_deployment import TICKET_BITS, RemoteDeployment
 from shardnet.transport import RpcTransport
@@ -259,7 +261,7 @@ class RunningCluster:
             return present
 
     def _new_model(self, info: ModelInfo) -> tuple[Model, RemoteDeployment]:
-        tokenizer = read_tokenizer(require_copy(info.checkpoint, cache_folder(), "this machine").folder)
+        tokenizer = self._tokenizer_of(info.checkpoint)
         deployment = RemoteDeployment(self._connection, info)
         model = Model(
             deployment,
@@ -270,6 +272,15 @@ class RunningCluster:
             context_tokens=info.context_tokens,
         )
         return model, deployment
+
+    def _tokenizer_of(self, checkpoint: str) -> Any:
+        """As this machine's copy has it, or else as the coordinator sends it, for this time: no name stands for it."""
+        copy = find_copy(checkpoint, cache_folder())
+        if copy is not None:
+            return read_tokenizer(copy.folder)
+        with tempfile.TemporaryDirectory(prefix="shardnet-tokenizer-") as folder:
+            write_texts(self._ask("model_texts", checkpoint), Path(folder))
+            return read_tokenizer(Path(folder))
 
     def _wait_for(self, num_devices: int, progress: Progress | None) -> None:
         deadline_s = time.monotonic() + DEVICES_S

@@ -14,6 +14,8 @@ Endpoints of the coordinator:
     fetch_over(Tensors)                          device -> coordinator: it does not fetch these any more
     fetch_progress(RingId, FetchProgress)        device -> coordinator, while it fetches and when it has all
 
+    model_texts(checkpoint)                      source -> coordinator; the files by which it has its tokenizer, by name
+
 No path travels. A tensor goes by its root, and whatever comes is checked against that: a list of parts, and each part.
 """
 

@@ -23,6 +23,7 @@ from shardnet.coordinator.notebook import MODEL
 from shardnet.device.stage_host import StageHost
 from shardnet.device.worker import Worker
 from shardnet.errors import ClusterError
+from shardnet.loader import fingerprint, open_model
 from shardnet.policy.membership import Limits
 
 OPTIONS: dict[str, Any] = {"dtype": "float32", "split": (2, 2, 2), "prefill_chunk_tokens": 4}
@@ -81,6 +82,21 @@ def asked(model: Model, options: dict[str, Any]) -> list[int]:
 
 def stages(cluster: LastingInProcess) -> list[object]:
     return [host.stage for worker in cluster.workers.values() for host in worker._stages.hosts()]
+
+
+def test_a_model_whose_weights_were_hashed_meanwhile_goes_on(
+    cluster: LastingInProcess, tiny: Path, loads: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As when a device has joined that has no copy: the next coordinator knows the files by another name."""
+    monkeypatch.setattr("shardnet.cluster.copies.AT_ONCE_BYTES", 0)
+    begin(cluster, tiny, cache_dir=str(tmp_path / "cache"), standby="none")
+    num_loads = len(loads)
+    assert cluster.connect().model.checkpoint.startswith("local-")
+    fingerprint(open_model(str(tiny), "float32").copy, tmp_path / "cache")
+    cluster.kill()
+    cluster.restart()
+    begin(cluster, tiny, cache_dir=str(tmp_path / "cache"), standby="none")
+    assert len(loads) == num_loads and asked(cluster.connect().model, GREEDY)
 
 
 # ---- the answers of sources ----

@@ -311,7 +311,7 @@ def test_a_cache_that_is_too_small_is_one_sentence(
     limits = FetchLimits(cache_bytes=100_000)
     with (
         shipped(tmp_path, "a", monkeypatch, limits=limits) as ring,
-        pytest.raises(DoesNotFit, match=r"MiB of weights are to be fetched, and .* or give it a larger --cache-gib"),
+        pytest.raises(DoesNotFit, match=r"^a is to fetch 1 MiB of weights, and .* or give it a larger --cache-gib\.$"),
     ):
         ring.cluster.load(model, split=[6], **ring.options)
 
@@ -325,3 +325,16 @@ def test_a_device_with_a_copy_gives_of_it(model: Path, tmp_path: Path, monkeypat
     with shipped(tmp_path, "ab", monkeypatch) as ring, ring.cluster.load(model, split=[3, 3], **ring.options) as loaded:
         assert answer(loaded) == alone(model, [PROMPT], NUM_TOKENS)[0]
         assert ring.bytes_from == {"a": ring.fetched("b")} and ring.fetched("a") == 0
+
+
+def test_two_stages_of_one_device_fetch_nothing_twice(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with shipped(tmp_path, "a", monkeypatch) as ring, ExitStack() as stack:
+        loads = [
+            on_thread("load", partial(ring.cluster.load, model, split=[6], kv_memory_bytes=10**6, **ring.options))
+            for _ in range(2)
+        ]
+        for load in loads:
+            assert answer(stack.enter_context(load.result())) == alone(model, [PROMPT], NUM_TOKENS)[0]
+        assert ring.bytes_from == {"coordinator": unit_bytes(model, tmp_path, 0, 5)}

@@ -13,7 +13,7 @@ import pytest
 from shardnet.errors import BadRequest, DamagedCheckpoint, DoesNotFit, ModelNotFound
 from shardnet.loader.parts import PART_BYTES, checkpoint_name, hashes_of, tensor_root
 from shardnet.shipping.shelf import Shelf
-from shardnet.shipping.store import Store
+from shardnet.shipping.store import MOST_LISTS, Store
 from shardnet.transport.shipping_messages import CheckpointList, ChunkWanted, TensorParts
 
 
@@ -33,7 +33,7 @@ def part_of(data: bytes, part: int) -> memoryview:
 
 @contextmanager
 def store_in(folder: Path, most_bytes: int | None = None) -> Iterator[Store]:
-    store = Store(folder, most_bytes)
+    store = Store("phone", folder, most_bytes)
     try:
         yield store
     finally:
@@ -119,9 +119,11 @@ def test_a_disk_that_is_full_is_one_sentence(tmp_path: Path, monkeypatch: pytest
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr(os, "pwrite", full)
-        with pytest.raises(DoesNotFit, match=r"^Weights cannot be kept in .*: No space left on device\. Make room"):
+        with pytest.raises(
+            DoesNotFit, match=r"^phone cannot keep weights on its disk: No space left on device\. Make room"
+        ):
             store.write(root, 0, part_of(data, 0))
-        with pytest.raises(DoesNotFit, match="Make room on that disk"):
+        with pytest.raises(DoesNotFit, match=r"^phone is to fetch \d+ MiB of weights, and .* Make room there\.$"):
             store.make_room(2**60, set())
 
 
@@ -131,11 +133,11 @@ def test_two_processes_with_one_cache_do_not_fetch_the_same(tmp_path: Path) -> N
     with store_in(tmp_path) as store:
         assert store.claim(root)
         if (child := os.fork()) == 0:
-            os._exit(int(Store(tmp_path, None).claim(root)))
+            os._exit(int(Store("phone", tmp_path, None).claim(root)))
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         store.release(root)
         if (child := os.fork()) == 0:
-            os._exit(int(Store(tmp_path, None).claim(root)))
+            os._exit(int(Store("phone", tmp_path, None).claim(root)))
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
 
 
@@ -181,3 +183,15 @@ def test_what_is_not_within_a_part_is_refused(tmp_path: Path, offset: int, num_b
         with pytest.raises(BadRequest):
             shelf.chunk(ChunkWanted("C", root, offset, num_bytes))
         shelf.close()
+
+
+def test_few_checkpoints_are_remembered(tmp_path: Path) -> None:
+    """Or a member could fill the disk with lists."""
+    with store_in(tmp_path) as store:
+        names = []
+        for number in range(MOST_LISTS + 3):
+            what = CheckpointList(f"{number}".encode(), {})
+            names.append(checkpoint_name(*what))
+            store.enter(names[-1], what)
+            os.utime(tmp_path / "checkpoints" / names[-1], (number, number))
+        assert [store.roots(name) is not None for name in names] == [False] * 3 + [True] * MOST_LISTS
