@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TypeVar
 
 from shardnet.errors import ClusterError
 from shardnet.tunnel import frames
 from shardnet.tunnel.attachment import Attachment
 from shardnet.tunnel.connection import Connection
+from shardnet.tunnel.counts import Counts
 from shardnet.tunnel.flow import Incoming, Outgoing, SharedCredit
 from shardnet.tunnel.frames import BadFrame, Frame, Kind
 from shardnet.tunnel.limits import Limits
@@ -34,18 +34,6 @@ ACK_BYTES = 2**17
 ACK_S = 0.05
 """After so much, or so long, what has come is acknowledged where nothing is sent with which that could go."""
 MOST_KEPT_FRAMES = 2**16
-
-
-@dataclass
-class Counts:
-    """What a link session has done."""
-
-    num_connections: int = 0
-    sent_bytes: int = 0
-    received_bytes: int = 0
-    """Of data on its streams."""
-    sent_again_bytes: int = 0
-    """Of frames, because a connection broke."""
 
 
 class LinkSession:
@@ -341,7 +329,12 @@ class LinkSession:
         if len(self._streams) >= 2 * self._limits.most_streams:
             self._say(Kind.RESET, frame.stream)
             return
-        self._on_stream(self, self._new_stream(frame.stream, frame.payload))
+        stream = self._new_stream(frame.stream, frame.payload)
+        try:
+            self._on_stream(self, stream)
+        except Exception as error:
+            self._loop.call_exception_handler({"message": "a stream found nobody", "exception": error})
+            stream.abort()
 
     def _hear(self, frame: Frame) -> None:
         """A frame without a number."""

@@ -336,6 +336,26 @@ def test_a_protocol_that_fails_ends_its_own_stream() -> None:
     run(main())
 
 
+def test_a_stream_that_nobody_takes_for_a_fault_of_ours_is_reset() -> None:
+    """It once broke the connection, and then hung."""
+
+    def on_stream(stream: Stream) -> None:
+        if stream.destination == b"there":
+            raise RuntimeError("ours")
+        echo(stream)
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: None)
+        async with two_gates(on_stream=on_stream) as gates:
+            session = await gates.dial()
+            _, collector = session.open_stream(Collector, b"there")
+            assert isinstance(await collector.lost, ConnectionResetError)
+            await talk(session, 0, b"x" * 1000)
+            assert session.counts.num_connections == 1
+
+    run(main())
+
+
 def test_nobody_else_takes_a_link_session_over() -> None:
     async def main() -> None:
         async with two_gates(on_stream=echo) as gates:
