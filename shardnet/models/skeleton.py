@@ -26,7 +26,7 @@ from shardnet.models.lean import SIDE_BY_SIDE
 from shardnet.models.plain_config import PlainConfig, full_config
 from shardnet.models.recipes import Recipe, recipe_of
 from shardnet.models.unit import LoadedUnit
-from shardnet.models.weightless import to_meta, weightless
+from shardnet.models.weightless import ONE_AT_A_TIME, to_meta, weightless
 from shardnet.models.windows import windows_of
 
 
@@ -129,7 +129,8 @@ def skeleton_to_run(config: Any, first_unit: int, last_unit: int) -> Skeleton:
     recipe = recipe_of(config)
     if recipe is not None:
         return _lean_skeleton(config, recipe, first_unit, last_unit)
-    return build_skeleton(full_config(config) if isinstance(config, PlainConfig) else config, first_unit, last_unit)
+    with ONE_AT_A_TIME:  # a device imports transformers here
+        return build_skeleton(full_config(config) if isinstance(config, PlainConfig) else config, first_unit, last_unit)
 
 
 def _lean_skeleton(config: Any, recipe: Recipe, first_unit: int, last_unit: int) -> Skeleton:

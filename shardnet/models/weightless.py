@@ -12,14 +12,15 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-_ONE_AT_A_TIME = threading.RLock()
-"""transformers exchanges functions of `torch.nn.init` while it makes a model."""
+ONE_AT_A_TIME = threading.RLock()
+"""transformers exchanges functions of `torch.nn.init` while it makes a model. And its modules import each other in
+circles: of two threads that import some of them at once, one may find a module that is not whole."""
 
 
 @contextmanager
 def weightless() -> Iterator[None]:
     """In this block, modules made in this thread have their large parameters on the meta device, buffers for real."""
-    with _ONE_AT_A_TIME, _EmptyOnMeta():
+    with ONE_AT_A_TIME, _EmptyOnMeta():
         yield
 
 

@@ -75,7 +75,7 @@ def test_what_ended_a_device_is_said_whatever_it_was(endpoint: str, monkeypatch:
         "def serve(*_, **__):\n"
         "    raise KeyError('a defect of ours')\n"
         "process.serve = serve\n"
-        "process.import_all = lambda also: None\n"
+        "process.import_all = lambda *_: None\n"
         "nursery.main()\n"
     )
     monkeypatch.setattr(local_workers, "NURSERY_COMMAND", (sys.executable, "-c", program))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from typing import Any
 
@@ -55,3 +56,27 @@ def test_a_family_that_needs_transformers_says_so_where_there_is_none(monkeypatc
     with pytest.raises(UnsupportedModel, match=r"^This gpt2 model needs transformers .* not installed .*Run: pip"):
         skeleton_to_run(config, 0, 1)
     assert skeleton_to_run(other, 0, 4).frame is None
+
+
+IN_THREADS = """
+import sys, threading
+from concurrent.futures import ThreadPoolExecutor
+from shardnet.models.plain_config import from_text
+from shardnet.models.skeleton import skeleton_to_run
+
+assert "transformers" not in sys.modules
+texts, start = sys.argv[1:], threading.Barrier(len(sys.argv) - 1)
+
+def make(text):
+    start.wait()
+    return len(skeleton_to_run(from_text(text), 1, 2).blocks)
+
+with ThreadPoolExecutor(len(texts)) as pool:
+    assert list(pool.map(make, texts)) == [2] * len(texts)
+"""
+
+
+def test_several_loads_that_are_the_first_to_need_transformers_do_not_meet_in_its_imports() -> None:
+    """Its modules import each other in circles: of two threads, one may find what is not whole."""
+    texts = [as_text(config_of(variant)) for variant in ("gpt2", "phi3", "bloom", "mixtral")]
+    subprocess.run([sys.executable, "-c", IN_THREADS, *texts], check=True, timeout=240)
