@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from shardnet.coordinator import own_gate
 from shardnet.errors import BadRequest, JoinFailed, NameTaken, UsageError
 from shardnet.foreign.quoting import shortened
 from shardnet.launch.cluster.options import JoinOptions, OwnDeviceOptions, machine_name
+from shardnet.process.aside import done_aside
 from shardnet.process.lasting import as_option, how_to_start, is_running
 
 
@@ -24,7 +26,9 @@ def be_linked(folder: Path, device: OwnDeviceOptions, how: JoinOptions) -> Itera
         BadRequest, UsageError: the code or the address is none, or the folder is of another cluster.
         JoinFailed: nobody answers, or who answers refuses.
     """
-    name = _taken_in(folder, device, how)
+    name = done_aside(
+        partial(_taken_in, folder, device, how)
+    )  # what certificates take would stay as long as the device
     if device.name is not None and device.name != name:
         raise BadRequest(
             f"This machine has joined as {name}. Leave --name out, or remove {shortened(str(folder))} first."

@@ -11,6 +11,7 @@ thread. One device alone that is not to be started again needs nobody to fork it
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import select
 import signal
@@ -43,7 +44,8 @@ def main() -> int:
     wanted = Wanted(endpoint, int(threads), Path(log_dir), int(pipe), float(keep_s))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is meant for the devices, and this process sees them end
-    worker.import_all(NEEDED_BY_SOME if len(names) > 1 else ())  # one alone imports it when it needs it
+    has_transformers = importlib.util.find_spec("transformers") is not None
+    worker.import_all(NEEDED_BY_SOME if has_transformers and len(names) > 1 else ())  # one alone imports it by need
     os.set_inheritable(wanted.pipe, False)  # it is for the devices, which are forked, and not for what these may start
     if len(names) == 1 and restarts == "0":
         tell(names[0], "started", os.getpid())

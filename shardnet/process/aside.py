@@ -1,0 +1,52 @@
+"""Work in a child of its own, whose imports end with it: a process that goes on as a device has use for every MiB.
+
+The child is forked: to be used where no threads are yet.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+from collections.abc import Callable
+
+
+def done_aside(work: Callable[[], str]) -> str:
+    """What `work` returns.
+
+    Raises:
+        Exception: what it raises.
+        RuntimeError: its process ended without either.
+    """
+    reading, writing = os.pipe()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    child = os.fork()
+    if child == 0:
+        _do(work, writing)
+    os.close(writing)
+    with open(reading, "rb") as end:
+        told = end.read()
+    _, status = os.waitpid(child, 0)
+    if not told:
+        raise RuntimeError(f"what was done aside ended with {os.waitstatus_to_exitcode(status)}")
+    result: str | Exception = pickle.loads(told)  # of our own child: nobody else has the pipe
+    if isinstance(result, Exception):
+        raise result
+    return result
+
+
+def _do(work: Callable[[], str], writing: int) -> None:
+    """In the child, which ends with it. Where it is interrupted, so is its parent."""
+    code = 1
+    try:
+        result: str | Exception
+        try:
+            result = work()
+        except Exception as error:
+            result = error
+        with open(writing, "wb") as end:
+            end.write(pickle.dumps(result))
+        code = 0
+    finally:
+        os._exit(code)
