@@ -193,3 +193,38 @@ def test_the_script_of_every_node_is_told_its_rank(tmp_path: Path, endpoint: str
     assert [node.returncode for node in nodes] == [0, 0], done
     assert set(done[0][0].splitlines()) == {f"0 0 4 0 2 0 {port}", f"1 1 4 0 2 1 {port}"}
     assert set(done[1][0].splitlines()) == {f"2 0 4 1 2 2 {port}", f"3 1 4 1 2 3 {port}"}
+
+
+def test_a_script_that_is_killed_is_started_again_and_finds_its_devices(tmp_path: Path, tiny: Path) -> None:
+    """What it had loaded is gone with it."""
+    path = script(
+        tmp_path,
+        "wait_for('device-0', 'device-1')",
+        f"model = cluster.load({str(tiny)!r}, placement='spread', dtype='float32')",
+        "print(model.generate(['Hi'], max_new_tokens=4)[0].token_ids, flush=True)",
+        "import os, signal",
+        "if os.environ['TORCHELASTIC_RESTART_COUNT'] == '0':",
+        "    os.kill(os.getpid(), signal.SIGKILL)",
+    )
+    with start("--nproc-per-node", "2", "--max-restarts", "1", path) as launcher:
+        shown, said = launcher.communicate(timeout=100)
+    first, second = shown.splitlines()[:2], shown.splitlines()[2:]
+    assert launcher.returncode == 0 and first == second and len(first) == 2, said
+    assert ") was killed by SIGKILL.\nshardnet-run: it is started again (1 of 1).\n" in said
+
+
+def test_what_a_device_prints_is_shown_where_that_is_asked_for(tmp_path: Path, endpoint: str) -> None:
+    """Two nodes of one rank are a mistake, which the later one's device tells."""
+    common = ["--nnodes", "1:3", "--rdzv-endpoint", endpoint]
+    path = script(tmp_path, "wait_for('device-0', 'node-1-0')", "sys.stdin.readline()")
+    with start(*common, "--node-rank", "0", path) as first, start(*common, "--node-rank", "1", path):
+        assert first.stdout and first.stdout.readline() == "device-0 node-1-0\n"
+        with start(*common, "--node-rank", "1", "--tee", "3", path) as third:
+            _, said = third.communicate(timeout=100)
+        sentence = "A device called node-1-0 is in the cluster already. Choose another name."
+        assert third.returncode == 1
+        assert set(said.splitlines()) == {
+            f"[node-1-0]:shardnet: {sentence}",
+            f"shardnet-run: node-1-0 ended with exit code 1 ({sentence}).",
+        }
+        first.communicate("\n", timeout=100)
