@@ -37,6 +37,8 @@ class Errand:
         self._refused: dict[str, set[str]] = defaultdict(set)
         self._liars: dict[tuple[str, int], set[str]] = defaultdict(set)
         """Who has sent a part damaged."""
+        self._has_changed = True
+        """A tensor may have no holder any more: to look through all takes a while, where experts are thousands."""
         self.lies: Counter[str] = Counter()
         self.given_up: set[str] = set()
         """Holders that are asked for nothing any more."""
@@ -52,7 +54,11 @@ class Errand:
 
     def nobody_known(self) -> list[str]:
         """Tensors of which no holder is known that could be asked."""
-        return [root for root in self._lacking if not self._usable(root)]
+        if not self._has_changed:
+            return []
+        found = [root for root in self._lacking if not self._usable(root)]
+        self._has_changed = bool(found)
+        return found
 
     def avoided_for(self, root: str) -> frozenset[str]:
         """Those that it is of no use to name for a tensor."""
@@ -92,12 +98,13 @@ class Errand:
         self._liars[order.root, order.part].add(order.holder)
         self.lies[order.holder] += 1
         if self.lies[order.holder] >= MOST_LIES:
-            self.given_up.add(order.holder)
+            self.give_up(order.holder)
 
     def was_refused(self, order: Order) -> None:
         """Its holder does not give it."""
         self._again(order)
         self._refused[order.root].add(order.holder)
+        self._has_changed = True
 
     def was_lost(self, order: Order) -> None:
         """Its holder does not answer."""
@@ -120,6 +127,7 @@ class Errand:
     def give_up(self, holder: str) -> None:
         """Ask it for nothing any more."""
         self.given_up.add(holder)
+        self._has_changed = True
         self._waits = {root: other for root, other in self._waits.items() if other != holder}
 
     def _again(self, order: Order) -> None:

@@ -36,8 +36,8 @@ CHUNK_S = 30.0
 ASK_S = 30.0
 LOOK_S = 0.2
 """How often what is on its way to a holder is asked for again, and whether anybody still waits for the shard."""
-STALLED_S = 10.0
-"""A holder that has got nothing itself for so long is passed over."""
+STALLED_S = 60.0
+"""A holder from which nothing comes for so long, as it gets nothing itself, is passed over: a part takes its time."""
 
 
 @dataclass(frozen=True)
