@@ -1,4 +1,4 @@
-"""Waits for devices to join."""
+"""Joins the devices at a door as the one that coordinates them, and waits for devices to join."""
 
 from __future__ import annotations
 
@@ -7,13 +7,29 @@ from collections.abc import Sequence
 
 from shardnet.cluster.comings import is_device
 from shardnet.cluster.local_workers import LocalWorkers
-from shardnet.errors import JoinFailed
+from shardnet.errors import JoinFailed, NameTaken
 from shardnet.foreign.quoting import counted
 from shardnet.progress import Progress
+from shardnet.transport import RpcTransport
 from shardnet.transport.base import Transport
+from shardnet.transport.source_messages import COORDINATOR
 
 JOIN_S = 60.0
 """How long devices may take to start and to join."""
+
+
+def join_as_coordinator(endpoint: str, timeout_s: float) -> RpcTransport:
+    """
+    Raises:
+        JoinFailed: another process coordinates the devices there, or none answers.
+    """
+    try:
+        return RpcTransport.join(endpoint, COORDINATOR, timeout_s=timeout_s)
+    except NameTaken as cause:
+        raise JoinFailed(
+            f"Another process coordinates the devices at {endpoint} already, and one at a time can. Connect when it "
+            "has closed its cluster; of several ranks, let one connect."
+        ) from cause
 
 
 def wait_for(transport: Transport, names: Sequence[str], progress: Progress, workers: LocalWorkers) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from shardnet.checks import whole_number
-from shardnet.cluster.arrivals import JOIN_S, wait_for, wait_for_number
+from shardnet.cluster.arrivals import JOIN_S, join_as_coordinator, wait_for, wait_for_number
 from shardnet.cluster.comings import Comings
 from shardnet.cluster.deployment import Deployment
 from shardnet.cluster.launched import announced_in
@@ -172,7 +172,7 @@ class Cluster:
         if folder is not None:
             return RunningCluster.connect(folder, num_devices=num_devices, progress=progress)
         with ExitStack() as resources, shown(progress) as told:
-            transport = resources.enter_context(RpcTransport.join(str(endpoint), COORDINATOR, timeout_s=ANSWER_S))
+            transport = resources.enter_context(join_as_coordinator(str(endpoint), ANSWER_S))
             names = wait_for_number(transport, num_devices, told)
             cluster = cls(transport, names, resources, None)
         Comings(transport, names, cluster.take_in, cluster.let_go)

@@ -228,3 +228,18 @@ def test_what_a_device_prints_is_shown_where_that_is_asked_for(tmp_path: Path, e
             f"shardnet-run: node-1-0 ended with exit code 1 ({sentence}).",
         }
         first.communicate("\n", timeout=100)
+
+
+def test_only_one_process_at_a_time_coordinates_the_devices(tmp_path: Path) -> None:
+    """Once, the others were told to choose another name."""
+    second = "import shardnet; shardnet.Cluster.connect()"
+    path = script(
+        tmp_path,
+        "import os, subprocess",
+        f"command = [os.environ['PYTHON_EXEC'], '-c', {second!r}]",
+        "done = subprocess.run(command, capture_output=True, text=True)",
+        "print(done.stderr.splitlines()[-1], flush=True)",
+    )
+    with start(path) as launcher:
+        shown, _ = launcher.communicate(timeout=100)
+    assert shown.startswith("shardnet.errors.JoinFailed: Another process coordinates the devices at unix:")
