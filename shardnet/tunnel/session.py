@@ -63,6 +63,8 @@ class LinkSession:
         """How many frames were acknowledged."""
         self._untold_bytes = 0
         self._streams: dict[int, Stream] = {}
+        self._came: dict[int, Stream] = {}
+        """Those for which data has come that was not handed out yet."""
         self._turns = Turns(CHUNK_BYTES)
         self._shared_credit = SharedCredit(limits.shared_credit_bytes)
         self._last_opened, self._last_heard = (-1, 0) if is_dialler else (0, -1)
@@ -180,6 +182,7 @@ class LinkSession:
                     self._take_in(frame)
             else:
                 self._hear(frame)
+        self._hand_out()
         if self._num_told != self.num_received and "ack" not in self._timers:
             self._start_timer("ack", ACK_S, self._acknowledge)
         self._pump()
@@ -313,17 +316,23 @@ class LinkSession:
         elif kind is Kind.DATA:
             self.counts.received_bytes += len(frame.payload)
             stream.data_came(frame.payload)
+            self._came[frame.stream] = stream
         elif kind is Kind.CREDIT:
             stream.outgoing.give(frames.credit_in(frame))
             self.wake(stream)
         elif kind is Kind.END:
             stream.end_came()
         else:
+            self._hand_out()
             stream.finish(ConnectionResetError(f"{self.peer} closed the connection"))
 
+    def _hand_out(self) -> None:
+        came, self._came = self._came, {}
+        for stream in came.values():
+            stream.hand_out()
+
     def _open(self, frame: Frame) -> None:
-        is_theirs = frame.stream % 2 == (self._last_heard % 2)
-        if not is_theirs or frame.stream <= self._last_heard:
+        if frame.stream % 2 != self._last_heard % 2 or frame.stream <= self._last_heard:
             raise BadFrame(f"stream {frame.stream} cannot be opened after {self._last_heard}")
         self._last_heard = frame.stream
         if len(self._streams) >= 2 * self._limits.most_streams:
@@ -345,6 +354,7 @@ class LinkSession:
         elif frame.kind is Kind.PONG:
             self._attachment.answer_came(frame.number, self._loop.time())
         elif frame.kind is Kind.GOODBYE:
+            self._hand_out()
             self._end_here(frames.reason_in(frame) or f"{self.peer} ended it")
         else:
             raise BadFrame(f"a frame of the kind {frame.kind.name} came in the middle of a link session")

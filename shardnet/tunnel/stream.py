@@ -11,6 +11,7 @@ from shardnet.tunnel.flow import Incoming, Outgoing
 from shardnet.tunnel.frames import BadFrame
 
 T = TypeVar("T")
+MOST_HANDED_BYTES = 2**17
 MOST_WAITING_BYTES = 2**16
 """Of data that was written and has not gone out. Where it is more, the writer is asked to pause."""
 
@@ -77,7 +78,7 @@ class Stream(asyncio.Transport):
 
     def resume_reading(self) -> None:
         self._is_reading = not self.is_closing()
-        self._hand_out()
+        self.hand_out()
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Send it, in the stream's turn. What is written after the end is lost."""
@@ -139,7 +140,7 @@ class Stream(asyncio.Transport):
         self._end_if_done()
 
     def data_came(self, data: bytes) -> None:
-        """From the other end.
+        """From the other end. `hand_out` is called when no more comes for the moment.
 
         Raises:
             BadFrame: it had no credit for so much, or had ended.
@@ -149,8 +150,6 @@ class Stream(asyncio.Transport):
         self._incoming.arrive(len(data))
         if self._is_closing:
             self.abort()
-        elif self._is_reading and not self._unread:
-            self._hand(data)
         else:
             self._unread.append(data)
 
@@ -161,7 +160,7 @@ class Stream(asyncio.Transport):
             self._is_end_read = True
             self._end_if_done()
         else:
-            self._hand_out()
+            self.hand_out()
 
     def finish(self, error: Exception | None) -> None:
         """The stream is over; its protocol hears so."""
@@ -174,10 +173,15 @@ class Stream(asyncio.Transport):
         if self._protocol:
             self._loop.call_soon(self._protocol.connection_lost, error)
 
-    def _hand_out(self) -> None:
-        """What has come goes to the protocol, as long as that reads."""
+    def hand_out(self) -> None:
+        """What has come goes to the protocol, in few large pieces, as long as that reads."""
         while self._is_reading and self._unread:
-            self._hand(self._unread.popleft())
+            num_bytes = 0
+            pieces = []
+            while self._unread and num_bytes < MOST_HANDED_BYTES:
+                pieces.append(self._unread.popleft())
+                num_bytes += len(pieces[-1])
+            self._hand(pieces[0] if len(pieces) == 1 else b"".join(pieces))
         if self._is_reading and self._has_end_come and not self._is_end_read and self._protocol:
             self._is_end_read = True
             if not self._call(self._protocol.eof_received):
