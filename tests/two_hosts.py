@@ -57,7 +57,7 @@ class Hosts:
 
     async def _open(self, listeners: list[socket.socket]) -> Hub:
         context = server_context(self.identity)
-        hub = Hub(self.folder / "up", loopback=NEAR)
+        hub = Hub(self.folder / "up", self.admission.revoked, loopback=NEAR)
         arrivals = Arrivals(
             listeners,
             lambda: context,
@@ -79,7 +79,7 @@ class Hosts:
     def on_loop(self, work: Callable[..., Any], *args: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(work(*args), self._loop).result(20)
 
-    def join(self, name: str) -> Host:
+    def join(self, name: str, *, can_be_dialled: bool = True) -> Host:
         """Another host, linked with the coordinator's."""
         self._num_outposts += 1
         state = StateFolder(self.folder / name)
@@ -87,14 +87,17 @@ class Hosts:
         request = request_for(host_key(state))
         certificate = self.admission.grant(request, name, time.time())
         identity = keep_identity(state, certificate, self.admission.authority.certificate, self.gates)
-        return Host(self, identity, state, f"127.0.0.{1 + self._num_outposts}")
+        return Host(self, identity, state, f"127.0.0.{1 + self._num_outposts}", can_be_dialled)
 
 
 class Host:
     """One that is not the coordinator's."""
 
-    def __init__(self, hosts: Hosts, identity: Identity, state: StateFolder, loopback: str) -> None:
+    def __init__(
+        self, hosts: Hosts, identity: Identity, state: StateFolder, loopback: str, can_be_dialled: bool
+    ) -> None:
         self.identity = identity
+        self.can_be_dialled = can_be_dialled
         self.loopback = loopback
         self.said: list[str] = []
         self._state = state
@@ -105,7 +108,8 @@ class Host:
         return f"unix:{self._state.path / DOOR}"
 
     async def _open(self, hosts: Hosts) -> Outpost:
-        outpost = Outpost(self.identity, self.said.append, loopback=self.loopback)
+        listeners = listen(["127.0.0.1:0"]) if self.can_be_dialled else []
+        outpost = Outpost(self.identity, listeners, self.said.append, loopback=self.loopback)
         await outpost.serve({name: listen_in(self._state, name).socket for name in (DOOR, STATUS, TRUST)})
         staying = asyncio.ensure_future(outpost.stay_linked())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -33,12 +34,13 @@ def be_linked(folder: Path, device: OwnDeviceOptions, how: JoinOptions) -> Itera
         raise BadRequest(
             f"This machine has joined as {name}. Leave --name out, or remove {shortened(str(folder))} first."
         )
-    with own_gate.start(folder, ends_with_this=True):
+    with own_gate.start(folder, ["--listen", how.listen], ends_with_this=True):
         yield replace(device, name=name)
 
 
 def _taken_in(folder: Path, device: OwnDeviceOptions, how: JoinOptions) -> str:
     """The name under which this machine is a member; it is made one where it has a code."""
+    from shardnet.trust.certificates import covers
     from shardnet.trust.identity import identity_in
 
     if is_running(folder):
@@ -47,6 +49,8 @@ def _taken_in(folder: Path, device: OwnDeviceOptions, how: JoinOptions) -> str:
             "folder with --cluster DIR."
         )
     identity = identity_in(folder) if folder.is_dir() else None
+    if identity is not None and how.code is not None and not covers(identity.certificate, time.time()):
+        identity = None  # its certificate has expired while it was away
     if identity is not None and how.code is not None:
         raise UsageError(
             f"This machine has joined a cluster before, as {identity.name}. Leave the code out to join it again, or "

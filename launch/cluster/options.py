@@ -193,6 +193,14 @@ class JoinOptions:
         str | None,
         typer.Option("--address", metavar="HOST:PORT", help="Of the other machine, for a short code."),
     ] = None
+    listen: Annotated[
+        str,
+        typer.Option(
+            "--listen",
+            metavar="HOST:PORT",
+            help="Where other machines of the cluster dial this one, through TLS; port 0 is any.",
+        ),
+    ] = "0.0.0.0:0"
     source_only: Annotated[
         bool,
         typer.Option("--source-only", help="Hold no layers: only let commands on this machine reach the cluster."),

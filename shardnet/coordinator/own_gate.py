@@ -54,7 +54,7 @@ def start_or_find(state: StateFolder, listen: Sequence[str]) -> Gate:
         if not found.has_ended and left == list(listen):
             return found
         found.close()
-    gate = start(state.path, [option for each in listen for option in ("--listen", each)])
+    gate = start(state.path, ["--hub", *(option for each in listen for option in ("--listen", each))])
     note = {"listen": list(listen), "process": gate.process, "told": gate.told}
     try:
         state.write(NOTE, json.dumps(note).encode())

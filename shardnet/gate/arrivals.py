@@ -81,7 +81,7 @@ class Arrivals:
         try:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             await loop.connect_accepted_socket(
-                lambda: _Shaken(partial(self._let_in, place)),
+                lambda: Arrived(partial(self.let_in, place)),
                 connection,
                 ssl=self._context(),
                 ssl_handshake_timeout=HANDSHAKE_S,
@@ -94,7 +94,8 @@ class Arrivals:
             self._say(f"{place}: made room for others before it had shown who it is")
             raise
 
-    def _let_in(self, place: str, transport: asyncio.Transport) -> None:
+    def let_in(self, place: str, transport: asyncio.Transport) -> None:
+        """Go on with a connection after its handshake, or end it."""
         tls = transport.get_extra_info("ssl_object")
         peer, protocol = peer_of(tls), tls.selected_alpn_protocol()
         if peer is not None and not self._counts(peer.serial):
@@ -110,7 +111,7 @@ class Arrivals:
         transport.abort()
 
 
-class _Shaken(asyncio.Protocol):
+class Arrived(asyncio.Protocol):
     """Hands the connection on before anything is read of it."""
 
     def __init__(self, let_in: Callable[[asyncio.Transport], None]) -> None:

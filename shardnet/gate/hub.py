@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from shardnet.errors import ClusterError
-from shardnet.gate.destinations import Member, read, written
+from shardnet.gate.destinations import HOSTS, Gate, Member, read, written
 from shardnet.gate.local import connect_there, reach
 from shardnet.gate.ports import LOOPBACK, Ports
+from shardnet.gate.switchboard import Switchboard
 from shardnet.process.lasting import DOOR, GATE, STATUS, TRUST
 from shardnet.transport.door.listening import short_path
 from shardnet.transport.door.messages import (
@@ -44,6 +46,7 @@ LOOK_AGAIN_S = 0.2
 """After which the door is looked for again."""
 KEEP_S = 600.0
 """How long a gate outlives a coordinator that was killed and may be started again."""
+Revoked = Callable[[], frozenset[int]]
 
 
 class Hub:
@@ -51,12 +54,14 @@ class Hub:
 
     Args:
         folder: the coordinator's state folder.
+        revoked: the serial numbers of certificates that do not count any more.
     """
 
-    def __init__(self, folder: Path, limits: Limits | None = None, loopback: str = LOOPBACK) -> None:
+    def __init__(self, folder: Path, revoked: Revoked, limits: Limits | None = None, loopback: str = LOOPBACK) -> None:
         self._folder = folder
         self._loopback = loopback
         self._meeting = Meeting(lambda session: None, self._on_stream, limits)
+        self._switchboard = Switchboard(revoked)
         self._ports = Ports("", self._entrance_of, loopback)
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -69,6 +74,7 @@ class Hub:
         for session in self._meeting.sessions:
             if session.peer == host:
                 session.end(reason)
+        self._switchboard.tell()
 
     def hosts(self) -> tuple[str, ...]:
         """With which there is a link session now."""
@@ -127,21 +133,26 @@ class Hub:
             stream.abort()
         elif isinstance(wanted, Member):
             self._lead_to(wanted, stream)
+        elif isinstance(wanted, Gate):
+            self._relay(wanted, stream)
+        elif wanted == HOSTS:
+            self._switchboard.take(session, stream)
         else:
             preface = b"" if wanted != DOOR else pack(Carried(session.peer))
             path = self._folder / PATHS[wanted]
             self._start(carry(stream, partial(connect_there, path, preface)))
 
     def _lead_to(self, member: Member, stream: Stream) -> None:
-        if member.host == COORDINATOR:
-            if self._ports.is_own(member.port):
-                self._start(carry(stream, partial(reach, self._loopback, member.port)))
-            else:
-                stream.abort()
-            return
+        if member.host == COORDINATOR and self._ports.is_own(member.port):
+            self._start(carry(stream, partial(reach, self._loopback, member.port)))
+        else:
+            stream.abort()
+
+    def _relay(self, gate: Gate, stream: Stream) -> None:
+        """Carry between two other hosts what this one cannot read."""
         pump = Pump()
         try:
-            self._session_to(member.host).open_stream(lambda: pump, written(member))
+            self._session_to(gate.host).open_stream(lambda: pump, written(gate))
         except ClusterError:
             stream.abort()
         else:

@@ -29,7 +29,7 @@ def listen(endpoints: Sequence[str]) -> list[socket.socket]:
 
 
 def addresses_of(listeners: Sequence[socket.socket]) -> tuple[Address, ...]:
-    """Where other hosts can dial them, those on the network of this host first."""
+    """Where other hosts can dial them."""
     found: list[Address] = []
     for listener in listeners:
         host, port = listener.getsockname()[:2]
@@ -62,8 +62,9 @@ def _listen_at(endpoint: str) -> socket.socket:
 
 
 def _own_addresses(family: int) -> list[str]:
-    """Of this host's interfaces that are up, private networks first, the loopback last."""
+    """Of this host's interfaces that are up; the loopback only where there is nothing else."""
     up = {name for name, stats in psutil.net_if_stats().items() if stats.isup}
     interfaces = [addresses for name, addresses in psutil.net_if_addrs().items() if name in up]
     found = [each.address for addresses in interfaces for each in addresses if each.family == family]
-    return sorted(found, key=lambda each: ipaddress.ip_address(each.partition("%")[0]).is_loopback)
+    beyond = [each for each in found if not ipaddress.ip_address(each.partition("%")[0]).is_loopback]
+    return beyond or found

@@ -10,9 +10,13 @@ from functools import partial
 from typing import Any
 
 from shardnet.errors import ClusterError
-from shardnet.gate.destinations import Member, read, written
+from shardnet.gate.arrivals import Arrivals, Arrived
+from shardnet.gate.destinations import HOSTS, Gate, Member, read, written
 from shardnet.gate.door_stream import DoorStream
-from shardnet.gate.local import reach
+from shardnet.gate.hosts import pack_addresses, unpack_hosts
+from shardnet.gate.links import Links
+from shardnet.gate.listening import addresses_of
+from shardnet.gate.local import LateEntrance, reach
 from shardnet.gate.ports import LOOPBACK, Ports
 from shardnet.process.lasting import DOOR
 from shardnet.transport.door.gate import port_of
@@ -27,17 +31,23 @@ from shardnet.transport.door.messages import (
     pack,
 )
 from shardnet.transport.wire.values import Undecodable
-from shardnet.trust.contexts import client_context, server_mark
+from shardnet.trust.addresses import Address
+from shardnet.trust.certificates import Peer
+from shardnet.trust.contexts import client_context, server_context, server_mark
+from shardnet.trust.handshakes import reason_of
 from shardnet.trust.identity import Identity
 from shardnet.trust.names import COORDINATOR
 from shardnet.tunnel.connection import Connection
-from shardnet.tunnel.forward import Pump, carry, entrance
+from shardnet.tunnel.forward import Pump, carry, entrance, open_reader_writer
 from shardnet.tunnel.limits import Limits
 from shardnet.tunnel.meeting import Meeting
+from shardnet.tunnel.nested_tls import answer_over
 from shardnet.tunnel.session import LinkSession
 from shardnet.tunnel.stream import Stream
 
 HANDSHAKE_S = 5.0
+LOOK_S = 5.0
+"""How often this host looks whether its addresses are others now."""
 AGAIN_S = 1.0
 """After which the coordinator's gate is dialled anew, when a link session is over or was refused."""
 Say = Callable[[str], object]
@@ -47,14 +57,27 @@ class Outpost:
     """Carries for the members of this host.
 
     Args:
+        listeners: where other hosts can dial this one; none where they cannot.
         say: told, in a sentence, when the link is there and when it is over.
     """
 
-    def __init__(self, identity: Identity, say: Say, limits: Limits | None = None, loopback: str = LOOPBACK) -> None:
+    def __init__(
+        self,
+        identity: Identity,
+        listeners: list[socket.socket],
+        say: Say,
+        limits: Limits | None = None,
+        loopback: str = LOOPBACK,
+    ) -> None:
         self._loopback = loopback
+        self._listeners = listeners
         self._say = say
         self._meeting = Meeting(lambda session: None, self._on_stream, limits)
         self._session: LinkSession | None = None
+        self._links = Links(identity, self._meeting, self.session)
+        self.arrivals = Arrivals(
+            listeners, lambda: server_context(self._identity), self._links.counts, self._let_in, self._refuse, say
+        )
         self._ports = Ports(identity.name, self._entrance_of, loopback)
         self.know(identity)
         self._num_door_streams = 0
@@ -65,6 +88,7 @@ class Outpost:
         to dial."""
         self._identity = identity
         self._context = client_context(identity)
+        self._links.know(identity)
         self._gates = itertools.cycle(identity.gates)
 
     async def stay_linked(self) -> None:
@@ -76,8 +100,38 @@ class Outpost:
                 self._say(str(error))
             else:
                 self._say("linked")
+                hearing = asyncio.ensure_future(self._hear_of_hosts(self._session))
                 self._say(f"the link is over: {await self._session.wait_over()}")
+                hearing.cancel()
             await asyncio.sleep(AGAIN_S)
+
+    async def _hear_of_hosts(self, session: LinkSession) -> None:
+        """Say where this host can be dialled, also when that changes, and hear of the others."""
+        reader, writer = open_reader_writer(session, written(HOSTS))
+        telling = asyncio.ensure_future(self._tell_addresses(writer))
+        try:
+            while line := await reader.readline():
+                self._links.hear(unpack_hosts(line))
+        except (OSError, ValueError) as error:
+            self._say(f"of other hosts nothing is heard any more: {error}")
+        finally:
+            telling.cancel()
+
+    async def _tell_addresses(self, writer: asyncio.StreamWriter) -> None:
+        told: tuple[Address, ...] | None = None
+        while True:
+            now = addresses_of(self._listeners)
+            if now != told:
+                told = now
+                writer.write(pack_addresses(now))
+            await asyncio.sleep(LOOK_S)
+
+    def _let_in(self, transport: asyncio.Transport, peer: Peer) -> None:
+        self._meeting.accept(transport, peer.name)
+
+    def _refuse(self, transport: asyncio.Transport, peer: Peer | None) -> None:
+        """Newcomers are taken in by the coordinator's gate only."""
+        transport.abort()
 
     async def serve(self, sockets: Mapping[str, socket.socket]) -> None:
         """Carry what connects to these Unix sockets to the coordinator's of the same names."""
@@ -87,7 +141,8 @@ class Outpost:
             await loop.create_unix_server(make, sock=listener)
 
     def close(self) -> None:
-        """End the link in order."""
+        """End all links in order."""
+        self.arrivals.close()
         self._meeting.end(f"the gate of {self._identity.name} has ended")
 
     def session(self) -> LinkSession:
@@ -113,17 +168,32 @@ class Outpost:
         return connection
 
     def _entrance_of(self, member: Member) -> asyncio.Protocol:
-        return entrance(self.session, written(member))()
+        if member.host == COORDINATOR:
+            return entrance(self.session, written(member))()
+        return LateEntrance(partial(self._links.session_to, member.host), written(member))
 
     def _on_stream(self, session: LinkSession, stream: Stream) -> None:
         wanted = read(stream.destination)
         is_here = isinstance(wanted, Member) and wanted.host == self._identity.name
         if isinstance(wanted, Member) and is_here and self._ports.is_own(wanted.port):
-            task = asyncio.ensure_future(carry(stream, partial(reach, self._loopback, wanted.port)))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._start(carry(stream, partial(reach, self._loopback, wanted.port)))
+        elif wanted == Gate(self._identity.name) and session is self._session:
+            self._start(self._answer(stream))
         else:
             stream.abort()
+
+    async def _answer(self, stream: Stream) -> None:
+        """Another host has dialled this one through the coordinator's gate."""
+        arrived = Arrived(partial(self.arrivals.let_in, "through the coordinator's gate"))
+        try:
+            await answer_over(stream, arrived, server_context(self._identity), HANDSHAKE_S)
+        except OSError as error:
+            self._say(f"through the coordinator's gate: {reason_of(error)}")
+
+    def _start(self, work: Any) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def open_door_stream(self, far: Pump) -> None:
         """

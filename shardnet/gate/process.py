@@ -1,8 +1,8 @@
 """The gate of one host: carries between it and the other hosts of a cluster, through TLS.
 
-    python -m shardnet.gate.process --folder DIR [--listen HOST:PORT ...] [--ready-fd FD] [--end-with FD]
+    python -m shardnet.gate.process --folder DIR [--hub] [--listen HOST:PORT ...] [--ready-fd FD] [--end-with FD]
 
-With `--listen` it is that of the coordinator's host, and DIR is the state folder of `shardnet up`: it lets in who was
+With `--hub` it is that of the coordinator's host, and DIR is the state folder of `shardnet up`: it lets in who was
 invited. Without, DIR is where `shardnet join` has written down what this host was given, and the gate offers there the
 sockets that the coordinator's folder has. Neither imports torch.
 """
@@ -46,6 +46,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="shardnet-gate", description="Carry between this host and others.")
     parser.add_argument("--folder", type=Path, required=True, metavar="DIR", help="the state folder here")
     parser.add_argument("--listen", action="append", default=[], metavar="HOST:PORT", help="where other hosts come in")
+    parser.add_argument("--hub", action="store_true", help="this is the coordinator's host: let in who was invited")
     parser.add_argument("--ready-fd", type=int, metavar="FD", help="an inherited pipe, told when it carries")
     parser.add_argument("--end-with", type=int, metavar="FD", help="end when this inherited pipe is closed")
     arguments = parser.parse_args()
@@ -66,7 +67,7 @@ async def _carry(arguments: argparse.Namespace) -> None:
     if arguments.end_with is not None:
         loop.add_reader(arguments.end_with, over.set)
     with ExitStack() as ends:
-        if arguments.listen:
+        if arguments.hub:
             carrying = await _as_hub(arguments, ends)
         else:
             carrying = await _as_outpost(arguments, ends)
@@ -83,7 +84,7 @@ async def _as_hub(arguments: argparse.Namespace, ends: ExitStack) -> asyncio.Fut
     gates = addresses_of(listeners)
     admission = admission_in(state, time.time())
     context = OwnContext(state, admission, gates, log)
-    hub = Hub(arguments.folder)
+    hub = Hub(arguments.folder, admission.revoked)
     ends.callback(hub.close, "the cluster has ended")
     invitations = Invitations()
     desk = Desk(admission, invitations, fingerprint_of(context.identity.key.public_key()), lambda: gates)
@@ -104,13 +105,16 @@ async def _as_outpost(arguments: argparse.Namespace, ends: ExitStack) -> asyncio
     identity = identity_in(state.path)
     if identity is None:
         raise UsageError(f"This host has not joined a cluster in {state.path}. Join with a code: shardnet join CODE")
-    outpost = Outpost(identity, log)
+    listeners = listen(arguments.listen)
+    outpost = Outpost(identity, listeners, log)
     ends.callback(outpost.close)
-    listeners = {name: listen_in(state, name) for name in (DOOR, STATUS, TRUST)}
-    for each in listeners.values():
+    offered = {name: listen_in(state, name) for name in (DOOR, STATUS, TRUST)}
+    for each in offered.values():
         ends.callback(each.remove)
     mark(state.path)
-    await outpost.serve({name: each.socket for name, each in listeners.items()})
+    await outpost.serve({name: each.socket for name, each in offered.items()})
+    for address in addresses_of(listeners):
+        log(f"listens at {address}")
     ends.callback(asyncio.ensure_future(stay_renewed(state, identity, outpost.know, log)).cancel)
     _be_ready(arguments.ready_fd, {"name": identity.name})
     return asyncio.ensure_future(outpost.stay_linked())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol, TypeVar
 
 from shardnet.tunnel.flow import Incoming, Outgoing
@@ -111,6 +112,10 @@ class Stream(asyncio.Transport):
         else:
             self._end_if_done()
 
+    def _force_close(self, exc: Exception | None) -> None:
+        """What asyncio's TLS calls where it can go on with nothing."""
+        self.abort()
+
     def abort(self) -> None:
         """Reset the stream: neither end hears anything of it any more."""
         if not self.is_over:
@@ -190,7 +195,10 @@ class Stream(asyncio.Transport):
 
     def _hand(self, data: bytes) -> None:
         assert self._protocol is not None
-        self._call(self._protocol.data_received, data)
+        if isinstance(self._protocol, asyncio.BufferedProtocol):
+            self._call(partial(_fill, self._protocol), data)
+        else:
+            self._call(self._protocol.data_received, data)
         credit_bytes = 0 if self.is_over or self._has_end_come else self._incoming.read(len(data))
         if credit_bytes:
             self._carrier.give_credit(self, credit_bytes)
@@ -208,3 +216,14 @@ class Stream(asyncio.Transport):
     def _end_if_done(self) -> None:
         if self._is_end_sent and self._is_end_read and not self.is_over:
             self.finish(None)
+
+
+def _fill(protocol: asyncio.BufferedProtocol, data: bytes) -> None:
+    """As asyncio's own transports do for protocols that have buffers, such as TLS."""
+    left = memoryview(data)
+    while left:
+        buffer = memoryview(protocol.get_buffer(len(left)))
+        num_bytes = min(len(buffer), len(left))
+        buffer[:num_bytes] = left[:num_bytes]
+        protocol.buffer_updated(num_bytes)
+        left = left[num_bytes:]

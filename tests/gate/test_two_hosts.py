@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from processes import wait_until
@@ -37,8 +38,16 @@ def far(hosts: Hosts, host: Host, name: str = "") -> Visitor:
     return Visitor(name, host.endpoint, Agent(name, host.loopback, hosts.ends), hosts.ends)
 
 
-def test_members_of_three_hosts_reach_each_other(hosts: Hosts) -> None:
-    phone, tablet = hosts.join("phone"), hosts.join("tablet")
+@pytest.mark.parametrize(
+    ("phone_can", "tablet_can"), [(True, True), (False, True), (False, False)], ids=["straight", "one way", "relayed"]
+)
+def test_members_of_three_hosts_reach_each_other(
+    hosts: Hosts, phone_can: bool, tablet_can: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    relayed: list[Any] = []
+    relay = hosts.hub._relay
+    monkeypatch.setattr(hosts.hub, "_relay", lambda *wanted: relayed.append(wanted) or relay(*wanted))
+    phone, tablet = hosts.join("phone", can_be_dialled=phone_can), hosts.join("tablet", can_be_dialled=tablet_can)
     first = near(hosts, "first")
     second, third = far(hosts, phone), far(hosts, tablet)
     fourth = near(hosts, "fourth")
@@ -49,6 +58,9 @@ def test_members_of_three_hosts_reach_each_other(hosts: Hosts) -> None:
     for visitor in visitors:
         for loopback in (NEAR, phone.loopback, tablet.loopback):
             assert greeted_at(loopback, visitor.agent.port) == visitor.agent.name
+    assert phone.said == tablet.said == ["linked"]
+    assert phone_can or tablet_can or relayed
+    assert not (phone_can and tablet_can and relayed)
 
 
 def test_who_has_left_is_not_listened_for_any_more(hosts: Hosts) -> None:
@@ -116,7 +128,9 @@ def test_no_other_port_of_a_host_is_reached(hosts: Hosts) -> None:
         (to_phone, f"member coordinator {elsewhere.agent.port}", b""),
         (to_phone, "door", b""),
         (from_phone, f"member coordinator {elsewhere.agent.port}", b"elsewhere"),
-        (from_phone, f"member phone {member.agent.port}", b"phone"),
+        (from_phone, f"member phone {member.agent.port}", b""),
+        (from_phone, "gate phone", b""),
+        (from_phone, "gate nobody", b""),
         (from_phone, f"member coordinator {secret.port}", b""),
         (from_phone, "member nobody 80", b""),
         (from_phone, "../../etc/passwd", b""),

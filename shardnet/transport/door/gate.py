@@ -121,14 +121,12 @@ class Gate:
 
 
 def _require_own_name(member: Member) -> None:
-    """A host's device has the name in its certificate, or that name and a number; sources have none of their own.
+    """A host's device has the name in its certificate; sources have none of their own.
 
     Raises:
         JoinFailed: it has another one.
     """
-    base, _, number = member.name.rpartition("-")
-    is_own = member.name == member.host or (base == member.host and number.isdecimal())
-    if not is_own and not member.name.startswith(SOURCE_MARK):
+    if member.name != member.host and not member.name.startswith(SOURCE_MARK):
         raise JoinFailed(f"This host was let in as {member.host}, and cannot bring {member.name} in. Join by its name.")
 
 

@@ -1,0 +1,97 @@
+"""Links of a host with others than the coordinator's: made when they are first needed, straight where the other one can
+be dialled, and else through the coordinator's gate, which cannot read what goes through them."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable
+
+from shardnet.errors import ClusterError
+from shardnet.gate.destinations import Gate, written
+from shardnet.gate.hosts import Hosts
+from shardnet.trust.contexts import client_context, server_mark
+from shardnet.trust.identity import Identity
+from shardnet.tunnel.connection import Connection
+from shardnet.tunnel.meeting import Meeting
+from shardnet.tunnel.nested_tls import dial_over
+from shardnet.tunnel.session import LinkSession
+
+HANDSHAKE_S = 5.0
+DIAL_S = 30.0
+"""How long it may take to reach another host, before who wants to is told that it is out of reach."""
+
+
+class Links:
+    """By the names of the hosts.
+
+    Args:
+        hub: the link with the coordinator's host; ClusterError where there is none.
+    """
+
+    def __init__(self, identity: Identity, meeting: Meeting, hub: Callable[[], LinkSession]) -> None:
+        self._meeting = meeting
+        self._hub = hub
+        self._hosts = Hosts({})
+        self._dialling: dict[str, asyncio.Task[LinkSession]] = {}
+        self.know(identity)
+
+    def know(self, identity: Identity) -> None:
+        """The identity of this host from now on."""
+        self._identity = identity
+        self._context = client_context(identity)
+
+    def hear(self, hosts: Hosts) -> None:
+        """Which hosts there are now."""
+        self._hosts = hosts
+
+    def counts(self, serial: int) -> bool:
+        """Whether a certificate was not revoked, as far as is known here."""
+        return serial not in self._hosts.revoked
+
+    async def session_to(self, host: str) -> LinkSession:
+        """The link with a host. Whoever asks while it is being made waits with the others.
+
+        Raises:
+            ClusterError: it is out of reach.
+        """
+        for session in reversed(self._meeting.sessions):
+            if session.peer == host and session.is_attached:
+                return session
+        dialling = self._dialling.get(host)
+        if dialling is None:
+            dialling = self._dialling[host] = asyncio.ensure_future(self._dial(host))
+            dialling.add_done_callback(lambda _: self._dialling.pop(host))
+        return await asyncio.shield(dialling)
+
+    async def _dial(self, host: str) -> LinkSession:
+        numbers = itertools.count()
+
+        async def connect() -> Connection:
+            gates = self._hosts.addresses.get(host, ())
+            number = next(numbers) % (len(gates) + 1)
+            mark = server_mark(self._identity, host)
+            if number == len(gates):
+                return await self._through_hub(host, mark)
+            _, connection = await asyncio.get_running_loop().create_connection(
+                Connection,
+                *gates[number],
+                ssl=self._context,
+                server_hostname=mark,
+                ssl_handshake_timeout=HANDSHAKE_S,
+            )
+            return connection
+
+        try:
+            return await asyncio.wait_for(self._meeting.dial(connect, host), DIAL_S)
+        except asyncio.TimeoutError:
+            raise ClusterError(f"{host} is out of reach.") from None
+
+    async def _through_hub(self, host: str, mark: str) -> Connection:
+        try:
+            session = self._hub()
+        except ClusterError as error:
+            raise OSError(str(error)) from error
+        connection = Connection()
+        await dial_over(session, written(Gate(host)), connection, self._context, mark, HANDSHAKE_S)
+        return connection

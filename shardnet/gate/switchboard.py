@@ -1,0 +1,81 @@
+"""Tells each host where the others can be dialled, as long as it is linked."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from shardnet.gate.hosts import MOST_LINE_BYTES, Hosts, pack_hosts, unpack_addresses
+from shardnet.trust.addresses import Address
+from shardnet.tunnel.session import LinkSession
+from shardnet.tunnel.stream import Stream
+
+
+class Switchboard:
+    """At the coordinator's gate.
+
+    Args:
+        revoked: the serial numbers of certificates that do not count any more.
+    """
+
+    def __init__(self, revoked: Callable[[], frozenset[int]]) -> None:
+        self._revoked = revoked
+        self._lines: dict[_Line, tuple[Address, ...]] = {}
+        """With what each host has said last."""
+
+    def take(self, session: LinkSession, stream: Stream) -> None:
+        """Hear from a host on a stream, and tell it of all."""
+        stream.begin(_Line(session.peer, self))
+
+    def tell(self) -> None:
+        """Tell all what is so now."""
+        told = pack_hosts(Hosts({line.host: addresses for line, addresses in self._lines.items()}, self._revoked()))
+        for line in self._lines:
+            line.tell(told)
+
+    def hear(self, line: _Line, addresses: tuple[Address, ...]) -> None:
+        """A host can be dialled there."""
+        self._lines[line] = addresses
+        self.tell()
+
+    def lose(self, line: _Line) -> None:
+        """A host says nothing any more."""
+        if self._lines.pop(line, None) is not None:
+            self.tell()
+
+
+class _Line(asyncio.Protocol):
+    def __init__(self, host: str, switchboard: Switchboard) -> None:
+        self.host = host
+        self._switchboard = switchboard
+        self._unread = bytearray()
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._unread += data
+        while (end := self._unread.find(b"\n")) >= 0:
+            line = bytes(self._unread[:end])
+            del self._unread[: end + 1]
+            try:
+                self._switchboard.hear(self, unpack_addresses(line))
+            except ValueError:
+                self._hang_up()
+                return
+        if len(self._unread) > MOST_LINE_BYTES:
+            self._hang_up()
+
+    def tell(self, told: bytes) -> None:
+        if self._transport is not None:
+            self._transport.write(told)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self._switchboard.lose(self)
+
+    def _hang_up(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
