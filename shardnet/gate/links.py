@@ -10,6 +10,7 @@ from collections.abc import Callable
 from shardnet.errors import ClusterError
 from shardnet.gate.destinations import Gate, written
 from shardnet.gate.hosts import Hosts
+from shardnet.trust.certificates import Peer, peer_of
 from shardnet.trust.contexts import client_context, server_mark
 from shardnet.trust.identity import Identity
 from shardnet.tunnel.connection import Connection
@@ -34,6 +35,7 @@ class Links:
         self._hub = hub
         self._hosts = Hosts({})
         self._dialling: dict[str, asyncio.Task[LinkSession]] = {}
+        self._serials: dict[str, int] = {}
         self.know(identity)
 
     def know(self, identity: Identity) -> None:
@@ -42,8 +44,16 @@ class Links:
         self._context = client_context(identity)
 
     def hear(self, hosts: Hosts) -> None:
-        """Which hosts there are now."""
+        """Which hosts there are now. What links there are with those that were shut out end."""
         self._hosts = hosts
+        for session in self._meeting.sessions:
+            if self._serials.get(session.peer) in hosts.revoked:
+                session.end("shut out")
+
+    def note(self, peer: Peer | None) -> None:
+        """The certificate with which a host has come, or was reached."""
+        if peer is not None:
+            self._serials[peer.name] = peer.serial
 
     def counts(self, serial: int) -> bool:
         """Whether a certificate was not revoked, as far as is known here."""
@@ -73,13 +83,14 @@ class Links:
             mark = server_mark(self._identity, host)
             if number == len(gates):
                 return await self._through_hub(host, mark)
-            _, connection = await asyncio.get_running_loop().create_connection(
+            transport, connection = await asyncio.get_running_loop().create_connection(
                 Connection,
                 *gates[number],
                 ssl=self._context,
                 server_hostname=mark,
                 ssl_handshake_timeout=HANDSHAKE_S,
             )
+            self.note(peer_of(transport.get_extra_info("ssl_object")))
             return connection
 
         try:
@@ -93,5 +104,6 @@ class Links:
         except ClusterError as error:
             raise OSError(str(error)) from error
         connection = Connection()
-        await dial_over(session, written(Gate(host)), connection, self._context, mark, HANDSHAKE_S)
+        tls = await dial_over(session, written(Gate(host)), connection, self._context, mark, HANDSHAKE_S)
+        self.note(peer_of(tls))
         return connection

@@ -127,6 +127,7 @@ class Outpost:
             await asyncio.sleep(LOOK_S)
 
     def _let_in(self, transport: asyncio.Transport, peer: Peer) -> None:
+        self._links.note(peer)
         self._meeting.accept(transport, peer.name)
 
     def _refuse(self, transport: asyncio.Transport, peer: Peer | None) -> None:

@@ -18,8 +18,9 @@ async def dial_over(
     context: ssl.SSLContext,
     server_hostname: str,
     handshake_s: float,
-) -> None:
-    """Open a stream, and speak TLS over it as a client. The protocol reads what is within.
+) -> ssl.SSLObject:
+    """Open a stream, and speak TLS over it as a client. The protocol reads what is within. Returns what tells of the
+    other end.
 
     Raises:
         OSError: the handshake failed, or takes too long.
@@ -28,6 +29,8 @@ async def dial_over(
     tls, shaken = _wrapped(protocol, context, handshake_s, server_side=False, server_hostname=server_hostname)
     stream, _ = session.open_stream(lambda: tls, destination)
     await _await(shaken, stream)
+    found: ssl.SSLObject = tls._app_transport.get_extra_info("ssl_object")
+    return found
 
 
 async def answer_over(

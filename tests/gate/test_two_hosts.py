@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -137,6 +138,26 @@ def test_no_other_port_of_a_host_is_reached(hosts: Hosts) -> None:
         (from_phone, "gate", b""),
     ):
         assert hosts.on_loop(said_at, session, destination) == said, destination
+
+
+@pytest.mark.parametrize("can_be_dialled", [True, False], ids=["straight", "relayed"])
+def test_who_is_shut_out_reaches_no_host_any_more(hosts: Hosts, can_be_dialled: bool) -> None:
+    phone = hosts.join("phone", can_be_dialled=can_be_dialled)
+    tablet = hosts.join("tablet", can_be_dialled=can_be_dialled)
+    second, third = far(hosts, phone), far(hosts, tablet)
+    with socket.create_connection((phone.loopback, third.agent.port), 20) as connection:
+        assert connection.recv(100) == b"tablet"
+
+        async def shut_out() -> None:
+            hosts.admission.revoke("phone", time.time())
+            hosts.hub.end_links("phone", "shut out")
+
+        assert "phone" in {session.peer for session in tablet.outpost._meeting.sessions}
+        hosts.on_loop(shut_out)
+        wait_until(lambda: "phone" not in {session.peer for session in tablet.outpost._meeting.sessions})
+    wait_until(lambda: list(third.names.values()) == ["tablet"])
+    assert greeted_at(phone.loopback, third.agent.port) == ""
+    assert second.membership.endpoint == phone.endpoint
 
 
 def test_a_link_that_ends_takes_its_members_with_it_and_they_come_back(hosts: Hosts) -> None:

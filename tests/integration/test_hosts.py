@@ -22,6 +22,8 @@ from tiny_text_model import save_text_model
 pytestmark = [pytest.mark.root, pytest.mark.timeout(290)]
 PROMPT = "the quick brown fox jumps over the lazy dog"
 PORT = 29500
+NUM_LONG = 400
+LONG = ("--prompt", PROMPT, "--max-new-tokens", str(NUM_LONG), "--temperature", "0")
 START_S = 120.0
 HALF_GIB = "0.002"
 """Room for more than half of the model, and not for all of it."""
@@ -169,6 +171,30 @@ def test_three_hosts_answer_as_one_and_nothing_can_be_read_between_them(hosts: H
     assert len(seen) > 50_000
     for secret in (PROMPT, expected["text"], "shardnet-", "token_ids", str(hosts.model)):
         assert secret.encode() not in seen
+
+
+def test_a_network_that_blinks_in_the_midst_of_an_answer_changes_no_token(hosts: Hosts) -> None:
+    """Also where the phone comes back under another address."""
+    expected = alone(hosts, NUM_LONG)
+    laptop = hosts.up("--memory-gib", HALF_GIB)
+    phone = hosts.join("phone", laptop.first()["code"], "--memory-gib", HALF_GIB)
+    phone.wait_for("holds")
+    laptop.wait_for("loaded")
+    asking = hosts.start("laptop", "generate", *LONG, "--cluster", str(hosts.state("laptop")), "--json")
+    laptop.wait_for("session began")
+    for number, seconds in enumerate((0.3, 5.0, 1.0)):
+        assert asking.process.poll() is None, "it should still be answering"
+        hosts.network.unplug("phone")
+        time.sleep(seconds)
+        if number == 1:
+            hosts.network.move("phone", "10.78.0.99")
+        hosts.network.plug_in_again("phone")
+        time.sleep(1.0)
+    assert asking.process.wait(START_S) == 0, asking.said()
+    assert json.loads(asking.lines()[-1])["token_ids"] == expected["token_ids"]
+    told = [json.loads(line)["event"] for line in laptop.lines()[1:]]
+    assert "lost" not in told and "left" not in told
+    assert phone.process.poll() is None
 
 
 def holders(status: dict[str, Any]) -> set[str]:
