@@ -96,14 +96,15 @@ def join(where: ClusterOptions, device: OwnDeviceOptions, how: JoinOptions, outp
     """
     folder = where.folder()
     with ExitStack() as ends:
-        if how.code is not None or not is_running(folder):
+        is_far = how.code is not None or not is_running(folder)
+        if is_far:
             from shardnet.launch.cluster.far import be_linked
 
             device = ends.enter_context(be_linked(folder, device, how))
         if how.source_only:
             _stay(folder, device, output)
         else:
-            _join(folder, device, how, output)
+            _join(folder, device, how, output, is_far=is_far)
 
 
 def _stay(folder: Path, device: OwnDeviceOptions, output: EventOutput) -> None:
@@ -114,12 +115,12 @@ def _stay(folder: Path, device: OwnDeviceOptions, output: EventOutput) -> None:
         threading.Event().wait()
 
 
-def _join(folder: Path, device: OwnDeviceOptions, how: JoinOptions, output: EventOutput) -> None:
+def _join(folder: Path, device: OwnDeviceOptions, how: JoinOptions, output: EventOutput, *, is_far: bool) -> None:
     require_light_set()
     require_address_space()
     from shardnet.launch.cluster.join import run
 
-    run(folder, device, how, as_json=output.json)
+    run(folder, device, how, is_far=is_far, as_json=output.json)
 
 
 def invite(where: ClusterOptions, output: ResultOutput) -> None:

@@ -9,7 +9,7 @@ from itertools import count
 from pathlib import Path
 
 from shardnet.cluster.local_workers import worker_environment
-from shardnet.device.process import LEAVE_S, serve
+from shardnet.device.process import JOIN_S, LEAVE_S, serve
 from shardnet.errors import NameTaken
 from shardnet.foreign.quoting import shortened
 from shardnet.launch.cluster.options import JoinOptions, OwnDeviceOptions, machine_name
@@ -20,12 +20,14 @@ from shardnet.profiling.cores import max_threads
 
 KEEP_S = 600.0
 """How long to look for a cluster that is gone: a coordinator that was killed may be started again."""
+FAR_S = 1e9
+"""The same for one on another machine, also at first: networks come back, and so do laptops that went home."""
 _SENTENCES = {
     "joined": "{name} has joined the cluster in {folder}. Models use it where it helps; Ctrl-C leaves.",
     "holds": "{name} holds {what}.",
     "fetching": "{what}.",
     "fetched": "{what}.",
-    "gone": "The cluster in {folder} is gone. {name} looks for it for ten minutes.",
+    "gone": "The cluster in {folder} is gone. {name} looks for it {how_long}.",
     "back": "The cluster in {folder} is back.",
     "struck off": "{name} was silent for too long, and was struck off. It joins anew.",
     "battery low": "{name} leaves before its battery is empty: {what} are left.",
@@ -37,8 +39,11 @@ _SENTENCES = {
 }
 
 
-def run(folder: Path, asked: OwnDeviceOptions, how: JoinOptions, *, as_json: bool) -> None:
+def run(folder: Path, asked: OwnDeviceOptions, how: JoinOptions, *, is_far: bool = False, as_json: bool) -> None:
     """Be a device.
+
+    Args:
+        is_far: of a cluster on another machine, which is looked for until a signal comes.
 
     Raises:
         NameTaken: `--name` is another device's.
@@ -47,19 +52,20 @@ def run(folder: Path, asked: OwnDeviceOptions, how: JoinOptions, *, as_json: boo
     threads = asked.threads or max_threads()
     os.environ.update(worker_environment(os.environ, threads))
     for name in _names(asked.name):
-        told = partial(_tell, name=name, folder=folder, as_json=as_json)
+        told = partial(_tell, name=name, folder=folder, is_far=is_far, as_json=as_json)
         try:
             with until_signalled():
                 serve(
                     endpoint_in(folder),
                     name,
                     threads,
-                    KEEP_S,
+                    FAR_S if is_far else KEEP_S,
                     asked.most_memory_bytes,
                     told,
                     leave_s=LEAVE_S,
                     least_battery_percent=how.least_battery,
                     fetch_limits=how.fetch_limits,
+                    join_s=FAR_S if is_far else JOIN_S,
                 )
                 return
             told("left", "")
@@ -77,6 +83,11 @@ def _names(name: str | None) -> Iterator[str]:
         yield from (f"{base}-{number}" for number in count(2))
 
 
-def _tell(event: str, what: str, *, name: str, folder: Path, as_json: bool) -> None:
-    text = _SENTENCES[event].format(name=name, what=what or "nothing any more", folder=shortened(str(folder)))
+def _tell(event: str, what: str, *, name: str, folder: Path, is_far: bool, as_json: bool) -> None:
+    text = _SENTENCES[event].format(
+        name=name,
+        what=what or "nothing any more",
+        folder=shortened(str(folder)),
+        how_long="until Ctrl-C" if is_far else "for ten minutes",
+    )
     tell({"event": event, "text": text, "device": name}, as_json=as_json)

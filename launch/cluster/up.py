@@ -63,11 +63,12 @@ def run(
         mark(folder)
         assert door.folder is not None, "it was opened in one"
         notebook = Notebook(door.folder)
+        invitation = _open_to_others(door, listen, told, resources)  # before what tells other machines of its end
         own = None if device is None else resources.enter_context(_own_device(door, device))
         how_it_ended = (lambda name: HAS_ENDED) if own is None else own.how_it_ended
         coordinator = resources.enter_context(Coordinator.join(door.endpoint, told.events.put, how_it_ended, notebook))
         resources.enter_context(StatusSocket(door.folder, lambda: as_object(coordinator.status())))
-        told.begin(folder, door.endpoint, _open_to_others(door, listen, told, resources))
+        told.begin(folder, door.endpoint, invitation)
         if own is not None:
             _wait_for(own, coordinator, told)
         with progress_bars(enabled=None if told.is_on_terminal else False) as progress:

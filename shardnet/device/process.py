@@ -178,6 +178,7 @@ def serve(
     leave_s: float = 0.0,
     least_battery_percent: float = 0.0,
     fetch_limits: FetchLimits = NO_LIMITS,
+    join_s: float = JOIN_S,
 ) -> None:
     """Be a device until it is over. One that the others have struck off, as it was silent for too long, joins anew.
 
@@ -195,6 +196,7 @@ def serve(
             signal waits no longer.
         least_battery_percent: with less in its battery, and no charger, it leaves as at a signal; 0 does not look.
         fetch_limits: what it gives for weights that it has to fetch.
+        join_s: how long to look for the door at first.
 
     Raises:
         ShardnetError: it could not join, or the door was not found again.
@@ -209,12 +211,12 @@ def serve(
 
     make_worker = make_worker or _own_worker(threads, most_memory_bytes, fetch_limits)
     torch.set_num_threads(threads)
-    wait_s, is_over = JOIN_S, False
+    wait_s, is_over = join_s, False
     while not is_over:
         with make_worker() as worker:
             worker.on_fetch = FetchNews(tell).hear
             here = _joined(endpoint, name, wait_s, keep_s, worker)
-            wait_s = max(JOIN_S, keep_s)
+            wait_s = max(join_s, keep_s)
             if here is None:
                 continue
             with here:

@@ -32,7 +32,13 @@ def glance(folder: Path) -> dict[str, Any]:
     while True:
         require_running(folder)
         try:
-            shown: dict[str, Any] = parse_json(_read(folder.absolute() / STATUS), "the status", ClusterError)
+            said = _read(folder.absolute() / STATUS)
+            if not said:
+                raise ClusterError(
+                    f"The coordinator of the cluster in {shortened(str(folder))} says nothing: it has just ended, or the "
+                    "link to its machine is broken. Ask again."
+                )
+            shown: dict[str, Any] = parse_json(said, "the status", ClusterError)
             return shown
         except OSError as error:
             if time.monotonic() > deadline_s or isinstance(error, TimeoutError):

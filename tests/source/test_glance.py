@@ -52,7 +52,7 @@ def test_a_mistake_is_not_for_the_next_one(state: StateFolder) -> None:
         return dict(answer)
 
     with StatusSocket(state, status):
-        with pytest.raises(ClusterError, match="The status is empty"):
+        with pytest.raises(ClusterError, match="says nothing: it has just ended"):
             glance(state.path)
         assert glance(state.path) == SHOWN
 

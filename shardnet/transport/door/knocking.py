@@ -20,8 +20,8 @@ from shardnet.transport.door.key import FOLDER, NAME, own_key
 from shardnet.transport.door.listening import short_path, tend, where
 from shardnet.transport.door.messages import GREETING_BYTES, PROOF_BYTES
 
-AGAIN_S = 0.05
-"""After which a door that is not there yet is tried again."""
+AGAIN_LEAST_S, AGAIN_MOST_S = 0.05, 1.0
+"""After which a door that is not there yet is tried again: a tenth of how long it was not there, within these."""
 
 
 def knock(endpoint: str, timeout_s: float) -> socket.socket:
@@ -31,7 +31,8 @@ def knock(endpoint: str, timeout_s: float) -> socket.socket:
         UsageError: the endpoint is neither "unix:PATH" nor "host:port", or this user has no key.
         JoinFailed: no door is there in time, or not one that this process can enter.
     """
-    deadline_s = time.monotonic() + timeout_s
+    began_s = time.monotonic()
+    deadline_s = began_s + timeout_s
     key = _key_for(endpoint)
     while (left_s := deadline_s - time.monotonic()) > 0:
         try:
@@ -39,7 +40,8 @@ def knock(endpoint: str, timeout_s: float) -> socket.socket:
         except PermissionError as error:
             raise JoinFailed(f"The door at {endpoint} is not open to this user.") from error
         except (OSError, EOFError):
-            time.sleep(min(AGAIN_S, max(0.0, deadline_s - time.monotonic())))
+            pause_s = min(AGAIN_MOST_S, max(AGAIN_LEAST_S, (time.monotonic() - began_s) / 10))
+            time.sleep(min(pause_s, max(0.0, deadline_s - time.monotonic())))
     raise JoinFailed(f"No cluster answers at {endpoint} within {timeout_s:g} s. {_what_to_start(endpoint)}")
 
 
