@@ -125,9 +125,10 @@ class _Told:
 
 def _open_to_others(door: Door, listen: str | None, told: _Told, resources: ExitStack) -> dict[str, Any] | None:
     """Have the gate of this machine listen, and return the first invitation."""
-    if listen is None:
-        return None
     assert door.folder is not None, "it was opened in one"
+    if listen is None:
+        own_gate.end_left(door.folder)
+        return None
     resources.enter_context(own_gate.start_or_find(door.folder, [listen]))
     inviting = Inviting(door.folder.path, told.invited)
     resources.callback(inviting.close)

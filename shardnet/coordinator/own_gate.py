@@ -64,6 +64,15 @@ def start_or_find(state: StateFolder, listen: Sequence[str]) -> Gate:
     return gate
 
 
+def end_left(state: StateFolder) -> None:
+    """End the gate that an earlier coordinator has left: nobody of another machine is to come in any more."""
+    noted = _noted(state)
+    if noted is not None:
+        _, process, told = noted
+        Gate(state.path / LOG, process, None, told).close()
+        state.remove(NOTE)
+
+
 def start(folder: Path, options: Sequence[str] = (), *, ends_with_this: bool = False) -> Gate:
     """Start a gate, and wait until it listens.
 

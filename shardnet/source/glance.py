@@ -35,8 +35,8 @@ def glance(folder: Path) -> dict[str, Any]:
             said = _read(folder.absolute() / STATUS)
             if not said:
                 raise ClusterError(
-                    f"The coordinator of the cluster in {shortened(str(folder))} says nothing: it has just ended, or the "
-                    "link to its machine is broken. Ask again."
+                    f"The coordinator of the cluster in {shortened(str(folder))} says nothing: it has just ended, or "
+                    "the link to its machine is broken. Ask again."
                 )
             shown: dict[str, Any] = parse_json(said, "the status", ClusterError)
             return shown

@@ -1,0 +1,66 @@
+"""The gate of a coordinator's host as a process: started once, found again, and ended."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shardnet.coordinator import own_gate
+from shardnet.errors import UsageError
+from shardnet.process.state_folder import StateFolder
+from shardnet.source.trust import ask_gate
+
+LISTEN = ["127.0.0.1:0"]
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Iterator[StateFolder]:
+    folder = StateFolder(tmp_path / "state")
+    yield folder
+    own_gate.end_left(folder)
+    folder.close()
+
+
+def can_connect(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), 10).close()
+    except OSError:
+        return False
+    return True
+
+
+def test_a_gate_outlives_its_coordinator_and_is_found_again(state: StateFolder) -> None:
+    first = own_gate.start_or_find(state, LISTEN)
+    (address,) = first.told["addresses"]
+    again = own_gate.start_or_find(state, LISTEN)
+    assert again.process == first.process and again.told == first.told
+    assert can_connect(address)
+    assert ask_gate(state.path, "invite")["addresses"] == [address]
+    assert [each["name"] for each in ask_gate(state.path, "trusted")] == ["coordinator"]
+    with pytest.raises(UsageError, match="No device with a certificate is called 'phone'"):
+        ask_gate(state.path, "revoke", "phone")
+    own_gate.end_left(state)
+    assert first.has_ended and not can_connect(address)
+    own_gate.end_left(state)
+
+
+def test_with_another_address_there_is_another_gate(state: StateFolder) -> None:
+    first = own_gate.start_or_find(state, LISTEN)
+    with own_gate.start_or_find(state, ["localhost:0"]) as second:
+        assert first.has_ended and not second.has_ended
+
+
+def test_a_port_in_use_is_one_sentence(state: StateFolder) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        endpoint = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(UsageError, match=f"Cannot listen on {endpoint}: Address already in use. Choose another"):
+            own_gate.start_or_find(state, [endpoint])
+    for wrong in ("", "nowhere", "127.0.0.1:99999", "192.0.2.1:80"):
+        with pytest.raises(UsageError, match="listen"):
+            own_gate.start_or_find(state, [wrong])
+    with pytest.raises(UsageError, match="open to this machine only"):
+        ask_gate(state.path, "invite")
