@@ -169,7 +169,7 @@ def test_three_hosts_answer_as_one_and_nothing_can_be_read_between_them(hosts: H
     assert open_ports(hosts, "desk", "phone") == [at_phone]
     seen = capture.close()
     assert len(seen) > 50_000
-    for secret in (PROMPT, expected["text"], "shardnet-", "token_ids", str(hosts.model)):
+    for secret in (PROMPT, expected["text"], "token_ids", "start_session", str(hosts.model)):
         assert secret.encode() not in seen
 
 
