@@ -76,6 +76,11 @@ class Hosts:
         self.ends.callback(self.on_loop, close)
         return hub
 
+    def restart_door(self) -> None:
+        """The coordinator is killed, and started again in the same folder."""
+        self.door.close()
+        self.door = self.ends.enter_context(serve_door(folder=self.folder / "up"))
+
     def on_loop(self, work: Callable[..., Any], *args: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(work(*args), self._loop).result(20)
 
@@ -150,10 +155,13 @@ class Visitor:
         self.agent = agent
         self.names: dict[int, str] = {}
         self.struck = threading.Event()
-        self.membership = Membership(endpoint, timeout_s=20)
+        self.membership = Membership(endpoint, timeout_s=20, look_again_s=60)
         ends.callback(self.membership.close)
         self.id = self.membership.enter()
-        self.membership.enlist(name, f"uv://127.0.0.1:{agent.port}", self._hear, self.struck.set)
+        self.door: list[str] = []
+        """What became of it."""
+        where = f"uv://127.0.0.1:{agent.port}"
+        self.membership.enlist(name, where, self._hear, self.struck.set, self.door.append)
 
     def _hear(self, news: News) -> None:
         for member_id in news.left:

@@ -80,7 +80,6 @@ class Outpost:
         )
         self._ports = Ports(identity.name, self._entrance_of, loopback)
         self.know(identity)
-        self._num_door_streams = 0
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def know(self, identity: Identity) -> None:
@@ -202,13 +201,6 @@ class Outpost:
             ClusterError: there is no link.
         """
         self.session().open_stream(lambda: far, written(DOOR))
-        self._num_door_streams += 1
-
-    def door_stream_is_over(self) -> None:
-        """One of those that were opened."""
-        self._num_door_streams -= 1
-        if not self._num_door_streams:
-            self._ports.forget()
 
     def enlisted(self, member_id: int, address: str) -> None:
         """A member of this host is about to be on the roster: whoever hears of it may come at once."""
@@ -241,7 +233,7 @@ class _DoorEntrance:
         self.near = _Watched(DoorStream(MOST_SAID_BYTES), self._look_at_said)
         self.far = _Watched(DoorStream(MOST_TOLD_BYTES), self._look_at_told)
         self.near.other, self.far.other = self.far, self.near
-        self.near.on_made, self.near.on_lost = partial(outpost.open_door_stream, self.far), outpost.door_stream_is_over
+        self.near.on_made = partial(outpost.open_door_stream, self.far)
 
     def _look_at_said(self, said: Any) -> None:
         if type(said) is Enter:
@@ -270,20 +262,13 @@ class _Watched(Pump):
         self._stream = stream
         self._look = look
         self.on_made: Callable[[], None] = _nothing
-        self.on_lost: Callable[[], None] = _nothing
-        """Called where `on_made` has not raised."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         try:
             self.on_made()
         except ClusterError:
-            self.on_lost = _nothing
             self.reset()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        self.on_lost()
 
     def data_received(self, data: bytes) -> None:
         try:

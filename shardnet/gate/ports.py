@@ -17,7 +17,8 @@ Entrance = Callable[[Member], asyncio.Protocol]
 
 
 class Ports:
-    """By the ids of the members, which are never used again.
+    """By the ids of the members, which are never used again. They outlive the door: a member that comes back to it is
+    told only what has changed meanwhile.
 
     Args:
         own_host: what the door calls this one.
@@ -63,12 +64,6 @@ class Ports:
     def is_own(self, port: int) -> bool:
         """Whether a member of this host is behind a port, so that others may come to it."""
         return port in self._own.values()
-
-    def forget(self) -> None:
-        """Nobody of this host hears any more who comes and goes: those who come back hear of all anew."""
-        for member_id in (*self._own, *self._listening):
-            self.drop(member_id)
-        self._gone.clear()
 
 
 def _listener(host: str, port: int) -> socket.socket | None:

@@ -160,6 +160,21 @@ def test_who_is_shut_out_reaches_no_host_any_more(hosts: Hosts, can_be_dialled: 
     assert second.membership.endpoint == phone.endpoint
 
 
+def test_members_of_other_hosts_are_reached_as_before_when_the_coordinator_was_started_again(hosts: Hosts) -> None:
+    """The gate once forgot all ports when the door was gone, and the door tells only what has changed."""
+    phone, tablet = hosts.join("phone"), hosts.join("tablet")
+    first, second, third = near(hosts, "first"), far(hosts, phone), far(hosts, tablet)
+    hosts.restart_door()
+    for visitor in (first, second, third):
+        wait_until(lambda visitor=visitor: visitor.door == ["gone", "back"])  # type: ignore[misc]
+    fourth = near(hosts, "fourth")
+    for visitor in (first, second, third, fourth):
+        visitor.membership.sync()
+        assert not visitor.struck.is_set()
+        for loopback in (NEAR, phone.loopback, tablet.loopback):
+            assert greeted_at(loopback, visitor.agent.port) == visitor.agent.name
+
+
 def test_a_link_that_ends_takes_its_members_with_it_and_they_come_back(hosts: Hosts) -> None:
     phone = hosts.join("phone")
     first, second = near(hosts, "first"), far(hosts, phone)
