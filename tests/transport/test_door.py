@@ -18,6 +18,7 @@ from shardnet.errors import ClusterError, JoinFailed, ShardnetError, UsageError
 from shardnet.transport.door import door as door_module
 from shardnet.transport.door import knocking
 from shardnet.transport.door.challenge import MEMBER, Exchange, greet
+from shardnet.transport.door.connection import DoorConnection
 from shardnet.transport.door.door import Door, serve_door
 from shardnet.transport.door.endpoint import split_endpoint
 from shardnet.transport.door.key import own_key
@@ -526,3 +527,15 @@ def test_the_door_listens_where_it_was_asked_to_and_nowhere_else() -> None:
         assert host == "127.0.0.1"
         with pytest.raises(OSError, match="refused"):
             socket.create_connection(("127.0.0.2", port), 1)
+
+
+def test_whoever_hears_first_that_a_door_is_gone_says_the_same() -> None:
+    """Who wrote into the closed connection said "Broken pipe" before its reader had noticed."""
+    here, there = socket.socketpair()
+    with there:
+        connection = DoorConnection(here)
+    with pytest.raises(OSError):
+        while True:
+            connection.say(Enter(1))
+    assert connection.why_over == "its process has ended"
+    connection.close()

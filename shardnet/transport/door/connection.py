@@ -12,6 +12,8 @@ from shardnet.transport.door import messages
 from shardnet.transport.door.knocking import read_exactly
 from shardnet.transport.door.messages import MOST_TOLD_BYTES
 
+HAS_ENDED = "its process has ended"
+"""Why a connection is over that the other end has closed, whichever side hears of it first."""
 SAY_S = 5.0
 """How long a message may take to leave."""
 
@@ -38,7 +40,7 @@ class DoorConnection:
             try:
                 self._socket.sendall(messages.pack(message))
             except OSError as error:  # half of it may have left: nothing can follow
-                self.why_over = error.strerror or str(error)
+                self.why_over = HAS_ENDED if isinstance(error, ConnectionError) else error.strerror or str(error)
                 with suppress(OSError):
                     self._socket.shutdown(socket.SHUT_WR)
                 raise

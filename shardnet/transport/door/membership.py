@@ -21,7 +21,7 @@ from contextlib import suppress
 from typing import Any, Literal
 
 from shardnet.errors import ClusterError, Evicted, ShardnetError
-from shardnet.transport.door.connection import DoorConnection
+from shardnet.transport.door.connection import HAS_ENDED, DoorConnection
 from shardnet.transport.door.knocking import knock, knock_again
 from shardnet.transport.door.messages import (
     Done,
@@ -207,7 +207,7 @@ class Membership:
         except Undecodable as error:
             return str(error)
         except (OSError, EOFError):
-            return "its process has ended"
+            return HAS_ENDED
 
     def _take(self, told: Any) -> None:
         kind = type(told)
