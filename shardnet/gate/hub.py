@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from shardnet.transport.door.listening import short_path
 from shardnet.transport.door.messages import (
     MOST_SAID_BYTES,
     AddPort,
+    AllTold,
     Carried,
     Carrying,
     Done,
@@ -44,6 +46,8 @@ PATHS = {DOOR: GATE, STATUS: STATUS, TRUST: f"{TRUST}/{TRUST}"}
 """Where in the coordinator's folder each socket is that other hosts reach."""
 LOOK_AGAIN_S = 0.2
 """After which the door is looked for again."""
+TOLD_S = 10.0
+"""How long it may take to hear from the door who is a member."""
 KEEP_S = 600.0
 """How long a gate outlives a coordinator that was killed and may be started again."""
 Revoked = Callable[[], frozenset[int]]
@@ -61,6 +65,8 @@ class Hub:
         self._folder = folder
         self._loopback = loopback
         self._meeting = Meeting(lambda session: None, self._on_stream, limits)
+        self._is_told = asyncio.Event()
+        """While the door is there, and has told of all who are."""
         self._switchboard = Switchboard(revoked)
         self._ports = Ports("", self._entrance_of, loopback)
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -99,6 +105,7 @@ class Hub:
             except (OSError, EOFError, Undecodable):
                 gone_since_s = time.monotonic()
             finally:
+                self._is_told.clear()
                 writer.transport.abort()
 
     async def _hear_from(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -111,6 +118,8 @@ class Hub:
                 writer.write(pack(Done(told.number, 0) if is_reached else Refused(told.number, "PortTaken", "")))
             elif type(told) is DropPort:
                 self._ports.drop(told.id)
+            elif type(told) is AllTold:
+                self._is_told.set()
             else:
                 raise Undecodable("the door says nothing else to a gate")
 
@@ -143,8 +152,18 @@ class Hub:
             self._start(carry(stream, partial(connect_there, path, preface)))
 
     def _lead_to(self, member: Member, stream: Stream) -> None:
-        if member.host == COORDINATOR and self._ports.is_own(member.port):
-            self._start(carry(stream, partial(reach, self._loopback, member.port)))
+        if member.host == COORDINATOR:
+            self._start(self._carry_to(member.port, stream))
+        else:
+            stream.abort()
+
+    async def _carry_to(self, port: int, stream: Stream) -> None:
+        """While the door is away others may have heard already of a member of which this gate has not."""
+        if not self._ports.is_own(port):
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._is_told.wait(), TOLD_S)
+        if self._ports.is_own(port):
+            await carry(stream, partial(reach, self._loopback, port))
         else:
             stream.abort()
 

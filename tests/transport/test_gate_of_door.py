@@ -16,7 +16,7 @@ from shardnet.errors import ClusterError, JoinFailed, NameTaken, PortTaken
 from shardnet.transport.door.connection import DoorConnection
 from shardnet.transport.door.door import Door, serve_door
 from shardnet.transport.door.membership import Membership
-from shardnet.transport.door.messages import AddPort, Carried, Carrying, Done, DropPort, News, Refused, pack
+from shardnet.transport.door.messages import AddPort, AllTold, Carried, Carrying, Done, DropPort, News, Refused, pack
 
 
 @pytest.fixture
@@ -56,6 +56,8 @@ class FakeGate:
     def _hear(self, told: Any) -> None:
         if type(told) is DropPort:
             self.ports.pop(told.id, None)
+        elif type(told) is AllTold:
+            return
         elif told.port in self._taken:
             self.connection.say(Refused(told.number, "PortTaken", "taken"))
         else:

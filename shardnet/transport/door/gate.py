@@ -14,7 +14,7 @@ from contextlib import suppress
 
 from shardnet.errors import ClusterError, JoinFailed, PortTaken
 from shardnet.transport.door.guest import Guest
-from shardnet.transport.door.messages import AddPort, Done, DropPort, Refused
+from shardnet.transport.door.messages import AddPort, AllTold, Done, DropPort, Refused
 from shardnet.transport.door.roster import Member
 from shardnet.transport.names import SOURCE_MARK
 from shardnet.transport.wire.values import Undecodable
@@ -49,6 +49,7 @@ class Gate:
         try:
             for member in members:
                 self._say(guest, member).add_done_callback(self._look_at(member.id))
+            guest.say(AllTold())
             while True:
                 said = await guest.read()
                 if type(said) is Done or type(said) is Refused:

@@ -151,6 +151,10 @@ class DropPort(NamedTuple):
     id: int
 
 
+class AllTold(NamedTuple):
+    """Tell a gate that it has heard of all who are there."""
+
+
 class Unreachable(NamedTuple):
     """Say, as a gate, among what a member of its host says, that the port of another member is taken there."""
 
@@ -177,6 +181,7 @@ KINDS: tuple[type, ...] = (
     AddPort,
     DropPort,
     Unreachable,
+    AllTold,
 )
 """The position is the number on the wire."""
 SAID = frozenset(KINDS[:9])
