@@ -19,8 +19,8 @@ from shardnet.cluster.comings import HAS_ENDED
 from shardnet.cluster.local_workers import worker_environment
 from shardnet.errors import BadConfiguration, UsageError
 from shardnet.foreign.plain_files import read_json
-from shardnet.process.helper import Helper
 from shardnet.process.identity import process_of
+from shardnet.process.serving_process import ServingProcess
 from shardnet.process.state_folder import StateFolder
 
 DEVICE_COMMAND = (sys.executable, "-m", "shardnet.device.process")
@@ -38,7 +38,7 @@ class Wanted(NamedTuple):
     most_memory_bytes: int | None = None
 
 
-class OwnDevice(Helper):
+class OwnDevice(ServingProcess):
     """A device process. Made by `start_or_find`."""
 
     def __init__(self, name: str, log: Path, process: str, child: subprocess.Popen[bytes] | None) -> None:

@@ -15,8 +15,8 @@ from typing import Any
 
 from shardnet.errors import BadConfiguration, ClusterError, UsageError
 from shardnet.foreign.plain_files import read_json
-from shardnet.process.helper import Helper
 from shardnet.process.identity import process_of
+from shardnet.process.serving_process import ServingProcess
 from shardnet.process.state_folder import StateFolder
 
 GATE_COMMAND = (sys.executable, "-m", "shardnet.gate.process")
@@ -26,7 +26,7 @@ READY_S = 30.0
 """How long a gate may take until it listens."""
 
 
-class Gate(Helper):
+class Gate(ServingProcess):
     """A gate process.
 
     Args:

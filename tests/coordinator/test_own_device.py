@@ -25,7 +25,7 @@ DEAF = "import signal, time; signal.signal(15, signal.SIG_IGN); open({ready!r}, 
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StateFolder]:
     """What the devices of these tests do but wait does not matter here."""
     monkeypatch.setattr(own_device, "DEVICE_COMMAND", (sys.executable, "-S", "-c", QUIET))
-    monkeypatch.setattr("shardnet.process.helper.GOODBYE_S", 0.5)
+    monkeypatch.setattr("shardnet.process.serving_process.GOODBYE_S", 0.5)
     state = StateFolder(tmp_path / "state")
     yield state
     state.close()

@@ -22,7 +22,7 @@ KILLED_S = 5.0
 LOOK_EVERY_S = 0.01
 
 
-class Helper:
+class ServingProcess:
     """A context manager: leaving it ends the process.
 
     Args:
