@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import ssl
 from collections.abc import Callable
 
 from shardnet.errors import ClusterError
 from shardnet.gate.destinations import Gate, written
 from shardnet.gate.hosts import Hosts
+from shardnet.trust.addresses import Address
 from shardnet.trust.certificates import Peer, peer_of
 from shardnet.trust.contexts import client_context, server_mark
 from shardnet.trust.identity import Identity
@@ -21,6 +23,18 @@ from shardnet.tunnel.session import LinkSession
 HANDSHAKE_S = 5.0
 DIAL_S = 30.0
 """How long it may take to reach another host, before who wants to is told that it is out of reach."""
+
+
+async def dial_straight(gate: Address, context: ssl.SSLContext, mark: str) -> tuple[Connection, ssl.SSLObject]:
+    """A connection to the gate of a host, and what tells of the other end.
+
+    Raises:
+        OSError: it is not reached, or it is another host.
+    """
+    transport, connection = await asyncio.get_running_loop().create_connection(
+        Connection, *gate, ssl=context, server_hostname=mark, ssl_handshake_timeout=HANDSHAKE_S
+    )
+    return connection, transport.get_extra_info("ssl_object")
 
 
 class Links:
@@ -83,14 +97,8 @@ class Links:
             mark = server_mark(self._identity, host)
             if number == len(gates):
                 return await self._through_hub(host, mark)
-            transport, connection = await asyncio.get_running_loop().create_connection(
-                Connection,
-                *gates[number],
-                ssl=self._context,
-                server_hostname=mark,
-                ssl_handshake_timeout=HANDSHAKE_S,
-            )
-            self.note(peer_of(transport.get_extra_info("ssl_object")))
+            connection, tls = await dial_straight(gates[number], self._context, mark)
+            self.note(peer_of(tls))
             return connection
 
         try:

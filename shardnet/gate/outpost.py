@@ -14,7 +14,7 @@ from shardnet.gate.arrivals import Arrivals, Arrived
 from shardnet.gate.destinations import HOSTS, Gate, Member, read, written
 from shardnet.gate.door_stream import DoorStream
 from shardnet.gate.hosts import pack_addresses, unpack_hosts
-from shardnet.gate.links import Links
+from shardnet.gate.links import HANDSHAKE_S, Links, dial_straight
 from shardnet.gate.listening import addresses_of
 from shardnet.gate.local import LateEntrance, reach
 from shardnet.gate.ports import LOOPBACK, Ports
@@ -45,7 +45,6 @@ from shardnet.tunnel.nested_tls import answer_over
 from shardnet.tunnel.session import LinkSession
 from shardnet.tunnel.stream import Stream
 
-HANDSHAKE_S = 5.0
 LOOK_S = 5.0
 """How often this host looks whether its addresses are others now."""
 AGAIN_S = 1.0
@@ -76,7 +75,7 @@ class Outpost:
         self._session: LinkSession | None = None
         self._links = Links(identity, self._meeting, self.session)
         self.arrivals = Arrivals(
-            listeners, lambda: server_context(self._identity), self._links.counts, self._let_in, self._refuse, say
+            listeners, lambda: self._own_context, self._links.counts, self._let_in, self._refuse, say
         )
         self._ports = Ports(identity.name, self._entrance_of, loopback)
         self.know(identity)
@@ -86,7 +85,7 @@ class Outpost:
         """The identity of this host from now on, of the same name: the certificate for the next connection, and where
         to dial."""
         self._identity = identity
-        self._context = client_context(identity)
+        self._context, self._own_context = client_context(identity), server_context(identity)
         self._links.know(identity)
         self._gates = itertools.cycle(identity.gates)
 
@@ -156,15 +155,8 @@ class Outpost:
         return self._session
 
     async def _connect(self) -> Connection:
-        gate = next(self._gates)
-        _, connection = await asyncio.get_running_loop().create_connection(
-            Connection,
-            gate.host,
-            gate.port,
-            ssl=self._context,
-            server_hostname=server_mark(self._identity, COORDINATOR),
-            ssl_handshake_timeout=HANDSHAKE_S,
-        )
+        mark = server_mark(self._identity, COORDINATOR)
+        connection, _ = await dial_straight(next(self._gates), self._context, mark)
         return connection
 
     def _entrance_of(self, member: Member) -> asyncio.Protocol:
@@ -186,7 +178,7 @@ class Outpost:
         """Another host has dialled this one through the coordinator's gate."""
         arrived = Arrived(partial(self.arrivals.let_in, "through the coordinator's gate"))
         try:
-            await answer_over(stream, arrived, server_context(self._identity), HANDSHAKE_S)
+            await answer_over(stream, arrived, self._own_context, HANDSHAKE_S)
         except OSError as error:
             self._say(f"through the coordinator's gate: {reason_of(error)}")
 
