@@ -66,6 +66,7 @@ def run(folder: Path, asked: OwnDeviceOptions, how: JoinOptions, *, is_far: bool
                     least_battery_percent=how.least_battery,
                     fetch_limits=how.fetch_limits,
                     join_s=FAR_S if is_far else JOIN_S,
+                    compute=asked.compute,
                 )
                 return
             told("left", "")

@@ -15,6 +15,7 @@ from shardnet.errors import BadRequest
 from shardnet.foreign.quoting import quoted
 from shardnet.launch.values import MODEL_HELP, require_model, require_threads
 from shardnet.options import Number, Whole
+from shardnet.process.compute import CPU, require_form
 from shardnet.process.lasting import default_folder, folder_of, require_running
 from shardnet.shipping.limits import FetchLimits
 
@@ -134,6 +135,12 @@ class OwnDeviceOptions:
         Whole(1),
         typer.Option("--threads", help="Its compute threads.", show_default="all cores", rich_help_panel=_DEVICE),
     ] = None
+    compute: Annotated[
+        str,
+        typer.Option(
+            "--compute", help="Where it computes: cpu, cuda:0 (or another number), mps.", rich_help_panel=_DEVICE
+        ),
+    ] = CPU
     memory_gib: Annotated[
         float | None,
         Number("above 0", 0, above=True),
@@ -152,6 +159,7 @@ class OwnDeviceOptions:
                 f"{quoted(self.name)}."
             )
         require_threads(self.threads)
+        require_form(self.compute)
 
     @property
     def most_memory_bytes(self) -> int | None:

@@ -141,7 +141,8 @@ def _as_event(invitation: dict[str, Any]) -> dict[str, Any]:
 
 def _own_device(door: Door, asked: OwnDeviceOptions) -> OwnDevice:
     assert door.folder is not None, "it was opened in one"
-    wanted = Wanted(asked.name or machine_name(), asked.threads or max_threads(), asked.most_memory_bytes)
+    name, threads = asked.name or machine_name(), asked.threads or max_threads()
+    wanted = Wanted(name, threads, asked.most_memory_bytes, asked.compute)
     return start_or_find(door.folder, door.endpoint, wanted)
 
 

@@ -12,6 +12,7 @@ import typer
 from shardnet.loader.sources import EMBEDDED_NAME
 from shardnet.options import Number, OneOf, Whole
 from shardnet.plan import DTYPES
+from shardnet.process.compute import CPU, require_form
 
 _NUM_CORES = os.cpu_count() or 1
 
@@ -32,6 +33,9 @@ class ProfileOptions:
         Whole(1, _NUM_CORES, f"between 1 and {_NUM_CORES}, the cores of this machine"),
         typer.Option("--threads", help="Measure with so many threads. [default: (those that pay)]"),
     ] = None
+    compute: Annotated[
+        str, typer.Option("--compute", help="Measure what computes there: cpu, cuda:0 (or another number), mps.")
+    ] = CPU
     refresh: Annotated[bool, typer.Option("--refresh", help="Measure even where a fresh profile is kept.")] = False
     max_seconds: Annotated[
         float,
@@ -39,3 +43,6 @@ class ProfileOptions:
         typer.Option("--max-seconds", help="Measure for about so long."),
     ] = 60.0
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object, nothing else.")] = False
+
+    def __post_init__(self) -> None:
+        require_form(self.compute)

@@ -53,6 +53,7 @@ def run_profile(options: ProfileOptions, progress: Progress) -> ProfileResult:
         refresh=options.refresh,
         max_seconds=options.max_seconds,
         num_threads=options.threads,
+        compute=options.compute,
         progress=progress,
     )
     profiled = replace(profiled, measurement=replace(profiled.measurement, model=name))

@@ -22,6 +22,7 @@ from shardnet.errors import UsageError
 from shardnet.loader import ModelFiles
 from shardnet.models.plain_config import as_text
 from shardnet.plan import DeviceProfile, Link
+from shardnet.process.compute import CPU
 from shardnet.profiling.link_probe import measure_links
 from shardnet.profiling.measurement import DeviceMeasurement, LinkMeasurement
 from shardnet.profiling.store import ProfileStore
@@ -64,16 +65,16 @@ class Surveyor:
         Devices of one machine share what is left there beside what they have promised to sessions and models.
         """
         described = self._describe(devices)
-        hosts = Counter(answer.host for answer in described)
+        hosts = Counter(map(_pool, described))
         promised: Counter[str] = Counter()
         for answer in described:
-            promised[answer.host] += answer.memory_promised_bytes
+            promised[_pool(answer)] += answer.memory_promised_bytes
         return [
             DeviceProfile(
                 name=device,
-                memory_bytes=_share(answer, promised[answer.host], hosts[answer.host]),
+                memory_bytes=_share(answer, promised[_pool(answer)], hosts[_pool(answer)]),
                 num_threads=answer.num_threads,
-                host=answer.host,
+                host=_pool(answer),
                 host_cores=answer.num_cores,
             )
             for device, answer in zip(devices, described, strict=True)
@@ -187,6 +188,11 @@ class Surveyor:
             with suppress(UsageError):  # a folder that can only be read: it takes a second each time
                 store.save_link(networks[0], hidden_bytes, time.time(), link)
         return link
+
+
+def _pool(device: DeviceDescription) -> str:
+    """Devices of one pool share memory, and what computes."""
+    return device.host if device.compute == CPU else f"{device.host}/{device.compute}"
 
 
 def _share(device: DeviceDescription, promised_bytes: int, num_devices: int) -> int:

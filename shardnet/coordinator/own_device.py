@@ -19,6 +19,7 @@ from shardnet.cluster.comings import HAS_ENDED
 from shardnet.cluster.local_workers import worker_environment
 from shardnet.errors import BadConfiguration, UsageError
 from shardnet.foreign.plain_files import read_json
+from shardnet.process.compute import CPU
 from shardnet.process.identity import process_of
 from shardnet.process.serving_process import ServingProcess
 from shardnet.process.state_folder import StateFolder
@@ -36,6 +37,7 @@ class Wanted(NamedTuple):
     name: str
     threads: int
     most_memory_bytes: int | None = None
+    compute: str = CPU
 
 
 class OwnDevice(ServingProcess):
@@ -75,6 +77,7 @@ def start_or_find(state: StateFolder, endpoint: str, wanted: Wanted) -> OwnDevic
 def _start(state: StateFolder, endpoint: str, wanted: Wanted) -> OwnDevice:
     limit = [] if wanted.most_memory_bytes is None else ["--memory-bytes", str(wanted.most_memory_bytes)]
     arguments = ["--endpoint", endpoint, "--name", wanted.name, "--threads", str(wanted.threads), *limit]
+    arguments += ["--compute", wanted.compute]
     log = _log_of(state, wanted)
     try:
         with open(log, "wb") as output:
@@ -107,7 +110,7 @@ def _noted(state: StateFolder) -> tuple[Wanted, str] | None:
     """Which device an earlier coordinator has started; None where there is no note, or none that can be read."""
     try:
         note: Any = read_json(state.path / NOTE, MOST_NOTE_BYTES, "the note")
-        wanted = Wanted(str(note["name"]), int(note["threads"]), note["most_memory_bytes"])
+        wanted = Wanted(str(note["name"]), int(note["threads"]), note["most_memory_bytes"], str(note["compute"]))
         return wanted, str(note["process"])
     except (BadConfiguration, KeyError, TypeError, ValueError):
         return None

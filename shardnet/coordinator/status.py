@@ -76,6 +76,7 @@ def _member(
         memory_bytes=None if known is None else known.rss_bytes,
         memory_usable_bytes=None if known is None else known.memory_usable_bytes,
         num_threads=None if known is None else known.num_threads,
+        compute=None if known is None else known.compute,
     )
 
 

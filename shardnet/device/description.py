@@ -6,19 +6,24 @@ import os
 import platform
 import uuid
 
+from shardnet.process.compute import CPU
+from shardnet.profiling.compute import compute_memory, usable_compute_bytes
 from shardnet.profiling.cores import max_threads
 from shardnet.profiling.memory import (
-    machine_memory,
     num_process_threads,
     peak_rss_bytes,
     process_rss_bytes,
-    usable_memory_bytes,
 )
 from shardnet.transport.messages import DeviceDescription
 
 
 def describe(
-    device: str, kind: str, num_threads: int, memory_promised_bytes: int, memory_allowed_bytes: int | None
+    device: str,
+    kind: str,
+    num_threads: int,
+    memory_promised_bytes: int,
+    memory_allowed_bytes: int | None,
+    compute: str = CPU,
 ) -> DeviceDescription:
     """This process as a device of a cluster."""
     host = f"{platform.node()}-{_boot_id()}"
@@ -29,10 +34,11 @@ def describe(
         network=f"{host}-{_network_namespace()}",
         kind=kind,
         machine=platform.machine(),
+        compute=compute,
         num_threads=num_threads,
         num_cores=max_threads(),
-        memory_total_bytes=machine_memory().total_bytes,
-        memory_usable_bytes=usable_memory_bytes(),
+        memory_total_bytes=compute_memory(compute).total_bytes,
+        memory_usable_bytes=usable_compute_bytes(compute),
         memory_promised_bytes=memory_promised_bytes,
         memory_allowed_bytes=memory_allowed_bytes,
         rss_bytes=process_rss_bytes(),

@@ -14,7 +14,8 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from shardnet.errors import DoesNotFit
-from shardnet.profiling.memory import usable_memory_bytes
+from shardnet.process.compute import CPU
+from shardnet.profiling.compute import usable_compute_bytes
 from shardnet.stage.budget import MemoryBudget
 
 
@@ -70,9 +71,17 @@ class DeviceMemory:
         device: its name, for errors.
         stages: gives those that it has now.
         most_bytes: what its owner allows for all of them together; None where only the machine sets limits.
+        compute: where its memory is: see `profiling.compute`.
     """
 
-    def __init__(self, device: str, stages: Callable[[], Iterable[TakesMemory]], most_bytes: int | None = None) -> None:
+    def __init__(
+        self,
+        device: str,
+        stages: Callable[[], Iterable[TakesMemory]],
+        most_bytes: int | None = None,
+        compute: str = CPU,
+    ) -> None:
+        self._compute = compute
         self._most_bytes = most_bytes
         self.budget = MemoryBudget()
         """No limit before the first model comes: there is nobody to keep to it."""
@@ -97,7 +106,7 @@ class DeviceMemory:
         with self._lock:  # of two models that come together one is first
             reserved_bytes = self.budget.reserved_bytes  # looked at first: sessions that open meanwhile count twice
             allowed_bytes = self.allowed_bytes()
-            free_bytes = max(usable_memory_bytes() - self.promised_bytes(), 0)
+            free_bytes = max(usable_compute_bytes(self._compute) - self.promised_bytes(), 0)
             if allowed_bytes is not None:
                 free_bytes = min(free_bytes, allowed_bytes)
             self.budget.limit_bytes = reserved_bytes + free_bytes

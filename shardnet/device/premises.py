@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
+
 from shardnet.device.memory import DeviceMemory
 from shardnet.device.shared_weights import SharedWeights
+from shardnet.models.kv import ON_CPU
 from shardnet.shipping.depot import Depot
 from shardnet.stage.pace import Pace, own_pace
 from shardnet.transport.base import Transport
@@ -22,3 +25,5 @@ class Premises:
     memory: DeviceMemory
     pace: Pace = own_pace
     weights: SharedWeights = field(default_factory=SharedWeights)
+    device: torch.device = ON_CPU
+    """Where stages compute."""

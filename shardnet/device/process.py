@@ -76,6 +76,7 @@ def main() -> int:
     parser.add_argument("--name", required=True, help="the name of this device, unique in the cluster")
     parser.add_argument("--threads", type=_count, default=1, help="compute threads")
     parser.add_argument("--memory-bytes", type=_bytes, help="what its models may take; without it, what there is")
+    parser.add_argument("--compute", default="cpu", help="where it computes: cpu, cuda:0 (or another number), mps")
     parser.add_argument("--cache-bytes", type=_bytes, help="disk that weights which it fetches may take")
     parser.add_argument("--fetch-bytes-per-s", type=_rate, metavar="N", help="at which it fetches them, at most")
     parser.add_argument(
@@ -96,6 +97,7 @@ def main() -> int:
         arguments.keep_s,
         arguments.memory_bytes,
         fetch_limits=FetchLimits(arguments.cache_bytes, arguments.fetch_bytes_per_s),
+        compute=arguments.compute,
     )
 
 
@@ -146,6 +148,7 @@ def serve_and_report(
     most_memory_bytes: int | None = None,
     make_worker: MakeWorker | None = None,
     fetch_limits: FetchLimits = NO_LIMITS,
+    compute: str = "cpu",
 ) -> int:
     """Be a device until it is over. Whatever else ends it is one sentence on standard error; returns the exit code."""
     try:
@@ -160,6 +163,7 @@ def serve_and_report(
                 most_memory_bytes,
                 make_worker=make_worker,
                 fetch_limits=fetch_limits,
+                compute=compute,
             )
     except SystemExit as end:
         assert isinstance(end.code, int), end.code
@@ -179,6 +183,7 @@ def serve(
     least_battery_percent: float = 0.0,
     fetch_limits: FetchLimits = NO_LIMITS,
     join_s: float = JOIN_S,
+    compute: str = "cpu",
 ) -> None:
     """Be a device until it is over. One that the others have struck off, as it was silent for too long, joins anew.
 
@@ -192,14 +197,13 @@ def serve(
             with the units), that they have ("drained", with who has), that they cannot ("not drained"), or that it ends
             before they have ("cut short").
         make_worker: makes the device, and another one each time that it joins anew; None for what this machine is.
-        leave_s: how long, at a signal, others may take to take over what it holds; 0 does not ask them to. A second
-            signal waits no longer.
+        leave_s: how long, at a signal, others may take to take over what it holds; 0 asks none, as a second signal does.
         least_battery_percent: with less in its battery, and no charger, it leaves as at a signal; 0 does not look.
-        fetch_limits: what it gives for weights that it has to fetch.
+        fetch_limits, compute: what it gives for weights that it has to fetch; where it computes.
         join_s: how long to look for the door at first.
 
     Raises:
-        ShardnetError: it could not join, or the door was not found again.
+        ShardnetError: it could not join, the door was not found again, or there is no such accelerator here.
     """
     settle_allocator()
     import_all()
@@ -209,7 +213,7 @@ def serve(
 
     from shardnet.device.fetch_news import FetchNews
 
-    make_worker = make_worker or _own_worker(threads, most_memory_bytes, fetch_limits)
+    make_worker = make_worker or _own_worker(threads, most_memory_bytes, fetch_limits, compute)
     torch.set_num_threads(threads)
     wait_s, is_over = join_s, False
     while not is_over:
@@ -229,12 +233,19 @@ def serve(
         tell("left" if is_over else "struck off", "")
 
 
-def _own_worker(threads: int, most_memory_bytes: int | None, fetch_limits: FetchLimits) -> MakeWorker:
+def _own_worker(threads: int, most_memory_bytes: int | None, fetch_limits: FetchLimits, compute: str) -> MakeWorker:
     """Makes what this machine is."""
     from shardnet.device.worker import Worker
     from shardnet.process.cache_folder import cache_folder
 
-    return partial(Worker, threads, cache_folder(), most_memory_bytes=most_memory_bytes, fetch_limits=fetch_limits)
+    return partial(
+        Worker,
+        threads,
+        cache_folder(),
+        most_memory_bytes=most_memory_bytes,
+        fetch_limits=fetch_limits,
+        compute=compute,
+    )
 
 
 class Parting(NamedTuple):

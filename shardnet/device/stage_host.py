@@ -295,7 +295,7 @@ class StageHost:
     def _load(self) -> StageSizes:
         try:
             shard = self._load_shard()
-            warm_up(shard.dtype, self._premises.num_threads)
+            warm_up(shard, self._premises.num_threads)
             return self._begin(shard)
         except BaseException:
             self._release_weights()
@@ -310,7 +310,8 @@ class StageHost:
         with self._lock:
             self._raise_if_closed()
             wire_dtype = getattr(torch, spec.wire_dtype)
-            kv = KVCache(shard.kv_layout, shard.dtype, self._kv_budget(spec), kept_by(shard, wire_dtype))
+            kept = kept_by(shard, wire_dtype)
+            kv = KVCache(shard.kv_layout, shard.dtype, self._kv_budget(spec), kept, shard.device)
             self._outlet.send_for(shard.next_unit)
             self.stage = stage = Stage(
                 shard,
@@ -345,6 +346,7 @@ class StageHost:
                 weights=AddedWeights(here.weights, here.memory.budget, self._has_read),
                 reserve=self._reserve_weights,
                 progress=self._tell_progress,
+                device=here.device,
             )
 
     def _reserve_weights(self, num_bytes: int) -> None:

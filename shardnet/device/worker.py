@@ -25,8 +25,9 @@ from shardnet.errors import ClusterError, KVMemorySpent, PlanNotInForce
 from shardnet.models.plain_config import from_text
 from shardnet.plan import StagePlan
 from shardnet.process.cache_folder import cache_folder
+from shardnet.process.compute import CPU
 from shardnet.process.threads import on_thread
-from shardnet.profiling.cores import device_kind
+from shardnet.profiling.compute import compute_device, device_kind
 from shardnet.profiling.link_probe import expose_probe
 from shardnet.profiling.reuse import measure_or_reuse
 from shardnet.profiling.store import ProfileStore
@@ -59,8 +60,10 @@ class Worker:
         pace: Pace = own_pace,
         most_memory_bytes: int | None = None,
         fetch_limits: FetchLimits = NO_LIMITS,
+        compute: str = CPU,
     ) -> None:
         self.num_threads = num_threads
+        self.compute = compute
         self.cache_dir = cache_folder(cache_dir)
         """Where this device keeps its profiles and what it fetches of weights, and finds its copies of checkpoints."""
         self.premises: Premises
@@ -77,10 +80,11 @@ class Worker:
     def attach(self, transport: Transport) -> None:
         """Expose what a device offers. To be done before the others learn of it: they ask at once."""
         self._stages = StageTable(transport.name)
-        memory = DeviceMemory(transport.name, self._stages.hosts, self._most_memory_bytes)
+        memory = DeviceMemory(transport.name, self._stages.hosts, self._most_memory_bytes, self.compute)
         weights = SharedWeights()
         depot = Depot(transport, self.cache_dir, self._fetch_limits, weights.roots, self.on_fetch)
-        self.premises = Premises(transport, self.num_threads, depot, memory, self._pace, weights)
+        device = compute_device(self.compute)
+        self.premises = Premises(transport, self.num_threads, depot, memory, self._pace, weights, device)
         for endpoint, handler in (
             ("describe", self.describe),
             ("profile", self.profile),
@@ -103,7 +107,7 @@ class Worker:
     @property
     def kind(self) -> str:
         """Devices of one kind on one host are equally fast."""
-        return device_kind(self.num_threads)
+        return device_kind(self.num_threads, self.compute)
 
     @property
     def name(self) -> str:
@@ -118,7 +122,8 @@ class Worker:
     def describe(self) -> DeviceDescription:
         """What this device is and has now."""
         memory = self.premises.memory
-        return describe(self.name, self.kind, self.num_threads, memory.promised_bytes(), memory.allowed_bytes())
+        promised_bytes, allowed_bytes = memory.promised_bytes(), memory.allowed_bytes()
+        return describe(self.name, self.kind, self.num_threads, promised_bytes, allowed_bytes, self.compute)
 
     def profile(self, config: str, dtype: str, max_seconds: float, source: str) -> Future[MeasuredDevice]:
         """Measure this device with a model's units, or take what was measured before; see `profiler`.
@@ -139,6 +144,7 @@ class Worker:
                 device=self.kind,
                 max_seconds=max_seconds,
                 num_threads=self.num_threads,
+                compute=self.compute,
                 must_keep=False,
                 pace=self._pace,
                 progress=tell,

@@ -1,7 +1,8 @@
 """A shard's own weights, and no others, read straight into their final memory.
 
 Nothing is mapped: mapped pages would count twice while a tensor is copied. A checkpoint of another dtype is converted
-through a buffer of a few MiB, so that the peak is the shard itself.
+through a buffer of a few MiB, so that the peak is the shard itself. What is for an accelerator goes there as soon as it
+is read, a few tensors at a time.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from shardnet.errors import DamagedCheckpoint
+from shardnet.errors import DamagedCheckpoint, DoesNotFit
 from shardnet.loader.pieces import PART_MARK
 from shardnet.loader.places import TensorPlace
 from shardnet.models import Shard
+from shardnet.models.kv import ON_CPU
 from shardnet.models.skeleton import Slot, skeleton_to_run
 
 CONVERSION_BYTES = 4 << 20
@@ -39,6 +41,7 @@ def load_shard(
     weights: MutableMapping[Any, Tensor] | None = None,
     reserve: Reserve | None = None,
     progress: ByteProgress | None = None,
+    device: torch.device = ON_CPU,
 ) -> Shard:
     """Build units first_unit..last_unit, both included, and read their weights.
 
@@ -49,6 +52,7 @@ def load_shard(
             what is in there is used and not read again, and what is read is added. A `weakref.WeakValueDictionary`
             keeps just what shards still use.
         reserve: what it raises ends the load.
+        device: where it is to compute.
 
     Raises:
         DamagedCheckpoint: a file ends early or is gone.
@@ -57,13 +61,14 @@ def load_shard(
     skeleton = skeleton_to_run(config, first_unit, last_unit)
     # Who opened the model found a tensor of its own behind a tied name (`ties`), or did not name it.
     skeleton.tied = {name: other for name, other in skeleton.tied.items() if name not in tensors}
-    with _Reader(tensors, getattr(torch, dtype)) as reader:
+    with _Reader(tensors, getattr(torch, dtype), device) as reader:
         weights = {} if weights is None else weights
         units = _looked_up((skeleton.neighbours(modules) for _, modules in skeleton.units()), reader, weights)
         if reserve is not None:
             num_new = sum(group.num_elements for group in chain.from_iterable(units) if group.kept is None)
             reserve(num_new * reader.dtype.itemsize)
         held = _fill(units, reader, weights, progress)
+    skeleton.move_buffers(device)
     return Shard(skeleton.config, skeleton.family, skeleton.filled(held), reader.dtype, reader.bytes_read)
 
 
@@ -134,8 +139,9 @@ def _put(held: Mapping[str, Tensor], slots: Sequence[Slot]) -> None:
 class _Reader:
     """Reads tensors piece by piece, keeping each file open once."""
 
-    def __init__(self, tensors: Mapping[str, TensorPlace], dtype: torch.dtype) -> None:
+    def __init__(self, tensors: Mapping[str, TensorPlace], dtype: torch.dtype, device: torch.device) -> None:
         self.dtype = dtype
+        self._device = device
         self.bytes_read = 0
         self._pieces: dict[str, list[tuple[int, TensorPlace]]] = defaultdict(list)
         for key, place in tensors.items():
@@ -153,14 +159,29 @@ class _Reader:
 
     def read(self, shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
         """Tensors by name, one behind the other in memory."""
-        memory = torch.empty(sum(shape.numel() for shape in shapes.values()), dtype=self.dtype)
-        parts = memory.split([shape.numel() for shape in shapes.values()])
-        for name, part in zip(shapes, parts, strict=True):
+        sizes = [shape.numel() for shape in shapes.values()]
+        memory = torch.empty(sum(sizes), dtype=self.dtype)
+        for name, part in zip(shapes, memory.split(sizes), strict=True):
             self._read_pieces(name, part)
+        parts = self._moved(memory).split(sizes)
         return {
             name: nn.Parameter(part.view(shape), requires_grad=False)
             for (name, shape), part in zip(shapes.items(), parts, strict=True)
         }
+
+    def _moved(self, memory: Tensor) -> Tensor:
+        """To where it is wanted.
+
+        Raises:
+            DoesNotFit: there is no room: others have taken it since it was reserved.
+        """
+        try:
+            return memory.to(self._device)
+        except torch.OutOfMemoryError as cause:
+            raise DoesNotFit(
+                f"{self._device} has no room for {memory.nbytes / 2**20:.1f} MiB of weights any more. End other "
+                "programs that use it, or add a device."
+            ) from cause
 
     def key(self, name: str) -> tuple[torch.dtype, str, tuple[tuple[int, str], ...]]:
         """Of a tensor: wherever its pieces lie, the same roots make the same tensor."""

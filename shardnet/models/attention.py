@@ -54,7 +54,7 @@ class RaggedKV:
             self.keys[0], self.values[0] = segments[0].kv.append(layer, key[0], value[0])
             return self, self
         if self.buckets is None:
-            self.buckets, self.alone = buckets_of(segments, key.shape[1] * key.shape[3])
+            self.buckets, self.alone = buckets_of(segments, key.shape[1] * key.shape[3], key.device)
         for bucket in self.buckets:
             for store, new in ((bucket.store.keys, key), (bucket.store.values, value)):
                 rows = new[0].transpose(0, 1)
@@ -107,7 +107,7 @@ def attend(
     for index in key.alone:
         first, end = key.rows[index]
         outputs.append(_attend_one(query[:, :, first:end], key, index, scaling, softcap)[0])
-        places.append(torch.arange(first, end))
+        places.append(torch.arange(first, end, device=query.device))
     joined = torch.cat(outputs)
     return torch.empty_like(joined).index_copy_(0, torch.cat(places), joined)[None], None
 

@@ -38,34 +38,47 @@ class Bucket:
     Args:
         order: where each has its row among those of the step.
         lengths: tokens of each, the new one included.
+        device: where the store is.
     """
 
-    def __init__(self, store: KVRows, order: Sequence[int], firsts: Sequence[int], lengths: Sequence[int]) -> None:
+    def __init__(
+        self,
+        store: KVRows,
+        order: Sequence[int],
+        firsts: Sequence[int],
+        lengths: Sequence[int],
+        device: torch.device,
+    ) -> None:
         self.store = store
-        self.order = torch.tensor(order)
-        self._firsts = torch.tensor(firsts)
-        self._lengths = torch.tensor(lengths)
-        self.targets = self._firsts + self._lengths - 1
+        self.order = torch.tensor(order, device=device)
+        self._lengths = lengths
+        self._ends = torch.tensor(
+            [first + length for first, length in zip(firsts, lengths, strict=True)], device=device
+        )
+        self.targets = self._ends - 1
         """[B] the rows for the new tokens."""
         self._seen: dict[int | None, Seen] = {}
 
     def seen(self, window: int | None, dtype: torch.dtype) -> Seen:
         """What they look at who see at most `window` tokens, their own included. Made once a step."""
         if window not in self._seen:
-            counts = self._lengths if window is None else self._lengths.clamp(max=window)
-            places = torch.arange(int(counts.max()))
+            device = self._ends.device
+            sizes = [length if window is None else min(length, window) for length in self._lengths]
+            counts, places = torch.tensor(sizes, device=device), torch.arange(max(sizes), device=device)
             is_there = places < counts[:, None]
-            begins = self._firsts + self._lengths - counts
-            rows = (begins[:, None] + places * is_there).view(-1)
+            rows = ((self._ends - counts)[:, None] + places * is_there).view(-1)
             bias = None
-            if not bool(is_there.all()):
-                bias = torch.zeros(is_there.shape, dtype=dtype).masked_fill_(~is_there, float("-inf"))[:, None, None]
+            if min(sizes) < max(sizes):
+                bias = torch.zeros(is_there.shape, dtype=dtype, device=device)
+                bias = bias.masked_fill_(~is_there, float("-inf"))[:, None, None]
             self._seen[window] = Seen(rows, len(places), bias)
         return self._seen[window]
 
 
-def buckets_of(segments: Sequence[Segment], elements_per_key: int) -> tuple[list[Bucket], list[int]]:
-    """The buckets of a step, and the indices of the sessions that stay alone."""
+def buckets_of(
+    segments: Sequence[Segment], elements_per_key: int, device: torch.device
+) -> tuple[list[Bucket], list[int]]:
+    """The buckets of a step, and the indices of the sessions that stay alone. The caches are on `device`."""
     longest = MOST_ELEMENTS // elements_per_key
     alone: list[int] = []
     of_store: dict[int, list[_Member]] = {}
@@ -85,7 +98,7 @@ def buckets_of(segments: Sequence[Segment], elements_per_key: int) -> tuple[list
                 continue
             rows, firsts = [member.row for member in similar], [member.place.first_row for member in similar]
             lengths = [member.length for member in similar]
-            buckets.append(Bucket(similar[0].place.store, rows, firsts, lengths))
+            buckets.append(Bucket(similar[0].place.store, rows, firsts, lengths, device))
     return buckets, sorted(alone)
 
 

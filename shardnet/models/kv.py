@@ -9,7 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
+
+ON_CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, slots=True)

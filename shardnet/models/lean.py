@@ -86,8 +86,8 @@ class LeanBlock:
 
 
 def _normalise(norm: nn.Module, hidden: Tensor) -> Tensor:
-    """RMS norm. One row's square sum is a dot product: half the operations of the module."""
-    if hidden.shape[0] > 1 or type(norm) is not RMSNorm:
+    """RMS norm. On a CPU one row's square sum is a dot product: half the operations of the module."""
+    if hidden.shape[0] > 1 or type(norm) is not RMSNorm or hidden.device.type != "cpu":
         normalised: Tensor = norm(hidden)
         return normalised
     row = hidden[0].float()

@@ -55,6 +55,8 @@ class Shard:
         self.dtype = dtype
         self.bytes_read = bytes_read
         self.num_units_total = int(config.num_hidden_layers) + 2
+        self.device = next(iter(self.units[0].weights.values())).device
+        """Where weights and caches are, and where it computes."""
         self._tables: dict[str | None, RotaryTables] = {}
         self.relink()
 
@@ -137,11 +139,15 @@ class Shard:
         if rotary is None:
             return {}
         limit = context_of(self.config)
-        return {kind: self._tables.get(kind) or RotaryTables(rotary, self.dtype, limit, kind) for kind in kinds}
+        return {
+            kind: self._tables.get(kind) or RotaryTables(rotary, self.dtype, limit, kind, self.device) for kind in kinds
+        }
 
     @torch.inference_mode()
     def forward(self, inputs: Tensor, segments: Sequence[Segment]) -> Tensor:
         """Run the new tokens of some sessions. Their caches get the new keys and values; the caller advances them.
+
+        Wherever the shard computes, what it takes and gives is on the CPU, and done when it is given.
 
         Args:
             inputs: token ids [T] int64 where the shard holds the embedding, else hidden states [T, H] in `dtype`.
@@ -151,18 +157,19 @@ class Shard:
             Hidden states [T, H], or, where the shard holds the head, the logits [S, V] in float32 of each session's
             last token, for the sessions that sample.
         """
-        hidden, positions = inputs[None], None
+        hidden, positions = inputs.to(self.device)[None], None
         if self._embedding:
-            positions = positions_of(segments, inputs.device)
+            positions = positions_of(segments, self.device)
             hidden = self.family.embed(self._embedding, self.config, hidden, positions)
         if self._blocks:
             if positions is None:
-                positions = positions_of(segments, inputs.device)
+                positions = positions_of(segments, self.device)
             if self.family.alone:
                 hidden = self._run_alone(hidden, positions, segments)
             else:
                 hidden = self._run_ragged(hidden, positions, segments)
-        return self._logits(hidden[0], segments) if self._head else hidden[0]
+        outputs = self._logits(hidden[0], segments) if self._head else hidden[0]
+        return outputs.cpu()
 
     def _run_ragged(self, hidden: Tensor, positions: Tensor, segments: Sequence[Segment]) -> Tensor:
         """All sessions' tokens [1, T, H] as one row through stock blocks."""

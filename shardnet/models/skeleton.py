@@ -95,6 +95,13 @@ class Skeleton:
             units.append(LoadedUnit(index, modules, own, kv, window, rotary))
         return units
 
+    def move_buffers(self, device: torch.device) -> None:
+        """Have the tables that blocks keep for themselves there, where their weights are. Not the rotary module's."""
+        for _, modules in self.units():
+            for module in modules.values():
+                for part in module.modules():
+                    part._buffers = {name: None if it is None else it.to(device) for name, it in part._buffers.items()}
+
     def neighbours(self, modules: dict[str, nn.Module]) -> Iterator[list[Slot]]:
         """The slots of `modules`, those together whose tensors are to lie one behind the other in memory."""
         slots = {slot.name: slot for slot in self.slots(modules)}

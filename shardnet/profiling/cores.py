@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import os
-import platform
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -50,13 +49,6 @@ def max_threads(root: Path = ROOT) -> int:
     quota = cpu_quota(root)
     most = len(usable_cores(root))
     return max(1, most if quota is None else min(most, math.ceil(quota)))
-
-
-def device_kind(num_threads: int, root: Path = ROOT) -> str:
-    """Equal for processes that are equally fast: the host, threads, and what the control group gives of the cores."""
-    quota = cpu_quota(root)
-    limited = "" if quota is None else f"-of-{quota:g}-cores"
-    return f"{platform.node() or 'device'}-{num_threads}-threads{limited}"
 
 
 def cpu_quota(root: Path = ROOT) -> float | None:

@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from shardnet.process.compute import CPU
+from shardnet.profiling.compute import accelerator_name
 from shardnet.profiling.cores import core_max_khz
 from shardnet.profiling.kernel_files import ROOT, read_text
 from shardnet.profiling.memory import machine_memory
@@ -32,19 +34,27 @@ class Hardware:
     """The highest clock of each core, where the kernel says it."""
     memory_bytes: int
     is_phone: bool
+    accelerator: str = ""
+    """Where it computes, if that is not the processor."""
 
     @property
     def fingerprint(self) -> str:
         """Twelve hexadecimal digits. Memory counts in steps of 256 MiB: the kernel's own share varies a little."""
         values = {**asdict(self), "memory_bytes": round(self.memory_bytes / 2**28)}
+        if not self.accelerator:
+            del values["accelerator"]
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), "core_max_khz": list(self.core_max_khz)}
 
 
-def describe_hardware(root: Path = ROOT) -> Hardware:
-    """What this machine is."""
+def describe_hardware(root: Path = ROOT, compute: str = CPU) -> Hardware:
+    """What this machine is.
+
+    Args:
+        compute: where it computes, see `compute`.
+    """
     clocks = core_max_khz(root)
     return Hardware(
         machine=platform.machine(),
@@ -53,6 +63,7 @@ def describe_hardware(root: Path = ROOT) -> Hardware:
         core_max_khz=tuple(clocks[core] for core in sorted(clocks)),
         memory_bytes=machine_memory(root).total_bytes,
         is_phone=is_phone(root),
+        accelerator="" if compute == CPU else accelerator_name(compute),
     )
 
 

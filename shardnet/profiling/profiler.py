@@ -22,10 +22,11 @@ from shardnet.described.model_sizes import UnitWork
 from shardnet.errors import BadRequest, DoesNotFit
 from shardnet.models import Shard
 from shardnet.plan import DTYPES
-from shardnet.profiling.cores import last_level_cache_bytes, max_threads
+from shardnet.process.compute import CPU
+from shardnet.profiling.compute import compute_cache_bytes, compute_device, usable_compute_bytes
+from shardnet.profiling.cores import max_threads
 from shardnet.profiling.hardware import describe_hardware
 from shardnet.profiling.measurement import DeviceMeasurement, StepTiming, ThreadTrial, UnitMeasurement
-from shardnet.profiling.memory import usable_memory_bytes
 from shardnet.profiling.power import PowerWatch, read_power
 from shardnet.profiling.random_shard import UnitGroup, group_units, random_shard, works_of
 from shardnet.profiling.store import current_versions
@@ -56,6 +57,7 @@ def measure_device(
     max_seconds: float = 60.0,
     num_threads: int | None = None,
     pace: Pace = own_pace,
+    compute: str = CPU,
     progress: Progress = silent,
 ) -> DeviceMeasurement:
     """Measure this device with a model's units.
@@ -68,26 +70,25 @@ def measure_device(
         max_seconds: about so long. A slow device is measured with fewer repetitions, and with shorter prompts.
         num_threads: measure with so many threads and try no others.
         pace: of an emulated device.
+        compute: where it computes, see `profiling.compute`. Of an accelerator the power is not known.
         progress: told as time goes by.
 
     Raises:
         BadRequest: an unknown dtype, or a number of threads or seconds that is not above 0.
         DoesNotFit: this device cannot hold one unit of the model.
-        UnsupportedModel: the family cannot be cut.
+        UnsupportedModel, UsageError: the family cannot be cut; there is no such accelerator here.
     """
     _check(dtype, max_seconds, num_threads)
     start_s = time.perf_counter()
     device = device or platform.node() or "device"
     clock = Clock(f"profiling {device}", start_s, max_seconds, progress)
-    memory_bytes, power_before = usable_memory_bytes(), read_power()
-    bench = _Bench(dtype, memory_bytes, pace)
+    memory_bytes, power_before = usable_compute_bytes(compute), read_power()
+    bench = _Bench(dtype, memory_bytes, pace, compute)
     groups = group_units(config, getattr(torch, dtype))
     works = works_of(config, model, dtype)
     with _threads_restored(), PowerWatch() as power:
-        trials: tuple[ThreadTrial, ...] = ()
-        if num_threads is None:
-            trials = _try_threads(groups, bench, clock)
-            num_threads = choose_threads(trials)
+        trials = () if num_threads is not None else _try_threads(groups, bench, clock)
+        num_threads = num_threads or (choose_threads(trials) if trials else 1)
         torch.set_num_threads(num_threads)
         units = _measure_groups(groups, works, bench, clock)
     clock.end()
@@ -95,7 +96,7 @@ def measure_device(
         device=device,
         model=model,
         dtype=dtype,
-        hardware=describe_hardware(),
+        hardware=describe_hardware(compute=compute),
         versions=current_versions(),
         measured_at_s=time.time(),
         took_s=time.perf_counter() - start_s,
@@ -105,7 +106,7 @@ def measure_device(
         units=units,
         power_before=power_before,
         power_after=read_power(),
-        active_w=power.active_w,
+        active_w=power.active_w if compute == CPU else None,
     )
 
 
@@ -132,6 +133,7 @@ class _Bench:
     dtype: str
     memory_bytes: int
     pace: Pace
+    compute: str
 
     def run_of(self, group: UnitGroup) -> Shard:
         """So many units in a row that twice the processor's cache is read, as far as the model and the memory go."""
@@ -140,14 +142,17 @@ class _Bench:
                 f"One unit of this model takes {group.weight_bytes / 2**30:.2f} GiB in {self.dtype}, but this device "
                 f"offers {self.memory_bytes / 2**30:.2f} GiB. Free some memory, or use a smaller dtype."
             )
-        enough = math.ceil(2 * last_level_cache_bytes() / group.weight_bytes)
+        enough = math.ceil(2 * compute_cache_bytes(self.compute) / group.weight_bytes)
         num_units = max(1, min(group.longest_run, enough, self.memory_bytes // 2 // group.weight_bytes))
         first = group.run_starts_at
-        return random_shard(group.config, first, first + num_units - 1, getattr(torch, self.dtype))
+        dtype, device = getattr(torch, self.dtype), compute_device(self.compute)
+        return random_shard(group.config, first, first + num_units - 1, dtype, device)
 
 
 def _try_threads(groups: Sequence[UnitGroup], bench: _Bench, clock: Clock) -> tuple[ThreadTrial, ...]:
-    """With the blocks of which there are most."""
+    """With the blocks of which there are most. None are tried where an accelerator does the work."""
+    if bench.compute != CPU:
+        return ()
     torch.set_num_threads(max_threads())
     main_blocks = max(groups[1:-1], key=lambda group: len(group.units))
     return try_threads(bench.run_of(main_blocks), bench.pace, clock, _TRIALS_SHARE)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from shardnet.described.model_sizes import UnitWork, model_config_from_hf, unit_works
 from shardnet.errors import BadConfiguration, UnsupportedModel
 from shardnet.models import Shard
+from shardnet.models.kv import ON_CPU
 from shardnet.models.sizes import profile_skeleton
 from shardnet.models.skeleton import skeleton_to_run
 
@@ -57,10 +58,12 @@ def group_units(config: Any, dtype: torch.dtype) -> list[UnitGroup]:
     ]
 
 
-def random_shard(config: Any, first_unit: int, last_unit: int, dtype: torch.dtype) -> Shard:
+def random_shard(
+    config: Any, first_unit: int, last_unit: int, dtype: torch.dtype, device: torch.device = ON_CPU
+) -> Shard:
     """Units first_unit..last_unit of a model with small random weights, all in `dtype`. Always the same ones."""
     skeleton = skeleton_to_run(config, first_unit, last_unit)
-    pattern = torch.randn(_PATTERN_ELEMENTS, generator=torch.Generator().manual_seed(0)).mul_(0.02).to(dtype)
+    pattern = torch.randn(_PATTERN_ELEMENTS, generator=torch.Generator().manual_seed(0)).mul_(0.02).to(device, dtype)
     made: dict[str, Tensor] = {}
     for _, unit in skeleton.units():
         for slot in skeleton.slots(unit):
@@ -69,6 +72,7 @@ def random_shard(config: Any, first_unit: int, last_unit: int, dtype: torch.dtyp
             if slot.name not in made:
                 made[slot.name] = _filled(slot.shape, pattern)
             slot.module._parameters[slot.attribute] = nn.Parameter(made[slot.name], requires_grad=False)
+    skeleton.move_buffers(device)
     return Shard(skeleton.config, skeleton.family, skeleton.filled(made), dtype)
 
 
@@ -139,7 +143,7 @@ def _num_parameters(modules: dict[str, nn.Module]) -> int:
 
 def _filled(shape: torch.Size, pattern: Tensor) -> Tensor:
     """A tensor that repeats `pattern`: drawing a number for each weight of a large model would take minutes."""
-    filled = torch.empty(shape, dtype=pattern.dtype)
+    filled = torch.empty(shape, dtype=pattern.dtype, device=pattern.device)
     for part in filled.view(-1).split(pattern.numel()):
         part.copy_(pattern[: part.numel()])
     return filled

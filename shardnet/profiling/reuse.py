@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from shardnet.errors import UsageError
-from shardnet.profiling.cores import device_kind
+from shardnet.process.compute import CPU
+from shardnet.profiling.compute import device_kind, usable_compute_bytes
 from shardnet.profiling.hardware import describe_hardware
 from shardnet.profiling.measurement import DeviceMeasurement
-from shardnet.profiling.memory import usable_memory_bytes
 from shardnet.profiling.profiler import measure_device
 from shardnet.profiling.store import ProfileStore, configuration_key, current_versions, why_stale
 from shardnet.progress import Progress, silent
@@ -41,6 +41,7 @@ def measure_or_reuse(
     num_threads: int | None = None,
     must_keep: bool = True,
     pace: Pace = own_pace,
+    compute: str = CPU,
     progress: Progress = silent,
 ) -> Profiled:
     """The stored measurement of this device where there is a fresh one; else measure and store.
@@ -57,14 +58,14 @@ def measure_or_reuse(
         UsageError: the measurement cannot be stored, and must be.
     """
     if device is None:
-        device = _name_of_this(num_threads)
+        device = _name_of_this(num_threads, compute)
     model = configuration_key(config)
     stored = None if refresh else store.load(device, model, dtype)
     why: str | None = "it was asked for"
     if not refresh:
-        why = _why_not(stored, num_threads)
+        why = _why_not(stored, num_threads, compute)
     if stored is not None and why is None:
-        return Profiled(replace(stored, memory_bytes=usable_memory_bytes()), "")
+        return Profiled(replace(stored, memory_bytes=usable_compute_bytes(compute)), "")
     not_kept = _try_to_keep(store.require_writable, must_keep)
     made = measure_device(
         config,
@@ -74,26 +75,30 @@ def measure_or_reuse(
         max_seconds=max_seconds,
         num_threads=num_threads,
         pace=pace,
+        compute=compute,
         progress=progress,
     )
     if not not_kept:
         not_kept = _try_to_keep(lambda: store.save(made), must_keep)
         if num_threads is None:
-            store.save(replace(made, device=device_kind(made.num_threads)))
+            store.save(replace(made, device=device_kind(made.num_threads, compute)))
     return Profiled(made, why or "", not_kept)
 
 
-def _name_of_this(num_threads: int | None) -> str:
-    return device_kind(num_threads) if num_threads is not None else platform.node() or "device"
+def _name_of_this(num_threads: int | None, compute: str) -> str:
+    if num_threads is not None:
+        return device_kind(num_threads, compute)
+    host = platform.node() or "device"
+    return host if compute == CPU else f"{host}-{compute}"
 
 
-def _why_not(stored: DeviceMeasurement | None, num_threads: int | None) -> str | None:
+def _why_not(stored: DeviceMeasurement | None, num_threads: int | None, compute: str) -> str | None:
     """Why the stored measurement is of no use; None where it is."""
     if stored is None:
         return "there was none"
     if num_threads not in (None, stored.num_threads):
         return f"it was made with {stored.num_threads} threads, not {num_threads}"
-    return why_stale(stored, describe_hardware(), current_versions(), time.time())
+    return why_stale(stored, describe_hardware(compute=compute), current_versions(), time.time())
 
 
 def _try_to_keep(keep: Callable[[], object], must_keep: bool) -> str:

@@ -51,7 +51,7 @@ class ShardSteps:
     def step(self, num_tokens: int, num_sessions: int, cached: int) -> Callable[[], object]:
         """A function that runs `num_tokens` new tokens of each of `num_sessions` sessions that hold `cached`."""
         shard = self._shard
-        caches = KVCache(shard.kv_layout, shard.dtype)
+        caches = KVCache(shard.kv_layout, shard.dtype, device=shard.device)
         segments = [
             Segment(_filled(caches, session, cached + num_tokens, cached), num_tokens)
             for session in range(num_sessions)

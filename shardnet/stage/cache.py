@@ -19,7 +19,7 @@ import torch
 
 from shardnet.errors import BadRequest, KVMemorySpent
 from shardnet.foreign.quoting import counted
-from shardnet.models.kv import BlockKV
+from shardnet.models.kv import ON_CPU, BlockKV
 from shardnet.stage.budget import MemoryBudget
 from shardnet.stage.extent import NOTHING, Extent, Kept
 from shardnet.stage.session_cache import BlockTensors, Run, SessionCache
@@ -35,6 +35,7 @@ class KVCache:
         layout: what each block caches (`Shard.kv_layout`).
         budget: what all sessions together may reserve, here and in the other caches of the same budget.
         kept: what else is kept of their tokens: it takes its memory from the same budget.
+        device: where keys and values are.
     """
 
     def __init__(
@@ -43,10 +44,12 @@ class KVCache:
         dtype: torch.dtype,
         budget: MemoryBudget | None = None,
         kept: Kept = NOTHING,
+        device: torch.device = ON_CPU,
     ) -> None:
         self.layout = tuple(layout)
         self.dtype = dtype
         self.kept = kept
+        self.device = device
         self._budget = MemoryBudget() if budget is None else budget
         self._sessions: dict[int, SessionCache] = {}
         self._extents: list[Extent] = []
@@ -69,7 +72,9 @@ class KVCache:
 
     @property
     def untouched_bytes(self) -> int:
-        """Of what is reserved, that which holds no tokens yet: the system counts it as free."""
+        """Of what is reserved, that which holds no tokens yet: the system counts it as free. Not an accelerator's."""
+        if self.device.type != "cpu":
+            return 0
         with self._lock:
             rows = sum(session.capacity - session.length for session in self._sessions.values())
             return self.bytes_per_token * rows
@@ -272,13 +277,16 @@ class KVCache:
 
     def _new_extent(self, num_rows: int) -> Extent:
         """As large as all others together: there are few, however many sessions come. No larger than it must be, where
-        the system does not give so many addresses (`ulimit -v`).
+        the system does not give so many addresses (`ulimit -v`), nor than the budget, where rows take memory at once.
         """
         size = max(num_rows, LEAST_ROWS, sum(extent.num_rows for extent in self._extents))
+        if self.device.type != "cpu" and self._budget.is_limited:
+            free_rows = self._budget.room().free_bytes // max(self.bytes_per_token, 1)
+            size = max(num_rows, min(size, num_rows + free_rows))
         try:
-            return Extent(self.layout, self.dtype, size, self.kept)
+            return Extent(self.layout, self.dtype, size, self.kept, self.device)
         except KVMemorySpent:
-            return Extent(self.layout, self.dtype, num_rows, self.kept)
+            return Extent(self.layout, self.dtype, num_rows, self.kept, self.device)
 
     @contextmanager
     def _taken(self, what: str, num_bytes: int) -> Iterator[None]:

@@ -1,5 +1,6 @@
 """Memory for the tokens of many sessions, block by block: a row for each token, mapped when it is made, touched when it
-is written, and given back to the system when its session ends.
+is written, and given back to the system when its session ends. On an accelerator it is taken as a whole, and given back
+with the extent.
 
 Shapes: R rows, K key-value heads, d head dimension, W numbers that are kept of a token beside keys and values.
 """
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from shardnet.errors import KVMemorySpent
-from shardnet.models.kv import BlockKV
+from shardnet.models.kv import ON_CPU, BlockKV
 
 ID_BYTES = 8
 """Of a token's id in an array."""
@@ -48,20 +49,28 @@ class Extent:
     Attributes:
         keys: [R, K, d] of each block.
         values: [R, K, d'] of each block.
-        kept: [R, W], beside keys and values.
+        kept: [R, W], beside keys and values; on the CPU, wherever these are.
     """
 
-    def __init__(self, layout: Iterable[BlockKV], dtype: torch.dtype, num_rows: int, kept: Kept = NOTHING) -> None:
+    def __init__(
+        self,
+        layout: Iterable[BlockKV],
+        dtype: torch.dtype,
+        num_rows: int,
+        kept: Kept = NOTHING,
+        device: torch.device = ON_CPU,
+    ) -> None:
         self.num_rows = num_rows
+        self.device = device
         self.keys: dict[int, Tensor] = {}
         self.values: dict[int, Tensor] = {}
         self.keep_as(kept)
-        self._maps: dict[int, tuple[_Map, _Map]] = {}
+        self._maps: dict[int, tuple[_Map | _Taken, _Map | _Taken]] = {}
         self._holes = [(0, num_rows)]
         """First row and number of rows of what is free, in order, no two adjacent."""
         for block in layout:
-            key_map = _Map((num_rows, block.num_kv_heads, block.key_dim), dtype)
-            value_map = _Map((num_rows, block.num_kv_heads, block.value_dim), dtype)
+            key_map = _memory((num_rows, block.num_kv_heads, block.key_dim), dtype, device)
+            value_map = _memory((num_rows, block.num_kv_heads, block.value_dim), dtype, device)
             self._maps[block.layer] = key_map, value_map
             self.keys[block.layer], self.values[block.layer] = key_map.tensor, value_map.tensor
 
@@ -118,6 +127,26 @@ class Extent:
         index = next(index for index, hole in enumerate(self._holes) if hole[0] == first)
         size = self._holes[index][1]
         self._holes[index : index + 1] = [(first + num_rows, size - num_rows)] if size > num_rows else []
+
+
+def _memory(shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> _Map | _Taken:
+    return _Map(shape, dtype) if device.type == "cpu" else _Taken(shape, dtype, device)
+
+
+class _Taken:
+    """A tensor in the memory of an accelerator."""
+
+    def __init__(self, shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> None:
+        try:
+            self.tensor = torch.empty(shape, dtype=dtype, device=device)
+        except torch.OutOfMemoryError as cause:
+            num_bytes = prod(shape) * dtype.itemsize
+            raise KVMemorySpent(
+                f"{device} gives no {num_bytes / 2**20:.1f} MiB of memory for KV cache. Wait for other sessions to end."
+            ) from cause
+
+    def forget(self, first: int, num_rows: int) -> None:
+        """It goes as a whole."""
 
 
 class _Map:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from shardnet.models.kv import BlockKV
+from shardnet.models.kv import ON_CPU, BlockKV
 from shardnet.stage.extent import Extent
 from shardnet.stage.session_cache import SessionCache
 from shardnet.transport.messages import Part
@@ -25,7 +25,7 @@ class _Rows(NamedTuple):
 
     extent: Extent
     rows: Tensor
-    """Indices [t] of their rows there."""
+    """Indices [t] of their rows there, where the extent is."""
 
 
 class Tokens:
@@ -34,12 +34,12 @@ class Tokens:
     def __init__(self, parts: Sequence[Part], caches: Sequence[SessionCache]) -> None:
         self._parts = parts
         self._caches = caches
-        self._known: dict[tuple[int, ...], list[_Rows]] = {}
+        self._known: dict[tuple[bool, tuple[int, ...]], list[_Rows]] = {}
         """Of blocks that lie together. Only of sessions in stages that have become one do they lie apart."""
         self._num_tokens = sum(part.num_tokens for part in parts)
 
     def read_blocks(self, blocks: Sequence[BlockKV], dtype: torch.dtype) -> Tensor:
-        """A copy of their keys and values [T, W]."""
+        """A copy of their keys and values [T, W], on the CPU."""
         columns = []
         for block in blocks:
             places = self._places(block.layer)
@@ -47,7 +47,7 @@ class Tokens:
             columns.append([extent.values[block.layer][rows].flatten(1) for extent, rows in places])
         if not columns or not self._parts:
             return torch.empty(self._num_tokens, width_of(blocks), dtype=dtype)
-        return torch.cat([each[0] if len(each) == 1 else torch.cat(each) for each in columns], 1)
+        return torch.cat([each[0] if len(each) == 1 else torch.cat(each) for each in columns], 1).cpu()
 
     def write_blocks(self, blocks: Sequence[BlockKV], rows_TW: Tensor) -> None:
         """The same the other way round."""
@@ -72,7 +72,7 @@ class Tokens:
 
     def _places(self, layer: int | None) -> list[_Rows]:
         runs = [cache.runs_of(layer) for cache in self._caches]
-        key = tuple(map(id, runs))
+        key = layer is None, tuple(map(id, runs))
         if key not in self._known:
             self._known[key] = self._look(layer)
         return self._known[key]
@@ -84,7 +84,10 @@ class Tokens:
                 if not found or found[-1][0] is not extent:
                     found.append((extent, []))
                 found[-1][1].extend(range(places.start, places.stop))
-        return [_Rows(extent, torch.tensor(rows)) for extent, rows in found]
+        return [
+            _Rows(extent, torch.tensor(rows, device=ON_CPU if layer is None else extent.device))
+            for extent, rows in found
+        ]
 
 
 def _write(targets: Sequence[tuple[Tensor, Tensor]], numbers: Tensor) -> None:
@@ -92,7 +95,7 @@ def _write(targets: Sequence[tuple[Tensor, Tensor]], numbers: Tensor) -> None:
     first = 0
     for target, rows in targets:
         own = numbers[first : first + len(rows)]
-        target.index_copy_(0, rows, own.reshape(-1, *target.shape[1:]))
+        target.index_copy_(0, rows, own.reshape(-1, *target.shape[1:]).to(target.device))
         first += len(rows)
 
 

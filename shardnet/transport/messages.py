@@ -336,8 +336,8 @@ class StageAccount(NamedTuple):
 class DeviceDescription(NamedTuple):
     """What a device is and has now.
 
-    Devices of one `host` share its memory, those of one `network` the way to others, those of one `kind` are equally
-    fast.
+    Devices of one `host` that compute at one place share its memory, those of one `network` the way to others, those of
+    one `kind` are equally fast.
     """
 
     device: str
@@ -346,12 +346,14 @@ class DeviceDescription(NamedTuple):
     network: str
     kind: str
     machine: str
+    compute: str
+    """Where it computes: "cpu", "cuda:0"."""
     num_threads: int
     num_cores: int
     """Of the host, for all its devices."""
     memory_total_bytes: int
     memory_usable_bytes: int
-    """What shardnet may use of the host's memory now: see `shardnet.profiling.memory`."""
+    """What shardnet may use of that memory now: see `shardnet.profiling.compute`."""
     memory_promised_bytes: int
     """What this device has reserved of it and not written to yet."""
     memory_allowed_bytes: int | None

@@ -152,6 +152,8 @@ class MemberStatus(NamedTuple):
     memory_usable_bytes: int | None
     """What shardnet may use there now, besides."""
     num_threads: int | None
+    compute: str | None = None
+    """Where it computes: "cpu", "cuda:0"."""
 
 
 class SessionStatus(NamedTuple):

@@ -42,7 +42,14 @@ class PlayedDevice:
     """Describes itself as told, and counts how often it is measured."""
 
     def __init__(
-        self, transport: Transport, host: str, network: str, kind: str, block_s: float, promised_bytes: int = 0
+        self,
+        transport: Transport,
+        host: str,
+        network: str,
+        kind: str,
+        block_s: float,
+        promised_bytes: int = 0,
+        compute: str = "cpu",
     ) -> None:
         self.num_measured = 0
         self.not_kept = ""
@@ -55,6 +62,7 @@ class PlayedDevice:
             machine="x86_64",
             num_threads=1,
             num_cores=2,
+            compute=compute,
             memory_total_bytes=2**30,
             memory_usable_bytes=1_000_000,
             memory_promised_bytes=promised_bytes,
@@ -137,3 +145,13 @@ def test_devices_of_one_host_share_what_is_left_of_its_memory() -> None:
             PlayedDevice(network.join(name), host, host, "1-thread", 0.001, promised)
         found = Surveyor(here).memory(["a", "b", "c"])
     assert [device.memory_bytes for device in found] == [400_000, 400_000, 0]
+
+
+def test_an_accelerator_shares_no_memory_with_the_processor_of_its_host() -> None:
+    with InProcessNetwork() as network:
+        here = network.join("coordinator")
+        for name, compute in (("a", "cpu"), ("b", "cpu"), ("c", "cuda:0"), ("d", "cuda:1")):
+            PlayedDevice(network.join(name), "node", "node", f"1-thread-{compute}", 0.001, 100_000, compute)
+        found = Surveyor(here).memory(["a", "b", "c", "d"])
+    assert [device.memory_bytes for device in found] == [400_000, 400_000, 900_000, 900_000]
+    assert len({device.host for device in found}) == 3

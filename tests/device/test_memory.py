@@ -35,7 +35,7 @@ class PlayedStage:
 
 def test_weights_and_what_is_promised_to_sessions_are_taken_from_one_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     usable_bytes = 100
-    monkeypatch.setattr(memory_module, "usable_memory_bytes", lambda: usable_bytes)
+    monkeypatch.setattr(memory_module, "usable_compute_bytes", lambda compute: usable_bytes)
     one, other = PlayedStage(), PlayedStage()
     memory = DeviceMemory("a", lambda: [one, other])
     memory.reserve_weights(60, one)
@@ -91,7 +91,7 @@ def test_a_model_that_does_not_fit_beside_another_is_refused_and_leaves_nothing(
     budgets = [worker.premises.memory.budget for worker in ring.workers.values()]
     with ring.connect() as cluster, load(cluster, tiny) as model:
         before = [budget.reserved_bytes for budget in budgets]
-        monkeypatch.setattr(memory_module, "usable_memory_bytes", lambda: 10_000)
+        monkeypatch.setattr(memory_module, "usable_compute_bytes", lambda compute: 10_000)
         with pytest.raises(DoesNotFit, match="are free there beside"):
             cluster.load(tiny, dtype="bfloat16", split=SPLIT)
         wait_until(lambda: [budget.reserved_bytes for budget in budgets] == before)

@@ -14,7 +14,7 @@ from transformers import LlamaConfig
 
 from shardnet.errors import BadRequest, DoesNotFit, UsageError
 from shardnet.profiling import profiler, reuse
-from shardnet.profiling.cores import device_kind
+from shardnet.profiling.compute import device_kind
 from shardnet.profiling.measurement import DeviceMeasurement, LinkMeasurement
 from shardnet.profiling.profiler import measure_device
 from shardnet.profiling.reuse import measure_or_reuse
@@ -68,7 +68,7 @@ def test_a_fresh_measurement_is_reused(tmp_path: Path, monkeypatch: pytest.Monke
 
     first = profile()
     assert first.made_because == "there was none"
-    monkeypatch.setattr(reuse, "usable_memory_bytes", lambda: 2**30)
+    monkeypatch.setattr(reuse, "usable_compute_bytes", lambda compute: 2**30)
     again = profile()
     assert again.made_because == ""
     assert again.measurement == dataclasses.replace(first.measurement, memory_bytes=2**30)  # memory is that of now
@@ -116,6 +116,6 @@ def test_what_cannot_be_measured_is_one_sentence(monkeypatch: pytest.MonkeyPatch
         measure_device(TINY, "tiny", "int3")
     with pytest.raises(BadRequest, match="needs time and threads"):
         measure_device(TINY, "tiny", "float32", max_seconds=0)
-    monkeypatch.setattr(profiler, "usable_memory_bytes", lambda: 1000)
+    monkeypatch.setattr(profiler, "usable_compute_bytes", lambda compute: 1000)
     with pytest.raises(DoesNotFit, match=r"One unit of this model takes .* Free some memory"):
         measure_device(TINY, "tiny", "float32", max_seconds=1)

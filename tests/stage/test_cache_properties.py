@@ -94,7 +94,7 @@ class Caches(RuleBasedStateMachine):
         """As a step of the shard does it: one write for all sessions of a bucket."""
         for cache in self.caches:
             ready = [one for one in cache._sessions if cache.get(one).length < cache.get(one).capacity]
-            buckets, alone = buckets_of([Segment(cache.get(one), 1) for one in ready], 6)
+            buckets, alone = buckets_of([Segment(cache.get(one), 1) for one in ready], 6, torch.device("cpu"))
             together = [ready[index] for bucket in buckets for index in bucket.order.tolist()]
             assert sorted([*together, *(ready[index] for index in alone)]) == sorted(ready)
             for bucket in buckets:
