@@ -197,7 +197,7 @@ def serve(
             with the units), that they have ("drained", with who has), that they cannot ("not drained"), or that it ends
             before they have ("cut short").
         make_worker: makes the device, and another one each time that it joins anew; None for what this machine is.
-        leave_s: how long, at a signal, others may take to take over what it holds; 0 asks none, as a second signal does.
+        leave_s: how long, at a signal, others may take to take over what it holds; 0 or another signal: no time.
         least_battery_percent: with less in its battery, and no charger, it leaves as at a signal; 0 does not look.
         fetch_limits, compute: what it gives for weights that it has to fetch; where it computes.
         join_s: how long to look for the door at first.

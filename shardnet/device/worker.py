@@ -51,7 +51,11 @@ from shardnet.transport.messages import (
 
 
 class Worker:
-    """One device of a cluster. A context manager: its stages end with the block."""
+    """One device of a cluster. A context manager: its stages end with the block.
+
+    Raises:
+        UsageError: there is no such accelerator here.
+    """
 
     def __init__(
         self,
@@ -64,6 +68,7 @@ class Worker:
     ) -> None:
         self.num_threads = num_threads
         self.compute = compute
+        self.device = compute_device(compute)
         self.cache_dir = cache_folder(cache_dir)
         """Where this device keeps its profiles and what it fetches of weights, and finds its copies of checkpoints."""
         self.premises: Premises
@@ -83,8 +88,7 @@ class Worker:
         memory = DeviceMemory(transport.name, self._stages.hosts, self._most_memory_bytes, self.compute)
         weights = SharedWeights()
         depot = Depot(transport, self.cache_dir, self._fetch_limits, weights.roots, self.on_fetch)
-        device = compute_device(self.compute)
-        self.premises = Premises(transport, self.num_threads, depot, memory, self._pace, weights, device)
+        self.premises = Premises(transport, self.num_threads, depot, memory, self._pace, weights, self.device)
         for endpoint, handler in (
             ("describe", self.describe),
             ("profile", self.profile),

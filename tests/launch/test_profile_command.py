@@ -68,6 +68,8 @@ def test_a_model_of_numbers_alone_is_estimated(tmp_path: Path) -> None:
     [
         (("--dtype", "int3"), "--dtype must be one of float32, bfloat16, float16, but is 'int3'."),
         (("--threads", "0"), "--threads must be between 1 and"),
+        (("--compute", "gpu"), "--compute must be cpu, cuda:0 (or another number) or mps, but is 'gpu'."),
+        (("--compute", "cuda:99"), "--compute cuda:99: "),
         (("--max-seconds", "0"), "--max-seconds must be above 0"),
         (
             ("--out", "/nowhere/x.json"),
