@@ -61,6 +61,7 @@ setup(
         "cryptography>=42",
         "spake2>=0.9",
         "segno>=1.6",
+        "zeroconf>=0.130",
     ],
     extras_require={**EXTRAS, "dev": DEV, "all": sorted({need for needs in EXTRAS.values() for need in needs})},
     entry_points={

@@ -70,7 +70,7 @@ def up(
 ) -> None:
     """Start a cluster that stays until Ctrl-C: a coordinator and, as its first device, this machine.
 
-    Others join it with shardnet join, and shardnet generate --cluster asks it.
+    It prints what to type on other machines, which join it, and how to ask it.
 
     Example: shardnet up --model smollm2-135m-instruct
     """
@@ -86,13 +86,13 @@ def up(
 
     asked = replace(load, record_spans=spans.record_spans)
     own = None if how.no_device else device
-    run(what.model, folder, own, asked, listen=how.listen, as_json=output.json)
+    run(what.model, folder, own, asked, listening=how.listening, as_json=output.json)
 
 
 def join(where: ClusterOptions, device: OwnDeviceOptions, how: JoinOptions, output: EventOutput) -> None:
     """Offer this machine to a cluster until Ctrl-C. Models use it where it helps.
 
-    Example: shardnet join 7-harbour-green --address 192.168.1.5:29500
+    Example: shardnet join 7-harbour-green
     """
     folder = where.folder()
     with ExitStack() as ends:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,13 +10,17 @@ from dataclasses import replace
 from functools import partial
 from itertools import count
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from shardnet.coordinator import own_gate
 from shardnet.errors import BadRequest, JoinFailed, NameTaken, UsageError
 from shardnet.foreign.quoting import shortened
-from shardnet.launch.cluster.options import JoinOptions, OwnDeviceOptions, machine_name
+from shardnet.launch.cluster.options import NOBODY, JoinOptions, OwnDeviceOptions, machine_name
 from shardnet.process.aside import done_aside
 from shardnet.process.lasting import as_option, how_to_start, is_running
+
+if TYPE_CHECKING:
+    from shardnet.trust.addresses import Address
 
 
 @contextmanager
@@ -34,7 +39,8 @@ def be_linked(folder: Path, device: OwnDeviceOptions, how: JoinOptions) -> Itera
         raise BadRequest(
             f"This machine has joined as {name}. Leave --name out, or remove {shortened(str(folder))} first."
         )
-    with own_gate.start(folder, ["--listen", how.listen], ends_with_this=True):
+    listen = [] if how.listen == NOBODY else ["--listen", how.listen]
+    with own_gate.start(folder, listen, ends_with_this=True):
         yield replace(device, name=name)
 
 
@@ -68,7 +74,7 @@ def _taken_in(folder: Path, device: OwnDeviceOptions, how: JoinOptions) -> str:
 
 def _enrolled(folder: Path, device: OwnDeviceOptions, code: str, address: str | None) -> str:
     from shardnet.gate.asking import enrol
-    from shardnet.trust.addresses import Address, parse_address
+    from shardnet.trust.addresses import parse_address
     from shardnet.trust.codes import Code, parse_code
     from shardnet.trust.names import require_name
     from shardnet.trust.payload import Payload, is_payload, parse_payload
@@ -80,10 +86,7 @@ def _enrolled(folder: Path, device: OwnDeviceOptions, code: str, address: str | 
         gates = (*gates, *invitation.addresses)
     else:
         invitation = parse_code(code)
-        if not gates:
-            raise BadRequest(
-                "A short code needs the address of the other machine, which it shows: --address HOST:PORT."
-            )
+        gates = gates or _found(invitation.slot)
     for name in _names(device.name):
         require_name(name)
         try:
@@ -92,6 +95,20 @@ def _enrolled(folder: Path, device: OwnDeviceOptions, code: str, address: str | 
             if device.name is not None:
                 raise
     raise AssertionError("there is always another name")
+
+
+def _found(slot: int) -> Sequence[Address]:
+    """Where the cluster can be dialled whose code is in that slot, as the local network says.
+
+    Raises:
+        JoinFailed: it is not found, or there are several.
+    """
+    from shardnet.discovery.asking import look
+    from shardnet.discovery.choosing import gates_of_the_only, with_slot
+    from shardnet.gate.own_addresses import own_addresses
+
+    heard = look(own_addresses(socket.AF_INET), lambda heard: bool(with_slot(heard, slot)))
+    return gates_of_the_only(heard, slot)
 
 
 def _names(name: str | None) -> Iterator[str]:

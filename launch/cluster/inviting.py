@@ -14,24 +14,28 @@ from shardnet.errors import ShardnetError
 from shardnet.source.trust import ask_gate
 
 LOOK_EVERY_S = 1.0
+LOOPBACK = ("127.", "[::1]")
+"""How the only address of a machine begins that is in no network, or that listens on its loopback."""
 _MINUTE_S = 60
 
 
 def lines_of(invitation: dict[str, Any], *, with_qr: bool) -> list[str]:
     """What a person reads who holds the other device."""
     address = next(iter(invitation["addresses"]), "HOST:PORT")
+    where = "From this machine only" if address.startswith(LOOPBACK) else "On another machine"
     lines = []
     if invitation["code"] is not None:
         minutes = max(1, round((invitation["code_until_s"] - time.time()) / _MINUTE_S))
         lines.append(
-            f"On another machine, within {minutes} min:  shardnet join {invitation['code']} --address {address}"
+            f"{where}, within {minutes} min:  shardnet join {invitation['code']} --address {address}   (in the same "
+            "network, the address may be left out)"
         )
     if with_qr:
         from shardnet.trust.qr import drawn
 
         lines += ["Or scan this, and paste it behind shardnet join:", *drawn(invitation["qr"], in_colours=True)]
     elif invitation["code"] is None:
-        lines.append(f"On another machine:  shardnet join {invitation['qr']}")
+        lines.append(f"{where}:  shardnet join {invitation['qr']}")
     return lines
 
 

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from shardnet.coordinator.own_gate import Listening
 from shardnet.errors import BadRequest
 from shardnet.foreign.quoting import quoted
 from shardnet.launch.values import MODEL_HELP, require_model, require_threads
@@ -23,6 +24,7 @@ _DEVICE = "The device of this machine"
 _WEIGHTS = "Weights that it has no copy of"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,62}")
 MOST_NAME = 40
+LISTEN, NOBODY = "0.0.0.0:29500", "none"
 
 
 @dataclass(frozen=True)
@@ -175,13 +177,23 @@ class UpOptions:
         typer.Option(
             "--listen",
             metavar="HOST:PORT",
-            help="Let other machines in, through TLS: 0.0.0.0:29500, say. Prints what to type there.",
-            show_default="this machine only",
+            help=f"Where other machines come in, through TLS; {NOBODY}: this machine only.",
+            show_default=f"{LISTEN}, or the next port that is free",
         ),
     ] = None
     no_device: Annotated[bool, typer.Option("--no-device", help="Only coordinate: this machine holds no layers.")] = (
         False
     )
+
+    def __post_init__(self) -> None:
+        _require_listen(self.listen)
+
+    @property
+    def listening(self) -> Listening | None:
+        """Where other machines come in; None where they do not."""
+        if self.listen is None:
+            return Listening((LISTEN,), or_next=True)
+        return None if self.listen == NOBODY else Listening((self.listen,))
 
 
 @dataclass(frozen=True)
@@ -199,14 +211,16 @@ class JoinOptions:
     ] = None
     address: Annotated[
         str | None,
-        typer.Option("--address", metavar="HOST:PORT", help="Of the other machine, for a short code."),
+        typer.Option(
+            "--address", metavar="HOST:PORT", help="Of the other machine, where it is not found in this network."
+        ),
     ] = None
     listen: Annotated[
         str,
         typer.Option(
             "--listen",
             metavar="HOST:PORT",
-            help="Where other machines of the cluster dial this one, through TLS; port 0 is any.",
+            help=f"Where other machines of the cluster dial this one, through TLS; port 0 is any, {NOBODY}: nowhere.",
         ),
     ] = "0.0.0.0:0"
     source_only: Annotated[
@@ -320,6 +334,11 @@ class WhomToTrust:
             "--revoke", metavar="NAME", help="Shut this machine out at once, and for good.", show_default=False
         ),
     ] = None
+
+
+def _require_listen(listen: str | None) -> None:
+    if listen == "":
+        raise BadRequest(f"--listen must not be empty: give HOST:PORT, or {NOBODY} for this machine only.")
 
 
 def machine_name() -> str:

@@ -15,12 +15,15 @@ from typing import Any
 from shardnet.cluster.comings import HAS_ENDED
 from shardnet.cluster.load_options import LoadOptions
 from shardnet.coordinator import own_gate
+from shardnet.coordinator.announcing import Announcing
 from shardnet.coordinator.coordinator import Coordinator
 from shardnet.coordinator.events import ClusterEvent
 from shardnet.coordinator.notebook import Notebook
 from shardnet.coordinator.own_device import OwnDevice, Wanted, start_or_find
+from shardnet.coordinator.own_gate import Listening
 from shardnet.coordinator.status import as_object
 from shardnet.coordinator.status_socket import StatusSocket
+from shardnet.discovery.announcing import Announcer
 from shardnet.errors import JoinFailed, UsageError
 from shardnet.foreign.plain_files import named_anywhere
 from shardnet.foreign.quoting import shortened
@@ -44,14 +47,14 @@ def run(
     device: OwnDeviceOptions | None,
     options: LoadOptions,
     *,
-    listen: str | None = None,
+    listening: Listening | None,
     as_json: bool,
 ) -> None:
     """Coordinate a cluster until a signal ends it.
 
     Args:
         device: None where this machine holds no layers.
-        listen: "HOST:PORT" where other machines come in; None lets in none.
+        listening: where other machines come in; None lets in none.
 
     Raises:
         UsageError: the folder cannot be used, or the model cannot be loaded as asked.
@@ -63,7 +66,7 @@ def run(
         mark(folder)
         assert door.folder is not None, "it was opened in one"
         notebook = Notebook(door.folder)
-        invitation = _open_to_others(door, listen, told, resources)  # before what tells other machines of its end
+        invitation = _open_to_others(door, listening, told, resources)  # before what tells other machines of its end
         own = None if device is None else resources.enter_context(_own_device(door, device))
         how_it_ended = (lambda name: HAS_ENDED) if own is None else own.how_it_ended
         coordinator = resources.enter_context(Coordinator.join(door.endpoint, told.events.put, how_it_ended, notebook))
@@ -98,8 +101,8 @@ class _Told:
             print(json.dumps({"address": endpoint, "state": str(folder), **invited}), flush=True)
             return
         print(f"The cluster is open in {shortened(str(folder))}; Ctrl-C ends it.")
-        print(f"  join it:  shardnet join{as_option(folder)}")
-        print(f"  ask it:   shardnet generate --cluster {shlex.quote(str(folder))} --prompt TEXT", flush=True)
+        print(f"To ask it:  shardnet generate --cluster {shlex.quote(str(folder))} --prompt TEXT")
+        print(f"One more device, on this machine:  shardnet join{as_option(folder)}", flush=True)
         if invitation is not None:
             show(invitation)
 
@@ -123,13 +126,16 @@ class _Told:
             print("The cluster has ended.", flush=True)
 
 
-def _open_to_others(door: Door, listen: str | None, told: _Told, resources: ExitStack) -> dict[str, Any] | None:
+def _open_to_others(
+    door: Door, listening: Listening | None, told: _Told, resources: ExitStack
+) -> dict[str, Any] | None:
     """Have the gate of this machine listen, and return the first invitation."""
     assert door.folder is not None, "it was opened in one"
-    if listen is None:
+    if listening is None:
         own_gate.end_left(door.folder)
         return None
-    resources.enter_context(own_gate.start_or_find(door.folder, [listen]))
+    resources.enter_context(own_gate.start_or_find(door.folder, listening))
+    resources.enter_context(Announcing(door.folder.path, Announcer()))
     inviting = Inviting(door.folder.path, told.invited)
     resources.callback(inviting.close)
     return inviting.begin()

@@ -137,7 +137,7 @@ def _configured(text: str) -> dict[str, str]:
     if "invite" in said:
         raise BadRequest(
             "--rdzv-conf invite=CODE is for nodes of other hosts, which shardnet-run cannot bring together yet: its "
-            "door has no TLS. For several hosts, say shardnet up --listen on one and shardnet join CODE on the others."
+            "door has no TLS. For several hosts, say shardnet up on one and shardnet join CODE on the others."
         )
     for key in said:
         if key not in ("is_host", "join_timeout"):

@@ -224,7 +224,7 @@ def _require_this_machine(door: Address) -> None:
         raise BadRequest(
             f"{door.endpoint} is not on this machine's loopback, and shardnet-run cannot bring nodes of several hosts "
             f"together yet: its door has no TLS. Start all nodes here, with 127.0.0.1:{door.port}; for several hosts, "
-            "say shardnet up --listen on one and shardnet join CODE on the others."
+            "say shardnet up on one and shardnet join CODE on the others."
         )
 
 

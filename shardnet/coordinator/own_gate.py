@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from shardnet.errors import BadConfiguration, ClusterError, UsageError
 from shardnet.foreign.plain_files import read_json
@@ -24,6 +24,15 @@ NOTE, LOG = "own_gate.json", "gate.log"
 MOST_NOTE_BYTES = 10_000
 READY_S = 30.0
 """How long a gate may take until it listens."""
+
+
+class Listening(NamedTuple):
+    """Where other hosts come in."""
+
+    endpoints: tuple[str, ...]
+    """"HOST:PORT" each."""
+    or_next: bool = False
+    """Where a port is taken, the next free one does, too; best the one of last time, at which others look."""
 
 
 class Gate(ServingProcess):
@@ -40,7 +49,7 @@ class Gate(ServingProcess):
         """The end of a pipe that is open as long as this process lives, where the gate ends with it."""
 
 
-def start_or_find(state: StateFolder, listen: Sequence[str]) -> Gate:
+def start_or_find(state: StateFolder, listening: Listening) -> Gate:
     """The gate of a coordinator's host. It outlives a coordinator that is killed: what members of different hosts say
     to each other goes on.
 
@@ -51,11 +60,14 @@ def start_or_find(state: StateFolder, listen: Sequence[str]) -> Gate:
     if noted is not None:
         left, process, told = noted
         found = Gate(state.path / LOG, process, None, told)
-        if not found.has_ended and left == list(listen):
+        if not found.has_ended and left == listening:
             return found
         found.close()
-    gate = start(state.path, ["--hub", *(option for each in listen for option in ("--listen", each))])
-    note = {"listen": list(listen), "process": gate.process, "told": gate.told}
+        endpoints = _as_last_time(listening, left, told)
+    else:
+        endpoints = listening.endpoints
+    gate = start(state.path, ["--hub", *_options(endpoints, listening.or_next)])
+    note = {"listening": listening._asdict(), "process": gate.process, "told": gate.told}
     try:
         state.write(NOTE, json.dumps(note).encode())
     except OSError as cause:
@@ -134,10 +146,26 @@ def _told(pipe: int, gate: Gate) -> dict[str, Any]:
     return told
 
 
-def _noted(state: StateFolder) -> tuple[list[str], str, dict[str, Any]] | None:
+def _options(endpoints: Sequence[str], or_next: bool) -> list[str]:
+    options = [option for each in endpoints for option in ("--listen", each)]
+    return [*options, "--or-next"] if or_next else options
+
+
+def _as_last_time(listening: Listening, left: Listening, told: dict[str, Any]) -> tuple[str, ...]:
+    """With the port that was found then, where any did: machines that have joined dial it."""
+    ports = {str(address).rpartition(":")[2] for address in told.get("addresses", ())}
+    if not listening.or_next or listening != left or len(listening.endpoints) != 1 or len(ports) != 1:
+        return listening.endpoints
+    host, _, _ = listening.endpoints[0].rpartition(":")
+    return (f"{host}:{ports.pop()}",)
+
+
+def _noted(state: StateFolder) -> tuple[Listening, str, dict[str, Any]] | None:
     """The gate that an earlier coordinator has started; None where there is no note, or none that can be read."""
     try:
         note: Any = read_json(state.path / NOTE, MOST_NOTE_BYTES, "the note")
-        return [str(each) for each in note["listen"]], str(note["process"]), dict(note["told"])
+        asked = note["listening"]
+        listening = Listening(tuple(map(str, asked["endpoints"])), bool(asked["or_next"]))
+        return listening, str(note["process"]), dict(note["told"])
     except (BadConfiguration, KeyError, TypeError, ValueError):
         return None

@@ -27,6 +27,7 @@ class TrustDesk:
     """Answers questions.
 
     Args:
+        gates: where other hosts can dial this one now.
         shut_out: ends what is carried for a host, by its name.
         linked: the names of the hosts with which there is a link.
     """
@@ -35,13 +36,13 @@ class TrustDesk:
         self,
         admission: Admission,
         invitations: Invitations,
-        gates: Sequence[Address],
+        gates: Callable[[], Sequence[Address]],
         shut_out: Callable[[str], object],
         linked: Callable[[], Sequence[str]],
     ) -> None:
         self._admission = admission
         self._invitations = invitations
-        self._gates = tuple(gates)
+        self._gates = gates
         self._shut_out = shut_out
         self._linked = linked
 
@@ -68,6 +69,8 @@ class TrustDesk:
             return self._told(self._invitations.invite(now_s))
         if ask == "open":
             return [self._told(each) for each in self._invitations.open(now_s)]
+        if ask == "announced":
+            return self._announced(now_s)
         if ask == "trusted":
             return [self._entry(each, now_s) for each in self._admission.live(now_s)]
         if ask == "revoke":
@@ -76,15 +79,25 @@ class TrustDesk:
             return name
         raise UsageError("This is no question that a gate answers.")
 
+    def _announced(self, now_s: float) -> dict[str, Any]:
+        """What anybody in the network may hear."""
+        codes = [each.code for each in self._invitations.open(now_s)]
+        return {
+            "cluster": self._admission.authority.cluster_id,
+            "slots": [code.slot for code in codes if code is not None],
+            "addresses": [str(gate) for gate in self._gates()],
+        }
+
     def _told(self, invitation: Invitation) -> dict[str, Any]:
-        payload = Payload(self._admission.authority.fingerprint, invitation.token, self._gates)
+        gates = tuple(self._gates())
+        payload = Payload(self._admission.authority.fingerprint, invitation.token, gates)
         return {
             "number": invitation.number,
             "code": None if invitation.code is None else str(invitation.code),
             "code_until_s": invitation.code_until_s,
             "qr": payload.text,
             "qr_until_s": invitation.token_until_s,
-            "addresses": [str(gate) for gate in self._gates],
+            "addresses": [str(gate) for gate in gates],
         }
 
     def _entry(self, entry: Any, now_s: float) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The gate of one host: carries between it and the other hosts of a cluster, through TLS.
 
-    python -m shardnet.gate.process --folder DIR [--hub] [--listen HOST:PORT ...] [--ready-fd FD] [--end-with FD]
+    python -m shardnet.gate.process --folder DIR [--hub] [--listen HOST:PORT ... [--or-next]] [--ready-fd FD]
+        [--end-with FD]
 
 With `--hub` it is that of the coordinator's host, and DIR is the state folder of `shardnet up`: it lets in who was
 invited. Without, DIR is where `shardnet join` has written down what this host was given, and the gate offers there the
@@ -17,6 +18,7 @@ import signal
 import sys
 import time
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="shardnet-gate", description="Carry between this host and others.")
     parser.add_argument("--folder", type=Path, required=True, metavar="DIR", help="the state folder here")
     parser.add_argument("--listen", action="append", default=[], metavar="HOST:PORT", help="where other hosts come in")
+    parser.add_argument("--or-next", action="store_true", help="where a port is taken, the next free one does, too")
     parser.add_argument("--hub", action="store_true", help="this is the coordinator's host: let in who was invited")
     parser.add_argument("--ready-fd", type=int, metavar="FD", help="an inherited pipe, told when it carries")
     parser.add_argument("--end-with", type=int, metavar="FD", help="end when this inherited pipe is closed")
@@ -80,18 +83,19 @@ async def _carry(arguments: argparse.Namespace) -> None:
 async def _as_hub(arguments: argparse.Namespace, ends: ExitStack) -> asyncio.Future[None]:
     state = StateFolder(arguments.folder / TRUST)
     ends.callback(state.close)
-    listeners = listen(arguments.listen)
+    listeners = listen(arguments.listen, or_next=arguments.or_next)
     gates = addresses_of(listeners)
     admission = admission_in(state, time.time())
     context = OwnContext(state, admission, gates, log)
     hub = Hub(arguments.folder, admission.revoked)
     ends.callback(hub.close, "the cluster has ended")
     invitations = Invitations()
-    desk = Desk(admission, invitations, fingerprint_of(context.identity.key.public_key()), lambda: gates)
+    now_at = partial(addresses_of, listeners)
+    desk = Desk(admission, invitations, fingerprint_of(context.identity.key.public_key()), now_at)
     newcomers = Newcomers(desk, lambda name: None, log)
     arrivals = Arrivals(listeners, context, admission.counts, hub.let_in, newcomers.take, log)
     ends.callback(arrivals.close)
-    trust_desk = TrustDesk(admission, invitations, gates, lambda name: hub.end_links(name, "shut out"), hub.hosts)
+    trust_desk = TrustDesk(admission, invitations, now_at, lambda name: hub.end_links(name, "shut out"), hub.hosts)
     questions = listen_in(state, TRUST)
     ends.callback(questions.remove)
     await asyncio.start_unix_server(trust_desk.serve, sock=questions.socket, limit=MOST_QUESTION_BYTES)

@@ -31,8 +31,8 @@ def ask_gate(folder: Path, question: str, name: str = "") -> Any:
         said = _asked(path / TRUST if path.is_dir() else path, {"ask": question, "name": name})
     except FileNotFoundError:
         raise UsageError(
-            f"The cluster in {shortened(str(folder))} is open to this machine only. Start it with --listen "
-            "0.0.0.0:29500 to let other machines in."
+            f"The cluster in {shortened(str(folder))} is open to this machine only. Start it without --listen none "
+            "to let other machines in."
         ) from None
     except OSError as error:
         raise ClusterError(

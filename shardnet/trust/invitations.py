@@ -96,7 +96,8 @@ class Invitations:
         """By the hash of the token: how long a look takes says nothing of a token."""
         self._slots: dict[int, _Code] = {}
         self._last_number = 0
-        self._last_slot = 0
+        self._last_slot = random(1)[0] % MOST_SLOTS
+        """Where codes begin is drawn, so that those of two clusters in one network begin with different numbers."""
         self._num_tries = 0
         """In a row that have proven nothing."""
 

@@ -97,7 +97,7 @@ class Churn:
         self._options = ("--threads", 1, "--memory-gib", memory_gib)
         self._number = 1
         model = ("--model", MODEL, "--dtype", "float32", "--standby", "cold")
-        up = ("up", "--state", folder, *model, *self._options, "--name", "one", "--json")
+        up = ("up", "--state", folder, *model, *self._options, "--name", "one", "--listen", "none", "--json")
         self.up = TellingCommand([sys.executable, *COMMAND, *up])
         try:
             wait_until(lambda: self.up.events, LONGEST_S)

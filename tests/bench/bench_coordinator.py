@@ -45,7 +45,7 @@ NEW_S = 0.2
 def start(folder: Path) -> TellingCommand:
     """`shardnet up` in a folder."""
     options = ("--state", folder, "--model", MODEL, "--dtype", "float32", "--placement", "spread")
-    return TellingCommand([*COMMAND, "up", *options, "--threads", "1", "--name", "one", "--json"])
+    return TellingCommand([*COMMAND, "up", *options, "--threads", "1", "--name", "one", "--listen", "none", "--json"])
 
 
 class Source:

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 from shardnet.coordinator import own_gate
+from shardnet.coordinator.own_gate import Listening
 from shardnet.errors import UsageError
+from shardnet.gate.listening import MOST_TRIED
 from shardnet.process.state_folder import StateFolder
 from shardnet.source.trust import ask_gate
 
-LISTEN = ["127.0.0.1:0"]
+LISTEN = Listening(("127.0.0.1:0",))
 
 
 @pytest.fixture
@@ -50,17 +52,31 @@ def test_a_gate_outlives_its_coordinator_and_is_found_again(state: StateFolder) 
 
 def test_with_another_address_there_is_another_gate(state: StateFolder) -> None:
     first = own_gate.start_or_find(state, LISTEN)
-    with own_gate.start_or_find(state, ["localhost:0"]) as second:
+    with own_gate.start_or_find(state, Listening(("localhost:0",))) as second:
         assert first.has_ended and not second.has_ended
 
 
 def test_a_port_in_use_is_one_sentence(state: StateFolder) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         endpoint = f"127.0.0.1:{taken.getsockname()[1]}"
-        with pytest.raises(UsageError, match=f"Cannot listen on {endpoint}: Address already in use. Choose another"):
-            own_gate.start_or_find(state, [endpoint])
+        with pytest.raises(UsageError, match=f"Cannot listen on '{endpoint}': Address already in use. Choose another"):
+            own_gate.start_or_find(state, Listening((endpoint,)))
     for wrong in ("", "nowhere", "127.0.0.1:99999", "192.0.2.1:80"):
         with pytest.raises(UsageError, match="listen"):
-            own_gate.start_or_find(state, [wrong])
+            own_gate.start_or_find(state, Listening((wrong,)))
     with pytest.raises(UsageError, match="open to this machine only"):
         ask_gate(state.path, "invite")
+
+
+def test_where_nobody_has_named_a_port_the_next_free_one_does_and_is_kept(state: StateFolder) -> None:
+    """Also when the other one is free again: machines that have joined dial the port that they were told."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        wanted = Listening((f"127.0.0.1:{port}",), or_next=True)
+        with own_gate.start_or_find(state, wanted) as gate:
+            (address,) = gate.told["addresses"]
+            assert 0 < int(address.rpartition(":")[2]) - port <= MOST_TRIED
+    with own_gate.start_or_find(state, wanted) as gate:
+        assert gate.told["addresses"] == [address]
+    with own_gate.start_or_find(state, Listening(wanted.endpoints)) as gate:
+        assert gate.told["addresses"] == [f"127.0.0.1:{port}"]

@@ -22,6 +22,7 @@ from tiny_text_model import save_text_model
 pytestmark = [pytest.mark.root, pytest.mark.timeout(290)]
 PROMPT = "the quick brown fox jumps over the lazy dog"
 PORT = 29500
+"""Where a cluster listens if nothing else is asked for."""
 NUM_LONG = 400
 LONG = ("--prompt", PROMPT, "--max-new-tokens", str(NUM_LONG), "--temperature", "0")
 START_S = 120.0
@@ -53,13 +54,12 @@ class Hosts:
         state = str(self.state("laptop"))
         return self.start(
             *("laptop", "up", "--model", str(self.model), "--name", "laptop", "--state", state, "--json"),
-            *("--dtype", "float32", "--listen", f"0.0.0.0:{PORT}", *options),
+            *("--dtype", "float32", *options),
         )
 
     def join(self, host: str, code: str, *options: str) -> Command:
-        address = f"{self.network.address('laptop')}:{PORT}"
-        where = ("--cluster", str(self.state(host)), "--name", host)
-        return self.start(host, "join", code, "--address", address, *where, "--json", *options)
+        """By the code alone: where the cluster is, the network says."""
+        return self.start(host, "join", code, "--cluster", str(self.state(host)), "--name", host, "--json", *options)
 
     def addresses(self, host: str) -> list[int]:
         """The ports on which the gate of a host says that it can be dialled."""

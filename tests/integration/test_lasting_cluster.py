@@ -98,7 +98,7 @@ class Commands:
     def up(self, *arguments: object) -> Running:
         return self.start(
             *("up", "--state", self.folder, "--model", self.model, "--dtype", "float32", "--threads", 1),
-            *("--name", "one", "--json", *arguments),
+            *("--name", "one", "--json", "--listen", "none", *arguments),
         )
 
     def join(self, name: str, *options: object, elsewhere: Path | None = None) -> Running:

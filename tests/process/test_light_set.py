@@ -16,7 +16,7 @@ from shardnet.process import light_set
 from shardnet.process.light_set import COMPILED, PURE, require_light_set
 
 ROOT = Path(__file__).parents[2]
-FOR_SOURCES = {"transformers", "accelerate", "safetensors", "segno"}
+FOR_SOURCES = {"transformers", "accelerate", "safetensors", "segno", "zeroconf"}
 
 
 def base_install() -> set[str]:
