@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 
 from shardnet.errors import BadRequest
 from shardnet.foreign.quoting import counted, quoted
@@ -30,3 +31,8 @@ def require_threads(threads: int | None) -> None:
         raise BadRequest(
             f"--threads is {quoted(threads)}, but this machine has {counted(num_cores, 'cores')}; use fewer."
         )
+
+
+def given_or_any(seed: int | None) -> int:
+    """The seed that was asked for, or any."""
+    return secrets.randbelow(2**31) if seed is None else seed

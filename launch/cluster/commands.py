@@ -19,6 +19,7 @@ from shardnet.foreign.quoting import shortened
 from shardnet.launch.cluster.options import (
     AnyAnswer,
     AnyDevice,
+    ChatOptions,
     ClusterOptions,
     EventOutput,
     JoinOptions,
@@ -29,6 +30,7 @@ from shardnet.launch.cluster.options import (
     ResultOutput,
     SpanOptions,
     StateOptions,
+    TopOptions,
     UpOptions,
     WhichModel,
     WhomToTrust,
@@ -36,6 +38,7 @@ from shardnet.launch.cluster.options import (
 from shardnet.launch.cluster.tables import show_status, show_trusted
 from shardnet.launch.cluster.telling import tell
 from shardnet.launch.flags import Here, Only, flattened
+from shardnet.launch.values import given_or_any
 from shardnet.loader import glance_at_once
 from shardnet.process.allocator import settle_allocator
 from shardnet.process.imports import importing
@@ -43,6 +46,7 @@ from shardnet.process.lasting import is_running
 from shardnet.process.light_set import require_light_set
 from shardnet.process.signals import until_signalled
 from shardnet.process.surroundings import require_address_space
+from shardnet.session.options import GenerationOptions
 from shardnet.source.glance import glance
 from shardnet.source.trust import ask_gate
 
@@ -52,10 +56,12 @@ BY_COMMAND = (
 )
 """Of the options of a load. A split by hand is for those who know the order of the devices: Python."""
 
+SAMPLING = ("max_new_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the command line."""
-    for command in (up, join, invite, trust, leave, remove, status, load, unload, resume, forget):
+    for command in (up, join, invite, trust, leave, remove, status, top, chat, load, unload, resume, forget):
         app.command(name=command.__name__)(flattened(command))
 
 
@@ -173,6 +179,39 @@ def status(where: ClusterOptions, output: ResultOutput) -> None:
         print(json.dumps(found))
     else:
         show_status(found, folder)
+
+
+def top(where: ClusterOptions, how: TopOptions) -> None:
+    """Watch a cluster: its devices, what their time goes to, tokens per second, who asks, what happens. q ends it.
+
+    Example: shardnet top --once --json
+    """
+    folder = where.running_folder()
+    from shardnet.launch.cluster.top import run
+
+    run(folder, how)
+
+
+def chat(
+    where: ClusterOptions,
+    what: ChatOptions,
+    generation: Annotated[
+        GenerationOptions,
+        Only(SAMPLING),
+        Here("max_new_tokens", default=512),
+        Here("seed", default=None, read=given_or_any),
+    ],
+) -> None:
+    """Talk with the model of a cluster, turn by turn: /help says what can be typed, Ctrl-C stops an answer.
+
+    Example: shardnet chat --temperature 0.7
+    """
+    folder = where.running_folder()
+    require_address_space()
+    with importing():
+        from shardnet.launch.cluster.chat import run
+
+    run(folder, generation, what.system)
 
 
 def load(

@@ -258,6 +258,9 @@ class JoinOptions:
         ),
     ] = None
 
+    def __post_init__(self) -> None:
+        _require_listen(self.listen)
+
     @property
     def fetch_limits(self) -> FetchLimits:
         cache_bytes = None if self.cache_gib is None else int(self.cache_gib * 2**30)
@@ -277,6 +280,31 @@ class ResultOutput:
     """How a result is told."""
 
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object, nothing else.")] = False
+
+
+@dataclass(frozen=True)
+class TopOptions:
+    """How `top` looks."""
+
+    every_s: Annotated[
+        float,
+        Number("from 0.2 to 3600", 0.2, 3600),
+        typer.Option("--every", metavar="SECONDS", help="How often to look."),
+    ] = 1.0
+    once: Annotated[bool, typer.Option("--once", help="Look once, over a second, and end.")] = False
+    json: Annotated[bool, typer.Option("--json", help="Print a line of JSON per look, nothing else.")] = False
+
+
+@dataclass(frozen=True)
+class ChatOptions:
+    """How a chat begins."""
+
+    system: Annotated[
+        str,
+        typer.Option(
+            "--system", metavar="TEXT", help="How the model is to answer, where it is told that.", show_default=False
+        ),
+    ] = ""
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from shardnet.discovery.announcing import Announcer
 from shardnet.errors import JoinFailed, UsageError
 from shardnet.foreign.plain_files import named_anywhere
 from shardnet.foreign.quoting import shortened
+from shardnet.launch.cluster.hints import Hints
 from shardnet.launch.cluster.inviting import Inviting, show
 from shardnet.launch.cluster.options import OwnDeviceOptions, machine_name
 from shardnet.launch.cluster.telling import tell
@@ -74,6 +75,7 @@ def run(
         told.begin(folder, door.endpoint, invitation)
         if own is not None:
             _wait_for(own, coordinator, told)
+        told.hints = Hints(coordinator, told.events.put)
         with progress_bars(enabled=None if told.is_on_terminal else False) as progress:
             _load(coordinator, model, replace(options, progress=progress), told)
         with until_signalled():
@@ -87,6 +89,8 @@ class _Told:
 
     def __init__(self, *, as_json: bool) -> None:
         self.events: queue.SimpleQueue[ClusterEvent] = queue.SimpleQueue()
+        self.hints: Hints | None = None
+        """Who is told of events, too."""
         self._as_json = as_json
 
     @property
@@ -116,7 +120,10 @@ class _Told:
     def next(self) -> None:
         """Tell the next event, or after a while nothing."""
         with suppress(queue.Empty):
-            tell(self.events.get(timeout=LOOK_EVERY_S).as_dict(), as_json=self._as_json)
+            event = self.events.get(timeout=LOOK_EVERY_S)
+            tell(event.as_dict(), as_json=self._as_json)
+            if self.hints is not None:
+                self.hints.hear(event)
 
     def end(self) -> None:
         """What was not told yet, and that it is over."""

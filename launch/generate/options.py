@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,11 +171,6 @@ class GenerateOptions:
         if self.output.profile is not None:
             require_extras()
             require_writable(self.output.profile)
-
-
-def given_or_any(seed: int | None) -> int:
-    """The seed that was asked for, or any."""
-    return secrets.randbelow(2**31) if seed is None else seed
 
 
 def read_stops(stops: list[str] | None) -> tuple[str, ...]:

@@ -102,6 +102,11 @@ class Deployment:
         return self._rings.current
 
     @property
+    def rings(self) -> Rings | None:
+        """The present one, and those before it; None before it is placed and after the end. Waits for nothing."""
+        return None if self._is_closed else self._rings
+
+    @property
     def plan(self) -> Plan:
         """Who holds what, under the version of the present ring."""
         assert self._rings is not None, "the model is not placed yet"

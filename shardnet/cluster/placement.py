@@ -107,18 +107,21 @@ def setting_aside(
         ) from error
 
 
-def place(problem: Problem, method: str, objective: str, in_flight: int, version: int) -> Plan:
+def place(
+    problem: Problem, method: str, objective: str, in_flight: int, version: int, most_s: float = PLANNING_S
+) -> Plan:
     """The plan of a method for the cluster.
 
     Args:
         method: one of PLACEMENTS; "spread" uses every device, in their order, and makes the slowest stage fast.
+        most_s: how long it may be looked for.
 
     Raises:
         BadRequest: more devices than units.
         DoesNotFit: the devices cannot hold the model.
     """
     if method != SPREAD:
-        limit_s = usual_limit_s(problem, PLANNING_S)
+        limit_s = usual_limit_s(problem, most_s)
         made = make_plan(problem, objective, method, in_flight, time_limit_s=limit_s)
         return replace(made, version=version)
     counts = spread_counts(

@@ -22,7 +22,11 @@ from shardnet.coordinator.events import ClusterEvent, Tell
 from shardnet.coordinator.loads import Load, Loads
 from shardnet.coordinator.notebook import Notebook
 from shardnet.coordinator.once import Once
+from shardnet.coordinator.prospects import prospects_of
+from shardnet.coordinator.recent_events import RecentEvents
+from shardnet.coordinator.recent_work import RecentWork
 from shardnet.coordinator.status import status_of
+from shardnet.described.clusters import DeviceClass
 from shardnet.errors import BadRequest, DeviceLost, ShardnetError
 from shardnet.foreign.quoting import quoted
 from shardnet.process.threads import on_thread
@@ -65,7 +69,9 @@ class Coordinator:
         notebook: Notebook | None = None,
     ) -> None:
         self._transport = transport
-        self._tell = tell
+        self._recent = RecentEvents(tell)
+        self._work = RecentWork(transport)
+        self._tell = tell = self._recent.tell
         self._cluster = Cluster(transport, (), ExitStack(), None)
         self._cluster.on_suspected = self._tell_suspected
         self._notebook = notebook
@@ -137,6 +143,10 @@ class Coordinator:
     def load(self, ticket: int, model: str, options: LoadKeywords | dict[str, Any]) -> Load:
         """Load a model over all devices that are there; see `Loads.load`."""
         return self._loads.load(ticket, model, options)
+
+    def one_more(self, kind: DeviceClass, what: str) -> str:
+        """What one more device would bring; see `prospects_of`."""
+        return prospects_of(self._transport, self.devices, self._loads, kind, what)
 
     def cluster_status(self) -> Future[ClusterStatus]:
         """Who is there, what is loaded, who talks; see `status_of`."""
@@ -283,5 +293,13 @@ class Coordinator:
 
     def status(self) -> ClusterStatus:
         """The same. Waits for the devices, for less than a second."""
-        status = status_of(self._transport, self._cluster, self._loads, self._attendance.sources, self._desk.sessions())
-        return status._replace(broken_off=self._desk.broken_off())
+        status = status_of(
+            self._transport,
+            self._cluster,
+            self._loads,
+            self._attendance.sources,
+            self._desk.sessions(),
+            self._work,
+            self._desk.num_tokens,
+        )
+        return status._replace(broken_off=self._desk.broken_off(), events=self._recent.all())

@@ -71,6 +71,8 @@ class SessionDesk:
         self._lock = threading.Lock()
         self._keeping = threading.Lock()
         """Held while an answer gets its number: who ends it and who looks or closes must not make two of it."""
+        self.num_tokens = 0
+        """Of all answers so far."""
         self._is_closed = False
         self._is_decided = notebook is None or not notebook.was_left
         """Whether it is known what goes on."""
@@ -298,6 +300,8 @@ class SessionDesk:
         answer = []
         for token in session:
             answer.append(token)
+            with self._lock:
+                self.num_tokens += 1
             page = held.page
             if token.finish_reason and page is not None:
                 # After this one the session is closed, and no stage knows it any more.

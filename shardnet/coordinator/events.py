@@ -25,6 +25,7 @@ Kind = Literal[
     "session began",
     "session ended",
     "session broke off",
+    "predicted",
 ]
 
 

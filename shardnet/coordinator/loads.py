@@ -26,7 +26,7 @@ from shardnet.coordinator.once import Once
 from shardnet.errors import BadRequest, ClusterError, DoesNotFit, ShardnetError, UsageError
 from shardnet.foreign.quoting import counted
 from shardnet.loader import ModelFiles, open_model
-from shardnet.plan import Plan
+from shardnet.plan import ModelProfile, Plan
 from shardnet.process.threads import Errands, on_thread
 from shardnet.progress import line_of, silent
 from shardnet.session.session import Session
@@ -97,6 +97,8 @@ class Loads:
         self._tell = tell
         self._asked: Once[Load] = Once()
         self._wanted: Load | None = None
+        self.profile: ModelProfile | None = None
+        """Of what was loaded last, or could not be."""
         self._loaded: Loaded | None = None
         self._loading = ""
         self._why_none: ShardnetError | None = None
@@ -117,6 +119,11 @@ class Loads:
     def loading(self) -> str:
         """The name of the model that is being loaded; empty where none is."""
         return self._loading
+
+    @property
+    def wanted_options(self) -> LoadOptions | None:
+        """How a model is wanted; None where none is."""
+        return None if self._wanted is None else self._wanted.options
 
     @property
     def why_none(self) -> str:
@@ -300,7 +307,7 @@ class Loads:
 
     def _load(self, load: Load, files: ModelFiles) -> None:
         """Load what is open. Where there is no room for it now, it stays wanted."""
-        self._loading, self._why_none = files.name, None
+        self._loading, self._why_none, self.profile = files.name, None, files.profile
         devices = self._cluster.devices
         text = f"{files.name} is being loaded on {counted(len(devices), 'devices')}."
         self._tell(ClusterEvent("loading", text, model=files.name))

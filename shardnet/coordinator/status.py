@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from concurrent.futures import wait
+import time
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import Future, wait
+from contextlib import suppress
 from typing import Any
 
 from shardnet.cluster.cluster import Cluster
+from shardnet.cluster.deployment import Deployment
+from shardnet.cluster.remote_stage import RemoteStage
+from shardnet.cluster.ring import Ring
 from shardnet.coordinator.loads import Loads
+from shardnet.coordinator.recent_work import Look, RecentWork
 from shardnet.errors import ShardnetError
-from shardnet.plan import Plan
+from shardnet.plan import Plan, StagePlan
+from shardnet.timeline.timeline import Shares
 from shardnet.transport.base import Transport
-from shardnet.transport.messages import DeviceDescription
-from shardnet.transport.source_messages import BrokenOff, ClusterStatus, MemberStatus, SessionStatus
+from shardnet.transport.messages import DeviceDescription, StageAccount
+from shardnet.transport.source_messages import BrokenOff, ClusterStatus, MemberStatus, SessionStatus, StageStatus
 
 DESCRIBE_S = 0.5
 """How long a device may take to say what it has now."""
@@ -24,11 +31,23 @@ def status_of(
     loads: Loads,
     sources: tuple[str, ...],
     sessions: tuple[SessionStatus, ...],
+    work: RecentWork,
+    num_tokens: int,
 ) -> ClusterStatus:
-    """Asks the devices that are not silent what they have now, and waits for none longer than `DESCRIBE_S`."""
+    """Asks the devices that are not silent what they have now, and waits for none longer than `DESCRIBE_S`.
+
+    Args:
+        num_tokens: of all answers so far.
+    """
     devices, suspected = cluster.devices, cluster.suspected
-    described = _described(transport, [device for device in devices if device not in suspected])
-    model, plan = _model_of(loads)
+    model, plan, ring = _model_of(loads)
+    present = () if ring is None else tuple(ring.stages)
+    accounts = _asked_accounts(present, suspected)
+    described = _described(transport, [device for device in devices if device not in suspected], accounts)
+    told = {index: each.result() for index, each in accounts.items() if each.done() and not each.exception()}
+    totals = tuple(told[index].totals if index in told else None for index in range(len(present)))
+    tokens_per_s, shares = work.look(ring, Look(time.monotonic(), num_tokens, totals))
+    stages = tuple(_stage(stage.plan, share) for stage, share in zip(present, shares, strict=True))
     members = [_member(device, device in suspected, plan, len(sessions), described.get(device)) for device in devices]
     return ClusterStatus(
         members=tuple(members),
@@ -38,6 +57,8 @@ def status_of(
         why_none=loads.why_none,
         plan_version=0 if plan is None else plan.version,
         sessions=sessions,
+        stages=stages,
+        tokens_per_s=tokens_per_s,
     )
 
 
@@ -47,6 +68,8 @@ def as_object(status: ClusterStatus) -> dict[str, Any]:
         **status._asdict(),
         "members": [member._asdict() for member in status.members],
         "sessions": [session._asdict() for session in status.sessions],
+        "stages": [stage._asdict() for stage in status.stages],
+        "events": [event._asdict() for event in status.events],
         "broken_off": [_as_object(broken) for broken in status.broken_off],
     }
 
@@ -55,12 +78,30 @@ def _as_object(broken: BrokenOff) -> dict[str, Any]:
     return {**broken._asdict(), "model": broken.model._asdict(), "sampling": broken.sampling._asdict()}
 
 
-def _model_of(loads: Loads) -> tuple[str, Plan | None]:
+def _model_of(loads: Loads) -> tuple[str, Plan | None, Ring | None]:
     try:
         model = loads.loaded().model
     except ShardnetError:  # `why_none` says it
-        return "", None
-    return model.profile.name, model.plan
+        return "", None, None
+    deployment = model.deployment
+    assert isinstance(deployment, Deployment), "this process coordinates the model"
+    rings = deployment.rings
+    return model.profile.name, model.plan, None if rings is None else rings.all[-1]
+
+
+def _asked_accounts(stages: Sequence[RemoteStage], suspected: Collection[str]) -> dict[int, Future[StageAccount]]:
+    """What they have done, by their places."""
+    asked: dict[int, Future[StageAccount]] = {}
+    for index, stage in enumerate(stages):
+        if stage.plan.device not in suspected:
+            with suppress(ShardnetError):  # it is gone
+                asked[index] = stage.account()
+    return asked
+
+
+def _stage(plan: StagePlan, share: Shares | None) -> StageStatus:
+    shares = (None, None, None) if share is None else (share.compute, share.wire, share.idle)
+    return StageStatus(plan.device, plan.first_unit, plan.last_unit, *shares)
 
 
 def _member(
@@ -80,8 +121,10 @@ def _member(
     )
 
 
-def _described(transport: Transport, devices: Sequence[str]) -> dict[str, DeviceDescription]:
-    """What those say of themselves that answer at once."""
+def _described(
+    transport: Transport, devices: Sequence[str], accounts: Mapping[int, Future[StageAccount]]
+) -> dict[str, DeviceDescription]:
+    """What those say of themselves that answer at once. Waits for the accounts, too."""
     asked = {device: transport.post(device, "describe", timeout_s=DESCRIBE_S) for device in devices}
-    done, _ = wait(asked.values(), timeout=DESCRIBE_S)
+    done, _ = wait([*asked.values(), *accounts.values()], timeout=DESCRIBE_S)
     return {device: answer.result() for device, answer in asked.items() if answer in done and not answer.exception()}

@@ -40,6 +40,8 @@ def look(
         askers = [asker for each in own if (asker := _asker(each)) is not None]
         for asker in askers:
             ends.callback(asker.socket.close)
+        if not askers:
+            return []
         begin_s = time.monotonic()
         until_s, ask_at_s = begin_s + look_s, [begin_s + each for each in ASK_AT_S]
         while (now_s := time.monotonic()) < until_s and len(heard) < MOST_HEARD:

@@ -166,6 +166,27 @@ class SessionStatus(NamedTuple):
     age_s: float
 
 
+class StageStatus(NamedTuple):
+    """A stage of the loaded model, and what its time went to in the last seconds: shares of 1, None where that is not
+    known, as nobody has looked shortly before."""
+
+    device: str
+    first_unit: int
+    last_unit: int
+    compute_share: float | None
+    wire_share: float | None
+    idle_share: float | None
+
+
+class Happened(NamedTuple):
+    """Something that was told by the coordinator."""
+
+    at_s: float
+    """Since 1970."""
+    event: str
+    text: str
+
+
 class ClusterStatus(NamedTuple):
     """Who is there, what is loaded, who talks."""
 
@@ -181,6 +202,11 @@ class ClusterStatus(NamedTuple):
     sessions: tuple[SessionStatus, ...]
     broken_off: tuple[BrokenOff, ...] = ()
     """Those that nobody resumes now."""
+    stages: tuple[StageStatus, ...] = ()
+    tokens_per_s: float | None = None
+    """Of all answers, in the last seconds; None as the shares of a stage."""
+    events: tuple[Happened, ...] = ()
+    """The last ones, the oldest first."""
 
 
 SOURCE_MESSAGES: tuple[type, ...] = (
@@ -203,6 +229,8 @@ SOURCE_MESSAGES: tuple[type, ...] = (
     LoadState,
     MemberStatus,
     SessionStatus,
+    StageStatus,
+    Happened,
     ClusterStatus,
 )
 """As `messages.MESSAGE_TYPES`, behind which they are numbered."""

@@ -64,6 +64,10 @@ class Refused(JoinFailed):
         super().__init__(SENTENCES[reason])
         self.reason = reason
 
+    def __reduce__(self) -> tuple[type[Refused], tuple[Reason]]:
+        """By what it was made of: it comes from the process in which a device is taken in."""
+        return Refused, (self.reason,)
+
 
 def error_of(reason: Reason) -> JoinFailed:
     """What a device raises that was refused."""

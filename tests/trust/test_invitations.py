@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import secrets
 
 import pytest
@@ -32,6 +33,13 @@ def slot_of(invitation: Invitation) -> int:
 
 def refused(reason: Reason) -> pytest.RaisesExc[Refused]:
     return pytest.RaisesExc(Refused, check=lambda error: error.reason is reason)
+
+
+def test_a_refusal_crosses_from_one_process_to_another_as_it_is() -> None:
+    """Once, who typed a wrong code was told of a mistake in shardnet."""
+    for reason in Reason:
+        there: Exception = pickle.loads(pickle.dumps(Refused(reason)))
+        assert isinstance(there, Refused) and there.reason is reason and str(there) == str(Refused(reason))
 
 
 @pytest.fixture

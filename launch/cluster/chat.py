@@ -1,0 +1,231 @@
+"""What `shardnet chat` does: one conversation with the model of a cluster, turn by turn."""
+
+from __future__ import annotations
+
+import json
+import queue
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+
+from shardnet.cluster.model import Model
+from shardnet.errors import BadRequest, ClusterError, ShardnetError
+from shardnet.foreign.quoting import counted, shortened
+from shardnet.launch.cluster.chat_history import PLAIN_STOP, History
+from shardnet.launch.cluster.chat_typed import HELP, Order, order_of, read_turn
+from shardnet.process.standard_streams import say
+from shardnet.session.options import GenerationOptions
+from shardnet.session.stream import Generation, Stream
+from shardnet.source.running_cluster import RunningCluster
+from shardnet.timeline.events import Event
+
+LEAST_ANSWER_TOKENS = 16
+"""A conversation that leaves less room in the context has filled it."""
+LOOK_S = 1.0
+"""How often, while an answer comes, is looked what has happened to the model."""
+Told = str | Event | Exception | None
+"""A piece of an answer, what happened to the model, why there is no more, or that it is over."""
+
+
+def run(folder: Path, asked: GenerationOptions, system: str) -> None:
+    """Chat until the input ends.
+
+    Raises:
+        JoinFailed, ClusterError: the cluster does not answer.
+        BadRequest: it holds no model. Of a turn, too, where nobody sits there who could type another one.
+    """
+    with RunningCluster.connect(folder) as cluster, cluster.model as model:
+        chat = _Chat(model, asked, History(system))
+        is_typed = sys.stdin.isatty()
+        if is_typed:
+            with suppress(ImportError):  # lines can be edited with it, and called back
+                import readline  # noqa: F401
+            print(f"{model.profile.name}, over {counted(len(model.plan.devices), 'devices')}. /help, or Ctrl-D to end.")
+        else:
+            sys.stdin.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]  # a prompt is looked at later
+        with _interruptible():
+            while chat.is_going_on:
+                _turn(chat, is_typed)
+
+
+def _turn(chat: _Chat, is_typed: bool) -> None:
+    try:
+        typed = read_turn(lambda shown: input(shown if is_typed else ""))
+        chat.take(typed)
+    except EOFError:
+        chat.is_going_on = False
+        if is_typed:
+            print()
+    except KeyboardInterrupt:
+        print()
+    except ShardnetError as error:
+        if not is_typed:
+            raise
+        say(f"shardnet: {error}")
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """In the block Ctrl-C stops what is just being done, and not the program."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+class _Chat:
+    """The conversation."""
+
+    def __init__(self, model: Model, asked: GenerationOptions, history: History) -> None:
+        self.is_going_on = True
+        self._model = model
+        self._asked = asked
+        self._history = history
+        self._last: Generation | None = None
+        self._knows_chat = bool(getattr(model.tokenizer, "chat_template", None))
+
+    def take(self, typed: str) -> None:
+        """Do what was typed.
+
+        Raises:
+            ShardnetError: it cannot be done. Nothing of it is kept then.
+        """
+        if not typed.strip():
+            return
+        order = order_of(typed)
+        if order is None:
+            self._answer(typed.strip())
+        else:
+            self._obey(order)
+
+    def _answer(self, text: str) -> None:
+        said = self._history.messages(text) if self._knows_chat else self._history.plain(text)
+        ids = self._model.encode(said)
+        left = self._model.context_tokens - len(ids)
+        if left < LEAST_ANSWER_TOKENS:
+            raise BadRequest(
+                f"this conversation has {counted(len(ids), 'tokens')}, and the model's context of "
+                f"{self._model.context_tokens} leaves no room for an answer. /reset begins anew."
+            )
+        stop = self._asked.stop if self._knows_chat else (*self._asked.stop, PLAIN_STOP)
+        asked = replace(self._asked, max_new_tokens=min(left, self._asked.max_new_tokens), stop=stop)
+        with self._model.stream(ids, **asked) as stream:
+            _show(stream, self._model)
+            self._last = stream.result
+        self._history.turns.append((text, self._last.text))
+
+    def _obey(self, order: Order) -> None:
+        if order.name == "/quit":
+            self.is_going_on = False
+        elif order.name == "/reset":
+            self._history.turns.clear()
+        elif order.name == "/system":
+            self._history.system = order.rest
+        elif order.name == "/save":
+            self._save(order.rest)
+        elif order.name == "/stats":
+            print(self._stats())
+        else:
+            print(HELP)
+
+    def _save(self, file: str) -> None:
+        if not file:
+            raise BadRequest("/save needs the name of a file: /save chat.json")
+        content = {"model": self._model.profile.name, "messages": self._history.messages()}
+        try:
+            with open(Path(file).expanduser(), "x", encoding="utf-8") as opened:
+                json.dump(content, opened, ensure_ascii=False, indent=1)
+                opened.write("\n")
+        except FileExistsError as error:
+            raise BadRequest(f"{shortened(file)} exists already. Name another file.") from error
+        except (OSError, ValueError, RuntimeError) as error:  # a null byte, no home folder
+            reason = getattr(error, "strerror", None) or str(error)
+            raise BadRequest(f"{shortened(file)} cannot be written: {reason}. Name another file.") from error
+        print(f"What was said is in {shortened(file)}.")
+
+    def _stats(self) -> str:
+        last = self._last
+        if last is None:
+            return "There was no answer yet."
+        rate = "" if last.tokens_per_s is None else f", {last.tokens_per_s:.1f} tokens/s"
+        used = last.prompt_tokens + len(last.token_ids)
+        return (
+            f"The last answer: {counted(len(last.token_ids), 'tokens')}{rate}, the first after "
+            f"{last.time_to_first_token_s:.2f} s. In use: {used} of {self._model.context_tokens} tokens of context."
+        )
+
+
+def _show(stream: Stream, model: Model) -> None:
+    """Print an answer as it comes, until it is over or Ctrl-C stops it. What happens to the model meanwhile is said
+    where a line of the answer ends.
+
+    Raises:
+        ShardnetError: what has ended it.
+    """
+    told: queue.SimpleQueue[Told] = queue.SimpleQueue()
+    over = threading.Event()
+    reader = threading.Thread(target=_read, args=(stream, told), name="shardnet-chat", daemon=True)
+    watcher = threading.Thread(target=_watch, args=(model, told, over), name="shardnet-chat-events", daemon=True)
+    reader.start()
+    watcher.start()
+    try:
+        _print_all(told)
+    except KeyboardInterrupt:
+        stream.close()
+        print(flush=True)
+    finally:
+        over.set()
+    reader.join()
+
+
+def _print_all(told: queue.SimpleQueue[Told]) -> None:
+    events: list[Event] = []
+    is_at_begin = True
+    while (each := told.get()) is not None:
+        if isinstance(each, Exception):
+            print("" if is_at_begin else "\n", end="", flush=True)
+            raise each
+        if isinstance(each, Event):
+            events.append(each)
+        else:
+            print(each, end="", flush=True)
+            is_at_begin = each.endswith("\n")
+        if is_at_begin:
+            _say_all(events)
+    print(flush=True)
+    _say_all(events)
+
+
+def _say_all(events: list[Event]) -> None:
+    for event in events:
+        say(f"shardnet: {event.text}.")
+    events.clear()
+
+
+def _read(stream: Stream, told: queue.SimpleQueue[Told]) -> None:
+    """On a thread of its own: what Ctrl-C interrupts holds no lock then."""
+    try:
+        for piece in stream:
+            told.put(piece)
+    except Exception as error:  # whatever it is, nothing comes behind it
+        told.put(error)
+    else:
+        told.put(None)
+
+
+def _watch(model: Model, told: queue.SimpleQueue[Told], over: threading.Event) -> None:
+    known_s: float | None = None
+    while True:
+        with suppress(ClusterError):  # the coordinator is away: the answer waits for it, too
+            events = model.events
+            for event in events:
+                if known_s is not None and event.at_s > known_s:
+                    told.put(event)
+            known_s = events[-1].at_s if events else 0.0
+        if over.wait(LOOK_S):
+            return

@@ -1,0 +1,77 @@
+"""What `shardnet top` draws."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from rich.console import Console
+
+from shardnet.launch.cluster.top_view import view
+
+MEMBER = {
+    "name": "phone[b]",
+    "state": "present",
+    "units": [[0, 11], [13, 13]],
+    "num_sessions": 1,
+    "memory_bytes": 300 * 2**20,
+    "memory_usable_bytes": None,
+    "num_threads": 4,
+}
+STAGE = {"device": "phone[b]", "first_unit": 0, "last_unit": 11, "compute_share": 0.75, "wire_share": 0.05}
+STATUS: dict[str, Any] = {
+    "members": [MEMBER],
+    "sources": ["@source-1"],
+    "model": "smollm2",
+    "loading": "",
+    "why_none": "",
+    "plan_version": 3,
+    "sessions": [{"source": f"@source-{n}", "prompt_tokens": 5, "num_tokens": 1, "age_s": 2.0} for n in range(7)],
+    "broken_off": [],
+    "stages": [{**STAGE, "idle_share": 0.2}, {**STAGE, "first_unit": 13, "last_unit": 13, "compute_share": None}],
+    "tokens_per_s": 12.34,
+    "events": [{"at_s": 1e9 + n, "event": "joined", "text": f"event {n}."} for n in range(40)],
+}
+STATUS["stages"][1] |= {"wire_share": None, "idle_share": None}
+
+
+def drawn(status: dict[str, Any], height: int = 20, width: int = 120) -> list[str]:
+    console = Console(file=io.StringIO(), width=width, markup=False, emoji=False, highlight=False)
+    console.print(view(status, 1e9, height))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue().splitlines()
+
+
+def test_a_row_for_each_device_with_what_its_time_goes_to() -> None:
+    lines = drawn(STATUS)
+    assert lines[0].startswith("smollm2 (plan 3)   12.3 tokens/s   7 sessions   ")
+    (row,) = [line for line in lines if "phone[b]" in line]
+    for cell in ("0-11, 13", "75%, ?", "5%, ?", "20%, ?", "300 MiB", " ? "):
+        assert cell in row
+    assert "battery" not in "".join(lines), "nobody has said anything of one"
+
+
+def test_as_many_events_as_there_is_room_for_and_the_last_ones() -> None:
+    for height in (0, 20, 40):
+        lines = drawn(STATUS, height)
+        assert len(lines) <= max(height, 18)
+        assert lines[-1].endswith("event 39.")
+
+
+def test_of_many_sessions_some_are_told() -> None:
+    assert "and 2 more" in drawn(STATUS)
+
+
+def test_batteries_and_temperatures_where_they_are_told() -> None:
+    told = {**MEMBER, "battery_percent": 61.0, "is_charging": True, "temperature_c": 38.4}
+    (row,) = [line for line in drawn({**STATUS, "members": [told]}) if "phone" in line]
+    assert "61%, charging" in row and "38 °C" in row
+    told = {**told, "is_charging": False, "temperature_c": None}
+    (row,) = [line for line in drawn({**STATUS, "members": [told]}) if "phone" in line]
+    assert "61%" in row and "charging" not in row
+
+
+def test_without_a_model_or_devices() -> None:
+    nothing = {**STATUS, "members": [], "model": "", "stages": [], "tokens_per_s": None, "sessions": [], "events": []}
+    assert drawn(nothing)[0].startswith("no model   ? tokens/s   0 sessions")
+    assert drawn({**nothing, "loading": "smollm2"})[0].startswith("loading smollm2   ")
