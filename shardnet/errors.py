@@ -12,6 +12,7 @@
     └── ClusterError          (1)     a device or the way to it failed
         ├── JoinFailed                a device could not join the cluster
         │   ├── NameTaken             another one has its name
+        │   ├── OtherVersion          the cluster runs a version that does not go with this one
         │   └── PortTaken             something on another host has its port
         ├── Evicted                   this device was struck off and must join again
         ├── PlanNotInForce            a device has no such stage: another plan took over, or none was loaded
@@ -85,6 +86,10 @@ class JoinFailed(ClusterError):
 
 class NameTaken(JoinFailed):
     """Another device of the cluster has that name."""
+
+
+class OtherVersion(JoinFailed):
+    """The cluster and this process have versions of shardnet that do not go together."""
 
 
 class PortTaken(JoinFailed):

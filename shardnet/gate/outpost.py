@@ -20,6 +20,7 @@ from shardnet.gate.local import LateEntrance, reach
 from shardnet.gate.ports import LOOPBACK, Ports
 from shardnet.process.lasting import DOOR
 from shardnet.transport.door.gate import port_of
+from shardnet.transport.door.greeting import MARK_BYTES, greeting_of
 from shardnet.transport.door.messages import (
     MOST_SAID_BYTES,
     MOST_TOLD_BYTES,
@@ -39,16 +40,20 @@ from shardnet.trust.identity import Identity
 from shardnet.trust.names import COORDINATOR
 from shardnet.tunnel.connection import Connection
 from shardnet.tunnel.forward import Pump, carry, entrance, open_reader_writer
+from shardnet.tunnel.greeting import GateOfOtherVersion
 from shardnet.tunnel.limits import Limits
 from shardnet.tunnel.meeting import Meeting
 from shardnet.tunnel.nested_tls import answer_over
 from shardnet.tunnel.session import LinkSession
 from shardnet.tunnel.stream import Stream
+from shardnet.versions import Version
 
 LOOK_S = 5.0
 """How often this host looks whether its addresses are others now."""
 AGAIN_S = 1.0
 """After which the coordinator's gate is dialled anew, when a link session is over or was refused."""
+OTHER_VERSION_AGAIN_S = 60.0
+"""The same where it has a version that does not go with this one: somebody has to install another one first."""
 Say = Callable[[str], object]
 
 
@@ -73,6 +78,8 @@ class Outpost:
         self._say = say
         self._meeting = Meeting(lambda session: None, self._on_stream, limits)
         self._session: LinkSession | None = None
+        self._other_version: Version | None = None
+        """Of the coordinator's gate, where it does not go with this one."""
         self._links = Links(identity, self._meeting, self.session)
         self.arrivals = Arrivals(
             listeners, lambda: self._own_context, self._links.counts, self._let_in, self._refuse, say
@@ -94,10 +101,15 @@ class Outpost:
         while True:
             try:
                 self._session = await self._meeting.dial(self._connect, COORDINATOR)
+            except GateOfOtherVersion as error:
+                self._say(str(error))
+                self._other_version = error.theirs
+                await asyncio.sleep(OTHER_VERSION_AGAIN_S)
             except ClusterError as error:
                 self._say(str(error))
             else:
                 self._say("linked")
+                self._other_version = None
                 hearing = asyncio.ensure_future(self._hear_of_hosts(self._session))
                 self._say(f"the link is over: {await self._session.wait_over()}")
                 hearing.cancel()
@@ -136,8 +148,13 @@ class Outpost:
         """Carry what connects to these Unix sockets to the coordinator's of the same names."""
         loop = asyncio.get_running_loop()
         for name, listener in sockets.items():
-            make = (lambda: _DoorEntrance(self).near) if name == DOOR else entrance(self.session, written(name))
+            make = self._door_entrance if name == DOOR else entrance(self.session, written(name))
             await loop.create_unix_server(make, sock=listener)
+
+    def _door_entrance(self) -> asyncio.Protocol:
+        if self._other_version is not None:
+            return _OtherDoor(self._other_version)
+        return _DoorEntrance(self).near
 
     def close(self) -> None:
         """End all links in order."""
@@ -244,6 +261,23 @@ class _DoorEntrance:
         """Between two messages of the member, which go on as wholes; and before it can say that it has heard."""
         if self.far.transport is not None:
             self.far.transport.write(pack(message))
+
+
+class _OtherDoor(asyncio.Protocol):
+    """Stands for a door of another version, which is not reached, and greets as it would: so members say why."""
+
+    def __init__(self, version: Version) -> None:
+        self._greeting = greeting_of(version, bytes(MARK_BYTES))
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        if self._transport is not None:
+            self._transport.write(self._greeting)
+            self._transport.close()
 
 
 class _Watched(Pump):

@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from shardnet.errors import UsageError
+from shardnet.process import state_format
 from shardnet.process.ownership import require_own
 
 LOCK = "lock"
@@ -28,7 +29,8 @@ class StateFolder:
     """Makes the folder where there is none, and holds it until it is closed.
 
     Raises:
-        UsageError: it cannot be made, others could open it, or another process holds it.
+        UsageError: it cannot be made, others could open it, another process holds it, or what lies in it is of a
+            release that does not go with this one.
     """
 
     def __init__(self, path: Path) -> None:
@@ -47,6 +49,7 @@ class StateFolder:
             self._lock = os.open(LOCK, how, 0o600, dir_fd=self._folder)
             self._hold()
             self._remove_halves()
+            self._note_format()
         except OSError as cause:
             self.close()
             raise self._unusable(cause) from cause
@@ -80,6 +83,12 @@ class StateFolder:
             if name.endswith(HALF):
                 with suppress(OSError):  # it is a folder of somebody's
                     os.unlink(name, dir_fd=self._folder)
+
+    def _note_format(self) -> None:
+        """Say which release has it now, where this one reads what is there."""
+        if not state_format.require_readable(self.path):
+            with suppress(OSError):  # the disk is full, say: whoever has to write more says so
+                self.write(state_format.NAME, state_format.note())
 
     def write(self, name: str, content: bytes) -> None:
         """Put a file in place of what there was. When this returns it survives the end of the machine, too; whenever

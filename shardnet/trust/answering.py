@@ -19,11 +19,12 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from shardnet.trust.addresses import Address
 from shardnet.trust.admission import Admission
 from shardnet.trust.certificates import Peer
-from shardnet.trust.enrolment_messages import MAGIC, VERSION, How, Incoming, Kind, Message
+from shardnet.trust.enrolment_messages import MAGIC, How, Incoming, Kind, Message
 from shardnet.trust.exchange import CodeExchange, Conversation
 from shardnet.trust.identity import MOST_GATES
 from shardnet.trust.invitations import Invitations, Try
 from shardnet.trust.refusals import Reason, Refused
+from shardnet.versions import OURS, OWN, VERSION_BYTES, Version, packed, unpacked, why_not_together
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,8 @@ class Answering:
         self._tried: Try | None = None
         self._used: int | None = None
         """The invitation, until the newcomer has its certificate."""
+        self._other_version: Version | None = None
+        """Of the newcomer, where it does not go with this one."""
         self.is_over = False
         self.joined: str | None = None
         """The name of whoever has got a certificate."""
@@ -92,7 +95,10 @@ class Answering:
     def _refuse(self, reason: Reason, now_s: float) -> bytes:
         self.end(now_s)
         self.outcome = f"was refused: {reason.name.lower().replace('_', ' ')}"
-        return self._conversation.say(Kind.REFUSED, bytes([reason]))
+        if self._other_version is None:
+            return self._conversation.say(Kind.REFUSED, bytes([reason]), b"")
+        self.outcome = why_not_together(self._other_version, "a device that wants to join")
+        return self._conversation.say(Kind.REFUSED, bytes([reason]), packed(OWN))
 
     def _answer(self, message: Message, now_s: float) -> bytes:
         """Raises ValueError or Refused where it is not what was awaited."""
@@ -106,9 +112,10 @@ class Answering:
         return self._prove(now_s) if message.kind is Kind.PROOF else self._issue(message.fields, now_s)
 
     def _greet(self, fields: tuple[bytes, ...], now_s: float) -> bytes:
-        if fields[:1] != (MAGIC,):
+        if fields[:1] != (MAGIC,) or len(fields) < 2 or len(fields[1]) != VERSION_BYTES:
             raise ValueError("no greeting")
-        if fields[1:2] != (VERSION.to_bytes(2, "big"),):
+        if (theirs := unpacked(fields[1])).wire != OURS.wire:
+            self._other_version = theirs
             raise Refused(Reason.OTHER_VERSION)
         how, slot, element = fields[2:]
         self._how = How(int.from_bytes(how, "big"))

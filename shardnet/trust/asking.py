@@ -17,13 +17,14 @@ from shardnet.trust.addresses import Address, parse_address
 from shardnet.trust.authority import BEFORE_S, request_for
 from shardnet.trust.certificates import covers, is_issued_by, name_of, read_certificate
 from shardnet.trust.codes import Code
-from shardnet.trust.enrolment_messages import MAGIC, VERSION, How, Incoming, Kind, Message
+from shardnet.trust.enrolment_messages import MAGIC, How, Incoming, Kind, Message
 from shardnet.trust.exchange import CodeExchange, Conversation
 from shardnet.trust.identity import MOST_GATES, Identity
 from shardnet.trust.keys import PrivateKey, fingerprint_of
 from shardnet.trust.names import COORDINATOR
 from shardnet.trust.payload import Payload
 from shardnet.trust.refusals import Reason, Refused, error_of
+from shardnet.versions import OWN, packed
 
 
 class Enrolled(NamedTuple):
@@ -104,9 +105,7 @@ class Asking:
             self._exchange = CodeExchange(True, self._wish.code.secret, server_key)
             slot, element = bytes([self._wish.code.slot]), self._exchange.element
             self.may_try_again = False
-        return self._conversation.say(
-            Kind.HELLO, MAGIC, VERSION.to_bytes(2, "big"), bytes([self._wish.how]), slot, element
-        )
+        return self._conversation.say(Kind.HELLO, MAGIC, packed(OWN), bytes([self._wish.how]), slot, element)
 
     def receive(self, chunk: bytes, now_s: float) -> bytes:
         """Take what has arrived, and return what is to be sent.
@@ -149,7 +148,8 @@ class Asking:
         is_proven = self._wish.how is not How.CODE or self._authority is not None
         if is_proven and not is_theirs:
             return Refused(Reason.NOT_UNDERSTOOD)
-        return error_of(Reason(int.from_bytes(message.fields[0], "big")))
+        reason, version = message.fields
+        return error_of(Reason(int.from_bytes(reason, "big")), version)
 
     def _prove(self, element: bytes) -> bytes:
         assert self._exchange is not None

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from enum import IntEnum
 from typing import NamedTuple
 
-VERSION = 1
 MAGIC = b"shardnet-enrol"
 MOST_BYTES = 2**13
 TAG_BYTES = 32
@@ -24,7 +23,7 @@ class Kind(IntEnum):
     """Of a message. Whose it is, is said first: nobody accepts what it could have said itself."""
 
     HELLO = 1
-    """Newcomer: MAGIC, version (2 bytes), how (1), and by code: slot (1), element."""
+    """Newcomer: MAGIC, its version, how (1 byte), and by code: slot (1), element."""
     ELEMENT = 2
     """Cluster: element."""
     PROOF = 3
@@ -36,7 +35,7 @@ class Kind(IntEnum):
     ISSUED = 6
     """Cluster: certificate, addresses of its gate (a line each)."""
     REFUSED = 7
-    """Cluster: reason (1 byte)."""
+    """Cluster: reason (1 byte), and its version where that is the reason."""
 
 
 NUM_FIELDS = {
@@ -45,7 +44,7 @@ NUM_FIELDS = {
     Kind.AUTHORITY: 2,
     Kind.REQUEST: 3,
     Kind.ISSUED: 2,
-    Kind.REFUSED: 1,
+    Kind.REFUSED: 2,
 }
 """Those of HELLO are for whoever knows its version to count."""
 

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives import serialization
 
 from shardnet.errors import UsageError
 from shardnet.foreign.plain_files import parse_json
+from shardnet.process import state_format
 from shardnet.process.state_folder import StateFolder
 from shardnet.trust.addresses import Address, parse_address
 from shardnet.trust.admission import Admission
@@ -80,12 +81,14 @@ def identity_in(folder: Path) -> Identity | None:
     """The identity in a state folder; None where the host has not joined a cluster.
 
     Raises:
-        UsageError: its files are damaged, some are gone, or others could read them.
+        UsageError: its files are damaged, some are gone, others could read them, or they are of a release that does not
+            go with this one.
     """
     path = folder / CERTIFICATES
     content = read_own(path, 4 * MOST_CERTIFICATE_BYTES)
     if content is None:
         return None
+    state_format.require_readable(folder)
     key = key_in(folder / KEY)
     if key is None:
         raise damaged(folder / KEY)

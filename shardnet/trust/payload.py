@@ -1,7 +1,7 @@
 """What a QR code says: where the cluster can be dialled, whom to trust there, and the token of an invitation.
 
-    SHARDNET: | base32 of: version (1 byte) | fingerprint of the authority (32) | token (16) | number of addresses (1) |
-    addresses | first 4 bytes of the SHA-256 of all that
+    SHARDNET: | base32 of: wire format (1 byte) | fingerprint of the authority (32) | token (16) |
+    number of addresses (1) | addresses | first 4 bytes of the SHA-256 of all that
 
 An address is its kind (4, 6, or 0 for a name), the address or a length byte and the name, and the port (2). In this
 alphabet a QR code takes 5.5 bits a character; whoever pastes the text may do so in any case, with line breaks.
@@ -17,9 +17,9 @@ from typing import NamedTuple
 from shardnet.errors import UsageError
 from shardnet.trust.addresses import Address, address_of
 from shardnet.trust.invitations import TOKEN_BYTES
+from shardnet.versions import OURS, Version, why_not_together
 
 PREFIX = "SHARDNET:"
-VERSION = 1
 MOST_ADDRESSES = 8
 MOST_CHARACTERS = 2**12
 _FINGERPRINT_BYTES = 32
@@ -38,7 +38,7 @@ class Payload(NamedTuple):
     def text(self) -> str:
         """As it stands in a QR code. Only the first addresses have room in it."""
         addresses = self.addresses[:MOST_ADDRESSES]
-        content = bytes([VERSION]) + self.fingerprint + self.token + bytes([len(addresses)])
+        content = bytes([OURS.wire]) + self.fingerprint + self.token + bytes([len(addresses)])
         content += b"".join(map(_packed, addresses))
         return PREFIX + base64.b32encode(content + _sum_of(content)).decode().rstrip("=")
 
@@ -52,7 +52,7 @@ def parse_payload(text: str) -> Payload:
     """What a text says.
 
     Raises:
-        UsageError: it is not whole, or of another version.
+        UsageError: it is not whole, or of a version that does not go with this one.
     """
     if len(text) > MOST_CHARACTERS or not is_payload(text):
         raise _not_whole()
@@ -64,8 +64,8 @@ def parse_payload(text: str) -> Payload:
     said, checksum = content[:-_SUM_BYTES], content[-_SUM_BYTES:]
     if not said or checksum != _sum_of(said):
         raise _not_whole()
-    if said[0] != VERSION:
-        raise UsageError("This invitation is of another version of shardnet. Install the same version on both devices.")
+    if said[0] != OURS.wire:
+        raise UsageError(why_not_together(Version(said[0], ""), "The cluster of this invitation"))
     return _read(_Reader(said[1:]))
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from shardnet.errors import JoinFailed, NameTaken
+from shardnet.errors import JoinFailed, NameTaken, OtherVersion
+from shardnet.versions import VERSION_BYTES, unpacked, why_not_together
 
 
 class Reason(IntEnum):
@@ -33,8 +34,8 @@ _ANEW = "Ask for another invitation: shardnet invite, where the cluster was star
 SENTENCES = {
     Reason.NOT_UNDERSTOOD: "The two sides did not understand each other. Look whether both have the same version of "
     "shardnet, and try again.",
-    Reason.OTHER_VERSION: "The cluster has another version of shardnet, which takes devices in by other messages. "
-    "Install the same version on both.",
+    Reason.OTHER_VERSION: "The cluster has a version of shardnet that does not go with this one. Install the same one "
+    "on both.",
     Reason.UNKNOWN_CODE: "The cluster has no code of that number. Type the code that its screen shows now.",
     Reason.WRONG_CODE: "The code is not the one that the cluster's screen shows, or somebody stands between the two. "
     "It counts no more: type the code that the screen shows now.",
@@ -69,6 +70,12 @@ class Refused(JoinFailed):
         return Refused, (self.reason,)
 
 
-def error_of(reason: Reason) -> JoinFailed:
-    """What a device raises that was refused."""
+def error_of(reason: Reason, version: bytes) -> JoinFailed:
+    """What a device raises that was refused.
+
+    Args:
+        version: of the cluster, as it has said.
+    """
+    if reason is Reason.OTHER_VERSION and len(version) == VERSION_BYTES:
+        return OtherVersion(why_not_together(unpacked(version), "The cluster"))
     return NameTaken(SENTENCES[reason]) if reason is Reason.NAME_TAKEN else Refused(reason)

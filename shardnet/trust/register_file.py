@@ -14,14 +14,13 @@ from shardnet.trust.own_files import read_own
 from shardnet.trust.register import Entry, Register
 
 NAME = "register.json"
-FORMAT = 1
 MOST_BYTES = 2**22
 
 
 def file_of(register: Register) -> bytes:
     """The content of its file."""
     entries = [[f"{each.serial:x}", each.name, each.key.hex(), *each[3:]] for each in register.entries]
-    return json.dumps({"format": FORMAT, "sha256": _sum_of(entries), "entries": entries}).encode()
+    return json.dumps({"sha256": _sum_of(entries), "entries": entries}).encode()
 
 
 def register_in(folder: Path) -> Register | None:
@@ -42,7 +41,7 @@ def register_in(folder: Path) -> Register | None:
 
 def _register_of(value: Any) -> Register:
     entries = value["entries"]
-    if value["format"] != FORMAT or value["sha256"] != _sum_of(entries):
+    if value["sha256"] != _sum_of(entries):
         raise ValueError("its sum is another one")
     return Register(tuple(_entry_of(*each) for each in entries))
 

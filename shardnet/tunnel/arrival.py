@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 
 from shardnet.tunnel import frames
 from shardnet.tunnel.connection import Connection
 from shardnet.tunnel.frames import BadFrame, Frame, Kind
-from shardnet.tunnel.greeting import Greeting, LinkRefused, unpack_greeting
+from shardnet.tunnel.greeting import GateOfOtherVersion, Greeting, LinkRefused, unpack_greeting
 from shardnet.tunnel.session import LinkSession
+from shardnet.versions import OWN, packed
+
+_log = logging.getLogger(__name__)
 
 
 class Arrival:
@@ -42,6 +46,13 @@ class Arrival:
         self._connection.write(frames.pack_reason(Kind.REFUSED, reason))
         self._connection.close()
 
+    def _say_own_version(self, error: GateOfOtherVersion) -> None:
+        """Who dials knows best what goes with its own."""
+        _log.warning("%s", error)
+        self._leave()
+        self._connection.write(frames.pack(Kind.OTHER_VERSION, payload=packed(OWN)))
+        self._connection.close()
+
     def _give_up(self) -> None:
         """Without a word: the greeting may be under way, and a refusal would end the link session."""
         self._leave()
@@ -52,9 +63,12 @@ class Arrival:
         try:
             if first.kind is not Kind.GREETING:
                 raise BadFrame(f"a connection begins with a frame of the kind {first.kind.name}")
-            session = self._session_of(self._peer, unpack_greeting(first.payload))
+            session = self._session_of(self._peer, unpack_greeting(first.payload, self._peer))
         except (BadFrame, LinkRefused) as error:
             self.refuse(str(error))
+            return
+        except GateOfOtherVersion as error:
+            self._say_own_version(error)
             return
         self._leave()
         session.welcome(connection, first.number)

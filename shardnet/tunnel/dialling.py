@@ -15,8 +15,9 @@ from shardnet.errors import ShardnetError
 from shardnet.tunnel import frames
 from shardnet.tunnel.connection import Connection
 from shardnet.tunnel.frames import BadFrame, Frame, Kind
-from shardnet.tunnel.greeting import Greeting, LinkRefused, draw_identity, pack_greeting
+from shardnet.tunnel.greeting import GateOfOtherVersion, Greeting, LinkRefused, draw_identity, pack_greeting
 from shardnet.tunnel.session import LinkSession
+from shardnet.versions import unpacked
 
 Connect = Callable[[], Awaitable[Connection]]
 """Opens a connection to the other gate, TLS and all. It may raise OSError, after which it is asked again."""
@@ -102,7 +103,8 @@ class Dialler:
         """Attach the session to a connection, however long that takes.
 
         Raises:
-            ShardnetError: it can never be; LinkRefused where the other gate says so.
+            ShardnetError: it can never be; LinkRefused where the other gate says so, GateOfOtherVersion where the two
+                cannot understand each other.
         """
         pauses_s = pauses()
         while True:
@@ -152,6 +154,8 @@ class _Answer:
             return
         if first.kind is Kind.REFUSED:
             self.is_welcome.set_exception(LinkRefused(frames.reason_in(first)))
+        elif first.kind is Kind.OTHER_VERSION:
+            self.is_welcome.set_exception(GateOfOtherVersion(unpacked(first.payload), self._session.peer))
         elif first.kind is not Kind.WELCOME:
             raise BadFrame(f"a greeting is answered with a frame of the kind {first.kind.name}")
         else:

@@ -13,6 +13,7 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from shardnet.errors import ClusterError
+from shardnet.versions import VERSION_BYTES
 
 HEAD = struct.Struct(">BBHIQ")
 MOST_PAYLOAD_BYTES = 2**16 - 1
@@ -52,6 +53,8 @@ class Kind(IntEnum):
     """The answer: the link session goes on over this connection; `number` as in an ACK."""
     REFUSED = 12
     """The other answer; the payload says why."""
+    OTHER_VERSION = 13
+    """The third answer: the payload is the version of who was dialled, and does not go with that of who has dialled."""
 
 
 NUMBERED = frozenset({Kind.OPEN, Kind.DATA, Kind.CREDIT, Kind.END, Kind.RESET})
@@ -62,6 +65,7 @@ _LENGTHS = {
     Kind.GOODBYE: (0, MOST_REASON_BYTES),
     Kind.GREETING: (1, MOST_PAYLOAD_BYTES),
     Kind.REFUSED: (0, MOST_REASON_BYTES),
+    Kind.OTHER_VERSION: (VERSION_BYTES, VERSION_BYTES),
 }
 """Least and most bytes of the payload; other kinds have none."""
 _KINDS: list[tuple[Kind, int, int, bool] | None] = [None] * 256

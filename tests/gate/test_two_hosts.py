@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -14,9 +15,12 @@ import pytest
 from processes import wait_until
 from two_hosts import NEAR, Agent, Host, Hosts, Visitor, greeted_at
 
-from shardnet.errors import JoinFailed, PortTaken
+from shardnet.errors import JoinFailed, OtherVersion, PortTaken
+from shardnet.transport.door.membership import Membership
+from shardnet.tunnel import arrival, greeting
 from shardnet.tunnel.forward import open_reader_writer
 from shardnet.tunnel.session import LinkSession
+from shardnet.versions import OURS, OWN, Version
 
 
 @pytest.fixture
@@ -187,3 +191,19 @@ def test_a_link_that_ends_takes_its_members_with_it_and_they_come_back(hosts: Ho
     second.membership.close()
     again = far(hosts, phone)
     assert greeted_at(NEAR, again.agent.port) == "phone"
+
+
+def test_a_host_of_another_version_is_refused_by_name_on_both_sides(
+    hosts: Hosts, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And so is each member there, by its own door: somebody waited at it who never heard why."""
+    theirs = Version(OURS.wire + 1, "0.9.3")
+    monkeypatch.setattr(greeting, "OURS", OURS._replace(wire=theirs.wire))  # of who is dialled, as is the next
+    monkeypatch.setattr(arrival, "OWN", theirs)
+    phone = hosts.join("phone")
+    why = rf"runs shardnet 0\.9\.3 \(wire format {theirs.wire}\); this is {OWN.name} \(wire format {OURS.wire}\)"
+    wait_until(lambda: phone.said)
+    assert re.match(f"The host coordinator {why}", phone.said[0])
+    assert caplog.records[0].getMessage().startswith("The host phone runs ")
+    with pytest.raises(OtherVersion, match=f"^The cluster at {phone.endpoint} {why}"):
+        Membership(phone.endpoint, timeout_s=20)

@@ -18,9 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from trusted import GATES, Home, Wire
 
-from shardnet.errors import JoinFailed, NameTaken
+from shardnet.errors import JoinFailed, NameTaken, OtherVersion
 from shardnet.process.state_folder import StateFolder
-from shardnet.trust import asking, exchange
+from shardnet.trust import answering, asking, exchange
 from shardnet.trust.answering import Answering, Desk
 from shardnet.trust.asking import Asking, by_code, by_token, to_renew
 from shardnet.trust.authority import LIFE_S, request_for
@@ -34,6 +34,7 @@ from shardnet.trust.keys import PrivateKey, fingerprint_of
 from shardnet.trust.names import COORDINATOR
 from shardnet.trust.payload import Payload
 from shardnet.trust.refusals import SENTENCES, Reason
+from shardnet.versions import OURS, OWN, Version, packed
 
 NOW_S = time.time()
 KEY = ec.generate_private_key(ec.SECP256R1())
@@ -315,15 +316,29 @@ def test_a_clock_that_is_wrong_by_a_day_is_told_before_anything_is_used_up(gate:
 
 
 def test_another_version_is_told(gate: Gate, dial: Dial, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asking, "VERSION", 2)
+    """By both sides, and the code is not used up."""
+    theirs = Version(OURS.wire + 1, "0.9.3")
     code = gate.invite().code
     newcomer = dial()
-    with refused(Reason.OTHER_VERSION):
-        newcomer.join(newcomer.by_code(code))
-    for fields in ((MAGIC,), (MAGIC, b"\x00\x02"), (MAGIC, b"\x00\x03", b"\x01", b"\x01", b"", b"", b"more")):
-        answer = Answering(gate.desk, None).receive(pack(Message(Kind.HELLO, fields)), NOW_S)
-        assert next(Incoming().messages(answer)).fields == (bytes([Reason.OTHER_VERSION]),)
+    with monkeypatch.context() as patch:
+        patch.setattr(answering, "OURS", OURS._replace(wire=theirs.wire))
+        patch.setattr(answering, "OWN", theirs)
+        with pytest.raises(
+            OtherVersion, match=r"^The cluster runs shardnet 0\.9\.3 \(wire format 2\); this is shardnet"
+        ):
+            newcomer.join(newcomer.by_code(code))
+    for more in ((), (b"\x01", b"\x01", b"", b"", b"more")):
+        machine = Answering(gate.desk, None)
+        answer = machine.receive(pack(Message(Kind.HELLO, (MAGIC, packed(theirs), *more))), NOW_S)
+        assert next(Incoming().messages(answer)).fields == (bytes([Reason.OTHER_VERSION]), packed(OWN))
+        assert machine.outcome.startswith("a device that wants to join runs shardnet 0.9.3 (wire format 2); this is")
     assert gate.shown().code == code
+
+
+def test_a_release_of_the_same_wire_format_is_taken_in(gate: Gate, dial: Dial, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asking, "OWN", Version(OURS.wire, "0.9.3"))
+    newcomer = dial()
+    newcomer.join(newcomer.by_code(gate.invite().code))
 
 
 class Between:
@@ -534,7 +549,7 @@ def test_messages_of_any_content_are_refused(
 ) -> None:
     invitation = gate.invitations.open(NOW_S) or (gate.invite(),)
     content = pack(Message(kind, tuple(fields), tag))
-    for greeting in (b"", pack(Message(Kind.HELLO, (MAGIC, b"\x00\x01", b"\x02", b"", b"")))):
+    for greeting in (b"", pack(Message(Kind.HELLO, (MAGIC, packed(OWN), b"\x02", b"", b"")))):
         answering = Answering(gate.desk, None)
         answering.receive(greeting, NOW_S)
         answering.receive(content, NOW_S)
@@ -574,7 +589,7 @@ def test_an_element_of_no_use_burns_the_code(gate: Gate, dial: Dial) -> None:
         code = gate.invite().code
         assert code is not None
         answering = Answering(gate.desk, None)
-        hello = Message(Kind.HELLO, (MAGIC, b"\x00\x01", b"\x01", bytes([code.slot]), element))
+        hello = Message(Kind.HELLO, (MAGIC, packed(OWN), b"\x01", bytes([code.slot]), element))
         assert kinds_of(answering.receive(pack(hello), NOW_S)) == [Kind.REFUSED]
         assert answering.is_over and gate.shown().code not in (None, code)
 
@@ -585,7 +600,7 @@ def test_a_newcomer_cannot_renew_and_a_member_cannot_enrol(gate: Gate, dial: Dia
     peer = peer_of(Wire(gate.context, client_context(member, ENROL), server_mark(member, COORDINATOR)).shake().server)
     for shown, how in ((None, b"\x03"), (peer, b"\x01"), (peer, b"\x02"), (None, b"\x09"), (None, b"")):
         answering = Answering(gate.desk, shown)
-        answer = answering.receive(pack(Message(Kind.HELLO, (MAGIC, b"\x00\x01", how, b"\x01", b""))), NOW_S)
+        answer = answering.receive(pack(Message(Kind.HELLO, (MAGIC, packed(OWN), how, b"\x01", b""))), NOW_S)
         assert kinds_of(answer) == [Kind.REFUSED] and answering.outcome == "was refused: not understood"
 
 
@@ -629,7 +644,7 @@ def test_a_refusal_without_the_key_is_not_believed_after_the_proof(gate: Gate, d
     proof = machine.receive(newcomer.answering.receive(machine.start(), NOW_S), NOW_S)
     machine.receive(newcomer.answering.receive(proof, NOW_S), NOW_S)
     with refused(Reason.NOT_UNDERSTOOD):
-        machine.receive(pack(Message(Kind.REFUSED, (bytes([Reason.NAME_TAKEN]),))), NOW_S)
+        machine.receive(pack(Message(Kind.REFUSED, (bytes([Reason.NAME_TAKEN]), b""))), NOW_S)
 
 
 def test_a_certificate_of_somebody_elses_is_not_taken(

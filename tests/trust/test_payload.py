@@ -93,7 +93,7 @@ def test_another_version_is_told() -> None:
 
     said = bytes([2]) + bytes(60)
     text = "SHARDNET:" + base64.b32encode(said + hashlib.sha256(said).digest()[:4]).decode().rstrip("=")
-    with pytest.raises(UsageError, match="of another version of shardnet"):
+    with pytest.raises(UsageError, match=r"runs an unknown version of shardnet \(wire format 2\); this is shardnet"):
         parse_payload(text)
 
 

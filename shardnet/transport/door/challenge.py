@@ -4,24 +4,21 @@
     door -> who knocks    greeting, proof of the door
     who knocks -> door    proof of the member
 
-A greeting is a mark of the messages that its sender knows, and a nonce. A proof is HMAC-SHA256 over the role of its
-sender, the address where the door is reached, and both greetings. With the address in it, nobody who listens elsewhere
-can pass for a door by asking the true one. Where only this user can reach a door, the key is empty and proves nothing.
+A proof is HMAC-SHA256 over the role of its sender, the address where the door is reached, and both greetings, each with
+a nonce (`greeting`). With the address in it, nobody who listens elsewhere can pass for a door by asking the true one.
+Where only this user can reach a door, the key is empty and proves nothing.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-import secrets
 from typing import NamedTuple
 
+from shardnet.transport.door.greeting import greeting_of, mark_in, version_in
 from shardnet.transport.door.mark import MARK
-from shardnet.transport.door.messages import GREETING_BYTES
+from shardnet.versions import OWN
 
-_NAME = b"shardnet"
-NONCE_BYTES = 32
-assert len(_NAME) + len(MARK) + NONCE_BYTES == GREETING_BYTES
 DOOR, MEMBER = b"door", b"member"
 
 
@@ -48,14 +45,9 @@ class Exchange(NamedTuple):
 
 def greet() -> bytes:
     """A new greeting."""
-    return _NAME + MARK + secrets.token_bytes(NONCE_BYTES)
-
-
-def is_greeting(received: bytes) -> bool:
-    """Whether it is one of any version of shardnet."""
-    return len(received) == GREETING_BYTES and received.startswith(_NAME)
+    return greeting_of(OWN, MARK)
 
 
 def has_same_messages(greeting: bytes) -> bool:
     """Whether it is one of a version that says the same."""
-    return greeting.startswith(_NAME + MARK)
+    return version_in(greeting).wire == OWN.wire and mark_in(greeting) == MARK

@@ -8,6 +8,7 @@ member's presence: when it closes, the member has left or died.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
 import threading
@@ -28,9 +29,9 @@ from shardnet.transport.door.challenge import (
     Exchange,
     greet,
     has_same_messages,
-    is_greeting,
 )
 from shardnet.transport.door.desk import Desk
+from shardnet.transport.door.greeting import is_greeting, version_in
 from shardnet.transport.door.guest import Guest
 from shardnet.transport.door.keeper import Keeper
 from shardnet.transport.door.listening import Listener, listen_at, listen_for_user, listen_in, tend, where
@@ -38,6 +39,7 @@ from shardnet.transport.door.messages import GREETING_BYTES, MOST_SAID_BYTES, PR
 from shardnet.transport.door.roster import Roster, new_roster
 from shardnet.transport.door.roster_file import roster_in
 from shardnet.transport.wire.values import Undecodable
+from shardnet.versions import Version, why_not_together
 
 Receive = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 KNOCK_S = 5.0
@@ -48,6 +50,9 @@ CANCEL_AGAIN_S = 0.05
 """`wait_for` swallows a cancellation that comes with what it waits for (before Python 3.12)."""
 AGAIN_S = 0.1
 """After which the door is tried again, when this process had no file left for a connection."""
+MOST_VERSIONS = 8
+"""Of which is said that they do not go with this one: who only greets may say anything, and devices knock again."""
+_log = logging.getLogger(__name__)
 
 
 class Door:
@@ -70,6 +75,8 @@ class Door:
         """Held here: a loop forgets tasks that nobody holds."""
         self._knocking: dict[asyncio.Task[None], None] = {}
         """Those of them that were not let in yet, the oldest first."""
+        self._sent_away: set[Version] = set()
+        """What does not go with this version, and was told so."""
         self._loop = asyncio.new_event_loop()
         self._is_closed = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="shardnet-door", daemon=True)
@@ -216,10 +223,17 @@ class Door:
         writer.write(exchange.answer + exchange.proof(DOOR))
         await writer.drain()
         if not has_same_messages(knock):
+            self._say_once(version_in(knock))
             writer.close()
             await writer.wait_closed()
             return False
         return exchange.is_proven(MEMBER, await reader.readexactly(PROOF_BYTES))
+
+    def _say_once(self, theirs: Version) -> None:
+        """Say that somebody was sent away whose version does not go with this one."""
+        if theirs not in self._sent_away and len(self._sent_away) < MOST_VERSIONS:
+            self._sent_away.add(theirs)
+            _log.warning("%s", why_not_together(theirs, "A device that wants to join"))
 
 
 def serve_door(

@@ -6,19 +6,20 @@ import socket
 import time
 from collections.abc import Callable
 
-from shardnet.errors import JoinFailed
+from shardnet.errors import JoinFailed, OtherVersion
 from shardnet.transport.door.challenge import (
     DOOR,
     MEMBER,
     Exchange,
     greet,
     has_same_messages,
-    is_greeting,
 )
 from shardnet.transport.door.endpoint import path_in, split_endpoint
+from shardnet.transport.door.greeting import is_greeting, version_in
 from shardnet.transport.door.key import FOLDER, NAME, own_key
 from shardnet.transport.door.listening import short_path, tend, where
 from shardnet.transport.door.messages import GREETING_BYTES, PROOF_BYTES
+from shardnet.versions import why_not_together
 
 AGAIN_LEAST_S, AGAIN_MOST_S = 0.05, 1.0
 """After which a door that is not there yet is tried again: a tenth of how long it was not there, within these."""
@@ -29,7 +30,8 @@ def knock(endpoint: str, timeout_s: float) -> socket.socket:
 
     Raises:
         UsageError: the endpoint is neither "unix:PATH" nor "host:port", or this user has no key.
-        JoinFailed: no door is there in time, or not one that this process can enter.
+        JoinFailed: no door is there in time, or not one that this process can enter (`OtherVersion` where it cannot
+            understand it).
     """
     began_s = time.monotonic()
     deadline_s = began_s + timeout_s
@@ -109,7 +111,7 @@ def _be_let_in(connection: socket.socket, endpoint: str, key: bytes) -> None:
     if not is_greeting(answer):
         raise JoinFailed(f"What answers at {endpoint} is no cluster of shardnet. Look at the address.")
     if not has_same_messages(answer):
-        raise JoinFailed(f"The cluster at {endpoint} runs another version of shardnet. Install the same one here.")
+        raise OtherVersion(why_not_together(version_in(answer), f"The cluster at {endpoint}"))
     exchange = Exchange(key, where(connection.getpeername()), said, answer)
     if not exchange.is_proven(DOOR, read_exactly(connection, PROOF_BYTES)):
         raise JoinFailed(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import itertools
+import logging
 import os
 import secrets
 import socket
@@ -20,7 +21,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, Literal
 
-from shardnet.errors import ClusterError, Evicted, ShardnetError
+from shardnet.errors import ClusterError, Evicted, OtherVersion, ShardnetError
 from shardnet.transport.door.connection import HAS_ENDED, DoorConnection
 from shardnet.transport.door.knocking import knock, knock_again
 from shardnet.transport.door.messages import (
@@ -43,6 +44,7 @@ from shardnet.transport.failure import Failure
 from shardnet.transport.outcomes import settle
 from shardnet.transport.wire.values import Undecodable
 
+_log = logging.getLogger(__name__)
 DoorEvent = Literal["gone", "back", "given up"]
 """What became of the door, as a member sees it. Who does not look for it gives it up at once."""
 OnDoor = Callable[[DoorEvent], object]
@@ -90,6 +92,8 @@ class Membership:
         """It is on the roster, as far as is known here."""
         self._gone_since_s: float | None = None
         """Since when the door is gone; None where it is there."""
+        self._other_version = ""
+        """What was said of a door that was opened again by another version."""
         self._is_closed = threading.Event()
         self._lock = threading.Lock()
         """Of what `close` and the reading thread exchange: the connection, and whether there may be another one."""
@@ -266,10 +270,14 @@ class Membership:
             gone_s = self._look_again_s - left_s
             if self._is_closed.wait(min(LOOK_MOST_S, max(LOOK_LEAST_S, gone_s / 20))):
                 return None
-            with suppress(
-                OSError, EOFError, ShardnetError
-            ):  # also where it is another's, or of another version, by now
+            try:
                 return DoorConnection(knock_again(self.endpoint, LOOK_S, self._note_looking))
+            except OtherVersion as error:  # it may be replaced again
+                if str(error) != self._other_version:
+                    self._other_version = str(error)
+                    _log.warning("%s", error)
+            except (OSError, EOFError, ShardnetError):  # also where it is another's by now
+                continue
         return None
 
     def _note_looking(self, connection: socket.socket) -> None:

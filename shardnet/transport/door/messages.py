@@ -17,7 +17,7 @@ from shardnet.transport.wire.writer import Writer
 
 MOST_SAID_BYTES = 2**12
 """By a member at once: a name and an address."""
-GREETING_BYTES = 44
+GREETING_BYTES = 62
 PROOF_BYTES = 32
 """Of what goes over before them: see `challenge`."""
 MOST_TOLD_BYTES = 2**23

@@ -12,7 +12,6 @@ from shardnet.foreign.plain_files import read_json
 from shardnet.transport.door.roster import Member, Roster, RosterState, new_roster
 
 NAME = "roster.json"
-FORMAT = 2
 MOST_BYTES = 2**25
 """Of a file: more than all the ids that there are need."""
 
@@ -31,7 +30,7 @@ def file_of(roster: Roster) -> bytes:
         "left": [list(each) for each in state.left],
         "drawn": dict(state.drawn),
     }
-    return json.dumps({"format": FORMAT, "sha256": _sum_of(content), "roster": content}).encode()
+    return json.dumps({"sha256": _sum_of(content), "roster": content}).encode()
 
 
 def roster_in(folder: Path) -> Roster:
@@ -55,7 +54,7 @@ def roster_in(folder: Path) -> Roster:
 
 def _roster_of(value: Any) -> Roster:
     content = value["roster"]
-    if value["format"] != FORMAT or value["sha256"] != _sum_of(content):
+    if value["sha256"] != _sum_of(content):
         raise ValueError("its sum is another one")
     members = tuple((_member_of(*fields), int(version)) for *fields, version in content["members"])
     left = tuple((int(member_id), int(version)) for member_id, version in content["left"])

@@ -7,6 +7,7 @@ served by C++ before Python is asked: see `operators.py` and docs/security.md.
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -19,19 +20,24 @@ from shardnet.transport.rpc.entry import Refused
 from shardnet.transport.rpc.objects import handles_that_arrive
 from shardnet.transport.rpc.replies import NOTHING_FRAME, Reply, reply_with
 from shardnet.transport.wire import frames as wire
+from shardnet.versions import TORCH_WANTED, torch_untried
+
+_log = logging.getLogger(__name__)
 
 
 def install() -> None:
-    """From now on, read nothing but frames. Safe to call again.
+    """From now on, read nothing but frames. Safe to call again. With a torch that was not tried, says so.
 
     Raises:
         ClusterError: this torch does not have what is replaced.
     """
+    if (untried := torch_untried(torch.__version__)) is not None:
+        _log.warning("%s", untried)
     for name, replacement in _REPLACED.items():
         if not hasattr(internal, name):
             raise ClusterError(
                 f"torch {torch.__version__} has no {name} in its RPC, so that shardnet cannot guard it. "
-                "Install a torch from 2.8 up to, and without, 2.14."
+                f"Install another one: pip install '{TORCH_WANTED}'"
             )
         setattr(internal, name, replacement)
     operators.refuse_files_to_strangers()
