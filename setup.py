@@ -32,6 +32,7 @@ DEV = [
     "mypy>=1.15",
     "types-psutil",
     "types-PyYAML",
+    "setuptools>=77",  # tests build wheels with it
 ]
 
 LAUNCH = ["shardnet.launch", *(f"shardnet.launch.{package}" for package in find_packages("launch"))]
@@ -56,7 +57,7 @@ setup(
         "safetensors>=0.5",
         "numpy>=1.26",
         "psutil>=5.9",
-        "typer>=0.15",
+        "typer>=0.26,<0.29",  # the next one brings pydantic along: see shardnet/process/light_set.py
         "rich>=13.7",
         "cryptography>=42",
         "spake2>=0.9",

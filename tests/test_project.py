@@ -7,11 +7,16 @@ import importlib.resources
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import shardnet
+from shardnet.process.light_set import COMPILED, PURE, TORCH_NEEDS
 
 ROOT = Path(__file__).parent.parent
 
@@ -32,6 +37,46 @@ def test_the_commands_are_installed() -> None:
     commands = {each.name: each for each in importlib.metadata.distribution("shardnet").entry_points}
     assert set(commands) == {"shardnet", "shardnet-run"}
     assert all(callable(each.load()) for each in commands.values())
+
+
+NO_DEVICE_NEEDS = {
+    *("pulp", "highspy", "tensorboard", "matplotlib", "pytest"),
+    *("flask", "werkzeug", "fastapi", "starlette", "uvicorn", "django", "tornado", "aiohttp", "gunicorn"),
+}
+"""Solvers, plotting, and frameworks for web servers."""
+
+
+def needs_of(name: str) -> set[str]:
+    """What a package that is installed here wants to have, without extras."""
+    wanted = map(Requirement, importlib.metadata.requires(name) or [])
+    return {canonicalize_name(each.name) for each in wanted if not each.marker or each.marker.evaluate({"extra": ""})}
+
+
+def names_of(needs: Iterable[str]) -> set[str]:
+    """Of what pip is asked for."""
+    return {canonicalize_name(Requirement(each).name) for each in needs}
+
+
+def brought_by(*needs: str) -> set[str]:
+    """What pip installs for these; as far as it is installed here."""
+    found: set[str] = set()
+    waiting = names_of(needs)
+    while waiting:
+        found.add(name := waiting.pop())
+        with suppress(importlib.metadata.PackageNotFoundError):  # it is for another system, say
+            waiting |= needs_of(name) - found
+    return found
+
+
+def test_what_a_device_needs_brings_no_solver_and_no_web_framework() -> None:
+    assert {"torch", "cryptography", "transformers"} <= brought_by("shardnet")
+    assert not NO_DEVICE_NEEDS & (brought_by("shardnet") | brought_by(*COMPILED, *PURE, *TORCH_NEEDS))
+    assert "pulp" in brought_by("pulp"), "the names are found where they are"
+
+
+def test_the_pure_part_of_the_light_set_needs_nothing_beside_it() -> None:
+    """Once, a new release of typer wanted pydantic: who installed the light set then could not even ask for help."""
+    assert set().union(*map(needs_of, names_of(PURE))) <= names_of((*COMPILED, *PURE))
 
 
 def test_the_configurations_are_installed() -> None:

@@ -13,7 +13,9 @@ from shardnet.errors import UsageError
 
 COMPILED = ("torch", "numpy", "psutil", "cryptography")
 """As pip calls them, and Python."""
-PURE = ("typer", "annotated-doc", "shellingham", "rich", "pygments", "markdown-it-py", "mdurl", "spake2")
+TYPER = "typer~=0.28.0"
+"""The next one asks for pydantic, which compiles Rust."""
+PURE = (TYPER, "annotated-doc", "shellingham", "rich", "pygments", "markdown-it-py", "mdurl", "spake2")
 """For the commands of `shardnet`, and for joining by a short code; as pip calls them."""
 TORCH_NEEDS = (
     "cffi", "pycparser", "filelock", "fsspec", "jinja2", "MarkupSafe", "networkx", "sympy", "mpmath",

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
+from packaging.requirements import Requirement
 
 from shardnet.cluster.local_workers import worker_environment
 from shardnet.errors import ModelNotFound
@@ -86,9 +87,11 @@ def light_python(folder: Path) -> str:
     python, pip = folder / "bin" / "python", [str(folder / "bin" / "python"), "-m", "pip"]
     quiet = ["--quiet", "--disable-pip-version-check", "--no-deps"]
     run([sys.executable, "-m", "venv", str(folder)])
-    run([sys.executable, "-m", "pip", "wheel", *quiet, "--wheel-dir", str(folder), str(ROOT)])
-    [wheel] = folder.glob("shardnet-*.whl")
-    wanted = {*COMPILED, *PURE, *TORCH_NEEDS}
+    sys.path.insert(0, str(ROOT / "tests"))
+    from own_wheel import build_wheel
+
+    wheel = build_wheel(folder)
+    wanted = [Requirement(each).name for each in (*COMPILED, *PURE, *TORCH_NEEDS)]
     here = json.loads(
         subprocess.run(
             [sys.executable, "-m", "pip", "list", "--format", "json"], capture_output=True, check=True
@@ -141,7 +144,6 @@ def model_to_try(folder: Path) -> str:
     try:
         find_embedded()
     except ModelNotFound:
-        sys.path.insert(0, str(ROOT / "tests"))
         from tiny_text_model import save_text_model
 
         return str(save_text_model(folder / "model"))
