@@ -48,7 +48,11 @@ setup(
     python_requires=">=3.10",
     packages=[*find_packages(include=["shardnet", "shardnet.*"]), *LAUNCH, "shardnet.configs_data"],
     package_dir={"shardnet.launch": "launch", "shardnet.configs_data": "configs"},
-    package_data={"shardnet": ["py.typed"], "shardnet.configs_data": ["**/*.yaml", "**/*.json", "**/*.md"]},
+    package_data={
+        "shardnet": ["py.typed"],
+        "shardnet.launch.termux": ["*.sh"],
+        "shardnet.configs_data": ["**/*.yaml", "**/*.json", "**/*.md"],
+    },
     # The blocks of transformers and the private parts of torch RPC are pinned to what was tried.
     install_requires=[
         "torch>=2.8,<2.14",

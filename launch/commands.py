@@ -14,6 +14,7 @@ from shardnet.launch.doctor import command as doctor_command
 from shardnet.launch.generate import command as generate_command
 from shardnet.launch.measure import command as profile_command
 from shardnet.launch.plan import commands as plan_commands
+from shardnet.launch.termux import command as wheel_command
 
 NAME = "shardnet"
 app = typer.Typer(
@@ -44,7 +45,7 @@ def _options(
     """Options of every command. `cli` reads --debug, wherever it stands; it is named here for --help."""
 
 
-for module in (generate_command, cluster_commands, profile_command, plan_commands, doctor_command):
+for module in (generate_command, cluster_commands, profile_command, plan_commands, doctor_command, wheel_command):
     module.register(app)
 
 

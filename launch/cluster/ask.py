@@ -35,9 +35,33 @@ def leave(folder: Path, name: str | None) -> None:
         BadRequest: it must be named, or there is none of that name.
     """
     with RunningCluster.connect(folder) as cluster:
-        device = name or _only_one(cluster.devices, folder)
+        device = name or _only_one(cluster.devices, folder, "leave")
         told = cluster.leave(device)
     print(f"{device} leaves: {told}." if told else f"{device} leaves.")
+
+
+def pause(folder: Path, name: str | None) -> None:
+    """Have a device hold nothing for a while.
+
+    Raises:
+        BadRequest: it must be named, or there is none of that name.
+    """
+    with RunningCluster.connect(folder) as cluster:
+        device = name or _only_one(cluster.devices, folder, "pause")
+        told = cluster.pause(device)
+    print(f"{device} pauses: {told}." if told else f"{device} pauses.")
+
+
+def unpause(folder: Path, name: str | None) -> None:
+    """Let a device be used again.
+
+    Raises:
+        BadRequest: it must be named, or there is none of that name.
+    """
+    with RunningCluster.connect(folder) as cluster:
+        device = name or _only_one(cluster.devices, folder, "unpause")
+        why = cluster.unpause(device)
+    print(f"{device} stays paused: {why}." if why else f"{device} takes work again.")
 
 
 def remove(folder: Path, name: str) -> None:
@@ -63,7 +87,7 @@ def forget(folder: Path, number: int) -> None:
     print(f"Answer {number} is forgotten.")
 
 
-def _only_one(devices: tuple[str, ...], folder: Path) -> str:
+def _only_one(devices: tuple[str, ...], folder: Path, command: str) -> str:
     """
     Raises:
         BadRequest: there are several, or none.
@@ -71,6 +95,6 @@ def _only_one(devices: tuple[str, ...], folder: Path) -> str:
     if len(devices) == 1:
         return devices[0]
     if not devices:
-        raise BadRequest("no device has joined this cluster, so none can leave.")
-    command = f"shardnet leave {devices[-1]}{as_option(folder)}"
-    raise BadRequest(f"several devices could leave: {', '.join(devices)}. Name one: {command}")
+        raise BadRequest(f"no device has joined this cluster, so none can {command}.")
+    example = f"shardnet {command} {devices[-1]}{as_option(folder)}"
+    raise BadRequest(f"several devices could {command}: {', '.join(devices)}. Name one: {example}")

@@ -8,6 +8,7 @@ import shlex
 import threading
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -37,6 +38,7 @@ from shardnet.launch.cluster.options import (
 )
 from shardnet.launch.cluster.tables import show_status, show_trusted
 from shardnet.launch.cluster.telling import tell
+from shardnet.launch.cluster.wake_lock import LOCK, awake
 from shardnet.launch.flags import Here, Only, flattened
 from shardnet.launch.values import given_or_any
 from shardnet.loader import glance_at_once
@@ -61,7 +63,24 @@ SAMPLING = ("max_new_tokens", "temperature", "top_k", "top_p", "min_p", "repetit
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the command line."""
-    for command in (up, join, invite, trust, leave, remove, status, top, chat, load, unload, resume, forget):
+    everything = (
+        up,
+        join,
+        invite,
+        trust,
+        leave,
+        remove,
+        pause,
+        unpause,
+        status,
+        top,
+        chat,
+        load,
+        unload,
+        resume,
+        forget,
+    )
+    for command in everything:
         app.command(name=command.__name__)(flattened(command))
 
 
@@ -102,6 +121,7 @@ def join(where: ClusterOptions, device: OwnDeviceOptions, how: JoinOptions, outp
     """
     folder = where.folder()
     with ExitStack() as ends:
+        ends.enter_context(awake(partial(_tell_may_sleep, output)))
         is_far = how.code is not None or not is_running(folder)
         if is_far:
             from shardnet.launch.cluster.far import be_linked
@@ -111,6 +131,13 @@ def join(where: ClusterOptions, device: OwnDeviceOptions, how: JoinOptions, outp
             _stay(folder, device, output)
         else:
             _join(folder, device, how, output, is_far=is_far)
+
+
+def _tell_may_sleep(output: EventOutput) -> None:
+    text = (
+        f"Termux's wake lock was not taken: this phone stops computing when its screen goes dark. Try {LOCK} by hand."
+    )
+    tell({"event": "may sleep", "text": text}, as_json=output.json)
 
 
 def _stay(folder: Path, device: OwnDeviceOptions, output: EventOutput) -> None:
@@ -159,6 +186,22 @@ def leave(which: AnyDevice, where: ClusterOptions) -> None:
     """Let a device leave in order."""
     folder = where.running_folder()
     from shardnet.launch.cluster.ask import leave as run
+
+    run(folder, which.name)
+
+
+def pause(which: AnyDevice, where: ClusterOptions) -> None:
+    """Let a device hold nothing, and stay in the cluster, until unpause."""
+    folder = where.running_folder()
+    from shardnet.launch.cluster.ask import pause as run
+
+    run(folder, which.name)
+
+
+def unpause(which: AnyDevice, where: ClusterOptions) -> None:
+    """Let a device that was paused be used again."""
+    folder = where.running_folder()
+    from shardnet.launch.cluster.ask import unpause as run
 
     run(folder, which.name)
 

@@ -18,6 +18,10 @@ from shardnet.foreign.quoting import shortened
 from shardnet.launch.cluster.options import NOBODY, JoinOptions, OwnDeviceOptions, machine_name
 from shardnet.process.aside import done_aside
 from shardnet.process.lasting import as_option, how_to_start, is_running
+from shardnet.process.state_folder import StateFolder
+
+if TYPE_CHECKING:
+    from shardnet.trust.identity import Identity
 
 if TYPE_CHECKING:
     from shardnet.trust.addresses import Address
@@ -63,6 +67,7 @@ def _taken_in(folder: Path, device: OwnDeviceOptions, how: JoinOptions) -> str:
             "name another folder with --cluster DIR."
         )
     if identity is not None:
+        _dial_also(identity, how.address)
         return identity.name
     if how.code is None:
         raise JoinFailed(
@@ -70,6 +75,21 @@ def _taken_in(folder: Path, device: OwnDeviceOptions, how: JoinOptions) -> str:
             f"machine: shardnet join CODE{as_option(folder)}"
         )
     return _enrolled(folder, device, how.code, how.address)
+
+
+def _dial_also(identity: Identity, address: str | None) -> None:
+    """The coordinator is reached at another address now: dial there first, from now on."""
+    from shardnet.trust.addresses import parse_address
+    from shardnet.trust.identity import keep_gates
+
+    if address is None:
+        return
+    now = parse_address(address)
+    state = StateFolder(identity.folder)
+    try:
+        keep_gates(state, (now, *(gate for gate in identity.gates if gate != now)))
+    finally:
+        state.close()
 
 
 def _enrolled(folder: Path, device: OwnDeviceOptions, code: str, address: str | None) -> str:

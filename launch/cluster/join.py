@@ -10,13 +10,15 @@ from pathlib import Path
 
 from shardnet.cluster.local_workers import worker_environment
 from shardnet.device.process import JOIN_S, LEAVE_S, serve
-from shardnet.errors import NameTaken
+from shardnet.errors import NameTaken, UsageError
 from shardnet.foreign.quoting import shortened
 from shardnet.launch.cluster.options import JoinOptions, OwnDeviceOptions, machine_name
 from shardnet.launch.cluster.telling import tell
 from shardnet.process.lasting import endpoint_in
 from shardnet.process.signals import until_signalled
 from shardnet.profiling.cores import max_threads
+from shardnet.profiling.phone import is_phone
+from shardnet.profiling.power import read_power
 
 KEEP_S = 600.0
 """How long to look for a cluster that is gone: a coordinator that was killed may be started again."""
@@ -30,7 +32,9 @@ _SENTENCES = {
     "gone": "The cluster in {folder} is gone. {name} looks for it {how_long}.",
     "back": "The cluster in {folder} is back.",
     "struck off": "{name} was silent for too long, and was struck off. It joins anew.",
-    "battery low": "{name} leaves before its battery is empty: {what} are left.",
+    "paused": "{name} pauses: {what}. It stays in the cluster, and holds nothing until that is over.",
+    "handed over": "{what}.",
+    "unpaused": "{name} takes work again.",
     "leaving": "{name} leaves: others take over {what} first. Ctrl-C once more ends it at once.",
     "drained": "{what}.",
     "not drained": "{name} ends all the same: {what}.",
@@ -48,7 +52,10 @@ def run(folder: Path, asked: OwnDeviceOptions, how: JoinOptions, *, is_far: bool
     Raises:
         NameTaken: `--name` is another device's.
         JoinFailed: the cluster does not answer.
+        UsageError: `--only-charging`, and nothing says whether this machine is being charged.
     """
+    if how.only_charging and is_phone():
+        _require_battery()
     threads = asked.threads or max_threads()
     os.environ.update(worker_environment(os.environ, threads))
     for name in _names(asked.name):
@@ -63,7 +70,7 @@ def run(folder: Path, asked: OwnDeviceOptions, how: JoinOptions, *, is_far: bool
                     asked.most_memory_bytes,
                     told,
                     leave_s=LEAVE_S,
-                    least_battery_percent=how.least_battery,
+                    power_limits=how.power_limits,
                     fetch_limits=how.fetch_limits,
                     join_s=FAR_S if is_far else JOIN_S,
                     compute=asked.compute,
@@ -74,6 +81,14 @@ def run(folder: Path, asked: OwnDeviceOptions, how: JoinOptions, *, is_far: bool
         except NameTaken:
             if asked.name is not None:
                 raise
+
+
+def _require_battery() -> None:
+    if read_power().is_charging is None:
+        raise UsageError(
+            "--only-charging must know whether this phone is being charged, which nothing here tells. Install the app "
+            "Termux:API and, in Termux, pkg install termux-api; or leave --only-charging out."
+        )
 
 
 def _names(name: str | None) -> Iterator[str]:

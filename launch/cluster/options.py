@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +11,14 @@ from typing import Annotated
 import typer
 
 from shardnet.coordinator.own_gate import Listening
+from shardnet.device.power_limits import PowerLimits
 from shardnet.errors import BadRequest
 from shardnet.foreign.quoting import quoted
 from shardnet.launch.values import MODEL_HELP, require_model, require_threads
 from shardnet.options import Number, Whole
 from shardnet.process.compute import CPU, require_form
 from shardnet.process.lasting import default_folder, folder_of, require_running
+from shardnet.profiling.phone import machine_label
 from shardnet.shipping.limits import FetchLimits
 
 _DEVICE = "The device of this machine"
@@ -212,7 +213,9 @@ class JoinOptions:
     address: Annotated[
         str | None,
         typer.Option(
-            "--address", metavar="HOST:PORT", help="Of the other machine, where it is not found in this network."
+            "--address",
+            metavar="HOST:PORT",
+            help="Of the other machine, where it is not found in this network, or has another address than before.",
         ),
     ] = None
     listen: Annotated[
@@ -227,16 +230,20 @@ class JoinOptions:
         bool,
         typer.Option("--source-only", help="Hold no layers: only let commands on this machine reach the cluster."),
     ] = False
-    least_battery: Annotated[
+    min_battery: Annotated[
         float,
         Number("from 0 to 100", 0, 100),
         typer.Option(
-            "--least-battery",
+            "--min-battery",
             metavar="PERCENT",
-            help="Leave in order where less is left in the battery and no charger is there; 0 never does.",
+            help="Pause where less is left in the battery and no charger is there; 0 never does.",
             rich_help_panel=_DEVICE,
         ),
     ] = 10.0
+    only_charging: Annotated[
+        bool,
+        typer.Option("--only-charging", help="Pause while this machine is on its battery.", rich_help_panel=_DEVICE),
+    ] = False
     cache_gib: Annotated[
         float | None,
         Number("above 0", 0, above=True),
@@ -260,6 +267,10 @@ class JoinOptions:
 
     def __post_init__(self) -> None:
         _require_listen(self.listen)
+
+    @property
+    def power_limits(self) -> PowerLimits:
+        return PowerLimits(self.min_battery, self.only_charging)
 
     @property
     def fetch_limits(self) -> FetchLimits:
@@ -309,7 +320,7 @@ class ChatOptions:
 
 @dataclass(frozen=True)
 class AnyDevice:
-    """Which device shall leave."""
+    """Which device shall leave, pause, or work again."""
 
     name: Annotated[
         str | None,
@@ -371,5 +382,5 @@ def _require_listen(listen: str | None) -> None:
 
 def machine_name() -> str:
     """What a device is called that was given no name: after its machine."""
-    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", platform.node()).strip("-._")
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", machine_label()).strip("-._")
     return plain[:MOST_NAME] or "device"

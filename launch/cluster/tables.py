@@ -21,6 +21,9 @@ def show_status(status: dict[str, Any], folder: Path) -> None:
         console.print(_devices(status["members"]))
     else:
         console.print(f"No device has joined. Let one join: shardnet join{as_option(folder)}", soft_wrap=True)
+    for member in status["members"]:
+        if member["state"] == "paused":
+            console.print(f"{member['name']} pauses: {member['why']}.", soft_wrap=True)
     for session in status["sessions"]:
         console.print(_about(session), soft_wrap=True)
     for broken in status["broken_off"]:
@@ -42,7 +45,7 @@ def _devices(members: list[dict[str, Any]]) -> Table:
     table = Table(title_justify="left")
     table.add_column("device")
     table.add_column("state")
-    for heading in ("units", "memory", "free", "threads", "sessions"):
+    for heading in ("units", "memory", "free", "threads", "sessions", "battery", "degrees"):
         table.add_column(heading, justify="right")
     for member in members:
         table.add_row(*_row(member))
@@ -68,7 +71,15 @@ def _row(member: dict[str, Any]) -> tuple[str, ...]:
         "?" if free is None else size(free),
         "?" if threads is None else str(threads),
         str(member["num_sessions"]),
+        battery_of(member),
+        "-" if member["temperature_c"] is None else f"{member['temperature_c']:.0f}",
     )
+
+
+def battery_of(member: dict[str, Any]) -> str:
+    """ "81%", and "81%+" while it is being charged."""
+    percent = member["battery_percent"]
+    return "-" if percent is None else f"{percent:.0f}%{'+' if member['is_charging'] else ''}"
 
 
 def _about_the_model(status: dict[str, Any]) -> str:

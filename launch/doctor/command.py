@@ -13,8 +13,10 @@ from rich.text import Text
 from shardnet.launch.console import plain_console
 from shardnet.progress import progress_bars
 
-if TYPE_CHECKING:  # it imports torch, which takes seconds
-    from shardnet.launch.doctor.doctor import Finding
+if TYPE_CHECKING:
+    from shardnet.launch.doctor.finding import Finding
+
+_MARKS = {"ok": ("ok ", "green"), "warning": ("!  ", "yellow"), "problem": ("NO ", "red")}
 
 
 def register(app: typer.Typer) -> None:
@@ -29,23 +31,29 @@ def doctor(
     from shardnet.launch.doctor.doctor import examine
 
     console = plain_console(soft_wrap=True)
-    findings = []
+    findings: list[Finding] = []
     for finding in examine(partial(progress_bars, enabled=False if json else None)):
         findings.append(finding)
         if not json:
             _show(console, finding)
     ready = all(finding.ok for finding in findings)
     if json:
-        found = {each.name: {"ok": each.ok, "found": each.data, "hints": each.hints} for each in findings}
+        found = {
+            each.name: {"verdict": each.verdict, "ok": each.ok, "found": each.data, "hints": each.hints}
+            for each in findings
+        }
         print(json_format.dumps({"ready": ready, **found}))
     else:
         console.print("This machine is ready." if ready else "This machine is not ready: see NO above.")
+        if any(finding.verdict == "warning" for finding in findings):
+            console.print("What would be better is marked with an exclamation mark.")
     if not ready:
         raise typer.Exit(1)
 
 
 def _show(console: Console, finding: Finding) -> None:
-    mark = Text("ok ", style="green") if finding.ok else Text("NO ", style="red")
+    sign, style = _MARKS[finding.verdict]
+    mark = Text(sign, style=style)
     console.print(mark + Text(f"{finding.name.replace('_', ' '):<17}{finding.text}"))
     for hint in finding.hints:
         console.print(f"    {hint}")

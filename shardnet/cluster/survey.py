@@ -28,7 +28,7 @@ from shardnet.profiling.measurement import DeviceMeasurement, LinkMeasurement
 from shardnet.profiling.store import ProfileStore
 from shardnet.progress import Progress
 from shardnet.transport.base import Transport
-from shardnet.transport.messages import DeviceDescription, MeasuredDevice
+from shardnet.transport.device_messages import DeviceDescription, MeasuredDevice
 
 ASK_S = 60.0
 PROFILE_S = 20.0

@@ -38,6 +38,8 @@ class Attendance:
         self._present: dict[str, None] = {}
         self._leaving: set[str] = set()
         """Those that have said goodbye, or were told to leave."""
+        self._paused: dict[str, str] = {}
+        """Those that hold nothing now, or are about to, each with the reason."""
         self._lock = threading.Lock()
         transport.on_members(self._hear)  # also told of those that were there before, as they are news to it
 
@@ -47,10 +49,22 @@ class Attendance:
         return tuple(name for name in self._transport.members() if name.startswith(SOURCE_MARK))
 
     @property
-    def leaving(self) -> frozenset[str]:
-        """Those that are about to leave."""
+    def devices(self) -> tuple[str, ...]:
+        """Those that are there now, in the order in which they came."""
         with self._lock:
-            return frozenset(self._leaving)
+            return tuple(self._present)
+
+    @property
+    def paused(self) -> dict[str, str]:
+        """Those that pause, each with the reason."""
+        with self._lock:
+            return dict(self._paused)
+
+    @property
+    def leaving(self) -> frozenset[str]:
+        """Those that are about to leave, or to pause."""
+        with self._lock:
+            return frozenset(self._leaving).union(self._paused)
 
     def goodbye(self, device: str) -> None:
         """A device is about to leave, which is no loss."""
@@ -61,6 +75,32 @@ class Attendance:
         """It was told to leave, and has not heard it."""
         with self._lock:
             self._leaving.discard(device)
+
+    def pause(self, device: str, why: str) -> bool:
+        """A device is to hold nothing for a while. False where that is known, or there is no such device."""
+        with self._lock:
+            if device not in self._present or device in self._paused:
+                return False
+            self._paused[device] = why
+        self._tell(ClusterEvent("paused", f"{device} pauses: {why}.", device=device))
+        return True
+
+    def let_pause(self, device: str) -> None:
+        """Whoever could has taken over what it held: models do without it from now on."""
+        with self._lock:
+            if device not in self._paused:  # it works again, or is gone
+                return
+            self._cluster.let_go(device, f"it pauses: {self._paused[device]}")
+        self._on_change()
+
+    def unpause(self, device: str) -> None:
+        """A device that paused may be used again."""
+        with self._lock:
+            if self._paused.pop(device, None) is None:
+                return
+            self._cluster.take_in(device)
+        self._tell(ClusterEvent("unpaused", f"{device} takes work again.", device=device))
+        self._on_change()
 
     def _hear(self, joined: tuple[str, ...], left: tuple[str, ...]) -> None:
         with self._lock:
@@ -76,6 +116,7 @@ class Attendance:
     def _take_in(self, name: str) -> None:
         self._present[name] = None
         self._leaving.discard(name)
+        self._paused.pop(name, None)
         self._cluster.take_in(name)
         self._tell(ClusterEvent("joined", f"{name} has joined.", device=name))
 
@@ -83,7 +124,9 @@ class Attendance:
         del self._present[name]
         is_leaving = name in self._leaving
         self._leaving.discard(name)
-        how = HAS_LEFT if is_leaving else self._cluster.lost.get(name) or self._how_it_ended(name)
+        was_paused = self._paused.pop(name, None) is not None
+        known = None if was_paused else self._cluster.lost.get(name)  # of that one it says that it pauses
+        how = HAS_LEFT if is_leaving else known or self._how_it_ended(name)
         self._cluster.let_go(name, how)
         text = f"{name} has left." if is_leaving else f"{name} is lost: {how}."
         self._tell(ClusterEvent("left" if is_leaving else "lost", text, device=name))

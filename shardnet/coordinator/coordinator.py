@@ -25,10 +25,11 @@ from shardnet.coordinator.once import Once
 from shardnet.coordinator.prospects import prospects_of
 from shardnet.coordinator.recent_events import RecentEvents
 from shardnet.coordinator.recent_work import RecentWork
-from shardnet.coordinator.status import status_of
+from shardnet.coordinator.status import Present, status_of
 from shardnet.described.clusters import DeviceClass
+from shardnet.device.pausing import TOLD_TO
 from shardnet.errors import BadRequest, DeviceLost, ShardnetError
-from shardnet.foreign.quoting import quoted
+from shardnet.foreign.quoting import quoted, shortened
 from shardnet.process.threads import on_thread
 from shardnet.timeline.stage_report import StageReport, TimelineRecord
 from shardnet.transport import RpcTransport
@@ -96,8 +97,12 @@ class Coordinator:
             ("unload", self._unload),
             ("leave", self._leave),
             ("remove", self._strike_off),
+            ("pause_device", self._pause_device),
+            ("unpause_device", self._unpause_device),
             ("goodbye", self._goodbye),
             ("drain", self._drain),
+            ("pause", self._pause),
+            ("unpause", self._attendance.unpause),
             ("reports", self._reports),
             ("reset_reports", self._reset_reports),
             ("timeline", self._timeline),
@@ -134,7 +139,7 @@ class Coordinator:
     @property
     def devices(self) -> tuple[str, ...]:
         """Those that are there now."""
-        return self._cluster.devices
+        return self._attendance.devices
 
     def begin(self, model: str, options: LoadKeywords | dict[str, Any]) -> Load:
         """Go on with what an earlier coordinator has left, or load a model; see `Loads.begin`."""
@@ -199,6 +204,35 @@ class Coordinator:
             return ""
         return moved or f"nobody else could take over {held} before"
 
+    def pause(self, device: str) -> str:
+        """Tell a device to hold nothing until `unpause`. Waits until others have taken over what it holds, for seconds.
+
+        Returns: as `leave`.
+
+        Raises:
+            BadRequest: there is none of that name.
+            ClusterError: it does not answer.
+        """
+        self._require(device)
+        held, moved = self._paused(device, TOLD_TO)
+        try:
+            self._transport.call(device, "pause", True, timeout_s=ANSWER_S).result()
+        except ShardnetError:
+            self._attendance.unpause(device)
+            raise
+        return moved or (f"nobody else could take over {held}" if held else "")
+
+    def unpause(self, device: str) -> str:
+        """Let a device be used again. Returns why it pauses all the same, in words; empty where it does not.
+
+        Raises: as `pause`.
+        """
+        self._require(device)
+        why: str = self._transport.call(device, "pause", False, timeout_s=ANSWER_S).result()
+        if not why:
+            self._attendance.unpause(device)
+        return shortened(why)
+
     def remove(self, device: str) -> None:
         """Strike off a device that does not answer. Waits for it, for seconds.
 
@@ -252,6 +286,12 @@ class Coordinator:
     def _leave(self, ticket: int, device: str) -> Future[str]:
         return self._asked.begin(ticket, lambda: on_thread("shardnet-leave", lambda: self.leave(device)))
 
+    def _pause_device(self, ticket: int, device: str) -> Future[str]:
+        return self._asked.begin(ticket, lambda: on_thread("shardnet-pause", lambda: self.pause(device)))
+
+    def _unpause_device(self, ticket: int, device: str) -> Future[str]:
+        return self._asked.begin(ticket, lambda: on_thread("shardnet-pause", lambda: self.unpause(device)))
+
     def _strike_off(self, ticket: int, device: str) -> Future[None]:
         return self._asked.begin(ticket, lambda: on_thread("shardnet-remove", lambda: self.remove(device)))
 
@@ -262,6 +302,18 @@ class Coordinator:
 
     def _drain(self, device: str) -> Future[str]:
         return on_thread("shardnet-drain", lambda: self._drained(device))
+
+    def _pause(self, device: str, why: str) -> Future[str]:
+        return on_thread("shardnet-pause", lambda: self._paused(device, shortened(why))[1])
+
+    def _paused(self, device: str, why: str) -> tuple[str, str]:
+        """Do without a device from now on. In words, what it held, and who has taken that over."""
+        if not self._attendance.pause(device, why):
+            return "", ""
+        held = self._cluster.held_by(device)
+        moved = self._drained(device) if held else ""
+        self._attendance.let_pause(device)
+        return held, moved
 
     def _drained(self, device: str) -> str:
         moved = self._cluster.drain(device, self._attendance.leaving)
@@ -295,7 +347,7 @@ class Coordinator:
         """The same. Waits for the devices, for less than a second."""
         status = status_of(
             self._transport,
-            self._cluster,
+            Present(self._attendance.devices, self._cluster.suspected, self._attendance.paused),
             self._loads,
             self._attendance.sources,
             self._desk.sessions(),

@@ -12,6 +12,8 @@ Kind = Literal[
     "lost",
     "suspected",
     "heard again",
+    "paused",
+    "unpaused",
     "taken over",
     "recovered",
     "moved",

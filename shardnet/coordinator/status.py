@@ -6,9 +6,8 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
-from shardnet.cluster.cluster import Cluster
 from shardnet.cluster.deployment import Deployment
 from shardnet.cluster.remote_stage import RemoteStage
 from shardnet.cluster.ring import Ring
@@ -18,16 +17,32 @@ from shardnet.errors import ShardnetError
 from shardnet.plan import Plan, StagePlan
 from shardnet.timeline.timeline import Shares
 from shardnet.transport.base import Transport
-from shardnet.transport.messages import DeviceDescription, StageAccount
+from shardnet.transport.device_messages import DeviceDescription
+from shardnet.transport.messages import StageAccount
 from shardnet.transport.source_messages import BrokenOff, ClusterStatus, MemberStatus, SessionStatus, StageStatus
 
 DESCRIBE_S = 0.5
 """How long a device may take to say what it has now."""
 
 
+class Present(NamedTuple):
+    """Who is there."""
+
+    devices: Sequence[str]
+    suspected: Collection[str]
+    paused: Mapping[str, str]
+    """Each with the reason."""
+
+    def member(self, device: str) -> MemberStatus:
+        """What is known of a device without asking it."""
+        if device in self.paused:
+            return MemberStatus(device, "paused", (), 0, None, None, None, why=self.paused[device])
+        return MemberStatus(device, "suspected" if device in self.suspected else "present", (), 0, None, None, None)
+
+
 def status_of(
     transport: Transport,
-    cluster: Cluster,
+    there: Present,
     loads: Loads,
     sources: tuple[str, ...],
     sessions: tuple[SessionStatus, ...],
@@ -39,16 +54,18 @@ def status_of(
     Args:
         num_tokens: of all answers so far.
     """
-    devices, suspected = cluster.devices, cluster.suspected
     model, plan, ring = _model_of(loads)
     present = () if ring is None else tuple(ring.stages)
-    accounts = _asked_accounts(present, suspected)
-    described = _described(transport, [device for device in devices if device not in suspected], accounts)
+    accounts = _asked_accounts(present, there.suspected)
+    described = _described(transport, [device for device in there.devices if device not in there.suspected], accounts)
     told = {index: each.result() for index, each in accounts.items() if each.done() and not each.exception()}
     totals = tuple(told[index].totals if index in told else None for index in range(len(present)))
     tokens_per_s, shares = work.look(ring, Look(time.monotonic(), num_tokens, totals))
     stages = tuple(_stage(stage.plan, share) for stage, share in zip(present, shares, strict=True))
-    members = [_member(device, device in suspected, plan, len(sessions), described.get(device)) for device in devices]
+    members = [
+        _with_units(_described_as(there.member(device), described.get(device)), plan, len(sessions))
+        for device in there.devices
+    ]
     return ClusterStatus(
         members=tuple(members),
         sources=sources,
@@ -104,21 +121,24 @@ def _stage(plan: StagePlan, share: Shares | None) -> StageStatus:
     return StageStatus(plan.device, plan.first_unit, plan.last_unit, *shares)
 
 
-def _member(
-    device: str, is_suspected: bool, plan: Plan | None, num_sessions: int, known: DeviceDescription | None
-) -> MemberStatus:
-    stages = () if plan is None else plan.stages
-    units = tuple((stage.first_unit, stage.last_unit) for stage in stages if stage.device == device)
-    return MemberStatus(
-        name=device,
-        state="suspected" if is_suspected else "present",
-        units=units,
-        num_sessions=num_sessions if units else 0,
-        memory_bytes=None if known is None else known.rss_bytes,
-        memory_usable_bytes=None if known is None else known.memory_usable_bytes,
-        num_threads=None if known is None else known.num_threads,
-        compute=None if known is None else known.compute,
+def _described_as(member: MemberStatus, known: DeviceDescription | None) -> MemberStatus:
+    if known is None:
+        return member
+    return member._replace(
+        memory_bytes=known.rss_bytes,
+        memory_usable_bytes=known.memory_usable_bytes,
+        num_threads=known.num_threads,
+        compute=known.compute,
+        battery_percent=known.battery_percent,
+        is_charging=known.is_charging,
+        temperature_c=known.temperature_c,
     )
+
+
+def _with_units(member: MemberStatus, plan: Plan | None, num_sessions: int) -> MemberStatus:
+    stages = () if plan is None else plan.stages
+    units = tuple((stage.first_unit, stage.last_unit) for stage in stages if stage.device == member.name)
+    return member._replace(units=units, num_sessions=num_sessions if units else 0)
 
 
 def _described(

@@ -14,7 +14,8 @@ from shardnet.profiling.memory import (
     peak_rss_bytes,
     process_rss_bytes,
 )
-from shardnet.transport.messages import DeviceDescription
+from shardnet.profiling.power import UNKNOWN_POWER, PowerState
+from shardnet.transport.device_messages import DeviceDescription
 
 
 def describe(
@@ -24,6 +25,7 @@ def describe(
     memory_promised_bytes: int,
     memory_allowed_bytes: int | None,
     compute: str = CPU,
+    power: PowerState = UNKNOWN_POWER,
 ) -> DeviceDescription:
     """This process as a device of a cluster."""
     host = f"{platform.node()}-{_boot_id()}"
@@ -44,6 +46,9 @@ def describe(
         rss_bytes=process_rss_bytes(),
         peak_rss_bytes=peak_rss_bytes(),
         num_os_threads=num_process_threads(),
+        battery_percent=power.battery_percent,
+        is_charging=power.is_charging,
+        temperature_c=power.temperature_c,
     )
 
 

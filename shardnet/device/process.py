@@ -19,10 +19,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
+from shardnet.device.power_limits import NO_POWER_LIMITS, PowerLimits
 from shardnet.errors import ClusterError, ShardnetError
 from shardnet.foreign.quoting import MOST_DIGITS, quoted
 from shardnet.process.allocator import return_freed, settle_allocator
@@ -35,6 +36,7 @@ from shardnet.shipping.limits import NO_LIMITS, FetchLimits
 from shardnet.timeline.events import units_of
 
 if TYPE_CHECKING:
+    from shardnet.device.pausing import Pausing
     from shardnet.device.worker import Worker
     from shardnet.transport import RpcTransport
     from shardnet.transport.door.membership import DoorEvent
@@ -98,6 +100,7 @@ def main() -> int:
         arguments.memory_bytes,
         fetch_limits=FetchLimits(arguments.cache_bytes, arguments.fetch_bytes_per_s),
         compute=arguments.compute,
+        power_limits=NO_POWER_LIMITS if arguments.keep_s else None,  # of a cluster that stays, or of a script's
     )
 
 
@@ -149,6 +152,7 @@ def serve_and_report(
     make_worker: MakeWorker | None = None,
     fetch_limits: FetchLimits = NO_LIMITS,
     compute: str = "cpu",
+    power_limits: PowerLimits | None = None,
 ) -> int:
     """Be a device until it is over. Whatever else ends it is one sentence on standard error; returns the exit code."""
     try:
@@ -164,6 +168,7 @@ def serve_and_report(
                 make_worker=make_worker,
                 fetch_limits=fetch_limits,
                 compute=compute,
+                power_limits=power_limits,
             )
     except SystemExit as end:
         assert isinstance(end.code, int), end.code
@@ -180,7 +185,7 @@ def serve(
     tell: Tell = lambda event, what: None,
     make_worker: MakeWorker | None = None,
     leave_s: float = 0.0,
-    least_battery_percent: float = 0.0,
+    power_limits: PowerLimits | None = None,
     fetch_limits: FetchLimits = NO_LIMITS,
     join_s: float = JOIN_S,
     compute: str = "cpu",
@@ -192,13 +197,12 @@ def serve(
         most_memory_bytes: what its models may take; None for what there is.
         tell: told when it has joined ("joined"), what it holds ("holds", with the units, or with nothing), when its
             door is gone and back ("gone", "back"), that it fetches weights and has them ("fetching", "fetched", with a
-            sentence), when it was struck off ("struck off"), when it has left ("left"), and that its battery is low
-            ("battery low", with what is left). Then, and at a signal: that others take over what it holds ("leaving",
-            with the units), that they have ("drained", with who has), that they cannot ("not drained"), or that it ends
-            before they have ("cut short").
+            sentence), when it was struck off ("struck off"), and when it has left ("left"). At a signal: that others
+            take over what it holds ("leaving", with the units), that they have ("drained", with who has), that they
+            cannot ("not drained"), or that it ends before they have ("cut short"). Of pauses: see `Pausing`.
         make_worker: makes the device, and another one each time that it joins anew; None for what this machine is.
         leave_s: how long, at a signal, others may take to take over what it holds; 0 or another signal: no time.
-        least_battery_percent: with less in its battery, and no charger, it leaves as at a signal; 0 does not look.
+        power_limits: when it pauses; None where its battery is not looked at, as its coordinator knows no pauses.
         fetch_limits, compute: what it gives for weights that it has to fetch; where it computes.
         join_s: how long to look for the door at first.
 
@@ -211,26 +215,36 @@ def serve(
 
     import torch
 
-    from shardnet.device.fetch_news import FetchNews
+    from shardnet.device.pausing import Pausing
 
     make_worker = make_worker or _own_worker(threads, most_memory_bytes, fetch_limits, compute)
     torch.set_num_threads(threads)
+    pausing = None if power_limits is None else Pausing(power_limits, tell)
     wait_s, is_over = join_s, False
     while not is_over:
         with make_worker() as worker:
-            worker.on_fetch = FetchNews(tell).hear
+            _prepare(worker, tell, pausing)
             here = _joined(endpoint, name, wait_s, keep_s, worker)
             wait_s = max(join_s, keep_s)
             if here is None:
                 continue
             with here:
-                is_lost = _stay(here, worker, keep_s, Parting(leave_s, least_battery_percent), tell)
+                is_lost = _stay(here, worker, keep_s, leave_s, pausing, tell)
         is_over = not here.struck_off.is_set()
         if is_lost.is_set():
             raise ClusterError(
                 f"The cluster at {endpoint} did not come back within {keep_s:g} s. Start it, and then this device."
             )
         tell("left" if is_over else "struck off", "")
+
+
+def _prepare(worker: Worker, tell: Tell, pausing: Pausing | None) -> None:
+    """Before it is attached."""
+    from shardnet.device.fetch_news import FetchNews
+
+    worker.on_fetch = FetchNews(tell).hear
+    if pausing is not None:
+        worker.power, worker.on_pause = lambda: pausing.power, pausing.ask
 
 
 def _own_worker(threads: int, most_memory_bytes: int | None, fetch_limits: FetchLimits, compute: str) -> MakeWorker:
@@ -248,26 +262,16 @@ def _own_worker(threads: int, most_memory_bytes: int | None, fetch_limits: Fetch
     )
 
 
-class Parting(NamedTuple):
-    """How a device leaves: see `serve`."""
-
-    leave_s: float
-    least_battery_percent: float
-
-
-def _stay(here: RpcTransport, worker: Worker, keep_s: float, parting: Parting, tell: Tell) -> threading.Event:
+def _stay(
+    here: RpcTransport, worker: Worker, keep_s: float, leave_s: float, pausing: Pausing | None, tell: Tell
+) -> threading.Event:
     """Be a device of the cluster until it shall leave; what is returned is set where the door was given up."""
-    from shardnet.device.battery import BatteryWatch
-
-    with _goodbye_at_interruption(here, parting.leave_s, tell):
+    with _goodbye_at_interruption(here, leave_s, tell):
         here.on_struck_off(worker.left.set)
         is_lost = _ends_with_door(here, worker.left, tell) if keep_s else threading.Event()
         tell("joined", "")
-        on_low = partial(_leave_for_battery, worker.left, tell)
-        with BatteryWatch(parting.least_battery_percent, on_low) as battery:
+        with nullcontext() if pausing is None else pausing.watch(here):
             _tell_what_is_held(worker, tell)
-        if battery.is_low and not here.struck_off.is_set():
-            _say_goodbye(here, parting.leave_s, tell)
     return is_lost
 
 
@@ -321,11 +325,6 @@ def _goodbye_at_interruption(here: RpcTransport, leave_s: float, tell: Tell) -> 
     except (KeyboardInterrupt, SystemExit):
         _say_goodbye(here, leave_s, tell)
         raise
-
-
-def _leave_for_battery(left: threading.Event, tell: Tell, percent: float) -> None:
-    tell("battery low", f"{percent:.0f}%")
-    left.set()
 
 
 def _say_goodbye(here: RpcTransport, leave_s: float, tell: Tell) -> None:

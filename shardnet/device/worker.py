@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from shardnet.device.premises import Premises
 from shardnet.device.shared_weights import SharedWeights
 from shardnet.device.stage_host import StageHost
 from shardnet.device.stage_table import StageTable
-from shardnet.errors import ClusterError, KVMemorySpent, PlanNotInForce
+from shardnet.errors import BadRequest, ClusterError, KVMemorySpent, PlanNotInForce
 from shardnet.models.plain_config import from_text
 from shardnet.plan import StagePlan
 from shardnet.process.cache_folder import cache_folder
@@ -29,6 +29,7 @@ from shardnet.process.compute import CPU
 from shardnet.process.threads import on_thread
 from shardnet.profiling.compute import compute_device, device_kind
 from shardnet.profiling.link_probe import expose_probe
+from shardnet.profiling.power import UNKNOWN_POWER, PowerState
 from shardnet.profiling.reuse import measure_or_reuse
 from shardnet.profiling.store import ProfileStore
 from shardnet.shipping.depot import Depot, OnProgress
@@ -37,12 +38,11 @@ from shardnet.stage.pace import Pace, own_pace
 from shardnet.stage.stage import Stage
 from shardnet.timeline.clocks import clock_ns
 from shardnet.transport.base import Transport
+from shardnet.transport.device_messages import DeviceDescription, MeasuredDevice
 from shardnet.transport.messages import (
     Copied,
     CopyWanted,
-    DeviceDescription,
     Hop,
-    MeasuredDevice,
     RingId,
     SessionSpec,
     StageKey,
@@ -77,6 +77,10 @@ class Worker:
         self._fetch_limits = fetch_limits
         self.on_fetch: OnProgress = lambda fetched: None
         """Told how far it is with weights that it fetches. To be set before it is attached."""
+        self.power: Callable[[], PowerState] = lambda: UNKNOWN_POWER
+        """Battery and temperature as they were read last. To be set likewise."""
+        self.on_pause: Callable[[bool], str] = self._cannot_pause
+        """Told that it shall pause, or no more; says why it pauses all the same. To be set likewise."""
         self.left = threading.Event()
         """Set when the coordinator has told this device to leave."""
         self._stages: StageTable[StageHost]
@@ -102,6 +106,7 @@ class Worker:
             ("open_session", self.open_session),
             ("close_sessions", self.close_sessions),
             ("copy_sessions", self.copy_sessions),
+            ("pause", lambda must_pause: self.on_pause(must_pause)),
             ("leave", self.left.set),
         ):
             transport.expose(endpoint, handler)
@@ -126,8 +131,8 @@ class Worker:
     def describe(self) -> DeviceDescription:
         """What this device is and has now."""
         memory = self.premises.memory
-        promised_bytes, allowed_bytes = memory.promised_bytes(), memory.allowed_bytes()
-        return describe(self.name, self.kind, self.num_threads, promised_bytes, allowed_bytes, self.compute)
+        promised, allowed = memory.promised_bytes(), memory.allowed_bytes()
+        return describe(self.name, self.kind, self.num_threads, promised, allowed, self.compute, self.power())
 
     def profile(self, config: str, dtype: str, max_seconds: float, source: str) -> Future[MeasuredDevice]:
         """Measure this device with a model's units, or take what was measured before; see `profiler`.
@@ -239,6 +244,9 @@ class Worker:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _cannot_pause(self, must_pause: bool) -> str:
+        raise BadRequest(f"{self.name} cannot pause: it is a device of a cluster that ends with its program.")
 
     def _rings(self) -> set[HeldFor]:
         """The rings that have stages here."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -29,7 +29,7 @@ class TrustDesk:
     Args:
         gates: where other hosts can dial this one now.
         shut_out: ends what is carried for a host, by its name.
-        linked: the names of the hosts with which there is a link.
+        linked: the hosts with which there is a link, and where others can dial them.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class TrustDesk:
         invitations: Invitations,
         gates: Callable[[], Sequence[Address]],
         shut_out: Callable[[str], object],
-        linked: Callable[[], Sequence[str]],
+        linked: Callable[[], Mapping[str, Sequence[Address]]],
     ) -> None:
         self._admission = admission
         self._invitations = invitations
@@ -72,7 +72,8 @@ class TrustDesk:
         if ask == "announced":
             return self._announced(now_s)
         if ask == "trusted":
-            return [self._entry(each, now_s) for each in self._admission.live(now_s)]
+            linked = self._linked()
+            return [_entry(each, linked) for each in self._admission.live(now_s)]
         if ask == "revoke":
             self._admission.revoke(name, now_s)
             self._shut_out(name)
@@ -100,11 +101,13 @@ class TrustDesk:
             "addresses": [str(gate) for gate in gates],
         }
 
-    def _entry(self, entry: Any, now_s: float) -> dict[str, Any]:
-        return {
-            "name": entry.name,
-            "serial": f"{entry.serial:x}",
-            "since_s": entry.since_s,
-            "until_s": entry.until_s,
-            "is_linked": entry.name in self._linked(),
-        }
+
+def _entry(entry: Any, linked: Mapping[str, Sequence[Address]]) -> dict[str, Any]:
+    return {
+        "name": entry.name,
+        "serial": f"{entry.serial:x}",
+        "since_s": entry.since_s,
+        "until_s": entry.until_s,
+        "is_linked": entry.name in linked,
+        "addresses": [str(address) for address in linked.get(entry.name, ())],
+    }

@@ -34,6 +34,7 @@ from shardnet.transport.door.messages import (
     unpack,
 )
 from shardnet.transport.wire.values import COUNT, Undecodable
+from shardnet.trust.addresses import Address
 from shardnet.trust.certificates import Peer
 from shardnet.trust.names import COORDINATOR
 from shardnet.tunnel.forward import Pump, carry, entrance
@@ -82,9 +83,10 @@ class Hub:
                 session.end(reason)
         self._switchboard.tell()
 
-    def hosts(self) -> tuple[str, ...]:
-        """With which there is a link session now."""
-        return tuple(sorted({session.peer for session in self._meeting.sessions}))
+    def hosts(self) -> dict[str, tuple[Address, ...]]:
+        """Those with which there is a link session now, and where others can dial each."""
+        addresses = self._switchboard.addresses
+        return {session.peer: addresses.get(session.peer, ()) for session in self._meeting.sessions}
 
     def close(self, reason: str) -> None:
         """End all link sessions."""

@@ -29,14 +29,22 @@ class Own(NamedTuple):
 
 def own_addresses(family: int) -> list[str]:
     """Of this host's interfaces that are up, as `in_order` has them."""
-    up = {name for name, stats in psutil.net_if_stats().items() if stats.isup}
-    found = [
+    default = of_default_route(family)
+    return in_order(_of_interfaces(family), default) or ([] if default is None else [default])
+
+
+def _of_interfaces(family: int) -> list[Own]:
+    try:
+        up = {name for name, stats in psutil.net_if_stats().items() if stats.isup}
+        by_name = psutil.net_if_addrs()
+    except OSError:  # Android lets no program list them
+        return []
+    return [
         Own(name, each.address)
-        for name, addresses in psutil.net_if_addrs().items()
+        for name, addresses in by_name.items()
         for each in addresses
         if name in up and each.family == family
     ]
-    return in_order(found, _of_default_route(family))
 
 
 def in_order(found: Sequence[Own], default: str | None) -> list[str]:
@@ -69,7 +77,8 @@ def _rank(own: Own, default: str | None) -> int:
     return _Rank.DEFAULT if own.address == default else _Rank.NETWORK
 
 
-def _of_default_route(family: int) -> str | None:
+def of_default_route(family: int) -> str | None:
+    """The address from which this host speaks to all the world; None where it cannot. Takes no permission."""
     with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:  # there is no such route
         probe.connect(_ELSEWHERE[socket.AddressFamily(family)])
         return str(probe.getsockname()[0])

@@ -27,9 +27,14 @@ class Switchboard:
         """Hear from a host on a stream, and tell it of all."""
         stream.begin(_Line(session.peer, self))
 
+    @property
+    def addresses(self) -> dict[str, tuple[Address, ...]]:
+        """Where each host can be dialled, as far as it has said so."""
+        return {line.host: addresses for line, addresses in self._lines.items()}
+
     def tell(self) -> None:
         """Tell all what is so now."""
-        told = pack_hosts(Hosts({line.host: addresses for line, addresses in self._lines.items()}, self._revoked()))
+        told = pack_hosts(Hosts(self.addresses, self._revoked()))
         for line in self._lines:
             line.tell(told)
 

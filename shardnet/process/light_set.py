@@ -13,6 +13,8 @@ from shardnet.errors import UsageError
 
 COMPILED = ("torch", "numpy", "psutil", "cryptography")
 """As pip calls them, and Python."""
+TERMUX = tuple(f"python-{name}" for name in COMPILED)
+"""The packages of Termux that bring them."""
 TYPER = "typer~=0.28.0"
 """The next one asks for pydantic, which compiles Rust."""
 PURE = (TYPER, "annotated-doc", "shellingham", "rich", "pygments", "markdown-it-py", "mdurl", "spake2")
@@ -36,16 +38,13 @@ def require_light_set() -> None:
         UsageError
     """
     lacking = missing()
+    in_termux = [package for name, package in zip(COMPILED, TERMUX) if name in lacking]
     if lacking:
         raise UsageError(
             f"A device needs {', '.join(COMPILED)}, and here {_are(lacking)} not installed. "
-            f"Run: pip install {' '.join(lacking)}; in Termux: pkg install {' '.join(map(_in_termux, lacking))}"
+            f"Run: pip install {' '.join(lacking)}; in Termux: pkg install {' '.join(in_termux)}"
         )
 
 
 def _are(names: list[str]) -> str:
     return f"{names[0]} is" if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]} are"
-
-
-def _in_termux(name: str) -> str:
-    return f"python-{name}"

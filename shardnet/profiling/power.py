@@ -7,12 +7,15 @@ those of a phone.
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import threading
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from math import isfinite
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -21,8 +24,11 @@ import psutil
 
 from shardnet.profiling.kernel_files import ROOT, read_int, read_text
 
-TERMUX_TIMEOUT_S = 3.0
-"""`termux-battery-status` waits for ever where the app Termux:API is missing."""
+TERMUX_TIMEOUT_S = 12.0
+"""`termux-battery-status` takes 7 s on some phones, and waits for ever where the app Termux:API is missing, or now and
+then."""
+SANE_C = -60.0, 150.0
+"""Beyond these, a temperature is a sign that there is none."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +46,15 @@ class PowerState:
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
-    def low_percent(self, least_percent: float) -> float | None:
-        """What is left in the battery, where that is less than so much and nothing comes in; else None."""
-        is_low = self.battery_percent is not None and self.battery_percent < least_percent
-        return self.battery_percent if is_low and self.is_charging is False else None
+    @property
+    def knows_battery(self) -> bool:
+        """Whether anything was read of it."""
+        return (self.battery_percent, self.is_charging, self.battery_c) != (None, None, None)
+
+    @property
+    def temperature_c(self) -> float | None:
+        """The battery's, where it is known; or else the hottest sensor's."""
+        return self.hottest_c if self.battery_c is None else self.battery_c
 
 
 UNKNOWN_POWER = PowerState()
@@ -52,7 +63,8 @@ UNKNOWN_POWER = PowerState()
 
 def read_power(root: Path = ROOT) -> PowerState:
     """Battery and temperature now. Takes up to `TERMUX_TIMEOUT_S` on a phone whose Termux:API does not answer."""
-    state = battery_from_termux(_ask_termux()) or battery_from_sysfs(root) or _battery_from_psutil() or UNKNOWN_POWER
+    told = battery_from_termux(ask_command("termux-battery-status"))
+    state = told or battery_from_sysfs(root) or _battery_from_psutil() or UNKNOWN_POWER
     values = {**asdict(state), "hottest_c": hottest_c(root)}
     return PowerState(**values)
 
@@ -65,12 +77,23 @@ def battery_from_termux(answer: str | None) -> PowerState | None:
         return None
     if not isinstance(values, dict):
         return None
-    status = values.get("status")
-    charging = status in ("CHARGING", "FULL") if isinstance(status, str) else None
+    charging = _is_charging(values.get("status"), values.get("plugged"))
+    celsius = _number(values.get("temperature"))
+    is_sane = celsius is not None and SANE_C[0] < celsius < SANE_C[1]
     micro_amperes, millivolts = _number(values.get("current")), _number(values.get("voltage"))
     volts = millivolts / 1000 if millivolts else 3.85  # a lithium cell's nominal voltage
     drawn = abs(micro_amperes) / 1e6 * volts if micro_amperes and charging is False else None
-    return PowerState(_number(values.get("percentage")), charging, _number(values.get("temperature")), drawn)
+    return PowerState(_number(values.get("percentage")), charging, celsius if is_sane else None, drawn)
+
+
+def _is_charging(status: Any, plugged: Any) -> bool | None:
+    """Whether power comes in: also where a phone on its charger keeps its battery at 80%, and says NOT_CHARGING."""
+    if status in ("CHARGING", "FULL"):
+        return True
+    if status == "DISCHARGING" or plugged == "UNPLUGGED":
+        return False
+    is_plugged = isinstance(plugged, str) and plugged.startswith("PLUGGED_")
+    return True if is_plugged or status == "NOT_CHARGING" else None
 
 
 def battery_from_sysfs(root: Path = ROOT) -> PowerState | None:
@@ -165,21 +188,40 @@ def _battery_from_psutil() -> PowerState | None:
     return PowerState(battery.percent, battery.power_plugged) if battery else None
 
 
-def _ask_termux() -> str | None:
-    command = shutil.which("termux-battery-status")
+def ask_command(name: str) -> str | None:
+    """What a command of Termux prints; None where there is none, or it does not answer in time."""
+    command = shutil.which(name)
     if command is None:
         return None
     try:
-        done = subprocess.run(
-            [command], capture_output=True, text=True, timeout=TERMUX_TIMEOUT_S, stdin=subprocess.DEVNULL, check=False
+        asking = subprocess.Popen(
+            [command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            errors="replace",
+            start_new_session=True,
         )
-    except (OSError, subprocess.TimeoutExpired):
+    except OSError:
         return None
-    return done.stdout
+    with asking:
+        try:
+            return asking.communicate(timeout=TERMUX_TIMEOUT_S)[0]
+        except subprocess.TimeoutExpired:
+            with suppress(ProcessLookupError):  # a script, which waits for a program of its own
+                os.killpg(asking.pid, signal.SIGKILL)
+            return None
 
 
 def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+    """Some versions of Termux:API write numbers as texts."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    with suppress(ValueError, OverflowError):
+        number = float(value)
+        return number if isfinite(number) else None
+    return None
 
 
 def _as_float(value: int | None) -> float | None:

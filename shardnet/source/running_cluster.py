@@ -193,6 +193,30 @@ class RunningCluster:
         told: str = self._ask("leave", _ticket(), device)
         return told
 
+    def pause(self, device: str) -> str:
+        """Have a device hold nothing, and stay in the cluster, until `unpause`. Others take over what it holds first.
+
+        Returns:
+            In words, who has taken over what, or that nobody could; empty where it held nothing.
+
+        Raises:
+            BadRequest: there is none of that name.
+        """
+        told: str = self._ask("pause_device", _ticket(), device)
+        return told
+
+    def unpause(self, device: str) -> str:
+        """Let a device that was paused be used again.
+
+        Returns:
+            In words, why it pauses all the same (its battery is low, say); empty where it does not.
+
+        Raises:
+            BadRequest: there is none of that name.
+        """
+        told: str = self._ask("unpause_device", _ticket(), device)
+        return told
+
     def remove(self, device: str) -> None:
         """Strike off a device that does not answer.
 

@@ -14,13 +14,14 @@ Endpoints of every device (handlers in `shardnet.device.worker`), and who calls 
     end_stages(source, plan_version)     coordinator -> device; ends what earlier ones have left
     copy_sessions(StageKey, CopyWanted)           follower -> owner of its units; Copied, read between two steps
     stages()                     coordinator -> device, every second, as a sign of life; the StageKeys that it has
-    describe(), has_copy(checkpoint), profile(...), ping()      coordinator -> device; DeviceDescription, MeasuredDevice
+    describe(), has_copy(checkpoint), profile(...), ping()      coordinator -> device; see `device_messages`
     load(), report(), reset(), drain_spans(), close()    coordinator -> a stage, by its remote object; StageSizes,
                                  StageAccount
     adopt(StageSpec), switch(RingId), retire(RingId)     the same, when another ring takes over
     shape(RingId, (Stretch, ...))                        the same, where it has other units in that ring; StageSizes
     standings(), resend(RingId, (Wanted, ...))           the same, when a stage was lost; SessionStandings
     follow(RingId, (Owner, ...)), pull((Owner, ...))     the same, of a stage that is prepared to take over units
+    pause(must_pause) -> text    coordinator -> device; it shall hold nothing, or may again: why it pauses all the same
     leave()                      coordinator -> device; ends its process
 
 Endpoints of the coordinator:
@@ -333,45 +334,6 @@ class StageAccount(NamedTuple):
     """The newest of these, oldest first."""
 
 
-class DeviceDescription(NamedTuple):
-    """What a device is and has now.
-
-    Devices of one `host` that compute at one place share its memory, those of one `network` the way to others, those of
-    one `kind` are equally fast.
-    """
-
-    device: str
-    pid: int
-    host: str
-    network: str
-    kind: str
-    machine: str
-    compute: str
-    """Where it computes: "cpu", "cuda:0"."""
-    num_threads: int
-    num_cores: int
-    """Of the host, for all its devices."""
-    memory_total_bytes: int
-    memory_usable_bytes: int
-    """What shardnet may use of that memory now: see `shardnet.profiling.compute`."""
-    memory_promised_bytes: int
-    """What this device has reserved of it and not written to yet."""
-    memory_allowed_bytes: int | None
-    """What its owner lets it reserve besides what it has reserved; None where only the machine sets limits."""
-    rss_bytes: int
-    peak_rss_bytes: int
-    num_os_threads: int
-
-
-class MeasuredDevice(NamedTuple):
-    """What a device measured of itself."""
-
-    measurement: str
-    """A `DeviceMeasurement` as the store of profiles keeps it: JSON. Whoever reads it checks it as it does a file."""
-    not_kept: str
-    """Why the next run will have to measure again, in one sentence; empty where it will not."""
-
-
 MESSAGE_TYPES: tuple[type, ...] = (
     Part,
     RingId,
@@ -394,7 +356,5 @@ MESSAGE_TYPES: tuple[type, ...] = (
     Totals,
     HopTime,
     StageAccount,
-    DeviceDescription,
-    MeasuredDevice,
 )
 """The classes that may travel, besides plain data and tensors. Their order gives their numbers on the wire."""

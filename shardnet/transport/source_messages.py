@@ -16,10 +16,14 @@ A source is a member that holds no stage; its name begins with `@`. Endpoints of
     forget_session(number)       removes one that broke off; that of a number which is not there is done already
     load(ticket, model, options) -> LoadState: begins to load at the first time, then says how far it is, shortly
     unload(ticket), leave(ticket, device), remove(ticket, device)      done once for a ticket
+    pause_device(ticket, device), unpause_device(ticket, device)       the same
     reports() -> StageReports, reset_reports(), timeline() -> TimelineRecord: of the loaded model, whoever used it
     goodbye(device) -> text      device -> coordinator: it is about to leave, which is no loss; what it holds, in words
     drain(device) -> text        the same, then: answered when others have taken that over, with who has; empty where
                                  nobody can
+    pause(device, why) -> text   device -> coordinator: it holds nothing from now on. Answered as `drain`, when that is
+                                 so at the coordinator
+    unpause(device)              the same, later: it may be used again
 
 A ticket is a random number that a source gives to what it asks for, so that asking again asks for the same. A session
 that its source has not followed for `LEASE_S` is closed.
@@ -143,7 +147,7 @@ class MemberStatus(NamedTuple):
     """A device, as the coordinator knows it."""
 
     name: str
-    state: Literal["present", "suspected"]
+    state: Literal["present", "suspected", "paused"]
     units: tuple[tuple[int, int], ...]
     """The first and the last one of each of its stages."""
     num_sessions: int
@@ -154,6 +158,14 @@ class MemberStatus(NamedTuple):
     num_threads: int | None
     compute: str | None = None
     """Where it computes: "cpu", "cuda:0"."""
+    why: str = ""
+    """Why it is paused, where it is."""
+    battery_percent: float | None = None
+    """What is left in its machine's battery; None where there is none, or it cannot be read. So for the next two."""
+    is_charging: bool | None = None
+    """Whether power comes in."""
+    temperature_c: float | None = None
+    """Of the battery, where that is known; or else of the hottest part of its machine."""
 
 
 class SessionStatus(NamedTuple):

@@ -18,8 +18,8 @@ from shardnet.profiling.link_probe import expose_probe
 from shardnet.profiling.measurement import DeviceMeasurement, StepTiming, UnitMeasurement
 from shardnet.progress import silent
 from shardnet.transport.base import Transport
+from shardnet.transport.device_messages import DeviceDescription, MeasuredDevice
 from shardnet.transport.in_process.network import InProcessNetwork
-from shardnet.transport.messages import DeviceDescription, MeasuredDevice
 
 FILES = cast(
     ModelFiles,

@@ -5,6 +5,10 @@ from __future__ import annotations
 import ipaddress
 import socket
 
+import psutil
+import pytest
+
+from shardnet.gate import own_addresses as own_addresses_module
 from shardnet.gate.own_addresses import Own, in_order, own_addresses
 
 LOOPBACK = Own("lo", "127.0.0.1")
@@ -37,3 +41,16 @@ def test_a_machine_in_no_network_has_its_loopback() -> None:
 def test_this_host_has_addresses() -> None:
     assert all(ipaddress.ip_address(each).version == 4 for each in own_addresses(socket.AF_INET))
     assert own_addresses(socket.AF_INET)
+
+
+def test_where_no_program_may_list_interfaces_there_is_an_address_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Android forbids it: there the gate ended."""
+
+    def refuse() -> None:
+        raise PermissionError(13, "Permission denied", "/proc/net/dev")
+
+    monkeypatch.setattr(psutil, "net_if_stats", refuse)
+    monkeypatch.setattr(own_addresses_module, "of_default_route", lambda family: "192.168.1.5")
+    assert own_addresses(socket.AF_INET) == ["192.168.1.5"]
+    monkeypatch.setattr(own_addresses_module, "of_default_route", lambda family: None)
+    assert own_addresses(socket.AF_INET) == []

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,14 @@ from shardnet.source.glance import glance
 
 COMMAND = [*WARM_PYTHON, "-m", "shardnet.launch.cli"]
 ASKED = ("--prompt", "Hello", "--max-new-tokens", 12)
+LOOKS_OFTEN = """
+from shardnet.device import pausing
+from shardnet.launch.cli import main
+
+pausing.READ_EVERY_S, pausing.LOOK_EVERY_S, pausing.AGAIN_S = 0.1, 0.1, 0.5
+main()
+"""
+"""The command `shardnet`, whose device reads its battery more often."""
 LONG = ("--prompt", "Hello", "--max-new-tokens", 4000)
 
 
@@ -41,10 +49,12 @@ def environment(tmp_path_factory: pytest.TempPathFactory, warm_python: None) -> 
 class Running:
     """A command that runs until it is told to end, and what it has printed."""
 
-    def __init__(self, environment: dict[str, str], *arguments: object) -> None:
+    def __init__(
+        self, environment: dict[str, str], *arguments: object, command: Sequence[str] = tuple(COMMAND)
+    ) -> None:
         self.lines: list[str] = []
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
-        command = [*COMMAND, *map(str, arguments)]
+        command = [*command, *map(str, arguments)]
         self._process = subprocess.Popen(
             command, env=environment, stdout=subprocess.PIPE, stderr=self._errors, text=True
         )
@@ -210,30 +220,51 @@ def test_a_device_that_is_told_to_end_leaves_in_order(
     assert commands.answer()["token_ids"] == expected
 
 
-def test_a_device_whose_battery_gets_low_leaves_in_order(
+def test_a_device_whose_battery_gets_low_pauses_until_it_is_charged(
     commands: Commands, expected: list[int], tmp_path: Path
 ) -> None:
-    """A phone that is not charged: what it holds goes to others first."""
+    """A phone that is not charged: what it holds goes to others, and it stays."""
     told = tmp_path / "battery"
-    told.write_text(json.dumps({"percentage": 80, "status": "DISCHARGING"}))
+
+    def battery(percent: int, status: str) -> None:
+        (tmp_path / "new").write_text(json.dumps({"percentage": percent, "status": status, "temperature": 31.5}))
+        (tmp_path / "new").replace(told)
+
+    battery(80, "DISCHARGING")
     program = tmp_path / "termux-battery-status"
     program.write_text(f"#!/bin/sh\ncat {told}\n")
     program.chmod(0o755)
     up = commands.up()
     wait_until(lambda: up.lines)
-    commands.environment = {**commands.environment, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
-    two = commands.join("two")
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    two = Running(
+        {**commands.environment, "PATH": path},
+        *("join", "--cluster", commands.folder, "--threads", 1, "--name", "two", "--json", "--min-battery", 15),
+        command=[*WARM_PYTHON, "-c", LOOKS_OFTEN],
+    )
+    commands.running.append(two)
     two.wait_for("joined")
     up.wait_for("loaded")
     commands.ask("load", commands.model, "--dtype", "float32", "--placement", "spread")
     two.wait_for("holds")
-    (tmp_path / "new").write_text(json.dumps({"percentage": 8, "status": "DISCHARGING"}))
-    (tmp_path / "new").replace(told)
-    assert two.end() == (0, "")
-    kinds = [event["event"] for event in map(json.loads, two.lines) if event["event"] != "holds"]
-    assert kinds == ["joined", "battery low", "leaving", "drained", "left"]
-    assert two.events("battery low")[0]["text"] == "two leaves before its battery is empty: 8% are left."
-    assert up.wait_for("left")["device"] == "two"
+    battery(8, "DISCHARGING")
+    assert two.wait_for("paused")["text"] == (
+        "two pauses: its battery is at 8%. It stays in the cluster, and holds nothing until that is over."
+    )
+    assert " went to one, after " in two.wait_for("handed over")["text"]
+    assert up.wait_for("paused")["device"] == "two"
+    [_, paused] = json.loads(commands.ask("status", "--json"))["members"]
+    assert (paused["name"], paused["state"], paused["why"]) == ("two", "paused", "its battery is at 8%")
+    assert (paused["battery_percent"], paused["is_charging"], paused["temperature_c"]) == (8.0, False, 31.5)
+    assert "two pauses: its battery is at 8%." in commands.ask("status")
+    assert commands.answer()["token_ids"] == expected
+    battery(9, "CHARGING")
+    two.wait_for("unpaused")
+    up.wait_for("unpaused")
+    commands.ask("load", commands.model, "--dtype", "float32", "--placement", "spread")
+    assert two.events("holds")[-1]["text"] != "two holds nothing any more."
+    assert two.end(signal.SIGINT) == (0, "")
+    assert up.events("lost") == []
     assert commands.answer()["token_ids"] == expected
 
 

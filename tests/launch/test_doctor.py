@@ -10,8 +10,9 @@ import pytest
 
 from shardnet.launch import cli, commands
 from shardnet.launch.doctor import command as doctor_command
-from shardnet.launch.doctor import doctor, thread_bench
-from shardnet.launch.doctor.doctor import Finding
+from shardnet.launch.doctor import doctor, packages, thread_bench, working
+from shardnet.launch.doctor.finding import Finding
+from shardnet.launch.doctor.network import Joined, Reached, find_clock, find_neighbours
 from shardnet.profiling import threads
 from shardnet.profiling.measurement import ThreadTrial
 from shardnet.progress import progress_bars
@@ -46,7 +47,7 @@ def test_what_is_not_ready_ends_with_1_and_says_why(
 
 
 def test_a_missing_package_is_found_with_the_way_to_get_it() -> None:
-    finding = doctor.find_package("no-such-package-at-all")
+    finding = packages.find_package("no-such-package-at-all")
     assert not finding.ok
     assert finding.hints == ("Run: pip install 'no-such-package-at-all'",)
 
@@ -61,10 +62,68 @@ def test_without_torch_the_rest_is_told_all_the_same(monkeypatch: pytest.MonkeyP
 
 
 def test_another_version_than_those_tried_is_a_hint(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor.importlib.metadata, "version", lambda name: "1.0")
-    finding = doctor.find_package("torch")
+    monkeypatch.setattr(packages.importlib.metadata, "version", lambda name: "1.0")
+    finding = packages.find_package("torch")
     assert finding.ok
     assert "shardnet was tried with torch" in finding.hints[0]
+
+
+def test_a_light_device_is_ready_without_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
+    version = packages.importlib.metadata.version
+
+    def installed(name: str) -> str:
+        if name in ("transformers", "spake2"):
+            raise packages.importlib.metadata.PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr(packages.importlib.metadata, "version", installed)
+    finding = packages.find_transformers()
+    assert finding.verdict == "warning" and "light device" in finding.text
+    lacking = packages.find_light_set()
+    assert lacking.verdict == "problem" and lacking.hints == ("Run: pip install --no-deps spake2",)
+    monkeypatch.setattr(packages, "is_phone", lambda: True)
+    assert packages.find_transformers().verdict == "ok"
+    monkeypatch.setattr(packages.importlib.util, "find_spec", lambda name: None)
+    assert packages.find_light_set().hints[0].startswith("Run: pkg install python-torch python-numpy")
+
+
+def test_a_torch_without_rpc_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.distributed.is_available", lambda: False)
+    finding = working.find_rpc(lambda what, done, total: None)
+    assert finding.verdict == "problem" and "pkg upgrade python-torch" in finding.hints[0]
+
+
+DAY_S = 86400.0
+NOW_S = 1.8e9
+JOINED = Joined("phone", NOW_S - DAY_S, NOW_S + 89 * DAY_S)
+
+
+@pytest.mark.parametrize(
+    ("now_s", "joined", "verdict"),
+    [
+        (NOW_S, None, "ok"),
+        (NOW_S, JOINED, "ok"),
+        (NOW_S - DAY_S - 1800, JOINED, "ok"),
+        (NOW_S - 2 * DAY_S, JOINED, "problem"),
+        (NOW_S + 90 * DAY_S, JOINED, "problem"),
+        (0.0, None, "problem"),
+    ],
+)
+def test_a_clock_that_is_wrong(now_s: float, joined: Joined | None, verdict: str) -> None:
+    assert find_clock(now_s, joined).verdict == verdict
+
+
+def test_a_network_that_keeps_devices_apart() -> None:
+    assert find_neighbours(None).verdict == find_neighbours(Reached(True, {"a": True})).verdict == "ok"
+    apart = find_neighbours(Reached(True, {"a": True, "b": False}))
+    assert apart.verdict == "warning" and apart.text == "cannot be dialled: b" and "client isolation" in apart.hints[1]
+    assert len(find_neighbours(Reached(False, {"b": False})).hints) == 1
+
+
+def test_too_little_memory_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    for usable, verdict in ((2**28 - 1, "problem"), (2**28, "warning"), (2**29, "ok")):
+        monkeypatch.setattr(doctor, "usable_memory_bytes", lambda usable=usable: usable)
+        assert doctor.find_memory().verdict == verdict
 
 
 def test_folders(tmp_path: Path) -> None:
@@ -78,7 +137,7 @@ def test_a_phone_gets_its_hints(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "is_phone", lambda: True)
     finding = doctor.find_system()
     assert finding.data["kind"] == "termux"
-    assert "termux-wake-lock" in finding.hints[0]
+    assert "--dtype float32" in finding.hints[0]
 
 
 def test_threads_are_chosen_as_for_a_profile(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,7 +145,7 @@ def test_threads_are_chosen_as_for_a_profile(monkeypatch: pytest.MonkeyPatch) ->
     alone = ThreadTrial(1, decode_s=0.02, decode_under_load_s=0.02, prefill_s=0.2)
     pair = ThreadTrial(2, decode_s=0.01, decode_under_load_s=0.4, prefill_s=0.1)
     monkeypatch.setattr(threads, "try_threads", lambda shard, pace, clock: (alone, pair))
-    finding = doctor.find_threads(lambda what, done, total: None)
+    finding = working.find_threads(lambda what, done, total: None)
     assert finding.data["best"] == 1
     assert [set(each) for each in finding.data["tried"]] == [{"threads", "decode_bytes_per_s", "prefill_flops"}] * 2
     block_bytes = 4 * (4 * 1024**2 + 3 * 1024 * 2816 + 2 * 1024)

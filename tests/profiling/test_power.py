@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+from processes import is_over, wait_until
 
 from shardnet.profiling import power
 from shardnet.profiling.power import (
@@ -41,6 +42,11 @@ def test_termux_tells_all() -> None:
         ("{}", UNKNOWN_POWER),
         ('{"percentage": 50, "status": "CHARGING", "current": 900000}', PowerState(50.0, True)),
         ('{"percentage": "x", "status": null, "temperature": 20}', PowerState(battery_c=20.0)),
+        ('{"percentage": 80, "temperature": "22.3"}', PowerState(80.0, battery_c=22.3)),
+        ('{"temperature": -214748364.8, "percentage": NaN}', UNKNOWN_POWER),
+        ('{"percentage": 80, "plugged": "PLUGGED_AC", "status": "NOT_CHARGING"}', PowerState(80.0, True)),
+        ('{"percentage": 80, "plugged": "PLUGGED_USB", "status": "DISCHARGING"}', PowerState(80.0, False)),
+        ('{"percentage": 80, "plugged": "UNPLUGGED", "status": "UNKNOWN"}', PowerState(80.0, False)),
         ('{"status": "DISCHARGING", "current": -1000000}', PowerState(is_charging=False, drawn_w=3.85)),
     ],
 )
@@ -85,11 +91,13 @@ def test_the_hottest_sane_zone_counts(tmp_path: Path) -> None:
 
 def test_a_command_that_never_answers_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     command = tmp_path / "termux-battery-status"
-    command.write_text("#!/bin/sh\nexec sleep 60\n")
+    command.write_text("#!/bin/sh\nsleep 60 &\necho $! > waits\nwait\n")
     command.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setattr(power, "TERMUX_TIMEOUT_S", 0.2)
     assert isinstance(read_power(tmp_path), PowerState)
+    wait_until(lambda: is_over(int((tmp_path / "waits").read_text())))  # also what the script has started
     command.write_text("""#!/bin/sh\necho '{"percentage": 12, "status": "FULL"}'\n""")
     assert read_power(tmp_path).battery_percent == 12.0
 

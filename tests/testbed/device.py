@@ -22,7 +22,7 @@ from pathlib import Path
 from torch import Tensor
 
 from shardnet.device.worker import Worker
-from shardnet.transport.messages import DeviceDescription
+from shardnet.transport.device_messages import DeviceDescription
 
 
 class Slowdown:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shardnet.transport.device_messages import DEVICE_MESSAGES
 from shardnet.transport.failure import Failure
 from shardnet.transport.messages import MESSAGE_TYPES
 from shardnet.transport.shipping_messages import SHIPPING_MESSAGES
@@ -11,4 +12,4 @@ from shardnet.transport.wire.values import LAYOUTS, allow
 
 __all__ = ["LAYOUTS", "tensors"]
 
-allow(Failure, *MESSAGE_TYPES, *SOURCE_MESSAGES, *SHIPPING_MESSAGES)
+allow(Failure, *MESSAGE_TYPES, *SOURCE_MESSAGES, *SHIPPING_MESSAGES, *DEVICE_MESSAGES)

@@ -1,0 +1,62 @@
+"""Tries what a device does: torch's RPC between two processes, and computing with several threads."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+
+from shardnet.errors import ShardnetError
+from shardnet.launch.doctor.finding import Finding
+from shardnet.launch.doctor.thread_bench import measure_threads
+from shardnet.progress import Progress
+
+CALL_S = 10.0
+DEVICE = "device"
+_OTHER_TORCH = (
+    "torch must be a build with distributed RPC (TensorPipe): the wheels for Linux are, and Termux's package is since "
+    "the end of 2025: pkg upgrade python-torch. Where it is not, set up Debian under proot: sh setup.sh --debian."
+)
+
+
+def find_rpc(progress: Progress) -> Finding:
+    """Whether a device can work here: starts one, as a process that joins over torch's RPC, and calls it."""
+    try:
+        import torch.distributed
+
+        if not torch.distributed.is_available() or not torch.distributed.rpc.is_available():
+            return Finding("rpc", False, "this torch was built without it", None, (_OTHER_TORCH,))
+        join_s, call_s = _tried(progress)
+    except (ShardnetError, ImportError, AttributeError, OSError) as error:
+        return Finding("rpc", False, f"does not work: {error}", None, (_OTHER_TORCH,))
+    text = f"a device joined within {join_s:.1f} s; a call to it took {call_s * 1e3:.1f} ms"
+    return Finding("rpc", True, text, {"join_s": join_s, "call_s": call_s})
+
+
+def _tried(progress: Progress) -> tuple[float, float]:
+    """The seconds of a start, and of a call. Without transformers, which a light device has not."""
+    from shardnet.cluster.arrivals import JOIN_S, join_as_coordinator, wait_for
+    from shardnet.cluster.local_workers import LocalWorkers
+    from shardnet.transport import serve_door
+
+    start_s = time.perf_counter()
+    with ExitStack() as resources:
+        door = resources.enter_context(serve_door())
+        workers = resources.enter_context(LocalWorkers(door.endpoint, [DEVICE], 1))
+        here = resources.enter_context(join_as_coordinator(door.endpoint, JOIN_S))
+        wait_for(here, [DEVICE], progress, workers)
+        join_s = time.perf_counter() - start_s
+        here.call(DEVICE, "describe", timeout_s=CALL_S).result()
+        start_s = time.perf_counter()
+        here.call(DEVICE, "describe", timeout_s=CALL_S).result()
+        return join_s, time.perf_counter() - start_s
+
+
+def find_threads(progress: Progress) -> Finding:
+    """How many threads pay here: timed, never assumed."""
+    best, speeds = measure_threads(progress)
+    lines = [
+        f"with {each.threads}: {each.decode_bytes_per_s / 1e9:.1f} GB/s, {each.prefill_flops / 1e9:.0f} GFLOP/s"
+        for each in speeds
+    ]
+    data = {"best": best, "tried": [vars(each) for each in speeds]}
+    return Finding("threads", True, f"{best} for decoding (" + "; ".join(lines) + ")", data)

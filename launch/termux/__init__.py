@@ -1,0 +1,1 @@
+"""`shardnet wheel`: what makes a phone a device, handed over from this machine."""
