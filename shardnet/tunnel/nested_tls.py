@@ -29,7 +29,7 @@ async def dial_over(
     tls, shaken = _wrapped(protocol, context, handshake_s, server_side=False, server_hostname=server_hostname)
     stream, _ = session.open_stream(lambda: tls, destination)
     await _await(shaken, stream)
-    found: ssl.SSLObject = tls._app_transport.get_extra_info("ssl_object")
+    found: ssl.SSLObject = tls._get_extra_info("ssl_object")  # there may be no transport any more
     return found
 
 

@@ -55,9 +55,12 @@ class Stream(asyncio.Transport):
         self.is_over = False
 
     def begin(self, protocol: asyncio.Protocol) -> None:
-        """Whoever reads and writes it from now on."""
+        """Whoever reads and writes it from now on. Where it is over by now, the protocol hears that, too."""
+        was_over = self.is_over
         self._protocol = protocol
         protocol.connection_made(self)
+        if was_over:
+            self._loop.call_soon(protocol.connection_lost, ConnectionResetError("the stream is over"))
         self.resume_reading()
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
@@ -112,15 +115,15 @@ class Stream(asyncio.Transport):
         else:
             self._end_if_done()
 
-    def _force_close(self, exc: Exception | None) -> None:
-        """What asyncio's TLS calls where it can go on with nothing."""
-        self.abort()
-
     def abort(self) -> None:
         """Reset the stream: neither end hears anything of it any more."""
+        self._force_close(None)
+
+    def _force_close(self, exc: Exception | None) -> None:
+        """The same, where the protocol is to hear why. So called by asyncio's TLS, which takes None for a success."""
         if not self.is_over:
             self._carrier.reset(self)
-            self.finish(None)
+            self.finish(exc)
 
     def get_write_buffer_size(self) -> int:
         return self.outgoing.num_bytes
