@@ -123,7 +123,7 @@ class Admission:
         made = self.authority.issue(request, name, now_s)
         since_s, until_s = made.not_valid_before_utc.timestamp(), made.not_valid_after_utc.timestamp()
         entry = Entry(made.serial_number, name, key, since_s, until_s)
-        self._keep(self._register.tidied(now_s).entered(entry))
+        self._keep(self._register.entered(entry, now_s))
         return made
 
     def _keep(self, register: Register) -> None:

@@ -21,7 +21,7 @@ from shardnet.process.state_folder import StateFolder
 from shardnet.trust.addresses import Address, parse_address
 from shardnet.trust.admission import Admission
 from shardnet.trust.authority import request_for
-from shardnet.trust.certificates import MOST_CERTIFICATE_BYTES, cluster_of, is_issued_by, name_of
+from shardnet.trust.certificates import MOST_CERTIFICATE_BYTES, cluster_of, covers, is_issued_by, name_of
 from shardnet.trust.keys import PrivateKey, damaged, fingerprint_of, keep, key_in, own_key
 from shardnet.trust.own_files import read_own
 
@@ -148,7 +148,7 @@ def own_identity(state: StateFolder, admission: Admission, gates: Sequence[Addre
     there = identity_in(state.path)
     authority = admission.authority.certificate
     is_current = there is not None and there.authority == authority and admission.counts(there.serial)
-    if there is not None and is_current and not there.needs_renewal(now_s):
+    if there is not None and is_current and covers(there.certificate, now_s) and not there.needs_renewal(now_s):
         return keep_identity(state, there.certificate, authority, gates)
     return keep_identity(state, admission.grant_own(request_for(key), now_s), authority, gates)
 

@@ -52,7 +52,8 @@ SENTENCES = {
     "between them.",
     Reason.KEY_REVOKED: "This device was shut out of the cluster, and its key with it. Remove its state folder to "
     f"begin anew. {_ANEW}",
-    Reason.FULL: "The cluster has as many certificates as it can keep. Revoke some: shardnet trust --revoke NAME.",
+    Reason.FULL: "The cluster keeps as many certificates as it can, of all devices or of this one, and gives out more "
+    "when some have expired. Look who has them, where it was started: shardnet trust.",
     Reason.NOT_KEPT: "The cluster could not write down what it gave out; its disk may be full. Make room there, and "
     "try again.",
 }

@@ -11,6 +11,9 @@ from shardnet.trust.names import COORDINATOR
 from shardnet.trust.refusals import Reason, Refused
 
 MOST_ENTRIES = 2**12
+MOST_OF_ONE = 16
+"""Certificates of one key that count at the same time. A host has two after a renewal, and one more for each answer
+that it did not get."""
 KEPT_S = 30 * 86400.0
 """How long an entry is kept beyond its certificate's end: clocks differ."""
 
@@ -55,9 +58,10 @@ class Register:
         """
         if any(entry.key == key and entry.revoked_s is not None for entry in self.entries):
             raise Refused(Reason.KEY_REVOKED)
-        if any(entry.name.lower() == name.lower() and entry.key != key for entry in self.live(now_s)):
+        live = self.live(now_s)
+        if any(entry.name.lower() == name.lower() and entry.key != key for entry in live):
             raise Refused(Reason.NAME_TAKEN)
-        if len(self.entries) >= MOST_ENTRIES:
+        if sum(entry.key == key for entry in live) >= MOST_OF_ONE or len(self.tidied(now_s).entries) >= MOST_ENTRIES:
             raise Refused(Reason.FULL)
 
     def live(self, now_s: float) -> tuple[Entry, ...]:
@@ -68,9 +72,10 @@ class Register:
         """The serial numbers of those that count no more, though they may not have expired."""
         return frozenset(entry.serial for entry in self.entries if entry.revoked_s is not None)
 
-    def entered(self, entry: Entry) -> Register:
-        """With one more."""
-        return Register((*self.entries, entry))
+    def entered(self, entry: Entry, now_s: float) -> Register:
+        """With one more. Where there is room, nothing is forgotten for it: the clock may be wrong."""
+        kept = self if len(self.entries) < MOST_ENTRIES else self.tidied(now_s)
+        return Register((*kept.entries, entry))
 
     def revoking(self, serials: Iterable[int], now_s: float) -> Register:
         """With some revoked."""

@@ -21,7 +21,7 @@ from shardnet.trust.identity import host_key, identity_in, keep_identity, own_id
 from shardnet.trust.keys import own_key
 from shardnet.trust.names import COORDINATOR
 from shardnet.trust.refusals import Reason, Refused
-from shardnet.trust.register import KEPT_S, MOST_ENTRIES, Entry, Register
+from shardnet.trust.register import KEPT_S, MOST_ENTRIES, MOST_OF_ONE, Entry, Register
 from shardnet.trust.register_file import file_of
 
 NOW_S = 1_800_000_000.0
@@ -301,8 +301,33 @@ def test_a_register_does_not_grow_without_end() -> None:
     register = Register(tuple(entry(serial) for serial in range(MOST_ENTRIES)))
     with refused(Reason.FULL):
         register.require_free("other", b"key", NOW_S + KEPT_S - 1)
-    assert register.tidied(NOW_S + KEPT_S).entries == ()
     assert len(file_of(register)) < 2**21
+    register.require_free("other", b"key", NOW_S + KEPT_S)
+    assert register.entered(entry(MOST_ENTRIES), NOW_S + KEPT_S).entries == (entry(MOST_ENTRIES),)
+
+
+def test_one_host_does_not_fill_the_register(home: Home) -> None:
+    """It could renew its certificate without end, and then nobody else could, for months, though it was shut out."""
+    request = request_for(new_key())
+    first = home.admission.grant(request, "phone", NOW_S)
+    for _ in range(MOST_OF_ONE - 1):
+        home.admission.renew(request, first.serial_number, NOW_S)
+    with refused(Reason.FULL):
+        home.admission.renew(request, first.serial_number, NOW_S)
+    home.admission.grant(REQUEST, "tablet", NOW_S)
+    home.admission.grant(request, "phone", NOW_S + LIFE_S)
+
+
+def test_a_clock_that_was_ahead_for_a_while_forgets_nobody(home: Home, tmp_path: Path) -> None:
+    """What is revoked must stay so, and the coordinator's certificate must count when the clock is right again."""
+    phone = home.member(tmp_path / "phone", "phone", NOW_S)
+    tablet = home.member(tmp_path / "tablet", "tablet", NOW_S)
+    home.admission.revoke("tablet", NOW_S)
+    ahead_s = NOW_S + 10 * LIFE_S
+    own_identity(home.state, home.admission, GATES, ahead_s)
+    home.admission.grant(REQUEST, "laptop", ahead_s)
+    assert home.admission.counts(phone.serial) and tablet.serial in home.admission.revoked()
+    assert covers(own_identity(home.state, home.admission, GATES, NOW_S).certificate, NOW_S)
 
 
 def test_a_serial_number_stands_once_on_a_register() -> None:
