@@ -13,7 +13,7 @@ from shardnet.errors import ClusterError
 from shardnet.gate.arrivals import Arrivals, Arrived
 from shardnet.gate.destinations import HOSTS, Gate, Member, read, written
 from shardnet.gate.door_stream import DoorStream
-from shardnet.gate.hosts import pack_addresses, unpack_hosts
+from shardnet.gate.hosts import MOST_LINE_BYTES, pack_addresses, unpack_hosts
 from shardnet.gate.links import HANDSHAKE_S, Links, dial_straight
 from shardnet.gate.listening import addresses_of
 from shardnet.gate.local import LateEntrance, reach
@@ -117,7 +117,7 @@ class Outpost:
 
     async def _hear_of_hosts(self, session: LinkSession) -> None:
         """Say where this host can be dialled, also when that changes, and hear of the others."""
-        reader, writer = open_reader_writer(session, written(HOSTS))
+        reader, writer = open_reader_writer(session, written(HOSTS), MOST_LINE_BYTES)
         telling = asyncio.ensure_future(self._tell_addresses(writer))
         try:
             while line := await reader.readline():

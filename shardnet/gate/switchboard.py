@@ -55,6 +55,9 @@ class _Line(asyncio.Protocol):
         self._switchboard = switchboard
         self._unread = bytearray()
         self._transport: asyncio.Transport | None = None
+        self._is_paused = False
+        self._untold = b""
+        """The last of what it was not told while it did not read; what came before that is of no use any more."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -74,8 +77,19 @@ class _Line(asyncio.Protocol):
             self._hang_up()
 
     def tell(self, told: bytes) -> None:
-        if self._transport is not None:
+        if self._is_paused:
+            self._untold = told
+        elif self._transport is not None:
             self._transport.write(told)
+
+    def pause_writing(self) -> None:
+        self._is_paused = True
+
+    def resume_writing(self) -> None:
+        self._is_paused = False
+        untold, self._untold = self._untold, b""
+        if untold:
+            self.tell(untold)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None

@@ -123,14 +123,19 @@ async def carry(stream: Stream, connect_here: ConnectHere) -> None:
         raise
 
 
-def open_reader_writer(session: LinkSession, destination: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+def open_reader_writer(
+    session: LinkSession, destination: bytes, most_bytes: int = 2**16
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """A stream as asyncio's own readers and writers have it.
+
+    Args:
+        most_bytes: of a line.
 
     Raises:
         ClusterError: see `LinkSession.open_stream`.
     """
     loop = asyncio.get_running_loop()
-    reader = asyncio.StreamReader(loop=loop)
+    reader = asyncio.StreamReader(limit=most_bytes, loop=loop)
     protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
     stream, _ = session.open_stream(lambda: protocol, destination)
     return reader, asyncio.StreamWriter(stream, protocol, reader, loop)
