@@ -74,7 +74,7 @@ def _taken_in(folder: Path, device: OwnDeviceOptions, how: JoinOptions) -> str:
             f"No cluster runs in {shortened(str(folder))}. Start one: {how_to_start(folder)}; or join one on another "
             f"machine: shardnet join CODE{as_option(folder)}"
         )
-    return _enrolled(folder, device, how.code, how.address)
+    return _enrolled(folder, device, how.code, how)
 
 
 def _dial_also(identity: Identity, address: str | None) -> None:
@@ -92,21 +92,27 @@ def _dial_also(identity: Identity, address: str | None) -> None:
         state.close()
 
 
-def _enrolled(folder: Path, device: OwnDeviceOptions, code: str, address: str | None) -> str:
+def _enrolled(folder: Path, device: OwnDeviceOptions, code: str, how: JoinOptions) -> str:
     from shardnet.gate.asking import enrol
+    from shardnet.gate.own_addresses import is_own
     from shardnet.trust.addresses import parse_address
     from shardnet.trust.codes import Code, parse_code
     from shardnet.trust.names import require_name
     from shardnet.trust.payload import Payload, is_payload, parse_payload
 
     invitation: Code | Payload
-    gates: Sequence[Address] = () if address is None else (parse_address(address),)
+    gates: Sequence[Address] = () if how.address is None else (parse_address(how.address),)
     if is_payload(code):
         invitation = parse_payload(code)
         gates = (*gates, *invitation.addresses)
     else:
         invitation = parse_code(code)
         gates = gates or _found(invitation.slot)
+    if not how.source_only and all(is_own(gate.host) for gate in gates):
+        raise UsageError(
+            f"The cluster at {gates[0]} is on this machine, where a device joins it without a code: shardnet join "
+            "--cluster DIR, with the state folder of shardnet up."
+        )
     for name in _names(device.name):
         require_name(name)
         try:

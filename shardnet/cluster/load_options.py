@@ -9,12 +9,11 @@ from types import NoneType
 from typing import Annotated, Any
 
 from shardnet.checks import whole_number
-from shardnet.cluster.placement import PLACEMENTS, SPREAD
 from shardnet.errors import BadRequest
 from shardnet.foreign.quoting import quoted
 from shardnet.options import Made, Meaning, Number, OneOf, Options, Whole
 from shardnet.plan import DTYPES
-from shardnet.planner import OBJECTIVES
+from shardnet.planner.names import OBJECTIVES, PLACEMENTS, SPREAD
 from shardnet.policy.succession import STANDBY, WARM
 from shardnet.progress import Progress
 from shardnet.timeline.events import Event

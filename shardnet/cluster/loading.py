@@ -16,7 +16,6 @@ from shardnet.cluster.load_options import LoadOptions
 from shardnet.cluster.model import Model
 from shardnet.cluster.placement import (
     LEAST_KV_TOKENS,
-    SPREAD,
     check_num_devices,
     given_plan,
     place,
@@ -29,6 +28,7 @@ from shardnet.errors import BadRequest
 from shardnet.foreign.quoting import quoted
 from shardnet.loader import ModelFiles, open_model
 from shardnet.plan import DeviceProfile, Link, Plan
+from shardnet.planner.names import SPREAD
 from shardnet.process.cache_folder import cache_folder
 from shardnet.progress import Progress
 from shardnet.shipping.dispatch import Dispatch

@@ -14,14 +14,11 @@ from dataclasses import replace
 from shardnet.errors import BadRequest, DoesNotFit
 from shardnet.foreign.quoting import counted, quoted, shortened
 from shardnet.plan import DeviceProfile, Link, ModelProfile, Plan, stages_from_counts
-from shardnet.planner import METHODS, Problem, evaluate
-from shardnet.planner import plan as make_plan
-from shardnet.planner.planning import usual_limit_s
+from shardnet.planner import Problem, evaluate
+from shardnet.planner.names import SPREAD
 from shardnet.planner.problem import Device, Unit
 from shardnet.planner.rules.spread import spread_counts
 
-SPREAD = "spread"
-PLACEMENTS = (SPREAD, *METHODS)
 LEAST_KV_TOKENS = 64
 """A placement must leave room for at least so many tokens of one session."""
 TOKEN_BYTES = 8
@@ -113,7 +110,8 @@ def place(
     """The plan of a method for the cluster.
 
     Args:
-        method: one of PLACEMENTS; "spread" uses every device, in their order, and makes the slowest stage fast.
+        method: one of `planner.names.PLACEMENTS`; "spread" uses every device, in their order, and makes the slowest
+            stage fast.
         most_s: how long it may be looked for.
 
     Raises:
@@ -121,8 +119,13 @@ def place(
         DoesNotFit: the devices cannot hold the model.
     """
     if method != SPREAD:
+        from shardnet.planner.planning import (
+            plan,
+            usual_limit_s,
+        )  # here, so that commands say what they take without it
+
         limit_s = usual_limit_s(problem, most_s)
-        made = make_plan(problem, objective, method, in_flight, time_limit_s=limit_s)
+        made = plan(problem, objective, method, in_flight, time_limit_s=limit_s)
         return replace(made, version=version)
     counts = spread_counts(
         [device.unit_seconds for device in problem.devices],

@@ -47,6 +47,20 @@ def _of_interfaces(family: int) -> list[Own]:
     ]
 
 
+def is_own(host: str) -> bool:
+    """Whether an address, as somebody types it, is this host's."""
+    if host == "localhost":
+        return True
+    try:
+        number = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    own = {of_default_route(socket.AF_INET)}
+    with suppress(OSError):  # Android lets no program list them
+        own |= {each.address.partition("%")[0] for addresses in psutil.net_if_addrs().values() for each in addresses}
+    return number.is_loopback or str(number) in own
+
+
 def in_order(found: Sequence[Own], default: str | None) -> list[str]:
     """Those that are best of all: of networks, first the one of the default route, which a device on the same Wi-Fi
     reaches; where there are none, those without a router or within this host; then the loopback.

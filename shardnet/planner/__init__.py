@@ -11,7 +11,8 @@ from shardnet.process.first_use import on_first_use
 
 if TYPE_CHECKING:
     from shardnet.planner.costs import Cost, evaluate
-    from shardnet.planner.planning import METHODS, OBJECTIVES, compare, plan, plan_to_dict
+    from shardnet.planner.names import METHODS, OBJECTIVES
+    from shardnet.planner.planning import compare, plan, plan_to_dict
     from shardnet.planner.problem import Device, Link, Problem, Unit
 
 __all__ = [
@@ -33,6 +34,7 @@ __getattr__ = on_first_use(
     {
         **dict.fromkeys(("Cost", "evaluate"), "costs"),
         **dict.fromkeys(("Device", "Link", "Problem", "Unit"), "problem"),
-        **dict.fromkeys(("METHODS", "OBJECTIVES", "compare", "plan", "plan_to_dict"), "planning"),
+        **dict.fromkeys(("METHODS", "OBJECTIVES"), "names"),
+        **dict.fromkeys(("compare", "plan", "plan_to_dict"), "planning"),
     },
 )

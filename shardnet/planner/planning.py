@@ -25,14 +25,13 @@ from shardnet.planner.costs import ROUNDING, Cost, broken_limit, evaluate
 from shardnet.planner.exact.deepening import MOST_DEVICES
 from shardnet.planner.exact.exact import Exact, Solution
 from shardnet.planner.exact.throughput import NEAR_TIE, SAME, greatest_rate
+from shardnet.planner.names import METHODS, OBJECTIVES
 from shardnet.planner.problem import Problem
 from shardnet.planner.rules import edgeshard, lingualinked, simple
 from shardnet.planner.tables import Tables
 
-METHODS = ("auto", "exact", "edgeshard", "lingualinked", "memory", "even", "solo")
 LEAST_SOLVER_S, MOST_SOLVER_S = 2.0, 8.0
 """What the solver of `lingualinked` gets even where searches get less, and in small clusters, where they get more."""
-OBJECTIVES = ("latency", "throughput", "energy")
 TIME_LIMITS_S = ((MOST_DEVICES, 60.0), (200, 8.0), (math.inf, 25.0))
 """For the search of `exact` and `auto` where the caller sets none: up to so many devices, so long. Small clusters get
 more: with hardly any memory to spare a search goes on finding and proving, and what is easy ends long before."""

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from shardnet.gate import own_addresses as own_addresses_module
-from shardnet.gate.own_addresses import Own, in_order, own_addresses
+from shardnet.gate.own_addresses import Own, in_order, is_own, own_addresses
 
 LOOPBACK = Own("lo", "127.0.0.1")
 DOCKER = [Own("docker0", "172.17.0.1"), Own("br-0123456789ab", "172.18.0.1"), Own("virbr0", "192.168.122.1")]
@@ -54,3 +54,9 @@ def test_where_no_program_may_list_interfaces_there_is_an_address_all_the_same(m
     assert own_addresses(socket.AF_INET) == ["192.168.1.5"]
     monkeypatch.setattr(own_addresses_module, "of_default_route", lambda family: None)
     assert own_addresses(socket.AF_INET) == []
+
+
+def test_which_addresses_are_this_hosts() -> None:
+    assert is_own("localhost") and is_own("127.0.0.1") and is_own("127.9.9.9") and is_own("::1")
+    assert all(map(is_own, own_addresses(socket.AF_INET)))
+    assert not is_own("192.0.2.77") and not is_own("laptop")

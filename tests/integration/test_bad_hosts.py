@@ -157,6 +157,14 @@ def test_a_cluster_of_this_machine_only_invites_nobody(cluster: Cluster, tmp_pat
     up.end()
 
 
+def test_a_device_of_the_same_machine_needs_no_code(cluster: Cluster, tmp_path: Path) -> None:
+    """Its port could be reached from nowhere: on the loopback of one machine it is there once."""
+    code = cluster.code()
+    for address in (cluster.address, cluster.address.replace("127.0.0.1", "localhost")):
+        done = cluster.run("join", code, "--address", address, "--cluster", tmp_path)
+        is_one_sentence(done, 2, f"The cluster at {address} is on this machine, where a device joins it without a code")
+
+
 def test_nobody_is_shut_out_who_is_not_there(cluster: Cluster) -> None:
     done = cluster.run("trust", "--revoke", "nobody", "--cluster", cluster.state)
     is_one_sentence(done, 2, "No device with a certificate is called 'nobody'")
