@@ -11,7 +11,6 @@ import json
 import os
 import stat
 import tempfile
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -20,11 +19,10 @@ from typing import Any
 from shardnet.errors import BadConfiguration
 from shardnet.loader.copies import Copy, FileStamp
 from shardnet.loader.places import TensorPlace
+from shardnet.loader.whole_files import write_json
 
 FORMAT = 1
 """Of the entries; others are as good as none."""
-PART = ".part"
-LEFTOVER_S = 3600.0
 
 
 class CopyIndex:
@@ -79,33 +77,6 @@ def enter(copy: Copy, cache_dir: Path) -> None:
             "user's folder for temporary files can be written. "
             "Make room, or set SHARDNET_CACHE or TMPDIR to other folders."
         )
-
-
-def write_json(path: Path, values: Any) -> None:
-    """Write a file that readers see whole or not at all.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(path.parent)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=PART, delete=False) as file:
-        try:
-            json.dump(values, file)
-            file.flush()
-            os.replace(file.name, path)
-        except BaseException:  # a full disk, Ctrl-C: nobody would ever remove the half
-            with suppress(FileNotFoundError):  # it has its name already
-                os.unlink(file.name)
-            raise
-
-
-def _remove_leftovers(folder: Path) -> None:
-    """The halves that killed processes have left: nobody writes for an hour."""
-    for part in folder.glob(f"*{PART}"):
-        with suppress(OSError):
-            if time.time() - part.stat().st_mtime > LEFTOVER_S:
-                part.unlink()
 
 
 def _shared_folder() -> Path | None:

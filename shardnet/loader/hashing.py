@@ -16,9 +16,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from shardnet.loader.copies import Copy, FileStamp, being_changed, renamed, stamp_of
-from shardnet.loader.copy_index import write_json
 from shardnet.loader.parts import cut, part_hash, tensor_root
 from shardnet.loader.places import TensorPlace
+from shardnet.loader.whole_files import write_json
 from shardnet.profiling.cores import max_threads
 from shardnet.progress import Progress
 

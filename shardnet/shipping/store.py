@@ -10,7 +10,6 @@ a killed process nor a lost power supply leaves anything behind that passes for 
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import os
@@ -20,15 +19,16 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, NamedTuple
 
 from shardnet.errors import DamagedCheckpoint, DoesNotFit, ModelNotFound
 from shardnet.loader.checkpoint import ITEM_BYTES, MOST_DIMENSIONS, MOST_SIZE
 from shardnet.loader.copies import CONFIG, Copy, FileStamp, stamp_of
-from shardnet.loader.copy_index import write_json
 from shardnet.loader.folder import MOST_CONFIG_BYTES
 from shardnet.loader.parts import checkpoint_name, cut, part_hash, tensor_root
 from shardnet.loader.places import TensorPlace
+from shardnet.loader.whole_files import remove_leftovers, write_json, write_whole
+from shardnet.shipping.folder_locks import FolderLocks
 from shardnet.shipping.space import Kept, to_remove
 from shardnet.transport.shipping_messages import CheckpointList, TensorParts
 
@@ -76,8 +76,8 @@ class Store:
         self._there: dict[str, set[int]] = {}
         """The parts of unfinished tensors that are known to be there."""
         self._pinned: Counter[str] = Counter()
-        self._claims: BinaryIO | None = None
-        """A file with a byte for each root, which is locked while a process fetches it."""
+        self._locks: FolderLocks | None = None
+        """Made when they are first needed."""
         self._lock = threading.Lock()
 
     # ---- checkpoints ----
@@ -96,9 +96,7 @@ class Store:
         with self._telling_of_the_disk():
             folder.mkdir(parents=True, exist_ok=True)
             self._forget_lists(name)
-            partly = folder / f"{CONFIG}.part"
-            partly.write_bytes(what.config)
-            os.replace(partly, folder / CONFIG)
+            write_whole(folder / CONFIG, what.config)
             write_json(folder / "list.json", what.roots)
 
     def _forget_lists(self, new: str) -> None:
@@ -196,23 +194,24 @@ class Store:
             DoesNotFit: the disk is full.
         """
         with self._lock, self._telling_of_the_disk():
-            if self._claims is None:
-                self._tensors.mkdir(parents=True, exist_ok=True)
-                self._claims = open(self._tensors / "claims", "ab")  # noqa: SIM115 (locked as long as this lives)
-            with suppress(BlockingIOError, PermissionError):
-                fcntl.lockf(self._claims, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _byte_of(root))
-                return True
-        return False
+            return self._opened().claim(root)
 
     def release(self, root: str) -> None:
         """It fetches it no more."""
-        if self._claims is not None:
-            fcntl.lockf(self._claims, fcntl.LOCK_UN, 1, _byte_of(root))
+        if self._locks is not None:
+            self._locks.release(root)
 
     def close(self) -> None:
-        """Claim nothing any more."""
-        if self._claims is not None:
-            self._claims.close()
+        """Claim and keep nothing any more."""
+        if self._locks is not None:
+            self._locks.close()
+
+    def _opened(self) -> FolderLocks:
+        """The caller holds the lock of threads."""
+        if self._locks is None:
+            self._tensors.mkdir(parents=True, exist_ok=True)
+            self._locks = FolderLocks(self._tensors)
+        return self._locks
 
     def write(self, root: str, part: int, data: memoryview) -> bool:
         """Keep a part; False where it is not what its hash says.
@@ -247,17 +246,29 @@ class Store:
 
     @contextmanager
     def kept(self, roots: Collection[str]) -> Iterator[None]:
-        """In this block these stay."""
-        with self._lock:
+        """In this block these stay, whichever process wants their room.
+
+        Raises:
+            DoesNotFit: the disk is full.
+        """
+        with self._lock, self._telling_of_the_disk():
+            locks = self._opened()
+            for root in roots:
+                locks.keep(root)
             self._pinned.update(roots)
         try:
             yield
         finally:
             with self._lock:
                 self._pinned.subtract(roots)
+                for root in roots:
+                    if not self._pinned[root]:
+                        del self._pinned[root]
+                        locks.let_go(root)
 
     def make_room(self, num_bytes: int, in_use: Collection[str]) -> None:
-        """Let tensors go that were not used for the longest time, until so many bytes more may come.
+        """Let tensors go that were not used for the longest time, until so many bytes more may come, besides what
+        others are about to fetch.
 
         Args:
             in_use: what stays.
@@ -268,27 +279,25 @@ class Store:
         if num_bytes == 0:
             return
         with self._lock, self._telling_of_the_disk():
-            self._tensors.mkdir(parents=True, exist_ok=True)
-            stored = {path.stem: path for path in self._tensors.glob("*.bin")}
-            sizes = {root: path.stat().st_blocks * 512 for root, path in stored.items()}
+            locks = self._opened()
+            remove_leftovers(self._tensors)
+            found = dict(_found_in(self._tensors))
             disk = shutil.disk_usage(self._tensors)
             free_bytes = disk.free - min(LEAST_FREE_BYTES, disk.total // 20)
             if self._most_bytes is not None:
-                free_bytes = min(free_bytes, self._most_bytes - sum(sizes.values()))
-            pinned = {root for root, count in self._pinned.items() if count}
-            may_go = [
-                Kept(root, size, self._used_s(root))
-                for root, size in sizes.items()
-                if root not in pinned and root not in in_use
-            ]
-            gone = to_remove(may_go, num_bytes - free_bytes)
-            if gone is None:
-                raise self._too_small(num_bytes, max(free_bytes, 0) + sum(kept.num_bytes for kept in may_go))
-            for root in gone:
-                self._there.pop(root, None)
-                for path in (self._json(root), self._file(root)):
-                    with suppress(FileNotFoundError):
-                        path.unlink()
+                free_bytes = min(free_bytes, self._most_bytes - sum(taken.now_bytes for taken in found.values()))
+            with locks.idle(found.keys() - self._pinned.keys()) as idle:
+                to_come_bytes = sum(taken.to_come_bytes for root, taken in found.items() if root not in idle)
+                free_bytes -= max(to_come_bytes - num_bytes, 0)
+                may_go = [Kept(root, found[root].now_bytes, self._used_s(root)) for root in idle.difference(in_use)]
+                gone = to_remove(may_go, num_bytes - free_bytes)
+                if gone is None:
+                    raise self._too_small(num_bytes, max(free_bytes, 0) + sum(kept.num_bytes for kept in may_go))
+                for root in gone:
+                    self._there.pop(root, None)
+                    for path in (self._json(root), self._file(root)):
+                        with suppress(FileNotFoundError):
+                            path.unlink()
 
     def _too_small(self, num_bytes: int, room_bytes: int) -> DoesNotFit:
         limit = "" if self._most_bytes is None else ", or give it a larger --cache-gib"
@@ -333,7 +342,7 @@ class Store:
             self._write_known(root, parts, stamp_of(self._file(root)))
 
     def _write_known(self, root: str, parts: TensorParts, stamp: Sequence[int] | None) -> None:
-        write_json(self._json(root), {**parts._asdict(), "stamp": stamp})
+        write_whole(self._json(root), json.dumps({**parts._asdict(), "stamp": stamp}).encode())
 
     def _known(self, root: str) -> tuple[TensorParts, FileStamp | None] | None:
         """A tensor's parts, and the stamp of its file where that was whole."""
@@ -354,5 +363,18 @@ class Store:
         return self._tensors / f"{root}.json"
 
 
-def _byte_of(root: str) -> int:
-    return int(root[:12], 16)
+class _Taken(NamedTuple):
+    """By a file."""
+
+    now_bytes: int
+    to_come_bytes: int
+    """Where it has holes, which whoever keeps it is about to fill."""
+
+
+def _found_in(folder: Path) -> Iterator[tuple[str, _Taken]]:
+    """The tensors of a folder, by root."""
+    for path in folder.glob("*.bin"):
+        with suppress(FileNotFoundError):  # another process has just removed it
+            status = path.stat()
+            now_bytes = status.st_blocks * 512
+            yield path.stem, _Taken(now_bytes, max(status.st_size - now_bytes, 0))

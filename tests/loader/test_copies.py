@@ -29,6 +29,7 @@ from shardnet.loader import (
     open_model,
     parts,
     require_copy,
+    whole_files,
 )
 from shardnet.loader import files as files_module
 
@@ -219,11 +220,11 @@ def test_a_device_without_a_copy_says_so(tmp_path: Path) -> None:
 
 def test_halves_of_entries_are_removed_when_nobody_can_write_them_any_more(tmp_path: Path) -> None:
     """A process that was killed as it wrote an entry left `tmp....part` for good."""
-    for name, age_s in (("old.part", 2 * copy_index.LEFTOVER_S), ("new.part", 0)):
+    for name, age_s in (("old.part", 2 * whole_files.LEFTOVER_S), ("new.part", 0)):
         (tmp_path / "parts").mkdir(exist_ok=True)
         (tmp_path / "parts" / name).touch()
         os.utime(tmp_path / "parts" / name, (time.time() - age_s,) * 2)
-    copy_index.write_json(tmp_path / "parts/entry.json", [1])
+    whole_files.write_json(tmp_path / "parts/entry.json", [1])
     assert sorted(path.name for path in (tmp_path / "parts").iterdir()) == ["entry.json", "new.part"]
 
 
@@ -238,7 +239,7 @@ def test_ctrl_c_stays_ctrl_c_when_an_entry_has_its_name_already(
 
     monkeypatch.setattr("os.replace", replace)
     with pytest.raises(KeyboardInterrupt):
-        copy_index.write_json(tmp_path / "parts/entry.json", [1])
+        whole_files.write_json(tmp_path / "parts/entry.json", [1])
     assert [path.name for path in (tmp_path / "parts").iterdir()] == ["entry.json"]
 
 

@@ -141,6 +141,74 @@ def test_two_processes_with_one_cache_do_not_fetch_the_same(tmp_path: Path) -> N
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
 
 
+def test_what_one_process_is_busy_with_no_other_removes(tmp_path: Path) -> None:
+    """What was evicted in the midst of a fetch ended it with an AssertionError, and what had come was lost."""
+    root, parts, data = LARGE
+    other, other_parts, _ = tensor(2, 2 * PART_BYTES)
+    room_bytes = 4 * PART_BYTES
+
+    def fits_in_another_process() -> bool:
+        if (child := os.fork()) == 0:
+            with store_in(tmp_path, room_bytes) as store, store.kept([other]):
+                store.begin(other, other_parts)
+                try:
+                    store.make_room(2 * PART_BYTES, set())
+                except DoesNotFit:
+                    os._exit(1)
+            os._exit(0)
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+    with store_in(tmp_path, room_bytes) as store:
+        with store.kept([root, root]):
+            with store.kept([root]):
+                assert store.begin(root, parts) == [0, 1, 2]
+                store.write(root, 0, part_of(data, 0))
+            assert not fits_in_another_process(), "more is to come than the cache may hold"
+            filled(store, root, parts, data)
+            assert not fits_in_another_process()
+        assert store.is_whole(root)
+        assert fits_in_another_process()
+        assert not store.is_whole(root)
+
+
+def test_two_fetches_at_once_share_the_room(tmp_path: Path) -> None:
+    """Each took all that was free, and the cache grew beyond its limit."""
+    first, second = tensor(1, PART_BYTES), tensor(2, PART_BYTES)
+    with store_in(tmp_path, PART_BYTES + 4096) as store, store.kept([first[0], second[0]]):
+        store.begin(*first[:2])
+        store.make_room(PART_BYTES, set())
+        store.begin(*second[:2])
+        with pytest.raises(DoesNotFit):
+            store.make_room(PART_BYTES, set())
+
+
+def test_two_who_learn_of_a_checkpoint_at_once_are_not_in_each_others_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second one found the half that it had written gone, and called the disk full."""
+    what = CheckpointList(b"{}", {})
+    name = checkpoint_name(*what)
+    replace = os.replace
+    with store_in(tmp_path) as store, store_in(tmp_path) as other:
+
+        def meanwhile(half: str, whole: Path) -> None:
+            monkeypatch.setattr(os, "replace", replace)
+            other.enter(name, what)
+            replace(half, whole)
+
+        monkeypatch.setattr(os, "replace", meanwhile)
+        store.enter(name, what)
+        assert store.roots(name) == {} and store.folder_of(name) is not None
+
+
+def test_a_tensor_costs_no_look_at_all_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where experts are thousands, looking for leftovers at each took minutes."""
+    with store_in(tmp_path) as store:
+        monkeypatch.setattr(Path, "glob", None)
+        filled(store, *tensor(1, 10))
+        assert store.is_whole(tensor(1, 10)[0])
+
+
 def test_others_get_parts_that_are_there_of_what_was_opened(tmp_path: Path) -> None:
     root, parts, data = LARGE
     other, *_ = tensor(2, 100)
