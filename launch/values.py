@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 
 from shardnet.errors import BadRequest
 from shardnet.foreign.quoting import counted, quoted
 from shardnet.loader.sources import EMBEDDED_NAME
+from shardnet.profiling.phone import machine_label
 
+MOST_NAME = 40
 MODEL_HELP = f"A folder in Hugging Face layout, a .gguf file, a hub id, or {EMBEDDED_NAME} (installed already)."
 
 
@@ -36,3 +39,9 @@ def require_threads(threads: int | None) -> None:
 def given_or_any(seed: int | None) -> int:
     """The seed that was asked for, or any."""
     return secrets.randbelow(2**31) if seed is None else seed
+
+
+def machine_name() -> str:
+    """What a device is called that was given no name: after its machine."""
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", machine_label()).strip("-._")
+    return plain[:MOST_NAME] or "device"

@@ -13,6 +13,7 @@ PACKAGE = ROOT / "shardnet"
 LAUNCH = ROOT / "launch"
 ROWS_OF_LAUNCH = (
     {"console", "files", "flags", "values"},
+    {"hosts"},
     {"cluster", "doctor", "generate", "launcher", "measure", "plan", "termux"},
     {"commands"},
     {"cli", "__main__"},

@@ -18,6 +18,7 @@ from shardnet.cluster.load_options import LoadOptions
 from shardnet.errors import UsageError
 from shardnet.foreign.quoting import shortened
 from shardnet.launch.cluster.options import (
+    NOBODY,
     AnyAnswer,
     AnyDevice,
     ChatOptions,
@@ -124,9 +125,10 @@ def join(where: ClusterOptions, device: OwnDeviceOptions, how: JoinOptions, outp
         ends.enter_context(awake(partial(_tell_may_sleep, output)))
         is_far = how.code is not None or not is_running(folder)
         if is_far:
-            from shardnet.launch.cluster.far import be_linked
+            from shardnet.launch.hosts.linking import Way, be_linked
 
-            device = ends.enter_context(be_linked(folder, device, how))
+            way = Way(device.name, how.code, how.address, None if how.listen == NOBODY else how.listen, how.source_only)
+            device = replace(device, name=ends.enter_context(be_linked(folder, way)))
         if how.source_only:
             _stay(folder, device, output)
         else:
@@ -159,7 +161,7 @@ def _join(folder: Path, device: OwnDeviceOptions, how: JoinOptions, output: Even
 def invite(where: ClusterOptions, output: ResultOutput) -> None:
     """Let one more machine join: prints what to type there."""
     folder = where.running_folder()
-    from shardnet.launch.cluster.inviting import show
+    from shardnet.launch.hosts.inviting import show
 
     invitation = ask_gate(folder, "invite")
     if output.json:

@@ -12,8 +12,9 @@ from shardnet.cluster.local_workers import worker_environment
 from shardnet.device.process import JOIN_S, LEAVE_S, serve
 from shardnet.errors import NameTaken, UsageError
 from shardnet.foreign.quoting import shortened
-from shardnet.launch.cluster.options import JoinOptions, OwnDeviceOptions, machine_name
+from shardnet.launch.cluster.options import JoinOptions, OwnDeviceOptions
 from shardnet.launch.cluster.telling import tell
+from shardnet.launch.values import machine_name
 from shardnet.process.lasting import endpoint_in
 from shardnet.process.signals import until_signalled
 from shardnet.profiling.cores import max_threads

@@ -18,13 +18,11 @@ from shardnet.launch.values import MODEL_HELP, require_model, require_threads
 from shardnet.options import Number, Whole
 from shardnet.process.compute import CPU, require_form
 from shardnet.process.lasting import default_folder, folder_of, require_running
-from shardnet.profiling.phone import machine_label
 from shardnet.shipping.limits import FetchLimits
 
 _DEVICE = "The device of this machine"
 _WEIGHTS = "Weights that it has no copy of"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,62}")
-MOST_NAME = 40
 LISTEN, NOBODY = "0.0.0.0:29500", "none"
 
 
@@ -378,9 +376,3 @@ class WhomToTrust:
 def _require_listen(listen: str | None) -> None:
     if listen == "":
         raise BadRequest(f"--listen must not be empty: give HOST:PORT, or {NOBODY} for this machine only.")
-
-
-def machine_name() -> str:
-    """What a device is called that was given no name: after its machine."""
-    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", machine_label()).strip("-._")
-    return plain[:MOST_NAME] or "device"

@@ -28,9 +28,10 @@ from shardnet.errors import JoinFailed, UsageError
 from shardnet.foreign.plain_files import named_anywhere
 from shardnet.foreign.quoting import shortened
 from shardnet.launch.cluster.hints import Hints
-from shardnet.launch.cluster.inviting import Inviting, show
-from shardnet.launch.cluster.options import OwnDeviceOptions, machine_name
+from shardnet.launch.cluster.options import OwnDeviceOptions
 from shardnet.launch.cluster.telling import tell
+from shardnet.launch.hosts.inviting import Inviting, show
+from shardnet.launch.values import machine_name
 from shardnet.process.lasting import as_option, mark
 from shardnet.process.signals import until_signalled
 from shardnet.profiling.cores import max_threads

@@ -48,6 +48,8 @@ class Meeting(NamedTuple):
     join_s: float
     local_addr: str
     """By which others call this machine."""
+    invite: str | None = None
+    """By which this node is let in, where the first one is on another host."""
 
     @property
     def has_fixed_ranks(self) -> bool:
@@ -73,9 +75,10 @@ def meeting_of(typed: Typed) -> Meeting:
         max_nodes=max_nodes,
         door=_door(typed, max_nodes),
         rank=rank,
-        is_host=_is_host(said.get("is_host"), rank, max_nodes),
+        is_host=_is_host(said.get("is_host"), rank, max_nodes, is_invited="invite" in said),
         join_s=seconds("join_timeout in --rdzv-conf", said["join_timeout"]) if "join_timeout" in said else JOIN_S,
         local_addr=texts["local_addr"] or LOOPBACK,
+        invite=_invite(said.get("invite"), rank, max_nodes),
     )
 
 
@@ -134,27 +137,33 @@ def _configured(text: str) -> dict[str, str]:
         if not key or not value:
             raise BadRequest(f"--rdzv-conf is KEY=VALUE,..., but has {quoted(part)}.")
         said[key] = value
-    if "invite" in said:
-        raise BadRequest(
-            "--rdzv-conf invite=CODE is for nodes of other hosts, which shardnet-run cannot bring together yet: its "
-            "door has no TLS. For several hosts, say shardnet up on one and shardnet join CODE on the others."
-        )
     for key in said:
-        if key not in ("is_host", "join_timeout"):
+        if key not in ("is_host", "join_timeout", "invite"):
             raise BadRequest(
-                f"--rdzv-conf {quoted(key)} has no meaning here, where is_host and join_timeout have one. Leave it out."
+                f"--rdzv-conf {quoted(key)} has no meaning here, where is_host, join_timeout and invite have one. "
+                "Leave it out."
             )
     return said
 
 
-def _is_host(text: str | None, rank: int | None, max_nodes: int) -> bool | None:
+def _invite(code: str | None, rank: int | None, max_nodes: int) -> str | None:
+    if code is not None and (rank == 0 or max_nodes == 1):
+        raise BadRequest("invite=CODE in --rdzv-conf lets a further node in, and this is the first. Leave it out.")
+    return code
+
+
+def _is_host(text: str | None, rank: int | None, max_nodes: int, *, is_invited: bool) -> bool | None:
     if text is None:
-        return True if max_nodes == 1 else None if rank is None else rank == 0
+        if max_nodes == 1 or is_invited:
+            return max_nodes == 1
+        return None if rank is None else rank == 0
     known = {"true": True, "1": True, "false": False, "0": False}.get(text.lower())
     if known is None:
         raise BadRequest(f"is_host in --rdzv-conf must be true or false, but is {quoted(text)}.")
     if rank is not None and known != (rank == 0):
         raise BadRequest(f"is_host={text} and --node-rank {rank} contradict each other: node 0 opens the door.")
+    if known and is_invited:
+        raise BadRequest("is_host and invite=CODE in --rdzv-conf contradict each other: node 0 lets the others in.")
     if max_nodes == 1 and not known:
         raise BadRequest("is_host=false leaves nobody to open the door: --nnodes is 1. Say how many there are.")
     return known

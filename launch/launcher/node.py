@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import ipaddress
 import signal
 import socket
 import time
@@ -19,9 +18,11 @@ from shardnet.launch.launcher.asked import Asked
 from shardnet.launch.launcher.attempts import run_script
 from shardnet.launch.launcher.devices import KEEP_S, guest_names, own_names, send_home, started, wait_for_end
 from shardnet.launch.launcher.environment import Place
+from shardnet.launch.launcher.hosts import is_between_hosts, names_of, open_to_hosts, reach
 from shardnet.launch.launcher.log_files import run_folder
 from shardnet.launch.launcher.meeting import Address, Meeting
 from shardnet.launch.launcher.programs import require_script
+from shardnet.process.lasting import endpoint_in
 from shardnet.process.signals import ENDING
 from shardnet.process.standard_streams import say
 
@@ -40,8 +41,12 @@ def run(asked: Asked, environment: Mapping[str, str]) -> int:
     Raises:
         ShardnetError: what was asked cannot be done.
     """
-    if asked.meeting.max_nodes > 1 and asked.meeting.door is not None:
-        _require_this_machine(asked.meeting.door)
+    between_hosts = is_between_hosts(asked.meeting)
+    if asked.meeting.invite is not None and not between_hosts:
+        raise BadRequest(
+            "invite=CODE in --rdzv-conf is for a node of another host, and --rdzv-endpoint is on the loopback of this "
+            "one. Leave it out."
+        )
     with _signals_raised(asked.signals):
         is_first = _is_first(asked)
         if is_first or asked.on_every_node:
@@ -63,6 +68,8 @@ def _is_first(asked: Asked) -> bool:
         try:
             trial.bind(address)
         except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL:  # another host's
+                return False
             if error.errno != errno.EADDRINUSE:
                 raise BadRequest(f"Cannot listen on {meeting.door.endpoint}: {error.strerror}.") from error
             return False
@@ -75,7 +82,7 @@ def _first(asked: Asked, environment: Mapping[str, str]) -> int:
     names = own_names(asked.num_devices)
     with ExitStack() as resources:
         folder = resources.enter_context(run_folder(asked.logs, meeting.run_id))
-        door = resources.enter_context(open_door(meeting))
+        door = resources.enter_context(open_to_hosts(meeting) if is_between_hosts(meeting) else open_door(meeting))
         resources.enter_context(started(asked, door.endpoint, names, folder / DEVICES))
         if meeting.max_nodes > 1:
             resources.callback(_let_go, door.endpoint)
@@ -90,13 +97,24 @@ def _further(asked: Asked, environment: Mapping[str, str]) -> int:
     """Start devices that serve another node's script until that one is over, or beside a script of this node's own."""
     meeting = asked.meeting
     assert meeting.door is not None, "several nodes have an address"
-    names = guest_names(meeting.rank, asked.num_devices)
     _wait_for_door(meeting.door, meeting.join_s)
-    with run_folder(asked.logs, meeting.run_id) as folder:
-        with started(asked, meeting.door.endpoint, names, folder / DEVICES, KEEP_S) as workers:
+    with _within_reach(asked) as (endpoint, names), run_folder(asked.logs, meeting.run_id) as folder:
+        with started(asked, endpoint, names, folder / DEVICES, KEEP_S) as workers:
             if not asked.on_every_node:
                 return wait_for_end(workers)
             return run_script(asked, _place(asked), folder, environment)
+
+
+@contextmanager
+def _within_reach(asked: Asked) -> Iterator[tuple[str, list[str]]]:
+    """While the block runs, node 0's door is at that endpoint; and what this node's devices are called there."""
+    meeting = asked.meeting
+    assert meeting.door is not None, "several nodes have an address"
+    if is_between_hosts(meeting):
+        with reach(meeting) as (folder, name):
+            yield endpoint_in(folder), names_of(name, asked.num_devices)
+    else:
+        yield meeting.door.endpoint, guest_names(meeting.rank, asked.num_devices)
 
 
 def _place(asked: Asked) -> Place:
@@ -209,23 +227,6 @@ def _wait_for_door(door: Address, join_s: float) -> None:
             is_said = True
             say(f"shardnet-run: waiting for the first node, which opens the door at {door.endpoint}.")
         time.sleep(LOOK_EVERY_S)
-
-
-def _require_this_machine(door: Address) -> None:
-    """
-    Raises:
-        BadRequest: the address is another host's, or others can reach it.
-    """
-    try:
-        found = {info[4][0] for info in socket.getaddrinfo(door.host, door.port, type=socket.SOCK_STREAM)}
-    except OSError as error:
-        raise BadRequest(f"{door.host} is no host that is known here: {error}. Say 127.0.0.1:{door.port}.") from error
-    if not all(ipaddress.ip_address(each).is_loopback for each in found):
-        raise BadRequest(
-            f"{door.endpoint} is not on this machine's loopback, and shardnet-run cannot bring nodes of several hosts "
-            f"together yet: its door has no TLS. Start all nodes here, with 127.0.0.1:{door.port}; for several hosts, "
-            "say shardnet up on one and shardnet join CODE on the others."
-        )
 
 
 @contextmanager

@@ -49,7 +49,7 @@ OPTIONS = (
     Option(NODES, "--rdzv-endpoint", "HOST[:PORT]", "the door where all meet (default: one that only you can open)"),
     Option(NODES, "--rdzv-id", "ID", "the name of this run", "none"),
     Option(NODES, "--rdzv-backend", "NAME", "static or c10d, which are the same here", "static"),
-    Option(NODES, "--rdzv-conf", "K=V,...", "join_timeout=SECONDS, is_host=true|false"),
+    Option(NODES, "--rdzv-conf", "K=V,...", "join_timeout=SECONDS, is_host=true|false, invite=CODE"),
     Option(NODES, "--node-rank", "K", "which node this is; 0 opens the door and runs the script"),
     Option(NODES, "--master-addr", "HOST", "host of the door, where --rdzv-endpoint names none"),
     Option(NODES, "--master-port", "PORT", "port of it (default: 29500)"),

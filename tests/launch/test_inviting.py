@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from shardnet.errors import UsageError
-from shardnet.launch.cluster.inviting import lines_of
 from shardnet.launch.cluster.options import LISTEN, UpOptions
+from shardnet.launch.hosts.inviting import lines_of
 
 INVITATION: dict[str, Any] = {
     "number": 1,

@@ -21,6 +21,8 @@ from shardnet.transport.wire.values import Undecodable
 
 ANSWER_S = 5.0
 """How long a gate may take to listen."""
+_NUMBER = re.compile(r"[1-9][0-9]{0,3}")
+"""Behind the name of a host: of its further devices."""
 _ADDRESS = re.compile(r"uv://127\.0\.0\.1:([0-9]{1,5})")
 
 
@@ -122,12 +124,15 @@ class Gate:
 
 
 def _require_own_name(member: Member) -> None:
-    """A host's device has the name in its certificate; sources have none of their own.
+    """A host's device has the name in its certificate, further ones a number behind it, which no certificate has;
+    sources have none of their own.
 
     Raises:
         JoinFailed: it has another one.
     """
-    if member.name != member.host and not member.name.startswith(SOURCE_MARK):
+    host, _, number = member.name.partition(":")
+    is_own = host == member.host and (member.name == host or _NUMBER.fullmatch(number) is not None)
+    if not is_own and not member.name.startswith(SOURCE_MARK):
         raise JoinFailed(f"This host was let in as {member.host}, and cannot bring {member.name} in. Join by its name.")
 
 

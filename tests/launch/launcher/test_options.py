@@ -111,6 +111,7 @@ def test_a_phone_has_one_device(number: str) -> None:
         (["--nnodes", "1:2", "--node-rank", "0"], Address("127.0.0.1", 29500), True),
         (["--nnodes", "2", "--node-rank", "1"], Address("127.0.0.1", 29500), False),
         (["--nnodes", "2", "--rdzv-conf", "is_host=0, join_timeout=5"], Address("127.0.0.1", 29500), False),
+        (["--nnodes", "2", "--rdzv-endpoint", "h:1", "--rdzv-conf", "invite=7-a-b"], Address("h", 1), False),
     ],
 )
 def test_where_nodes_meet(arguments: list[str], door: Address | None, is_host: bool | None) -> None:
@@ -122,11 +123,10 @@ def test_where_nodes_meet(arguments: list[str], door: Address | None, is_host: b
     ("arguments", "sentence"),
     [
         (["--rdzv-backend", "etcd"], "meet at a door of shardnet's own"),
-        (
-            ["--rdzv-conf", "invite=7-harbour-green"],
-            "is for nodes of other hosts, which shardnet-run cannot bring together yet",
-        ),
-        (["--rdzv-conf", "last_call_timeout=3"], "where is_host and join_timeout have one"),
+        (["--rdzv-conf", "invite=7-harbour-green"], "lets a further node in, and this is the first"),
+        (["--nnodes", "2", "--node-rank", "0", "--rdzv-conf", "invite=7-a-b"], "lets a further node in"),
+        (["--nnodes", "2", "--rdzv-conf", "invite=7-a-b,is_host=1"], "node 0 lets the others in"),
+        (["--rdzv-conf", "last_call_timeout=3"], "where is_host, join_timeout and invite have one"),
         (["--rdzv-conf", "is_host"], "--rdzv-conf is KEY=VALUE,..., but has 'is_host'"),
         (["--rdzv-conf", "is_host=maybe"], "must be true or false, but is 'maybe'"),
         (["--nnodes", "2", "--node-rank", "1", "--rdzv-conf", "is_host=1"], "contradict each other"),
