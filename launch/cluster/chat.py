@@ -7,13 +7,13 @@ import queue
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 from shardnet.cluster.model import Model
-from shardnet.errors import BadRequest, ClusterError, ShardnetError
+from shardnet.errors import BadRequest, ShardnetError
 from shardnet.foreign.quoting import counted, shortened
 from shardnet.launch.cluster.chat_history import PLAIN_STOP, History
 from shardnet.launch.cluster.chat_typed import HELP, Order, order_of, read_turn
@@ -39,7 +39,7 @@ def run(folder: Path, asked: GenerationOptions, system: str) -> None:
         BadRequest: it holds no model. Of a turn, too, where nobody sits there who could type another one.
     """
     with RunningCluster.connect(folder) as cluster, cluster.model as model:
-        chat = _Chat(model, asked, History(system))
+        chat = Chat(model, asked, History(system))
         is_typed = sys.stdin.isatty()
         if is_typed:
             with suppress(ImportError):  # lines can be edited with it, and called back
@@ -52,7 +52,7 @@ def run(folder: Path, asked: GenerationOptions, system: str) -> None:
                 _turn(chat, is_typed)
 
 
-def _turn(chat: _Chat, is_typed: bool) -> None:
+def _turn(chat: Chat, is_typed: bool) -> None:
     try:
         typed = read_turn(lambda shown: input(shown if is_typed else ""))
         chat.take(typed)
@@ -78,14 +78,14 @@ def _interruptible() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-class _Chat:
+class Chat:
     """The conversation."""
 
     def __init__(self, model: Model, asked: GenerationOptions, history: History) -> None:
         self.is_going_on = True
         self._model = model
         self._asked = asked
-        self._history = history
+        self.history = history
         self._last: Generation | None = None
         self._knows_chat = bool(getattr(model.tokenizer, "chat_template", None))
 
@@ -104,7 +104,7 @@ class _Chat:
             self._obey(order)
 
     def _answer(self, text: str) -> None:
-        said = self._history.messages(text) if self._knows_chat else self._history.plain(text)
+        said = self.history.messages(text) if self._knows_chat else self.history.plain(text)
         ids = self._model.encode(said)
         left = self._model.context_tokens - len(ids)
         if left < LEAST_ANSWER_TOKENS:
@@ -114,18 +114,19 @@ class _Chat:
             )
         stop = self._asked.stop if self._knows_chat else (*self._asked.stop, PLAIN_STOP)
         asked = replace(self._asked, max_new_tokens=min(left, self._asked.max_new_tokens), stop=stop)
+        news = _News(self._model)
         with self._model.stream(ids, **asked) as stream:
-            _show(stream, self._model)
+            _show(stream, news)
             self._last = stream.result
-        self._history.turns.append((text, self._last.text))
+        self.history.turns.append((text, self._last.text))
 
     def _obey(self, order: Order) -> None:
         if order.name == "/quit":
             self.is_going_on = False
         elif order.name == "/reset":
-            self._history.turns.clear()
+            self.history.turns.clear()
         elif order.name == "/system":
-            self._history.system = order.rest
+            self.history.system = order.rest
         elif order.name == "/save":
             self._save(order.rest)
         elif order.name == "/stats":
@@ -136,7 +137,7 @@ class _Chat:
     def _save(self, file: str) -> None:
         if not file:
             raise BadRequest("/save needs the name of a file: /save chat.json")
-        content = {"model": self._model.profile.name, "messages": self._history.messages()}
+        content = {"model": self._model.profile.name, "messages": self.history.messages()}
         try:
             with open(Path(file).expanduser(), "x", encoding="utf-8") as opened:
                 json.dump(content, opened, ensure_ascii=False, indent=1)
@@ -160,7 +161,7 @@ class _Chat:
         )
 
 
-def _show(stream: Stream, model: Model) -> None:
+def _show(stream: Stream, news: _News) -> None:
     """Print an answer as it comes, until it is over or Ctrl-C stops it. What happens to the model meanwhile is said
     where a line of the answer ends.
 
@@ -170,7 +171,7 @@ def _show(stream: Stream, model: Model) -> None:
     told: queue.SimpleQueue[Told] = queue.SimpleQueue()
     over = threading.Event()
     reader = threading.Thread(target=_read, args=(stream, told), name="shardnet-chat", daemon=True)
-    watcher = threading.Thread(target=_watch, args=(model, told, over), name="shardnet-chat-events", daemon=True)
+    watcher = threading.Thread(target=_watch, args=(news, told, over), name="shardnet-chat-news", daemon=True)
     reader.start()
     watcher.start()
     try:
@@ -180,6 +181,8 @@ def _show(stream: Stream, model: Model) -> None:
         print(flush=True)
     finally:
         over.set()
+        watcher.join()
+        _say_all(news.new())
     reader.join()
 
 
@@ -197,14 +200,14 @@ def _print_all(told: queue.SimpleQueue[Told]) -> None:
             is_at_begin = each.endswith("\n")
         if is_at_begin:
             _say_all(events)
+            events.clear()
     print(flush=True)
     _say_all(events)
 
 
-def _say_all(events: list[Event]) -> None:
+def _say_all(events: Sequence[Event]) -> None:
     for event in events:
         say(f"shardnet: {event.text}.")
-    events.clear()
 
 
 def _read(stream: Stream, told: queue.SimpleQueue[Told]) -> None:
@@ -218,14 +221,26 @@ def _read(stream: Stream, told: queue.SimpleQueue[Told]) -> None:
         told.put(None)
 
 
-def _watch(model: Model, told: queue.SimpleQueue[Told], over: threading.Event) -> None:
-    known_s: float | None = None
-    while True:
-        with suppress(ClusterError):  # the coordinator is away: the answer waits for it, too
-            events = model.events
-            for event in events:
-                if known_s is not None and event.at_s > known_s:
-                    told.put(event)
-            known_s = events[-1].at_s if events else 0.0
-        if over.wait(LOOK_S):
-            return
+def _watch(news: _News, told: queue.SimpleQueue[Told], over: threading.Event) -> None:
+    while not over.wait(LOOK_S):
+        for event in news.new():
+            told.put(event)
+
+
+class _News:
+    """What happens to a model from now on."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._known_s = -1.0
+        self.new()
+
+    def new(self) -> list[Event]:
+        """What has happened since it was asked last; nothing where that cannot be heard: the answer says why."""
+        try:
+            events = [event for event in self._model.events if event.at_s > self._known_s]
+        except ShardnetError:
+            return []
+        if events:
+            self._known_s = events[-1].at_s
+        return events

@@ -7,10 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from shardnet.foreign.quoting import counted
 from shardnet.launch.console import plain_console, size
 from shardnet.process.lasting import as_option
+
+NOTHING = "-"
+"""Of what is told nowhere, there is no column."""
 
 
 def show_status(status: dict[str, Any], folder: Path) -> None:
@@ -42,13 +46,17 @@ def show_trusted(entries: list[dict[str, Any]]) -> None:
 
 
 def _devices(members: list[dict[str, Any]]) -> Table:
+    return table_of([_row(member) for member in members])
+
+
+def table_of(rows: list[dict[str, str]]) -> Table:
+    """Of devices: the columns of which any of them tells something."""
     table = Table(title_justify="left")
-    table.add_column("device")
-    table.add_column("state")
-    for heading in ("units", "memory", "free", "threads", "sessions", "battery", "degrees"):
-        table.add_column(heading, justify="right")
-    for member in members:
-        table.add_row(*_row(member))
+    names = [name for name in rows[0] if any(row[name] not in ("", NOTHING) for row in rows)] if rows else []
+    for name in names:
+        table.add_column(name, justify="left" if name in ("device", "state") else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*(Text(row[name]) for name in names))
     return table
 
 
@@ -60,26 +68,34 @@ def _about_broken(broken: dict[str, Any], folder: Path) -> str:
     return f"An answer of {broken['model']['name']} broke off at {when} after {tokens} ({prompt} of prompt): {command}"
 
 
-def _row(member: dict[str, Any]) -> tuple[str, ...]:
+def _row(member: dict[str, Any]) -> dict[str, str]:
+    threads = member["num_threads"]
+    return {
+        **who(member),
+        **memory_of(member),
+        "threads": "?" if threads is None else str(threads),
+        "sessions": str(member["num_sessions"]),
+        **health_of(member),
+    }
+
+
+def who(member: dict[str, Any]) -> dict[str, str]:
+    """What a device is called, how it is, what it holds."""
     units = ", ".join(f"{first}-{last}" if first < last else str(first) for first, last in member["units"])
-    memory, free, threads = (member[name] for name in ("memory_bytes", "memory_usable_bytes", "num_threads"))
-    return (
-        member["name"],
-        member["state"],
-        units or "-",
-        "?" if memory is None else size(memory),
-        "?" if free is None else size(free),
-        "?" if threads is None else str(threads),
-        str(member["num_sessions"]),
-        battery_of(member),
-        "-" if member["temperature_c"] is None else f"{member['temperature_c']:.0f}",
-    )
+    return {"device": member["name"], "state": member["state"], "units": units or NOTHING}
 
 
-def battery_of(member: dict[str, Any]) -> str:
-    """ "81%", and "81%+" while it is being charged."""
-    percent = member["battery_percent"]
-    return "-" if percent is None else f"{percent:.0f}%{'+' if member['is_charging'] else ''}"
+def memory_of(member: dict[str, Any]) -> dict[str, str]:
+    """What a device's process holds, and what it may take besides."""
+    memory, free = member["memory_bytes"], member["memory_usable_bytes"]
+    return {"memory": "?" if memory is None else size(memory), "free": "?" if free is None else size(free)}
+
+
+def health_of(member: dict[str, Any]) -> dict[str, str]:
+    """Its battery, as "81%", and "81%+" while it is being charged, and how hot it is."""
+    percent, degrees = member["battery_percent"], member["temperature_c"]
+    battery = NOTHING if percent is None else f"{percent:.0f}%{'+' if member['is_charging'] else ''}"
+    return {"battery": battery, "degrees": NOTHING if degrees is None else f"{degrees:.0f}"}
 
 
 def _about_the_model(status: dict[str, Any]) -> str:

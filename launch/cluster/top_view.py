@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from shardnet.foreign.quoting import counted
-from shardnet.launch.console import size
+from shardnet.launch.cluster.tables import health_of, memory_of, table_of, who
 
 MOST_SESSIONS = 5
 LEAST_EVENTS = 3
@@ -54,48 +54,16 @@ def _members(status: dict[str, Any]) -> Table:
     stages: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
     for stage in status["stages"]:
         stages[stage["device"]].append(stage)
-    columns = {
-        "device": lambda member: member["name"],
-        "state": lambda member: member["state"],
-        "units": lambda member: ", ".join(map(_units, member["units"])),
-        "compute": lambda member: _shares(stages[member["name"]], "compute_share"),
-        "wire": lambda member: _shares(stages[member["name"]], "wire_share"),
-        "idle": lambda member: _shares(stages[member["name"]], "idle_share"),
-        "memory": lambda member: _size(member["memory_bytes"]),
-        "free": lambda member: _size(member["memory_usable_bytes"]),
-        "battery": _battery,
-        "temperature": lambda member: _number(member.get("temperature_c"), " °C"),
-    }
-    rows = [{name: cell(member) for name, cell in columns.items()} for member in status["members"]]
-    shown = [name for name in columns if name in ("device", "state") or any(row[name] for row in rows)]
-    table = Table()
-    for name in shown:
-        table.add_column(name, justify="left" if name in ("device", "state") else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*(Text(row[name]) for name in shown))
-    return table
+    return table_of([_row(member, stages[member["name"]]) for member in status["members"]])
 
 
-def _units(ends: list[int]) -> str:
-    first, last = ends
-    return f"{first}-{last}" if first < last else str(first)
+def _row(member: dict[str, Any], stages: list[dict[str, Any]]) -> dict[str, str]:
+    shares = {what: _shares(stages, f"{what}_share") for what in ("compute", "wire", "idle")}
+    return {**who(member), **shares, **memory_of(member), **health_of(member)}
 
 
 def _shares(stages: list[dict[str, Any]], name: str) -> str:
     return ", ".join("?" if each[name] is None else f"{each[name]:.0%}" for each in stages)
-
-
-def _size(num_bytes: int | None) -> str:
-    return "?" if num_bytes is None else size(num_bytes)
-
-
-def _number(value: float | None, unit: str) -> str:
-    return "" if value is None else f"{value:.0f}{unit}"
-
-
-def _battery(member: dict[str, Any]) -> str:
-    left = _number(member.get("battery_percent"), "%")
-    return f"{left}, charging" if left and member.get("is_charging") else left
 
 
 def _about_session(session: dict[str, Any]) -> str:

@@ -247,7 +247,7 @@ class Loads:
                 self._tell(ClusterEvent("not resumed", why))
         if self._is_closed:  # all stays as it is, for who comes after
             return
-        self._loading = ""
+        self._loading = load.model if resumed is None else ""
         self._heritage.settle()
         go_on(resumed or {})
         if resumed is not None:
@@ -280,9 +280,12 @@ class Loads:
         if loaded is not None and wanted is not None and wanted.ticket == load.ticket and not self.has_ended():
             load.done.set_result(None)  # who asks has not heard that the coordinator before had done it
             return
+        if loaded is None:
+            self._loading = load.model  # who asks waits: a GGUF file is converted for a minute, say
         try:
             files = open_model(load.model, load.options.dtype, progress=load.tell)
         except Exception as error:  # the model that is there stays
+            self._loading = ""
             self._fail(load, load.model, error)
             return
         self._unload()

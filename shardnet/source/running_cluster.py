@@ -248,9 +248,14 @@ class RunningCluster:
         return self._connection.ask(endpoint, *args, timeout_s=ASK_S)
 
     def _present(self) -> tuple[Model, RemoteDeployment]:
-        while self.status().loading:
-            time.sleep(LOOK_AGAIN_S)
-        return self._model_of(self._ask("model_info"))
+        while True:
+            while self.status().loading:
+                time.sleep(LOOK_AGAIN_S)
+            try:
+                return self._model_of(self._ask("model_info"))
+            except BadRequest:
+                if not self.status().loading:
+                    raise
 
     def _one_of_broken_off(self, number: int | None) -> BrokenOff:
         """

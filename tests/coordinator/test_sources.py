@@ -20,10 +20,12 @@ from processes import wait_until
 
 from shardnet.cluster.cluster import Cluster
 from shardnet.cluster.model import Model
+from shardnet.coordinator import loads
 from shardnet.coordinator.desk import SessionDesk
 from shardnet.coordinator.loads import Loads
 from shardnet.errors import BadRequest, ClusterError, DoesNotFit, KVMemorySpent, ModelNotFound
 from shardnet.launch.cluster import ask
+from shardnet.loader import open_model
 from shardnet.session.session import Session
 from shardnet.source import remote_deployment, running_cluster
 from shardnet.source.running_cluster import RunningCluster
@@ -70,6 +72,29 @@ def test_every_source_uses_what_one_has_loaded(
     assert cluster.told("loaded") == [f"{tiny.name} is loaded: units 0-2 on a, units 3-5 on b."]
     assert len(cluster.told("session began")) == len(cluster.told("session ended")) == 12
     wait_until(lambda: cluster.num_sessions() == 0)
+
+
+def test_who_asks_while_a_model_is_being_opened_waits_for_it(
+    cluster: LastingInProcess, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, who asked while a GGUF file was converted was told that there is no model."""
+    may_open = threading.Event()
+
+    def open_slowly(*args: Any, **options: Any) -> Any:
+        may_open.wait()
+        return open_model(*args, **options)
+
+    monkeypatch.setattr(loads, "open_model", open_slowly)
+    first, second = cluster.connect(), cluster.connect()
+    with ThreadPoolExecutor(2) as threads:
+        loading = threads.submit(loaded, first, tiny)
+        wait_until(lambda: second.status().loading == str(tiny))
+        asking = threads.submit(lambda: second.model)
+        may_open.set()
+        assert asking.result().plan.devices == loading.result().plan.devices
+    with pytest.raises(ModelNotFound):
+        first.load(tiny / "none")
+    assert not first.status().loading and first.model is not None
 
 
 def test_a_model_that_is_asked_for_again_is_the_same_one(cluster: LastingInProcess, tiny: Path) -> None:
