@@ -46,9 +46,9 @@ def started(asked: Asked, endpoint: str, names: Sequence[str], folder: Path, kee
 
 def wait_for_end(workers: LocalWorkers) -> int:
     """Wait until all have ended for good; returns the exit code of this node, which is 0 where they were sent home."""
-    while len(ended := workers.poll()) < len(workers.names):
+    while not workers.is_over:
         threading.Event().wait(ENDS_S)
-    return 1 if any(code != 0 for _, code in ended) else 0
+    return 1 if any(code != 0 for _, code in workers.poll()) else 0
 
 
 def send_home(endpoint: str) -> None:

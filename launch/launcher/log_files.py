@@ -42,30 +42,36 @@ def run_folder(logs: Logs, run_id: str) -> Iterator[Path]:
         BadRequest: it cannot be made.
     """
     parent = logs.folder or Path(tempfile.gettempdir())
+    scratch = None
     try:
-        if logs.folder is not None:
+        if logs.folder is None:
+            scratch = ScratchFolder(_SCRATCH, parent)
+            folder = scratch.path
+        else:
             parent.mkdir(parents=True, exist_ok=True)
-            yield Path(tempfile.mkdtemp(prefix=f"{run_id}_", dir=parent)).absolute()
-            return
-        scratch = ScratchFolder(_SCRATCH, parent)
+            folder = Path(tempfile.mkdtemp(prefix=f"{run_id}_", dir=parent))
     except OSError as error:
-        raise BadRequest(f"Logs cannot be written to {parent}: {error.strerror}. Choose another folder.") from error
+        raise _unwritable(parent, error) from error
     try:
-        yield scratch.path.absolute()
+        yield folder.absolute()
     finally:
-        scratch.remove()
+        if scratch is not None:
+            scratch.remove()
 
 
 def files_of_attempt(logs: Logs, folder: Path, num_ranks: int) -> list[Files]:
     """Where each local rank's output goes; makes the folders.
 
     Raises:
-        OSError
+        BadRequest: they cannot be made.
     """
     found = []
     for rank in range(num_ranks):
         own = folder / str(rank)
-        own.mkdir(parents=True)
+        try:
+            own.mkdir(parents=True)
+        except OSError as error:
+            raise _unwritable(folder, error) from error
         written = logs.redirected[rank] | logs.shown[rank]
         unwritten = None if rank in logs.ranks else NOWHERE
         found.append(
@@ -76,3 +82,7 @@ def files_of_attempt(logs: Logs, folder: Path, num_ranks: int) -> list[Files]:
             )
         )
     return found
+
+
+def _unwritable(folder: Path, error: OSError) -> BadRequest:
+    return BadRequest(f"Logs cannot be written to {folder}: {error.strerror}. Choose another --log-dir.")

@@ -129,6 +129,11 @@ class LocalWorkers:
         codes = dict(self._codes)
         return [(name, codes[name]) for name in self.names if name in codes]
 
+    @property
+    def is_over(self) -> bool:
+        """Whether all have ended, and none is to be started again."""
+        return not self._listener.is_alive()
+
     def log_tail(self, name: str, num_lines: int = 20) -> str:
         """The last lines that a device's process printed, or the nursery."""
         try:

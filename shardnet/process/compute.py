@@ -8,7 +8,8 @@ from shardnet.errors import BadRequest
 from shardnet.foreign.quoting import quoted
 
 CPU = "cpu"
-_FORM = re.compile(r"cpu|mps|cuda(:\d{1,2})?")
+_FORM = re.compile(r"cpu|mps|cuda:(0|[1-9][0-9]?)")
+"""One name for each: devices that compute at the same place share its memory (`cluster.survey`)."""
 
 
 def require_form(compute: str) -> None:

@@ -29,13 +29,11 @@ def compute_device(compute: str) -> torch.device:
     require_form(compute)
     found = torch.device(compute)
     if found.type == "cuda":
-        index = found.index or 0
         if not torch.cuda.is_available():
             raise UsageError(f"--compute {compute}: {_why_no_cuda()} Leave --compute out to use the processor.")
-        if index >= torch.cuda.device_count():
+        if found.index >= torch.cuda.device_count():
             count = torch.cuda.device_count()
             raise UsageError(f"--compute {compute}: this machine has {count} CUDA device(s), counted from cuda:0.")
-        return torch.device("cuda", index)
     if found.type == "mps" and not torch.backends.mps.is_available():
         raise UsageError("--compute mps: this torch finds no Metal here. Leave --compute out to use the processor.")
     return found

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 
@@ -26,6 +26,8 @@ from shardnet.stage.session_cache import BlockTensors, Run, SessionCache
 
 LEAST_ROWS = 4096
 """Of an extent: sessions in one extent can be worked on together, and rows that nobody writes take no memory."""
+SPARE_PART = 8
+"""On an accelerator they do: an extent has so small a part more than it must have of what is not taken yet."""
 
 
 class KVCache:
@@ -277,16 +279,29 @@ class KVCache:
 
     def _new_extent(self, num_rows: int) -> Extent:
         """As large as all others together: there are few, however many sessions come. No larger than it must be, where
-        the system does not give so many addresses (`ulimit -v`), nor than the budget, where rows take memory at once.
+        the system does not give so many addresses (`ulimit -v`).
         """
         size = max(num_rows, LEAST_ROWS, sum(extent.num_rows for extent in self._extents))
         if self.device.type != "cpu" and self._budget.is_limited:
-            free_rows = self._budget.room().free_bytes // max(self.bytes_per_token, 1)
-            size = max(num_rows, min(size, num_rows + free_rows))
-        try:
+            size = min(size, num_rows + self._spare_rows() // SPARE_PART)
+        with suppress(KVMemorySpent):
             return Extent(self.layout, self.dtype, size, self.kept, self.device)
-        except KVMemorySpent:
-            return Extent(self.layout, self.dtype, num_rows, self.kept, self.device)
+        return Extent(self.layout, self.dtype, num_rows, self.kept, self.device)  # what the first took is free again
+
+    def _spare_rows(self) -> int:
+        """How many rows more may be taken on an accelerator, where they take memory at once, beside what is reserved.
+
+        Raises:
+            KVMemorySpent: what is free is taken already, in pieces that are too small.
+        """
+        free_rows = self._budget.room().free_bytes // max(self.bytes_per_token, 1)
+        spare_rows = free_rows - sum(extent.num_free_rows for extent in self._extents)
+        if spare_rows < 0:
+            raise KVMemorySpent(
+                f"{self.device} has so much memory for KV cache, but in pieces between other sessions. Wait for other "
+                "sessions to end."
+            )
+        return spare_rows
 
     @contextmanager
     def _taken(self, what: str, num_bytes: int) -> Iterator[None]:

@@ -93,6 +93,10 @@ class Extent:
     def is_unused(self) -> bool:
         return self._holes == [(0, self.num_rows)]
 
+    @property
+    def num_free_rows(self) -> int:
+        return sum(size for _, size in self._holes)
+
     def take(self, num_rows: int) -> int | None:
         """The first of so many rows in a row that are free, and now taken; None where there are none."""
         for first, size in self._holes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
+import weakref
 from typing import Any
 
 import pytest
@@ -167,6 +168,52 @@ def test_a_small_session_has_room_where_the_system_gives_few_addresses(monkeypat
     with pytest.raises(KVMemorySpent, match="gives no"):
         cache.open(1, 101)
     assert cache.reserved_bytes == 60 * BYTES_PER_TOKEN
+
+
+def test_a_stretch_that_did_not_fit_holds_nothing_while_a_small_one_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once, what the error of the first still held was in the second one's way."""
+    there: weakref.WeakSet[Any] = weakref.WeakSet()
+    made = extent_module._Map.__init__
+
+    def make(self: Any, shape: tuple[int, int, int], dtype: torch.dtype) -> None:
+        if sum(each.tensor.shape[0] for each in there) + shape[0] > 3 * LEAST_ROWS:
+            raise KVMemorySpent("The system gives no addresses.")
+        made(self, shape, dtype)
+        there.add(self)
+
+    monkeypatch.setattr(extent_module._Map, "__init__", make)
+    filled(KVCache(LAYOUT, torch.float32), 0, 3, capacity=60)
+
+
+def test_an_accelerator_is_not_asked_for_more_than_the_budget_has() -> None:
+    """Rows that nobody has reserved take memory there: extents took twice the budget, and steps had none."""
+    limit_rows = 2 * LEAST_ROWS
+    cache = KVCache(LAYOUT, torch.float32, MemoryBudget(limit_rows * BYTES_PER_TOKEN), device=torch.device("meta"))
+    chooser = random.Random(0)
+    is_open: list[int] = []
+    num_refused = 0
+    for session in range(300):
+        if len(is_open) > chooser.randrange(20):
+            cache.close(is_open.pop(chooser.randrange(len(is_open))))
+        try:
+            cache.open(session, chooser.choice([10, 100, 700, 3000]))
+            is_open.append(session)
+        except KVMemorySpent:
+            num_refused += 1
+        taken_rows = sum(extent.num_rows for extent in cache._extents)
+        assert taken_rows <= limit_rows, session
+    assert 0 < num_refused < 100
+    for session in is_open:
+        cache.close(session)
+    cache.open(300, limit_rows)
+
+
+def test_a_long_session_fits_beside_a_short_one_on_an_accelerator() -> None:
+    budget = MemoryBudget(6000 * BYTES_PER_TOKEN)
+    cache = KVCache(LAYOUT, torch.float32, budget, device=torch.device("meta"))
+    cache.open(0, 100)
+    cache.open(1, 5000)
+    assert budget.reserved_bytes == 5100 * BYTES_PER_TOKEN
 
 
 @pytest.mark.parametrize("short_of", ["memory", "addresses"])
