@@ -3,127 +3,29 @@
 from __future__ import annotations
 
 import json
-import os
-import re
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
+import torch
+from cluster_of_hosts import PORT, PROMPT, START_S, Hosts, holders
 from namespaces import Namespaces, why_not
 from processes import wait_until
+from shard_chain import Chain
 from tiny_text_model import save_text_model
 
+from shardnet.loader import load_shard, open_model
+
 pytestmark = [pytest.mark.root, pytest.mark.timeout(290)]
-PROMPT = "the quick brown fox jumps over the lazy dog"
-PORT = 29500
-"""Where a cluster listens if nothing else is asked for."""
 NUM_LONG = 400
 LONG = ("--prompt", PROMPT, "--max-new-tokens", str(NUM_LONG), "--temperature", "0")
-START_S = 120.0
+NUM_PROMPT, ROW_BYTES, RUN_BYTES = len(PROMPT), 256, 16
 HALF_GIB = "0.002"
 """Room for more than half of the model, and not for all of it."""
-
-
-class Hosts:
-    """A laptop that coordinates, a phone that has joined it, and a desk that only asks."""
-
-    def __init__(self, folder: Path, model: Path, network: Namespaces, ends: ExitStack) -> None:
-        self.folder = folder
-        self.model = model
-        self.network = network
-        self._ends = ends
-
-    def state(self, host: str) -> Path:
-        return self.folder / host / "state"
-
-    def start(self, host: str, *arguments: str) -> Command:
-        home = self.folder / host
-        home.mkdir(exist_ok=True)
-        command = Command(self.network.command(host, sys.executable, "-m", "shardnet", *arguments), home)
-        self._ends.callback(command.end)
-        return command
-
-    def up(self, *options: str) -> Command:
-        """On the laptop. The code is the first thing that it says."""
-        state = str(self.state("laptop"))
-        return self.start(
-            *("laptop", "up", "--model", str(self.model), "--name", "laptop", "--state", state, "--json"),
-            *("--dtype", "float32", *options),
-        )
-
-    def join(self, host: str, code: str, *options: str) -> Command:
-        """By the code alone: where the cluster is, the network says."""
-        return self.start(host, "join", code, "--cluster", str(self.state(host)), "--name", host, "--json", *options)
-
-    def addresses(self, host: str) -> list[int]:
-        """The ports on which the gate of a host says that it can be dialled."""
-        said = (self.state(host) / "gate.log").read_text()
-        return sorted({int(port) for port in re.findall(r"listens at \S+:(\d+)", said)})
-
-    def ask(self, host: str, *arguments: str) -> Any:
-        """What a command answers with --json."""
-        command = self.start(host, *arguments, "--cluster", str(self.state(host)), "--json")
-        assert command.process.wait(START_S) == 0, command.said()
-        return json.loads(command.lines()[-1])
-
-
-class Command:
-    """One that goes on, and what it has said."""
-
-    def __init__(self, command: list[str], home: Path) -> None:
-        self._out = home / f"out-{time.monotonic_ns()}"
-        environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith("XDG_")},
-            "HOME": str(home),
-            "TMPDIR": str(home),
-            "SHARDNET_CACHE": str(home / "cache"),
-            "OMP_NUM_THREADS": "1",
-        }
-        with open(self._out, "wb") as out:
-            self.process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment, start_new_session=True
-            )
-
-    def said(self) -> str:
-        return self._out.read_text()
-
-    def lines(self) -> list[str]:
-        return [line for line in self.said().splitlines() if line.startswith(("{", "["))]
-
-    def wait_for(self, event: str, **fields: object) -> dict[str, Any]:
-        """The first event of that name and with these fields."""
-        found: list[dict[str, Any]] = []
-
-        def look() -> bool:
-            assert self.process.poll() is None, self.said()
-            told = map(json.loads, self.lines())
-            found[:] = [each for each in told if each.get("event") == event and fields.items() <= each.items()]
-            return bool(found)
-
-        wait_until(look, START_S)
-        return found[0]
-
-    def first(self) -> dict[str, Any]:
-        """What it says first."""
-        wait_until(lambda: self.lines() or self.process.poll() is not None, START_S)
-        assert self.lines(), self.said()
-        told: dict[str, Any] = json.loads(self.lines()[0])
-        return told
-
-    def end(self) -> None:
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGINT)
-            try:
-                self.process.wait(20)
-            except subprocess.TimeoutExpired:
-                os.killpg(self.process.pid, signal.SIGKILL)
-                self.process.wait()
 
 
 @pytest.fixture
@@ -136,20 +38,10 @@ def hosts(tmp_path: Path) -> Iterator[Hosts]:
         yield Hosts(tmp_path, model, network, ends)
 
 
-def alone(hosts: Hosts, num_tokens: int) -> dict[str, Any]:
-    """What one process says, on a host that is in no cluster."""
-    command = hosts.start(
-        *("desk", "generate", "--model", str(hosts.model), "--prompt", PROMPT, "--devices", "1", "--dtype", "float32"),
-        *("--max-new-tokens", str(num_tokens), "--temperature", "0", "--json"),
-    )
-    assert command.process.wait(START_S) == 0, command.said()
-    told: dict[str, Any] = json.loads(command.lines()[-1])
-    return told
-
-
 def test_three_hosts_answer_as_one_and_nothing_can_be_read_between_them(hosts: Hosts) -> None:
-    expected = alone(hosts, 24)
-    capture = hosts.network.capture()
+    expected = hosts.alone("desk", 24)
+    hidden = runs_of_hidden_states(hosts.model)
+    capture, within = hosts.network.capture(), hosts.network.capture_within("phone")
     laptop = hosts.up("--memory-gib", HALF_GIB)
     phone = hosts.join("phone", laptop.first()["code"], "--memory-gib", HALF_GIB)
     phone.wait_for("joined")
@@ -167,15 +59,18 @@ def test_three_hosts_answer_as_one_and_nothing_can_be_read_between_them(hosts: H
     assert open_ports(hosts, "desk", "laptop") == [PORT]
     (at_phone,) = hosts.addresses("phone")
     assert open_ports(hosts, "desk", "phone") == [at_phone]
-    seen = capture.close()
+    seen, seen_within = capture.close(), within.close()
     assert len(seen) > 50_000
     for secret in (PROMPT, expected["text"], "token_ids", "start_session", str(hosts.model)):
         assert secret.encode() not in seen
+    # What is carried between a gate and the device beside it is open, and holds what goes over the wire closed.
+    assert len(runs_in(seen_within, hidden)) > NUM_PROMPT * ROW_BYTES // 2
+    assert not runs_in(seen, hidden)
 
 
 def test_a_network_that_blinks_in_the_midst_of_an_answer_changes_no_token(hosts: Hosts) -> None:
     """Also where the phone comes back under another address."""
-    expected = alone(hosts, NUM_LONG)
+    expected = hosts.alone("desk", NUM_LONG)
     laptop = hosts.up("--memory-gib", HALF_GIB)
     phone = hosts.join("phone", laptop.first()["code"], "--memory-gib", HALF_GIB)
     phone.wait_for("holds")
@@ -197,8 +92,26 @@ def test_a_network_that_blinks_in_the_midst_of_an_answer_changes_no_token(hosts:
     assert phone.process.poll() is None
 
 
-def holders(status: dict[str, Any]) -> set[str]:
-    return {member["name"] for member in status["members"] if member["units"]}
+def runs_of_hidden_states(model: Path) -> set[bytes]:
+    """Of each token of the prompt, behind each unit but the last: one of them is where the ring is cut."""
+    files = open_model(str(model), "float32")
+    ids = torch.tensor(files.tokenizer()(PROMPT)["input_ids"])
+    assert len(ids) == NUM_PROMPT
+    runs: set[bytes] = set()
+    for last in range(files.config.num_hidden_layers + 1):
+        shard = load_shard(files.config, files.tensors_of(0, last), 0, last, "float32")
+        rows = Chain([shard], capacity=2 * NUM_PROMPT).step({0: ids})
+        for row in rows:
+            content = row.numpy().tobytes()
+            assert len(content) == ROW_BYTES
+            runs |= {content[at : at + RUN_BYTES] for at in range(ROW_BYTES - RUN_BYTES + 1)}
+    return runs
+
+
+def runs_in(seen: bytes, wanted: set[bytes]) -> set[bytes]:
+    """Those of the wanted runs that were seen anywhere."""
+    windows = (seen[at : at + RUN_BYTES] for at in range(len(seen) - RUN_BYTES + 1))
+    return {each for each in windows if each in wanted}
 
 
 def open_ports(hosts: Hosts, scanner: str, host: str) -> list[int]:
