@@ -7,8 +7,10 @@ from pathlib import Path
 import torch
 
 
-def save_text_model(folder: Path, *, num_blocks: int = 4, intermediate: int = 128) -> Path:
-    """Save it there; returns the folder. Its context is 4096 tokens, one for each byte of text."""
+def save_text_model(folder: Path, *, num_blocks: int = 4, intermediate: int = 128, ends: bool = True) -> Path:
+    """Save it there; returns the folder. Its context is 4096 tokens, one for each byte of text. Its answers end when it
+    says so, or, unless `ends`, when they are as long as was asked for.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -31,7 +33,7 @@ def save_text_model(folder: Path, *, num_blocks: int = 4, intermediate: int = 12
         num_key_value_heads=2,
         max_position_embeddings=4096,
         bos_token_id=None,
-        eos_token_id=end,
+        eos_token_id=end if ends else None,
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     return folder

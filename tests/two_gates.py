@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -55,6 +56,12 @@ class Way:
         """Nothing passes any more, and nobody is told."""
         self._open.clear()
 
+    def hold_those_there(self) -> None:
+        """The same for the connections that there are; those that are new from now on pass."""
+        self._open.clear()
+        self._open = asyncio.Event()
+        self._open.set()
+
     def release(self) -> None:
         """Connections that are new from now on pass, and what was held is lost."""
         self.cut()
@@ -67,14 +74,18 @@ class Way:
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there, back = await asyncio.open_connection("127.0.0.1", self.target, limit=NARROW_BYTES)
         self._writers |= {writer, back}
-        await asyncio.gather(self._pass_on(reader, back), self._pass_on(there, writer), return_exceptions=True)
+        may_pass = self._open
+        ways = self._pass_on(reader, back, may_pass), self._pass_on(there, writer, may_pass)
+        await asyncio.gather(*ways, return_exceptions=True)
         self._writers -= {writer, back}
         for each in (writer, back):
             each.transport.abort()
 
-    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pass_on(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, may_pass: asyncio.Event
+    ) -> None:
         while data := await reader.read(NARROW_BYTES):
-            await self._open.wait()
+            await may_pass.wait()
             while self.cut_at_bytes and self.passed_bytes + len(data) >= self.cut_at_bytes[0]:
                 data = data[: self.cut_at_bytes[0] - self.passed_bytes]
                 self.cut_at_bytes.pop(0)
@@ -107,6 +118,8 @@ class Gates:
         self.near = Meeting(lambda session: None, lambda session, stream: on_stream(stream), limits)
         self.peer = "near"
         """As whom the far gate knows whoever dials."""
+        self.until_s = math.inf
+        """How long it believes that."""
 
     async def connect(self) -> Connection:
         loop = asyncio.get_running_loop()
@@ -127,7 +140,7 @@ class _Arriving(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
-        self._gates.far.accept(transport, self._gates.peer)
+        self._gates.far.accept(transport, self._gates.peer, self._gates.until_s)
 
 
 @asynccontextmanager

@@ -8,10 +8,12 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from shardnet.gate.arrivals import Arrivals
+from shardnet.gate.calling import Caller
 from shardnet.gate.hub import Hub
 from shardnet.gate.listening import addresses_of, listen
 from shardnet.gate.outpost import Outpost
@@ -24,7 +26,7 @@ from shardnet.transport.door.messages import News
 from shardnet.trust.admission import Admission, admission_in
 from shardnet.trust.authority import request_for
 from shardnet.trust.contexts import server_context
-from shardnet.trust.identity import Identity, host_key, keep_identity, own_identity
+from shardnet.trust.identity import Identity, host_key, keep_gates, keep_identity, own_identity
 
 NEAR = "127.0.0.1"
 
@@ -56,9 +58,23 @@ class Hosts:
         self._num_outposts = 0
 
     async def _open(self, listeners: list[socket.socket]) -> Hub:
+        hub = Hub(self.folder / "up", self.admission.revoked, lambda: self.gates, self.said.append, loopback=NEAR)
+        self.arrivals = self._arrivals(listeners, hub)
+        self.caller = Caller(lambda: self.identity, lambda: self.gates, hub.out_of_reach, self.admission.counts)
+        following = asyncio.ensure_future(hub.follow_door())
+
+        async def close() -> None:
+            following.cancel()
+            self.arrivals.close()
+            self.caller.close()
+            hub.close("the test is over")
+
+        self.ends.callback(self.on_loop, close)
+        return hub
+
+    def _arrivals(self, listeners: list[socket.socket], hub: Hub) -> Arrivals:
         context = server_context(self.identity)
-        hub = Hub(self.folder / "up", self.admission.revoked, loopback=NEAR)
-        arrivals = Arrivals(
+        return Arrivals(
             listeners,
             lambda: context,
             self.admission.counts,
@@ -66,15 +82,16 @@ class Hosts:
             lambda transport, peer: transport.abort(),
             self.said.append,
         )
-        following = asyncio.ensure_future(hub.follow_door())
 
-        async def close() -> None:
-            following.cancel()
-            arrivals.close()
-            hub.close("the test is over")
-
-        self.ends.callback(self.on_loop, close)
-        return hub
+    async def move(self) -> None:
+        """The coordinator's gate can be dialled somewhere else from now on, and all connections are gone."""
+        self.arrivals.close()
+        for session in self.hub._meeting.sessions:
+            session.detach("the host has moved")
+        listeners = listen(["127.0.0.1:0"])
+        self.gates = addresses_of(listeners)
+        self.arrivals = self._arrivals(listeners, self.hub)
+        self.caller.begin()
 
     def restart_door(self) -> None:
         """The coordinator is killed, and started again in the same folder."""
@@ -114,7 +131,8 @@ class Host:
 
     async def _open(self, hosts: Hosts) -> Outpost:
         listeners = listen(["127.0.0.1:0"]) if self.can_be_dialled else []
-        outpost = Outpost(self.identity, listeners, self.said.append, loopback=self.loopback)
+        keep = partial(keep_gates, self._state)
+        outpost = Outpost(self.identity, listeners, self.said.append, keep, loopback=self.loopback)
         await outpost.serve({name: listen_in(self._state, name).socket for name in (DOOR, STATUS, TRUST)})
         staying = asyncio.ensure_future(outpost.stay_linked())
 

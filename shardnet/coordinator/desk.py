@@ -191,7 +191,9 @@ class SessionDesk:
     def sessions(self) -> tuple[SessionStatus, ...]:
         """Those that are under way."""
         now_s = time.monotonic()
-        found = [held.status(now_s) for held in list(self._held.values())]
+        with self._lock:
+            held = list(self._held.values())
+        found = [each.status(now_s) for each in held]
         return tuple(status for status in found if status is not None)
 
     def close(self) -> None:
@@ -215,7 +217,9 @@ class SessionDesk:
         """Answer those who have waited long, and end what nobody follows. To be called every now and then."""
         if self._broken is not None:
             self._broken.drop_old()
-        for ticket, held in list(self._held.items()):
+        with self._lock:
+            there = list(self._held.items())
+        for ticket, held in there:
             held.answer_late(now_s)
             if held.is_forgotten(now_s):
                 if held.page is not None and not held.is_closed:

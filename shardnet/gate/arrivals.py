@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import socket
 import ssl
 from collections.abc import Callable
 from functools import partial
 
+from shardnet.process.crowds import Crowds
 from shardnet.trust.certificates import Peer, peer_of
-from shardnet.trust.contexts import ENROL, LINK
+from shardnet.trust.contexts import CALL, ENROL, LINK
 from shardnet.trust.handshakes import reason_of
+from shardnet.trust.names import COORDINATOR
 
 HANDSHAKE_S = 10.0
-MOST_SHAKING = 64
-"""Handshakes at the same time. The one that takes longest makes room."""
+MOST_SHAKING, MOST_OF_ONE = 64, 16
+"""Handshakes at the same time, of all and of one address. The one that takes longest makes room."""
 AGAIN_S = 0.1
 """After which connections are taken again, when this process had no file left for one."""
 OnLink = Callable[[asyncio.Transport, Peer], object]
@@ -30,6 +33,7 @@ class Arrivals:
         context: for each handshake, as the own certificate is renewed now and then.
         counts: whether a certificate, by its serial number, was not revoked.
         say: told, in a sentence, of everybody who was not let in.
+        on_call: likewise given who is called, where this gate is not the one that calls others.
     """
 
     def __init__(
@@ -40,14 +44,15 @@ class Arrivals:
         on_link: OnLink,
         on_newcomer: OnNewcomer,
         say: Say,
+        on_call: OnLink | None = None,
     ) -> None:
+        self._on_call = on_call
         self._context = context
         self._counts = counts
         self._on_link = on_link
         self._on_newcomer = on_newcomer
         self._say = say
-        self._shaking: dict[asyncio.Task[None], None] = {}
-        """The oldest first."""
+        self._shaking: Crowds[asyncio.Task[None]] = Crowds(MOST_OF_ONE, MOST_SHAKING)
         self._accepting = [asyncio.ensure_future(self._accept(each)) for each in listeners]
 
     def close(self) -> None:
@@ -66,15 +71,10 @@ class Arrivals:
                     await asyncio.sleep(AGAIN_S)
                     continue
                 task = asyncio.ensure_future(self._shake(connection, _place(address)))
-                self._shaking[task] = None
-                task.add_done_callback(self._shaken)
-                if len(self._shaking) > MOST_SHAKING:
-                    oldest = next(iter(self._shaking))
-                    del self._shaking[oldest]
-                    oldest.cancel()
-
-    def _shaken(self, task: asyncio.Task[None]) -> None:
-        self._shaking.pop(task, None)
+                makes_room = self._shaking.add(task, _neighbourhood(address))
+                task.add_done_callback(self._shaking.remove)
+                if makes_room is not None:
+                    makes_room.cancel()
 
     async def _shake(self, connection: socket.socket, place: str) -> None:
         loop = asyncio.get_running_loop()
@@ -103,9 +103,14 @@ class Arrivals:
         elif protocol == LINK and peer is not None:
             self._on_link(transport, peer)
             return
+        elif protocol == CALL and self._on_call is not None and peer is not None and peer.name == COORDINATOR:
+            self._on_call(transport, peer)
+            return
         elif protocol == ENROL:
             self._on_newcomer(transport, peer)
             return
+        elif protocol == CALL and peer is not None:
+            self._say(f"{place}: {peer.name} passes for the coordinator")
         else:
             self._say(f"{place}: showed no certificate" if peer is None else f"{place}: speaks no protocol of ours")
         transport.abort()
@@ -122,5 +127,16 @@ class Arrived(asyncio.Protocol):
         self._let_in(transport)
 
 
+def refused(say: Say) -> Callable[[str, str], object]:
+    """What tells of a host that came with its certificate, and wanted what it may not have."""
+    return lambda peer, reason: say(f"{peer}: was refused: {reason}")
+
+
 def _place(address: object) -> str:
     return str(address[0]) if isinstance(address, tuple) else "?"
+
+
+def _neighbourhood(address: object) -> str:
+    """Whoever has an IPv6 address has 2**64 of them."""
+    place = _place(address).partition("%")[0]
+    return str(ipaddress.ip_network(f"{place}/64", strict=False)) if ":" in place else place

@@ -1,5 +1,5 @@
 """What gates tell each other of hosts, lines of JSON: each where it can be dialled, and the coordinator's what it knows
-of all, and which certificates do not count any more. Pure."""
+of all, where it can be dialled itself, and which certificates do not count any more. Pure."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ class Hosts(NamedTuple):
     """Where each can be dialled; none where it cannot."""
     revoked: frozenset[int] = frozenset()
     """The serial numbers of certificates."""
+    gates: tuple[Address, ...] = ()
+    """Where the coordinator's can be dialled."""
 
 
 def pack_addresses(addresses: Sequence[Address]) -> bytes:
@@ -41,7 +43,8 @@ def pack_hosts(hosts: Hosts) -> bytes:
     """All that is known."""
     addresses = {name: [str(each) for each in found] for name, found in hosts.addresses.items()}
     revoked = [f"{serial:x}" for serial in sorted(hosts.revoked)]
-    return json.dumps({"addresses": addresses, "revoked": revoked}).encode() + b"\n"
+    gates = [str(each) for each in hosts.gates[:MOST_ADDRESSES]]
+    return json.dumps({"addresses": addresses, "revoked": revoked, "gates": gates}).encode() + b"\n"
 
 
 def unpack_hosts(line: bytes) -> Hosts:
@@ -56,7 +59,7 @@ def unpack_hosts(line: bytes) -> Hosts:
     revoked = content.get("revoked")
     if not isinstance(revoked, list) or not all(isinstance(each, str) for each in revoked):
         raise ValueError("no serial numbers")
-    return Hosts(addresses, frozenset(int(each, 16) for each in revoked))
+    return Hosts(addresses, frozenset(int(each, 16) for each in revoked), _addresses(content.get("gates")))
 
 
 def _read(line: bytes) -> Any:

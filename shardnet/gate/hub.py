@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from shardnet.errors import ClusterError
+from shardnet.gate.arrivals import Say, refused
 from shardnet.gate.destinations import HOSTS, Gate, Member, read, written
 from shardnet.gate.local import connect_there, reach
 from shardnet.gate.ports import LOOPBACK, Ports
@@ -60,33 +61,56 @@ class Hub:
     Args:
         folder: the coordinator's state folder.
         revoked: the serial numbers of certificates that do not count any more.
+        gates: where this gate can be dialled now.
+        say: told, in a sentence, of every host that wanted a link which it may not have.
     """
 
-    def __init__(self, folder: Path, revoked: Revoked, limits: Limits | None = None, loopback: str = LOOPBACK) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        revoked: Revoked,
+        gates: Callable[[], Sequence[Address]] = tuple,
+        say: Say = lambda sentence: None,
+        limits: Limits | None = None,
+        loopback: str = LOOPBACK,
+    ) -> None:
         self._folder = folder
         self._loopback = loopback
-        self._meeting = Meeting(lambda session: None, self._on_stream, limits)
+        self._meeting = Meeting(lambda session: None, self._on_stream, limits, refused(say))
         self._is_told = asyncio.Event()
         """While the door is there, and has told of all who are."""
-        self._switchboard = Switchboard(revoked)
+        self._switchboard = Switchboard(revoked, gates)
         self._ports = Ports("", self._entrance_of, loopback)
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def let_in(self, transport: asyncio.Transport, peer: Peer) -> None:
         """Go on with a connection of another host, which has shown its certificate."""
-        self._meeting.accept(transport, peer.name)
+        self._meeting.accept(transport, peer.name, peer.until_s)
 
     def end_links(self, host: str, reason: str) -> None:
         """Carry nothing more for a host, and tell it why."""
         for session in self._meeting.sessions:
             if session.peer == host:
                 session.end(reason)
-        self._switchboard.tell()
+        self.tell_hosts()
 
     def hosts(self) -> dict[str, tuple[Address, ...]]:
         """Those with which there is a link session now, and where others can dial each."""
         addresses = self._switchboard.addresses
         return {session.peer: addresses.get(session.peer, ()) for session in self._meeting.sessions}
+
+    def network_changed(self, addresses: Collection[str]) -> None:
+        """This host has these addresses now."""
+        self._meeting.network_changed(addresses)
+
+    def tell_hosts(self) -> None:
+        """Tell the others what is so now: where hosts can be dialled, and which certificates do not count."""
+        self._switchboard.tell()
+
+    def out_of_reach(self) -> dict[str, tuple[Address, ...]]:
+        """The hosts with which nothing is carried at the moment, and where each could be dialled last."""
+        linked = {each.peer for each in self._meeting.sessions if not each.vigil.is_connection_needed}
+        return {host: said for host, said in self._switchboard.dialled_at.items() if said and host not in linked}
 
     def close(self, reason: str) -> None:
         """End all link sessions."""

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from shardnet.errors import ClusterError
 from shardnet.gate.destinations import Gate, written
 from shardnet.gate.hosts import Hosts
+from shardnet.gate.network import Network
 from shardnet.trust.addresses import Address
 from shardnet.trust.certificates import Peer, peer_of
 from shardnet.trust.contexts import client_context, server_mark
@@ -25,8 +26,8 @@ DIAL_S = 30.0
 """How long it may take to reach another host, before who wants to is told that it is out of reach."""
 
 
-async def dial_straight(gate: Address, context: ssl.SSLContext, mark: str) -> tuple[Connection, ssl.SSLObject]:
-    """A connection to the gate of a host, and what tells of the other end.
+async def dial_straight(gate: Address, context: ssl.SSLContext, mark: str) -> tuple[Connection, Peer]:
+    """A connection to the gate of a host, and the certificate that it has shown.
 
     Raises:
         OSError: it is not reached, or it is another host.
@@ -34,7 +35,14 @@ async def dial_straight(gate: Address, context: ssl.SSLContext, mark: str) -> tu
     transport, connection = await asyncio.get_running_loop().create_connection(
         Connection, *gate, ssl=context, server_hostname=mark, ssl_handshake_timeout=HANDSHAKE_S
     )
-    return connection, transport.get_extra_info("ssl_object")
+    return connection, _proven(connection, transport.get_extra_info("ssl_object"))
+
+
+def _proven(connection: Connection, tls: ssl.SSLObject) -> Peer:
+    peer = peer_of(tls)
+    assert peer is not None, "servers always show one"
+    connection.until_s = peer.until_s
+    return peer
 
 
 class Links:
@@ -44,7 +52,8 @@ class Links:
         hub: the link with the coordinator's host; ClusterError where there is none.
     """
 
-    def __init__(self, identity: Identity, meeting: Meeting, hub: Callable[[], LinkSession]) -> None:
+    def __init__(self, identity: Identity, meeting: Meeting, hub: Callable[[], LinkSession], network: Network) -> None:
+        self._network = network
         self._meeting = meeting
         self._hub = hub
         self._hosts = Hosts({})
@@ -58,16 +67,19 @@ class Links:
         self._context = client_context(identity)
 
     def hear(self, hosts: Hosts) -> None:
-        """Which hosts there are now. What links there are with those that were shut out end."""
-        self._hosts = hosts
+        """Which hosts there are now. What links there are with those that were shut out end, and those that can be
+        dialled elsewhere now are dialled there, where that is needed."""
+        before, self._hosts = self._hosts, hosts
+        for host, addresses in hosts.addresses.items():
+            if addresses != before.addresses.get(host):
+                self._meeting.hurry(host)
         for session in self._meeting.sessions:
             if self._serials.get(session.peer) in hosts.revoked:
                 session.end("shut out")
 
-    def note(self, peer: Peer | None) -> None:
+    def note(self, peer: Peer) -> None:
         """The certificate with which a host has come, or was reached."""
-        if peer is not None:
-            self._serials[peer.name] = peer.serial
+        self._serials[peer.name] = peer.serial
 
     def counts(self, serial: int) -> bool:
         """Whether a certificate was not revoked, as far as is known here."""
@@ -97,8 +109,9 @@ class Links:
             mark = server_mark(self._identity, host)
             if number == len(gates):
                 return await self._through_hub(host, mark)
-            connection, tls = await dial_straight(gates[number], self._context, mark)
-            self.note(peer_of(tls))
+            self._network.require(gates[number])
+            connection, peer = await dial_straight(gates[number], self._context, mark)
+            self.note(peer)
             return connection
 
         try:
@@ -113,5 +126,5 @@ class Links:
             raise OSError(str(error)) from error
         connection = Connection()
         tls = await dial_over(session, written(Gate(host)), connection, self._context, mark, HANDSHAKE_S)
-        self.note(peer_of(tls))
+        self.note(_proven(connection, tls))
         return connection

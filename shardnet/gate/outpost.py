@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from shardnet.errors import ClusterError
-from shardnet.gate.arrivals import Arrivals, Arrived
+from shardnet.gate.arrivals import Arrivals, Arrived, refused
+from shardnet.gate.calling import Called
 from shardnet.gate.destinations import HOSTS, Gate, Member, read, written
 from shardnet.gate.door_stream import DoorStream
 from shardnet.gate.hosts import MOST_LINE_BYTES, pack_addresses, unpack_hosts
 from shardnet.gate.links import HANDSHAKE_S, Links, dial_straight
 from shardnet.gate.listening import addresses_of
 from shardnet.gate.local import LateEntrance, reach
+from shardnet.gate.network import Network
 from shardnet.gate.ports import LOOPBACK, Ports
+from shardnet.gate.rota import Rota
 from shardnet.process.lasting import DOOR
 from shardnet.transport.door.gate import port_of
 from shardnet.transport.door.greeting import MARK_BYTES, greeting_of
@@ -36,9 +39,10 @@ from shardnet.trust.addresses import Address
 from shardnet.trust.certificates import Peer
 from shardnet.trust.contexts import client_context, server_context, server_mark
 from shardnet.trust.handshakes import reason_of
-from shardnet.trust.identity import Identity
+from shardnet.trust.identity import MOST_GATES, Identity
 from shardnet.trust.names import COORDINATOR
 from shardnet.tunnel.connection import Connection
+from shardnet.tunnel.dialling import first_through
 from shardnet.tunnel.forward import Pump, carry, entrance, open_reader_writer
 from shardnet.tunnel.greeting import GateOfOtherVersion
 from shardnet.tunnel.limits import Limits
@@ -48,8 +52,6 @@ from shardnet.tunnel.session import LinkSession
 from shardnet.tunnel.stream import Stream
 from shardnet.versions import Version
 
-LOOK_S = 5.0
-"""How often this host looks whether its addresses are others now."""
 AGAIN_S = 1.0
 """After which the coordinator's gate is dialled anew, when a link session is over or was refused."""
 OTHER_VERSION_AGAIN_S = 60.0
@@ -63,6 +65,7 @@ class Outpost:
     Args:
         listeners: where other hosts can dial this one; none where they cannot.
         say: told, in a sentence, when the link is there and when it is over.
+        keep_gates: given where the coordinator's gate can be dialled, when that is somewhere else.
     """
 
     def __init__(
@@ -70,19 +73,31 @@ class Outpost:
         identity: Identity,
         listeners: list[socket.socket],
         say: Say,
+        keep_gates: Callable[[Sequence[Address]], object] = lambda gates: None,
         limits: Limits | None = None,
         loopback: str = LOOPBACK,
     ) -> None:
         self._loopback = loopback
         self._listeners = listeners
         self._say = say
-        self._meeting = Meeting(lambda session: None, self._on_stream, limits)
+        self._keep_gates = keep_gates
+        self._network = Network()
+        self._network.on_change.append(self._network_changed)
+        self._rota = Rota(identity.gates)
+        self._has_moved = asyncio.Event()
+        self._meeting = Meeting(lambda session: None, self._on_stream, limits, refused(say))
         self._session: LinkSession | None = None
         self._other_version: Version | None = None
         """Of the coordinator's gate, where it does not go with this one."""
-        self._links = Links(identity, self._meeting, self.session)
+        self._links = Links(identity, self._meeting, self.session, self._network)
         self.arrivals = Arrivals(
-            listeners, lambda: self._own_context, self._links.counts, self._let_in, self._refuse, say
+            listeners,
+            lambda: self._own_context,
+            self._links.counts,
+            self._let_in,
+            self._refuse,
+            say,
+            on_call=lambda transport, peer: self._be_called(transport),
         )
         self._ports = Ports(identity.name, self._entrance_of, loopback)
         self.know(identity)
@@ -91,10 +106,32 @@ class Outpost:
     def know(self, identity: Identity) -> None:
         """The identity of this host from now on, of the same name: the certificate for the next connection, and where
         to dial."""
-        self._identity = identity
+        self.identity = identity
         self._context, self._own_context = client_context(identity), server_context(identity)
         self._links.know(identity)
-        self._gates = itertools.cycle(identity.gates)
+        self._rota.know(identity.gates)
+
+    def _know_gates(self, addresses: Sequence[Address]) -> None:
+        """The coordinator's gate can be dialled there. Where it was before it may be again."""
+        reached = () if self._rota.reached is None else (self._rota.reached,)
+        gates = tuple(dict.fromkeys([*addresses, *reached, *self.identity.gates]))[:MOST_GATES]
+        if gates != self.identity.gates:
+            self.identity = replace(self.identity, gates=gates)
+            self._rota.know(gates)
+            self._keep_gates(gates)
+
+    def _be_called(self, transport: asyncio.Transport) -> None:
+        called = Called(self._hear_call)
+        transport.set_protocol(called)
+        called.connection_made(transport)
+
+    def _hear_call(self, addresses: Sequence[Address]) -> None:
+        self._know_gates(addresses)
+        self._meeting.hurry(COORDINATOR)
+
+    def _network_changed(self) -> None:
+        self._has_moved.set()
+        self._meeting.network_changed(self._network.addresses)
 
     async def stay_linked(self) -> None:
         """Dial the coordinator's gate, and again when that is over. Never ends by itself."""
@@ -121,7 +158,9 @@ class Outpost:
         telling = asyncio.ensure_future(self._tell_addresses(writer))
         try:
             while line := await reader.readline():
-                self._links.hear(unpack_hosts(line))
+                hosts = unpack_hosts(line)
+                self._know_gates(hosts.gates)
+                self._links.hear(hosts)
         except (OSError, ValueError) as error:
             self._say(f"of other hosts nothing is heard any more: {error}")
         finally:
@@ -130,15 +169,16 @@ class Outpost:
     async def _tell_addresses(self, writer: asyncio.StreamWriter) -> None:
         told: tuple[Address, ...] | None = None
         while True:
+            self._has_moved.clear()
             now = addresses_of(self._listeners)
-            if now != told:
+            if now != told and not self._network.is_cut_off:
                 told = now
                 writer.write(pack_addresses(now))
-            await asyncio.sleep(LOOK_S)
+            await self._has_moved.wait()
 
     def _let_in(self, transport: asyncio.Transport, peer: Peer) -> None:
         self._links.note(peer)
-        self._meeting.accept(transport, peer.name)
+        self._meeting.accept(transport, peer.name, peer.until_s)
 
     def _refuse(self, transport: asyncio.Transport, peer: Peer | None) -> None:
         """Newcomers are taken in by the coordinator's gate only."""
@@ -158,8 +198,9 @@ class Outpost:
 
     def close(self) -> None:
         """End all links in order."""
+        self._network.close()
         self.arrivals.close()
-        self._meeting.end(f"the gate of {self._identity.name} has ended")
+        self._meeting.end(f"the gate of {self.identity.name} has ended")
 
     def session(self) -> LinkSession:
         """The link with the coordinator's host, be it attached or not.
@@ -172,8 +213,13 @@ class Outpost:
         return self._session
 
     async def _connect(self) -> Connection:
-        mark = server_mark(self._identity, COORDINATOR)
-        connection, _ = await dial_straight(next(self._gates), self._context, mark)
+        return await first_through([self._connect_at(gate) for gate in self._rota.next()])
+
+    async def _connect_at(self, gate: Address) -> Connection:
+        self._network.require(gate)
+        mark = server_mark(self.identity, COORDINATOR)
+        connection, _ = await dial_straight(gate, self._context, mark)
+        self._rota.note(gate)
         return connection
 
     def _entrance_of(self, member: Member) -> asyncio.Protocol:
@@ -183,10 +229,10 @@ class Outpost:
 
     def _on_stream(self, session: LinkSession, stream: Stream) -> None:
         wanted = read(stream.destination)
-        is_here = isinstance(wanted, Member) and wanted.host == self._identity.name
+        is_here = isinstance(wanted, Member) and wanted.host == self.identity.name
         if isinstance(wanted, Member) and is_here and self._ports.is_own(wanted.port):
             self._start(carry(stream, partial(reach, self._loopback, wanted.port)))
-        elif wanted == Gate(self._identity.name) and session is self._session:
+        elif wanted == Gate(self.identity.name) and session is self._session:
             self._start(self._answer(stream))
         else:
             stream.abort()
@@ -215,7 +261,7 @@ class Outpost:
         """A member of this host is about to be on the roster: whoever hears of it may come at once."""
         port = port_of(address)
         if port is not None:
-            self._ports.add(member_id, port, self._identity.name)
+            self._ports.add(member_id, port, self.identity.name)
 
     def heard(self, news: News) -> list[int]:
         """A member of this host is about to hear of others: it may go to them at once. Returns those whose ports are

@@ -33,6 +33,21 @@ def own_addresses(family: int) -> list[str]:
     return in_order(_of_interfaces(family), default) or ([] if default is None else [default])
 
 
+def beyond_loopback() -> list[Own]:
+    """All addresses of this host that may be one end of a connection with another. Those that mean something on one
+    interface only have its name behind them (`fe80::1%wlan0`)."""
+    found: list[Own] = []
+    for family in (socket.AF_INET, socket.AF_INET6):
+        default = of_default_route(family)
+        found += _of_interfaces(family) or ([] if default is None else [Own("", default)])
+    return [each for each in found if _rank(each, None) < _Rank.LOOPBACK]
+
+
+def is_in_network(own: Own) -> bool:
+    """Whether an address is in a network of others, and not within this host."""
+    return _rank(own, None) < _Rank.FOR_ITSELF
+
+
 def _of_interfaces(family: int) -> list[Own]:
     try:
         up = {name for name, stats in psutil.net_if_stats().items() if stats.isup}

@@ -17,6 +17,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -24,9 +25,11 @@ from typing import Any
 
 from shardnet.errors import UsageError
 from shardnet.gate.arrivals import Arrivals
+from shardnet.gate.calling import Caller
 from shardnet.gate.desk import MOST_QUESTION_BYTES, TrustDesk
 from shardnet.gate.hub import Hub
 from shardnet.gate.listening import addresses_of, listen
+from shardnet.gate.network import Network
 from shardnet.gate.newcomers import Newcomers
 from shardnet.gate.outpost import Outpost
 from shardnet.gate.renewing import OwnContext, stay_renewed
@@ -35,9 +38,10 @@ from shardnet.process.lasting import DOOR, STATUS, TRUST, mark
 from shardnet.process.standard_streams import open_closed, say
 from shardnet.process.state_folder import StateFolder
 from shardnet.transport.door.listening import listen_in
+from shardnet.trust.addresses import Address
 from shardnet.trust.admission import admission_in
 from shardnet.trust.answering import Desk
-from shardnet.trust.identity import identity_in
+from shardnet.trust.identity import identity_in, keep_gates
 from shardnet.trust.invitations import Invitations
 from shardnet.trust.keys import fingerprint_of
 
@@ -84,23 +88,40 @@ async def _as_hub(arguments: argparse.Namespace, ends: ExitStack) -> asyncio.Fut
     state = StateFolder(arguments.folder / TRUST)
     ends.callback(state.close)
     listeners = listen(arguments.listen, or_next=arguments.or_next)
-    gates = addresses_of(listeners)
+    gates = partial(addresses_of, listeners)
     admission = admission_in(state, time.time())
-    context = OwnContext(state, admission, gates, log)
-    hub = Hub(arguments.folder, admission.revoked)
+    context = OwnContext(state, admission, gates(), log)
+    hub = Hub(arguments.folder, admission.revoked, gates, log)
     ends.callback(hub.close, "the cluster has ended")
     invitations = Invitations()
-    now_at = partial(addresses_of, listeners)
-    desk = Desk(admission, invitations, fingerprint_of(context.identity.key.public_key()), now_at)
+    desk = Desk(admission, invitations, fingerprint_of(context.identity.key.public_key()), gates)
     newcomers = Newcomers(desk, lambda name: None, log)
     arrivals = Arrivals(listeners, context, admission.counts, hub.let_in, newcomers.take, log)
     ends.callback(arrivals.close)
-    trust_desk = TrustDesk(admission, invitations, now_at, lambda name: hub.end_links(name, "shut out"), hub.hosts)
+    trust_desk = TrustDesk(admission, invitations, gates, lambda name: hub.end_links(name, "shut out"), hub.hosts)
     questions = listen_in(state, TRUST)
     ends.callback(questions.remove)
     await asyncio.start_unix_server(trust_desk.serve, sock=questions.socket, limit=MOST_QUESTION_BYTES)
-    _be_ready(arguments.ready_fd, {"addresses": [str(gate) for gate in gates]})
+    _follow_network(hub, Caller(lambda: context.identity, gates, hub.out_of_reach, admission.counts), ends)
+    _be_ready(arguments.ready_fd, {"addresses": [str(gate) for gate in gates()]})
     return asyncio.ensure_future(hub.follow_door())
+
+
+def _follow_network(hub: Hub, caller: Caller, ends: ExitStack) -> None:
+    """When this host has other addresses, the others are told so: they may not find it any more."""
+    network = Network()
+    ends.callback(network.close)
+    ends.callback(caller.close)
+
+    def follow() -> None:
+        hub.network_changed(network.addresses)
+        if network.is_cut_off:
+            caller.close()
+        else:
+            hub.tell_hosts()
+            caller.begin()
+
+    network.on_change.append(follow)
 
 
 async def _as_outpost(arguments: argparse.Namespace, ends: ExitStack) -> asyncio.Future[None]:
@@ -110,7 +131,7 @@ async def _as_outpost(arguments: argparse.Namespace, ends: ExitStack) -> asyncio
     if identity is None:
         raise UsageError(f"This host has not joined a cluster in {state.path}. Join with a code: shardnet join CODE")
     listeners = listen(arguments.listen)
-    outpost = Outpost(identity, listeners, log)
+    outpost = Outpost(identity, listeners, log, partial(_keep_gates, state))
     ends.callback(outpost.close)
     offered = {name: listen_in(state, name) for name in (DOOR, STATUS, TRUST)}
     for each in offered.values():
@@ -119,9 +140,17 @@ async def _as_outpost(arguments: argparse.Namespace, ends: ExitStack) -> asyncio
     await outpost.serve({name: each.socket for name, each in offered.items()})
     for address in addresses_of(listeners):
         log(f"listens at {address}")
-    ends.callback(asyncio.ensure_future(stay_renewed(state, identity, outpost.know, log)).cancel)
+    ends.callback(asyncio.ensure_future(stay_renewed(state, lambda: outpost.identity, outpost.know, log)).cancel)
     _be_ready(arguments.ready_fd, {"name": identity.name})
     return asyncio.ensure_future(outpost.stay_linked())
+
+
+def _keep_gates(state: StateFolder, gates: Sequence[Address]) -> None:
+    """So that this host finds the coordinator's also when it is started again."""
+    try:
+        keep_gates(state, gates)
+    except UsageError as error:
+        log(f"where the coordinator's host is now could not be written down: {error}")
 
 
 def _be_ready(pipe: int | None, what: dict[str, Any]) -> None:

@@ -62,22 +62,23 @@ class OwnContext:
 
 
 async def stay_renewed(
-    state: StateFolder, identity: Identity, on_renewed: Callable[[Identity], object], say: Say
+    state: StateFolder, identity: Callable[[], Identity], on_renewed: Callable[[Identity], object], say: Say
 ) -> None:
     """Renew a host's certificate whenever that is due. Never ends by itself.
 
     Args:
-        on_renewed: given the identity with the new one.
+        identity: of the host now.
+        on_renewed: given the identity with the new one, which is the host's from then on.
         say: told, in a sentence, what became of it.
     """
     while True:
-        if identity.needs_renewal(time.time()):
+        if identity().needs_renewal(time.time()):
             try:
-                identity = await renew(state, identity)
+                renewed = await renew(state, identity())
             except ShardnetError as error:
                 say(f"the certificate could not be renewed: {error}")
             else:
-                on_renewed(identity)
+                on_renewed(renewed)
                 say("the certificate was renewed")
         await asyncio.sleep(LOOK_S)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from shardnet.gate.hosts import MOST_LINE_BYTES, Hosts, pack_hosts, unpack_addresses
 from shardnet.trust.addresses import Address
@@ -16,10 +16,14 @@ class Switchboard:
 
     Args:
         revoked: the serial numbers of certificates that do not count any more.
+        gates: where the coordinator's gate can be dialled.
     """
 
-    def __init__(self, revoked: Callable[[], frozenset[int]]) -> None:
+    def __init__(self, revoked: Callable[[], frozenset[int]], gates: Callable[[], Sequence[Address]]) -> None:
         self._revoked = revoked
+        self._gates = gates
+        self.dialled_at: dict[str, tuple[Address, ...]] = {}
+        """What each host has said last, also where it says nothing any more."""
         self._lines: dict[_Line, tuple[Address, ...]] = {}
         """With what each host has said last."""
 
@@ -34,13 +38,13 @@ class Switchboard:
 
     def tell(self) -> None:
         """Tell all what is so now."""
-        told = pack_hosts(Hosts(self.addresses, self._revoked()))
+        told = pack_hosts(Hosts(self.addresses, self._revoked(), tuple(self._gates())))
         for line in self._lines:
             line.tell(told)
 
     def hear(self, line: _Line, addresses: tuple[Address, ...]) -> None:
         """A host can be dialled there."""
-        self._lines[line] = addresses
+        self._lines[line] = self.dialled_at[line.host] = addresses
         self.tell()
 
     def lose(self, line: _Line) -> None:

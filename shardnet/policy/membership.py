@@ -28,8 +28,8 @@ class Limits:
 
     ask_every_s: float = 1.0
     suspect_after_s: float = 2.0
-    lost_after_s: float = 30.0
-    """A phone may doze, but nobody waits forever."""
+    lost_after_s: float = 60.0
+    """A phone may doze, but nobody waits forever. As long as a link between hosts is kept without a connection."""
     grace_s: float = 0.5
 
 

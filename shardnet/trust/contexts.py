@@ -21,6 +21,8 @@ ENROL = "shardnet-enrol"
 """To become a member, or to renew a certificate."""
 LINK = "shardnet-link"
 """Between members."""
+CALL = "shardnet-call"
+"""From the coordinator's gate to another: it says where it can be dialled now."""
 
 
 def server_context(identity: Identity) -> ssl.SSLContext:
@@ -29,7 +31,7 @@ def server_context(identity: Identity) -> ssl.SSLContext:
     _trust(context, identity)
     context.verify_mode = ssl.CERT_OPTIONAL
     context.num_tickets = 0
-    context.set_alpn_protocols([LINK, ENROL])
+    context.set_alpn_protocols([LINK, ENROL, CALL])
     return context
 
 

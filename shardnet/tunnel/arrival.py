@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 
 from shardnet.tunnel import frames
@@ -12,8 +11,6 @@ from shardnet.tunnel.frames import BadFrame, Frame, Kind
 from shardnet.tunnel.greeting import GateOfOtherVersion, Greeting, LinkRefused, unpack_greeting
 from shardnet.tunnel.session import LinkSession
 from shardnet.versions import OWN, packed
-
-_log = logging.getLogger(__name__)
 
 
 class Arrival:
@@ -26,17 +23,20 @@ class Arrival:
         greet_s: float,
         session_of: Callable[[str, Greeting], LinkSession],
         when_gone: Callable[[Arrival], None],
+        on_refused: Callable[[str, str], object],
     ) -> None:
         """Args:
         peer: whose gate it is; that is proven.
         greet_s: how long the greeting may take.
         session_of: for peer and greeting, the link session; or it raises LinkRefused.
         when_gone: called when the connection has another owner, or is over.
+        on_refused: called with peer and reason where it has said what nobody may.
         """
         self._connection = connection
         self._peer = peer
         self._session_of = session_of
         self._when_gone = when_gone
+        self._on_refused = on_refused
         self._overdue = asyncio.get_running_loop().call_later(greet_s, self._give_up)
         connection.belong_to(self)
 
@@ -46,9 +46,8 @@ class Arrival:
         self._connection.write(frames.pack_reason(Kind.REFUSED, reason))
         self._connection.close()
 
-    def _say_own_version(self, error: GateOfOtherVersion) -> None:
+    def _say_own_version(self) -> None:
         """Who dials knows best what goes with its own."""
-        _log.warning("%s", error)
         self._leave()
         self._connection.write(frames.pack(Kind.OTHER_VERSION, payload=packed(OWN)))
         self._connection.close()
@@ -66,9 +65,11 @@ class Arrival:
             session = self._session_of(self._peer, unpack_greeting(first.payload, self._peer))
         except (BadFrame, LinkRefused) as error:
             self.refuse(str(error))
+            self._on_refused(self._peer, str(error))
             return
         except GateOfOtherVersion as error:
-            self._say_own_version(error)
+            self._say_own_version()
+            self._on_refused(self._peer, str(error))
             return
         self._leave()
         session.welcome(connection, first.number)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from shardnet.tunnel import frames
 from shardnet.tunnel.frames import BadFrame, Kind
+from shardnet.tunnel.limits import Limits
 from shardnet.tunnel.liveness import Liveness, Look
 from shardnet.tunnel.pacing import Pacing
 
@@ -15,9 +16,9 @@ from shardnet.tunnel.pacing import Pacing
 class Attachment:
     """From one attaching to the next detaching."""
 
-    def __init__(self, answer_s: float, now_s: float) -> None:
+    def __init__(self, limits: Limits, now_s: float) -> None:
         self.pacing = Pacing(now_s)
-        self._liveness = Liveness(answer_s)
+        self._liveness = Liveness(limits.doubt_s, limits.answer_s)
         self._looked_at_s = now_s
         self._num_asked = 0
         self._num_answers = 0
@@ -30,10 +31,16 @@ class Attachment:
         self._liveness.heard()
 
     def look(self, now_s: float, ask_after_s: float) -> Look:
-        """Whether it lives; called about twice in `ask_after_s`."""
+        """Whether it lives; called about twice in `ask_after_s`. Who was not called for long was suspended, and the
+        other end may have given it up meanwhile: it is asked at once."""
         passed_s = now_s - self._looked_at_s
         self._looked_at_s = now_s
-        return self._liveness.look(min(passed_s, ask_after_s / 2), ask_after_s)
+        look = self._liveness.look(min(passed_s, ask_after_s / 2), ask_after_s)
+        return self._liveness.ask() if look is Look.WAIT and passed_s > 2 * ask_after_s else look
+
+    def ask_at_once(self, now_s: float) -> bytes:
+        """A question, unless one waits for an answer."""
+        return self.ask(now_s) if self._liveness.ask() is Look.ASK else b""
 
     def ask(self, now_s: float) -> bytes:
         """A question, which goes out now."""

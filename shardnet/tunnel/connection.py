@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
+import math
 import socket
+import struct
+from collections.abc import Collection
+from contextlib import suppress
 from typing import Protocol
 
 from shardnet.tunnel.frames import BadFrame, Frame, FrameReader
@@ -13,6 +18,7 @@ TCP_NOTSENT_LOWAT = 25
 UNSENT_BYTES = 2**16
 """What waits in the kernel for its turn on the network. What comes later, and is more urgent, waits behind it."""
 
+_FORGET = struct.pack("ii", 1, 0)
 CLOSE_S = 2.0
 """How long what was written last may take to go out."""
 
@@ -30,7 +36,9 @@ class Owner(Protocol):
 class Connection(asyncio.BufferedProtocol):
     """Takes over a transport, with TLS or without. It is not read from until it has an owner."""
 
-    def __init__(self) -> None:
+    def __init__(self, until_s: float = math.inf) -> None:
+        self.until_s = until_s
+        """When what the other end has shown of itself counts no more, in seconds since 1970: see `Peer`."""
         self._transport: asyncio.Transport | None = None
         self._owner: Owner | None = None
         self._reader = FrameReader()
@@ -56,6 +64,14 @@ class Connection(asyncio.BufferedProtocol):
         if is_first and self._transport is not None:
             self._transport.resume_reading()
 
+    def is_from(self, addresses: Collection[str]) -> bool:
+        """Whether its end here is at one of these, or no network is under it that could be another one now."""
+        here = None if self._transport is None else self._transport.get_extra_info("sockname")
+        if not isinstance(here, tuple):
+            return True
+        host = str(here[0]).partition("%")[0]
+        return host in addresses or ipaddress.ip_address(host).is_loopback
+
     def write(self, data: bytes) -> None:
         """Send it after all that was written before; nothing does on a connection that is breaking."""
         if self._transport is None or self._transport.is_closing():
@@ -76,6 +92,14 @@ class Connection(asyncio.BufferedProtocol):
         if self._transport is not None:
             self._transport.abort()
             self._transport = None
+
+    def forget(self) -> None:
+        """The same where nothing seems to get through: nothing is left to the kernel that would go on sending."""
+        socket_ = None if self._transport is None else self._transport.get_extra_info("socket")
+        if socket_ is not None:
+            with suppress(OSError):
+                socket_.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _FORGET)
+        self.abort()
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._reader.room()

@@ -8,8 +8,9 @@ gets through counts.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from contextlib import suppress
+from typing import Any
 
 from shardnet.errors import ShardnetError
 from shardnet.tunnel import frames
@@ -27,15 +28,57 @@ ATTEMPT_S = 8.0
 """How long one attempt may take."""
 
 
-def pauses() -> Iterator[float]:
-    """How long to wait between the beginnings of two attempts."""
-    pause_s = FIRST_PAUSE_S
-    while True:
-        yield pause_s
-        pause_s = min(2 * pause_s, MOST_PAUSE_S)
+async def first_through(attempts: Sequence[Coroutine[Any, Any, Connection]]) -> Connection:
+    """Dial in several ways at once: the first connection that gets through.
+
+    Raises:
+        OSError: none does; or whatever else one of them says.
+    """
+    trying = {asyncio.ensure_future(each) for each in attempts}
+    error: OSError = OSError("nothing is known that could be dialled")
+    try:
+        while trying:
+            done, _ = await asyncio.wait(trying, return_when=asyncio.FIRST_COMPLETED)
+            for attempt in done:
+                trying.remove(attempt)
+                try:
+                    return attempt.result()
+                except OSError as failed:
+                    error = failed
+        raise error
+    finally:
+        _give_up(trying)
 
 
-async def dial_again(connect: Connect, pauses_s: Iterator[float]) -> Connection:
+class Pauses:
+    """Between the beginnings of two attempts: each twice as long as the one before, up to a limit."""
+
+    def __init__(self, first_s: float = FIRST_PAUSE_S, most_s: float = MOST_PAUSE_S) -> None:
+        self._first_s = self._next_s = first_s
+        self._most_s = most_s
+        self._pause: asyncio.Future[None] | None = None
+
+    def begin(self) -> asyncio.Future[None]:
+        """The next one, which is done when it is over."""
+        loop = asyncio.get_running_loop()
+        self._pause = loop.create_future()
+        loop.call_later(self._next_s, _end, self._pause)
+        self._next_s = min(2 * self._next_s, self._most_s)
+        return self._pause
+
+    def hurry(self) -> None:
+        """End the present one: the next attempt may get through. Those after it come quickly again."""
+        self._next_s = self._first_s
+        if self._pause is not None:
+            _end(self._pause)
+
+
+def _end(pause: asyncio.Future[None]) -> None:
+    if not pause.done():
+        pause.set_result(None)
+
+
+async def dial_again(connect: Connect, pauses: Pauses) -> Connection:
     """The first connection that gets through, however long that takes.
 
     Raises:
@@ -49,32 +92,33 @@ async def dial_again(connect: Connect, pauses_s: Iterator[float]) -> Connection:
             attempts.add(attempt)
             overdue = loop.call_later(ATTEMPT_S, attempt.cancel)
             attempt.add_done_callback(lambda _, overdue=overdue: overdue.cancel())  # type: ignore[misc]
-            connection = await _first_of(attempts, next(pauses_s))
+            connection = await _first_of(attempts, pauses.begin())
             if connection is not None:
                 return connection
     finally:
-        for left in attempts:
-            left.cancel()
-            left.add_done_callback(_close)
+        _give_up(attempts)
 
 
-async def _first_of(attempts: set[asyncio.Future[Connection]], pause_s: float) -> Connection | None:
-    """Wait so long at the most, and take those that have failed out."""
-    loop = asyncio.get_running_loop()
-    until_s = loop.time() + pause_s
-    while attempts and loop.time() < until_s:
-        left_s = until_s - loop.time()
-        done, _ = await asyncio.wait(attempts, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
-        for attempt in done:
+async def _first_of(attempts: set[asyncio.Future[Connection]], pause: asyncio.Future[None]) -> Connection | None:
+    """Wait until the pause is over at the most, and take those that have failed out."""
+    while not pause.done():
+        waited: list[asyncio.Future[Any]] = [*attempts, pause]
+        await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+        for attempt in [each for each in attempts if each.done()]:
             attempts.remove(attempt)
             with suppress(OSError, asyncio.TimeoutError, asyncio.CancelledError):
                 return attempt.result()
-    await asyncio.sleep(until_s - loop.time())
     return None
 
 
+def _give_up(attempts: Collection[asyncio.Future[Connection]]) -> None:
+    """They are not needed any more."""
+    for attempt in attempts:
+        attempt.cancel()
+        attempt.add_done_callback(_close)
+
+
 def _close(attempt: asyncio.Future[Connection]) -> None:
-    """One that is not needed any more."""
     if not attempt.cancelled() and attempt.exception() is None:
         attempt.result().abort()
 
@@ -98,6 +142,8 @@ class Dialler:
         self._greet_s = greet_s
         self._identity = draw_identity()
         self._num_attempts = 0
+        self._pauses = Pauses()
+        self._answer: _Answer | None = None
 
     async def dial(self) -> None:
         """Attach the session to a connection, however long that takes.
@@ -106,39 +152,50 @@ class Dialler:
             ShardnetError: it can never be; LinkRefused where the other gate says so, GateOfOtherVersion where the two
                 cannot understand each other.
         """
-        pauses_s = pauses()
+        self._pauses = Pauses()
         while True:
-            connection = await dial_again(self._connect, pauses_s)
+            connection = await dial_again(self._connect, self._pauses)
+            if self._session.is_attached and not self._session.vigil.is_connection_needed:
+                connection.abort()  # the one that it has answers again
+                return
             try:
                 await self._greet(connection)
                 return
             except GreetingFailed:
                 connection.abort()
-                await asyncio.sleep(next(pauses_s))
+                await self._pauses.begin()
             except BaseException:
                 connection.abort()
                 raise
 
     async def run(self) -> None:
-        """Do so whenever it is detached, until it is over."""
+        """Do so whenever it has none, or one that does not answer at once, until it is over."""
         while not self._session.why_over:
-            await self._session.wait_detached()
+            await self._session.vigil.wait_needed()
             try:
                 await self.dial()
             except ShardnetError as error:
                 self._session.end(str(error))
+
+    def hurry(self) -> None:
+        """The network has changed: where it is being dialled, begin anew at once."""
+        self._pauses.hurry()
+        if self._answer is not None:
+            self._answer.connection_fails("the network has changed")
 
     async def _greet(self, connection: Connection) -> None:
         self._num_attempts += 1
         is_new = self._session.counts.num_connections == 0
         greeting = pack_greeting(Greeting(self._identity, self._num_attempts, is_new, self._gate))
         connection.write(frames.pack(Kind.GREETING, 0, self._session.num_received, greeting))
-        answer = _Answer(self._session)
+        answer = self._answer = _Answer(self._session)
         connection.belong_to(answer)
         try:
             await asyncio.wait_for(answer.is_welcome, self._greet_s)
         except asyncio.TimeoutError:
             raise GreetingFailed("the other gate did not answer a greeting") from None
+        finally:
+            self._answer = None
 
 
 class _Answer:
@@ -166,5 +223,9 @@ class _Answer:
     def can_write(self, connection: Connection) -> None: ...
 
     def connection_broke(self, connection: Connection, error: Exception | None) -> None:
+        self.connection_fails(str(error))
+
+    def connection_fails(self, why: str) -> None:
+        """It is of no use."""
         if not self.is_welcome.done():
-            self.is_welcome.set_exception(GreetingFailed(str(error)))
+            self.is_welcome.set_exception(GreetingFailed(why))

@@ -15,6 +15,8 @@ class Limits:
     """A connection that is silent for so long is asked for a sign of life, while streams are open."""
     idle_ask_after_s: float = 15.0
     """The same without streams."""
+    doubt_s: float = 0.5
+    """Another one is dialled beside it where nothing comes in so long a time after it was asked."""
     answer_s: float = 2.0
     """It is given up where nothing comes in so long a time after it was asked."""
     greet_s: float = 5.0

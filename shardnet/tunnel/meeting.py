@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 
@@ -31,20 +32,29 @@ class _Accepted:
 class Meeting:
     """All link sessions of one gate, on one event loop."""
 
-    def __init__(self, on_session: OnSession, on_stream: OnStream, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        on_session: OnSession,
+        on_stream: OnStream,
+        limits: Limits | None = None,
+        on_refused: Callable[[str, str], object] = lambda peer, reason: None,
+    ) -> None:
         """Args:
         on_session: called with each link session that another gate has begun.
         on_stream: called with each stream that another gate has opened. Something is to `begin` with it, now or
             later, or it is to be aborted.
         limits: of all link sessions.
+        on_refused: called with who has asked for a link session that it may not have, and why not.
         """
         self._on_session = on_session
         self._on_stream = on_stream
         self._limits = limits or Limits()
+        self._on_refused = on_refused
         self._gate = draw_gate()
         self._accepted: dict[bytes, _Accepted] = {}
         self._sessions: dict[LinkSession, asyncio.Task[None] | None] = {}
-        """And who dials for it."""
+        """And what dials for it."""
+        self._diallers: dict[LinkSession, Dialler] = {}
         self._arrivals: set[Arrival] = set()
 
     @property
@@ -52,12 +62,18 @@ class Meeting:
         """Those that are not over."""
         return tuple(session for session in self._sessions if not session.why_over)
 
-    def accept(self, transport: asyncio.Transport, peer: str) -> None:
-        """Take over a connection on which the gate of the host `peer` has proven that it is that, and said no more."""
-        connection = Connection()
+    def accept(self, transport: asyncio.Transport, peer: str, until_s: float = math.inf) -> None:
+        """Take over a connection on which the gate of the host `peer` has proven that it is that, and said no more.
+
+        Args:
+            until_s: when the proof counts no more, in seconds since 1970.
+        """
+        connection = Connection(until_s)
         transport.set_protocol(connection)
         connection.connection_made(transport)
-        arrival = Arrival(connection, peer, self._limits.greet_s, self._session_of, self._arrivals.discard)
+        arrival = Arrival(
+            *(connection, peer, self._limits.greet_s, self._session_of, self._arrivals.discard), self._on_refused
+        )
         self._arrivals.add(arrival)
 
     async def dial(self, connect: Connect, peer: str) -> LinkSession:
@@ -68,7 +84,7 @@ class Meeting:
             ShardnetError: `connect` says that it is of no use.
         """
         session = self._new_session(peer, is_dialler=True)
-        dialler = Dialler(session, connect, self._gate, self._limits.greet_s)
+        dialler = self._diallers[session] = Dialler(session, connect, self._gate, self._limits.greet_s)
         try:
             await dialler.dial()
         except BaseException:
@@ -76,6 +92,23 @@ class Meeting:
             raise
         self._sessions[session] = asyncio.ensure_future(dialler.run())
         return session
+
+    def network_changed(self, addresses: Collection[str]) -> None:
+        """This host has these addresses now: leave connections from others, and dial at once where that is needed."""
+        for session in self.sessions:
+            session.vigil.leave_unless_at(addresses)
+            self._hurry(session)
+
+    def hurry(self, peer: str) -> None:
+        """The host `peer` may be reached another way now."""
+        for session in self.sessions:
+            if session.peer == peer:
+                self._hurry(session)
+
+    def _hurry(self, session: LinkSession) -> None:
+        session.vigil.ask_now()
+        if session in self._diallers:
+            self._diallers[session].hurry()
 
     def end(self, reason: str) -> None:
         """End all link sessions, in order."""
@@ -119,6 +152,7 @@ class Meeting:
         return session
 
     def _forget(self, session: LinkSession) -> None:
+        self._diallers.pop(session, None)
         task = self._sessions.pop(session)
         if task is not None:
             task.cancel()

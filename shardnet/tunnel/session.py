@@ -20,10 +20,10 @@ from shardnet.tunnel.counts import Counts
 from shardnet.tunnel.flow import Incoming, Outgoing, SharedCredit
 from shardnet.tunnel.frames import BadFrame, Frame, Kind
 from shardnet.tunnel.limits import Limits
-from shardnet.tunnel.liveness import Look
 from shardnet.tunnel.scheduling import Turns
 from shardnet.tunnel.sequence import ReceivedFrames, SentFrames
 from shardnet.tunnel.stream import Stream
+from shardnet.tunnel.vigil import Vigil
 
 AnyProtocol = TypeVar("AnyProtocol", bound=asyncio.Protocol)
 CHUNK_BYTES = 2**14 - frames.HEAD.size
@@ -69,8 +69,9 @@ class LinkSession:
         self._shared_credit = SharedCredit(limits.shared_credit_bytes)
         self._last_opened, self._last_heard = (-1, 0) if is_dialler else (0, -1)
         """The streams' numbers: of who dials they are odd, and each is larger than those before."""
-        self._attachment = Attachment(limits.answer_s, self._loop.time())
+        self._attachment = Attachment(limits, self._loop.time())
         """Of the present connection, or of the last one."""
+        self.vigil = Vigil(limits, lambda: bool(self._streams), self.detach)
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._is_pumping = False
 
@@ -109,14 +110,14 @@ class LinkSession:
     def welcome(self, connection: Connection, num_received: int) -> None:
         """Attach it to a connection that the other end has opened, and tell it so."""
         if self._connection is not None:
-            self._connection.abort()
+            self._connection.forget()
         connection.write(frames.pack(Kind.WELCOME, number=self.num_received))
         self.attach(connection, num_received)
 
     def attach(self, connection: Connection, num_received: int) -> None:
         """Go on over this connection, whose other end has received so many frames."""
         if self._connection is not None:
-            self._connection.abort()
+            self._connection.forget()
         try:
             self.counts.sent_again_bytes += self._sent.resume(num_received)
         except BadFrame as error:
@@ -127,10 +128,10 @@ class LinkSession:
         self._connection = connection
         self._detached.clear()
         self._num_told = self.num_received
-        self._attachment = Attachment(self._limits.answer_s, self._loop.time())
+        self._attachment = Attachment(self._limits, self._loop.time())
         connection.belong_to(self)
         self._stop_timer("limit")
-        self._look_soon()
+        self.vigil.begin(connection, self._attachment)
         self.on_change(self)
         self._pump()
 
@@ -138,11 +139,11 @@ class LinkSession:
         """Give the connection up, where there is one, and wait for another."""
         if self._connection is None:
             return
-        self._connection.abort()
+        self._connection.forget()
         self._connection = None
         self.why_detached = reason
         self._detached.set()
-        self._stop_timer("look")
+        self.vigil.lost()
         self._stop_timer("ack")
         overdue = f"nothing got through to {self.peer} for {self._limits.limit_s:g} s ({reason})"
         self._start_timer("limit", self._limits.limit_s, self.end, overdue)
@@ -172,7 +173,7 @@ class LinkSession:
         Raises:
             BadFrame: it does not keep to the rules.
         """
-        self._attachment.heard()
+        self.vigil.heard()
         for frame in came:
             if self._connection is not connection:
                 return
@@ -223,8 +224,8 @@ class LinkSession:
         incoming = Incoming(first_bytes, self._limits.most_credit_bytes, self._shared_credit)
         stream = Stream(self, number, destination, Outgoing(first_bytes), incoming)
         self._streams[number] = stream
-        if len(self._streams) == 1 and self._connection is not None:
-            self._look_soon()
+        if len(self._streams) == 1:
+            self.vigil.look_soon()
         return stream
 
     def _say(self, kind: Kind, stream: int, payload: bytes = b"") -> None:
@@ -359,23 +360,6 @@ class LinkSession:
         else:
             raise BadFrame(f"a frame of the kind {frame.kind.name} came in the middle of a link session")
 
-    @property
-    def _ask_after_s(self) -> float:
-        return self._limits.ask_after_s if self._streams else self._limits.idle_ask_after_s
-
-    def _look_soon(self) -> None:
-        self._start_timer("look", self._ask_after_s / 2, self._look)
-
-    def _look(self) -> None:
-        """Whether the connection lives."""
-        look = self._attachment.look(self._loop.time(), self._ask_after_s)
-        if look is Look.GIVE_UP:
-            self.detach("it did not answer")
-            return
-        if look is Look.ASK and self._connection is not None:
-            self._connection.write(self._attachment.ask(self._loop.time()))
-        self._look_soon()
-
     def _end_here(self, reason: str) -> None:
         if self.why_over:
             return
@@ -383,6 +367,7 @@ class LinkSession:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+        self.vigil.end()
         for timer in tuple(self._timers):
             self._stop_timer(timer)
         for stream in tuple(self._streams.values()):

@@ -66,7 +66,7 @@ def test_a_host_renews_its_certificate_and_keeps_it(tmp_path: Path) -> None:
         state, identity = old_member(home, tmp_path / "phone", (NOBODY, *gates))
         got: asyncio.Future[Identity] = asyncio.get_running_loop().create_future()
         said: list[str] = []
-        staying = asyncio.ensure_future(stay_renewed(state, identity, got.set_result, said.append))
+        staying = asyncio.ensure_future(stay_renewed(state, lambda: identity, got.set_result, said.append))
         renewed = await got
         staying.cancel()
         assert renewed.serial != identity.serial and not renewed.needs_renewal(time.time())
@@ -106,7 +106,7 @@ def test_a_cluster_that_is_away_is_asked_again(tmp_path: Path, monkeypatch: pyte
             if len(said) == 2:
                 enough.set()
 
-        staying = asyncio.ensure_future(stay_renewed(state, identity, lambda renewed: None, hear))
+        staying = asyncio.ensure_future(stay_renewed(state, lambda: identity, lambda renewed: None, hear))
         await asyncio.wait_for(enough.wait(), 60)
         staying.cancel()
         return said

@@ -7,7 +7,7 @@ import re
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,11 @@ from processes import wait_until
 from two_hosts import NEAR, Agent, Host, Hosts, Visitor, greeted_at
 
 from shardnet.errors import JoinFailed, OtherVersion, PortTaken
+from shardnet.gate.hosts import pack_addresses
 from shardnet.transport.door.membership import Membership
+from shardnet.trust.addresses import Address
+from shardnet.trust.contexts import CALL, client_context, server_mark
+from shardnet.trust.identity import identity_in
 from shardnet.tunnel import arrival, greeting
 from shardnet.tunnel.forward import open_reader_writer
 from shardnet.tunnel.session import LinkSession
@@ -179,6 +183,45 @@ def test_members_of_other_hosts_are_reached_as_before_when_the_coordinator_was_s
             assert greeted_at(loopback, visitor.agent.port) == visitor.agent.name
 
 
+def test_hosts_find_a_coordinator_that_has_moved(hosts: Hosts) -> None:
+    """Its gate tells them where it is; the link session goes on, and where it was found is written down."""
+    phone = hosts.join("phone")
+    first, second = near(hosts, "first"), far(hosts, phone)
+    with socket.create_connection((phone.loopback, first.agent.port), 20) as connection:
+        assert connection.recv(100) == b"first"
+        wait_until(hosts.hub._switchboard.dialled_at.__len__)
+        for _ in range(2):
+            before = hosts.gates
+            hosts.on_loop(hosts.move)
+            assert hosts.gates != before
+            connection.sendall(b"echo")
+            assert connection.recv(100) == b"echo"
+    assert phone.said == ["linked"] and not second.struck.is_set()
+    wait_until(lambda: identity_in(phone.identity.folder).gates[:1] == hosts.gates)  # type: ignore[union-attr]
+    assert greeted_at(NEAR, second.agent.port) == "phone"
+
+
+def test_nobody_but_the_coordinator_says_where_its_gate_is(hosts: Hosts) -> None:
+    phone, tablet = hosts.join("phone"), hosts.join("tablet")
+    wait_until(lambda: len(hosts.hub._switchboard.dialled_at) == 2)
+    (address,) = hosts.hub._switchboard.dialled_at["phone"]
+
+    async def say() -> bytes:
+        context = client_context(tablet.identity, CALL)
+        mark = server_mark(tablet.identity, "phone")
+        reader, writer = await asyncio.open_connection(*address, ssl=context, server_hostname=mark)
+        writer.write(pack_addresses([Address("192.0.2.1", 1)]))
+        said = b""
+        with suppress(OSError):
+            said = await reader.read()
+        writer.transport.abort()
+        return said
+
+    assert hosts.on_loop(say) == b""
+    wait_until(lambda: "127.0.0.1: tablet passes for the coordinator" in phone.said)
+    assert phone.outpost.identity.gates == hosts.gates
+
+
 def test_a_link_that_ends_takes_its_members_with_it_and_they_come_back(hosts: Hosts) -> None:
     phone = hosts.join("phone")
     first, second = near(hosts, "first"), far(hosts, phone)
@@ -194,7 +237,7 @@ def test_a_link_that_ends_takes_its_members_with_it_and_they_come_back(hosts: Ho
 
 
 def test_a_host_of_another_version_is_refused_by_name_on_both_sides(
-    hosts: Hosts, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    hosts: Hosts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And so is each member there, by its own door: somebody waited at it who never heard why."""
     theirs = Version(OURS.wire + 1, "0.9.3")
@@ -204,6 +247,6 @@ def test_a_host_of_another_version_is_refused_by_name_on_both_sides(
     why = rf"runs shardnet 0\.9\.3 \(wire format {theirs.wire}\); this is {OWN.name} \(wire format {OURS.wire}\)"
     wait_until(lambda: phone.said)
     assert re.match(f"The host coordinator {why}", phone.said[0])
-    assert caplog.records[0].getMessage().startswith("The host phone runs ")
+    assert hosts.said[0].startswith("phone: was refused: The host phone runs ")
     with pytest.raises(OtherVersion, match=f"^The cluster at {phone.endpoint} {why}"):
         Membership(phone.endpoint, timeout_s=20)

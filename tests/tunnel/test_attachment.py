@@ -7,11 +7,12 @@ import pytest
 from shardnet.tunnel import frames
 from shardnet.tunnel.attachment import Attachment
 from shardnet.tunnel.frames import BadFrame, Kind
+from shardnet.tunnel.limits import Limits
 from shardnet.tunnel.liveness import Look
 
 
 def test_one_answer_may_be_to_several_questions() -> None:
-    attachment = Attachment(answer_s=2.0, now_s=0.0)
+    attachment = Attachment(Limits(), now_s=0.0)
     assert attachment.answer() == b""
     for _ in range(3):
         attachment.question_came()
@@ -20,7 +21,7 @@ def test_one_answer_may_be_to_several_questions() -> None:
 
 
 def test_what_was_not_asked_cannot_be_answered() -> None:
-    attachment = Attachment(answer_s=2.0, now_s=0.0)
+    attachment = Attachment(Limits(), now_s=0.0)
     for now_s in (1.0, 2.0, 3.0):
         attachment.ask(now_s)
     attachment.answer_came(2, 4.0)
@@ -29,10 +30,15 @@ def test_what_was_not_asked_cannot_be_answered() -> None:
             attachment.answer_came(number, 5.0)
 
 
-def test_who_was_suspended_gives_nothing_up() -> None:
-    attachment = Attachment(answer_s=2.0, now_s=0.0)
-    assert attachment.look(1000.0, ask_after_s=1.0) is Look.WAIT
-    assert attachment.look(1000.5, ask_after_s=1.0) is Look.ASK
-    assert attachment.look(5000.0, ask_after_s=1.0) is Look.WAIT
+def test_who_was_suspended_asks_at_once_and_gives_nothing_up() -> None:
+    attachment = Attachment(Limits(), now_s=0.0)
+    assert attachment.look(1000.0, ask_after_s=1.0) is Look.ASK
+    assert attachment.look(5000.0, ask_after_s=1.0) is Look.DOUBT
     attachment.heard()
     assert attachment.look(5000.5, ask_after_s=1.0) is Look.WAIT
+
+
+def test_it_is_asked_once_however_often_that_is_due() -> None:
+    attachment = Attachment(Limits(), now_s=0.0)
+    assert attachment.ask_at_once(0.0) == frames.pack(Kind.PING)
+    assert attachment.ask_at_once(0.1) == b""

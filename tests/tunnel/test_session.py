@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
+import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from shardnet.errors import ClusterError
 from shardnet.trust.contexts import client_context, server_context, server_mark
 from shardnet.trust.names import COORDINATOR
 from shardnet.tunnel import forward, frames
-from shardnet.tunnel.dialling import dial_again
+from shardnet.tunnel.dialling import Pauses, dial_again
 from shardnet.tunnel.frames import Kind
 from shardnet.tunnel.greeting import Greeting, LinkRefused, draw_gate, draw_identity, pack_greeting
 from shardnet.tunnel.limits import Limits
@@ -493,8 +495,98 @@ def test_connections_that_hang_are_not_waited_for() -> None:
                     raise ConnectionRefusedError
                 return await gates.connect()
 
-            connection = await dial_again(connect, iter([0.01] * 100))  # type: ignore[arg-type]
+            connection = await dial_again(connect, Pauses(0.01, 0.01))  # type: ignore[arg-type]
             assert num_asked == 6
             connection.abort()
 
     run(main())
+
+
+def test_a_connection_that_does_not_answer_is_left_for_one_that_gets_through() -> None:
+    """Long before it is given up."""
+
+    async def main() -> None:
+        async with two_gates(Limits(ask_after_s=0.1, doubt_s=0.1, answer_s=100.0), on_stream=echo) as gates:
+            session = await gates.dial()
+            reader, writer = forward.open_reader_writer(session, b"echo")
+            writer.write(b"before")
+            assert await reader.readexactly(6) == b"before"
+            for number in range(3):
+                gates.way.hold_those_there()
+                writer.write(b"held %d" % number)
+                assert await reader.readexactly(6) == b"held %d" % number
+            assert session.counts.num_connections == 4
+
+    run(main())
+
+
+def test_a_network_that_has_changed_is_tried_at_once() -> None:
+    """Both what hangs and what is being dialled."""
+
+    async def main() -> None:
+        async with two_gates(Limits(ask_after_s=100.0, doubt_s=0.1, answer_s=100.0), on_stream=echo) as gates:
+            session = await gates.dial()
+            reader, writer = forward.open_reader_writer(session, b"echo")
+            gates.way.hold_those_there()
+            writer.write(b"held")
+            gates.near.network_changed(["127.0.0.1"])
+            assert await reader.readexactly(4) == b"held"
+            assert session.counts.num_connections == 2
+            pauses = Pauses(100.0, 100.0)
+            is_asked = asyncio.Event()
+
+            async def connect() -> object:
+                if not is_asked.is_set():
+                    is_asked.set()
+                    raise ConnectionRefusedError
+                return await gates.connect()
+
+            dialling = asyncio.ensure_future(dial_again(connect, pauses))  # type: ignore[arg-type]
+            await is_asked.wait()
+            await asyncio.sleep(0)
+            pauses.hurry()
+            (await dialling).abort()
+
+    run(main())
+
+
+def test_connections_of_a_network_that_was_left_are_left() -> None:
+    async def main() -> None:
+        async with two_gates(on_stream=echo) as gates:
+            session = await gates.dial()
+            assert session._connection is not None
+            for address, is_from in (("192.0.2.1", True), ("192.0.2.1%wlan0", True), ("192.0.2.9", False)):
+                transport = session._connection._transport
+                session._connection._transport = FromElsewhere(address)  # type: ignore[assignment]
+                assert session._connection.is_from({"192.0.2.1"}) is is_from
+                session._connection._transport = transport
+            session.vigil.leave_unless_at([])
+            assert session.is_attached  # nothing is known to be over for the loopback
+
+    run(main())
+
+
+def test_a_connection_ends_with_the_certificate_that_it_began_with() -> None:
+    """The link session goes on over the next one, for which another certificate was shown."""
+
+    async def main() -> None:
+        async with two_gates(on_stream=echo) as gates:
+            gates.until_s = time.time() - 1.0
+            session = await gates.dial()
+            gates.until_s = math.inf
+            await session.wait_detached()
+            await talk(session, 0, b"x" * 1000)
+            assert gates.accepted[0].why_detached == "the certificate at its other end has expired"
+            assert session.counts.num_connections == 2
+
+    run(main())
+
+
+class FromElsewhere:
+    """A transport whose end here has an address."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+
+    def get_extra_info(self, name: str) -> object:
+        return (self._address, 1) if name == "sockname" else None

@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 
 from shardnet.errors import UsageError
+from shardnet.process.crowds import Crowds
 from shardnet.process.forks import Birthplace
 from shardnet.process.identity import process_behind
 from shardnet.process.lasting import GATE
@@ -45,7 +46,7 @@ Receive = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]
 KNOCK_S = 5.0
 """How long who knocks may take to show that it may come in."""
 MOST_KNOCKING = 64
-"""At the same time."""
+"""At the same time, of one crowd: those of this machine, or of one other host."""
 CANCEL_AGAIN_S = 0.05
 """`wait_for` swallows a cancellation that comes with what it waits for (before Python 3.12)."""
 AGAIN_S = 0.1
@@ -73,8 +74,8 @@ class Door:
         self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet(each.socket for each in self._listeners)
         self._connections: set[asyncio.Task[None]] = set()
         """Held here: a loop forgets tasks that nobody holds."""
-        self._knocking: dict[asyncio.Task[None], None] = {}
-        """Those of them that were not let in yet, the oldest first."""
+        self._knocking: Crowds[asyncio.Task[None]] = Crowds(MOST_KNOCKING)
+        """Those of them that were not let in yet."""
         self._sent_away: set[Version] = set()
         """What does not go with this version, and was told so."""
         self._loop = asyncio.new_event_loop()
@@ -154,12 +155,13 @@ class Door:
             task = self._loop.create_task(self._look_at(connection, receive))
             task.add_done_callback(partial(self._end, connection))
             self._connections.add(task)
-            self._knocking[task] = None
-            if len(self._knocking) > MOST_KNOCKING:
-                oldest = next(iter(self._knocking))
-                del self._knocking[oldest]
-                oldest.cancel()
+            self._make_room(self._knocking.add(task, str(listener.getsockname())))
             await asyncio.sleep(0)  # where many wait, they must not keep those who were let in from speaking
+
+    def _make_room(self, task: asyncio.Task[None] | None) -> None:
+        """Somebody has stood there for too long."""
+        if task is not None:
+            task.cancel()
 
     async def _until_somebody_knocks(self, listener: socket.socket) -> None:
         """`sock_accept` would do, but it loses who knocks while it is cancelled, and says so on standard error."""
@@ -173,7 +175,7 @@ class Door:
     def _end(self, connection: socket.socket, task: asyncio.Task[None]) -> None:
         """A connection is over; its task may not even have begun."""
         self._connections.discard(task)
-        self._knocking.pop(task, None)
+        self._knocking.remove(task)
         connection.close()
 
     async def _look_at(self, connection: socket.socket, receive: Receive) -> None:
@@ -203,6 +205,9 @@ class Door:
             self._is_looked_at()
             await desk.serve_gate(gate)
         elif type(said) is Carried and said.host:
+            this = asyncio.current_task()
+            assert this is not None
+            self._make_room(self._knocking.add(this, f"host {said.host}"))
             is_let_in = await asyncio.wait_for(self._is_let_in(reader, writer), KNOCK_S)
             self._is_looked_at()
             if is_let_in:
@@ -212,7 +217,7 @@ class Door:
         """Whoever knocked has been looked at: nobody makes room for others any more."""
         this = asyncio.current_task()
         assert this is not None
-        self._knocking.pop(this, None)
+        self._knocking.remove(this)
 
     async def _is_let_in(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         knock = await reader.readexactly(GREETING_BYTES)

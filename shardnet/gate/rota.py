@@ -1,0 +1,43 @@
+"""Which addresses of a gate are dialled next. Pure."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+from shardnet.trust.addresses import Address
+
+
+class Rota:
+    """The one that was reached last is dialled each time, and beside it the others in turn.
+
+    Args:
+        addresses: where the gate may be; those that are likelier come first.
+    """
+
+    def __init__(self, addresses: Sequence[Address]) -> None:
+        self.reached: Address | None = None
+        """Where it was last."""
+        self._others = deque(addresses)
+
+    def know(self, addresses: Sequence[Address]) -> None:
+        """It may be there from now on, and nowhere else."""
+        self._others = deque(each for each in addresses if each != self.reached)
+        if self.reached not in addresses:
+            self.reached = None
+
+    def next(self) -> tuple[Address, ...]:
+        """Those of the next attempt: two at the most, and none where none is known."""
+        tried = [] if self.reached is None else [self.reached]
+        if self._others:
+            tried.append(self._others[0])
+            self._others.rotate(-1)
+        return tuple(tried)
+
+    def note(self, address: Address) -> None:
+        """The gate was reached there."""
+        if address in self._others:
+            self._others.remove(address)
+            if self.reached is not None:
+                self._others.append(self.reached)
+            self.reached = address
