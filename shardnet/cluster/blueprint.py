@@ -80,7 +80,7 @@ class Blueprint:
         """The placement problem of the devices that are left, each with room for so many tokens.
 
         Raises:
-            DoesNotFit: none is.
+            DoesNotFit: none is, or the one that the text is to stay on is not.
         """
         left = [device for device in self.devices if device.name not in absent]
         if not left:
@@ -91,6 +91,7 @@ class Blueprint:
             self._links_between([device.name for device in left]),
             context_tokens=tokens,
             kv_memory_bytes=self.options.kv_memory_bytes,
+            private_to=self.options.private_to,
         )
 
     def has_room(self, plan: Plan, stages: Sequence[StagePlan], tokens: int) -> bool:

@@ -43,6 +43,16 @@ def folder_of(cache_dir: Any) -> str | Path | None:
     return cache_dir
 
 
+def device_of(name: Any) -> str | None:
+    """
+    Raises:
+        BadRequest: no device is called so.
+    """
+    if name is not None and (not isinstance(name, str) or not name.strip()):
+        raise BadRequest(f"private_to is the name of a device, but this is {quoted(name)}.", option="private_to")
+    return name
+
+
 @dataclass(frozen=True, kw_only=True)
 class LoadOptions(Options):
     """What `Cluster.load` may be asked for: `cluster.load(model, **options)`. Impossible values raise `BadRequest`."""
@@ -112,6 +122,17 @@ class LoadOptions(Options):
             panel=_MODEL,
         ),
     ] = None
+    private_to: Annotated[
+        str | None,
+        Made(device_of),
+        Meaning(
+            "Keep the text on this device: it holds embedding and head, and what others get is no text.",
+            about="a device that is to hold embedding and head, so that neither prompts nor answers reach another one "
+            'as text or as ids; the model ends with it. For the placement "auto".',
+            panel=_DEVICES,
+            metavar="DEVICE",
+        ),
+    ] = None
     kv_memory_bytes: Annotated[
         int | None,
         Whole(1),
@@ -176,10 +197,11 @@ class LoadOptions(Options):
         super().__post_init__()
         if self.split is not None:
             self._refuse(
-                ("placement", "objective", "in_flight"), "a split, which is a placement by hand. Leave one of them out."
+                ("placement", "objective", "in_flight", "private_to"),
+                "a split, which is a placement by hand. Leave one of them out.",
             )
         elif self.placement == SPREAD:
-            self._refuse(("objective",), f"the placement {SPREAD}, which uses every device. Choose auto.")
+            self._refuse(("objective", "private_to"), f"the placement {SPREAD}, which uses every device. Choose auto.")
 
     def _refuse(self, names: Sequence[str], what: str) -> None:
         """

@@ -145,6 +145,7 @@ def place_model(
         survey.links,
         context_tokens=min(context_tokens, LEAST_KV_TOKENS),
         kv_memory_bytes=kv_bytes,
+        private_to=options.private_to,
     )
     with setting_aside(kv_bytes, files.profile, survey.devices):
         plan = place(problem, options.placement, options.objective, options.in_flight, version)

@@ -40,6 +40,7 @@ class Placed:
     in_flight: int
     context_tokens: int
     kv_memory_bytes: int | None
+    private_to: str | None = None
 
 
 def room_for(placed: Placed, kind: DeviceClass, what: str) -> str:
@@ -79,14 +80,15 @@ def gain_of(placed: Placed, kind: DeviceClass, what: str) -> str:
 
 def _plan(placed: Placed) -> Plan | None:
     """None where it does not fit."""
-    problem = problem_of(
-        placed.profile,
-        placed.devices,
-        placed.links,
-        context_tokens=min(placed.context_tokens, LEAST_KV_TOKENS),
-        kv_memory_bytes=placed.kv_memory_bytes,
-    )
     try:
+        problem = problem_of(
+            placed.profile,
+            placed.devices,
+            placed.links,
+            context_tokens=min(placed.context_tokens, LEAST_KV_TOKENS),
+            kv_memory_bytes=placed.kv_memory_bytes,
+            private_to=placed.private_to,
+        )
         return place(problem, placed.method, placed.objective, placed.in_flight, 1, PLANNING_S)
     except DoesNotFit:
         return None

@@ -37,14 +37,23 @@ def problem_of(
     *,
     context_tokens: int,
     kv_memory_bytes: int | None,
+    private_to: str | None = None,
 ) -> Problem:
-    """The placement problem of a running cluster. The coordinator holds no shard, so no unit is pinned to a device, and
-    stages send straight to each other.
+    """The placement problem of a running cluster. The coordinator holds no shard, and stages send straight to each
+    other.
 
     Args:
         kv_memory_bytes: of each device, set aside for KV caches and for what stages keep beside them; None leaves room
             for one session of `context_tokens`.
+        private_to: the device that is to hold embedding and head; None where any may.
+
+    Raises:
+        DoesNotFit: that device is not there.
     """
+    if private_to is not None and private_to not in {device.name for device in devices}:
+        raise DoesNotFit(
+            f"The text is to stay on {shortened(private_to)}, which is not there. Let it join, or leave private_to out."
+        )
     aside_bytes = kv_memory_bytes or context_tokens * kept_bytes_per_token(profile)
     return Problem(
         units=tuple(
@@ -67,8 +76,9 @@ def problem_of(
             for device in devices
         ),
         links=tuple(links),
-        source=devices[0].name,
-        pin_embedding=False,
+        source=private_to or devices[0].name,
+        pin_embedding=private_to is not None,
+        pin_head=private_to is not None,
         return_bytes=TOKEN_BYTES,
         context_tokens=context_tokens,
         relays=False,

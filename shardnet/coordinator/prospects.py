@@ -51,6 +51,7 @@ def _placed(model: Model) -> Placed | None:
         options.in_flight,
         blueprint.context_tokens,
         options.kv_memory_bytes,
+        options.private_to,
     )
 
 
@@ -67,4 +68,5 @@ def _wanted(transport: Transport, devices: tuple[str, ...], loads: Loads) -> Pla
         options.in_flight,
         options.context_tokens or profile.context_tokens,
         options.kv_memory_bytes,
+        options.private_to,
     )

@@ -72,12 +72,15 @@ def overlapping(
 
     Args:
         problem: of the devices of the plan, with the seconds that units take there.
-        kept: what `reserves` has found.
+        kept: what `reserves` has found; what is pinned nobody else keeps, either.
 
     Raises:
         ShardnetError: there is no programme, or it finds nothing in time.
     """
     ready = {unit for reserve in kept for unit in range(reserve.stage.first_unit, reserve.stage.last_unit + 1)}
+    ready |= {
+        unit for unit, is_pinned in ((0, problem.pin_embedding), (plan.num_units - 1, problem.pin_head)) if is_pinned
+    }
     if len(ready) == plan.num_units:
         return ()
     used: Counter[str] = Counter()
