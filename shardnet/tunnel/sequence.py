@@ -68,15 +68,16 @@ class SentFrames:
         self._num_acknowledged = num_received
 
     def resume(self, num_received: int) -> int:
-        """Begin with a new connection: what the other end lacks goes out first.
+        """Begin with a new connection: what the other end lacks goes out first. It may have acknowledged more over the
+        last connection than it says here: what it said first may have come last.
 
         Returns:
             How many bytes go out again.
 
         Raises:
-            BadFrame: as for `acknowledge`.
+            BadFrame: the other end has more than was sent.
         """
-        self.acknowledge(num_received)
+        self.acknowledge(max(num_received, self._num_acknowledged))
         again_bytes = sum(map(len, self._kept))
         self._waiting.extendleft(reversed(self._kept))
         self._kept.clear()
