@@ -12,12 +12,14 @@ from shardnet.trust.certificates import Peer
 SILENT_S = 10.0
 MOST_S = 30.0
 """How long a newcomer may say nothing, and how long all of it may take."""
+CLOSE_S = 2.0
+"""How long it may take, when all is said, until it hangs up."""
 MOST_NEWCOMERS = 32
 Say = Callable[[str], object]
 
 
 class Newcomers:
-    """Those who are being answered.
+    """Those who are being answered, or have been and still hold their connection.
 
     Args:
         on_joined: told the name of each device that was taken in.
@@ -32,25 +34,30 @@ class Newcomers:
 
     def take(self, transport: asyncio.Transport, peer: Peer | None) -> None:
         """Answer a connection; where there are too many, the one that takes longest makes room."""
-        newcomer = _Newcomer(Answering(self._desk, peer), self._over)
+        newcomer = _Newcomer(Answering(self._desk, peer), self._over, self._gone)
         self._there[newcomer] = None
         if len(self._there) > MOST_NEWCOMERS:
             next(iter(self._there)).hang_up()
         transport.set_protocol(newcomer)
         newcomer.connection_made(transport)
 
+    def _gone(self, newcomer: _Newcomer) -> None:
+        self._there.pop(newcomer, None)
+
     def _over(self, newcomer: _Newcomer) -> None:
-        del self._there[newcomer]
         self._say(f"{newcomer.place}: {newcomer.machine.outcome}")
         if newcomer.machine.joined is not None:
             self._on_joined(newcomer.machine.joined)
 
 
 class _Newcomer(asyncio.Protocol):
-    def __init__(self, machine: Answering, on_over: Callable[[_Newcomer], None]) -> None:
+    def __init__(
+        self, machine: Answering, on_over: Callable[[_Newcomer], None], on_gone: Callable[[_Newcomer], None]
+    ) -> None:
         self.machine = machine
         self.place = "?"
         self._on_over = on_over
+        self._on_gone = on_gone
         self._loop = asyncio.get_running_loop()
         self._until = self._loop.call_later(MOST_S, self.hang_up)
         self._silence = self._loop.call_later(SILENT_S, self.hang_up)
@@ -70,16 +77,20 @@ class _Newcomer(asyncio.Protocol):
         self._transport.write(self.machine.receive(data, time.time()))
         if self.machine.is_over:
             self._end()
-            self._transport.close()
+            self._until = self._loop.call_later(CLOSE_S, self.hang_up)
+            self._transport.close()  # which waits until the other end has closed, too
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end()
+        self._until.cancel()
+        self._on_gone(self)
 
     def hang_up(self) -> None:
         """It takes too long."""
         if self._transport is not None:
             self._transport.abort()
         self._end()
+        self._on_gone(self)
 
     def _end(self) -> None:
         if not self._is_over:
