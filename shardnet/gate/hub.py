@@ -89,9 +89,7 @@ class Hub:
 
     def end_links(self, host: str, reason: str) -> None:
         """Carry nothing more for a host, and tell it why."""
-        for session in self._meeting.sessions:
-            if session.peer == host:
-                session.end(reason)
+        self._meeting.shut_out(host, reason)
         self.tell_hosts()
 
     def hosts(self) -> dict[str, tuple[Address, ...]]:

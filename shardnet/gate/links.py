@@ -73,9 +73,9 @@ class Links:
         for host, addresses in hosts.addresses.items():
             if addresses != before.addresses.get(host):
                 self._meeting.hurry(host)
-        for session in self._meeting.sessions:
-            if self._serials.get(session.peer) in hosts.revoked:
-                session.end("shut out")
+        for host in [host for host, serial in self._serials.items() if serial in hosts.revoked]:
+            del self._serials[host]
+            self._meeting.shut_out(host, "shut out")
 
     def note(self, peer: Peer) -> None:
         """The certificate with which a host has come, or was reached."""
@@ -112,7 +112,7 @@ class Links:
             self._network.require(gates[number])
             connection, peer = await dial_straight(gates[number], self._context, mark)
             self.note(peer)
-            return connection
+            return self._if_it_counts(host, connection)
 
         try:
             return await asyncio.wait_for(self._meeting.dial(connect, host), DIAL_S)
@@ -127,4 +127,14 @@ class Links:
         connection = Connection()
         tls = await dial_over(session, written(Gate(host)), connection, self._context, mark, HANDSHAKE_S)
         self.note(_proven(connection, tls))
+        return self._if_it_counts(host, connection)
+
+    def _if_it_counts(self, host: str, connection: Connection) -> Connection:
+        """
+        Raises:
+            ClusterError: the certificate that the host has shown was revoked, just now at the latest.
+        """
+        if not self.counts(self._serials[host]):
+            connection.abort()
+            raise ClusterError(f"{host} was shut out.")
         return connection

@@ -40,6 +40,11 @@ class Arrival:
         self._overdue = asyncio.get_running_loop().call_later(greet_s, self._give_up)
         connection.belong_to(self)
 
+    @property
+    def peer(self) -> str:
+        """Whose gate it is."""
+        return self._peer
+
     def refuse(self, reason: str) -> None:
         """Say why, and close."""
         self._leave()

@@ -215,6 +215,10 @@ class _Answer:
             self.is_welcome.set_exception(GateOfOtherVersion(unpacked(first.payload), self._session.peer))
         elif first.kind is not Kind.WELCOME:
             raise BadFrame(f"a greeting is answered with a frame of the kind {first.kind.name}")
+        elif self._session.why_over:
+            self.is_welcome.set_result(None)
+            connection.write(frames.pack_reason(Kind.GOODBYE, self._session.why_over))
+            connection.close()
         else:
             self.is_welcome.set_result(None)
             self._session.attach(connection, first.number)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 
+from shardnet.errors import ClusterError
 from shardnet.tunnel.arrival import Arrival
 from shardnet.tunnel.connection import Connection
 from shardnet.tunnel.dialling import Connect, Dialler
@@ -90,6 +91,8 @@ class Meeting:
         except BaseException:
             session.end("it was never begun")
             raise
+        if session.why_over:
+            raise ClusterError(f"the link to {peer} is over: {session.why_over}")
         self._sessions[session] = asyncio.ensure_future(dialler.run())
         return session
 
@@ -110,6 +113,16 @@ class Meeting:
         if session in self._diallers:
             self._diallers[session].hurry()
 
+    def shut_out(self, host: str, reason: str) -> None:
+        """Carry nothing more for a host, in whatever letters its name is spelled, and tell it why. Later connections of
+        its are for who accepts them to refuse."""
+        for session in self.sessions:
+            if session.peer.lower() == host.lower():
+                session.end(reason)
+        for arrival in tuple(self._arrivals):
+            if arrival.peer.lower() == host.lower():
+                arrival.refuse(reason)
+
     def end(self, reason: str) -> None:
         """End all link sessions, in order."""
         for session in self.sessions:
@@ -128,6 +141,8 @@ class Meeting:
             return self._begin(peer, greeting)
         if known.session.peer != peer or not known.greeting.identity.is_same(greeting.identity):
             raise LinkRefused("this link session is somebody else's")
+        if known.session.why_over:
+            raise LinkRefused(known.session.why_over)
         if greeting.attempt <= known.greeting.attempt:
             raise LinkRefused("this connection comes after a later one")
         known.greeting = greeting

@@ -33,9 +33,7 @@ async def gate(folder: Path, said: list[str]) -> AsyncIterator[Address]:
     key = fingerprint_of(home.identity.key.public_key())
     newcomers = Newcomers(Desk(home.admission, Invitations(), key, lambda: (address,)), lambda name: None, said.append)
     context = server_context(home.identity)
-    arrivals = Arrivals(
-        listeners, lambda: context, home.admission.counts, lambda *_: None, newcomers.take, said.append
-    )
+    arrivals = Arrivals(listeners, lambda: context, home.admission.counts, lambda *_: None, newcomers.take, said.append)
     yield address
     arrivals.close()
 
