@@ -37,7 +37,8 @@ class LateEntrance(Pump):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         assert self.transport is not None
-        self.transport.pause_reading()
+        # A moment later: to Pythons such as 3.11.2 it says nothing here, as they begin to read after this call.
+        asyncio.get_running_loop().call_soon(self.transport.pause_reading)
         self._opening = asyncio.ensure_future(self._open())
 
     async def _open(self) -> None:

@@ -17,6 +17,7 @@ from two_hosts import NEAR, Agent, Host, Hosts, Visitor, greeted_at
 
 from shardnet.errors import JoinFailed, OtherVersion, PortTaken
 from shardnet.gate.hosts import pack_addresses
+from shardnet.transport.door.knocking import read_exactly
 from shardnet.transport.door.membership import Membership
 from shardnet.trust.addresses import Address
 from shardnet.trust.contexts import CALL, client_context, server_mark
@@ -250,3 +251,21 @@ def test_a_host_of_another_version_is_refused_by_name_on_both_sides(
     assert hosts.said[0].startswith("phone: was refused: The host phone runs ")
     with pytest.raises(OtherVersion, match=f"^The cluster at {phone.endpoint} {why}"):
         Membership(phone.endpoint, timeout_s=20)
+
+
+def test_what_is_said_before_there_is_a_link_is_not_lost(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Debian 12's Python (3.11.2) reads on where a protocol pauses at once: the first words between two devices, which
+    their gates were not linked for yet, were lost there, and both waited for ever."""
+
+    def read_on(transport: Any, file: int, callback: Any, *args: Any) -> None:
+        if not transport.is_closing():
+            transport._loop._add_reader(file, callback, *args)
+
+    monkeypatch.setattr(asyncio.selector_events._SelectorTransport, "_add_reader", read_on)  # type: ignore[attr-defined]
+    phone, tablet = hosts.join("phone"), hosts.join("tablet")
+    second, third = far(hosts, phone), far(hosts, tablet)
+    second.membership.sync()
+    with socket.create_connection((phone.loopback, third.agent.port), 20) as connection:
+        connection.sendall(b"early")
+        expected = b"tabletearly"
+        assert read_exactly(connection, len(expected)) == expected
