@@ -654,7 +654,8 @@ def test_an_end_in_the_midst_of_what_goes_on_leaves_it_as_it_was(
 
 
 def test_an_orderly_end_leaves_nothing(tiny: Path, tmp_path: Path) -> None:
+    """But for what says of which format the folder is."""
     with lasting_in_process(3, folder=tmp_path / "state") as cluster:
         model = begun(cluster, tiny)
         assert asked(model, GREEDY)
-    assert [path.name for path in (tmp_path / "state").iterdir()] == ["lock"]
+    assert sorted(path.name for path in (tmp_path / "state").iterdir()) == ["format.json", "lock"]
