@@ -29,13 +29,14 @@ from shardnet.gate.calling import Caller
 from shardnet.gate.desk import MOST_QUESTION_BYTES, TrustDesk
 from shardnet.gate.hub import Hub
 from shardnet.gate.listening import addresses_of, listen
+from shardnet.gate.log import log
 from shardnet.gate.network import Network
 from shardnet.gate.newcomers import Newcomers
 from shardnet.gate.outpost import Outpost
 from shardnet.gate.renewing import OwnContext, stay_renewed
 from shardnet.process.ending import orderly_exit
 from shardnet.process.lasting import DOOR, STATUS, TRUST, mark
-from shardnet.process.standard_streams import open_closed, say
+from shardnet.process.standard_streams import open_closed
 from shardnet.process.state_folder import StateFolder
 from shardnet.transport.door.listening import listen_in
 from shardnet.trust.addresses import Address
@@ -158,12 +159,6 @@ def _be_ready(pipe: int | None, what: dict[str, Any]) -> None:
         with suppress(OSError):
             os.write(pipe, json.dumps(what).encode() + b"\n")
             os.close(pipe)
-
-
-def log(sentence: str) -> None:
-    """Into the log of this process."""
-    with suppress(OSError):
-        say(f"{time.strftime('%H:%M:%S')} {sentence}")
 
 
 if __name__ == "__main__":
