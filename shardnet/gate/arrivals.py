@@ -71,17 +71,18 @@ class Arrivals:
                     await asyncio.sleep(AGAIN_S)
                     continue
                 task = asyncio.ensure_future(self._shake(connection, _place(address)))
-                makes_room = self._shaking.add(task, _neighbourhood(address))
+                makes_room = self._shaking.add(task, neighbourhood(address))
                 task.add_done_callback(self._shaking.remove)
                 if makes_room is not None:
                     makes_room.cancel()
 
     async def _shake(self, connection: socket.socket, place: str) -> None:
-        loop = asyncio.get_running_loop()
+        loop, shaking = asyncio.get_running_loop(), asyncio.current_task()
+        assert shaking is not None
         try:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             await loop.connect_accepted_socket(
-                lambda: Arrived(partial(self.let_in, place)),
+                lambda: Arrived(partial(self._have_shaken, shaking, place)),
                 connection,
                 ssl=self._context(),
                 ssl_handshake_timeout=HANDSHAKE_S,
@@ -93,6 +94,11 @@ class Arrivals:
             connection.close()
             self._say(f"{place}: made room for others before it had shown who it is")
             raise
+
+    def _have_shaken(self, task: asyncio.Task[None], place: str, transport: asyncio.Transport) -> None:
+        """From here on somebody else has the connection: it makes no room for others any more."""
+        self._shaking.remove(task)
+        self.let_in(place, transport)
 
     def let_in(self, place: str, transport: asyncio.Transport) -> None:
         """Go on with a connection after its handshake, or end it."""
@@ -136,7 +142,7 @@ def _place(address: object) -> str:
     return str(address[0]) if isinstance(address, tuple) else "?"
 
 
-def _neighbourhood(address: object) -> str:
+def neighbourhood(address: object) -> str:
     """Whoever has an IPv6 address has 2**64 of them."""
     place = _place(address).partition("%")[0]
     return str(ipaddress.ip_network(f"{place}/64", strict=False)) if ":" in place else place

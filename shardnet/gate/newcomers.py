@@ -6,6 +6,8 @@ import asyncio
 import time
 from collections.abc import Callable
 
+from shardnet.gate.arrivals import neighbourhood
+from shardnet.process.crowds import Crowds
 from shardnet.trust.answering import Answering, Desk
 from shardnet.trust.certificates import Peer
 
@@ -14,7 +16,8 @@ MOST_S = 30.0
 """How long a newcomer may say nothing, and how long all of it may take."""
 CLOSE_S = 2.0
 """How long it may take, when all is said, until it hangs up."""
-MOST_NEWCOMERS = 32
+MOST_NEWCOMERS, MOST_OF_ONE = 32, 8
+"""At the same time, of all and of one address, or of one member. The one that takes longest makes room."""
 Say = Callable[[str], object]
 
 
@@ -29,20 +32,20 @@ class Newcomers:
         self._desk = desk
         self._on_joined = on_joined
         self._say = say
-        self._there: dict[_Newcomer, None] = {}
-        """The oldest first."""
+        self._there: Crowds[_Newcomer] = Crowds(MOST_OF_ONE, MOST_NEWCOMERS)
 
     def take(self, transport: asyncio.Transport, peer: Peer | None) -> None:
-        """Answer a connection; where there are too many, the one that takes longest makes room."""
+        """Answer a connection."""
         newcomer = _Newcomer(Answering(self._desk, peer), self._over, self._gone)
-        self._there[newcomer] = None
-        if len(self._there) > MOST_NEWCOMERS:
-            next(iter(self._there)).hang_up()
+        address = transport.get_extra_info("peername")
+        makes_room = self._there.add(newcomer, neighbourhood(address) if peer is None else peer.name)
+        if makes_room is not None:
+            makes_room.hang_up()
         transport.set_protocol(newcomer)
         newcomer.connection_made(transport)
 
     def _gone(self, newcomer: _Newcomer) -> None:
-        self._there.pop(newcomer, None)
+        self._there.remove(newcomer)
 
     def _over(self, newcomer: _Newcomer) -> None:
         self._say(f"{newcomer.place}: {newcomer.machine.outcome}")

@@ -13,7 +13,7 @@ from trusted import Home
 
 from shardnet.gate.arrivals import Arrivals
 from shardnet.gate.listening import addresses_of, listen
-from shardnet.gate.newcomers import MOST_NEWCOMERS, Newcomers
+from shardnet.gate.newcomers import MOST_NEWCOMERS, MOST_OF_ONE, Newcomers
 from shardnet.trust.addresses import Address
 from shardnet.trust.answering import Desk
 from shardnet.trust.contexts import enrolment_context, server_context
@@ -81,6 +81,30 @@ def test_who_was_refused_holds_no_connection(tmp_path: Path) -> None:
             assert asyncio.get_running_loop().time() - began_s < TLS_CLOSES_S / 2
             assert said == ["127.0.0.1: was refused: not understood"] * NUM_REFUSED
             for stranger in strangers:
+                stranger.transport.abort()
+
+    asyncio.run(asyncio.wait_for(run(), 100))
+
+
+def test_a_crowd_at_one_address_keeps_nobody_else_out(tmp_path: Path) -> None:
+    """Whoever was just being taken in once made room for it, and had its code burnt."""
+
+    async def run() -> None:
+        said: list[str] = []
+        async with gate(tmp_path, said) as address:
+            reader, writer = await asyncio.open_connection(
+                *address, ssl=enrolment_context(), server_hostname="gate", local_addr=("127.0.0.2", 0)
+            )
+            crowd = [
+                await asyncio.open_connection(*address, ssl=enrolment_context(), server_hostname="gate")
+                for _ in range(2 * MOST_NEWCOMERS)
+            ]
+            while len(said) < 2 * MOST_NEWCOMERS - MOST_OF_ONE:
+                await asyncio.sleep(0.001)
+            writer.write(b"nonsense")
+            assert await reader.read(), "it was answered"
+            assert said.count("127.0.0.1: came, and said nothing") >= 2 * MOST_NEWCOMERS - MOST_OF_ONE
+            for _, stranger in (*crowd, (reader, writer)):
                 stranger.transport.abort()
 
     asyncio.run(asyncio.wait_for(run(), 100))
