@@ -62,12 +62,9 @@ class Depot:
         transport.expose("take_list", self.take_list)
         transport.expose("weights_chunk", self._shelf.chunk)
 
-    def has_copy(self, checkpoint: str) -> bool:
+    def has_copy(self, checkpoint: str) -> Future[bool]:
         """Whether this device has the files of a checkpoint. From now on others may fetch from these."""
-        copy = find_copy(checkpoint, self._cache_dir)
-        if copy is not None:
-            self._shelf.open(copy)
-        return copy is not None
+        return on_thread("shardnet-copy", partial(self._has_copy, checkpoint))
 
     def take_list(self, checkpoint: str, what: CheckpointList) -> Future[tuple[str, ...]]:
         """Learn of a checkpoint that this device has no copy of; the future gives the roots that it has already."""
@@ -104,6 +101,13 @@ class Depot:
         """Others get nothing from here any more."""
         self._shelf.close()
         self._store.close()
+
+    def _has_copy(self, checkpoint: str) -> bool:
+        """Where experts are thousands, what is known of a copy takes a second to read."""
+        copy = find_copy(checkpoint, self._cache_dir)
+        if copy is not None:
+            self._shelf.open(copy)
+        return copy is not None
 
     def _take_list(self, checkpoint: str, what: CheckpointList) -> tuple[str, ...]:
         self._store.enter(checkpoint, what)
