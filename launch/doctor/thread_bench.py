@@ -15,6 +15,13 @@ if TYPE_CHECKING:
 
 NUM_BLOCKS = 2
 """100 MB, which is more than most processors' caches hold: decoding is bound by reading weights."""
+CONFIG = {
+    **{"model_type": "llama", "hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": NUM_BLOCKS},
+    **{"num_attention_heads": 16, "num_key_value_heads": 16, "head_dim": 64, "vocab_size": 8, "hidden_act": "silu"},
+    **{"attention_bias": False, "mlp_bias": False, "rms_norm_eps": 1e-6, "max_position_embeddings": 2048},
+    **{"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}, "tie_word_embeddings": False},
+}
+"""As `config.json` has it, with all that a light device, which knows no defaults, needs."""
 SECONDS_EACH = 0.3
 """Of one number of threads in one of its three trials."""
 
@@ -52,14 +59,11 @@ def measure_threads(progress: Progress) -> tuple[int, list[ThreadSpeed]]:
 
 def _made_up_blocks() -> Shard:
     import torch
-    from transformers import LlamaConfig
 
+    from shardnet.models.plain_config import PlainConfig
     from shardnet.profiling.random_shard import random_shard
 
-    config = LlamaConfig(
-        hidden_size=1024, intermediate_size=2816, num_attention_heads=16, num_hidden_layers=NUM_BLOCKS, vocab_size=8
-    )
-    return random_shard(config, 1, NUM_BLOCKS, torch.float32)
+    return random_shard(PlainConfig(CONFIG), 1, NUM_BLOCKS, torch.float32)
 
 
 def _speed(trial: ThreadTrial, shard: Shard) -> ThreadSpeed:

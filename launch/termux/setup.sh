@@ -125,4 +125,4 @@ else
 fi
 [ "$at_boot" = no ] || start_at_boot "$@"
 say "done. Look what is still wrong here: $command doctor"
-say "then join a cluster: $command join CODE --address HOST:PORT"
+say "then join the cluster whose code your laptop shows: $command join CODE"

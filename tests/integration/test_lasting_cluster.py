@@ -234,6 +234,10 @@ def test_a_device_whose_battery_gets_low_pauses_until_it_is_charged(
     program = tmp_path / "termux-battery-status"
     program.write_text(f"#!/bin/sh\ncat {told}\n")
     program.chmod(0o755)
+    locks = tmp_path / "locks"
+    for name in ("termux-wake-lock", "termux-wake-unlock"):
+        (tmp_path / name).write_text(f"#!/bin/sh\necho {name} >>{locks}\n")
+        (tmp_path / name).chmod(0o755)
     up = commands.up()
     wait_until(lambda: up.lines)
     path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
@@ -263,7 +267,9 @@ def test_a_device_whose_battery_gets_low_pauses_until_it_is_charged(
     up.wait_for("unpaused")
     commands.ask("load", commands.model, "--dtype", "float32", "--placement", "spread")
     assert two.events("holds")[-1]["text"] != "two holds nothing any more."
+    assert locks.read_text().split() == ["termux-wake-lock"]
     assert two.end(signal.SIGINT) == (0, "")
+    assert locks.read_text().split() == ["termux-wake-lock", "termux-wake-unlock"]
     assert up.events("lost") == []
     assert commands.answer()["token_ids"] == expected
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -85,6 +86,32 @@ def test_a_light_device_is_ready_without_transformers(monkeypatch: pytest.Monkey
     assert packages.find_transformers().verdict == "ok"
     monkeypatch.setattr(packages.importlib.util, "find_spec", lambda name: None)
     assert packages.find_light_set().hints[0].startswith("Run: pkg install python-torch python-numpy")
+
+
+LIGHT = """
+import sys
+from importlib.abc import MetaPathFinder
+
+class Forbids(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"transformers", "tokenizers", "accelerate", "safetensors", "packaging", "segno"}:
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Forbids())
+from shardnet.launch import cli
+from shardnet.launch.doctor import thread_bench
+
+thread_bench.SECONDS_EACH = 0.01
+sys.argv = ["shardnet", "doctor", "--json"]
+cli.main()
+"""
+
+
+def test_all_of_it_works_without_what_a_light_device_does_without() -> None:
+    done = subprocess.run([sys.executable, "-c", LIGHT], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["ready"] and found["rpc"]["ok"] and found["threads"]["found"]["best"] >= 1
 
 
 def test_a_torch_without_rpc_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
