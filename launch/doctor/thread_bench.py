@@ -16,10 +16,21 @@ if TYPE_CHECKING:
 NUM_BLOCKS = 2
 """100 MB, which is more than most processors' caches hold: decoding is bound by reading weights."""
 CONFIG = {
-    **{"model_type": "llama", "hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": NUM_BLOCKS},
-    **{"num_attention_heads": 16, "num_key_value_heads": 16, "head_dim": 64, "vocab_size": 8, "hidden_act": "silu"},
-    **{"attention_bias": False, "mlp_bias": False, "rms_norm_eps": 1e-6, "max_position_embeddings": 2048},
-    **{"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}, "tie_word_embeddings": False},
+    "model_type": "llama",
+    "hidden_size": 1024,
+    "intermediate_size": 2816,
+    "num_hidden_layers": NUM_BLOCKS,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 16,
+    "head_dim": 64,
+    "vocab_size": 8,
+    "hidden_act": "silu",
+    "attention_bias": False,
+    "mlp_bias": False,
+    "rms_norm_eps": 1e-6,
+    "max_position_embeddings": 2048,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+    "tie_word_embeddings": False,
 }
 """As `config.json` has it, with all that a light device, which knows no defaults, needs."""
 SECONDS_EACH = 0.3
