@@ -7,6 +7,7 @@ import asyncio
 import itertools
 import ssl
 from collections.abc import Callable
+from contextlib import suppress
 
 from shardnet.errors import ClusterError
 from shardnet.gate.destinations import Gate, written
@@ -22,6 +23,8 @@ from shardnet.tunnel.nested_tls import dial_over
 from shardnet.tunnel.session import LinkSession
 
 HANDSHAKE_S = 5.0
+STRAIGHT_AGAIN_S = 20.0
+"""After which a straight way is looked for again."""
 DIAL_S = 30.0
 """How long it may take to reach another host, before who wants to is told that it is out of reach."""
 
@@ -59,6 +62,8 @@ class Links:
         self._hosts = Hosts({})
         self._dialling: dict[str, asyncio.Task[LinkSession]] = {}
         self._serials: dict[str, int] = {}
+        self._straightening: dict[str, asyncio.Task[None]] = {}
+        self._has_heard = asyncio.Event()
         self.know(identity)
 
     def know(self, identity: Identity) -> None:
@@ -76,6 +81,12 @@ class Links:
         for host in [host for host, serial in self._serials.items() if serial in hosts.revoked]:
             del self._serials[host]
             self._meeting.shut_out(host, "shut out")
+        self._has_heard.set()
+
+    def close(self) -> None:
+        """Look for no other ways any more."""
+        for task in (*self._straightening.values(), *self._dialling.values()):
+            task.cancel()
 
     def note(self, peer: Peer) -> None:
         """The certificate with which a host has come, or was reached."""
@@ -91,9 +102,9 @@ class Links:
         Raises:
             ClusterError: it is out of reach.
         """
-        for session in reversed(self._meeting.sessions):
-            if session.peer == host and session.is_attached:
-                return session
+        session = self._attached(host)
+        if session is not None:
+            return session
         dialling = self._dialling.get(host)
         if dialling is None:
             dialling = self._dialling[host] = asyncio.ensure_future(self._dial(host))
@@ -106,27 +117,37 @@ class Links:
         async def connect() -> Connection:
             gates = self._hosts.addresses.get(host, ())
             number = next(numbers) % (len(gates) + 1)
-            mark = server_mark(self._identity, host)
             if number == len(gates):
-                return await self._through_hub(host, mark)
-            self._network.require(gates[number])
-            connection, peer = await dial_straight(gates[number], self._context, mark)
-            self.note(peer)
-            return self._if_it_counts(host, connection)
+                return await self._through_hub(host)
+            return await self._straight(host, gates[number])
 
         try:
             return await asyncio.wait_for(self._meeting.dial(connect, host), DIAL_S)
         except asyncio.TimeoutError:
             raise ClusterError(f"{host} is out of reach.") from None
 
-    async def _through_hub(self, host: str, mark: str) -> Connection:
+    def _attached(self, host: str) -> LinkSession | None:
+        found = [each for each in self._meeting.sessions if each.peer == host and each.is_attached]
+        return found[-1] if found else None
+
+    async def _straight(self, host: str, gate: Address) -> Connection:
+        self._network.require(gate)
+        connection, peer = await dial_straight(gate, self._context, server_mark(self._identity, host))
+        self.note(peer)
+        return self._if_it_counts(host, connection)
+
+    async def _through_hub(self, host: str) -> Connection:
         try:
             session = self._hub()
         except ClusterError as error:
             raise OSError(str(error)) from error
         connection = Connection()
+        mark = server_mark(self._identity, host)
         tls = await dial_over(session, written(Gate(host)), connection, self._context, mark, HANDSHAKE_S)
         self.note(_proven(connection, tls))
+        if host not in self._straightening:
+            straightening = self._straightening[host] = asyncio.ensure_future(self._straighten(host))
+            straightening.add_done_callback(lambda _: self._straightening.pop(host))
         return self._if_it_counts(host, connection)
 
     def _if_it_counts(self, host: str, connection: Connection) -> Connection:
@@ -138,3 +159,19 @@ class Links:
             connection.abort()
             raise ClusterError(f"{host} was shut out.")
         return connection
+
+    async def _straighten(self, host: str) -> None:
+        """Leave the way through the coordinator's gate for a straight one, when there is one: the host was out of reach
+        for a moment only, say, or can be dialled now."""
+        while True:
+            self._has_heard.clear()
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._has_heard.wait(), STRAIGHT_AGAIN_S)
+            session = self._attached(host)
+            if session is None or not session.vigil.is_carried:
+                return
+            for gate in self._hosts.addresses.get(host, ()):
+                with suppress(OSError, ClusterError, asyncio.TimeoutError):
+                    connection = await asyncio.wait_for(self._straight(host, gate), HANDSHAKE_S)
+                    await self._meeting.move(session, connection)
+                    break

@@ -199,6 +199,7 @@ class Outpost:
     def close(self) -> None:
         """End all links in order."""
         self._network.close()
+        self._links.close()
         self.arrivals.close()
         self._meeting.end(f"the gate of {self.identity.name} has ended")
 

@@ -64,6 +64,11 @@ class Connection(asyncio.BufferedProtocol):
         if is_first and self._transport is not None:
             self._transport.resume_reading()
 
+    @property
+    def is_carried(self) -> bool:
+        """Whether it is a stream of another link session."""
+        return self._transport is not None and self._transport.get_extra_info("sockname") is None
+
     def is_from(self, addresses: Collection[str]) -> bool:
         """Whether its end here is at one of these, or no network is under it that could be another one now."""
         here = None if self._transport is None else self._transport.get_extra_info("sockname")

@@ -144,6 +144,7 @@ class Dialler:
         self._num_attempts = 0
         self._pauses = Pauses()
         self._answer: _Answer | None = None
+        self._greeting = asyncio.Lock()
 
     async def dial(self) -> None:
         """Attach the session to a connection, however long that takes.
@@ -159,14 +160,10 @@ class Dialler:
                 connection.abort()  # the one that it has answers again
                 return
             try:
-                await self._greet(connection)
+                await self.greet(connection)
                 return
             except GreetingFailed:
-                connection.abort()
                 await self._pauses.begin()
-            except BaseException:
-                connection.abort()
-                raise
 
     async def run(self) -> None:
         """Do so whenever it has none, or one that does not answer at once, until it is over."""
@@ -182,6 +179,19 @@ class Dialler:
         self._pauses.hurry()
         if self._answer is not None:
             self._answer.connection_fails("the network has changed")
+
+    async def greet(self, connection: Connection) -> None:
+        """Attach the session to a connection, or end that.
+
+        Raises:
+            GreetingFailed, LinkRefused: the other end does not take it.
+        """
+        async with self._greeting:  # one after the other: of two, only the later one counts
+            try:
+                await self._greet(connection)
+            except BaseException:
+                connection.abort()
+                raise
 
     async def _greet(self, connection: Connection) -> None:
         self._num_attempts += 1

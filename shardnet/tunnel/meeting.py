@@ -96,6 +96,18 @@ class Meeting:
         self._sessions[session] = asyncio.ensure_future(dialler.run())
         return session
 
+    async def move(self, session: LinkSession, connection: Connection) -> None:
+        """Go on over another connection to the same gate, which is better than the one that it has.
+
+        Raises:
+            GreetingFailed: it breaks, or gives no answer; the session stays where it was.
+        """
+        dialler = self._diallers.get(session)
+        if dialler is None or session.why_over:
+            connection.abort()
+        else:
+            await dialler.greet(connection)
+
     def network_changed(self, addresses: Collection[str]) -> None:
         """This host has these addresses now: leave connections from others, and dial at once where that is needed."""
         for session in self.sessions:

@@ -38,6 +38,11 @@ class Vigil:
         """Whether there was one, and it is gone or doubted."""
         return self._needed.is_set()
 
+    @property
+    def is_carried(self) -> bool:
+        """Whether the connection is a stream of another link session."""
+        return self._connection is not None and self._connection.is_carried
+
     async def wait_needed(self) -> None:
         """Until that is so."""
         await self._needed.wait()

@@ -16,6 +16,7 @@ from processes import wait_until
 from two_hosts import NEAR, Agent, Host, Hosts, Visitor, greeted_at
 
 from shardnet.errors import JoinFailed, OtherVersion, PortTaken
+from shardnet.gate.hosts import Hosts as KnownHosts
 from shardnet.gate.hosts import pack_addresses
 from shardnet.transport.door.knocking import read_exactly
 from shardnet.transport.door.membership import Membership
@@ -200,6 +201,31 @@ def test_hosts_find_a_coordinator_that_has_moved(hosts: Hosts) -> None:
     assert phone.said == ["linked"] and not second.struck.is_set()
     wait_until(lambda: identity_in(phone.identity.folder).gates[:1] == hosts.gates)  # type: ignore[union-attr]
     assert greeted_at(NEAR, second.agent.port) == "phone"
+
+
+def test_a_way_through_the_coordinators_gate_is_left_for_a_straight_one(
+    hosts: Hosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a host was dialled straight in vain, it was reached the long way for good."""
+    phone, tablet = hosts.join("phone"), hosts.join("tablet")
+    second, third = far(hosts, phone), far(hosts, tablet)
+    wait_until(lambda: len(hosts.hub._switchboard.dialled_at) == 2)
+    known = KnownHosts({name: tuple(each) for name, each in hosts.hub._switchboard.dialled_at.items()})
+    links = phone.outpost._links
+    monkeypatch.setattr(links, "_hosts", KnownHosts({}))
+    with socket.create_connection((phone.loopback, third.agent.port), 20) as connection:
+        assert connection.recv(100) == b"tablet"
+        (session,) = [each for each in phone.outpost._meeting.sessions if each.peer == "tablet"]
+        assert session.vigil.is_carried
+
+        async def hear() -> None:
+            links.hear(known)
+
+        hosts.on_loop(hear)
+        wait_until(lambda: not session.vigil.is_carried)
+        connection.sendall(b"echo")
+        assert connection.recv(100) == b"echo"
+    assert session.counts.num_connections == 2 and not second.struck.is_set()
 
 
 def test_nobody_but_the_coordinator_says_where_its_gate_is(hosts: Hosts) -> None:

@@ -57,7 +57,7 @@ class Act(NamedTuple):
 
 
 ACTS = st.builds(
-    Act, st.sampled_from(["say", "write", "pass", "acknowledge", "cut"]), st.integers(0, 1), st.integers(1, 90)
+    Act, st.sampled_from(["say", "write", "pass", "acknowledge", "cut", "move"]), st.integers(0, 1), st.integers(1, 90)
 )
 
 
@@ -72,8 +72,10 @@ def perform(ends: tuple[End, End], act: Act) -> None:
     elif act.what == "pass":
         passing, end.under_way = end.under_way[: act.size], end.under_way[act.size :]
         other.hear(passing)
-    else:
+    elif act.what == "cut":
         cut(ends, act)
+    else:
+        move(ends, act)
 
 
 def cut(ends: tuple[End, End], act: Act) -> None:
@@ -82,6 +84,19 @@ def cut(ends: tuple[End, End], act: Act) -> None:
     greeted = dialler.received.num_received
     welcomed = dialled.received.num_received
     dialler.hear(dialled.under_way[: act.size])
+    dialled.connect(greeted)
+    dialler.connect(welcomed)
+
+
+def move(ends: tuple[End, End], act: Act) -> None:
+    """Another connection is begun beside one that lives, over which more comes and is acknowledged before the greeting
+    is read: what that says had arrived is less than what is known to have."""
+    dialler, dialled = ends
+    greeted = dialler.received.num_received
+    dialler.hear(dialled.under_way[: act.size])
+    dialler.acknowledge()
+    dialled.hear(dialler.under_way)
+    welcomed = dialled.received.num_received
     dialled.connect(greeted)
     dialler.connect(welcomed)
 
