@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from shardnet.errors import ModelNotFound
+from shardnet.errors import DamagedCheckpoint, ModelNotFound
 from shardnet.loader.copies import Copy
 from shardnet.loader.sources import find_copy, require_copy
 from shardnet.process.threads import on_thread
@@ -80,14 +80,12 @@ class Depot:
             ModelNotFound: this device knows no such checkpoint, or it has no such tensors.
             ShardnetError: it cannot be fetched; see `Fetch.run`.
         """
-        copy = find_copy(spec.checkpoint, self._cache_dir)
+        copy, known = self._own_copy(spec.checkpoint), self._store.roots(spec.checkpoint)
+        if copy is None and known is None:  # one that has become another model says so when it is read
+            copy = require_copy(spec.checkpoint, self._cache_dir, self._transport.name)
         if copy is not None:
-            self._shelf.open(copy)
             yield copy
             return
-        known = self._store.roots(spec.checkpoint)
-        if known is None:
-            require_copy(spec.checkpoint, self._cache_dir, self._transport.name)  # says what to do
         roots = list(dict.fromkeys(spec.tensors.values()))
         all_roots = frozenset((known or {}).values())
         if not all_roots.issuperset(roots):
@@ -104,10 +102,18 @@ class Depot:
 
     def _has_copy(self, checkpoint: str) -> bool:
         """Where experts are thousands, what is known of a copy takes a second to read."""
+        return self._own_copy(checkpoint) is not None
+
+    def _own_copy(self, checkpoint: str) -> Copy | None:
+        """A copy of this machine, which others may have from now on; None for one that has become another model."""
         copy = find_copy(checkpoint, self._cache_dir)
-        if copy is not None:
-            self._shelf.open(copy)
-        return copy is not None
+        try:
+            if copy is None or not copy.may_be_whole():
+                return None
+        except (OSError, DamagedCheckpoint):  # it is just being replaced
+            return None
+        self._shelf.open(copy)
+        return copy
 
     def _take_list(self, checkpoint: str, what: CheckpointList) -> tuple[str, ...]:
         self._store.enter(checkpoint, what)

@@ -327,6 +327,40 @@ def test_a_device_with_a_copy_gives_of_it(model: Path, tmp_path: Path, monkeypat
         assert ring.bytes_from == {"a": ring.fetched("b")} and ring.fetched("a") == 0
 
 
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json"])
+def test_a_device_whose_copy_has_become_another_model_fetches(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    """It was told to download the old one again, for good, and others were sent to it for what it had no more."""
+    own = tmp_path / "copy of a"
+    shutil.copytree(model, own)
+    copy = fingerprint(open_model(str(own), "float32").copy, tmp_path / "a")
+    assert copy is not None
+    enter(copy, tmp_path / "a")
+    if file == "config.json":
+        (own / file).write_text((own / file).read_text() + " ")
+    else:
+        first = min(place.offset for place in copy.tensors.values())
+        content = (own / file).read_bytes()
+        (own / file).write_bytes(content[:first] + bytes(len(content) - first))
+    os.utime(own / "model.safetensors")
+    with shipped(tmp_path, "ab", monkeypatch) as ring, ring.cluster.load(model, split=[3, 3], **ring.options) as loaded:
+        assert answer(loaded) == alone(model, [PROMPT], NUM_TOKENS)[0]
+        [event] = [event for event in loaded.events if event.event == "fetched" and event.device == "a"]
+    assert "damaged" not in event.text and ring.fetched("a") == unit_bytes(model, tmp_path, 0, 2)
+
+
+def test_a_copy_with_new_dates_is_a_copy(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(model, tmp_path / "copy of a")
+    copy = fingerprint(open_model(str(tmp_path / "copy of a"), "float32").copy, tmp_path / "a")
+    assert copy is not None
+    enter(copy, tmp_path / "a")
+    os.utime(tmp_path / "copy of a" / "model.safetensors")
+    with shipped(tmp_path, "a", monkeypatch) as ring, ring.cluster.load(model, split=[6], **ring.options) as loaded:
+        assert answer(loaded) == alone(model, [PROMPT], NUM_TOKENS)[0]
+        assert not ring.bytes_from
+
+
 def test_two_stages_of_one_device_fetch_nothing_twice(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
