@@ -13,9 +13,10 @@ from shardnet.discovery.datagrams import MOST_BYTES, Announced, announced_in, qu
 from shardnet.trust.addresses import Address
 
 GROUP = ("224.0.0.251", 5353)
-ASK_AT_S = (0.0, 0.4, 1.2, 2.5)
+ASK_AT_S = (0.0, 0.4, 1.2, 2.5, 5.0)
 """Datagrams are lost, and an announcement may be a second old."""
-LOOK_S = 4.0
+LOOK_S = 8.0
+"""A coordinator that has just been started is busy with its model for a while."""
 OTHERS_S = 0.6
 """How long to wait for others when that is heard which was looked for: whoever answers, answers at once."""
 MOST_HEARD = 1000
