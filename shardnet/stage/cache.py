@@ -294,14 +294,13 @@ class KVCache:
         Raises:
             KVMemorySpent: what is free is taken already, in pieces that are too small.
         """
-        free_rows = self._budget.room().free_bytes // max(self.bytes_per_token, 1)
-        spare_rows = free_rows - sum(extent.num_free_rows for extent in self._extents)
-        if spare_rows < 0:
+        spare_bytes = self._budget.room().free_bytes - sum(extent.free_bytes for extent in self._extents)
+        if spare_bytes < 0:
             raise KVMemorySpent(
                 f"{self.device} has so much memory for KV cache, but in pieces between other sessions. Wait for other "
                 "sessions to end."
             )
-        return spare_rows
+        return spare_bytes // max(self.bytes_per_token, 1)
 
     @contextmanager
     def _taken(self, what: str, num_bytes: int) -> Iterator[None]:

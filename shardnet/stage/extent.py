@@ -94,8 +94,10 @@ class Extent:
         return self._holes == [(0, self.num_rows)]
 
     @property
-    def num_free_rows(self) -> int:
-        return sum(size for _, size in self._holes)
+    def free_bytes(self) -> int:
+        """Of keys and values, in rows that nobody has."""
+        row_bytes = sum(tensor[:1].nbytes for tensor in (*self.keys.values(), *self.values.values()))
+        return row_bytes * sum(size for _, size in self._holes)
 
     def take(self, num_rows: int) -> int | None:
         """The first of so many rows in a row that are free, and now taken; None where there are none."""

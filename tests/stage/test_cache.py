@@ -208,6 +208,22 @@ def test_an_accelerator_is_not_asked_for_more_than_the_budget_has() -> None:
     cache.open(300, limit_rows)
 
 
+def test_what_an_accelerator_holds_of_fewer_blocks_counts_by_its_bytes() -> None:
+    """Of stages that have become one; no new session has room in their extents."""
+    budget, meta = MemoryBudget(1000 * BYTES_PER_TOKEN), torch.device("meta")
+    first, second = (KVCache([block], torch.float32, budget, device=meta) for block in LAYOUT)
+    for cache in (first, second):
+        for session in range(2):
+            cache.open(session, 200)
+    first.join(second, Kept(0, torch.float32, 0))
+    first.close(0)
+    first.open(2, 500)
+    with pytest.raises(KVMemorySpent, match="in pieces between"):
+        first.open(3, 300)
+    first.close(1)
+    first.open(3, 300)
+
+
 def test_a_long_session_fits_beside_a_short_one_on_an_accelerator() -> None:
     budget = MemoryBudget(6000 * BYTES_PER_TOKEN)
     cache = KVCache(LAYOUT, torch.float32, budget, device=torch.device("meta"))
