@@ -9,6 +9,7 @@ import sys
 import time
 from contextlib import ExitStack, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from shardnet.coordinator import own_gate
 from shardnet.coordinator.announcing import Announcing
 from shardnet.coordinator.coordinator import Coordinator
 from shardnet.coordinator.events import ClusterEvent
+from shardnet.coordinator.kept_gate import KeptGate
 from shardnet.coordinator.notebook import Notebook
 from shardnet.coordinator.own_device import OwnDevice, Wanted, start_or_find
 from shardnet.coordinator.own_gate import Listening
@@ -142,7 +144,7 @@ def _open_to_others(
     if listening is None:
         own_gate.end_left(door.folder)
         return None
-    resources.enter_context(own_gate.start_or_find(door.folder, listening))
+    resources.enter_context(KeptGate(partial(own_gate.start_or_find, door.folder, listening)))
     resources.enter_context(Announcing(door.folder.path, Announcer()))
     inviting = Inviting(door.folder.path, told.invited)
     resources.callback(inviting.close)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from shardnet.coordinator import own_gate
+from shardnet.coordinator.kept_gate import KeptGate
 from shardnet.errors import BadRequest, JoinFailed, NameTaken, UsageError
 from shardnet.foreign.quoting import shortened
 from shardnet.launch.values import machine_name
@@ -54,7 +55,7 @@ def be_linked(folder: Path, way: Way) -> Iterator[str]:
             f"This machine has joined as {name}. Leave --name out, or remove {shortened(str(folder))} first."
         )
     listen = [] if way.listen is None else ["--listen", way.listen]
-    with own_gate.start(folder, listen, ends_with_this=True):
+    with KeptGate(partial(own_gate.start, folder, listen, ends_with_this=True)):
         yield name
 
 
