@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -15,17 +16,22 @@ from shardnet.foreign.quoting import shortened
 from shardnet.launch.cluster.options import JoinOptions, OwnDeviceOptions
 from shardnet.launch.cluster.telling import tell
 from shardnet.launch.values import machine_name
-from shardnet.process.lasting import endpoint_in
+from shardnet.process.lasting import as_option, endpoint_in
 from shardnet.process.signals import until_signalled
 from shardnet.profiling.cores import max_threads
 from shardnet.profiling.phone import is_phone
 from shardnet.profiling.power import read_power
 
+Told = Callable[[str, str], None]
 KEEP_S = 600.0
 """How long to look for a cluster that is gone: a coordinator that was killed may be started again."""
 FAR_S = 1e9
 """The same for one on another machine, also at first: networks come back, and so do laptops that went home."""
+SILENT_S = 8.0
+"""After which somebody who waits for a cluster on another machine is told so."""
 _SENTENCES = {
+    "looking": "The cluster does not answer. {name} looks for it {how_long}; where it has another address now: "
+    "shardnet join --address HOST:PORT{cluster}",
     "joined": "{name} has joined the cluster in {folder}. Models use it where it helps; Ctrl-C leaves.",
     "holds": "{name} holds {what}.",
     "fetching": "{what}.",
@@ -60,7 +66,7 @@ def run(folder: Path, asked: OwnDeviceOptions, how: JoinOptions, *, is_far: bool
     threads = asked.threads or max_threads()
     os.environ.update(worker_environment(os.environ, threads))
     for name in _names(asked.name):
-        told = partial(_tell, name=name, folder=folder, is_far=is_far, as_json=as_json)
+        told = _after_silence(partial(_tell, name=name, folder=folder, is_far=is_far, as_json=as_json), is_far)
         try:
             with until_signalled():
                 serve(
@@ -84,6 +90,20 @@ def run(folder: Path, asked: OwnDeviceOptions, how: JoinOptions, *, is_far: bool
                 raise
 
 
+def _after_silence(told: Told, is_far: bool) -> Told:
+    """Tells the same; and of a cluster on another machine, that it does not answer, where there is nothing to tell."""
+    waiting = threading.Timer(SILENT_S, told, ("looking", ""))
+    waiting.daemon = True
+    if is_far:
+        waiting.start()
+
+    def tell(event: str, what: str) -> None:
+        waiting.cancel()
+        told(event, what)
+
+    return tell
+
+
 def _require_battery() -> None:
     if read_power().is_charging is None:
         raise UsageError(
@@ -105,6 +125,7 @@ def _tell(event: str, what: str, *, name: str, folder: Path, is_far: bool, as_js
         name=name,
         what=what or "nothing any more",
         folder=shortened(str(folder)),
+        cluster=as_option(folder),
         how_long="until Ctrl-C" if is_far else "for ten minutes",
     )
     tell({"event": event, "text": text, "device": name}, as_json=as_json)

@@ -23,6 +23,11 @@ def with_slot(heard: Iterable[Announced], slot: int) -> dict[str, tuple[Address,
     return found
 
 
+def gates_of(heard: Iterable[Announced], cluster: str) -> tuple[Address, ...]:
+    """Where a cluster may be dialled, by its id, as somebody says."""
+    return tuple(dict.fromkeys(gate for each in heard if each.cluster == cluster for gate in each.gates))
+
+
 def gates_of_the_only(heard: Sequence[Announced], slot: int) -> tuple[Address, ...]:
     """Where the one cluster can be dialled that has a code in that slot.
 

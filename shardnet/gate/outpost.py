@@ -21,6 +21,7 @@ from shardnet.gate.local import LateEntrance, reach
 from shardnet.gate.network import Network
 from shardnet.gate.ports import LOOPBACK, Ports
 from shardnet.gate.rota import Rota
+from shardnet.gate.search import Search
 from shardnet.process.lasting import DOOR
 from shardnet.transport.door.gate import port_of
 from shardnet.transport.door.greeting import MARK_BYTES, greeting_of
@@ -84,6 +85,7 @@ class Outpost:
         self._network = Network()
         self._network.on_change.append(self._network_changed)
         self._rota = Rota(identity.gates)
+        self._search = Search(identity.cluster_id, self._may_be_at)
         self._has_moved = asyncio.Event()
         self._meeting = Meeting(lambda session: None, self._on_stream, limits, refused(say))
         self._session: LinkSession | None = None
@@ -127,6 +129,11 @@ class Outpost:
 
     def _hear_call(self, addresses: Sequence[Address]) -> None:
         self._know_gates(addresses)
+        self._meeting.hurry(COORDINATOR)
+
+    def _may_be_at(self, addresses: Sequence[Address]) -> None:
+        """The local network says so."""
+        self._rota.try_once(addresses)
         self._meeting.hurry(COORDINATOR)
 
     def _network_changed(self) -> None:
@@ -200,6 +207,7 @@ class Outpost:
         """End all links in order."""
         self._network.close()
         self._links.close()
+        self._search.close()
         self.arrivals.close()
         self._meeting.end(f"the gate of {self.identity.name} has ended")
 
@@ -214,13 +222,18 @@ class Outpost:
         return self._session
 
     async def _connect(self) -> Connection:
-        return await first_through([self._connect_at(gate) for gate in self._rota.next()])
+        try:
+            return await first_through([self._connect_at(gate) for gate in self._rota.next()])
+        except OSError:
+            self._search.begin()
+            raise
 
     async def _connect_at(self, gate: Address) -> Connection:
         self._network.require(gate)
         mark = server_mark(self.identity, COORDINATOR)
         connection, _ = await dial_straight(gate, self._context, mark)
         self._rota.note(gate)
+        self._know_gates((gate,) if gate not in self.identity.gates else ())
         return connection
 
     def _entrance_of(self, member: Member) -> asyncio.Protocol:

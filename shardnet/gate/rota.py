@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from shardnet.trust.addresses import Address
 
+MOST_ONCE = 4
+
 
 class Rota:
     """The one that was reached last is dialled each time, and beside it the others in turn.
@@ -19,6 +21,11 @@ class Rota:
         self.reached: Address | None = None
         """Where it was last."""
         self._others = deque(addresses)
+        self._once: deque[Address] = deque()
+
+    def try_once(self, addresses: Sequence[Address]) -> None:
+        """It may be there, says somebody who need not know: each is dialled once, before the others have their turn."""
+        self._once = deque(addresses[:MOST_ONCE])
 
     def know(self, addresses: Sequence[Address]) -> None:
         """It may be there from now on, and nowhere else."""
@@ -29,15 +36,19 @@ class Rota:
     def next(self) -> tuple[Address, ...]:
         """Those of the next attempt: two at the most, and none where none is known."""
         tried = [] if self.reached is None else [self.reached]
-        if self._others:
+        if self._once:
+            tried.append(self._once.popleft())
+        elif self._others:
             tried.append(self._others[0])
             self._others.rotate(-1)
         return tuple(tried)
 
     def note(self, address: Address) -> None:
         """The gate was reached there."""
+        if address == self.reached:
+            return
         if address in self._others:
             self._others.remove(address)
-            if self.reached is not None:
-                self._others.append(self.reached)
-            self.reached = address
+        if self.reached is not None:
+            self._others.append(self.reached)
+        self.reached = address

@@ -28,3 +28,15 @@ def test_what_is_known_anew_comes_first_beside_the_one_that_was_reached() -> Non
 
 def test_nothing_is_tried_where_nothing_is_known() -> None:
     assert Rota([]).next() == ()
+
+
+def test_where_it_may_be_is_tried_once_and_stays_where_it_was_reached() -> None:
+    rota = Rota([ONE])
+    rota.note(ONE)
+    rota.try_once([TWO, THREE])
+    assert [rota.next() for _ in range(3)] == [(ONE, TWO), (ONE, THREE), (ONE,)]
+    rota.try_once([THREE])
+    rota.note(THREE)
+    assert rota.reached == THREE
+    rota.next()
+    assert rota.next() == (THREE, ONE)

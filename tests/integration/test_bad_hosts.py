@@ -165,6 +165,23 @@ def test_a_device_of_the_same_machine_needs_no_code(cluster: Cluster, tmp_path: 
         is_one_sentence(done, 2, f"The cluster at {address} is on this machine, where a device joins it without a code")
 
 
+def test_a_cluster_that_does_not_answer_is_looked_for_and_said_so(cluster: Cluster, tmp_path: Path) -> None:
+    """A device that has joined before, whose cluster is not there now: once, nothing at all was said."""
+    own = Cluster(tmp_path, cluster.folder / "model")
+    where, there = ("--address", own.address), ("--cluster", tmp_path / "there", "--listen", "none", "--json")
+    first = TellingCommand([*COMMAND, "join", own.code(), *where, *there, "--source-only", "--name", "there"])
+    wait_until(lambda: first.told("linked") or first.process.poll() is not None)
+    first.end()
+    own.up.process.send_signal(signal.SIGINT)
+    assert own.up.process.wait(30) == 0
+    waiting = TellingCommand([*COMMAND, "join", *there])
+    wait_until(lambda: waiting.events or waiting.process.poll() is not None)
+    assert waiting.events[0]["event"] == "looking"
+    assert "The cluster does not answer. there looks for it until Ctrl-C" in waiting.events[0]["text"]
+    waiting.process.send_signal(signal.SIGINT)
+    assert waiting.process.wait(30) == 0
+
+
 def test_nobody_is_shut_out_who_is_not_there(cluster: Cluster) -> None:
     done = cluster.run("trust", "--revoke", "nobody", "--cluster", cluster.state)
     is_one_sentence(done, 2, "No device with a certificate is called 'nobody'")
