@@ -14,8 +14,9 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from shardnet.errors import DoesNotFit
+from shardnet.process.allocator import return_freed
 from shardnet.process.compute import CPU
-from shardnet.profiling.compute import usable_compute_bytes
+from shardnet.profiling.compute import return_cached, usable_compute_bytes
 from shardnet.stage.budget import MemoryBudget
 
 
@@ -96,6 +97,11 @@ class DeviceMemory:
     def allowed_bytes(self) -> int | None:
         """What is left of what its owner allows; None without a limit."""
         return None if self._most_bytes is None else max(self._most_bytes - self.budget.reserved_bytes, 0)
+
+    def return_freed(self) -> None:
+        """Give what stages have freed back to the machine. Takes some milliseconds."""
+        return_freed()
+        return_cached(self._compute)
 
     def reserve_weights(self, num_bytes: int, stage: TakesMemory) -> None:
         """Look at what there is now, and take so much for the weights of a stage; to be released to `budget`.

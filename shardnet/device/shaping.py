@@ -11,7 +11,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from shardnet.errors import ClusterError, PlanNotInForce
-from shardnet.process.allocator import return_freed
 from shardnet.process.threads import on_thread
 from shardnet.stage.shape import Remains
 from shardnet.stage.stage import Stage
@@ -66,7 +65,7 @@ def _shape(host: StageHost, ring_id: RingId, stretches: tuple[Stretch, ...]) -> 
         except BaseException:
             remains.sessions.close_all()
             raise
-    on_thread("shardnet-free", return_freed)
+    on_thread("shardnet-free", host._premises.memory.return_freed)
     return host._sizes(stage)
 
 

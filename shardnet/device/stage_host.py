@@ -20,7 +20,6 @@ from shardnet.errors import ClusterError, PlanNotInForce
 from shardnet.loader import load_shard
 from shardnet.models import Shard
 from shardnet.models.plain_config import from_text
-from shardnet.process.allocator import return_freed
 from shardnet.process.threads import on_thread
 from shardnet.profiling.memory import peak_rss_bytes
 from shardnet.stage.budget import MemoryBudget
@@ -234,7 +233,7 @@ class StageHost:
         if stage is not None:
             stage.close()
             del stage
-            return_freed()
+            self._premises.memory.return_freed()
 
     def _leave(self, ring_id: RingId) -> None:
         """Answer to that ring no more; where that was the last one, end."""

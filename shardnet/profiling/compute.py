@@ -72,6 +72,15 @@ def usable_compute_bytes(compute: str) -> int:
     return max(available_bytes - max(MARGIN_BYTES, available_bytes // 20), 0)
 
 
+def return_cached(compute: str) -> None:
+    """Give back what torch keeps of an accelerator's memory after it was freed: others may use it, too."""
+    if compute == CPU:
+        return
+    import torch
+
+    (torch.mps if compute == "mps" else torch.cuda).empty_cache()
+
+
 def compute_cache_bytes(compute: str) -> int:
     """The largest cache in front of that memory."""
     device = compute_device(compute)

@@ -106,3 +106,14 @@ def test_the_same_model_twice_is_two_models_with_a_limit_each(ring: RingInProces
             assert len(answer(model, PROMPT, 200)) == 200
             with pytest.raises(KVMemorySpent):
                 small.stream(PROMPT, max_new_tokens=200)
+
+
+def test_what_ended_stages_have_left_is_given_back(
+    ring: RingInProcess, monkeypatch: pytest.MonkeyPatch, tiny: Path
+) -> None:
+    """torch keeps an accelerator's memory for its own process: a second device of a card found none."""
+    given_back: list[str] = []
+    monkeypatch.setattr(memory_module, "return_cached", given_back.append)
+    with ring.connect() as cluster, load(cluster, tiny):
+        assert not given_back
+    wait_until(lambda: given_back == ["cpu"] * len(SPLIT))

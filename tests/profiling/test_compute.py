@@ -12,6 +12,7 @@ from shardnet.profiling.compute import (
     compute_device,
     compute_memory,
     device_kind,
+    return_cached,
     usable_compute_bytes,
 )
 from shardnet.profiling.hardware import describe_hardware
@@ -53,4 +54,7 @@ def test_a_cuda_device_has_memory_and_a_name() -> None:
     assert before - usable_compute_bytes("cuda:0") >= held.nbytes * 0.9
     del held
     assert usable_compute_bytes("cuda:0") >= before * 0.99, "what torch keeps for itself is free"
+    before_kept = torch.cuda.mem_get_info("cuda:0")[0]
+    return_cached("cuda:0")
+    assert torch.cuda.mem_get_info("cuda:0")[0] >= before_kept + 2**29, "now it is free for others"
     assert accelerator_name("cuda:0") and describe_hardware(compute="cuda:0").accelerator
