@@ -60,6 +60,8 @@ class Links:
         self._meeting = meeting
         self._hub = hub
         self._hosts = Hosts({})
+        self.has_heard = False
+        """Of the hosts, and which certificates were revoked."""
         self._dialling: dict[str, asyncio.Task[LinkSession]] = {}
         self._serials: dict[str, int] = {}
         self._straightening: dict[str, asyncio.Task[None]] = {}
@@ -74,7 +76,7 @@ class Links:
     def hear(self, hosts: Hosts) -> None:
         """Which hosts there are now. What links there are with those that were shut out end, and those that can be
         dialled elsewhere now are dialled there, where that is needed."""
-        before, self._hosts = self._hosts, hosts
+        before, self._hosts, self.has_heard = self._hosts, hosts, True
         for host, addresses in hosts.addresses.items():
             if addresses != before.addresses.get(host):
                 self._meeting.hurry(host)

@@ -184,6 +184,10 @@ class Outpost:
             await self._has_moved.wait()
 
     def _let_in(self, transport: asyncio.Transport, peer: Peer) -> None:
+        if not self._links.has_heard:
+            self._say(f"{peer.name}: came before it was known here which certificates were revoked")
+            transport.abort()
+            return
         self._links.note(peer)
         self._meeting.accept(transport, peer.name, peer.until_s)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from shardnet.errors import ClusterError
+from shardnet.process.crowds import Crowds
 from shardnet.tunnel.arrival import Arrival
 from shardnet.tunnel.connection import Connection
 from shardnet.tunnel.dialling import Connect, Dialler
@@ -17,6 +18,9 @@ from shardnet.tunnel.limits import Limits
 from shardnet.tunnel.session import LinkSession
 from shardnet.tunnel.stream import Stream
 
+MOST_OF_ONE = 32
+"""Link sessions that one host may have begun, and connections of its that have not said what for, at the same time: it
+has one or two."""
 OnSession = Callable[[LinkSession], None]
 OnStream = Callable[[LinkSession, Stream], None]
 
@@ -56,7 +60,7 @@ class Meeting:
         self._sessions: dict[LinkSession, asyncio.Task[None] | None] = {}
         """And what dials for it."""
         self._diallers: dict[LinkSession, Dialler] = {}
-        self._arrivals: set[Arrival] = set()
+        self._arrivals: Crowds[Arrival] = Crowds(MOST_OF_ONE)
 
     @property
     def sessions(self) -> tuple[LinkSession, ...]:
@@ -73,9 +77,11 @@ class Meeting:
         transport.set_protocol(connection)
         connection.connection_made(transport)
         arrival = Arrival(
-            *(connection, peer, self._limits.greet_s, self._session_of, self._arrivals.discard), self._on_refused
+            *(connection, peer, self._limits.greet_s, self._session_of, self._arrivals.remove), self._on_refused
         )
-        self._arrivals.add(arrival)
+        makes_room = self._arrivals.add(arrival, peer)
+        if makes_room is not None:
+            makes_room.refuse("too many connections came at once")
 
     async def dial(self, connect: Connect, peer: str) -> LinkSession:
         """Begin a link session, however long it takes to get through. From then on it dials by itself when it must.
@@ -131,7 +137,7 @@ class Meeting:
         for session in self.sessions:
             if session.peer.lower() == host.lower():
                 session.end(reason)
-        for arrival in tuple(self._arrivals):
+        for arrival in self._arrivals:
             if arrival.peer.lower() == host.lower():
                 arrival.refuse(reason)
 
@@ -139,7 +145,7 @@ class Meeting:
         """End all link sessions, in order."""
         for session in self.sessions:
             session.end(reason)
-        for arrival in tuple(self._arrivals):
+        for arrival in self._arrivals:
             arrival.refuse(reason)
 
     def _session_of(self, peer: str, greeting: Greeting) -> LinkSession:
@@ -166,6 +172,8 @@ class Meeting:
         for other in tuple(self._accepted.values()):
             if other.session.peer == peer and other.greeting.gate != greeting.gate:
                 other.session.end(f"the gate of {peer} was started again")
+        if sum(other.session.peer == peer for other in self._accepted.values()) >= MOST_OF_ONE:
+            raise LinkRefused(f"there are {MOST_OF_ONE} links with {peer} already")
         session = self._new_session(peer, is_dialler=False)
         self._accepted[greeting.identity.session] = _Accepted(session, greeting)
         session.when_over(partial(self._accepted.pop, greeting.identity.session))

@@ -14,6 +14,7 @@ from two_hosts import Hosts
 
 from shardnet.errors import ClusterError
 from shardnet.gate.hosts import Hosts as Others
+from shardnet.gate.listening import addresses_of
 from shardnet.trust.contexts import client_context, server_mark
 from shardnet.trust.names import COORDINATOR
 from shardnet.tunnel import frames
@@ -50,7 +51,7 @@ def test_a_connection_that_has_not_said_what_for_is_refused(hosts: Hosts) -> Non
     async def come_late() -> None:
         context, mark = client_context(phone.identity), server_mark(phone.identity, COORDINATOR)
         reader, writer = await asyncio.open_connection(*hosts.gates[0], ssl=context, server_hostname=mark)
-        while not hub._arrivals:
+        while not tuple(hub._arrivals):
             await asyncio.sleep(0.001)
         await shut_out(hosts, "phone")
         greeting = Greeting(draw_identity(), 1, is_new=True, gate=draw_gate())
@@ -96,3 +97,25 @@ def test_a_host_that_shows_a_revoked_certificate_is_not_gone_on_with(hosts: Host
             await links.session_to("phone")
 
     hosts.on_loop(dial)
+
+
+def test_nobody_is_let_in_before_it_was_heard_who_is_shut_out(hosts: Hosts) -> None:
+    """A gate that was just started, while the coordinator was away, let in who had been revoked long ago."""
+    phone, tablet = hosts.join("phone"), hosts.join("tablet")
+    wait_until(lambda: tablet.outpost._links.has_heard and phone.outpost._links.has_heard)
+    (address,) = addresses_of(tablet.outpost._listeners)
+
+    async def come() -> bytes:
+        context, mark = client_context(phone.identity), server_mark(phone.identity, "tablet")
+        reader, writer = await asyncio.open_connection(*address, ssl=context, server_hostname=mark)
+        greeting = Greeting(draw_identity(), 1, is_new=True, gate=draw_gate())
+        writer.write(frames.pack(Kind.GREETING, payload=pack_greeting(greeting)))
+        said = await reader.read(frames.HEAD.size)
+        writer.transport.abort()
+        return said
+
+    tablet.outpost._links.has_heard = False  # as after a start
+    assert hosts.on_loop(come) == b""
+    assert "phone: came before it was known here which certificates were revoked" in tablet.said
+    tablet.outpost._links.has_heard = True
+    assert hosts.on_loop(come)[:1] == bytes([Kind.WELCOME])

@@ -20,6 +20,7 @@ from shardnet.tunnel.dialling import Pauses, dial_again
 from shardnet.tunnel.frames import Kind
 from shardnet.tunnel.greeting import Greeting, LinkRefused, draw_gate, draw_identity, pack_greeting
 from shardnet.tunnel.limits import Limits
+from shardnet.tunnel.meeting import MOST_OF_ONE
 from shardnet.tunnel.session import LinkSession
 from shardnet.tunnel.stream import Stream
 
@@ -437,6 +438,31 @@ def test_a_member_that_breaks_the_rules_loses_the_link_session_and_nothing_else_
             await reader.read()
             assert "hostile does not speak as a gate does" in await gates.accepted[1].wait_over()
             writer.close()
+            await talk(session, 0, b"x" * 1000)
+
+    run(main())
+
+
+def test_one_host_takes_not_all_the_room_of_a_gate() -> None:
+    """It could hold all files that the gate may open, and then nobody could even shut it out."""
+
+    async def main() -> None:
+        async with two_gates(Limits(greet_s=60.0), on_stream=echo) as gates:
+            session = await gates.dial()
+            gates.peer = "hostile"
+            gate, writers = draw_gate(), []
+            for _ in range(MOST_OF_ONE + 1):
+                reader, writer = await asyncio.open_connection("127.0.0.1", gates.way.target)
+                writer.write(
+                    frames.pack(Kind.GREETING, payload=pack_greeting(Greeting(draw_identity(), 1, True, gate)))
+                )
+                said = await reader.readexactly(frames.HEAD.size)
+                writers.append(writer)
+            assert said[0] == Kind.REFUSED and len(gates.far.sessions) == MOST_OF_ONE + 1
+            silent = [await asyncio.open_connection("127.0.0.1", gates.way.target) for _ in range(MOST_OF_ONE + 1)]
+            assert b"too many connections" in await silent[0][0].read()
+            for writer in (*writers, *(writer for _, writer in silent)):
+                writer.transport.abort()
             await talk(session, 0, b"x" * 1000)
 
     run(main())
