@@ -259,10 +259,21 @@ class LocalWorkers:
 def _ended(pid: int, how: int = 0) -> tuple[int, int] | None:
     """How a child ended, (code, status), and leave it to be buried. Waits for that, or with WNOHANG may be None."""
     try:
+        if not hasattr(os, "waitid"):
+            return _buried(pid, how)
         found = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | how)
     except ChildProcessError:  # whoever ignores SIGCHLD has the system bury it
         return os.CLD_EXITED, 0
     return None if found is None else (found.si_code, found.si_status)
+
+
+def _buried(pid: int, how: int) -> tuple[int, int] | None:
+    """The same where Python cannot leave it (macOS, before 3.13). Who asks once more hears of code 0."""
+    found, status = os.waitpid(pid, how)
+    code = os.waitstatus_to_exitcode(status)
+    if found == 0:
+        return None
+    return (os.CLD_EXITED, code) if code >= 0 else (os.CLD_KILLED, -code)
 
 
 def _code_of(pid: int) -> int:

@@ -180,6 +180,20 @@ def nursery_that(monkeypatch: pytest.MonkeyPatch, program: str) -> None:
     monkeypatch.setattr(local_workers, "NURSERY_COMMAND", (sys.executable, "-c", program))
 
 
+def test_all_end_and_are_told_where_python_has_no_waitid(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On macOS the thread that listens ended with an AttributeError, and so did every command with local devices."""
+    monkeypatch.delattr(os, "waitid")
+    for program, code in (("raise SystemExit(3)", 3), ("import os; os.kill(os.getpid(), 9)", -9)):
+        nursery_that(monkeypatch, program)
+        with LocalWorkers(endpoint, ["device-0"], 1) as workers:
+            wait_until(lambda: workers.poll() == [("device-0", code)])  # noqa: B023 (called here alone)
+    nursery_that(monkeypatch, "import time; time.sleep(600)")
+    with LocalWorkers(endpoint, ["device-0"], 1) as workers:
+        assert workers._nursery is not None
+        pid = workers._nursery.pid
+    assert is_over(pid)
+
+
 def test_where_no_device_came_up_the_nurserys_last_words_are_told(
     endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
