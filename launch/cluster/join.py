@@ -27,7 +27,7 @@ KEEP_S = 600.0
 """How long to look for a cluster that is gone: a coordinator that was killed may be started again."""
 FAR_S = 1e9
 """The same for one on another machine, also at first: networks come back, and so do laptops that went home."""
-SILENT_S = 8.0
+SILENT_S = 5.0
 """After which somebody who waits for a cluster on another machine is told so."""
 _SENTENCES = {
     "looking": "The cluster does not answer. {name} looks for it {how_long}; where it has another address now: "

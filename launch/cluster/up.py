@@ -36,6 +36,7 @@ from shardnet.launch.hosts.inviting import Inviting, show
 from shardnet.launch.values import machine_name
 from shardnet.process.lasting import as_option, mark
 from shardnet.process.signals import until_signalled
+from shardnet.process.state_folder import StateFolder
 from shardnet.profiling.cores import max_threads
 from shardnet.progress import progress_bars
 from shardnet.transport import serve_door
@@ -43,6 +44,8 @@ from shardnet.transport.door.door import Door
 
 JOIN_S = 60.0
 LOOK_EVERY_S = 0.1
+ROOM, ROOM_BYTES = "room", 2**17
+"""What a cluster writes down before it holds a model fits into so much."""
 
 
 def run(
@@ -69,6 +72,7 @@ def run(
         door = resources.enter_context(serve_door(folder=folder))
         mark(folder)
         assert door.folder is not None, "it was opened in one"
+        _require_room(door.folder)
         notebook = Notebook(door.folder)
         invitation = _open_to_others(door, listening, told, resources)  # before what tells other machines of its end
         own = None if device is None else resources.enter_context(_own_device(door, device))
@@ -134,6 +138,21 @@ class _Told:
             self.next()
         if not self._as_json:
             print("The cluster has ended.", flush=True)
+
+
+def _require_room(state: StateFolder) -> None:
+    """
+    Raises:
+        UsageError: its disk is full.
+    """
+    try:
+        state.write(ROOM, bytes(ROOM_BYTES))
+        state.remove(ROOM)
+    except OSError as cause:
+        raise UsageError(
+            f"{shortened(str(state.path))} cannot be written: {cause.strerror}. Make room there, or name another "
+            "folder with --state DIR."
+        ) from cause
 
 
 def _open_to_others(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -50,6 +52,7 @@ class Cluster:
 
     def code(self) -> str:
         """Another one that counts."""
+        assert self.first
         invited = self.run("invite", "--cluster", self.state, "--json")
         return str(json.loads(invited.stdout)["code"])
 
@@ -136,6 +139,36 @@ def test_a_clock_that_is_a_day_ahead(cluster: Cluster) -> None:
 def test_a_disk_that_is_full(cluster: Cluster) -> None:
     done = cluster.join(cluster.code(), "--address", cluster.address, program=("-c", FULL_DISK))
     is_one_sentence(done, 2, "Make room")
+
+
+def why_no_small_disk() -> str | None:
+    if os.geteuid() != 0 or shutil.which("unshare") is None:
+        return "a disk of its own needs root"
+    tried = subprocess.run(
+        ["unshare", "--mount", "mount", "-t", "tmpfs", "tmpfs", "/mnt"], capture_output=True, text=True
+    )
+    return tried.stderr if tried.returncode else None
+
+
+@pytest.mark.root
+@pytest.mark.skipif(why_no_small_disk() is not None, reason="a disk of its own needs root")
+def test_a_cluster_on_a_disk_that_is_full(cluster: Cluster, tmp_path: Path) -> None:
+    up = [
+        sys.executable,
+        "-m",
+        "shardnet",
+        "up",
+        "--no-device",
+        "--model",
+        cluster.folder / "model",
+        "--state",
+        tmp_path / "d",
+    ]
+    script = f"mount -t tmpfs -o size=4k tmpfs {tmp_path}; echo x >{tmp_path}/f; exec {shlex.join(map(str, up))}"
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script], capture_output=True, text=True, timeout=200, check=False
+    )
+    is_one_sentence(done, 2, "cannot be written: No space left on device. Make room there, or name another folder")
 
 
 def test_a_port_in_use(cluster: Cluster, tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 from typing import Any
 
 from rich.console import Console
@@ -78,3 +80,10 @@ def test_without_a_model_or_devices() -> None:
     nothing = {**STATUS, "members": [], "model": "", "stages": [], "tokens_per_s": None, "sessions": [], "events": []}
     assert drawn(nothing)[0].startswith("no model   ? tokens/s   0 sessions")
     assert drawn({**nothing, "loading": "smollm2"})[0].startswith("loading smollm2   ")
+
+
+def test_top_starts_without_what_takes_seconds() -> None:
+    modules = "sys, shardnet.launch.commands, shardnet.launch.cluster.top"
+    program = f"import {modules}; print(*{{'torch', 'numpy'}} & {{*sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
