@@ -92,7 +92,7 @@ def _fuse(
             raise DamagedCheckpoint(
                 f"{name} is made of {shape[0]} experts and the checkpoint holds {len(names)}. Download it again."
             )
-        num_rows = stored[names[0]].shape[0]
+        num_rows = next(iter(stored[names[0]].shape), 0)
         for expert, part in enumerate(sorted(names, key=_natural)):
             _check_shape(part, stored[part], (num_rows, *shape[2:]))
             _check_type(part, stored[part])

@@ -90,6 +90,15 @@ def test_an_expert_that_is_missing(tmp_path: Path) -> None:
     refused(tmp_path, DamagedCheckpoint, "is made of 4 experts and the checkpoint holds 3")
 
 
+@pytest.mark.parametrize("shape", [(), (5,), (0, 32)])
+def test_an_expert_of_another_shape(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    """A single number in its place was an IndexError."""
+    save_model("qwen3_moe", tmp_path)
+    name = "model.layers.0.mlp.experts.0.up_proj.weight"
+    change_tensors(tmp_path, lambda tensors: tensors.update({name: torch.ones(shape)}))
+    refused(tmp_path, DamagedCheckpoint, r"mlp\.experts")
+
+
 def test_an_index_that_names_a_missing_file(folder: Path) -> None:
     names = list(load_file(folder / "model.safetensors"))
     (folder / "model.safetensors.index.json").write_text(
