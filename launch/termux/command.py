@@ -77,6 +77,7 @@ async def _serve(endpoint: str) -> None:
     from shardnet.launch.termux.wheel import make_wheel
     from shardnet.trust.qr import drawn
 
+    asyncio.get_running_loop().set_exception_handler(lambda *_: None)  # whoever disturbs it fills no screen
     made = make_wheel()
     listeners = listen([endpoint])
     found = addresses_of(listeners)

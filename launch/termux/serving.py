@@ -25,7 +25,7 @@ MOST_ASKED_BYTES = 4096
 ASK_S = 10.0
 """How long a handshake may take, and then the question."""
 GIVE_S = 300.0
-"""How long an answer may take: 400 kB over a bad Wi-Fi."""
+"""How long an answer may take: 1 MB over a bad Wi-Fi."""
 MOST_AT_ONCE = 16
 """Who comes beyond that is sent away."""
 LIFE = datetime.timedelta(days=2)
