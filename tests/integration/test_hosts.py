@@ -20,7 +20,7 @@ from tiny_text_model import save_text_model
 
 from shardnet.loader import load_shard, open_model
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(290)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(580)]
 NUM_LONG = 400
 LONG = ("--prompt", PROMPT, "--max-new-tokens", str(NUM_LONG), "--temperature", "0")
 NUM_PROMPT, ROW_BYTES, RUN_BYTES = len(PROMPT), 256, 16

@@ -11,7 +11,7 @@ from cluster_of_hosts import PORT, PROMPT, Hosts, can_dial
 from namespaces import INSIDE, Namespaces, why_no_routers, why_not
 from tiny_text_model import save_text_model
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(290)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(580)]
 NUM_TOKENS = 24
 THIRD_GIB = "0.002"
 """Room for two of the six blocks, and not for three."""
