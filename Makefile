@@ -11,17 +11,20 @@ READY := $(VENV)/.ready
 WORKERS = $(shell $(PYTHON) -c 'import os; print(min(2, os.cpu_count() or 1))')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-root test-long testbed check bench docs
+.PHONY: help demo test test-root test-long test-arm64 test-package test-versions testbed check bench docs
 
 help:
-	@echo "make demo       set up, then run one model over three local devices"
-	@echo "make test       every test that CI runs"
-	@echo "make check      ruff format, ruff, mypy"
-	@echo "make bench      the benchmarks; results go to docs/benchmarks/"
-	@echo "make docs       write docs/api.md, and run the examples of the documentation"
-	@echo "make test-root  tests that need root: network namespaces, control groups"
-	@echo "make test-long  tests that take minutes"
-	@echo "make testbed    play a script of events on emulated phones: SCRIPT=tests/testbed/scripts/kill_in_decode.yaml"
+	@echo "make demo           set up, then run one model over three local devices"
+	@echo "make test           every test that CI runs"
+	@echo "make check          ruff format, ruff, mypy"
+	@echo "make bench          the benchmarks; results go to docs/benchmarks/"
+	@echo "make docs           write docs/api.md, and run the examples of the documentation"
+	@echo "make test-root      tests that need root: network namespaces, control groups"
+	@echo "make test-long      tests that take minutes"
+	@echo "make test-arm64     a device of an emulated arm64 machine, which is made first (root; minutes)"
+	@echo "make test-package   build wheel and source distribution, and run them in an empty environment (minutes)"
+	@echo "make test-versions  other versions of torch, each in an environment of its own (minutes, GB)"
+	@echo "make testbed        play a script of events on emulated phones: SCRIPT=tests/testbed/scripts/kill_in_decode.yaml"
 
 demo: $(READY)
 	@$(BIN)/shardnet demo
@@ -35,6 +38,22 @@ test-root: $(READY)
 
 test-long: $(READY)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m long
+
+# What tests with other machines and versions make once, in some minutes, stays in TEST_CACHE.
+TEST_CACHE ?= $(HOME)/.cache/shardnet-tests
+ARM64_TORCH ?= 2.8.0
+ARM64_ROOT ?= $(TEST_CACHE)/arm64
+test-arm64: $(READY)
+	@$(BIN)/python tests/emulated_root.py "$(ARM64_ROOT)" --torch "$(ARM64_TORCH)"
+	@ARM64_ROOT="$(ARM64_ROOT)" OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s -m arm64 -o faulthandler_timeout=0 tests/arm64
+
+test-package: $(READY)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m package tests/package
+
+# Each version of torch beside the one of .venv; their environments stay in TEST_CACHE.
+TORCH_VERSIONS ?= 2.8.0 2.11.0
+test-versions: $(READY)
+	@$(BIN)/python tests/torch_versions.py --cache "$(TEST_CACHE)" $(TORCH_VERSIONS)
 
 # With root the devices are network namespaces; OPTIONS are --loopback, --predict, --json.
 SCRIPT ?= tests/testbed/scripts/kill_in_decode.yaml

@@ -121,8 +121,14 @@ class Block(nn.Module):
 
 
 def linear(num_inputs: int, num_outputs: int, has_bias: bool) -> nn.Linear:
-    """Without weights."""
-    return nn.Linear(num_inputs, num_outputs, has_bias, device="meta")
+    """Without weights. Its constructor would draw some, for which torch 2.8 imports sympy on the meta device."""
+    module = nn.Linear.__new__(nn.Linear)
+    nn.Module.__init__(module)
+    module.in_features, module.out_features = num_inputs, num_outputs
+    module.weight = nn.Parameter(torch.empty(num_outputs, num_inputs, device="meta"))
+    bias = nn.Parameter(torch.empty(num_outputs, device="meta")) if has_bias else None
+    module.register_parameter("bias", bias)
+    return module
 
 
 def norm(recipe: Recipe, size: int, config: Any) -> RMSNorm:
