@@ -10,10 +10,15 @@ from typing import Any
 
 import pytest
 
+from shardnet.errors import UsageError
+from shardnet.launch.cluster import join
+from shardnet.launch.cluster.options import JoinOptions, OwnDeviceOptions
 from shardnet.launch.doctor import phone_readings
 from shardnet.launch.doctor.finding import Finding
 from shardnet.launch.doctor.phone import PhoneReadings, find_on_phone
 from shardnet.launch.doctor.phone_readings import read_phone
+from shardnet.launch.values import machine_name
+from shardnet.profiling.phone import machine_label
 from shardnet.profiling.power import PowerState, battery_from_termux
 
 PHONES = Path(__file__).parent.parent / "data" / "phones"
@@ -112,3 +117,25 @@ def test_the_batteries_of_all_phones_are_understood() -> None:
         if file.exists():
             state = battery_from_termux(file.read_text())
             assert state is not None and state.battery_percent is not None and state.battery_c is not None
+
+
+def test_a_phone_is_called_after_its_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them call themselves localhost, and the cluster would have localhost, localhost.2 and localhost.3."""
+    become("android_14_termux", tmp_path, monkeypatch)
+    machine_label.cache_clear()
+    try:
+        monkeypatch.setattr(platform, "node", lambda: "localhost")
+        assert machine_name() == "Pixel-7"
+        machine_label.cache_clear()
+        (tmp_path / "getprop").unlink()
+        assert machine_name() == "localhost"
+    finally:
+        machine_label.cache_clear()
+
+
+def test_a_phone_that_cannot_tell_whether_it_charges_is_not_taken_at_its_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With `--only-charging` it would compute on its battery, and nobody would notice."""
+    monkeypatch.setattr(join, "is_phone", lambda: True)
+    monkeypatch.setattr(join, "read_power", lambda: PowerState(hottest_c=40.0))
+    with pytest.raises(UsageError, match="--only-charging must know whether this phone is being charged"):
+        join.run(Path("/nowhere"), OwnDeviceOptions(), JoinOptions(only_charging=True), as_json=True)
