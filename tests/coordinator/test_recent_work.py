@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from lasting_in_process import lasting_in_process
+from processes import wait_until
 
 from shardnet.coordinator.recent_work import LEAST_S, MOST_S, WINDOW_S, Look, RecentWork, shares_between
 from shardnet.timeline.clocks import ClockOffset
@@ -48,3 +52,21 @@ def test_tokens_per_second_since_a_look_some_seconds_ago() -> None:
     assert rate(100.0 + WINDOW_S, 55) == pytest.approx(10.0)
     assert rate(102.0 + WINDOW_S, 125) == pytest.approx(20.0), "since the look at 102 s, and not the one before"
     assert rate(200.0 + MOST_S, 1000) is None, "what was before is long ago"
+
+
+def test_a_status_tells_what_both_stages_of_a_ring_do(tiny: Path) -> None:
+    with lasting_in_process() as cluster:
+        source = cluster.connect()
+        model = source.load(tiny, dtype="float32", split=[3, 3])
+        first = cluster.coordinator.status()
+        assert [(stage.device, stage.compute_share) for stage in first.stages] == [("a", None), ("b", None)]
+        with model.stream("Hello", max_new_tokens=3000) as stream:
+            next(stream)
+
+            def is_told() -> bool:
+                status = cluster.coordinator.status()
+                shares = [(each.compute_share, each.wire_share, each.idle_share) for each in status.stages]
+                return bool(status.tokens_per_s) and all(None not in each and sum(each) > 0.99 for each in shares)
+
+            wait_until(is_told)
+        assert [each.event for each in source.status().events if each.event == "loaded"] == ["loaded"]
