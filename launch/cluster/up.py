@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import queue
-import shlex
 import sys
 import time
 from contextlib import ExitStack, suppress
@@ -112,8 +111,9 @@ class _Told:
             print(json.dumps({"address": endpoint, "state": str(folder), **invited}), flush=True)
             return
         print(f"The cluster is open in {shortened(str(folder))}; Ctrl-C ends it.")
-        print(f"To ask it:  shardnet generate --cluster {shlex.quote(str(folder))} --prompt TEXT")
-        print(f"One more device, on this machine:  shardnet join{as_option(folder)}", flush=True)
+        where = as_option(folder)
+        print(f"To ask it:  shardnet chat{where}, or shardnet generate{where} --prompt TEXT")
+        print(f"One more device, on this machine:  shardnet join{where}", flush=True)
         if invitation is not None:
             show(invitation)
 
