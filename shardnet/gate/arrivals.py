@@ -75,6 +75,7 @@ class Arrivals:
                 task.add_done_callback(self._shaking.remove)
                 if makes_room is not None:
                     makes_room.cancel()
+                await asyncio.sleep(0)  # where many come at once, each has begun before it makes room, and is logged
 
     async def _shake(self, connection: socket.socket, place: str) -> None:
         loop, shaking = asyncio.get_running_loop(), asyncio.current_task()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
 import time
 from collections import Counter
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from strangers import WAYS, Target
 from trusted import Home
 
-from shardnet.gate.arrivals import Arrivals, refused
+from shardnet.gate.arrivals import MOST_OF_ONE, Arrivals, refused
 from shardnet.gate.listening import addresses_of, listen
 from shardnet.gate.newcomers import Newcomers
 from shardnet.gate.renewing import OwnContext
@@ -117,6 +118,22 @@ def test_no_stranger_gets_in_and_each_is_logged_once(tmp_path: Path, count: int)
         assert [each.token for each in gate.invitations.open(time.time())] == [invited.token]
 
     asyncio.run(asyncio.wait_for(run(), 250))
+
+
+def test_of_many_who_come_at_once_each_is_logged(tmp_path: Path) -> None:
+    """Those that made room before anybody had looked at them once were not."""
+
+    async def run() -> None:
+        gate = Gate(Home(tmp_path / "home"), tmp_path)
+        idle = [socket.create_connection(gate.address) for _ in range(NUM_IDLE)]
+        await gate.has_said(NUM_IDLE - MOST_OF_ONE)
+        for each in idle:
+            each.close()
+        await gate.has_said(NUM_IDLE)
+        gate.arrivals.close()
+        assert len(gate.said) == NUM_IDLE
+
+    asyncio.run(asyncio.wait_for(run(), 100))
 
 
 def test_idle_connections_keep_nobody_out(tmp_path: Path) -> None:

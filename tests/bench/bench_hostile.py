@@ -1,0 +1,186 @@
+"""What strangers at the port of a gate do to an answer: how much slower it is while they come, and whether one gets in.
+
+    python tests/bench/bench_hostile.py [--attempts 2000] [--per-second 20] [--turns 10] [--seed 0]
+
+Needs root: each host is a network namespace. A laptop coordinates, and holds half of a small model; a phone holds the
+other half; a third host asks, one answer after the other. From a fourth one strangers come, in all the ways of
+tests/strangers.py, while 100 connections that say nothing are held open; in alternating turns with quiet ones of the
+same length. The rate is given, since strangers need processor time of this machine, too. Prints tokens per second of
+both kinds of turns, and what the gate has logged; exit code 1 where an answer is slower by more than 10% in the median,
+a token is wrong, an answer ends, a member is lost, somebody gets in, or not each attempt is logged.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from contextlib import ExitStack
+from pathlib import Path
+
+from cryptography import x509
+
+from shardnet.gate.asking import enrol
+from shardnet.process.state_folder import StateFolder
+from shardnet.trust.addresses import Address
+from shardnet.trust.admission import CERTIFICATE, KEY, admission_in
+from shardnet.trust.authority import LIFE_S, Authority, request_for
+from shardnet.trust.identity import Identity, host_key, identity_in, keep_identity
+from shardnet.trust.keys import key_in
+from shardnet.trust.payload import parse_payload
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from asked_hosts import AskedHosts
+from cluster_of_hosts import PORT
+from namespaces import why_not
+from strangers import WAYS, Target
+
+NUM_IDLE = 100
+MOST_SLOWER = 0.10
+LOGGED_S = 15.0
+"""After which the last ones were logged, and those that said nothing were sent away."""
+
+
+def target_in(folder: Path, address: Address, qr: str, phone: Path, trust: Path) -> Target:
+    """What strangers have: written down in a folder, on their host."""
+    used = parse_payload(qr)
+    stolen = enrol(folder / "stolen", used, "stolen", [address])
+    phones = identity_in(phone)
+    key = key_in(trust / KEY)
+    assert phones is not None and key is not None
+    authority = Authority(key, x509.load_pem_x509_certificate((trust / CERTIFICATE).read_bytes()))
+    foreign = admission_in(StateFolder(folder / "foreign"), time.time()).authority
+    return Target(
+        address,
+        foreign=_member(folder / "stranger", foreign, "phone", time.time()),
+        expired=_member(folder / "expired", authority, "expired", time.time() - 2 * LIFE_S),
+        stolen=stolen,
+        member=phones,
+        used=used,
+    )
+
+
+def _member(folder: Path, authority: Authority, name: str, now_s: float) -> Identity:
+    state = StateFolder(folder)
+    certificate = authority.issue(request_for(host_key(state)), name, now_s)
+    return keep_identity(state, certificate, authority.certificate, ())
+
+
+async def attack(target: Target, seed: int) -> None:
+    """Come so many times and so often as each line of standard input says, and say so when all have come."""
+    dice = random.Random(seed)
+    loop = asyncio.get_running_loop()
+    while line := await loop.run_in_executor(None, sys.stdin.readline):
+        asked = json.loads(line)
+        idle = [await target.connect() for _ in range(asked["idle"])]
+        ways = [list(WAYS)[number % len(WAYS)] for number in range(asked["from"], asked["to"])]
+        dice.shuffle(ways)
+        coming = []
+        for way in ways:
+            coming.append(asyncio.ensure_future(way(target, dice)))
+            await asyncio.sleep(1 / asked["per_second"])
+        failed = [each for each in await asyncio.gather(*coming, return_exceptions=True) if each is not None]
+        for _, writer in idle:
+            writer.transport.abort()
+        print(json.dumps({"got in or failed": [repr(each) for each in failed]}), flush=True)
+
+
+class Strangers:
+    """A process on a host of theirs."""
+
+    def __init__(self, bed: AskedHosts, folder: Path, seed: int) -> None:
+        where = {
+            "folder": str(folder),
+            "address": bed.network.address("laptop"),
+            "qr": bed.invited["qr"],
+            "phone": str(bed.hosts.state("phone")),
+            "trust": str(bed.hosts.state("laptop") / "trust"),
+            "seed": seed,
+        }
+        command = bed.network.command("alley", sys.executable, __file__, "--strangers", json.dumps(where))
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None and self._process.stdout.readline() == "ready\n"
+
+    def come(self, first: int, behind: int, per_second: float) -> list[str]:
+        """Those numbers of attempts; returns what should not have happened."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        asked = {"from": first, "to": behind, "per_second": per_second, "idle": NUM_IDLE}
+        self._process.stdin.write(json.dumps(asked) + "\n")
+        self._process.stdin.flush()
+        failed: list[str] = json.loads(self._process.stdout.readline())["got in or failed"]
+        return failed
+
+    def end(self) -> None:
+        self._process.kill()
+
+
+def rate(bed: AskedHosts, since_s: float, until_s: float) -> float:
+    """Tokens per second."""
+    return sum(since_s < at_s <= until_s for at_s in bed.source.came_s) / (until_s - since_s)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--attempts", type=int, default=2000)
+    parser.add_argument("--per-second", type=float, default=20.0)
+    parser.add_argument("--turns", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--strangers")
+    asked = parser.parse_args()
+    if asked.strangers is not None:
+        where = json.loads(asked.strangers)
+        address = Address(where["address"], PORT)
+        paths = [Path(where[each]) for each in ("folder", "phone", "trust")]
+        target = target_in(paths[0], address, where["qr"], paths[1], paths[2])
+        print("ready", flush=True)
+        asyncio.run(attack(target, where["seed"]))
+        return 0
+    if (reason := why_not()) is not None:
+        print(reason, file=sys.stderr)
+        return 2
+    with ExitStack() as ends:
+        folder = Path(ends.enter_context(tempfile.TemporaryDirectory()))
+        bed = AskedHosts(folder, ("phone",), ("alley",), ends)
+        strangers = Strangers(bed, folder / "alley", asked.seed)
+        ends.callback(strangers.end)
+        bed.hosts.ask("laptop", "trust", "--revoke", "stolen")
+        bed.wait_for_tokens(500)
+        log = bed.hosts.state("laptop") / "gate.log"
+        before = len(log.read_text().splitlines())
+        failed: list[str] = []
+        quiet, hostile = [], []
+        for turn in range(asked.turns):
+            first, behind = (asked.attempts * number // asked.turns for number in (turn, turn + 1))
+            began_s = time.monotonic()
+            time.sleep((behind - first) / asked.per_second)
+            came_s = time.monotonic()
+            failed += strangers.come(first, behind, asked.per_second)
+            quiet.append(rate(bed, began_s, came_s))
+            hostile.append(rate(bed, came_s, time.monotonic()))
+            print(f"turn {turn + 1}: {quiet[-1]:.1f} tokens/s, then {hostile[-1]:.1f}", file=sys.stderr)
+        time.sleep(LOGGED_S)
+        said = log.read_text().splitlines()[before:]
+        wrong, ended, bad = bed.source.num_wrong, bed.source.ended, bed.bad_events()
+        members = {each["name"] for each in bed.hosts.ask("laptop", "trust")}
+    slower = 1 - statistics.median(hostile) / statistics.median(quiet)
+    due = Counter(list(WAYS.values())[number % len(WAYS)] for number in range(asked.attempts))
+    lacking = [what for what, count in due.items() if sum(what in line for line in said) < count]
+    num_all = asked.attempts + NUM_IDLE * asked.turns
+    print("| quiet, tokens/s | among strangers | slower by | attempts | logged |\n|--:|--:|--:|--:|--:|")
+    rates = f"{statistics.median(quiet):.1f} | {statistics.median(hostile):.1f}"
+    print(f"| {rates} | {slower:.1%} | {num_all} | {len(said)} |")
+    print(f"\n{bed.source.num_right} tokens right, {wrong} wrong; members: {', '.join(sorted(members))}")
+    print("\n".join([*failed, *ended, *bad, *(f"not logged often enough: {each}" for each in lacking)]))
+    is_well = slower <= MOST_SLOWER and members == {"coordinator", "phone", "desk"} and len(said) == num_all
+    return 0 if is_well and not (failed or wrong or ended or bad or lacking) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
