@@ -13,7 +13,7 @@ from shardnet.errors import ClusterError
 from shardnet.gate.arrivals import Arrivals, Arrived, refused
 from shardnet.gate.calling import Called
 from shardnet.gate.destinations import HOSTS, Gate, Member, read, written
-from shardnet.gate.door_stream import DoorStream
+from shardnet.gate.door_entrance import DoorEntrance, OtherDoor
 from shardnet.gate.hosts import MOST_LINE_BYTES, pack_addresses, unpack_hosts
 from shardnet.gate.links import HANDSHAKE_S, Links, dial_straight
 from shardnet.gate.listening import addresses_of
@@ -23,19 +23,6 @@ from shardnet.gate.ports import LOOPBACK, Ports
 from shardnet.gate.rota import Rota
 from shardnet.gate.search import Search
 from shardnet.process.lasting import DOOR
-from shardnet.transport.door.gate import port_of
-from shardnet.transport.door.greeting import MARK_BYTES, greeting_of
-from shardnet.transport.door.messages import (
-    MOST_SAID_BYTES,
-    MOST_TOLD_BYTES,
-    Done,
-    Enlist,
-    Enter,
-    News,
-    Unreachable,
-    pack,
-)
-from shardnet.transport.wire.values import Undecodable
 from shardnet.trust.addresses import Address
 from shardnet.trust.certificates import Peer
 from shardnet.trust.contexts import client_context, server_context, server_mark
@@ -101,7 +88,7 @@ class Outpost:
             say,
             on_call=lambda transport, peer: self._be_called(transport),
         )
-        self._ports = Ports(identity.name, self._entrance_of, loopback)
+        self.ports = Ports(identity.name, self._entrance_of, loopback)
         self.know(identity)
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -204,8 +191,15 @@ class Outpost:
 
     def _door_entrance(self) -> asyncio.Protocol:
         if self._other_version is not None:
-            return _OtherDoor(self._other_version)
-        return _DoorEntrance(self).near
+            return OtherDoor(self._other_version)
+        return DoorEntrance(self.identity.name, self.ports, self._open_to_door, self._say).near
+
+    def _open_to_door(self, far: Pump) -> None:
+        """
+        Raises:
+            ClusterError: there is no link.
+        """
+        self.session().open_stream(lambda: far, written(DOOR))
 
     def close(self) -> None:
         """End all links in order."""
@@ -248,7 +242,7 @@ class Outpost:
     def _on_stream(self, session: LinkSession, stream: Stream) -> None:
         wanted = read(stream.destination)
         is_here = isinstance(wanted, Member) and wanted.host == self.identity.name
-        if isinstance(wanted, Member) and is_here and self._ports.is_own(wanted.port):
+        if isinstance(wanted, Member) and is_here and self.ports.is_own(wanted.port):
             self._start(carry(stream, partial(reach, self._loopback, wanted.port)))
         elif wanted == Gate(self.identity.name) and session is self._session:
             self._start(self._answer(stream))
@@ -267,109 +261,3 @@ class Outpost:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-    def open_door_stream(self, far: Pump) -> None:
-        """
-        Raises:
-            ClusterError: there is no link.
-        """
-        self.session().open_stream(lambda: far, written(DOOR))
-
-    def enlisted(self, member_id: int, address: str) -> None:
-        """A member of this host is about to be on the roster: whoever hears of it may come at once."""
-        port = port_of(address)
-        if port is not None:
-            self._ports.add(member_id, port, self.identity.name)
-
-    def heard(self, news: News) -> list[int]:
-        """A member of this host is about to hear of others: it may go to them at once. Returns those whose ports are
-        taken here."""
-        clashes: list[int] = []
-        for member_id in news.left:
-            self._ports.drop(member_id)
-        for member_id, name, address, host in news.joined:
-            port = port_of(address)
-            if port is not None and not self._ports.add(member_id, port, host or COORDINATOR):
-                self._say(f"port {port} is taken on this host, so that {name} is not reached at it")
-                clashes.append(member_id)
-        return clashes
-
-
-class _DoorEntrance:
-    """A connection of a member of this host to the door: what goes by is looked at before it goes on."""
-
-    def __init__(self, outpost: Outpost) -> None:
-        self._outpost = outpost
-        self._asked: int | None = None
-        """The number under which the member has asked for its id."""
-        self._id = 0
-        self.near = _Watched(DoorStream(MOST_SAID_BYTES), self._look_at_said)
-        self.far = _Watched(DoorStream(MOST_TOLD_BYTES), self._look_at_told)
-        self.near.other, self.far.other = self.far, self.near
-        self.near.on_made = partial(outpost.open_door_stream, self.far)
-
-    def _look_at_said(self, said: Any) -> None:
-        if type(said) is Enter:
-            self._asked = said.number
-        elif type(said) is Enlist and self._id:
-            self._outpost.enlisted(self._id, said.address)
-
-    def _look_at_told(self, told: Any) -> None:
-        if type(told) is Done and told.number == self._asked:
-            self._id = told.value
-        elif type(told) is News:
-            for member_id in self._outpost.heard(told):
-                self._say_to_door(Unreachable(member_id))
-
-    def _say_to_door(self, message: Any) -> None:
-        """Between two messages of the member, which go on as wholes; and before it can say that it has heard."""
-        if self.far.transport is not None:
-            self.far.transport.write(pack(message))
-
-
-class _OtherDoor(asyncio.Protocol):
-    """Stands for a door of another version, which is not reached, and greets as it would: so members say why."""
-
-    def __init__(self, version: Version) -> None:
-        self._greeting = greeting_of(version, bytes(MARK_BYTES))
-        self._transport: asyncio.Transport | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-
-    def data_received(self, data: bytes) -> None:
-        if self._transport is not None:
-            self._transport.write(self._greeting)
-            self._transport.close()
-
-
-class _Watched(Pump):
-    """Looks at each message before it goes on."""
-
-    def __init__(self, stream: DoorStream, look: Callable[[Any], None]) -> None:
-        super().__init__()
-        self._stream = stream
-        self._look = look
-        self.on_made: Callable[[], None] = _nothing
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        try:
-            self.on_made()
-        except ClusterError:
-            self.reset()
-
-    def data_received(self, data: bytes) -> None:
-        try:
-            for content, message in self._stream.feed(data):
-                if message is not None:
-                    self._look(message)
-                super().data_received(content)
-        except Undecodable:
-            self.reset()
-            self.other.reset()
-
-
-def _nothing() -> None:
-    """Nobody minds."""

@@ -30,6 +30,8 @@ class Ports:
         self._entrance = entrance
         self._loopback = loopback
         self._own: dict[int, int] = {}
+        self._resting: dict[int, int] = {}
+        """Of members of this host that are not connected to the door."""
         self._listening: dict[int, int] = {}
         self._servers: dict[int, asyncio.Task[asyncio.Server]] = {}
         self._gone: set[int] = set()
@@ -52,10 +54,21 @@ class Ports:
         self._servers[member_id] = asyncio.ensure_future(serving)
         return True
 
+    def rest(self, member_id: int) -> None:
+        """A member of this host has left the door, or was not let in: its port may be another program's by now."""
+        if member_id in self._own:
+            self._resting[member_id] = self._own.pop(member_id)
+
+    def wake(self, member_id: int) -> None:
+        """It has come back to the door."""
+        if member_id in self._resting:
+            self._own[member_id] = self._resting.pop(member_id)
+
     def drop(self, member_id: int) -> None:
         """A member is gone for good. What is connected goes on until it ends."""
         self._gone.add(member_id)
         self._own.pop(member_id, None)
+        self._resting.pop(member_id, None)
         self._listening.pop(member_id, None)
         serving = self._servers.pop(member_id, None)
         if serving is not None:

@@ -26,7 +26,7 @@ class Pump(asyncio.Protocol):
     def __init__(self, other: Pump | None = None) -> None:
         self.other: Pump = other or Pump(self)
         self.transport: asyncio.Transport | None = None
-        self._has_ended = False
+        self.has_ended = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -40,11 +40,11 @@ class Pump(asyncio.Protocol):
             self.other.transport.write(data)
 
     def eof_received(self) -> bool:
-        self._has_ended = True
+        self.has_ended = True
         if self.other.transport is not None:
             with suppress(OSError):  # it was reset, and will say so
                 self.other.transport.write_eof()
-            if self.other._has_ended:
+            if self.other.has_ended:
                 self._close()
                 self.other._close()
         return True
@@ -59,7 +59,7 @@ class Pump(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.transport = None
-        if not (self._has_ended and self.other._has_ended):
+        if not (self.has_ended and self.other.has_ended):
             self.other.reset()
 
     def reset(self) -> None:

@@ -150,6 +150,21 @@ def test_no_other_port_of_a_host_is_reached(hosts: Hosts) -> None:
         assert hosts.on_loop(said_at, session, destination) == said, destination
 
 
+def test_the_port_of_who_has_left_or_was_not_let_in_is_not_reached_any_more(hosts: Hosts) -> None:
+    """It may be another program's by then; nobody told the gate of a host from which no member is left."""
+    phone = hosts.join("phone")
+    member = far(hosts, phone)
+    assert greeted_at(NEAR, member.agent.port) == "phone"
+    member.membership.close()
+    wait_until(lambda: not phone.outpost.ports.is_own(member.agent.port))
+    agent = Agent("other", phone.loopback, hosts.ends)
+    with pytest.raises(JoinFailed, match="was let in as phone"):
+        Visitor("other", phone.endpoint, agent, hosts.ends)
+    assert not phone.outpost.ports.is_own(agent.port)
+    again = far(hosts, phone)
+    assert greeted_at(NEAR, again.agent.port) == "phone"
+
+
 @pytest.mark.parametrize("can_be_dialled", [True, False], ids=["straight", "relayed"])
 def test_who_is_shut_out_reaches_no_host_any_more(hosts: Hosts, can_be_dialled: bool) -> None:
     phone = hosts.join("phone", can_be_dialled=can_be_dialled)
