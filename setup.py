@@ -14,8 +14,8 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
-VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "shardnet/__init__.py").read_text(), re.MULTILINE)
-assert VERSION, "shardnet/__init__.py must say __version__"
+VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "shardnet/release.py").read_text(), re.MULTILINE)
+assert VERSION, "shardnet/release.py must say __version__"
 
 EXTRAS = {
     "plan": ["pulp>=3,<4", "highspy>=1.8"],  # PuLP 4 carries no solver of its own

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from shardnet import __version__
 from shardnet.errors import BadRequest
 from shardnet.launch.cluster import commands as cluster_commands
 from shardnet.launch.doctor import command as doctor_command
@@ -15,6 +14,7 @@ from shardnet.launch.generate import command as generate_command
 from shardnet.launch.measure import command as profile_command
 from shardnet.launch.plan import commands as plan_commands
 from shardnet.launch.termux import command as wheel_command
+from shardnet.release import __version__
 
 NAME = "shardnet"
 app = typer.Typer(

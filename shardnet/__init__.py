@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from shardnet.process.first_use import on_first_use
+from shardnet.release import __version__ as __version__
 
 if TYPE_CHECKING:
     from shardnet.cluster.cluster import Cluster
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
     from shardnet.source.running_cluster import RunningCluster
     from shardnet.timeline.events import Event
 
-__version__ = "0.1.0"
 
 __all__ = [
     "AsyncStream",

@@ -15,7 +15,7 @@ import re
 import struct
 from typing import NamedTuple
 
-from shardnet import __version__
+from shardnet.release import __version__
 
 
 class Formats(NamedTuple):

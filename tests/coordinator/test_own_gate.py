@@ -50,6 +50,16 @@ def test_a_gate_outlives_its_coordinator_and_is_found_again(state: StateFolder) 
     own_gate.end_left(state)
 
 
+def test_a_gate_starts_beside_a_folder_of_its_name(
+    state: StateFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where somebody is in ~/.local/state: Python took that folder for the package, and the gate ended."""
+    (tmp_path / "shardnet").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with own_gate.start_or_find(state, LISTEN) as gate:
+        assert not gate.has_ended
+
+
 def test_with_another_address_there_is_another_gate(state: StateFolder) -> None:
     first = own_gate.start_or_find(state, LISTEN)
     with own_gate.start_or_find(state, Listening(("localhost:0",))) as second:
