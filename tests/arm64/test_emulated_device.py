@@ -55,7 +55,7 @@ class Hosts:
     def start(self, host: str, *arguments: str) -> TellingCommand:
         """One that goes on, on a host."""
         command = TellingCommand(self.command(host, *arguments, "--json"))
-        self._ends.callback(command.kill)
+        self._ends.callback(command.end if arguments[0] == "up" else command.kill)  # its gate would outlive it
         return command
 
     def join(self, host: str, *code: str) -> TellingCommand:
