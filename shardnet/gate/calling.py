@@ -6,6 +6,7 @@ They dial it, at addresses that they were given, and cannot find it where none o
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
@@ -19,6 +20,8 @@ from shardnet.tunnel.dialling import Pauses
 CALL_S = 5.0
 """How long a call may take."""
 MOST_PAUSE_S = 5.0
+CALL_FOR_S = 600.0
+"""Who has not been there for so long has another address by now, or is gone."""
 MOST_CALL_BYTES = MOST_ADDRESSES * 300
 
 
@@ -46,7 +49,7 @@ class Caller:
         self._calling: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
-        """Call all who are out of reach, again and again, until nobody is."""
+        """Call all who are out of reach, again and again, until nobody is, or for ten minutes."""
         self.close()
         self._calling = asyncio.ensure_future(self._call_all())
 
@@ -57,7 +60,8 @@ class Caller:
 
     async def _call_all(self) -> None:
         pauses = Pauses(most_s=MOST_PAUSE_S)
-        while wanted := self._out_of_reach():
+        until_s = time.monotonic() + CALL_FOR_S
+        while time.monotonic() < until_s and (wanted := self._out_of_reach()):
             if self._gates():
                 await asyncio.gather(*(self._call(host, address) for host in wanted for address in wanted[host]))
             await pauses.begin()

@@ -90,6 +90,7 @@ class Hub:
     def end_links(self, host: str, reason: str) -> None:
         """Carry nothing more for a host, and tell it why."""
         self._meeting.shut_out(host, reason)
+        self._switchboard.forget(host)
         self.tell_hosts()
 
     def hosts(self) -> dict[str, tuple[Address, ...]]:

@@ -14,6 +14,7 @@ import argparse
 import asyncio
 import json
 import os
+import resource
 import signal
 import sys
 import time
@@ -46,6 +47,8 @@ from shardnet.trust.identity import identity_in, keep_gates
 from shardnet.trust.invitations import Invitations
 from shardnet.trust.keys import fingerprint_of
 
+MOST_FILES = 2**16
+
 
 def main() -> int:
     """Carry until SIGTERM; the exit code is 0 then."""
@@ -58,6 +61,7 @@ def main() -> int:
     parser.add_argument("--ready-fd", type=int, metavar="FD", help="an inherited pipe, told when it carries")
     parser.add_argument("--end-with", type=int, metavar="FD", help="end when this inherited pipe is closed")
     arguments = parser.parse_args()
+    _let_open_files()
     try:
         with orderly_exit(debug=False):
             asyncio.run(_carry(arguments))
@@ -65,6 +69,15 @@ def main() -> int:
         assert isinstance(end.code, int), end.code
         return end.code
     return 0
+
+
+def _let_open_files() -> None:
+    """As many as the system lets a process have: each connection of a member takes some, on this host and on others."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 async def _carry(arguments: argparse.Namespace) -> None:

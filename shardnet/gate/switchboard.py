@@ -47,6 +47,11 @@ class Switchboard:
         self._lines[line] = self.dialled_at[line.host] = addresses
         self.tell()
 
+    def forget(self, host: str) -> None:
+        """It was shut out, whatever letters its name is typed in."""
+        for known in [each for each in self.dialled_at if each.lower() == host.lower()]:
+            del self.dialled_at[known]
+
     def lose(self, line: _Line) -> None:
         """A host says nothing any more."""
         if self._lines.pop(line, None) is not None:

@@ -38,9 +38,11 @@ def test_a_name_in_other_letters_is_the_same_host(hosts: Hosts) -> None:
     """Its certificate was revoked then, and its link went on."""
     phone = hosts.join("Phone")
     wait_until(lambda: list(hosts.hub.hosts()) == ["Phone"])
+    wait_until(lambda: list(hosts.hub._switchboard.dialled_at) == ["Phone"])
     hosts.on_loop(shut_out, hosts, "phone")
     wait_until(lambda: not hosts.hub.hosts())
     wait_until(lambda: "the link is over: shut out" in phone.said)
+    assert not hosts.hub.out_of_reach(), "nobody calls it, either"
 
 
 def test_a_connection_that_has_not_said_what_for_is_refused(hosts: Hosts) -> None:

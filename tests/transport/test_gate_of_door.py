@@ -213,7 +213,9 @@ def test_a_host_brings_in_its_own_devices_and_sources_and_no_others(cluster: Clu
         cluster.join("phone", 4011, "phone")
 
 
-@pytest.mark.parametrize("address", ["", "uv://10.0.0.1:4001", "uv://127.0.0.1:0", "uv://127.0.0.1:99999", "x" * 99])
+@pytest.mark.parametrize(
+    "address", ["", "uv://10.0.0.1:4001", "uv://127.0.0.1:0", "uv://127.0.0.1:631", "uv://127.0.0.1:99999", "x" * 99]
+)
 def test_who_comes_from_elsewhere_listens_on_its_loopback(cluster: Cluster, address: str) -> None:
     gate = cluster.gate()
     far = cluster.join("phone", 4001, "phone")

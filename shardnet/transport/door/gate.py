@@ -19,6 +19,7 @@ from shardnet.transport.door.roster import Member
 from shardnet.transport.names import SOURCE_MARK
 from shardnet.transport.wire.values import Undecodable
 
+LEAST_PORT = 1024
 ANSWER_S = 5.0
 """How long a gate may take to listen."""
 _NUMBER = re.compile(r"[1-9][0-9]{0,3}")
@@ -137,6 +138,7 @@ def _require_own_name(member: Member) -> None:
 
 
 def port_of(address: str) -> int | None:
-    """Of an agent; None where it listens elsewhere than on the loopback."""
+    """Of an agent; None where it listens elsewhere than on the loopback, or at a port that the system gives nobody: all
+    gates would listen there, too."""
     found = _ADDRESS.fullmatch(address)
-    return int(found[1]) if found and 0 < int(found[1]) < 2**16 else None
+    return int(found[1]) if found and LEAST_PORT <= int(found[1]) < 2**16 else None
