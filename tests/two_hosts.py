@@ -144,12 +144,24 @@ class Host:
         return outpost
 
 
+def listener_at(loopback: str) -> socket.socket:
+    """At a port that nothing else of this machine has: tests run beside each other, and all hosts here are one."""
+    while True:
+        listener = socket.create_server((loopback, 0))
+        try:
+            if loopback != NEAR:
+                socket.create_server((NEAR, listener.getsockname()[1])).close()
+            return listener
+        except OSError:
+            listener.close()
+
+
 class Agent:
     """Stands for the RPC agent of a member: says the name of the member to who connects, and then what it is told."""
 
     def __init__(self, name: str, loopback: str, ends: ExitStack) -> None:
         self.name = name
-        self._listener = ends.enter_context(socket.create_server((loopback, 0)))
+        self._listener = ends.enter_context(listener_at(loopback))
         self.port: int = self._listener.getsockname()[1]
         threading.Thread(target=self._run, daemon=True).start()
 

@@ -42,7 +42,8 @@ def make_wheel() -> Wheel:
         distribution = importlib.metadata.distribution(PACKAGE)
     except importlib.metadata.PackageNotFoundError:
         raise UsageError("shardnet is not installed here, so there is no wheel of it. Run: pip install .") from None
-    entry_points, metadata = distribution.read_text("entry_points.txt"), distribution.read_text("METADATA")
+    entry_points = distribution.read_text("entry_points.txt")
+    metadata = distribution.read_text("METADATA") or distribution.read_text("PKG-INFO")  # of a folder of the sources
     if entry_points is None or metadata is None:
         raise UsageError("The installation of shardnet is incomplete. Install it again: pip install .")
     info = f"{PACKAGE}-{distribution.version}.dist-info"

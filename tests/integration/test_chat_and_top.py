@@ -145,7 +145,9 @@ def test_ctrl_c_stops_an_answer_and_not_the_chat(cluster: Cluster) -> None:
     assert told(cluster, "session ended")[-1].get("num_tokens", 0) < NUM_LONG
     terminal.type("/stats\r")
     terminal.wait_for("The last answer: ")
+    prompts = terminal.shown.count("> ")
     terminal.process.send_signal(signal.SIGINT)  # where nothing is to be stopped, too
+    terminal.wait_for("> ", prompts + 1)  # what is typed before that goes with the line
     terminal.type("/nothing\r")
     terminal.wait_for("is nothing that a chat can be asked")
     terminal.type("\x04")

@@ -266,7 +266,7 @@ def test_a_device_whose_battery_gets_low_pauses_until_it_is_charged(
     two.wait_for("unpaused")
     up.wait_for("unpaused")
     commands.ask("load", commands.model, "--dtype", "float32", "--placement", "spread")
-    assert two.events("holds")[-1]["text"] != "two holds nothing any more."
+    wait_until(lambda: two.events("holds")[-1]["text"] != "two holds nothing any more.")
     assert locks.read_text().split() == ["termux-wake-lock"]
     assert two.end(signal.SIGINT) == (0, "")
     assert locks.read_text().split() == ["termux-wake-lock", "termux-wake-unlock"]

@@ -183,7 +183,7 @@ def test_without_a_way_round_a_cut_link_is_waited_for_and_then_ends_the_run() ->
     assert kinds(frozen) == ["event", "suspected", "event", "back"], "nobody else has room: it is waited for"
     assert frozen.repairs.lost_s["waiting"] == pytest.approx(17.5)
     lost = played_on_paper(script(devices=small, events=["t=0.5 freeze a"]))
-    assert lost.duration_s == pytest.approx(30.5) and lost.failed is not None and "a is lost" in lost.failed
+    assert lost.duration_s == pytest.approx(60.5) and lost.failed is not None and "a is lost" in lost.failed
 
 
 def test_links_of_the_coordinator_are_not_predicted() -> None:

@@ -141,7 +141,7 @@ def _require_loopback(host: str, port: int, address: str) -> None:
         named = "" if host == address else f" ({address})"
         raise UsageError(
             f"{join_endpoint(host, port)}{named} is not on this machine's loopback, and what devices tell the door is "
-            f"not encrypted. Choose 127.0.0.1:{port}; for devices on several hosts there is shardnet up."
+            f"not encrypted. Choose 127.0.0.1:{port}. For devices on several hosts there is shardnet up."
         )
 
 
