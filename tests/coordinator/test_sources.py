@@ -464,7 +464,7 @@ def test_unloading_what_is_being_loaded_says_what_it_was(
 
     monkeypatch.setattr(Cluster, "load", slowly)
     cluster.coordinator.load(5, str(tiny), {"dtype": "float32", "split": (3, 3)})
-    wait_until(lambda: source.status().loading)
+    wait_until(lambda: source.status().loading == tiny.name)
     cluster.network.at("unload", 0, may_go_on.set)
     ask.unload(Path("state"))
     assert capsys.readouterr().out == f"{tiny.name} is unloaded.\n"
