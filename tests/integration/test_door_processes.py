@@ -189,9 +189,9 @@ def past_the_challenge():
     host, port = tcp.split(":")
     with socket.create_connection((host, int(port)), 20) as stranger:
         stranger.sendall(greeting)
-        told = b""
-        while len(told) < 76:
-            told += stranger.recv(76 - len(told))
+        told, length = b"", len(greeting) + 32
+        while len(told) < length:
+            told += stranger.recv(length - len(told))
         stranger.sendall(bytes(32) + bytes.fromhex(sys.argv[5]))
         try:
             return stranger.recv(1000)
