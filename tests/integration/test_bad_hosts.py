@@ -70,6 +70,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, warm_python: None) -> Iter
     folder = tmp_path_factory.mktemp("hosts")
     running = Cluster(folder, save_text_model(folder / "model"))
     yield running
+    assert running.first, "before that, a signal may find it without a handler"
     running.up.process.send_signal(signal.SIGINT)
     assert running.up.process.wait(30) == 0
 
