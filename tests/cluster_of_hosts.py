@@ -9,12 +9,15 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from namespaces import Namespaces
+import pytest
+from namespaces import Namespaces, why_not
 from processes import wait_until
+from tiny_text_model import save_text_model
 
 PROMPT = "the quick brown fox jumps over the lazy dog"
 PORT = 29500
@@ -76,6 +79,17 @@ class Hosts:
         assert command.process.wait(START_S) == 0, command.said()
         told: dict[str, Any] = json.loads(command.lines()[-1])
         return told
+
+
+@contextmanager
+def hosts_of(folder: Path, *names: str) -> Iterator[Hosts]:
+    """Hosts of these names, and a small model; skips a test where there can be none."""
+    if (reason := why_not()) is not None:
+        pytest.skip(reason)
+    model = save_text_model(folder / "model", intermediate=1024)
+    with ExitStack() as ends:
+        network = ends.enter_context(Namespaces(names))
+        yield Hosts(folder, model, network, ends)
 
 
 class Command:

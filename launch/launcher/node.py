@@ -52,9 +52,11 @@ def run(asked: Asked, environment: Mapping[str, str]) -> int:
         if is_first or asked.on_every_node:
             require_script(asked)
         try:
-            return _first(asked, environment) if is_first else _further(asked, environment)
+            if is_first:
+                return _first(asked, environment, between_hosts=between_hosts)
         except DoorTaken:  # a moment ago, by another node
-            return _further(asked, environment)
+            pass
+        return _further(asked, environment, between_hosts=between_hosts)
 
 
 def _is_first(asked: Asked) -> bool:
@@ -76,13 +78,13 @@ def _is_first(asked: Asked) -> bool:
     return True
 
 
-def _first(asked: Asked, environment: Mapping[str, str]) -> int:
+def _first(asked: Asked, environment: Mapping[str, str], *, between_hosts: bool) -> int:
     """Open the door, start devices, and run the script."""
     meeting = asked.meeting
     names = own_names(asked.num_devices)
     with ExitStack() as resources:
         folder = resources.enter_context(run_folder(asked.logs, meeting.run_id))
-        door = resources.enter_context(open_to_hosts(meeting) if is_between_hosts(meeting) else open_door(meeting))
+        door = resources.enter_context(open_to_hosts(meeting) if between_hosts else open_door(meeting))
         resources.enter_context(started(asked, door.endpoint, names, folder / DEVICES))
         if meeting.max_nodes > 1:
             resources.callback(_let_go, door.endpoint)
@@ -93,12 +95,13 @@ def _first(asked: Asked, environment: Mapping[str, str]) -> int:
         return run_script(asked, _place(asked), folder, {**environment, **told})
 
 
-def _further(asked: Asked, environment: Mapping[str, str]) -> int:
+def _further(asked: Asked, environment: Mapping[str, str], *, between_hosts: bool) -> int:
     """Start devices that serve another node's script until that one is over, or beside a script of this node's own."""
     meeting = asked.meeting
     assert meeting.door is not None, "several nodes have an address"
     _wait_for_door(meeting.door, meeting.join_s)
-    with _within_reach(asked) as (endpoint, names), run_folder(asked.logs, meeting.run_id) as folder:
+    way = _within_reach(asked, between_hosts=between_hosts)
+    with way as (endpoint, names), run_folder(asked.logs, meeting.run_id) as folder:
         with started(asked, endpoint, names, folder / DEVICES, KEEP_S) as workers:
             if not asked.on_every_node:
                 return wait_for_end(workers)
@@ -106,11 +109,11 @@ def _further(asked: Asked, environment: Mapping[str, str]) -> int:
 
 
 @contextmanager
-def _within_reach(asked: Asked) -> Iterator[tuple[str, list[str]]]:
+def _within_reach(asked: Asked, *, between_hosts: bool) -> Iterator[tuple[str, list[str]]]:
     """While the block runs, node 0's door is at that endpoint; and what this node's devices are called there."""
     meeting = asked.meeting
     assert meeting.door is not None, "several nodes have an address"
-    if is_between_hosts(meeting):
+    if between_hosts:
         with reach(meeting) as (folder, name):
             yield endpoint_in(folder), names_of(name, asked.num_devices)
     else:

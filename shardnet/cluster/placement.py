@@ -129,10 +129,8 @@ def place(
         DoesNotFit: the devices cannot hold the model.
     """
     if method != SPREAD:
-        from shardnet.planner.planning import (
-            plan,
-            usual_limit_s,
-        )  # here, so that commands say what they take without it
+        # here, so that commands say what they take without it
+        from shardnet.planner.planning import plan, usual_limit_s
 
         limit_s = usual_limit_s(problem, most_s)
         made = plan(problem, objective, method, in_flight, time_limit_s=limit_s)

@@ -7,16 +7,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 import torch
-from cluster_of_hosts import PORT, PROMPT, START_S, Hosts, holders
-from namespaces import Namespaces, why_not
+from cluster_of_hosts import PORT, PROMPT, START_S, Hosts, holders, hosts_of
 from processes import wait_until
 from shard_chain import Chain
-from tiny_text_model import save_text_model
 
 from shardnet.loader import load_shard, open_model
 
@@ -30,12 +27,8 @@ HALF_GIB = "0.002"
 
 @pytest.fixture
 def hosts(tmp_path: Path) -> Iterator[Hosts]:
-    if (reason := why_not()) is not None:
-        pytest.skip(reason)
-    model = save_text_model(tmp_path / "model", intermediate=1024)
-    with ExitStack() as ends:
-        network = ends.enter_context(Namespaces(["laptop", "phone", "desk"]))
-        yield Hosts(tmp_path, model, network, ends)
+    with hosts_of(tmp_path, "laptop", "phone", "desk") as running:
+        yield running
 
 
 def test_three_hosts_answer_as_one_and_nothing_can_be_read_between_them(hosts: Hosts) -> None:

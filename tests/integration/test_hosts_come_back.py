@@ -7,14 +7,11 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from cluster_of_hosts import PROMPT, START_S, Command, Hosts
-from namespaces import Namespaces, why_not
+from cluster_of_hosts import PROMPT, START_S, Command, Hosts, hosts_of
 from processes import wait_until
-from tiny_text_model import save_text_model
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(580)]
 NUM_TOKENS = 16
@@ -43,12 +40,8 @@ class Bed:
 
 @pytest.fixture
 def bed(tmp_path: Path) -> Iterator[Bed]:
-    if (reason := why_not()) is not None:
-        pytest.skip(reason)
-    model = save_text_model(tmp_path / "model", intermediate=1024)
-    with ExitStack() as ends:
-        network = ends.enter_context(Namespaces(["laptop", "phone"]))
-        yield Bed(Hosts(tmp_path, model, network, ends))
+    with hosts_of(tmp_path, "laptop", "phone") as hosts:
+        yield Bed(hosts)
 
 
 def wait_for_another(command: Command, event: str, number: int) -> None:

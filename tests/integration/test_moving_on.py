@@ -7,15 +7,12 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
 import pytest
-from cluster_of_hosts import PORT, PROMPT, Hosts
-from namespaces import Namespaces, why_not
+from cluster_of_hosts import PORT, PROMPT, Hosts, hosts_of
 from processes import wait_until
-from tiny_text_model import save_text_model
 
 from shardnet.trust.identity import identity_in
 
@@ -32,12 +29,8 @@ print(json.dumps(dial_neighbours(Path(sys.argv[1]))))
 
 @pytest.fixture
 def hosts(tmp_path: Path) -> Iterator[Hosts]:
-    if (reason := why_not()) is not None:
-        pytest.skip(reason)
-    model = save_text_model(tmp_path / "model", intermediate=1024)
-    with ExitStack() as ends:
-        network = ends.enter_context(Namespaces(["laptop", "phone", "desk"]))
-        yield Hosts(tmp_path, model, network, ends)
+    with hosts_of(tmp_path, "laptop", "phone", "desk") as running:
+        yield running
 
 
 def seen_from(hosts: Hosts, host: str) -> tuple[bool, dict[str, bool]]:
