@@ -79,7 +79,7 @@ class Caller:
             peer = peer_of(writer.get_extra_info("ssl_object"))
             if peer is not None and self._counts(peer.serial):
                 writer.write(pack_addresses(self._gates()))
-                await reader.read()
+                await reader.read(1)  # it says nothing, and hangs up
         finally:
             writer.transport.abort()
 

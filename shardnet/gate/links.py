@@ -63,9 +63,11 @@ class Links:
         self.has_heard = False
         """Of the hosts, and which certificates were revoked."""
         self._dialling: dict[str, asyncio.Task[LinkSession]] = {}
-        self._serials: dict[str, int] = {}
-        self._straightening: dict[str, asyncio.Task[None]] = {}
-        self._has_heard = asyncio.Event()
+        self._names: dict[int, str] = {}
+        """Of hosts that have come or were reached, by the serial numbers of all certificates that they have shown."""
+        self._straightening: dict[LinkSession, asyncio.Task[None]] = {}
+        self._news = asyncio.get_running_loop().create_future()
+        """Done when something is heard, and another one then."""
         self.know(identity)
 
     def know(self, identity: Identity) -> None:
@@ -80,10 +82,10 @@ class Links:
         for host, addresses in hosts.addresses.items():
             if addresses != before.addresses.get(host):
                 self._meeting.hurry(host)
-        for host in [host for host, serial in self._serials.items() if serial in hosts.revoked]:
-            del self._serials[host]
-            self._meeting.shut_out(host, "shut out")
-        self._has_heard.set()
+        for serial in hosts.revoked & self._names.keys():
+            self._meeting.shut_out(self._names.pop(serial), "shut out")
+        heard, self._news = self._news, asyncio.get_running_loop().create_future()
+        heard.set_result(None)
 
     def close(self) -> None:
         """Look for no other ways any more."""
@@ -92,21 +94,23 @@ class Links:
 
     def note(self, peer: Peer) -> None:
         """The certificate with which a host has come, or was reached."""
-        self._serials[peer.name] = peer.serial
+        self._names[peer.serial] = peer.name
 
     def counts(self, serial: int) -> bool:
         """Whether a certificate was not revoked, as far as is known here."""
         return serial not in self._hosts.revoked
 
     async def session_to(self, host: str) -> LinkSession:
-        """The link with a host. Whoever asks while it is being made waits with the others.
+        """The link with a host. Whoever asks while it is being made waits with the others. One that was begun here and
+        has lost its connection will do, for it comes back.
 
         Raises:
             ClusterError: it is out of reach.
         """
-        session = self._attached(host)
-        if session is not None:
-            return session
+        there = [each for each in self._meeting.sessions if each.peer == host]
+        for session in [each for each in reversed(there) if each.is_attached] or there:
+            if session.is_attached or self._meeting.dials(session):
+                return session
         dialling = self._dialling.get(host)
         if dialling is None:
             dialling = self._dialling[host] = asyncio.ensure_future(self._dial(host))
@@ -124,56 +128,54 @@ class Links:
             return await self._straight(host, gates[number])
 
         try:
-            return await asyncio.wait_for(self._meeting.dial(connect, host), DIAL_S)
+            session = await asyncio.wait_for(self._meeting.dial(connect, host), DIAL_S)
         except asyncio.TimeoutError:
             raise ClusterError(f"{host} is out of reach.") from None
+        session.on_change = self._look_at
+        self._look_at(session)
+        return session
 
-    def _attached(self, host: str) -> LinkSession | None:
-        found = [each for each in self._meeting.sessions if each.peer == host and each.is_attached]
-        return found[-1] if found else None
+    def _look_at(self, session: LinkSession) -> None:
+        """It has another connection, or none."""
+        if session.vigil.is_carried and session not in self._straightening:
+            straightening = self._straightening[session] = asyncio.ensure_future(self._straighten(session))
+            straightening.add_done_callback(lambda _: self._straightening.pop(session))
 
     async def _straight(self, host: str, gate: Address) -> Connection:
         self._network.require(gate)
         connection, peer = await dial_straight(gate, self._context, server_mark(self._identity, host))
-        self.note(peer)
-        return self._if_it_counts(host, connection)
+        return self._if_it_counts(peer, connection)
 
     async def _through_hub(self, host: str) -> Connection:
-        try:
-            session = self._hub()
-        except ClusterError as error:
-            raise OSError(str(error)) from error
         connection = Connection()
         mark = server_mark(self._identity, host)
-        tls = await dial_over(session, written(Gate(host)), connection, self._context, mark, HANDSHAKE_S)
-        self.note(_proven(connection, tls))
-        if host not in self._straightening:
-            straightening = self._straightening[host] = asyncio.ensure_future(self._straighten(host))
-            straightening.add_done_callback(lambda _: self._straightening.pop(host))
-        return self._if_it_counts(host, connection)
+        try:
+            session = self._hub()
+            tls = await dial_over(session, written(Gate(host)), connection, self._context, mark, HANDSHAKE_S)
+        except ClusterError as error:  # there is no link with it, or no room on that; there may be later
+            raise OSError(str(error)) from error
+        return self._if_it_counts(_proven(connection, tls), connection)
 
-    def _if_it_counts(self, host: str, connection: Connection) -> Connection:
+    def _if_it_counts(self, peer: Peer, connection: Connection) -> Connection:
         """
         Raises:
             ClusterError: the certificate that the host has shown was revoked, just now at the latest.
         """
-        if not self.counts(self._serials[host]):
+        if not self.counts(peer.serial):
             connection.abort()
-            raise ClusterError(f"{host} was shut out.")
+            raise ClusterError(f"{peer.name} was shut out.")
+        self.note(peer)
         return connection
 
-    async def _straighten(self, host: str) -> None:
+    async def _straighten(self, session: LinkSession) -> None:
         """Leave the way through the coordinator's gate for a straight one, when there is one: the host was out of reach
         for a moment only, say, or can be dialled now."""
-        while True:
-            self._has_heard.clear()
-            with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._has_heard.wait(), STRAIGHT_AGAIN_S)
-            session = self._attached(host)
-            if session is None or not session.vigil.is_carried:
-                return
-            for gate in self._hosts.addresses.get(host, ()):
+        while session.vigil.is_carried:
+            news = self._news  # from before the attempt: what is heard meanwhile is followed, too
+            for gate in self._hosts.addresses.get(session.peer, ()):
                 with suppress(OSError, ClusterError, asyncio.TimeoutError):
-                    connection = await asyncio.wait_for(self._straight(host, gate), HANDSHAKE_S)
+                    connection = await asyncio.wait_for(self._straight(session.peer, gate), HANDSHAKE_S)
                     await self._meeting.move(session, connection)
                     break
+            else:
+                await asyncio.wait([news], timeout=STRAIGHT_AGAIN_S)

@@ -142,23 +142,41 @@ class Outpost:
                 self._say("linked")
                 self._other_version = None
                 hearing = asyncio.ensure_future(self._hear_of_hosts(self._session))
-                self._say(f"the link is over: {await self._session.wait_over()}")
-                hearing.cancel()
+                try:
+                    self._say(f"the link is over: {await self._session.wait_over()}")
+                finally:
+                    hearing.cancel()
             await asyncio.sleep(AGAIN_S)
 
     async def _hear_of_hosts(self, session: LinkSession) -> None:
-        """Say where this host can be dialled, also when that changes, and hear of the others."""
+        """Say where this host can be dialled, also when that changes, and hear of the others, as long as there is that
+        link: who hears nothing lets in whoever was shut out meanwhile."""
+        while not session.why_over:
+            try:
+                await self._hear_once(session)
+            except (OSError, ValueError, ClusterError) as error:
+                if not session.why_over:
+                    self._say(f"of other hosts nothing is heard for the moment: {error}")
+            await asyncio.sleep(AGAIN_S)
+
+    async def _hear_once(self, session: LinkSession) -> None:
+        """
+        Raises:
+            OSError, ValueError, ClusterError: it is over.
+        """
         reader, writer = open_reader_writer(session, written(HOSTS), MOST_LINE_BYTES)
         telling = asyncio.ensure_future(self._tell_addresses(writer))
         try:
-            while line := await reader.readline():
+            while True:
+                line = await reader.readline()
+                if not line:
+                    raise ConnectionResetError("the coordinator's gate says no more")
                 hosts = unpack_hosts(line)
                 self._know_gates(hosts.gates)
                 self._links.hear(hosts)
-        except (OSError, ValueError) as error:
-            self._say(f"of other hosts nothing is heard any more: {error}")
         finally:
             telling.cancel()
+            writer.transport.abort()
 
     async def _tell_addresses(self, writer: asyncio.StreamWriter) -> None:
         told: tuple[Address, ...] | None = None

@@ -5,10 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
-from shardnet.gate.hosts import MOST_LINE_BYTES, Hosts, pack_hosts, unpack_addresses
+from shardnet.gate.calling import MOST_CALL_BYTES
+from shardnet.gate.hosts import Hosts, pack_hosts, unpack_addresses
+from shardnet.process.crowds import Crowds
 from shardnet.trust.addresses import Address
 from shardnet.tunnel.session import LinkSession
 from shardnet.tunnel.stream import Stream
+
+MOST_OF_ONE = 4
+"""Streams on which one host may say where it is: it needs one, and while its gate is started again two."""
 
 
 class Switchboard:
@@ -26,10 +31,15 @@ class Switchboard:
         """What each host has said last, also where it says nothing any more."""
         self._lines: dict[_Line, tuple[Address, ...]] = {}
         """With what each host has said last."""
+        self._there: Crowds[_Line] = Crowds(MOST_OF_ONE)
 
     def take(self, session: LinkSession, stream: Stream) -> None:
         """Hear from a host on a stream, and tell it of all."""
-        stream.begin(_Line(session.peer, self))
+        line = _Line(session.peer, self)
+        makes_room = self._there.add(line, line.host)
+        if makes_room is not None:
+            makes_room.hang_up()
+        stream.begin(line)
 
     @property
     def addresses(self) -> dict[str, tuple[Address, ...]]:
@@ -44,8 +54,9 @@ class Switchboard:
 
     def hear(self, line: _Line, addresses: tuple[Address, ...]) -> None:
         """A host can be dialled there."""
-        self._lines[line] = self.dialled_at[line.host] = addresses
-        self.tell()
+        if self._lines.get(line) != addresses:
+            self._lines[line] = self.dialled_at[line.host] = addresses
+            self.tell()
 
     def forget(self, host: str) -> None:
         """It was shut out, whatever letters its name is typed in."""
@@ -54,6 +65,7 @@ class Switchboard:
 
     def lose(self, line: _Line) -> None:
         """A host says nothing any more."""
+        self._there.remove(line)
         if self._lines.pop(line, None) is not None:
             self.tell()
 
@@ -62,7 +74,7 @@ class _Line(asyncio.Protocol):
     def __init__(self, host: str, switchboard: Switchboard) -> None:
         self.host = host
         self._switchboard = switchboard
-        self._unread = bytearray()
+        self._unread = b""
         self._transport: asyncio.Transport | None = None
         self._is_paused = False
         self._untold = b""
@@ -73,17 +85,15 @@ class _Line(asyncio.Protocol):
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
-        self._unread += data
-        while (end := self._unread.find(b"\n")) >= 0:
-            line = bytes(self._unread[:end])
-            del self._unread[: end + 1]
-            try:
-                self._switchboard.hear(self, unpack_addresses(line))
-            except ValueError:
-                self._hang_up()
-                return
-        if len(self._unread) > MOST_LINE_BYTES:
-            self._hang_up()
+        """Of lines that come together only the last counts: all hosts are told of each that does."""
+        lines, end, self._unread = (self._unread + data).rpartition(b"\n")
+        try:
+            if end:
+                self._switchboard.hear(self, unpack_addresses(lines.rpartition(b"\n")[2]))
+            if len(self._unread) > MOST_CALL_BYTES:
+                raise ValueError("such a line is shorter")
+        except ValueError:
+            self.hang_up()
 
     def tell(self, told: bytes) -> None:
         if self._is_paused:
@@ -104,6 +114,7 @@ class _Line(asyncio.Protocol):
         self._transport = None
         self._switchboard.lose(self)
 
-    def _hang_up(self) -> None:
+    def hang_up(self) -> None:
+        """Hear and tell nothing more."""
         if self._transport is not None:
             self._transport.abort()

@@ -39,8 +39,11 @@ class Attachment:
         return self._liveness.ask() if look is Look.WAIT and passed_s > 2 * ask_after_s else look
 
     def ask_at_once(self, now_s: float) -> bytes:
-        """A question, unless one waits for an answer."""
-        return self.ask(now_s) if self._liveness.ask() is Look.ASK else b""
+        """A question, unless one waits for an answer. What passed before it was asked is no waiting for the answer."""
+        if self._liveness.ask() is not Look.ASK:
+            return b""
+        self._looked_at_s = now_s
+        return self.ask(now_s)
 
     def ask(self, now_s: float) -> bytes:
         """A question, which goes out now."""

@@ -120,6 +120,10 @@ class Meeting:
             session.vigil.leave_unless_at(addresses)
             self._hurry(session)
 
+    def dials(self, session: LinkSession) -> bool:
+        """Whether it was begun from here, so that it is dialled again where it has lost its connection."""
+        return self._sessions.get(session) is not None
+
     def hurry(self, peer: str) -> None:
         """The host `peer` may be reached another way now."""
         for session in self.sessions:

@@ -244,11 +244,11 @@ class LinkSession:
             return
         self._is_pumping = True
         try:
-            while self._connection is not None and self._connection.is_writable:
+            while (connection := self._connection) is not None and connection.is_writable:
                 batch = self._next_batch()
                 if not batch:
                     break
-                self._connection.write(b"".join(batch))
+                connection.write(b"".join(batch))  # be it given up by now: what is numbered goes out again
         finally:
             self._is_pumping = False
 
@@ -325,7 +325,8 @@ class LinkSession:
             stream.end_came()
         else:
             self._hand_out()
-            stream.finish(ConnectionResetError(f"{self.peer} closed the connection"))
+            if not stream.is_over:  # whoever read the last of it may have ended it
+                stream.finish(ConnectionResetError(f"{self.peer} closed the connection"))
 
     def _hand_out(self) -> None:
         came, self._came = self._came, {}

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 from processes import wait_until
 from two_hosts import Hosts
 
+from shardnet.gate.calling import MOST_CALL_BYTES
 from shardnet.gate.destinations import HOSTS, written
 from shardnet.gate.hosts import pack_addresses, unpack_hosts
+from shardnet.gate.switchboard import MOST_OF_ONE
 from shardnet.trust.register import MOST_ENTRIES, Entry, Register
 from shardnet.tunnel.forward import open_reader_writer
 
@@ -72,3 +74,72 @@ def test_who_does_not_listen_is_told_the_last_when_it_listens_again(hosts: Hosts
             pass
 
     hosts.on_loop(listen_late)
+
+
+def test_a_host_that_hears_no_more_of_the_others_asks_again(hosts: Hosts) -> None:
+    """It stayed linked, and never heard again of who was shut out."""
+    phone = hosts.join("phone")
+    switchboard = hosts.hub._switchboard
+    wait_until(lambda: "phone" in switchboard.addresses)
+
+    async def hang_up() -> None:
+        (line,) = switchboard._lines
+        line.hang_up()
+        while "phone" in switchboard.addresses:
+            await asyncio.sleep(0.001)
+
+    hosts.on_loop(hang_up)
+    wait_until(lambda: "phone" in switchboard.addresses)
+
+    async def revoke() -> None:
+        revoke_many(hosts, 1)
+        hosts.hub.end_links("old", "shut out")
+
+    hosts.on_loop(revoke)
+    wait_until(lambda: not phone.outpost._links.counts(SERIAL))
+    assert phone.said[0] == "linked" and len(phone.said) == 2
+
+
+def test_one_host_cannot_have_all_others_told_the_same_again_and_again(
+    hosts: Hosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of ten thousand lines in one message was told to everybody: minutes in which the gate carried nothing."""
+    phone = hosts.join("phone")
+    switchboard = hosts.hub._switchboard
+    wait_until(lambda: "phone" in switchboard.addresses)
+    told: list[None] = []
+    tell = switchboard.tell
+    monkeypatch.setattr(switchboard, "tell", lambda: told.append(tell()))
+
+    async def flood() -> None:
+        reader, writer = open_reader_writer(phone.outpost.session(), written(HOSTS))
+        writer.write(b"[]\n" * 5000)
+        await reader.readline()
+        writer.transport.abort()
+
+    hosts.on_loop(flood)
+    assert 0 < len(told) < 10
+
+
+def test_one_host_has_few_streams_on_which_it_says_little(hosts: Hosts) -> None:
+    """Each of a thousand could have the gate keep a mebibyte, and was told all that there is."""
+    phone = hosts.join("phone")
+    switchboard = hosts.hub._switchboard
+    wait_until(lambda: "phone" in switchboard.addresses)
+
+    async def crowd() -> None:
+        opened = [open_reader_writer(phone.outpost.session(), written(HOSTS)) for _ in range(MOST_OF_ONE)]
+        readers = [reader for reader, _ in opened]
+        for _, writer in opened:
+            writer.write(pack_addresses([]))
+        for reader in readers:
+            await reader.readline()
+        assert len(switchboard._lines) == MOST_OF_ONE, "that of its gate has made room"
+        opened[0][1].write(b"[" * (MOST_CALL_BYTES + 1))
+        with suppress(ConnectionError):
+            while await readers[0].readline():
+                pass
+        for _, writer in opened:
+            writer.transport.abort()
+
+    hosts.on_loop(crowd)

@@ -42,3 +42,13 @@ def test_it_is_asked_once_however_often_that_is_due() -> None:
     attachment = Attachment(Limits(), now_s=0.0)
     assert attachment.ask_at_once(0.0) == frames.pack(Kind.PING)
     assert attachment.ask_at_once(0.1) == b""
+
+
+def test_what_passed_before_it_was_asked_is_no_waiting_for_the_answer() -> None:
+    """An idle connection that was asked as the network changed was given up half a second later, however slow it is."""
+    limits = Limits()
+    attachment = Attachment(limits, now_s=0.0)
+    assert attachment.look(0.5, limits.idle_ask_after_s) is Look.WAIT
+    attachment.ask_at_once(7.5)
+    assert attachment.look(7.5 + limits.doubt_s, limits.idle_ask_after_s) is Look.DOUBT
+    assert attachment.look(7.5 + limits.answer_s, limits.idle_ask_after_s) is Look.GIVE_UP

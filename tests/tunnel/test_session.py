@@ -17,7 +17,7 @@ from shardnet.trust.contexts import client_context, server_context, server_mark
 from shardnet.trust.names import COORDINATOR
 from shardnet.tunnel import forward, frames
 from shardnet.tunnel.dialling import Pauses, dial_again
-from shardnet.tunnel.frames import Kind
+from shardnet.tunnel.frames import Frame, Kind
 from shardnet.tunnel.greeting import Greeting, LinkRefused, draw_gate, draw_identity, pack_greeting
 from shardnet.tunnel.limits import Limits
 from shardnet.tunnel.meeting import MOST_OF_ONE
@@ -616,3 +616,50 @@ class FromElsewhere:
 
     def get_extra_info(self, name: str) -> object:
         return (self._address, 1) if name == "sockname" else None
+
+
+def test_a_stream_that_its_reader_ends_as_a_reset_comes_hears_of_its_end_once() -> None:
+    async def main() -> None:
+        async with two_gates(on_stream=echo) as gates:
+            session = await gates.dial()
+            num_ends = 0
+
+            class Leaving(asyncio.Protocol):
+                def data_received(self, data: bytes) -> None:
+                    stream.abort()
+
+                def connection_lost(self, exc: Exception | None) -> None:
+                    nonlocal num_ends
+                    num_ends += 1
+
+            stream, _ = session.open_stream(Leaving, b"echo")
+            assert session._connection is not None
+            number = session.num_received + 1
+            data = Frame(Kind.DATA, stream.number, number, b"x")
+            session.frames_came(session._connection, [data, Frame(Kind.RESET, stream.number, number + 1, b"")])
+            for _ in range(3):
+                await asyncio.sleep(0)
+            assert num_ends == 1
+
+    run(main())
+
+
+def test_a_link_session_may_be_ended_by_who_may_write_again() -> None:
+    """What was about to be written then had no connection to go to, and the error was somebody else's."""
+
+    async def main() -> None:
+        async with two_gates(on_stream=echo) as gates:
+            session = await gates.dial()
+
+            class Ending(asyncio.Protocol):
+                def resume_writing(self) -> None:
+                    session.end("enough")
+
+            failed: list[object] = []
+            asyncio.get_running_loop().set_exception_handler(lambda loop, context: failed.append(context))
+            stream, _ = session.open_stream(Ending, b"echo")
+            stream.write(bytes(10**6))
+            assert await session.wait_over() == "enough"
+            assert not failed
+
+    run(main())
