@@ -6,7 +6,6 @@ A script that is decorated with `record` (torch.distributed.elastic.multiprocess
 from __future__ import annotations
 
 import shutil
-import signal
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple
 from shardnet.errors import BadConfiguration
 from shardnet.foreign.plain_files import read_json
 from shardnet.launch.launcher.group import Ended
+from shardnet.process.signals import signal_name
 
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 MOST_ERROR_BYTES = 2**20
@@ -38,7 +38,7 @@ class Failure(NamedTuple):
     def __str__(self) -> str:
         """In words that follow the script's name."""
         command, code = self.ended.command, self.ended.code
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        how = f"was killed by {signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
         why = f": {self.why}" if self.why else ""
         return f"of rank {command.rank} (local rank {command.local_rank}, pid {self.ended.pid}) {how}{why}"
 

@@ -1,8 +1,9 @@
 """The processes of this node that run the script: started together, looked at, and ended together.
 
-Each leads a session of its own, as with torchrun: Ctrl-C reaches the launcher alone, which passes it on, and a signal
-to the session reaches whatever a script has started. None outlives the launcher, not even one that is killed: there
-the system ends them (on Linux).
+Each leads a session and a process group of its own, as with torchrun: Ctrl-C reaches the launcher alone, which passes
+it on, and a signal to the group reaches whatever a script has started. That is ended, too, where the script itself has
+ended before it, which torchrun leaves behind; only what has made a group of its own is left alone. No script outlives a
+launcher that is killed: there the system ends it (on Linux), but not what it has started.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from typing import NamedTuple
+
+import psutil
 
 from shardnet.errors import BadRequest
 from shardnet.foreign.quoting import shortened
@@ -60,6 +63,8 @@ class ScriptGroup:
     def __init__(self, commands: Sequence[Command], shutdown_s: float) -> None:
         self._shutdown_s = shutdown_s
         self._processes: list[tuple[Command, subprocess.Popen[bytes]]] = []
+        self._empty: set[int] = set()
+        """The process groups of which nobody was left: their numbers may be other programs' by now."""
         try:
             for command in commands:
                 self._processes.append((command, _start(command)))
@@ -69,6 +74,7 @@ class ScriptGroup:
 
     def ended(self) -> list[Ended]:
         """Those that have ended by now."""
+        self._left()
         codes = [(command, process.pid, process.poll()) for command, process in self._processes]
         return [Ended(command, pid, code) for command, pid, code in codes if code is not None]
 
@@ -88,18 +94,46 @@ class ScriptGroup:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self.end(_signal_behind(error))
 
-    def _left(self) -> list[subprocess.Popen[bytes]]:
-        return [process for _, process in self._processes if process.poll() is None]
+    def _left(self) -> list[int]:
+        """The process groups of which somebody lives."""
+        for _, process in self._processes:
+            if process.pid not in self._empty and process.poll() is not None and not _is_anybody_in(process.pid):
+                self._empty.add(process.pid)
+        return [process.pid for _, process in self._processes if process.pid not in self._empty]
 
     def _signal(self, number: signal.Signals) -> None:
-        for process in self._left():
+        for group in self._left():
             with suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, number)
+                os.killpg(group, number)
 
     def _wait(self, timeout_s: float) -> None:
         deadline_s = time.monotonic() + timeout_s
         while self._left() and time.monotonic() < deadline_s:
             time.sleep(_LOOK_EVERY_S)
+
+
+def _is_anybody_in(group: int) -> bool:
+    """Whether a process of the group lives that can be ended. Those that have ended, and for which nobody has waited,
+    do not: in a container, say, whose first process waits for none."""
+    try:
+        os.killpg(group, 0)
+    except OSError:
+        return False
+    return any(map(_lives, (pid for pid in psutil.pids() if _group_of(pid) == group)))
+
+
+def _group_of(pid: int) -> int | None:
+    try:
+        return os.getpgid(pid)
+    except OSError:  # it has ended since
+        return None
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+    except psutil.Error:
+        return False
 
 
 def _signal_behind(error: BaseException | None) -> signal.Signals:

@@ -56,9 +56,8 @@ def open_to_hosts(meeting: Meeting) -> Iterator[Door]:
     from shardnet.transport.door.door import serve_door
 
     assert meeting.door is not None, "several hosts have an address"
-    with serve_door(folder=_folder(f"run-{meeting.run_id}-{meeting.door.port}")) as door:
-        assert door.folder is not None, "it was opened in one"
-        folder = door.folder.path
+    folder = _folder(f"run-{meeting.run_id}-{meeting.door.port}")
+    with serve_door(folder=folder, is_anew=True) as door:  # members of an earlier run are none of this one
         with own_gate.start(folder, ["--hub", "--listen", meeting.door.endpoint], ends_with_this=True):
             inviting = Inviting(folder, partial(_show, meeting))
             try:

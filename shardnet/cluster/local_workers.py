@@ -27,6 +27,7 @@ from pathlib import Path
 from shardnet.errors import BadRequest
 from shardnet.process.forks import Birthplace
 from shardnet.process.scratch import ScratchFolder
+from shardnet.process.signals import signal_name
 
 MOST_LOCAL_DEVICES = 1024
 """Beyond any machine: a slip of the keys must not fill the memory with names."""
@@ -148,7 +149,7 @@ class LocalWorkers:
         if code is None:
             return "is still running"
         if code < 0:
-            return f"was killed by {signal.Signals(-code).name}"
+            return f"was killed by {signal_name(-code)}"
         speaker = name if name in self._pids else NURSERY
         last_line = self.log_tail(speaker, num_lines=1).strip().removeprefix("shardnet: ")
         return f"ended with exit code {code}" + (f" ({last_line})" if last_line else "")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +21,7 @@ from shardnet.foreign.plain_files import read_json
 from shardnet.process.compute import CPU
 from shardnet.process.identity import process_of
 from shardnet.process.serving_process import ServingProcess
+from shardnet.process.signals import signal_name
 from shardnet.process.state_folder import StateFolder
 
 DEVICE_COMMAND = (sys.executable, "-m", "shardnet.device.process")
@@ -53,7 +53,7 @@ class OwnDevice(ServingProcess):
         if code is None:
             return HAS_ENDED
         if code < 0:
-            return f"its process was killed by {signal.Signals(-code).name}"
+            return f"its process was killed by {signal_name(-code)}"
         reason = f" ({self.last_line})" if self.last_line else ""
         return f"its process ended with exit code {code}{reason}"
 

@@ -19,6 +19,14 @@ ONCE_MORE_S = 0.01
 """Until then, the place from which nothing could be raised has been left."""
 
 
+def signal_name(number: int) -> str:
+    """Such as "SIGKILL"; those between the first and the last of the real-time signals have only numbers."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
 def end_at_once() -> None:
     """From now on, end without a word: there is nothing yet, or no more, that would have to be ended in order.
 

@@ -242,7 +242,12 @@ class Door:
 
 
 def serve_door(
-    host: str | None = None, port: int = 0, *, beyond_loopback: bool = False, folder: Path | None = None
+    host: str | None = None,
+    port: int = 0,
+    *,
+    beyond_loopback: bool = False,
+    folder: Path | None = None,
+    is_anew: bool = False,
 ) -> Door:
     """Open the door of a cluster. It is open until it is closed.
 
@@ -253,6 +258,8 @@ def serve_door(
             nobody else is. What follows the proofs of the key is not encrypted.
         folder: where the cluster lives on when this process ends; made where there is none. The door is in it, so that
             it is found at the same place again, and there is no `host`. One process at a time opens it.
+        is_anew: whether the members that the folder knows are struck off, and join anew where they are there still.
+            Else they are members until they have not come back for a while.
 
     Raises:
         UsageError: the port is taken, or the address is not one of this device or not one that is allowed; the folder
@@ -267,6 +274,8 @@ def serve_door(
     try:
         with ExitStack() as ends:
             roster = roster_in(held.path)
+            for member in roster.members if is_anew else ():
+                roster.strike(member.id)
             listener = listen_in(held)
             ends.callback(listener.remove)
             ends.callback(listener.socket.close)
