@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+
 from rich.console import Console
+
+WIDE = 1000
+"""Characters."""
 
 
 def plain_console(*, soft_wrap: bool = False, stderr: bool = False, width: int | None = None) -> Console:
@@ -12,6 +17,11 @@ def plain_console(*, soft_wrap: bool = False, stderr: bool = False, width: int |
     Styles are given as `style=`, never as markup.
     """
     return Console(markup=False, emoji=False, highlight=False, soft_wrap=soft_wrap, stderr=stderr, width=width)
+
+
+def table_console() -> Console:
+    """The same, and as wide as it takes where no screen sets limits: who reads a pipe gets whole names."""
+    return plain_console(width=None if sys.stdout.isatty() else WIDE)
 
 
 def size(num_bytes: float) -> str:

@@ -7,7 +7,7 @@ import queue
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +27,8 @@ LEAST_ANSWER_TOKENS = 16
 """A conversation that leaves less room in the context has filled it."""
 LOOK_S = 1.0
 """How often, while an answer comes, is looked what has happened to the model."""
+LAST_LOOK_S = 2.0
+"""How long, when it is over, to wait for that: where the coordinator is away, it takes a minute."""
 Told = str | Event | Exception | None
 """A piece of an answer, what happened to the model, why there is no more, or that it is over."""
 
@@ -39,38 +41,45 @@ def run(folder: Path, asked: GenerationOptions, system: str) -> None:
         BadRequest: it holds no model. Of a turn, too, where nobody sits there who could type another one.
     """
     with RunningCluster.connect(folder) as cluster, cluster.model as model:
-        chat = Chat(model, asked, History(system))
         is_typed = sys.stdin.isatty()
-        if is_typed:
-            with suppress(ImportError):  # lines can be edited with it, and called back
-                import readline  # noqa: F401
-            print(f"{model.profile.name}, over {counted(len(model.plan.devices), 'devices')}. /help, or Ctrl-D to end.")
-        else:
+        chat = Chat(model, asked, History(system), may_stop=is_typed)
+        if not is_typed:
             sys.stdin.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]  # a prompt is looked at later
+            while chat.is_going_on:
+                chat.take_next(lambda shown: input())
+            return
+        with suppress(ImportError):  # lines can be edited with it, and called back
+            import readline  # noqa: F401
+        print(f"{model.profile.name}, over {counted(len(model.plan.devices), 'devices')}. /help, or Ctrl-D to end.")
         with _interruptible():
             while chat.is_going_on:
-                _turn(chat, is_typed)
+                _turn(chat)
 
 
-def _turn(chat: Chat, is_typed: bool) -> None:
+def _turn(chat: Chat) -> None:
+    """Of somebody who sits there, and can do something about what goes wrong."""
     try:
-        typed = read_turn(lambda shown: input(shown if is_typed else ""))
-        chat.take(typed)
-    except EOFError:
-        chat.is_going_on = False
-        if is_typed:
-            print()
+        chat.take_next(_typed)
     except KeyboardInterrupt:
         print()
     except ShardnetError as error:
-        if not is_typed:
-            raise
         say(f"shardnet: {error}")
+
+
+def _typed(shown: str) -> str:
+    try:
+        return input(shown)
+    except EOFError:
+        print()  # Ctrl-D ends no line
+        raise
 
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
     """In the block Ctrl-C stops what is just being done, and not the program."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # nor anything, if the caller wants it so
+        yield
+        return
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
@@ -79,15 +88,29 @@ def _interruptible() -> Iterator[None]:
 
 
 class Chat:
-    """The conversation."""
+    """The conversation.
 
-    def __init__(self, model: Model, asked: GenerationOptions, history: History) -> None:
+    Args:
+        may_stop: whether Ctrl-C in an answer stops that alone.
+    """
+
+    def __init__(self, model: Model, asked: GenerationOptions, history: History, *, may_stop: bool = False) -> None:
         self.is_going_on = True
         self._model = model
         self._asked = asked
+        self._may_stop = may_stop
         self.history = history
         self._last: Generation | None = None
         self._knows_chat = bool(getattr(model.tokenizer, "chat_template", None))
+
+    def take_next(self, read: Callable[[str], str]) -> None:
+        """Do what is typed next, and end with the input; see `read_turn` and `take`."""
+        try:
+            typed = read_turn(read)
+        except EOFError:
+            self.is_going_on = False
+        else:
+            self.take(typed)
 
     def take(self, typed: str) -> None:
         """Do what was typed.
@@ -116,7 +139,7 @@ class Chat:
         asked = replace(self._asked, max_new_tokens=min(left, self._asked.max_new_tokens), stop=stop)
         news = _News(self._model)
         with self._model.stream(ids, **asked) as stream:
-            _show(stream, news)
+            _show(stream, news, may_stop=self._may_stop)
             self._last = stream.result
         self.history.turns.append((text, self._last.text))
 
@@ -161,13 +184,15 @@ class Chat:
         )
 
 
-def _show(stream: Stream, news: _News) -> None:
+def _show(stream: Stream, news: _News, *, may_stop: bool) -> None:
     """Print an answer as it comes, until it is over or Ctrl-C stops it. What happens to the model meanwhile is said
     where a line of the answer ends.
 
     Raises:
         ShardnetError: what has ended it.
+        KeyboardInterrupt: Ctrl-C is meant for more than the answer.
     """
+    events: list[Event] = []
     told: queue.SimpleQueue[Told] = queue.SimpleQueue()
     over = threading.Event()
     reader = threading.Thread(target=_read, args=(stream, told), name="shardnet-chat", daemon=True)
@@ -175,19 +200,21 @@ def _show(stream: Stream, news: _News) -> None:
     reader.start()
     watcher.start()
     try:
-        _print_all(told)
+        _print_all(told, events)
     except KeyboardInterrupt:
         stream.close()
         print(flush=True)
+        if not may_stop:
+            raise
     finally:
         over.set()
-        watcher.join()
-        _say_all(news.new())
+        watcher.join(LAST_LOOK_S)
+        _say_all([*events, *_events_in(told)])
     reader.join()
 
 
-def _print_all(told: queue.SimpleQueue[Told]) -> None:
-    events: list[Event] = []
+def _print_all(told: queue.SimpleQueue[Told], events: list[Event]) -> None:
+    """Until nothing comes any more. What `events` holds then, and what may come of these behind it, is not said yet."""
     is_at_begin = True
     while (each := told.get()) is not None:
         if isinstance(each, Exception):
@@ -202,7 +229,14 @@ def _print_all(told: queue.SimpleQueue[Told]) -> None:
             _say_all(events)
             events.clear()
     print(flush=True)
-    _say_all(events)
+
+
+def _events_in(told: queue.SimpleQueue[Told]) -> Iterator[Event]:
+    with suppress(queue.Empty):
+        while True:
+            each = told.get_nowait()
+            if isinstance(each, Event):
+                yield each
 
 
 def _say_all(events: Sequence[Event]) -> None:
@@ -222,7 +256,10 @@ def _read(stream: Stream, told: queue.SimpleQueue[Told]) -> None:
 
 
 def _watch(news: _News, told: queue.SimpleQueue[Told], over: threading.Event) -> None:
-    while not over.wait(LOOK_S):
+    """Now and then, and once more when the answer is over."""
+    is_over = False
+    while not is_over:
+        is_over = over.wait(LOOK_S)
         for event in news.new():
             told.put(event)
 

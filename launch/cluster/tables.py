@@ -6,23 +6,32 @@ import time
 from pathlib import Path
 from typing import Any
 
+from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
 from shardnet.foreign.quoting import counted
-from shardnet.launch.console import plain_console, size
+from shardnet.launch.console import size, table_console
 from shardnet.process.lasting import as_option
+from shardnet.trust.names import COORDINATOR
 
 NOTHING = "-"
 """Of what is told nowhere, there is no column."""
+LEAST_WANTED = (
+    *("threads", "sessions", "wire", "idle", "degrees", "free"),
+    *("memory", "compute", "battery", "units", "state"),
+)
+"""Columns in the order in which they are left out where the screen is narrow, as that of a phone."""
+_BESIDE_A_CELL = 3
+"""A line and two gaps."""
 
 
 def show_status(status: dict[str, Any], folder: Path) -> None:
     """Print what `glance` gives of the cluster in a folder."""
-    console = plain_console()
+    console = table_console()
     console.print(_about_the_model(status), soft_wrap=True)
     if status["members"]:
-        console.print(_devices(status["members"]))
+        console.print(_devices(status["members"], console.width))
     else:
         console.print(f"No device has joined. Let one join: shardnet join{as_option(folder)}", soft_wrap=True)
     for member in status["members"]:
@@ -41,23 +50,37 @@ def show_trusted(entries: list[dict[str, Any]]) -> None:
         table.add_column(heading)
     for entry in entries:
         until = time.strftime("%Y-%m-%d", time.localtime(entry["until_s"]))
-        table.add_row(entry["name"], "linked" if entry["is_linked"] else "away", until)
-    plain_console().print(table)
+        table.add_row(entry["name"], _how_it_is(entry), until)
+    table_console().print(table)
 
 
-def _devices(members: list[dict[str, Any]]) -> Table:
-    return table_of([_row(member) for member in members])
+def _how_it_is(entry: dict[str, Any]) -> str:
+    if entry["name"] == COORDINATOR:  # to which the others are linked
+        return "coordinates"
+    return "linked" if entry["is_linked"] else "away"
 
 
-def table_of(rows: list[dict[str, str]]) -> Table:
-    """Of devices: the columns of which any of them tells something."""
+def _devices(members: list[dict[str, Any]], width: int) -> Table:
+    return table_of([_row(member) for member in members], width)
+
+
+def table_of(rows: list[dict[str, str]], width: int) -> Table:
+    """Of devices: the columns of which any of them tells something, as far as they have room."""
     table = Table(title_justify="left")
     names = [name for name in rows[0] if any(row[name] not in ("", NOTHING) for row in rows)] if rows else []
+    for name in LEAST_WANTED:
+        if name in names and _width(names, rows) > width:
+            names.remove(name)
     for name in names:
         table.add_column(name, justify="left" if name in ("device", "state") else "right", no_wrap=True)
     for row in rows:
         table.add_row(*(Text(row[name]) for name in names))
     return table
+
+
+def _width(names: list[str], rows: list[dict[str, str]]) -> int:
+    widths = [max(cell_len(name), *(cell_len(row[name]) for row in rows)) for name in names]
+    return sum(widths) + _BESIDE_A_CELL * len(widths) + 1
 
 
 def _about_broken(broken: dict[str, Any], folder: Path) -> str:
@@ -109,6 +132,6 @@ def _about_the_model(status: dict[str, Any]) -> str:
 
 def _about(session: dict[str, Any]) -> str:
     return (
-        f"{session['source']} asks since {session['age_s']:.0f} s: {counted(session['prompt_tokens'], 'tokens')} of "
-        f"prompt, {session['num_tokens']} of answer so far"
+        f"{session['source']} has been asking for {session['age_s']:.0f} s: "
+        f"{counted(session['prompt_tokens'], 'tokens')} of prompt, {session['num_tokens']} of answer so far"
     )

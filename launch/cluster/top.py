@@ -11,23 +11,24 @@ import threading
 import time
 import tty
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
 from shardnet.errors import ClusterError
 from shardnet.launch.cluster.options import TopOptions
 from shardnet.launch.cluster.top_view import view
-from shardnet.launch.console import plain_console
+from shardnet.launch.console import plain_console, table_console
 from shardnet.process.signals import until_signalled
 from shardnet.source.glance import glance
 
 TWICE_S = 1.0
 """Between two looks, where only one is asked for: what went on meanwhile is what it tells."""
+QUIT = "q"
 Pressed = Callable[[float], str]
 
 
@@ -38,7 +39,8 @@ def run(folder: Path, how: TopOptions) -> None:
         JoinFailed: no cluster runs in the folder.
         ClusterError: where it is to be looked at once, and does not answer.
     """
-    if how.once or not (how.json or sys.stdout.isatty()):
+    can_draw = sys.stdout.isatty() and not plain_console().is_dumb_terminal
+    if how.once or not (how.json or can_draw):
         _look_once(folder, as_json=how.json)
     elif how.json:
         with until_signalled():
@@ -55,7 +57,8 @@ def _look_once(folder: Path, *, as_json: bool) -> None:
     if as_json:
         _tell(found, now_s)
     else:
-        plain_console().print(view(found, now_s, height=0))
+        console = table_console()
+        console.print(view(found, now_s, 0, console.width))
 
 
 def _tell_all(folder: Path, every_s: float) -> None:
@@ -84,20 +87,21 @@ def _draw_all(folder: Path, every_s: float) -> None:
                 last = glance(folder)
             except ClusterError as error:
                 why = str(error)
-            live.update(_screen(last, why, console.height), refresh=True)
-            if pressed(every_s) in ("q", "Q"):
+            live.update(_screen(last, why, console), refresh=True)
+            if pressed(every_s).lower() == QUIT:
                 return
 
 
-def _screen(found: dict[str, Any] | None, why: str, height: int) -> RenderableType:
-    hint = Text(why or "q ends", style="bold red" if why else "dim")
-    return Group(hint) if found is None else Group(view(found, time.time(), height - 1), hint)
+def _screen(found: dict[str, Any] | None, why: str, console: Console) -> RenderableType:
+    """What is wrong comes first: on a small screen there is no room at the end."""
+    drawn = [] if found is None else [view(found, time.time(), console.height - 1, console.width)]
+    return Group(Text(why, style="bold red"), *drawn) if why else Group(*drawn, Text("q ends", style="dim"))
 
 
 @contextmanager
 def _keys() -> Iterator[Pressed]:
     """Gives a function that waits for a key, and returns it, or nothing when the time is over."""
-    if not (sys.stdin and sys.stdin.isatty()):
+    if not sys.stdin.isatty():
         yield _no_key
         return
     terminal = sys.stdin.fileno()
@@ -115,5 +119,10 @@ def _no_key(wait_s: float) -> str:
 
 
 def _key(terminal: int, wait_s: float) -> str:
+    """Where the terminal is gone, and nobody ended this with it (nohup), a q."""
     ready, _, _ = select.select([terminal], [], [], wait_s)
-    return os.read(terminal, 1).decode("latin-1") if ready else ""
+    if not ready:
+        return ""
+    with suppress(OSError):
+        return os.read(terminal, 1).decode("latin-1") or QUIT
+    return QUIT

@@ -19,13 +19,13 @@ _AROUND_TABLE = 4
 """Lines of a table beside its rows."""
 
 
-def view(status: dict[str, Any], now_s: float, height: int) -> RenderableType:
+def view(status: dict[str, Any], now_s: float, height: int, width: int) -> RenderableType:
     """What is drawn.
 
     Args:
         status: as `shardnet.source.glance` gives it.
         now_s: since 1970.
-        height: lines that there are.
+        height, width: lines that there are, and characters in one.
     """
     sessions = [_about_session(each) for each in status["sessions"][:MOST_SESSIONS]]
     hidden = len(status["sessions"]) - len(sessions)
@@ -35,7 +35,7 @@ def view(status: dict[str, Any], now_s: float, height: int) -> RenderableType:
     events = status["events"][-max(LEAST_EVENTS, height - num_used) :]
     return Group(
         Text(_headline(status, now_s), style="bold", no_wrap=True, overflow="ellipsis"),
-        _members(status),
+        _members(status, width),
         *(Text(line, no_wrap=True, overflow="ellipsis") for line in sessions),
         *(Text(_about_event(each), style="dim", no_wrap=True, overflow="ellipsis") for each in events),
     )
@@ -50,11 +50,11 @@ def _headline(status: dict[str, Any], now_s: float) -> str:
     return f"{model}   {rate} tokens/s   {sessions}   {time.strftime('%H:%M:%S', time.localtime(now_s))}"
 
 
-def _members(status: dict[str, Any]) -> Table:
+def _members(status: dict[str, Any], width: int) -> Table:
     stages: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
     for stage in status["stages"]:
         stages[stage["device"]].append(stage)
-    return table_of([_row(member, stages[member["name"]]) for member in status["members"]])
+    return table_of([_row(member, stages[member["name"]]) for member in status["members"]], width)
 
 
 def _row(member: dict[str, Any], stages: list[dict[str, Any]]) -> dict[str, str]:
@@ -68,7 +68,7 @@ def _shares(stages: list[dict[str, Any]], name: str) -> str:
 
 def _about_session(session: dict[str, Any]) -> str:
     prompt, answer = counted(session["prompt_tokens"], "tokens"), counted(session["num_tokens"], "tokens")
-    return f"{session['source']}: {prompt} of prompt, {answer} of answer, since {session['age_s']:.0f} s"
+    return f"{session['source']}: {prompt} of prompt, {answer} of answer, for {session['age_s']:.0f} s"
 
 
 def _about_event(event: dict[str, Any]) -> str:

@@ -231,8 +231,6 @@ def _whole(text: str) -> str:
 
 
 def _read_stdin() -> str:
-    if sys.stdin is None:  # closed by whoever started this
-        return ""
     return _text_of(sys.stdin.buffer, "standard input")
 
 

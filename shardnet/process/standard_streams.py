@@ -22,6 +22,7 @@ def open_closed() -> bool:
     print to standard output what is meant for a standard error that is not there.
     """
     was_open = [_open_if_closed(number) for number in (STDIN, STDOUT, STDERR)]
+    sys.stdin = sys.stdin or open(os.devnull, encoding="utf-8")  # noqa: SIM115
     sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     return was_open[STDOUT]

@@ -154,6 +154,32 @@ def test_ctrl_c_stops_an_answer_and_not_the_chat(cluster: Cluster) -> None:
     assert terminal.end() == 0, terminal.shown
 
 
+def test_ctrl_c_ends_a_chat_that_reads_a_pipe(cluster: Cluster) -> None:
+    """It is no way to the next line: a file may have thousands."""
+    before = len(told(cluster, "session began"))
+    command = cluster.command("chat", "-n", NUM_LONG)
+    chat = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
+    assert chat.stdin is not None
+    chat.stdin.write(b"Hello\n" * 100)
+    chat.stdin.close()
+    wait_until(lambda: len(told(cluster, "session began")) > before)
+    chat.send_signal(signal.SIGINT)
+    assert chat.wait(60) == 130
+    wait_until(lambda: len(told(cluster, "session ended")) == len(told(cluster, "session began")))
+    assert len(told(cluster, "session began")) == before + 1
+
+
+def test_where_standard_input_is_closed_nothing_is_asked(cluster: Cluster) -> None:
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" <&-', "sh", *cluster.command("chat")],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 def test_top_tells_how_fast_it_goes_and_what_time_goes_to(cluster: Cluster) -> None:
     asking = subprocess.Popen(
         cluster.command("generate", "--prompt", "Hello", "--max-new-tokens", NUM_LONG, "--json"),
@@ -195,3 +221,22 @@ def test_top_fills_a_terminal_until_q(cluster: Cluster) -> None:
     terminal.type("q")
     assert terminal.end() == 0, terminal.shown
     assert "\x1b[?1049l" in terminal.shown
+
+
+def test_top_does_not_outlive_a_terminal_that_is_gone(cluster: Cluster) -> None:
+    """Where nothing ends it with that: it would read the end of its input again and again, on a whole core."""
+    ours, theirs = pty.openpty()
+    command = ["sh", "-c", "trap '' HUP; exec \"$@\"", "sh", *cluster.command("top", "--every", 3600)]
+    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
+    os.close(theirs)
+    shown = b""
+    while b"tokens/s" not in shown:
+        shown += os.read(ours, 4096)
+    os.close(ours)
+    process.wait(60)
+
+
+def test_top_looks_once_at_a_terminal_that_can_only_print_lines(cluster: Cluster) -> None:
+    terminal = Terminal(["env", "TERM=dumb", *cluster.command("top")])
+    terminal.wait_for("tokens/s")
+    assert terminal.end() == 0, terminal.shown

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from lasting_in_process import LastingInProcess, lasting_in_process
 from processes import wait_until
 
 from shardnet.cluster.model import Model
+from shardnet.errors import DeviceLost
+from shardnet.launch.cluster import chat
 from shardnet.launch.cluster.chat import Chat
 from shardnet.launch.cluster.chat_history import PLAIN_STOP, History
 from shardnet.session.options import GenerationOptions
+from shardnet.timeline.events import Event
 
 NUM_LONG = 300
 
@@ -63,3 +68,55 @@ def test_a_turn_that_fails_is_not_part_of_what_was_said(model: Model) -> None:
     with pytest.raises(Exception, match="the model was closed"):
         chat.take("Hello")
     assert chat.history.turns == []
+
+
+class BrokenAnswer:
+    """Half a line, and then no more."""
+
+    def __init__(self, may_break: threading.Event) -> None:
+        self._may_break = may_break
+
+    def __iter__(self) -> Iterator[str]:
+        yield "half a li"
+        self._may_break.wait(60)
+        raise DeviceLost("the answer is lost", device="b")
+
+
+class Told:
+    """Two events, one after the other; `has_told` once the first is on its way. Whoever asks for a third waits."""
+
+    def __init__(self) -> None:
+        self.has_told, self.is_back = threading.Event(), threading.Event()
+        self._events = [Event(0.0, "lost", "b is lost"), Event(1.0, "lost", "a is lost")]
+
+    def new(self) -> list[Event]:
+        if len(self._events) < 2:
+            self.has_told.set()
+        if not self._events:
+            self.is_back.wait(60)
+        return [self._events.pop(0)] if self._events else []
+
+
+def test_what_has_happened_is_said_where_an_answer_breaks_off_in_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nor is somebody waited for, to hear more of it, who does not answer: a coordinator that was killed, say."""
+    monkeypatch.setattr(chat, "LOOK_S", 0.01)
+    monkeypatch.setattr(chat, "LAST_LOOK_S", 0.1)
+    news: Any = Told()
+    answer: Any = BrokenAnswer(news.has_told)
+    with pytest.raises(DeviceLost, match="the answer is lost"):
+        chat._show(answer, news, may_stop=True)
+    news.is_back.set()
+    shown = capsys.readouterr()
+    assert shown.out == "half a li\n" and "shardnet: b is lost.\n" in shown.err
+
+
+def test_ctrl_c_that_the_caller_ignores_is_not_heeded() -> None:
+    """As a shell has it of what it starts in the background."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with chat._interruptible():
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)

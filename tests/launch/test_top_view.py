@@ -7,6 +7,7 @@ import subprocess
 import sys
 from typing import Any
 
+import pytest
 from rich.console import Console
 
 from shardnet.launch.cluster.top_view import view
@@ -42,7 +43,7 @@ STATUS["stages"][1] |= {"wire_share": None, "idle_share": None}
 
 def drawn(status: dict[str, Any], height: int = 20, width: int = 120) -> list[str]:
     console = Console(file=io.StringIO(), width=width, markup=False, emoji=False, highlight=False)
-    console.print(view(status, 1e9, height))
+    console.print(view(status, 1e9, height, width))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue().splitlines()
 
@@ -54,6 +55,15 @@ def test_a_row_for_each_device_with_what_its_time_goes_to() -> None:
     for cell in ("0-11, 13", "75%, ?", "5%, ?", "20%, ?", "300 MiB", " ? "):
         assert cell in row
     assert "battery" not in "".join(lines), "nobody has said anything of one"
+
+
+@pytest.mark.parametrize("width", [24, 40, 48, 64, 80])
+def test_a_narrow_screen_has_fewer_columns_and_whole_words(width: int) -> None:
+    """A phone has some 45 characters in a line."""
+    lines = drawn({**STATUS, "sessions": [], "events": []}, width=width)
+    assert max(map(len, lines)) <= width
+    assert "…" not in "".join(lines[1:]) and any("phone[b]" in line for line in lines)
+    assert ("compute" in "".join(lines)) == (width > 40)
 
 
 def test_as_many_events_as_there_is_room_for_and_the_last_ones() -> None:
