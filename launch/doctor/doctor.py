@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 
+from shardnet.foreign.plain_files import is_folder
 from shardnet.launch.console import size
 from shardnet.launch.doctor.finding import Finding
 from shardnet.launch.doctor.network import dial_neighbours, find_address, find_clock, find_neighbours, read_joined
@@ -42,6 +43,7 @@ def examine(show: Show) -> Iterator[Finding]:
     packages = [find_package("torch"), find_light_set()]
     yield from (find_python(), *packages, find_transformers(), find_memory(), find_cores(), find_system())
     yield find_folder("temporary_folder", Path(tempfile.gettempdir()), "Set TMPDIR to a folder that you may write to.")
+    yield find_folder("state_folder", default_folder(), "Clusters live there: change its owner, or set XDG_STATE_HOME.")
     yield from (find_address(), find_clock(time.time(), read_joined(default_folder())))
     yield find_neighbours(dial_neighbours(default_folder()))
     if is_phone():
@@ -91,7 +93,7 @@ def find_system() -> Finding:
 
 def find_folder(name: str, folder: Path, advice: str) -> Finding:
     """Whether files can be written there (or in the nearest parent that there is), and the space that is left."""
-    existing = next(each for each in (folder, *folder.parents) if each.is_dir())
+    existing = next(each for each in (folder, *folder.parents) if is_folder(each))
     try:
         with tempfile.TemporaryFile(dir=existing):
             free = psutil.disk_usage(str(existing)).free

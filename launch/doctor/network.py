@@ -15,6 +15,7 @@ from typing import NamedTuple
 import psutil
 
 from shardnet.errors import ShardnetError
+from shardnet.foreign.plain_files import is_folder
 from shardnet.gate.own_addresses import of_default_route
 from shardnet.launch.doctor.finding import Finding
 from shardnet.process.lasting import is_running
@@ -107,7 +108,7 @@ def read_joined(folder: Path) -> Joined | None:
     from shardnet.trust.identity import identity_in
 
     try:
-        identity = identity_in(folder) if folder.is_dir() else None
+        identity = identity_in(folder) if is_folder(folder) else None
     except ShardnetError:
         return None
     if identity is None:
@@ -122,7 +123,7 @@ def dial_neighbours(folder: Path) -> Reached | None:
     from shardnet.trust.identity import identity_in
 
     try:
-        identity = identity_in(folder) if folder.is_dir() else None
+        identity = identity_in(folder) if is_folder(folder) else None
         if identity is None or not is_running(folder):
             return None
         trusted = ask_gate(folder, "trusted")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -181,3 +182,26 @@ def test_threads_are_chosen_as_for_a_profile(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_the_command_is_registered() -> None:
     assert any(command.callback is doctor_command.doctor for command in commands.app.registered_commands)
+
+
+CLOSED = """
+import os, sys
+from pathlib import Path
+import shardnet.trust.identity
+from shardnet.launch.doctor import doctor, network
+
+if os.geteuid() == 0:
+    os.setgroups([]), os.setgid(65534), os.setuid(65534)
+folder = Path(sys.argv[1], "state", "default")
+found = doctor.find_folder("state_folder", folder, "Change its owner.")
+print(found.verdict, found.text.partition(": ")[2], network.read_joined(folder), network.dial_neighbours(folder))
+"""
+
+
+def test_a_folder_that_is_closed_to_this_user_is_a_problem_and_no_end() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0)
+        command = [sys.executable, "-c", CLOSED, folder]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        Path(folder).chmod(0o700)
+    assert done.stdout == "problem Permission denied None None\n", done.stderr
