@@ -5,11 +5,19 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Literal
 
 from shardnet.cluster.load_options import LoadOptions
 from shardnet.errors import BadRequest
 from shardnet.process.lasting import as_option
 from shardnet.source.running_cluster import RunningCluster
+
+_DOES = {
+    "leave": ("leaves", "leaves"),
+    "pause": ("pauses", "pauses"),
+    "unpause": ("takes work again", "stays paused"),
+}
+"""What a device does then, and the same where there is more to say of it."""
 
 
 def load(folder: Path, model: str, options: LoadOptions) -> None:
@@ -28,40 +36,18 @@ def unload(folder: Path) -> None:
     print(f"{was} is unloaded." if was else "No model was loaded.")
 
 
-def leave(folder: Path, name: str | None) -> None:
-    """Tell a device to leave.
+def tell_device(folder: Path, what: Literal["leave", "pause", "unpause"], name: str | None) -> None:
+    """Have a device do that, and say what became of it.
 
     Raises:
         BadRequest: it must be named, or there is none of that name.
     """
     with RunningCluster.connect(folder) as cluster:
-        device = name or _only_one(cluster.devices, folder, "leave")
-        told = cluster.leave(device)
-    print(f"{device} leaves: {told}." if told else f"{device} leaves.")
-
-
-def pause(folder: Path, name: str | None) -> None:
-    """Have a device hold nothing for a while.
-
-    Raises:
-        BadRequest: it must be named, or there is none of that name.
-    """
-    with RunningCluster.connect(folder) as cluster:
-        device = name or _only_one(cluster.devices, folder, "pause")
-        told = cluster.pause(device)
-    print(f"{device} pauses: {told}." if told else f"{device} pauses.")
-
-
-def unpause(folder: Path, name: str | None) -> None:
-    """Let a device be used again.
-
-    Raises:
-        BadRequest: it must be named, or there is none of that name.
-    """
-    with RunningCluster.connect(folder) as cluster:
-        device = name or _only_one(cluster.devices, folder, "unpause")
-        why = cluster.unpause(device)
-    print(f"{device} stays paused: {why}." if why else f"{device} takes work again.")
+        device = _only_one(cluster.devices, folder, what) if name is None else name
+        ways = {"leave": cluster.leave, "pause": cluster.pause, "unpause": cluster.unpause}
+        told = ways[what](device)
+    does, does_with_more = _DOES[what]
+    print(f"{device} {does_with_more}: {told}." if told else f"{device} {does}.")
 
 
 def remove(folder: Path, name: str) -> None:

@@ -187,25 +187,25 @@ def trust(whom: WhomToTrust, where: ClusterOptions, output: ResultOutput) -> Non
 def leave(which: AnyDevice, where: ClusterOptions) -> None:
     """Let a device leave in order."""
     folder = where.running_folder()
-    from shardnet.launch.cluster.ask import leave as run
+    from shardnet.launch.cluster.ask import tell_device
 
-    run(folder, which.name)
+    tell_device(folder, "leave", which.name)
 
 
 def pause(which: AnyDevice, where: ClusterOptions) -> None:
     """Let a device hold nothing, and stay in the cluster, until unpause."""
     folder = where.running_folder()
-    from shardnet.launch.cluster.ask import pause as run
+    from shardnet.launch.cluster.ask import tell_device
 
-    run(folder, which.name)
+    tell_device(folder, "pause", which.name)
 
 
 def unpause(which: AnyDevice, where: ClusterOptions) -> None:
     """Let a device that was paused be used again."""
     folder = where.running_folder()
-    from shardnet.launch.cluster.ask import unpause as run
+    from shardnet.launch.cluster.ask import tell_device
 
-    run(folder, which.name)
+    tell_device(folder, "unpause", which.name)
 
 
 def remove(which: OneDevice, where: ClusterOptions) -> None:

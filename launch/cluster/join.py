@@ -66,7 +66,7 @@ def run(folder: Path, asked: OwnDeviceOptions, how: JoinOptions, *, is_far: bool
     threads = asked.threads or max_threads()
     os.environ.update(worker_environment(os.environ, threads))
     for name in _names(asked.name):
-        told = _after_silence(partial(_tell, name=name, folder=folder, is_far=is_far, as_json=as_json), is_far)
+        told = _Telling(partial(_tell, name=name, folder=folder, is_far=is_far, as_json=as_json), is_far)
         try:
             with until_signalled():
                 serve(
@@ -83,25 +83,29 @@ def run(folder: Path, asked: OwnDeviceOptions, how: JoinOptions, *, is_far: bool
                     compute=asked.compute,
                 )
                 return
-            told("left", "")
+            if told.has_joined:
+                told("left", "")
             return
         except NameTaken:
             if asked.name is not None:
                 raise
 
 
-def _after_silence(told: Told, is_far: bool) -> Told:
+class _Telling:
     """Tells the same; and of a cluster on another machine, that it does not answer, where there is nothing to tell."""
-    waiting = threading.Timer(SILENT_S, told, ("looking", ""))
-    waiting.daemon = True
-    if is_far:
-        waiting.start()
 
-    def tell(event: str, what: str) -> None:
-        waiting.cancel()
-        told(event, what)
+    def __init__(self, told: Told, is_far: bool) -> None:
+        self.has_joined = False
+        self._told = told
+        self._waiting = threading.Timer(SILENT_S, told, ("looking", ""))
+        self._waiting.daemon = True
+        if is_far:
+            self._waiting.start()
 
-    return tell
+    def __call__(self, event: str, what: str) -> None:
+        self._waiting.cancel()
+        self.has_joined |= event == "joined"
+        self._told(event, what)
 
 
 def _require_battery() -> None:

@@ -214,11 +214,13 @@ class Coordinator:
             ClusterError: it does not answer.
         """
         self._require(device)
-        held, moved = self._paused(device, TOLD_TO)
+        is_new = self._attendance.pause(device, TOLD_TO)
+        held, moved = self._relieved(device) if is_new else ("", "")
         try:
             self._transport.call(device, "pause", True, timeout_s=ANSWER_S).result()
         except ShardnetError:
-            self._attendance.unpause(device)
+            if is_new:  # or it pauses by itself, as its battery is low, say
+                self._attendance.unpause(device)
             raise
         return moved or (f"nobody else could take over {held}" if held else "")
 
@@ -304,12 +306,14 @@ class Coordinator:
         return on_thread("shardnet-drain", lambda: self._drained(device))
 
     def _pause(self, device: str, why: str) -> Future[str]:
-        return on_thread("shardnet-pause", lambda: self._paused(device, shortened(why))[1])
+        return on_thread("shardnet-pause", lambda: self._paused(device, shortened(why)))
 
-    def _paused(self, device: str, why: str) -> tuple[str, str]:
+    def _paused(self, device: str, why: str) -> str:
+        """A device pauses. In words, who has taken over what it held; empty where it is known to pause."""
+        return self._relieved(device)[1] if self._attendance.pause(device, why) else ""
+
+    def _relieved(self, device: str) -> tuple[str, str]:
         """Do without a device from now on. In words, what it held, and who has taken that over."""
-        if not self._attendance.pause(device, why):
-            return "", ""
         held = self._cluster.held_by(device)
         moved = self._drained(device) if held else ""
         self._attendance.let_pause(device)
@@ -323,7 +327,8 @@ class Coordinator:
 
     def _require(self, device: str) -> None:
         if device not in self.devices:
-            there = f"There are {', '.join(self.devices)}." if self.devices else "There is none."
+            verb = "There is" if len(self.devices) == 1 else "There are"
+            there = f"{verb} {', '.join(self.devices) or 'none'}."
             raise BadRequest(f"no device of this cluster is called {quoted(device)}. {there}")
 
     def _tell_suspected(self, device: str, why: str) -> None:

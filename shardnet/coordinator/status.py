@@ -15,12 +15,14 @@ from shardnet.coordinator.loads import Loads
 from shardnet.coordinator.recent_work import Look, RecentWork
 from shardnet.errors import ShardnetError
 from shardnet.plan import Plan, StagePlan
+from shardnet.profiling.power import SANE_C
 from shardnet.timeline.timeline import Shares
 from shardnet.transport.base import Transport
 from shardnet.transport.device_messages import DeviceDescription
 from shardnet.transport.messages import StageAccount
 from shardnet.transport.source_messages import BrokenOff, ClusterStatus, MemberStatus, SessionStatus, StageStatus
 
+PERCENT, SHARE = (0.0, 100.0), (-0.01, 1.01)
 DESCRIBE_S = 0.5
 """How long a device may take to say what it has now."""
 
@@ -118,7 +120,7 @@ def _asked_accounts(stages: Sequence[RemoteStage], suspected: Collection[str]) -
 
 def _stage(plan: StagePlan, share: Shares | None) -> StageStatus:
     shares = (None, None, None) if share is None else (share.compute, share.wire, share.idle)
-    return StageStatus(plan.device, plan.first_unit, plan.last_unit, *shares)
+    return StageStatus(plan.device, plan.first_unit, plan.last_unit, *(_within(SHARE, each) for each in shares))
 
 
 def _described_as(member: MemberStatus, known: DeviceDescription | None) -> MemberStatus:
@@ -129,10 +131,15 @@ def _described_as(member: MemberStatus, known: DeviceDescription | None) -> Memb
         memory_usable_bytes=known.memory_usable_bytes,
         num_threads=known.num_threads,
         compute=known.compute,
-        battery_percent=known.battery_percent,
+        battery_percent=_within(PERCENT, known.battery_percent),
         is_charging=known.is_charging,
-        temperature_c=known.temperature_c,
+        temperature_c=_within(SANE_C, known.temperature_c),
     )
+
+
+def _within(bounds: tuple[float, float], told: float | None) -> float | None:
+    """A number that can be meant, or None: what a device says may be NaN, which no JSON has, or beyond all bounds."""
+    return told if told is not None and bounds[0] <= told <= bounds[1] else None
 
 
 def _with_units(member: MemberStatus, plan: Plan | None, num_sessions: int) -> MemberStatus:

@@ -62,7 +62,7 @@ def _listen_at(endpoint: str, or_next: bool) -> socket.socket:
         raise UsageError(f"All ports of {host} from {port} to {last - 1} are taken. Choose another one with --listen.")
     raise UsageError(
         f"Cannot listen on {quoted(endpoint)}: {reason.strerror or reason}. Choose another port, or 0 for any, at an "
-        "address of this host; or --listen none for this machine only."
+        "address of this host."
     ) from reason
 
 

@@ -190,8 +190,7 @@ class RunningCluster:
         Raises:
             BadRequest: there is none of that name.
         """
-        told: str = self._ask("leave", _ticket(), device)
-        return told
+        return self._tell_device("leave", device)
 
     def pause(self, device: str) -> str:
         """Have a device hold nothing, and stay in the cluster, until `unpause`. Others take over what it holds first.
@@ -202,8 +201,7 @@ class RunningCluster:
         Raises:
             BadRequest: there is none of that name.
         """
-        told: str = self._ask("pause_device", _ticket(), device)
-        return told
+        return self._tell_device("pause_device", device)
 
     def unpause(self, device: str) -> str:
         """Let a device that was paused be used again.
@@ -214,8 +212,7 @@ class RunningCluster:
         Raises:
             BadRequest: there is none of that name.
         """
-        told: str = self._ask("unpause_device", _ticket(), device)
-        return told
+        return self._tell_device("unpause_device", device)
 
     def remove(self, device: str) -> None:
         """Strike off a device that does not answer.
@@ -246,6 +243,10 @@ class RunningCluster:
     def _ask(self, endpoint: str, *args: Any) -> Any:
         self._birthplace.check()
         return self._connection.ask(endpoint, *args, timeout_s=ASK_S)
+
+    def _tell_device(self, endpoint: str, device: str) -> str:
+        told: str = self._ask(endpoint, _ticket(), device)
+        return told
 
     def _present(self) -> tuple[Model, RemoteDeployment]:
         while True:

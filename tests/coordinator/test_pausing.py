@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from in_process_ring import PROMPT, alone
@@ -129,10 +130,10 @@ def test_the_commands_say_what_became_of_it(
     monkeypatch.setattr(RunningCluster, "connect", lambda folder: cluster.connect())
     cluster.connect().load(tiny, dtype="float32", placement="spread")
     cluster.workers["b"].on_pause = lambda must_pause: ""
-    ask.pause(Path("/state"), "b")
-    ask.unpause(Path("/state"), "b")
+    ask.tell_device(Path("/state"), "pause", "b")
+    ask.tell_device(Path("/state"), "unpause", "b")
     cluster.workers["b"].on_pause = lambda must_pause: "its battery has 46 degrees"
-    ask.unpause(Path("/state"), "b")
+    ask.tell_device(Path("/state"), "unpause", "b")
     assert capsys.readouterr().out.splitlines() == [
         "b pauses: units 3-5 went to a.",
         "b takes work again.",
@@ -141,4 +142,23 @@ def test_the_commands_say_what_became_of_it(
     with pytest.raises(
         BadRequest, match=r"several devices could pause: a, b\. Name one: shardnet pause b --cluster /state"
     ):
-        ask.pause(Path("/state"), None)
+        ask.tell_device(Path("/state"), "pause", None)
+
+
+def test_a_device_that_pauses_by_itself_does_so_too_where_it_does_not_hear_that_somebody_wants_it(
+    cluster: LastingInProcess,
+) -> None:
+    told(cluster, "b", "pause", "its battery is at 8%")
+    with pytest.raises(BadRequest, match="b cannot pause"):
+        cluster.connect().pause("b")
+    assert members(cluster)["b"].state == "paused"
+
+
+@pytest.mark.parametrize("what", ["leave", "pause"])
+def test_a_name_that_is_empty_is_nobodys(cluster: LastingInProcess, what: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A script whose variable is not set means no device, and not the only one."""
+    cluster.leave("b")
+    wait_until(lambda: cluster.coordinator.devices == ("a",))
+    monkeypatch.setattr(RunningCluster, "connect", lambda folder: cluster.connect())
+    with pytest.raises(BadRequest, match=r"no device of this cluster is called ''\. There is a"):
+        ask.tell_device(Path("/state"), what, "")

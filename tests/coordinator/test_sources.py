@@ -197,7 +197,7 @@ def test_commands_in_sentences_mean_the_cluster_that_was_asked(
             source.remove("a")
         monkeypatch.setattr(RunningCluster, "connect", staticmethod(lambda folder: source))
         with pytest.raises(BadRequest, match=f"Name one: shardnet leave b --cluster {folder}$"):
-            ask.leave(folder, None)
+            ask.tell_device(folder, "leave", None)
 
 
 def test_the_coordinator_checks_what_a_source_did_not(cluster: LastingInProcess, tiny: Path) -> None:
