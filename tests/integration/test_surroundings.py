@@ -42,6 +42,12 @@ def shell(line: str, **environment: str) -> subprocess.CompletedProcess[str]:
         (f"{COMMAND} --version >&-", 2, "", "shardnet: Standard output is closed, and the result would be lost."),
         (f"{COMMAND} --version <&- 2>&-", 0, "shardnet 0", ""),
         (f"{COMMAND} --nonsense <&- 2>&-", 2, "", ""),
+        (
+            f"{COMMAND} generate --model x --prompt-file - <&-",
+            2,
+            "",
+            "shardnet: There is no prompt: standard input is empty.",
+        ),
         (f"{COMMAND} --nonsense 2>/dev/full", 2, "", ""),
         (f"{COMMAND} plan --nonsense", 2, "", "shardnet: No such option: --nonsense. See shardnet plan --help."),
         (f"{COMMAND} --version <&- >&- 2>&-", 2, "", ""),

@@ -180,16 +180,14 @@ def test_a_prompt_file_must_be_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("stdin", "said"),
     [
-        (None, "standard input is empty"),
+        (b"", "standard input is empty"),
         (b" ", "standard input is empty"),
         (b"a\xff", r"not text in UTF-8 \(byte 1\)"),
         (b"a" * (MOST_PROMPT_BYTES + 1), "Standard input has more than the 16777216 bytes"),
     ],
 )
-def test_a_prompt_from_standard_input_must_be_there(
-    monkeypatch: pytest.MonkeyPatch, stdin: bytes | None, said: str
-) -> None:
-    monkeypatch.setattr(sys, "stdin", None if stdin is None else io.TextIOWrapper(io.BytesIO(stdin), "ascii"))
+def test_a_prompt_from_standard_input_must_be_there(monkeypatch: pytest.MonkeyPatch, stdin: bytes, said: str) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin), "ascii"))
     with pytest.raises(shardnet.BadRequest, match=said):
         generate_options.read_prompts([], "-")
 
