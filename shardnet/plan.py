@@ -29,8 +29,9 @@ class DeviceProfile:
     """Seconds of prefill of each unit for one token, in unit order."""
     num_threads: int = 1
     host: str = ""
-    """Devices of one host share its cores."""
+    """Devices of one host share its cores. An accelerator is one by itself."""
     host_cores: int = 1
+    """An accelerator's are as many as one device has threads: there one computes at a time."""
     active_w: float | None = None
     """Power while computing, in watts; None where it cannot be read."""
     is_estimated: bool = False

@@ -75,7 +75,7 @@ class Surveyor:
                 memory_bytes=_share(answer, promised[_pool(answer)], hosts[_pool(answer)]),
                 num_threads=answer.num_threads,
                 host=_pool(answer),
-                host_cores=answer.num_cores,
+                host_cores=answer.num_cores if answer.compute == CPU else answer.num_threads,
             )
             for device, answer in zip(devices, described, strict=True)
         ]

@@ -17,6 +17,7 @@ from shardnet.errors import DoesNotFit
 from shardnet.process.allocator import return_freed
 from shardnet.process.compute import CPU
 from shardnet.profiling.compute import return_cached, usable_compute_bytes
+from shardnet.profiling.memory import usable_memory_bytes
 from shardnet.stage.budget import MemoryBudget
 
 
@@ -29,6 +30,10 @@ class TakesMemory(Protocol):
     @property
     def untouched_bytes(self) -> int:
         """The same of all that it has reserved."""
+
+    @property
+    def untouched_bytes_beside(self) -> int:
+        """The same of what it keeps on the CPU beside an accelerator."""
 
 
 class AddedWeights(MutableMapping[Any, Tensor]):
@@ -86,6 +91,8 @@ class DeviceMemory:
         self._most_bytes = most_bytes
         self.budget = MemoryBudget()
         """No limit before the first model comes: there is nobody to keep to it."""
+        self.beside = MemoryBudget()
+        """The same of the CPU's memory, for what stages keep there of sessions on an accelerator."""
         self._device = device
         self._stages = stages
         self._lock = threading.Lock()
@@ -122,3 +129,10 @@ class DeviceMemory:
                     "are free there beside what is promised to others. Close other models, or add a device."
                 )
             stage.unread_bytes = num_bytes
+            if self._compute != CPU:
+                self._look_beside()
+
+    def _look_beside(self) -> None:
+        reserved_bytes = self.beside.reserved_bytes  # looked at first, as above
+        promised_bytes = sum(stage.untouched_bytes_beside for stage in self._stages())
+        self.beside.limit_bytes = reserved_bytes + max(usable_memory_bytes() - promised_bytes, 0)

@@ -119,6 +119,11 @@ class StageHost:
         stage = self.stage
         return self.unread_bytes + (0 if stage is None else stage.kv.untouched_bytes)
 
+    @property
+    def untouched_bytes_beside(self) -> int:
+        stage = self.stage
+        return 0 if stage is None else stage.kv.untouched_bytes_beside
+
     def report(self) -> StageAccount:
         """Totals since the last `reset`, and memory."""
         stage = self._running()
@@ -310,7 +315,8 @@ class StageHost:
             self._raise_if_closed()
             wire_dtype = getattr(torch, spec.wire_dtype)
             kept = kept_by(shard, wire_dtype)
-            kv = KVCache(shard.kv_layout, shard.dtype, self._kv_budget(spec), kept, shard.device)
+            budget, beside = self._kv_budget(spec), here.memory.beside
+            kv = KVCache(shard.kv_layout, shard.dtype, budget, kept, shard.device, beside)
             self._outlet.send_for(shard.next_unit)
             self.stage = stage = Stage(
                 shard,

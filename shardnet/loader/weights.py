@@ -22,6 +22,7 @@ from shardnet.loader.places import TensorPlace
 from shardnet.models import Shard
 from shardnet.models.kv import ON_CPU
 from shardnet.models.skeleton import Slot, skeleton_to_run
+from shardnet.process.compute import is_out_of_memory
 
 CONVERSION_BYTES = 4 << 20
 TORCH_TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -177,7 +178,9 @@ class _Reader:
         """
         try:
             return memory.to(self._device)
-        except torch.OutOfMemoryError as cause:
+        except RuntimeError as cause:
+            if not is_out_of_memory(cause):
+                raise
             raise DoesNotFit(
                 f"{self._device} has no room for {memory.nbytes / 2**20:.1f} MiB of weights any more. End other "
                 "programs that use it, or add a device."

@@ -36,8 +36,10 @@ class KVCache:
     Args:
         layout: what each block caches (`Shard.kv_layout`).
         budget: what all sessions together may reserve, here and in the other caches of the same budget.
-        kept: what else is kept of their tokens: it takes its memory from the same budget.
+        kept: what else is kept of their tokens, on the CPU: it takes its memory from the same budget, where that is the
+            CPU's.
         device: where keys and values are.
+        beside: the budget of what is kept, where keys and values are on an accelerator.
     """
 
     def __init__(
@@ -47,12 +49,14 @@ class KVCache:
         budget: MemoryBudget | None = None,
         kept: Kept = NOTHING,
         device: torch.device = ON_CPU,
+        beside: MemoryBudget | None = None,
     ) -> None:
         self.layout = tuple(layout)
         self.dtype = dtype
         self.kept = kept
         self.device = device
         self._budget = MemoryBudget() if budget is None else budget
+        self._beside = MemoryBudget() if beside is None else beside
         self._sessions: dict[int, SessionCache] = {}
         self._extents: list[Extent] = []
         self._lock = threading.RLock()
@@ -65,7 +69,7 @@ class KVCache:
 
     @property
     def bytes_per_token(self) -> int:
-        return self.kept.bytes_per_token + sum(self._bytes_of(block) for block in self.layout)
+        return self._kept_bytes(self.kept) + sum(self._bytes_of(block) for block in self.layout)
 
     @property
     def reserved_bytes(self) -> int:
@@ -80,6 +84,13 @@ class KVCache:
         with self._lock:
             rows = sum(session.capacity - session.length for session in self._sessions.values())
             return self.bytes_per_token * rows
+
+    @property
+    def untouched_bytes_beside(self) -> int:
+        """The same of what is kept on the CPU where keys and values are on an accelerator."""
+        with self._lock:
+            rows = sum(session.capacity - session.length for session in self._sessions.values())
+            return self._bytes_beside(self.kept) * rows
 
     def missing_bytes(self, num_tokens: int) -> int:
         """How much less is free than so many tokens take."""
@@ -143,6 +154,7 @@ class KVCache:
             session = self._sessions.pop(session_id, None)
             if session is not None:
                 self._budget.release(session.capacity * self.bytes_per_token)
+                self._beside.release(session.capacity * self._bytes_beside(self.kept))
             return session
 
     def free(self, session: SessionCache) -> None:
@@ -210,11 +222,15 @@ class KVCache:
         with self._lock:
             layers = {block.layer for block in layout}
             gone = [block for block in self.layout if block.layer not in layers]
-            more = kept.bytes_per_token - self.kept.bytes_per_token - sum(map(self._bytes_of, gone))
-            with self._taken("What is sent of the open sessions", max(more, 0) * self._num_reserved_rows()):
+            num_rows = self._num_reserved_rows()
+            more = self._kept_bytes(kept) - self._kept_bytes(self.kept) - sum(map(self._bytes_of, gone))
+            more_beside = self._bytes_beside(kept) - self._bytes_beside(self.kept)
+            what = "What is sent of the open sessions"
+            with self._taken(what, max(more, 0) * num_rows, max(more_beside, 0) * num_rows):
                 for extent in self._extents if forgets else ():
                     extent.keep_as(kept)
-            self._budget.release(max(-more, 0) * self._num_reserved_rows())
+            self._budget.release(max(-more, 0) * num_rows)
+            self._beside.release(max(-more_beside, 0) * num_rows)
             self.layout, self.kept = tuple(layout), kept
             for block in gone:
                 for extent in self._extents:
@@ -232,6 +248,7 @@ class KVCache:
             other._close_others(self)
             num_rows = self._num_reserved_rows()
             needed_before = num_rows * (self.bytes_per_token + other.bytes_per_token)
+            beside_before = num_rows * (self._bytes_beside(self.kept) + other._bytes_beside(other.kept))
             is_kept_here = not other.layout and kept.width == 0
             for extent in self._extents:
                 extent.keep_as(kept._replace(width=0))
@@ -243,6 +260,7 @@ class KVCache:
             other._sessions, other._extents = {}, []
             self.layout, self.kept = (*self.layout, *other.layout), kept
             self._budget.release(needed_before - num_rows * self.bytes_per_token)
+            self._beside.release(beside_before - num_rows * self._bytes_beside(kept))
 
     def _close_others(self, other: KVCache) -> None:
         """Those that are not open there, with as much room."""
@@ -258,7 +276,7 @@ class KVCache:
 
     def _reserve(self, what: str, num_rows: int, behind: Run | None = None) -> Run:
         """Rows that nobody else has: just behind a run, in any extent, or in a new one. The caller holds the lock."""
-        with self._taken(what, num_rows * self.bytes_per_token):
+        with self._taken(what, num_rows * self.bytes_per_token, num_rows * self._bytes_beside(self.kept)):
             return self._place(num_rows, behind)
 
     def _place(self, num_rows: int, behind: Run | None) -> Run:
@@ -303,24 +321,17 @@ class KVCache:
         return spare_bytes // max(self.bytes_per_token, 1)
 
     @contextmanager
-    def _taken(self, what: str, num_bytes: int) -> Iterator[None]:
-        """Take it from the budget for what the block does, and give it back where that finds no addresses.
+    def _taken(self, what: str, num_bytes: int, bytes_beside: int) -> Iterator[None]:
+        """Take it from the budgets for what the block does, and give it back where that finds no addresses.
 
         Raises:
-            KVMemorySpent: the budget has less.
+            KVMemorySpent: a budget has less.
         """
-        if not self._budget.reserve(num_bytes):
-            room = self._budget.room()
-            raise KVMemorySpent(
-                f"{what} needs {_mib(num_bytes)} MiB of KV cache here and "
-                f"{_mib(room.free_bytes)} of {_mib(room.limit_bytes)} MiB are free. "
-                "Wait for other sessions to end, shorten the prompt or the answer, or give the device more memory."
-            )
-        try:
+        with (
+            _taken_from(self._budget, num_bytes, f"{what} needs {_mib(num_bytes)} MiB of KV cache here"),
+            _taken_from(self._beside, bytes_beside, f"{what} needs {_mib(bytes_beside)} MiB beside the accelerator"),
+        ):
             yield
-        except KVMemorySpent:
-            self._budget.release(num_bytes)
-            raise
 
     def _check_tensors(self, session_id: int, length: int, block: BlockKV, tensors: Mapping[int, BlockTensors]) -> None:
         """
@@ -345,8 +356,30 @@ class KVCache:
     def _bytes_of(self, block: BlockKV) -> int:
         return self.dtype.itemsize * block.elements_per_token
 
+    def _kept_bytes(self, kept: Kept) -> int:
+        """Of what is kept of each token, those that lie where keys and values are."""
+        return kept.bytes_per_token if self.device.type == "cpu" else 0
+
+    def _bytes_beside(self, kept: Kept) -> int:
+        return kept.bytes_per_token - self._kept_bytes(kept)
+
 
 _DENSE = torch.contiguous_format
+
+
+@contextmanager
+def _taken_from(budget: MemoryBudget, num_bytes: int, need: str) -> Iterator[None]:
+    if not budget.reserve(num_bytes):
+        room = budget.room()
+        raise KVMemorySpent(
+            f"{need} and {_mib(room.free_bytes)} of {_mib(room.limit_bytes)} MiB are free. "
+            "Wait for other sessions to end, shorten the prompt or the answer, or give the device more memory."
+        )
+    try:
+        yield
+    except KVMemorySpent:
+        budget.release(num_bytes)
+        raise
 
 
 def _mib(num_bytes: int) -> str:

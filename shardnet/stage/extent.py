@@ -18,6 +18,7 @@ from torch import Tensor
 
 from shardnet.errors import KVMemorySpent
 from shardnet.models.kv import ON_CPU, BlockKV
+from shardnet.process.compute import is_out_of_memory
 
 ID_BYTES = 8
 """Of a token's id in an array."""
@@ -145,7 +146,9 @@ class _Taken:
     def __init__(self, shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> None:
         try:
             self.tensor = torch.empty(shape, dtype=dtype, device=device)
-        except torch.OutOfMemoryError as cause:
+        except RuntimeError as cause:
+            if not is_out_of_memory(cause):
+                raise
             num_bytes = prod(shape) * dtype.itemsize
             raise KVMemorySpent(
                 f"{device} gives no {num_bytes / 2**20:.1f} MiB of memory for KV cache. Wait for other sessions to end."

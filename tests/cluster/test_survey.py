@@ -9,10 +9,12 @@ from typing import Any, cast
 
 import pytest
 
+from shardnet.cluster.placement import num_at_once
 from shardnet.cluster.survey import Surveyor
 from shardnet.described.model_sizes import ModelConfig, unit_works
 from shardnet.loader import ModelFiles
 from shardnet.models.plain_config import PlainConfig
+from shardnet.plan import Plan, StagePlan
 from shardnet.profiling.hardware import Hardware
 from shardnet.profiling.link_probe import expose_probe
 from shardnet.profiling.measurement import DeviceMeasurement, StepTiming, UnitMeasurement
@@ -155,3 +157,13 @@ def test_an_accelerator_shares_no_memory_with_the_processor_of_its_host() -> Non
         found = Surveyor(here).memory(["a", "b", "c", "d"])
     assert [device.memory_bytes for device in found] == [400_000, 400_000, 900_000, 900_000]
     assert len({device.host for device in found}) == 3
+
+
+def test_devices_of_one_card_do_not_compute_at_the_same_time() -> None:
+    """As many groups of sessions went round as the processor beside it had cores for, and waited for each other."""
+    plan = Plan(tuple(StagePlan(name, number, number) for number, name in enumerate("abcd")))
+    with InProcessNetwork() as network:
+        here = network.join("coordinator")
+        for name, compute in (("a", "cuda:0"), ("b", "cuda:0"), ("c", "cpu"), ("d", "cpu")):
+            PlayedDevice(network.join(name), "node", "node", f"1-thread-{compute}", 0.001, 0, compute)
+        assert num_at_once(plan, Surveyor(here).memory("abcd")) == 3

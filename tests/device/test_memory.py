@@ -27,6 +27,7 @@ class PlayedStage:
     def __init__(self) -> None:
         self.unread_bytes = 0
         self.untouched_kv_bytes = 0
+        self.untouched_bytes_beside = 0
 
     @property
     def untouched_bytes(self) -> int:
@@ -50,6 +51,21 @@ def test_weights_and_what_is_promised_to_sessions_are_taken_from_one_memory(monk
     assert memory.budget.room() == (0, 100)
     memory.budget.release(60)
     assert sessions.reserve(60) and not sessions.reserve(1)
+
+
+def test_beside_an_accelerator_sessions_keep_no_more_than_the_processors_memory_has(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(memory_module, "usable_compute_bytes", lambda compute: 10**9)
+    usable_bytes = 100
+    monkeypatch.setattr(memory_module, "usable_memory_bytes", lambda: usable_bytes)
+    stage = PlayedStage()
+    memory = DeviceMemory("a", lambda: [stage], compute="cuda:0")
+    memory.reserve_weights(60, stage)
+    assert memory.beside.reserve(80) and not memory.beside.reserve(21)
+    stage.untouched_bytes_beside, usable_bytes = 50, 90  # 30 of the 80 are written, and somebody else has ended
+    memory.reserve_weights(60, stage)
+    assert memory.beside.room() == (40, 120)
 
 
 def test_a_device_that_joined_while_memory_was_full_does_not_stay_small(

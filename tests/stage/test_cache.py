@@ -232,6 +232,55 @@ def test_a_long_session_fits_beside_a_short_one_on_an_accelerator() -> None:
     assert budget.reserved_bytes == 5100 * BYTES_PER_TOKEN
 
 
+def test_what_is_kept_beside_an_accelerator_is_taken_from_the_memory_of_the_processor() -> None:
+    """It was taken from the accelerator's budget, where it is not, and from nobody's where it is."""
+    kept = Kept(4, torch.float32, 1)
+    budget, beside = MemoryBudget(2000 * BYTES_PER_TOKEN), MemoryBudget(100 * kept.bytes_per_token)
+    meta = torch.device("meta")
+    cache, other = (KVCache([block], torch.float32, budget, kept, meta, beside) for block in LAYOUT)
+    cache.open(0, 30)
+    cache.advance(0, 10)
+    cache.grow(0, 40)
+    assert beside.reserved_bytes == 40 * kept.bytes_per_token
+    assert cache.untouched_bytes == 0 and cache.untouched_bytes_beside == 30 * kept.bytes_per_token
+    with pytest.raises(KVMemorySpent, match="beside the accelerator and"):
+        cache.open(1, 61)
+    assert budget.reserved_bytes == 40 * cache.bytes_per_token, "what the accelerator had for it is free again"
+    other.open(0, 40)
+    cache.join(other, kept)
+    assert beside.reserved_bytes == 40 * kept.bytes_per_token
+    cache.trim(LAYOUT[:1], kept._replace(width=0), forgets=True)
+    assert beside.reserved_bytes == 40 * 8
+    cache.close(0)
+    assert (budget.reserved_bytes, beside.reserved_bytes) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory."), KVMemorySpent),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 8.80 GB, max allowed: 9.07 GB)."), KVMemorySpent),
+        (RuntimeError("Invalid buffer size: 14.90 GB"), KVMemorySpent),
+        (RuntimeError("something else"), RuntimeError),
+    ],
+    ids=["cuda", "metal", "metal, one tensor", "another error"],
+)
+def test_an_accelerator_that_is_full_says_so_in_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, error: RuntimeError, raised: type[Exception]
+) -> None:
+    """Metal has no error of its own for it: what it said came out as a mistake of ours."""
+    made = torch.empty
+
+    def make(*shape: Any, device: Any = None, **how: Any) -> torch.Tensor:
+        if device is not None:
+            raise error
+        return made(*shape, **how)
+
+    monkeypatch.setattr(torch, "empty", make)
+    with pytest.raises(raised, match="meta gives no" if raised is KVMemorySpent else "something else"):
+        KVCache(LAYOUT, torch.float32, device=torch.device("meta")).open(0, 10)
+
+
 @pytest.mark.parametrize("short_of", ["memory", "addresses"])
 def test_what_finds_no_room_beside_fewer_blocks_leaves_all_as_it_was(
     monkeypatch: pytest.MonkeyPatch, short_of: str
