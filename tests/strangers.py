@@ -6,9 +6,10 @@ import asyncio
 import os
 import pickle
 import random
+import re
 import ssl
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -16,6 +17,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from shardnet.errors import JoinFailed
+from shardnet.gate.tokens import Pace
+from shardnet.gate.turns import Paces
 from shardnet.trust.addresses import Address
 from shardnet.trust.asking import Asking, by_code, by_token
 from shardnet.trust.codes import Code
@@ -28,6 +31,9 @@ from shardnet.tunnel.frames import Kind
 from shardnet.tunnel.greeting import Greeting, draw_gate, draw_identity, pack_greeting
 
 KEY = ec.generate_private_key(ec.SECP256R1())
+AT_ANY_PACE = Paces(Pace(1e6, 1000), Pace(1e6, 1000))
+"""A gate at which nobody waits for a turn."""
+SENT_AWAY = re.compile(r": (\d+) came too soon after others")
 
 
 @dataclass
@@ -49,6 +55,11 @@ class Target:
         self, context: ssl.SSLContext | None = None, dialled: str | None = None
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         return await asyncio.open_connection(*self.address, ssl=context, server_hostname=dialled)
+
+
+def num_logged(said: Iterable[str]) -> int:
+    """How many strangers a log tells of. Of those whose turn did not come it tells together."""
+    return sum(int(found[1]) if (found := SENT_AWAY.search(sentence)) else 1 for sentence in said)
 
 
 async def told(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from shardnet.gate.arrivals import neighbourhood
+from shardnet.gate.turns import neighbourhood, place_of
 from shardnet.process.crowds import Crowds
 from shardnet.trust.answering import Answering, Desk
 from shardnet.trust.certificates import Peer
@@ -37,8 +37,8 @@ class Newcomers:
     def take(self, transport: asyncio.Transport, peer: Peer | None) -> None:
         """Answer a connection."""
         newcomer = _Newcomer(Answering(self._desk, peer), self._over, self._gone)
-        address = transport.get_extra_info("peername")
-        makes_room = self._there.add(newcomer, neighbourhood(address) if peer is None else peer.name)
+        place = place_of(transport.get_extra_info("peername"))
+        makes_room = self._there.add(newcomer, neighbourhood(place) if peer is None else peer.name)
         if makes_room is not None:
             makes_room.hang_up()
         transport.set_protocol(newcomer)
@@ -70,7 +70,7 @@ class _Newcomer(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
-        self.place = str((transport.get_extra_info("peername") or "?")[0])
+        self.place = place_of(transport.get_extra_info("peername"))
 
     def data_received(self, data: bytes) -> None:
         if self._is_over or self._transport is None:

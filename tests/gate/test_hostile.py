@@ -13,13 +13,15 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from strangers import WAYS, Target
+from strangers import AT_ANY_PACE, WAYS, Target, num_logged
 from trusted import Home
 
 from shardnet.gate.arrivals import MOST_OF_ONE, Arrivals, refused
 from shardnet.gate.listening import addresses_of, listen
 from shardnet.gate.newcomers import Newcomers
 from shardnet.gate.renewing import OwnContext
+from shardnet.gate.tokens import Pace
+from shardnet.gate.turns import Paces
 from shardnet.trust.answering import Desk
 from shardnet.trust.authority import LIFE_S
 from shardnet.trust.certificates import Peer
@@ -40,9 +42,9 @@ OWN_GATE = draw_gate()
 
 
 class Gate:
-    """Of the coordinator's host, and whom it has let in."""
+    """Of the coordinator's host, and whom it has let in. Strangers wait for no turn unless that is asked for."""
 
-    def __init__(self, home: Home, folder: Path) -> None:
+    def __init__(self, home: Home, folder: Path, paces: Paces = AT_ANY_PACE) -> None:
         self.said: list[str] = []
         self._said_more = asyncio.Event()
         self.linked: list[Peer] = []
@@ -57,7 +59,9 @@ class Gate:
         key = fingerprint_of(context.identity.key.public_key())
         desk = Desk(home.admission, self.invitations, key, lambda: [self.address])
         newcomers = Newcomers(desk, self.joined.append, self._hear)
-        self.arrivals = Arrivals(listeners, context, home.admission.counts, self._let_in, newcomers.take, self._hear)
+        self.arrivals = Arrivals(
+            *(listeners, context, home.admission.counts, self._let_in, newcomers.take, self._hear), paces=paces
+        )
         self.phone = home.member(folder / "phone", "phone")
         stolen = home.member(folder / "stolen", "stolen")
         home.admission.revoke("stolen", time.time())
@@ -78,7 +82,7 @@ class Gate:
 
     async def has_said(self, count: int) -> None:
         """What a stranger has heard, the log says a moment later."""
-        while len(self.said) < count:
+        while num_logged(self.said) < count:
             self._said_more.clear()
             await self._said_more.wait()
 
@@ -86,9 +90,14 @@ class Gate:
         self.linked.append(peer)
         self._meeting.accept(transport, peer.name)
 
-    async def is_open_for(self, identity: Identity) -> bool:
-        """Whether a member gets a link session."""
-        reader, writer = await self.target.connect(client_context(identity), server_mark(identity, COORDINATOR))
+    async def is_open_for(self, identity: Identity, at: str = "127.0.0.1") -> bool:
+        """Whether a member gets a link session that comes from an address."""
+        reader, writer = await asyncio.open_connection(
+            *self.address,
+            ssl=client_context(identity),
+            server_hostname=server_mark(identity, COORDINATOR),
+            local_addr=(at, 0),
+        )
         writer.write(frames.pack(Kind.GREETING, payload=pack_greeting(Greeting(draw_identity(), 1, True, OWN_GATE))))
         welcome = await reader.readexactly(frames.HEAD.size)
         writer.transport.abort()
@@ -151,5 +160,42 @@ def test_idle_connections_keep_nobody_out(tmp_path: Path) -> None:
         gate.arrivals.close()
         assert len(gate.said) == 2 * NUM_IDLE and gate.joined == []
         assert sum("made room for others" in each for each in gate.said) >= NUM_IDLE - 65
+
+    asyncio.run(asyncio.wait_for(run(), 100))
+
+
+def test_a_flood_of_strangers_is_begun_with_at_its_pace_and_members_come_in(tmp_path: Path) -> None:
+    """Their handshakes were bounded in number, and not in how many were computed a second."""
+    paces = Paces(of_one=Pace(5.0, 4), of_strangers=Pace(5.0, 4))
+
+    async def run() -> None:
+        gate = Gate(Home(tmp_path / "home"), tmp_path, paces)
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
+        assert await gate.is_open_for(gate.phone, at="127.0.0.2")
+        flood = [await gate.target.connect() for _ in range(2 * NUM_IDLE)]
+        for _, writer in flood:
+            writer.write(b"nonsense")
+        assert await gate.is_open_for(gate.phone, at="127.0.0.2"), "before those who wait"
+        gate.arrivals.close()
+        await gate.has_said(2 * NUM_IDLE)
+        for _, writer in flood:
+            writer.transport.abort()
+        begun = [each for each in gate.said if "sent away" not in each]
+        assert len(begun) <= 4 + 5 * (loop.time() - began_s)
+        assert num_logged(gate.said) == 2 * NUM_IDLE and len(gate.said) == len(begun) + 1
+
+    asyncio.run(asyncio.wait_for(run(), 100))
+
+
+def test_many_members_behind_one_address_come_back_all_at_once(tmp_path: Path) -> None:
+    """Of more than sixteen those that had begun once made room for the others."""
+    async def run() -> None:
+        home = Home(tmp_path / "home")
+        gate = Gate(home, tmp_path, Paces())
+        members = [home.member(tmp_path / f"phone-{number}", f"phone-{number}") for number in range(40)]
+        assert all(await asyncio.gather(*map(gate.is_open_for, members)))
+        gate.arrivals.close()
+        assert gate.said == []
 
     asyncio.run(asyncio.wait_for(run(), 100))

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from strangers import AT_ANY_PACE
 from trusted import Home
 
 from shardnet.gate.arrivals import Arrivals
@@ -33,7 +34,10 @@ async def gate(folder: Path, said: list[str]) -> AsyncIterator[Address]:
     key = fingerprint_of(home.identity.key.public_key())
     newcomers = Newcomers(Desk(home.admission, Invitations(), key, lambda: (address,)), lambda name: None, said.append)
     context = server_context(home.identity)
-    arrivals = Arrivals(listeners, lambda: context, home.admission.counts, lambda *_: None, newcomers.take, said.append)
+    arrivals = Arrivals(
+        *(listeners, lambda: context, home.admission.counts, lambda *_: None, newcomers.take, said.append),
+        paces=AT_ANY_PACE,
+    )
     yield address
     arrivals.close()
 
