@@ -17,8 +17,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from shardnet.errors import JoinFailed
-from shardnet.gate.tokens import Pace
 from shardnet.gate.turns import Paces
+from shardnet.process.tokens import Pace
 from shardnet.trust.addresses import Address
 from shardnet.trust.asking import Asking, by_code, by_token
 from shardnet.trust.codes import Code

@@ -1,4 +1,4 @@
-"""Who comes to the port of a gate: its turn first, then TLS, in little time and few at once, then what it may go on with."""
+"""Who comes to the port of a gate: TLS when it is its turn, in little time and few at once, then what it may do."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Those at the port of a gate whose turn does not come: each is counted, and told of together with others of its address,
-so that no flood fills the log or keeps the gate busy with writing."""
+"""Those at the port of a gate whose turn does not come: each is counted, and told of together with others of its
+address, so that no flood fills the log or keeps the gate busy with writing."""
 
 from __future__ import annotations
 
@@ -40,4 +40,6 @@ class SentAway:
             self._telling = None
         counts, self._counts = self._counts, Counter()
         for place, count in counts.items():
-            self._say(f"{place}: {count} came too soon after others, and were sent away before they had shown who they are")
+            self._say(
+                f"{place}: {count} came too soon after others, and were sent away before they had shown who they are"
+            )

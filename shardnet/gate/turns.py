@@ -1,4 +1,4 @@
-"""Whose handshake is next at the port of a gate: strangers get few a second, however many come. Pure; time is handed in.
+"""Whose handshake is next at the port of a gate: strangers get few a second, however many come. Pure.
 
 Whoever connects takes a token of its neighbourhood and one of all strangers. Where there is none it waits for one, and
 is sent away when that takes too long, or where too many wait. Nobody can tell a member before it has shown its
@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Hashable
-from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
-from shardnet.gate.tokens import Bucket, Buckets, Pace
+from shardnet.process.tokens import Bucket, Buckets, Pace
 
 WAIT_S = 3.0
 """How long somebody may wait: who dials gives up after five seconds."""
@@ -26,8 +25,7 @@ MOST_KNOWN = 256
 T = TypeVar("T", bound=Hashable)
 
 
-@dataclass(frozen=True)
-class Paces:
+class Paces(NamedTuple):
     """Of handshakes. One takes a gate about a millisecond of its processor."""
 
     of_one: Pace = Pace(30.0, 16)

@@ -6,12 +6,13 @@ Needs root: each host is a network namespace. A laptop coordinates, and holds ha
 other half; a third host asks, one answer after the other. From a fourth one strangers come, in all the ways of
 tests/strangers.py, while 100 connections that say nothing are held open; in alternating turns with quiet ones of the
 same length. What strangers compute stands for other machines, and takes several times what it costs the gate. So they
-have a core of this machine, and all hosts of the cluster have the others, in both kinds of turns: what is slower is what
-the cluster suffers. With --shared-cores all share all cores, and strangers' own computing is in the figure.
+have a core of this machine, and all hosts of the cluster have the others, in both kinds of turns: what is slower is
+what the cluster suffers. With --shared-cores all share all cores, and strangers' own computing is in the figure.
 
 Prints tokens per second of both kinds of turns, and what the gate has logged; exit code 1 where an answer is slower by
-more than 10% in the median, a token is wrong, an answer ends, a member is lost, somebody gets in, or not each attempt is
-logged. Who comes too soon after others is counted in the log, and not looked at; the rest is logged with what it was.
+more than 10% in the median, a token is wrong, an answer ends, a member is lost, somebody gets in, or not each attempt
+is logged. Who comes too soon after others is counted in the log, and not looked at; the rest is logged with what it
+was.
 """
 
 from __future__ import annotations
@@ -97,7 +98,8 @@ async def attack(target: Target, seed: int) -> None:
         for way in ways:
             coming.append(asyncio.ensure_future(way(target, dice)))
             await asyncio.sleep(1 / asked["per_second"])
-        failed = [each for each in await asyncio.gather(*coming, return_exceptions=True) if each is not None]
+        ended = await asyncio.gather(*coming, return_exceptions=True)
+        failed = [each for each in ended if each is not None and not isinstance(each, OSError)]  # OSError: sent away
         for _, writer in idle:
             writer.transport.abort()
         print(json.dumps({"got in or failed": [repr(each) for each in failed]}), flush=True)

@@ -20,8 +20,8 @@ from shardnet.gate.arrivals import MOST_OF_ONE, Arrivals, refused
 from shardnet.gate.listening import addresses_of, listen
 from shardnet.gate.newcomers import Newcomers
 from shardnet.gate.renewing import OwnContext
-from shardnet.gate.tokens import Pace
 from shardnet.gate.turns import Paces
+from shardnet.process.tokens import Pace
 from shardnet.trust.answering import Desk
 from shardnet.trust.authority import LIFE_S
 from shardnet.trust.certificates import Peer
@@ -190,6 +190,7 @@ def test_a_flood_of_strangers_is_begun_with_at_its_pace_and_members_come_in(tmp_
 
 def test_many_members_behind_one_address_come_back_all_at_once(tmp_path: Path) -> None:
     """Of more than sixteen those that had begun once made room for the others."""
+
     async def run() -> None:
         home = Home(tmp_path / "home")
         gate = Gate(home, tmp_path, Paces())

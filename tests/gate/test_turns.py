@@ -1,4 +1,4 @@
-"""Who comes to a gate gets its turn: strangers so many a second, whatever they do, and members however many those are."""
+"""Who comes to a gate gets its turn: strangers so many a second, whatever they do, and members at once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shardnet.gate.tokens import Bucket, Buckets, Pace
 from shardnet.gate.turns import (
     MOST_KNOWN,
     MOST_WAITING,
@@ -21,6 +20,7 @@ from shardnet.gate.turns import (
     neighbourhood,
     place_of,
 )
+from shardnet.process.tokens import Pace
 
 PACES = Paces()
 PLACES = [*(f"10.0.0.{number}" for number in range(1, 60)), *(f"2001:db8::{number:x}" for number in range(1, 9))]
@@ -177,23 +177,6 @@ def test_of_too_many_the_last_of_the_largest_crowd_is_sent_away() -> None:
             turns.come(f"{place} {number}", place, 0.0)
     assert len(turns.waiting) == MOST_WAITING
     assert sum(each.startswith("10.0.0.3 ") for each in turns.waiting) == 30
-
-
-def test_a_bucket_gives_what_comes_into_it() -> None:
-    bucket = Bucket(Pace(2.0, 3))
-    for _ in range(3):
-        assert bucket.free_s <= 5.0
-        bucket.take(5.0)
-    assert bucket.free_s == 5.5 and not bucket.is_full(6.0) and bucket.is_full(6.5)
-    bucket.give_back()
-    assert bucket.free_s == 5.0
-
-
-def test_buckets_that_are_full_are_forgotten() -> None:
-    buckets = Buckets(Pace(1.0, 1), most=10)
-    for number in range(100):
-        buckets.take(str(number), number / 2)
-    assert len(buckets) <= 10
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,22 @@ from processes import wait_until
 
 from shardnet.errors import ClusterError, JoinFailed, NameTaken, PortTaken
 from shardnet.transport.door.connection import DoorConnection
+from shardnet.transport.door.desk import CLASHES
 from shardnet.transport.door.door import Door, serve_door
 from shardnet.transport.door.membership import Membership
-from shardnet.transport.door.messages import AddPort, AllTold, Carried, Carrying, Done, DropPort, News, Refused, pack
+from shardnet.transport.door.messages import (
+    AddPort,
+    AllTold,
+    Carried,
+    Carrying,
+    Done,
+    DropPort,
+    News,
+    Refused,
+    Unreachable,
+    pack,
+)
+from shardnet.transport.door.roster import MOST_OF_HOST
 
 
 @pytest.fixture
@@ -129,11 +142,15 @@ class Cluster:
         self._ends.callback(gate.end)
         return gate
 
-    def join(self, name: str, port: int, host: str = "") -> Visitor:
-        if host and host not in self._carriers:
+    def carried(self, host: str) -> str:
+        """Where the door is for members of another host."""
+        if host not in self._carriers:
             self._carriers[host] = Carrier(self._door, host, self._folder / host)
             self._ends.callback(self._carriers[host].close)
-        visitor = Visitor(self._carriers[host].endpoint if host else self._door.endpoint)
+        return self._carriers[host].endpoint
+
+    def join(self, name: str, port: int, host: str = "", kind: type[Visitor] | None = None) -> Visitor:
+        visitor = (kind or Visitor)(self.carried(host) if host else self._door.endpoint)
         self._ends.callback(visitor.membership.close)
         visitor.enlist(name, f"uv://127.0.0.1:{port}")
         return visitor
@@ -246,3 +263,65 @@ def test_nonsense_at_the_gate_is_hung_up_on(door: Door, cluster: Cluster, said: 
             pass
     cluster.gate()
     cluster.join("phone", 4001, "phone")
+
+
+class Liar(Visitor):
+    """Its gate says of every newcomer that its port is taken there."""
+
+    def _hear(self, news: News) -> None:
+        is_there = bool(self.hosts)
+        super()._hear(news)
+        for member_id, _, _, _ in news.joined:
+            if is_there:
+                self.membership._connection.say(Unreachable(member_id))
+
+
+def test_a_host_does_not_keep_others_out_for_long_by_saying_that_ports_are_taken(cluster: Cluster) -> None:
+    """Whatever it said was believed, on and on."""
+    cluster.gate()
+    first = cluster.join("phone", 4001, "phone")
+    liar = cluster.join("liar", 4002, "liar", Liar)
+    for number in range(CLASHES.at_once):
+        with pytest.raises(PortTaken):
+            cluster.join("laptop", 4010 + number)
+    laptop = cluster.join("laptop", 4020)
+    assert liar.struck.wait(10) and not first.struck.is_set() and not laptop.struck.is_set()
+
+
+class Slow(Visitor):
+    """Something happens before it has heard of the next newcomer."""
+
+    meanwhile: Callable[[int], None] | None = None
+
+    def _hear(self, news: News) -> None:
+        super()._hear(news)
+        if self.meanwhile is not None:
+            self.meanwhile(news.joined[0][0])
+
+
+def test_who_is_no_member_says_nothing_of_ports(cluster: Cluster) -> None:
+    cluster.gate()
+    slow = cluster.join("phone", 4001, "phone", Slow)
+    stranger = Visitor(cluster.carried("phone"))
+
+    def lie(newcomer: int) -> None:
+        slow.meanwhile = None
+        stranger.membership._connection.say(Unreachable(newcomer))
+        stranger.membership.draw("any", 1)
+
+    slow.meanwhile = lie  # type: ignore[method-assign]
+    laptop = cluster.join("laptop", 4003)
+    assert slow.meanwhile is None and not laptop.struck.is_set()
+    stranger.membership.close()
+
+
+def test_a_host_has_so_many_members_and_no_more(cluster: Cluster) -> None:
+    """It could use up all ids and what the door can hold."""
+    cluster.gate()
+    numbers = range(1, MOST_OF_HOST + 1)
+    members = [cluster.join(f"phone:{number}", 4000 + number, "phone") for number in numbers]
+    with pytest.raises(JoinFailed, match="The host phone has 32 members in this cluster"):
+        cluster.join("@source-1", 4100, "phone")
+    cluster.join("tablet", 4101, "tablet")
+    members.pop().membership.leave()
+    cluster.join("@source-1", 4102, "phone")

@@ -14,6 +14,7 @@ from typing import Any
 
 from shardnet.errors import ClusterError, Evicted, JoinFailed, NameTaken, PortTaken, ShardnetError
 from shardnet.process.identity import has_ended
+from shardnet.process.tokens import Buckets, Pace
 from shardnet.transport.door import messages
 from shardnet.transport.door.gate import Gate
 from shardnet.transport.door.guest import Guest
@@ -48,6 +49,8 @@ KEEP_AGAIN_S = 1.0
 """After which the roster is written again, where the disk was full."""
 MOST_QUESTIONS = 64
 """Of one guest at the same time."""
+CLASHES = Pace(per_s=1 / 60, at_once=3)
+"""How often a host is believed that the port of a newcomer is taken there. Where all ports seem to be, it has to go."""
 
 
 class Desk:
@@ -64,6 +67,8 @@ class Desk:
         self._is_publishing = False
         self._is_closed = False
         self._gate = Gate(self._turn_out)
+        self._clashes = Buckets(CLASHES)
+        """By the host that says so."""
         self._serves: dict[type, Callable[[Guest, Any], Awaitable[int]]] = {
             Enter: self._enter,
             Enlist: self._enlist,
@@ -189,10 +194,13 @@ class Desk:
         return version
 
     def _hear_of_clash(self, guest: Guest, member_id: int) -> None:
-        """The gate of another host says that the port of a member is taken there. Whoever of the two has come later
-        cannot be in the cluster so."""
+        """The gate of another host says, among what a member of its says, that the port of another member is taken
+        there. Whoever of the two has come later cannot be in the cluster so. No host keeps others out by saying so
+        again and again: it goes itself then."""
+        if self._members.get(guest.id) is not guest:
+            return
         newcomer, member = self._members.get(member_id), self._roster.member(member_id)
-        if newcomer is not None and newcomer.is_enlisting:
+        if newcomer is not None and newcomer.is_enlisting and self._is_believed(guest.host):
             newcomer.is_unreachable = True
             self._strike_off(member_id)
         elif member is not None and guest.is_enlisting:
@@ -200,6 +208,13 @@ class Desk:
             self._part(guest)
         elif member is not None:
             self._turn_out(guest.id)
+
+    def _is_believed(self, host: str) -> bool:
+        now_s = asyncio.get_running_loop().time()
+        if now_s < self._clashes.free_s(host):
+            return False
+        self._clashes.take(host, now_s)
+        return True
 
     def _try(self, guest: Guest, newcomer: Member) -> Member | None:
         """Put a newcomer on the roster, or return who holds its name."""

@@ -17,6 +17,8 @@ from shardnet.transport.door.messages import News
 
 MAX_ID = 2**15 - 1
 """torch keeps the id of an agent in 16 bits."""
+MOST_OF_HOST = 32
+"""Members, of a host that is not the door's: it leaves ids and room to others."""
 MOST_COUNTERS = 64
 MOST_DRAWN = 2**62
 
@@ -108,11 +110,17 @@ class Roster:
 
         Raises:
             ClusterError: it is there already, or was struck off.
+            JoinFailed: its host has as many members as it may.
         """
         self.require_new(newcomer.id)
         holder = self._ids.get(newcomer.name)
         if holder is not None:
             return self._members[holder]
+        if newcomer.host and sum(each.host == newcomer.host for each in self.members) >= MOST_OF_HOST:
+            raise JoinFailed(
+                f"The host {newcomer.host} has {MOST_OF_HOST} members in this cluster, devices and who asks it, and no "
+                "more can be. Let one of them leave."
+            )
         self._change()
         self._members[newcomer.id] = newcomer
         self._ids[newcomer.name] = newcomer.id
