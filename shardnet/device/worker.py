@@ -92,7 +92,9 @@ class Worker:
         memory = DeviceMemory(transport.name, self._stages.hosts, self._most_memory_bytes, self.compute)
         weights = SharedWeights()
         depot = Depot(transport, self.cache_dir, self._fetch_limits, weights.roots, self.on_fetch)
-        self.premises = Premises(transport, self.num_threads, depot, memory, self._pace, weights, self.device)
+        self.premises = Premises(
+            transport, self.num_threads, depot, memory, depot.beside(self._pace), weights, self.device
+        )
         for endpoint, handler in (
             ("describe", self.describe),
             ("profile", self.profile),

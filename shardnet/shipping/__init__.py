@@ -3,6 +3,6 @@
 which part from whom          `errand` (pure)
 who has what                  `directory` (pure), asked of the coordinator's `dispatch`
 what lies on this disk        `store`; what of it may stay, `space` (pure)
-what others get from here     `shelf`
+what others get from here     `shelf`; when they wait, `courtesy` (pure)
 all of a device's             `depot`, which fetches by `fetching` at its own `pace`
 """

@@ -14,15 +14,19 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+from torch import Tensor
+
 from shardnet.errors import DamagedCheckpoint, ModelNotFound
 from shardnet.loader.copies import Copy
 from shardnet.loader.sources import find_copy, require_copy
 from shardnet.process.threads import on_thread
+from shardnet.shipping.courtesy import Courtesy
 from shardnet.shipping.fetching import LOOK_S, Fetch, Tally, Way, ask_for_parts
 from shardnet.shipping.limits import FetchLimits
 from shardnet.shipping.pace import FetchPace
 from shardnet.shipping.shelf import Shelf
 from shardnet.shipping.store import Store
+from shardnet.stage.pace import Pace
 from shardnet.transport.base import Transport
 from shardnet.transport.messages import StageSpec
 from shardnet.transport.shipping_messages import CheckpointList, FetchProgress
@@ -53,7 +57,8 @@ class Depot:
         self._in_use = in_use
         self._on_progress = on_progress
         self._store = Store(transport.name, cache_dir / "fetched", limits.cache_bytes)
-        self._shelf = Shelf(transport.name, self._store)
+        self._courtesy = Courtesy()
+        self._shelf = Shelf(transport.name, self._store, self._courtesy)
         self._pace = FetchPace(limits.bytes_per_s)
         self._claimed: set[str] = set()
         """Tensors that are being fetched."""
@@ -61,6 +66,18 @@ class Depot:
         transport.expose("has_copy", self.has_copy)
         transport.expose("take_list", self.take_list)
         transport.expose("weights_chunk", self._shelf.chunk)
+
+    def beside(self, pace: Pace) -> Pace:
+        """The same pace for stages, towards whose steps this is courteous."""
+
+        def run(work: Callable[[], Tensor]) -> Tensor:
+            self._courtesy.step_begins(time.monotonic())
+            try:
+                return pace(work)
+            finally:
+                self._courtesy.step_ends(time.monotonic())
+
+        return run
 
     def has_copy(self, checkpoint: str) -> Future[bool]:
         """Whether this device has the files of a checkpoint. From now on others may fetch from these."""

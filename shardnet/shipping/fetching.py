@@ -1,6 +1,7 @@
 """Fetches what lacks of a shard's tensors: a few requests under way, each part compared as it comes, and kept at once.
 
-Runs on the thread of whoever loads, which is none of the network's. What decides is `errand`; here it is done.
+Runs on the thread of whoever loads, which is none of the network's, and compares and writes on another one: meanwhile
+more is asked for. What decides is `errand`; here it is done.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import NamedTuple
 
 from shardnet.errors import CallTimeout, ClusterError, DamagedCheckpoint, DeviceLost, ShardnetError
 from shardnet.loader.parts import cut
+from shardnet.process.threads import Errands, do_for
 from shardnet.shipping.errand import Errand, Order
 from shardnet.shipping.pace import FetchPace
 from shardnet.shipping.store import Store, num_bytes_of
@@ -30,8 +32,10 @@ from shardnet.transport.shipping_messages import (
     Tensors,
 )
 
-MOST_CHUNKS = 16
+MOST_CHUNKS = 32
 """Under way to this device for one shard; of large ones it has fewer, see `window`."""
+MOST_WHOLE = 4
+"""Parts that have come and wait to be compared and written: where it is more, nothing is asked for."""
 CHUNK_S = 30.0
 ASK_S = 30.0
 LOOK_S = 0.2
@@ -116,9 +120,11 @@ class Fetch:
         self._open: list[_OpenPart] = []
         self._windows: dict[str, FetchWindow] = defaultdict(FetchWindow)
         """By holder."""
-        self._answers: queue.SimpleQueue[tuple[_Asked, float, Future[bytes]]] = queue.SimpleQueue()
-        """With when each came."""
+        self._news: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
+        """What is to be done as something came, or was kept."""
         self._num_under_way = 0
+        self._num_whole = 0
+        """Parts that are being compared and kept."""
         self._came_s = time.monotonic()
         """When something last came."""
         self._tell("tensors_held", [root for root, lacks in lacking.items() if not lacks])
@@ -132,11 +138,12 @@ class Fetch:
             DoesNotFit: the disk is full.
         """
         try:
-            while not self._errand.is_done:
-                self._find_holders()
-                self._ask()
-                self._take_answers()
-                told(self.tally)
+            with Errands("shardnet-keep") as keeper:
+                while not self._errand.is_done:
+                    self._find_holders()
+                    self._ask()
+                    self._take_news(keeper)
+                    told(self.tally)
         finally:
             self._tell("fetch_over", self._errand.lacking)
 
@@ -173,12 +180,13 @@ class Fetch:
 
     def _ask(self) -> None:
         """Send as many requests as may be under way."""
-        while self._num_under_way < MOST_CHUNKS:
+        while self._num_under_way < MOST_CHUNKS and self._num_whole < MOST_WHOLE:
             part = self._part_to_ask()
-            if part is None or not self._windows[part.order.holder].is_open:
+            if part is None:
                 return
-            size = min(self._windows[part.order.holder].chunk_bytes, len(part.data) - part.num_asked)
-            if not self._pace.take(size, time.monotonic()):
+            window = self._windows[part.order.holder]
+            size = min(window.chunk_bytes, len(part.data) - part.num_asked)
+            if not window.is_open_for(size) or not self._pace.take(size, time.monotonic()):
                 return
             self._send(part, size)
 
@@ -205,16 +213,19 @@ class Fetch:
 
     def _hear(self, asked: _Asked, answer: Future[bytes]) -> None:
         """On a thread of the network."""
-        self._answers.put((asked, time.monotonic(), answer))
+        self._news.put(partial(self._take, asked, time.monotonic(), answer))
 
     # ---- what comes ----
 
-    def _take_answers(self) -> None:
-        """Wait for one, and take all that are there; no longer than until there is something else to do."""
+    def _take_news(self, keeper: Errands) -> None:
+        """Wait for some, and take all that are there; no longer than until there is something else to do."""
         pause_s = self._pace.wait_s(time.monotonic()) if self._num_under_way < MOST_CHUNKS else LOOK_S
         waits = self._errand.waited_for()
-        for asked, came_s, answer in self._next_answers(min(LOOK_S, pause_s) if pause_s > 0 else LOOK_S):
-            self._take(asked, came_s, answer)
+        for take in self._next_news(min(LOOK_S, pause_s) if pause_s > 0 else LOOK_S):
+            take()
+        for part in [part for part in self._open if part.is_over]:
+            self._open.remove(part)
+            self._settle(part, keeper)
         if not waits:
             return
         if time.monotonic() - self._came_s > STALLED_S:
@@ -224,11 +235,11 @@ class Fetch:
         if self._num_under_way == 0:
             self._errand.look_again()
 
-    def _next_answers(self, wait_s: float) -> Iterator[tuple[_Asked, float, Future[bytes]]]:
+    def _next_news(self, wait_s: float) -> Iterator[Callable[[], object]]:
         try:
-            yield self._answers.get(timeout=wait_s)
+            yield self._news.get(timeout=wait_s)
             while True:
-                yield self._answers.get_nowait()
+                yield self._news.get_nowait()
         except queue.Empty:
             return
 
@@ -249,11 +260,8 @@ class Fetch:
             window.failed(size)
             part.is_on_its_way = data == b""
             part.error = part.error or _nothing_of_the_kind(part, data)
-        if part.is_over:
-            self._open.remove(part)
-            self._settle(part)
 
-    def _settle(self, part: _OpenPart) -> None:
+    def _settle(self, part: _OpenPart, keeper: Errands) -> None:
         """A part came, or did not."""
         order = part.order
         if isinstance(part.error, (DeviceLost, CallTimeout)):
@@ -262,15 +270,28 @@ class Fetch:
             self._errand.was_refused(order)
         elif part.is_on_its_way:
             self._errand.is_on_its_way(order)
-        elif self._store.write(order.root, order.part, memoryview(part.data)):
-            self._errand.came(order)
-            self.tally.done_bytes += len(part.data)
-            self.tally.bytes_from[order.holder] += len(part.data)
-            if self._store.is_whole(order.root):
-                self._tell("tensors_held", [order.root])
         else:
+            self._num_whole += 1
+            keeper.do(partial(self._keep, part))
+
+    def _keep(self, part: _OpenPart) -> None:
+        """On the thread for that."""
+        kept: Future[bool] = Future()
+        do_for(kept, partial(self._store.write, part.order.root, part.order.part, memoryview(part.data)))
+        self._news.put(partial(self._take_kept, part, kept))
+
+    def _take_kept(self, part: _OpenPart, kept: Future[bool]) -> None:
+        self._num_whole -= 1
+        order = part.order
+        if not kept.result():
             self._errand.was_damaged(order)
             self.tally.lies[order.holder] += 1
+            return
+        self._errand.came(order)
+        self.tally.done_bytes += len(part.data)
+        self.tally.bytes_from[order.holder] += len(part.data)
+        if self._store.is_whole(order.root):
+            self._tell("tensors_held", [order.root])
 
     def _tell(self, endpoint: str, roots: Sequence[str]) -> None:
         for some in _by_number(roots):

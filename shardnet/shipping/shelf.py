@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from concurrent.futures import Future
 from functools import partial
 
@@ -14,6 +15,7 @@ from shardnet.loader.copies import Copy
 from shardnet.loader.parts import PART_BYTES
 from shardnet.loader.places import TensorPlace
 from shardnet.process.threads import Errands, do_for
+from shardnet.shipping.courtesy import Courtesy
 from shardnet.shipping.store import Store
 from shardnet.transport.shipping_messages import MOST_CHUNK_BYTES, ChunkWanted
 
@@ -24,10 +26,11 @@ MOST_WAITING = 64
 class Shelf:
     """Of one member. Reads on a thread of its own, so that nobody on the network waits for a disk."""
 
-    def __init__(self, name: str, store: Store | None = None) -> None:
-        """Args: `store`, where a device keeps what it has fetched."""
+    def __init__(self, name: str, store: Store | None = None, courtesy: Courtesy | None = None) -> None:
+        """Args: `store`, where a device keeps what it has fetched; `courtesy`, towards its stages."""
         self._name = name
         self._store = store
+        self._courtesy = courtesy or Courtesy()
         self._copies: dict[str, dict[str, TensorPlace]] = {}
         """Of checkpoints that lie here as a whole: where each root is, by the checkpoint's name."""
         self._fetched: dict[str, frozenset[str]] = {}
@@ -74,6 +77,8 @@ class Shelf:
             self._reader.end()
 
     def _read(self, answer: Future[bytes], place: TensorPlace, wanted: ChunkWanted) -> None:
+        while (wait_s := self._courtesy.wait_s(time.monotonic())) > 0:
+            time.sleep(wait_s)
         try:
             do_for(answer, partial(_bytes_at, place, wanted.offset, wanted.num_bytes))
         finally:

@@ -6,9 +6,12 @@ import threading
 from pathlib import Path
 
 import pytest
+import torch
 
+from shardnet.shipping.courtesy import LEAD_S
 from shardnet.shipping.depot import Depot
 from shardnet.shipping.limits import NO_LIMITS
+from shardnet.stage.pace import own_pace
 from shardnet.transport import InProcessNetwork
 
 
@@ -28,4 +31,34 @@ def test_nobody_on_the_network_waits_for_what_is_known_of_a_copy(
         assert not asked.done()
         is_read.set()
         assert asked.result(60) is False
+        depot.close()
+
+
+def test_weights_wait_for_the_steps_of_stages_of_this_device(tmp_path: Path) -> None:
+    with InProcessNetwork() as network, network.join("a") as here:
+        depot = Depot(here, tmp_path, NO_LIMITS, set, lambda fetched: None)
+        seen_s: list[float] = []
+
+        def step() -> torch.Tensor:
+            ends_s = [*depot._courtesy._ends_s.values(), 0.0][0]
+            seen_s.append(depot._courtesy.wait_s(ends_s - LEAD_S / 2) if ends_s else 0.0)
+            return torch.zeros(1)
+
+        pace = depot.beside(own_pace)
+        assert [pace(step).shape for _ in range(2)] == [(1,), (1,)]
+        assert seen_s[0] == 0.0 and seen_s[1] > 0.0
+        depot.close()
+
+
+def test_a_step_that_fails_is_over(tmp_path: Path) -> None:
+    with InProcessNetwork() as network, network.join("a") as here:
+        depot = Depot(here, tmp_path, NO_LIMITS, set, lambda fetched: None)
+
+        def fail() -> torch.Tensor:
+            raise RuntimeError("out of memory")
+
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match="out of memory"):
+                depot.beside(own_pace)(fail)
+        assert not depot._courtesy._ends_s
         depot.close()

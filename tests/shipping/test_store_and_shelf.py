@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from shardnet.errors import BadRequest, DamagedCheckpoint, DoesNotFit, ModelNotFound
 from shardnet.loader.parts import PART_BYTES, checkpoint_name, hashes_of, tensor_root
+from shardnet.shipping.courtesy import LEAD_S, Courtesy
 from shardnet.shipping.shelf import Shelf
 from shardnet.shipping.store import MOST_LISTS, Store
 from shardnet.transport.shipping_messages import CheckpointList, ChunkWanted, TensorParts
@@ -226,6 +228,22 @@ def test_others_get_parts_that_are_there_of_what_was_opened(tmp_path: Path) -> N
             shelf.chunk(ChunkWanted("C", other, 0, 10))
         with pytest.raises(ModelNotFound):
             shelf.chunk(ChunkWanted("../C", root, 0, 10))
+        shelf.close()
+
+
+def test_nothing_is_given_before_a_step_that_is_about_to_end(tmp_path: Path) -> None:
+    root, parts, data = LARGE
+    with store_in(tmp_path) as store:
+        filled(store, root, parts, data)
+        courtesy = Courtesy()
+        courtesy.step_begins(0.0)
+        courtesy.step_ends(30.0)
+        shelf = Shelf("phone", store, courtesy)
+        shelf.open_fetched("C", frozenset([root]))
+        ends_s = time.monotonic() + LEAD_S / 2
+        courtesy.step_begins(ends_s - 30.0)
+        assert shelf.chunk(ChunkWanted("C", root, 0, 10)).result() == data[:10]
+        assert time.monotonic() >= ends_s
         shelf.close()
 
 
