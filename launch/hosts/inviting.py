@@ -47,7 +47,8 @@ def show(invitation: dict[str, Any]) -> None:
 
 class Inviting:
     """Keeps one invitation open, and tells of each new one: a code that somebody has guessed at is replaced, and so is
-    an invitation that was used. One that has expired is not.
+    an invitation that was used. One that has expired is not. One that a coordinator has left open that was killed is
+    shown by the next one.
 
     Args:
         tell: given each, on a thread of its own.
@@ -65,7 +66,7 @@ class Inviting:
         Raises:
             ShardnetError: the gate does not answer.
         """
-        self._shown: dict[str, Any] = ask_gate(self._folder, "invite")
+        self._shown: dict[str, Any] = ask_gate(self._folder, "screen")
         self._thread.start()
         return self._shown
 
@@ -86,7 +87,7 @@ class Inviting:
         if now is None:
             if time.time() >= self._shown["qr_until_s"]:
                 return
-            now = ask_gate(self._folder, "invite")
+            now = ask_gate(self._folder, "screen")
         is_new = now["number"] != self._shown["number"] or now["code"] not in (self._shown["code"], None)
         self._shown = now
         if is_new:

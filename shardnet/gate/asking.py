@@ -5,7 +5,8 @@ from __future__ import annotations
 import socket
 import ssl
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 
 from shardnet.errors import JoinFailed
@@ -20,6 +21,9 @@ from shardnet.trust.payload import Payload
 
 DIAL_S = 5.0
 ANSWER_S = 20.0
+"""How long one gate may take for all that it says."""
+ENROL_S = 60.0
+"""How long it may take to be taken in, at whatever address."""
 
 
 def enrol(folder: Path, invitation: Code | Payload, name: str, gates: Sequence[Address]) -> Identity:
@@ -27,7 +31,8 @@ def enrol(folder: Path, invitation: Code | Payload, name: str, gates: Sequence[A
 
     Args:
         folder: the state folder of the cluster on this host.
-        gates: where to dial; one after the other is tried until somebody answers.
+        gates: where to dial, one after the other until the cluster of the invitation answers: at an address of its,
+            another one may be by now, or something else.
 
     Raises:
         JoinFailed: nobody answers, or who answers refuses (`NameTaken` where another name would do).
@@ -36,47 +41,102 @@ def enrol(folder: Path, invitation: Code | Payload, name: str, gates: Sequence[A
     state = StateFolder(folder)
     try:
         key = host_key(state)
-        with _dialled(gates) as connection:
-            shown = connection.getpeercert(binary_form=True) or b""
+
+        def machine_for(shown: bytes) -> Asking:
             if isinstance(invitation, Code):
-                machine = by_code(invitation, key, name, shown)
-            else:
-                machine = by_token(invitation, key, name, shown)
-            enrolled = _conversed(machine, connection)
+                return by_code(invitation, key, name, shown)
+            return by_token(invitation, key, name, shown)
+
+        enrolled = _first_that_takes_in(gates, machine_for)
         dialled = [gate for gate in gates if gate not in enrolled.gates]
         return keep_identity(state, enrolled.certificate, enrolled.authority, [*enrolled.gates, *dialled])
     finally:
         state.close()
 
 
-def _dialled(gates: Sequence[Address]) -> ssl.SSLSocket:
+def _first_that_takes_in(gates: Sequence[Address], machine_for: Callable[[bytes], Asking]) -> Enrolled:
+    """By the gate of the cluster. Nothing of the invitation was told to those before it."""
     context = enrolment_context()
+    until_s = time.monotonic() + ENROL_S
     why = ""
+    elsewhere: JoinFailed | None = None
     for gate in gates:
         try:
-            plain = socket.create_connection(gate, DIAL_S)
+            connection = _dialled(gate, context, until_s)
         except OSError as error:
-            why = f"{gate}: {error.strerror or error}"
+            said = reason_of(error) if isinstance(error, ssl.SSLError) else error.strerror or error
+            why = f"{gate}: {said}"
             continue
-        try:
-            plain.settimeout(ANSWER_S)
-            return context.wrap_socket(plain)
-        except OSError as error:
-            plain.close()
-            why = f"{gate}: {reason_of(error)}"
-    raise JoinFailed(f"No cluster answers ({why}). Look whether it runs, and whether both are in the same network.")
+        with closing(connection):
+            conversation = _Conversation(connection, min(until_s, time.monotonic() + ANSWER_S))
+            try:
+                return conversation.hold(machine_for)
+            except JoinFailed as error:
+                if not conversation.may_be_elsewhere:
+                    raise
+                elsewhere = error
+    raise elsewhere or JoinFailed(
+        f"No cluster answers ({why}). Look whether it runs, and whether both are in the same network."
+    )
 
 
-def _conversed(machine: Asking, connection: ssl.SSLSocket) -> Enrolled:
+def _dialled(gate: Address, context: ssl.SSLContext, until_s: float) -> ssl.SSLSocket:
+    """
+    Raises:
+        OSError: nobody answers there who speaks TLS as gates do.
+    """
+    plain = socket.create_connection(gate, min(DIAL_S, _left_s(until_s)))
     try:
-        connection.sendall(machine.start())
-        while machine.result is None:
-            part = connection.recv(2**14)
-            if not part:
-                raise machine.cut_off()
-            answer = machine.receive(part, time.time())
-            if answer:
-                connection.sendall(answer)
-    except OSError as error:
-        raise machine.cut_off() from error
-    return machine.result
+        plain.settimeout(min(ANSWER_S, _left_s(until_s)))
+        return context.wrap_socket(plain)
+    except OSError:
+        plain.close()
+        raise
+
+
+class _Conversation:
+    """With one gate, until a time."""
+
+    def __init__(self, connection: ssl.SSLSocket, until_s: float) -> None:
+        self._connection = connection
+        self._until_s = until_s
+        self.may_be_elsewhere = True
+        """The cluster, so far: see `Asking.may_be_elsewhere`."""
+
+    def hold(self, machine_for: Callable[[bytes], Asking]) -> Enrolled:
+        """
+        Raises:
+            JoinFailed: who answers refuses, takes too long, or is no gate of the cluster.
+        """
+        machine = machine_for(self._connection.getpeercert(binary_form=True) or b"")
+        try:
+            self._say(machine.start())
+            while machine.result is None:
+                self._say(machine.receive(self._heard(machine), time.time()))
+        except OSError as error:
+            raise machine.cut_off() from error
+        finally:
+            self.may_be_elsewhere = machine.may_be_elsewhere
+        return machine.result
+
+    def _heard(self, machine: Asking) -> bytes:
+        self._connection.settimeout(_left_s(self._until_s))
+        part = self._connection.recv(2**14)
+        if not part:
+            raise machine.cut_off()
+        return part
+
+    def _say(self, what: bytes) -> None:
+        self._connection.settimeout(_left_s(self._until_s))
+        self._connection.sendall(what)
+
+
+def _left_s(until_s: float) -> float:
+    """
+    Raises:
+        TimeoutError: nothing.
+    """
+    left_s = until_s - time.monotonic()
+    if left_s <= 0:
+        raise TimeoutError("it takes too long")
+    return left_s

@@ -16,7 +16,7 @@ from typing import Any
 from shardnet.errors import ShardnetError, UsageError
 from shardnet.trust.addresses import Address
 from shardnet.trust.admission import Admission
-from shardnet.trust.invitations import Invitation, Invitations
+from shardnet.trust.invitations import MOST_OPEN, Invitation, Invitations
 from shardnet.trust.payload import Payload
 
 MOST_QUESTION_BYTES = 2**12
@@ -45,6 +45,8 @@ class TrustDesk:
         self._gates = gates
         self._shut_out = shut_out
         self._linked = linked
+        self._on_screen: int | None = None
+        """The number of the invitation that the coordinator's screen shows."""
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection."""
@@ -67,6 +69,8 @@ class TrustDesk:
         now_s = time.time()
         if ask == "invite":
             return self._told(self._invitations.invite(now_s))
+        if ask == "screen":
+            return self._told(self._for_screen(now_s))
         if ask == "open":
             return [self._told(each) for each in self._invitations.open(now_s)]
         if ask == "announced":
@@ -79,6 +83,21 @@ class TrustDesk:
             self._shut_out(name)
             return name
         raise UsageError("This is no question that a gate answers.")
+
+    def _for_screen(self, now_s: float) -> Invitation:
+        """The one that the screen shows, also after its coordinator was started again, as long as it has a code that
+        counts. There is always room for it."""
+        there = {each.number: each for each in self._invitations.open(now_s)}
+        shown = there.get(self._on_screen) if self._on_screen is not None else None
+        if shown is not None and shown.code is not None:
+            return shown
+        if shown is not None:
+            self._invitations.withdraw(shown.number)
+        elif len(there) >= MOST_OPEN:
+            self._invitations.withdraw(min(there))
+        made = self._invitations.invite(now_s)
+        self._on_screen = made.number
+        return made
 
     def _announced(self, now_s: float) -> dict[str, Any]:
         """What anybody in the network may hear."""

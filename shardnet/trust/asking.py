@@ -97,6 +97,12 @@ class Asking:
     def is_over(self) -> bool:
         return self.result is not None
 
+    @property
+    def may_be_elsewhere(self) -> bool:
+        """Whether the cluster may be at another address: who answers has not proven to be it, and was told nothing of
+        the invitation."""
+        return self._authority is None and self.may_try_again
+
     def start(self) -> bytes:
         """What is to be sent first."""
         slot = element = b""
