@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+from shardnet.profiling.termux import run_command
 
 LOCK, UNLOCK = "termux-wake-lock", "termux-wake-unlock"
 """Of Termux, also where it carries another Linux. They need neither the app Termux:API nor a permission."""
@@ -24,25 +25,10 @@ def awake(may_sleep: Callable[[], object]) -> Iterator[None]:
     if shutil.which(LOCK) is None:
         yield
         return
-    if not _is_done(LOCK):
+    taken = run_command(LOCK, COMMAND_S)
+    if taken is None or taken.exit_code != 0:
         may_sleep()
     try:
         yield
     finally:
-        _is_done(UNLOCK)
-
-
-def _is_done(command: str) -> bool:
-    try:
-        done = subprocess.run(
-            [command],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            timeout=COMMAND_S,
-            check=False,
-            start_new_session=True,  # Ctrl-C is not meant for it
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    return done.returncode == 0
+        run_command(UNLOCK, COMMAND_S)

@@ -11,7 +11,8 @@ import psutil
 
 from shardnet.launch.doctor.phone import PhoneReadings
 from shardnet.profiling.phone import android_property
-from shardnet.profiling.power import ask_command, read_power
+from shardnet.profiling.power import TERMUX_S, read_power
+from shardnet.profiling.termux import run_command
 
 CHILDREN = "persist.sys.fflag.override.settings_enable_monitor_phantom_procs"
 """What Developer options > Disable child process restrictions sets to false."""
@@ -31,7 +32,7 @@ def read_phone() -> PhoneReadings:
         has_wake_lock=shutil.which("termux-wake-lock") is not None,
         has_api=has_api,
         power=power,
-        wifi=_object_in(ask_command("termux-wifi-connectioninfo")) if answers else None,
+        wifi=_wifi() if answers else None,
     )
 
 
@@ -40,9 +41,10 @@ def is_proot() -> bool:
     return "proot" in platform.release().lower() or "proot" in platform.version().lower()
 
 
-def _object_in(answer: str | None) -> dict[str, Any] | None:
+def _wifi() -> dict[str, Any] | None:
+    answer = run_command("termux-wifi-connectioninfo", TERMUX_S)
     try:
-        found = json.loads(answer or "")
+        found = json.loads("" if answer is None else answer.printed)
     except ValueError:
         return None
     return found if isinstance(found, dict) else None

@@ -7,10 +7,6 @@ those of a phone.
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import signal
-import subprocess
 import threading
 import time
 from contextlib import suppress
@@ -23,8 +19,9 @@ from typing import Any
 import psutil
 
 from shardnet.profiling.kernel_files import ROOT, read_int, read_text
+from shardnet.profiling.termux import run_command
 
-TERMUX_TIMEOUT_S = 12.0
+TERMUX_S = 12.0
 """`termux-battery-status` takes 7 s on some phones, and waits for ever where the app Termux:API is missing, or now and
 then."""
 SANE_C = -60.0, 150.0
@@ -62,17 +59,18 @@ UNKNOWN_POWER = PowerState()
 
 
 def read_power(root: Path = ROOT) -> PowerState:
-    """Battery and temperature now. Takes up to `TERMUX_TIMEOUT_S` on a phone whose Termux:API does not answer."""
-    told = battery_from_termux(ask_command("termux-battery-status"))
+    """Battery and temperature now. Takes up to `TERMUX_S` on a phone whose Termux:API does not answer."""
+    answer = run_command("termux-battery-status", TERMUX_S)
+    told = None if answer is None else battery_from_termux(answer.printed)
     state = told or battery_from_sysfs(root) or _battery_from_psutil() or UNKNOWN_POWER
     values = {**asdict(state), "hottest_c": hottest_c(root)}
     return PowerState(**values)
 
 
-def battery_from_termux(answer: str | None) -> PowerState | None:
+def battery_from_termux(answer: str) -> PowerState | None:
     """From the JSON of `termux-battery-status`; any field may be missing. Pure."""
     try:
-        values = json.loads(answer or "")
+        values = json.loads(answer)
     except ValueError:
         return None
     if not isinstance(values, dict):
@@ -186,32 +184,6 @@ def _battery_from_psutil() -> PowerState | None:
         with suppress(OSError, RuntimeError, ZeroDivisionError):
             battery = psutil.sensors_battery()
     return PowerState(battery.percent, battery.power_plugged) if battery else None
-
-
-def ask_command(name: str) -> str | None:
-    """What a command of Termux prints; None where there is none, or it does not answer in time."""
-    command = shutil.which(name)
-    if command is None:
-        return None
-    try:
-        asking = subprocess.Popen(
-            [command],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            errors="replace",
-            start_new_session=True,
-        )
-    except OSError:
-        return None
-    with asking:
-        try:
-            return asking.communicate(timeout=TERMUX_TIMEOUT_S)[0]
-        except subprocess.TimeoutExpired:
-            with suppress(ProcessLookupError):  # a script, which waits for a program of its own
-                os.killpg(asking.pid, signal.SIGKILL)
-            return None
 
 
 def _number(value: Any) -> float | None:

@@ -107,7 +107,7 @@ def test_without_a_wake_lock_a_phone_is_not_ready() -> None:
 def test_an_app_that_never_answers_is_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     monkeypatch.setattr(phone_readings, "read_power", lambda: PowerState())
-    monkeypatch.setattr(phone_readings, "ask_command", asked.append)
+    monkeypatch.setattr(phone_readings, "run_command", lambda *command: asked.append(command))
     assert read_phone().wifi is None and asked == []
 
 

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -35,7 +38,6 @@ def test_termux_tells_all() -> None:
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [
-        (None, None),
         ("", None),
         ("no API", None),
         ("[1]", None),
@@ -50,7 +52,7 @@ def test_termux_tells_all() -> None:
         ('{"status": "DISCHARGING", "current": -1000000}', PowerState(is_charging=False, drawn_w=3.85)),
     ],
 )
-def test_any_field_of_termux_may_be_missing(answer: str | None, expected: PowerState | None) -> None:
+def test_any_field_of_termux_may_be_missing(answer: str, expected: PowerState | None) -> None:
     assert battery_from_termux(answer) == expected
 
 
@@ -95,11 +97,34 @@ def test_a_command_that_never_answers_is_given_up(tmp_path: Path, monkeypatch: p
     command.chmod(0o755)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setattr(power, "TERMUX_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(power, "TERMUX_S", 0.2)
     assert isinstance(read_power(tmp_path), PowerState)
     wait_until(lambda: is_over(int((tmp_path / "waits").read_text())))  # also what the script has started
     command.write_text("""#!/bin/sh\necho '{"percentage": 12, "status": "FULL"}'\n""")
     assert read_power(tmp_path).battery_percent == 12.0
+
+
+WAITS = """
+from shardnet.process.signals import raised
+from shardnet.profiling.power import read_power
+
+with raised():
+    read_power()
+"""
+
+
+def test_who_is_told_to_end_waits_for_no_command_that_never_answers(tmp_path: Path) -> None:
+    command = tmp_path / "termux-battery-status"
+    command.write_text(
+        f"#!/bin/sh\nsleep 600 &\necho $! > {tmp_path}/begun\nmv {tmp_path}/begun {tmp_path}/waits\nwait\n"
+    )
+    command.chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    reading = subprocess.Popen([sys.executable, "-c", WAITS], env={**os.environ, "PATH": path})
+    wait_until((tmp_path / "waits").exists)
+    reading.terminate()
+    assert reading.wait(60) == 128 + signal.SIGTERM
+    wait_until(lambda: is_over(int((tmp_path / "waits").read_text())))
 
 
 def test_counters_of_the_processors_packages_are_added(tmp_path: Path) -> None:
