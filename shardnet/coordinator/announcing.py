@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from contextlib import suppress
 from pathlib import Path
 
 from shardnet.discovery.announcing import Announcer
@@ -14,6 +13,8 @@ from shardnet.source.trust import ask_gate
 from shardnet.trust.addresses import parse_address
 
 LOOK_EVERY_S = 1.0
+AGAIN_S = 30.0
+"""When it is tried again after something went wrong that nobody had expected."""
 _log = logging.getLogger(__name__)
 
 
@@ -40,15 +41,30 @@ class Announcing:
 
     def _run(self) -> None:
         try:
-            while True:
-                with suppress(ShardnetError, OSError):  # the gate is busy, or a network is gone
-                    self._announcer.tell(_announced(self._folder))
-                if self._over.wait(LOOK_EVERY_S):
-                    return
-        except Exception as error:  # whatever it is, the cluster is found by its address
-            _log.info("Nothing is announced in the local network: %s: %s", type(error).__name__, error)
+            while not self._over.wait(self._tell()):
+                pass
+        except ImportError:
+            _log.info("Nothing is announced in the local network: the library zeroconf is not installed.")
         finally:
             self._announcer.close()
+
+    def _tell(self) -> float:
+        """Tell how it is now, and return after how many seconds to do so again.
+
+        Raises:
+            ImportError: there is nothing to tell it with.
+        """
+        try:
+            self._announcer.tell(_announced(self._folder))
+        except (ShardnetError, OSError):  # the gate is busy, or a network is gone
+            pass
+        except ImportError:
+            raise
+        except Exception as error:  # a machine under load, say; meanwhile the cluster is found by its address
+            _log.info("Nothing is announced in the local network: %s: %s", type(error).__name__, error)
+            self._announcer.close()
+            return AGAIN_S
+        return LOOK_EVERY_S
 
 
 def _announced(folder: Path) -> Announced:
