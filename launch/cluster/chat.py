@@ -40,9 +40,9 @@ def run(folder: Path, asked: GenerationOptions, system: str) -> None:
         JoinFailed, ClusterError: the cluster does not answer.
         BadRequest: it holds no model. Of a turn, too, where nobody sits there who could type another one.
     """
-    with RunningCluster.connect(folder) as cluster, cluster.model as model:
+    with RunningCluster.connect(folder) as cluster:
         is_typed = sys.stdin.isatty()
-        chat = Chat(model, asked, History(system), may_stop=is_typed)
+        chat = Chat(lambda: cluster.model, asked, History(system), may_stop=is_typed)
         if not is_typed:
             sys.stdin.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]  # a prompt is looked at later
             while chat.is_going_on:
@@ -50,7 +50,7 @@ def run(folder: Path, asked: GenerationOptions, system: str) -> None:
             return
         with suppress(ImportError):  # lines can be edited with it, and called back
             import readline  # noqa: F401
-        print(f"{model.profile.name}, over {counted(len(model.plan.devices), 'devices')}. /help, or Ctrl-D to end.")
+        print(f"{chat.whom}. /help, or Ctrl-D to end.")
         with _interruptible():
             while chat.is_going_on:
                 _turn(chat)
@@ -91,17 +91,28 @@ class Chat:
     """The conversation.
 
     Args:
+        find_model: gives the model that is loaded now.
         may_stop: whether Ctrl-C in an answer stops that alone.
+
+    Raises:
+        ShardnetError: none is.
     """
 
-    def __init__(self, model: Model, asked: GenerationOptions, history: History, *, may_stop: bool = False) -> None:
+    def __init__(
+        self, find_model: Callable[[], Model], asked: GenerationOptions, history: History, *, may_stop: bool = False
+    ) -> None:
         self.is_going_on = True
-        self._model = model
+        self._find_model = find_model
+        self._model = find_model()
         self._asked = asked
         self._may_stop = may_stop
         self.history = history
         self._last: Generation | None = None
-        self._knows_chat = bool(getattr(model.tokenizer, "chat_template", None))
+
+    @property
+    def whom(self) -> str:
+        """Who answers, in words."""
+        return f"{self._model.profile.name}, over {counted(len(self._model.plan.devices), 'devices')}"
 
     def take_next(self, read: Callable[[str], str]) -> None:
         """Do what is typed next, and end with the input; see `read_turn` and `take`."""
@@ -127,7 +138,9 @@ class Chat:
             self._obey(order)
 
     def _answer(self, text: str) -> None:
-        said = self.history.messages(text) if self._knows_chat else self.history.plain(text)
+        self._follow_model()
+        knows_chat = bool(getattr(self._model.tokenizer, "chat_template", None))
+        said = self.history.messages(text) if knows_chat else self.history.plain(text)
         ids = self._model.encode(said)
         left = self._model.context_tokens - len(ids)
         if left < LEAST_ANSWER_TOKENS:
@@ -135,13 +148,19 @@ class Chat:
                 f"this conversation has {counted(len(ids), 'tokens')}, and the model's context of "
                 f"{self._model.context_tokens} leaves no room for an answer. /reset begins anew."
             )
-        stop = self._asked.stop if self._knows_chat else (*self._asked.stop, PLAIN_STOP)
+        stop = self._asked.stop if knows_chat else (*self._asked.stop, PLAIN_STOP)
         asked = replace(self._asked, max_new_tokens=min(left, self._asked.max_new_tokens), stop=stop)
         news = _News(self._model)
         with self._model.stream(ids, **asked) as stream:
             _show(stream, news, may_stop=self._may_stop)
             self._last = stream.result
         self.history.turns.append((text, self._last.text))
+
+    def _follow_model(self) -> None:
+        """Go on with the one that is loaded now: somebody may have loaded another one."""
+        before, self._model = self._model, self._find_model()
+        if self._model is not before:
+            say(f"shardnet: from here on {self.whom}.")
 
     def _obey(self, order: Order) -> None:
         if order.name == "/quit":

@@ -115,6 +115,7 @@ class _Told:
         print(f"To ask it:  shardnet chat{where}, or shardnet generate{where} --prompt TEXT")
         print(f"One more device, on this machine:  shardnet join{where}", flush=True)
         if invitation is not None:
+            print("To make a phone or a board ready for that:  shardnet wheel --serve", flush=True)
             show(invitation)
 
     def invited(self, invitation: dict[str, Any]) -> None:

@@ -36,7 +36,7 @@ def model(cluster: LastingInProcess, tiny: Path) -> Model:
 
 def test_a_model_that_knows_no_chat_is_asked_in_plain_text(model: Model, capsys: pytest.CaptureFixture[str]) -> None:
     model.tokenizer.chat_template = None
-    chat = Chat(model, GenerationOptions(max_new_tokens=8), History())
+    chat = Chat(lambda: model, GenerationOptions(max_new_tokens=8), History())
     chat.take("Hello")
     ((text, answer),) = chat.history.turns
     expected = "".join(model.stream("User: Hello\nAssistant:", max_new_tokens=8, stop=PLAIN_STOP))
@@ -49,7 +49,7 @@ def test_what_happens_to_the_cluster_is_told_where_a_line_ends(
 ) -> None:
     """A device is lost in the midst of an answer: not a character of it is another one, and none stands in between."""
     expected = "".join(model.stream([{"role": "user", "content": "Hello"}], max_new_tokens=NUM_LONG))
-    chat = Chat(model, GenerationOptions(max_new_tokens=NUM_LONG), History())
+    chat = Chat(lambda: model, GenerationOptions(max_new_tokens=NUM_LONG), History())
     num_before = len(cluster.told("session began"))
     turn = threading.Thread(target=chat.take, args=("Hello",))
     turn.start()
@@ -62,8 +62,22 @@ def test_what_happens_to_the_cluster_is_told_where_a_line_ends(
     assert "shardnet: b is lost" in shown.err
 
 
+def test_a_chat_goes_on_with_the_model_that_is_loaded_in_its_place(
+    cluster: LastingInProcess, tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Once, nothing could be asked any more, and what was said was lost."""
+    source = cluster.connect()
+    source.load(tiny, dtype="float32", split=[3, 3])
+    chat = Chat(lambda: source.model, GenerationOptions(max_new_tokens=8), History())
+    chat.take("Hello")
+    source.load(tiny, dtype="float32", split=[4, 2])
+    chat.take("Hello again")
+    assert [text for text, _ in chat.history.turns] == ["Hello", "Hello again"]
+    assert capsys.readouterr().err.count("shardnet: from here on ") == 1
+
+
 def test_a_turn_that_fails_is_not_part_of_what_was_said(model: Model) -> None:
-    chat = Chat(model, GenerationOptions(max_new_tokens=8), History())
+    chat = Chat(lambda: model, GenerationOptions(max_new_tokens=8), History())
     model.close()
     with pytest.raises(Exception, match="the model was closed"):
         chat.take("Hello")
