@@ -15,15 +15,16 @@ FORBIDDEN = (
     "typer",
     "rich",
     "pulp",
+    "torch._refs",
 )
-"""Of these, torch itself has sympy for what no device does."""
+"""Of these, torch itself has sympy for what no device does, and the last one for the meta device."""
 
 
 class Forbids(MetaPathFinder):
     """What is forbidden is as if it were not installed."""
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:
-        if name.partition(".")[0] in FORBIDDEN:
+        if name in FORBIDDEN or name.partition(".")[0] in FORBIDDEN:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 

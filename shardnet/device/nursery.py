@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from shardnet.device import process as worker
+from shardnet.process.late_imports import META_KERNELS
 
-NEEDED_BY_SOME = ("transformers.modeling_layers", "transformers.generation.utils")
+NEEDED_BY_SOME = (META_KERNELS, "transformers.modeling_layers", "transformers.generation.utils")
 """For the families that run on stock blocks. Imported once here; what nobody uses is in memory once for all devices, of
 which one alone would have nothing."""
 

@@ -28,6 +28,7 @@ from shardnet.errors import ClusterError, ShardnetError
 from shardnet.foreign.quoting import MOST_DIGITS, quoted
 from shardnet.process.allocator import return_freed, settle_allocator
 from shardnet.process.ending import orderly_exit
+from shardnet.process.late_imports import META_KERNELS, import_whole, put_off
 from shardnet.process.light_set import require_light_set
 from shardnet.process.signals import end_at_once
 from shardnet.process.standard_streams import open_closed, say
@@ -55,7 +56,13 @@ MOST_RATE = 10**12
 """Bytes per second: beyond any link."""
 MOST_THREADS = 1024
 """Of computing, for one device. Beyond any machine: a slip of the keys must not fill the system with threads."""
-NEEDED = ("torch", "shardnet.transport.rpc.transport", "shardnet.device.worker")
+NEEDED = (
+    "torch",
+    "torch._prims.rng_prims",  # without it, torch 2.13 makes no generator
+    "torch.distributed.rpc.rref_proxy",  # the agent imports it anyway
+    "shardnet.transport.rpc.transport",
+    "shardnet.device.worker",
+)
 """No `transformers`: a device imports it when it first loads units of a family that needs it (`models.recipes`)."""
 
 
@@ -138,9 +145,12 @@ def _pipe(text: str) -> int:
 
 
 def import_all(more: Iterable[str] = ()) -> None:
-    """Import what a device needs, most of what its start takes, and these modules."""
-    for module in (*NEEDED, *more):
-        importlib.import_module(module)
+    """Import what a device needs, most of what its start takes, and then these modules."""
+    with put_off(META_KERNELS):  # `weightless` has it run where it is needed
+        for module in NEEDED:
+            importlib.import_module(module)
+    for module in more:
+        import_whole(module)
 
 
 def serve_and_report(

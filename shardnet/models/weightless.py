@@ -12,6 +12,8 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from shardnet.process.late_imports import META_KERNELS, import_whole
+
 ONE_AT_A_TIME = threading.RLock()
 """transformers exchanges functions of `torch.nn.init` while it makes a model. And its modules import each other in
 circles: of two threads that import some of them at once, one may find a module that is not whole."""
@@ -20,8 +22,10 @@ circles: of two threads that import some of them at once, one may find a module 
 @contextmanager
 def weightless() -> Iterator[None]:
     """In this block, modules made in this thread have their large parameters on the meta device, buffers for real."""
-    with ONE_AT_A_TIME, _EmptyOnMeta():
-        yield
+    with ONE_AT_A_TIME:
+        import_whole(META_KERNELS)
+        with _EmptyOnMeta():
+            yield
 
 
 def to_meta(module: nn.Module) -> None:
