@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from processes import wait_until
 
 from shardnet.errors import ClusterError, JoinFailed, NameTaken, PortTaken
 from shardnet.transport.door.connection import DoorConnection
-from shardnet.transport.door.desk import CLASHES
+from shardnet.transport.door.desk import CLASHES, ENTRIES, MOST_GUESTS_OF_HOST
 from shardnet.transport.door.door import Door, serve_door
 from shardnet.transport.door.membership import Membership
 from shardnet.transport.door.messages import (
@@ -325,3 +325,38 @@ def test_a_host_has_so_many_members_and_no_more(cluster: Cluster) -> None:
     cluster.join("tablet", 4101, "tablet")
     members.pop().membership.leave()
     cluster.join("@source-1", 4102, "phone")
+
+
+def test_a_host_does_not_use_the_ids_of_a_cluster_up(door: Door, cluster: Cluster) -> None:
+    """There are 2**15, and none is used again: a minute was enough for all."""
+    cluster.gate()
+    endpoint = cluster.carried("phone")
+    for _ in range(ENTRIES.at_once):
+        Visitor(endpoint).membership.close()
+    with pytest.raises(JoinFailed, match="The host phone has joined too often"):
+        for _ in range(10):
+            Visitor(endpoint).membership.close()
+    cluster.join("tablet", 4001, "tablet")
+    for _ in range(2 * ENTRIES.at_once):
+        Visitor(door.endpoint).membership.close()
+
+
+def test_a_host_has_so_many_connections_and_no_more(cluster: Cluster, ends: ExitStack) -> None:
+    cluster.gate()
+    endpoint = cluster.carried("phone")
+    guests = [Membership(endpoint, timeout_s=10) for _ in range(MOST_GUESTS_OF_HOST)]
+    for each in guests:
+        ends.callback(each.close)
+    assert all(each.sync() is None for each in guests)
+    with pytest.raises(ClusterError):
+        ends.enter_context(closing(Membership(endpoint, timeout_s=10))).enter()
+    guests.pop().close()
+    wait_until(lambda: _comes_in(endpoint))
+
+
+def _comes_in(endpoint: str) -> bool:
+    try:
+        Visitor(endpoint).membership.close()
+    except ClusterError:
+        return False
+    return True

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -51,6 +52,10 @@ MOST_QUESTIONS = 64
 """Of one guest at the same time."""
 CLASHES = Pace(per_s=1 / 60, at_once=3)
 """How often a host is believed that the port of a newcomer is taken there. Where all ports seem to be, it has to go."""
+ENTRIES = Pace(per_s=0.5, at_once=64)
+"""Ids that another host is given: the cluster has 2**15 in all, and none is used again."""
+MOST_GUESTS_OF_HOST = 64
+"""Connections at the same time, of another host."""
 
 
 class Desk:
@@ -69,6 +74,9 @@ class Desk:
         self._gate = Gate(self._turn_out)
         self._clashes = Buckets(CLASHES)
         """By the host that says so."""
+        self._entries = Buckets(ENTRIES)
+        self._num_guests: Counter[str] = Counter()
+        """By host; none of the door's own."""
         self._serves: dict[type, Callable[[Guest, Any], Awaitable[int]]] = {
             Enter: self._enter,
             Enlist: self._enlist,
@@ -106,11 +114,15 @@ class Desk:
         self._is_closed = True
 
     async def serve(self, guest: Guest) -> None:
-        """Answer a guest for as long as it is there. Its end is that of its membership.
+        """Answer a guest for as long as it is there, unless its host has too many. Its end is that of its membership.
 
         Raises:
             EOFError, OSError, Undecodable: as `Guest.read`.
         """
+        if self._num_guests[guest.host] >= MOST_GUESTS_OF_HOST:
+            return
+        if guest.host:
+            self._num_guests[guest.host] += 1
         questions = asyncio.Semaphore(MOST_QUESTIONS)
         try:
             while True:
@@ -127,6 +139,8 @@ class Desk:
                 else:
                     raise Undecodable("this is for the door to say")
         finally:
+            if guest.host:
+                self._num_guests[guest.host] -= 1
             guest.end()
             self._part(guest)
             self._start(self._wake())
@@ -155,6 +169,10 @@ class Desk:
 
     async def _enter(self, guest: Guest, _: Enter) -> int:
         if guest.id == 0:
+            if guest.host and not self._may(self._entries, guest.host):
+                raise JoinFailed(
+                    f"The host {guest.host} has joined too often within minutes. Try again in some seconds."
+                )
             guest.id = self._roster.admit()
         await self._keeper.keep()
         return guest.id
@@ -200,7 +218,7 @@ class Desk:
         if self._members.get(guest.id) is not guest:
             return
         newcomer, member = self._members.get(member_id), self._roster.member(member_id)
-        if newcomer is not None and newcomer.is_enlisting and self._is_believed(guest.host):
+        if newcomer is not None and newcomer.is_enlisting and self._may(self._clashes, guest.host):
             newcomer.is_unreachable = True
             self._strike_off(member_id)
         elif member is not None and guest.is_enlisting:
@@ -209,11 +227,12 @@ class Desk:
         elif member is not None:
             self._turn_out(guest.id)
 
-    def _is_believed(self, host: str) -> bool:
+    def _may(self, buckets: Buckets, host: str) -> bool:
+        """Whether a host may do something that takes a token."""
         now_s = asyncio.get_running_loop().time()
-        if now_s < self._clashes.free_s(host):
+        if now_s < buckets.free_s(host):
             return False
-        self._clashes.take(host, now_s)
+        buckets.take(host, now_s)
         return True
 
     def _try(self, guest: Guest, newcomer: Member) -> Member | None:
