@@ -58,7 +58,7 @@ class Depot:
         self._on_progress = on_progress
         self._store = Store(transport.name, cache_dir / "fetched", limits.cache_bytes)
         self._courtesy = Courtesy()
-        self._shelf = Shelf(transport.name, self._store, self._courtesy)
+        self._shelf = Shelf(transport.name, self._store, self._is_coming, self._courtesy)
         self._pace = FetchPace(limits.bytes_per_s)
         self._claimed: set[str] = set()
         """Tensors that are being fetched."""
@@ -136,6 +136,10 @@ class Depot:
         self._store.enter(checkpoint, what)
         self._shelf.open_fetched(checkpoint, frozenset(what.roots.values()))
         return tuple(root for root in dict.fromkeys(what.roots.values()) if self._store.is_whole(root))
+
+    def _is_coming(self, root: str) -> bool:
+        with self._news:
+            return root in self._claimed
 
     def _fetch(self, spec: StageSpec, roots: Collection[str], check: Callable[[], object]) -> None:
         """What is being fetched already, for another stage or by another device of this machine, is waited for."""

@@ -1,8 +1,9 @@
 """Which part is asked of whom, while a device fetches tensors that it lacks. Pure.
 
 Each part is asked of one holder at a time, of the nearest one that is of use: one that was lost, or has sent wrong
-bytes twice, is asked for nothing any more; one that refuses a tensor, for that tensor; one that has not got a part
-yet, for no part of that tensor before `look_again`. A damaged part is asked of another holder where there is one.
+bytes twice, is asked for nothing any more; one that did not answer in time, for nothing as long as there are others;
+one that refuses a tensor, for that tensor; one that has not got a part yet, for no part of that tensor before
+`look_again`. A damaged part is asked of another holder where there is one.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import NamedTuple
 
 MOST_LIES = 2
 """Damaged parts, after which a holder is not asked any more."""
+MOST_SILENCES = 3
+"""The same of answers that did not come in time, with nothing in between that did."""
 
 
 class Order(NamedTuple):
@@ -39,6 +42,7 @@ class Errand:
         """Who has sent a part damaged."""
         self._has_changed = True
         """A tensor may have no holder any more: to look through all takes a while, where experts are thousands."""
+        self._silences: Counter[str] = Counter()
         self.lies: Counter[str] = Counter()
         self.given_up: set[str] = set()
         """Holders that are asked for nothing any more."""
@@ -86,6 +90,7 @@ class Errand:
     def came(self, order: Order) -> None:
         """It is here, and right."""
         self._asked.discard((order.root, order.part))
+        self._silences.pop(order.holder, None)
         parts = self._lacking[order.root]
         del parts[order.part]
         if not parts:
@@ -107,9 +112,31 @@ class Errand:
         self._has_changed = True
 
     def was_lost(self, order: Order) -> None:
-        """Its holder does not answer."""
+        """Its holder is gone."""
         self._again(order)
         self.give_up(order.holder)
+
+    def was_silent(self, order: Order) -> None:
+        """Its holder did not answer in time."""
+        self._again(order)
+        self._silences[order.holder] += 1
+        self.give_up(order.holder)
+
+    def try_silent_again(self) -> bool:
+        """Ask holders again that only were silent, and not too often: nobody else is left. False where there are
+        none."""
+        again = {
+            holder
+            for holder, times in self._silences.items()
+            if holder in self.given_up and times < MOST_SILENCES and self.lies[holder] < MOST_LIES
+        }
+        self.given_up -= again
+        self._has_changed = True
+        return bool(again)
+
+    def was_dropped(self, order: Order) -> None:
+        """It was not asked for as a whole when its holder was given up."""
+        self._again(order)
 
     def is_on_its_way(self, order: Order) -> None:
         """Its holder has not got it yet."""

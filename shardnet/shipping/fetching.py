@@ -91,9 +91,8 @@ class _OpenPart:
         return self.error is not None or self.is_on_its_way
 
     @property
-    def is_over(self) -> bool:
-        """No more of it is to come."""
-        return self.num_under_way == 0 and (self.is_given_up or self.num_came == len(self.data))
+    def is_whole(self) -> bool:
+        return self.num_came == len(self.data)
 
 
 class _Asked(NamedTuple):
@@ -168,6 +167,8 @@ class Fetch:
 
     def _learn(self, found: TensorHolders) -> None:
         if self._errand.avoided_for(found.root).issuperset(found.holders):
+            if self._errand.try_silent_again():
+                return
             if self._errand.lies:
                 liars = ", ".join(self._errand.lies)
                 raise DamagedCheckpoint(
@@ -202,7 +203,7 @@ class Fetch:
 
     def _part_to_ask(self) -> _OpenPart | None:
         for part in self._open:
-            if not part.is_given_up and part.num_asked < len(part.data):
+            if part.num_asked < len(part.data) and not self._is_given_up(part):
                 return part
         order = self._errand.next_order()
         if order is None:
@@ -210,6 +211,9 @@ class Fetch:
         first, size = cut(num_bytes_of(self._parts[order.root]))[order.part]
         self._open.append(_OpenPart(order, bytearray(size), first))
         return self._open[-1]
+
+    def _is_given_up(self, part: _OpenPart) -> bool:
+        return part.is_given_up or part.order.holder in self._errand.given_up
 
     def _hear(self, asked: _Asked, answer: Future[bytes]) -> None:
         """On a thread of the network."""
@@ -223,9 +227,10 @@ class Fetch:
         waits = self._errand.waited_for()
         for take in self._next_news(min(LOOK_S, pause_s) if pause_s > 0 else LOOK_S):
             take()
-        for part in [part for part in self._open if part.is_over]:
-            self._open.remove(part)
-            self._settle(part, keeper)
+        for part in [part for part in self._open if part.num_under_way == 0]:
+            if part.is_whole or self._is_given_up(part):
+                self._open.remove(part)
+                self._settle(part, keeper)
         if not waits:
             return
         if time.monotonic() - self._came_s > STALLED_S:
@@ -264,12 +269,16 @@ class Fetch:
     def _settle(self, part: _OpenPart, keeper: Errands) -> None:
         """A part came, or did not."""
         order = part.order
-        if isinstance(part.error, (DeviceLost, CallTimeout)):
+        if isinstance(part.error, DeviceLost):
             self._errand.was_lost(order)
+        elif isinstance(part.error, CallTimeout):
+            self._errand.was_silent(order)
         elif part.error is not None:
             self._errand.was_refused(order)
         elif part.is_on_its_way:
             self._errand.is_on_its_way(order)
+        elif not part.is_whole:
+            self._errand.was_dropped(order)
         else:
             self._num_whole += 1
             keeper.do(partial(self._keep, part))

@@ -155,10 +155,12 @@ class Store:
     def is_whole(self, root: str) -> bool:
         """Whether all of a tensor is here, and its file as it was then."""
         known = self._known(root)
-        if known is None or known[1] is None:
-            return False
+        return known is not None and self._is_as_it_was(root, known[1])
+
+    def _is_as_it_was(self, root: str, stamp: FileStamp | None) -> bool:
+        """Whether the file is there with that stamp, where it has one."""
         with suppress(OSError):
-            return stamp_of(self._file(root)) == known[1]
+            return stamp is not None and stamp_of(self._file(root)) == stamp
         return False
 
     def begin(self, root: str, parts: TensorParts) -> list[int]:
@@ -240,7 +242,7 @@ class Store:
         known = self._known(root)
         with self._lock:
             is_there = part in self._there.get(root, ())
-        if known is None or not (is_there or self.is_whole(root)):
+        if known is None or not (is_there or self._is_as_it_was(root, known[1])):
             return None
         return TensorPlace(str(self._file(root)), 0, num_bytes_of(known[0]), known[0].dtype, known[0].shape, root)
 

@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shardnet.shipping.directory import Directory
-from shardnet.shipping.errand import MOST_LIES, Errand, Order
+from shardnet.shipping.errand import MOST_LIES, MOST_SILENCES, Errand, Order
 from shardnet.shipping.pace import FetchPace
 from shardnet.shipping.space import Kept, to_remove
 
 SOURCE = "laptop"
 HOLDERS = ("a", "b", "c")
-FAULTS = ("right", "damaged", "refused", "lost", "not yet")
+FAULTS = ("right", "damaged", "refused", "lost", "silent", "not yet")
 
 
 def near(source: str, target: str) -> float:
@@ -71,6 +71,7 @@ def test_all_of_it_comes_once_whatever_holders_do(
                 "damaged": errand.was_damaged,
                 "refused": errand.was_refused,
                 "lost": errand.was_lost,
+                "silent": errand.was_silent,
                 "not yet": errand.is_on_its_way,
             }
             fault[how](order)
@@ -91,6 +92,39 @@ def test_a_holder_that_lies_twice_is_asked_no_more() -> None:
     errand.was_damaged(second)
     assert errand.next_order() == Order("R", 1, SOURCE)
     assert errand.next_order() == Order("R", 2, SOURCE)
+
+
+def test_who_did_not_answer_in_time_is_asked_again_where_nobody_else_is_left() -> None:
+    errand = Errand({"R": [0, 1, 2]})
+    errand.learn("R", ("a", SOURCE))
+    silent = errand.next_order()
+    assert silent == Order("R", 0, "a")
+    errand.was_silent(silent)
+    lost = errand.next_order()
+    assert lost == Order("R", 0, SOURCE), "as long as there is another one"
+    errand.was_lost(lost)
+    for _ in range(MOST_SILENCES - 1):
+        assert errand.next_order() is None and errand.nobody_known() == ["R"]
+        assert errand.try_silent_again() and errand.avoided_for("R") == {SOURCE}
+        assert errand.nobody_known() == []
+        again = errand.next_order()
+        assert again == Order("R", 0, "a")
+        errand.was_silent(again)
+    assert not errand.try_silent_again()
+
+
+def test_who_answers_in_between_was_not_silent_too_often() -> None:
+    errand = Errand({"R": list(range(2 * MOST_SILENCES))})
+    errand.learn("R", ("a",))
+    for _ in range(2 * MOST_SILENCES):
+        silent = errand.next_order()
+        assert silent is not None
+        errand.was_silent(silent)
+        assert errand.try_silent_again()
+        order = errand.next_order()
+        assert order is not None
+        errand.came(order)
+    assert errand.is_done
 
 
 def test_who_alone_has_it_is_asked_again_after_one_lie() -> None:

@@ -172,8 +172,7 @@ def test_a_device_that_ended_in_the_middle_goes_on_where_it_was(
             patch.setattr(Store, "write", until_most_is_there)
             with pytest.raises(ShardnetError, match="killed"):
                 ring.cluster.load(model, split=[6], **ring.options)
-        came = ring.bytes_from["coordinator"]
-    assert sum(kept) <= came < total
+    assert 0.6 * total < sum(kept) < total
     with shipped(tmp_path, "a", monkeypatch) as ring, ring.cluster.load(model, split=[6], **ring.options) as loaded:
         assert answer(loaded) == alone(model, [PROMPT], NUM_TOKENS)[0]
         assert ring.bytes_from["coordinator"] <= 0.45 * total

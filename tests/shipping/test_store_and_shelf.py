@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import os
-import random
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+from shipped_tensors import tensor
 
 from shardnet.errors import BadRequest, DamagedCheckpoint, DoesNotFit, ModelNotFound
-from shardnet.loader.parts import PART_BYTES, checkpoint_name, hashes_of, tensor_root
+from shardnet.loader.parts import PART_BYTES, checkpoint_name
 from shardnet.shipping.courtesy import LEAD_S, Courtesy
 from shardnet.shipping.shelf import Shelf
 from shardnet.shipping.store import MOST_LISTS, Store
 from shardnet.transport.shipping_messages import CheckpointList, ChunkWanted, TensorParts
-
-
-def tensor(seed: int, num_bytes: int) -> tuple[str, TensorParts, bytes]:
-    """(root, parts, bytes) of one that nobody else has."""
-    data = random.Random(seed).randbytes(num_bytes)
-    hashes = hashes_of(memoryview(data))
-    return tensor_root("U8", (num_bytes,), hashes), TensorParts("U8", (num_bytes,), hashes), data
-
 
 LARGE = tensor(1, 2 * PART_BYTES + 1000)
 
@@ -214,20 +208,72 @@ def test_a_tensor_costs_no_look_at_all_others(tmp_path: Path, monkeypatch: pytes
 def test_others_get_parts_that_are_there_of_what_was_opened(tmp_path: Path) -> None:
     root, parts, data = LARGE
     other, *_ = tensor(2, 100)
+    coming = {root}
     with store_in(tmp_path) as store:
-        shelf = Shelf("phone", store)
-        with pytest.raises(ModelNotFound, match="phone has no tensor"):
-            shelf.chunk(ChunkWanted("C", root, 0, 10))
+        shelf = Shelf("phone", store, coming.__contains__)
+        for wanted in (ChunkWanted("C", root, 0, 10), ChunkWanted("../C", root, 0, 10)):
+            with pytest.raises(ModelNotFound, match="phone has no tensor"):
+                shelf.chunk(wanted).result(60)
         shelf.open_fetched("C", frozenset([root]))
         store.begin(root, parts)
-        assert shelf.chunk(ChunkWanted("C", root, 0, 10)).result() == b"", "not there yet"
+        assert shelf.chunk(ChunkWanted("C", root, 0, 10)).result(60) == b"", "not there yet"
         store.write(root, 1, part_of(data, 1))
         at = PART_BYTES + 7
-        assert shelf.chunk(ChunkWanted("C", root, at, 10)).result() == data[at : at + 10]
-        with pytest.raises(ModelNotFound):
-            shelf.chunk(ChunkWanted("C", other, 0, 10))
-        with pytest.raises(ModelNotFound):
-            shelf.chunk(ChunkWanted("../C", root, 0, 10))
+        assert shelf.chunk(ChunkWanted("C", root, at, 10)).result(60) == data[at : at + 10]
+        for wanted in (ChunkWanted("C", other, 0, 10), ChunkWanted("../C", root, 0, 10)):
+            with pytest.raises(ModelNotFound):
+                shelf.chunk(wanted).result(60)
+        shelf.close()
+
+
+def test_who_does_not_fetch_it_any_more_says_so_at_once(tmp_path: Path) -> None:
+    """Others waited a minute for a device whose own fetch had failed, or that had let the tensor go."""
+    root, parts, data = LARGE
+    with store_in(tmp_path) as store:
+        shelf = Shelf("phone", store, lambda root: False)
+        shelf.open_fetched("C", frozenset([root]))
+        with pytest.raises(ModelNotFound, match="phone has no tensor"):
+            shelf.chunk(ChunkWanted("C", root, 0, 10)).result(60)
+        store.begin(root, parts)
+        store.write(root, 0, part_of(data, 0))
+        assert shelf.chunk(ChunkWanted("C", root, 0, 10)).result(60) == data[:10], "what is there may be had"
+        with pytest.raises(ModelNotFound, match="phone has no tensor"):
+            shelf.chunk(ChunkWanted("C", root, PART_BYTES, 10)).result(60)
+        shelf.close()
+
+
+def test_who_asks_when_it_is_closed_is_told(tmp_path: Path) -> None:
+    """The answer never came, and a thread was left."""
+    root, parts, data = LARGE
+    with store_in(tmp_path) as store:
+        filled(store, root, parts, data)
+        shelf = Shelf("phone", store)
+        shelf.open_fetched("C", frozenset([root]))
+        shelf.close()
+        with pytest.raises(ModelNotFound, match="phone has no tensor"):
+            shelf.chunk(ChunkWanted("C", root, 0, 10)).result(60)
+
+
+def test_nobody_on_the_network_waits_for_what_is_known_of_a_tensor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, parts, data = LARGE
+    is_read = threading.Event()
+    with store_in(tmp_path) as store:
+        filled(store, root, parts, data)
+        place_of = store.place_of
+
+        def slow(root: str, part: int) -> Any:
+            assert is_read.wait(60)
+            return place_of(root, part)
+
+        monkeypatch.setattr(store, "place_of", slow)
+        shelf = Shelf("phone", store)
+        shelf.open_fetched("C", frozenset([root]))
+        asked = shelf.chunk(ChunkWanted("C", root, 0, 10))
+        assert not asked.done()
+        is_read.set()
+        assert asked.result(60) == data[:10]
         shelf.close()
 
 
@@ -238,7 +284,7 @@ def test_nothing_is_given_before_a_step_that_is_about_to_end(tmp_path: Path) -> 
         courtesy = Courtesy()
         courtesy.step_begins(0.0)
         courtesy.step_ends(30.0)
-        shelf = Shelf("phone", store, courtesy)
+        shelf = Shelf("phone", store, courtesy=courtesy)
         shelf.open_fetched("C", frozenset([root]))
         ends_s = time.monotonic() + LEAD_S / 2
         courtesy.step_begins(ends_s - 30.0)
@@ -267,7 +313,7 @@ def test_what_is_not_within_a_part_is_refused(tmp_path: Path, offset: int, num_b
         shelf = Shelf("phone", store)
         shelf.open_fetched("C", frozenset([root]))
         with pytest.raises(BadRequest):
-            shelf.chunk(ChunkWanted("C", root, offset, num_bytes))
+            shelf.chunk(ChunkWanted("C", root, offset, num_bytes)).result(60)
         shelf.close()
 
 
