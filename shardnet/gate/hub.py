@@ -11,7 +11,6 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from shardnet.errors import ClusterError
 from shardnet.gate.arrivals import Say, refused
@@ -20,6 +19,7 @@ from shardnet.gate.local import connect_there, reach
 from shardnet.gate.ports import LOOPBACK, Ports
 from shardnet.gate.switchboard import Switchboard
 from shardnet.process.lasting import DOOR, GATE, STATUS, TRUST
+from shardnet.process.tasks import Tasks
 from shardnet.transport.door.listening import short_path
 from shardnet.transport.door.messages import (
     MOST_SAID_BYTES,
@@ -81,7 +81,7 @@ class Hub:
         """While the door is there, and has told of all who are."""
         self._switchboard = Switchboard(revoked, gates)
         self._ports = Ports("", self._entrance_of, loopback)
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks = Tasks()
 
     def let_in(self, transport: asyncio.Transport, peer: Peer) -> None:
         """Go on with a connection of another host, which has shown its certificate."""
@@ -174,11 +174,11 @@ class Hub:
         else:
             preface = b"" if wanted != DOOR else pack(Carried(session.peer))
             path = self._folder / PATHS[wanted]
-            self._start(carry(stream, partial(connect_there, path, preface)))
+            self._tasks.start(carry(stream, partial(connect_there, path, preface)))
 
     def _lead_to(self, member: Member, stream: Stream) -> None:
         if member.host == COORDINATOR:
-            self._start(self._carry_to(member.port, stream))
+            self._tasks.start(self._carry_to(member.port, stream))
         else:
             stream.abort()
 
@@ -201,8 +201,3 @@ class Hub:
             stream.abort()
         else:
             stream.begin(pump.other)
-
-    def _start(self, work: Any) -> None:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)

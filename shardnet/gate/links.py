@@ -5,19 +5,23 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import random
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from typing import Any
 
 from shardnet.errors import ClusterError
-from shardnet.gate.destinations import Gate, written
-from shardnet.gate.hosts import Hosts
+from shardnet.gate.calling import MOST_CALL_BYTES
+from shardnet.gate.destinations import HOSTS, Gate, written
+from shardnet.gate.hosts import Hosts, unpack_addresses
 from shardnet.gate.network import Network
 from shardnet.trust.addresses import Address
 from shardnet.trust.certificates import Peer, peer_of
 from shardnet.trust.contexts import client_context, server_mark
 from shardnet.trust.identity import Identity
 from shardnet.tunnel.connection import Connection
+from shardnet.tunnel.forward import open_reader_writer
 from shardnet.tunnel.meeting import Meeting
 from shardnet.tunnel.nested_tls import dial_over
 from shardnet.tunnel.session import LinkSession
@@ -27,6 +31,9 @@ STRAIGHT_AGAIN_S = 20.0
 """After which a straight way is looked for again."""
 DIAL_S = 30.0
 """How long it may take to reach another host, before who wants to is told that it is out of reach."""
+MOST_ASKED = 3
+"""Hosts that are asked for the coordinator's gate at the same time."""
+ANSWER_S = 5.0
 
 
 async def dial_straight(gate: Address, context: ssl.SSLContext, mark: str) -> tuple[Connection, Peer]:
@@ -116,6 +123,25 @@ class Links:
             dialling = self._dialling[host] = asyncio.ensure_future(self._dial(host))
             dialling.add_done_callback(lambda _: self._dialling.pop(host))
         return await asyncio.shield(dialling)
+
+    def ask_for_gates(self) -> list[Coroutine[Any, Any, tuple[Address, ...]]]:
+        """Ask some of the others where the coordinator's gate can be dialled."""
+        there = [host for host, said in self._hosts.addresses.items() if said and host != self._identity.name]
+        return [self._ask_for_gates(host) for host in random.sample(there, min(len(there), MOST_ASKED))]
+
+    async def _ask_for_gates(self, host: str) -> tuple[Address, ...]:
+        """None where it is not reached, or has not heard, either. A link that was made for it ends with it."""
+        before = self._meeting.sessions
+        with suppress(OSError, ValueError, ClusterError, asyncio.TimeoutError):
+            session = await self.session_to(host)
+            reader, writer = open_reader_writer(session, written(HOSTS), MOST_CALL_BYTES)
+            try:
+                return unpack_addresses(await asyncio.wait_for(reader.readline(), ANSWER_S))
+            finally:
+                writer.transport.abort()
+                if session not in before and not session.num_streams:
+                    session.end("it was asked something, and is not needed any more")
+        return ()
 
     async def _dial(self, host: str) -> LinkSession:
         numbers = itertools.count()

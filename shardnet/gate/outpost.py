@@ -7,10 +7,9 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 from shardnet.errors import ClusterError
-from shardnet.gate.arrivals import Arrivals, Arrived, refused
+from shardnet.gate.arrivals import MOST_SHAKING, Arrivals, Arrived, refused
 from shardnet.gate.calling import Called
 from shardnet.gate.destinations import HOSTS, Gate, Member, read, written
 from shardnet.gate.door_entrance import DoorEntrance, OtherDoor
@@ -22,7 +21,9 @@ from shardnet.gate.network import Network
 from shardnet.gate.ports import LOOPBACK, Ports
 from shardnet.gate.rota import Rota
 from shardnet.gate.search import Search
+from shardnet.process.crowds import Crowds
 from shardnet.process.lasting import DOOR
+from shardnet.process.tasks import Tasks
 from shardnet.trust.addresses import Address
 from shardnet.trust.certificates import Peer
 from shardnet.trust.contexts import client_context, server_context, server_mark
@@ -72,13 +73,13 @@ class Outpost:
         self._network = Network()
         self._network.on_change.append(self._network_changed)
         self._rota = Rota(identity.gates)
-        self._search = Search(identity.cluster_id, self._may_be_at)
         self._has_moved = asyncio.Event()
         self._meeting = Meeting(lambda session: None, self._on_stream, limits, refused(say))
         self._session: LinkSession | None = None
         self._other_version: Version | None = None
         """Of the coordinator's gate, where it does not go with this one."""
         self._links = Links(identity, self._meeting, self.session, self._network)
+        self._search = Search(identity.cluster_id, self._links.ask_for_gates, self._may_be_at)
         self.arrivals = Arrivals(
             listeners,
             lambda: self._own_context,
@@ -90,7 +91,9 @@ class Outpost:
         )
         self.ports = Ports(identity.name, self._entrance_of, loopback)
         self.know(identity)
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks = Tasks()
+        self._shaking: Crowds[Stream] = Crowds(MOST_SHAKING)
+        """Of those that come through the coordinator's gate, where it is not known from whom."""
 
     def know(self, identity: Identity) -> None:
         """The identity of this host from now on, of the same name: the certificate for the next connection, and where
@@ -119,7 +122,7 @@ class Outpost:
         self._meeting.hurry(COORDINATOR)
 
     def _may_be_at(self, addresses: Sequence[Address]) -> None:
-        """The local network says so."""
+        """Somebody says so."""
         self._rota.try_once(addresses)
         self._meeting.hurry(COORDINATOR)
 
@@ -261,9 +264,14 @@ class Outpost:
         wanted = read(stream.destination)
         is_here = isinstance(wanted, Member) and wanted.host == self.identity.name
         if isinstance(wanted, Member) and is_here and self.ports.is_own(wanted.port):
-            self._start(carry(stream, partial(reach, self._loopback, wanted.port)))
+            self._tasks.start(carry(stream, partial(reach, self._loopback, wanted.port)))
         elif wanted == Gate(self.identity.name) and session is self._session:
-            self._start(self._answer(stream))
+            makes_room = self._shaking.add(stream, COORDINATOR)
+            if makes_room is not None:
+                makes_room.abort()
+            self._tasks.start(self._answer(stream))
+        elif wanted == HOSTS and session is not self._session:
+            stream.begin(_Saying(pack_addresses(self.identity.gates)))
         else:
             stream.abort()
 
@@ -274,8 +282,17 @@ class Outpost:
             await answer_over(stream, arrived, self._own_context, HANDSHAKE_S)
         except OSError as error:
             self._say(f"through the coordinator's gate: {reason_of(error)}")
+        finally:
+            self._shaking.remove(stream)
 
-    def _start(self, work: Any) -> None:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+
+class _Saying(asyncio.Protocol):
+    """Tells another host, that has lost the coordinator's gate, where this one finds it."""
+
+    def __init__(self, said: bytes) -> None:
+        self._said = said
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        transport.write(self._said)
+        transport.close()

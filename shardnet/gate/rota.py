@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from shardnet.trust.addresses import Address
 
 MOST_ONCE = 4
+"""Addresses that one may say who need not know, of four of them."""
 
 
 class Rota:
@@ -25,7 +26,8 @@ class Rota:
 
     def try_once(self, addresses: Sequence[Address]) -> None:
         """It may be there, says somebody who need not know: each is dialled once, before the others have their turn."""
-        self._once = deque(addresses[:MOST_ONCE])
+        said = dict.fromkeys((*addresses[:MOST_ONCE], *self._once))
+        self._once = deque(list(said)[: 4 * MOST_ONCE])
 
     def know(self, addresses: Sequence[Address]) -> None:
         """It may be there from now on, and nowhere else."""
@@ -36,9 +38,11 @@ class Rota:
     def next(self) -> tuple[Address, ...]:
         """Those of the next attempt: two at the most, and none where none is known."""
         tried = [] if self.reached is None else [self.reached]
-        if self._once:
-            tried.append(self._once.popleft())
-        elif self._others:
+        while self._once:
+            once = self._once.popleft()
+            if once not in tried:
+                return (*tried, once)
+        if self._others:
             tried.append(self._others[0])
             self._others.rotate(-1)
         return tuple(tried)

@@ -16,6 +16,8 @@ from processes import wait_until
 from two_hosts import NEAR, Agent, Host, Hosts, Visitor, greeted_at
 
 from shardnet.errors import JoinFailed, OtherVersion, PortTaken
+from shardnet.gate import outpost
+from shardnet.gate.arrivals import MOST_SHAKING
 from shardnet.gate.hosts import Hosts as KnownHosts
 from shardnet.gate.hosts import pack_addresses
 from shardnet.transport.door.knocking import read_exactly
@@ -310,3 +312,28 @@ def test_what_is_said_before_there_is_a_link_is_not_lost(hosts: Hosts, monkeypat
         connection.sendall(b"early")
         expected = b"tabletearly"
         assert read_exactly(connection, len(expected)) == expected
+
+
+def test_a_member_that_dials_another_one_often_leaves_room_on_the_link_of_that(
+    hosts: Hosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Handshakes that are not gone on with, through the coordinator's gate, took all the streams that there are."""
+    monkeypatch.setattr(outpost, "HANDSHAKE_S", 1000.0)
+    phone, tablet = hosts.join("phone", can_be_dialled=False), hosts.join("tablet")
+    wait_until(lambda: phone.outpost._links.has_heard and tablet.outpost._links.has_heard)
+
+    async def crowd() -> None:
+        before = phone.outpost.session().num_streams
+        for _ in range(3 * MOST_SHAKING):
+            tablet.outpost.session().open_stream(asyncio.Protocol, b"gate phone")
+        while len(tuple(phone.outpost._shaking)) < MOST_SHAKING:
+            await asyncio.sleep(0.001)
+        while tablet.outpost.session().num_streams > MOST_SHAKING + 2:
+            await asyncio.sleep(0.001)
+        assert phone.outpost.session().num_streams <= before + MOST_SHAKING
+
+    hosts.on_loop(crowd)
+    second, third = far(hosts, phone), far(hosts, tablet)
+    second.membership.sync()
+    assert greeted_at(tablet.loopback, second.agent.port) == "phone"
+    assert third.membership.endpoint == tablet.endpoint

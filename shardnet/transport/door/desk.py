@@ -15,6 +15,7 @@ from typing import Any
 
 from shardnet.errors import ClusterError, Evicted, JoinFailed, NameTaken, PortTaken, ShardnetError
 from shardnet.process.identity import has_ended
+from shardnet.process.tasks import Tasks
 from shardnet.process.tokens import Buckets, Pace
 from shardnet.transport.door import messages
 from shardnet.transport.door.gate import Gate
@@ -68,7 +69,7 @@ class Desk:
         """Those who are connected."""
         self._away = {member.id for member in roster.members}
         self._news_heard = asyncio.Condition()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
         self._is_publishing = False
         self._is_closed = False
         self._gate = Gate(self._turn_out)
@@ -91,7 +92,7 @@ class Desk:
         """Wait for those who are away, but not for the dead, such as who had this door before."""
         self._bury_away()
         if self._away:
-            self._start(self._wait_for_away())
+            self._tasks.start(self._wait_for_away())
 
     async def _wait_for_away(self) -> None:
         loop = asyncio.get_running_loop()
@@ -135,7 +136,7 @@ class Desk:
                     self._hear_of_clash(guest, said.id)
                 elif type(said) in messages.SAID:
                     await questions.acquire()
-                    self._start(self._answer(guest, said, questions))
+                    self._tasks.start(self._answer(guest, said, questions))
                 else:
                     raise Undecodable("this is for the door to say")
         finally:
@@ -143,7 +144,7 @@ class Desk:
                 self._num_guests[guest.host] -= 1
             guest.end()
             self._part(guest)
-            self._start(self._wake())
+            self._tasks.start(self._wake())
 
     async def serve_gate(self, guest: Guest) -> None:
         """Tell the gate of this host of all members, for as long as it is there.
@@ -152,11 +153,6 @@ class Desk:
             EOFError, OSError, Undecodable: as `Guest.read`.
         """
         await self._gate.serve(guest, self._roster.members)
-
-    def _start(self, work: Any) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     async def _answer(self, guest: Guest, question: Any, questions: asyncio.Semaphore) -> None:
         try:
@@ -301,7 +297,7 @@ class Desk:
         struck = self._members.get(member_id)
         self._strike_off(member_id)
         if struck is not None:
-            self._start(struck.farewell())
+            self._tasks.start(struck.farewell())
 
     async def _leave(self, guest: Guest, _: Leave) -> int:
         self._part(guest)
@@ -330,7 +326,7 @@ class Desk:
         self._gate.drop(member_id)
         if self._roster.strike(member_id) and not self._is_publishing:
             self._is_publishing = True
-            self._start(self._publish())
+            self._tasks.start(self._publish())
 
     async def _publish(self) -> None:
         """Tell all members what has changed, as soon as it is kept."""
