@@ -41,6 +41,7 @@ from shardnet.launch.cluster.tables import show_status, show_trusted
 from shardnet.launch.cluster.telling import tell
 from shardnet.launch.cluster.wake_lock import LOCK, awake
 from shardnet.launch.flags import Here, Only, flattened
+from shardnet.launch.hosts.typed_code import FROM_INPUT, typed_code
 from shardnet.launch.values import given_or_any
 from shardnet.loader import glance_at_once
 from shardnet.process.allocator import settle_allocator
@@ -121,6 +122,8 @@ def join(where: ClusterOptions, device: OwnDeviceOptions, how: JoinOptions, outp
     Example: shardnet join 7-harbour-green
     """
     folder = where.folder()
+    if how.code == FROM_INPUT:
+        how = replace(how, code=typed_code())
     with ExitStack() as ends:
         ends.enter_context(awake(partial(_tell_may_sleep, output)))
         is_far = how.code is not None or not is_running(folder)

@@ -203,8 +203,8 @@ class JoinOptions:
         str | None,
         typer.Argument(
             metavar="[CODE]",
-            help="What the other machine shows, as 7-harbour-green or the text of its QR code. Not needed on the same "
-            "machine, nor where this one has joined before.",
+            help="What the other machine shows, as 7-harbour-green or the text of its QR code; - has it typed, or "
+            "piped in. Not needed on the same machine, nor where this one has joined before.",
             show_default=False,
         ),
     ] = None

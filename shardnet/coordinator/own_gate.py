@@ -13,11 +13,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from shardnet.errors import BadConfiguration, ClusterError, UsageError
+from shardnet.errors import BadConfiguration, ClusterError, ShardnetError, UsageError
 from shardnet.foreign.plain_files import read_json
+from shardnet.gate.log import begun_log
 from shardnet.process.identity import process_of
 from shardnet.process.serving_process import ServingProcess
 from shardnet.process.state_folder import StateFolder
+from shardnet.source.trust import ask_gate
+from shardnet.trust.names import COORDINATOR
+from shardnet.versions import OWN
 
 GATE_COMMAND = (sys.executable, "-m", "shardnet.gate.process")
 NOTE, LOG = "own_gate.json", "gate.log"
@@ -42,8 +46,16 @@ class Gate(ServingProcess):
         told: what it has said when it was ready.
     """
 
-    def __init__(self, log: Path, process: str, child: subprocess.Popen[bytes] | None, told: dict[str, Any]) -> None:
-        super().__init__(log, process, child)
+    def __init__(
+        self,
+        log: Path,
+        process: str,
+        child: subprocess.Popen[bytes] | None,
+        told: dict[str, Any],
+        *,
+        begins_at: int = 0,
+    ) -> None:
+        super().__init__(log, process, child, begins_at=begins_at)
         self.told = told
         self.held: int | None = None
         """The end of a pipe that is open as long as this process lives, where the gate ends with it."""
@@ -51,7 +63,7 @@ class Gate(ServingProcess):
 
 def start_or_find(state: StateFolder, listening: Listening) -> Gate:
     """The gate of a coordinator's host. It outlives a coordinator that is killed: what members of different hosts say
-    to each other goes on.
+    to each other goes on. One of another release takes its place where that harms nobody, or must be.
 
     Raises:
         UsageError: it cannot be started, or cannot listen there.
@@ -60,7 +72,7 @@ def start_or_find(state: StateFolder, listening: Listening) -> Gate:
     if noted is not None:
         left, process, told = noted
         found = Gate(state.path / LOG, process, None, told)
-        if not found.has_ended and left == listening:
+        if not found.has_ended and left == listening and _is_of_use(state.path, told):
             return found
         found.close()
         endpoints = _as_last_time(listening, left, told)
@@ -101,7 +113,8 @@ def start(folder: Path, options: Sequence[str] = (), *, ends_with_this: bool = F
     until = [] if watched is None else ["--end-with", str(watched)]
     log = folder / LOG
     try:
-        with open(log, "wb") as output:
+        with begun_log(log) as output:
+            begins_at = os.fstat(output.fileno()).st_size
             child = subprocess.Popen(
                 [*GATE_COMMAND, "--folder", str(folder), "--ready-fd", str(writing), *until, *options],
                 stdin=subprocess.DEVNULL,
@@ -116,7 +129,7 @@ def start(folder: Path, options: Sequence[str] = (), *, ends_with_this: bool = F
     finally:
         for each in handed:
             os.close(each)
-    gate = Gate(log, process_of(child.pid), child, {})
+    gate = Gate(log, process_of(child.pid), child, {}, begins_at=begins_at)
     gate.held = held
     try:
         gate.told = _told(reading, gate)
@@ -126,6 +139,21 @@ def start(folder: Path, options: Sequence[str] = (), *, ends_with_this: bool = F
     finally:
         os.close(reading)
     return gate
+
+
+def _is_of_use(folder: Path, told: dict[str, Any]) -> bool:
+    """Whether a gate that was left there stays. One of another release does as long as hosts are linked through it, who
+    would lose what they say to each other, if it speaks as this release does."""
+    if told.get("release") == OWN.release:
+        return True
+    return bool(told.get("wire") == OWN.wire) and _links_hosts(folder)
+
+
+def _links_hosts(folder: Path) -> bool:
+    try:
+        return any(host["is_linked"] for host in ask_gate(folder, "trusted") if host["name"] != COORDINATOR)
+    except ShardnetError:
+        return False
 
 
 def _told(pipe: int, gate: Gate) -> dict[str, Any]:

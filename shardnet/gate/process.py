@@ -46,6 +46,7 @@ from shardnet.trust.answering import Desk
 from shardnet.trust.identity import identity_in, keep_gates
 from shardnet.trust.invitations import Invitations
 from shardnet.trust.keys import fingerprint_of
+from shardnet.versions import OWN
 
 MOST_FILES = 2**16
 
@@ -169,8 +170,9 @@ def _keep_gates(state: StateFolder, gates: Sequence[Address]) -> None:
 
 def _be_ready(pipe: int | None, what: dict[str, Any]) -> None:
     if pipe is not None:
+        said = {"wire": OWN.wire, "release": OWN.release, **what}
         with suppress(OSError):
-            os.write(pipe, json.dumps(what).encode() + b"\n")
+            os.write(pipe, json.dumps(said).encode() + b"\n")
             os.close(pipe)
 
 

@@ -29,12 +29,14 @@ class ServingProcess:
         log: what it writes.
         process: as `process.identity` names it; empty where the system does not say.
         child: the process, where this one has started it.
+        begins_at: what is in its log before that, in bytes, is of earlier ones.
     """
 
-    def __init__(self, log: Path, process: str, child: subprocess.Popen[bytes] | None) -> None:
+    def __init__(self, log: Path, process: str, child: subprocess.Popen[bytes] | None, *, begins_at: int = 0) -> None:
         self.log = log
         self.process = process
         self.child = child
+        self._begins_at = begins_at
 
     @property
     def has_ended(self) -> bool:
@@ -44,7 +46,9 @@ class ServingProcess:
     def last_line(self) -> str:
         """Of its log, without the name of the program before it; empty where there is none."""
         try:
-            lines = self.log.read_text(errors="replace").strip().splitlines()
+            with open(self.log, "rb") as log:
+                log.seek(self._begins_at)
+                lines = log.read().decode(errors="replace").strip().splitlines()
         except OSError:
             lines = []
         return lines[-1].removeprefix("shardnet: ") if lines else ""

@@ -12,9 +12,6 @@ import hashlib
 import hmac
 from typing import Any
 
-from spake2 import SPAKE2_A, SPAKE2_B, SPAKEError
-from spake2.ed25519_basic import NotOnCurve
-
 from shardnet.trust.enrolment_messages import Kind, Message, pack
 
 _NEWCOMER, _CLUSTER = b"shardnet newcomer", b"shardnet cluster"
@@ -30,6 +27,8 @@ class CodeExchange:
     """
 
     def __init__(self, is_newcomer: bool, secret: bytes, server_key: bytes) -> None:
+        from spake2 import SPAKE2_A, SPAKE2_B  # a megabyte, which a gate does without until somebody shows a code
+
         side = SPAKE2_A if is_newcomer else SPAKE2_B
         self._spake: Any = side(secret, idA=_NEWCOMER, idB=_CLUSTER + server_key)
         self.element: bytes = self._spake.start()
@@ -41,6 +40,9 @@ class CodeExchange:
         Raises:
             ValueError: what came is no element of the other side's.
         """
+        from spake2 import SPAKEError
+        from spake2.ed25519_basic import NotOnCurve
+
         if len(element) != ELEMENT_BYTES:
             raise ValueError(f"an element of {len(element)} bytes")
         try:

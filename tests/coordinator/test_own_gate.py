@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from processes import wait_until
 
 from shardnet.coordinator import own_gate
 from shardnet.coordinator.own_gate import Listening
 from shardnet.errors import UsageError
+from shardnet.gate.asking import enrol
 from shardnet.gate.listening import MOST_TRIED
 from shardnet.process.state_folder import StateFolder
 from shardnet.source.trust import ask_gate
+from shardnet.trust.payload import parse_payload
+from shardnet.versions import OWN
 
 LISTEN = Listening(("127.0.0.1:0",))
 
@@ -64,6 +69,41 @@ def test_with_another_address_there_is_another_gate(state: StateFolder) -> None:
     first = own_gate.start_or_find(state, LISTEN)
     with own_gate.start_or_find(state, Listening(("localhost:0",))) as second:
         assert first.has_ended and not second.has_ended
+
+
+@pytest.mark.parametrize("wire", [OWN.wire, OWN.wire + 1])
+def test_a_gate_of_another_release_stays_only_where_it_links_hosts(
+    state: StateFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wire: int
+) -> None:
+    """It was taken for one of this release, whatever it was."""
+    program = (
+        "import sys; from shardnet.gate import process; from shardnet.versions import Version; "
+        f"process.OWN = Version({wire}, '0.0.9'); sys.exit(process.main())"
+    )
+    with monkeypatch.context() as patched:
+        patched.setattr(own_gate, "GATE_COMMAND", (sys.executable, "-c", program))
+        older = own_gate.start_or_find(state, LISTEN)
+    invitation = parse_payload(ask_gate(state.path, "invite")["qr"])
+    enrol(tmp_path / "phone", invitation, "phone", invitation.addresses)
+    with own_gate.start(tmp_path / "phone"):
+        wait_until(lambda: own_gate._links_hosts(state.path))
+        found = own_gate.start_or_find(state, LISTEN)
+        assert (found.process == older.process) == (wire == OWN.wire)
+    wait_until(lambda: not own_gate._links_hosts(state.path))
+    own = own_gate.start_or_find(state, LISTEN)
+    assert own.process != older.process and older.has_ended
+    assert own_gate.start_or_find(state, LISTEN).process == own.process
+
+
+def test_why_a_gate_ended_is_not_what_an_earlier_one_has_said(
+    state: StateFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = state.path / own_gate.LOG
+    log.write_text("12:00:00 the disk was full\n")
+    monkeypatch.setattr(own_gate, "GATE_COMMAND", (sys.executable, "-c", "pass"))
+    with pytest.raises(UsageError, match=r"^The gate of this host has ended\.$"):
+        own_gate.start_or_find(state, LISTEN)
+    assert log.read_text().startswith("12:00:00 the disk was full\n")
 
 
 def test_a_port_in_use_is_one_sentence(state: StateFolder) -> None:

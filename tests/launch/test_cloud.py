@@ -18,9 +18,9 @@ UNIT = CLOUD / "shardnet-join.service"
 
 @pytest.fixture
 def state(tmp_path: Path) -> Path:
-    """A state folder, beside a program `shardnet` that only says how it was called."""
+    """A state folder, beside a program `shardnet` that only says how it was called, and what it reads."""
     said = tmp_path / "shardnet"
-    said.write_text('#!/bin/sh\nfor each in "$@"; do echo "$each"; done\n')
+    said.write_text('#!/bin/sh\nfor each in "$@"; do echo "$each"; done\n[ "$2" != - ] || cat\n')
     said.chmod(0o755)
     (tmp_path / "state").mkdir()
     return tmp_path / "state"
@@ -38,8 +38,8 @@ def test_a_device_joins_by_a_code_first_and_without_one_later(state: Path) -> No
     given = {"SHARDNET_CODE": "7-harbour-green", "SHARDNET_ADDRESS": "203.0.113.5:29500", "SHARDNET_NAME": "node"}
     first = called(state, "--threads", "2", SHARDNET_LISTEN="0.0.0.0:29501", **given)
     where = ["--cluster", str(state), "--listen", "0.0.0.0:29501", "--threads", "2"]
-    invited = ["7-harbour-green", "--address", "203.0.113.5:29500", "--name", "node"]
-    assert first == ["join", *invited, *where]
+    invited = ["-", "--address", "203.0.113.5:29500", "--name", "node"]
+    assert first == ["join", *invited, *where, "7-harbour-green"]  # on its input: no list of processes has it
     (state / "host.pem").touch()
     assert called(state, "--threads", "2", SHARDNET_LISTEN="0.0.0.0:29501", **given) == ["join", *where]
 
@@ -47,7 +47,7 @@ def test_a_device_joins_by_a_code_first_and_without_one_later(state: Path) -> No
 def test_the_code_may_be_in_a_file(state: Path) -> None:
     secret = state.parent / "code"
     secret.write_text("SHARDNET:AEBAG\n")
-    assert called(state, SHARDNET_CODE_FILE=str(secret)) == ["join", "SHARDNET:AEBAG", "--cluster", str(state)]
+    assert called(state, SHARDNET_CODE_FILE=str(secret)) == ["join", "-", "--cluster", str(state), "SHARDNET:AEBAG"]
 
 
 def test_without_a_code_it_says_what_is_needed(state: Path) -> None:

@@ -6,7 +6,6 @@ import ipaddress
 import os
 import socket
 import stat
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -16,7 +15,6 @@ from typing import Any, NamedTuple
 from shardnet.errors import UsageError
 from shardnet.process.lasting import DOOR, UNIX
 from shardnet.process.ownership import require_own
-from shardnet.process.scratch import ScratchFolder
 from shardnet.process.state_folder import StateFolder
 from shardnet.transport.door.endpoint import join_endpoint
 from shardnet.transport.door.key import own_key
@@ -51,6 +49,10 @@ def listen_for_user() -> Listener:
     Raises:
         UsageError: there is no room for a socket.
     """
+    import tempfile
+
+    from shardnet.process.scratch import ScratchFolder  # a gate listens in folders that are there
+
     parent = Path(tempfile.gettempdir())
     try:
         with ExitStack() as ends:
