@@ -42,6 +42,45 @@ def test_a_stream_that_sends_little_waits_for_nobody() -> None:
             assert send(turns) != 9
 
 
+def test_a_message_in_pieces_is_not_split_by_bulk() -> None:
+    """Its second piece waited until there was room for bulk again, and behind that."""
+    turns = Turns(QUANTUM)
+    turns.wake(1)
+    for _ in range(3):
+        send(turns)
+    for _ in range(QUANTUM // 100):
+        turns.wake(9)
+        assert turns.next(only_new=True) == 9
+        turns.charge(9, 100)
+        turns.sleep(9)
+        assert turns.next(only_new=True) is None
+    turns.wake(9)
+    assert turns.next(only_new=True) is None, "a quantum until the others had their turn"
+    assert {send(turns) for _ in range(3)} == {1, 9}
+    turns.sleep(9)
+    for _ in range(3):
+        assert send(turns) == 1
+    turns.wake(9)
+    assert turns.next(only_new=True) == 9
+
+
+def test_one_that_pauses_is_no_favourite_of_bulk_that_does_not() -> None:
+    turns = Turns(QUANTUM)
+    sent: Counter[int] = Counter()
+    for stream in (1, 2):
+        turns.wake(stream)
+    for _ in range(4000):
+        stream = turns.next()
+        assert stream is not None
+        turns.charge(stream, 100)
+        sent[stream] += 100
+        if stream == 2:
+            turns.sleep(2)
+            turns.next(only_new=True)
+            turns.wake(2)
+    assert sent[2] <= sent[1] + 2 * QUANTUM
+
+
 def test_one_that_sends_much_is_no_favourite_for_long() -> None:
     turns = Turns(QUANTUM)
     turns.wake(1)
