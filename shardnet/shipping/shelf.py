@@ -17,7 +17,7 @@ from shardnet.loader.parts import PART_BYTES
 from shardnet.loader.places import TensorPlace
 from shardnet.process.threads import Errands, do_for
 from shardnet.shipping.courtesy import Courtesy
-from shardnet.shipping.store import Store
+from shardnet.shipping.store import MOST_LISTS, Store
 from shardnet.transport.shipping_messages import MOST_CHUNK_BYTES, ChunkWanted
 
 MOST_WAITING = 64
@@ -46,7 +46,7 @@ class Shelf:
         self._copies: dict[str, dict[str, TensorPlace]] = {}
         """Of checkpoints that lie here as a whole: where each root is, by the checkpoint's name."""
         self._fetched: dict[str, frozenset[str]] = {}
-        """Of those that are fetched: all roots."""
+        """Of those that are fetched: all roots. The one that was told last is the last."""
         self._reader: Errands | None = None
         self._num_waiting = 0
         self._is_closed = False
@@ -59,9 +59,12 @@ class Shelf:
                 self._copies[copy.name] = {place.root: place for place in copy.tensors.values()}
 
     def open_fetched(self, checkpoint: str, roots: frozenset[str]) -> None:
-        """The same for what the store has of a checkpoint, now or later."""
+        """The same for what the store has of a checkpoint, now or later; not of more than it remembers."""
         with self._lock:
+            self._fetched.pop(checkpoint, None)
             self._fetched[checkpoint] = roots
+            while len(self._fetched) > MOST_LISTS:
+                del self._fetched[next(iter(self._fetched))]
 
     def chunk(self, wanted: ChunkWanted) -> Future[bytes]:
         """Some bytes of a part; none where they are not here yet.

@@ -101,10 +101,12 @@ class Store:
 
     def _forget_lists(self, new: str) -> None:
         """All but the newest ones."""
-        others = sorted(
-            (each for each in self._lists.iterdir() if each.name != new), key=lambda each: each.stat().st_mtime
-        )
-        for folder in others[: max(0, len(others) - MOST_LISTS + 1)]:
+        told_s: dict[Path, float] = {}
+        for folder in self._lists.iterdir():
+            with suppress(FileNotFoundError):  # another process has just forgotten it
+                if folder.name != new:
+                    told_s[folder] = folder.stat().st_mtime
+        for folder in sorted(told_s, key=lambda each: told_s[each])[: max(0, len(told_s) - MOST_LISTS + 1)]:
             shutil.rmtree(folder, ignore_errors=True)
 
     def roots(self, name: str) -> dict[str, str] | None:

@@ -8,11 +8,17 @@ from pathlib import Path
 import pytest
 import torch
 
+from shardnet.errors import ModelNotFound
+from shardnet.loader.parts import checkpoint_name
 from shardnet.shipping.courtesy import LEAD_S
 from shardnet.shipping.depot import Depot
 from shardnet.shipping.limits import NO_LIMITS
+from shardnet.shipping.store import MOST_LISTS
 from shardnet.stage.pace import own_pace
 from shardnet.transport import InProcessNetwork
+from shardnet.transport.shipping_messages import CheckpointList, ChunkWanted
+
+ROOT = "0" * 64
 
 
 def test_nobody_on_the_network_waits_for_what_is_known_of_a_copy(
@@ -31,6 +37,25 @@ def test_nobody_on_the_network_waits_for_what_is_known_of_a_copy(
         assert not asked.done()
         is_read.set()
         assert asked.result(60) is False
+        depot.close()
+
+
+def test_a_device_remembers_few_lists(tmp_path: Path) -> None:
+    """Or a member could fill its memory with them: on the disk there were never more."""
+    with InProcessNetwork() as network, network.join("a") as here:
+        depot = Depot(here, tmp_path, NO_LIMITS, set, lambda fetched: None)
+        names = []
+        for number in range(MOST_LISTS + 3):
+            what = CheckpointList(f"{number}".encode(), {"x": ROOT})
+            names.append(checkpoint_name(*what))
+            assert depot.take_list(names[-1], what).result(60) == ()
+            assert depot.take_list(names[0], CheckpointList(b"0", {"x": ROOT})).result(60) == ()
+        assert len(depot._shelf._fetched) == MOST_LISTS
+        with pytest.raises(ModelNotFound):
+            depot._shelf.chunk(ChunkWanted(names[1], ROOT, 0, 10)).result(60)
+        depot._claimed.add(ROOT)
+        for name in (names[0], names[-1]):
+            assert depot._shelf.chunk(ChunkWanted(name, ROOT, 0, 10)).result(60) == b""
         depot.close()
 
 

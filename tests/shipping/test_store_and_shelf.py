@@ -327,3 +327,13 @@ def test_few_checkpoints_are_remembered(tmp_path: Path) -> None:
             store.enter(names[-1], what)
             os.utime(tmp_path / "checkpoints" / names[-1], (number, number))
         assert [store.roots(name) is not None for name in names] == [False] * 3 + [True] * MOST_LISTS
+
+
+def test_a_list_that_another_process_has_just_forgotten_is_no_full_disk(tmp_path: Path) -> None:
+    with store_in(tmp_path) as store:
+        gone = tmp_path / "checkpoints" / "gone"
+        gone.parent.mkdir()
+        gone.symlink_to(tmp_path / "nowhere")  # it is listed, and is not there
+        what = CheckpointList(b"{}", {})
+        store.enter(checkpoint_name(*what), what)
+        assert store.roots(checkpoint_name(*what)) == {}
