@@ -22,7 +22,7 @@ from shardnet.errors import UsageError
 from shardnet.loader import ModelFiles
 from shardnet.models.plain_config import as_text
 from shardnet.plan import DeviceProfile, Link
-from shardnet.process.compute import CPU
+from shardnet.process.compute import CPU, has_own_memory
 from shardnet.profiling.link_probe import measure_links
 from shardnet.profiling.measurement import DeviceMeasurement, LinkMeasurement
 from shardnet.profiling.store import ProfileStore
@@ -74,7 +74,7 @@ class Surveyor:
                 name=device,
                 memory_bytes=_share(answer, promised[_pool(answer)], hosts[_pool(answer)]),
                 num_threads=answer.num_threads,
-                host=_pool(answer),
+                host=_place(answer),
                 host_cores=answer.num_cores if answer.compute == CPU else answer.num_threads,
             )
             for device, answer in zip(devices, described, strict=True)
@@ -191,7 +191,12 @@ class Surveyor:
 
 
 def _pool(device: DeviceDescription) -> str:
-    """Devices of one pool share memory, and what computes."""
+    """Devices of one pool share memory."""
+    return f"{device.host}/{device.compute}" if has_own_memory(device.compute) else device.host
+
+
+def _place(device: DeviceDescription) -> str:
+    """Devices of one place share what computes."""
     return device.host if device.compute == CPU else f"{device.host}/{device.compute}"
 
 

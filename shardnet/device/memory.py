@@ -15,7 +15,7 @@ from torch import Tensor
 
 from shardnet.errors import DoesNotFit
 from shardnet.process.allocator import return_freed
-from shardnet.process.compute import CPU
+from shardnet.process.compute import CPU, has_own_memory
 from shardnet.profiling.compute import return_cached, usable_compute_bytes
 from shardnet.profiling.memory import usable_memory_bytes
 from shardnet.stage.budget import MemoryBudget
@@ -92,7 +92,7 @@ class DeviceMemory:
         self.budget = MemoryBudget()
         """No limit before the first model comes: there is nobody to keep to it."""
         self.beside = MemoryBudget()
-        """The same of the CPU's memory, for what stages keep there of sessions on an accelerator."""
+        """The same of the CPU's memory, for what stages keep there where the accelerator has memory of its own."""
         self._device = device
         self._stages = stages
         self._lock = threading.Lock()
@@ -129,7 +129,7 @@ class DeviceMemory:
                     "are free there beside what is promised to others. Close other models, or add a device."
                 )
             stage.unread_bytes = num_bytes
-            if self._compute != CPU:
+            if has_own_memory(self._compute):
                 self._look_beside()
 
     def _look_beside(self) -> None:

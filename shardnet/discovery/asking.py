@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-import select
+import selectors
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -39,8 +39,10 @@ def look(
     heard: list[Announced] = []
     with ExitStack() as ends:
         askers = [asker for each in own if (asker := _asker(each)) is not None]
+        ready = ends.enter_context(selectors.DefaultSelector())  # `select` knows only the first 1024 files of a process
         for asker in askers:
             ends.callback(asker.socket.close)
+            ready.register(asker.socket, selectors.EVENT_READ, asker)
         if not askers:
             return []
         begin_s = time.monotonic()
@@ -51,8 +53,7 @@ def look(
                 for asker in askers:
                     asker.ask(group)
             next_s = min([until_s, *ask_at_s[:1]])
-            ready, _, _ = select.select([each.socket for each in askers], [], [], max(0.0, next_s - now_s))
-            new = [announced for asker in askers if asker.socket in ready for announced in asker.heard()]
+            new = [one for key, _ in ready.select(max(0.0, next_s - now_s)) for one in key.data.heard()]
             heard += new
             if new and is_enough(heard):
                 until_s = min(until_s, time.monotonic() + OTHERS_S)

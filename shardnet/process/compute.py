@@ -9,6 +9,7 @@ from shardnet.errors import BadRequest
 from shardnet.foreign.quoting import quoted
 
 CPU = "cpu"
+METAL = "mps"
 _FORM = re.compile(r"cpu|mps|cuda:(0|[1-9][0-9]?)")
 """One name for each: devices that compute at the same place share its memory (`cluster.survey`)."""
 _FULL_METAL = ("MPS backend out of memory", "Invalid buffer size")
@@ -20,6 +21,11 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     import torch
 
     return isinstance(error, torch.OutOfMemoryError) or str(error).startswith(_FULL_METAL)
+
+
+def has_own_memory(compute: str) -> bool:
+    """Whether what is there takes nothing of the processor's memory. Metal shares that."""
+    return compute not in (CPU, METAL)
 
 
 def require_form(compute: str) -> None:

@@ -10,7 +10,7 @@ import platform
 from typing import TYPE_CHECKING
 
 from shardnet.errors import UsageError
-from shardnet.process.compute import CPU, require_form
+from shardnet.process.compute import CPU, METAL, has_own_memory, require_form
 from shardnet.profiling.cores import cpu_quota, last_level_cache_bytes
 from shardnet.profiling.memory import MARGIN_BYTES, MachineMemory, machine_memory, usable_memory_bytes
 
@@ -34,7 +34,7 @@ def compute_device(compute: str) -> torch.device:
         if found.index >= torch.cuda.device_count():
             count = torch.cuda.device_count()
             raise UsageError(f"--compute {compute}: this machine has {count} CUDA device(s), counted from cuda:0.")
-    if found.type == "mps" and not torch.backends.mps.is_available():
+    if found.type == METAL and not torch.backends.mps.is_available():
         raise UsageError("--compute mps: this torch finds no Metal here. Leave --compute out to use the processor.")
     return found
 
@@ -56,7 +56,7 @@ def compute_memory(compute: str) -> MachineMemory:
         return machine_memory()
     import torch
 
-    if device.type == "mps":  # shared with the processor
+    if device.type == METAL:
         most = int(torch.mps.recommended_max_memory())
         return MachineMemory(most, max(most - torch.mps.driver_allocated_memory(), 0))
     free_bytes, total_bytes = torch.cuda.mem_get_info(device)
@@ -69,7 +69,8 @@ def usable_compute_bytes(compute: str) -> int:
     if compute == CPU:
         return usable_memory_bytes()
     available_bytes = compute_memory(compute).available_bytes
-    return max(available_bytes - max(MARGIN_BYTES, available_bytes // 20), 0)
+    usable_bytes = max(available_bytes - max(MARGIN_BYTES, available_bytes // 20), 0)
+    return usable_bytes if has_own_memory(compute) else min(usable_bytes, usable_memory_bytes())
 
 
 def return_cached(compute: str) -> None:
@@ -78,7 +79,7 @@ def return_cached(compute: str) -> None:
         return
     import torch
 
-    (torch.mps if compute == "mps" else torch.cuda).empty_cache()
+    (torch.mps if compute == METAL else torch.cuda).empty_cache()
 
 
 def compute_cache_bytes(compute: str) -> int:

@@ -20,6 +20,7 @@ import torch
 from shardnet.errors import BadRequest, KVMemorySpent
 from shardnet.foreign.quoting import counted
 from shardnet.models.kv import ON_CPU, BlockKV
+from shardnet.process.compute import CPU, has_own_memory
 from shardnet.stage.budget import MemoryBudget
 from shardnet.stage.extent import NOTHING, Extent, Kept
 from shardnet.stage.session_cache import BlockTensors, Run, SessionCache
@@ -39,7 +40,7 @@ class KVCache:
         kept: what else is kept of their tokens, on the CPU: it takes its memory from the same budget, where that is the
             CPU's.
         device: where keys and values are.
-        beside: the budget of what is kept, where keys and values are on an accelerator.
+        beside: the budget of what is kept, where keys and values are on an accelerator with memory of its own.
     """
 
     def __init__(
@@ -79,18 +80,13 @@ class KVCache:
     @property
     def untouched_bytes(self) -> int:
         """Of what is reserved, that which holds no tokens yet: the system counts it as free. Not an accelerator's."""
-        if self.device.type != "cpu":
-            return 0
-        with self._lock:
-            rows = sum(session.capacity - session.length for session in self._sessions.values())
-            return self.bytes_per_token * rows
+        is_on_cpu = self.device.type == CPU
+        return (self.bytes_per_token if is_on_cpu else self._kept_bytes(self.kept)) * self._num_untouched_rows()
 
     @property
     def untouched_bytes_beside(self) -> int:
-        """The same of what is kept on the CPU where keys and values are on an accelerator."""
-        with self._lock:
-            rows = sum(session.capacity - session.length for session in self._sessions.values())
-            return self._bytes_beside(self.kept) * rows
+        """The same of what is taken from the other budget."""
+        return self._bytes_beside(self.kept) * self._num_untouched_rows()
 
     def missing_bytes(self, num_tokens: int) -> int:
         """How much less is free than so many tokens take."""
@@ -349,6 +345,10 @@ class KVCache:
                 "holds this layer."
             )
 
+    def _num_untouched_rows(self) -> int:
+        with self._lock:
+            return sum(session.capacity - session.length for session in self._sessions.values())
+
     def _num_reserved_rows(self) -> int:
         with self._lock:
             return sum(session.capacity for session in self._sessions.values())
@@ -357,8 +357,8 @@ class KVCache:
         return self.dtype.itemsize * block.elements_per_token
 
     def _kept_bytes(self, kept: Kept) -> int:
-        """Of what is kept of each token, those that lie where keys and values are."""
-        return kept.bytes_per_token if self.device.type == "cpu" else 0
+        """Of what is kept of each token, those that take of the memory in which keys and values are."""
+        return 0 if has_own_memory(self.device.type) else kept.bytes_per_token
 
     def _bytes_beside(self, kept: Kept) -> int:
         return kept.bytes_per_token - self._kept_bytes(kept)

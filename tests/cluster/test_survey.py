@@ -159,6 +159,17 @@ def test_an_accelerator_shares_no_memory_with_the_processor_of_its_host() -> Non
     assert len({device.host for device in found}) == 3
 
 
+def test_metal_shares_the_memory_of_the_processor_and_not_its_cores() -> None:
+    """The same memory was offered twice."""
+    with InProcessNetwork() as network:
+        here = network.join("coordinator")
+        for name, compute in (("a", "cpu"), ("b", "mps")):
+            PlayedDevice(network.join(name), "mac", "mac", f"1-thread-{compute}", 0.001, 100_000, compute)
+        found = Surveyor(here).memory(["a", "b"])
+    assert [device.memory_bytes for device in found] == [400_000, 400_000]
+    assert [device.host for device in found] == ["mac", "mac/mps"]
+
+
 def test_devices_of_one_card_do_not_compute_at_the_same_time() -> None:
     """As many groups of sessions went round as the processor beside it had cores for, and waited for each other."""
     plan = Plan(tuple(StagePlan(name, number, number) for number, name in enumerate("abcd")))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 
@@ -44,6 +47,20 @@ def test_what_is_announced_is_found_and_followed(announcers: list[Announcer]) ->
     assert found(8) == (Address(NEAR, 29501),)
     here.tell(HERE._replace(slots=frozenset({9})))
     assert found(9) == (Address(NEAR, 29500), Address("10.9.8.7", 29500))
+
+
+def test_a_process_with_many_open_files_finds_it_too(announcers: list[Announcer]) -> None:
+    """A gate has as many as it has connections: with the 1025th, it never found its cluster again."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limits[1] < 2048:
+        pytest.skip("this process may not have so many")
+    announce(HERE, announcers)
+    with ExitStack() as ends:
+        ends.callback(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (2048, limits[1]))
+        for _ in range(1100):
+            ends.callback(os.close, os.open(os.devnull, os.O_RDONLY))
+        assert found(7)
 
 
 def test_nobody_is_waited_for_who_is_not_there() -> None:

@@ -40,6 +40,16 @@ def test_the_processor_has_the_machines_memory() -> None:
     assert 0 < usable_compute_bytes("cpu") < machine_memory().total_bytes
 
 
+def test_metal_offers_no_more_than_the_machine_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 64 GiB it may take 48, whoever has taken the other ones."""
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.mps, "driver_allocated_memory", lambda: 0)
+    monkeypatch.setattr(torch.mps, "recommended_max_memory", lambda: 2**60)
+    assert 0 < usable_compute_bytes("mps") < machine_memory().total_bytes
+    monkeypatch.setattr(torch.mps, "recommended_max_memory", lambda: 2**30)
+    assert usable_compute_bytes("mps") < 2**30
+
+
 def test_profiles_of_the_processor_and_of_accelerators_do_not_stand_for_each_other() -> None:
     kinds = {device_kind(1, compute) for compute in ("cpu", "cuda:0", "cuda:1")}
     assert len(kinds) == 3

@@ -255,6 +255,19 @@ def test_what_is_kept_beside_an_accelerator_is_taken_from_the_memory_of_the_proc
     assert (budget.reserved_bytes, beside.reserved_bytes) == (0, 0)
 
 
+def test_what_is_kept_beside_metal_is_taken_from_the_memory_that_both_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache_module, "has_own_memory", lambda device_type: device_type != "meta")  # as it is with mps
+    kept = Kept(4, torch.float32, 1)
+    budget, beside = MemoryBudget(), MemoryBudget(0)
+    cache = KVCache(LAYOUT, torch.float32, budget, kept, torch.device("meta"), beside)
+    cache.open(0, 30)
+    cache.advance(0, 10)
+    assert budget.reserved_bytes == 30 * (BYTES_PER_TOKEN + kept.bytes_per_token) == 30 * cache.bytes_per_token
+    assert cache.untouched_bytes == 20 * kept.bytes_per_token and cache.untouched_bytes_beside == 0
+    cache.close(0)
+    assert budget.reserved_bytes == beside.reserved_bytes == 0
+
+
 @pytest.mark.parametrize(
     ("error", "raised"),
     [
