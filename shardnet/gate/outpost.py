@@ -73,6 +73,8 @@ class Outpost:
         self._network = Network()
         self._network.on_change.append(self._network_changed)
         self._rota = Rota(identity.gates)
+        self._told: tuple[Address, ...] = ()
+        """Where the coordinator's gate has said last that it can be dialled."""
         self._has_moved = asyncio.Event()
         self._meeting = Meeting(lambda session: None, self._on_stream, limits, refused(say))
         self._session: LinkSession | None = None
@@ -103,10 +105,13 @@ class Outpost:
         self._links.know(identity)
         self._rota.know(identity.gates)
 
-    def _know_gates(self, addresses: Sequence[Address]) -> None:
-        """The coordinator's gate can be dialled there. Where it was before it may be again."""
+    def _know_gates(self, told: Sequence[Address]) -> None:
+        """The coordinator's gate can be dialled there, it says. Where it was before it may be again; but what it says
+        no more is forgotten before what somebody has typed here, which it need not know: that of a router, say."""
         reached = () if self._rota.reached is None else (self._rota.reached,)
-        gates = tuple(dict.fromkeys([*addresses, *reached, *self.identity.gates]))[:MOST_GATES]
+        older = sorted(self.identity.gates, key=self._told.__contains__)
+        self._told = tuple(told[: MOST_GATES // 2])
+        gates = tuple(dict.fromkeys([*reached, *self._told, *older]))[:MOST_GATES]
         if gates != self.identity.gates:
             self.identity = replace(self.identity, gates=gates)
             self._rota.know(gates)
@@ -252,7 +257,7 @@ class Outpost:
         mark = server_mark(self.identity, COORDINATOR)
         connection, _ = await dial_straight(gate, self._context, mark)
         self._rota.note(gate)
-        self._know_gates((gate,) if gate not in self.identity.gates else ())
+        self._know_gates(self._told)
         return connection
 
     def _entrance_of(self, member: Member) -> asyncio.Protocol:

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from shardnet.gate.calling import MOST_CALL_BYTES
 from shardnet.gate.destinations import HOSTS, written
 from shardnet.gate.hosts import pack_addresses, unpack_hosts
 from shardnet.gate.switchboard import MOST_OF_ONE
+from shardnet.trust.addresses import Address
 from shardnet.trust.register import MOST_ENTRIES, Entry, Register
 from shardnet.tunnel.forward import open_reader_writer
 
@@ -143,3 +145,23 @@ def test_one_host_has_few_streams_on_which_it_says_little(hosts: Hosts) -> None:
             writer.transport.abort()
 
     hosts.on_loop(crowd)
+
+
+def test_an_address_that_was_typed_is_known_however_often_the_coordinator_moves(hosts: Hosts) -> None:
+    """Each of its own pushed one out: who had come by the router's did not find it from abroad later."""
+    phone = hosts.join("phone")
+    wait_until(lambda: "linked" in phone.said)
+    typed = Address("home.example", 29500)
+
+    async def move() -> None:
+        phone.outpost.know(replace(phone.outpost.identity, gates=(typed, *hosts.gates)))
+        phone.outpost._rota.note(hosts.gates[0])
+        for number in range(20):
+            phone.outpost._know_gates([Address(f"10.0.{number}.{host}", 29500) for host in range(1, 3)])
+        assert phone.outpost.identity.gates[:3] == (hosts.gates[0], *phone.outpost._told)
+        assert typed in phone.outpost.identity.gates
+        phone.outpost._know_gates([Address(f"10.1.0.{host}", 29500) for host in range(1, 30)])
+        assert {typed, *hosts.gates} < set(phone.outpost.identity.gates)
+        assert phone.outpost._rota.reached == hosts.gates[0]
+
+    hosts.on_loop(move)

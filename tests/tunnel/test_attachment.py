@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from shardnet.tunnel import frames
 from shardnet.tunnel.attachment import Attachment
@@ -52,3 +54,37 @@ def test_what_passed_before_it_was_asked_is_no_waiting_for_the_answer() -> None:
     attachment.ask_at_once(7.5)
     assert attachment.look(7.5 + limits.doubt_s, limits.idle_ask_after_s) is Look.DOUBT
     assert attachment.look(7.5 + limits.answer_s, limits.idle_ask_after_s) is Look.GIVE_UP
+
+
+ACTS = st.lists(st.tuples(st.sampled_from(["look", "look", "ask", "heard"]), st.floats(0.0, 20.0), st.booleans()))
+
+
+@given(ACTS, st.booleans())
+def test_whatever_has_happened_who_answers_in_time_is_kept_and_who_is_silent_is_not(
+    acts: list[tuple[str, float, bool]], is_used: bool
+) -> None:
+    limits = Limits()
+    attachment = Attachment(limits, now_s=0.0)
+    now_s, asked_s = 0.0, None
+    for act, passed_s, is_used_then in acts:
+        now_s += passed_s
+        if act == "heard":
+            attachment.heard()
+            asked_s = None
+        elif act == "ask":
+            assert bool(attachment.ask_at_once(now_s)) == (asked_s is None)
+            asked_s = now_s if asked_s is None else asked_s
+        else:
+            look = attachment.look(now_s, limits.ask_after_s if is_used_then else limits.idle_ask_after_s)
+            if look is Look.ASK:
+                assert asked_s is None
+                asked_s = now_s
+            elif look is Look.GIVE_UP:
+                assert asked_s is not None and now_s - asked_s >= limits.answer_s - 1e-6
+                attachment, asked_s = Attachment(limits, now_s), None
+    ask_after_s = limits.ask_after_s if is_used else limits.idle_ask_after_s
+    looks = []
+    for _ in range(int((ask_after_s + limits.answer_s) / (ask_after_s / 2)) + 3):
+        now_s += ask_after_s / 2
+        looks.append(attachment.look(now_s, ask_after_s))
+    assert Look.GIVE_UP in looks
