@@ -23,11 +23,11 @@ from typing import Any
 from shardnet.cluster.remote_stage import RemoteStage
 from shardnet.cluster.ring import Ring, WaitFor, WaitForStage
 from shardnet.errors import ClusterError, KVMemorySpent, ShardnetError
-from shardnet.policy.mending import CatchUp, Opening, catch_up
+from shardnet.policy.mending import CatchUp, catch_up
 from shardnet.policy.succession import Away
 from shardnet.session.session import Session
 from shardnet.session.sessions import Sessions
-from shardnet.transport.messages import SampledToken, SessionSpec, SessionStanding, Tokens, Wanted
+from shardnet.transport.messages import SessionStanding, Tokens, Wanted
 
 
 def load(ring: Ring, wait_for: WaitForStage) -> None:
@@ -115,12 +115,8 @@ def _tell(ring: Ring, sessions: Sessions, under_way: dict[int, Session], needed:
         sampled = ids[session.spec.prompt_tokens + known :]
         if number in resampled:
             session.cut(known)
-        told = [_token(session.spec, known + index, token_id) for index, token_id in enumerate(sampled)]
+        told = [session.token(known + index, token_id) for index, token_id in enumerate(sampled)]
         sessions.tell(Tokens(ring.ring_id, tuple(told)))
-
-
-def _token(spec: SessionSpec, index: int, token_id: int) -> SampledToken:
-    return SampledToken(spec.session, index, token_id, spec.finish_reason(index, token_id))
 
 
 def _open(ring: Ring, sessions: Sessions, going_on: dict[int, Session], needed: CatchUp, wait_for: WaitFor) -> None:
@@ -128,7 +124,8 @@ def _open(ring: Ring, sessions: Sessions, going_on: dict[int, Session], needed: 
     asked = []
     for opening in needed.openings:
         if opening.session in going_on:
-            spec = _spec(going_on[opening.session], opening, needed.histories[opening.session])
+            ids, is_last = needed.histories[opening.session], opening.stage == len(ring.stages) - 1
+            spec = going_on[opening.session].spec_at(ids, is_last=is_last, send_from=opening.send_from)
             ask = partial(sessions.open_at, ring.route, opening.stage, spec)
             asked.append((opening.session, ask, ask()))
     for number, ask, answer in asked:
@@ -149,13 +146,6 @@ def _wait_for_room(sessions: Sessions, ask: Callable[[], Future[Any]], answer: F
         if not sessions.make_room():
             raise
         wait_for(ask())
-
-
-def _spec(session: Session, opening: Opening, ids: Sequence[int]) -> SessionSpec:
-    """What a stage must know of a session that is under way. What is known of its answer is not sampled again."""
-    spec = session.spec
-    history = tuple(ids) if spec.sampling.repetition_penalty != 1.0 else ()
-    return spec._replace(sample_from=len(ids), send_from=opening.send_from, prompt_ids=history)
 
 
 def _by_stage(needed: CatchUp, going_on: Container[int]) -> defaultdict[int, list[Wanted]]:

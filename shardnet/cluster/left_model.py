@@ -31,8 +31,8 @@ class LeftSession(NamedTuple):
     spec: SessionSpec
     """As it was begun."""
     prompt_ids: tuple[int, ...]
-    answer: tuple[int, ...]
-    """Its first tokens, where it was begun with them."""
+    answer: Callable[[], tuple[int, ...]]
+    """Says which of its first tokens are known beside the stages."""
 
 
 @dataclass(frozen=True)

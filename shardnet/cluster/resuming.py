@@ -128,7 +128,8 @@ def stand_again(
     """Let a new deployment stand on what was opened, with the sessions of `left`; `Deployment.renew` lets it go on."""
     deployment.place(opened.ring, session_numbers(deployment.transport))
     deployment.sessions.suspend()
-    restored = {each.spec.session: deployment.sessions.restore(*each) for each in sessions}
+    restore = deployment.sessions.restore
+    restored = {each.spec.session: restore(each.spec, each.prompt_ids, each.answer()) for each in sessions}
     deployment.stand(blueprint, opened.plan)
     return restored
 

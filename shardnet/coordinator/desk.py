@@ -17,20 +17,22 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 
 from shardnet.cluster.left_model import LeftSession
 from shardnet.coordinator.broken_off import BrokenSessions, check_mark
-from shardnet.coordinator.events import ClusterEvent, Tell
+from shardnet.coordinator.events import Tell
 from shardnet.coordinator.held_session import HeldSession
 from shardnet.coordinator.loaded import Loaded
 from shardnet.coordinator.notebook import BrokenPage, Notebook, SessionPage, is_whole
+from shardnet.coordinator.session_events import began, broke_off, ended
 from shardnet.errors import BadRequest, ClusterError, ShardnetError, UsageError
-from shardnet.foreign.quoting import counted
 from shardnet.process.threads import on_thread
 from shardnet.session.options import GenerationOptions
 from shardnet.session.request import check_length, sampling_of
-from shardnet.session.session import Session
+from shardnet.session.session import ASK_AGAIN, Session, computed_anew
 from shardnet.session.sessions import Sessions
+from shardnet.transport.listener_messages import Listener
 from shardnet.transport.outcomes import failed
 from shardnet.transport.source_messages import (
     FOLLOW_S,
@@ -42,6 +44,7 @@ from shardnet.transport.source_messages import (
     Told,
 )
 
+GIVEN_UP = "this answer was given up, as its source was not heard of."
 MOST_HELD = 4096
 """Sessions that are open, or that sources were told of a while ago. Far beyond what memory for KV caches allows."""
 
@@ -112,7 +115,8 @@ class SessionDesk:
         if self._broken is None:
             raise BadRequest("this cluster has no state folder, and keeps no answers that broke off.")
         broken = self._broken.claim(asked.number, asked.ticket)
-        return broken.request._replace(ticket=asked.ticket, source=asked.source, model=asked.model), broken
+        request = broken.request._replace(ticket=asked.ticket, source=asked.source, model=asked.model, key=asked.key)
+        return request, broken
 
     def broken_off(self) -> tuple[BrokenOff, ...]:
         """The answers that may be resumed."""
@@ -123,7 +127,7 @@ class SessionDesk:
         broken = self._broken
         return on_thread("shardnet-forget", lambda: None if broken is None else broken.forget(number))
 
-    def follow(self, ticket: int, have: int, known: int) -> Future[Told]:
+    def follow(self, ticket: int, have: int, known: int, ahead: tuple[int, ...]) -> Future[Told]:
         """See `HeldSession.follow`.
 
         Raises:
@@ -132,7 +136,22 @@ class SessionDesk:
         held = self._held.get(ticket)
         if held is None:
             raise ClusterError(self._why_unknown(ticket))
-        return held.follow(have, known, time.monotonic(), FOLLOW_S)
+        answer = held.follow(have, known, ahead, time.monotonic(), FOLLOW_S)
+        self._end_parted(held)
+        return answer
+
+    def _end_parted(self, held: HeldSession) -> None:
+        """Where its source has another answer than this one, it breaks off."""
+        if held.take_parting():
+            on_thread("shardnet-parted", partial(self._part, held))
+
+    def _part(self, held: HeldSession) -> None:
+        error = self._broke_off(held, computed_anew())
+        if held.is_finished:
+            self._let_go(held)
+            held.end(error)
+        else:
+            held.close(error)
 
     def _why_unknown(self, ticket: int) -> str:
         """Why there is no session of that ticket, and what its source can do."""
@@ -140,7 +159,7 @@ class SessionDesk:
         number = 0 if broken is None else broken.asked_by(ticket)
         if broken is None or not number:
             return "the coordinator does not know this answer any more. Ask anew."
-        return f"this answer was given up, as its source was not heard of. Let it go on: {broken.command(number)}"
+        return f"{GIVEN_UP} Let the answer go on then: {broken.command(number)}"
 
     def close_session(self, ticket: int) -> None:
         """Close a session. One whose `start_session` comes later is not opened: its ticket stays known for a lease."""
@@ -155,9 +174,16 @@ class SessionDesk:
     def left(self) -> list[LeftSession]:
         """The sessions that may go on."""
         return [
-            LeftSession(page.spec, page.request.prompt_ids, tuple(token.token_id for token in page.answer))
+            LeftSession(page.spec, page.request.prompt_ids, partial(self._known_of, page))
             for page in self._left.values()
         ]
+
+    def _known_of(self, page: SessionPage) -> tuple[int, ...]:
+        """What it was begun with, or what its source has told meanwhile."""
+        begun = tuple(token.token_id for token in page.answer)
+        held = self._held.get(page.request.ticket)
+        ahead = () if held is None else held.ahead
+        return ahead if ahead[: len(begun)] == begun else begun
 
     def go_on(self, resumed: Mapping[int, Session]) -> None:
         """These do, and the others that were left cannot."""
@@ -222,9 +248,8 @@ class SessionDesk:
         for ticket, held in there:
             held.answer_late(now_s)
             if held.is_forgotten(now_s):
-                if held.page is not None and not held.is_closed:
-                    self._broke_off(held, ClusterError("its source is gone."))
-                held.close()
+                was_open = held.page is not None and not held.is_closed
+                held.close(self._broke_off(held, ClusterError(GIVEN_UP)) if was_open else None)
                 with self._lock:
                     del self._held[ticket]
                 self._let_go(held)
@@ -255,7 +280,7 @@ class SessionDesk:
                 try:
                     self._collect(held, session)
                 finally:
-                    self._tell(_ended(request, held.num_tokens))
+                    self._tell(ended(request, held.num_tokens))
         except ShardnetError as cause:
             error = cause
         except Exception as cause:  # whatever it is, its source must not wait for ever
@@ -291,10 +316,11 @@ class SessionDesk:
             eos_ids=model.eos_ids,
             sampling=sampling_of(asked),
             answer=[token.token_id for token in answer],
+            listener=Listener(request.source, request.key) if request.key else None,
         )
         held.page = SessionPage(request, session.spec, loaded.mark, held.number, answer)
         self._keep(held.page)  # before its source hears that it is open
-        self._tell(_began(request, broken))
+        self._tell(began(request, broken))
         return session
 
     def _collect(self, held: HeldSession, session: Session) -> None:
@@ -311,6 +337,7 @@ class SessionDesk:
                 # After this one the session is closed, and no stage knows it any more.
                 self._keep(page._replace(number=held.number, answer=tuple(answer)))
             held.tell(token)
+            self._end_parted(held)
 
     def _end(self, held: HeldSession, error: ShardnetError | None) -> None:
         """Nothing comes any more of a session."""
@@ -339,9 +366,10 @@ class SessionDesk:
         if broken is None or not self._keep_broken_off(held):
             return error
         told = copy.copy(error)
-        told.args = (f"{str(error).rstrip('.')}. Let the answer go on then: {broken.command(held.number)}",)
+        why = str(error).removesuffix(ASK_AGAIN).rstrip(".")
+        told.args = (f"{why}. Let the answer go on then: {broken.command(held.number)}",)
         if page is not None:
-            self._tell(_broke_off(page.request, held.num_tokens, str(told)))
+            self._tell(broke_off(page.request, held.num_tokens, str(told)))
         return told
 
     def _keep_broken_off(self, held: HeldSession) -> bool:
@@ -369,21 +397,3 @@ class SessionDesk:
     def _keep(self, page: SessionPage) -> None:
         if self._notebook is not None:
             self._notebook.keep_session(page)
-
-
-def _began(request: SessionRequest, broken: BrokenPage | None) -> ClusterEvent:
-    num_tokens = len(request.prompt_ids)
-    text = f"{request.source} asks: a prompt of {counted(num_tokens, 'tokens')}."
-    if broken is not None:
-        text = f"{request.source} resumes answer {broken.number} after {counted(len(broken.answer), 'tokens')}."
-    return ClusterEvent("session began", text, source=request.source, num_tokens=num_tokens)
-
-
-def _ended(request: SessionRequest, num_tokens: int) -> ClusterEvent:
-    text = f"The answer to {request.source} has ended after {counted(num_tokens, 'tokens')}."
-    return ClusterEvent("session ended", text, source=request.source, num_tokens=num_tokens)
-
-
-def _broke_off(request: SessionRequest, num_tokens: int, why: str) -> ClusterEvent:
-    text = f"The answer to {request.source} has broken off: {why}"
-    return ClusterEvent("session broke off", text, source=request.source, num_tokens=num_tokens)

@@ -8,11 +8,12 @@ from concurrent.futures import Future
 from typing import NamedTuple
 
 from shardnet.coordinator.notebook import SessionPage, is_whole
-from shardnet.errors import ClusterError, ShardnetError
-from shardnet.session.conversation import Conversation
+from shardnet.errors import BadRequest, ShardnetError
+from shardnet.session.session import Session, computed_anew
+from shardnet.transport.listener_messages import digest
 from shardnet.transport.messages import SampledToken
 from shardnet.transport.outcomes import settle
-from shardnet.transport.source_messages import SessionRequest, SessionStatus, Told, digest
+from shardnet.transport.source_messages import SessionRequest, SessionStatus, Told
 
 
 class _Waiting(NamedTuple):
@@ -21,6 +22,8 @@ class _Waiting(NamedTuple):
     have: int
     digest: int
     """Of the tokens before."""
+    ahead: tuple[int, ...]
+    """The last of these, of which it was not told here."""
     until_s: float
     """When it is told that there is nothing yet."""
     answer: Future[Told]
@@ -46,10 +49,12 @@ class HeldSession:
         self._began_s = now_s
         self._lease_s = lease_s
         self._until_s = now_s + lease_s
-        self._session: Conversation | None = None
+        self._session: Session | None = None
         self._tokens: list[SampledToken] = []
         self._digests = [0]
         """Of none of them, of the first one, of the first two, and so on."""
+        self._ahead: tuple[int, ...] = ()
+        self._has_parted = False
         self._error: ShardnetError | None = None
         self._why_closed: ShardnetError | None = None
         self._is_over = False
@@ -59,19 +64,50 @@ class HeldSession:
 
     # ---- what its source asks ----
 
-    def follow(self, have: int, known: int, now_s: float, wait_s: float) -> Future[Told]:
+    def follow(self, have: int, known: int, ahead: tuple[int, ...], now_s: float, wait_s: float) -> Future[Told]:
         """The tokens from index `have` on, as soon as there is one, or what ended the session.
 
         Args:
-            known: the digest of the tokens before. Where they are others here, for a coordinator and devices were lost
-                and the answer was computed anew in half precision, the source is told so.
+            known: the digest of the tokens before. Where they are others here, as devices were lost and the answer was
+                computed anew in half precision, `has_parted` says so, and the source hears it with the end.
+            ahead: the ids of the last of these, which its source has heard straight. They are the session's from now
+                on, if they were not before: who has sampled them may be gone. Where any of them is new, that is the
+                answer, at once.
+
+        Raises:
+            BadRequest: that is impossible.
         """
+        if not 0 <= len(ahead) <= have:
+            raise BadRequest(f"a source that has {have} tokens cannot have {len(ahead)} that were not told.")
         answer: Future[Told] = Future()
         self.renew(now_s)
+        waiting = _Waiting(have, known, ahead, now_s + wait_s, answer)
         with self._lock:
-            self._waiting.append(_Waiting(have, known, now_s + wait_s, answer))
+            is_same, session = self._is_same(waiting), self._session
+            is_news = is_same is True and have > self._num_known
+            self._has_parted = self._has_parted or is_same is False
+            if is_news:
+                told = tuple(token.token_id for token in self._tokens)
+                self._ahead = told + self._beyond(waiting)
+            else:
+                self._waiting.append(waiting)
+        if session is not None:
+            self._tell_ahead(session)
+        if is_news:
+            settle(answer, Told((), False, have))
         self._answer()
         return answer
+
+    @property
+    def ahead(self) -> tuple[int, ...]:
+        """The ids of its answer, as its source has heard them straight beyond what was told here."""
+        return self._ahead
+
+    def take_parting(self) -> bool:
+        """Whether its source has another answer than this one. True once."""
+        with self._lock:
+            has_parted, self._has_parted = self._has_parted, False
+            return has_parted
 
     def renew(self, now_s: float) -> None:
         """Its source was heard of."""
@@ -89,11 +125,12 @@ class HeldSession:
 
     # ---- what comes of it ----
 
-    def begin(self, session: Conversation) -> bool:
+    def begin(self, session: Session) -> bool:
         """It is open on every stage. False where it was closed meanwhile."""
         with self._lock:
             self._session = session
             is_wanted = not self._is_closed
+        self._tell_ahead(session)
         settle(self.opened, None)
         return is_wanted
 
@@ -125,7 +162,7 @@ class HeldSession:
             late = [each for each in self._waiting if each.until_s <= now_s]
             self._waiting = [each for each in self._waiting if each.until_s > now_s]
         for each in late:
-            settle(each.answer, Told((), False))
+            settle(each.answer, Told((), False, self._num_known))
 
     def is_forgotten(self, now_s: float) -> bool:
         """Whether its source has not been heard of for too long."""
@@ -173,16 +210,53 @@ class HeldSession:
                 self._tokens.append(token)
                 self._digests.append(digest([token.token_id], self._digests[-1]))
             self.num_tokens = len(self._tokens)
+            parted = [each for each in self._waiting if self._is_same(each) is False]
+            self._has_parted = self._has_parted or bool(parted)
+
+    def _tell_ahead(self, session: Session) -> None:
+        """What its source has heard straight is the session's."""
+        ahead, num_known = self._ahead, len(self._tokens)
+        if self.is_finished:
+            return
+        for index, token_id in enumerate(ahead[num_known : session.spec.max_new_tokens], start=num_known):
+            token = session.token(index, token_id)
+            session.tell(token)
+            if token.finish_reason:
+                return
+
+    @property
+    def _num_known(self) -> int:
+        """Tokens that were told here, or that its source has told."""
+        return max(len(self._tokens), len(self._ahead))
+
+    def _beyond(self, waiting: _Waiting) -> tuple[int, ...]:
+        """The ids that a source has behind those that were told here, as far as they are known. The lock is held."""
+        num_told, told_before = len(self._tokens), waiting.have - len(waiting.ahead)
+        if told_before <= num_told:
+            return waiting.ahead[num_told - told_before :]
+        return self._ahead[num_told:told_before] + waiting.ahead
+
+    def _is_same(self, waiting: _Waiting) -> bool | None:
+        """Whether a source has this answer, as far as both know it. None where it must say more. The lock is held."""
+        num_told = len(self._tokens)
+        if waiting.have <= num_told:
+            return self._digests[waiting.have] == waiting.digest
+        if waiting.have - len(waiting.ahead) > self._num_known:
+            return None
+        return digest(self._beyond(waiting), self._digests[num_told]) == waiting.digest
 
     def _has_news(self, waiting: _Waiting) -> bool:
-        return self._is_over or waiting.have < len(self._tokens)
+        """Whoever has another answer is told so when this one has broken off for it: then it has a number."""
+        is_same = self._is_same(waiting)
+        if is_same is False:
+            return self._is_over and (self._error or self._why_closed) is not None
+        return self._is_over or waiting.have < len(self._tokens) or is_same is None
 
     def _news_for(self, waiting: _Waiting) -> Told | ShardnetError:
+        is_same, num_known = self._is_same(waiting), self._num_known
+        if is_same is False:
+            return self._error or self._why_closed or computed_anew()
         news = tuple(self._tokens[waiting.have :])
-        if news and self._digests[waiting.have : waiting.have + 1] != [waiting.digest]:
-            return ClusterError(
-                "after losses this answer was computed anew, and it goes on otherwise than it began. Ask again."
-            )
         if self._error is None:
-            return Told(news, self._is_over)
-        return Told(news, False) if news else self._error
+            return Told(news, self._is_over and is_same is not None, num_known)
+        return Told(news, False, num_known) if news else self._error

@@ -1,10 +1,10 @@
 """Where a stage's results go: straight to the next stage of its ring, and what was sampled to the source.
 
-Everything is sent again until it is answered, and ends with the stage. A hop that does not arrive is told to the
-coordinator, which knows better whether somebody died, and so is that the next device does not answer at all. What was
-still on its way when the stage was rewired to another ring, and was refused for that, goes on in the new one; what is
-told to the coordinator likewise. Each hop says for which unit it is, so that it does no harm where stages have other
-units by then.
+Everything is sent again until it is answered, but for what listeners hear, and ends with the stage. A hop that does not
+arrive is told to the coordinator, which knows better whether somebody died, and so is that the next device does not
+answer at all. What was still on its way when the stage was rewired to another ring, and was refused for that, goes on
+in the new one; what is told to the coordinator likewise. Each hop says for which unit it is, so that it does no harm
+where stages have other units by then.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from typing import Any, NamedTuple
 import torch
 
 from shardnet.device.hop_times import HopTimes
+from shardnet.device.listeners import Listeners
 from shardnet.device.source_news import Place, SourceNews
 from shardnet.errors import BadRequest, CallTimeout, DeviceLost, PlanNotInForce
 from shardnet.timeline.clocks import clock_ns
 from shardnet.transport.base import Transport
 from shardnet.transport.delivery import Delivery
+from shardnet.transport.listener_messages import StraightTokens
 from shardnet.transport.messages import Hop, Part, SampledToken, StageSpec
 
 HOP_S = 2.0
@@ -59,6 +61,7 @@ class RingOutlet:
         self._transport = transport
         self._is_over = is_over
         self._place = Place(spec)
+        self._listeners = Listeners(transport)
         self._news = SourceNews(transport, self._place, is_over, self.failed)
         self.hop_times = HopTimes()
         self._unit = 0
@@ -108,6 +111,9 @@ class RingOutlet:
 
     def tokens(self, tokens: tuple[SampledToken, ...]) -> None:
         self._news.tokens(tokens)
+
+    def straight(self, member: str, tokens: StraightTokens) -> None:
+        self._listeners.tell(member, tokens)
 
     def session_failed(self, session: int, error: BadRequest) -> None:
         self._news.session_failed(session, str(error))

@@ -9,7 +9,17 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
+from shardnet.errors import ClusterError
+from shardnet.transport.listener_messages import digest
 from shardnet.transport.messages import SampledToken, SessionSpec
+
+ASK_AGAIN = " Ask again."
+
+
+def computed_anew() -> ClusterError:
+    """Where an answer is no longer the one that was told. In half precision, after losses, it may be."""
+    why = "after losses this answer was computed anew, and it goes on otherwise than it began."
+    return ClusterError(why + ASK_AGAIN)
 
 
 class Owner(Protocol):
@@ -44,7 +54,7 @@ class Session:
         self._known: dict[int, SampledToken] = {}
         """Every token that was told of, by its index."""
         for index, token_id in enumerate(answer):
-            self.tell(SampledToken(spec.session, index, token_id, ""))
+            self.tell(self.token(index, token_id))
 
     def __iter__(self) -> Iterator[SampledToken]:
         """The tokens in order; news may overtake each other on their way, and come twice. Ends early after `cancel`."""
@@ -93,14 +103,39 @@ class Session:
         """The ids of the prompt, and of that answer."""
         return self.prompt_ids + tuple(token.token_id for token in self.answer)
 
+    def token(self, index: int, token_id: int) -> SampledToken:
+        """One of its answer."""
+        return SampledToken(self.spec.session, index, token_id, self.spec.finish_reason(index, token_id))
+
+    def spec_at(self, ids: Sequence[int], *, is_last: bool, send_from: int = 0) -> SessionSpec:
+        """What a stage must know of it.
+
+        Args:
+            ids: of the prompt, and what is known of the answer, which is not sampled again.
+            is_last: whether the stage has the head: it alone samples, and tells the listener.
+            send_from: as in `SessionSpec`.
+        """
+        spec = self.spec._replace(sample_from=len(ids), send_from=send_from, listener=None)
+        if not is_last:
+            return spec
+        if spec.sampling.repetition_penalty != 1.0:
+            spec = spec._replace(prompt_ids=tuple(ids))
+        if self.spec.listener is not None:
+            known = digest(ids[spec.prompt_tokens :])
+            spec = spec._replace(listener=self.spec.listener._replace(known=known))
+        return spec
+
     def cut(self, num_tokens: int) -> None:
         """Forget what was told beyond so many tokens. Nothing may be told meanwhile."""
         self._known = {index: token for index, token in self._known.items() if index < num_tokens}
         self._news.put(num_tokens)
 
     def tell(self, news: SampledToken | BaseException) -> None:
+        """Another token where one is known ends it: what goes on behind the one is not the answer with the other."""
         if isinstance(news, SampledToken):
-            self._known[news.index] = news
+            if self._known.setdefault(news.index, news).token_id != news.token_id:
+                self._news.put(computed_anew())
+                return
             self.last_token_s = time.monotonic()
             if self.first_token_s is None:
                 self.first_token_s = self.last_token_s

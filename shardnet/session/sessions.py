@@ -25,6 +25,7 @@ from shardnet.session.session import Session
 from shardnet.timeline.clocks import clock_ns
 from shardnet.transport.base import Transport
 from shardnet.transport.delivery import Delivery, answer_of, never
+from shardnet.transport.listener_messages import Listener
 from shardnet.transport.messages import (
     Hop,
     Part,
@@ -102,18 +103,20 @@ class Sessions:
         sampling: SamplingOptions,
         stop: tuple[str, ...] = (),
         answer: Sequence[int] = (),
+        listener: Listener | None = None,
     ) -> Session:
         """Open a session on every stage and send its prompt to the first. Waits while the sessions are suspended.
 
         Args:
             stop: for who keeps sessions for others; no stage knows text.
             answer: the first tokens of the answer, where it was begun before: they are told, and not sampled again.
+            listener: another member that hears them straight.
 
         Raises:
             KVMemorySpent: a stage cannot hold its KV cache beside those of the other sessions.
             ShardnetError: the sessions were ended.
         """
-        spec = session_spec(0, len(prompt_ids), max_new_tokens, eos_ids, sampling)
+        spec = session_spec(0, len(prompt_ids), max_new_tokens, eos_ids, sampling)._replace(listener=listener)
         try:
             return self._start(spec, prompt_ids, answer)
         except KVMemorySpent:
@@ -290,12 +293,8 @@ class Sessions:
     def _has_begun(self, session: Session, ring: Ring) -> bool:
         """Open a session on every stage of `ring`; False where another ring takes its place meanwhile."""
         history, last = session.history, len(ring.stops) - 1
-        spec = session.spec._replace(sample_from=len(history))
-        needs_prompt = spec.sampling.repetition_penalty != 1.0
-        opened = []
-        for index in range(len(ring.stops)):
-            told = spec._replace(prompt_ids=history) if needs_prompt and index == last else spec
-            opened.append(self.open_at(ring, index, told))
+        specs = [session.spec_at(history, is_last=index == last) for index in range(last + 1)]
+        opened = [self.open_at(ring, index, spec) for index, spec in enumerate(specs)]
         errors = self._errors_of(opened, ring)
         if any(isinstance(error, DeviceLost) for error in errors):
             self._wait_for_verdict(ring)

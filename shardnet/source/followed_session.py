@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, InvalidStateError
-from functools import partial
 
 from shardnet.process.threads import Errands
-from shardnet.source.connection import Connection
-from shardnet.transport.delivery import answer_of
+from shardnet.source.following import Following
 from shardnet.transport.messages import SampledToken, SessionSpec
-from shardnet.transport.outcomes import settle
-from shardnet.transport.source_messages import FOLLOW_S, Told, digest
-
-ANSWER_S = FOLLOW_S + 5.0
-CLOSE_S = 1.0
-CLOSE_TRIES = 3
 
 
 class FollowedSession:
@@ -27,37 +19,26 @@ class FollowedSession:
         num_known: so many tokens were there before, and say nothing of how fast it is.
     """
 
-    def __init__(self, connection: Connection, spec: SessionSpec, errands: Errands, num_known: int = 0) -> None:
+    def __init__(self, spec: SessionSpec, following: Following, errands: Errands, num_known: int = 0) -> None:
         self.spec = spec
         self._num_known = num_known
         self.started_s = time.monotonic()
         self.first_token_s: float | None = None
         self.last_token_s: float | None = None
-        self.closed: Future[None] = Future()
-        """Done when the coordinator has heard that nobody follows any more, or cannot be told."""
-        self._connection = connection
+        self._following = following
         self._errands = errands
-        self._stop: Future[None] = Future()
 
     def __iter__(self) -> Iterator[SampledToken]:
         end: Callable[[], None] = self.cancel
         try:
-            have = known = 0
-            while True:
-                told: Told | None = self._connection.ask(
-                    "follow", self.spec.session, have, known, timeout_s=ANSWER_S, stop=self._stop
-                )
-                if told is None:
+            for index in itertools.count():
+                token = self._following.wait_for(index)
+                if token is None:
                     return
-                for token in told.tokens:
-                    self._note_time(token)
-                    yield token
-                    if token.finish_reason:
-                        return
-                if told.is_over:
+                self._note_time(token)
+                yield token
+                if token.finish_reason:
                     return
-                have += len(told.tokens)
-                known = digest([token.token_id for token in told.tokens], known)
         except GeneratorExit:
             end = self._cancel_later
             raise
@@ -66,22 +47,15 @@ class FollowedSession:
 
     def cancel(self) -> None:
         """Stop generating. Safe to call twice, from any thread; does not wait for the coordinator."""
-        try:
-            self._stop.set_result(None)
-        except InvalidStateError:
-            return
-        send = partial(self._connection.tell, "close_session", self.spec.session)
-        told = answer_of(lambda wait_s: send(timeout_s=wait_s), first_s=CLOSE_S, most_tries=CLOSE_TRIES)
-        told.add_done_callback(lambda _: settle(self.closed, None))
+        self._following.cancel()
 
     def __del__(self) -> None:
         """Nobody holds it any more. Where nobody has begun to iterate, there is no iteration that could end it."""
-        if not self._stop.done():
-            self._cancel_later()
+        self._cancel_later()
 
     def _cancel_later(self) -> None:
         """Nobody iterates any more. This may run in the garbage collector, and so in the midst of anything."""
-        self._errands.do(self.cancel)
+        self._errands.do(self._following.cancel)
 
     def _note_time(self, token: SampledToken) -> None:
         if token.index < self._num_known:

@@ -14,6 +14,8 @@ from shardnet.process.threads import Errands
 from shardnet.session.request import session_spec
 from shardnet.source.connection import Connection
 from shardnet.source.followed_session import FollowedSession
+from shardnet.source.following import Following
+from shardnet.source.listening import Listening
 from shardnet.timeline.events import Event
 from shardnet.timeline.stage_report import StageReport
 from shardnet.timeline.timeline import Timeline
@@ -32,11 +34,12 @@ TICKET_BITS = 62
 class RemoteSessions:
     """See `Conversations`. Safe to use from several threads."""
 
-    def __init__(self, connection: Connection, model: int) -> None:
+    def __init__(self, connection: Connection, listening: Listening, model: int) -> None:
         self._connection = connection
+        self._listening = listening
         self._model = model
-        self._opened: weakref.WeakValueDictionary[int, FollowedSession] = weakref.WeakValueDictionary()
-        """Those that somebody still holds."""
+        self._opened: weakref.WeakValueDictionary[int, Following] = weakref.WeakValueDictionary()
+        """Those that somebody still holds, or whose end the coordinator has not heard of."""
         self.is_closed = False
         self._lock = threading.Lock()
         self._errands = Errands("shardnet-source")
@@ -57,11 +60,12 @@ class RemoteSessions:
             ClusterError: the coordinator does not answer, or holds another model by now.
         """
         ticket = secrets.randbits(TICKET_BITS)
-        request = SessionRequest(
-            ticket, self._connection.name, self._model, tuple(prompt_ids), max_new_tokens, sampling, stop
-        )
         spec = session_spec(ticket, len(prompt_ids), max_new_tokens, eos_ids, sampling)
-        return self._open(FollowedSession(self._connection, spec, self._errands), "start_session", request)
+        following = Following(self._connection, spec)
+        source, ids, key = self._connection.name, tuple(prompt_ids), self._listening.open(following)
+        request = SessionRequest(ticket, source, self._model, ids, max_new_tokens, sampling, stop, key)
+        self._open(following, "start_session", request)
+        return FollowedSession(spec, following, self._errands)
 
     def resume(self, broken: BrokenOff, eos_ids: tuple[int, ...]) -> FollowedSession:
         """The same for an answer that broke off. Its tokens come from the first one on.
@@ -71,25 +75,24 @@ class RemoteSessions:
             KVMemorySpent, ClusterError: as `start`.
         """
         ticket = secrets.randbits(TICKET_BITS)
-        request = ResumeRequest(ticket, self._connection.name, self._model, broken.number)
         spec = session_spec(ticket, broken.prompt_tokens, broken.max_new_tokens, eos_ids, broken.sampling)
-        session = FollowedSession(self._connection, spec, self._errands, broken.num_tokens)
-        return self._open(session, "resume_session", request)
+        following = Following(self._connection, spec)
+        key = self._listening.open(following)
+        request = ResumeRequest(ticket, self._connection.name, self._model, broken.number, key)
+        self._open(following, "resume_session", request)
+        return FollowedSession(spec, following, self._errands, broken.num_tokens)
 
-    def _open(
-        self, session: FollowedSession, endpoint: str, request: SessionRequest | ResumeRequest
-    ) -> FollowedSession:
+    def _open(self, following: Following, endpoint: str, request: SessionRequest | ResumeRequest) -> None:
         ticket = request.ticket
         with self._lock:
             self.raise_if_ended()
-            self._opened[ticket] = session
-        session.closed.add_done_callback(lambda _: self._opened.pop(ticket, None))
+            self._opened[ticket] = following
+        following.closed.add_done_callback(lambda _: self._opened.pop(ticket, None))
         try:
             self._connection.ask(endpoint, request, timeout_s=OPEN_S)
         except BaseException:
-            session.cancel()
+            following.cancel()
             raise
-        return session
 
     def raise_if_ended(self) -> None:
         """
@@ -112,16 +115,18 @@ class RemoteSessions:
         for session in sessions:
             session.cancel()
         wait([session.closed for session in sessions], timeout=CLOSE_S)
+        for session in sessions:
+            session.close()
         self._errands.end()
 
 
 class RemoteDeployment:
     """See `Deployed`."""
 
-    def __init__(self, connection: Connection, info: ModelInfo) -> None:
+    def __init__(self, connection: Connection, listening: Listening, info: ModelInfo) -> None:
         self._connection = connection
         self._latest = info
-        self.sessions = RemoteSessions(connection, info.model)
+        self.sessions = RemoteSessions(connection, listening, info.model)
 
     @property
     def plan(self) -> Plan:

@@ -26,6 +26,7 @@ from shardnet.session.stream import Generation, Stream
 from shardnet.session.text import TextStream
 from shardnet.shipping.texts import write_texts
 from shardnet.source.connection import AWAY_S, Connection
+from shardnet.source.listening import Listening
 from shardnet.source.remote_deployment import TICKET_BITS, RemoteDeployment
 from shardnet.transport import RpcTransport
 from shardnet.transport.names import SOURCE_MARK
@@ -52,6 +53,7 @@ class RunningCluster:
     def __init__(self, connection: Connection, resources: ExitStack) -> None:
         """Use `Cluster.connect` instead."""
         self._connection = connection
+        self._listening = Listening(connection.transport)
         self._models: dict[int, tuple[Model, RemoteDeployment]] = {}
         """The present one as it was handed out, and those before it that still answer, by their numbers."""
         self._making = threading.Lock()
@@ -292,7 +294,7 @@ class RunningCluster:
 
     def _new_model(self, info: ModelInfo) -> tuple[Model, RemoteDeployment]:
         tokenizer = self._tokenizer_of(info.checkpoint)
-        deployment = RemoteDeployment(self._connection, info)
+        deployment = RemoteDeployment(self._connection, self._listening, info)
         model = Model(
             deployment,
             info.profile,

@@ -17,6 +17,7 @@ from shardnet.stage.extent import Kept
 from shardnet.stage.inbox import Standing
 from shardnet.stage.sampling import Sampler
 from shardnet.stage.session_cache import SessionCache
+from shardnet.transport.listener_messages import digest
 from shardnet.transport.messages import Part, SessionSpec
 
 MAX_CLOSED_KEPT = 4096
@@ -40,6 +41,8 @@ class LiveSession:
     """At the ring's first stage: ids that have come, of all tokens that it has applied."""
     sampled: array[int] = field(default_factory=lambda: array("q"))
     """Where the head is: ids; the first one stands at position `kept_from`."""
+    digest: int = 0
+    """Where the head is: of the answer before `sample_from`, where somebody listens."""
     is_over: bool = False
     """The last of them is the answer's last, and does not go on."""
     is_held: bool = False
@@ -48,6 +51,7 @@ class LiveSession:
     def note_sampled(self, token_id: int) -> None:
         """This one was sampled behind `sample_from` tokens."""
         self.sampled.append(token_id)
+        self.digest = digest((token_id,), self.digest)
         self.sample_from += 1
 
     def forget_sent(self) -> None:
@@ -103,7 +107,8 @@ class LiveSessions:
         kv = self._kv.open(spec.session, spec.capacity_tokens)
         kept_from = 0 if sampler is None else spec.sample_from
         next_sent = max(spec.send_from, kept_from)
-        self._open[spec.session] = LiveSession(spec, kv, sampler, spec.sample_from, next_sent, kept_from)
+        live = LiveSession(spec, kv, sampler, spec.sample_from, next_sent, kept_from, digest=_digest_before(spec))
+        self._open[spec.session] = live
 
     def hold(self, spec: SessionSpec, sampler: Sampler | None) -> LiveSession:
         """Open a session that is copied from another stage. Errors as in `open`."""
@@ -219,5 +224,18 @@ def _begun_at(live: LiveSession, spec: SessionSpec, sampler: Sampler | None) -> 
     if sampler is not None and live.sampler is not None:
         sampler.go_on_from(live.sampler)
     return LiveSession(
-        spec, live.kv, sampler, spec.sample_from, next_sent, kept_from, came=live.came, is_held=live.is_held
+        spec,
+        live.kv,
+        sampler,
+        spec.sample_from,
+        next_sent,
+        kept_from,
+        came=live.came,
+        digest=_digest_before(spec),
+        is_held=live.is_held,
     )
+
+
+def _digest_before(spec: SessionSpec) -> int:
+    """Of the answer before what is sampled here."""
+    return 0 if spec.listener is None else spec.listener.known

@@ -12,6 +12,7 @@ Legend: T new tokens, H hidden size, V vocabulary, N sessions that sample in thi
 from __future__ import annotations
 
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 
 import torch
@@ -24,6 +25,7 @@ from shardnet.stage.sampling import sample_step
 from shardnet.stage.sent_log import SentLog
 from shardnet.stage.step import Step
 from shardnet.timeline.clocks import clock_ns
+from shardnet.transport.listener_messages import StraightToken
 from shardnet.transport.messages import MAX_BULK_HOPS, Part, SampledToken, Wanted
 
 
@@ -104,7 +106,7 @@ class Onward:
             self._send_bulk(*_message(bulk, hidden))
 
     def send_samples(self, step: Step, logits_NV: torch.Tensor) -> None:
-        """Tell the ring's first stage the ids that go on, then the source what was sampled."""
+        """Tell the ring's first stage the ids that go on, then the source what was sampled, and who listens."""
         _wind(step, logits_NV.shape[1])
         if not step.samples:
             return
@@ -114,12 +116,16 @@ class Onward:
         onward: list[Part] = []
         onward_ids: list[int] = []
         told: list[SampledToken] = []
+        straight: defaultdict[str, list[StraightToken]] = defaultdict(list)
         for index, session, token_id in zip(step.samples, sessions, ids, strict=True):
             if isinstance(token_id, BadRequest):
                 self._outlet.session_failed(session.spec.session, token_id)
                 continue
             end = step.work.parts[index].end
+            listener, before = session.spec.listener, session.digest
             told.append(_sampled(session, end, token_id))
+            if listener is not None:
+                straight[listener.member].append(StraightToken(listener.key, told[-1].index, token_id, before))
             if session.next_sent == end and not session.is_over:
                 session.next_sent = end + 1
                 onward.append(Part(session.spec.session, end, 1))
@@ -128,6 +134,8 @@ class Onward:
             self._outlet.hop(tuple(onward), torch.tensor(onward_ids))
         if told:
             self._outlet.tokens(tuple(told))
+        for member, tokens in straight.items():
+            self._outlet.straight(member, tuple(tokens))
 
     def send_again(self, wanted: Sequence[Wanted]) -> None:
         """So many tokens of each session the next stage has: from there on all goes out again, in its order.

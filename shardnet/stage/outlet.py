@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 
 from shardnet.errors import BadRequest
+from shardnet.transport.listener_messages import StraightTokens
 from shardnet.transport.messages import Part, SampledToken
 
 
@@ -22,6 +23,9 @@ class Outlet(Protocol):
 
     def tokens(self, tokens: tuple[SampledToken, ...]) -> None:
         """What was sampled, for the source."""
+
+    def straight(self, member: str, tokens: StraightTokens) -> None:
+        """The same for the listener of some of its sessions. Nothing depends on it."""
 
     def session_failed(self, session: int, error: BadRequest) -> None:
         """One session cannot go on."""

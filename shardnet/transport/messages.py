@@ -26,7 +26,7 @@ Endpoints of every device (handlers in `shardnet.device.worker`), and who calls 
 
 Endpoints of the coordinator:
 
-    tokens(Tokens)               last stage -> source: what was sampled
+    tokens(Tokens)               last stage -> source: what was sampled. A listener hears it, too: `listener_messages`
     session_failed(RingId, session, text)        a stage -> source: this session cannot go on
     stage_failed(RingId, stage, device, text)    any stage whose computation failed
     hop_failed(RingId, stage, device, text)      any stage whose hop to the next stage, that one, failed
@@ -49,6 +49,7 @@ from typing import NamedTuple
 import torch
 
 from shardnet.timeline.recorder import Totals
+from shardnet.transport.listener_messages import Listener
 
 MAX_BULK_HOPS = 2
 """Prompt chunks that may wait at the next stage: one to keep it busy, one on its way."""
@@ -126,6 +127,8 @@ class SessionSpec(NamedTuple):
     """All before `sample_from`. Sent to the sampling stage alone, and only where a repetition penalty needs them."""
     send_from: int = 0
     """The next stage has so many tokens: what comes before is computed and kept, and not sent on."""
+    listener: Listener | None = None
+    """Another member than the coordinator that has asked for it. Sent to the stage with the head alone."""
 
     def finish_reason(self, index: int, token_id: int) -> str:
         """Why the answer ends with the token of that index; '' where it goes on."""

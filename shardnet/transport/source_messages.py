@@ -7,9 +7,12 @@ A source is a member that holds no stage; its name begins with `@`. Endpoints of
     cluster_status()             -> ClusterStatus: who is there, what is loaded, who talks
     model_info()                 -> ModelInfo: what a source must know to turn text into ids and back
     start_session(SessionRequest)      answered when the session is open on every stage, or with why it is not
-    follow(ticket, have, digest) -> Told: the tokens from index `have` on. Answered as soon as there is one, or the
-                                 session is over, or after `FOLLOW_S`. Renews the lease of the session. Those before
-                                 must have that `digest`: what was computed anew may be another answer.
+    follow(ticket, have, digest, ahead) -> Told: the tokens from index `have` on. Answered as soon as there is one, or
+                                 the session is over, or after `FOLLOW_S`. Renews the lease of the session. Those before
+                                 must have that `digest`: what was computed anew may be another answer. `ahead` are the
+                                 ids of the last of them, which the coordinator has not told: they came straight
+                                 (`listener_messages`). Where it did not know them, or lacks some before, it says so at
+                                 once.
     close_session(ticket)        frees it, also where its `start_session` comes later
     broken_off() -> BrokenOffs   the answers that may be resumed
     resume_session(ResumeRequest)      as `start_session`; followed from the first token on
@@ -31,9 +34,6 @@ that its source has not followed for `LEASE_S` is closed.
 
 from __future__ import annotations
 
-import zlib
-from array import array
-from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from shardnet.plan import LeftOut, ModelProfile, Plan, StagePlan, UnitProfile
@@ -46,15 +46,6 @@ COORDINATOR = "coordinator"
 """What the coordinator of every cluster is called."""
 FOLLOW_S = 10.0
 LEASE_S = 60.0
-
-
-def digest(token_ids: Sequence[int], before: int = 0) -> int:
-    """Of the beginning of an answer; 32 bits.
-
-    Args:
-        before: the digest of the tokens before these.
-    """
-    return zlib.crc32(array("q", token_ids).tobytes(), before)
 
 
 LoadKeywords = dict[str, str | int | float | bool | tuple[int, ...] | None]
@@ -73,6 +64,8 @@ class SessionRequest(NamedTuple):
     sampling: SamplingOptions
     stop: tuple[str, ...] = ()
     """What its source ends the text before. Kept with the session: stages know no text."""
+    key: int = 0
+    """By which its source knows what comes straight; see `Listener`. 0: it hears nothing but what it asks for."""
 
 
 class ResumeRequest(NamedTuple):
@@ -84,6 +77,8 @@ class ResumeRequest(NamedTuple):
     """As in `SessionRequest`."""
     number: int
     """See `BrokenOff`."""
+    key: int = 0
+    """As in `SessionRequest`."""
 
 
 class ModelMark(NamedTuple):
@@ -118,6 +113,8 @@ class Told(NamedTuple):
     tokens: tuple[SampledToken, ...]
     is_over: bool
     """Nothing comes behind these."""
+    num_known: int
+    """So many tokens the coordinator knows, these included: fewer than its source where another one was killed."""
 
 
 class ModelInfo(NamedTuple):

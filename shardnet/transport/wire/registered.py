@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from shardnet.transport.device_messages import DEVICE_MESSAGES
 from shardnet.transport.failure import Failure
+from shardnet.transport.listener_messages import LISTENER_MESSAGES
 from shardnet.transport.messages import MESSAGE_TYPES
 from shardnet.transport.shipping_messages import SHIPPING_MESSAGES
 from shardnet.transport.source_messages import SOURCE_MESSAGES
@@ -12,4 +13,4 @@ from shardnet.transport.wire.values import LAYOUTS, allow
 
 __all__ = ["LAYOUTS", "tensors"]
 
-allow(Failure, *MESSAGE_TYPES, *SOURCE_MESSAGES, *SHIPPING_MESSAGES, *DEVICE_MESSAGES)
+allow(Failure, *MESSAGE_TYPES, *LISTENER_MESSAGES, *SOURCE_MESSAGES, *SHIPPING_MESSAGES, *DEVICE_MESSAGES)

@@ -1,0 +1,161 @@
+"""A session of which another process keeps the books: what comes of it is asked for there, and heard straight."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import Future
+from contextlib import suppress
+from functools import partial
+
+from shardnet.errors import ClusterError, ShardnetError
+from shardnet.process.threads import on_thread
+from shardnet.source.connection import Connection
+from shardnet.source.heard import Heard
+from shardnet.transport.delivery import answer_of
+from shardnet.transport.listener_messages import StraightToken
+from shardnet.transport.messages import SampledToken, SessionSpec
+from shardnet.transport.outcomes import settle
+from shardnet.transport.source_messages import FOLLOW_S, LEASE_S, Told
+
+ANSWER_S = FOLLOW_S + 5.0
+CLOSE_S = 1.0
+CLOSE_TRIES = 3
+RENEW_S = LEASE_S / 4
+MOST_AHEAD = 8
+"""So many tokens are told to the coordinator one by one, before it has said that it knows them. It may be stopped, and
+must not find a message for each token that it has missed."""
+
+
+class Following:
+    """Safe to use from several threads. Asks from the first wait on, on a thread that ends with the session.
+
+    Whoever asks for more is asked again at once when a token has come straight, with that token: where the stage that
+    has sampled it dies before it has told the coordinator, nobody else knows it.
+    """
+
+    def __init__(self, connection: Connection, spec: SessionSpec) -> None:
+        self.closed: Future[None] = Future()
+        """Done when the coordinator has heard that nobody follows any more, or cannot be told."""
+        self._connection = connection
+        self._ticket = spec.session
+        self._heard = Heard(spec)
+        self._changed = threading.Condition()
+        self._news: Future[None] = Future()
+        """Done when the coordinator is to be asked anew, or no more."""
+        self._error: BaseException | None = None
+        self._is_asking = False
+        self._is_over = False
+        """Nothing comes any more."""
+        self._is_cancelled = False
+        """Nobody wants more of it. Till then the coordinator keeps the answer: it may not have been read."""
+        self._is_closing = False
+
+    def hear(self, token: StraightToken) -> None:
+        """See `Ear`."""
+        with self._changed:
+            if self._heard.straight(token):
+                self._changed.notify_all()
+                if self._heard.num_ahead <= MOST_AHEAD or self._heard.is_whole:
+                    settle(self._news, None)
+
+    def wait_for(self, index: int) -> SampledToken | None:
+        """The token of that index, when it is there; None where none comes.
+
+        Raises:
+            ShardnetError: what ended the session.
+        """
+        with self._changed:
+            if not self._is_asking:
+                self._is_asking = True
+                on_thread("shardnet-follow", self._follow)
+            known = self._heard.tokens
+            self._changed.wait_for(lambda: index < len(known) or self._is_over or self._is_cancelled)
+            if self._is_cancelled:
+                return None
+            if index < len(known):
+                return known[index]
+            if self._error is not None:
+                raise self._error
+            return None
+
+    def cancel(self) -> None:
+        """Nobody wants more of it. Where all has come, the session is closed when the coordinator knows that, too.
+
+        Else at once. Safe to call twice, from any thread; does not wait for the coordinator.
+        """
+        with self._changed:
+            self._is_cancelled = True
+            self._changed.notify_all()
+            is_ending = self._heard.is_whole and self._is_asking and not self._is_over
+        if not is_ending:
+            self.close()
+
+    def close(self) -> None:
+        """The same at once in any case."""
+        with self._changed:
+            self._is_cancelled = self._is_over = True
+            settle(self._news, None)
+            self._changed.notify_all()
+        self._close()
+
+    def _close(self) -> None:
+        with self._changed:
+            was_closing, self._is_closing = self._is_closing, True
+        if was_closing:
+            return
+        send = partial(self._connection.tell, "close_session", self._ticket)
+        told = answer_of(lambda wait_s: send(timeout_s=wait_s), first_s=CLOSE_S, most_tries=CLOSE_TRIES)
+        told.add_done_callback(lambda _: settle(self.closed, None))
+
+    def _follow(self) -> None:
+        """Ask until the coordinator has told all, or knows it."""
+        try:
+            while self._ask():
+                pass
+        except Exception as error:  # whatever it is, nobody must wait for ever
+            is_ours = isinstance(error, ShardnetError)
+            self._end(error if is_ours else ClusterError(f"the answer cannot be followed: {error}."))
+        else:
+            self._end(None)
+            with suppress(ShardnetError):
+                self._stay()
+        if self._is_cancelled:
+            self._close()
+
+    def _stay(self) -> None:
+        """All has come, and may be read slowly: until that is done its source is heard of now and then."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._is_cancelled, RENEW_S)
+                if self._is_cancelled:
+                    return
+                self._news = Future()
+            self._asked()
+
+    def _asked(self) -> tuple[int, Told | None]:
+        """What the coordinator tells behind so many tokens; None where something else is to be asked."""
+        with self._changed:
+            have, known, ahead = self._heard.position
+            news = self._news
+        told = self._connection.ask("follow", self._ticket, have, known, ahead, timeout_s=ANSWER_S, stop=news)
+        return have, told
+
+    def _ask(self) -> bool:
+        """Ask once, or until something else is to be asked; whether that was not the last time."""
+        with self._changed:
+            if self._is_over:
+                return False
+            self._news = Future()
+        have, told = self._asked()
+        if told is None:
+            return True
+        with self._changed:
+            is_same = self._heard.told(have, told.tokens, told.num_known)
+            self._changed.notify_all()
+            is_known = self._heard.is_whole and not self._heard.num_ahead
+            return not is_same or not (told.is_over or is_known)
+
+    def _end(self, error: BaseException | None) -> None:
+        with self._changed:
+            self._error, self._is_over = error, True
+            self._changed.notify_all()
