@@ -18,9 +18,10 @@ from shardnet.tunnel.limits import Limits
 from shardnet.tunnel.session import LinkSession
 from shardnet.tunnel.stream import Stream
 
+MOST_SESSIONS = 8
+"""That one host may have begun at the same time: it has one or two, and each may have 64 MiB lie here unread."""
 MOST_OF_ONE = 32
-"""Link sessions that one host may have begun, and connections of its that have not said what for, at the same time: it
-has one or two."""
+"""Connections of one host that have not said what for: so many come at once when a network is back after a while."""
 OnSession = Callable[[LinkSession], None]
 OnStream = Callable[[LinkSession, Stream], None]
 
@@ -176,8 +177,8 @@ class Meeting:
         for other in tuple(self._accepted.values()):
             if other.session.peer == peer and other.greeting.gate != greeting.gate:
                 other.session.end(f"the gate of {peer} was started again")
-        if sum(other.session.peer == peer for other in self._accepted.values()) >= MOST_OF_ONE:
-            raise LinkRefused(f"there are {MOST_OF_ONE} links with {peer} already")
+        if sum(other.session.peer == peer for other in self._accepted.values()) >= MOST_SESSIONS:
+            raise LinkRefused(f"there are {MOST_SESSIONS} links with {peer} already")
         session = self._new_session(peer, is_dialler=False)
         self._accepted[greeting.identity.session] = _Accepted(session, greeting)
         session.when_over(partial(self._accepted.pop, greeting.identity.session))

@@ -20,7 +20,7 @@ from shardnet.tunnel.dialling import Pauses, dial_again
 from shardnet.tunnel.frames import Frame, Kind
 from shardnet.tunnel.greeting import Greeting, LinkRefused, draw_gate, draw_identity, pack_greeting
 from shardnet.tunnel.limits import Limits
-from shardnet.tunnel.meeting import MOST_OF_ONE
+from shardnet.tunnel.meeting import MOST_OF_ONE, MOST_SESSIONS
 from shardnet.tunnel.session import LinkSession
 from shardnet.tunnel.stream import Stream
 
@@ -451,14 +451,14 @@ def test_one_host_takes_not_all_the_room_of_a_gate() -> None:
             session = await gates.dial()
             gates.peer = "hostile"
             gate, writers = draw_gate(), []
-            for _ in range(MOST_OF_ONE + 1):
+            for _ in range(MOST_SESSIONS + 1):
                 reader, writer = await asyncio.open_connection("127.0.0.1", gates.way.target)
                 writer.write(
                     frames.pack(Kind.GREETING, payload=pack_greeting(Greeting(draw_identity(), 1, True, gate)))
                 )
                 said = await reader.readexactly(frames.HEAD.size)
                 writers.append(writer)
-            assert said[0] == Kind.REFUSED and len(gates.far.sessions) == MOST_OF_ONE + 1
+            assert said[0] == Kind.REFUSED and len(gates.far.sessions) == MOST_SESSIONS + 1
             silent = [await asyncio.open_connection("127.0.0.1", gates.way.target) for _ in range(MOST_OF_ONE + 1)]
             assert b"too many connections" in await silent[0][0].read()
             for writer in (*writers, *(writer for _, writer in silent)):
