@@ -190,7 +190,8 @@ def trust(whom: WhomToTrust, where: ClusterOptions, output: ResultOutput) -> Non
 def leave(which: AnyDevice, where: ClusterOptions) -> None:
     """Let a device leave in order."""
     folder = where.running_folder()
-    from shardnet.launch.cluster.ask import tell_device
+    with importing():
+        from shardnet.launch.cluster.ask import tell_device
 
     tell_device(folder, "leave", which.name)
 
@@ -198,7 +199,8 @@ def leave(which: AnyDevice, where: ClusterOptions) -> None:
 def pause(which: AnyDevice, where: ClusterOptions) -> None:
     """Let a device hold nothing, and stay in the cluster, until unpause."""
     folder = where.running_folder()
-    from shardnet.launch.cluster.ask import tell_device
+    with importing():
+        from shardnet.launch.cluster.ask import tell_device
 
     tell_device(folder, "pause", which.name)
 
@@ -206,7 +208,8 @@ def pause(which: AnyDevice, where: ClusterOptions) -> None:
 def unpause(which: AnyDevice, where: ClusterOptions) -> None:
     """Let a device that was paused be used again."""
     folder = where.running_folder()
-    from shardnet.launch.cluster.ask import tell_device
+    with importing():
+        from shardnet.launch.cluster.ask import tell_device
 
     tell_device(folder, "unpause", which.name)
 
@@ -214,7 +217,8 @@ def unpause(which: AnyDevice, where: ClusterOptions) -> None:
 def remove(which: OneDevice, where: ClusterOptions) -> None:
     """Strike off a device that does not answer any more."""
     folder = where.running_folder()
-    from shardnet.launch.cluster.ask import remove as run
+    with importing():
+        from shardnet.launch.cluster.ask import remove as run
 
     run(folder, which.name)
 
@@ -270,7 +274,8 @@ def load(
 ) -> None:
     """Load a model over all devices of a cluster, in place of the one that it holds."""
     folder = where.running_folder()
-    from shardnet.launch.cluster.ask import load as run
+    with importing():
+        from shardnet.launch.cluster.ask import load as run
 
     run(folder, what.model, replace(load, record_spans=spans.record_spans))
 
@@ -278,7 +283,8 @@ def load(
 def unload(where: ClusterOptions) -> None:
     """Let the devices of a cluster hold no model."""
     folder = where.running_folder()
-    from shardnet.launch.cluster.ask import unload as run
+    with importing():
+        from shardnet.launch.cluster.ask import unload as run
 
     run(folder)
 
@@ -290,7 +296,8 @@ def resume(which: AnyAnswer, where: ClusterOptions, output: ResultOutput) -> Non
     """
     folder = where.running_folder()
     require_address_space()
-    from shardnet.launch.cluster.ask import resume as run
+    with importing():
+        from shardnet.launch.cluster.ask import resume as run
 
     run(folder, which.number, as_json=output.json)
 
@@ -298,6 +305,7 @@ def resume(which: AnyAnswer, where: ClusterOptions, output: ResultOutput) -> Non
 def forget(which: OneAnswer, where: ClusterOptions) -> None:
     """Remove an answer that broke off, with its prompt."""
     folder = where.running_folder()
-    from shardnet.launch.cluster.ask import forget as run
+    with importing():
+        from shardnet.launch.cluster.ask import forget as run
 
     run(folder, which.number)

@@ -10,12 +10,13 @@ from itertools import count
 from pathlib import Path
 
 from shardnet.cluster.local_workers import worker_environment
-from shardnet.device.process import JOIN_S, LEAVE_S, serve
+from shardnet.device.process import JOIN_S, LEAVE_S, import_all, serve
 from shardnet.errors import NameTaken, UsageError
 from shardnet.foreign.quoting import shortened
 from shardnet.launch.cluster.options import JoinOptions, OwnDeviceOptions
 from shardnet.launch.cluster.telling import tell
 from shardnet.launch.values import machine_name
+from shardnet.process.imports import importing
 from shardnet.process.lasting import as_option, endpoint_in
 from shardnet.process.signals import until_signalled
 from shardnet.profiling.cores import max_threads
@@ -69,6 +70,8 @@ def run(folder: Path, asked: OwnDeviceOptions, how: JoinOptions, *, is_far: bool
         told = _Telling(partial(_tell, name=name, folder=folder, is_far=is_far, as_json=as_json), is_far)
         try:
             with until_signalled():
+                with importing():
+                    import_all()
                 serve(
                     endpoint_in(folder),
                     name,

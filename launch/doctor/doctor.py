@@ -31,6 +31,8 @@ from shardnet.progress import Progress
 Show = Callable[[], AbstractContextManager[Progress]]
 """Shows how far long work is, while a block runs."""
 
+MOST_NAMED = 5
+"""Models, for a person."""
 LEAST_BYTES, FEW_BYTES = 2**28, 2**29
 """A device at rest takes the first."""
 
@@ -109,4 +111,5 @@ def find_models() -> Iterator[Finding]:
     folder = cache_folder()
     yield find_folder("cache_folder", folder, "Converted models are kept there: make room, or change its owner.")
     models = sorted(each.parent.name for each in folder.glob("[!.]*/config.json"))
-    yield Finding("cached_models", True, ", ".join(models) or "none yet", models)
+    more = f" and {len(models) - MOST_NAMED} more" if len(models) > MOST_NAMED else ""
+    yield Finding("cached_models", True, ", ".join(models[:MOST_NAMED]) + more or "none yet", models)

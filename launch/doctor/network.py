@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ from shardnet.foreign.plain_files import is_folder
 from shardnet.gate.own_addresses import of_default_route
 from shardnet.launch.doctor.finding import Finding
 from shardnet.process.lasting import is_running
+from shardnet.process.threads import on_thread
 from shardnet.source.trust import ask_gate
 from shardnet.trust.addresses import Address, parse_address
 
@@ -130,8 +132,15 @@ def dial_neighbours(folder: Path) -> Reached | None:
     except ShardnetError:
         return None
     others = {each["name"]: each["addresses"] for each in trusted if each["name"] != identity.name}
-    hosts = {name: _answers([parse_address(each) for each in found]) for name, found in others.items() if found}
-    return Reached(_answers(identity.gates), hosts)
+    hosts = {name: [parse_address(each) for each in found] for name, found in others.items() if found}
+    return dial(identity.gates, hosts)
+
+
+def dial(coordinator: Sequence[Address], hosts: Mapping[str, Sequence[Address]]) -> Reached:
+    """All at the same time."""
+    asked = {name: on_thread("shardnet-dial", partial(_answers, found)) for name, found in hosts.items()}
+    is_reached = _answers(coordinator)
+    return Reached(is_reached, {name: each.result() for name, each in asked.items()})
 
 
 def _answers(addresses: Sequence[Address]) -> bool:

@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from shardnet.process.imports import importing
 from shardnet.profiling.cores import max_threads
 from shardnet.progress import Progress
 
@@ -50,11 +51,12 @@ class ThreadSpeed:
 
 def measure_threads(progress: Progress) -> tuple[int, list[ThreadSpeed]]:
     """The number that pays, and how fast each is that was tried; takes about a second each."""
-    import torch
+    with importing():
+        import torch
 
-    from shardnet.profiling.threads import choose_threads, thread_counts, try_threads
-    from shardnet.profiling.timing import Clock
-    from shardnet.stage.pace import own_pace
+        from shardnet.profiling.threads import choose_threads, thread_counts, try_threads
+        from shardnet.profiling.timing import Clock
+        from shardnet.stage.pace import own_pace
 
     before = torch.get_num_threads()
     try:

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from shardnet.errors import ShardnetError
 from shardnet.launch.doctor.finding import Finding
 from shardnet.launch.doctor.thread_bench import measure_threads
+from shardnet.process.imports import importing
 from shardnet.progress import Progress
 
 CALL_S = 10.0
@@ -21,7 +22,8 @@ _OTHER_TORCH = (
 def find_rpc(progress: Progress) -> Finding:
     """Whether a device can work here: starts one, as a process that joins over torch's RPC, and calls it."""
     try:
-        import torch.distributed
+        with importing():
+            import torch.distributed
 
         if not torch.distributed.is_available() or not torch.distributed.rpc.is_available():
             return Finding("rpc", False, "this torch was built without it", None, (_OTHER_TORCH,))
@@ -34,9 +36,10 @@ def find_rpc(progress: Progress) -> Finding:
 
 def _tried(progress: Progress) -> tuple[float, float]:
     """The seconds of a start, and of a call. Without transformers, which a light device has not."""
-    from shardnet.cluster.arrivals import JOIN_S, join_as_coordinator, wait_for
-    from shardnet.cluster.local_workers import LocalWorkers
-    from shardnet.transport import serve_door
+    with importing():
+        from shardnet.cluster.arrivals import JOIN_S, join_as_coordinator, wait_for
+        from shardnet.cluster.local_workers import LocalWorkers
+        from shardnet.transport import serve_door
 
     start_s = time.perf_counter()
     with ExitStack() as resources:

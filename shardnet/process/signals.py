@@ -70,6 +70,27 @@ def raised() -> Iterator[list[int]]:
 
 
 @contextmanager
+def raised_behind() -> Iterator[None]:
+    """What a signal raises in this block is raised behind it, whatever became of it within. For the main thread."""
+    arrived: list[int] = []
+    handlers = {number: handler for number in ENDING if callable(handler := signal.getsignal(number))}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        arrived.append(number)
+        handlers[signal.Signals(number)](number, frame)
+
+    for number in handlers:
+        signal.signal(number, note)
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if arrived:
+            handlers[signal.Signals(arrived[0])](arrived[0], None)
+
+
+@contextmanager
 def until_signalled() -> Iterator[None]:
     """In the block a signal is what is waited for: it ends the block, and is no failure. Within `raised`."""
     try:

@@ -6,18 +6,20 @@ import json
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 import pytest
 
 from shardnet.launch import cli, commands
 from shardnet.launch.doctor import command as doctor_command
-from shardnet.launch.doctor import doctor, packages, thread_bench, working
+from shardnet.launch.doctor import doctor, network, packages, thread_bench, working
 from shardnet.launch.doctor.finding import Finding
 from shardnet.launch.doctor.network import Joined, Reached, find_clock, find_neighbours
 from shardnet.profiling import threads
 from shardnet.profiling.measurement import ThreadTrial
 from shardnet.progress import progress_bars
+from shardnet.trust.addresses import Address
 
 
 def test_the_whole_examination(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -182,6 +184,20 @@ def test_threads_are_chosen_as_for_a_profile(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_the_command_is_registered() -> None:
     assert any(command.callback is doctor_command.doctor for command in commands.app.registered_commands)
+
+
+def test_hosts_that_do_not_answer_are_dialled_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten phones that are asleep would take minutes one after the other."""
+    all_there = threading.Barrier(4)
+
+    def connect(address: Address, timeout_s: float) -> None:
+        all_there.wait(30)
+        raise TimeoutError
+
+    monkeypatch.setattr(network.socket, "create_connection", connect)
+    hosts = {name: [Address("192.0.2.1", number)] for number, name in enumerate("abc", 1)}
+    reached = network.dial([Address("192.0.2.2", 1)], hosts)
+    assert reached == Reached(False, dict.fromkeys("abc", False)) and not all_there.broken
 
 
 CLOSED = """
