@@ -6,10 +6,14 @@ import random
 import subprocess
 import sys
 import weakref
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from shardnet.errors import BadRequest, KVMemorySpent
 from shardnet.models import BlockKV
@@ -23,6 +27,8 @@ from shardnet.stage.session_cache import keep_together
 LAYOUT = (BlockKV(3, 2, 4, 4), BlockKV(4, 2, 4, 6))
 """Two blocks; the second one's values are wider than its keys."""
 BYTES_PER_TOKEN = (2 * 8 + 2 * 10) * 4
+Acts = list[tuple[str, int, int]]
+"""What becomes of which session, and of how many tokens."""
 
 
 def filled(
@@ -391,3 +397,51 @@ def test_what_is_kept_beside_keys_and_values_is_each_sessions_own(monkeypatch: p
     for one, rows in written.items():
         first = chance.randrange(len(rows))
         assert torch.equal(cache.get(one).kept(first, len(rows)), rows[first:])
+
+
+ACTS = st.lists(
+    st.tuples(st.sampled_from(["open", "grow", "close"]), st.integers(0, 3), st.integers(1, 60)), max_size=15
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(ACTS, ACTS, ACTS, st.booleans())
+def test_both_budgets_hold_what_sessions_have_whatever_becomes_of_them(
+    before: Acts, joined: Acts, trimmed: Acts, forgets: bool
+) -> None:
+    """On an accelerator, while two stages become one, and that one gives units up."""
+    meta, kept = torch.device("meta"), Kept(4, torch.float32, 1)
+    budget, beside = MemoryBudget(250 * BYTES_PER_TOKEN), MemoryBudget(200 * kept.bytes_per_token)
+    first, second = (KVCache([block], torch.float32, budget, kept, meta, beside) for block in LAYOUT)
+
+    def check(*caches: KVCache) -> None:
+        assert budget.reserved_bytes == sum(cache.reserved_bytes for cache in caches) <= (budget.limit_bytes or 0)
+        rows = [
+            (cache, sum(cache.get(session).capacity for session in range(4) if session in cache)) for cache in caches
+        ]
+        assert beside.reserved_bytes == sum(cache.kept.bytes_per_token * number for cache, number in rows)
+        assert all(cache.reserved_bytes == cache.bytes_per_token * number for cache, number in rows)
+
+    perform(before, first, second, check=check)
+    first.join(second, kept._replace(num_ids=2))
+    check(first)
+    perform(joined, first, check=check)
+    first.trim(LAYOUT[1:], kept._replace(width=1), forgets=forgets)
+    check(first)
+    perform(trimmed, first, check=check)
+    for session in range(4):
+        first.close(session)
+    assert (budget.reserved_bytes, beside.reserved_bytes) == (0, 0)
+
+
+def perform(acts: Acts, *caches: KVCache, check: Callable[..., None]) -> None:
+    for act, session, number in acts:
+        for cache in caches:
+            with suppress(KVMemorySpent, BadRequest):
+                if act == "open":
+                    cache.open(session, number)
+                elif act == "grow":
+                    cache.grow(session, number)
+                else:
+                    cache.close(session)
+            check(*caches)
