@@ -34,7 +34,7 @@ from shardnet.transport.shipping_messages import (
 
 MOST_CHUNKS = 32
 """Under way to this device for one shard; of large ones it has fewer, see `window`."""
-MOST_WHOLE = 4
+MOST_WHOLE = 2
 """Parts that have come and wait to be compared and written: where it is more, nothing is asked for."""
 CHUNK_S = 30.0
 ASK_S = 30.0
