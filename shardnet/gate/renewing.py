@@ -74,7 +74,7 @@ async def stay_renewed(
     while True:
         if identity().needs_renewal(time.time()):
             try:
-                renewed = await renew(state, identity())
+                renewed = await renew(state, identity)
             except ShardnetError as error:
                 say(f"the certificate could not be renewed: {error}")
             else:
@@ -83,23 +83,26 @@ async def stay_renewed(
         await asyncio.sleep(LOOK_S)
 
 
-async def renew(state: StateFolder, identity: Identity) -> Identity:
+async def renew(state: StateFolder, identity: Callable[[], Identity]) -> Identity:
     """Get another certificate for the same name and key, and write it down.
+
+    Args:
+        identity: of the host now: it may hear meanwhile where the coordinator's gate is.
 
     Raises:
         JoinFailed: nobody answers, or who answers refuses.
         UsageError: it cannot be written.
     """
     why = "no address of it is known"
-    for gate in identity.gates:
+    for gate in identity().gates:
         try:
-            enrolled = await asyncio.wait_for(_asked(identity, gate), ANSWER_S)
+            enrolled = await asyncio.wait_for(_asked(identity(), gate), ANSWER_S)
         except asyncio.TimeoutError:
             why = f"{gate}: it does not answer"
         except OSError as error:
             why = f"{gate}: {reason_of(error)}"
         else:
-            older = [each for each in identity.gates if each not in enrolled.gates]
+            older = [each for each in identity().gates if each not in enrolled.gates]
             return keep_identity(state, enrolled.certificate, enrolled.authority, [*enrolled.gates, *older])
     raise JoinFailed(f"The cluster is not reached ({why}).")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,23 @@ def test_a_host_renews_its_certificate_and_keeps_it(tmp_path: Path) -> None:
     assert [each.partition(": ")[2] for each in at_a_gate(home, work)] == ["phone has a new certificate"]
 
 
+def test_what_is_heard_of_the_coordinators_gate_meanwhile_is_not_forgotten(tmp_path: Path) -> None:
+    """The addresses from before it asked were written down again, and counted from then on."""
+    home = Home(tmp_path / "home")
+    heard = Address("192.0.2.7", 29500)
+
+    async def work(gates: tuple[Address, ...]) -> None:
+        state, identity = old_member(home, tmp_path / "phone", gates)
+        asking = asyncio.ensure_future(renew(state, lambda: identity))
+        await asyncio.sleep(0)
+        identity = replace(identity, gates=(heard, *gates))
+        renewed = await asking
+        assert heard in renewed.gates
+        assert identity_in(state.path).gates == renewed.gates  # type: ignore[union-attr]
+
+    at_a_gate(home, work)
+
+
 def test_one_that_was_revoked_gets_none(tmp_path: Path) -> None:
     home = Home(tmp_path / "home")
 
@@ -84,7 +102,7 @@ def test_one_that_was_revoked_gets_none(tmp_path: Path) -> None:
         state, identity = old_member(home, tmp_path / "phone", gates)
         home.admission.revoke("phone", time.time())
         with pytest.raises(JoinFailed):
-            await renew(state, identity)
+            await renew(state, lambda: identity)
         kept = identity_in(state.path)
         assert kept is not None and kept.serial == identity.serial
 
