@@ -9,10 +9,10 @@ same length. What strangers compute stands for other machines, and takes several
 have a core of this machine, and all hosts of the cluster have the others, in both kinds of turns: what is slower is
 what the cluster suffers. With --shared-cores all share all cores, and strangers' own computing is in the figure.
 
-Prints tokens per second of both kinds of turns, and what the gate has logged; exit code 1 where an answer is slower by
-more than 10% in the median, a token is wrong, an answer ends, a member is lost, somebody gets in, or not each attempt
-is logged. Who comes too soon after others is counted in the log, and not looked at; the rest is logged with what it
-was.
+Prints tokens per second of both kinds of turns, what each took of processors, and what the gate has logged; exit code 1
+where an answer is slower by more than 10% in the median, a token is wrong, an answer ends, a member is lost, somebody
+gets in, or not each attempt is logged. Who comes too soon after others is counted in the log, and not looked at; the
+rest is logged with what it was.
 """
 
 from __future__ import annotations
@@ -28,12 +28,17 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
+import psutil
 from cryptography import x509
 
+from shardnet.coordinator.own_gate import NOTE
 from shardnet.gate.asking import enrol
+from shardnet.process.identity import number_of
 from shardnet.process.state_folder import StateFolder
 from shardnet.trust.addresses import Address
 from shardnet.trust.admission import CERTIFICATE, KEY, admission_in
@@ -124,6 +129,7 @@ class Strangers:
         }
         command = bed.network.command("alley", sys.executable, __file__, "--strangers", json.dumps(where))
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.number = self._process.pid
         assert self._process.stdout is not None and self._process.stdout.readline() == "ready\n"
 
     def come(self, first: int, behind: int, per_second: float) -> list[str]:
@@ -139,9 +145,55 @@ class Strangers:
         self._process.kill()
 
 
-def rate(bed: AskedHosts, since_s: float, until_s: float) -> float:
-    """Tokens per second."""
-    return sum(since_s < at_s <= until_s for at_s in bed.source.came_s) / (until_s - since_s)
+def used_s(number: int) -> float:
+    """The processor time that a process has used, and all that live which it has begun, and so on."""
+    used = 0.0
+    first = psutil.Process(number)
+    for each in (first, *first.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+            times = each.cpu_times()
+            used += times.user + times.system
+    return used
+
+
+class Turn(NamedTuple):
+    took_s: float
+    tokens_per_s: float
+    cluster_token_s: float
+    """The processor time that all processes of the cluster have used for each token."""
+    gate_busy: float
+    """The share of a core that the gate of the laptop has used."""
+
+
+class Turns:
+    """Of one kind.
+
+    Args:
+        gate, strangers: the numbers of these processes.
+    """
+
+    def __init__(self, bed: AskedHosts, gate: int, strangers: int) -> None:
+        self._bed = bed
+        self._gate = gate
+        self._strangers = strangers
+        self.had: list[Turn] = []
+
+    @contextmanager
+    def another(self) -> Iterator[None]:
+        """What happens in the block is one."""
+        began_s, before_s, gate_before_s = time.monotonic(), self._used_s(), used_s(self._gate)
+        yield
+        ended_s = time.monotonic()
+        took_s = ended_s - began_s
+        num_tokens = sum(began_s < at_s <= ended_s for at_s in self._bed.source.came_s)
+        token_s = (self._used_s() - before_s) / num_tokens
+        self.had.append(Turn(took_s, num_tokens / took_s, token_s, (used_s(self._gate) - gate_before_s) / took_s))
+
+    def _used_s(self) -> float:
+        return used_s(os.getpid()) - used_s(self._strangers)
+
+    def median(self, field: str) -> float:
+        return statistics.median(getattr(each, field) for each in self.had)
 
 
 def main() -> int:
@@ -183,25 +235,27 @@ def main() -> int:
         log = bed.hosts.state("laptop") / "gate.log"
         before = len(log.read_text().splitlines())
         failed: list[str] = []
-        quiet, hostile = [], []
-        for turn in range(asked.turns):
-            first, behind = (asked.attempts * number // asked.turns for number in (turn, turn + 1))
-            began_s = time.monotonic()
-            time.sleep((behind - first) / asked.per_second)
-            came_s = time.monotonic()
-            failed += strangers.come(first, behind, asked.per_second)
-            quiet.append(rate(bed, began_s, came_s))
-            hostile.append(rate(bed, came_s, time.monotonic()))
+        gate = number_of(json.loads((bed.hosts.state("laptop") / NOTE).read_text())["process"])
+        assert gate is not None
+        quiet, hostile = (Turns(bed, gate, strangers.number) for _ in range(2))
+        for number in range(asked.turns):
+            first, behind = (asked.attempts * each // asked.turns for each in (number, number + 1))
+            with quiet.another():
+                time.sleep((behind - first) / asked.per_second)
+            with hostile.another():
+                failed += strangers.come(first, behind, asked.per_second)
             print(
-                f"turn {turn + 1} of {asked.turns}: {quiet[-1]:.1f} tokens/s, then {hostile[-1]:.1f} among "
-                f"{behind - first + NUM_IDLE} strangers in {time.monotonic() - came_s:.0f} s",
+                f"turn {number + 1} of {asked.turns}: {quiet.had[-1].tokens_per_s:.1f} tokens/s, then "
+                f"{hostile.had[-1].tokens_per_s:.1f} among {behind - first + NUM_IDLE} strangers in "
+                f"{hostile.had[-1].took_s:.0f} s",
                 file=sys.stderr,
             )
         time.sleep(LOGGED_S)
         said = log.read_text().splitlines()[before:]
         wrong, ended, bad = bed.source.num_wrong, bed.source.ended, bed.bad_events()
         members = {each["name"] for each in bed.hosts.ask("laptop", "trust")}
-    slower = 1 - statistics.median(hostile) / statistics.median(quiet)
+    rates = [kind.median("tokens_per_s") for kind in (quiet, hostile)]
+    slower = 1 - rates[1] / rates[0]
     due = Counter(list(WAYS.values())[number % len(WAYS)] for number in range(asked.attempts))
     lacking = {what: count - sum(what in line for line in said) for what, count in due.items()}
     num_unseen = num_logged(line for line in said if SENT_AWAY.search(line))
@@ -209,9 +263,13 @@ def main() -> int:
     num_all = asked.attempts + NUM_IDLE * asked.turns
     print("| quiet, tokens/s | among strangers | slower by | attempts | logged | of these unseen |")
     print("|--:|--:|--:|--:|--:|--:|")
-    rates = f"{statistics.median(quiet):.1f} | {statistics.median(hostile):.1f}"
-    print(f"| {rates} | {slower:.1%} | {num_all} | {num_logged(said)} | {num_unseen} |")
-    print(f"\n{bed.source.num_right} tokens right, {wrong} wrong; members: {', '.join(sorted(members))}")
+    print(f"| {rates[0]:.1f} | {rates[1]:.1f} | {slower:.1%} | {num_all} | {num_logged(said)} | {num_unseen} |")
+    token_ms = [1000 * kind.median("cluster_token_s") for kind in (quiet, hostile)]
+    print(
+        f"\na token took {token_ms[0]:.2f} ms of processors in the cluster, among strangers {token_ms[1]:.2f}; ", end=""
+    )
+    print(f"its gate {quiet.median('gate_busy'):.1%} of a core, among strangers {hostile.median('gate_busy'):.1%}")
+    print(f"{bed.source.num_right} tokens right, {wrong} wrong; members: {', '.join(sorted(members))}")
     print("\n".join([*failed, *ended, *bad]))
     if is_lacking:
         print("not logged often enough:", *(what for what, count in lacking.items() if count > 0), sep="\n")
