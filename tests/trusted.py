@@ -13,7 +13,8 @@ from shardnet.process.state_folder import StateFolder
 from shardnet.trust.addresses import Address
 from shardnet.trust.admission import Admission, admission_in
 from shardnet.trust.authority import request_for
-from shardnet.trust.identity import Identity, host_key, keep_identity, own_identity
+from shardnet.trust.identity import Identity
+from shardnet.trust.identity_files import host_key, keep_identity, own_identity
 
 GATES = (Address("192.168.1.5", 29400),)
 

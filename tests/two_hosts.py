@@ -26,7 +26,8 @@ from shardnet.transport.door.messages import News
 from shardnet.trust.admission import Admission, admission_in
 from shardnet.trust.authority import request_for
 from shardnet.trust.contexts import server_context
-from shardnet.trust.identity import Identity, host_key, keep_gates, keep_identity, own_identity
+from shardnet.trust.identity import Identity, keep_gates
+from shardnet.trust.identity_files import host_key, keep_identity, own_identity
 
 NEAR = "127.0.0.1"
 

@@ -107,7 +107,7 @@ def find_neighbours(reached: Reached | None) -> Finding:
 
 def read_joined(folder: Path) -> Joined | None:
     """What `shardnet join` has written down in a state folder."""
-    from shardnet.trust.identity import identity_in
+    from shardnet.trust.identity_files import identity_in
 
     try:
         identity = identity_in(folder) if is_folder(folder) else None
@@ -122,7 +122,7 @@ def read_joined(folder: Path) -> Joined | None:
 
 def dial_neighbours(folder: Path) -> Reached | None:
     """Try to connect to each, and hang up. Takes seconds where they do not answer."""
-    from shardnet.trust.identity import identity_in
+    from shardnet.trust.identity_files import identity_in
 
     try:
         identity = identity_in(folder) if is_folder(folder) else None

@@ -62,7 +62,7 @@ def be_linked(folder: Path, way: Way) -> Iterator[str]:
 def _taken_in(folder: Path, way: Way) -> str:
     """The name under which this machine is a member; it is made one where it has a code."""
     from shardnet.trust.certificates import covers
-    from shardnet.trust.identity import identity_in
+    from shardnet.trust.identity_files import identity_in
 
     if is_running(folder):
         raise UsageError(

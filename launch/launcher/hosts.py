@@ -75,7 +75,7 @@ def reach(meeting: Meeting) -> Iterator[tuple[Path, str]]:
         JoinFailed: nobody answers, or who answers refuses.
         UsageError: this node has no code, and was never let in; or the code is none.
     """
-    from shardnet.trust.identity import identity_in
+    from shardnet.trust.identity_files import identity_in
 
     assert meeting.door is not None, "several hosts have an address"
     where = re.sub(r"[^A-Za-z0-9.]+", "-", meeting.door.host)

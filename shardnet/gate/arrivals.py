@@ -12,10 +12,10 @@ from typing import NamedTuple
 from shardnet.gate.sent_away import SentAway
 from shardnet.gate.turns import Paces, Turns, place_of
 from shardnet.process.crowds import Crowds
-from shardnet.trust.certificates import Peer, peer_of
 from shardnet.trust.contexts import CALL, ENROL, LINK
 from shardnet.trust.handshakes import reason_of
 from shardnet.trust.names import COORDINATOR
+from shardnet.trust.peers import Peer, peer_of
 
 HANDSHAKE_S = 10.0
 MOST_SHAKING, MOST_OF_ONE = 64, 16

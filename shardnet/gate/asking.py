@@ -16,7 +16,8 @@ from shardnet.trust.asking import Asking, Enrolled, by_code, by_token
 from shardnet.trust.codes import Code
 from shardnet.trust.contexts import enrolment_context
 from shardnet.trust.handshakes import reason_of
-from shardnet.trust.identity import Identity, host_key, keep_identity
+from shardnet.trust.identity import Identity
+from shardnet.trust.identity_files import host_key, keep_identity
 from shardnet.trust.payload import Payload
 
 DIAL_S = 5.0

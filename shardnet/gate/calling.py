@@ -12,9 +12,9 @@ from contextlib import suppress
 
 from shardnet.gate.hosts import MOST_ADDRESSES, pack_addresses, unpack_addresses
 from shardnet.trust.addresses import Address
-from shardnet.trust.certificates import peer_of
 from shardnet.trust.contexts import CALL, client_context, server_mark
 from shardnet.trust.identity import Identity
+from shardnet.trust.peers import peer_of
 from shardnet.tunnel.dialling import Pauses
 
 CALL_S = 5.0

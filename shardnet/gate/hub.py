@@ -36,8 +36,8 @@ from shardnet.transport.door.messages import (
 )
 from shardnet.transport.wire.values import COUNT, Undecodable
 from shardnet.trust.addresses import Address
-from shardnet.trust.certificates import Peer
 from shardnet.trust.names import COORDINATOR
+from shardnet.trust.peers import Peer
 from shardnet.tunnel.forward import Pump, carry, entrance
 from shardnet.tunnel.limits import Limits
 from shardnet.tunnel.meeting import Meeting

@@ -17,9 +17,9 @@ from shardnet.gate.destinations import HOSTS, Gate, written
 from shardnet.gate.hosts import Hosts, unpack_addresses
 from shardnet.gate.network import Network
 from shardnet.trust.addresses import Address
-from shardnet.trust.certificates import Peer, peer_of
 from shardnet.trust.contexts import client_context, server_mark
 from shardnet.trust.identity import Identity
+from shardnet.trust.peers import Peer, peer_of
 from shardnet.tunnel.connection import Connection
 from shardnet.tunnel.forward import open_reader_writer
 from shardnet.tunnel.meeting import Meeting

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from shardnet.gate.turns import neighbourhood, place_of
 from shardnet.process.crowds import Crowds
 from shardnet.trust.answering import Answering, Desk
-from shardnet.trust.certificates import Peer
+from shardnet.trust.peers import Peer
 
 SILENT_S = 10.0
 MOST_S = 30.0

@@ -25,11 +25,11 @@ from shardnet.process.crowds import Crowds
 from shardnet.process.lasting import DOOR
 from shardnet.process.tasks import Tasks
 from shardnet.trust.addresses import Address
-from shardnet.trust.certificates import Peer
 from shardnet.trust.contexts import client_context, server_context, server_mark
 from shardnet.trust.handshakes import reason_of
 from shardnet.trust.identity import MOST_GATES, Identity
 from shardnet.trust.names import COORDINATOR
+from shardnet.trust.peers import Peer
 from shardnet.tunnel.connection import Connection
 from shardnet.tunnel.dialling import first_through
 from shardnet.tunnel.forward import Pump, carry, entrance, open_reader_writer

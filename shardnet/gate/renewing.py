@@ -1,21 +1,22 @@
-"""Certificates that renew themselves: a host's at the coordinator's gate, and that gate's own."""
+"""Certificates that renew themselves, at the coordinator's gate. That gate's own: see `own_context`."""
 
 from __future__ import annotations
 
 import asyncio
-import ssl
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from shardnet.errors import JoinFailed, ShardnetError
 from shardnet.process.state_folder import StateFolder
 from shardnet.trust.addresses import Address
-from shardnet.trust.admission import Admission
-from shardnet.trust.asking import Enrolled, to_renew
-from shardnet.trust.contexts import ENROL, client_context, server_context, server_mark
+from shardnet.trust.contexts import ENROL, client_context, server_mark
 from shardnet.trust.handshakes import reason_of
-from shardnet.trust.identity import Identity, keep_identity, own_identity
+from shardnet.trust.identity import Identity
 from shardnet.trust.names import COORDINATOR
+
+if TYPE_CHECKING:
+    from shardnet.trust.asking import Enrolled
 
 LOOK_S = 3600.0
 """How often a certificate is looked at, and how soon it is tried again when it could not be renewed."""
@@ -23,42 +24,6 @@ ANSWER_S = 20.0
 """How long a gate may take."""
 PART_BYTES = 2**14
 Say = Callable[[str], object]
-
-
-class OwnContext:
-    """How the coordinator's gate speaks TLS. Called before each handshake, so that a certificate is shown that counts.
-
-    Args:
-        say: told, in a sentence, what became of a renewal.
-
-    Raises:
-        UsageError: the files of the identity are damaged, or cannot be written.
-    """
-
-    def __init__(self, state: StateFolder, admission: Admission, gates: Sequence[Address], say: Say) -> None:
-        self._state = state
-        self._admission = admission
-        self._gates = gates
-        self._say = say
-        self.identity: Identity = own_identity(state, admission, gates, time.time())
-        self._context = server_context(self.identity)
-        self._tried_s = -LOOK_S
-
-    def __call__(self) -> ssl.SSLContext:
-        now_s = time.time()
-        if self.identity.needs_renewal(now_s) and abs(now_s - self._tried_s) >= LOOK_S:
-            self._tried_s = now_s
-            self._renew(now_s)
-        return self._context
-
-    def _renew(self, now_s: float) -> None:
-        try:
-            self.identity = own_identity(self._state, self._admission, self._gates, now_s)
-        except ShardnetError as error:
-            self._say(f"the gate's own certificate could not be renewed: {error}")
-        else:
-            self._context = server_context(self.identity)
-            self._say("the gate's own certificate was renewed")
 
 
 async def stay_renewed(
@@ -93,6 +58,8 @@ async def renew(state: StateFolder, identity: Callable[[], Identity]) -> Identit
         JoinFailed: nobody answers, or who answers refuses.
         UsageError: it cannot be written.
     """
+    from shardnet.trust.identity_files import keep_identity  # 10 MB, once in weeks
+
     why = "no address of it is known"
     for gate in identity().gates:
         try:
@@ -108,6 +75,8 @@ async def renew(state: StateFolder, identity: Callable[[], Identity]) -> Identit
 
 
 async def _asked(identity: Identity, gate: Address) -> Enrolled:
+    from shardnet.trust.asking import to_renew
+
     reader, writer = await asyncio.open_connection(
         *gate, ssl=client_context(identity, ENROL), server_hostname=server_mark(identity, COORDINATOR)
     )

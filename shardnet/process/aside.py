@@ -9,10 +9,13 @@ import os
 import pickle
 import sys
 from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
-def done_aside(work: Callable[[], str]) -> str:
-    """What `work` returns.
+def done_aside(work: Callable[[], T]) -> T:
+    """What `work` returns, which is pickled on its way.
 
     Raises:
         Exception: what it raises.
@@ -30,17 +33,17 @@ def done_aside(work: Callable[[], str]) -> str:
     _, status = os.waitpid(child, 0)
     if not told:
         raise RuntimeError(f"what was done aside ended with {os.waitstatus_to_exitcode(status)}")
-    result: str | Exception = pickle.loads(told)  # of our own child: nobody else has the pipe
+    result: T | Exception = pickle.loads(told)  # of our own child: nobody else has the pipe
     if isinstance(result, Exception):
         raise result
     return result
 
 
-def _do(work: Callable[[], str], writing: int) -> None:
+def _do(work: Callable[[], object], writing: int) -> None:
     """In the child, which ends with it. Where it is interrupted, so is its parent."""
     code = 1
     try:
-        result: str | Exception
+        result: object
         try:
             result = work()
         except Exception as error:

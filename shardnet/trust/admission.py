@@ -19,9 +19,9 @@ from shardnet.process.state_folder import StateFolder
 from shardnet.trust import register_file
 from shardnet.trust.authority import Authority, key_of_request, new_authority
 from shardnet.trust.certificates import MOST_CERTIFICATE_BYTES, cluster_of, covers
-from shardnet.trust.keys import damaged, fingerprint_of, keep, key_in, own_key
+from shardnet.trust.keys import fingerprint_of, key_in, own_key
 from shardnet.trust.names import COORDINATOR, is_name
-from shardnet.trust.own_files import read_own
+from shardnet.trust.own_files import damaged, keep, read_own
 from shardnet.trust.refusals import Reason, Refused
 from shardnet.trust.register import Entry, Register
 

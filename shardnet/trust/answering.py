@@ -18,11 +18,11 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from shardnet.trust.addresses import Address
 from shardnet.trust.admission import Admission
-from shardnet.trust.certificates import Peer
 from shardnet.trust.enrolment_messages import MAGIC, How, Incoming, Kind, Message
 from shardnet.trust.exchange import CodeExchange, Conversation
 from shardnet.trust.identity import MOST_GATES
 from shardnet.trust.invitations import Invitations, Try
+from shardnet.trust.peers import Peer
 from shardnet.trust.refusals import Reason, Refused
 from shardnet.versions import OURS, OWN, VERSION_BYTES, Version, packed, unpacked, why_not_together
 

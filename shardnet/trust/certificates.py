@@ -1,9 +1,6 @@
-"""What a certificate says: read from bytes that anybody may have sent, or from a connection that has checked it."""
+"""What a certificate says: read from bytes that anybody may have sent. What a handshake has checked: see `peers`."""
 
 from __future__ import annotations
-
-import ssl
-from typing import NamedTuple
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -12,16 +9,6 @@ from cryptography.x509.oid import NameOID
 from shardnet.trust.keys import is_ours
 
 MOST_CERTIFICATE_BYTES = 2**11
-
-
-class Peer(NamedTuple):
-    """Who is at the other end of a connection, by a certificate that was checked. Whether that was revoked, it does not
-    say."""
-
-    name: str
-    serial: int
-    until_s: float
-    """When the certificate expires, in seconds since 1970. A connection that lasts longer is to be made anew."""
 
 
 def read_certificate(content: bytes) -> x509.Certificate:
@@ -54,21 +41,6 @@ def is_issued_by(certificate: x509.Certificate, authority: x509.Certificate) -> 
 def covers(certificate: x509.Certificate, now_s: float) -> bool:
     """Whether a certificate counts at that time."""
     return certificate.not_valid_before_utc.timestamp() <= now_s < certificate.not_valid_after_utc.timestamp()
-
-
-def peer_of(connection: ssl.SSLObject | ssl.SSLSocket) -> Peer | None:
-    """Who is at the other end, after the handshake; None where it has shown no certificate.
-
-    Raises:
-        ValueError: the certificate is not of a cluster, or was not checked.
-    """
-    if connection.context.verify_mode == ssl.CERT_NONE:
-        raise ValueError("nobody has checked that certificate")
-    content = connection.getpeercert(binary_form=True)
-    if content is None:
-        return None
-    read = read_certificate(content)
-    return Peer(name_of(read), read.serial_number, read.not_valid_after_utc.timestamp())
 
 
 def cluster_of(certificate: x509.Certificate) -> str:

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import ssl
 
-from cryptography.hazmat.primitives import serialization
-
 from shardnet.trust.identity import Identity
 from shardnet.trust.names import mark_of
 
@@ -83,6 +81,5 @@ def _context(context: ssl.SSLContext) -> ssl.SSLContext:
 
 def _trust(context: ssl.SSLContext, identity: Identity) -> None:
     context.verify_flags |= ssl.VERIFY_X509_STRICT
-    pem = identity.authority.public_bytes(serialization.Encoding.PEM).decode()
-    context.load_verify_locations(cadata=pem)
+    context.load_verify_locations(cadata=identity.authority_pem.decode())
     context.load_cert_chain(identity.certificates_file, identity.key_file)

@@ -9,9 +9,8 @@ from typing import Any
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from shardnet.errors import UsageError
 from shardnet.process.state_folder import StateFolder
-from shardnet.trust.own_files import read_own
+from shardnet.trust.own_files import damaged, keep, read_own
 
 PrivateKey = ec.EllipticCurvePrivateKey
 MOST_BYTES = 2**12
@@ -63,25 +62,3 @@ def fingerprint_of(key: Any) -> bytes:
     """SHA-256 of a public key as it stands in certificates (SubjectPublicKeyInfo)."""
     content = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     return hashlib.sha256(content).digest()
-
-
-def keep(state: StateFolder, name: str, content: bytes) -> None:
-    """Write a file that nothing goes on without.
-
-    Raises:
-        UsageError: it cannot be written.
-    """
-    try:
-        state.write(name, content)
-    except OSError as cause:
-        raise UsageError(
-            f"{state.path / name} cannot be written: {cause.strerror}. Make room on the disk, or name another folder."
-        ) from cause
-
-
-def damaged(path: Path) -> UsageError:
-    """What is raised for a file that is not what was written."""
-    return UsageError(
-        f"{path} is damaged, or of another version of shardnet. Put a copy of it back, or remove the folder "
-        f"{path.parent} to begin anew: invitations and certificates that hang on it count no more."
-    )

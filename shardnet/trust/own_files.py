@@ -8,6 +8,7 @@ from pathlib import Path
 
 from shardnet.errors import UsageError
 from shardnet.process.ownership import require_own
+from shardnet.process.state_folder import StateFolder
 
 
 def read_own(path: Path, most_bytes: int) -> bytes | None:
@@ -31,3 +32,25 @@ def read_own(path: Path, most_bytes: int) -> bytes | None:
             f"{path} has more than the {most_bytes} bytes that such a file may have. It is not one of ours."
         )
     return content
+
+
+def keep(state: StateFolder, name: str, content: bytes) -> None:
+    """Write a file that nothing goes on without.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    try:
+        state.write(name, content)
+    except OSError as cause:
+        raise UsageError(
+            f"{state.path / name} cannot be written: {cause.strerror}. Make room on the disk, or name another folder."
+        ) from cause
+
+
+def damaged(path: Path) -> UsageError:
+    """What is raised for a file that is not what was written."""
+    return UsageError(
+        f"{path} is damaged, or of another version of shardnet. Put a copy of it back, or remove the folder "
+        f"{path.parent} to begin anew: invitations and certificates that hang on it count no more."
+    )

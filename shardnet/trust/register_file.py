@@ -9,8 +9,7 @@ from typing import Any
 
 from shardnet.errors import UsageError
 from shardnet.foreign.plain_files import parse_json
-from shardnet.trust.keys import damaged
-from shardnet.trust.own_files import read_own
+from shardnet.trust.own_files import damaged, read_own
 from shardnet.trust.register import Entry, Register
 
 NAME = "register.json"

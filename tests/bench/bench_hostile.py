@@ -43,7 +43,8 @@ from shardnet.process.state_folder import StateFolder
 from shardnet.trust.addresses import Address
 from shardnet.trust.admission import CERTIFICATE, KEY, admission_in
 from shardnet.trust.authority import LIFE_S, Authority, request_for
-from shardnet.trust.identity import Identity, host_key, identity_in, keep_identity
+from shardnet.trust.identity import Identity
+from shardnet.trust.identity_files import host_key, identity_in, keep_identity
 from shardnet.trust.keys import key_in
 from shardnet.trust.payload import parse_payload
 

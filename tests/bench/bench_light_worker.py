@@ -6,8 +6,9 @@ Two devices, each a process of its own that joins a door on this machine: as it 
 imported besides, as all devices had it before. With --venv a third one, in an environment that is built for it: this
 repository's wheel and nothing but torch, numpy, psutil, cryptography and what these and the commands need that is pure
 Python, by `pip install --no-deps`; it also holds a part of the embedded model (of a tiny one where that is not
-installed), and must give the tokens of an ordinary device. Bars (issue 10): at most 235 MB at rest, ready within 3 s.
-Seconds are the best of several starts; trust them on an idle machine alone.
+installed), and must give the tokens of an ordinary device. Of each environment also the gate, the process beside a
+device that carries between hosts, linked with a coordinator's. Bars (issue 10): at most 235 MB at rest, and 40 MB for
+the gate; ready within 3 s. Seconds are the best of several starts; trust them on an idle machine alone.
 """
 
 from __future__ import annotations
@@ -28,11 +29,17 @@ import psutil
 from packaging.requirements import Requirement
 
 from shardnet.cluster.local_workers import worker_environment
+from shardnet.coordinator import own_gate
+from shardnet.coordinator.own_gate import Listening
 from shardnet.errors import ModelNotFound
+from shardnet.gate.asking import enrol
 from shardnet.loader import open_model
 from shardnet.loader.sources import EMBEDDED_NAME, find_embedded
 from shardnet.process.light_set import COMPILED, PURE, TORCH_NEEDS
+from shardnet.process.state_folder import StateFolder
+from shardnet.source.trust import ask_gate
 from shardnet.transport import RpcTransport, serve_door
+from shardnet.trust.payload import parse_payload
 
 ROOT = Path(__file__).parents[2]
 SETTLE_S = 1.0
@@ -80,6 +87,25 @@ def start(python: str, program: str) -> Start:
             here.call("device", "describe", timeout_s=10).result()
             time.sleep(SETTLE_S)
             return Start(ready_s, processor_s, there.memory_info().rss)
+
+
+def gate_rest_bytes(python: str, folder: Path) -> int:
+    """What the gate of a host takes at rest that has joined a cluster."""
+    hub, host = folder / "hub", folder / "host"
+    state = StateFolder(hub)
+    with own_gate.start_or_find(state, Listening(("127.0.0.1:0",))):
+        invitation = parse_payload(ask_gate(hub, "invite")["qr"])
+        enrol(host, invitation, "device", invitation.addresses)
+        own_gate.GATE_COMMAND, usual = (python, *own_gate.GATE_COMMAND[1:]), own_gate.GATE_COMMAND
+        try:
+            with own_gate.start(host) as gate:
+                while not any(each["is_linked"] for each in ask_gate(hub, "trusted")):
+                    time.sleep(0.01)
+                time.sleep(SETTLE_S)
+                assert gate.child is not None
+                return int(psutil.Process(gate.child.pid).memory_info().rss)
+        finally:
+            own_gate.GATE_COMMAND = usual
 
 
 def light_python(folder: Path) -> str:
@@ -168,6 +194,13 @@ def main() -> None:
         for kind, (python, program) in kinds.items():
             results[kind] = best([start(python, program) for _ in range(asked.starts)])
             print(f"{kind:28} {results[kind]}", flush=True)
+        for kind, python in {
+            kind: python for kind, (python, program) in kinds.items() if program == AS_IT_COMES
+        }.items():
+            rest_bytes = gate_rest_bytes(python, Path(folder) / f"gate, {kind}")
+            gate = {"rest_mib": round(rest_bytes / 2**20, 1), "rest_mb": round(rest_bytes / 1e6, 1)}
+            results[f"gate, {kind}"] = gate
+            print(f"{'gate, ' + kind:28} {gate}", flush=True)
         if asked.venv:
             results["exact"] = tokens_are_exact(kinds["light set alone"][0], Path(folder))
             print(f"tokens exact: {results['exact']}")

@@ -85,8 +85,9 @@ def test_a_gate_of_another_release_stays_only_where_it_links_hosts(
         older = own_gate.start_or_find(state, LISTEN)
     invitation = parse_payload(ask_gate(state.path, "invite")["qr"])
     enrol(tmp_path / "phone", invitation, "phone", invitation.addresses)
-    with own_gate.start(tmp_path / "phone"):
+    with own_gate.start(tmp_path / "phone") as phone:
         wait_until(lambda: own_gate._links_hosts(state.path))
+        assert phone.child is not None and "cryptography" not in Path(f"/proc/{phone.child.pid}/maps").read_text()
         found = own_gate.start_or_find(state, LISTEN)
         assert (found.process == older.process) == (wire == OWN.wire)
     wait_until(lambda: not own_gate._links_hosts(state.path))

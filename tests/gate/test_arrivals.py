@@ -9,9 +9,9 @@ from trusted import Home
 
 from shardnet.gate.arrivals import Arrivals
 from shardnet.gate.listening import addresses_of, listen
-from shardnet.trust.certificates import Peer
 from shardnet.trust.contexts import client_context, server_context, server_mark
 from shardnet.trust.names import COORDINATOR
+from shardnet.trust.peers import Peer
 
 
 class Echo(asyncio.Protocol):

@@ -19,18 +19,18 @@ from trusted import Home
 from shardnet.gate.arrivals import MOST_OF_ONE, Arrivals, refused
 from shardnet.gate.listening import addresses_of, listen
 from shardnet.gate.newcomers import Newcomers
-from shardnet.gate.renewing import OwnContext
+from shardnet.gate.own_context import OwnContext
 from shardnet.gate.turns import Paces
 from shardnet.process.tokens import Pace
 from shardnet.trust.answering import Desk
 from shardnet.trust.authority import LIFE_S
-from shardnet.trust.certificates import Peer
 from shardnet.trust.contexts import client_context, enrolment_context, server_mark
 from shardnet.trust.identity import Identity
 from shardnet.trust.invitations import Invitations
 from shardnet.trust.keys import fingerprint_of
 from shardnet.trust.names import COORDINATOR
 from shardnet.trust.payload import Payload
+from shardnet.trust.peers import Peer
 from shardnet.tunnel import frames
 from shardnet.tunnel.frames import Kind
 from shardnet.tunnel.greeting import Greeting, draw_gate, draw_identity, pack_greeting

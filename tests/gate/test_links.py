@@ -14,7 +14,7 @@ from two_hosts import Hosts
 
 from shardnet.gate.hosts import Hosts as Known
 from shardnet.gate.links import Links
-from shardnet.trust.certificates import Peer
+from shardnet.trust.peers import Peer
 
 
 @pytest.fixture

@@ -16,17 +16,19 @@ from shardnet.gate import renewing
 from shardnet.gate.arrivals import Arrivals
 from shardnet.gate.listening import addresses_of, listen
 from shardnet.gate.newcomers import Newcomers
-from shardnet.gate.renewing import OwnContext, renew, stay_renewed
+from shardnet.gate.own_context import OwnContext
+from shardnet.gate.renewing import renew, stay_renewed
 from shardnet.process.state_folder import StateFolder
 from shardnet.trust.addresses import Address
 from shardnet.trust.answering import Desk
 from shardnet.trust.authority import LIFE_S
-from shardnet.trust.certificates import peer_of
 from shardnet.trust.contexts import client_context, server_mark
-from shardnet.trust.identity import Identity, identity_in, keep_gates
+from shardnet.trust.identity import Identity, keep_gates
+from shardnet.trust.identity_files import identity_in
 from shardnet.trust.invitations import Invitations
 from shardnet.trust.keys import fingerprint_of
 from shardnet.trust.names import COORDINATOR
+from shardnet.trust.peers import peer_of
 
 LONG_AGO_S = 0.7 * LIFE_S
 """So old, a certificate is due."""

@@ -24,7 +24,7 @@ from shardnet.transport.door.knocking import read_exactly
 from shardnet.transport.door.membership import Membership
 from shardnet.trust.addresses import Address
 from shardnet.trust.contexts import CALL, client_context, server_mark
-from shardnet.trust.identity import identity_in
+from shardnet.trust.identity_files import identity_in
 from shardnet.tunnel import arrival, greeting
 from shardnet.tunnel.forward import open_reader_writer
 from shardnet.tunnel.session import LinkSession

@@ -14,7 +14,7 @@ import pytest
 from cluster_of_hosts import PORT, PROMPT, Hosts, hosts_of
 from processes import wait_until
 
-from shardnet.trust.identity import identity_in
+from shardnet.trust.identity_files import identity_in
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(290)]
 NUM_TOKENS = 16

@@ -17,7 +17,7 @@ from shardnet.process.state_folder import StateFolder
 from shardnet.trust.admission import admission_in
 from shardnet.trust.authority import BEFORE_S, LIFE_S, key_of_request, request_for
 from shardnet.trust.certificates import covers, is_issued_by, name_of, read_certificate
-from shardnet.trust.identity import host_key, identity_in, keep_identity, own_identity
+from shardnet.trust.identity_files import host_key, identity_in, keep_identity, own_identity
 from shardnet.trust.keys import own_key
 from shardnet.trust.names import COORDINATOR
 from shardnet.trust.refusals import Reason, Refused

@@ -13,11 +13,12 @@ from trusted import Home, Wire
 
 from shardnet.process.state_folder import StateFolder
 from shardnet.trust.authority import new_authority, request_for
-from shardnet.trust.certificates import Peer, peer_of
 from shardnet.trust.contexts import ENROL, LINK, client_context, enrolment_context, server_context, server_mark
 from shardnet.trust.handshakes import reason_of
-from shardnet.trust.identity import Identity, host_key
+from shardnet.trust.identity import Identity
+from shardnet.trust.identity_files import host_key, identity_of
 from shardnet.trust.names import COORDINATOR
+from shardnet.trust.peers import Peer, peer_of
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +109,7 @@ def test_an_authority_of_the_same_name_is_a_foreign_one(home: Home, tmp_path: Pa
     forged = new_authority(key, home.identity.cluster_id, time.time())
     certificate = forged.issue(request_for(key), "phone", time.time())
     state.write("host.pem", certificate.public_bytes(serialization.Encoding.PEM))
-    stranger = Identity(tmp_path, key, certificate, home.identity.authority, ())
+    stranger = identity_of(tmp_path, certificate, home.identity.authority, ())
     dialled = server_mark(stranger, COORDINATOR)
     pair = Wire(server_context(home.identity), client_context(stranger), dialled)
     assert "of another authority" in refused(pair)

@@ -24,15 +24,17 @@ from shardnet.trust import answering, asking, exchange
 from shardnet.trust.answering import Answering, Desk
 from shardnet.trust.asking import Asking, by_code, by_token, to_renew
 from shardnet.trust.authority import LIFE_S, request_for
-from shardnet.trust.certificates import covers, name_of, peer_of
+from shardnet.trust.certificates import covers, name_of
 from shardnet.trust.codes import Code
 from shardnet.trust.contexts import ENROL, client_context, enrolment_context, server_context, server_mark
 from shardnet.trust.enrolment_messages import MAGIC, MOST_BYTES, Incoming, Kind, Message, pack
-from shardnet.trust.identity import Identity, host_key, keep_identity
+from shardnet.trust.identity import Identity
+from shardnet.trust.identity_files import host_key, keep_identity
 from shardnet.trust.invitations import MOST_TRIES, TRY_S, Invitation, Invitations
 from shardnet.trust.keys import PrivateKey, fingerprint_of
 from shardnet.trust.names import COORDINATOR
 from shardnet.trust.payload import Payload
+from shardnet.trust.peers import peer_of
 from shardnet.trust.refusals import SENTENCES, Reason
 from shardnet.versions import OURS, OWN, Version, packed
 
