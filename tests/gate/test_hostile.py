@@ -16,6 +16,7 @@ import pytest
 from strangers import AT_ANY_PACE, WAYS, Target, num_logged
 from trusted import Home
 
+from shardnet.gate import turns
 from shardnet.gate.arrivals import MOST_OF_ONE, Arrivals, refused
 from shardnet.gate.listening import addresses_of, listen
 from shardnet.gate.newcomers import Newcomers
@@ -188,13 +189,16 @@ def test_a_flood_of_strangers_is_begun_with_at_its_pace_and_members_come_in(tmp_
     asyncio.run(asyncio.wait_for(run(), 100))
 
 
-def test_many_members_behind_one_address_come_back_all_at_once(tmp_path: Path) -> None:
+def test_many_members_behind_one_address_come_back_all_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of more than sixteen those that had begun once made room for the others."""
+    monkeypatch.setattr(turns, "WAIT_S", 60.0)
+    paces = Paces(of_one=Pace(0.1, MOST_OF_ONE))
 
     async def run() -> None:
         home = Home(tmp_path / "home")
-        gate = Gate(home, tmp_path, Paces())
-        members = [home.member(tmp_path / f"phone-{number}", f"phone-{number}") for number in range(40)]
+        gate = Gate(home, tmp_path, paces)
+        names = [f"phone-{number}" for number in range(2 * MOST_OF_ONE)]
+        members = [home.member(tmp_path / name, name) for name in names]
         assert all(await asyncio.gather(*map(gate.is_open_for, members)))
         gate.arrivals.close()
         assert gate.said == []

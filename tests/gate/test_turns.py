@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import defaultdict
 from collections.abc import Callable
+from unittest import mock
 
 import pytest
 from hypothesis import given, settings
@@ -168,6 +169,33 @@ def test_what_is_kept_is_bounded() -> None:
         played.turns.prove(f"10.2.{number // 250}.{number % 250}", "phone", played.now_s)
     assert len(played.turns._known) == MOST_KNOWN
     assert next(iter(played.turns._known)) == "10.2.1.6"
+
+
+actions = st.one_of(
+    st.tuples(st.sampled_from(["come", "prove"]), st.sampled_from(PLACES[55:])),
+    st.tuples(st.just("look"), st.floats(0, 1)),
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(actions, max_size=200))
+def test_nobody_is_lost_where_addresses_become_known_and_are_forgotten(done: list[tuple[str, object]]) -> None:
+    turns: Turns[int] = Turns(Paces(of_one=Pace(1.0, 2), of_strangers=Pace(2.0, 2)))
+    now_s, came, gone = 0.0, 0, []
+    with mock.patch("shardnet.gate.turns.MOST_KNOWN", 2), mock.patch("shardnet.gate.turns.MOST_WAITING", 6):
+        for kind, what in done:
+            if kind == "come":
+                turns.come(came, str(what), now_s)
+                came += 1
+            elif kind == "prove":
+                turns.prove(str(what), "phone", now_s)
+            else:
+                assert isinstance(what, float)
+                now_s += what
+                gone += itertools.chain(*turns.look(now_s))
+        gone += itertools.chain(*turns.look(now_s), *turns.look(now_s + WAIT_S))
+    assert sorted(gone) == list(range(came)) and turns.waiting == ()
+    assert turns._crowds == turns._known_crowds == {} and turns.again_s(now_s) is None
 
 
 def test_of_too_many_the_last_of_the_largest_crowd_is_sent_away() -> None:
