@@ -11,7 +11,7 @@ import pytest
 from processes import wait_until
 from shipped_tensors import tensor
 
-from shardnet.errors import ClusterError, ModelNotFound
+from shardnet.errors import CallTimeout, ClusterError, ModelNotFound
 from shardnet.loader.parts import PART_BYTES
 from shardnet.shipping import fetching
 from shardnet.shipping.errand import MOST_SILENCES
@@ -31,8 +31,9 @@ def right(wanted: ChunkWanted) -> bytes:
     return DATA[wanted.offset : wanted.offset + wanted.num_bytes]
 
 
-def silent(wanted: ChunkWanted) -> Future[bytes]:
-    return Future()
+def silent(wanted: ChunkWanted) -> bytes:
+    """As if the time for it were over."""
+    raise CallTimeout("it did not answer in time")
 
 
 class OpenWindow(FetchWindow):
@@ -92,17 +93,19 @@ def test_who_did_not_answer_in_time_is_asked_for_nothing_while_others_have_it(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was asked for the rest of each part that it had begun with, half a minute for each chunk."""
-    monkeypatch.setattr(fetching, "CHUNK_S", 0.5)
+    end_of_first: Future[bytes] = Future()
     late: list[tuple[ChunkWanted, Future[bytes]]] = []
     asked_before: list[int] = []
 
     def sticks(wanted: ChunkWanted) -> bytes | Future[bytes]:
         if wanted.offset + wanted.num_bytes < PART_BYTES:
             return right(wanted)
-        answer = silent(wanted)
-        if wanted.offset >= PART_BYTES:
-            late.append((wanted, answer))
-        return answer
+        if wanted.offset < PART_BYTES:
+            return end_of_first
+        late.append((wanted, Future()))
+        if len(late) == 3:
+            end_of_first.set_exception(CallTimeout("it did not answer in time"))
+        return late[-1][1]
 
     def instead(wanted: ChunkWanted) -> bytes:
         """The other one is still there, and answers what it was asked for of the second part."""
@@ -121,25 +124,15 @@ def test_who_did_not_answer_in_time_is_asked_for_nothing_while_others_have_it(
     wait_until(lambda: bench.held == [ROOT])
 
 
-def test_who_alone_has_it_and_was_silent_once_is_asked_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_alone_has_it_and_was_silent_once_is_asked_again(bench: Bench) -> None:
     """The load ended, and said that nobody gives the tensor any more."""
-    monkeypatch.setattr(fetching, "CHUNK_S", 0.5)
     bench.tablet.close()
-    was_silent = threading.Event()
-
-    def once(wanted: ChunkWanted) -> bytes | Future[bytes]:
-        if was_silent.is_set():
-            return right(wanted)
-        was_silent.set()
-        return silent(wanted)
-
-    bench.answers["laptop"] = once
+    bench.answers["laptop"] = lambda wanted: (right if len(bench.asked["laptop"]) > 1 else silent)(wanted)
     bench.fetch()
     assert bench.store.is_whole(ROOT)
 
 
-def test_who_alone_has_it_and_never_answers_ends_the_load(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetching, "CHUNK_S", 0.2)
+def test_who_alone_has_it_and_never_answers_ends_the_load(bench: Bench) -> None:
     bench.tablet.close()
     bench.answers["laptop"] = silent
     with pytest.raises(ClusterError, match="Nobody gives the tensor"):
