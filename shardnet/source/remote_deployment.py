@@ -64,8 +64,9 @@ class RemoteSessions:
         following = Following(self._connection, spec)
         source, ids, key = self._connection.name, tuple(prompt_ids), self._listening.open(following)
         request = SessionRequest(ticket, source, self._model, ids, max_new_tokens, sampling, stop, key)
+        session = FollowedSession(spec, following, self._errands)
         self._open(following, "start_session", request)
-        return FollowedSession(spec, following, self._errands)
+        return session
 
     def resume(self, broken: BrokenOff, eos_ids: tuple[int, ...]) -> FollowedSession:
         """The same for an answer that broke off. Its tokens come from the first one on.
@@ -79,8 +80,9 @@ class RemoteSessions:
         following = Following(self._connection, spec)
         key = self._listening.open(following)
         request = ResumeRequest(ticket, self._connection.name, self._model, broken.number, key)
+        session = FollowedSession(spec, following, self._errands, broken.num_tokens)
         self._open(following, "resume_session", request)
-        return FollowedSession(spec, following, self._errands, broken.num_tokens)
+        return session
 
     def _open(self, following: Following, endpoint: str, request: SessionRequest | ResumeRequest) -> None:
         ticket = request.ticket

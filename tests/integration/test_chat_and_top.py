@@ -19,7 +19,9 @@ from telling_command import TellingCommand
 from tiny_text_model import save_text_model
 from warm_python import WARM_PYTHON
 
+from shardnet.source.listening import Listening
 from shardnet.source.running_cluster import RunningCluster
+from shardnet.transport.listener_messages import StraightToken, StraightTokens
 
 COMMAND = (*WARM_PYTHON, "-m", "shardnet.launch.cli")
 NUM_LONG = 4000
@@ -88,6 +90,21 @@ def answer_of(cluster: Cluster, num_tokens: int, *said: tuple[str, str]) -> str:
     messages = [{"role": role, "content": content} for role, content in said]
     with RunningCluster.connect(cluster.state) as asked:
         return "".join(asked.model.stream(messages, max_new_tokens=num_tokens))
+
+
+def test_tokens_come_straight_from_the_process_that_samples(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    came: list[StraightToken] = []
+    hear = Listening._hear
+
+    def noted(listening: Listening, tokens: StraightTokens) -> None:
+        came.extend(tokens)
+        hear(listening, tokens)
+
+    monkeypatch.setattr(Listening, "_hear", noted)
+    with RunningCluster.connect(cluster.state) as asked:
+        [answer] = asked.model.generate(["Hello"], max_new_tokens=20)
+    assert came, "not one has"
+    assert all(answer.token_ids[token.index] == token.token_id for token in came)
 
 
 def test_each_line_of_a_pipe_is_a_turn_and_the_next_one_knows_the_last(cluster: Cluster, tmp_path: Path) -> None:
