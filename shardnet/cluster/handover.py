@@ -25,7 +25,7 @@ from shardnet.cluster.ring import Ring, WaitFor, WaitForStage
 from shardnet.errors import ClusterError, KVMemorySpent, ShardnetError
 from shardnet.policy.mending import CatchUp, catch_up
 from shardnet.policy.succession import Away
-from shardnet.session.session import Session
+from shardnet.session.session import Session, computed_anew
 from shardnet.session.sessions import Sessions
 from shardnet.transport.messages import SessionStanding, Tokens, Wanted
 
@@ -78,8 +78,10 @@ def go_on(ring: Ring, sessions: Sessions, wait_for: WaitFor) -> None:
     sessions.close_strangers(number for standing in standings for number in standing)
     under_way = {each.spec.session: each for each in sessions.under_way()}
     needed = catch_up({number: each.history for number, each in under_way.items()}, standings)
+    for number in needed.parted:
+        sessions.fail_session(number, computed_anew())
     _tell(ring, sessions, under_way, needed)
-    going_on = {number: each for number, each in under_way.items() if not _is_over(each)}
+    going_on = {number: under_way[number] for number in needed.histories if not _is_over(under_way[number])}
     _open(ring, sessions, going_on, needed, wait_for)
     wanted = _by_stage(needed, going_on)
     # All are asked at once, also of whom nothing is wanted: it drops what it only has copied.
@@ -111,10 +113,10 @@ def _tell(ring: Ring, sessions: Sessions, under_way: dict[int, Session], needed:
     resampled = {opening.session for opening in needed.openings if opening.stage == last}
     for number, ids in needed.histories.items():
         session = under_way[number]
+        if number in resampled:
+            session.cut()
         known = len(session.answer)
         sampled = ids[session.spec.prompt_tokens + known :]
-        if number in resampled:
-            session.cut(known)
         told = [session.token(known + index, token_id) for index, token_id in enumerate(sampled)]
         sessions.tell(Tokens(ring.ring_id, tuple(told)))
 

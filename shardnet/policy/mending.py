@@ -46,7 +46,9 @@ class CatchUp:
     """What a ring needs to go on where it stood."""
 
     histories: Mapping[int, tuple[int, ...]]
-    """The ids of each session, as the one knows them who knows most."""
+    """The ids of each session that goes on, as the one knows them who knows most."""
+    parted: tuple[int, ...]
+    """Sessions of which the ring's ends and the source know different answers: nothing is needed for them."""
     openings: tuple[Opening, ...]
     resendings: tuple[Resending, ...]
     feedings: tuple[Feeding, ...]
@@ -60,7 +62,8 @@ def catch_up(known: Mapping[int, tuple[int, ...]], standings: Sequence[Mapping[i
         standings: of each stage in order, by session; sessions that are not open there are missing.
 
     Whoever sampled last is among the first stage, the last one and the source: a token is told to the source and to the
-    first stage. Where the last stage died between the two, the longer history is the true one.
+    first stage. Where the last stage died between the two, the longer history is the true one. Where its source alone
+    has heard a token, and another one was sampled in its place, no history is: such a session cannot go on.
 
     A stage that has not kept what the next one lacks computes the session anew from the beginning: so the one before it
     must have kept all, and so on towards the first stage, which is sent ids. A last stage that was copied from another
@@ -68,7 +71,9 @@ def catch_up(known: Mapping[int, tuple[int, ...]], standings: Sequence[Mapping[i
     tokens that nobody else knows any more begins anew, too, and samples them again: it took over in the midst of the
     answer, and then source and first stage were lost together.
     """
-    histories = {session: _longest(session, ids, standings) for session, ids in known.items()}
+    longest = {session: _longest(session, ids, standings) for session, ids in known.items()}
+    histories = {session: ids for session, ids in longest.items() if ids is not None}
+    parted = tuple(known.keys() - histories.keys())
     openings: list[Opening] = []
     resendings: list[Resending] = []
     feedings: list[Feeding] = []
@@ -83,7 +88,7 @@ def catch_up(known: Mapping[int, tuple[int, ...]], standings: Sequence[Mapping[i
             resendings.append(Resending(stage, session, lengths[stage + 1] if stage < last else lengths[0]))
         if lengths[0] < len(ids):
             feedings.append(Feeding(session, lengths[0]))
-    return CatchUp(histories, tuple(openings), tuple(resendings), tuple(feedings))
+    return CatchUp(histories, parted, tuple(openings), tuple(resendings), tuple(feedings))
 
 
 def _lengths(session: int, standings: Sequence[Mapping[int, SessionStanding]], *, has_gap: bool) -> list[int]:
@@ -102,10 +107,16 @@ def _lengths(session: int, standings: Sequence[Mapping[int, SessionStanding]], *
     return lengths
 
 
-def _longest(session: int, ids: tuple[int, ...], standings: Sequence[Mapping[int, SessionStanding]]) -> tuple[int, ...]:
-    """The ids of a session: what the source knows, and what ring's ends know beyond."""
+def _longest(
+    session: int, ids: tuple[int, ...], standings: Sequence[Mapping[int, SessionStanding]]
+) -> tuple[int, ...] | None:
+    """The ids of a session: what the source knows, and what the ring's ends know beyond; None where they contradict."""
     for end in (standings[0], standings[-1]):
         standing = end.get(session)
         if standing is not None and standing.ids_from <= len(ids):
-            ids += standing.ids[len(ids) - standing.ids_from :]
+            here, there = ids[standing.ids_from :], standing.ids
+            num_both = min(len(here), len(there))
+            if here[:num_both] != there[:num_both]:
+                return None
+            ids += there[num_both:]
     return ids

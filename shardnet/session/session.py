@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import queue
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
@@ -53,6 +54,8 @@ class Session:
         self._held: dict[int, SampledToken] = {}
         self._known: dict[int, SampledToken] = {}
         """Every token that was told of, by its index."""
+        self._telling = threading.Lock()
+        """Held while what is known changes. Who iterates, or lets go of this, does without it."""
         for index, token_id in enumerate(answer):
             self.tell(self.token(index, token_id))
 
@@ -125,18 +128,21 @@ class Session:
             spec = spec._replace(listener=self.spec.listener._replace(known=known))
         return spec
 
-    def cut(self, num_tokens: int) -> None:
-        """Forget what was told beyond so many tokens. Nothing may be told meanwhile."""
-        self._known = {index: token for index, token in self._known.items() if index < num_tokens}
-        self._news.put(num_tokens)
+    def cut(self) -> None:
+        """Forget what was told behind a gap. What its source tells at this moment is kept, or forgotten, as a whole."""
+        with self._telling:
+            known = self.answer
+            self._known = dict(enumerate(known))
+            self._news.put(len(known))
 
     def tell(self, news: SampledToken | BaseException) -> None:
         """Another token where one is known ends it: what goes on behind the one is not the answer with the other."""
-        if isinstance(news, SampledToken):
-            if self._known.setdefault(news.index, news).token_id != news.token_id:
-                self._news.put(computed_anew())
-                return
-            self.last_token_s = time.monotonic()
-            if self.first_token_s is None:
-                self.first_token_s = self.last_token_s
-        self._news.put(news)
+        with self._telling:
+            if isinstance(news, SampledToken):
+                if self._known.setdefault(news.index, news).token_id != news.token_id:
+                    self._news.put(computed_anew())
+                    return
+                self.last_token_s = time.monotonic()
+                if self.first_token_s is None:
+                    self.first_token_s = self.last_token_s
+            self._news.put(news)

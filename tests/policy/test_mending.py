@@ -135,3 +135,29 @@ def test_a_copy_at_the_last_stage_is_told_what_is_known_by_now() -> None:
     assert catch_up({1: tuple(range(8))}, standings).openings == (Opening(1, 1, 0),)
     standings[1] = {1: standings[1][1]._replace(is_copy=False)}
     assert catch_up({1: tuple(range(8))}, standings).openings == ()
+
+
+@given(
+    known=st.lists(st.integers(0, 2), max_size=6),
+    first=st.lists(st.integers(0, 2), max_size=6),
+    last=st.lists(st.integers(0, 2), max_size=6),
+    last_from=st.integers(0, 6),
+)
+def test_a_history_holds_all_that_anybody_says_or_there_is_none(
+    known: list[int], first: list[int], last: list[int], last_from: int
+) -> None:
+    """Once, what a source alone had heard was continued with what the stages had sampled behind other tokens."""
+    standings = [{1: SessionStanding(1, 0, 0, tuple(first))}, {1: SessionStanding(1, 0, last_from, tuple(last))}]
+    needed = catch_up({1: tuple(known)}, standings)
+    said = [(0, known), (0, first)]
+    if last_from <= max(len(known), len(first)):
+        said.append((last_from, last))
+    at: dict[int, set[int]] = {}
+    for start, ids in said:
+        for position, token in enumerate(ids, start):
+            at.setdefault(position, set()).add(token)
+    if any(len(tokens) > 1 for tokens in at.values()):
+        assert needed.parted == (1,) and not (needed.histories or needed.openings or needed.resendings)
+    else:
+        assert needed.parted == ()
+        assert list(needed.histories[1]) == [min(at[position]) for position in range(len(at))]

@@ -17,6 +17,7 @@ from shardnet.cluster.model import Model
 from shardnet.coordinator.held_session import HeldSession
 from shardnet.device.listeners import MOST_OPEN, Listeners
 from shardnet.errors import ClusterError
+from shardnet.session.session import Session
 from shardnet.session.stream import Stream
 from shardnet.source.following import MOST_AHEAD, Following
 from shardnet.source.running_cluster import RunningCluster
@@ -200,6 +201,59 @@ def test_where_the_two_part_the_source_is_told_how_its_answer_goes_on(
     source = cluster.connect()
     whole = ids_of(source.resume(1))
     assert whole[:8] == expected[:8] and whole[8] != expected[8] and len(whole) == NUM_TOKENS
+
+
+def test_where_the_two_part_and_the_coordinator_is_killed_the_next_one_does_not_mix_them(
+    cluster: LastingInProcess, tiny: Path, expected: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, what the source had was continued with what the stages knew behind other tokens, and nobody was told."""
+    model = begun(cluster, tiny)
+    cluster.network.drop(SOURCE, COORDINATOR, endpoint="follow", count=ALWAYS)
+    stream = heard_by_the_source_alone(cluster, model, 9)
+    cluster.network.drop("b", "a", endpoint="hop", count=ALWAYS, skip=6)
+    begun_to_read = iter(stream)
+    next(begun_to_read)
+    wait_until(lambda: num_heard(stream) == 9 and told_to_the_coordinator(cluster) == 7)
+    sample_otherwise(monkeypatch)
+    cluster.lose(LAST)
+    wait_until(lambda: told_to_the_coordinator(cluster) > 11)
+    cluster.kill()
+    cluster.network.restore()
+    cluster.restart()
+    wait_until(lambda: [len(held.ahead) for held in held_of(cluster)] == [9])
+    begin(cluster, tiny)
+    with pytest.raises(ClusterError, match=r"goes on otherwise than it began\. Let the answer go on then"):
+        ids_of(stream)
+    assert stream.result.token_ids == expected[:9]
+    assert ids_of(cluster.connect().resume(1))[:9] == expected[:9]
+    wait_until(lambda: cluster.num_sessions() == 0)
+
+
+def test_what_its_source_tells_in_the_midst_of_a_recovery_is_not_mixed_with_what_is_sampled_anew(
+    cluster: LastingInProcess, tiny: Path, expected: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes when it is settled from where on is sampled. Once, it was forgotten then, but told already."""
+    monkeypatch.setattr("shardnet.source.following.ANSWER_S", 0.2)
+    model = begun(cluster, tiny)
+    cluster.network.drop(SOURCE, COORDINATOR, endpoint="follow", count=ALWAYS)
+    stream = heard_by_the_source_alone(cluster, model, 9)
+    begun_to_read = iter(stream)
+    next(begun_to_read)
+    wait_until(lambda: num_heard(stream) == 9 and told_to_the_coordinator(cluster) == 7)
+    sample_otherwise(monkeypatch)
+    cut = Session.cut
+
+    def cut_late(session: Session, *args: Any) -> None:
+        cluster.network.restore()
+        wait_until(lambda: told_to_the_coordinator(cluster) == 9)
+        cut(session, *args)
+
+    monkeypatch.setattr(Session, "cut", cut_late)
+    cluster.lose(LAST)
+    with pytest.raises(ClusterError, match=r"goes on otherwise than it began\. Let the answer go on then"):
+        ids_of(stream)
+    assert stream.result.token_ids == expected[:9]
+    assert cluster.told("session ended") == [f"The answer to {SOURCE} has ended after 9 tokens."]
 
 
 @pytest.mark.parametrize("lost", ["", "c", "ac"])
