@@ -37,7 +37,7 @@ class Arrival:
         self._session_of = session_of
         self._when_gone = when_gone
         self._on_refused = on_refused
-        self._overdue = asyncio.get_running_loop().call_later(greet_s, self._give_up)
+        self._overdue = asyncio.get_running_loop().call_later(greet_s, self.give_up)
         connection.belong_to(self)
 
     @property
@@ -57,8 +57,8 @@ class Arrival:
         self._connection.write(frames.pack(Kind.OTHER_VERSION, payload=packed(OWN)))
         self._connection.close()
 
-    def _give_up(self) -> None:
-        """Without a word: the greeting may be under way, and a refusal would end the link session."""
+    def give_up(self) -> None:
+        """End it without a word: the greeting may be under way, and a refusal would end the link session."""
         self._leave()
         self._connection.abort()
 

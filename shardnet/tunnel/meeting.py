@@ -82,7 +82,7 @@ class Meeting:
         )
         makes_room = self._arrivals.add(arrival, peer)
         if makes_room is not None:
-            makes_room.refuse("too many connections came at once")
+            makes_room.give_up()
 
     async def dial(self, connect: Connect, peer: str) -> LinkSession:
         """Begin a link session, however long it takes to get through. From then on it dials by itself when it must.
