@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import threading
@@ -67,6 +68,10 @@ class Terminal:
     def wait_for(self, text: str, times: int = 1) -> None:
         wait_until(lambda: self.shown.count(text) >= times or self.process.poll() is not None)
         assert self.shown.count(text) >= times, self.shown
+
+    def shown_behind(self, text: str) -> str:
+        """What is printed behind it; nothing as long as it is not there. No escapes of readline."""
+        return re.sub(r"\x1b\[\?2004[hl]", "", self.shown.partition(text)[2]).strip()
 
     def end(self) -> int:
         code = self.process.wait(60)
@@ -156,7 +161,7 @@ def test_ctrl_c_stops_an_answer_and_not_the_chat(cluster: Cluster) -> None:
     terminal.wait_for("> ")
     before = len(told(cluster, "session ended"))
     terminal.type("Hello\r")
-    wait_until(lambda: terminal.shown.rpartition("Hello")[2].strip() != "")  # before that, there is no answer to stop
+    wait_until(lambda: terminal.shown_behind("Hello") != "")  # before that, there is no answer to stop
     terminal.process.send_signal(signal.SIGINT)
     wait_until(lambda: len(told(cluster, "session ended")) > before)
     assert told(cluster, "session ended")[-1].get("num_tokens", 0) < NUM_LONG
