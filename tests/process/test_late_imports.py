@@ -109,5 +109,5 @@ def test_nothing_is_left_where_it_is_not_imported(package: str) -> None:
 
 @pytest.mark.parametrize("by", ["weightless", "torch._refs"])
 def test_a_device_has_the_whole_meta_device_of_torch_once_it_is_needed(by: str) -> None:
-    """12 MB of every device, and a sixth of its start, went to what only stock blocks need."""
+    """10 MB of every device, and a sixth of its start, went to what only stock blocks need."""
     subprocess.run([sys.executable, "-c", TORCH, by], check=True, timeout=120)
