@@ -181,9 +181,7 @@ class Chat:
             raise BadRequest("/save needs the name of a file: /save chat.json")
         content = {"model": self._model.profile.name, "messages": self.history.messages()}
         try:
-            with open(Path(file).expanduser(), "x", encoding="utf-8") as opened:
-                json.dump(content, opened, ensure_ascii=False, indent=1)
-                opened.write("\n")
+            _write_new(Path(file).expanduser(), f"{json.dumps(content, ensure_ascii=False, indent=1)}\n")
         except FileExistsError as error:
             raise BadRequest(f"{shortened(file)} exists already. Name another file.") from error
         except (OSError, ValueError, RuntimeError) as error:  # a null byte, no home folder
@@ -201,6 +199,21 @@ class Chat:
             f"The last answer: {counted(len(last.token_ids), 'tokens')}{rate}, the first after "
             f"{last.time_to_first_token_s:.2f} s. In use: {used} of {self._model.context_tokens} tokens of context."
         )
+
+
+def _write_new(path: Path, text: str) -> None:
+    """Nothing is left of it where it fails: the disk is full, say.
+
+    Raises:
+        OSError, ValueError
+    """
+    with open(path, "x", encoding="utf-8") as opened:
+        try:
+            opened.write(text)
+            opened.flush()
+        except (OSError, ValueError):
+            path.unlink()
+            raise
 
 
 def _show(stream: Stream, news: _News, *, may_stop: bool) -> None:

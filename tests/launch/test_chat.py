@@ -13,7 +13,7 @@ from lasting_in_process import LastingInProcess, lasting_in_process
 from processes import wait_until
 
 from shardnet.cluster.model import Model
-from shardnet.errors import DeviceLost
+from shardnet.errors import BadRequest, DeviceLost
 from shardnet.launch.cluster import chat
 from shardnet.launch.cluster.chat import Chat
 from shardnet.launch.cluster.chat_history import PLAIN_STOP, History
@@ -82,6 +82,17 @@ def test_a_turn_that_fails_is_not_part_of_what_was_said(model: Model) -> None:
     with pytest.raises(Exception, match="the model was closed"):
         chat.take("Hello")
     assert chat.history.turns == []
+
+
+def test_what_cannot_be_saved_leaves_no_file_behind(model: Model, tmp_path: Path) -> None:
+    """Or the same name could not be tried again."""
+    chat = Chat(lambda: model, GenerationOptions(max_new_tokens=8), History(system="half a character: \udcff"))
+    with pytest.raises(BadRequest, match="cannot be written: "):
+        chat.take(f"/save {tmp_path / 'chat.json'}")
+    assert list(tmp_path.iterdir()) == []
+    chat.take("/system Be brief.")
+    chat.take(f"/save {tmp_path / 'chat.json'}")
+    assert (tmp_path / "chat.json").read_text().endswith("}\n")
 
 
 class BrokenAnswer:
