@@ -379,7 +379,7 @@ class SessionDesk:
             return False
         if page is not None:
             with self._keeping:
-                held.number = broken.keep(held.number, page, held.answer)
+                held.number = broken.keep(held.number, page, held.known)
         return held.number in broken
 
     def _let_go(self, held: HeldSession) -> None:

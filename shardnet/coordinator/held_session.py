@@ -69,7 +69,7 @@ class HeldSession:
 
         Args:
             known: the digest of the tokens before. Where they are others here, as devices were lost and the answer was
-                computed anew in half precision, `has_parted` says so, and the source hears it with the end.
+                computed anew in half precision, `take_parting` says so, and the source hears it with the end.
             ahead: the ids of the last of these, which its source has heard straight. They are the session's from now
                 on, if they were not before: who has sampled them may be gone. Where any of them is new, that is the
                 answer, at once.
@@ -79,6 +79,8 @@ class HeldSession:
         """
         if not 0 <= len(ahead) <= have:
             raise BadRequest(f"a source that has {have} tokens cannot have {len(ahead)} that were not told.")
+        if self.request is not None and have > self.request.max_new_tokens:
+            raise BadRequest(f"a source that has asked for {self.request.max_new_tokens} tokens cannot have {have}.")
         answer: Future[Told] = Future()
         self.renew(now_s)
         waiting = _Waiting(have, known, ahead, now_s + wait_s, answer)
@@ -195,6 +197,16 @@ class HeldSession:
         return tuple(self._tokens)
 
     @property
+    def known(self) -> tuple[SampledToken, ...]:
+        """The same, and what its source alone has heard of it."""
+        with self._lock:
+            told, session = tuple(self._tokens), self._session
+            ids = tuple(token.token_id for token in told)
+            if session is None or self._ahead[: len(ids)] != ids:
+                return told
+            return told + self._beyond_told(session)
+
+    @property
     def is_closed(self) -> bool:
         """Whether its source needs it no more, or was told that it ends."""
         return self._is_closed
@@ -215,14 +227,21 @@ class HeldSession:
 
     def _tell_ahead(self, session: Session) -> None:
         """What its source has heard straight is the session's."""
-        ahead, num_known = self._ahead, len(self._tokens)
-        if self.is_finished:
-            return
-        for index, token_id in enumerate(ahead[num_known : session.spec.max_new_tokens], start=num_known):
-            token = session.token(index, token_id)
+        with self._lock:
+            tokens = self._beyond_told(session)
+        for token in tokens:
             session.tell(token)
-            if token.finish_reason:
-                return
+
+    def _beyond_told(self, session: Session) -> tuple[SampledToken, ...]:
+        """What its source has told, behind what was told here and up to the answer's last token. The lock is held."""
+        num_told, found = len(self._tokens), list[SampledToken]()
+        if num_told and self._tokens[-1].finish_reason:
+            return ()
+        for index, token_id in enumerate(self._ahead[num_told : session.spec.max_new_tokens], start=num_told):
+            found.append(session.token(index, token_id))
+            if found[-1].finish_reason:
+                break
+        return tuple(found)
 
     @property
     def _num_known(self) -> int:

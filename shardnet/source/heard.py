@@ -75,9 +75,11 @@ class Heard:
         """
         self._num_told = num_known
         for index, token in enumerate(tokens, start=have):
-            if index == len(self.tokens) and not self.is_whole:
+            if index == len(self.tokens):
+                if self.is_whole:
+                    break
                 self._take(token.token_id)
-            elif index >= len(self.tokens) or token.token_id != self.tokens[index].token_id:
+            elif token.token_id != self.tokens[index].token_id:
                 return False
         self._fill()
         return True

@@ -11,6 +11,7 @@ from shardnet.errors import BadRequest, ClusterError
 from shardnet.session.session import Session, computed_anew
 from shardnet.transport.listener_messages import digest
 from shardnet.transport.messages import SampledToken, SamplingOptions, SessionSpec
+from shardnet.transport.source_messages import SessionRequest
 
 ids = st.lists(st.integers(0, 2**17), max_size=8)
 EOS = 2**18
@@ -107,6 +108,26 @@ def test_a_source_has_no_tokens_behind_the_last_one() -> None:
     assert [each.token_id for each in session] == [5, EOS]
     with pytest.raises(BadRequest, match="cannot have 3"):
         held.follow(2, 0, (1, 2, 3), 0.0, 10.0)
+
+
+def test_what_its_source_has_heard_is_kept_with_an_answer_that_has_broken_off() -> None:
+    """It was told just when the model had ended, and nobody took tokens any more."""
+    held, session = begun()
+    held.tell(session.token(0, 5))
+    session.tell(ClusterError("too many devices are lost."))
+    held.follow(3, digest([5, 6, 7]), (6, 7), 0.0, 10.0)
+    assert [each.token_id for each in held.answer] == [5]
+    assert [each.token_id for each in held.known] == [5, 6, 7]
+    held.tell(session.token(1, 8))
+    assert [each.token_id for each in held.known] == [5, 8], "they have parted"
+
+
+def test_a_source_has_no_more_tokens_than_it_has_asked_for() -> None:
+    asked = SessionRequest(1, "@source", 1, (1, 2, 3), 4, SamplingOptions())
+    held = HeldSession(asked, 0.0, 60.0)
+    assert not held.follow(0, 0, (), 0.0, 10.0).done()
+    with pytest.raises(BadRequest, match="cannot have 1000"):
+        held.follow(1000, 0, (5,) * 1000, 0.0, 10.0)
 
 
 def test_another_token_in_the_place_of_one_that_was_told_ends_the_answer() -> None:

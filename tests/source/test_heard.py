@@ -82,7 +82,7 @@ def test_what_was_told_stays_and_nothing_comes_behind_the_last_token() -> None:
     assert ids(state) == [1, 2]
     assert state.straight(straight([1, 2, EOS])[2]) and state.is_whole
     assert not state.straight(StraightToken(1, 3, 5, digest([1, 2, EOS])))
-    assert not state.told(2, [SampledToken(7, 2, EOS, ""), SampledToken(7, 3, 5, "")], 4)
+    assert state.told(2, [SampledToken(7, 2, EOS, ""), SampledToken(7, 3, 5, "")], 4)
     assert ids(state) == [1, 2, EOS]
     assert [token.finish_reason for token in state.tokens] == ["", "", "eos"]
 
