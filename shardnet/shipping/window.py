@@ -13,7 +13,7 @@ from collections import deque
 LEAST_BYTES = 16 << 10
 MOST_BYTES = 1 << 20
 CHUNKS = tuple(LEAST_BYTES << doubled for doubled in range(5))
-CHUNK_S = 0.006
+CHUNK_S = 0.008
 """A chunk is as large as a link carries in that time, where it is one of `CHUNKS`: hops pass between two of them."""
 RATES = 32
 """So many chunks count, of which the best quarter is left out: those that come together say too much."""
