@@ -20,9 +20,11 @@ from shardnet.errors import BadConfiguration, UsageError
 from shardnet.foreign.plain_files import read_json
 from shardnet.process.compute import CPU
 from shardnet.process.identity import process_of
+from shardnet.process.kept_log import begun_log
 from shardnet.process.serving_process import ServingProcess
 from shardnet.process.signals import signal_name
 from shardnet.process.state_folder import StateFolder
+from shardnet.versions import OWN
 
 DEVICE_COMMAND = (sys.executable, "-m", "shardnet.device.process")
 NOTE = "own_device.json"
@@ -38,13 +40,16 @@ class Wanted(NamedTuple):
     threads: int
     most_memory_bytes: int | None = None
     compute: str = CPU
+    release: str = OWN.release
 
 
 class OwnDevice(ServingProcess):
     """A device process. Made by `start_or_find`."""
 
-    def __init__(self, name: str, log: Path, process: str, child: subprocess.Popen[bytes] | None) -> None:
-        super().__init__(log, process, child)
+    def __init__(
+        self, name: str, log: Path, process: str, child: subprocess.Popen[bytes] | None, *, begins_at: int = 0
+    ) -> None:
+        super().__init__(log, process, child, begins_at=begins_at)
         self.name = name
 
     def how_it_ended(self, device: str) -> str:
@@ -80,7 +85,8 @@ def _start(state: StateFolder, endpoint: str, wanted: Wanted) -> OwnDevice:
     arguments += ["--compute", wanted.compute]
     log = _log_of(state, wanted)
     try:
-        with open(log, "wb") as output:
+        with begun_log(log, "device") as output:
+            begins_at = os.fstat(output.fileno()).st_size
             child = subprocess.Popen(
                 [*DEVICE_COMMAND, *arguments, "--keep-s", str(KEEP_S)],
                 stdin=subprocess.DEVNULL,
@@ -91,7 +97,7 @@ def _start(state: StateFolder, endpoint: str, wanted: Wanted) -> OwnDevice:
             )
     except OSError as cause:
         raise UsageError(f"The device of this machine cannot be started: {cause}.") from cause
-    device = OwnDevice(wanted.name, log, process_of(child.pid), child)
+    device = OwnDevice(wanted.name, log, process_of(child.pid), child, begins_at=begins_at)
     try:
         state.write(NOTE, json.dumps({**wanted._asdict(), "process": device.process}).encode())
     except BaseException as cause:
@@ -110,7 +116,8 @@ def _noted(state: StateFolder) -> tuple[Wanted, str] | None:
     """Which device an earlier coordinator has started; None where there is no note, or none that can be read."""
     try:
         note: Any = read_json(state.path / NOTE, MOST_NOTE_BYTES, "the note")
-        wanted = Wanted(str(note["name"]), int(note["threads"]), note["most_memory_bytes"], str(note["compute"]))
+        name, threads, compute = str(note["name"]), int(note["threads"]), str(note["compute"])
+        wanted = Wanted(name, threads, note["most_memory_bytes"], compute, str(note.get("release", "")))
         return wanted, str(note["process"])
-    except (BadConfiguration, KeyError, TypeError, ValueError):
+    except (BadConfiguration, AttributeError, KeyError, TypeError, ValueError):
         return None

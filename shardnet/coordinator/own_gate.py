@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 from shardnet.errors import BadConfiguration, ClusterError, ShardnetError, UsageError
 from shardnet.foreign.plain_files import read_json
-from shardnet.gate.log import begun_log
 from shardnet.process.identity import process_of
+from shardnet.process.kept_log import begun_log
 from shardnet.process.serving_process import ServingProcess
 from shardnet.process.state_folder import StateFolder
 from shardnet.source.trust import ask_gate
@@ -113,7 +113,7 @@ def start(folder: Path, options: Sequence[str] = (), *, ends_with_this: bool = F
     until = [] if watched is None else ["--end-with", str(watched)]
     log = folder / LOG
     try:
-        with begun_log(log) as output:
+        with begun_log(log, "gate") as output:
             begins_at = os.fstat(output.fileno()).st_size
             child = subprocess.Popen(
                 [*GATE_COMMAND, "--folder", str(folder), "--ready-fd", str(writing), *until, *options],

@@ -4,34 +4,10 @@ from __future__ import annotations
 
 import os
 import stat
-import time
 from contextlib import suppress
-from pathlib import Path
-from typing import IO
 
+from shardnet.process.kept_log import MOST_BYTES, now
 from shardnet.process.standard_streams import STDERR, say
-from shardnet.versions import OWN
-
-MOST_BYTES = 2**24
-"""Of the file: hundreds of thousands of strangers."""
-
-
-def begun_log(path: Path) -> IO[bytes]:
-    """The file, for a gate that is about to be started, behind what earlier ones have written: why one has ended may
-    stand there. A file that is full begins anew.
-
-    Raises:
-        OSError
-    """
-    output = open(path, "ab", buffering=0)  # noqa: SIM115
-    try:
-        if os.fstat(output.fileno()).st_size > MOST_BYTES:
-            output.truncate(0)
-        output.write(f"{_now()} a gate begins, of {OWN.name}\n".encode())
-    except OSError:
-        output.close()
-        raise
-    return output
 
 
 def log(sentence: str) -> None:
@@ -50,8 +26,4 @@ def _is_full() -> bool:
 
 
 def _say(sentence: str) -> None:
-    say(f"{_now()} {sentence}")
-
-
-def _now() -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S")
+    say(f"{now()} {sentence}")

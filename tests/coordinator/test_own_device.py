@@ -17,6 +17,7 @@ from shardnet.process.identity import number_of
 from shardnet.process.state_folder import StateFolder
 
 WANTED = Wanted("one", 1)
+OTHERS = [Wanted("two", 1), Wanted("one", 2), Wanted("one", 1, 2**30), Wanted("one", 1, release="0.0.9")]
 QUIET = "import time; time.sleep(60)"
 DEAF = "import signal, time; signal.signal(15, signal.SIG_IGN); open({ready!r}, 'w').close(); time.sleep(60)"
 
@@ -60,7 +61,7 @@ def test_one_that_was_killed_is_not_found(state: StateFolder) -> None:
         assert pid_of(again) != pid_of(first)
 
 
-@pytest.mark.parametrize("wanted", [Wanted("two", 1), Wanted("one", 2), Wanted("one", 1, 2**30)])
+@pytest.mark.parametrize("wanted", OTHERS)
 def test_one_that_is_otherwise_is_ended_first(state: StateFolder, wanted: Wanted) -> None:
     first = found(state)
     with found(state, wanted) as other:
@@ -100,6 +101,11 @@ def test_what_it_said_last_is_told(state: StateFolder, monkeypatch: pytest.Monke
     wait_until(lambda: device.has_ended)
     assert device.how_it_ended("one") == "its process ended with exit code 1 (no.)"
     assert "or its connection broke" in device.how_it_ended("two")
+    monkeypatch.setattr(own_device, "DEVICE_COMMAND", (sys.executable, "-S", "-c", "raise SystemExit(2)"))
+    other = found(state)
+    wait_until(lambda: other.has_ended)
+    assert other.how_it_ended("one") == "its process ended with exit code 2"
+    assert "shardnet: no." in other.log.read_text()
 
 
 def test_a_note_that_cannot_be_written_is_one_sentence(state: StateFolder) -> None:
