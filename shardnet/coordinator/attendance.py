@@ -67,9 +67,10 @@ class Attendance:
             return frozenset(self._leaving).union(self._paused)
 
     def goodbye(self, device: str) -> None:
-        """A device is about to leave, which is no loss."""
+        """A device is about to leave, which is no loss. Passed over where there is none of that name."""
         with self._lock:
-            self._leaving.add(device)
+            if device in self._present:
+                self._leaving.add(device)
 
     def stays(self, device: str) -> None:
         """It was told to leave, and has not heard it."""

@@ -162,3 +162,12 @@ def test_a_name_that_is_empty_is_nobodys(cluster: LastingInProcess, what: Any, m
     monkeypatch.setattr(RunningCluster, "connect", lambda folder: cluster.connect())
     with pytest.raises(BadRequest, match=r"no device of this cluster is called ''\. There is a"):
         ask.tell_device(Path("/state"), what, "")
+
+
+def test_goodbyes_of_nobody_are_not_kept(cluster: LastingInProcess) -> None:
+    """A member could have filled the coordinator's memory with them."""
+    transport = cluster.workers["a"].premises.transport
+    transport.call(COORDINATOR, "goodbye", "nobody", timeout_s=20).result()
+    assert cluster.coordinator._attendance.leaving == frozenset()
+    transport.call(COORDINATOR, "goodbye", "a", timeout_s=20).result()
+    assert cluster.coordinator._attendance.leaving == {"a"}
