@@ -75,12 +75,15 @@ class _Late(MetaPathFinder, Loader):
         vars(module)["__getattr__"] = partial(self._used, module)
 
     def run(self) -> None:
-        if self in sys.meta_path:
-            assert self.module is not None and self.module.__spec__ is not None
+        """Another thread that comes meanwhile does not wait: each may hold a module that the other one imports."""
+        try:
             sys.meta_path.remove(self)
-            del vars(self.module)["__getattr__"]
-            self.module.__loader__ = self.module.__spec__.loader = self._loader
-            self._loader.exec_module(self.module)
+        except ValueError:
+            return
+        assert self.module is not None and self.module.__spec__ is not None
+        del vars(self.module)["__getattr__"]
+        self.module.__loader__ = self.module.__spec__.loader = self._loader
+        self._loader.exec_module(self.module)
 
     def _used(self, module: ModuleType, name: str) -> Any:
         if name.startswith("__"):
