@@ -77,7 +77,7 @@ def go_on(ring: Ring, sessions: Sessions, wait_for: WaitFor) -> None:
     standings = [_by_session(wait_for(answer)) for answer in ring.standings()]
     sessions.close_strangers(number for standing in standings for number in standing)
     under_way = {each.spec.session: each for each in sessions.under_way()}
-    needed = catch_up({number: each.history for number, each in under_way.items()}, standings)
+    needed = catch_up({number: each.history_from_stages() for number, each in under_way.items()}, standings)
     for number in needed.parted:
         sessions.fail_session(number, computed_anew())
     _tell(ring, sessions, under_way, needed)
@@ -115,6 +115,8 @@ def _tell(ring: Ring, sessions: Sessions, under_way: dict[int, Session], needed:
         session = under_way[number]
         if number in resampled:
             session.cut()
+        else:
+            session.take_ahead()
         known = len(session.answer)
         sampled = ids[session.spec.prompt_tokens + known :]
         told = [session.token(known + index, token_id) for index, token_id in enumerate(sampled)]

@@ -182,8 +182,7 @@ class SessionDesk:
         """What it was begun with, or what its source has told meanwhile."""
         begun = tuple(token.token_id for token in page.answer)
         held = self._held.get(page.request.ticket)
-        ahead = () if held is None else held.ahead
-        return ahead if ahead[: len(begun)] == begun else begun
+        return begun if held is None else held.known_behind(begun)
 
     def go_on(self, resumed: Mapping[int, Session]) -> None:
         """These do, and the others that were left cannot."""
@@ -197,6 +196,7 @@ class SessionDesk:
             if session is not None:  # its source was waited for in vain, or the cluster ends just now
                 session.cancel()
             if held is not None:
+                held.is_left(page.spec, self._known_of(page))
                 self._end(held, None if held.is_cancelled else ClusterError("what held this answer is gone."))
 
     def _hold_left(self, page: SessionPage) -> None:

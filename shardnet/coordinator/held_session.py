@@ -11,7 +11,7 @@ from shardnet.coordinator.notebook import SessionPage, is_whole
 from shardnet.errors import BadRequest, ShardnetError
 from shardnet.session.session import Session, computed_anew
 from shardnet.transport.listener_messages import digest
-from shardnet.transport.messages import SampledToken
+from shardnet.transport.messages import SampledToken, SessionSpec
 from shardnet.transport.outcomes import settle
 from shardnet.transport.source_messages import SessionRequest, SessionStatus, Told
 
@@ -105,6 +105,10 @@ class HeldSession:
         """The ids of its answer, as its source has heard them straight beyond what was told here."""
         return self._ahead
 
+    def known_behind(self, begun: tuple[int, ...]) -> tuple[int, ...]:
+        """The ids of its answer, which was begun with these: all that its source has heard straight, where it has."""
+        return self._ahead if self._ahead[: len(begun)] == begun else begun
+
     def take_parting(self) -> bool:
         """Whether its source has another answer than this one. True once."""
         with self._lock:
@@ -145,6 +149,10 @@ class HeldSession:
         self._take(answer)
         settle(self.opened, None)
         self.end(None)
+
+    def is_left(self, spec: SessionSpec, ids: tuple[int, ...]) -> None:
+        """It does not go on, and of its answer nobody knows more than these."""
+        self._take(_tokens(spec, 0, ids))
 
     def end(self, error: ShardnetError | None) -> None:
         """Nothing comes any more. Args: `error`, what ended it before its time."""
@@ -189,7 +197,7 @@ class HeldSession:
     @property
     def is_finished(self) -> bool:
         """Whether its last token has come."""
-        return is_whole(self.answer)
+        return is_whole(self._tokens)
 
     @property
     def answer(self) -> tuple[SampledToken, ...]:
@@ -229,19 +237,11 @@ class HeldSession:
         """What its source has heard straight is the session's."""
         with self._lock:
             tokens = self._beyond_told(session)
-        for token in tokens:
-            session.tell(token)
+        session.tell_ahead(tokens)
 
     def _beyond_told(self, session: Session) -> tuple[SampledToken, ...]:
         """What its source has told, behind what was told here and up to the answer's last token. The lock is held."""
-        num_told, found = len(self._tokens), list[SampledToken]()
-        if num_told and self._tokens[-1].finish_reason:
-            return ()
-        for index, token_id in enumerate(self._ahead[num_told : session.spec.max_new_tokens], start=num_told):
-            found.append(session.token(index, token_id))
-            if found[-1].finish_reason:
-                break
-        return tuple(found)
+        return () if self.is_finished else _tokens(session.spec, len(self._tokens), self._ahead)
 
     @property
     def _num_known(self) -> int:
@@ -279,3 +279,13 @@ class HeldSession:
         if self._error is None:
             return Told(news, self._is_over and is_same is not None, num_known)
         return Told(news, False, num_known) if news else self._error
+
+
+def _tokens(spec: SessionSpec, first: int, ids: Sequence[int]) -> tuple[SampledToken, ...]:
+    """Those of an answer from an index on, up to its last one."""
+    found: list[SampledToken] = []
+    for index, token_id in enumerate(ids[first : spec.max_new_tokens], start=first):
+        found.append(SampledToken(spec.session, index, token_id, spec.finish_reason(index, token_id)))
+        if found[-1].finish_reason:
+            break
+    return tuple(found)

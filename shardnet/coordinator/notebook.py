@@ -10,7 +10,7 @@ import hashlib
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import astuple
 from pathlib import Path
@@ -88,7 +88,7 @@ class BrokenPage(NamedTuple):
     at_s: float
 
 
-def is_whole(answer: tuple[SampledToken, ...]) -> bool:
+def is_whole(answer: Sequence[SampledToken]) -> bool:
     """Whether its last token is there."""
     return bool(answer) and answer[-1].finish_reason != ""
 

@@ -56,6 +56,8 @@ class Session:
         """Every token that was told of, by its index."""
         self._telling = threading.Lock()
         """Held while what is known changes. Who iterates, or lets go of this, does without it."""
+        self._takes_ahead = True
+        self._is_sampled_anew = False
         for index, token_id in enumerate(answer):
             self.tell(self.token(index, token_id))
 
@@ -128,21 +130,42 @@ class Session:
             spec = spec._replace(listener=self.spec.listener._replace(known=known))
         return spec
 
-    def cut(self) -> None:
-        """Forget what was told behind a gap. What its source tells at this moment is kept, or forgotten, as a whole."""
+    def history_from_stages(self) -> tuple[int, ...]:
+        """Its history as it is settled now: `tell_ahead` adds nothing to it, until `take_ahead`."""
         with self._telling:
-            known = self.answer
+            self._takes_ahead = False
+            return self.history
+
+    def take_ahead(self) -> None:
+        """Whoever sampled what its source has heard straight, goes on sampling. Not where tokens were sampled anew: one
+        that its source has heard before may not be the one behind which the next is sampled.
+        """
+        self._takes_ahead = not self._is_sampled_anew
+
+    def tell_ahead(self, tokens: Sequence[SampledToken]) -> None:
+        """What its source has heard straight."""
+        with self._telling:
+            for token in tokens if self._takes_ahead else ():
+                self._tell(token)
+
+    def cut(self) -> None:
+        """Forget what was told behind a gap: it is sampled anew."""
+        with self._telling:
+            self._is_sampled_anew, known = True, self.answer
             self._known = dict(enumerate(known))
             self._news.put(len(known))
 
     def tell(self, news: SampledToken | BaseException) -> None:
         """Another token where one is known ends it: what goes on behind the one is not the answer with the other."""
         with self._telling:
-            if isinstance(news, SampledToken):
-                if self._known.setdefault(news.index, news).token_id != news.token_id:
-                    self._news.put(computed_anew())
-                    return
-                self.last_token_s = time.monotonic()
-                if self.first_token_s is None:
-                    self.first_token_s = self.last_token_s
-            self._news.put(news)
+            self._tell(news)
+
+    def _tell(self, news: SampledToken | BaseException) -> None:
+        if isinstance(news, SampledToken):
+            if self._known.setdefault(news.index, news).token_id != news.token_id:
+                self._news.put(computed_anew())
+                return
+            self.last_token_s = time.monotonic()
+            if self.first_token_s is None:
+                self.first_token_s = self.last_token_s
+        self._news.put(news)
