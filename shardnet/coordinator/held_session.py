@@ -54,7 +54,7 @@ class HeldSession:
         self._digests = [0]
         """Of none of them, of the first one, of the first two, and so on."""
         self._ahead: tuple[int, ...] = ()
-        self._has_parted = False
+        self._has_parted = self._is_parting_taken = False
         self._error: ShardnetError | None = None
         self._why_closed: ShardnetError | None = None
         self._is_over = False
@@ -112,8 +112,9 @@ class HeldSession:
     def take_parting(self) -> bool:
         """Whether its source has another answer than this one. True once."""
         with self._lock:
-            has_parted, self._has_parted = self._has_parted, False
-            return has_parted
+            is_new = self._has_parted and not self._is_parting_taken
+            self._is_parting_taken = self._has_parted
+            return is_new
 
     def renew(self, now_s: float) -> None:
         """Its source was heard of."""

@@ -40,8 +40,20 @@ class Session:
         ShardnetError: the ring broke; `DeviceLost` names the device and the stage.
     """
 
-    def __init__(self, owner: Owner, spec: SessionSpec, prompt_ids: Sequence[int], answer: Sequence[int] = ()) -> None:
-        """Args: `answer`, its first tokens, where they are known."""
+    def __init__(
+        self,
+        owner: Owner,
+        spec: SessionSpec,
+        prompt_ids: Sequence[int],
+        answer: Sequence[int] = (),
+        *,
+        was_left: bool = False,
+    ) -> None:
+        """
+        Args:
+            answer: its first tokens, where they are known.
+            was_left: another process has begun it, and may have had tokens sampled anew.
+        """
         self.spec = spec
         self.prompt_ids = tuple(prompt_ids)
         self.is_begun = False
@@ -57,7 +69,7 @@ class Session:
         self._telling = threading.Lock()
         """Held while what is known changes. Who iterates, or lets go of this, does without it."""
         self._takes_ahead = True
-        self._is_sampled_anew = False
+        self._may_be_sampled_anew = was_left
         for index, token_id in enumerate(answer):
             self.tell(self.token(index, token_id))
 
@@ -137,10 +149,10 @@ class Session:
             return self.history
 
     def take_ahead(self) -> None:
-        """Whoever sampled what its source has heard straight, goes on sampling. Not where tokens were sampled anew: one
-        that its source has heard before may not be the one behind which the next is sampled.
+        """Whoever sampled what its source has heard straight, goes on sampling. Not where tokens may have been sampled
+        anew: one that its source has heard before may not be the one behind which the next is sampled.
         """
-        self._takes_ahead = not self._is_sampled_anew
+        self._takes_ahead = not self._may_be_sampled_anew
 
     def tell_ahead(self, tokens: Sequence[SampledToken]) -> None:
         """What its source has heard straight."""
@@ -151,7 +163,7 @@ class Session:
     def cut(self) -> None:
         """Forget what was told behind a gap: it is sampled anew."""
         with self._telling:
-            self._is_sampled_anew, known = True, self.answer
+            self._may_be_sampled_anew, known = True, self.answer
             self._known = dict(enumerate(known))
             self._news.put(len(known))
 

@@ -149,7 +149,7 @@ class Sessions:
         Args:
             answer: what is known of it.
         """
-        session = Session(self, spec, prompt_ids, answer)
+        session = Session(self, spec, prompt_ids, answer, was_left=True)
         session.is_begun = True
         with self._lock:
             self._held[spec.session] = session

@@ -5,8 +5,9 @@ Endpoint of every source (handler in `shardnet.source.listening`):
     hear(StraightTokens)         last stage -> listener: what was sampled, as it is sampled. Told once, or not at all:
                                  what does not come this way comes by `follow`
 
-Who tells bears the session's key, which its source has drawn and which only the coordinator and the stage with the head
-know: no other member can put a token into an answer. Each token says which answer it goes on from.
+Who tells bears the session's key, which its source has drawn and which only the coordinator knows, the stage with the
+head, and who stands ready for it: no other member can put a token into an answer. Each token says which answer it goes
+on from.
 """
 
 from __future__ import annotations

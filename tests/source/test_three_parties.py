@@ -88,8 +88,8 @@ class Coordinator:
         self.held = HeldSession(None, 0.0, 60.0)
         self.session: Session | None = None
 
-    def begin(self, answer: tuple[int, ...]) -> Session:
-        session = self.session = Session(Nobody(), SPEC, PROMPT)
+    def begin(self, answer: tuple[int, ...], was_left: bool) -> Session:
+        session = self.session = Session(Nobody(), SPEC, PROMPT, was_left=was_left)
         self._news = session._news = News()  # type: ignore[assignment]
         for index, token_id in enumerate(answer):
             session.tell(session.token(index, token_id))
@@ -155,7 +155,7 @@ class World:
         self.heard = Heard(SPEC)
         self.error: ShardnetError | None = None
         self.coordinator = Coordinator()
-        self.coordinator.begin(())
+        self.coordinator.begin((), was_left=False)
         self.coordinator.collect()
 
     @property
@@ -238,7 +238,7 @@ class World:
 
     def restart(self) -> None:
         if self.coordinator.session is None:
-            self.coordinator.begin(self.coordinator.held.ahead)
+            self.coordinator.begin(self.coordinator.held.ahead, was_left=True)
             self.rewire()
             self.coordinator.collect()
 
@@ -293,6 +293,11 @@ class World:
 
 
 USUAL = ["sample", "ring", "sample-ring", "sample-ring", "tell", "hear", "ask", "follow", "ask-follow"]
+ANEW_AND_KILLED = [
+    "sample-hear-tell-ring-sample-hear-lose_last-kill-restart",
+    "sample-ring-sample-ask-follow-take-tell-ask-follow-take",
+]
+"""What its source has heard before a token was sampled anew, it tells the coordinator after the next one."""
 FAULTS = ["lose", "late", "lose_last", "lose_first", "rewire", "kill", "restart", "kill-ask-follow-restart"]
 
 
@@ -301,6 +306,7 @@ FAULTS = ["lose", "late", "lose_last", "lose_first", "rewire", "kill", "restart"
 @example(["sample-hear-lose_last", "sample-ring-sample-ring", "kill-ask-follow-restart"], 0, True)
 @example(["sample"] * 6 + ["lose_last", "sample", "hear", "ask-follow"], 1, True)
 @example(["ask", "sample-hear-lose_last-ask-follow", "sample-tell-ring-sample-ring-tell", "ask-follow-take"], 0, True)
+@example(ANEW_AND_KILLED, 0, True)
 def test_whatever_happens_a_source_has_one_answer(actions: list[str], seed: int, is_half: bool) -> None:
     world = World(random.Random(seed), is_half)
     try:
