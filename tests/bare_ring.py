@@ -37,6 +37,8 @@ from shardnet.transport.messages import (
 TESTER = "tester"
 ASK_S = 2.0
 """Of the network's seconds: what is not answered is asked again."""
+PATIENT_S = 10_000.0
+"""The same, of which two hundred may pass in one: a machine may be busy with other things."""
 
 
 class Request(NamedTuple):
@@ -180,7 +182,7 @@ class BareRing:
             yield f"sent again by {index}"
         self._owners_of.clear()
         while self._replaced:
-            self._replaced.pop().call("close", timeout_s=1000.0)
+            self._replaced.pop().call("close", timeout_s=PATIENT_S)
 
     # ---- what is prepared, and takes over ----
 
@@ -199,8 +201,8 @@ class BareRing:
         room = dict(zip(self.devices, self._specs, strict=True)).get(device, replaced[0]).kv_budget_bytes
         room = room if room_bytes is None else room_bytes
         spec = replaced[0]._replace(ring_id=ring_id, ring=stops, tensors=tensors, source=TESTER, kv_budget_bytes=room)
-        host = self._transport.remote(device, "open_stage", spec)
-        host.call("load", timeout_s=1000.0).result(20)
+        host = self._transport.remote(device, "open_stage", spec, timeout_s=PATIENT_S)
+        host.call("load", timeout_s=PATIENT_S).result(20)
         return Prepared(first, last, device, spec, host)
 
     def follow(self, prepared: Prepared, owners: tuple[Owner, ...]) -> Future[Any]:
@@ -239,8 +241,9 @@ class BareRing:
     def _load_new(self) -> None:
         for index, host in enumerate(self._hosts):
             if host is None:
-                new = self._transport.remote(self.devices[index], "open_stage", self._specs[index])
-                new.call("load", timeout_s=1000.0).result(20)
+                spec = self._specs[index]
+                new = self._transport.remote(self.devices[index], "open_stage", spec, timeout_s=PATIENT_S)
+                new.call("load", timeout_s=PATIENT_S).result(20)
                 self._hosts[index] = new
 
     def standings(self) -> list[dict[int, SessionStanding]]:

@@ -263,7 +263,7 @@ def test_nobody_is_asked_for_copies_over_a_link_that_is_cut(
 
 
 def test_where_there_is_no_way_round_a_cut_link_a_sentence_says_so(tiny: Path) -> None:
-    with loaded(tiny, [3, 3], speed=200.0) as (ring, model):
+    with loaded(tiny, [3, 3], speed=40.0) as (ring, model):
         set_memory(model, 0.7)
         stream = begun(model)
         ring.network.drop("a", "b", count=10**6)
