@@ -78,6 +78,11 @@ class Following:
                 raise self._error
             return None
 
+    @property
+    def is_ending(self) -> bool:
+        """Whether nobody wants more of it, and the coordinator may not have heard that."""
+        return self._is_cancelled and not self.closed.done()
+
     def cancel(self) -> None:
         """Nobody wants more of it. Where all has come, the session is closed when the coordinator knows that, too.
 

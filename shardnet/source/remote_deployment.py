@@ -5,10 +5,10 @@ from __future__ import annotations
 import secrets
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import wait
 
-from shardnet.errors import BadRequest, ClusterError
+from shardnet.errors import BadRequest, ClusterError, KVMemorySpent
 from shardnet.plan import Plan
 from shardnet.process.threads import Errands
 from shardnet.session.request import session_spec
@@ -28,6 +28,8 @@ OPEN_S = 15.0
 """Then the coordinator is asked again whether it has opened a session."""
 CLOSE_S = 2.0
 """How long, at the end, the coordinator may take to hear of the sessions that end."""
+ENDING_S = 5.0
+"""How long it may take, where their memory is needed."""
 TICKET_BITS = 62
 
 
@@ -59,14 +61,18 @@ class RemoteSessions:
             KVMemorySpent: a stage cannot hold its KV cache beside those of the other sessions.
             ClusterError: the coordinator does not answer, or holds another model by now.
         """
-        ticket = secrets.randbits(TICKET_BITS)
-        spec = session_spec(ticket, len(prompt_ids), max_new_tokens, eos_ids, sampling)
-        following = Following(self._connection, spec)
-        source, ids, key = self._connection.name, tuple(prompt_ids), self._listening.open(following)
-        request = SessionRequest(ticket, source, self._model, ids, max_new_tokens, sampling, stop, key)
-        session = FollowedSession(spec, following, self._errands)
-        self._open(following, "start_session", request)
-        return session
+
+        def open_one() -> FollowedSession:
+            ticket = secrets.randbits(TICKET_BITS)
+            spec = session_spec(ticket, len(prompt_ids), max_new_tokens, eos_ids, sampling)
+            following = Following(self._connection, spec)
+            source, ids, key = self._connection.name, tuple(prompt_ids), self._listening.open(following)
+            request = SessionRequest(ticket, source, self._model, ids, max_new_tokens, sampling, stop, key)
+            session = FollowedSession(spec, following, self._errands)
+            self._open(following, "start_session", request)
+            return session
+
+        return self._when_there_is_room(open_one)
 
     def resume(self, broken: BrokenOff, eos_ids: tuple[int, ...]) -> FollowedSession:
         """The same for an answer that broke off. Its tokens come from the first one on.
@@ -75,14 +81,29 @@ class RemoteSessions:
             BadRequest: it is another model's, there is none of that number any more, or it is being resumed.
             KVMemorySpent, ClusterError: as `start`.
         """
-        ticket = secrets.randbits(TICKET_BITS)
-        spec = session_spec(ticket, broken.prompt_tokens, broken.max_new_tokens, eos_ids, broken.sampling)
-        following = Following(self._connection, spec)
-        key = self._listening.open(following)
-        request = ResumeRequest(ticket, self._connection.name, self._model, broken.number, key)
-        session = FollowedSession(spec, following, self._errands, broken.num_tokens)
-        self._open(following, "resume_session", request)
-        return session
+
+        def open_one() -> FollowedSession:
+            ticket = secrets.randbits(TICKET_BITS)
+            spec = session_spec(ticket, broken.prompt_tokens, broken.max_new_tokens, eos_ids, broken.sampling)
+            following = Following(self._connection, spec)
+            key = self._listening.open(following)
+            request = ResumeRequest(ticket, self._connection.name, self._model, broken.number, key)
+            session = FollowedSession(spec, following, self._errands, broken.num_tokens)
+            self._open(following, "resume_session", request)
+            return session
+
+        return self._when_there_is_room(open_one)
+
+    def _when_there_is_room(self, open_one: Callable[[], FollowedSession]) -> FollowedSession:
+        """The last token of an answer may be here before the coordinator knows; its memory is taken till then."""
+        ending = [each.closed for each in list(self._opened.values()) if each.is_ending]
+        try:
+            return open_one()
+        except KVMemorySpent:
+            if not ending:
+                raise
+            wait(ending, timeout=ENDING_S)
+        return open_one()
 
     def _open(self, following: Following, endpoint: str, request: SessionRequest | ResumeRequest) -> None:
         ticket = request.ticket

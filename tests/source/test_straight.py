@@ -109,6 +109,18 @@ def test_what_does_not_come_straight_the_coordinator_tells(
     assert ids_of(model.stream(PROMPT, max_new_tokens=NUM_TOKENS)) == expected
 
 
+def test_the_next_answer_has_the_memory_of_the_one_before_although_that_is_not_known_to_be_over(
+    cluster: LastingInProcess, tiny: Path
+) -> None:
+    """Its source has the last token before the coordinator."""
+    cluster.coordinator.begin(str(tiny), {**OPTIONS, "kv_memory_bytes": 2**17}).done.result(60)
+    model, num_tokens = cluster.connect().model, 100
+    first = alone(tiny, [PROMPT], num_tokens)[0]
+    cluster.network.delay(LAST, COORDINATOR, 0.2)
+    for _ in range(3):
+        assert ids_of(model.stream(PROMPT, max_new_tokens=num_tokens)) == first
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_the_answers_of_two_sources_are_never_mixed(
     cluster: LastingInProcess, tiny: Path, expected: list[int], seed: int
