@@ -46,6 +46,7 @@ class Hosts:
         self._loop = asyncio.new_event_loop()
         thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         thread.start()
+        ends.callback(self._loop.close)
         ends.callback(thread.join, 10)
         ends.callback(self._loop.call_soon_threadsafe, self._loop.stop)
         self.door: Door = ends.enter_context(serve_door(folder=folder / "up"))

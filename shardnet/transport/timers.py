@@ -32,7 +32,7 @@ class Timers:
     """
 
     def __init__(self, speed: float = 1.0) -> None:
-        self._speed = speed
+        self.speed = speed
         self._due: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()
         self._changed = threading.Condition()
@@ -45,7 +45,7 @@ class Timers:
 
     def when(self, delay_s: float) -> float:
         """The time, of `time.monotonic`, at which `delay_s` seconds will have passed."""
-        return time.monotonic() + delay_s / self._speed
+        return time.monotonic() + delay_s / self.speed
 
     def at(self, due_s: float, function: Callable[[], object]) -> Timer:
         """Run `function` at a time that `when` has told."""

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from shardnet.transport.in_process.network import InProcessNetwork
 
 Function = Callable[..., Any]
+MAKING_S = 5.0
+"""Of real time: what makes an object computes, and is no faster where the network is."""
 
 
 class InProcessTransport(Transport):
@@ -47,8 +49,9 @@ class InProcessTransport(Transport):
         return self._ask(device, endpoint, partial(_run_handler, endpoint), args, timeout_s)
 
     def remote(self, device: str, endpoint: str, *args: Any, timeout_s: float = 30.0) -> RemoteObject:
+        wait_s = max(timeout_s, MAKING_S * self.network.timers.speed)
         handle: InProcessRemoteObject = self._ask(
-            device, endpoint, partial(_make_object, endpoint), args, timeout_s
+            device, endpoint, partial(_make_object, endpoint), args, wait_s
         ).result()
         return handle
 
