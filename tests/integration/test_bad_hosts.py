@@ -72,7 +72,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, warm_python: None) -> Iter
     yield running
     assert running.first, "before that, a signal may find it without a handler"
     running.up.process.send_signal(signal.SIGINT)
-    assert running.up.process.wait(30) == 0
+    assert running.up.process.wait(30) in (0, 130), "130 where its model was not looked for yet"
 
 
 def is_one_sentence(done: Done, code: int, said: str) -> None:
