@@ -14,6 +14,7 @@ from shardnet.coordinator.events import ClusterEvent
 from shardnet.coordinator.notebook import Notebook
 from shardnet.device.worker import Worker
 from shardnet.process.state_folder import StateFolder
+from shardnet.session.stream import Stream
 from shardnet.source.connection import AWAY_S, Connection
 from shardnet.source.running_cluster import RunningCluster
 from shardnet.transport import InProcessNetwork
@@ -124,3 +125,10 @@ def lasting_in_process(
         yield cluster
     finally:
         cluster.close()
+
+
+def ids_of(stream: Stream) -> list[int]:
+    """Of a whole answer."""
+    for _ in stream:
+        pass
+    return stream.result.token_ids

@@ -23,7 +23,7 @@ from shardnet.launch.launcher.log_files import run_folder
 from shardnet.launch.launcher.meeting import Address, Meeting
 from shardnet.launch.launcher.programs import require_script
 from shardnet.process.lasting import endpoint_in
-from shardnet.process.signals import ENDING
+from shardnet.process.signals import ENDING, handled_by
 from shardnet.process.standard_streams import say
 
 if TYPE_CHECKING:
@@ -239,11 +239,5 @@ def _signals_raised(numbers: tuple[signal.Signals, ...]) -> Iterator[None]:
     def leave(number: int, frame: FrameType | None) -> None:
         raise SystemExit(128 + number)
 
-    before = {number: signal.getsignal(number) for number in numbers if number not in ENDING}
-    for number in before:
-        signal.signal(number, leave)
-    try:
+    with handled_by(leave, [number for number in numbers if number not in ENDING]):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -9,12 +9,13 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+Handler = Callable[[int, FrameType | None], object]
 ONCE_MORE_S = 0.01
 """Until then, the place from which nothing could be raised has been left."""
 
@@ -32,7 +33,8 @@ def end_at_once() -> None:
 
     An exception in the middle of an import comes out as anything: a traceback, an ImportError, or not at all.
     """
-    _handle_by(lambda number, frame: os._exit(128 + number))
+    for each in _not_ignored():
+        signal.signal(each, lambda number, frame: os._exit(128 + number))
 
 
 @contextmanager
@@ -59,14 +61,11 @@ def raised() -> Iterator[list[int]]:
             timer.start()
 
     hook_before, sys.unraisablehook = sys.unraisablehook, again
-    handlers_before = {number: signal.getsignal(number) for number in ENDING}
-    _handle_by(leave)
-    try:
-        yield arrived
-    finally:
-        sys.unraisablehook = hook_before
-        for number, handler in handlers_before.items():
-            signal.signal(number, handler)
+    with handled_by(leave, _not_ignored()):
+        try:
+            yield arrived
+        finally:
+            sys.unraisablehook = hook_before
 
 
 @contextmanager
@@ -79,15 +78,25 @@ def raised_behind() -> Iterator[None]:
         arrived.append(number)
         handlers[signal.Signals(number)](number, frame)
 
-    for number in handlers:
-        signal.signal(number, note)
+    try:
+        with handled_by(note, handlers):
+            yield
+    finally:
+        if arrived:
+            handlers[signal.Signals(arrived[0])](arrived[0], None)
+
+
+@contextmanager
+def handled_by(handler: Handler, numbers: Iterable[signal.Signals]) -> Iterator[None]:
+    """In this block these signals go to a handler. For the main thread."""
+    before = {number: signal.getsignal(number) for number in numbers}
+    for number in before:
+        signal.signal(number, handler)
     try:
         yield
     finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-        if arrived:
-            handlers[signal.Signals(arrived[0])](arrived[0], None)
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
 
 
 @contextmanager
@@ -102,7 +111,5 @@ def until_signalled() -> Iterator[None]:
             raise
 
 
-def _handle_by(handler: Callable[[int, FrameType | None], object]) -> None:
-    for number in ENDING:
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, handler)
+def _not_ignored() -> list[signal.Signals]:
+    return [number for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN]

@@ -19,7 +19,7 @@ from shardnet.source.listening import Listening
 from shardnet.timeline.events import Event
 from shardnet.timeline.stage_report import StageReport
 from shardnet.timeline.timeline import Timeline
-from shardnet.transport.messages import SamplingOptions
+from shardnet.transport.messages import SamplingOptions, SessionSpec
 from shardnet.transport.source_messages import BrokenOff, ModelInfo, ResumeRequest, SessionRequest
 
 ASK_S = 10.0
@@ -62,17 +62,12 @@ class RemoteSessions:
             ClusterError: the coordinator does not answer, or holds another model by now.
         """
 
-        def open_one() -> FollowedSession:
-            ticket = secrets.randbits(TICKET_BITS)
-            spec = session_spec(ticket, len(prompt_ids), max_new_tokens, eos_ids, sampling)
-            following = Following(self._connection, spec)
-            source, ids, key = self._connection.name, tuple(prompt_ids), self._listening.open(following)
-            request = SessionRequest(ticket, source, self._model, ids, max_new_tokens, sampling, stop, key)
-            session = FollowedSession(spec, following, self._errands)
-            self._open(following, "start_session", request)
-            return session
+        def request(ticket: int, key: int) -> SessionRequest:
+            source, ids = self._connection.name, tuple(prompt_ids)
+            return SessionRequest(ticket, source, self._model, ids, max_new_tokens, sampling, stop, key)
 
-        return self._when_there_is_room(open_one)
+        spec = session_spec(0, len(prompt_ids), max_new_tokens, eos_ids, sampling)
+        return self._open_in_turn(lambda: self._open("start_session", spec, request))
 
     def resume(self, broken: BrokenOff, eos_ids: tuple[int, ...]) -> FollowedSession:
         """The same for an answer that broke off. Its tokens come from the first one on.
@@ -82,19 +77,13 @@ class RemoteSessions:
             KVMemorySpent, ClusterError: as `start`.
         """
 
-        def open_one() -> FollowedSession:
-            ticket = secrets.randbits(TICKET_BITS)
-            spec = session_spec(ticket, broken.prompt_tokens, broken.max_new_tokens, eos_ids, broken.sampling)
-            following = Following(self._connection, spec)
-            key = self._listening.open(following)
-            request = ResumeRequest(ticket, self._connection.name, self._model, broken.number, key)
-            session = FollowedSession(spec, following, self._errands, broken.num_tokens)
-            self._open(following, "resume_session", request)
-            return session
+        def request(ticket: int, key: int) -> ResumeRequest:
+            return ResumeRequest(ticket, self._connection.name, self._model, broken.number, key)
 
-        return self._when_there_is_room(open_one)
+        spec = session_spec(0, broken.prompt_tokens, broken.max_new_tokens, eos_ids, broken.sampling)
+        return self._open_in_turn(lambda: self._open("resume_session", spec, request, broken.num_tokens))
 
-    def _when_there_is_room(self, open_one: Callable[[], FollowedSession]) -> FollowedSession:
+    def _open_in_turn(self, open_one: Callable[[], FollowedSession]) -> FollowedSession:
         """The last token of an answer may be here before the coordinator knows; its memory is taken till then."""
         ending = [each.closed for each in list(self._opened.values()) if each.is_ending]
         try:
@@ -105,17 +94,33 @@ class RemoteSessions:
             wait(ending, timeout=ENDING_S)
         return open_one()
 
-    def _open(self, following: Following, endpoint: str, request: SessionRequest | ResumeRequest) -> None:
-        ticket = request.ticket
+    def _open(
+        self,
+        endpoint: str,
+        asked: SessionSpec,
+        request: Callable[[int, int], SessionRequest | ResumeRequest],
+        num_known: int = 0,
+    ) -> FollowedSession:
+        """
+        Args:
+            request: makes what the endpoint is asked, of a ticket and a key.
+            num_known: see `FollowedSession`.
+        """
+        ticket = secrets.randbits(TICKET_BITS)
+        spec = asked._replace(session=ticket)
+        following = Following(self._connection, spec)
+        key = self._listening.open(following)
+        session = FollowedSession(spec, following, self._errands, num_known)
         with self._lock:
             self.raise_if_ended()
             self._opened[ticket] = following
         following.closed.add_done_callback(lambda _: self._opened.pop(ticket, None))
         try:
-            self._connection.ask(endpoint, request, timeout_s=OPEN_S)
+            self._connection.ask(endpoint, request(ticket, key), timeout_s=OPEN_S)
         except BaseException:
             following.cancel()
             raise
+        return session
 
     def raise_if_ended(self) -> None:
         """

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lasting_in_process import LastingInProcess, lasting_in_process
+from lasting_in_process import LastingInProcess, ids_of, lasting_in_process
 from processes import wait_until
 from tiny_text_model import save_text_model
 
@@ -59,12 +59,6 @@ def cluster(tmp_path: Path) -> Iterator[LastingInProcess]:
 def begun(cluster: LastingInProcess, model: Path, **options: Any) -> Model:
     cluster.coordinator.begin(str(model), {**OPTIONS, **options}).done.result(60)
     return cluster.connect().model
-
-
-def ids_of(stream: Stream) -> list[int]:
-    for _ in stream:
-        pass
-    return stream.result.token_ids
 
 
 def tokens_of(cluster: LastingInProcess) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from in_process_ring import PROMPT, alone
-from lasting_in_process import LastingInProcess, lasting_in_process
+from lasting_in_process import LastingInProcess, ids_of, lasting_in_process
 from processes import wait_until
 
 from shardnet.cluster.model import Model
@@ -50,12 +50,6 @@ def begin(cluster: LastingInProcess, tiny: Path) -> None:
 def begun(cluster: LastingInProcess, tiny: Path) -> Model:
     begin(cluster, tiny)
     return cluster.connect().model
-
-
-def ids_of(stream: Stream) -> list[int]:
-    for _ in stream:
-        pass
-    return stream.result.token_ids
 
 
 def following(stream: Stream) -> Following:
