@@ -11,13 +11,14 @@ READY := $(VENV)/.ready
 WORKERS = $(shell $(PYTHON) -c 'import os; print(min(2, os.cpu_count() or 1))')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-root test-long test-arm64 test-package test-versions testbed check bench docs
+.PHONY: help demo test test-root test-long test-arm64 test-package test-versions testbed check bench rivals docs
 
 help:
 	@echo "make demo           set up, then run one model over three local devices"
 	@echo "make test           every test that CI runs"
 	@echo "make check          ruff format, ruff, mypy"
 	@echo "make bench          the benchmarks; results go to docs/benchmarks/"
+	@echo "make rivals         build llama.cpp, and write the model of 1.1 B, for tests/bench/bench_rivals.py (minutes, 1 GB)"
 	@echo "make docs           write docs/api.md, and run the examples of the documentation"
 	@echo "make test-root      tests that need root: network namespaces, control groups"
 	@echo "make test-long      tests that take minutes"
@@ -67,6 +68,12 @@ check: $(READY)
 
 bench: $(READY)
 	@for bench in tests/bench/bench_*.py; do echo "$$bench"; $(BIN)/python "$$bench" || exit 1; done
+
+# Both stay in TEST_CACHE. RIVAL_SOURCE is the source package of llama-cpp-python, where pip is not to download it.
+RIVAL_SOURCE ?=
+rivals: $(READY)
+	@$(BIN)/python tests/bench/rivals/build_llama_cpp.py "$(TEST_CACHE)/llama.cpp" $(addprefix --source ,$(RIVAL_SOURCE))
+	@$(BIN)/python tests/bench/rivals/chain_model.py "$(TEST_CACHE)/chain-1.1b.Q4_1.gguf"
 
 docs: $(READY)
 	@$(BIN)/python docs/make_api.py

@@ -1,0 +1,43 @@
+"""The file that shardnet and llama.cpp are measured with (`bench/rivals/chain_model.py`)."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import gguf
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent / "bench"))
+from rivals.chain_model import Shape, chain_of, write_chain_model
+
+import shardnet
+from shardnet.loader.sources import find_embedded
+
+SMALL = Shape(hidden=256, intermediate=512, blocks=2, heads=4, kv_heads=2, vocabulary=2000, context=512)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_chain_model(tmp_path_factory.mktemp("chain") / "chain.gguf", find_embedded(), SMALL)
+
+
+def test_its_weights_have_the_scale_of_a_trained_model(model: Path) -> None:
+    tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(model).tensors}
+    spread = {name: gguf.dequantize(each.data, each.tensor_type).std() for name, each in tensors.items()}
+    assert spread["token_embd.weight"] == pytest.approx(1, rel=0.05)
+    assert spread["blk.1.ffn_up.weight"] == pytest.approx(SMALL.hidden**-0.5, rel=0.05)
+    assert spread["output.weight"] == pytest.approx(SMALL.hidden**-0.5, rel=0.1)
+    assert tensors["output.weight"].tensor_type == gguf.GGMLQuantizationType.Q6_K
+
+
+def test_it_says_the_tokens_of_its_chain(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHARDNET_CACHE", str(tmp_path))
+    chain = chain_of(SMALL)
+    with shardnet.Cluster.local(2, threads_per_device=1) as cluster:
+        loaded = cluster.load(str(model), dtype="float32", split=(2, 2), standby="none")
+        broken = [*chain[5:20], 1500, *chain[18:30]]
+        [after_a_piece, after_a_break, from_afar] = loaded.generate([chain[5:20], broken, [7]], max_new_tokens=20)
+    assert after_a_piece.token_ids == chain[20:40]
+    assert after_a_break.token_ids == chain[30:50]
+    assert from_afar.token_ids == chain[8:28]
