@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
@@ -13,11 +12,8 @@ from shardnet.errors import DamagedCheckpoint, ModelNotFound, UnsupportedModel
 from shardnet.foreign.plain_files import open_plain, parse_json, read_json
 from shardnet.foreign.quoting import quoted, shortened
 from shardnet.loader.places import TensorPlace
+from shardnet.loader.stored import stored_as
 
-ITEM_BYTES = {
-    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "U64": 8, "I32": 4, "U32": 4, "I16": 2, "U16": 2, "I8": 1,
-    "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1,
-}  # fmt: skip
 MOST_HEADER_BYTES = 6 << 20
 """Room for 50,000 tensors in a file, or names in an index. Python needs gigabytes for the 100 MB of the library."""
 MOST_TENSORS = 20_000
@@ -169,8 +165,9 @@ def _place(path: Path, name: str, fields: _Fields, data_start: int, file_bytes: 
             f"{shortened(str(path))} is truncated: {what} should end at byte {data_start + end}, and the file has "
             f"{file_bytes}. Download it again."
         )
-    expected = math.prod(shape) * ITEM_BYTES.get(dtype, 0)
-    if end < first or (dtype in ITEM_BYTES and end - first != expected):
+    stored = stored_as(dtype)
+    expected = 0 if stored is None else stored.num_bytes(shape)
+    if end < first or (stored is not None and end - first != expected):
         raise DamagedCheckpoint(
             f"{shortened(str(path))} is damaged: {what} of shape {list(shape)} and type {shortened(dtype)} needs "
             f"{expected} bytes, and has {end - first}. Download it again."

@@ -13,12 +13,12 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from shardnet.errors import DamagedCheckpoint, UnsupportedModel
+from shardnet.errors import DamagedCheckpoint
 from shardnet.loader.places import TensorPlace
+from shardnet.loader.stored import require_readable
 from shardnet.models import Skeleton
 
 PART_MARK = "@"
-FLOAT_TYPES = ("F64", "F32", "F16", "BF16")
 
 
 def match_names(skeleton: Skeleton, stored: Mapping[str, TensorPlace]) -> dict[str, TensorPlace]:
@@ -35,7 +35,7 @@ def match_names(skeleton: Skeleton, stored: Mapping[str, TensorPlace]) -> dict[s
         if name in whole:
             tensor_name = whole[name]
             _check_shape(tensor_name, stored[tensor_name], shape)
-            _check_type(tensor_name, stored[tensor_name])
+            require_readable(tensor_name, stored[tensor_name].dtype)
             index[name] = stored[tensor_name]
         elif name in parts:
             index.update(_fuse(name, shape, parts[name], stored))
@@ -95,7 +95,7 @@ def _fuse(
         num_rows = next(iter(stored[names[0]].shape), 0)
         for expert, part in enumerate(sorted(names, key=_natural)):
             _check_shape(part, stored[part], (num_rows, *shape[2:]))
-            _check_type(part, stored[part])
+            require_readable(part, stored[part].dtype)
             pieces[f"{name}{PART_MARK}{(expert * rows + first_row) * columns}"] = stored[part]
         first_row += num_rows
     if first_row != rows:
@@ -115,12 +115,4 @@ def _check_shape(name: str, tensor: TensorPlace, shape: Sequence[int]) -> None:
         raise DamagedCheckpoint(
             f"The tensor {name} should have the shape {list(shape)} by config.json and has {list(tensor.shape)}. "
             "Check that config.json belongs to these weights."
-        )
-
-
-def _check_type(name: str, tensor: TensorPlace) -> None:
-    if tensor.dtype not in FLOAT_TYPES:
-        raise UnsupportedModel(
-            f"The tensor {name} is stored as {tensor.dtype}; only {', '.join(FLOAT_TYPES)} can be read. "
-            "Use the model's version that is not quantised."
         )

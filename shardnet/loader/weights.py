@@ -1,14 +1,16 @@
 """A shard's own weights, and no others, read straight into their final memory.
 
-Nothing is mapped: mapped pages would count twice while a tensor is copied. A checkpoint of another dtype is converted
-through a buffer of a few MiB, so that the peak is the shard itself. What is for an accelerator goes there as soon as it
-is read, a few tensors at a time.
+Nothing is mapped: mapped pages would count twice while a tensor is copied. A checkpoint of another dtype is converted,
+and blocks of a GGUF file are unpacked, through buffers of a few MiB, so that the peak is the shard itself. What is for
+an accelerator goes there as soon as it is read, a few tensors at a time.
 """
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+from functools import partial
 from io import FileIO
 from itertools import chain
 from typing import Any, NamedTuple
@@ -17,15 +19,16 @@ import torch
 from torch import Tensor, nn
 
 from shardnet.errors import DamagedCheckpoint, DoesNotFit
+from shardnet.loader.gguf.reading import TORCH_TYPES, read_floats
 from shardnet.loader.pieces import PART_MARK
 from shardnet.loader.places import TensorPlace
+from shardnet.loader.stored import require_readable
 from shardnet.models import Shard
 from shardnet.models.kv import ON_CPU
 from shardnet.models.skeleton import Slot, skeleton_to_run
 from shardnet.process.compute import is_out_of_memory
 
 CONVERSION_BYTES = 4 << 20
-TORCH_TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 ByteProgress = Callable[[int, int], None]
 """Called with (bytes done, bytes in all)."""
@@ -194,14 +197,16 @@ class _Reader:
     def _read_pieces(self, name: str, flat: Tensor) -> None:
         self._require_whole(name, len(flat))
         for first_element, place in self._pieces[name]:
-            dtype = TORCH_TYPES[place.dtype]
-            target = flat[first_element : first_element + place.num_bytes // dtype.itemsize]
+            stored = require_readable(name, place.dtype)
+            target = flat[first_element : first_element + math.prod(place.shape)]
             file = self._file(name, place.file)
             file.seek(place.offset)
-            if dtype == self.dtype:
-                self._read_into(file, target, name)
+            if not stored.is_plain:
+                read_floats(partial(self._read_into, file, name), stored, place.shape, target)
+            elif TORCH_TYPES[stored.kind] == self.dtype:
+                self._read_into(file, name, target)
             else:
-                self._convert_into(file, target, dtype, name)
+                self._convert_into(file, name, target, TORCH_TYPES[stored.kind])
 
     def _require_whole(self, name: str, num_elements: int) -> None:
         """Memory that no piece fills would pass for weights: who named the pieces may know another layout than ours."""
@@ -209,7 +214,7 @@ class _Reader:
         for first_element, place in sorted(self._pieces[name], key=lambda piece: piece[0]):
             if first_element != end:
                 break
-            end += place.num_bytes // TORCH_TYPES[place.dtype].itemsize
+            end += math.prod(place.shape)
         if end != num_elements:
             raise DamagedCheckpoint(
                 f"The tensor {name} has {num_elements} numbers and what was named for it fills {end} of them in order. "
@@ -227,7 +232,7 @@ class _Reader:
                 ) from cause
         return self._open[path]
 
-    def _read_into(self, file: FileIO, target: Tensor, name: str) -> None:
+    def _read_into(self, file: FileIO, name: str, target: Tensor) -> None:
         """Fill a flat tensor with the file's next bytes."""
         view = memoryview(target.view(torch.uint8).numpy())  # type: ignore[arg-type]
         done = 0
@@ -241,7 +246,7 @@ class _Reader:
             done += count
         self.bytes_read += done
 
-    def _convert_into(self, file: FileIO, target: Tensor, dtype: torch.dtype, name: str) -> None:
+    def _convert_into(self, file: FileIO, name: str, target: Tensor, dtype: torch.dtype) -> None:
         """Fill a flat tensor from a file of another dtype, a few MiB at a time."""
         if self._buffer is None:
             self._buffer = torch.empty(CONVERSION_BYTES, dtype=torch.uint8)
@@ -249,5 +254,5 @@ class _Reader:
         for first in range(0, len(target), step):
             part = target[first : first + step]
             source = self._buffer[: len(part) * dtype.itemsize].view(dtype)
-            self._read_into(file, source, name)
+            self._read_into(file, name, source)
             part.copy_(source)

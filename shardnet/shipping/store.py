@@ -11,7 +11,6 @@ a killed process nor a lost power supply leaves anything behind that passes for 
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
 import threading
@@ -22,11 +21,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from shardnet.errors import DamagedCheckpoint, DoesNotFit, ModelNotFound
-from shardnet.loader.checkpoint import ITEM_BYTES, MOST_DIMENSIONS, MOST_SIZE
+from shardnet.loader.checkpoint import MOST_DIMENSIONS, MOST_SIZE
 from shardnet.loader.copies import CONFIG, Copy, FileStamp, stamp_of
 from shardnet.loader.folder import MOST_CONFIG_BYTES
 from shardnet.loader.parts import checkpoint_name, cut, part_hash, tensor_root
 from shardnet.loader.places import TensorPlace
+from shardnet.loader.stored import bytes_of
 from shardnet.loader.whole_files import remove_leftovers, write_json, write_whole
 from shardnet.shipping.folder_locks import FolderLocks
 from shardnet.shipping.space import Kept, to_remove
@@ -52,8 +52,8 @@ def num_bytes_of(parts: TensorParts) -> int:
         DamagedCheckpoint: it is no list of a tensor's parts.
     """
     is_shape = len(parts.shape) <= MOST_DIMENSIONS and all(0 <= size <= MOST_SIZE for size in parts.shape)
-    num_bytes = math.prod(parts.shape) * ITEM_BYTES.get(parts.dtype, 0) if is_shape else -1
-    if not 0 <= num_bytes <= MOST_SIZE or parts.dtype not in ITEM_BYTES or len(parts.hashes) != len(cut(num_bytes)):
+    num_bytes = bytes_of(parts.dtype, parts.shape) if is_shape else None
+    if num_bytes is None or num_bytes > MOST_SIZE or len(parts.hashes) != len(cut(num_bytes)):
         raise DamagedCheckpoint("A list of a tensor's parts is none. Fetch it again.")
     return num_bytes
 

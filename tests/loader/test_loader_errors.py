@@ -217,10 +217,12 @@ def test_a_tensor_that_is_not_named_as_a_whole_is_not_loaded(folder: Path, chang
     files = open_model(str(folder), "float32")
     places = dict(files.tensors)
     name = "model.layers.0.self_attn.q_proj.weight"
-    num_bytes = places[name].num_bytes
+    num_bytes, (rows, columns) = places[name].num_bytes, places[name].shape
     if change == "absent":
         del places[name]
+    elif change == "short":
+        places[name] = places[name]._replace(num_bytes=num_bytes // 2, shape=(rows // 2, columns))
     else:
-        places[name] = places[name]._replace(num_bytes=num_bytes // 2 if change == "short" else num_bytes * 2)
+        places[name] = places[name]._replace(num_bytes=num_bytes * 2, shape=(rows * 2, columns))
     with pytest.raises(DamagedCheckpoint, match=f"The tensor {name} has {num_bytes // 4} numbers"):
         load_shard(files.config, places, 0, 4, "float32")
