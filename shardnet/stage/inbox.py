@@ -137,8 +137,8 @@ class Inbox:
         found: dict[int, list[tuple[int, torch.Tensor]]] = {}
         for packet in (*self._decode, *self._bulk):
             for piece in packet.pieces:
-                session, position, _ = piece.part
-                found.setdefault(session, []).append((position, rows_of([piece], packet.rows)))
+                part = piece.part
+                found.setdefault(part.session, []).append((part.position, rows_of([piece], packet.rows)))
         return {session: sorted(pieces, key=itemgetter(0)) for session, pieces in found.items()}
 
     def take(self, standing_of: StandingOf, *, allow_bulk: bool, most_decode: int | None = None) -> Taken:
@@ -198,7 +198,7 @@ class _Choice:
 
         Drops what is repeated, what has no open session, and what its session has no room for.
         """
-        session, position, num_tokens = piece.part
+        session, position, num_tokens = piece.part[:3]
         standing = self._standing_of(session)
         if standing is None or position + num_tokens <= standing.length:
             return budget

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 
+from shardnet.speculation.tags import cut
 from shardnet.transport.messages import Part
 
 
@@ -21,10 +22,13 @@ class Piece(NamedTuple):
 
     def cut(self, size: int) -> tuple[Piece, Piece]:
         """The first `size` tokens, and those behind them."""
-        session, position, num_tokens = self.part
-        head = Piece(Part(session, position, size), self.first_row)
-        tail = Piece(Part(session, position + size, num_tokens - size), self.first_row + size)
-        return head, tail
+        part = self.part
+        num_behind = part.num_tokens - size
+        head_tags, tail_tags = cut(part.tags, part.num_tokens, size)
+        num_guesses = max(part.num_guesses - num_behind, 0)
+        head = part._replace(num_tokens=size, num_guesses=num_guesses, tags=head_tags)
+        tail = part._replace(position=part.position + size, num_tokens=num_behind, tags=tail_tags)
+        return Piece(head, self.first_row), Piece(tail, self.first_row + size)
 
 
 def rows_of(pieces: Sequence[Piece], rows: torch.Tensor) -> torch.Tensor:

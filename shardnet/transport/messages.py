@@ -51,6 +51,7 @@ import torch
 from shardnet.timeline.recorder import Totals
 from shardnet.transport.listener_messages import Listener
 
+TAG_BYTES = 8
 MAX_BULK_HOPS = 2
 """Prompt chunks that may wait at the next stage: one to keep it busy, one on its way."""
 
@@ -62,11 +63,24 @@ class Part(NamedTuple):
     position: int
     """Tokens of the session that come before these: a stage applies a part only at its own length, and once."""
     num_tokens: int
+    branch: int = 0
+    """Of which they are: see `speculation.lineage`."""
+    branch_from: int = 0
+    """So many tokens it has in common with the branch before it."""
+    num_guesses: int = 0
+    """The last so many tokens of the session are guesses; more than these, where those before them are guesses, too."""
+    tags: bytes = b""
+    """Of those among these, `TAG_BYTES` each: see `speculation.tags`."""
 
     @property
     def end(self) -> int:
         """Tokens of the session, these included."""
         return self.position + self.num_tokens
+
+    @property
+    def certain(self) -> int:
+        """So many tokens of the session are no guesses, as far as this part says."""
+        return self.end - self.num_guesses
 
 
 class RingId(NamedTuple):
