@@ -50,6 +50,7 @@ setup(
     package_dir={"shardnet.launch": "launch", "shardnet.configs_data": "configs"},
     package_data={
         "shardnet": ["py.typed"],
+        "shardnet.quantised.native": ["*.h", "*.c"],
         "shardnet.launch.termux": ["*.sh"],
         "shardnet.configs_data": ["**/*.yaml", "**/*.json", "**/*.md"],
     },
