@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from shardnet.plan import DeviceProfile, Link, ModelProfile, Plan
     from shardnet.session.async_stream import AsyncStream
     from shardnet.session.options import GenerationOptions
+    from shardnet.session.scores import Scores
     from shardnet.session.stream import Generation, Stream
     from shardnet.source.running_cluster import RunningCluster
     from shardnet.timeline.events import Event
@@ -68,6 +69,7 @@ __all__ = [
     "ModelProfile",
     "Plan",
     "RunningCluster",
+    "Scores",
     "ShardnetError",
     "Stream",
     "UnsupportedModel",
@@ -102,6 +104,7 @@ __getattr__ = on_first_use(
         "LoadOptions": "cluster.load_options",
         "Model": "cluster.model",
         "RunningCluster": "source.running_cluster",
+        "Scores": "session.scores",
         "Stream": "session.stream",
     },
 )

@@ -102,6 +102,18 @@ def answer(model: Model, prompt: list[int] = PROMPT, num_tokens: int = 12) -> li
     return result.token_ids
 
 
+def scored_alone(model_folder: Path, ids: list[int]) -> tuple[list[float], list[int]]:
+    """Of each token behind the first, its log-likelihood and the likeliest id, as `transformers` has them: fp32."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
+    with torch.inference_mode():
+        logits = model(torch.tensor([ids])).logits[0, :-1]
+    found = logits.log_softmax(-1).gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
+    return found.tolist(), logits.argmax(-1).tolist()
+
+
 def alone(model_folder: Path, prompts: list[list[int]], max_new_tokens: int) -> list[list[int]]:
     """What `transformers` answers to each prompt by itself: greedy, fp32."""
     import torch

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -19,7 +19,8 @@ from shardnet.process.forks import Birthplace
 from shardnet.session.async_stream import AsyncStream, run_beside
 from shardnet.session.options import GenerationOptions
 from shardnet.session.prompts import Chat, encode, prompts_of
-from shardnet.session.request import check_length, sampling_of
+from shardnet.session.request import check_length, check_text_length, sampling_of
+from shardnet.session.scores import Scores, scores_of
 from shardnet.session.stream import Generation, Stream
 from shardnet.session.text import TextStream
 from shardnet.session.turns import Batch, Turns
@@ -121,6 +122,29 @@ class Model:
             return await run_beside(thread, lambda: self._answer_all(prompts, batch, options), batch.stop)
         finally:
             thread.shutdown(wait=False)
+
+    def score(self, text: str | Sequence[int], *, on_progress: Callable[[int, int], object] | None = None) -> Scores:
+        """How likely a text is, token by token. It goes through the ring once, and shares it with other sessions.
+
+        Args:
+            text: text, or token ids; at least two tokens, and no more than the context holds.
+            on_progress: called now and then with how many of how many tokens are scored.
+
+        Raises:
+            BadRequest: the text is too short or too long, or the model's scores are no finite numbers.
+            KVMemorySpent: the devices cannot hold its KV cache now.
+            DeviceLost: a device was lost, and the others cannot go on; names it and its stage.
+            UsageError: this process was forked from the one that loaded the model.
+        """
+        self._birthplace.check()
+        ids = self.encode(text)
+        check_text_length(len(ids), self.context_tokens)
+        tokens = []
+        for token in self._deployment.sessions.score(ids):
+            tokens.append(token)
+            if on_progress is not None:
+                on_progress(len(tokens), len(ids) - 1)
+        return scores_of(ids, tokens)
 
     def _answer_all(self, prompts: Any, batch: Batch, options: dict[str, Any]) -> list[Generation]:
         self._birthplace.check()

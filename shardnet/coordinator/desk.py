@@ -25,14 +25,11 @@ from shardnet.coordinator.events import Tell
 from shardnet.coordinator.held_session import HeldSession
 from shardnet.coordinator.loaded import Loaded
 from shardnet.coordinator.notebook import BrokenPage, Notebook, SessionPage, is_whole
+from shardnet.coordinator.requests import session_for
 from shardnet.coordinator.session_events import began, broke_off, ended
 from shardnet.errors import BadRequest, ClusterError, ShardnetError, UsageError
 from shardnet.process.threads import on_thread
-from shardnet.session.options import GenerationOptions
-from shardnet.session.request import check_length, sampling_of
 from shardnet.session.session import ASK_AGAIN, Session, computed_anew
-from shardnet.session.sessions import Sessions
-from shardnet.transport.listener_messages import Listener
 from shardnet.transport.outcomes import failed
 from shardnet.transport.source_messages import (
     FOLLOW_S,
@@ -303,23 +300,10 @@ class SessionDesk:
         if is_whole(answer):
             held.is_whole(answer)
             return None
-        asked = GenerationOptions(
-            max_new_tokens=request.max_new_tokens, stop=request.stop, **request.sampling._asdict()
-        )
-        ids = model.encode(request.prompt_ids)
-        check_length(len(ids), asked.max_new_tokens, model.context_tokens)
-        sessions = model.deployment.sessions
-        assert isinstance(sessions, Sessions), "this process coordinates the model"
-        session = sessions.start(
-            ids,
-            max_new_tokens=asked.max_new_tokens,
-            eos_ids=model.eos_ids,
-            sampling=sampling_of(asked),
-            answer=[token.token_id for token in answer],
-            listener=Listener(request.source, request.key) if request.key else None,
-        )
-        held.page = SessionPage(request, session.spec, loaded.mark, held.number, answer)
-        self._keep(held.page)  # before its source hears that it is open
+        session = session_for(request, model, [token.token_id for token in answer])
+        if not request.is_scored:
+            held.page = SessionPage(request, session.spec, loaded.mark, held.number, answer)
+            self._keep(held.page)  # before its source hears that it is open
         self._tell(began(request, broken))
         return session
 
@@ -330,9 +314,10 @@ class SessionDesk:
         answer = []
         for token in session:
             answer.append(token)
-            with self._lock:
-                self.num_tokens += 1
             page = held.page
+            if page is not None:  # no text that is scored: that is no answer
+                with self._lock:
+                    self.num_tokens += 1
             if token.finish_reason and page is not None:
                 # After this one the session is closed, and no stage knows it any more.
                 self._keep(page._replace(number=held.number, answer=tuple(answer)))

@@ -11,6 +11,8 @@ from shardnet.transport.source_messages import SessionRequest
 def began(request: SessionRequest, broken: BrokenPage | None) -> ClusterEvent:
     num_tokens = len(request.prompt_ids)
     text = f"{request.source} asks: a prompt of {counted(num_tokens, 'tokens')}."
+    if request.is_scored:
+        text = f"{request.source} asks: a text of {counted(num_tokens, 'tokens')} is to be scored."
     if broken is not None:
         text = f"{request.source} resumes answer {broken.number} after {counted(len(broken.answer), 'tokens')}."
     return ClusterEvent("session began", text, source=request.source, num_tokens=num_tokens)

@@ -12,6 +12,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from shardnet.models.scoring import ScoredTokens
+
 ON_CPU = torch.device("cpu")
 
 
@@ -75,3 +77,5 @@ class Segment:
     num_tokens: int
     wants_logits: bool = True
     """False for a chunk of a prompt that is not its last: a shard with the head then spares itself its logits."""
+    scored: ScoredTokens | None = None
+    """What is found there of each of its tokens, instead of logits."""

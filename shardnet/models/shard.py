@@ -155,7 +155,7 @@ class Shard:
 
         Returns:
             Hidden states [T, H], or, where the shard holds the head, the logits [S, V] in float32 of each session's
-            last token, for the sessions that sample.
+            last token, for the sessions that sample. What is asked of tokens that are scored is in their segments then.
         """
         hidden, positions = inputs.to(self.device)[None], None
         if self._embedding:
@@ -202,14 +202,19 @@ class Shard:
         return torch.cat(outputs, 1)
 
     def _logits(self, hidden: Tensor, segments: Sequence[Segment]) -> Tensor:
-        """Hidden [T, H] -> logits [S, V] of the last token of each session that samples."""
+        """Hidden [T, H] -> logits [S, V] of the last token of each session that samples; scores what is scored."""
         ends, end = [], -1
         for segment in segments:
             end += segment.num_tokens
-            if segment.wants_logits:
+            if segment.scored is not None:
+                own = hidden[end + 1 - segment.num_tokens : end + 1]
+                segment.scored.fill(own, self._logits_of, self.config.vocab_size)
+            elif segment.wants_logits:
                 ends.append(end)
-        if len(ends) < hidden.shape[0]:
-            hidden = hidden[ends]
+        return self._logits_of(hidden[ends] if len(ends) < hidden.shape[0] else hidden)
+
+    def _logits_of(self, hidden: Tensor) -> Tensor:
+        """Hidden [t, H] -> logits [t, V]."""
         for module in self._head:
             hidden = module(hidden)
         return self.family.finish(self.config, hidden).float()

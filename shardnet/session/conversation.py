@@ -37,5 +37,8 @@ class Conversations(Protocol):
     ) -> Conversation:
         """Open a session; see `Sessions.start`."""
 
+    def score(self, ids: Sequence[int]) -> Conversation:
+        """Open one that scores a text; see `Sessions.score`."""
+
     def raise_if_ended(self) -> None:
         """Raise what has ended all sessions, if that has happened."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from shardnet.errors import BadRequest
 from shardnet.foreign.quoting import counted, quoted
 from shardnet.session.options import GenerationOptions
@@ -26,6 +28,27 @@ def session_spec(
         eos_ids=eos_ids,
         sampling=sampling,
     )
+
+
+def scored_spec(number: int, ids: Sequence[int]) -> SessionSpec:
+    """A session that scores a text: all ids but the first are its answer, which is known. The last is not computed."""
+    num_scored = len(ids) - 1
+    spec = session_spec(number, num_scored, num_scored, (), SamplingOptions())
+    return spec._replace(capacity_tokens=num_scored, targets=tuple(ids[1:]))
+
+
+def check_text_length(num_tokens: int, context_tokens: int) -> None:
+    """See that a text can be scored as one.
+
+    Raises:
+        BadRequest: it is longer than the context, or there is nothing to be scored.
+    """
+    if num_tokens > context_tokens:
+        raise BadRequest(
+            f"the text has {counted(num_tokens, 'tokens')}, but the context holds {context_tokens}. Score it in parts."
+        )
+    if num_tokens < 2:
+        raise BadRequest("a text of one token has nothing before it that could make it likely. Give two at least.")
 
 
 def check_length(num_prompt: int, num_new: int, context_tokens: int, option: str = "max_new_tokens") -> None:

@@ -117,7 +117,9 @@ class Session:
 
     @property
     def history(self) -> tuple[int, ...]:
-        """The ids of the prompt, and of that answer."""
+        """The ids of the prompt, and of that answer; of a text that is scored, all that are computed."""
+        if self.spec.targets:
+            return self.prompt_ids
         return self.prompt_ids + tuple(token.token_id for token in self.answer)
 
     def token(self, index: int, token_id: int) -> SampledToken:
@@ -134,7 +136,7 @@ class Session:
         """
         spec = self.spec._replace(sample_from=len(ids), send_from=send_from, listener=None)
         if not is_last:
-            return spec
+            return spec._replace(targets=())
         if spec.sampling.repetition_penalty != 1.0:
             spec = spec._replace(prompt_ids=tuple(ids))
         if self.spec.listener is not None:
@@ -161,7 +163,9 @@ class Session:
                 self._tell(token)
 
     def cut(self) -> None:
-        """Forget what was told behind a gap: it is sampled anew."""
+        """Forget what was told behind a gap: it is sampled anew. What was scored is the same whoever tells it."""
+        if self.spec.targets:
+            return
         with self._telling:
             self._may_be_sampled_anew, known = True, self.answer
             self._known = dict(enumerate(known))

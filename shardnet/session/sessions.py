@@ -20,7 +20,7 @@ import torch
 from shardnet.errors import ClusterError, DeviceLost, KVMemorySpent, PlanNotInForce, ShardnetError
 from shardnet.process.forks import Birthplace
 from shardnet.process.threads import Errands
-from shardnet.session.request import session_spec
+from shardnet.session.request import scored_spec, session_spec
 from shardnet.session.session import Session
 from shardnet.timeline.clocks import clock_ns
 from shardnet.transport.base import Transport
@@ -117,6 +117,13 @@ class Sessions:
             ShardnetError: the sessions were ended.
         """
         spec = session_spec(0, len(prompt_ids), max_new_tokens, eos_ids, sampling)._replace(listener=listener)
+        return self._start_in_room(spec, prompt_ids, answer)
+
+    def score(self, ids: Sequence[int]) -> Session:
+        """The same for a text that is scored: its "answer" are its ids behind the first. Raises as `start`."""
+        return self._start_in_room(scored_spec(0, ids), ids[:-1], ())
+
+    def _start_in_room(self, spec: SessionSpec, prompt_ids: Sequence[int], answer: Sequence[int]) -> Session:
         try:
             return self._start(spec, prompt_ids, answer)
         except KVMemorySpent:

@@ -78,7 +78,7 @@ class Heard:
             if index == len(self.tokens):
                 if self.is_whole:
                     break
-                self._take(token.token_id)
+                self._take(token.token_id, token.log_likelihood, token.likeliest)
             elif token.token_id != self.tokens[index].token_id:
                 return False
         self._fill()
@@ -91,7 +91,8 @@ class Heard:
                 return
             self._take(token.token_id)
 
-    def _take(self, token_id: int) -> None:
+    def _take(self, token_id: int, log_likelihood: float | None = None, likeliest: int | None = None) -> None:
         spec, index = self._spec, len(self.tokens)
-        self.tokens.append(SampledToken(spec.session, index, token_id, spec.finish_reason(index, token_id)))
+        reason = spec.finish_reason(index, token_id)
+        self.tokens.append(SampledToken(spec.session, index, token_id, reason, log_likelihood, likeliest))
         self._digests.append(digest((token_id,), self._digests[-1]))

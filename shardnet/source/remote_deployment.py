@@ -11,7 +11,7 @@ from concurrent.futures import wait
 from shardnet.errors import BadRequest, ClusterError, KVMemorySpent
 from shardnet.plan import Plan
 from shardnet.process.threads import Errands
-from shardnet.session.request import session_spec
+from shardnet.session.request import scored_spec, session_spec
 from shardnet.source.connection import Connection
 from shardnet.source.followed_session import FollowedSession
 from shardnet.source.following import Following
@@ -68,6 +68,15 @@ class RemoteSessions:
 
         spec = session_spec(0, len(prompt_ids), max_new_tokens, eos_ids, sampling)
         return self._open_in_turn(lambda: self._open("start_session", spec, request))
+
+    def score(self, ids: Sequence[int]) -> FollowedSession:
+        """The same for a text that is scored; see `Sessions.score`."""
+
+        def request(ticket: int, _key: int) -> SessionRequest:
+            source, text = self._connection.name, tuple(ids)
+            return SessionRequest(ticket, source, self._model, text, len(ids) - 1, SamplingOptions(), is_scored=True)
+
+        return self._open_in_turn(lambda: self._open("start_session", scored_spec(0, ids), request))
 
     def resume(self, broken: BrokenOff, eos_ids: tuple[int, ...]) -> FollowedSession:
         """The same for an answer that broke off. Its tokens come from the first one on.

@@ -3,6 +3,9 @@
 It remembers nothing of its followers: each says what it has, and gets as much of what it lacks as it asked for. A copy
 is made by the compute thread between two steps, as a step that only reads: who is closed meanwhile keeps its rows until
 it is made.
+
+A text that is scored is not copied where the head is: what was found of it, and maybe told to nobody, would be lacking.
+Whoever takes over there scores it from its beginning.
 """
 
 from __future__ import annotations
@@ -60,7 +63,7 @@ class Copies:
         width = shard.config.hidden_size if has_sent else 0
         row_bytes = width_of(blocks) * shard.dtype.itemsize + width * self._wire_dtype.itemsize
         with self._lock:
-            owned = self._sessions.all()
+            owned = [one for one in self._sessions.all() if not one.spec.targets]
             held = {one.session: one for one in wanted.held}
             known = {*held, *wanted.passed_over} if wanted.is_end else {one.spec.session for one in owned}
             opened = tuple(one.spec for one in owned if one.spec.session not in known)

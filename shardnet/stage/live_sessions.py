@@ -75,8 +75,10 @@ class LiveSessions:
 
     @property
     def num_decoding(self) -> int:
-        """Those that are past their prompt."""
-        return sum(live.kv.length >= live.spec.prompt_tokens for live in self._open.values())
+        """Those that are past their prompt, and not at their end."""
+        return sum(
+            live.spec.prompt_tokens <= live.kv.length < live.spec.capacity_tokens for live in self._open.values()
+        )
 
     def open(self, spec: SessionSpec, sampler: Sampler | None) -> None:
         """Reserve the session's memory. May be asked twice, and has no effect then.

@@ -22,6 +22,7 @@ from shardnet.stage.live_sessions import LiveSession, LiveSessions
 from shardnet.stage.outlet import Outlet
 from shardnet.stage.pieces import Piece, rows_of
 from shardnet.stage.sampling import sample_step
+from shardnet.stage.scoring import scored_tokens
 from shardnet.stage.sent_log import SentLog
 from shardnet.stage.step import Step
 from shardnet.timeline.clocks import clock_ns
@@ -136,6 +137,20 @@ class Onward:
             self._outlet.tokens(tuple(told))
         for member, tokens in straight.items():
             self._outlet.straight(member, tuple(tokens))
+
+    def tell_scores(self, step: Step) -> None:
+        """Tell the source what was found of texts that are scored."""
+        told: list[SampledToken] = []
+        for index, scored in step.scored:
+            session = step.sessions[index]
+            tokens = scored_tokens(session.spec, step.work.parts[index], scored)
+            if tokens is not None:
+                told += tokens
+            elif session.sampler is not None:
+                error = session.sampler.not_finite(scored.log_likelihoods)
+                self._outlet.session_failed(session.spec.session, error)
+        if told:
+            self._outlet.tokens(tuple(told))
 
     def send_again(self, wanted: Sequence[Wanted]) -> None:
         """So many tokens of each session the next stage has: from there on all goes out again, in its order.

@@ -16,6 +16,7 @@ import torch
 
 from shardnet.errors import BadRequest
 from shardnet.models import Shard
+from shardnet.stage.scoring import check_targets
 from shardnet.stage.warpers import penalise, warpers_of
 from shardnet.transport.messages import SessionSpec
 
@@ -111,13 +112,14 @@ def sampler_of(spec: SessionSpec, shard: Shard, wire_dtype: torch.dtype) -> Samp
     """The sampler of a session at a stage; None where another one has the head.
 
     Raises:
-        BadRequest: a penalty is to see an id that no token has: that would end the whole stage.
+        BadRequest: a penalty is to see an id that no token has, or one is to be scored: that would end the whole stage.
     """
     if not shard.has_head:
         return None
     num_ids = shard.config.vocab_size
     if not all(0 <= token_id < num_ids for token_id in spec.prompt_ids):
         raise BadRequest(f"Session {spec.session} is to begin with an id that is none of 0 to {num_ids - 1}.")
+    check_targets(spec, num_ids)
     return Sampler(spec, shard.dtype, wire_dtype)
 
 

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from shardnet.errors import BadRequest, ClusterError
-from shardnet.models import Segment, Shard
+from shardnet.models import Shard
 from shardnet.stage.cache import KVCache
 from shardnet.stage.command import Command, Result, WhenIdle
 from shardnet.stage.copies import Copies
@@ -358,12 +358,7 @@ class Stage:
     def _run(self, step: Step) -> torch.Tensor:
         """Hidden states [sum T, H]; or logits [N, V], where this shard ends with the head."""
         step.start_ns = clock_ns()
-        segments = []
-        for index, (part, session) in enumerate(zip(step.work.parts, step.sessions, strict=True)):
-            is_sampled = part.end >= session.sample_from
-            if is_sampled:
-                step.samples.append(index)
-            segments.append(Segment(session.kv, part.num_tokens, is_sampled))
+        segments = step.segments(has_head=self.shard.has_head)
         rows = step.work.rows
         inputs = rows if self.shard.has_embedding else rows.to(self.shard.dtype)
         outputs = self._pace(partial(self.shard.forward, inputs, segments))
@@ -377,6 +372,7 @@ class Stage:
         hidden = None
         if self.shard.has_head:
             self._onward.send_samples(step, outputs)
+            self._onward.tell_scores(step)
         else:
             hidden = outputs.to(self.wire_dtype)
             self._onward.send_hidden(step, hidden)

@@ -143,6 +143,9 @@ class SessionSpec(NamedTuple):
     """The next stage has so many tokens: what comes before is computed and kept, and not sent on."""
     listener: Listener | None = None
     """Another member than the coordinator that has asked for it. Sent to the stage with the head alone."""
+    targets: tuple[int, ...] = ()
+    """Of a text that is scored: the id behind each of its tokens. None is sampled then: these are told, with what is
+    found of them. Sent to the stage with the head alone."""
 
     def finish_reason(self, index: int, token_id: int) -> str:
         """Why the answer ends with the token of that index; '' where it goes on."""
@@ -251,7 +254,7 @@ class Copied(NamedTuple):
 
 
 class SampledToken(NamedTuple):
-    """One token as it left the sampler."""
+    """One token as it left the sampler, or of a text that is scored."""
 
     session: int
     index: int  # type: ignore[assignment]  # hides tuple.index, which nobody calls
@@ -259,6 +262,10 @@ class SampledToken(NamedTuple):
     token_id: int
     finish_reason: str
     """'' while the session goes on, 'eos', or 'length'."""
+    log_likelihood: float | None = None
+    """Of a token that was not sampled but scored: the natural logarithm of how likely it was there."""
+    likeliest: int | None = None
+    """Which one was the likeliest there."""
 
 
 class Tokens(NamedTuple):

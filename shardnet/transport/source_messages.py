@@ -66,6 +66,9 @@ class SessionRequest(NamedTuple):
     """What its source ends the text before. Kept with the session: stages know no text."""
     key: int = 0
     """By which its source knows what comes straight; see `Listener`. 0: it hears nothing but what it asks for."""
+    is_scored: bool = False
+    """The ids are a text that is scored: those behind the first are the answer, and nothing is sampled. It is not kept:
+    where its coordinator is killed, its source asks anew."""
 
 
 class ResumeRequest(NamedTuple):

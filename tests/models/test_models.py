@@ -14,7 +14,8 @@ from tiny_models import SIZES, VARIANTS, TinyModel, tiny_model
 from torch import nn
 
 from shardnet.errors import UnsupportedModel
-from shardnet.models import Segment, build_skeleton, family_of, supported_families
+from shardnet.models import Segment, build_skeleton, family_of, scoring, supported_families
+from shardnet.models.scoring import ScoredTokens
 from shardnet.stage.cache import KVCache
 
 CHUNKS = (7, 4, 1, 1, 1)
@@ -89,6 +90,27 @@ def test_a_chunk_in_mid_prompt_gives_no_logits(tmp_path_factory: pytest.TempPath
     assert logits.shape == (1, 97)
     assert (logits[0] - tiny.logits[3]).abs().max() < TOLERANCE
     assert shard.forward(tiny.ids[:5], [Segment(cache.open(2, 8), 5, wants_logits=False)]).shape == (0, 97)
+
+
+def test_what_is_scored_has_a_few_rows_of_logits_at_a_time(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever else shares the step."""
+    tiny = tiny_model("gemma2", tmp_path_factory)
+    shard = tiny.shard(0, tiny.num_units - 1)
+    shapes: list[tuple[int, ...]] = []
+    logits_of = shard._logits_of
+    monkeypatch.setattr(shard, "_logits_of", lambda rows: (logits := logits_of(rows), shapes.append(logits.shape))[0])
+    monkeypatch.setattr(scoring, "MOST_LOGITS", 3 * 97 + 96)
+    cache = KVCache(shard.kv_layout, shard.dtype)
+    scored = ScoredTokens(tiny.ids[1:9])
+    segments = [Segment(cache.open(0, 8), 4), Segment(cache.open(1, 8), 8, False, scored)]
+    logits = shard.forward(torch.cat([tiny.ids[:4], tiny.ids[:8]]), segments)
+    assert (logits[0] - tiny.logits[3]).abs().max() < TOLERANCE and logits.shape == (1, 97)
+    assert shapes == [(3, 97), (3, 97), (2, 97), (1, 97)]
+    expected = tiny.logits[:8].log_softmax(-1)
+    assert (scored.log_likelihoods - expected.gather(1, tiny.ids[1:9, None])[:, 0]).abs().max() < TOLERANCE
+    assert scored.likeliest.tolist() == expected.argmax(-1).tolist()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -1,0 +1,43 @@
+"""How likely a text is to a model, token by token. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from shardnet.transport.messages import SampledToken
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What `Model.score` finds: of each token behind the first, given all before it."""
+
+    token_ids: list[int]
+    """Of the whole text."""
+    log_likelihoods: list[float]
+    """Natural logarithms; the first one is that of the second token."""
+    likeliest: list[int]
+    """The id that would have been the likeliest in its place."""
+
+    @property
+    def log_likelihood(self) -> float:
+        """Of the whole text, given its first token."""
+        return math.fsum(self.log_likelihoods)
+
+    @property
+    def perplexity(self) -> float:
+        """Among how many tokens, equally likely, each one was, on average."""
+        return math.exp(-self.log_likelihood / len(self.log_likelihoods))
+
+    @property
+    def is_likeliest(self) -> list[bool]:
+        """Whether each one was the likeliest itself."""
+        return [token == best for token, best in zip(self.token_ids[1:], self.likeliest, strict=True)]
+
+
+def scores_of(ids: Sequence[int], tokens: Sequence[SampledToken]) -> Scores:
+    """Of a text, of which these were told."""
+    likelihoods = [token.log_likelihood for token in tokens if token.log_likelihood is not None]
+    likeliest = [token.likeliest for token in tokens if token.likeliest is not None]
+    return Scores(list(ids), likelihoods, likeliest)
