@@ -6,14 +6,14 @@ Standard library only. Decides nothing: see `shardnet.planner`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated
 
 from shardnet.foreign.bounds import BYTES_PER_S, SECONDS
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 DTYPES = tuple(DTYPE_BYTES)
-"""In which a model computes, and in which hidden states travel."""
+"""In which a model computes. In what hidden states travel: see `codecs`."""
 
 
 @dataclass(frozen=True)
@@ -80,13 +80,6 @@ class ModelProfile:
     @property
     def num_units(self) -> int:
         return len(self.units)
-
-    def sent_as(self, wire_dtype: str) -> ModelProfile:
-        """The same model whose hidden states travel in another dtype."""
-        factor = DTYPE_BYTES[wire_dtype] / DTYPE_BYTES[self.dtype]
-        *before, head = self.units
-        resized = [replace(unit, output_bytes=round(unit.output_bytes * factor)) for unit in before]
-        return replace(self, units=(*resized, head))
 
 
 @dataclass(frozen=True)

@@ -195,9 +195,9 @@ class BareRing:
         device = device or self._new_device()
         ring_id = RingId(b"t" * 16, self._transport.draw("plan_version"))
         replaced = self._specs[first : last + 1]
-        units = replaced[0].ring[first].first_unit, replaced[-1].ring[last].last_unit
+        new = RingStop(device, replaced[0].ring[first].first_unit, *replaced[-1].ring[last][2:])
         tensors = {name: root for spec in replaced for name, root in spec.tensors.items()}
-        stops = (*replaced[0].ring[:first], RingStop(device, *units))
+        stops = (*replaced[0].ring[:first], new)
         room = dict(zip(self.devices, self._specs, strict=True)).get(device, replaced[0]).kv_budget_bytes
         room = room if room_bytes is None else room_bytes
         spec = replaced[0]._replace(ring_id=ring_id, ring=stops, tensors=tensors, source=TESTER, kv_budget_bytes=room)
@@ -229,11 +229,11 @@ class BareRing:
     def copied_host(self, prepared: Prepared) -> StageHost:
         """The stage itself."""
         hosts = self._workers[prepared.device]._stages.hosts()
-        return next(host for host in hosts if host.stop[1:] == prepared.spec.ring[-1][1:])
+        return next(host for host in hosts if host.stop[1:3] == prepared.spec.ring[-1][1:3])
 
     def owners(self, prepared: Prepared) -> tuple[Owner, ...]:
         return tuple(
-            Owner(self.devices[index], (spec.ring_id, index), *spec.ring[index][1:])
+            Owner(self.devices[index], (spec.ring_id, index), *spec.ring[index][1:3])
             for index, spec in enumerate(self._specs)
             if prepared.first <= index <= prepared.last
         )

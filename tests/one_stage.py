@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from processes import wait_until
 
+from shardnet.codecs.rows import codec_named
 from shardnet.errors import BadRequest
 from shardnet.loader import load_shard, open_model
 from shardnet.models import Shard
@@ -77,11 +78,13 @@ def shard_of(folder: Path, first_unit: int, last_unit: int) -> Shard:
 
 @contextmanager
 def stage_of(
-    shard: Shard, road: Road, *, budget: MemoryBudget | None = None, wire_dtype: torch.dtype = torch.float32
+    shard: Shard, road: Road, *, budget: MemoryBudget | None = None, codec: str = "float32"
 ) -> Iterator[Stage]:
-    kv = KVCache(shard.kv_layout, shard.dtype, budget, kept_by(shard, wire_dtype))
+    kv = KVCache(shard.kv_layout, shard.dtype, budget, kept_by(shard, codec_named(codec)))
     recorder = Recorder("here", 0)
-    with Stage(shard, kv, recorder, road, chunk_tokens=CHUNK_TOKENS, num_threads=1, wire_dtype=wire_dtype) as stage:
+    with Stage(
+        shard, kv, recorder, road, chunk_tokens=CHUNK_TOKENS, num_threads=1, sent_as=codec_named(codec)
+    ) as stage:
         yield stage
 
 

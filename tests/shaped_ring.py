@@ -17,6 +17,7 @@ import torch
 from one_stage import CHUNK_TOKENS
 from tiny_models import TinyModel
 
+from shardnet.codecs.rows import Codec, codec_named
 from shardnet.errors import BadRequest, ClusterError
 from shardnet.models import Shard
 from shardnet.policy.mending import catch_up
@@ -69,11 +70,11 @@ class Sent(NamedTuple):
 class Member:
     """A stage, and the outlet of it."""
 
-    def __init__(self, ring: ShapedRing, shard: Shard) -> None:
+    def __init__(self, ring: ShapedRing, shard: Shard, codec: Codec) -> None:
         self._ring = ring
-        kv = KVCache(shard.kv_layout, shard.dtype, ring.budget, kept_by(shard, shard.dtype))
+        kv = KVCache(shard.kv_layout, shard.dtype, ring.budget, kept_by(shard, codec))
         recorder = Recorder("here", 0)
-        self.stage = Stage(shard, kv, recorder, self, chunk_tokens=CHUNK_TOKENS, num_threads=1)
+        self.stage = Stage(shard, kv, recorder, self, chunk_tokens=CHUNK_TOKENS, num_threads=1, sent_as=codec)
 
     @property
     def units(self) -> range:
@@ -96,9 +97,20 @@ class Member:
 
 
 class ShapedRing:
-    """A context manager. `split` says how many units each of the first stages has."""
+    """A context manager. `split` says how many units each of the first stages has.
 
-    def __init__(self, model: TinyModel, split: Sequence[int], random: Random) -> None:
+    Args:
+        codec_of: in what a stage with that last unit sends, when it is made or enters a ring.
+    """
+
+    def __init__(
+        self,
+        model: TinyModel,
+        split: Sequence[int],
+        random: Random,
+        codec_of: Callable[[int], Codec] = lambda _: codec_named("float32"),
+    ) -> None:
+        self._codec_of = codec_of
         self.budget = MemoryBudget(1 << 24)
         self.version = 0
         self.errors: list[BaseException] = []
@@ -126,7 +138,8 @@ class ShapedRing:
         from shardnet.loader import load_shard
 
         model = self._model
-        return Member(self, load_shard(model.files.config, model.files.tensors_of(first, last), first, last, "float32"))
+        shard = load_shard(model.files.config, model.files.tensors_of(first, last), first, last, "float32")
+        return Member(self, shard, self._codec_of(last))
 
     # ---- sessions ----
 
@@ -228,9 +241,11 @@ class ShapedRing:
         members = []
         for row in parts:
             for units, member in row:
-                stage = member.stage
+                stage, codec = member.stage, self._codec_of(units[-1])
+                if units[-1] == member.units[-1]:
+                    stage.between_steps(lambda s=stage, c=codec: s.send_as(c)).result(5)
                 for _ in range(self._random.choice((1, 2))):  # told twice
-                    stage.between_steps(lambda s=stage, u=units: s.trim(u[0], u[-1])).result(5)
+                    stage.between_steps(lambda s=stage, u=units, c=codec: s.trim(u[0], u[-1], c)).result(5)
             (_, first), *others = row
             for _, other in others:
                 remains = other.stage.between_steps(other.stage.end_for_another).result(5)

@@ -58,7 +58,7 @@ def _from_problem_file(options: ProblemOptions, path: Path, run_tokens: int) -> 
         "--model": options.model,
         "--cluster": options.cluster,
         "--dtype": options.dtype,
-        "--wire-dtype": options.wire_dtype,
+        "--wire": options.wire,
         "--bits": options.bits,
         "--bandwidth": options.bandwidth,
     }
@@ -87,7 +87,7 @@ def _from_model(options: ProblemOptions, model_name: str, cluster_name: str, in_
     usual = max(min(DEFAULT_CONTEXT, model.context_tokens), run_tokens)
     context = usual if options.context is None else options.context
     dtype = options.dtype or DEFAULT_DTYPE
-    workload = Workload(dtype, options.bits, context, sessions, wire_dtype=options.wire_dtype)
+    workload = Workload(dtype, options.bits, context, sessions, wire=options.wire)
     estimate = estimate_problem(model, cluster, workload)
     return Asked(
         estimate.problem,

@@ -51,11 +51,11 @@ class ProblemOptions:
         str | None,
         typer.Option("--dtype", help="float32, bfloat16 or float16.", show_default="float16", rich_help_panel=_WHAT),
     ] = None
-    wire_dtype: Annotated[
+    wire: Annotated[
         str | None,
         typer.Option(
-            "--wire-dtype",
-            help="What hidden states travel in between devices.",
+            "--wire",
+            help="What hidden states travel in between devices: a dtype, int8 or fp8.",
             show_default="dtype's",
             rich_help_panel=_WHAT,
         ),

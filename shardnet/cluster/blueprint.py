@@ -54,7 +54,8 @@ class Blueprint:
         budgets = kv_budgets(plan, files.profile, devices, options.kv_memory_bytes)
         budget_of = dict(zip((stage.device for stage in plan.stages), budgets, strict=True))
         num_groups, config = num_at_once(plan, devices), as_text(files.config)
-        ring = tuple(RingStop(stage.device, stage.first_unit, stage.last_unit) for stage in stages)
+        sent_as = options.wire or options.dtype
+        ring = tuple(RingStop(stage.device, stage.first_unit, stage.last_unit, sent_as) for stage in stages)
         return [
             StageSpec(
                 ring_id=ring_id,
@@ -65,7 +66,6 @@ class Blueprint:
                 config=config,
                 tensors=files.roots_of(stage.first_unit, stage.last_unit),
                 dtype=options.dtype,
-                wire_dtype=options.wire_dtype or options.dtype,
                 kv_budget_bytes=budget_of[stage.device],
                 prefill_chunk_tokens=options.prefill_chunk_tokens,
                 record_spans=options.record_spans,

@@ -9,6 +9,7 @@ from types import NoneType
 from typing import Annotated, Any
 
 from shardnet.checks import whole_number
+from shardnet.codecs.names import CODECS
 from shardnet.errors import BadRequest
 from shardnet.foreign.quoting import quoted
 from shardnet.options import Made, Meaning, Number, OneOf, Options, Whole
@@ -62,13 +63,13 @@ class LoadOptions(Options):
         OneOf(DTYPES),
         Meaning("float32, bfloat16 or float16.", about='"float32", "bfloat16" or "float16".', panel=_MODEL),
     ] = "bfloat16"
-    wire_dtype: Annotated[
+    wire: Annotated[
         str | None,
-        OneOf(DTYPES),
+        OneOf(CODECS),
         Meaning(
-            "What hidden states travel in between devices; float16 or bfloat16 halve what float32 sends.",
-            about="what hidden states travel in between devices; None takes `dtype`. With a smaller one the text "
-            "depends on the split, as what travels is rounded.",
+            "What hidden states travel in between devices: a dtype, or int8 or fp8, which take half of 16 bits.",
+            about="what hidden states travel in between devices: a dtype, `int8` in groups of 32, or `fp8`; None takes "
+            "`dtype`. With a smaller one the text depends on the split, as what travels is rounded.",
             panel=_MODEL,
         ),
     ] = None

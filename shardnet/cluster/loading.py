@@ -24,6 +24,7 @@ from shardnet.cluster.placement import (
 )
 from shardnet.cluster.ring import Ring
 from shardnet.cluster.survey import EXPECTED_TOKENS, Surveyor
+from shardnet.codecs.names import sent_as
 from shardnet.errors import BadRequest
 from shardnet.foreign.quoting import quoted
 from shardnet.loader import ModelFiles, open_model
@@ -87,8 +88,8 @@ def named_for(
     wait_for: Callable[[Future[Any]], Any] = Future.result,
 ) -> ModelFiles:
     """What was opened, as its stages are to have it, under a name by which devices find it; see `require_copies`."""
-    if options.wire_dtype is not None:
-        opened = replace(opened, profile=opened.profile.sent_as(options.wire_dtype))
+    if options.wire is not None:
+        opened = replace(opened, profile=sent_as(opened.profile, options.wire))
     cache_dir = cache_folder(options.cache_dir)
     return require_copies(opened, devices, dispatch, cache_dir, progress, wait_for)
 

@@ -160,7 +160,7 @@ def check_mark(page: BrokenPage, here: ModelMark) -> None:
     wanted = page.mark
     if wanted == here:
         return
-    if (wanted.name, wanted.dtype, wanted.wire_dtype) == (here.name, here.dtype, here.wire_dtype):
+    if (wanted.name, wanted.dtype, wanted.wire) == (here.name, here.dtype, here.wire):
         raise BadRequest(
             f"answer {page.number} is of a {wanted.name} with other files than the one that is loaded here."
         )
@@ -170,7 +170,7 @@ def check_mark(page: BrokenPage, here: ModelMark) -> None:
 
 
 def _named(mark: ModelMark) -> str:
-    wire = "" if mark.wire_dtype == mark.dtype else f", {mark.wire_dtype} between devices"
+    wire = "" if mark.wire == mark.dtype else f", {mark.wire} between devices"
     return f"{mark.name} ({mark.dtype}{wire})"
 
 

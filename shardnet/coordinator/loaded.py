@@ -14,10 +14,10 @@ class Loaded(NamedTuple):
     number: int
     """No other one of this cluster gets it."""
     model: Model
-    wire_dtype: str | None
+    wire: str | None
     """What hidden states travel in; None for the model's own."""
 
     @property
     def mark(self) -> ModelMark:
         profile = self.model.profile
-        return ModelMark(profile.name, self.model.checkpoint, profile.dtype, self.wire_dtype or profile.dtype)
+        return ModelMark(profile.name, self.model.checkpoint, profile.dtype, self.wire or profile.dtype)

@@ -268,7 +268,7 @@ class Loads:
         options = replace(again.options, progress=silent, on_event=partial(self._hear, files.name))
         self._cluster.keep = self._heritage.keeping(again, page.number)
         resumed = self._cluster.resume(page.left, files, options, sessions)
-        self._loaded = Loaded(page.number, resumed.model, again.options.wire_dtype)
+        self._loaded = Loaded(page.number, resumed.model, again.options.wire)
         self._wanted = again
         again.done.set_result(None)
         self._asked.begin(page.ticket, lambda: again)
@@ -322,7 +322,7 @@ class Loads:
             number = self._transport.draw("model")
             self._cluster.keep = self._heritage.keeping(load, number)
             model = self._cluster.load(files, **options)
-            self._loaded = Loaded(number, model, load.options.wire_dtype)
+            self._loaded = Loaded(number, model, load.options.wire)
             self._why_none = None  # the one before may have ended at the last moment
         except Exception as error:
             self._heritage.forget()

@@ -36,8 +36,8 @@ class Workload:
     """Sessions that share one decode step (one micro-batch)."""
     prefill_chunk: Annotated[int, Count(1, TOKENS.most)] = 128
     """Tokens of a prompt that go through a stage at once."""
-    wire_dtype: str | None = None
-    """Of what travels between devices; `dtype` where None."""
+    wire: str | None = None
+    """What hidden states travel in between devices; `dtype` where None."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -76,7 +76,7 @@ def estimate_problem(model: ModelConfig, cluster: PaperCluster, workload: Worklo
         workload.bits,
         workload.context_tokens,
         workload.step_sessions,
-        workload.wire_dtype,
+        workload.wire,
     )
     devices, measured = [], []
     for device in cluster.devices:

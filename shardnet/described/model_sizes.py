@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+from shardnet.codecs.names import CODECS, row_bytes
 from shardnet.described.schema import require
 from shardnet.errors import BadConfiguration, UnsupportedModel
 from shardnet.foreign.bounds import Count, Name, bounds_of, check_fields
@@ -116,7 +117,7 @@ def unit_works(
     bits: int | None = None,
     context_tokens: int = 0,
     step_tokens: int = 1,
-    wire_dtype: str | None = None,
+    wire: str | None = None,
 ) -> tuple[UnitWork, ...]:
     """The embedding, each block, the head.
 
@@ -125,7 +126,7 @@ def unit_works(
         bits: of the linear layers' weights (32, 16, 8, 4); those of `dtype` where None.
         context_tokens: for the mean KV cache of sliding windows; the model's own context where 0.
         step_tokens: tokens in one step; with experts more of them are read.
-        wire_dtype: of what travels; `dtype` where None.
+        wire: the codec of what travels; `dtype` where None.
 
     Raises:
         BadConfiguration: an unknown dtype or number of bits.
@@ -133,10 +134,10 @@ def unit_works(
     size = _dtype_bytes(dtype)
     linear = float(size) if bits is None else _bytes_per_weight(bits)
     context = context_tokens or model.context_tokens
-    wire = model.hidden * _dtype_bytes(wire_dtype or dtype)
+    sent_bytes = _row_bytes(wire or dtype, model.hidden)
     embedding = _embedding_parameters(model)
     rows = step_tokens * model.hidden * size
-    units = [UnitWork("embedding", embedding, embedding * size, 0.0, wire, rows, 0.0, 0.0)]
+    units = [UnitWork("embedding", embedding, embedding * size, 0.0, sent_bytes, rows, 0.0, 0.0)]
     for index in range(model.blocks):
         kv = 2 * model.num_kv_heads * model.size_of_head * size
         seen = _seen_tokens(model, index, context)
@@ -150,7 +151,7 @@ def unit_works(
                 num_parameters=held + small,
                 weight_bytes=round(held * linear) + small * size,
                 kv_bytes_per_token=kv * seen / context,
-                output_bytes=wire,
+                output_bytes=sent_bytes,
                 read_bytes=active * linear + small * size,
                 flops_per_token=flops,
                 attention_flops_per_cached_token=4.0 * model.heads * model.size_of_head * seen / context,
@@ -180,6 +181,12 @@ def _dtype_bytes(dtype: str) -> int:
     if dtype not in DTYPE_BYTES:
         raise BadConfiguration(f"unknown dtype {quoted(dtype)}; use one of {', '.join(DTYPE_BYTES)}.")
     return DTYPE_BYTES[dtype]
+
+
+def _row_bytes(codec: str, hidden_size: int) -> int:
+    if codec not in CODECS:
+        raise BadConfiguration(f"hidden states do not travel as {quoted(codec)}; use one of {', '.join(CODECS)}.")
+    return row_bytes(codec, hidden_size)
 
 
 def _bytes_per_weight(bits: int) -> float:

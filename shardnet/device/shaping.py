@@ -81,7 +81,7 @@ def _beside(host: StageHost, ring_id: RingId, stretch: Stretch) -> StageHost:
 
 def _trim(host: StageHost, stage: Stage, first_unit: int, last_unit: int) -> None:
     """Runs on the stage's compute thread."""
-    stage.trim(first_unit, last_unit)
+    stage.trim(first_unit, last_unit, host.sent_as)
     host._outlet.send_for(stage.shard.next_unit)
 
 

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from functools import partial
 
-import torch
-
+from shardnet.codecs.rows import Codec, codec_named
 from shardnet.device.following import Following
 from shardnet.device.memory import AddedWeights
 from shardnet.device.outlet import RingOutlet
@@ -88,6 +87,15 @@ class StageHost:
     def stop(self) -> RingStop:
         """What it holds, as its neighbours see it."""
         return self._spec.ring[self._spec.stage]
+
+    @property
+    def sent_as(self) -> Codec:
+        """What it sends hidden states in.
+
+        Raises:
+            BadRequest: the codec has a name that is none.
+        """
+        return codec_named(self.stop.sent_as)
 
     @property
     def keep_s(self) -> float:
@@ -275,6 +283,8 @@ class StageHost:
             self._spec, self._next_spec = spec, None
         self._outlet.rewire(spec)
         self._kv_budget(spec)
+        if self.stop.last_unit == stage.shard.last_unit:  # or it is about to have another one
+            stage.send_as(self.sent_as)
         stage.regroup(_num_groups(spec))
 
     def _resend(self, stage: Stage, ring_id: RingId, wanted: tuple[Wanted, ...]) -> None:
@@ -313,8 +323,8 @@ class StageHost:
         recorder.keep_spans = spec.record_spans
         with self._lock:
             self._raise_if_closed()
-            wire_dtype = getattr(torch, spec.wire_dtype)
-            kept = kept_by(shard, wire_dtype)
+            sent_as = self.sent_as
+            kept = kept_by(shard, sent_as)
             budget, beside = self._kv_budget(spec), here.memory.beside
             kv = KVCache(shard.kv_layout, shard.dtype, budget, kept, shard.device, beside)
             self._outlet.send_for(shard.next_unit)
@@ -326,7 +336,7 @@ class StageHost:
                 chunk_tokens=spec.prefill_chunk_tokens,
                 num_threads=here.num_threads,
                 pace=here.pace,
-                wire_dtype=wire_dtype,
+                sent_as=sent_as,
                 num_groups=_num_groups(spec),
             )
         return self._sizes(stage)

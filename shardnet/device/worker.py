@@ -128,7 +128,8 @@ class Worker:
     def holds(self) -> tuple[StagePlan, ...]:
         """What its running stages hold, in the order of the units."""
         stops = {host.stop for host in self._stages.hosts() if host.stage is not None}
-        return tuple(StagePlan(*stop) for stop in sorted(stops, key=lambda stop: stop.first_unit))
+        in_order = sorted(stops, key=lambda stop: stop.first_unit)
+        return tuple(StagePlan(stop.device, stop.first_unit, stop.last_unit) for stop in in_order)
 
     def describe(self) -> DeviceDescription:
         """What this device is and has now."""

@@ -14,8 +14,6 @@ import threading
 from array import array
 from collections.abc import Callable, Sequence
 
-import torch
-
 from shardnet.errors import BadRequest
 from shardnet.models import Shard
 from shardnet.models.kv import BlockKV
@@ -33,7 +31,6 @@ class Copies:
     """
     Args:
         waiting: gives what waits in the inbox; for the first stage.
-        wire_dtype: of what was sent.
         lock: guards which sessions are open, and how far they are.
     """
 
@@ -42,13 +39,11 @@ class Copies:
         shard: Shard,
         sessions: LiveSessions,
         waiting: Callable[[], Waiting],
-        wire_dtype: torch.dtype,
         lock: threading.Condition,
     ) -> None:
         self._shard = shard
         self._sessions = sessions
         self._waiting = waiting
-        self._wire_dtype = wire_dtype
         self._lock = lock
 
     def read(self, wanted: CopyWanted) -> Copied:
@@ -60,8 +55,9 @@ class Copies:
         shard = self._shard
         blocks = blocks_of(shard, wanted.first_unit, wanted.last_unit)
         has_sent = wanted.is_end and wanted.last_unit == shard.last_unit and not shard.has_head
-        width = shard.config.hidden_size if has_sent else 0
-        row_bytes = width_of(blocks) * shard.dtype.itemsize + width * self._wire_dtype.itemsize
+        kept = self._sessions.kept
+        sent_bytes = kept.width * kept.dtype.itemsize if has_sent else 0
+        row_bytes = width_of(blocks) * shard.dtype.itemsize + sent_bytes
         with self._lock:
             owned = [one for one in self._sessions.all() if not one.spec.targets]
             held = {one.session: one for one in wanted.held}
@@ -74,7 +70,7 @@ class Copies:
         try:
             tokens = Tokens(parts, [session.kv for session in sessions])
             rows = tokens.read_blocks(blocks, shard.dtype)
-            sent = tokens.read_sent(width, self._wire_dtype) if has_sent else None
+            sent = tokens.read_sent(kept.width, kept.dtype) if has_sent else None
         finally:
             with self._lock:
                 self._sessions.end_step()

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import torch
 
+from shardnet.codecs.rows import codec_for
 from shardnet.errors import BadRequest, KVMemorySpent
 from shardnet.models import Shard
 from shardnet.models.kv import BlockKV
@@ -44,8 +45,8 @@ class _Copy:
 class FollowedSessions:
     """
     Args:
-        wire_dtype: of what is sent.
         lock: guards which sessions are open, and how far they are.
+        sent_as: see `sampler_of`.
     """
 
     def __init__(
@@ -53,14 +54,14 @@ class FollowedSessions:
         shard: Shard,
         kv: KVCache,
         sessions: LiveSessions,
-        wire_dtype: torch.dtype,
         lock: threading.Condition,
+        sent_as: str,
     ) -> None:
         self._shard = shard
         self._kv = kv
         self._sessions = sessions
-        self._wire_dtype = wire_dtype
         self._lock = lock
+        self._sent_as = sent_as
         self._copies: dict[int, _Copy] = {}
         self._without_room: dict[int, SessionSpec] = {}
 
@@ -85,6 +86,7 @@ class FollowedSessions:
         blocks = blocks_of(self._shard, wanted.first_unit, wanted.last_unit)
         units = range(wanted.first_unit, wanted.last_unit + 1)
         self._check(copied, blocks)
+        sent = copied.sent if self._keeps_as(copied.sent) else None
         with self._lock:
             for spec in copied.opened:
                 self._open(spec)
@@ -94,16 +96,15 @@ class FollowedSessions:
         try:
             tokens = Tokens(parts, [session.kv for session in in_copy])
             tokens.write_blocks(blocks, _rows_of(copied.rows, copied.parts, fits))
-            if copied.sent is not None:
-                tokens.write_sent(_rows_of(copied.sent, copied.parts, fits))
+            if sent is not None:
+                tokens.write_sent(_rows_of(sent, copied.parts, fits))
         finally:
             with self._lock:
                 self._sessions.end_step()
         with self._lock:
             for part in parts:
                 self._note_reached(part, units)
-            has_sent = copied.sent is not None
-            is_through = [self._learn(state, wanted, units, has_sent=has_sent) for state in copied.sessions]
+            is_through = [self._learn(state, wanted, units, has_sent=sent is not None) for state in copied.sessions]
         for state in copied.sessions:
             self._wind(state)
         return all(is_through)
@@ -128,6 +129,12 @@ class FollowedSessions:
                 if shard.last_unit < max(copy.reached):
                     copy.sent_from = copy.reached[shard.last_unit]
                 copy.reached = {unit: copy.reached[unit] for unit in range(shard.first_unit, shard.last_unit + 1)}
+
+    def forget_sent(self) -> None:
+        """The stage sends in another codec by now: what was copied of what was sent is of no use."""
+        with self._lock:
+            for copy in self._copies.values():
+                copy.sent_from = copy.reached[self._shard.last_unit]
 
     def end(self) -> None:
         """Nothing is copied any more; what was copied stays."""
@@ -159,7 +166,7 @@ class FollowedSessions:
         if spec.session in self._copies or self._sessions.get(spec.session) is not None:
             return
         try:
-            live = self._sessions.hold(spec, sampler_of(spec, self._shard, self._wire_dtype))
+            live = self._sessions.hold(spec, sampler_of(spec, self._shard, self._sent_as))
         except (KVMemorySpent, BadRequest):
             self._without_room[spec.session] = spec
             return
@@ -217,10 +224,15 @@ class FollowedSessions:
         num_tokens = sum(part.num_tokens for part in copied.parts)
         fits = copied.rows.shape == (num_tokens, width_of(blocks)) and copied.rows.dtype == self._shard.dtype
         if copied.sent is not None:
-            fits = fits and copied.sent.shape == (num_tokens, self._shard.config.hidden_size)
-            fits = fits and copied.sent.dtype == self._wire_dtype and not self._shard.has_head
+            fits = fits and len(copied.sent) == num_tokens and not self._shard.has_head
+            fits = fits and codec_for(copied.sent, self._shard.config.hidden_size) is not None
         if not fits or any(part.num_tokens < 1 or part.position < 0 for part in copied.parts):
             raise BadRequest(f"Rows of {copied.rows.dtype} and shape {tuple(copied.rows.shape)} were not asked for.")
+
+    def _keeps_as(self, sent: torch.Tensor | None) -> bool:
+        """Whether what the owner has sent is in this stage's codec: not while one of them is about to change."""
+        kept = self._kv.kept
+        return sent is not None and sent.dtype == kept.dtype and sent.shape[1] == kept.width
 
 
 def _rows_of(rows: torch.Tensor, parts: Sequence[Part], fits: Sequence[bool]) -> torch.Tensor:

@@ -176,7 +176,7 @@ class _Choice:
         """
         waiting: deque[Packet] = deque()
         for packet in packets:
-            if budget == 0:
+            if budget == 0 or not self._goes_with(packet.rows):
                 waiting.append(packet)
                 continue
             now: list[Piece] = []
@@ -192,6 +192,10 @@ class _Choice:
             else:
                 self.on_taken += packet.on_taken
         return waiting
+
+    def _goes_with(self, rows: torch.Tensor) -> bool:
+        """Rows of one step are in one codec: others wait for the next one."""
+        return not self.rows or rows.dtype == self.rows[0].dtype
 
     def _sort(self, piece: Piece, budget: int | None, now: list[Piece], later: list[Piece]) -> int | None:
         """Put a piece, or its halves, where they belong; return what is left of the budget.

@@ -74,6 +74,11 @@ class LiveSessions:
         return len(self._open)
 
     @property
+    def kept(self) -> Kept:
+        """What is kept of each token beside keys and values."""
+        return self._kv.kept
+
+    @property
     def num_decoding(self) -> int:
         """Those that are past their prompt, and not at their end."""
         return sum(
@@ -137,8 +142,10 @@ class LiveSessions:
     def close_all(self) -> None:
         self.close(list(self._open))
 
-    def trim(self, layout: Sequence[BlockKV], kept: Kept, has_new_end: bool, has_new_front: bool) -> None:
+    def trim(self, layout: Sequence[BlockKV], kept: Kept, *, has_new_end: bool) -> None:
         """The stage has these blocks alone, and keeps this of each token. Between two steps.
+
+        With a new end, what was sent before is forgotten.
 
         The newest sessions end here where there is no room for all any more: see `KVCache.trim`.
         """
@@ -152,8 +159,11 @@ class LiveSessions:
         for live in self._open.values():
             if has_new_end:
                 live.forget_sent()
-            if has_new_front:
-                live.came = array("q")
+
+    def forget_ids(self) -> None:
+        """The stage is not the ring's first any more."""
+        for live in self._open.values():
+            live.came = array("q")
 
     def give(self) -> LiveSessions:
         """All of them, for another stage: they are not open here any more."""

@@ -6,7 +6,7 @@ again, out of the log. That is done in chunks, between two steps, hidden states 
 
 For the compute thread, but for `Window`.
 
-Legend: T new tokens, H hidden size, V vocabulary, N sessions that sample in this step.
+Legend: T new tokens, W numbers of a row, V vocabulary, N sessions that sample in this step.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Onward:
         """Decode rows first: somebody waits for each of them.
 
         Args:
-            hidden: [T, H] in the wire dtype.
+            hidden: rows [T, W] as they travel.
         """
         due = _due(step)
         num_bulk_rows = sum(part.num_tokens for part in step.work.bulk_parts)

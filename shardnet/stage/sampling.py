@@ -26,17 +26,17 @@ class Sampler:
 
     Args:
         dtype: what the model computes in, for the advice in errors.
-        wire_dtype: what travels between stages; the same where None.
+        codec: what hidden states travel in, for the same; `dtype` where None.
     """
 
-    def __init__(self, spec: SessionSpec, dtype: torch.dtype, wire_dtype: torch.dtype | None = None) -> None:
+    def __init__(self, spec: SessionSpec, dtype: torch.dtype, codec: str | None = None) -> None:
         options = spec.sampling
         self.is_greedy = options.temperature == 0.0
         self._warpers = warpers_of(options)
         self._generator = torch.Generator().manual_seed(options.seed)
         self._options = options
         self._dtype = str(dtype).removeprefix("torch.")
-        self._wire_dtype = str(wire_dtype or dtype).removeprefix("torch.")
+        self._codec = codec or self._dtype
         self._ids = list(spec.prompt_ids) if options.repetition_penalty != 1.0 else None
         self._num_drawn = 0
         """So many tokens of the answer were drawn, here or elsewhere."""
@@ -103,12 +103,12 @@ class Sampler:
         advice = "Its weights hold values that are no finite numbers, or the checkpoint is damaged. Get the model anew."
         if self._dtype == "float16":
             advice = "float16 ends at 65504: load it as bfloat16 or float32."
-        elif self._wire_dtype == "float16":
-            advice = "What travels as float16 ends at 65504: let it travel as bfloat16 or float32 (wire-dtype)."
+        elif self._codec == "float16":
+            advice = "What travels as float16 ends at 65504: let it travel as bfloat16 or float32 (wire)."
         return BadRequest(f"the model's scores of the next token, in {self._dtype}, are no finite numbers. {advice}")
 
 
-def sampler_of(spec: SessionSpec, shard: Shard, wire_dtype: torch.dtype) -> Sampler | None:
+def sampler_of(spec: SessionSpec, shard: Shard, codec: str) -> Sampler | None:
     """The sampler of a session at a stage; None where another one has the head.
 
     Raises:
@@ -120,7 +120,7 @@ def sampler_of(spec: SessionSpec, shard: Shard, wire_dtype: torch.dtype) -> Samp
     if not all(0 <= token_id < num_ids for token_id in spec.prompt_ids):
         raise BadRequest(f"Session {spec.session} is to begin with an id that is none of 0 to {num_ids - 1}.")
     check_targets(spec, num_ids)
-    return Sampler(spec, shard.dtype, wire_dtype)
+    return Sampler(spec, shard.dtype, codec)
 
 
 def sample_step(samplers: Sequence[Sampler], logits_NV: torch.Tensor) -> list[int | BadRequest]:

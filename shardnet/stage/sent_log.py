@@ -1,13 +1,13 @@
 """What a stage has sent of each session that is open: kept until it ends, so that it can be sent again.
 
 Who takes the place of a lost stage gets from the one before it all that the lost one had got: only the lost blocks are
-computed anew. What is kept are hidden states in the dtype in which they travel, beside the session's keys and values
+computed anew. What is kept are hidden states as they travel, beside the session's keys and values
 and in memory that was reserved with theirs; where the head is, ids. The first stage keeps the ids that have come, too:
 what it had been sent by a source that is no more.
 
 For the compute thread, within a step or between two.
 
-Shapes: T tokens of a step, H hidden size.
+Shapes: T tokens of a step, W numbers of a row.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from shardnet.codecs.rows import Codec
 from shardnet.errors import BadRequest
 from shardnet.models import Shard
 from shardnet.stage.extent import Kept
@@ -28,10 +29,10 @@ Waiting = Mapping[int, Sequence[tuple[int, torch.Tensor]]]
 """Of each session what waits in the inbox: position and rows, in order of position."""
 
 
-def kept_by(shard: Shard, wire_dtype: torch.dtype) -> Kept:
+def kept_by(shard: Shard, sent_as: Codec) -> Kept:
     """What a stage of this shard keeps of each token beside keys and values."""
-    width = 0 if shard.has_head else shard.config.hidden_size
-    return Kept(width, wire_dtype, num_ids=shard.has_embedding + shard.has_head)
+    width = 0 if shard.has_head else sent_as.width(shard.config.hidden_size)
+    return Kept(width, sent_as.dtype, num_ids=shard.has_embedding + shard.has_head)
 
 
 class SentLog:
@@ -46,19 +47,19 @@ class SentLog:
         return self._shard.has_head
 
     def keep(
-        self, parts: Sequence[Part], sessions: Sequence[LiveSession], inputs: torch.Tensor, hidden: torch.Tensor | None
+        self, parts: Sequence[Part], sessions: Sequence[LiveSession], inputs: torch.Tensor, sent: torch.Tensor | None
     ) -> None:
         """Keep what a step took, and what it gave.
 
         Args:
             inputs: ids [T], of the ring's first stage.
-            hidden: [T, H] in the wire dtype; None where the head is: what it samples is in `LiveSession.sampled`.
+            sent: rows [T, W] as they travel; None where the head is: what it samples is in `LiveSession.sampled`.
         """
         if self._shard.has_embedding:
             _keep_ids(parts, sessions, inputs.tolist())
-        if hidden is not None:
+        if sent is not None:
             firsts, sizes = [part.position for part in parts], [part.num_tokens for part in parts]
-            keep_together([session.kv for session in sessions], firsts, sizes, hidden)
+            keep_together([session.kv for session in sessions], firsts, sizes, sent)
 
     def raise_if_gone(self, session: LiveSession, position: int) -> None:
         """
@@ -78,7 +79,7 @@ class SentLog:
         return session.kept_from + len(session.sampled) - session.is_over
 
     def rows(self, session: LiveSession, first: int, end: int) -> torch.Tensor:
-        """What was sent of the tokens from `first` to `end`: hidden states [end - first, H], or ids [end - first]."""
+        """What was sent of the tokens from `first` to `end`: rows [end - first, W], or ids [end - first]."""
         if not self._shard.has_head:
             return session.kv.kept(first, end)
         return torch.tensor(session.sampled[first - session.kept_from : end - session.kept_from].tolist())

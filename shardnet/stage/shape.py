@@ -1,4 +1,6 @@
-"""Which units a stage has, while it holds sessions: it gives some up, or another one of its device becomes part of it.
+"""Which units a stage has, while it holds sessions, and in what it sends.
+
+It gives some units up, or another stage of its device becomes part of it.
 
 Nothing is copied: blocks, keys and values stay where they lie in memory, and change hands. What waited at a stage whose
 first unit is another one now is dropped, and what was sent is forgotten where the last unit is another one: whoever
@@ -11,8 +13,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
-
+from shardnet.codecs.rows import Codec
 from shardnet.errors import BadRequest
 from shardnet.models import Shard
 from shardnet.stage.cache import KVCache
@@ -30,26 +31,34 @@ class Remains(NamedTuple):
     kv: KVCache
     sessions: LiveSessions
     recorder: Recorder
+    sent_as: Codec
 
 
 class Shape:
-    """The units of one stage, and all that goes by them."""
+    """The units of one stage, and all that goes by them.
+
+    Attributes:
+        sent_as: what its hidden states travel in.
+    """
 
     def __init__(
-        self, shard: Shard, kv: KVCache, sessions: LiveSessions, inbox: Inbox, onward: Onward, wire_dtype: torch.dtype
+        self, shard: Shard, kv: KVCache, sessions: LiveSessions, inbox: Inbox, onward: Onward, sent_as: Codec
     ) -> None:
         self._shard = shard
         self._kv = kv
         self._sessions = sessions
         self._inbox = inbox
         self._onward = onward
-        self._wire_dtype = wire_dtype
+        self.sent_as = sent_as
 
-    def trim(self, first_unit: int, last_unit: int) -> list[OnTaken]:
+    def trim(self, first_unit: int, last_unit: int, sent_as: Codec) -> list[OnTaken]:
         """Give up all but these units. Returns whom to tell that what they sent waits no more.
 
         A session for which there is no room any more, as what the stage sends now takes more memory than what it has
         given up, is open here no longer.
+
+        Args:
+            sent_as: where its last unit is another one then.
 
         Raises:
             BadRequest: it has not all of these units.
@@ -63,10 +72,23 @@ class Shape:
             )
         has_new_end, has_new_front = last_unit < shard.last_unit, first_unit > shard.first_unit
         shard.trim(first_unit, last_unit)
-        self._sessions.trim(shard.kv_layout, kept_by(shard, self._wire_dtype), has_new_end, has_new_front)
+        if has_new_end:
+            self.sent_as = sent_as
+        self._sessions.trim(shard.kv_layout, kept_by(shard, self.sent_as), has_new_end=has_new_end)
+        if has_new_front:
+            self._sessions.forget_ids()
         if has_new_end:
             self._onward.begin_anew()
         return self._inbox.clear() if has_new_front else []
+
+    def send_as(self, codec: Codec) -> bool:
+        """Send in this from now on. Whether it is another one than before: then what was sent is forgotten."""
+        is_new = codec != self.sent_as and not self._shard.has_head
+        if is_new:
+            self.sent_as = codec
+            self._sessions.trim(self._shard.kv_layout, kept_by(self._shard, codec), has_new_end=True)
+            self._onward.begin_anew()
+        return is_new
 
     def join(self, other: Remains) -> None:
         """Have the units of a stage that has ended, too, and the sessions that both had, as far as both had come.
@@ -81,6 +103,7 @@ class Shape:
                 f"units {shard.first_unit} to {shard.last_unit}: it does not follow. Join stages that are neighbours."
             )
         shard.join(other.shard)
-        self._kv.join(other.kv, kept_by(shard, self._wire_dtype))
+        self.sent_as = other.sent_as
+        self._kv.join(other.kv, kept_by(shard, self.sent_as))
         self._sessions.join(other.sessions)
         self._onward.begin_anew()

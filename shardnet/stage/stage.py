@@ -22,7 +22,8 @@ from typing import Any
 
 import torch
 
-from shardnet.errors import BadRequest, ClusterError
+from shardnet.codecs.rows import Codec
+from shardnet.errors import ClusterError
 from shardnet.models import Shard
 from shardnet.stage.cache import KVCache
 from shardnet.stage.command import Command, Result, WhenIdle
@@ -31,6 +32,7 @@ from shardnet.stage.followed import FollowedSessions
 from shardnet.stage.grouping import ALL, Choice, Grouping
 from shardnet.stage.idle_time import IdleTime
 from shardnet.stage.inbox import Inbox, OnTaken, Packet, StepWork
+from shardnet.stage.inputs import check_rows, inputs_of
 from shardnet.stage.live_sessions import LiveSessions
 from shardnet.stage.onward import Onward
 from shardnet.stage.outlet import Outlet
@@ -48,7 +50,7 @@ class Stage:
     """One shard at work. A context manager: its compute thread ends with the block.
 
     Args:
-        wire_dtype: of the hidden states that come and go; the shard's own where None.
+        sent_as: what its hidden states travel in. What comes says what it is in.
         num_groups: of the ring's first stage: see `grouping`.
     """
 
@@ -61,12 +63,11 @@ class Stage:
         *,
         chunk_tokens: int,
         num_threads: int,
+        sent_as: Codec,
         pace: Pace = own_pace,
-        wire_dtype: torch.dtype | None = None,
         num_groups: int = 1,
     ) -> None:
         self.shard = shard
-        self.wire_dtype = wire_dtype or shard.dtype
         self.kv = kv
         self.recorder = recorder
         self._outlet = outlet
@@ -88,10 +89,10 @@ class Stage:
             chunk_tokens=chunk_tokens,
             on_taken=partial(_wake, weakref.ref(self)),
         )
-        self._shape = Shape(shard, kv, self._sessions, self._inbox, self._onward, self.wire_dtype)
-        self.copies = Copies(shard, self._sessions, self._inbox.waiting, self.wire_dtype, self._ready)
+        self._shape = Shape(shard, kv, self._sessions, self._inbox, self._onward, sent_as)
+        self.copies = Copies(shard, self._sessions, self._inbox.waiting, self._ready)
         """For those that follow this stage."""
-        self.followed = FollowedSessions(shard, kv, self._sessions, self.wire_dtype, self._ready)
+        self.followed = FollowedSessions(shard, kv, self._sessions, self._ready, sent_as.name)
         """Of those that this one follows."""
         self._has_news = False
         self._commands: list[Command[Any]] = []
@@ -111,7 +112,7 @@ class Stage:
         """
         with self._ready:
             self._raise_if_stopped()
-            self._sessions.open(spec, sampler_of(spec, self.shard, self.wire_dtype))
+            self._sessions.open(spec, sampler_of(spec, self.shard, self.sent_as.name))
             self._idle.note_sessions(len(self._sessions))
 
     def close_sessions(self, sessions: Sequence[int]) -> None:
@@ -134,7 +135,7 @@ class Stage:
             is_new = False
             is_for_this = hop.unit == self.shard.first_unit
             if is_for_this:
-                self._check_rows(rows)
+                check_rows(self.shard, rows)
                 is_new = self._inbox.put(Packet(hop.parts, rows, on_taken), is_bulk=on_taken is not None)
                 self._wake()
         if on_taken is not None and not is_for_this:
@@ -184,15 +185,21 @@ class Stage:
             self._idle.note_sessions(len(self._sessions))
 
     def regroup(self, num_groups: int) -> None:
-        """Let so many groups go round. To be asked `between_steps`, and so the next ones."""
+        """Let so many groups go round. To be asked `between_steps`."""
         if num_groups != self._num_groups:
             self._num_groups = num_groups
             self._grouping = Grouping(num_groups) if num_groups > 1 else None
 
-    def trim(self, first_unit: int, last_unit: int) -> None:
+    def send_as(self, codec: Codec) -> None:
+        """See `Shape.send_as`. To be asked `between_steps`, as all that follow."""
+        with self._ready:
+            if self._shape.send_as(codec):
+                self.followed.forget_sent()
+
+    def trim(self, first_unit: int, last_unit: int, sent_as: Codec) -> None:
         """See `Shape.trim`."""
         with self._ready:
-            taken = self._shape.trim(first_unit, last_unit)
+            taken = self._shape.trim(first_unit, last_unit, sent_as)
             self.followed.trim()
             self._idle.note_sessions(len(self._sessions))
         for on_taken in taken:
@@ -204,7 +211,7 @@ class Stage:
             self._why_stopped = self._why_stopped or "it is part of another stage now"
             sessions = self._sessions.give()
         self._stop(self._why_stopped)
-        return Remains(self.shard, self.kv, sessions, self.recorder)
+        return Remains(self.shard, self.kv, sessions, self.recorder, self.sent_as)
 
     def join(self, other: Remains) -> None:
         """See `Shape.join`."""
@@ -212,6 +219,11 @@ class Stage:
             self._shape.join(other)
             self._idle.note_sessions(len(self._sessions))
         self.recorder.absorb(other.recorder)
+
+    @property
+    def sent_as(self) -> Codec:
+        """What its hidden states travel in."""
+        return self._shape.sent_as
 
     def usage(self) -> tuple[int, int]:
         """Open sessions, and the bytes that their KV caches have reserved."""
@@ -248,17 +260,6 @@ class Stage:
 
     def _stopped(self) -> ClusterError:
         return ClusterError(f"the stage takes no more work: {self._why_stopped}.")
-
-    def _check_rows(self, rows: torch.Tensor) -> None:
-        """An id out of range, say, would end the whole stage and not only its session."""
-        config = self.shard.config
-        if self.shard.has_embedding:
-            fits = rows.dtype == torch.int64 and rows.dim() == 1 and len(rows) > 0
-            fits = fits and int(rows.min()) >= 0 and int(rows.max()) < config.vocab_size
-        else:
-            fits = rows.dtype == self.wire_dtype and rows.shape[1:] == (config.hidden_size,)
-        if not fits:
-            raise BadRequest(f"Rows of {rows.dtype} and shape {tuple(rows.shape)} are not what this stage takes.")
 
     def __enter__(self) -> Stage:
         return self
@@ -359,8 +360,7 @@ class Stage:
         """Hidden states [sum T, H]; or logits [N, V], where this shard ends with the head."""
         step.start_ns = clock_ns()
         segments = step.segments(has_head=self.shard.has_head)
-        rows = step.work.rows
-        inputs = rows if self.shard.has_embedding else rows.to(self.shard.dtype)
+        inputs = inputs_of(self.shard, step.work.rows)
         outputs = self._pace(partial(self.shard.forward, inputs, segments))
         step.end_ns = clock_ns()
         return outputs
@@ -374,7 +374,7 @@ class Stage:
             self._onward.send_samples(step, outputs)
             self._onward.tell_scores(step)
         else:
-            hidden = outputs.to(self.wire_dtype)
+            hidden = self.sent_as.encode(outputs)
             self._onward.send_hidden(step, hidden)
         self._log.keep(step.work.parts, step.sessions, step.work.rows, hidden)
         with self._ready:

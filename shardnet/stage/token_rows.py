@@ -3,7 +3,7 @@
 One operation for each block and stretch of memory, not for each session: while many are decoding, each has a token or
 two. A token's numbers are one row: keys, then values, of each of the blocks in order.
 
-Shapes: T tokens, W numbers of a token, H hidden size.
+Shapes: T tokens, W numbers of a token.
 """
 
 from __future__ import annotations
@@ -60,15 +60,15 @@ class Tokens:
             _write([(extent.values[block.layer], rows) for extent, rows in places], values)
             first = end
 
-    def read_sent(self, hidden_size: int, dtype: torch.dtype) -> Tensor:
-        """A copy of what is kept beside keys and values [T, H]."""
+    def read_sent(self, width: int, dtype: torch.dtype) -> Tensor:
+        """A copy of what is kept beside keys and values [T, width]."""
         if not self._parts:
-            return torch.empty(0, hidden_size, dtype=dtype)
+            return torch.empty(0, width, dtype=dtype)
         return torch.cat([extent.kept[rows] for extent, rows in self._places(None)])
 
-    def write_sent(self, rows_TH: Tensor) -> None:
+    def write_sent(self, rows_TW: Tensor) -> None:
         """The same the other way round."""
-        _write([(extent.kept, rows) for extent, rows in self._places(None)], rows_TH)
+        _write([(extent.kept, rows) for extent, rows in self._places(None)], rows_TW)
 
     def _places(self, layer: int | None) -> list[_Rows]:
         runs = [cache.runs_of(layer) for cache in self._caches]

@@ -103,7 +103,8 @@ class Hop(NamedTuple):
     """Index of the receiving stage in the ring."""
     parts: tuple[Part, ...]
     payload: torch.Tensor
-    """Hidden states [sum of num_tokens, hidden] in the wire dtype, or token ids [sum of num_tokens] for stage 0."""
+    """A row for each token [sum of num_tokens, W], as `codecs.rows` has them, or token ids [sum of num_tokens] for
+    stage 0."""
     sender: str
     sent_ns: int
     """The sender's `time.monotonic_ns()`."""
@@ -249,8 +250,7 @@ class Copied(NamedTuple):
     rows: torch.Tensor
     """Their keys and values [sum of num_tokens, W]: keys and then values of each block of the units, in order."""
     sent: torch.Tensor | None
-    """Hidden states [sum of num_tokens, hidden] that were sent of them; None where the owner has further units, or the
-    head."""
+    """Rows [sum of num_tokens, W] that were sent of them; None where the owner has further units, or the head."""
 
 
 class SampledToken(NamedTuple):
@@ -281,6 +281,9 @@ class RingStop(NamedTuple):
     device: str
     first_unit: int
     last_unit: int
+    sent_as: str
+    """The codec of its hidden states on their way to the next one; of the last one, whose ids have none, that of the
+    others."""
 
 
 class StageSpec(NamedTuple):
@@ -298,8 +301,6 @@ class StageSpec(NamedTuple):
     tensors: dict[str, str]
     """The root of each tensor that the shard is made of; see `shardnet.loader.parts`."""
     dtype: str
-    wire_dtype: str
-    """What hidden states travel in."""
     kv_budget_bytes: int
     """What the KV caches of all stages of this deployment on the device may reserve together, old and new ones."""
     prefill_chunk_tokens: int

@@ -91,7 +91,8 @@ class ModelMark(NamedTuple):
     checkpoint: str
     """Its name by content."""
     dtype: str
-    wire_dtype: str
+    wire: str
+    """What hidden states travel in."""
 
 
 class BrokenOff(NamedTuple):

@@ -19,7 +19,7 @@ from typing import Any
 from shardnet import Cluster
 from shardnet.cluster.remote_stage import RemoteStage
 from shardnet.plan import StagePlan
-from shardnet.transport.messages import Owner, RingId, RingStop
+from shardnet.transport.messages import Owner, RingId
 
 PROMPT = list(range(100, 132))
 LONG_TOKENS = 1500
@@ -33,7 +33,7 @@ def prepare(cluster: Any, model: Any) -> tuple[RemoteStage, Owner]:
     stop = spec.ring[0]
     ring_id = RingId(ring.ring_id.epoch, transport.draw("plan_version"))
     units = stop.first_unit, stop.last_unit
-    prepared = spec._replace(ring_id=ring_id, stage=0, ring=(RingStop(device, *units),), keep_s=1e6)
+    prepared = spec._replace(ring_id=ring_id, stage=0, ring=(stop._replace(device=device),), keep_s=1e6)
     stage = RemoteStage(transport, prepared, StagePlan(device, *units))
     stage.sizes = stage.load().result()
     return stage, Owner(stop.device, (ring.ring_id, 0), *units)

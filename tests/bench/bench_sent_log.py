@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from transformers import LlamaConfig
 
+from shardnet.codecs.rows import codec_named
 from shardnet.errors import BadRequest
 from shardnet.profiling.random_shard import random_shard
 from shardnet.stage import onward
@@ -97,8 +98,9 @@ def measure(num_sessions: int) -> dict[str, float]:
     """Processor time of a step, and of that what keeping takes, and looking what goes on. Seconds."""
     shard = random_shard(CONFIG, 11, 20, torch.float32)
     wheel = Wheel()
-    kv = KVCache(shard.kv_layout, shard.dtype, None, kept_by(shard, shard.dtype))
-    with Stage(shard, kv, Recorder("here", 1), wheel, chunk_tokens=128, num_threads=1) as stage:
+    codec = codec_named("float32")
+    kv = KVCache(shard.kv_layout, shard.dtype, None, kept_by(shard, codec))
+    with Stage(shard, kv, Recorder("here", 1), wheel, chunk_tokens=128, num_threads=1, sent_as=codec) as stage:
         wheel.stage = stage
         keep = stage._log.keep = Timed(stage._log.keep)  # type: ignore[method-assign]
         due = onward._due = Timed(onward._due)  # type: ignore[assignment]

@@ -29,7 +29,7 @@ from shardnet.cluster.remote_stage import RemoteStage
 from shardnet.plan import StagePlan
 from shardnet.simulator.script import Road, ScriptDevice
 from shardnet.timeline.recorder import Totals
-from shardnet.transport.messages import RingId, RingStop
+from shardnet.transport.messages import RingId
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from testbed.bed import Bed, enter_own_network, in_own_network, why_not
@@ -49,7 +49,7 @@ def prepare(cluster: Any, model: Any) -> RemoteStage:
     stop = spec.ring[GIVER]
     ring_id = RingId(ring.ring_id.epoch, transport.draw("plan_version"))
     units = stop.first_unit, stop.last_unit
-    prepared = spec._replace(ring_id=ring_id, stage=0, ring=(RingStop(device, *units),), keep_s=1e6)
+    prepared = spec._replace(ring_id=ring_id, stage=0, ring=(stop._replace(device=device),), keep_s=1e6)
     return RemoteStage(transport, prepared, StagePlan(device, *units))
 
 

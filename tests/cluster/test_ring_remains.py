@@ -331,7 +331,7 @@ def test_a_hop_that_is_sent_again_while_it_waits_counts_once_in_the_report(
 
 
 SPEC = StageSpec(
-    RingId(b"epoch", 1), 0, (RingStop("stage", 0, 1),), "source", "", "", {}, "float32", "float32", 0, 128, False, 1
+    RingId(b"epoch", 1), 0, (RingStop("stage", 0, 1, "float32"),), "source", "", "", {}, "float32", 0, 128, False, 1
 )
 
 

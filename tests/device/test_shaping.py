@@ -87,8 +87,10 @@ class OneDevice:
     def enter(self, version: int, stops: list[RingStop], places: list[tuple[StageHost, int]]) -> RingId:
         """The fence."""
         ring_id = RingId(EPOCH, version)
+        beside = [host.stop for host, place in places if place >= len(stops)]
         for host, place in places:
-            host.adopt(self.specs[0]._replace(ring_id=ring_id, stage=place, ring=tuple(stops), tensors={}))
+            ring = tuple(stops if place < len(stops) else [*stops, *beside])
+            host.adopt(self.specs[0]._replace(ring_id=ring_id, stage=place, ring=ring, tensors={}))
         for host, _ in places:
             host.switch(ring_id).result(10)
         for host, _ in places:
@@ -130,7 +132,7 @@ def test_all_stages_of_a_device_become_one_and_the_text_goes_on(device: OneDevic
     device.wait_for(5)
     first, *others = device.hosts
     stretches = tuple(Stretch(place, 2 * place, 2 * place + 1) for place in range(3))
-    ring_id = device.enter(2, [RingStop("a", 0, 5)], list(zip(device.hosts, range(3), strict=True)))
+    ring_id = device.enter(2, [RingStop("a", 0, 5, "float32")], list(zip(device.hosts, range(3), strict=True)))
     shaped = [first.shape(ring_id, stretches) for _ in range(3)]
     assert len({answer.result(10) for answer in shaped}) == 1
     assert device.worker._stages.hosts() == [first]
@@ -159,12 +161,12 @@ def test_what_a_part_of_a_part_has_to_tell_goes_the_way_of_the_whole(device: One
         told.append(ring_id)
 
     device.source.expose("session_failed", take)
-    stops = [RingStop("a", 0, 1), RingStop("a", 2, 5)]
+    stops = [RingStop("a", 0, 1, "float32"), RingStop("a", 2, 5, "float32")]
     ring_id = device.enter(2, stops, [(first, 0), (middle, 1), (last, 2)])
     middle.shape(ring_id, (Stretch(1, 2, 3), Stretch(2, 4, 5))).result(10)
-    ring_id = device.enter(3, [RingStop("a", 0, 5)], [(first, 0), (middle, 1)])
+    ring_id = device.enter(3, [RingStop("a", 0, 5, "float32")], [(first, 0), (middle, 1)])
     first.shape(ring_id, (Stretch(0, 0, 1), Stretch(1, 2, 5))).result(10)
-    ring_id = device.enter(4, [RingStop("a", 0, 5)], [(first, 0)])
+    ring_id = device.enter(4, [RingStop("a", 0, 5, "float32")], [(first, 0)])
     for host in (first, middle, last):
         host._outlet.session_failed(1, BadRequest("it has no room."))
     wait_until(lambda: told == [ring_id] * 3, 10)
@@ -173,7 +175,7 @@ def test_what_a_part_of_a_part_has_to_tell_goes_the_way_of_the_whole(device: One
 def test_units_that_are_given_up_free_their_memory(device: OneDevice) -> None:
     whole_bytes = device.reserved_bytes
     sizes = [host.stage.shard.weight_bytes for host in device.hosts if host.stage is not None]
-    ring_id = device.enter(2, [RingStop("a", 1, 1)], [(device.hosts[0], 0)])
+    ring_id = device.enter(2, [RingStop("a", 1, 1, "float32")], [(device.hosts[0], 0)])
     trimmed = device.hosts[0].shape(ring_id, (Stretch(0, 1, 1),)).result(10)
     assert device.reserved_bytes == whole_bytes - sizes[0] + trimmed.weight_bytes
     assert 0 < trimmed.weight_bytes < sizes[0]
@@ -186,7 +188,7 @@ def test_what_cannot_be_shaped_is_refused(device: OneDevice) -> None:
     first, middle, _ = device.hosts
     with pytest.raises(PlanNotInForce, match="a stage of plan 1, and not of plan 2"):
         first.shape(RingId(EPOCH, 2), (Stretch(0, 0, 0),)).result(10)
-    ring_id = device.enter(3, [RingStop("a", 0, 5)], [(first, 0), (middle, 1)])
+    ring_id = device.enter(3, [RingStop("a", 0, 5, "float32")], [(first, 0), (middle, 1)])
     with pytest.raises(ClusterError, match="has no stage 7 of plan 3"):
         first.shape(ring_id, (Stretch(0, 0, 1), Stretch(7, 2, 3))).result(10)
     with pytest.raises(BadRequest, match="cannot be trimmed to units 2 to 4"):

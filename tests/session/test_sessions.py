@@ -47,7 +47,7 @@ class Source:
         self.network = InProcessNetwork()
         self.stages = [Books(self.network, "a"), Books(self.network, "b")]
         source = self.network.join("source")
-        stops = (RingStop("a", 0, 1), RingStop("b", 2, 3))
+        stops = (RingStop("a", 0, 1, "float32"), RingStop("b", 2, 3, "float32"))
         self.sessions = Sessions(source, itertools.count(1), Ring(RING, stops))
 
     def start(self) -> Session:

@@ -95,7 +95,7 @@ def test_step_that_overtook_another_waits_for_it() -> None:
 def test_prompt_goes_in_chunks_beside_the_decode_work_and_is_taken_when_its_last_chunk_is() -> None:
     inbox = Inbox(chunk_tokens=4)
     taken: list[str] = []
-    put(inbox, Part(1, 0, 10), values=torch.arange(10.0)[:, None], bulk=True, taken=taken)
+    put(inbox, Part(1, 0, 10), values=rows(*range(10)), bulk=True, taken=taken)
     put(inbox, Part(2, 3, 1), values=rows(99))
     length = {1: 0, 2: 3}
     sizes = []
@@ -318,3 +318,14 @@ def apply(work: StepWork, length: dict[int, int], applied: dict[int, list[float]
 
 def _count(counts: list[int], index: int) -> None:
     counts[index] += 1
+
+
+def test_rows_in_another_codec_wait_for_a_step_of_their_own() -> None:
+    """Put side by side, they would become numbers of a third dtype."""
+    inbox = Inbox(chunk_tokens=8)
+    put(inbox, Part(1, 0, 1), values=torch.ones(1, 4, dtype=torch.int8))
+    put(inbox, Part(2, 0, 1), values=torch.ones(1, 4, dtype=torch.uint8))
+    put(inbox, Part(3, 0, 1), values=torch.ones(1, 4, dtype=torch.int8))
+    works = [take(inbox, {1: 0, 2: 0, 3: 0}), take(inbox, {1: 1, 2: 0, 3: 1})]
+    assert [work and [part.session for part in work.parts] for work in works] == [[1, 3], [2]]
+    assert [work and work.rows.dtype for work in works] == [torch.int8, torch.uint8]

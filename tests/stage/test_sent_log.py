@@ -11,6 +11,7 @@ import torch
 from one_stage import CHUNK_TOKENS, Road, Sent, feed, nothing, shard_of, spec, stage_of, standing, wait_for_length
 from processes import wait_until
 
+from shardnet.codecs.rows import codec_named
 from shardnet.errors import BadRequest, KVMemorySpent
 from shardnet.models import Segment, Shard
 from shardnet.stage.budget import MemoryBudget
@@ -320,14 +321,15 @@ def test_ids_that_are_sent_again_do_no_harm_at_the_first_stage(
     assert sorted({at for at, _ in ids}) == [5, 6, 7], "the answer's last one does not go on"
 
 
-def test_what_is_kept_travels_in_the_wire_dtype(middle_shard: Shard, road: Road) -> None:
-    with stage_of(middle_shard, road, wire_dtype=torch.bfloat16) as stage:
+@pytest.mark.parametrize("codec", ["bfloat16", "int8", "fp8"])
+def test_what_is_kept_is_what_was_sent(middle_shard: Shard, road: Road, codec: str) -> None:
+    with stage_of(middle_shard, road, codec=codec) as stage:
         stage.open_session(spec(1, 6))
-        feed(stage, 1, 0, hidden(6).bfloat16(), nothing)
+        feed(stage, 1, 0, codec_named(codec).encode(hidden(6)), nothing)
         sent = taken(road, 6)
         resend(stage, (1, 0))
         again = taken(road, 6)
-    assert {sent.rows.dtype for sent in again} == {torch.bfloat16}
+    assert {sent.rows.dtype for sent in again} == {codec_named(codec).dtype}
     assert same(rows_by_position(sent, 1), rows_by_position(again, 1))
 
 
@@ -359,7 +361,7 @@ def test_of_what_another_unit_has_sent_nothing_is_sent_again(middle: Stage, road
     taken(road, 6)
     resend(middle, (1, 0))
     wait_until(lambda: len(road.hops) == MAX_BULK_HOPS, 5)
-    middle.between_steps(lambda: middle.trim(1, 1)).result(timeout=5)
+    middle.between_steps(lambda: middle.trim(1, 1, codec_named("float32"))).result(timeout=5)
     assert standing(middle, 1).kept_from == 6
     road.take_all()
     middle.open_session(spec(2, 6))

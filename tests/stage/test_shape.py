@@ -10,6 +10,8 @@ from one_stage import RING, Road, feed, nothing, shard_of, spec, stage_of, stand
 from shaped_ring import Member, Request, ShapedRing
 from tiny_models import TinyModel, tiny_model
 
+from shardnet.codecs import rows
+from shardnet.codecs.rows import Codec, codec_named
 from shardnet.errors import BadRequest, ClusterError
 from shardnet.stage.budget import MemoryBudget
 from shardnet.stage.stage import Stage
@@ -103,6 +105,52 @@ def test_texts_go_on_where_stages_take_part_that_were_kept_ready(llama: TinyMode
         assert ring.budget.reserved_bytes == 0
 
 
+class Lossless(Codec):
+    """It stands in for one of the smaller ones, and rounds nothing."""
+
+    def width(self, hidden_size: int) -> int:
+        return 4 * hidden_size
+
+
+FORWARDS = Lossless(
+    "int8", torch.int8, lambda hidden: hidden.view(torch.int8), lambda rows, _: rows.view(torch.float32)
+)
+BACKWARDS = Lossless(
+    "fp8",
+    torch.uint8,
+    lambda hidden: hidden.view(torch.uint8).flip(1),
+    lambda rows, _: rows.flip(1).view(torch.float32),
+)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_texts_go_on_in_whatever_codec_each_stage_sends_in_each_ring(
+    llama: TinyModel, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """Of stages that stay, are trimmed, joined, kept ready, and are sent again what was sent."""
+    expected = undisturbed(llama)
+    codecs = [codec_named("float32"), FORWARDS, BACKWARDS]
+    monkeypatch.setattr(rows, "_BY_DTYPE", {codec.dtype: codec for codec in codecs})
+    random = Random(200 + seed)
+    with ShapedRing(llama, [2, 1, llama.num_units - 3], random, lambda _: random.choice(codecs)) as ring:
+        ring.stand_at(0)
+        for session, request in enumerate(REQUESTS):
+            ring.start(session, request)
+        for num_told in sorted(random.sample(range(1, len(REQUESTS) * NUM_TOKENS), 8)):
+            while len(ring.ready) < 4:
+                first = random.randrange(llama.num_units)
+                ring.keep_ready(first, min(first + random.choice((0, 1, 2)), llama.num_units - 1))
+            ring.stand_at(num_told)
+            for _ in range(random.randrange(40)):
+                ring.copy_some()
+            ring.wait_for(num_told)
+            change(ring, random, llama.num_units, share_lost=0.35)
+        ring.stand_at(1 << 30)
+        assert ring.answers() == expected
+        ring.end_sessions()
+        assert ring.budget.reserved_bytes == 0
+
+
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
     """Of five units."""
@@ -110,7 +158,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
 
 
 def trim(stage: Stage, first_unit: int, last_unit: int) -> None:
-    stage.between_steps(lambda: stage.trim(first_unit, last_unit)).result(timeout=5)
+    stage.between_steps(lambda: stage.trim(first_unit, last_unit, codec_named("float32"))).result(timeout=5)
 
 
 def join(stage: Stage, other: Stage) -> None:

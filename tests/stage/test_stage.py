@@ -13,6 +13,7 @@ import torch
 from in_process_ring import PROMPT, alone
 from processes import wait_until
 
+from shardnet.codecs.rows import codec_named
 from shardnet.errors import BadRequest, ClusterError
 from shardnet.loader import load_shard, open_model
 from shardnet.models import Segment, Shard
@@ -25,6 +26,8 @@ from shardnet.transport.messages import Hop, Part, RingId, SampledToken, Samplin
 
 RING = RingId(b"epoch", 1)
 SAMPLED = SamplingOptions(temperature=0.8, seed=3)
+
+CODEC = codec_named("float32")
 
 
 class Loop:
@@ -70,8 +73,8 @@ def shard(tiny: Path) -> Shard:
 @pytest.fixture
 def loop(shard: Shard) -> Iterator[Loop]:
     loop = Loop()
-    kv = KVCache(shard.kv_layout, shard.dtype, kept=kept_by(shard, shard.dtype))
-    with Stage(shard, kv, Recorder("here", 0), loop, chunk_tokens=4, num_threads=1) as loop.stage:
+    kv = KVCache(shard.kv_layout, shard.dtype, kept=kept_by(shard, CODEC))
+    with Stage(shard, kv, Recorder("here", 0), loop, chunk_tokens=4, num_threads=1, sent_as=CODEC) as loop.stage:
         yield loop
 
 
@@ -228,9 +231,11 @@ def test_a_step_takes_a_groups_share_or_all_that_waits(
         return forward(rows, segments)
 
     monkeypatch.setattr(shard, "forward", count_and_run)
-    loop, kv = Loop(), KVCache(shard.kv_layout, shard.dtype, kept=kept_by(shard, shard.dtype))
+    loop, kv = Loop(), KVCache(shard.kv_layout, shard.dtype, kept=kept_by(shard, CODEC))
     recorder = Recorder("here", 0)
-    with Stage(shard, kv, recorder, loop, chunk_tokens=4, num_threads=1, num_groups=num_groups) as loop.stage:
+    with Stage(
+        shard, kv, recorder, loop, chunk_tokens=4, num_threads=1, sent_as=CODEC, num_groups=num_groups
+    ) as loop.stage:
         for session in range(4):
             loop.stage.open_session(spec(session, 12))
             feed(loop.stage, session, PROMPT)
