@@ -5,7 +5,6 @@ Shapes: N outputs, K inputs, G inputs of a group.
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -17,33 +16,25 @@ TILE = 16
 """Outputs that lie together."""
 _TILES_AT_ONCE = 64
 """While a weight is packed, so that it is never there a third time."""
+_TOP, _MOST_POWER = 15, 96
+"""The largest scale or minimum of a tile is brought to between 2**14 and 2**15, near the most of float16, but by no
+more than 2**96."""
 
 
 class Packed(NamedTuple):
     """A weight [N, K] as blocks of bytes."""
 
     blocks: Tensor
-    """uint8 [tiles, K / G, bytes of a block]."""
+    """uint8 [tiles, K / G, bytes of a block]; what is behind the last output is zeros."""
+    units: Tensor
+    """float32 [tiles]: powers of two, by which the scales and minima of a tile are multiplied."""
     num_outputs: int
-    """N; the last tile is filled up with zeros."""
+    """N."""
     num_inputs: int
     """K."""
     group: int
     """G."""
     bits: int
-    unit: float
-    """By which scales and minima are multiplied, a power of two: in float16 they are exact for numbers of 11 bits."""
-
-    @property
-    def num_bytes(self) -> int:
-        """Of its blocks."""
-        tiles = -(-self.num_outputs // TILE)
-        return tiles * (self.num_inputs // self.group) * block_bytes(self.group, self.bits)
-
-
-def block_bytes(group: int, bits: int) -> int:
-    """Of a group of 16 outputs: scales and minima in 16 bits, and the codes."""
-    return 4 * TILE + group * bits * TILE // 8
 
 
 def why_not(num_inputs: int, group: int, bits: int) -> str | None:
@@ -57,44 +48,73 @@ def why_not(num_inputs: int, group: int, bits: int) -> str | None:
     return None
 
 
-def pack(weight: Grouped) -> Packed:
-    """Lay it out. Scales and minima are rounded to 11 bits: exact for those of GGUF's types with one scale a group.
+def block_bytes(group: int, bits: int) -> int:
+    """Of a group of 16 outputs: scales and minima in 16 bits, and the codes."""
+    return 4 * TILE + group * bits * TILE // 8
+
+
+def blocks_shape(num_outputs: int, num_inputs: int, group: int, bits: int) -> tuple[int, int, int]:
+    """Of `Packed.blocks`."""
+    return -(-num_outputs // TILE), num_inputs // group, block_bytes(group, bits)
+
+
+def no_weight(num_outputs: int, num_inputs: int, group: int, bits: int) -> Packed:
+    """Room for a weight, to be filled.
 
     Raises:
-        ValueError: its shape does not allow it, or it has a scale or minimum that is no finite number.
+        ValueError: its shape does not allow it.
+    """
+    if reason := why_not(num_inputs, group, bits):
+        raise ValueError(f"This weight cannot be packed: {reason}.")
+    shape = blocks_shape(num_outputs, num_inputs, group, bits)
+    return Packed(torch.zeros(shape, dtype=torch.uint8), torch.ones(shape[0]), num_outputs, num_inputs, group, bits)
+
+
+def pack(weight: Grouped) -> Packed:
+    """Lay it out.
+
+    Raises:
+        ValueError: as `no_weight` and `fill`.
     """
     num_outputs, num_inputs = weight.codes.shape
-    if reason := why_not(num_inputs, weight.group, weight.bits):
-        raise ValueError(f"This weight cannot be packed: {reason}.")
-    exponent = _exponent(weight)
-    tiles = -(-num_outputs // TILE)
-    blocks = torch.zeros(tiles, num_inputs // weight.group, block_bytes(weight.group, weight.bits), dtype=torch.uint8)
-    for first in range(0, tiles, _TILES_AT_ONCE):
-        rows = slice(first * TILE, (first + _TILES_AT_ONCE) * TILE)
-        some = Grouped(weight.codes[rows], weight.scales[rows], weight.minima[rows], weight.bits)
-        _pack_into(blocks[first : first + _TILES_AT_ONCE], some, exponent)
-    return Packed(blocks, num_outputs, num_inputs, weight.group, weight.bits, 2.0**-exponent)
+    packed = no_weight(num_outputs, num_inputs, weight.group, weight.bits)
+    fill(packed, 0, weight)
+    return packed
 
 
-def _exponent(weight: Grouped) -> int:
-    """Of the power of two that brings the largest scale or minimum close below what float16 can hold."""
-    largest = max(float(weight.scales.abs().amax()), float(weight.minima.abs().amax()))
-    if not math.isfinite(largest):
+def fill(packed: Packed, first_row: int, weight: Grouped) -> None:
+    """Lay some outputs out. Scales and minima are rounded to 11 bits: exact for GGUF's types with one scale a group.
+
+    Args:
+        first_row: of these outputs, a multiple of 16; only the last of a weight may be fewer than another multiple.
+
+    Raises:
+        ValueError: it has a scale or minimum that is no finite number.
+    """
+    assert first_row % TILE == 0 and weight.bits == packed.bits and weight.group == packed.group
+    if not bool(weight.scales.isfinite().all() and weight.minima.isfinite().all()):
         raise ValueError("This weight has a scale or minimum that is not a finite number.")
-    return max(-96, min(96, 15 - math.frexp(largest)[1]))
+    for first in range(0, len(weight.codes), _TILES_AT_ONCE * TILE):
+        rows = slice(first, first + _TILES_AT_ONCE * TILE)
+        some = Grouped(weight.codes[rows], weight.scales[rows], weight.minima[rows], weight.bits)
+        first_tile = (first_row + first) // TILE
+        tiles = slice(first_tile, first_tile + -(-len(some.codes) // TILE))
+        _fill_tiles(packed.blocks[tiles], packed.units[tiles], some)
 
 
-def _pack_into(blocks: Tensor, weight: Grouped, exponent: int) -> None:
+def _fill_tiles(blocks: Tensor, units: Tensor, weight: Grouped) -> None:
     tiles, num_groups, _ = blocks.shape
-    scales, minima = (
-        _by_tile(torch.ldexp(each, torch.tensor(exponent)), tiles) for each in (weight.scales, weight.minima)
-    )
-    blocks[..., : 2 * TILE] = scales.transpose(1, 2).half().contiguous().view(torch.uint8)
-    blocks[..., 2 * TILE : 4 * TILE] = minima.transpose(1, 2).half().contiguous().view(torch.uint8)
+    scales, minima = _by_tile(weight.scales, tiles), _by_tile(weight.minima, tiles)
+    largest = torch.maximum(scales.abs().amax((1, 2)), minima.abs().amax((1, 2)))
+    powers = (_TOP - largest.frexp().exponent).clamp_(-_MOST_POWER, _MOST_POWER).float()
+    units.copy_(torch.exp2(-powers))
+    for index, numbers in enumerate((scales, minima)):
+        halves = (numbers * torch.exp2(powers)[:, None, None]).transpose(1, 2).half().contiguous()
+        blocks[..., 2 * TILE * index : 2 * TILE * (index + 1)] = halves.view(torch.uint8)
     codes = _by_tile(weight.codes, tiles)
     if weight.bits == 4:
-        halves = codes.view(tiles, TILE, -1, 2, 4, 4)
-        codes = halves[:, :, :, 0] | halves[:, :, :, 1] << 4
+        low_and_high = codes.view(tiles, TILE, -1, 2, 4, 4)
+        codes = low_and_high[:, :, :, 0] | low_and_high[:, :, :, 1] << 4
     fours = codes.reshape(tiles, TILE, -1, 4).transpose(1, 2)
     blocks[..., 4 * TILE :] = fours.reshape(tiles, num_groups, -1)
 

@@ -3,7 +3,7 @@
    A weight [N, K] lies in tiles of 16 outputs, a tile in blocks of G inputs. A block is 16 scales and 16 minima (float16),
    and then the codes of 32 inputs after the other: vectors of 64 bytes, in which lane l has four inputs of output l. Of 8
    bits, vector j has inputs 4 j .. 4 j + 3. Of 4 bits, it has these in the low halves and 16 + 4 j .. in the high ones.
-   All scales and minima are to be multiplied by `unit`, a power of two.
+   All scales and minima of a tile are to be multiplied by its unit, a power of two.
 
    Rows are rounded to 8 bits in groups of 32, products are summed in whole numbers within a step, and steps in order in
    float32. So what comes of a row depends on that row alone, and not on how many come with it. */
@@ -20,15 +20,15 @@
 
 typedef struct {
     const uint8_t *blocks;
+    const float *units;
     int64_t num_outputs, num_inputs, group;
-    int32_t bits;
-    float unit;
+    int bits;
 } Weight;
 
 typedef struct {
     char *at;
     int64_t stride;
-    int32_t kind;
+    int kind;
 } Rows;
 
 /* Rows as whole numbers. */
@@ -82,11 +82,11 @@ ALWAYS void round_row_of(const int kind, const Weight *w, const void *row, const
         float numbers[GROUP], scale;
         for (int i = 0; i < GROUP; i++) numbers[i] = number_at(row, kind, g * GROUP + i);
         round_group(numbers, codes + g * GROUP, &scale);
-        to->scales[r * groups + g] = scale * w->unit;
+        to->scales[r * groups + g] = scale;
         for (int64_t s = g * GROUP / step; s < (g + 1) * GROUP / step; s++) {
             int32_t sum = 0;
             for (int64_t i = s * step; i < (s + 1) * step; i++) sum += codes[i];
-            to->sums[r * steps + s] = (float)sum * (scale * w->unit);
+            to->sums[r * steps + s] = (float)sum * scale;
             to->starts[r * steps + s] = SIGNED_CODES && w->bits == 8 ? 128 * sum : 0;
         }
     }
@@ -228,6 +228,7 @@ static void multiply_tile(const Job *job, int64_t tile) {
     for (int64_t r = 0; r < job->num; r += MOST_ROWS) {
         const int64_t num = least(MOST_ROWS, job->num - r);
         BY_ROWS[num - 1](w, blocks, &job->rounded, r, sums);
+        for (int64_t i = 0; i < num * TILE; i++) sums[i] *= w->units[tile];
         for (int64_t i = 0; i < num; i++) put(sums + i * TILE, columns, job->out, job->first + r + i, tile * TILE);
     }
 }
@@ -289,7 +290,7 @@ static int32_t product(const Weight *w, const Rows *rows, const Rows *out, int64
 
 /* ---- rows of the weight as floats ---- */
 
-static void gather_group(const Weight *w, const uint8_t *block, int64_t lane, int64_t part, float *numbers) {
+static void gather_group(const Weight *w, const uint8_t *block, int64_t lane, int64_t part, float unit, float *numbers) {
     const int64_t step = step_of(w);
     uint16_t scale, minimum;
     memcpy(&scale, block + 2 * lane, 2);
@@ -299,7 +300,7 @@ static void gather_group(const Weight *w, const uint8_t *block, int64_t lane, in
         const int64_t within = w->bits == 4 ? k % 16 : k;
         const int code = codes[64 * (within / 4) + within % 4];
         const int own = w->bits == 8 ? code : k < 16 ? code & 15 : code >> 4;
-        numbers[k] = ((float)own * float_of_half(scale) + float_of_half(minimum)) * w->unit;
+        numbers[k] = ((float)own * float_of_half(scale) + float_of_half(minimum)) * unit;
     }
 }
 
@@ -310,7 +311,8 @@ static int32_t gather(const Weight *w, const int64_t *ids, int64_t num, const Ro
         const uint8_t *tile = w->blocks + ids[i] / TILE * tile_bytes(w);
         for (int64_t s = 0; s < w->num_inputs / step; s++) {
             float numbers[GROUP];
-            gather_group(w, tile + s / parts * block_bytes(w), ids[i] % TILE, s % parts, numbers);
+            const uint8_t *block = tile + s / parts * block_bytes(w);
+            gather_group(w, block, ids[i] % TILE, s % parts, w->units[ids[i] / TILE], numbers);
             put(numbers, step, out, i, s * step);
         }
     }
@@ -319,17 +321,21 @@ static int32_t gather(const Weight *w, const int64_t *ids, int64_t num, const Ro
 
 /* ---- what is offered ---- */
 
-int32_t shardnet_product(const void *blocks, int64_t num_outputs, int64_t num_inputs, int64_t group, int32_t bits, float unit,
-                         const void *rows, int64_t row_stride, int32_t row_kind, void *out, int64_t out_stride,
-                         int32_t out_kind, int64_t num_rows, Parallel parallel, uint32_t num_threads) {
-    const Weight weight = {blocks, num_outputs, num_inputs, group, bits, unit};
-    const Rows from = {(char *)rows, row_stride, row_kind}, to = {out, out_stride, out_kind};
-    return product(&weight, &from, &to, num_rows, parallel, num_threads);
+static Weight weight_of(const Call *call) {
+    const Weight weight = {(const uint8_t *)(uintptr_t)call->blocks, (const float *)(uintptr_t)call->units,
+                           call->num_outputs, call->num_inputs, call->group, (int)call->bits};
+    return weight;
 }
 
-int32_t shardnet_gather(const void *blocks, int64_t num_outputs, int64_t num_inputs, int64_t group, int32_t bits, float unit,
-                        const int64_t *ids, void *out, int64_t out_stride, int32_t out_kind, int64_t num_ids) {
-    const Weight weight = {blocks, num_outputs, num_inputs, group, bits, unit};
-    const Rows to = {out, out_stride, out_kind};
-    return gather(&weight, ids, num_ids, &to);
+int32_t shardnet_product(const Call *call) {
+    const Weight weight = weight_of(call);
+    const Rows rows = {(char *)(uintptr_t)call->rows, call->row_stride, (int)call->row_kind};
+    const Rows out = {(char *)(uintptr_t)call->out, call->out_stride, (int)call->out_kind};
+    return product(&weight, &rows, &out, call->num_rows, (Parallel)(uintptr_t)call->parallel, (unsigned)call->num_threads);
+}
+
+int32_t shardnet_gather(const Call *call) {
+    const Weight weight = weight_of(call);
+    const Rows out = {(char *)(uintptr_t)call->out, call->out_stride, (int)call->out_kind};
+    return gather(&weight, (const int64_t *)(uintptr_t)call->rows, call->num_rows, &out);
 }

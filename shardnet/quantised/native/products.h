@@ -16,14 +16,21 @@ typedef void (*Parallel)(void (*work)(void *), void *job, unsigned num_threads, 
 /* For which instructions it was compiled. */
 const char *shardnet_way(void);
 
-/* out[r, n] = sum over k of rows[r, k] * weight[n, k]; `parallel` may be NULL. */
-int32_t shardnet_product(const void *blocks, int64_t num_outputs, int64_t num_inputs, int64_t group, int32_t bits, float unit,
-                         const void *rows, int64_t row_stride, int32_t row_kind, void *out, int64_t out_stride,
-                         int32_t out_kind, int64_t num_rows, Parallel parallel, uint32_t num_threads);
+/* A weight, and where it goes to or comes from: as Python packs it, all in 8 bytes. */
+typedef struct {
+    int64_t blocks, units; /* addresses: bytes, and float32 for each tile */
+    int64_t num_outputs, num_inputs, group, bits;
+    int64_t rows, row_stride, row_kind; /* rows: an address; of a gather, int64 ids, one after the other */
+    int64_t out, out_stride, out_kind;  /* out: an address */
+    int64_t num_rows;
+    int64_t parallel, num_threads; /* parallel: the address of a function, or 0 */
+} Call;
+
+/* out[r, n] = sum over k of rows[r, k] * weight[n, k]. */
+int32_t shardnet_product(const Call *call);
 
 /* out[i] = weight[ids[i]], as the numbers that it stands for. */
-int32_t shardnet_gather(const void *blocks, int64_t num_outputs, int64_t num_inputs, int64_t group, int32_t bits, float unit,
-                        const int64_t *ids, void *out, int64_t out_stride, int32_t out_kind, int64_t num_ids);
+int32_t shardnet_gather(const Call *call);
 
 /* Whether a few products and rows come out as they do when reckoned one by one: 0, or the number of the first that does not. */
 int32_t shardnet_trial(void);

@@ -8,18 +8,18 @@ from __future__ import annotations
 import ctypes
 import functools
 import importlib.util
+import struct
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from shardnet.quantised.native.compiling import WhyNot, library
-from shardnet.quantised.native.packing import Packed
+from shardnet.quantised.native.packing import TILE, Packed, block_bytes
 
 _KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
-_NO_MEMORY = 1
-_OF_WEIGHT = (ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int32, ctypes.c_float)
-_OF_ROWS = (ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32)
+_call = struct.Struct("15q").pack
+"""`Call` of products.h."""
 
 
 class Native:
@@ -29,10 +29,8 @@ class Native:
         compiled.shardnet_way.restype = ctypes.c_char_p
         self.way: str = compiled.shardnet_way().decode()
         """For which instructions it was compiled, such as "avx512-vnni"; "plain" is C alone, and slow."""
-        self._product = compiled.shardnet_product
-        self._product.argtypes = (*_OF_WEIGHT, *_OF_ROWS, *_OF_ROWS, ctypes.c_int64, ctypes.c_void_p, ctypes.c_uint32)
-        self._gather = compiled.shardnet_gather
-        self._gather.argtypes = (*_OF_WEIGHT, ctypes.c_void_p, *_OF_ROWS, ctypes.c_int64)
+        self._product, self._gather = compiled.shardnet_product, compiled.shardnet_gather
+        self._product.argtypes = self._gather.argtypes = (ctypes.c_char_p,)
         self._parallel = _threads_of_torch()
 
     def product(self, rows: Tensor, weight: Packed, out: Tensor | None = None) -> Tensor:
@@ -49,19 +47,13 @@ class Native:
             ValueError: a shape, a type or a stride that is not so.
             MemoryError
         """
-        _check_packed(weight)
         if out is None:
-            out = rows.new_empty(rows.shape[0], weight.num_outputs)
-        num_rows = _checked(rows, "rows", weight.num_inputs)
-        if _checked(out, "out", weight.num_outputs) != num_rows:
-            raise ValueError(f"out has {out.shape[0]} rows, and not {num_rows}.")
-        failure = self._product(
-            *(weight.blocks.data_ptr(), *weight[1:]),
-            *(rows.data_ptr(), rows.stride(0), _KINDS[rows.dtype]),
-            *(out.data_ptr(), out.stride(0), _KINDS[out.dtype]),
-            *(num_rows, self._parallel, torch.get_num_threads()),
-        )
-        if failure:
+            out = rows.new_empty(len(rows), weight.num_outputs)
+        to = _placed(out, "out", weight.num_outputs)
+        call = (*_whole(weight), *_placed(rows, "rows", weight.num_inputs), *to, len(rows))
+        if len(out) != len(rows):
+            raise ValueError(f"out has {len(out)} rows, and not {len(rows)}.")
+        if self._product(_call(*call, self._parallel, torch.get_num_threads())):
             raise MemoryError("There is no memory for the rounded rows of a product.")
         return out
 
@@ -76,16 +68,12 @@ class Native:
             ValueError: a shape, a type or a stride that is not so.
             IndexError: the weight has no such row.
         """
-        _check_packed(weight)
-        if ids.dtype != torch.int64 or not ids.is_contiguous() or ids.device.type != "cpu":
-            raise ValueError("ids must be int64, side by side in the memory of the CPU.")
-        if _checked(out, "out", weight.num_inputs) != ids.numel():
-            raise ValueError(f"out has {out.shape[0]} rows, and not {ids.numel()}.")
-        failure = self._gather(
-            *(weight.blocks.data_ptr(), *weight[1:]),
-            *(ids.data_ptr(), out.data_ptr(), out.stride(0), _KINDS[out.dtype], ids.numel()),
-        )
-        if failure:
+        if ids.dtype != torch.int64 or ids.dim() != 1 or not ids.is_contiguous() or not ids.is_cpu:
+            raise ValueError("ids must be int64, one after the other in the memory of the CPU.")
+        if len(out) != len(ids):
+            raise ValueError(f"out has {len(out)} rows, and not {len(ids)}.")
+        to = _placed(out, "out", weight.num_inputs)
+        if self._gather(_call(*_whole(weight), ids.data_ptr(), 0, 0, *to, len(ids), 0, 1)):
             raise IndexError(f"ids must be from 0 to {weight.num_outputs - 1}.")
         return out
 
@@ -106,33 +94,43 @@ def build(folder: Path | None) -> Native | WhyNot:
     return Native(compiled)
 
 
-def _check_packed(weight: Packed) -> None:
-    blocks = weight.blocks
-    if blocks.numel() != weight.num_bytes or not blocks.is_contiguous() or blocks.device.type != "cpu":
-        raise ValueError(f"The blocks of a weight must be {weight.num_bytes} bytes, one after the other, on the CPU.")
-
-
-def _checked(rows: Tensor, name: str, width: int) -> int:
-    """How many rows they are.
+def _whole(weight: Packed) -> tuple[int, ...]:
+    """Its fields of a call.
 
     Raises:
-        ValueError: the product cannot read or write them as they lie.
+        ValueError: it is not as it was packed.
     """
-    if rows.dtype not in _KINDS or rows.device.type != "cpu":
+    blocks, units, num_outputs, num_inputs, group, bits = weight
+    num_tiles = (num_outputs + TILE - 1) // TILE
+    num_bytes = num_tiles * (num_inputs // group) * block_bytes(group, bits)
+    if blocks.numel() != num_bytes or not blocks.is_contiguous() or not blocks.is_cpu or units.numel() != num_tiles:
+        raise ValueError(f"The blocks of a weight must be {num_bytes} bytes, one after the other, on the CPU.")
+    return blocks.data_ptr(), units.data_ptr(), num_outputs, num_inputs, group, bits
+
+
+def _placed(rows: Tensor, name: str, width: int) -> tuple[int, int, int]:
+    """Address, stride and kind of rows.
+
+    Raises:
+        ValueError: a product cannot read or write them as they lie.
+    """
+    kind = _KINDS.get(rows.dtype)
+    if kind is None or not rows.is_cpu:
         raise ValueError(
             f"{name} must be float32, bfloat16 or float16 on the CPU, and not {rows.dtype} on {rows.device}."
         )
     if rows.dim() != 2 or rows.shape[1] != width:
         raise ValueError(f"{name} must be [rows, {width}], and not {list(rows.shape)}.")
-    if rows.stride(1) != 1 and rows.numel():
+    stride, step = rows.stride()
+    if step != 1 and rows.numel():
         raise ValueError(f"The numbers of a row of {name} must lie side by side.")
-    return rows.shape[0]
+    return rows.data_ptr(), stride, kind
 
 
-def _threads_of_torch() -> int | None:
-    """The function by which torch's own OpenMP runs work on its threads, as an address; None where torch has none."""
+def _threads_of_torch() -> int:
+    """The function by which torch's own OpenMP runs work on its threads, as an address; 0 where there is none."""
     found = importlib.util.find_spec("torch")
     assert found is not None and found.origin is not None
     for file in sorted(Path(found.origin).parent.glob("lib/libgomp*.so*")):
-        return ctypes.cast(ctypes.CDLL(str(file)).GOMP_parallel, ctypes.c_void_p).value
-    return None
+        return ctypes.cast(ctypes.CDLL(str(file)).GOMP_parallel, ctypes.c_void_p).value or 0
+    return 0

@@ -13,8 +13,17 @@ typedef struct {
     int64_t num_outputs, num_inputs, group;
     int32_t bits;
     uint8_t *blocks;
+    float *units;
     double *numbers; /* [N, K]: what the weight stands for */
 } Trial;
+
+static Call call_of(const Trial *t, const void *rows, int64_t row_kind, void *out, int64_t out_stride, int64_t out_kind,
+                    int64_t num_rows) {
+    const Call call = {(int64_t)(uintptr_t)t->blocks, (int64_t)(uintptr_t)t->units, t->num_outputs, t->num_inputs, t->group,
+                       t->bits, (int64_t)(uintptr_t)rows, t->num_inputs, row_kind, (int64_t)(uintptr_t)out, out_stride,
+                       out_kind, num_rows, 0, 1};
+    return call;
+}
 
 static uint32_t drawn(uint32_t *state) {
     *state = *state * 1664525u + 1013904223u;
@@ -43,6 +52,7 @@ static void put_code(const Trial *t, uint8_t *block, int64_t lane, int64_t k, in
 static void draw_weight(Trial *t, uint32_t *state) {
     const int64_t groups = t->num_inputs / t->group, block_bytes = 4 * TILE + t->group * t->bits * TILE / 8;
     for (int64_t n = 0; n < t->num_outputs; n++) {
+        const float unit = t->units[n / TILE] = n / TILE % 2 ? 0.25f : 1.0f;
         for (int64_t g = 0; g < groups; g++) {
             uint8_t *block = t->blocks + (n / TILE * groups + g) * block_bytes;
             const int scale = (int)(drawn(state) % 255) - 127, minimum = (int)(drawn(state) % 511) - 255;
@@ -52,7 +62,7 @@ static void draw_weight(Trial *t, uint32_t *state) {
             for (int64_t k = 0; k < t->group; k++) {
                 const int code = (int)(drawn(state) >> 4) & ((1 << t->bits) - 1);
                 put_code(t, block, n % TILE, k, code);
-                t->numbers[n * t->num_inputs + g * t->group + k] = (code * scale + minimum) / 256.0;
+                t->numbers[n * t->num_inputs + g * t->group + k] = (code * scale + minimum) / 256.0 * unit;
             }
         }
     }
@@ -113,8 +123,8 @@ static int32_t wrong_rows(const Trial *t) {
     float *row = malloc((size_t)t->num_inputs * 4);
     int32_t wrong = row == 0;
     for (int64_t n = 0; n < t->num_outputs && !wrong; n++) {
-        wrong = shardnet_gather(t->blocks, t->num_outputs, t->num_inputs, t->group, t->bits, 1.0f, &n, row, t->num_inputs,
-                                FLOAT32, 1) != DONE;
+        const Call call = call_of(t, &n, 0, row, t->num_inputs, FLOAT32, 1);
+        wrong = shardnet_gather(&call) != DONE;
         for (int64_t k = 0; k < t->num_inputs && !wrong; k++) wrong = row[k] != t->numbers[n * t->num_inputs + k];
     }
     free(row);
@@ -128,8 +138,8 @@ static int32_t wrong_in(const Trial *t, int64_t num_rows, int32_t row_kind, int3
         draw_row(K, row_kind, rows + r * K * (row_kind ? 2 : 4), numbers + r * K, state);
         round_like_it(K, numbers + r * K);
     }
-    int32_t wrong = shardnet_product(t->blocks, N, K, t->group, t->bits, 1.0f, rows, K, row_kind, out, N, out_kind, num_rows, 0,
-                                     1) != DONE;
+    const Call call = call_of(t, rows, row_kind, out, N, out_kind, num_rows);
+    int32_t wrong = shardnet_product(&call) != DONE;
     for (int64_t r = 0; r < num_rows && !wrong; r++)
         wrong = wrong_products(t, numbers + r * K, out + r * N * (out_kind ? 2 : 4), out_kind);
     return wrong || wrong_rows(t);
@@ -139,14 +149,15 @@ int32_t shardnet_trial_of(int64_t num_outputs, int64_t num_inputs, int64_t group
                           int32_t row_kind, int32_t out_kind) {
     const int64_t tiles = (num_outputs + TILE - 1) / TILE;
     const size_t num_bytes = (size_t)(tiles * (num_inputs / group) * (4 * TILE + group * bits * TILE / 8));
-    Trial t = {num_outputs, num_inputs, group, bits, calloc(num_bytes, 1), 0};
+    Trial t = {num_outputs, num_inputs, group, bits, calloc(num_bytes, 1), 0, 0};
+    t.units = malloc((size_t)tiles * 4);
     t.numbers = malloc((size_t)(num_outputs * num_inputs) * 8);
     char *rows = calloc((size_t)(num_rows * num_inputs), row_kind ? 2 : 4);
     float *numbers = malloc((size_t)(num_rows * num_inputs) * 4);
     char *out = malloc((size_t)(num_rows * num_outputs) * (out_kind ? 2 : 4));
     uint32_t state = 1;
     int32_t wrong = 1;
-    if (t.blocks && t.numbers && rows && numbers && out) {
+    if (t.blocks && t.units && t.numbers && rows && numbers && out) {
         draw_weight(&t, &state);
         wrong = wrong_in(&t, num_rows, row_kind, out_kind, rows, numbers, out, &state);
     }
@@ -154,6 +165,7 @@ int32_t shardnet_trial_of(int64_t num_outputs, int64_t num_inputs, int64_t group
     free(numbers);
     free(rows);
     free(t.numbers);
+    free(t.units);
     free(t.blocks);
     return wrong;
 }
