@@ -25,7 +25,7 @@ def gguf_config(path: Path) -> dict[str, Any]:
         DamagedCheckpoint: the file is truncated or no GGUF file.
         UnsupportedModel: its architecture cannot be read, or the package gguf is missing.
     """
-    from shardnet.loader.gguf.conversion import read_config
+    from shardnet.loader.gguf.config import read_config
 
     values: dict[str, Any] = read_config(path).to_dict()
     return values

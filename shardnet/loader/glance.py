@@ -1,7 +1,7 @@
 """What a model's files say at a glance: enough to refuse much before any device is started.
 
-Imports neither torch nor model code, and so takes milliseconds; but `glance_at` converts a GGUF file that was never
-opened before.
+Imports neither torch nor model code, and so takes milliseconds; but `glance_at` prepares a GGUF file that was never
+opened before, by those who do.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def glance_at_once(model: str) -> Glance | None:
         return None
     if is_folder(path):
         return _glance(path, model)
-    from shardnet.loader.gguf.conversion import open_header
+    from shardnet.loader.gguf.config import open_header
 
     open_header(path)
     return None

@@ -50,9 +50,9 @@ def find_folder(model: str, dtype: str, cache_dir: Path, progress: Progress | No
         return _find_on_hub(model)
     if is_folder(path):
         return path
-    from shardnet.loader.gguf.conversion import convert
+    from shardnet.loader.gguf.preparing import prepare
 
-    return convert(path, dtype, cache_dir, progress)
+    return prepare(path, dtype, cache_dir, progress)
 
 
 def find_embedded() -> Path:

@@ -97,7 +97,7 @@ def test_a_deleted_folder_is_said(tmp_path: Path) -> None:
             "unshare -m sh -c 'mount -t tmpfs -o size=3M none small; exec \"$@\"' -",
             "smollm2-135m-instruct",
             2,
-            "cannot be converted into small (No space left on device",
+            "cannot be prepared in small (No space left on device",
         ),
     ],
     ids=["no loopback", "no /proc", "full disk"],

@@ -126,7 +126,7 @@ def test_weights_are_hashed_once(folder: Path, tmp_path: Path, monkeypatch: pyte
 
 
 def test_what_is_converted_is_hashed_as_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write_gguf(tmp_path / "tiny.gguf")
+    path = write_gguf(tmp_path / "tiny.gguf", kind="MXFP4")
     monkeypatch.setattr("shardnet.loader.hashing._hash_file", lambda *_: pytest.fail("read again"))
     converted = named(path, tmp_path / "cache")
     monkeypatch.undo()

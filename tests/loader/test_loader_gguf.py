@@ -1,4 +1,4 @@
-"""GGUF files become folders that equal what transformers makes of the same file, bit for bit."""
+"""Models in GGUF files equal what transformers makes of the same file, bit for bit."""
 
 from __future__ import annotations
 
@@ -9,20 +9,23 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from shardnet.errors import BadConfiguration, DamagedCheckpoint, UnsupportedModel
-from shardnet.loader import load_shard, open_model
-from shardnet.loader.gguf.conversion import convert
+from shardnet.loader import ModelFiles, load_shard, open_model
+from shardnet.loader.gguf.preparing import prepare
 
 pytest.importorskip("gguf")
 
 from tiny_gguf import TEMPLATE, write_gguf
 from tiny_text_model import save_text_model
 
+CONVERTED = "MXFP4"
+"""A kind of blocks that devices cannot unpack."""
+
 
 @pytest.mark.parametrize(
-    ("architecture", "kind"), [("llama", "Q8_0"), ("llama", "Q5_1"), ("llama", "F16"), ("qwen3moe", "Q4_0")]
+    ("architecture", "kind"),
+    [("llama", "Q8_0"), ("llama", "Q5_1"), ("llama", "F16"), ("qwen3moe", "Q4_0"), ("llama", CONVERTED)],
 )
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_result_is_that_of_transformers(tmp_path: Path, architecture: str, kind: str, dtype: str) -> None:
@@ -32,17 +35,25 @@ def test_the_result_is_that_of_transformers(tmp_path: Path, architecture: str, k
     files = open_model(str(path), dtype, cache_dir=tmp_path / "cache")
     model = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file=path.name, dtype=getattr(torch, dtype))
     expected = model.state_dict()
-    stored = load_file(files.folder / "model.safetensors")
-    assert set(expected) - set(stored) == {"lm_head.weight"}, "tied"
-    assert all(torch.equal(stored[name], expected[name]) for name in stored)
-    last = files.profile.num_units - 1
-    assert load_shard(files.config, files.tensors_of(0, last), 0, last, dtype).dtype == getattr(torch, dtype)
+    assert (files.folder / "model.safetensors").exists() == (kind == CONVERTED)
+    weights = weights_of(files)
+    assert set(expected) - set(weights) == {"lm_head.weight"}, "tied"
+    assert all(torch.equal(weights[name], expected[name]) for name in weights)
     assert files.eos_ids == (model.generation_config.eos_token_id,) == (2,)
     ours, theirs = files.tokenizer(), AutoTokenizer.from_pretrained(tmp_path, gguf_file=path.name)
+    theirs.save_pretrained(tmp_path / "theirs")
+    assert (files.folder / "tokenizer.json").read_text() == (tmp_path / "theirs" / "tokenizer.json").read_text()
     for text in ("hello world", "  </s> héllo\n", "<s>helo"):
         assert ours(text).input_ids == theirs(text).input_ids
     chat = [{"role": "user", "content": "hello"}]
     assert ours.apply_chat_template(chat, tokenize=False) == theirs.apply_chat_template(chat, tokenize=False) != ""
+
+
+def weights_of(files: ModelFiles) -> dict[str, torch.Tensor]:
+    """All weights of a model, as a device reads them."""
+    last = files.profile.num_units - 1
+    shard = load_shard(files.config, files.tensors_of(0, last), 0, last, files.dtype)
+    return {name: weight for unit in shard.units for name, weight in unit.weights.items()}
 
 
 def test_the_tokenizer_is_the_files_own_whatever_lies_beside_it(tmp_path: Path) -> None:
@@ -57,36 +68,37 @@ def test_the_tokenizer_is_the_files_own_whatever_lies_beside_it(tmp_path: Path) 
     assert told[1].chat_template == TEMPLATE
 
 
-def test_a_file_is_converted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write_gguf(tmp_path / "tiny.gguf")
+@pytest.mark.parametrize("kind", ["Q8_0", CONVERTED])
+def test_a_file_is_prepared_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    path = write_gguf(tmp_path / "tiny.gguf", kind=kind)
     told: list[float] = []
-    folder = convert(path, "float32", tmp_path / "cache", lambda what, done, total: told.append(done / total))
+    folder = prepare(path, "float32", tmp_path / "cache", lambda what, done, total: told.append(done / total))
     assert told[0] == 0 and told[-1] == 1 and told == sorted(told)
-    monkeypatch.setattr("shardnet.loader.gguf.conversion.read_header", lambda path: pytest.fail("converted again"))
-    assert convert(path, "float32", tmp_path / "cache") == folder
+    monkeypatch.setattr("shardnet.loader.gguf.config.read_header", lambda path: pytest.fail("prepared again"))
+    assert prepare(path, "float32", tmp_path / "cache") == folder
     left = {entry.name for entry in (tmp_path / "cache").iterdir()}
-    assert left == {folder.name, "parts"}, "nothing half made is left"
+    assert left == {folder.name} | ({"parts"} if kind == CONVERTED else set()), "nothing half made is left"
     monkeypatch.undo()
-    assert convert(path, "float16", tmp_path / "cache") != folder
+    assert (prepare(path, "float16", tmp_path / "cache") != folder) == (kind == CONVERTED)
     write_gguf(path, kind="Q4_0")
-    assert convert(path, "float32", tmp_path / "cache") != folder
+    assert prepare(path, "float32", tmp_path / "cache") != folder
 
 
-def test_another_file_of_the_same_size_and_date_is_converted_anew(tmp_path: Path) -> None:
-    """What had been converted under its name, size and date was taken for it."""
+def test_another_file_of_the_same_size_and_date_is_prepared_anew(tmp_path: Path) -> None:
+    """What had been made under its name, size and date was taken for it."""
     path, other = write_gguf(tmp_path / "tiny.gguf"), write_gguf(tmp_path / "other.gguf")
-    folder = convert(path, "float32", tmp_path / "cache")
+    folder = prepare(path, "float32", tmp_path / "cache")
     before = path.stat()
     os.utime(other, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert other.stat().st_size == before.st_size
     other.rename(path)
-    assert convert(path, "float32", tmp_path / "cache") != folder
+    assert prepare(path, "float32", tmp_path / "cache") != folder
 
 
-def test_a_file_that_changes_while_it_is_converted_is_not_kept(tmp_path: Path) -> None:
+def test_a_file_that_changes_while_it_is_prepared_is_not_kept(tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "tiny.gguf")
     with pytest.raises(DamagedCheckpoint, match=r"tiny.gguf is being changed"):
-        convert(path, "float32", tmp_path / "cache", lambda *_: path.touch())
+        prepare(path, "float32", tmp_path / "cache", lambda *_: path.touch())
     assert not list((tmp_path / "cache").iterdir())
 
 
@@ -94,13 +106,13 @@ def test_two_at_once_make_one(tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "tiny.gguf")
     found: list[Path] = []
     threads = [
-        threading.Thread(target=lambda: found.append(convert(path, "float32", tmp_path / "cache"))) for _ in range(2)
+        threading.Thread(target=lambda: found.append(prepare(path, "float32", tmp_path / "cache"))) for _ in range(2)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(found) == 2 and len(set(found)) == 1 and len(list((tmp_path / "cache").glob("*float32*"))) == 1
+    assert len(found) == 2 and len(set(found)) == 1 and len(list((tmp_path / "cache").iterdir())) == 1
 
 
 @pytest.mark.parametrize(
@@ -130,13 +142,13 @@ def test_files_that_cannot_be_cut_are_refused(tmp_path: Path) -> None:
     data = path.read_bytes()
     path.write_bytes(data[:4] + b"\x01" + data[5:])
     with pytest.raises(UnsupportedModel, match="of version 1 of the GGUF format, and versions 2 and 3 can be read"):
-        convert(path, "float32", tmp_path / "cache")
+        prepare(path, "float32", tmp_path / "cache")
     path.write_bytes(data.replace(b"llama", b"blama"))
     with pytest.raises(UnsupportedModel, match="of the architecture 'blama', which transformers cannot read from GGUF"):
-        convert(path, "float32", tmp_path / "cache")
+        prepare(path, "float32", tmp_path / "cache")
     path.write_bytes(data.replace(b"blk.1.ffn_up.weight", b"blk.1.ffn_xx.weight"))
     with pytest.raises(DamagedCheckpoint, match=r"lacks 1 of \d+ tensors, model.layers.1.mlp.up_proj.weight"):
-        convert(path, "float32", tmp_path / "cache")
+        prepare(path, "float32", tmp_path / "cache")
     assert not list((tmp_path / "cache").iterdir()), "nothing half made is left"
 
 
@@ -144,14 +156,14 @@ def test_a_part_of_a_model_says_so(tmp_path: Path) -> None:
     """It was called damaged, and was to be downloaded again."""
     path = write_gguf(tmp_path / "tiny-00001-of-00003.gguf", more=lambda writer: writer.add_uint16("split.count", 3))
     with pytest.raises(UnsupportedModel, match=r"is one of the 3 files of a model, .* llama-gguf-split --merge"):
-        convert(path, "float32", tmp_path / "cache")
+        prepare(path, "float32", tmp_path / "cache")
 
 
 def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "tiny.gguf")
     (tmp_path / "cache").write_text("a file")
-    with pytest.raises(BadConfiguration, match=r"tiny.gguf cannot be converted into .*SHARDNET_CACHE"):
-        convert(path, "float32", tmp_path / "cache")
+    with pytest.raises(BadConfiguration, match=r"tiny.gguf cannot be prepared in .*SHARDNET_CACHE"):
+        prepare(path, "float32", tmp_path / "cache")
 
 
 @pytest.mark.long
@@ -164,6 +176,6 @@ def test_the_embedded_model_equals_transformers(tmp_path: Path) -> None:
     path = find_embedded()
     files = open_model("smollm2-135m-instruct", "float32", cache_dir=tmp_path)
     expected = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32).state_dict()
-    stored = load_file(files.folder / "model.safetensors")
-    assert set(expected) - set(stored) == {"lm_head.weight"}
-    assert all(torch.equal(stored[name], expected[name]) for name in stored)
+    weights = weights_of(files)
+    assert set(expected) - set(weights) == {"lm_head.weight"}
+    assert all(torch.equal(weights[name], expected[name]) for name in weights)

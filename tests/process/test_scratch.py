@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from shardnet.cluster.local_workers import LOGS, LocalWorkers
-from shardnet.loader.gguf.conversion import MAKING
+from shardnet.loader.gguf.preparing import MAKING
 from shardnet.process.scratch import MARK, ScratchFolder, remove_leftovers
 
 MAKER = """

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from shardnet.errors import DamagedCheckpoint, UnsupportedModel
 from shardnet.foreign.libraries import read_by_others
 from shardnet.loader.gguf.header import GgufHeader, GgufTensor
-from shardnet.models.facts import FACTS
+from shardnet.loader.gguf.naming import Naming
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,23 +17,9 @@ if TYPE_CHECKING:
 class Unpacker:
     """Reads tensors and gives them the model's names, order of rows, and values. A context manager."""
 
-    def __init__(self, header: GgufHeader, raw_config: dict[str, Any], config: Any) -> None:
-        from transformers import AutoModelForCausalLM
-        from transformers.modeling_gguf_pytorch_utils import (
-            TENSOR_PROCESSORS,
-            TensorProcessor,
-            get_gguf_hf_weights_map,
-        )
-
-        from shardnet.models.weightless import weightless
-
-        name = FACTS[config.model_type].gguf or config.model_type
+    def __init__(self, header: GgufHeader, naming: Naming) -> None:
         self._path = header.path
-        with read_by_others(lambda reason: self._unknown_names(config.model_type, reason)):
-            with weightless():
-                model = AutoModelForCausalLM.from_config(config, dtype=None)
-            self._processor = TENSOR_PROCESSORS.get(name, TensorProcessor)(config=raw_config)
-            self._names: dict[str, str] = get_gguf_hf_weights_map(model, self._processor)
+        self._processor, self._names = naming
         self._num_parts = Counter(self._names.values())
         self._parsed: dict[str, dict[str, Tensor]] = {"tensors": {}}
         self._file = header.path.open("rb")
@@ -81,12 +67,6 @@ class Unpacker:
         data = raw.view(plain[kind]) if kind in plain else raw
         with read_by_others(lambda reason: self._cannot_unpack(tensor, kind.name, reason)):
             return dequantize(data.reshape(*tensor.shape[:-1], -1), kind).reshape(tensor.shape)
-
-    def _unknown_names(self, family: str, reason: str) -> UnsupportedModel:
-        return UnsupportedModel(
-            f"The tensors in {self._path.name} cannot be named as those of a {family} model ({reason}). "
-            "Use the model's safetensors version."
-        )
 
     def _does_not_belong(self, tensor: GgufTensor, reason: str) -> DamagedCheckpoint:
         return DamagedCheckpoint(
