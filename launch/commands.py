@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from shardnet.errors import BadRequest
+from shardnet.launch.bench import command as bench_command
 from shardnet.launch.cluster import commands as cluster_commands
 from shardnet.launch.doctor import command as doctor_command
 from shardnet.launch.generate import command as generate_command
@@ -45,7 +46,15 @@ def _options(
     """Options of every command. `cli` reads --debug, wherever it stands; it is named here for --help."""
 
 
-for module in (generate_command, cluster_commands, profile_command, plan_commands, doctor_command, wheel_command):
+for module in (
+    generate_command,
+    cluster_commands,
+    profile_command,
+    bench_command,
+    plan_commands,
+    doctor_command,
+    wheel_command,
+):
     module.register(app)
 
 

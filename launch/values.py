@@ -12,6 +12,8 @@ from shardnet.loader.sources import EMBEDDED_NAME
 from shardnet.profiling.phone import machine_label
 
 MOST_NAME = 40
+DEFAULT_DEVICES = 3
+"""Local ones, where nobody said how many."""
 MODEL_HELP = f"A folder in Hugging Face layout, a .gguf file, a hub id, or {EMBEDDED_NAME} (installed already)."
 
 
@@ -34,6 +36,19 @@ def require_threads(threads: int | None) -> None:
         raise BadRequest(
             f"--threads is {quoted(threads)}, but this machine has {counted(num_cores, 'cores')}; use fewer."
         )
+
+
+def read_split(text: str | None) -> tuple[int, ...] | None:
+    """Units per device from "10,10,12"."""
+    if text is None:
+        return None
+    try:
+        counts = tuple(int(count) for count in text.split(","))
+    except ValueError:
+        counts = ()
+    if not counts or min(counts) < 1:
+        raise BadRequest(f"--split must be whole numbers of units such as 10,10,12, but is {quoted(text)}.")
+    return counts
 
 
 def given_or_any(seed: int | None) -> int:

@@ -14,7 +14,7 @@ LAUNCH = ROOT / "launch"
 ROWS_OF_LAUNCH = (
     {"console", "files", "flags", "values"},
     {"hosts"},
-    {"cluster", "doctor", "generate", "launcher", "measure", "plan", "termux"},
+    {"bench", "cluster", "doctor", "generate", "launcher", "measure", "plan", "termux"},
     {"commands"},
     {"cli", "__main__"},
 )

@@ -10,6 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "bench"))
 from rivals.chain_model import Shape, chain_of, write_chain_model
+from rivals.texts import LONGEST, PROMPTS, RUNS, played_back, runs_of
 
 import shardnet
 from shardnet.loader.sources import find_embedded
@@ -41,3 +42,12 @@ def test_it_says_the_tokens_of_its_chain(model: Path, tmp_path: Path, monkeypatc
     assert after_a_piece.token_ids == chain[20:40]
     assert after_a_break.token_ids == chain[30:50]
     assert from_afar.token_ids == chain[8:28]
+
+
+def test_a_played_back_prompt_is_found_in_just_such_runs() -> None:
+    chain = chain_of(Shape())
+    assert RUNS.keys() == PROMPTS.keys()
+    for runs in [(0, 3, 0, 0, 5, 1, 12, 0), *RUNS.values()]:
+        num_tokens = sum(run + 1 for run in runs)
+        answer = chain[LONGEST : LONGEST + num_tokens]
+        assert runs_of(played_back(runs, chain), answer) == list(runs)

@@ -21,10 +21,9 @@ from shardnet.launch.generate.options import (
     OutputOptions,
     PromptOptions,
     read_prompts,
-    read_split,
     read_stops,
 )
-from shardnet.launch.values import given_or_any
+from shardnet.launch.values import given_or_any, read_split
 from shardnet.loader.sources import EMBEDDED_NAME
 from shardnet.process.imports import importing
 from shardnet.process.lasting import default_folder, folder_of, is_running, require_running

@@ -13,13 +13,12 @@ import typer
 from shardnet.cluster.load_options import LoadOptions
 from shardnet.errors import BadRequest
 from shardnet.foreign.quoting import counted, quoted
-from shardnet.launch.values import MODEL_HELP, require_model, require_threads
+from shardnet.launch.values import DEFAULT_DEVICES, MODEL_HELP, require_model, require_threads
 from shardnet.options import Whole
 from shardnet.session.options import GenerationOptions
 
 _DEVICES = "Devices"
 _OUTPUT = "Output"
-DEFAULT_DEVICES = 3
 MOST_PROMPT_BYTES = 16 * 2**20
 
 
@@ -202,19 +201,6 @@ def read_prompts(prompts: list[str], file: str | None) -> tuple[str, ...]:
     if not text.strip():
         raise BadRequest(f"There is no prompt: {name} is empty.")
     return (text,)
-
-
-def read_split(text: str | None) -> tuple[int, ...] | None:
-    """Units per device from "10,10,12"."""
-    if text is None:
-        return None
-    try:
-        counts = tuple(int(count) for count in text.split(","))
-    except ValueError:
-        counts = ()
-    if not counts or min(counts) < 1:
-        raise BadRequest(f"--split must be whole numbers of units such as 10,10,12, but is {quoted(text)}.")
-    return counts
 
 
 def _whole(text: str) -> str:

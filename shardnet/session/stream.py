@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from shardnet.errors import ShardnetError
@@ -71,6 +71,11 @@ class Stream:
                 raise copy.copy(self._failure)
         raise StopIteration
 
+    def ids(self) -> Iterator[int]:
+        """The token ids as they come, instead of the pieces, which `result` has in the end. They are read once, too."""
+        while (token_id := self._next_id()) is not None:
+            yield token_id
+
     def close(self) -> None:
         """Stop generating. Safe to call twice, and after the end."""
         if not self._birthplace.is_here:
@@ -104,6 +109,18 @@ class Stream:
             tokens_per_s=(num_new - 1) / decode_s if has_rate else None,
             time_to_first_token_s=first_s - session.started_s,
         )
+
+    def _next_id(self) -> int | None:
+        self._birthplace.check()
+        with self._reading:
+            num_before = len(self._ids)
+            while not self._is_read and len(self._ids) == num_before:
+                self._take()
+            if len(self._ids) > num_before:
+                return self._ids[-1]
+            if self._failure is not None:
+                raise copy.copy(self._failure)
+        return None
 
     def _take(self) -> str:
         """The text that the next token makes certain, or, where none comes, what had been held back."""

@@ -16,7 +16,7 @@ import pytest
 import shardnet
 from shardnet.cluster.load_options import LoadOptions
 from shardnet.errors import ClusterError, DoesNotFit
-from shardnet.launch import cli
+from shardnet.launch import cli, values
 from shardnet.launch.generate import options as generate_options
 from shardnet.launch.generate.options import MOST_PROMPT_BYTES, DeviceOptions, GenerateOptions, OutputOptions
 from shardnet.process.ending import orderly_exit
@@ -58,7 +58,7 @@ def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
     assert capsys.readouterr().out == f"shardnet {shardnet.__version__}\n"
 
 
-COMMANDS = ["demo", "generate", "profile", "plan", "simulate", "doctor"]
+COMMANDS = ["demo", "generate", "profile", "bench", "plan", "simulate", "doctor"]
 
 
 def test_utf_8_is_read_in_every_locale() -> None:
@@ -224,8 +224,8 @@ def test_prompts_and_splits_are_read(tmp_path: Path) -> None:
     (tmp_path / "prompt").write_text("one\ntwo\n", encoding="utf-8")
     assert generate_options.read_prompts([], str(tmp_path / "prompt")) == ("one\ntwo\n",)
     assert generate_options.read_prompts(["a", "b"], None) == ("a", "b")
-    assert generate_options.read_split("10, 10,12") == (10, 10, 12)
-    assert generate_options.read_split(None) is None
+    assert values.read_split("10, 10,12") == (10, 10, 12)
+    assert values.read_split(None) is None
 
 
 @pytest.mark.parametrize(

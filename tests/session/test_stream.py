@@ -94,3 +94,22 @@ def test_a_stream_that_is_dropped_in_the_middle_frees_its_memory() -> None:
     del answer.stream
     gc.collect()
     assert answer.closed
+
+
+def test_ids_come_instead_of_pieces_and_each_once() -> None:
+    answer = Answer(TEXT)
+    ids = answer.stream.ids()
+    first = [next(ids), next(ids)]
+    assert next(answer.stream) == TEXT[2]
+    assert [*first, *ids] == [*answer.stream.result.token_ids[:2], *answer.stream.result.token_ids[3:]]
+    assert answer.stream.result.text == TEXT and answer.closed
+    assert list(answer.stream.ids()) == []
+
+
+def test_an_error_comes_to_who_reads_ids() -> None:
+    answer = Answer("ab", is_whole=False)
+    answer.fail(DeviceLost("device-1 is lost", "device-1"))
+    with pytest.raises(DeviceLost):
+        list(answer.stream.ids())
+    with pytest.raises(DeviceLost):
+        next(answer.stream.ids())

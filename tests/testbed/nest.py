@@ -96,7 +96,7 @@ class Nest:
         """Until standard input closes."""
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
-        with selectors.DefaultSelector() as selector:
+        with selectors.SelectSelector() as selector:  # epoll waits whole milliseconds: links would be as much slower
             for number, interface in self._switch.interfaces.items():
                 selector.register(interface, selectors.EVENT_READ, number)
             for source in (0, self._woken):
