@@ -6,31 +6,7 @@
 #ifndef SHARDNET_LANES_H
 #define SHARDNET_LANES_H
 
-#include <math.h>
-#include <stdint.h>
-#include <string.h>
-
-#define ALWAYS static inline __attribute__((always_inline))
-
-ALWAYS float float_of_bits(uint32_t bits) {
-    float number;
-    memcpy(&number, &bits, 4);
-    return number;
-}
-
-ALWAYS uint32_t bits_of_float(float number) {
-    uint32_t bits;
-    memcpy(&bits, &number, 4);
-    return bits;
-}
-
-/* float16, without the processor's help: exact, subnormal numbers too. */
-ALWAYS float float_of_half(uint16_t half) {
-    const uint32_t sign = (uint32_t)(half & 0x8000) << 16;
-    const uint32_t rest = (uint32_t)(half & 0x7fff) << 13;
-    if (rest >= (0x7c00u << 13)) return float_of_bits(sign | rest | 0x7f800000u);
-    return float_of_bits(sign | bits_of_float(float_of_bits(rest) * 0x1p112f));
-}
+#include "inside.h"
 
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VNNI__)
 

@@ -18,19 +18,6 @@
 #define HEADER (2 * TILE * 2) /* bytes of scales and minima */
 #define CHUNK_BYTES (256 * 1024) /* of rows that are taken at a time, so that they stay in the processor's own memory */
 
-typedef struct {
-    const uint8_t *blocks;
-    const float *units;
-    int64_t num_outputs, num_inputs, group;
-    int bits;
-} Weight;
-
-typedef struct {
-    char *at;
-    int64_t stride;
-    int kind;
-} Rows;
-
 /* Rows as whole numbers. */
 typedef struct {
     int8_t *codes;   /* [rows, K] */
@@ -44,17 +31,8 @@ const char *shardnet_way(void) { return WAY; }
 ALWAYS int64_t step_of(const Weight *w) { return w->group < GROUP ? w->group : GROUP; }
 ALWAYS int64_t block_bytes(const Weight *w) { return HEADER + w->group * w->bits * TILE / 8; }
 ALWAYS int64_t tile_bytes(const Weight *w) { return w->num_inputs / w->group * block_bytes(w); }
-ALWAYS int64_t width_of(const Rows *rows) { return rows->kind == FLOAT32 ? 4 : 2; }
-ALWAYS char *row_at(const Rows *rows, int64_t row) { return rows->at + row * rows->stride * width_of(rows); }
-ALWAYS int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 /* ---- rows to whole numbers ---- */
-
-ALWAYS float number_at(const void *row, int kind, int64_t i) {
-    if (kind == FLOAT32) return ((const float *)row)[i];
-    const uint16_t half = ((const uint16_t *)row)[i];
-    return kind == BFLOAT16 ? float_of_bits((uint32_t)half << 16) : float_of_half(half);
-}
 
 /* A group of a row; a NaN or an infinity in it makes its scale a NaN, and with it all that comes of the row. */
 ALWAYS void round_group(const float *numbers, int8_t *codes, float *scale) {
@@ -172,32 +150,6 @@ static TileTimes *const BY_ROWS[] = {
 #endif
 };
 
-/* ---- results ---- */
-
-ALWAYS uint16_t bfloat16_of(float number) {
-    const uint32_t bits = bits_of_float(number);
-    if ((bits & 0x7fffffffu) > 0x7f800000u) return (uint16_t)((bits >> 16) | 0x40);
-    return (uint16_t)((bits + 0x7fffu + ((bits >> 16) & 1)) >> 16);
-}
-
-ALWAYS uint16_t half_of(float number) {
-    const uint32_t bits = bits_of_float(number), sign = bits >> 16 & 0x8000u, rest = bits & 0x7fffffffu;
-    if (rest > 0x7f800000u) return (uint16_t)(sign | 0x7e00u);
-    if (rest >= 0x477ff000u) return (uint16_t)(sign | 0x7c00u); /* 65520 and more */
-    if (rest < 0x38800000u) /* subnormal: 2**-24 is one */
-        return (uint16_t)(sign | (bits_of_float(float_of_bits(rest) + 0.5f) - 0x3f000000u));
-    return (uint16_t)(sign | ((rest - 0x38000000u + 0xfffu + (rest >> 13 & 1)) >> 13));
-}
-
-static void put(const float *numbers, int64_t num, const Rows *out, int64_t row, int64_t column) {
-    char *at = row_at(out, row) + column * width_of(out);
-    if (out->kind == FLOAT32) memcpy(at, numbers, (size_t)num * 4);
-    else if (out->kind == BFLOAT16)
-        for (int64_t i = 0; i < num; i++) ((uint16_t *)at)[i] = bfloat16_of(numbers[i]);
-    else
-        for (int64_t i = 0; i < num; i++) ((uint16_t *)at)[i] = half_of(numbers[i]);
-}
-
 /* ---- the work of a product, which threads share ---- */
 
 typedef struct {
@@ -270,8 +222,8 @@ static Rounded rounded_in(char *memory, const Weight *w, int64_t rows) {
     return rounded;
 }
 
-static int32_t product(const Weight *w, const Rows *rows, const Rows *out, int64_t num_rows, Parallel parallel,
-                       uint32_t num_threads) {
+int32_t product(const Weight *w, const Rows *rows, const Rows *out, int64_t num_rows, Parallel parallel,
+                unsigned num_threads) {
     int64_t at_once = CHUNK_BYTES / w->num_inputs / MOST_ROWS * MOST_ROWS;
     if (at_once < MOST_ROWS) at_once = MOST_ROWS;
     at_once = least(at_once, num_rows);
@@ -321,21 +273,15 @@ static int32_t gather(const Weight *w, const int64_t *ids, int64_t num, const Ro
 
 /* ---- what is offered ---- */
 
-static Weight weight_of(const Call *call) {
-    const Weight weight = {(const uint8_t *)(uintptr_t)call->blocks, (const float *)(uintptr_t)call->units,
-                           call->num_outputs, call->num_inputs, call->group, (int)call->bits};
-    return weight;
-}
-
 int32_t shardnet_product(const Call *call) {
-    const Weight weight = weight_of(call);
+    const Weight weight = weight_of(&call->matrix);
     const Rows rows = {(char *)(uintptr_t)call->rows, call->row_stride, (int)call->row_kind};
     const Rows out = {(char *)(uintptr_t)call->out, call->out_stride, (int)call->out_kind};
     return product(&weight, &rows, &out, call->num_rows, (Parallel)(uintptr_t)call->parallel, (unsigned)call->num_threads);
 }
 
 int32_t shardnet_gather(const Call *call) {
-    const Weight weight = weight_of(call);
+    const Weight weight = weight_of(&call->matrix);
     const Rows out = {(char *)(uintptr_t)call->out, call->out_stride, (int)call->out_kind};
     return gather(&weight, (const int64_t *)(uintptr_t)call->rows, call->num_rows, &out);
 }

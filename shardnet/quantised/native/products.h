@@ -8,6 +8,7 @@
 #include <stdint.h>
 
 enum Floating { FLOAT32, BFLOAT16, FLOAT16 };
+enum Activation { SILU, GELU_TANH };
 enum Failure { DONE, NO_MEMORY, NO_SUCH_ROW };
 
 /* How GNU's OpenMP runs a function on threads; torch has one loaded, whose threads are shared with it. */
@@ -16,14 +17,20 @@ typedef void (*Parallel)(void (*work)(void *), void *job, unsigned num_threads, 
 /* For which instructions it was compiled. */
 const char *shardnet_way(void);
 
-/* A weight, and where it goes to or comes from: as Python packs it, all in 8 bytes. */
+/* What follows is as Python packs it, each in 8 bytes; what is named like something that lies in memory is its address. */
+
 typedef struct {
-    int64_t blocks, units; /* addresses: bytes, and float32 for each tile */
+    int64_t blocks, units; /* bytes, and float32 for each tile */
     int64_t num_outputs, num_inputs, group, bits;
-    int64_t rows, row_stride, row_kind; /* rows: an address; of a gather, int64 ids, one after the other */
-    int64_t out, out_stride, out_kind;  /* out: an address */
+} Matrix;
+
+/* A product, or a gather: `rows` is then int64 ids, one after the other. */
+typedef struct {
+    Matrix matrix;
+    int64_t rows, row_stride, row_kind;
+    int64_t out, out_stride, out_kind;
     int64_t num_rows;
-    int64_t parallel, num_threads; /* parallel: the address of a function, or 0 */
+    int64_t parallel, num_threads; /* parallel: of a function, or 0 */
 } Call;
 
 /* out[r, n] = sum over k of rows[r, k] * weight[n, k]. */
@@ -31,6 +38,31 @@ int32_t shardnet_product(const Call *call);
 
 /* out[i] = weight[ids[i]], as the numbers that it stands for. */
 int32_t shardnet_gather(const Call *call);
+
+/* The first half of a block: norm, queries, keys and values, and the turning of queries and keys. */
+typedef struct {
+    Matrix qkv;
+    int64_t norm, bias; /* float32 [H], and [N] or 0 */
+    double eps;
+    int64_t hidden, hidden_stride, kind, out, num_rows; /* out [T, N]: queries, keys, values; one row after the other */
+    int64_t cos, sin;                                   /* [T, head_size] of that kind; sin with the sign of its half */
+    int64_t num_turned, head_size;                      /* heads */
+    int64_t parallel, num_threads;
+} Before;
+
+int32_t shardnet_before(const Before *call);
+
+/* The second half: what was seen goes through its product and is added; norm, gate and up, down, and added again. */
+typedef struct {
+    Matrix out, gate_up, down;
+    int64_t norm, out_bias, gate_up_bias, down_bias; /* float32, or 0 */
+    double eps;
+    int64_t activation; /* enum Activation */
+    int64_t hidden, hidden_stride, seen, seen_stride, result, kind, num_rows; /* result [T, H], one row after the other */
+    int64_t parallel, num_threads;
+} Behind;
+
+int32_t shardnet_behind(const Behind *call);
 
 /* Whether a few products and rows come out as they do when reckoned one by one: 0, or the number of the first that does not. */
 int32_t shardnet_trial(void);

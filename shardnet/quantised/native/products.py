@@ -30,7 +30,9 @@ class Native:
         self.way: str = compiled.shardnet_way().decode()
         """For which instructions it was compiled, such as "avx512-vnni"; "plain" is C alone, and slow."""
         self._product, self._gather = compiled.shardnet_product, compiled.shardnet_gather
-        self._product.argtypes = self._gather.argtypes = (ctypes.c_char_p,)
+        self._before, self._behind = compiled.shardnet_before, compiled.shardnet_behind
+        for function in (self._product, self._gather, self._before, self._behind):
+            function.argtypes = (ctypes.c_char_p,)
         self._parallel = _threads_of_torch()
 
     def product(self, rows: Tensor, weight: Packed, out: Tensor | None = None) -> Tensor:
@@ -49,13 +51,24 @@ class Native:
         """
         if out is None:
             out = rows.new_empty(len(rows), weight.num_outputs)
-        to = _placed(out, "out", weight.num_outputs)
-        call = (*_whole(weight), *_placed(rows, "rows", weight.num_inputs), *to, len(rows))
+        to = placed(out, "out", weight.num_outputs)
+        call = (*whole(weight), *placed(rows, "rows", weight.num_inputs), *to, len(rows))
         if len(out) != len(rows):
             raise ValueError(f"out has {len(out)} rows, and not {len(rows)}.")
-        if self._product(_call(*call, self._parallel, torch.get_num_threads())):
-            raise MemoryError("There is no memory for the rounded rows of a product.")
+        _done(self._product(_call(*call, *self.threads())))
         return out
+
+    def threads(self) -> tuple[int, int]:
+        """What runs work on threads, as an address, and how many there are: fields of a call."""
+        return self._parallel, torch.get_num_threads()
+
+    def run_before(self, call: bytes) -> None:
+        """The first half of a block: see `NativeBlock`."""
+        _done(self._before(call))
+
+    def run_behind(self, call: bytes) -> None:
+        """The second half."""
+        _done(self._behind(call))
 
     def gather(self, ids: Tensor, weight: Packed, out: Tensor) -> Tensor:
         """The weight's rows of these numbers, as embeddings are looked up: [T, K] of out's type.
@@ -72,8 +85,8 @@ class Native:
             raise ValueError("ids must be int64, one after the other in the memory of the CPU.")
         if len(out) != len(ids):
             raise ValueError(f"out has {len(out)} rows, and not {len(ids)}.")
-        to = _placed(out, "out", weight.num_inputs)
-        if self._gather(_call(*_whole(weight), ids.data_ptr(), 0, 0, *to, len(ids), 0, 1)):
+        to = placed(out, "out", weight.num_inputs)
+        if self._gather(_call(*whole(weight), ids.data_ptr(), 0, 0, *to, len(ids), 0, 1)):
             raise IndexError(f"ids must be from 0 to {weight.num_outputs - 1}.")
         return out
 
@@ -94,7 +107,12 @@ def build(folder: Path | None) -> Native | WhyNot:
     return Native(compiled)
 
 
-def _whole(weight: Packed) -> tuple[int, ...]:
+def _done(failure: int) -> None:
+    if failure:
+        raise MemoryError("There is no memory for the rows of a product.")
+
+
+def whole(weight: Packed) -> tuple[int, ...]:
     """Its fields of a call.
 
     Raises:
@@ -108,7 +126,7 @@ def _whole(weight: Packed) -> tuple[int, ...]:
     return blocks.data_ptr(), units.data_ptr(), num_outputs, num_inputs, group, bits
 
 
-def _placed(rows: Tensor, name: str, width: int) -> tuple[int, int, int]:
+def placed(rows: Tensor, name: str, width: int) -> tuple[int, int, int]:
     """Address, stride and kind of rows.
 
     Raises:

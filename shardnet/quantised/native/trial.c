@@ -19,9 +19,10 @@ typedef struct {
 
 static Call call_of(const Trial *t, const void *rows, int64_t row_kind, void *out, int64_t out_stride, int64_t out_kind,
                     int64_t num_rows) {
-    const Call call = {(int64_t)(uintptr_t)t->blocks, (int64_t)(uintptr_t)t->units, t->num_outputs, t->num_inputs, t->group,
-                       t->bits, (int64_t)(uintptr_t)rows, t->num_inputs, row_kind, (int64_t)(uintptr_t)out, out_stride,
-                       out_kind, num_rows, 0, 1};
+    const Matrix matrix = {(int64_t)(uintptr_t)t->blocks, (int64_t)(uintptr_t)t->units, t->num_outputs, t->num_inputs,
+                           t->group, t->bits};
+    const Call call = {matrix, (int64_t)(uintptr_t)rows, t->num_inputs, row_kind, (int64_t)(uintptr_t)out, out_stride, out_kind,
+                       num_rows, 0, 1};
     return call;
 }
 
