@@ -114,12 +114,12 @@ def scored_alone(model_folder: Path, ids: list[int]) -> tuple[list[float], list[
     return found.tolist(), logits.argmax(-1).tolist()
 
 
-def alone(model_folder: Path, prompts: list[list[int]], max_new_tokens: int) -> list[list[int]]:
-    """What `transformers` answers to each prompt by itself: greedy, fp32."""
+def alone(model_folder: Path, prompts: list[list[int]], max_new_tokens: int, **named: str) -> list[list[int]]:
+    """What `transformers` answers to each prompt by itself: greedy, fp32. Args: `named` may have a `gguf_file`."""
     import torch
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32, **named)
     answers = []
     for prompt in prompts:
         ids = torch.tensor([prompt])

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from in_process_ring import alone
+from tiny_gguf import write_gguf
 from tiny_text_model import save_text_model
 
 from shardnet.cluster.cluster import COORDINATOR, Cluster
@@ -142,6 +143,18 @@ def test_devices_without_a_copy_fetch_their_own_units_and_no_other_bytes(
     assert "a has fetched units 0-2: " in " ".join(event.text for event in events)
     ends = [what for what, done, total in shown if "fetching units 3-5" in what and done == total]
     assert ends and "MB from coordinator" in ends[-1]
+
+
+@pytest.mark.parametrize("kind", ["Q4_1", "Q8_0"])
+def test_of_a_gguf_file_its_blocks_are_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """As they are in the file: the device unpacks them, and knows by the lists how."""
+    model = write_gguf(tmp_path / "tiny.gguf", "llama", kind)
+    with shipped(tmp_path, "ab", monkeypatch) as ring:
+        with ring.cluster.load(model, split=[2, 2], **ring.options) as loaded:
+            assert answer(loaded) == alone(tmp_path, [PROMPT], NUM_TOKENS, gguf_file=model.name)[0]
+        whole = unit_bytes(model, tmp_path, 0, 3)
+        assert ring.fetched("a") == unit_bytes(model, tmp_path, 0, 1) < whole < model.stat().st_size
+        assert ring.fetched("b") == unit_bytes(model, tmp_path, 2, 3)
 
 
 def test_what_came_is_not_fetched_again(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from shardnet.quantised.grouped import Grouped
 
 PIECE_NUMBERS = 1 << 18
 """About so many at a time; what is made of them meanwhile stays in a processor's cache."""
+WORD_BYTES = 8
 TORCH_TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 Read = Callable[[Tensor], None]
@@ -33,7 +34,7 @@ def read_floats(read: Read, stored: Stored, shape: Sequence[int], target: Tensor
         values = _floats(stored.kind, blocks)
         if stored.minus_one:
             values.sub_(1)
-        target.view(num_rows, -1)[rows] = _as_rows(values, rows).to(target.dtype)
+        _put(target.view(num_rows, -1), rows, values)
 
 
 def read_grouped(read: Read, stored: Stored, shape: Sequence[int]) -> Grouped:
@@ -51,7 +52,7 @@ def read_grouped(read: Read, stored: Stored, shape: Sequence[int]) -> Grouped:
         unpacked = unpack(stored.kind, blocks)
         parts = (unpacked.codes, unpacked.scales, unpacked.all_minima())
         for target, values in zip((codes, scales, minima), parts, strict=True):
-            target.view(num_rows, -1)[rows] = _as_rows(values, rows)
+            _put(target.view(num_rows, -1), rows, values)
     return Grouped(codes, scales, minima, code_bits(stored.kind))
 
 
@@ -61,9 +62,15 @@ def _floats(kind: str, blocks: Tensor) -> Tensor:
     return unpack(kind, blocks).floats()
 
 
-def _as_rows(values: Tensor, rows: Tensor | slice) -> Tensor:
-    count = rows.stop - rows.start if isinstance(rows, slice) else len(rows)
-    return values.reshape(count, -1)
+def _put(target: Tensor, rows: Tensor | slice, values: Tensor) -> None:
+    """Rows into their places in the target [rows, numbers], in its dtype."""
+    if isinstance(rows, slice):
+        target[rows] = values.view(-1, target.shape[1])
+        return
+    values = values.to(target.dtype).view(-1, target.shape[1])
+    if target.shape[1] * target.itemsize % WORD_BYTES == 0:  # rows are put in their places word by word
+        target, values = target.view(torch.int64), values.view(torch.int64)
+    target[rows] = values
 
 
 def _pieces(read: Read, stored: Stored, shape: Sequence[int]) -> Iterator[tuple[Tensor | slice, int, Tensor]]:
