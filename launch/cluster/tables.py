@@ -37,6 +37,10 @@ def show_status(status: dict[str, Any], folder: Path) -> None:
     for member in status["members"]:
         if member["state"] == "paused":
             console.print(f"{member['name']} pauses: {member['why']}.", soft_wrap=True)
+    for stage in status["stages"]:
+        if stage["sent_as"]:
+            text = f"{stage['device']} sends what comes out of unit {stage['last_unit']} as {stage['sent_as']}."
+            console.print(text, soft_wrap=True)
     for session in status["sessions"]:
         console.print(_about(session), soft_wrap=True)
     for broken in status["broken_off"]:

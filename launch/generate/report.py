@@ -78,13 +78,16 @@ def _stage_lines(stages: Sequence[StageReport], dtype: str) -> RenderableType:
             f"  peak memory {size(stage.peak_rss_bytes)}",
             f"  compute {stage.compute_share:.0%}, wire {stage.wire_share:.0%}, idle {stage.idle_share:.0%}",
         ]
+        if stage.sent_as:
+            lines.append(f"  sends {stage.sent_as}")
     return Text("\n".join(lines))
 
 
 def _stage_rows(stages: Sequence[StageReport], dtype: str) -> RenderableType:
     table = Table(title=f"Stages ({dtype})", title_justify="left")
     table.add_column("device")
-    for heading in ("units", "weights", "peak memory", "compute", "wire", "idle"):
+    are_others = any(stage.sent_as for stage in stages)
+    for heading in ("units", "weights", "peak memory", "compute", "wire", "idle", *(["sends"] if are_others else [])):
         table.add_column(heading, justify="right")
     for stage in stages:
         table.add_row(
@@ -93,6 +96,7 @@ def _stage_rows(stages: Sequence[StageReport], dtype: str) -> RenderableType:
             size(stage.weight_bytes),
             size(stage.peak_rss_bytes),
             *(f"{share:.0%}" for share in (stage.compute_share, stage.wire_share, stage.idle_share)),
+            *([stage.sent_as] if are_others else []),
         )
     return table
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from shardnet.codecs.names import AUTO
 from shardnet.described.clusters import PaperCluster, with_bandwidth, with_source
 from shardnet.described.estimates import Workload, estimate_problem
 from shardnet.described.model_sizes import ModelConfig
@@ -15,6 +16,8 @@ from shardnet.errors import BadConfiguration, UsageError
 from shardnet.foreign.quoting import quoted, shortened
 from shardnet.launch.files.config_files import load_cluster, load_model_config
 from shardnet.launch.plan.options import ProblemOptions
+from shardnet.plan import Plan
+from shardnet.planner.codecs import Offer, codecs_of, offers_for, sent_in
 from shardnet.planner.problem import Problem
 from shardnet.simulator.what_if import halved_weights
 
@@ -32,6 +35,22 @@ class Asked:
     fewer_bits: tuple[str, Problem] | None = None
     """What it is called and the problem with smaller weights, for --explain."""
     load_bytes_per_s: Mapping[str, float] = field(default_factory=dict)
+    offers: tuple[Offer, ...] = ()
+    """Codecs of which each link takes one."""
+
+    codecs: Mapping[int, str] = field(default_factory=dict)
+    """What they take, by the last unit before each; see `sent_as_pays`."""
+
+    def sent_as_pays(self, plan: Plan, chunk_tokens: int) -> Asked:
+        """The same with what hidden states travel in where a plan cuts, if each link is to have a codec of its own."""
+        if not self.offers:
+            return self
+        own = self.offers[0].codec
+        codecs = codecs_of(self.problem, plan.stages, self.offers, chunk_tokens)
+        notes = [f"What comes out of unit {unit} travels as {codec}." for unit, codec in codecs.items() if codec != own]
+        none_pays = f"On no link a smaller codec than {own} pays."
+        problem = sent_in(self.problem, codecs, self.offers)
+        return replace(self, problem=problem, notes=(*self.notes, *(notes or [none_pays])), codecs=codecs)
 
 
 def read_problem(options: ProblemOptions, in_flight: int, run_tokens: int = 0) -> Asked:
@@ -87,7 +106,8 @@ def _from_model(options: ProblemOptions, model_name: str, cluster_name: str, in_
     usual = max(min(DEFAULT_CONTEXT, model.context_tokens), run_tokens)
     context = usual if options.context is None else options.context
     dtype = options.dtype or DEFAULT_DTYPE
-    workload = Workload(dtype, options.bits, context, sessions, wire=options.wire)
+    is_auto = options.wire == AUTO
+    workload = Workload(dtype, options.bits, context, sessions, wire=None if is_auto else options.wire)
     estimate = estimate_problem(model, cluster, workload)
     return Asked(
         estimate.problem,
@@ -95,6 +115,7 @@ def _from_model(options: ProblemOptions, model_name: str, cluster_name: str, in_
         estimate.notes,
         _with_fewer_bits(model, cluster, workload),
         estimate.load_bytes_per_s,
+        offers=offers_for(dtype, model.hidden) if is_auto else (),
     )
 
 

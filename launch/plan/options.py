@@ -55,7 +55,7 @@ class ProblemOptions:
         str | None,
         typer.Option(
             "--wire",
-            help="What hidden states travel in between devices: a dtype, int8 or fp8.",
+            help="What hidden states travel in between devices: a dtype, int8, fp8, or auto: what pays on each link.",
             show_default="dtype's",
             rich_help_panel=_WHAT,
         ),

@@ -18,6 +18,7 @@ from shardnet.launch.plan.options import PlannerOptions, PlanOutput, ProblemOpti
 from shardnet.plan import Plan
 from shardnet.planner import METHODS, OBJECTIVES, compare, plan_to_dict
 from shardnet.planner import plan as make_plan
+from shardnet.planner.costs import with_costs
 from shardnet.planner.planning import Simulate, usual_limit_s
 from shardnet.planner.problem import Problem
 from shardnet.progress import Progress, progress_bars
@@ -43,8 +44,13 @@ def run(options: ProblemOptions, how: PlannerOptions, output: PlanOutput) -> Non
         chosen, others = planner.compare(asked.problem) if output.compare else (planner(asked.problem), {})
         progress("planning", 1, 1)
         explanation = _explain(asked, chosen, planner, progress) if output.explain else None
+    asked = asked.sent_as_pays(chosen, CHUNK_TOKENS)
+    if asked.codecs:
+        chosen = with_costs(chosen, asked.problem, how.in_flight)
     if output.json:
         told = _comparison_dict(how, chosen, others) if output.compare else plan_to_dict(chosen)
+        if asked.codecs:
+            told["codecs"] = asked.codecs
         if explanation is not None:
             told.update(_explanation_dict(explanation))
         print(json_format.dumps(told, indent=2))
@@ -62,6 +68,8 @@ def run(options: ProblemOptions, how: PlannerOptions, output: PlanOutput) -> Non
         draw_plan(asked.problem, chosen, output.plot, f"{asked.title} ({chosen.method}, {how.objective})")
 
 
+CHUNK_TOKENS = 128
+"""Of a prompt, at a time: what a cluster does unless it is told otherwise."""
 LARGE_S = 45.0
 """What a search in a cluster of over 200 devices gets here, where no model waits to be loaded."""
 CHURN_S, AGAIN_S = 10.0, 1.0

@@ -10,10 +10,12 @@ from itertools import permutations
 
 from shardnet.cluster.load_options import LoadOptions
 from shardnet.cluster.placement import kept_bytes_per_token, kv_budgets, num_at_once, place, problem_of
+from shardnet.codecs.names import AUTO, hidden_size_of
 from shardnet.errors import DoesNotFit
 from shardnet.loader import ModelFiles
 from shardnet.models.plain_config import as_text
 from shardnet.plan import DeviceProfile, Link, Plan, StagePlan
+from shardnet.planner.codecs import codec_for, offers_for
 from shardnet.planner.problem import Problem
 from shardnet.transport.messages import RingId, RingStop, StageSpec
 
@@ -39,6 +41,9 @@ class Blueprint:
     context_tokens: int
     keep_s: float = 0.0
     """How long devices keep the stages while the coordinator is not there."""
+    codecs: tuple[tuple[int, str], ...] = ()
+    """Of links that have one of their own: that of the first plan's cut behind each unit. It stays as long as the model
+    is loaded, whoever holds the units: with another one, a text would not go on with its very own tokens."""
 
     def specs(self, ring_id: RingId, stages: Sequence[StagePlan], plan: Plan) -> list[StageSpec]:
         """What each device is told to load, and its place in the ring.
@@ -54,8 +59,9 @@ class Blueprint:
         budgets = kv_budgets(plan, files.profile, devices, options.kv_memory_bytes)
         budget_of = dict(zip((stage.device for stage in plan.stages), budgets, strict=True))
         num_groups, config = num_at_once(plan, devices), as_text(files.config)
-        sent_as = options.wire or options.dtype
-        ring = tuple(RingStop(stage.device, stage.first_unit, stage.last_unit, sent_as) for stage in stages)
+        ring = tuple(
+            RingStop(stage.device, stage.first_unit, stage.last_unit, self.codec_of(stage, plan)) for stage in stages
+        )
         return [
             StageSpec(
                 ring_id=ring_id,
@@ -75,6 +81,27 @@ class Blueprint:
             )
             for index, stage in enumerate(stages)
         ]
+
+    def with_codecs_of(self, plan: Plan) -> Blueprint:
+        """The same whose links have codecs of their own from this plan on, where that was asked for."""
+        if self.options.wire != AUTO:
+            return self
+        return replace(self, codecs=tuple((stage.last_unit, self.codec_of(stage, plan)) for stage in plan.stages))
+
+    def codec_of(self, stage: StagePlan, plan: Plan) -> str:
+        """In what a stage sends hidden states to the device that has the next unit in a plan."""
+        options, cut = self.options, stage.last_unit
+        if options.wire != AUTO:
+            return options.wire or options.dtype
+        link = self.link_between.get((stage.device, plan.device_of(cut + 1))) if cut + 1 < plan.num_units else None
+        if link is None or cut in dict(self.codecs):
+            return dict(self.codecs).get(cut, options.dtype)
+        prefill_of = {device.name: self.with_times(device).prefill_unit_s_per_token for device in self.devices}
+        chunk_tokens = options.prefill_chunk_tokens
+        chunk_s = [
+            chunk_tokens * sum(prefill_of[each.device][each.first_unit : each.last_unit + 1]) for each in plan.stages
+        ]
+        return codec_for(link, chunk_s, offers_for(options.dtype, hidden_size_of(self.files.profile)), chunk_tokens)
 
     def problem(self, absent: Collection[str], tokens: int) -> Problem:
         """The placement problem of the devices that are left, each with room for so many tokens.

@@ -47,6 +47,7 @@ class LeftModel:
     devices: tuple[DeviceProfile, ...]
     links: tuple[Link, ...]
     context_tokens: int
+    codecs: tuple[tuple[int, str], ...]
     plan: Plan
     stages: tuple[LeftStage, ...]
     """Of the ring that takes over, where one did, in order: those that stay and those that are new. Several may become
@@ -74,6 +75,7 @@ def left_of(blueprint: Blueprint, ring: Ring, plan: Plan, ready: Sequence[Remote
         devices=blueprint.devices,
         links=blueprint.links,
         context_tokens=blueprint.context_tokens,
+        codecs=blueprint.codecs,
         plan=plan,
         stages=tuple(left),
         ready=tuple(LeftStage(stage.plan, stage.places) for stage in ready),

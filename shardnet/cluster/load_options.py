@@ -9,7 +9,7 @@ from types import NoneType
 from typing import Annotated, Any
 
 from shardnet.checks import whole_number
-from shardnet.codecs.names import CODECS
+from shardnet.codecs.names import AUTO, CODECS
 from shardnet.errors import BadRequest
 from shardnet.foreign.quoting import quoted
 from shardnet.options import Made, Meaning, Number, OneOf, Options, Whole
@@ -65,11 +65,13 @@ class LoadOptions(Options):
     ] = "bfloat16"
     wire: Annotated[
         str | None,
-        OneOf(CODECS),
+        OneOf((AUTO, *CODECS)),
         Meaning(
-            "What hidden states travel in between devices: a dtype, or int8 or fp8, which take half of 16 bits.",
+            "What hidden states travel in between devices: a dtype, or int8 or fp8, which take half of 16 bits. auto: "
+            "int8 over links that are slow for prompts.",
             about="what hidden states travel in between devices: a dtype, `int8` in groups of 32, or `fp8`; None takes "
-            "`dtype`. With a smaller one the text depends on the split, as what travels is rounded.",
+            "`dtype`; `auto` takes a smaller one for links on which prompts gain by it. With a smaller one the text "
+            "depends on the split, as what travels is rounded.",
             panel=_MODEL,
         ),
     ] = None
@@ -201,6 +203,12 @@ class LoadOptions(Options):
                 ("placement", "objective", "in_flight", "private_to"),
                 "a split, which is a placement by hand. Leave one of them out.",
             )
+            if self.wire == AUTO:
+                raise BadRequest(
+                    "wire auto goes by how fast links are, which is not measured for a split, a placement by hand. Say "
+                    "which codec is to be used, or leave the split out.",
+                    option="wire",
+                )
         elif self.placement == SPREAD:
             self._refuse(("objective", "private_to"), f"the placement {SPREAD}, which uses every device. Choose auto.")
 

@@ -24,7 +24,7 @@ from shardnet.cluster.placement import (
 )
 from shardnet.cluster.ring import Ring
 from shardnet.cluster.survey import EXPECTED_TOKENS, Surveyor
-from shardnet.codecs.names import sent_as
+from shardnet.codecs.names import AUTO, sent_as
 from shardnet.errors import BadRequest
 from shardnet.foreign.quoting import quoted
 from shardnet.loader import ModelFiles, open_model
@@ -68,7 +68,7 @@ def load_model(
         placed.links,
         context_tokens,
         deployment.keep_s,
-    )
+    ).with_codecs_of(plan)
     ring = Ring(deployment.transport, plan.stages, blueprint.specs(ring_id, plan.stages, plan))
     deployment.place(ring, session_numbers(deployment.transport))
     loads = ring.load()
@@ -88,7 +88,7 @@ def named_for(
     wait_for: Callable[[Future[Any]], Any] = Future.result,
 ) -> ModelFiles:
     """What was opened, as its stages are to have it, under a name by which devices find it; see `require_copies`."""
-    if options.wire is not None:
+    if options.wire not in (None, AUTO):
         opened = replace(opened, profile=sent_as(opened.profile, options.wire))
     cache_dir = cache_folder(options.cache_dir)
     return require_copies(opened, devices, dispatch, cache_dir, progress, wait_for)

@@ -98,6 +98,13 @@ class RemoteStage:
         return self._spec.stage
 
     @property
+    def sent_as(self) -> str:
+        """In what its hidden states go to the next stage, where that is not the model's own dtype; else ''."""
+        is_last = self.index + 1 >= len(self._spec.ring)
+        sent_as = self._spec.ring[self.index].sent_as
+        return "" if is_last or sent_as == self._spec.dtype else sent_as
+
+    @property
     def is_loaded(self) -> bool:
         """Whether it has its weights."""
         return self._loading is not None and self._loading.done() and self._loading.exception() is None
@@ -141,6 +148,7 @@ class RemoteStage:
             compute_share=shares.compute,
             wire_share=shares.wire,
             idle_share=shares.idle,
+            sent_as=self.sent_as,
         )
 
     def account(self) -> Future[StageAccount]:

@@ -83,7 +83,8 @@ def blueprint_again(dispatch: Dispatch, left: LeftModel, opened: ModelFiles, opt
         raise ClusterError(f"the files of {files.name} are not those any more that its devices have loaded.")
     dispatch.learn(left.links)
     source = dispatch.transport.name
-    return Blueprint(source, files, options, left.deployment, left.devices, left.links, left.context_tokens, KEEP_S)
+    was_placed = (left.deployment, left.devices, left.links, left.context_tokens)
+    return Blueprint(source, files, options, *was_placed, KEEP_S, left.codecs)
 
 
 def open_again(

@@ -11,6 +11,8 @@ INT8 = "int8"
 FP8 = "fp8"
 """8-bit floats (e4m3), each token with a scale."""
 CODECS = (*DTYPES, INT8, FP8)
+AUTO = "auto"
+"""Each link has a codec of its own: see `planner.codecs`."""
 GROUP = 32
 GROUP_SCALE_BYTES = 2
 TOKEN_SCALE_BYTES = 4
@@ -28,9 +30,13 @@ def row_bytes(codec: str, hidden_size: int) -> int:
 def sent_as(profile: ModelProfile, codec: str) -> ModelProfile:
     """A model, with what leaves its units where hidden states travel in that codec, and not in the model's dtype."""
     *before, head = profile.units
-    hidden_size = before[0].output_bytes // DTYPE_BYTES[profile.dtype]
-    resized = [replace(unit, output_bytes=row_bytes(codec, hidden_size)) for unit in before]
+    resized = [replace(unit, output_bytes=row_bytes(codec, hidden_size_of(profile))) for unit in before]
     return replace(profile, units=(*resized, head))
+
+
+def hidden_size_of(profile: ModelProfile) -> int:
+    """Of a model whose hidden states travel in its own dtype."""
+    return profile.units[0].output_bytes // DTYPE_BYTES[profile.dtype]
 
 
 def num_groups(hidden_size: int) -> int:

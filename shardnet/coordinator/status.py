@@ -14,7 +14,7 @@ from shardnet.cluster.ring import Ring
 from shardnet.coordinator.loads import Loads
 from shardnet.coordinator.recent_work import Look, RecentWork
 from shardnet.errors import ShardnetError
-from shardnet.plan import Plan, StagePlan
+from shardnet.plan import Plan
 from shardnet.profiling.power import SANE_C
 from shardnet.timeline.timeline import Shares
 from shardnet.transport.base import Transport
@@ -63,7 +63,7 @@ def status_of(
     told = {index: each.result() for index, each in accounts.items() if each.done() and not each.exception()}
     totals = tuple(told[index].totals if index in told else None for index in range(len(present)))
     tokens_per_s, shares = work.look(ring, Look(time.monotonic(), num_tokens, totals))
-    stages = tuple(_stage(stage.plan, share) for stage, share in zip(present, shares, strict=True))
+    stages = tuple(_stage(stage, share) for stage, share in zip(present, shares, strict=True))
     members = [
         _with_units(_described_as(there.member(device), described.get(device)), plan, len(sessions))
         for device in there.devices
@@ -118,9 +118,11 @@ def _asked_accounts(stages: Sequence[RemoteStage], suspected: Collection[str]) -
     return asked
 
 
-def _stage(plan: StagePlan, share: Shares | None) -> StageStatus:
+def _stage(stage: RemoteStage, share: Shares | None) -> StageStatus:
     shares = (None, None, None) if share is None else (share.compute, share.wire, share.idle)
-    return StageStatus(plan.device, plan.first_unit, plan.last_unit, *(_within(SHARE, each) for each in shares))
+    compute, wire, idle = (_within(SHARE, each) for each in shares)
+    plan = stage.plan
+    return StageStatus(plan.device, plan.first_unit, plan.last_unit, compute, wire, idle, stage.sent_as)
 
 
 def _described_as(member: MemberStatus, known: DeviceDescription | None) -> MemberStatus:

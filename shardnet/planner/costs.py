@@ -114,17 +114,19 @@ def evaluate(problem: Problem, stages: Sequence[StagePlan]) -> Cost:
 
 def with_stages(plan: Plan, problem: Problem, stages: Sequence[StagePlan], in_flight: int = 1) -> Plan:
     """A plan of other stages, with what these cost; nothing is proven of it."""
-    cost = evaluate(problem, stages)
+    return replace(with_costs(replace(plan, stages=tuple(stages)), problem, in_flight), optimal=False, gap=None)
+
+
+def with_costs(plan: Plan, problem: Problem, in_flight: int = 1) -> Plan:
+    """A plan with what its stages cost where the problem is another one than that which it was made for."""
+    cost = evaluate(problem, plan.stages)
     return replace(
         plan,
-        stages=tuple(stages),
         lap_s=cost.lap_s,
         bottleneck_s=cost.bottleneck_s,
         rate_per_s=cost.rate(in_flight),
         simulated_rate_per_s=None,
         energy_j=cost.energy_j,
-        optimal=False,
-        gap=None,
     )
 
 

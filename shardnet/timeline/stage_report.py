@@ -29,6 +29,8 @@ class StageReport:
     compute_share: float
     wire_share: float
     idle_share: float
+    sent_as: str
+    """In what its hidden states go to the next one, where that is not the model's own dtype; else ''."""
 
 
 @dataclass(frozen=True)

@@ -189,6 +189,8 @@ class StageStatus(NamedTuple):
     compute_share: float | None
     wire_share: float | None
     idle_share: float | None
+    sent_as: str
+    """In what its hidden states go to the next one, where that is not the model's own dtype; else ''."""
 
 
 class Happened(NamedTuple):

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from in_process_ring import PROMPT, SPLIT, blueprint_of, loaded, ring_in_process, rings_of
+from in_process_ring import PROMPT, SPLIT, RingInProcess, blueprint_of, loaded, ring_in_process, rings_of
 from processes import wait_until
 
 from shardnet.cluster import standby
+from shardnet.cluster.blueprint import Blueprint
+from shardnet.cluster.model import Model
 from shardnet.codecs.names import CODECS, row_bytes, sent_as
 from shardnet.codecs.rows import codec_named, decoded
 from shardnet.described.model_sizes import unit_works
 from shardnet.errors import BadRequest
 from shardnet.launch.files.config_files import load_model_config
 from shardnet.models.sizes import profile_model
-from shardnet.transport.messages import SamplingOptions, SessionSpec
+from shardnet.plan import Link, Plan, stages_from_counts
+from shardnet.transport.messages import RingId, SamplingOptions, SessionSpec
 
 NUM_TOKENS = 16
 
@@ -120,3 +124,53 @@ def test_plans_reckon_with_what_travels() -> None:
     assert [unit.output_bytes for unit in sent_as(profile, "int8").units] == [68, 68, 68, 8]
     works = unit_works(load_model_config("llama-2-7b"), "float16", bits=4, wire="float32")
     assert works[0].output_bytes == 4096 * 4 and works[-1].output_bytes == 8
+
+
+def with_links(model: Model, slow: tuple[str, str]) -> Blueprint:
+    """As if the model had been placed with --wire auto, and this were the only slow link."""
+    blueprint = blueprint_of(model)
+    names = [device.name for device in blueprint.devices]
+    links = [Link(*ends, 0.001, 1e4 if ends == slow else 1e9) for ends in permutations(names, 2)]
+    options = replace(blueprint.options, split=None, wire="auto")
+    return replace(blueprint, options=options, links=tuple(links)).with_codecs_of(model.plan)
+
+
+def sent_by(ring: RingInProcess) -> dict[int, str]:
+    """By the last unit of each stage on the devices."""
+    stages = [host.stage for worker in ring.workers.values() for host in worker._stages.hosts()]
+    return {stage.shard.last_unit: stage.sent_as.name for stage in stages if stage is not None}
+
+
+@pytest.mark.usefixtures("quick_watch")
+def test_each_link_has_its_own_codec_and_a_cut_keeps_it_whoever_holds_the_units(tiny: Path) -> None:
+    """Rings change in the midst of an answer: to one in which a link has a codec, then to one without its sender."""
+    with loaded(tiny, [*SPLIT, 0], standby="cold") as (ring, model):
+        rings_of(model).blueprint = blueprint = with_links(model, ("b", "c"))
+        assert blueprint.codecs == ((1, "float32"), (3, "int8"), (5, "float32"))
+        stream = model.stream(PROMPT, max_new_tokens=NUM_TOKENS)
+        for _ in range(3):
+            next(stream)
+        model._deployment.renew()
+        assert [report.sent_as for report in model.report()] == ["", "int8", ""]
+        assert sent_by(ring) == {1: "float32", 3: "int8", 5: "float32"}
+        ring.network.kill("b")
+        "".join(stream)
+        assert "b" not in model.plan.devices and len(stream.result.token_ids) == NUM_TOKENS
+        for stage in model.plan.stages[:-1]:
+            assert sent_by(ring)[stage.last_unit] == dict(blueprint.codecs)[stage.last_unit]
+
+
+def test_a_new_cut_goes_by_the_link_between_its_devices(tiny: Path) -> None:
+    with loaded(tiny, [*SPLIT, 0]) as (_, model):
+        blueprint = with_links(model, ("a", "d"))
+        assert set(dict(blueprint.codecs).values()) == {"float32"}
+        plan = Plan(stages_from_counts(["a", "d"], [3, 3]))
+        [first, last] = blueprint.specs(RingId(b"e", 9), plan.stages, plan)
+        assert [stop.sent_as for stop in first.ring] == [stop.sent_as for stop in last.ring] == ["int8", "float32"]
+        same = Plan(stages_from_counts(["a", "d"], [2, 4]))
+        assert blueprint.codec_of(same.stages[0], same) == "float32", "the cut of the first plan"
+
+
+def test_without_links_that_are_measured_none_is_chosen(tiny: Path) -> None:
+    with pytest.raises(BadRequest, match="placement by hand"), loaded(tiny, SPLIT, wire="auto"):
+        pass

@@ -425,3 +425,17 @@ def test_a_run_that_takes_years_is_looked_at_rarely(tmp_path: Path) -> None:
     path = tmp_path / "problem.json"
     path.write_text(json.dumps(problem))
     assert "slow laptop" in shardnet("simulate", "--problem", str(path), "--event", "t=5 slow laptop 3x", "-n", "3")
+
+
+def test_each_link_of_a_plan_takes_a_smaller_codec_where_that_pays() -> None:
+    """All prompts cross the slow link: the embedding stays on the phone, which has no room for more."""
+    limits = [f"--bandwidth=phone:{name}=1" for name in ("laptop", "board", "old-phone")]
+    fast, slow = (*HOME, "--wire", "auto"), (*HOME, "--wire", "auto", *limits)
+    assert json.loads(shardnet("plan", *fast, "--json"))["codecs"] == {"0": "float16"}
+    assert "On no link a smaller codec than float16 pays." in shardnet("plan", *fast)
+    told = json.loads(shardnet("plan", *slow, "--json"))
+    assert told["codecs"]["0"] == "int8"
+    exact = json.loads(shardnet("plan", *HOME, *limits, "--json"))
+    assert told["stages"] == exact["stages"] and told["lap_s"] < exact["lap_s"]
+    assert "What comes out of unit 0 travels as int8." in shardnet("simulate", *slow)
+    assert "codecs" not in exact

@@ -22,6 +22,7 @@ STAGE: Any = SimpleNamespace(
     compute_share=0.34,
     wire_share=0.04,
     idle_share=0.62,
+    sent_as="",
 )
 
 
@@ -76,3 +77,14 @@ def test_names_of_others_are_shown_as_they_are(capsys: pytest.CaptureFixture[str
     said = capsys.readouterr().err
     for name in ("[red]phone[/x] :cat:", "a[/x][b]:cat:: 1 units", "p [b]"):
         assert name in said
+
+
+def test_what_hidden_states_travel_in_is_said_where_it_is_not_the_models_own_dtype(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    smaller: Any = SimpleNamespace(**{**vars(STAGE), "sent_as": "int8"})
+    for width in (40, 110):
+        stderr_console().print(stage_table([smaller, STAGE], "bfloat16", width))
+        assert "int8" in capsys.readouterr().err
+        stderr_console().print(stage_table([STAGE], "bfloat16", width))
+        assert "sends" not in capsys.readouterr().err
