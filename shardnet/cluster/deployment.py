@@ -193,11 +193,11 @@ class Deployment:
         with self._lock:
             self._raise_if_given_up()
             assert self._rings is not None, "the model is not placed yet"
+            self.sessions.shares_prefixes = blueprint.options.share_prefixes
             self._on_event = blueprint.options.on_event
             if self._on_event is not None:  # on a thread of its own: it may ask the model, which waits for a change
                 self._errands = Errands("shardnet-events")
-            version = self._rings.all[-1].ring_id.plan_version
-            self._history = History(clock_ns(), version, len(plan.devices))
+            self._history = History(clock_ns(), self._rings.all[-1].ring_id.plan_version, len(plan.devices))
             self._rings.stand(blueprint, plan)  # from now on something may happen
             if blueprint.options.record_spans:
                 self._run_log = RunLog(self.transport, partial(_members, self._rings))

@@ -174,6 +174,18 @@ class LoadOptions(Options):
             panel=_DEVICES,
         ),
     ] = True
+    share_prefixes: Annotated[
+        bool,
+        Made(bool),
+        Meaning(
+            "Begin an answer with what devices still have of another one, as far as the prompts are the same.",
+            about="whether an answer begins with the keys and values that devices have of another one, under way or "
+            "ended lately, as far as the prompts begin with the same tokens: the second turn of a chat computes what "
+            "is new in it. What has ended stays on the devices for that until its memory is needed.",
+            flag="--share-prefixes/--no-share-prefixes",
+            panel=_MODEL,
+        ),
+    ] = True
     prefill_chunk_tokens: Annotated[
         int, Whole(1), Meaning(about="prompts go through the ring in chunks of this size.")
     ] = 128

@@ -18,7 +18,7 @@ from shardnet.cluster.remote_stage import RemoteStage
 from shardnet.errors import CallTimeout
 from shardnet.plan import StagePlan
 from shardnet.process.threads import on_thread
-from shardnet.session import sessions
+from shardnet.session import route
 from shardnet.timeline.stage_report import StageReport
 from shardnet.transport.base import Transport
 from shardnet.transport.messages import RingId, SessionStanding, StageKey, StageSizes, StageSpec, Stretch
@@ -75,9 +75,9 @@ class Ring:
         """When all stages were known to be there."""
 
     @property
-    def route(self) -> sessions.Ring:
+    def route(self) -> route.Ring:
         """As sessions see it."""
-        return sessions.Ring(self.ring_id, self.specs[0].ring)
+        return route.Ring(self.ring_id, self.specs[0].ring)
 
     @property
     def members(self) -> tuple[RemoteStage, ...]:

@@ -98,12 +98,12 @@ class DeviceMemory:
         self._lock = threading.Lock()
 
     def promised_bytes(self) -> int:
-        """What is reserved here and was not written to yet."""
-        return sum(stage.untouched_bytes for stage in self._stages())
+        """What is reserved here and was not written to yet, less what is written and spare: see `MemoryBudget`."""
+        return sum(stage.untouched_bytes for stage in self._stages()) - self.budget.spare_bytes
 
     def allowed_bytes(self) -> int | None:
         """What is left of what its owner allows; None without a limit."""
-        return None if self._most_bytes is None else max(self._most_bytes - self.budget.reserved_bytes, 0)
+        return None if self._most_bytes is None else max(self._most_bytes - self.budget.needed_bytes, 0)
 
     def return_freed(self) -> None:
         """Give what stages have freed back to the machine. Takes some milliseconds."""
@@ -117,12 +117,12 @@ class DeviceMemory:
             DoesNotFit: there is less.
         """
         with self._lock:  # of two models that come together one is first
-            reserved_bytes = self.budget.reserved_bytes  # looked at first: sessions that open meanwhile count twice
+            needed_bytes = self.budget.needed_bytes  # looked at first: sessions that open meanwhile count twice
             allowed_bytes = self.allowed_bytes()
             free_bytes = max(usable_compute_bytes(self._compute) - self.promised_bytes(), 0)
             if allowed_bytes is not None:
                 free_bytes = min(free_bytes, allowed_bytes)
-            self.budget.limit_bytes = reserved_bytes + free_bytes
+            self.budget.limit_bytes = needed_bytes + free_bytes
             if not self.budget.reserve(num_bytes):
                 raise DoesNotFit(
                     f"The weights take {num_bytes / 2**30:.2f} GiB on {self._device}, and {free_bytes / 2**30:.2f} GiB "
@@ -133,6 +133,6 @@ class DeviceMemory:
                 self._look_beside()
 
     def _look_beside(self) -> None:
-        reserved_bytes = self.beside.reserved_bytes  # looked at first, as above
-        promised_bytes = sum(stage.untouched_bytes_beside for stage in self._stages())
-        self.beside.limit_bytes = reserved_bytes + max(usable_memory_bytes() - promised_bytes, 0)
+        needed_bytes = self.beside.needed_bytes  # looked at first, as above
+        promised_bytes = sum(stage.untouched_bytes_beside for stage in self._stages()) - self.beside.spare_bytes
+        self.beside.limit_bytes = needed_bytes + max(usable_memory_bytes() - promised_bytes, 0)

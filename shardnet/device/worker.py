@@ -209,16 +209,22 @@ class Worker:
         self._stage(hop.ring_id, hop.stage).put(hop, received_ns, lambda: taken.set_result(None))
         return taken
 
-    def open_session(self, ring_id: RingId, stage: int, spec: SessionSpec) -> None:
-        """What was only copied here makes room for it."""
+    def open_session(self, ring_id: RingId, stage: int, spec: SessionSpec) -> int | Future[int]:
+        """What was only copied here makes room for it. Returns how many of its tokens are there."""
         opened = self._stage(ring_id, stage)
+        opening = partial(self._open_session, opened, spec)
+        if spec.shares is not None and opened.is_in_step(spec.shares.session):
+            return opened.between_steps(opening)  # it has more tokens then
+        return opening()
+
+    def _open_session(self, opened: Stage, spec: SessionSpec) -> int:
         try:
-            opened.open_session(spec)
+            return opened.open_session(spec)
         except KVMemorySpent:
             followings = [host.following for host in self._stages.hosts()]
             if not make_room(followings, opened, spec.capacity_tokens):
                 raise
-            opened.open_session(spec)
+            return opened.open_session(spec)
 
     def close_sessions(self, ring_id: RingId, stage: int, sessions: Sequence[int]) -> None:
         host = self._stages.get((ring_id, stage))

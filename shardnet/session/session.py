@@ -13,6 +13,7 @@ from typing import Protocol
 from shardnet.errors import ClusterError
 from shardnet.transport.listener_messages import digest
 from shardnet.transport.messages import SampledToken, SessionSpec
+from shardnet.transport.sharing_messages import Shares
 
 ASK_AGAIN = " Ask again."
 
@@ -58,6 +59,8 @@ class Session:
         self.prompt_ids = tuple(prompt_ids)
         self.is_begun = False
         """Whether it is open on every stage of its ring, and its prompt is being sent."""
+        self.num_shared = 0
+        """So many of its tokens the stages had from another session when it began."""
         self.started_s = time.monotonic()
         self.first_token_s: float | None = None
         self.last_token_s: float | None = None
@@ -143,6 +146,14 @@ class Session:
             known = digest(ids[spec.prompt_tokens :])
             spec = spec._replace(listener=self.spec.listener._replace(known=known))
         return spec
+
+    def specs(self, num_stages: int, shares: Shares | None) -> list[SessionSpec]:
+        """What each stage must know of it when it begins, maybe with the tokens of another one."""
+        history, last = self.history, num_stages - 1
+        specs = [self.spec_at(history, is_last=index == last)._replace(shares=shares) for index in range(num_stages)]
+        if shares is not None:
+            specs[1:] = [spec._replace(shares=shares._replace(ids=())) for spec in specs[1:]]
+        return specs
 
     def history_from_stages(self) -> tuple[int, ...]:
         """Its history as it is settled now: `tell_ahead` adds nothing to it, until `take_ahead`."""

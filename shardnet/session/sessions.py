@@ -13,28 +13,23 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from shardnet.errors import ClusterError, DeviceLost, KVMemorySpent, PlanNotInForce, ShardnetError
 from shardnet.process.forks import Birthplace
 from shardnet.process.threads import Errands
+from shardnet.session.beginnings import Beginnings
 from shardnet.session.request import scored_spec, session_spec
+from shardnet.session.route import Ring, ask_stage
 from shardnet.session.session import Session
 from shardnet.timeline.clocks import clock_ns
 from shardnet.transport.base import Transport
-from shardnet.transport.delivery import Delivery, answer_of, never
+from shardnet.transport.delivery import Delivery, never
 from shardnet.transport.listener_messages import Listener
-from shardnet.transport.messages import (
-    Hop,
-    Part,
-    RingId,
-    RingStop,
-    SamplingOptions,
-    SessionSpec,
-    Tokens,
-)
+from shardnet.transport.messages import Hop, Part, SamplingOptions, SessionSpec, Tokens
+from shardnet.transport.sharing_messages import NOTHING, Shares
 
 OPEN_SESSION_S = 5.0
 OPEN_SESSION_TRIES = 4
@@ -48,13 +43,6 @@ SETTLE_S = 5.0
 PROMPT_S = 15.0
 """The same for a prompt, which is taken when its turn comes; a lost device is noticed by other means."""
 VERDICT_S = 3.0
-
-
-class Ring(NamedTuple):
-    """Where sessions go now: the stages of one plan version, in order."""
-
-    ring_id: RingId
-    stops: tuple[RingStop, ...]
 
 
 class Sessions:
@@ -76,6 +64,9 @@ class Sessions:
         self.ring = ring
         self._transport = transport
         self.make_room = make_room
+        self.shares_prefixes = False
+        """Whether a session may begin with what stages have of another one, and what they have of it stays."""
+        self._beginnings = Beginnings()
         self._numbers = numbers
         # Reentrant: what a device asks of itself runs before the call returns, and may end in an error of a session.
         self._lock = threading.RLock()
@@ -116,7 +107,8 @@ class Sessions:
             KVMemorySpent: a stage cannot hold its KV cache beside those of the other sessions.
             ShardnetError: the sessions were ended.
         """
-        spec = session_spec(0, len(prompt_ids), max_new_tokens, eos_ids, sampling)._replace(listener=listener)
+        spec = session_spec(0, len(prompt_ids), max_new_tokens, eos_ids, sampling)
+        spec = spec._replace(listener=listener, stays=self.shares_prefixes)
         return self._start_in_room(spec, prompt_ids, answer)
 
     def score(self, ids: Sequence[int]) -> Session:
@@ -141,9 +133,10 @@ class Sessions:
         try:
             self._close_forgotten(list(self._open))
             self.settle()  # the memory that earlier sessions held must be free before this one asks for it
-            while not self._has_begun(session, self._ring_when_resumed()):
-                pass  # the ring was exchanged meanwhile: the next one is asked
-            self.send(self.ring, session, 0, session.history)
+            shares = self._shared_by(session) if spec.stays else None
+            while not self._has_begun(session, self._ring_when_resumed(), shares):
+                shares = shares and NOTHING  # the ring was exchanged meanwhile: the next one is asked
+            self.send(self.ring, session, session.num_shared, session.history[session.num_shared :])
         except BaseException:
             self.close_session(spec.session)
             raise
@@ -199,6 +192,9 @@ class Sessions:
         with self._lock:
             if session not in self._open:
                 return
+            closed = self._held.get(session)
+            if closed is not None and closed.is_begun and closed.spec.stays:
+                self._beginnings.note(session, closed.history)
             if self._is_suspended:
                 self._closed_meanwhile.add(session)
             if self._ended is None:
@@ -240,6 +236,8 @@ class Sessions:
         if failed is not None:
             failed.tell(error)
         self.close_session(session)
+        with self._lock:
+            self._beginnings.forget(session)
 
     def end(self, error: ShardnetError) -> None:
         """For good: every session that waits, and every later `start`, gets `error`."""
@@ -286,7 +284,8 @@ class Sessions:
         self._closings[session] = [self._close_at(ring, index, session) for index in range(len(ring.stops))]
 
     def _close_at(self, ring: Ring, stage: int, session: int) -> Future[Any]:
-        return self._ask(ring, stage, "close_sessions", (session,), CLOSE_SESSION_S, is_over=self._is_ended)
+        what, is_over = (session,), self._is_ended
+        return ask_stage(self._transport, ring, stage, "close_sessions", what, CLOSE_SESSION_S, is_over=is_over)
 
     def _is_being_closed(self, session: int) -> bool:
         return not all(closing.done() for closing in self._closings[session])
@@ -297,22 +296,39 @@ class Sessions:
             self.raise_if_ended()
             return self.ring
 
-    def _has_begun(self, session: Session, ring: Ring) -> bool:
+    def _shared_by(self, session: Session) -> Shares | None:
+        """The session with which it is to begin."""
+        open_ones = [(each.spec.session, each.history) for each in self.under_way()]
+        with self._lock:
+            return self._beginnings.best(session.history, open_ones)
+
+    def _has_begun(self, session: Session, ring: Ring, shares: Shares | None) -> bool:
         """Open a session on every stage of `ring`; False where another ring takes its place meanwhile."""
-        history, last = session.history, len(ring.stops) - 1
-        specs = [session.spec_at(history, is_last=index == last) for index in range(last + 1)]
-        opened = [self.open_at(ring, index, spec) for index, spec in enumerate(specs)]
-        errors = self._errors_of(opened, ring)
+        asked = shares
+        num_there, errors = self._opened(session, ring, shares)
+        while shares is not None and not errors and len(set(num_there)) > 1:
+            shares = Shares(shares.session, min(num_there))  # some have less: all are to begin with as much
+            num_there, errors = self._opened(session, ring, shares)
         if any(isinstance(error, DeviceLost) for error in errors):
             self._wait_for_verdict(ring)
         with self._lock:
             self.raise_if_ended()
             has_moved = self._has_moved(ring)
-            session.is_begun = not errors and not has_moved
+            session.is_begun = len(num_there) == len(ring.stops) and not has_moved
+            if session.is_begun and asked is not None:
+                session.num_shared = num_there[0]
+                self._beginnings.settle(asked, session.num_shared)
         for error in errors:
             if not (has_moved and isinstance(error, ClusterError)):
                 raise error
         return session.is_begun
+
+    def _opened(self, session: Session, ring: Ring, shares: Shares | None) -> tuple[list[int], list[BaseException]]:
+        """Ask every stage to open it: how many of its tokens each has, and what stages have answered instead."""
+        specs = session.specs(len(ring.stops), shares)
+        asked = [self.open_at(ring, index, spec) for index, spec in enumerate(specs)]
+        errors = self._errors_of(asked, ring)
+        return [each.result() for each in asked if each.done() and each.exception() is None], errors
 
     def _errors_of(self, asked: Sequence[Future[Any]], ring: Ring) -> list[BaseException]:
         """What stages have answered but yes. A frozen one is not waited for once another ring takes over."""
@@ -333,30 +349,17 @@ class Sessions:
 
     def open_at(self, ring: Ring, stage: int, spec: SessionSpec) -> Future[Any]:
         """Open a session on one stage of a ring; asked until it answers."""
-        is_over = partial(self._is_over, spec.session)
-        return self._ask(
-            ring, stage, "open_session", spec, OPEN_SESSION_S, most_tries=OPEN_SESSION_TRIES, is_over=is_over
+        return ask_stage(
+            self._transport,
+            ring,
+            stage,
+            "open_session",
+            spec,
+            OPEN_SESSION_S,
+            is_over=partial(self._is_over, spec.session),
+            most_tries=OPEN_SESSION_TRIES,
+            is_called=spec.shares is not None,
         )
-
-    def _ask(
-        self,
-        ring: Ring,
-        stage: int,
-        endpoint: str,
-        what: Any,
-        first_s: float,
-        *,
-        most_tries: int | None = None,
-        is_over: Callable[[], bool],
-    ) -> Future[Any]:
-        """Ask a stage of a ring until it answers."""
-        ring_id, stops = ring
-        device = stops[stage].device
-
-        def send(wait_s: float) -> Future[Any]:
-            return self._transport.post(device, endpoint, ring_id, stage, what, timeout_s=wait_s)
-
-        return answer_of(send, first_s=first_s, most_tries=most_tries, is_over=is_over)
 
     def send(self, ring: Ring, session: Session, position: int, ids: Sequence[int]) -> None:
         """Send token ids of a session, which stand at `position`, to the first stage of a ring. Does not wait."""

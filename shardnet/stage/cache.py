@@ -11,24 +11,18 @@ Shapes: K key-value heads, n tokens in all, d head dimension.
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from array import array
+from collections.abc import Mapping, Sequence
 
 import torch
 
 from shardnet.errors import BadRequest, KVMemorySpent
 from shardnet.foreign.quoting import counted
 from shardnet.models.kv import ON_CPU, BlockKV
-from shardnet.process.compute import CPU, has_own_memory
 from shardnet.stage.budget import MemoryBudget
 from shardnet.stage.extent import NOTHING, Extent, Kept
-from shardnet.stage.session_cache import BlockTensors, Run, SessionCache
-
-LEAST_ROWS = 4096
-"""Of an extent: sessions in one extent can be worked on together, and rows that nobody writes take no memory."""
-SPARE_PART = 8
-"""On an accelerator they do: an extent has so small a part more than it must have of what is not taken yet."""
+from shardnet.stage.rows import Recent, Rows
+from shardnet.stage.session_cache import BlockTensors, SessionCache
 
 
 class KVCache:
@@ -52,15 +46,11 @@ class KVCache:
         device: torch.device = ON_CPU,
         beside: MemoryBudget | None = None,
     ) -> None:
-        self.layout = tuple(layout)
-        self.dtype = dtype
-        self.kept = kept
-        self.device = device
-        self._budget = MemoryBudget() if budget is None else budget
-        self._beside = MemoryBudget() if beside is None else beside
+        budget = MemoryBudget() if budget is None else budget
+        beside = MemoryBudget() if beside is None else beside
+        self._rows = Rows(layout, dtype, budget, kept, device, beside)
         self._sessions: dict[int, SessionCache] = {}
-        self._extents: list[Extent] = []
-        self._lock = threading.RLock()
+        self._lock = budget.lock
 
     def __contains__(self, session_id: int) -> bool:
         return session_id in self._sessions
@@ -69,8 +59,33 @@ class KVCache:
         return len(self._sessions)
 
     @property
+    def layout(self) -> tuple[BlockKV, ...]:
+        return self._rows.layout
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._rows.dtype
+
+    @property
+    def kept(self) -> Kept:
+        return self._rows.kept
+
+    @property
+    def device(self) -> torch.device:
+        return self._rows.device
+
+    @property
+    def extents(self) -> Sequence[Extent]:
+        """Where the sessions have their rows."""
+        return self._rows.extents
+
+    @property
+    def budget(self) -> MemoryBudget:
+        return self._rows.budget
+
+    @property
     def bytes_per_token(self) -> int:
-        return self._kept_bytes(self.kept) + sum(self._bytes_of(block) for block in self.layout)
+        return self._rows.bytes_per_token
 
     @property
     def reserved_bytes(self) -> int:
@@ -78,24 +93,30 @@ class KVCache:
         return self.bytes_per_token * self._num_reserved_rows()
 
     @property
+    def recent_bytes(self) -> int:
+        """What has stayed of closed ones."""
+        with self._lock:
+            return self.bytes_per_token * sum(recent.kv.capacity for recent in self._rows.recent.values())
+
+    @property
     def untouched_bytes(self) -> int:
         """Of what is reserved, that which holds no tokens yet: the system counts it as free. Not an accelerator's."""
-        is_on_cpu = self.device.type == CPU
-        return (self.bytes_per_token if is_on_cpu else self._kept_bytes(self.kept)) * self._num_untouched_rows()
+        return self._rows.touched_bytes_per_token * self._num_untouched_rows()
 
     @property
     def untouched_bytes_beside(self) -> int:
         """The same of what is taken from the other budget."""
-        return self._bytes_beside(self.kept) * self._num_untouched_rows()
+        return self._rows.bytes_beside * self._num_untouched_rows()
 
     def missing_bytes(self, num_tokens: int) -> int:
         """How much less is free than so many tokens take."""
-        room = self._budget.room()
-        return max(num_tokens * self.bytes_per_token - room.free_bytes, 0) if self._budget.is_limited else 0
+        if not self.budget.is_limited:
+            return 0
+        return max(num_tokens * self.bytes_per_token - self.budget.room().free_bytes, 0)
 
     def shares_budget_with(self, other: KVCache) -> bool:
         """Whether what is freed here is free there."""
-        return self._budget is other._budget
+        return self.budget is other.budget
 
     def open(self, session_id: int, capacity_tokens: int) -> SessionCache:
         """Reserve room for a new session.
@@ -110,8 +131,93 @@ class KVCache:
             if session_id in self._sessions:
                 raise BadRequest(f"Session {session_id} is open already. Close it first, or use another number.")
             what = f"A session of {counted(capacity_tokens, 'tokens')}"
-            session = self._sessions[session_id] = SessionCache(self._reserve(what, capacity_tokens))
+            session = self._sessions[session_id] = SessionCache(self._rows.take(what, capacity_tokens))
             return session
+
+    def open_alike(self, session_id: int, capacity_tokens: int, other: int, num_tokens: int) -> SessionCache:
+        """Open a session that begins with tokens of another one; `length` says with how many.
+
+        What has stayed of one that was closed is taken over where it lies. It is copied where more of it would be lost
+        than taken over, where the rows behind it are others' by now, and where the other one is open. Where it is gone,
+        or there is no room for a copy, the session begins with nothing.
+
+        Args:
+            num_tokens: the first so many of the other one's, which has at least as many.
+
+        Raises:
+            BadRequest, KVMemorySpent: as `open`.
+        """
+        with self._lock:
+            recent = self._rows.take_recent(other) if session_id not in self._sessions else None
+            given = self._sessions.get(other) if recent is None else recent.kv
+            has_more = recent is not None and 2 * num_tokens < recent.kv.length
+            if (
+                recent is not None
+                and not has_more
+                and self._is_taken_over(session_id, recent, num_tokens, capacity_tokens)
+            ):
+                return recent.kv
+            try:
+                session = self.open(session_id, capacity_tokens)
+            except KVMemorySpent:
+                if recent is None:
+                    raise
+                if has_more and self._is_taken_over(session_id, recent, num_tokens, capacity_tokens):
+                    return recent.kv
+                self._drop(recent)
+                return self.open(session_id, capacity_tokens)
+        if given is not None:
+            with torch.inference_mode():  # what the thread that computes has made is only to be written to so
+                session.begin_like(given, num_tokens, [block.layer for block in self.layout])
+        with self._lock:
+            if recent is not None and has_more:
+                self._rows.release(recent.kv.capacity)
+                self._keep(other, recent.kv, recent.came)
+            elif recent is not None:
+                self._drop(recent)
+        return session
+
+    def _is_taken_over(self, session_id: int, recent: Recent, num_tokens: int, capacity_tokens: int) -> bool:
+        """Whether a session has these rows now, and room behind them; else only these rows are left."""
+        session = recent.kv
+        self._rows.release(session.capacity - num_tokens)
+        self._rows.give_back(session.cut(num_tokens))
+        if capacity_tokens > num_tokens and not self._rows.extend(session, capacity_tokens - num_tokens):
+            return False
+        self._sessions[session_id] = session
+        return True
+
+    def _drop(self, recent: Recent) -> None:
+        self._rows.release(recent.kv.capacity)
+        self.free(recent.kv)
+
+    def recent(self, session_id: int) -> Recent | None:
+        """What has stayed of a session that was closed."""
+        with self._lock:
+            return self._rows.recent.get(session_id)
+
+    def keep(self, session_id: int, session: SessionCache, came: array[int]) -> None:
+        """The other second half of `close`: let what a session has stay for those that begin with the same tokens, as
+        long as nobody needs the memory.
+
+        Args:
+            came: at the ring's first stage, the ids of its tokens.
+        """
+        with self._lock:
+            if session.length and session.place is not None:
+                self._rows.give_back(session.cut(session.length))
+                self._keep(session_id, session, came)
+            else:
+                self.free(session)
+
+    def _keep(self, session_id: int, session: SessionCache, came: array[int]) -> None:
+        if not self._rows.keep(session_id, session, came):
+            self.free(session)
+
+    def drop_recent(self) -> None:
+        """Free all that has stayed."""
+        with self._lock:
+            self._rows.give_all_up()
 
     def get(self, session_id: int) -> SessionCache:
         """The cache of an open session.
@@ -149,14 +255,13 @@ class KVCache:
         with self._lock:
             session = self._sessions.pop(session_id, None)
             if session is not None:
-                self._budget.release(session.capacity * self.bytes_per_token)
-                self._beside.release(session.capacity * self._bytes_beside(self.kept))
+                self._rows.release(session.capacity)
             return session
 
     def free(self, session: SessionCache) -> None:
         """The second half: give the rows back."""
         with self._lock:
-            self._give_back(session.all_runs())
+            self._rows.give_back(session.all_runs())
 
     def crop(self, session_id: int, length: int) -> None:
         """Forget all but the first `length` tokens."""
@@ -176,7 +281,7 @@ class KVCache:
             num_rows = capacity_tokens - session.capacity
             if num_rows <= 0:
                 return
-            session.grow(self._reserve(f"A session of {num_rows} more tokens", num_rows, behind=session.runs[-1]))
+            session.grow(self._rows.take(f"A session of {num_rows} more tokens", num_rows, behind=session.runs[-1]))
 
     def export(self, session_id: int, layers: Sequence[int] | None = None) -> dict[int, BlockTensors]:
         """Copies of a session's keys and values by layer, fit to be sent: all layers, or those asked for."""
@@ -216,23 +321,10 @@ class KVCache:
             KVMemorySpent: what is to be kept takes more than what is given up, and the budget has less.
         """
         with self._lock:
-            layers = {block.layer for block in layout}
-            gone = [block for block in self.layout if block.layer not in layers]
-            num_rows = self._num_reserved_rows()
-            more = self._kept_bytes(kept) - self._kept_bytes(self.kept) - sum(map(self._bytes_of, gone))
-            more_beside = self._bytes_beside(kept) - self._bytes_beside(self.kept)
-            what = "What is sent of the open sessions"
-            with self._taken(what, max(more, 0) * num_rows, max(more_beside, 0) * num_rows):
-                for extent in self._extents if forgets else ():
-                    extent.keep_as(kept)
-            self._budget.release(max(-more, 0) * num_rows)
-            self._beside.release(max(-more_beside, 0) * num_rows)
-            self.layout, self.kept = tuple(layout), kept
-            for block in gone:
-                for extent in self._extents:
-                    extent.remove(block.layer)
+            self._rows.give_all_up()
+            gone = self._rows.become(layout, kept, self._num_reserved_rows(), forgets=forgets)
             for session in self._sessions.values():
-                self._give_back(session.leave(block.layer for block in gone))
+                self._rows.give_back(session.leave(block.layer for block in gone))
 
     def join(self, other: KVCache, kept: Kept) -> None:
         """Cache for the blocks of another cache of the same budget, too, which is of no use any more.
@@ -240,23 +332,17 @@ class KVCache:
         Its sessions' rows stay where they are; those that are not open in both are closed.
         """
         with self._lock:
+            self.drop_recent()
+            other.drop_recent()
             self._close_others(other)
             other._close_others(self)
-            num_rows = self._num_reserved_rows()
-            needed_before = num_rows * (self.bytes_per_token + other.bytes_per_token)
-            beside_before = num_rows * (self._bytes_beside(self.kept) + other._bytes_beside(other.kept))
             is_kept_here = not other.layout and kept.width == 0
-            for extent in self._extents:
-                extent.keep_as(kept._replace(width=0))
             own_layers = [block.layer for block in self.layout]
-            self._extents += other._extents
+            self._rows.join(other._rows, kept, self._num_reserved_rows())
             for session_id, session in self._sessions.items():
                 there = other._sessions[session_id]
-                self._give_back(session.join(there, own_layers, is_kept_here=is_kept_here))
-            other._sessions, other._extents = {}, []
-            self.layout, self.kept = (*self.layout, *other.layout), kept
-            self._budget.release(needed_before - num_rows * self.bytes_per_token)
-            self._beside.release(beside_before - num_rows * self._bytes_beside(kept))
+                self._rows.give_back(session.join(there, own_layers, is_kept_here=is_kept_here))
+            other._sessions = {}
 
     def _close_others(self, other: KVCache) -> None:
         """Those that are not open there, with as much room."""
@@ -264,70 +350,6 @@ class KVCache:
             there = other._sessions.get(session_id)
             if there is None or there.capacity != session.capacity:
                 self.close(session_id)
-
-    def _give_back(self, runs: Iterable[Run]) -> None:
-        for run in runs:
-            run.extent.give_back(run.first_row, run.num_rows)
-        self._extents = [extent for extent in self._extents if not extent.is_unused]
-
-    def _reserve(self, what: str, num_rows: int, behind: Run | None = None) -> Run:
-        """Rows that nobody else has: just behind a run, in any extent, or in a new one. The caller holds the lock."""
-        with self._taken(what, num_rows * self.bytes_per_token, num_rows * self._bytes_beside(self.kept)):
-            return self._place(num_rows, behind)
-
-    def _place(self, num_rows: int, behind: Run | None) -> Run:
-        extents = [extent for extent in self._extents if extent.serves(self.layout, self.kept)]
-        if behind is not None and behind.extent in extents:
-            end = behind.first_row + behind.num_rows
-            if behind.extent.take_at(end, num_rows):
-                return Run(behind.extent, end, num_rows)
-        for extent in extents:
-            first_row = extent.take(num_rows)
-            if first_row is not None:
-                return Run(extent, first_row, num_rows)
-        extent = self._new_extent(num_rows)
-        self._extents.append(extent)
-        first_row = extent.take(num_rows)
-        assert first_row is not None, (num_rows, extent.num_rows)
-        return Run(extent, first_row, num_rows)
-
-    def _new_extent(self, num_rows: int) -> Extent:
-        """As large as all others together: there are few, however many sessions come. No larger than it must be, where
-        the system does not give so many addresses (`ulimit -v`).
-        """
-        size = max(num_rows, LEAST_ROWS, sum(extent.num_rows for extent in self._extents))
-        if self.device.type != "cpu" and self._budget.is_limited:
-            size = min(size, num_rows + self._spare_rows() // SPARE_PART)
-        with suppress(KVMemorySpent):
-            return Extent(self.layout, self.dtype, size, self.kept, self.device)
-        return Extent(self.layout, self.dtype, num_rows, self.kept, self.device)  # what the first took is free again
-
-    def _spare_rows(self) -> int:
-        """How many rows more may be taken on an accelerator, where they take memory at once, beside what is reserved.
-
-        Raises:
-            KVMemorySpent: what is free is taken already, in pieces that are too small.
-        """
-        spare_bytes = self._budget.room().free_bytes - sum(extent.free_bytes for extent in self._extents)
-        if spare_bytes < 0:
-            raise KVMemorySpent(
-                f"{self.device} has so much memory for KV cache, but in pieces between other sessions. Wait for other "
-                "sessions to end."
-            )
-        return spare_bytes // max(self.bytes_per_token, 1)
-
-    @contextmanager
-    def _taken(self, what: str, num_bytes: int, bytes_beside: int) -> Iterator[None]:
-        """Take it from the budgets for what the block does, and give it back where that finds no addresses.
-
-        Raises:
-            KVMemorySpent: a budget has less.
-        """
-        with (
-            _taken_from(self._budget, num_bytes, f"{what} needs {_mib(num_bytes)} MiB of KV cache here"),
-            _taken_from(self._beside, bytes_beside, f"{what} needs {_mib(bytes_beside)} MiB beside the accelerator"),
-        ):
-            yield
 
     def _check_tensors(self, session_id: int, length: int, block: BlockKV, tensors: Mapping[int, BlockTensors]) -> None:
         """
@@ -353,34 +375,5 @@ class KVCache:
         with self._lock:
             return sum(session.capacity for session in self._sessions.values())
 
-    def _bytes_of(self, block: BlockKV) -> int:
-        return self.dtype.itemsize * block.elements_per_token
-
-    def _kept_bytes(self, kept: Kept) -> int:
-        """Of what is kept of each token, those that take of the memory in which keys and values are."""
-        return 0 if has_own_memory(self.device.type) else kept.bytes_per_token
-
-    def _bytes_beside(self, kept: Kept) -> int:
-        return kept.bytes_per_token - self._kept_bytes(kept)
-
 
 _DENSE = torch.contiguous_format
-
-
-@contextmanager
-def _taken_from(budget: MemoryBudget, num_bytes: int, need: str) -> Iterator[None]:
-    if not budget.reserve(num_bytes):
-        room = budget.room()
-        raise KVMemorySpent(
-            f"{need} and {_mib(room.free_bytes)} of {_mib(room.limit_bytes)} MiB are free. "
-            "Wait for other sessions to end, shorten the prompt or the answer, or give the device more memory."
-        )
-    try:
-        yield
-    except KVMemorySpent:
-        budget.release(num_bytes)
-        raise
-
-
-def _mib(num_bytes: int) -> str:
-    return f"{num_bytes / 2**20:.1f}"

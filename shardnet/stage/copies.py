@@ -59,7 +59,7 @@ class Copies:
         sent_bytes = kept.width * kept.dtype.itemsize if has_sent else 0
         row_bytes = width_of(blocks) * shard.dtype.itemsize + sent_bytes
         with self._lock:
-            owned = [one for one in self._sessions.all() if not one.spec.targets]
+            owned = [one for one in self._sessions.all() if one.is_settled and not one.spec.targets]
             held = {one.session: one for one in wanted.held}
             known = {*held, *wanted.passed_over} if wanted.is_end else {one.spec.session for one in owned}
             opened = tuple(one.spec for one in owned if one.spec.session not in known)

@@ -9,6 +9,7 @@ from array import array
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from shardnet.errors import BadRequest, KVMemorySpent
 from shardnet.models.kv import BlockKV
@@ -19,6 +20,7 @@ from shardnet.stage.sampling import Sampler
 from shardnet.stage.session_cache import SessionCache
 from shardnet.transport.listener_messages import digest
 from shardnet.transport.messages import Part, SessionSpec
+from shardnet.transport.sharing_messages import Shares, num_alike
 
 MAX_CLOSED_KEPT = 4096
 """Numbers of closed sessions that a stage remembers, lest an order to open one that comes late opens it again."""
@@ -47,6 +49,8 @@ class LiveSession:
     """The last of them is the answer's last, and does not go on."""
     is_held: bool = False
     """It takes part in no step: it is copied from another stage, and how much of it the next one has is not known."""
+    num_shared: int = 0
+    """So many of its tokens at most were another session's: fewer, where another stage has fewer."""
 
     def note_sampled(self, token_id: int) -> None:
         """This one was sampled behind `sample_from` tokens."""
@@ -54,10 +58,38 @@ class LiveSession:
         self.digest = digest((token_id,), self.digest)
         self.sample_from += 1
 
+    @property
+    def can_share(self) -> bool:
+        """Whether others may begin with its tokens: all that was sent of them is kept, too."""
+        return not self.is_held and (self.sampler is not None or self.kept_from == 0)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether what it began with is certain: all stages have agreed on that before its first step."""
+        return self.num_shared == 0 or self.kv.length > self.num_shared
+
+    def share_at_most(self, num_tokens: int) -> None:
+        """No step has had part in it yet: begin with fewer of another session's tokens, where it has more."""
+        if num_tokens < self.num_shared:
+            self.num_shared = num_tokens
+            self.kv.length = min(self.kv.length, num_tokens)
+            self.came = self.came[:num_tokens]
+            if self.sampler is None:
+                self.next_sent = num_tokens
+
     def forget_sent(self) -> None:
         """The stage ends with another unit now: what it has sent is not what it would send, and is of no use."""
         self.sampler, self.sampled, self.is_over = None, array("q"), False
         self.kept_from = self.kv.length
+
+
+class _Leaving(NamedTuple):
+    """A session that is closed, and whose memory a step may be writing to."""
+
+    number: int
+    kv: SessionCache
+    live: LiveSession | None
+    """Where it may stay."""
 
 
 class LiveSessions:
@@ -68,7 +100,7 @@ class LiveSessions:
         self._open: dict[int, LiveSession] = {}
         self._closed: deque[int] = deque(maxlen=MAX_CLOSED_KEPT)
         self._in_step: frozenset[int] = frozenset()
-        self._leaving: list[SessionCache] = []
+        self._leaving: list[_Leaving] = []
 
     def __len__(self) -> int:
         return len(self._open)
@@ -85,11 +117,16 @@ class LiveSessions:
             live.spec.prompt_tokens <= live.kv.length < live.spec.capacity_tokens for live in self._open.values()
         )
 
-    def open(self, spec: SessionSpec, sampler: Sampler | None) -> None:
+    def open(self, spec: SessionSpec, sampler: Sampler | None, *, is_first: bool = False) -> int:
         """Reserve the session's memory. May be asked twice, and has no effect then.
+
+        Returns how many of its tokens are there: see `sharing_messages`.
 
         One that is open, and of which what was sent is not kept from `send_from` on, or what was sampled not from
         `sample_from` on, begins anew. One that is held keeps its tokens.
+
+        Args:
+            is_first: the stage is the ring's first: it compares ids.
 
         Raises:
             KVMemorySpent: it does not fit beside those of the other sessions.
@@ -103,32 +140,64 @@ class LiveSessions:
                 f"Session {spec.session} has {spec.prompt_tokens} tokens of a prompt, {spec.sample_from} before the "
                 f"next one, and room for {spec.capacity_tokens}: it cannot be opened."
             )
+        shares, spec = spec.shares, spec._replace(shares=None)
         live = self._open.get(spec.session)
         if live is not None and live.kept_from > (spec.send_from if live.sampler is None else spec.sample_from):
             self._leave(spec.session)
         elif live is not None and live.spec == spec:
-            return
+            if shares is not None:
+                live.share_at_most(shares.most_tokens)
+            return live.kv.length
         elif live is not None and live.is_held:
             self._open[spec.session] = _begun_at(live, spec, sampler)
-            return
-        kv = self._kv.open(spec.session, spec.capacity_tokens)
+            return live.kv.length
+        kv, came = self._opened(spec, shares, is_first=is_first)
         kept_from = 0 if sampler is None else spec.sample_from
-        next_sent = max(spec.send_from, kept_from)
-        live = LiveSession(spec, kv, sampler, spec.sample_from, next_sent, kept_from, digest=_digest_before(spec))
+        next_sent = max(spec.send_from, kv.length, kept_from)
+        live = LiveSession(
+            spec,
+            kv,
+            sampler,
+            spec.sample_from,
+            next_sent,
+            kept_from,
+            came=came,
+            digest=_digest_before(spec),
+            num_shared=kv.length,
+        )
         self._open[spec.session] = live
+        return kv.length
+
+    def _opened(self, spec: SessionSpec, shares: Shares | None, *, is_first: bool) -> tuple[SessionCache, array[int]]:
+        """The memory of a new session, and the ids of the tokens that it begins with. One at least is computed."""
+        came, num_there = self._came_of(shares.session) if shares is not None else (array("q"), 0)
+        num_tokens = 0 if shares is None else min(num_there, shares.most_tokens, spec.sample_from - 1)
+        if shares is not None and is_first:
+            num_tokens = min(num_tokens, num_alike(array("q", shares.ids), came))
+        if shares is None or num_tokens < 1:
+            return self._kv.open(spec.session, spec.capacity_tokens), array("q")
+        kv = self._kv.open_alike(spec.session, spec.capacity_tokens, shares.session, num_tokens)
+        return kv, came[: kv.length]
+
+    def _came_of(self, session: int) -> tuple[array[int], int]:
+        """Of a session with which another one may begin: the ids that have come, and how many tokens are there."""
+        live, recent = self._open.get(session), self._kv.recent(session)
+        if live is not None:
+            return live.came, live.kv.length if live.can_share else 0
+        return (array("q"), 0) if recent is None else (recent.came, recent.kv.length)
 
     def hold(self, spec: SessionSpec, sampler: Sampler | None) -> LiveSession:
         """Open a session that is copied from another stage. Errors as in `open`."""
-        self.open(spec, sampler)
+        self.open(spec._replace(shares=None), sampler)
         live = self._open[spec.session]
         live.is_held = True
         return live
 
     def close(self, sessions: Sequence[int]) -> None:
-        """Free their memory; unknown ones are not opened any more."""
+        """Free their memory, or let it stay; unknown ones are not opened any more."""
         self._closed.extend(sessions)
         for session in sessions:
-            self._leave(session)
+            self._leave(session, may_stay=True)
 
     def drop(self, session: int) -> None:
         """Free the memory of a session that may be opened again."""
@@ -140,7 +209,12 @@ class LiveSessions:
             self._leave(session)
 
     def close_all(self) -> None:
-        self.close(list(self._open))
+        """Nothing stays."""
+        self._closed.extend(self._open)
+        for session in list(self._open):
+            self._leave(session)
+        self._leaving = [each._replace(live=None) for each in self._leaving]
+        self._kv.drop_recent()
 
     def trim(self, layout: Sequence[BlockKV], kept: Kept, *, has_new_end: bool) -> None:
         """The stage has these blocks alone, and keeps this of each token. Between two steps.
@@ -164,6 +238,10 @@ class LiveSessions:
         """The stage is not the ring's first any more."""
         for live in self._open.values():
             live.came = array("q")
+
+    def is_in_step(self, session: int) -> bool:
+        """Whether the step that runs adds to it; it may have been closed meanwhile."""
+        return session in self._in_step
 
     def give(self) -> LiveSessions:
         """All of them, for another stage: they are not open here any more."""
@@ -207,26 +285,44 @@ class LiveSessions:
         return [self._open[part.session] for part in parts]
 
     def advance(self, parts: Sequence[Part], sessions: Sequence[LiveSession]) -> None:
-        """Count the tokens that a step of these sessions has appended."""
+        """Count the tokens that a step of these sessions has appended; also of one that was closed in it and stays."""
+        staying = [each.live for each in self._leaving]
         for part, session in zip(parts, sessions, strict=True):
             if self._open.get(part.session) is session:
                 self._kv.advance(part.session, part.num_tokens)
+            elif any(live is session for live in staying):
+                session.kv.length += part.num_tokens
 
     def end_step(self) -> None:
         """Free what was closed since it began."""
         self._in_step = frozenset()
         leaving, self._leaving = self._leaving, []
-        for session in leaving:
-            self._kv.free(session)
+        for each in leaving:
+            self._let_go(each)
 
-    def _leave(self, session: int) -> None:
-        """Free its memory, when the step that it may be in has ended; nothing where it is not open."""
-        if self._open.pop(session, None) is None:
+    def _leave(self, session: int, *, may_stay: bool = False) -> None:
+        """Free its memory, when the step that it may be in has ended; nothing where it is not open.
+
+        Args:
+            may_stay: others may begin with its tokens.
+        """
+        live = self._open.pop(session, None)
+        kv = None if live is None else self._kv.forget(session)
+        if live is None or kv is None:
             return
-        if session not in self._in_step:
-            self._kv.close(session)
-        elif (leaving := self._kv.forget(session)) is not None:
+        stays = may_stay and live.spec.stays and live.can_share
+        leaving = _Leaving(session, kv, live if stays else None)
+        if session in self._in_step:
             self._leaving.append(leaving)
+        else:
+            self._let_go(leaving)
+
+    def _let_go(self, leaving: _Leaving) -> None:
+        session, kv, live = leaving
+        if live is None:
+            self._kv.free(kv)
+        else:
+            self._kv.keep(session, kv, live.came[: kv.length])
 
 
 def _begun_at(live: LiveSession, spec: SessionSpec, sampler: Sampler | None) -> LiveSession:
@@ -245,6 +341,7 @@ def _begun_at(live: LiveSession, spec: SessionSpec, sampler: Sampler | None) -> 
         came=live.came,
         digest=_digest_before(spec),
         is_held=live.is_held,
+        num_shared=live.num_shared,
     )
 
 

@@ -75,6 +75,20 @@ class SessionCache:
             self.elsewhere.pop(layer, None)
         return self._not_used_of(before)
 
+    def cut(self, num_rows: int) -> list[Run]:
+        """Have the first so many rows alone, of one whose tokens lie in one place. Returns as `leave`."""
+        run, rest = self.runs[0], self.capacity - num_rows
+        self.runs = [Run(run.extent, run.first_row, num_rows)]
+        self.capacity, self.length = num_rows, min(self.length, num_rows)
+        return [Run(run.extent, run.first_row + num_rows, rest)] if rest else []
+
+    def begin_like(self, other: SessionCache, num_tokens: int, layers: Iterable[int]) -> None:
+        """Have copies of another one's first tokens, as the first of one that has none."""
+        for layer in layers:
+            self._write(self.runs_of(layer), layer, 0, *other.read(layer, num_tokens))
+        self.keep(0, other.kept(0, num_tokens))
+        self.length = num_tokens
+
     def grow(self, run: Run) -> None:
         """Have these rows, too, for all blocks."""
         last = self.runs[-1]

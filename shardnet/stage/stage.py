@@ -78,6 +78,7 @@ class Stage:
         self._grouping: Grouping | None = None
         self.regroup(num_groups)
         self._sessions = LiveSessions(kv)
+        self.is_in_step = self._sessions.is_in_step
         self._idle = IdleTime(recorder)
         self._ready = threading.Condition()
         self._log = SentLog(shard)
@@ -104,16 +105,18 @@ class Stage:
 
     # ---- what other threads call ----
 
-    def open_session(self, spec: SessionSpec) -> None:
-        """See `LiveSessions.open`.
+    def open_session(self, spec: SessionSpec) -> int:
+        """See `LiveSessions.open`. A copy of another session's tokens is made before it returns.
 
         Raises:
             ClusterError: the stage has stopped.
         """
         with self._ready:
             self._raise_if_stopped()
-            self._sessions.open(spec, sampler_of(spec, self.shard, self.sent_as.name))
+            sampler = sampler_of(spec, self.shard, self.sent_as.name)
+            num_there = self._sessions.open(spec, sampler, is_first=self.shard.has_embedding)
             self._idle.note_sessions(len(self._sessions))
+            return num_there
 
     def close_sessions(self, sessions: Sequence[int]) -> None:
         """Free the sessions' memory; what arrives for them is dropped, and unknown ones are not opened any more."""

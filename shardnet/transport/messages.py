@@ -6,7 +6,8 @@ Endpoints of every device (handlers in `shardnet.device.worker`), and who calls 
                                  Answered at once. For the few tokens of decoding.
     bulk_hop(Hop)                the same for the chunks of a prompt; answered when the receiver *starts* on it, which
                                  is the back-pressure: a stage has at most `MAX_BULK_HOPS` of them unanswered.
-    open_session(RingId, stage, SessionSpec)      coordinator -> every stage; reserves KV memory
+    open_session(RingId, stage, SessionSpec)      coordinator -> every stage; reserves KV memory. How many tokens of it
+                                 are there already: see `sharing_messages`
     close_sessions(RingId, stage, sessions)       coordinator -> every stage; frees it, later hops of these are dropped
     open_stage(StageSpec)        coordinator -> device; leaves a stage there behind a remote object
     find_stage(source, number, (StageKey, ...))      the same for a stage that is there already, which an earlier
@@ -50,6 +51,7 @@ import torch
 
 from shardnet.timeline.recorder import Totals
 from shardnet.transport.listener_messages import Listener
+from shardnet.transport.sharing_messages import Shares
 
 TAG_BYTES = 8
 MAX_BULK_HOPS = 2
@@ -147,6 +149,10 @@ class SessionSpec(NamedTuple):
     targets: tuple[int, ...] = ()
     """Of a text that is scored: the id behind each of its tokens. None is sampled then: these are told, with what is
     found of them. Sent to the stage with the head alone."""
+    shares: Shares | None = None
+    """Another session with which it begins."""
+    stays: bool = False
+    """What a stage has of it stays when it is closed, for others that begin alike, until somebody needs the memory."""
 
     def finish_reason(self, index: int, token_id: int) -> str:
         """Why the answer ends with the token of that index; '' where it goes on."""

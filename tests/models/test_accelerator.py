@@ -94,7 +94,7 @@ def test_no_step_mixes_devices(variant: Any, tmp_path_factory: pytest.TempPathFa
             for step in STEPS:
                 logits = chain.step({session: torch.zeros(count, dtype=torch.int64) for session, count in step.items()})
                 assert logits.device == ON_CPU and logits.shape == (len(step), tiny.files.config.vocab_size)
-        keys = [tensor for cache in chain.caches for extent in cache._extents for tensor in extent.keys.values()]
+        keys = [tensor for cache in chain.caches for extent in cache.extents for tensor in extent.keys.values()]
         assert {tensor.device for tensor in keys} == {there()}
 
 

@@ -13,8 +13,9 @@ import pytest
 from processes import wait_until
 
 from shardnet.errors import BadRequest, ClusterError, DeviceLost
+from shardnet.session.route import Ring
 from shardnet.session.session import Session
-from shardnet.session.sessions import Ring, Sessions
+from shardnet.session.sessions import Sessions
 from shardnet.transport import InProcessNetwork
 from shardnet.transport.messages import Hop, RingId, RingStop, SampledToken, SamplingOptions, SessionSpec, Tokens
 

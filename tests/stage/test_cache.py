@@ -17,11 +17,12 @@ from hypothesis import strategies as st
 
 from shardnet.errors import BadRequest, KVMemorySpent
 from shardnet.models import BlockKV
-from shardnet.stage import cache as cache_module
 from shardnet.stage import extent as extent_module
+from shardnet.stage import rows as rows_module
 from shardnet.stage.budget import MemoryBudget
-from shardnet.stage.cache import LEAST_ROWS, KVCache
+from shardnet.stage.cache import KVCache
 from shardnet.stage.extent import Kept
+from shardnet.stage.rows import LEAST_ROWS
 from shardnet.stage.session_cache import keep_together
 
 LAYOUT = (BlockKV(3, 2, 4, 4), BlockKV(4, 2, 4, 6))
@@ -206,7 +207,7 @@ def test_an_accelerator_is_not_asked_for_more_than_the_budget_has() -> None:
             is_open.append(session)
         except KVMemorySpent:
             num_refused += 1
-        taken_rows = sum(extent.num_rows for extent in cache._extents)
+        taken_rows = sum(extent.num_rows for extent in cache.extents)
         assert taken_rows <= limit_rows, session
     assert 0 < num_refused < 100
     for session in is_open:
@@ -262,7 +263,7 @@ def test_what_is_kept_beside_an_accelerator_is_taken_from_the_memory_of_the_proc
 
 
 def test_what_is_kept_beside_metal_is_taken_from_the_memory_that_both_share(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache_module, "has_own_memory", lambda device_type: device_type != "meta")  # as it is with mps
+    monkeypatch.setattr(rows_module, "has_own_memory", lambda device_type: device_type != "meta")  # as it is with mps
     kept = Kept(4, torch.float32, 1)
     budget, beside = MemoryBudget(), MemoryBudget(0)
     cache = KVCache(LAYOUT, torch.float32, budget, kept, torch.device("meta"), beside)
@@ -373,7 +374,7 @@ def test_sessions_have_rows_of_their_own_where_python_leaves_asserts_out() -> No
 @pytest.mark.parametrize("seed", range(5))
 def test_what_is_kept_beside_keys_and_values_is_each_sessions_own(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     """Also where sessions lie in several extents, and one in several runs."""
-    monkeypatch.setattr(cache_module, "LEAST_ROWS", 8)
+    monkeypatch.setattr(rows_module, "LEAST_ROWS", 8)
     chance = random.Random(seed)
     kept = Kept(3, torch.bfloat16, num_ids=2)
     cache = KVCache(LAYOUT, torch.float32, MemoryBudget(200 * (BYTES_PER_TOKEN + 3 * 2 + 2 * 8)), kept)
@@ -393,7 +394,7 @@ def test_what_is_kept_beside_keys_and_values_is_each_sessions_own(monkeypatch: p
         keep_together([cache.get(one) for one in sizes], firsts, list(sizes.values()), rows)
         for one, own in zip(sizes, rows.split(list(sizes.values())), strict=True):
             written[one] = torch.cat([written[one], own])
-    assert len(cache._extents) > 1 and max(len(cache.get(one).runs) for one in range(6)) > 1
+    assert len(cache.extents) > 1 and max(len(cache.get(one).runs) for one in range(6)) > 1
     for one, rows in written.items():
         first = chance.randrange(len(rows))
         assert torch.equal(cache.get(one).kept(first, len(rows)), rows[first:])

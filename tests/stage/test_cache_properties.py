@@ -15,7 +15,7 @@ from shardnet.errors import KVMemorySpent
 from shardnet.models import BlockKV
 from shardnet.models.buckets import buckets_of
 from shardnet.models.kv import Segment
-from shardnet.stage import cache as cache_module
+from shardnet.stage import rows as rows_module
 from shardnet.stage.budget import MemoryBudget
 from shardnet.stage.cache import KVCache
 from shardnet.stage.extent import Kept
@@ -42,7 +42,7 @@ class Caches(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        cache_module.LEAST_ROWS = 16
+        rows_module.LEAST_ROWS = 16
         self.budget = MemoryBudget(LIMIT_BYTES)
         self.caches = [KVCache(blocks, torch.float32, self.budget, KEPT) for blocks in (BLOCKS[:3], BLOCKS[3:])]
         self.kept_from: list[dict[int, int]] = [{}, {}]
@@ -50,7 +50,7 @@ class Caches(RuleBasedStateMachine):
         self.next_session = 1
 
     def teardown(self) -> None:
-        cache_module.LEAST_ROWS = 4096
+        rows_module.LEAST_ROWS = 4096
 
     def session(self, data: st.DataObject) -> int:
         return data.draw(st.sampled_from(sorted(self.caches[0]._sessions)))

@@ -190,7 +190,7 @@ def test_a_copy_is_what_the_owners_have(owners: Owners, tiny: Path, units: tuple
             for session in going_on:
                 check(stage, owners, session)
             stage.between_steps(partial(stage.followed.drop_others, ())).result(timeout=5)
-            assert stage.usage() == (0, 0) and stage.kv._extents == []
+            assert stage.usage() == (0, 0) and stage.kv.extents == []
             for owner in owners[:2]:
                 owner.close_sessions(sorted(going_on))
 

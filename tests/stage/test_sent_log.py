@@ -220,7 +220,7 @@ def test_a_session_that_ends_is_not_sent_again_any_more(middle: Stage, road: Roa
     assert sorted(rows_by_position(again, 2)) == list(range(20))
     middle.close_sessions([2])
     middle.between_steps(nothing).result(timeout=5)
-    assert middle.usage() == (0, 0) and middle.kv._extents == []
+    assert middle.usage() == (0, 0) and middle.kv.extents == []
 
 
 def test_the_first_stage_knows_the_ids_that_have_come(first: Stage, road: Road) -> None:
@@ -344,7 +344,7 @@ def test_what_is_kept_has_its_memory_reserved_with_the_session(middle_shard: Sha
         stage.open_session(spec(3, 4, 4))
         stage.close_sessions([1])
         stage.open_session(spec(4, 4, 8))
-    assert stage.kv._budget.reserved_bytes == 0
+    assert stage.kv.budget.reserved_bytes == 0
 
 
 def test_who_keeps_ids_has_their_memory_reserved_too(first: Stage, last: Stage, whole: Stage) -> None:
@@ -423,7 +423,7 @@ def test_a_step_counts_for_the_session_that_it_began_with() -> None:
     assert anew is not in_step[0] and (anew.kv.length, anew.kept_from) == (0, 0)
     sessions.end_step()
     sessions.close([1])
-    assert kv._extents == [] and kv.reserved_bytes == 0
+    assert kv.extents == [] and kv.reserved_bytes == 0
 
 
 class NextStage:
@@ -552,4 +552,4 @@ def test_the_next_stage_gets_every_row_whatever_happens(middle: Stage, road: Roa
         assert torch.allclose(torch.stack(rows), play.expected(session), atol=1e-4), session
     middle.close_sessions(list(play.fed))
     middle.between_steps(nothing).result(timeout=5)
-    assert middle.usage() == (0, 0) and middle.kv._extents == []
+    assert middle.usage() == (0, 0) and middle.kv.extents == []

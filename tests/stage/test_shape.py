@@ -76,7 +76,7 @@ def test_texts_go_on_however_the_units_are_parted_anew(tiny: TinyModel, seed: in
         assert ring.answers() == expected
         ring.end_sessions()
         assert ring.budget.reserved_bytes == 0
-        assert all(not member.stage.kv._extents for member in ring.members)
+        assert all(not member.stage.kv.extents for member in ring.members)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -189,7 +189,7 @@ def test_memory_goes_with_what_it_was_taken_for(llama: TinyModel) -> None:
         stage.open_session(spec(3, 2))
         assert stage.usage() == (3, (num_rows + 10) * (2 * block_bytes + sent_bytes))
         stage.close_sessions([1, 2, 3])
-        assert budget.reserved_bytes == 0 and stage.kv._extents == []
+        assert budget.reserved_bytes == 0 and stage.kv.extents == []
 
 
 def test_keys_and_values_stay_where_they_are_when_stages_become_one(llama: TinyModel) -> None:

@@ -149,7 +149,7 @@ def test_a_session_that_is_closed_in_the_middle_of_a_step_keeps_its_rows_until_t
     def close_and_run(*args: Any) -> torch.Tensor:
         if not in_step:
             stage.close_sessions([1])
-            in_step.append((stage.usage(), len(stage.kv._extents)))
+            in_step.append((stage.usage(), len(stage.kv.extents)))
         return forward(*args)
 
     monkeypatch.setattr(stage.shard, "forward", close_and_run)
@@ -158,7 +158,7 @@ def test_a_session_that_is_closed_in_the_middle_of_a_step_keeps_its_rows_until_t
     wait_until(lambda: len(in_step) == 1, 5)
     stage.between_steps(lambda: None).result(timeout=5)
     assert in_step == [((0, 0), 1)], "others may reserve at once what it had reserved, and nobody gets its rows"
-    assert stage.kv._extents == []
+    assert stage.kv.extents == []
 
 
 def test_work_for_which_a_session_has_no_room_does_not_end_the_stage(loop: Loop) -> None:

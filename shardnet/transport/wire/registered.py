@@ -6,6 +6,7 @@ from shardnet.transport.device_messages import DEVICE_MESSAGES
 from shardnet.transport.failure import Failure
 from shardnet.transport.listener_messages import LISTENER_MESSAGES
 from shardnet.transport.messages import MESSAGE_TYPES
+from shardnet.transport.sharing_messages import SHARING_MESSAGES
 from shardnet.transport.shipping_messages import SHIPPING_MESSAGES
 from shardnet.transport.source_messages import SOURCE_MESSAGES
 from shardnet.transport.wire import tensors
@@ -13,4 +14,12 @@ from shardnet.transport.wire.values import LAYOUTS, allow
 
 __all__ = ["LAYOUTS", "tensors"]
 
-allow(Failure, *MESSAGE_TYPES, *LISTENER_MESSAGES, *SOURCE_MESSAGES, *SHIPPING_MESSAGES, *DEVICE_MESSAGES)
+allow(
+    Failure,
+    *MESSAGE_TYPES,
+    *LISTENER_MESSAGES,
+    *SOURCE_MESSAGES,
+    *SHIPPING_MESSAGES,
+    *DEVICE_MESSAGES,
+    *SHARING_MESSAGES,
+)
