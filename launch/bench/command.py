@@ -15,8 +15,11 @@ from shardnet.launch.flags import Here, Only, flattened
 from shardnet.process.imports import importing
 from shardnet.process.surroundings import require_address_space
 from shardnet.progress import progress_bars
+from shardnet.session.options import GenerationOptions
 
 _LOADING = tuple(field.name for field in fields(LoadOptions) if field.name != "split")
+_FIXED = ("chat", "max_new_tokens", "stop", "seed")
+_ANSWERING = tuple(field.name for field in fields(GenerationOptions) if field.name not in _FIXED)
 
 
 def register(app: typer.Typer) -> None:
@@ -34,6 +37,7 @@ def bench(
         Here("sessions", default="8", read=read_counts("--sessions")),
     ],
     load: Annotated[LoadOptions, Only(_LOADING), Here("standby", default="none"), Here("rebalance", default=False)],
+    answering: Annotated[GenerationOptions, Only(_ANSWERING)],
 ) -> None:
     """Measure decoding, prefill and several conversations at once: medians and percentiles of several turns.
 
@@ -47,7 +51,7 @@ def bench(
         with importing():
             from shardnet.launch.bench.run import run_bench
             from shardnet.launch.bench.tables import as_csv, as_object, as_table
-        found = run_bench(options, load, progress)
+        found = run_bench(options, load, answering, progress)
     if options.csv is not None:
         options.csv.write_text(as_csv(found), encoding="utf-8", newline="")
     if options.plot is not None:

@@ -45,6 +45,20 @@ def read_splits(texts: list[str] | None) -> tuple[tuple[int, ...], ...]:
     return tuple(split for split in map(read_split, texts or ()) if split is not None)
 
 
+def read_text(path: Path) -> str:
+    """The text of `--text`.
+
+    Raises:
+        BadRequest: it cannot be read, or is no text.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise BadRequest(f"--text cannot be read: {path}: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise BadRequest(f"--text must be a text in UTF-8, but {path} is none (byte {error.start}).") from error
+
+
 @dataclass(frozen=True)
 class BenchOptions:
     """What is measured, where, how often, and where it goes."""
@@ -71,6 +85,16 @@ class BenchOptions:
         tuple[int, ...],
         typer.Option("--sessions", help="Conversations at once: sessions.", metavar="N,N,...", rich_help_panel=_WHAT),
     ] = (8,)
+    text: Annotated[
+        Path | None,
+        typer.Option(
+            "--text",
+            metavar="FILE",
+            help="Prompts are the beginning of this text.",
+            show_default="random tokens",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None
     tokens: Annotated[
         int,
         Whole(LEAST_TOKENS),
@@ -130,6 +154,8 @@ class BenchOptions:
     def __post_init__(self) -> None:
         require_model("--model", self.model)
         require_threads(self.threads)
+        if self.text is not None:
+            read_text(self.text)
         for kind in self.kinds:
             if kind not in KINDS:
                 raise BadRequest(f"--what must be of {', '.join(KINDS)}, but is {quoted(self.what)}.")

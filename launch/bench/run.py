@@ -9,7 +9,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from random import Random
 
 import torch
 
@@ -19,15 +18,14 @@ from shardnet.cluster.model import Model
 from shardnet.errors import BadRequest
 from shardnet.foreign.quoting import counted
 from shardnet.launch.bench.grid import Place, Point, places_of, points_of
-from shardnet.launch.bench.options import BenchOptions
+from shardnet.launch.bench.options import BenchOptions, read_text
+from shardnet.launch.bench.prompts import Prompts
 from shardnet.launch.bench.turns import Turn, take_turn
 from shardnet.loader import ModelFiles, open_model
 from shardnet.process.lasting import folder_of, require_running
 from shardnet.progress import Progress
+from shardnet.session.options import GenerationOptions
 from shardnet.source.running_cluster import RunningCluster
-
-SEED = 11
-"""Of the prompts: another run has the same."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ class Found:
     rows: tuple[Measured, ...]
 
 
-def run_bench(options: BenchOptions, load: LoadOptions, progress: Progress) -> Found:
+def run_bench(options: BenchOptions, load: LoadOptions, answering: GenerationOptions, progress: Progress) -> Found:
     """Measure all points at all places.
 
     Raises:
@@ -64,7 +62,7 @@ def run_bench(options: BenchOptions, load: LoadOptions, progress: Progress) -> F
     if options.cluster is not None:
         with ExitStack() as resources:
             model = _running_model(options.cluster, progress, resources)
-            return _found(model, measure_points(model, points, options, progress, reads_power=False))
+            return _found(model, measure_points(model, points, options, answering, progress, reads_power=False))
     rows: list[Measured] = []
     files = open_model(options.model, load.dtype, progress=progress)
     for place in places_of(options):
@@ -72,24 +70,31 @@ def run_bench(options: BenchOptions, load: LoadOptions, progress: Progress) -> F
             model = _local_model(place, files, options, replace(load, progress=progress), resources)
             where = counted(place.num_devices, "devices") + (f" ({_by_hand(place)})" if place.split else "")
             told = partial(_in_words, progress, where)
-            rows += measure_points(model, points, options, told, reads_power=True)
+            rows += measure_points(model, points, options, answering, told, reads_power=True)
             found = _found(model, rows)
     return found
 
 
 def measure_points(
-    model: Model, points: Sequence[Point], options: BenchOptions, progress: Progress, *, reads_power: bool
+    model: Model,
+    points: Sequence[Point],
+    options: BenchOptions,
+    answering: GenerationOptions,
+    progress: Progress,
+    *,
+    reads_power: bool,
 ) -> list[Measured]:
     """Turns in which each point has its own: what changes on the machine meanwhile falls on all."""
     _require_context(model, points)
     model.eos_ids = ()  # every answer has all its tokens
-    draw = Random(SEED)
+    text = None if options.text is None else model.encode(read_text(options.text))
+    prompts = Prompts(model.profile.vocabulary, text)
     turns: dict[Point, list[Turn]] = {point: [] for point in points}
     num_turns = options.warm_up + options.repetitions
     for number in range(num_turns):
         for done, point in enumerate(points):
             progress("measuring", number * len(points) + done, num_turns * len(points))
-            turn = take_turn(model, point, draw, reads_power=reads_power)
+            turn = take_turn(model, point, prompts, answering, reads_power=reads_power)
             if number >= options.warm_up:
                 turns[point].append(turn)
     progress("measuring", 1, 1)

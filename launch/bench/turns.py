@@ -5,18 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from random import Random
 
 from shardnet.cluster.model import Model
 from shardnet.launch.bench.grid import Point
 from shardnet.launch.bench.options import PREFILL
+from shardnet.launch.bench.prompts import Prompts
 from shardnet.profiling.power import PowerWatch
+from shardnet.session.options import GenerationOptions
 from shardnet.session.stream import Stream
-
-LEAST_ID = 3
-"""Ids below are special in many vocabularies."""
 
 
 @dataclass(frozen=True)
@@ -33,15 +31,13 @@ class Turn:
     """Of this machine; None where its power cannot be read, or not so quickly."""
 
 
-def take_turn(model: Model, point: Point, draw: Random, *, reads_power: bool) -> Turn:
-    """Have so many conversations at once. Their prompts are drawn: nothing of an earlier one can be used again."""
-    vocabulary = model.profile.vocabulary
-    prompts = [
-        [draw.randrange(LEAST_ID, vocabulary) for _ in range(point.prompt_tokens)] for _ in range(point.num_sessions)
-    ]
+def take_turn(model: Model, point: Point, prompts: Prompts, answering: GenerationOptions, *, reads_power: bool) -> Turn:
+    """Have so many conversations at once."""
+    asked = replace(answering, max_new_tokens=point.new_tokens)
+    drawn = [prompts.draw(point.prompt_tokens) for _ in range(point.num_sessions)]
     with PowerWatch() as power:
         start_s = time.perf_counter()
-        streams = [model.stream(prompt, max_new_tokens=point.new_tokens) for prompt in prompts]
+        streams = [model.stream(prompt, **asked) for prompt in drawn]
         with ThreadPoolExecutor(len(streams)) as threads:
             times_s = list(threads.map(_times, streams))
     first_s = max(times[0] for times in times_s) - start_s

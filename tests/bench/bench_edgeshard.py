@@ -31,6 +31,7 @@ from shardnet.launch.bench.grid import Point
 from shardnet.launch.bench.options import DECODE, SESSIONS, BenchOptions
 from shardnet.launch.bench.run import Measured, measure_points
 from shardnet.progress import silent
+from shardnet.session.options import GenerationOptions
 from shardnet.simulator.script import COORDINATOR, Road, ScriptDevice
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -130,7 +131,7 @@ def measure(sweep: str, method: str, source: str, mbit_per_s: float, options: ar
         except DoesNotFit:
             return Row(sweep, method, source, mbit_per_s, None, None, None, "", published)
         turns = BenchOptions(repetitions=options.turns)
-        found = measure_points(model, points, turns, silent, reads_power=False)
+        found = measure_points(model, points, turns, GenerationOptions(), silent, reads_power=False)
     one = found[0]
     predicted_ms = None if one.predicted_lap_s is None else 1e3 * one.predicted_lap_s
     gain = rate(found[1]) / rate(one) if is_pipeline else None

@@ -16,6 +16,7 @@ from shardnet.errors import BadRequest, UsageError
 from shardnet.launch.bench.grid import Place, Point, places_of, points_of
 from shardnet.launch.bench.options import BenchOptions, read_counts, read_splits
 from shardnet.launch.bench.percentiles import percentile
+from shardnet.launch.bench.prompts import Prompts
 from shardnet.launch.bench.run import Found, Measured
 from shardnet.launch.bench.tables import as_csv, as_object, row_of
 from shardnet.launch.bench.turns import Turn, rate_together
@@ -50,6 +51,17 @@ def test_lists_are_read() -> None:
     assert read_counts("--devices")(None) == ()
     assert read_splits(["2,4", "6"]) == ((2, 4), (6,))
     assert read_splits(None) == ()
+
+
+def test_prompts_are_others_each_time_and_the_same_in_the_next_run() -> None:
+    first, again = Prompts(500), Prompts(500)
+    drawn = [first.draw(8) for _ in range(3)]
+    assert drawn == [again.draw(8) for _ in range(3)] and len({tuple(prompt) for prompt in drawn}) == 3
+    of_text = Prompts(500, [7, 8, 9])
+    one, other = of_text.draw(4), of_text.draw(3)
+    assert one[1:] == [7, 8, 9] and other[1:] == [7, 8] and one[0] != other[0]
+    with pytest.raises(BadRequest, match="a prompt is to have 5 tokens, but the text of --text has 3"):
+        of_text.draw(5)
 
 
 def test_percentiles_lie_between_values() -> None:
@@ -134,6 +146,8 @@ def test_the_table_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
         (["--repetitions", "0"], "--repetitions must be 1 or more, but is 0."),
         (["--cluster", "here", "--devices", "2"], "--cluster measures a model where it is."),
         (["--cluster", "here", "--dtype", "float32"], "options for loading one go with shardnet load."),
+        (["--temperature", "-1"], "--temperature must be"),
+        (["--text", "no/such/file"], "--text cannot be read: no/such/file: No such file or directory."),
         (["--model", ""], "--model must not be empty"),
     ],
 )
