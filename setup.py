@@ -52,7 +52,7 @@ setup(
         "shardnet": ["py.typed"],
         "shardnet.quantised.native": ["*.h", "*.c"],
         "shardnet.launch.termux": ["*.sh"],
-        "shardnet.configs_data": ["**/*.yaml", "**/*.json", "**/*.md"],
+        "shardnet.configs_data": ["**/*.yaml", "**/*.json", "**/*.md", "**/*.txt"],
     },
     # The blocks of transformers and the private parts of torch RPC are pinned to what was tried.
     install_requires=[

@@ -14,6 +14,7 @@ from shardnet.launch.doctor import command as doctor_command
 from shardnet.launch.generate import command as generate_command
 from shardnet.launch.measure import command as profile_command
 from shardnet.launch.plan import commands as plan_commands
+from shardnet.launch.quality import command as quality_command
 from shardnet.launch.termux import command as wheel_command
 from shardnet.release import __version__
 
@@ -52,6 +53,7 @@ for module in (
     profile_command,
     bench_command,
     plan_commands,
+    quality_command,
     doctor_command,
     wheel_command,
 ):

@@ -13,12 +13,13 @@ PACKAGE = ROOT / "shardnet"
 LAUNCH = ROOT / "launch"
 ROWS_OF_LAUNCH = (
     {"console", "files", "flags", "values"},
-    {"hosts"},
-    {"bench", "cluster", "doctor", "generate", "launcher", "measure", "plan", "termux"},
+    {"hosts", "generate"},
+    {"bench", "cluster", "doctor", "launcher", "measure", "plan", "quality", "termux"},
     {"commands"},
     {"cli", "__main__"},
 )
-"""The same within `launch/`, where besides no command imports from another one's folder."""
+"""The same within `launch/`, where besides no command imports from another one's folder; but `quality` loads models as
+`generate` does."""
 READERS_OF_THE_ENVIRONMENT = {
     "cluster/cluster.py": "hands it to `launched`",
     "cluster/local_workers.py": "hands it down to the devices",
@@ -108,8 +109,8 @@ def test_commands_do_not_know_each_other() -> None:
     assert set(commands().values()) == set().union(*order), "name the new room in this test"
     assert arrows_upward(commands(), order, "shardnet.launch.") == []
     for file, room in commands().items():
-        others = rooms_of(file, "shardnet.launch.", order[1]) - {room}
-        assert room not in order[1] or not others, f"{file.relative_to(ROOT)} imports from {', '.join(sorted(others))}"
+        others = rooms_of(file, "shardnet.launch.", order[2]) - {room}
+        assert room not in order[2] or not others, f"{file.relative_to(ROOT)} imports from {', '.join(sorted(others))}"
 
 
 def test_every_room_of_the_table_is_there() -> None:

@@ -1,18 +1,15 @@
-"""A picture of what `shardnet bench` found: tokens per second of each place, a panel for each kind.
-
-matplotlib is imported only when one is drawn. Whether one can be drawn is asked before the work is done.
-"""
+"""A picture of what `shardnet bench` found: tokens per second of each place, a panel for each kind."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from shardnet.errors import UsageError
 from shardnet.foreign.quoting import counted
 from shardnet.launch.bench.options import SESSIONS
 from shardnet.launch.bench.run import Found
 from shardnet.launch.bench.tables import row_of
+from shardnet.launch.files.pictures import save_picture
 
 
 def draw_rates(found: Found, path: Path) -> None:
@@ -21,24 +18,17 @@ def draw_rates(found: Found, path: Path) -> None:
     Raises:
         UsageError: the file cannot be written.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     rows = [row_of(row) for row in found.rows]
     kinds = list(dict.fromkeys(row["what"] for row in rows))
-    with matplotlib.rc_context({"text.parse_math": False}):
+
+    def draw(pyplot: Any) -> Any:
         figure, axes = pyplot.subplots(1, len(kinds), figsize=(5 * len(kinds), 4), squeeze=False, layout="constrained")
         figure.suptitle(f"{found.model} ({found.dtype})")
         for kind, axis in zip(kinds, axes[0], strict=True):
             _draw_kind(axis, kind, [row for row in rows if row["what"] == kind])
-        try:
-            figure.savefig(path, dpi=130)
-        except OSError as error:
-            raise UsageError(f"Cannot write {path}: {error.strerror}. Name another file with --plot.") from error
-        finally:
-            pyplot.close(figure)
+        return figure
+
+    save_picture(draw, path)
 
 
 def _draw_kind(axis: Any, kind: str, rows: list[dict[str, Any]]) -> None:

@@ -89,12 +89,12 @@ def generate(
     """
     is_local = where.cluster is None and where.devices is None
     is_launched = is_local and announced_in(os.environ) is not None
-    running_in = None if is_launched else _running_cluster(whom.model, where)
+    running_in = None if is_launched else running_cluster(whom.model, where)
     prompts = read_prompts(what.prompt or [], what.prompt_file)
     _run(GenerateOptions(whom.model or "", prompts, where, load, generation, output, is_launched, running_in))
 
 
-def _running_cluster(model: str | None, where: DeviceOptions) -> Path | None:
+def running_cluster(model: str | None, where: DeviceOptions) -> Path | None:
     """The state folder of the cluster that is to be asked; None where devices are started or used for this run.
 
     Raises:

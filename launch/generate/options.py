@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import Annotated
 
 import typer
 
 from shardnet.cluster.load_options import LoadOptions
 from shardnet.errors import BadRequest
 from shardnet.foreign.quoting import counted, quoted
+from shardnet.launch.files.text_files import read_text_of
 from shardnet.launch.values import DEFAULT_DEVICES, MODEL_HELP, require_model, require_threads
 from shardnet.options import Whole
 from shardnet.session.options import GenerationOptions
 
 _DEVICES = "Devices"
 _OUTPUT = "Output"
-MOST_PROMPT_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True)
@@ -197,8 +196,9 @@ def read_prompts(prompts: list[str], file: str | None) -> tuple[str, ...]:
             raise BadRequest(
                 "--prompt is not text in UTF-8. Give it as UTF-8, or in a file with --prompt-file."
             ) from error
-    text, name = (_read_stdin(), "standard input") if file == "-" else (_read(file), f"the prompt file {quoted(file)}")
+    text = read_text_of(file, "prompt file")
     if not text.strip():
+        name = "standard input" if file == "-" else f"the prompt file {quoted(file)}"
         raise BadRequest(f"There is no prompt: {name} is empty.")
     return (text,)
 
@@ -214,34 +214,3 @@ def _whole(text: str) -> str:
     except UnicodeEncodeError:
         return os.fsencode(text).decode("utf-8")
     return text
-
-
-def _read_stdin() -> str:
-    return _text_of(sys.stdin.buffer, "standard input")
-
-
-def _read(file: str) -> str:
-    """Of a file, or of a pipe such as the shell makes of <(command)."""
-    shown = f"the prompt file {quoted(file)}"
-    try:
-        # Without blocking: opening a pipe that nobody writes to would wait for ever.
-        with open(file, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as opened:
-            os.set_blocking(opened.fileno(), True)
-            return _text_of(opened, shown)
-    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
-        reason = getattr(error, "strerror", None) or str(error)
-        raise BadRequest(f"{_capitalised(shown)} cannot be read: {reason}.") from error
-
-
-def _text_of(file: BinaryIO, shown: str) -> str:
-    raw = file.read(MOST_PROMPT_BYTES + 1)
-    if len(raw) > MOST_PROMPT_BYTES:
-        raise BadRequest(f"{_capitalised(shown)} has more than the {MOST_PROMPT_BYTES} bytes that a prompt may have.")
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise BadRequest(f"{_capitalised(shown)} is not text in UTF-8 (byte {error.start}).") from error
-
-
-def _capitalised(words: str) -> str:
-    return words[:1].upper() + words[1:]

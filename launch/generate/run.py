@@ -80,17 +80,18 @@ def _open(
     if options.running_in is not None:
         running = resources.enter_context(RunningCluster.connect(options.running_in, progress=progress))
         model = resources.enter_context(running.model)
-        _check_loaded(model, options, options.running_in)
+        check_loaded(model, options, options.running_in)
         return running, model
     files = open_early(options, tokenizer, progress)
-    cluster = resources.enter_context(_open_cluster(options, progress))
+    cluster = resources.enter_context(open_cluster(options, progress))
     has_profile = options.output.profile is not None
     on_event = None if options.output.json else _show_event
     asked = replace(options.load, record_spans=has_profile, progress=progress, on_event=on_event)
     return cluster, resources.enter_context(cluster.load(files, **asked))
 
 
-def _open_cluster(options: GenerateOptions, progress: Progress) -> Cluster:
+def open_cluster(options: GenerateOptions, progress: Progress) -> Cluster:
+    """The devices that are started, or used, for this run."""
     if not options.uses_running_devices:
         return Cluster.local(options.num_local_devices, threads_per_device=options.where.threads, progress=progress)
     cluster = Cluster.connect(options.where.cluster, progress=progress)
@@ -98,8 +99,9 @@ def _open_cluster(options: GenerateOptions, progress: Progress) -> Cluster:
     return cluster
 
 
-def _check_loaded(model: Model, options: GenerateOptions, folder: Path) -> None:
-    """
+def check_loaded(model: Model, options: GenerateOptions, folder: Path) -> None:
+    """See that the cluster in a folder holds the model that was asked for.
+
     Raises:
         BadRequest: the cluster holds another model than the one that was named.
     """

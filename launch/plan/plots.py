@@ -1,16 +1,12 @@
-"""Pictures of a plan and of a simulated run. matplotlib is imported only when one is drawn.
-
-Whether one can be drawn is asked before the work is done: see `output_files`.
-"""
+"""Pictures of a plan and of a simulated run."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from shardnet.errors import UsageError
+from shardnet.launch.files.pictures import save_picture
 from shardnet.plan import Plan
 from shardnet.planner.costs import Cost, evaluate
 from shardnet.planner.problem import Problem
@@ -51,7 +47,7 @@ def draw_plan(problem: Problem, plan: Plan, path: Path, title: str) -> None:
         )
         return figure
 
-    _save(draw, path)
+    save_picture(draw, path)
 
 
 def draw_run(result: Result, path: Path, title: str) -> None:
@@ -77,7 +73,7 @@ def draw_run(result: Result, path: Path, title: str) -> None:
                 axis.axvline(each.at_s, color=_HAPPENED, linewidth=0.8, linestyle="--", zorder=0.5)
         return figure
 
-    _save(draw, path)
+    save_picture(draw, path)
 
 
 def _rows(resources: Sequence[Resource]) -> dict[Resource, int]:
@@ -208,21 +204,3 @@ def _draw_happenings(axis: Any, result: Result) -> None:
             color=_HAPPENED,
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
         )
-
-
-def _save(draw: Callable[[Any], Any], path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    # Names are others' words: `$x$` in one is no formula, and a character that the font lacks is drawn as a box.
-    with matplotlib.rc_context({"text.parse_math": False}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure = draw(pyplot)
-        try:
-            figure.savefig(path, dpi=130)
-        except OSError as error:
-            raise UsageError(f"Cannot write {path}: {error.strerror}. Name another file with --plot.") from error
-        finally:
-            pyplot.close(figure)

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from shardnet.transport.messages import SampledToken
 
+MOST_EXPONENT = 700.0
+"""Of e, in a float."""
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -28,12 +31,17 @@ class Scores:
     @property
     def perplexity(self) -> float:
         """Among how many tokens, equally likely, each one was, on average."""
-        return math.exp(-self.log_likelihood / len(self.log_likelihoods))
+        return exp(-self.log_likelihood / len(self.log_likelihoods))
 
     @property
     def is_likeliest(self) -> list[bool]:
         """Whether each one was the likeliest itself."""
         return [token == best for token, best in zip(self.token_ids[1:], self.likeliest, strict=True)]
+
+
+def exp(exponent: float) -> float:
+    """e to that power; infinity where it is beyond what a float holds."""
+    return math.exp(exponent) if exponent < MOST_EXPONENT else math.inf
 
 
 def scores_of(ids: Sequence[int], tokens: Sequence[SampledToken]) -> Scores:

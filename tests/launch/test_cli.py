@@ -17,8 +17,9 @@ import shardnet
 from shardnet.cluster.load_options import LoadOptions
 from shardnet.errors import ClusterError, DoesNotFit
 from shardnet.launch import cli, values
+from shardnet.launch.files.text_files import MOST_TEXT_BYTES
 from shardnet.launch.generate import options as generate_options
-from shardnet.launch.generate.options import MOST_PROMPT_BYTES, DeviceOptions, GenerateOptions, OutputOptions
+from shardnet.launch.generate.options import DeviceOptions, GenerateOptions, OutputOptions
 from shardnet.process.ending import orderly_exit
 from shardnet.process.imports import importing
 from shardnet.session.options import GenerationOptions
@@ -183,7 +184,7 @@ def test_a_prompt_file_must_be_text(tmp_path: Path) -> None:
         (b"", "standard input is empty"),
         (b" ", "standard input is empty"),
         (b"a\xff", r"not text in UTF-8 \(byte 1\)"),
-        (b"a" * (MOST_PROMPT_BYTES + 1), "Standard input has more than the 16777216 bytes"),
+        (b"a" * (MOST_TEXT_BYTES + 1), "Standard input has more than the 16777216 bytes"),
     ],
 )
 def test_a_prompt_from_standard_input_must_be_there(monkeypatch: pytest.MonkeyPatch, stdin: bytes, said: str) -> None:

@@ -1,0 +1,127 @@
+"""The options of `shardnet quality`, each declared once, with what may stand there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from shardnet.errors import BadRequest
+from shardnet.foreign.quoting import quoted
+from shardnet.launch.files.text_files import read_text_of
+from shardnet.launch.generate.options import GenerateOptions
+from shardnet.options import Whole
+from shardnet.plan import DTYPES
+
+SCHEMES = DTYPES
+"""What weights may be: those that are not quantised first, that of most bits before the others."""
+WORDS = ", ".join(SCHEMES)
+COMPARED = ("float32", "bfloat16")
+"""Where none are named."""
+SHIPPED = "the_ferry_clock"
+"""See configs/texts/README.md."""
+
+
+@dataclass(frozen=True)
+class TextOptions:
+    """What is read."""
+
+    text: Annotated[
+        str | None,
+        typer.Option(
+            "--text",
+            metavar="FILE",
+            help="The text to be read (-: standard input).",
+            show_default="a story that comes with shardnet",
+        ),
+    ] = None
+    tokens: Annotated[
+        int | None,
+        Whole(2),
+        typer.Option("--tokens", help="Read so many tokens of it at most.", show_default="all"),
+    ] = None
+    window: Annotated[
+        int,
+        Whole(2),
+        typer.Option("--window", help="Tokens that are read together; each window begins in the middle of the last."),
+    ] = 1024
+
+    @property
+    def title(self) -> str:
+        """What the text is called."""
+        if self.text is None:
+            return SHIPPED.replace("_", " ")
+        return "standard input" if self.text == "-" else Path(self.text).name
+
+    def read(self) -> str:
+        """The text.
+
+        Raises:
+            BadRequest: it cannot be read, is empty, or is no text.
+        """
+        if self.text is None:
+            return resources.files("shardnet.configs_data").joinpath(f"texts/{SHIPPED}.txt").read_text("utf-8")
+        text = read_text_of(self.text, "text file")
+        if not text.strip():
+            raise BadRequest(f"There is no text: {self.title} is empty.")
+        return text
+
+
+def read_schemes(weights: str | None) -> tuple[str, ...]:
+    """The schemes of `--weights`; none where it was not given.
+
+    Raises:
+        BadRequest: one is none, or stands there twice.
+    """
+    if weights is None:
+        return ()
+    schemes = tuple(each.strip() for each in weights.split(","))
+    for each in schemes:
+        if each not in SCHEMES:
+            raise BadRequest(f"--weights must be some of {WORDS}, but one is {quoted(each)}.")
+    if len(set(schemes)) < len(schemes):
+        raise BadRequest("--weights names a scheme twice; name each once.")
+    return schemes
+
+
+@dataclass(frozen=True)
+class WeightOptions:
+    """What is compared."""
+
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            "--weights", metavar="A,B,...", help=f"Some of {', '.join(SCHEMES)}.", show_default=",".join(COMPARED)
+        ),
+    ] = None
+    """Read by `read_schemes`."""
+
+
+@dataclass(frozen=True)
+class ResultOptions:
+    """Where the result goes."""
+
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            "--plot", metavar="FILE", help="Draw quality against memory and speed there (.png, .svg or .pdf)."
+        ),
+    ] = None
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object, nothing else.")] = False
+
+
+@dataclass(frozen=True)
+class QualityRequest:
+    """All that was asked for, and read."""
+
+    model: GenerateOptions
+    """Which model, on which devices."""
+    schemes: tuple[str, ...]
+    """Empty where a cluster holds the model, with whatever weights."""
+    title: str
+    text: str = field(repr=False)
+    tokens: int | None
+    window: int

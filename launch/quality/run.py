@@ -1,0 +1,119 @@
+"""Measures what `shardnet quality` was asked: loads each scheme of weights, reads the text, decodes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+
+from shardnet.cluster.model import Model
+from shardnet.launch.generate.early import open_early
+from shardnet.launch.generate.run import check_loaded, open_cluster
+from shardnet.launch.quality.options import QualityRequest
+from shardnet.launch.quality.results import Measured, Row, compare, reference_of
+from shardnet.launch.quality.windows import windows_of
+from shardnet.progress import Progress
+from shardnet.session.request import check_text_length
+from shardnet.source.running_cluster import RunningCluster
+
+PROMPT_TOKENS = 32
+DECODED_TOKENS = 48
+
+
+@dataclass(frozen=True)
+class QualityResult:
+    """What was found."""
+
+    model: str
+    title: str
+    num_tokens: int
+    num_windows: int
+    window: int
+    """Tokens of one."""
+    devices: tuple[str, ...]
+    reference: str
+    """The scheme that others are compared with."""
+    rows: list[Row]
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """Of one model, whatever its weights."""
+
+    ids: list[int]
+    window: int
+
+
+def run_quality(request: QualityRequest, progress: Progress) -> QualityResult:
+    """Measure each scheme, one after the other.
+
+    Raises:
+        BadRequest: the text has less than two tokens.
+        ShardnetError: as loading and `Model.score`.
+    """
+    measured: list[Measured] = []
+    with ExitStack() as resources:
+        options = request.model
+        if options.running_in is not None:
+            running = resources.enter_context(RunningCluster.connect(options.running_in, progress=progress))
+            model = running.model
+            check_loaded(model, options, options.running_in)
+            reading = _reading_of(model, request)
+            measured.append(_measure(model, model.profile.dtype, reading, progress))
+        else:
+            cluster = None
+            for scheme in request.schemes:
+                asked = replace(options, load=replace(options.load, dtype=scheme, progress=progress))
+                files = open_early(asked, None, progress)
+                cluster = cluster or resources.enter_context(open_cluster(options, progress))
+                with cluster.load(files, **asked.load) as model:
+                    reading = _reading_of(model, request)
+                    measured.append(_measure(model, scheme, reading, progress))
+        return QualityResult(
+            model.profile.name,
+            request.title,
+            len(reading.ids),
+            len(windows_of(len(reading.ids), reading.window)),
+            reading.window,
+            tuple(model.plan.devices),
+            reference_of(measured).scheme,
+            compare(measured),
+        )
+
+
+def _reading_of(model: Model, request: QualityRequest) -> _Reading:
+    ids = model.encode(request.text)[: request.tokens]
+    check_text_length(len(ids), len(ids))
+    return _Reading(ids, min(request.window, model.context_tokens, len(ids)))
+
+
+def _measure(model: Model, scheme: str, reading: _Reading, progress: Progress) -> Measured:
+    likelihoods: list[float] = []
+    likeliest: list[int] = []
+    ids, num_computed, began_s = reading.ids, 0, time.monotonic()
+    what, total = f"reading with {scheme}", len(ids) - 1
+    for window in windows_of(len(ids), reading.window):
+        num_known = window.scored_from - window.first - 1
+        scored_before = len(likelihoods)
+
+        def show(done: int, _: int, known: int = num_known, before: int = scored_before) -> None:
+            progress(what, before + max(0, done - known), total)
+
+        scores = model.score(ids[window.first : window.end], on_progress=show)
+        likelihoods += scores.log_likelihoods[num_known:]
+        likeliest += scores.likeliest[num_known:]
+        num_computed += window.end - window.first - 1
+    took_s = time.monotonic() - began_s
+    weight_bytes = sum(report.weight_bytes for report in model.report())
+    rate = _decode_rate(model, ids[:PROMPT_TOKENS])
+    return Measured(scheme, tuple(likelihoods), tuple(likeliest), weight_bytes, rate, num_computed / took_s)
+
+
+def _decode_rate(model: Model, prompt: Sequence[int]) -> float | None:
+    """Tokens per second of one answer."""
+    room = model.context_tokens - len(prompt)
+    if room < 1:
+        return None
+    [answer] = model.generate([prompt], max_new_tokens=min(DECODED_TOKENS, room))
+    return answer.tokens_per_s
