@@ -21,6 +21,7 @@ from shardnet.launch.generate.options import GenerateOptions
 from shardnet.launch.generate.report import as_json, size, speed_line, stage_table, stderr_console
 from shardnet.process.lasting import as_option
 from shardnet.process.standard_streams import say
+from shardnet.profiling.power import PowerWatch, battery_from_sysfs
 from shardnet.progress import Progress, progress_bars
 from shardnet.source.running_cluster import RunningCluster
 from shardnet.timeline.events import Event
@@ -46,10 +47,13 @@ def run(options: GenerateOptions, tokenizer: Any = None) -> None:
             _show_question(options)
         model.reset_report()
         num_before = len(model.events)
-        done = _answer(model, options)
+        with PowerWatch(battery_from_sysfs) as power:
+            done = _answer(model, options)
         stages, plan, events = model.report(), model.plan, model.events[num_before:]
         if options.output.profile is not None:
             model.write_profile(options.output.profile)
+    is_all_here = options.running_in is None and not options.uses_running_devices
+    joules = _joules_per_token(done, power.active_w) if is_all_here else None
     about = {
         "model": model.profile.name,
         "dtype": model.profile.dtype,
@@ -57,6 +61,7 @@ def run(options: GenerateOptions, tokenizer: Any = None) -> None:
         "plan_version": plan.version,
         "predicted_lap_s": plan.lap_s,
         "measured_lap_s": plan.measured_lap_s,
+        "joules_per_token": joules,
         "shardnet_version": shardnet.__version__,
     }
     if options.output.json:
@@ -69,6 +74,8 @@ def run(options: GenerateOptions, tokenizer: Any = None) -> None:
         console.print(speed_line(done.generations, done.wall_s))
         if plan.lap_s is not None and plan.measured_lap_s is not None:
             console.print(f"A token took {plan.measured_lap_s * 1e3:.1f} ms; predicted {plan.lap_s * 1e3:.1f} ms.")
+    if options.output.stats and joules is not None:
+        console.print(f"A token took {joules:.2f} J of this machine, prompts included.")
     if options.output.profile is not None:
         console.print(f"The profile is in {options.output.profile}: open its trace.json in https://ui.perfetto.dev.")
 
@@ -116,6 +123,12 @@ def check_loaded(model: Model, options: GenerateOptions, folder: Path) -> None:
 def _show_event(event: Event) -> None:
     """On a line of its own: a piece of the answer may stand before it."""
     say(f"\nshardnet: {event.text}.")
+
+
+def _joules_per_token(done: _Run, active_w: float | None) -> float | None:
+    """Of this machine, prompts included; None where its power cannot be read."""
+    num_tokens = sum(len(one.token_ids) for one in done.generations)
+    return active_w * done.wall_s / num_tokens if active_w is not None and num_tokens else None
 
 
 def _show_plan(model: Model, cluster: Cluster | RunningCluster) -> None:

@@ -72,7 +72,7 @@ def as_tables(result: ProfileResult, out: Path | None) -> None:
         f"Roofline: reads {gigabytes:.1f} GB/s, computes {gigaflops:.0f} GFLOP/s, {roofline.overhead_s * 1e3:.2f} ms a "
         f"unit besides (typically off by {roofline.error:.0%})."
     )
-    console.print(f"Memory that may be used: {size(profile.memory_bytes)}. {_power_line(measurement)}")
+    console.print(f"Memory that may be used: {size(profile.memory_bytes)}. {_power_line(measurement, profile)}")
     if result.profiled.made_because:
         why = result.profiled.made_because
         console.print(f"Measured in {measurement.took_s:.0f} s. An earlier profile was not used: {why}.")
@@ -129,10 +129,11 @@ def _name(unit: UnitMeasurement) -> str:
     return f"{name} x {len(unit.units)}" if len(unit.units) > 1 else name
 
 
-def _power_line(measurement: DeviceMeasurement) -> str:
+def _power_line(measurement: DeviceMeasurement, profile: DeviceProfile) -> str:
     power, parts = measurement.power_after, []
     if measurement.active_w is not None:
-        parts.append(f"{measurement.active_w:.1f} W while computing")
+        joules = measurement.active_w * sum(profile.decode_unit_s)
+        parts.append(f"{measurement.active_w:.1f} W while computing, {joules:.2f} J a token of the whole model")
     if power.battery_percent is not None:
         charging = {True: ", charging", False: ", discharging", None: ""}[power.is_charging]
         parts.append(f"battery {power.battery_percent:.0f}%{charging}")

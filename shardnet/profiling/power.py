@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from math import isfinite
@@ -149,9 +150,19 @@ def package_joules(root: Path = ROOT) -> float | None:
 
 
 class PowerWatch:
-    """Reads the power while others measure. A context manager: its thread ends with the block."""
+    """Reads the power while others measure. A context manager: its thread ends with the block.
 
-    def __init__(self) -> None:
+    Args:
+        read: reads what leaves the battery. The block does not end before it has answered: `battery_from_sysfs` does at
+            once, `read_power` knows phones, too.
+
+    Attributes:
+        active_w: mean watts of the machine's processors, or middle watts out of its battery; None where neither can be
+            read.
+    """
+
+    def __init__(self, read: Callable[[], PowerState | None] = read_power) -> None:
+        self._read = read
         self.active_w: float | None = None
         self._drawn_w: list[float] = []
         self._ended = threading.Event()
@@ -173,9 +184,9 @@ class PowerWatch:
 
     def _watch(self) -> None:
         while not self._ended.wait(2.0):
-            drawn_w = read_power().drawn_w
-            if drawn_w is not None:
-                self._drawn_w.append(drawn_w)
+            state = self._read()
+            if state is not None and state.drawn_w is not None:
+                self._drawn_w.append(state.drawn_w)
 
 
 def _battery_from_psutil() -> PowerState | None:

@@ -79,6 +79,13 @@ def test_names_of_others_are_shown_as_they_are(capsys: pytest.CaptureFixture[str
         assert name in said
 
 
+def test_joules_are_those_of_all_tokens() -> None:
+    done = generate_run._Run([answer(4, None), answer(6, None)], wall_s=2.0)
+    assert generate_run._joules_per_token(done, 15.0) == 3.0
+    assert generate_run._joules_per_token(done, None) is None
+    assert generate_run._joules_per_token(generate_run._Run([answer(0, None)], 1.0), 15.0) is None
+
+
 def test_what_hidden_states_travel_in_is_said_where_it_is_not_the_models_own_dtype(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

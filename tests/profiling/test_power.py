@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -139,6 +140,18 @@ def test_counters_of_the_processors_packages_are_added(tmp_path: Path) -> None:
         },
     )
     assert package_joules(tmp_path) == 5.0
+
+
+def test_the_watch_reads_the_battery_as_it_is_told() -> None:
+    told = threading.Event()
+
+    def read() -> PowerState:
+        told.set()
+        return PowerState(drawn_w=6.0)
+
+    with PowerWatch(read) as watch:
+        assert told.wait(20)
+    assert watch.active_w == 6.0
 
 
 def test_the_watch_ends_its_thread_and_prefers_the_counters_where_there_is_no_battery(
