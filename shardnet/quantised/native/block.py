@@ -73,8 +73,9 @@ class NativeBlock:
             (self.down_bias, hidden),
         )
         for vector, size in vectors:
-            is_right = vector is None or (vector.dtype == torch.float32 and vector.shape == (size,))
-            assert is_right and (vector is None or vector.is_contiguous()), "norms and biases are float32, side by side"
+            if vector is not None:
+                is_right = vector.dtype == torch.float32 and vector.shape == (size,) and vector.is_contiguous()
+                assert is_right, "norms and biases are float32, side by side"
 
     def before(self, hidden: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """Hidden [T, H] -> [T, Q + 2 K, d]: queries and keys, turned, and values, in its type.
