@@ -38,27 +38,22 @@ def mean(values):
     return total / len(values)
 """
 ARTICLE = """\
-The old mill at Harlow Bridge has stood beside the river for almost three hundred years. It was built in 1731 \
-by a family of bakers, who ground their own wheat there and sold bread in the market of the town. In 1868 a flood \
-carried away the wooden wheel, and the owners replaced it with a wheel of iron, which still turns today. After the \
-last miller retired in 1954 the building stood empty, and the roof began to leak. Twelve years ago a group of \
-neighbours bought the mill for a small sum, and repaired the roof, the floors and the great stones with their own \
-hands. Since last spring the mill grinds flour again on the first Saturday of every month. Visitors may watch the \
-stones at work, and children bake small loaves in the oven behind the house. The group now hopes to make electricity \
-with the iron wheel, enough for the mill itself and for the school across the road."""
+Honey bees live in colonies of up to sixty thousand workers. Each colony has one queen, who lays as many as two \
+thousand eggs a day in summer. The workers are all females, and their tasks change with their age. In the first three \
+weeks of their lives they clean the cells, feed the larvae and build the combs of wax. After that they leave the hive \
+to collect nectar and pollen from flowers. A worker that has found many flowers dances on the comb, and the direction \
+of her dance tells the others where to fly. In winter the bees stay in the hive, form a ball around the queen, and eat \
+the honey that they have stored. A strong colony needs about fifteen kilograms of honey to survive until spring."""
 PROMPTS = {
     "editing": f"Add a docstring to each function of this code:\n\n```python\n{EDITED}```",
-    "summarising": f"Extract the most important sentences of this text:\n\n{ARTICLE}",
+    "summarising": f"Summarise this text:\n\n{ARTICLE}",
     "story": "Tell me a story about a lighthouse keeper who finds a letter in a bottle.",
 }
 NUM_TOKENS = 150
 """Of each answer that was recorded, at most."""
 RUNS: dict[str, tuple[int, ...]] = {
     "editing": (0, 0, 62, 0, 0, 2, 0, 0, 2, *[0] * 13, 48, 0, 0),
-    "summarising": (
-        *(0, 12, 0, 0, 2, 0, 0, 1, 9, 0, 0, 3, 2, 0, 5, 0, 0, 0, 1, 0, 2, 2, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 3),
-        *(0, 0, 2, 0, 0, 21),
-    ),
+    "summarising": (0, 10, 0, 0, 0, 0, 11, 0, 3, 0, 0, 0, 3, 0, 8, 0, 0, 6, 0, 0, 8, 0, 0, 11, 13),
     "story": (0,) * 64,
 }
 """Of each text: how many guesses in a row were right, look-up after look-up. Between two there is one token more."""
