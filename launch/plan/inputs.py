@@ -18,6 +18,7 @@ from shardnet.launch.files.config_files import load_cluster, load_model_config
 from shardnet.launch.plan.options import ProblemOptions
 from shardnet.plan import Plan
 from shardnet.planner.codecs import Offer, codecs_of, offers_for, sent_in
+from shardnet.planner.costs import with_costs
 from shardnet.planner.problem import Problem
 from shardnet.simulator.what_if import halved_weights
 
@@ -41,16 +42,19 @@ class Asked:
     codecs: Mapping[int, str] = field(default_factory=dict)
     """What they take, by the last unit before each; see `sent_as_pays`."""
 
-    def sent_as_pays(self, plan: Plan, chunk_tokens: int) -> Asked:
-        """The same with what hidden states travel in where a plan cuts, if each link is to have a codec of its own."""
+    def sent_as_pays(self, plan: Plan, chunk_tokens: int, in_flight: int) -> tuple[Asked, Plan]:
+        """The same with what hidden states travel in where a plan cuts, if each link is to have a codec of its own, and
+        what the plan costs then.
+        """
         if not self.offers:
-            return self
+            return self, plan
         own = self.offers[0].codec
         codecs = codecs_of(self.problem, plan.stages, self.offers, chunk_tokens)
         notes = [f"What comes out of unit {unit} travels as {codec}." for unit, codec in codecs.items() if codec != own]
         none_pays = f"On no link a smaller codec than {own} pays."
         problem = sent_in(self.problem, codecs, self.offers)
-        return replace(self, problem=problem, notes=(*self.notes, *(notes or [none_pays])), codecs=codecs)
+        asked = replace(self, problem=problem, notes=(*self.notes, *(notes or [none_pays])), codecs=codecs)
+        return asked, with_costs(plan, problem, in_flight)
 
 
 def read_problem(options: ProblemOptions, in_flight: int, run_tokens: int = 0) -> Asked:

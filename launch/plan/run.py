@@ -18,7 +18,6 @@ from shardnet.launch.plan.options import PlannerOptions, PlanOutput, ProblemOpti
 from shardnet.plan import Plan
 from shardnet.planner import METHODS, OBJECTIVES, compare, plan_to_dict
 from shardnet.planner import plan as make_plan
-from shardnet.planner.costs import with_costs
 from shardnet.planner.planning import Simulate, usual_limit_s
 from shardnet.planner.problem import Problem
 from shardnet.progress import Progress, progress_bars
@@ -44,9 +43,7 @@ def run(options: ProblemOptions, how: PlannerOptions, output: PlanOutput) -> Non
         chosen, others = planner.compare(asked.problem) if output.compare else (planner(asked.problem), {})
         progress("planning", 1, 1)
         explanation = _explain(asked, chosen, planner, progress) if output.explain else None
-    asked = asked.sent_as_pays(chosen, CHUNK_TOKENS)
-    if asked.codecs:
-        chosen = with_costs(chosen, asked.problem, how.in_flight)
+    asked, chosen = asked.sent_as_pays(chosen, CHUNK_TOKENS, how.in_flight)
     if output.json:
         told = _comparison_dict(how, chosen, others) if output.compare else plan_to_dict(chosen)
         if asked.codecs:

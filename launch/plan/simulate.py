@@ -82,7 +82,7 @@ def _read_run(options: ProblemOptions, how: PlannerOptions, wanted: RunOptions, 
         start = _read_plan(wanted.plan_file, asked.problem, how)
     else:
         start = plan_without(sorted(absent), asked.problem, plan)
-    asked = asked.sent_as_pays(start, load.prefill_chunk)
+    asked, start = asked.sent_as_pays(start, load.prefill_chunk, how.in_flight)
     recovery = Recovery(
         replan,
         load_bytes_per_s=dict(asked.load_bytes_per_s),

@@ -41,7 +41,7 @@ class Offer:
 def offers_for(dtype: str, hidden_size: int) -> tuple[Offer, ...]:
     """Those of which a link takes one where nobody says which: what loses least first, and the model's own before all.
 
-    Not fp8, which loses more than int8 for next to nothing, nor float16, which ends at 65504.
+    Not fp8, which is next to no smaller than int8, nor float16, which ends at 65504.
     """
     own = Offer(dtype, row_bytes(dtype, hidden_size), 0.0)
     smaller = ("bfloat16", INT8) if dtype == "float32" else (INT8,)

@@ -1,6 +1,6 @@
 """What the codecs of hidden states lose, by where the model is cut: the tables of docs/wire.md.
 
-    python tests/bench/bench_wire.py [--model M] [--dtype float32] [--tokens 1000] [--cuts 1,2,5]
+    python tests/bench/bench_wire.py [--model M] [--dtype float32] [--tokens 2000] [--cuts 1,2,3]
                                      [--text FILE ...] [--json FILE]
 
 The same texts are scored through a ring of local devices in every codec: perplexity, and how often the most likely
@@ -29,8 +29,8 @@ from shardnet.process.cache_folder import cache_folder
 from shardnet.progress import silent
 
 ROOT = Path(__file__).parents[2]
-TEXTS = (ROOT / "docs" / "planning.md", ROOT / "shardnet" / "planner" / "costs.py")
-"""English, and code."""
+TEXT = ROOT / "configs" / "texts" / "the_ferry_clock.txt"
+"""The one that comes with shardnet: English, and code."""
 HIDDEN_SIZES = (576, 2048, 4096)
 NUM_TIMED = 30
 
@@ -61,7 +61,7 @@ def even_split(num_units: int, num_devices: int) -> list[int]:
 def losses(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Of each number of cuts and codec. The model's own dtype is what the others are compared with."""
     rows = []
-    texts = [Path(name).read_text(encoding="utf-8") for name in options.text or TEXTS]
+    texts = [Path(name).read_text(encoding="utf-8") for name in options.text or [TEXT]]
     names = [options.dtype, *(name for name in CODECS if name != options.dtype)]
     for num_cuts in options.cuts:
         with Cluster.local(num_devices=num_cuts + 1, threads_per_device=1) as cluster:
@@ -128,8 +128,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2-135m-instruct")
     parser.add_argument("--dtype", default="float32", help="in which it computes")
-    parser.add_argument("--tokens", type=int, default=1000, help="of all texts")
-    parser.add_argument("--cuts", type=lambda text: [int(each) for each in text.split(",")], default=[1, 2, 5])
+    parser.add_argument("--tokens", type=int, default=2000, help="of all texts, at most")
+    parser.add_argument("--cuts", type=lambda text: [int(each) for each in text.split(",")], default=[1, 2, 3])
     parser.add_argument("--text", action="append", help="a file to score; may be given several times")
     parser.add_argument("--json", help="write the figures there")
     options = parser.parse_args()

@@ -99,6 +99,25 @@ def test_a_model_whose_weights_were_hashed_meanwhile_goes_on(
     assert len(loads) == num_loads and asked(cluster.connect().model, GREEDY)
 
 
+def test_links_keep_the_codecs_that_they_had(
+    cluster: LastingInProcess, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the next coordinator would choose: what was sent is kept as it is, and texts go on with their tokens."""
+    options = {name: value for name, value in OPTIONS.items() if name != "split"} | {"wire": "auto", "standby": "none"}
+    monkeypatch.setattr("shardnet.cluster.blueprint.codec_for", lambda *_: "int8")
+    cluster.coordinator.begin(str(tiny), options).done.result(60)
+    ids = asked(cluster.connect().model, GREEDY)
+    cluster.kill()
+    monkeypatch.setattr("shardnet.cluster.blueprint.codec_for", lambda *_: "float32")
+    cluster.restart()
+    cluster.coordinator.begin(str(tiny), options).done.result(60)
+    running = cluster.connect()
+    sent_as = [stage.sent_as for stage in running.status().stages]
+    assert len(sent_as) == 3 and sent_as == ["int8", "int8", ""]
+    assert [stage.sent_as for stage in running.model.report()] == sent_as
+    assert asked(running.model, GREEDY) == ids
+
+
 # ---- the answers of sources ----
 
 
