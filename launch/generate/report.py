@@ -38,6 +38,10 @@ def stderr_console() -> Console:
     return plain_console(stderr=True, width=None if is_known else 110)
 
 
+def _cached(one: Generation) -> str:
+    return f", {one.cached_prompt_tokens} of them from an earlier answer" if one.cached_prompt_tokens else ""
+
+
 def speed_line(generations: Sequence[Generation], wall_s: float) -> str:
     """Tokens per second and time to first token, of one answer or of several at once."""
     if len(generations) == 1:
@@ -46,7 +50,7 @@ def speed_line(generations: Sequence[Generation], wall_s: float) -> str:
         rate = "" if one.tokens_per_s is None else f" at {one.tokens_per_s:.1f} tokens/s"
         return (
             f"{counted(len(one.token_ids), 'tokens')}{rate}, the first after "
-            f"{one.time_to_first_token_s:.2f} s ({one.prompt_tokens} prompt tokens); {reason}."
+            f"{one.time_to_first_token_s:.2f} s ({one.prompt_tokens} prompt tokens{_cached(one)}); {reason}."
         )
     num_tokens = sum(len(one.token_ids) for one in generations)
     together = _rate_together(num_tokens, wall_s)
@@ -119,5 +123,6 @@ def as_json(
         "tokens_per_s": _rate_together(num_tokens, wall_s),
         "time_to_first_token_s": min(one.time_to_first_token_s for one in generations),
         "prompt_tokens": sum(one.prompt_tokens for one in generations),
+        "cached_prompt_tokens": sum(one.cached_prompt_tokens for one in generations),
         **shared,
     }

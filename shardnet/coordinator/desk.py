@@ -81,15 +81,15 @@ class SessionDesk:
 
     # ---- endpoints ----
 
-    def start_session(self, request: SessionRequest) -> Future[None]:
+    def start_session(self, request: SessionRequest) -> Future[int]:
         """Open a session. Asked again with the same ticket, it is the same one."""
         return self._opened(request.ticket, lambda: (request, None))
 
-    def resume_session(self, asked: ResumeRequest) -> Future[None]:
+    def resume_session(self, asked: ResumeRequest) -> Future[int]:
         """The same for one that broke off: it goes on behind what is known of its answer."""
         return self._opened(asked.ticket, lambda: self._claimed(asked))
 
-    def _opened(self, ticket: int, begin: Callable[[], tuple[SessionRequest, BrokenPage | None]]) -> Future[None]:
+    def _opened(self, ticket: int, begin: Callable[[], tuple[SessionRequest, BrokenPage | None]]) -> Future[int]:
         with self._lock:
             held = self._held.get(ticket)
             if held is None and len(self._held) >= MOST_HELD:

@@ -39,8 +39,8 @@ class HeldSession:
 
     def __init__(self, request: SessionRequest | None, now_s: float, lease_s: float) -> None:
         self.request = request
-        self.opened: Future[None] = Future()
-        """Done when it is open on every stage, or could not be opened."""
+        self.opened: Future[int] = Future()
+        """Done when it is open on every stage, or could not be opened: with `Session.num_shared`."""
         self.num_tokens = 0
         self.page: SessionPage | None = None
         """As it was written down when it was open, where it was."""
@@ -138,7 +138,7 @@ class HeldSession:
             self._session = session
             is_wanted = not self._is_closed
         self._tell_ahead(session)
-        settle(self.opened, None)
+        settle(self.opened, session.num_shared)
         return is_wanted
 
     def tell(self, token: SampledToken) -> None:
@@ -148,7 +148,7 @@ class HeldSession:
     def is_whole(self, answer: Sequence[SampledToken]) -> None:
         """It was ended by another coordinator; this is all of it."""
         self._take(answer)
-        settle(self.opened, None)
+        settle(self.opened, 0)
         self.end(None)
 
     def is_left(self, spec: SessionSpec, ids: tuple[int, ...]) -> None:
@@ -184,7 +184,9 @@ class HeldSession:
         if self.request is None or self._session is None or self._is_over or self._is_closed:
             return None
         age_s = now_s - self._began_s
-        return SessionStatus(self.request.source, len(self.request.prompt_ids), self.num_tokens, age_s)
+        num_prompt = len(self.request.prompt_ids)
+        cached = min(self._session.num_shared, num_prompt)
+        return SessionStatus(self.request.source, num_prompt, self.num_tokens, age_s, cached)
 
     def _answer(self) -> None:
         """Tell those who wait for what has come."""

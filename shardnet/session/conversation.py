@@ -15,6 +15,8 @@ class Conversation(Protocol):
     started_s: float
     first_token_s: float | None
     last_token_s: float | None
+    num_shared: int
+    """So many of its tokens the stages had from another session when it began."""
 
     def __iter__(self) -> Iterator[SampledToken]:
         """The tokens in order. Ends early after `cancel`; raises what ended the session."""

@@ -28,6 +28,8 @@ class Generation:
     tokens_per_s: float | None
     """Of decoding: tokens after the first, per second after the first. None of an answer too short to tell."""
     time_to_first_token_s: float
+    cached_prompt_tokens: int = 0
+    """Of the prompt's, those that devices had from another answer, and did not compute."""
 
 
 class Stream:
@@ -108,6 +110,7 @@ class Stream:
             finish_reason=self._finish_reason,
             tokens_per_s=(num_new - 1) / decode_s if has_rate else None,
             time_to_first_token_s=first_s - session.started_s,
+            cached_prompt_tokens=min(session.num_shared, session.spec.prompt_tokens),
         )
 
     def _next_id(self) -> int | None:

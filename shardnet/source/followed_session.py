@@ -25,6 +25,8 @@ class FollowedSession:
         self.started_s = time.monotonic()
         self.first_token_s: float | None = None
         self.last_token_s: float | None = None
+        self.num_shared = 0
+        """Known when it is open; see `Conversation`."""
         self._following = following
         self._errands = errands
 

@@ -125,7 +125,7 @@ class RemoteSessions:
             self._opened[ticket] = following
         following.closed.add_done_callback(lambda _: self._opened.pop(ticket, None))
         try:
-            self._connection.ask(endpoint, request(ticket, key), timeout_s=OPEN_S)
+            session.num_shared = self._connection.ask(endpoint, request(ticket, key), timeout_s=OPEN_S)
         except BaseException:
             following.cancel()
             raise

@@ -6,7 +6,8 @@ A source is a member that holds no stage; its name begins with `@`. Endpoints of
     ping()                       answered at once: it lives, and what it was asked before takes its time
     cluster_status()             -> ClusterStatus: who is there, what is loaded, who talks
     model_info()                 -> ModelInfo: what a source must know to turn text into ids and back
-    start_session(SessionRequest)      answered when the session is open on every stage, or with why it is not
+    start_session(SessionRequest)      answered when the session is open on every stage, with how many of its tokens
+                                 these had from another one; or with why it is not
     follow(ticket, have, digest, ahead) -> Told: the tokens from index `have` on. Answered as soon as there is one, or
                                  the session is over, or after `FOLLOW_S`. Renews the lease of the session. Those before
                                  must have that `digest`: what was computed anew may be another answer. `ahead` are the
@@ -177,6 +178,8 @@ class SessionStatus(NamedTuple):
     num_tokens: int
     """Of the answer, so far."""
     age_s: float
+    cached_prompt_tokens: int = 0
+    """Of the prompt's, those that devices had from another answer."""
 
 
 class StageStatus(NamedTuple):

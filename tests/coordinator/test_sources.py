@@ -74,6 +74,20 @@ def test_every_source_uses_what_one_has_loaded(
     wait_until(lambda: cluster.num_sessions() == 0)
 
 
+def test_an_answer_says_how_much_of_its_prompt_was_there(cluster: LastingInProcess, tiny: Path) -> None:
+    """From another answer, of whatever source."""
+    prompt = [7 + 3 * number for number in range(30)]
+    with cluster.connect() as source:
+        assert loaded(source, tiny).generate([prompt], max_new_tokens=2)[0].cached_prompt_tokens == 0
+    with cluster.connect() as source:
+        stream = source.model.stream([*prompt, 5, 6], max_new_tokens=LONG)
+        next(stream)
+        [session] = source.status().sessions
+        stream.close()
+        assert session.cached_prompt_tokens == stream.result.cached_prompt_tokens == len(prompt)
+        assert stream.result.prompt_tokens == len(prompt) + 2
+
+
 def test_who_asks_while_a_model_is_being_opened_waits_for_it(
     cluster: LastingInProcess, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
