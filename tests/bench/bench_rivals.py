@@ -41,7 +41,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from rivals.build_llama_cpp import programs_in
 from rivals.cases import CASES, DECODE, EMBEDDED, FAR, LARGE, LOOK_UP, MODELS, ONE, PREFILL, SESSIONS, Case
 from rivals.chain_model import Shape, chain_of
-from rivals.places import Pair, Setting, both_sides
+from rivals.llama_cpp import LlamaCpp
+from rivals.places import Setting, both_sides
 from rivals.texts import RUNS, messages_of, num_tokens, played_back
 from session_rates import rate_of_several
 from testbed.bed import enter_own_network, in_own_network, why_not
@@ -154,8 +155,14 @@ def measured_at(
         model = pair.cluster.load(str(file), **asked)
         model.eos_ids = ()  # every answer has the same number of tokens
         for turn in range(options.turns + 1):
+            asked_rival: dict[str, float] = {}
             for case in cases:
-                one, other = our_rate(case, name, model, options, turn), their_rate(case, name, pair, model, options)
+                one = our_rate(case, name, model, options, turn)
+                other = (
+                    plain_rate(case, name, model)
+                    if case.against_plain
+                    else their_rate(case, pair.rival, options, asked_rival)
+                )
                 told = f"{name} {case.name} {turn}: {one:.4g} and {other:.4g} tokens/s"
                 print(told if turn else f"{told} (warm-up)", file=sys.stderr, flush=True)
                 if turn:
@@ -193,17 +200,22 @@ def prompt_of(text: str, name: str, model: Model) -> list[int]:
     return played_back(RUNS[text], chain_of(Shape()))
 
 
-def their_rate(case: Case, name: str, pair: Pair, model: Model, options: argparse.Namespace) -> float:
-    if case.against_plain:
-        return decode_rate(model, prompt_of(case.text, name, model), num_tokens(case.text), PLAINLY)
-    rival = pair.rival
-    ask: dict[str, Callable[[], float]] = {
-        PREFILL: lambda: rival.prefill_per_s(options.prefill),
-        DECODE: lambda: rival.decode_per_s(options.prompt, options.tokens),
-        LOOK_UP: lambda: rival.decode_per_s(options.prompt, options.tokens),
-        SESSIONS: lambda: rival.sessions_per_s(options.sessions, options.prompt, options.tokens),
-    }
-    return ask[case.what]()
+def plain_rate(case: Case, name: str, model: Model) -> float:
+    """Ours without look-up, of the same text."""
+    return decode_rate(model, prompt_of(case.text, name, model), num_tokens(case.text), PLAINLY)
+
+
+def their_rate(case: Case, rival: LlamaCpp, options: argparse.Namespace, asked: dict[str, float]) -> float:
+    """The same of llama.cpp, which is asked once a turn for each kind. Beside look-up stands its decoding."""
+    what = DECODE if case.what == LOOK_UP else case.what
+    if what not in asked:
+        ask: dict[str, Callable[[], float]] = {
+            PREFILL: lambda: rival.prefill_per_s(options.prefill),
+            DECODE: lambda: rival.decode_per_s(options.prompt, options.tokens),
+            SESSIONS: lambda: rival.sessions_per_s(options.sessions, options.prompt, options.tokens),
+        }
+        asked[what] = ask[what]()
+    return asked[what]
 
 
 def result_of(case: Case, name: str, ours: list[float], theirs: list[float]) -> Result:

@@ -7,13 +7,14 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 START_S = 60.0
+LOADED = ("warmup", "S_TG t/s")
+"""In what they print when the model is loaded: `llama-bench`, and `llama-batched-bench`."""
 PORT = 50_152
 """Of the first RPC server; the others follow."""
 
@@ -32,6 +33,8 @@ class LlamaCpp:
     """What stands before each command: the cores it keeps to, the namespace that it runs in."""
     arguments: tuple[str, ...] = ()
     """Where it computes: its RPC servers, and how many layers of its own it keeps."""
+    hurry: Callable[[bool], None] = lambda is_loading: None
+    """Told when it begins to load, which it does in each turn and over the network, and when that is done."""
 
     def decode_per_s(self, prompt: int, new: int) -> float:
         """Tokens per second of one session, at so many tokens of context."""
@@ -44,22 +47,31 @@ class LlamaCpp:
         """Tokens per second of all sessions together."""
         sizes = ["-npp", str(prompt), "-ntg", str(new), "-npl", str(num_sessions)]
         context = ["-c", str(num_sessions * (prompt + new))]
-        told = self._ask("llama-batched-bench", *sizes, *context, "--output-format", "jsonl")
-        return float(told["speed_tg"])
+        said = self._ask("llama-batched-bench", *sizes, *context)
+        heads, _, row = (line.strip("|").split("|") for line in said if line.startswith("|"))
+        named = {head.strip(): float(cell) for head, cell in zip(heads, row, strict=True)}
+        return named["S_TG t/s"]
 
     def _bench(self, *what: str) -> float:
-        told = self._ask("llama-bench", *what, "-r", "1", "-o", "jsonl")
+        said = self._ask("llama-bench", *what, "-r", "1", "-o", "jsonl", "--progress")
+        [told] = (json.loads(line) for line in said if line.startswith("{"))
         return float(told["avg_ts"])
 
-    def _ask(self, program: str, *what: str) -> dict[str, Any]:
+    def _ask(self, program: str, *what: str) -> list[str]:
+        """What it has printed, on both streams."""
         command = [*self.before, str(self.programs[program]), "-m", str(self.model), "-t", "1", *self.arguments, *what]
-        done = subprocess.run(command, capture_output=True, text=True)
-        lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
-        if done.returncode or len(lines) != 1:
-            said = (done.stderr or done.stdout).strip().splitlines() or ["nothing was said"]
-            raise RivalFailed(f"{program} ended with {done.returncode}: {said[-1]}")
-        told: dict[str, Any] = json.loads(lines[0])
-        return told
+        said = []
+        self.hurry(True)
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                if any(sign in line for sign in LOADED):
+                    self.hurry(False)
+                said.append(line.strip())
+        self.hurry(False)
+        if process.returncode:
+            raise RivalFailed(f"{program} ended with {process.returncode}: {' '.join(said[-3:])}")
+        return said
 
 
 def over_servers(servers: Sequence[str], *, num_blocks: int, computes: bool) -> tuple[str, ...]:

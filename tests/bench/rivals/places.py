@@ -8,9 +8,11 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import shardnet
+from shardnet.simulator import Event
 from shardnet.simulator.script import COORDINATOR, Road, ScriptDevice
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -21,6 +23,8 @@ from rivals.llama_cpp import LlamaCpp, over_servers, served
 
 NUM_DEVICES = {ONE: 1, NEAR: 3, FAR: 3}
 LOCALHOST = "127.0.0.1"
+FAST = 0.01
+"""Of the usual time on a link."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,16 @@ def both_sides(place: str, model: Path, num_blocks: int, setting: Setting) -> It
         program = setting.programs["ggml-rpc-server"]
         servers = ends.enter_context(served(program, hosts[first:], kept[first:], setting.tensors))
         where = over_servers(servers, num_blocks=num_blocks, computes=setting.asker_computes)
-        yield Pair(cluster, LlamaCpp(setting.programs, model, tuple(kept[0]) if first else (), where))
+        before = tuple(kept[0]) if first else ()
+        hurry = partial(_hurry, bed) if bed else lambda is_loading: None
+        yield Pair(cluster, LlamaCpp(setting.programs, model, before, where, hurry))
+
+
+def _hurry(bed: Bed, is_loading: bool) -> None:
+    """Let the links be fast while llama.cpp loads, which would take a minute of each turn, and is not measured."""
+    for one, other in itertools.combinations((COORDINATOR, *bed.cluster.devices), 2):
+        factor = FAST if is_loading else 1.0
+        bed.strike(Event(0.0, "slow", one, other, factor=factor, both_ways=True))
 
 
 def _bed(num_devices: int, road: Road) -> Bed:
