@@ -64,7 +64,7 @@ def run_bench(options: BenchOptions, load: LoadOptions, answering: GenerationOpt
             model = _running_model(options.cluster, progress, resources)
             return _found(model, measure_points(model, points, options, answering, progress, reads_power=False))
     rows: list[Measured] = []
-    files = open_model(options.model, load.dtype, progress=progress)
+    files = open_model(options.model, load.dtype, weights=load.weights, progress=progress)
     for place in places_of(options):
         with ExitStack() as resources:
             model = _local_model(place, files, options, replace(load, progress=progress), resources)

@@ -51,7 +51,7 @@ def demo(
     what: DemoOptions,
     generation: Annotated[GenerationOptions, Only(("max_new_tokens",)), Here("max_new_tokens", default=96)],
     where: Annotated[DeviceOptions, Only(("devices", "threads"))],
-    load: Annotated[LoadOptions, Only(("dtype",))],
+    load: Annotated[LoadOptions, Only(("dtype", "weights"))],
     output: Annotated[OutputOptions, Only(("profile", "json"))],
 ) -> None:
     """See it work: a small chat model over three local devices answers a question.

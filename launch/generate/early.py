@@ -22,7 +22,9 @@ def open_early(options: GenerateOptions, tokenizer: Any, progress: Progress) -> 
     """
     seen = glance_at(options.model, options.load.dtype, progress=progress)
     check_number_of_units(options, seen)
-    files = open_model(options.model, options.load.dtype, progress=progress, tokenizer=tokenizer)
+    files = open_model(
+        options.model, options.load.dtype, weights=options.load.weights, progress=progress, tokenizer=tokenizer
+    )
     profile, tokenizer = files.profile, files.tokenizer()
     context_tokens = check_context(profile.name, profile.context_tokens, options.load.context_tokens, "--context")
     for prompt in options.prompts:

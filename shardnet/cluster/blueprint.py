@@ -72,6 +72,7 @@ class Blueprint:
                 config=config,
                 tensors=files.roots_of(stage.first_unit, stage.last_unit),
                 dtype=options.dtype,
+                weights=files.weights,
                 kv_budget_bytes=budget_of[stage.device],
                 prefill_chunk_tokens=options.prefill_chunk_tokens,
                 record_spans=options.record_spans,

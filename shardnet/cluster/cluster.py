@@ -194,7 +194,7 @@ class Cluster:
         if not devices:
             raise ClusterError("every device of this cluster is lost. Start a new one.")
         asked = LoadOptions(**options)
-        check_model(model, asked.dtype)
+        check_model(model, asked.dtype, asked.weights)
         with shown(asked.progress) as caller, in_turn(caller) as told:  # devices tell it on threads that must not wait
             deployment = Deployment(self._dispatch, self._epoch, told, self._forget, self.keep)
             self._remember(deployment)

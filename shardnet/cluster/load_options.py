@@ -17,6 +17,7 @@ from shardnet.plan import DTYPES
 from shardnet.planner.names import OBJECTIVES, PLACEMENTS, SPREAD
 from shardnet.policy.succession import STANDBY, WARM
 from shardnet.progress import Progress
+from shardnet.quantised import schemes
 from shardnet.timeline.events import Event
 
 _MODEL = "The model"
@@ -61,8 +62,24 @@ class LoadOptions(Options):
     dtype: Annotated[
         str,
         OneOf(DTYPES),
-        Meaning("float32, bfloat16 or float16.", about='"float32", "bfloat16" or "float16".', panel=_MODEL),
+        Meaning(
+            "What a model computes in: float32, bfloat16 or float16.",
+            about='what it computes in: "float32", "bfloat16" or "float16".',
+            panel=_MODEL,
+        ),
     ] = "bfloat16"
+    weights: Annotated[
+        str,
+        OneOf(schemes.SCHEMES),
+        Meaning(
+            "How weights are held: int4, int8, w8a8 (activations in 8 bits, too), float32, bfloat16 or float16, in "
+            "which it computes then. auto: with bfloat16 in the few bits of a .gguf file, else as --dtype says.",
+            about='how weights are held: "int4", "int8", "w8a8" (what they multiply is rounded to 8 bits, too), '
+            '"float32", "bfloat16" or "float16", which is what it computes in then; "auto" keeps the few bits of a '
+            ".gguf file where it computes in bfloat16, and takes `dtype` otherwise.",
+            panel=_MODEL,
+        ),
+    ] = schemes.AUTO
     wire: Annotated[
         str | None,
         OneOf((AUTO, *CODECS)),
@@ -210,6 +227,8 @@ class LoadOptions(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.weights in DTYPES:
+            object.__setattr__(self, "dtype", self.weights)
         if self.split is not None:
             self._refuse(
                 ("placement", "objective", "in_flight", "private_to"),

@@ -32,6 +32,7 @@ from shardnet.plan import DeviceProfile, Link, Plan
 from shardnet.planner.names import SPREAD
 from shardnet.process.cache_folder import cache_folder
 from shardnet.progress import Progress
+from shardnet.quantised.schemes import settled
 from shardnet.shipping.dispatch import Dispatch
 from shardnet.transport.base import Transport
 
@@ -49,7 +50,9 @@ def load_model(
     """Open, place and load `model` over `devices`; see `Cluster.load`."""
     if not isinstance(model, ModelFiles):
         cache_dir = cache_folder(options.cache_dir)
-        model = open_model(str(model), options.dtype, cache_dir=cache_dir, progress=deployment.progress)
+        model = open_model(
+            str(model), options.dtype, weights=options.weights, cache_dir=cache_dir, progress=deployment.progress
+        )
     context_tokens = check_context(model.profile.name, model.profile.context_tokens, options.context_tokens)
     files = named_for(
         devices, deployment.dispatch, model, options, progress=deployment.progress, wait_for=deployment.result_of
@@ -153,7 +156,7 @@ def place_model(
     return Placed(plan, survey.devices, survey.links)
 
 
-def check_model(model: object, dtype: str) -> None:
+def check_model(model: object, dtype: str, weights: str) -> None:
     """
     Raises:
         BadRequest: it is no model, or was opened to be loaded in another dtype.
@@ -162,6 +165,11 @@ def check_model(model: object, dtype: str) -> None:
         if model.dtype != dtype:
             raise BadRequest(
                 f"{model.name} was opened as {model.dtype}, but dtype is {dtype}. Open it as {dtype}, too."
+            )
+        if model.weights != settled(weights, dtype):
+            raise BadRequest(
+                f"{model.name} was opened with weights {model.weights}, but weights is {weights}. Open it with weights "
+                f"{weights}, too."
             )
     elif not isinstance(model, (str, Path)):
         raise BadRequest(f"a model is a path or a hub id, but this is {quoted(model)}.")

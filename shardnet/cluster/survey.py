@@ -136,6 +136,7 @@ class Surveyor:
             "profile",
             as_text(files.config),
             files.dtype,
+            files.like_weights,
             PROFILE_S,
             self.transport.name,
             timeout_s=ASK_S + 5 * PROFILE_S,

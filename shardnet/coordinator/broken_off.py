@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from shardnet.coordinator.notebook import BrokenPage, Notebook, SessionPage
 from shardnet.errors import BadRequest, ClusterError
+from shardnet.quantised.schemes import AUTO
 from shardnet.transport.messages import SampledToken
 from shardnet.transport.source_messages import BrokenOff, ModelMark
 
@@ -160,7 +161,7 @@ def check_mark(page: BrokenPage, here: ModelMark) -> None:
     wanted = page.mark
     if wanted == here:
         return
-    if (wanted.name, wanted.dtype, wanted.wire) == (here.name, here.dtype, here.wire):
+    if wanted._replace(checkpoint=here.checkpoint) == here:
         raise BadRequest(
             f"answer {page.number} is of a {wanted.name} with other files than the one that is loaded here."
         )
@@ -171,7 +172,8 @@ def check_mark(page: BrokenPage, here: ModelMark) -> None:
 
 def _named(mark: ModelMark) -> str:
     wire = "" if mark.wire == mark.dtype else f", {mark.wire} between devices"
-    return f"{mark.name} ({mark.dtype}{wire})"
+    held = "" if mark.weights == AUTO else f", weights {mark.weights}"
+    return f"{mark.name} ({mark.dtype}{held}{wire})"
 
 
 def _there_are(numbers: list[int]) -> str:

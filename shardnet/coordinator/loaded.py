@@ -16,8 +16,11 @@ class Loaded(NamedTuple):
     model: Model
     wire: str | None
     """What hidden states travel in; None for the model's own."""
+    weights: str
+    """In how many bits they are held: one of `quantised.schemes.SCHEMES`."""
 
     @property
     def mark(self) -> ModelMark:
         profile = self.model.profile
-        return ModelMark(profile.name, self.model.checkpoint, profile.dtype, self.wire or profile.dtype)
+        wire = self.wire or profile.dtype
+        return ModelMark(profile.name, self.model.checkpoint, profile.dtype, wire, self.weights)

@@ -262,13 +262,13 @@ class Loads:
         asked = page.asked
         as_asked: dict[str, Any] = asked.options
         again = Load(asked.model, LoadOptions(**as_asked), page.ticket)
-        files = open_model(again.model, again.options.dtype, progress=silent)
+        files = open_model(again.model, again.options.dtype, weights=again.options.weights, progress=silent)
         on_thread("shardnet-tokenizer", files.tokenizer)  # it is needed when the sessions go on already
         self._loading = files.name
         options = replace(again.options, progress=silent, on_event=partial(self._hear, files.name))
         self._cluster.keep = self._heritage.keeping(again, page.number)
         resumed = self._cluster.resume(page.left, files, options, sessions)
-        self._loaded = Loaded(page.number, resumed.model, again.options.wire)
+        self._loaded = Loaded(page.number, resumed.model, again.options.wire, again.options.weights)
         self._wanted = again
         again.done.set_result(None)
         self._asked.begin(page.ticket, lambda: again)
@@ -283,7 +283,7 @@ class Loads:
         if loaded is None:
             self._loading = load.model  # who asks waits: a GGUF file may be converted for a minute, say
         try:
-            files = open_model(load.model, load.options.dtype, progress=load.tell)
+            files = open_model(load.model, load.options.dtype, weights=load.options.weights, progress=load.tell)
         except Exception as error:  # the model that is there stays
             self._loading = ""
             self._fail(load, load.model, error)
@@ -302,7 +302,7 @@ class Loads:
             return
         again = Load(wanted.model, wanted.options, wanted.ticket)
         try:
-            files = open_model(again.model, again.options.dtype, progress=silent)
+            files = open_model(again.model, again.options.dtype, weights=again.options.weights, progress=silent)
         except Exception as error:
             self._fail(again, wanted.model, error)
         else:
@@ -322,7 +322,7 @@ class Loads:
             number = self._transport.draw("model")
             self._cluster.keep = self._heritage.keeping(load, number)
             model = self._cluster.load(files, **options)
-            self._loaded = Loaded(number, model, load.options.wire)
+            self._loaded = Loaded(number, model, load.options.wire, load.options.weights)
             self._why_none = None  # the one before may have ended at the last moment
         except Exception as error:
             self._heritage.forget()

@@ -355,13 +355,12 @@ class StageHost:
             return load_shard(
                 from_text(spec.config),
                 copy.places_of(spec.tensors),
-                stop.first_unit,
-                stop.last_unit,
-                spec.dtype,
+                *(stop.first_unit, stop.last_unit, spec.dtype),
                 weights=AddedWeights(here.weights, here.memory.budget, self._has_read),
                 reserve=self._reserve_weights,
                 progress=self._tell_progress,
                 device=here.device,
+                scheme=spec.weights,
             )
 
     def _reserve_weights(self, num_bytes: int) -> None:

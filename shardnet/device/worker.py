@@ -137,11 +137,12 @@ class Worker:
         promised, allowed = memory.promised_bytes(), memory.allowed_bytes()
         return describe(self.name, self.kind, self.num_threads, promised, allowed, self.compute, self.power())
 
-    def profile(self, config: str, dtype: str, max_seconds: float, source: str) -> Future[MeasuredDevice]:
+    def profile(self, config: str, dtype: str, weights: str, max_seconds: float, source: str) -> Future[MeasuredDevice]:
         """Measure this device with a model's units, or take what was measured before; see `profiler`.
 
         Args:
             config: as in `StageSpec`.
+            weights: likewise.
             source: whoever asks.
         """
 
@@ -155,6 +156,7 @@ class Worker:
                 ProfileStore(self.cache_dir / "profiles"),
                 device=self.kind,
                 max_seconds=max_seconds,
+                weights=weights,
                 num_threads=self.num_threads,
                 compute=self.compute,
                 must_keep=False,

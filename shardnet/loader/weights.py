@@ -9,24 +9,28 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from functools import partial
 from io import FileIO
-from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from shardnet.errors import DamagedCheckpoint, DoesNotFit
-from shardnet.loader.gguf.reading import TORCH_TYPES, read_floats
+from shardnet.loader.few_bits import fill, look_up, name_of, num_bytes
+from shardnet.loader.gguf.blocks import code_bits, group_of
+from shardnet.loader.gguf.reading import TORCH_TYPES, read_floats, read_grouped
 from shardnet.loader.pieces import PART_MARK
 from shardnet.loader.places import TensorPlace
-from shardnet.loader.stored import require_readable
+from shardnet.loader.stored import BLOCK_TYPES, require_readable
 from shardnet.models import Shard
+from shardnet.models.few_bits import Packing, hold_in_few_bits
 from shardnet.models.kv import ON_CPU
-from shardnet.models.skeleton import Slot, skeleton_to_run
+from shardnet.models.skeleton import Skeleton, Slot, skeleton_to_run
 from shardnet.process.compute import is_out_of_memory
+from shardnet.quantised.grouped import Grouped
+from shardnet.quantised.schemes import Form
 
 CONVERSION_BYTES = 4 << 20
 
@@ -46,6 +50,7 @@ def load_shard(
     reserve: Reserve | None = None,
     progress: ByteProgress | None = None,
     device: torch.device = ON_CPU,
+    scheme: str | None = None,
 ) -> Shard:
     """Build units first_unit..last_unit, both included, and read their weights.
 
@@ -57,6 +62,7 @@ def load_shard(
             keeps just what shards still use.
         reserve: what it raises ends the load.
         device: where it is to compute.
+        scheme: in how many bits weights are held, one of `schemes.SCHEMES`; None: all in `dtype`.
 
     Raises:
         DamagedCheckpoint: a file ends early or is gone.
@@ -67,10 +73,10 @@ def load_shard(
     skeleton.tied = {name: other for name, other in skeleton.tied.items() if name not in tensors}
     with _Reader(tensors, getattr(torch, dtype), device) as reader:
         weights = {} if weights is None else weights
-        units = _looked_up((skeleton.neighbours(modules) for _, modules in skeleton.units()), reader, weights)
+        packings = hold_in_few_bits(skeleton, scheme or dtype, reader.stored, reader.dtype, device)
+        units = _looked_up(skeleton, packings, reader, weights)
         if reserve is not None:
-            num_new = sum(group.num_elements for group in chain.from_iterable(units) if group.kept is None)
-            reserve(num_new * reader.dtype.itemsize)
+            reserve(sum(unit.missing_bytes(reader.dtype.itemsize) for unit in units))
         held = _fill(units, reader, weights, progress)
     skeleton.move_buffers(device)
     return Shard(skeleton.config, skeleton.family, skeleton.filled(held), reader.dtype, reader.bytes_read)
@@ -90,38 +96,63 @@ class _Group(NamedTuple):
         return sum(shape.numel() for shape in self.shapes.values())
 
 
+class _Unit(NamedTuple):
+    """What a unit is filled with."""
+
+    groups: list[_Group]
+    packings: list[Packing]
+    missing: list[Packing]
+    """Those that this device has not, and that no unit before this one has."""
+
+    def num_bytes(self, item_bytes: int) -> int:
+        return sum(group.num_elements for group in self.groups) * item_bytes + num_bytes(self.packings)
+
+    def missing_bytes(self, item_bytes: int) -> int:
+        """Of what is to be read."""
+        num_new = sum(group.num_elements for group in self.groups if group.kept is None)
+        return num_new * item_bytes + num_bytes(self.missing)
+
+
 def _looked_up(
-    units: Iterable[Iterable[Sequence[Slot]]], reader: _Reader, weights: Mapping[Any, Tensor]
-) -> list[list[_Group]]:
-    """The groups of each unit. What is found among `weights` stays as long as they do."""
+    skeleton: Skeleton, packings: Mapping[int, list[Packing]], reader: _Reader, weights: Mapping[Any, Tensor]
+) -> list[_Unit]:
+    """What each unit is made of. What is found among `weights` stays as long as they do."""
     seen: set[str] = set()
+    matrices: set[Any] = set()
     found = []
-    for unit in units:
+    for index, modules in skeleton.units():
         groups = []
-        for slots in unit:
+        for slots in skeleton.neighbours(modules):
             shapes = {slot.name: slot.shape for slot in slots if slot.name not in seen}
             seen |= shapes.keys()
             kept = {name: tensor for name in shapes if (tensor := weights.get(reader.key(name))) is not None}
             groups.append(_Group(slots, shapes, kept if len(kept) == len(shapes) else None))
-        found.append(groups)
+        own = packings[index]
+        new = [packing for packing in own if name_of(packing, reader) not in matrices]
+        matrices |= {name_of(packing, reader) for packing in new}
+        found.append(_Unit(groups, own, [packing for packing in new if not look_up(packing, reader, weights)]))
     return found
 
 
 def _fill(
-    units: Sequence[Sequence[_Group]],
+    units: Sequence[_Unit],
     reader: _Reader,
     weights: MutableMapping[Any, Tensor],
     progress: ByteProgress | None,
 ) -> dict[str, Tensor]:
     """Put a real tensor into every slot; return the tensors by name, each once."""
-    total = sum(group.num_elements for group in chain.from_iterable(units)) * reader.dtype.itemsize
+    item_bytes = reader.dtype.itemsize
+    total = sum(unit.num_bytes(item_bytes) for unit in units)
     held: dict[str, Tensor] = {}
     done = 0
-    for groups in units:
-        for group in groups:
+    for unit in units:
+        for group in unit.groups:
             held |= _read(group, reader, weights) if group.kept is None else group.kept
-            done += group.num_elements * reader.dtype.itemsize
             _put(held, group.slots)
+        for packing in unit.packings:
+            if not look_up(packing, reader, weights):
+                fill(packing, reader, weights)
+        done += unit.num_bytes(item_bytes)
         if progress:
             progress(done, total)
     return held
@@ -173,6 +204,32 @@ class _Reader:
             for (name, shape), part in zip(shapes.items(), parts, strict=True)
         }
 
+    def stored(self, name: str) -> str:
+        """The format that a tensor has in its file; '' where none was named for it."""
+        pieces = self._pieces[name]
+        return pieces[0][1].dtype if pieces else ""
+
+    def read_wide(self, name: str, shape: torch.Size) -> Tensor:
+        """A tensor in float32, on the CPU."""
+        values = torch.empty(shape)
+        self._read_pieces(name, values.view(-1))
+        return values
+
+    def read_codes(self, name: str, shape: torch.Size, form: Form) -> Grouped | None:
+        """The same as its file has it; None where that is not in this form."""
+        pieces = self._pieces[name]
+        if len(pieces) != 1:
+            return None
+        place = pieces[0][1]
+        stored = require_readable(name, place.dtype)
+        is_in_form = (code_bits(stored.kind), group_of(stored.kind)) == (form.bits, form.group_of(shape[1]))
+        if stored.kind not in BLOCK_TYPES or stored.minus_one or not is_in_form:
+            return None
+        self._require_whole(name, shape.numel())
+        file = self._file(name, place.file)
+        file.seek(place.offset)
+        return read_grouped(partial(self._read_into, file, name), stored, shape)
+
     def _moved(self, memory: Tensor) -> Tensor:
         """To where it is wanted.
 
@@ -203,7 +260,7 @@ class _Reader:
             file.seek(place.offset)
             if not stored.is_plain:
                 read_floats(partial(self._read_into, file, name), stored, place.shape, target)
-            elif TORCH_TYPES[stored.kind] == self.dtype:
+            elif TORCH_TYPES[stored.kind] == target.dtype:
                 self._read_into(file, name, target)
             else:
                 self._convert_into(file, name, target, TORCH_TYPES[stored.kind])

@@ -23,6 +23,7 @@ from shardnet.models.attention import RaggedKV, attend
 from shardnet.models.blocks import Block, RMSNorm
 from shardnet.models.products import Projection, projection_of
 from shardnet.models.rotary import Turn
+from shardnet.quantised.linear import one_matrix
 
 SIDE_BY_SIDE = (
     ("self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight"),
@@ -98,12 +99,24 @@ def _normalise(norm: nn.Module, hidden: Tensor) -> Tensor:
 
 def _beside(modules: Sequence[nn.Module]) -> Callable[[Tensor], Tensor]:
     """What does the work of several linear layers with the same input."""
+    held = one_matrix(modules)
+    if held is not None:
+        return _with_bias(held.product, modules)
     linears = [module for module in modules if type(module) is nn.Linear]
     if len(linears) < len(modules):
         return lambda rows: torch.cat([module(rows) for module in modules], -1)
     biases = [linear.bias for linear in linears if linear.bias is not None]
     bias = torch.cat([bias.detach() for bias in biases]) if len(biases) == len(linears) else None
     return Projection(_lay_together([linear.weight for linear in linears]), bias)
+
+
+def _with_bias(product: Callable[[Tensor], Tensor], layers: Sequence[nn.Module]) -> Callable[[Tensor], Tensor]:
+    biases = [layer.bias for layer in layers if isinstance(layer.bias, Tensor)]
+    if not biases:
+        return product
+    bias = torch.cat([bias.detach() for bias in biases])
+    assert len(biases) == len(layers), "some of the layers with the same input have a bias, and others have none"
+    return lambda rows: product(rows).add_(bias)
 
 
 def _lay_together(weights: Sequence[Tensor]) -> Tensor:

@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from shardnet.quantised.linear import HeldLinear
+
 LEAST_ROWS = 4
 """Below it, the tile's conversion costs more than it saves."""
 MANY_ROWS = 16
@@ -77,6 +79,8 @@ class Projection:
 
 def projection_of(module: nn.Module) -> Callable[[Tensor], Tensor]:
     """What does the work of a linear layer; the module itself where it is another one, an adapter say."""
+    if isinstance(module, HeldLinear) and module.is_whole and module.bias is None:
+        return module.held.product
     return Projection(module.weight, module.bias) if type(module) is nn.Linear else module
 
 

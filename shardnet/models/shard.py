@@ -93,7 +93,7 @@ class Shard:
     @property
     def weight_bytes(self) -> int:
         """Bytes of the weights; a tensor that embedding and head share counts once."""
-        weights = {name: tensor for unit in self.units for name, tensor in unit.weights.items()}
+        weights = {id(tensor): tensor for unit in self.units for tensor in unit.weights.values()}
         return sum(tensor.nbytes for tensor in weights.values())
 
     @property

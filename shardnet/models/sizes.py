@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 
+from shardnet.models.few_bits import held_bytes
 from shardnet.models.skeleton import Skeleton, build_skeleton
 from shardnet.plan import ModelProfile, UnitProfile
+from shardnet.quantised.schemes import AUTO
 
 TOKEN_ID_BYTES = 8
 DEFAULT_CONTEXT = 2048
@@ -27,8 +29,15 @@ def profile_model(config: Any, dtype: str, name: str) -> ModelProfile:
     return profile_skeleton(build_skeleton(config, 0, config.num_hidden_layers + 1), dtype, name)
 
 
-def profile_skeleton(skeleton: Skeleton, dtype: str, name: str) -> ModelProfile:
-    """As `profile_model`, from the skeleton of a whole model."""
+def profile_skeleton(
+    skeleton: Skeleton, dtype: str, name: str, weights: str = AUTO, stored: Callable[[str], str] = lambda _: ""
+) -> ModelProfile:
+    """As `profile_model`, from the skeleton of a whole model.
+
+    Args:
+        weights: in how many bits they are held, one of `schemes.SCHEMES`.
+        stored: in which format the checkpoint has a tensor.
+    """
     item_bytes = getattr(torch, dtype).itemsize
     config = skeleton.config
     last = skeleton.num_units_total - 1
@@ -39,7 +48,7 @@ def profile_skeleton(skeleton: Skeleton, dtype: str, name: str) -> ModelProfile:
         units.append(
             UnitProfile(
                 name="embedding" if unit == 0 else "head" if unit == last else f"block {unit - 1}",
-                weight_bytes=num_parameters * item_bytes,
+                weight_bytes=held_bytes(skeleton, modules, weights, stored, item_bytes),
                 kv_bytes_per_token=cached.get(unit, 0),
                 output_bytes=TOKEN_ID_BYTES if unit == last else config.hidden_size * item_bytes,
                 num_parameters=num_parameters,

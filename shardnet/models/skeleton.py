@@ -28,6 +28,7 @@ from shardnet.models.recipes import Recipe, recipe_of
 from shardnet.models.unit import LoadedUnit
 from shardnet.models.weightless import ONE_AT_A_TIME, to_meta, weightless
 from shardnet.models.windows import windows_of
+from shardnet.quantised.linear import held_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +91,8 @@ class Skeleton:
         units = []
         for index, modules in self.units():
             own = {slot.name: weights[slot.name] for slot in self.slots(modules) if slot.name in weights}
+            for path, held in held_in(modules):
+                own |= {f"{path}.{name}": tensor for name, tensor in held.matrix.tensors.items()}
             kv = caches.get(index - 1)
             window, rotary = (None, None) if kv is None else (self.windows[kv.layer], self.rotary)
             units.append(LoadedUnit(index, modules, own, kv, window, rotary))
@@ -107,7 +110,9 @@ class Skeleton:
         slots = {slot.name: slot for slot in self.slots(modules)}
         for path, module in modules.items():
             for names in SIDE_BY_SIDE if isinstance(module, Block) else ():
-                yield [slots.pop(f"{path}.{name}") for name in names]
+                together = [slots.pop(f"{path}.{name}") for name in names if f"{path}.{name}" in slots]
+                if together:
+                    yield together
         for slot in slots.values():
             yield [slot]
 

@@ -17,6 +17,7 @@ from shardnet.plan import DeviceProfile, Link
 from shardnet.profiling.hardware import Hardware
 from shardnet.profiling.power import UNKNOWN_POWER, PowerState
 from shardnet.profiling.roofline import Roofline, TimedWork, decode_work, fit_roofline, prefill_work
+from shardnet.quantised.schemes import AUTO
 
 _SOME_TOKENS = Count(1, TOKENS.most)
 _TOOK = Amount(SECONDS.most, above_zero=True)
@@ -93,6 +94,8 @@ class DeviceMeasurement:
     power_after: PowerState = UNKNOWN_POWER
     active_w: Annotated[float | None, WATTS] = None
     """Power while computing."""
+    weights: str = AUTO
+    """In how many bits they were held: one of `schemes.SCHEMES`."""
 
     def __post_init__(self) -> None:
         stood_for = sorted(index for unit in self.units for index in unit.units)

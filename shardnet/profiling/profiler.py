@@ -33,6 +33,7 @@ from shardnet.profiling.store import current_versions
 from shardnet.profiling.threads import choose_threads, try_threads
 from shardnet.profiling.timing import Clock, ShardSteps, timed, undisturbed
 from shardnet.progress import Progress, silent
+from shardnet.quantised.schemes import AUTO
 from shardnet.stage.pace import Pace, own_pace
 
 DECODE_STEPS = ((1, 64), (1, 512), (1, 2048), (4, 64), (4, 512), (8, 64), (8, 512))
@@ -53,6 +54,7 @@ def measure_device(
     model: str,
     dtype: str,
     *,
+    weights: str = AUTO,
     device: str | None = None,
     max_seconds: float = 60.0,
     num_threads: int | None = None,
@@ -65,7 +67,8 @@ def measure_device(
     Args:
         config: of the model, a `transformers` one or a `PlainConfig`; its weights are not needed.
         model: its name, for the record.
-        dtype: float32, bfloat16 or float16; of weights, hidden states and KV caches.
+        dtype: float32, bfloat16 or float16; of weights that are not held in few bits, hidden states and KV caches.
+        weights: in how many bits they are held, one of `schemes.SCHEMES`.
         device: its name, for the record; the host's name if None.
         max_seconds: about so long. A slow device is measured with fewer repetitions, and with shorter prompts.
         num_threads: measure with so many threads and try no others.
@@ -83,14 +86,11 @@ def measure_device(
     device = device or platform.node() or "device"
     clock = Clock(f"profiling {device}", start_s, max_seconds, progress)
     memory_bytes, power_before = usable_compute_bytes(compute), read_power()
-    bench = _Bench(dtype, memory_bytes, pace, compute)
-    groups = group_units(config, getattr(torch, dtype))
-    works = works_of(config, model, dtype)
-    with _threads_restored(), PowerWatch() as power:
-        trials = () if num_threads is not None else _try_threads(groups, bench, clock)
-        num_threads = num_threads or (choose_threads(trials) if trials else 1)
-        torch.set_num_threads(num_threads)
-        units = _measure_groups(groups, works, bench, clock)
+    bench = _Bench(dtype, weights, memory_bytes, pace, compute)
+    groups = group_units(config, getattr(torch, dtype), weights)
+    works = works_of(config, model, dtype, weights)
+    with PowerWatch() as power:
+        trials, num_threads, units = _measure(groups, works, bench, clock, num_threads)
     clock.end()
     return DeviceMeasurement(
         device=device,
@@ -107,7 +107,18 @@ def measure_device(
         power_before=power_before,
         power_after=read_power(),
         active_w=power.active_w if compute == CPU else None,
+        weights=weights,
     )
+
+
+def _measure(
+    groups: Sequence[UnitGroup], works: Sequence[UnitWork], bench: _Bench, clock: Clock, num_threads: int | None
+) -> tuple[tuple[ThreadTrial, ...], int, tuple[UnitMeasurement, ...]]:
+    with _threads_restored():
+        trials = () if num_threads is not None else _try_threads(groups, bench, clock)
+        num_threads = num_threads or (choose_threads(trials) if trials else 1)
+        torch.set_num_threads(num_threads)
+        return trials, num_threads, _measure_groups(groups, works, bench, clock)
 
 
 @contextmanager
@@ -131,6 +142,7 @@ class _Bench:
     """Where runs of units are timed: in which dtype, within which memory, at which pace."""
 
     dtype: str
+    weights: str
     memory_bytes: int
     pace: Pace
     compute: str
@@ -146,7 +158,7 @@ class _Bench:
         num_units = max(1, min(group.longest_run, enough, self.memory_bytes // 2 // group.weight_bytes))
         first = group.run_starts_at
         dtype, device = getattr(torch, self.dtype), compute_device(self.compute)
-        return random_shard(group.config, first, first + num_units - 1, dtype, device)
+        return random_shard(group.config, first, first + num_units - 1, dtype, device, self.weights)
 
 
 def _try_threads(groups: Sequence[UnitGroup], bench: _Bench, clock: Clock) -> tuple[ThreadTrial, ...]:

@@ -7,7 +7,10 @@ shapes) make a group, and a few blocks of each group stand for all of it.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
@@ -16,11 +19,15 @@ from torch import Tensor, nn
 from shardnet.described.model_sizes import UnitWork, model_config_from_hf, unit_works
 from shardnet.errors import BadConfiguration, UnsupportedModel
 from shardnet.models import Shard
+from shardnet.models.few_bits import held_bytes, hold_in_few_bits
 from shardnet.models.kv import ON_CPU
 from shardnet.models.sizes import profile_skeleton
-from shardnet.models.skeleton import skeleton_to_run
+from shardnet.models.skeleton import Skeleton, skeleton_to_run
+from shardnet.quantised.schemes import AUTO, bits_of
 
 _PATTERN_ELEMENTS = 1 << 18
+BytesOf = Callable[[Skeleton, int], int]
+"""What a unit's weights take."""
 
 
 @dataclass(frozen=True)
@@ -37,32 +44,43 @@ class UnitGroup:
     """Of one unit."""
 
 
-def group_units(config: Any, dtype: torch.dtype) -> list[UnitGroup]:
+def group_units(config: Any, dtype: torch.dtype, weights: str = AUTO) -> list[UnitGroup]:
     """The embedding, each distinct kind of block, the head.
 
     Args:
         config: of a model of a supported family: a `transformers` one, or a `PlainConfig`.
+        weights: in how many bits they are held.
 
     Raises:
         UnsupportedModel: as `skeleton_to_run`.
     """
     num_units = config.num_hidden_layers + 2
+    bytes_of = partial(_weight_bytes, item_bytes=dtype.itemsize, weights=weights)
     kinds: dict[tuple[Any, ...], list[int]] = {}
     for unit, modules in skeleton_to_run(config, 1, num_units - 2).units():
         kinds.setdefault((_layer_type(config, unit), *_shapes(modules)), []).append(unit)
-    embedding = _lone_group(config, 0, dtype)
+    embedding = _lone_group(config, 0, bytes_of)
     return [
         embedding,
-        *(_block_group(config, units, dtype) for units in kinds.values()),
-        _lone_group(config, num_units - 1, dtype),
+        *(_block_group(config, units, bytes_of) for units in kinds.values()),
+        _lone_group(config, num_units - 1, bytes_of),
     ]
 
 
 def random_shard(
-    config: Any, first_unit: int, last_unit: int, dtype: torch.dtype, device: torch.device = ON_CPU
+    config: Any,
+    first_unit: int,
+    last_unit: int,
+    dtype: torch.dtype,
+    device: torch.device = ON_CPU,
+    weights: str = AUTO,
 ) -> Shard:
-    """Units first_unit..last_unit of a model with small random weights, all in `dtype`. Always the same ones."""
+    """Units first_unit..last_unit of a model with small random weights. Always the same ones."""
     skeleton = skeleton_to_run(config, first_unit, last_unit)
+    for packing in chain.from_iterable(hold_in_few_bits(skeleton, weights, lambda _: "", dtype, device).values()):
+        packing.held.begin()
+        for tensor in packing.held.matrix.tensors.values():
+            _fill_alike(tensor)
     pattern = torch.randn(_PATTERN_ELEMENTS, generator=torch.Generator().manual_seed(0)).mul_(0.02).to(device, dtype)
     made: dict[str, Tensor] = {}
     for _, unit in skeleton.units():
@@ -76,19 +94,19 @@ def random_shard(
     return Shard(skeleton.config, skeleton.family, skeleton.filled(made), dtype)
 
 
-def works_of(config: Any, name: str, dtype: str) -> tuple[UnitWork, ...]:
+def works_of(config: Any, name: str, dtype: str, weights: str = AUTO) -> tuple[UnitWork, ...]:
     """The sizes of all units: from the configuration, or, for a family whose rules are not known, from its skeleton."""
     try:
-        return unit_works(model_config_from_hf(config.to_dict(), name), dtype)
+        return unit_works(model_config_from_hf(config.to_dict(), name), dtype, bits_of(weights))
     except (UnsupportedModel, BadConfiguration):
-        return _works_of_skeleton(config, name, dtype)
+        return _works_of_skeleton(config, name, dtype, weights)
 
 
-def _works_of_skeleton(config: Any, name: str, dtype: str) -> tuple[UnitWork, ...]:
+def _works_of_skeleton(config: Any, name: str, dtype: str, weights: str) -> tuple[UnitWork, ...]:
     """As if every weight took part in every token."""
     works = []
     whole = skeleton_to_run(config, 0, config.num_hidden_layers + 1)
-    for unit in profile_skeleton(whole, dtype, name).units:
+    for unit in profile_skeleton(whole, dtype, name, weights).units:
         is_embedding, is_block = unit.name == "embedding", unit.kv_bytes_per_token > 0
         works.append(
             UnitWork(
@@ -105,18 +123,19 @@ def _works_of_skeleton(config: Any, name: str, dtype: str) -> tuple[UnitWork, ..
     return tuple(works)
 
 
-def _lone_group(config: Any, unit: int, dtype: torch.dtype) -> UnitGroup:
-    ((_, modules),) = skeleton_to_run(config, unit, unit).units()
-    return UnitGroup(config, (unit,), 1, unit, _num_parameters(modules) * dtype.itemsize)
+def _lone_group(config: Any, unit: int, bytes_of: BytesOf) -> UnitGroup:
+    skeleton = skeleton_to_run(config, unit, unit)
+    return UnitGroup(config, (unit,), 1, unit, bytes_of(skeleton, unit))
 
 
-def _block_group(config: Any, units: list[int], dtype: torch.dtype) -> UnitGroup:
+def _block_group(config: Any, units: list[int], bytes_of: BytesOf) -> UnitGroup:
     """Blocks of one kind. Where kinds of attention alternate, the whole model is made of this one: longer runs."""
     kind = _layer_type(config, units[0])
     if kind is not None:
         config = copy.deepcopy(config)
         config.layer_types = [kind] * config.num_hidden_layers
-    blocks = dict(skeleton_to_run(config, 1, config.num_hidden_layers).units())
+    skeleton = skeleton_to_run(config, 1, config.num_hidden_layers)
+    blocks = dict(skeleton.units())
     wanted = _shapes(blocks[units[0]])
     best_start, best_length, start = units[0], 0, 1
     for unit in range(1, config.num_hidden_layers + 2):
@@ -125,7 +144,7 @@ def _block_group(config: Any, units: list[int], dtype: torch.dtype) -> UnitGroup
         if unit - start > best_length:
             best_start, best_length = start, unit - start
         start = unit + 1
-    return UnitGroup(config, tuple(units), best_length, best_start, _num_parameters(blocks[units[0]]) * dtype.itemsize)
+    return UnitGroup(config, tuple(units), best_length, best_start, bytes_of(skeleton, units[0]))
 
 
 def _layer_type(config: Any, unit: int) -> str | None:
@@ -137,8 +156,20 @@ def _shapes(modules: dict[str, nn.Module]) -> tuple[tuple[str, torch.Size], ...]
     return tuple((name, item.shape) for module in modules.values() for name, item in module.named_parameters())
 
 
-def _num_parameters(modules: dict[str, nn.Module]) -> int:
-    return sum(item.numel() for module in modules.values() for item in module.parameters())
+def _weight_bytes(skeleton: Skeleton, unit: int, *, item_bytes: int, weights: str) -> int:
+    return held_bytes(skeleton, dict(skeleton.units())[unit], weights, lambda _: "", item_bytes)
+
+
+def _fill_alike(tensor: Tensor) -> None:
+    """Codes that are no pattern a processor could guess, or scales of about one size."""
+    if tensor.is_floating_point():
+        tensor.fill_(0.01)
+    else:
+        flat = tensor.view(-1).view(torch.uint8)
+        always_alike = torch.Generator().manual_seed(0)
+        pattern = torch.randint(256, (_PATTERN_ELEMENTS,), dtype=torch.uint8, generator=always_alike)
+        for part in flat.split(len(pattern)):
+            part.copy_(pattern[: len(part)])
 
 
 def _filled(shape: torch.Size, pattern: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from shardnet.profiling.measurement import DeviceMeasurement
 from shardnet.profiling.profiler import measure_device
 from shardnet.profiling.store import ProfileStore, configuration_key, current_versions, why_stale
 from shardnet.progress import Progress, silent
+from shardnet.quantised.schemes import AUTO
 from shardnet.stage.pace import Pace, own_pace
 
 
@@ -35,6 +36,7 @@ def measure_or_reuse(
     dtype: str,
     store: ProfileStore,
     *,
+    weights: str = AUTO,
     device: str | None = None,
     refresh: bool = False,
     max_seconds: float = 60.0,
@@ -60,7 +62,7 @@ def measure_or_reuse(
     if device is None:
         device = _name_of_this(num_threads, compute)
     model = configuration_key(config)
-    stored = None if refresh else store.load(device, model, dtype)
+    stored = None if refresh else store.load(device, model, dtype, weights)
     why: str | None = "it was asked for"
     if not refresh:
         why = _why_not(stored, num_threads, compute)
@@ -71,6 +73,7 @@ def measure_or_reuse(
         config,
         model,
         dtype,
+        weights=weights,
         device=device,
         max_seconds=max_seconds,
         num_threads=num_threads,

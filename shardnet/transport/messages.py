@@ -318,6 +318,8 @@ class StageSpec(NamedTuple):
     keep_s: float = 0.0
     """How long the stage is kept while its coordinator is not there, or another process has its place that does not
     know the ring yet."""
+    weights: str = "auto"
+    """In how many bits they are held: one of `quantised.schemes.SCHEMES`."""
 
 
 class Stretch(NamedTuple):

@@ -94,6 +94,8 @@ class ModelMark(NamedTuple):
     dtype: str
     wire: str
     """What hidden states travel in."""
+    weights: str = "auto"
+    """In how many bits they are held; notes of earlier releases do not say it."""
 
 
 class BrokenOff(NamedTuple):

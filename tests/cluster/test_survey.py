@@ -29,6 +29,7 @@ FILES = cast(
         copy=SimpleNamespace(name="by content"),
         config=PlainConfig({"model_type": "llama"}),
         dtype="bfloat16",
+        like_weights="auto",
         profile=SimpleNamespace(units=[SimpleNamespace(output_bytes=128)]),
     ),
 )

@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM
 import shardnet
 from shardnet.cluster.model import Model
 from shardnet.errors import BadRequest, DoesNotFit, KVMemorySpent
+from shardnet.loader import open_model
 
 pytestmark = pytest.mark.usefixtures("warm_devices")
 
@@ -272,3 +273,22 @@ def test_more_devices_than_units_and_wrong_splits_are_refused(cluster: shardnet.
             cluster.load(tiny, **options)
     with pytest.raises(BadRequest, match="a path or a hub id"):
         cluster.load(None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("weights", ["int4", "w8a8"])
+def test_weights_of_few_bits_answer_alike_for_every_split(cluster: shardnet.Cluster, tiny: Path, weights: str) -> None:
+    prompt, answers, held = list(range(40, 75)), [], []
+    for split in ([6, 0, 0], [2, 2, 2], [1, 0, 5]):
+        with cluster.load(tiny, dtype="float32", weights=weights, split=split, prefill_chunk_tokens=8) as model:
+            [result] = model.generate([prompt], max_new_tokens=24)
+            answers.append(result.token_ids)
+            held.append(sum(report.weight_bytes for report in model.report()))
+    assert answers[0] == answers[1] == answers[2]
+    with cluster.load(tiny, dtype="float32", split=[2, 2, 2]) as model:
+        assert held[1] < sum(report.weight_bytes for report in model.report()) / 2
+
+
+def test_a_model_that_was_opened_for_other_weights_is_refused(cluster: shardnet.Cluster, tiny: Path) -> None:
+    files = open_model(str(tiny), "bfloat16", weights="int4")
+    with pytest.raises(BadRequest, match="was opened with weights int4, but weights is auto"):
+        cluster.load(files)

@@ -1,0 +1,1 @@
+"""What multiplies with weights of few bits, each with a layout of its own."""
