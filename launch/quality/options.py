@@ -14,13 +14,13 @@ from shardnet.foreign.quoting import quoted
 from shardnet.launch.files.text_files import read_text_of
 from shardnet.launch.generate.options import GenerateOptions
 from shardnet.options import Whole
-from shardnet.plan import DTYPES
+from shardnet.quantised.schemes import INT4, INT8, SCHEMES, W8A8
 
-SCHEMES = DTYPES
-"""What weights may be: those that are not quantised first, that of most bits before the others."""
 WORDS = ", ".join(SCHEMES)
-COMPARED = ("float32", "bfloat16")
+COMPARED = ("bfloat16", INT8, W8A8, INT4)
 """Where none are named."""
+AS_LOADED = "as loaded"
+"""What the weights of a cluster are called that holds its model already."""
 SHIPPED = "the_ferry_clock"
 """See configs/texts/README.md."""
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from shardnet.cluster.model import Model
 from shardnet.launch.generate.early import open_early
 from shardnet.launch.generate.run import check_loaded, open_cluster
-from shardnet.launch.quality.options import QualityRequest
+from shardnet.launch.quality.options import AS_LOADED, QualityRequest
 from shardnet.launch.quality.results import Measured, Row, compare, reference_of
 from shardnet.launch.quality.windows import windows_of
 from shardnet.progress import Progress
@@ -60,11 +60,11 @@ def run_quality(request: QualityRequest, progress: Progress) -> QualityResult:
             model = running.model
             check_loaded(model, options, options.running_in)
             reading = _reading_of(model, request)
-            measured.append(_measure(model, model.profile.dtype, reading, progress))
+            measured.append(_measure(model, AS_LOADED, reading, progress))
         else:
             cluster = None
             for scheme in request.schemes:
-                asked = replace(options, load=replace(options.load, dtype=scheme, progress=progress))
+                asked = replace(options, load=replace(options.load, weights=scheme, progress=progress))
                 files = open_early(asked, None, progress)
                 cluster = cluster or resources.enter_context(open_cluster(options, progress))
                 with cluster.load(files, **asked.load) as model:
@@ -92,7 +92,7 @@ def _measure(model: Model, scheme: str, reading: _Reading, progress: Progress) -
     likelihoods: list[float] = []
     likeliest: list[int] = []
     ids, num_computed, began_s = reading.ids, 0, time.monotonic()
-    what, total = f"reading with {scheme}", len(ids) - 1
+    what, total = f"reading with weights {scheme}", len(ids) - 1
     for window in windows_of(len(ids), reading.window):
         num_known = window.scored_from - window.first - 1
         scored_before = len(likelihoods)

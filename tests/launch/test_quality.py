@@ -82,7 +82,7 @@ def test_the_text_that_is_shipped_says_where_it_is_from() -> None:
 
 
 def test_what_cannot_be_read_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(BadRequest, match="--weights must be some of float32, bfloat16, float16, but one is 'int3'"):
+    with pytest.raises(BadRequest, match="float16, but one is 'int3'"):
         read_schemes("float32,int3")
     with pytest.raises(BadRequest, match="names a scheme twice"):
         read_schemes("float32, float32")
@@ -112,7 +112,17 @@ class TestCommand:
     def test_schemes_are_measured_side_by_side(self, tiny: Path, tmp_path: Path) -> None:
         """In windows, and as transformers has it."""
         plot = tmp_path / "quality.svg"
-        arguments = ("-m", str(tiny), "--weights", "float32,bfloat16", "--split", "3,3", "--threads", "1", "--json")
+        arguments = (
+            "-m",
+            str(tiny),
+            "--weights",
+            "float32,bfloat16,int8",
+            "--split",
+            "3,3",
+            "--threads",
+            "1",
+            "--json",
+        )
         done = shardnet(*arguments, "--text", "-", "--tokens", "70", "--window", "32", "--plot", str(plot), stdin=TEXT)
         assert done.returncode == 0, done.stderr
         found = json.loads(done.stdout)
@@ -123,12 +133,14 @@ class TestCommand:
             for value in scored_alone(tiny, ids[window.first : window.end])[0][window.scored_from - window.first - 1 :]
         ]
         assert len(expected) == 69
-        full, half = found["rows"]
+        full, half, quarter = found["rows"]
         assert full["perplexity"] == pytest.approx(math.exp(-sum(expected) / 69), rel=1e-4)
         assert (found["title"], found["num_tokens"], found["num_windows"]) == ("standard input", 70, 4)
         assert (found["reference"], full["change"], full["same_likeliest"]) == ("float32", None, None)
         assert half["weights"] == "bfloat16" and 0.5 < half["same_likeliest"] <= 1 and abs(half["change"]) < 0.5
         assert half["weight_bytes"] == full["weight_bytes"] // 2
+        assert quarter["weights"] == "int8" and 0.5 < quarter["same_likeliest"] <= 1 and abs(quarter["change"]) < 0.5
+        assert 0.4 < quarter["weight_bytes"] / half["weight_bytes"] < 0.7
         assert "bfloat16" in plot.read_text() and "MB of weights" in plot.read_text()
 
     @pytest.mark.parametrize(
@@ -168,8 +180,8 @@ class TestOfACluster:
         request = QualityRequest(model, (), "a text", TEXT, None, 1024)
         result = run_quality(request, lambda *each: told.append(each))
         [row] = result.rows
-        assert (row.weights, row.change, result.reference) == ("bfloat16", None, "bfloat16")
+        assert (row.weights, row.change, result.reference) == ("as loaded", None, "as loaded")
         assert (result.devices, result.num_tokens, result.num_windows) == (("a", "b"), len(TEXT), 1)
-        reading = [each for each in told if each[0] == "reading with bfloat16"]
+        reading = [each for each in told if each[0] == "reading with weights as loaded"]
         assert [done for _, done, _ in reading] == list(range(1, len(TEXT)))
         assert torch.isfinite(torch.tensor(row.perplexity))
