@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from one_stage import Road, nothing, shard_of, stage_of, standing
+from one_stage import Road, feed, nothing, shard_of, spec, stage_of, standing, wait_for_length
 
 from shardnet.errors import BadRequest
 from shardnet.stage.sampling import Sampler
@@ -27,6 +27,7 @@ from shardnet.transport.messages import (
     SamplingOptions,
     SessionSpec,
 )
+from shardnet.transport.sharing_messages import Shares
 
 RING = RingId(b"epoch", 1)
 FIRST, LAST = (0, 2), (3, 5)
@@ -210,3 +211,22 @@ def test_a_copy_that_is_told_more_keeps_its_tokens_and_its_random_numbers(tiny: 
         sampler = stage._sessions.all()[0].sampler
         assert sampler is not None and sampler._ids == [5, 6, 7, 8, 9, 10]
         assert sampler._generator is generator and sampler._num_drawn == 2
+
+
+def test_what_stages_have_not_agreed_upon_is_not_copied(tiny: Path) -> None:
+    """A session that begins with more of another one's tokens than it will keep: what is copied of it stays."""
+    ids = torch.arange(50, 60)
+    asked = CopyWanted(0, 2, True, (), (), 2**20, 0.0)
+    with stage_of(shard_of(tiny, 0, 2), Road()) as stage:
+        stage.open_session(spec(1, 10)._replace(stays=True))
+        feed(stage, 1, 0, ids)
+        wait_for_length(stage, 1, 10)
+        stage.close_sessions([1])
+        heir = spec(2, 12)
+        assert stage.open_session(heir._replace(shares=Shares(1, 10, tuple(ids.tolist())))) == 10
+        assert stage.between_steps(partial(stage.copies.read, asked)).result(5).sessions == ()
+        assert stage.open_session(heir._replace(shares=Shares(1, 6))) == 6
+        assert stage.between_steps(partial(stage.copies.read, asked)).result(5).opened == ()
+        feed(stage, 2, 6, ids[:3])
+        wait_for_length(stage, 2, 9)
+        assert [one.session for one in stage.between_steps(partial(stage.copies.read, asked)).result(5).sessions] == [2]
