@@ -49,7 +49,7 @@ def quality(
     Each scheme is loaded over the devices in turn, and reads the same text. A cluster that is asked (--cluster) shows
     the model as it holds it.
 
-    Example: shardnet quality --model smollm2-135m-instruct --weights float32,bfloat16 --plot quality.png
+    Example: shardnet quality --model smollm2-135m-instruct --weights bfloat16,int4 --plot quality.png
     """
     require_picture(result.plot)
     is_local = where.cluster is None and where.devices is None
