@@ -12,7 +12,7 @@ from shardnet.cluster.model import Model
 from shardnet.launch.bench.grid import Point
 from shardnet.launch.bench.options import PREFILL
 from shardnet.launch.bench.prompts import Prompts
-from shardnet.profiling.power import PowerWatch
+from shardnet.profiling.power import PowerWatch, battery_from_sysfs
 from shardnet.session.options import GenerationOptions
 from shardnet.session.stream import Stream
 
@@ -35,7 +35,7 @@ def take_turn(model: Model, point: Point, prompts: Prompts, answering: Generatio
     """Have so many conversations at once."""
     asked = replace(answering, max_new_tokens=point.new_tokens)
     drawn = [prompts.draw(point.prompt_tokens) for _ in range(point.num_sessions)]
-    with PowerWatch() as power:
+    with PowerWatch(battery_from_sysfs) as power:
         start_s = time.perf_counter()
         streams = [model.stream(prompt, **asked) for prompt in drawn]
         with ThreadPoolExecutor(len(streams)) as threads:
