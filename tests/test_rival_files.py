@@ -32,11 +32,14 @@ def test_its_weights_have_the_scale_of_a_trained_model(model: Path) -> None:
     assert tensors["output.weight"].tensor_type == gguf.GGMLQuantizationType.Q6_K
 
 
-def test_it_says_the_tokens_of_its_chain(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])  # with bfloat16 its few bits are kept
+def test_it_says_the_tokens_of_its_chain(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str
+) -> None:
     monkeypatch.setenv("SHARDNET_CACHE", str(tmp_path))
     chain = chain_of(SMALL)
     with shardnet.Cluster.local(2, threads_per_device=1) as cluster:
-        loaded = cluster.load(str(model), dtype="float32", split=(2, 2), standby="none")
+        loaded = cluster.load(str(model), dtype=dtype, split=(2, 2), standby="none")
         broken = [*chain[5:20], 1500, *chain[18:30]]
         [after_a_piece, after_a_break, from_afar] = loaded.generate([chain[5:20], broken, [7]], max_new_tokens=20)
     assert after_a_piece.token_ids == chain[20:40]

@@ -179,7 +179,8 @@ def _pack(
     sources = [place.source for place in places]
     num_outputs = sum(source.num_outputs for source in sources)
     shape = Shape(form, num_outputs, sources[0].num_inputs)
-    kernel = kernel_for(shape, dtype, device)
+    is_looked_up = any(isinstance(place.module, nn.Embedding) for place in places)
+    kernel = kernel_for(shape, dtype, device, is_looked_up=is_looked_up)
     if kernel is None:
         return None
     held = Held(kernel, shape, device)

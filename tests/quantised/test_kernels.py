@@ -93,6 +93,20 @@ def test_tables_give_the_rows_that_are_looked_up(kernel: Kernel) -> None:
     assert torch.allclose(looked_up, grouped.floats()[indices], rtol=1e-6)
 
 
+@pytest.mark.parametrize("form", FORMS, ids=str)
+@pytest.mark.parametrize("num_outputs", [70, 192])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_tables_of_every_form_are_looked_up(form: Form, num_outputs: int, dtype: torch.dtype) -> None:
+    """An embedding in Q4_1 was held by a kernel that could not: the first step ended the stage."""
+    kernel = kernel_for(Shape(form, num_outputs, 256), dtype, ON_CPU, is_looked_up=True)
+    assert kernel is not None
+    grouped = rounded(random_weight(num_outputs, 256), form)
+    indices = torch.tensor([3, num_outputs - 1, 3, 0, 35])
+    looked_up = kernel.look_up(laid_out(kernel, grouped, form).matrix, indices, dtype)
+    assert looked_up.dtype == dtype
+    assert_near(looked_up, grouped.floats()[indices].double(), NEAR[dtype])
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_a_number_that_is_none_shows_in_its_own_row(form: Form) -> None:
     grouped = rounded(random_weight(64, 256), form)

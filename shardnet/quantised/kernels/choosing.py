@@ -12,6 +12,15 @@ from shardnet.quantised.kernels.plain import Plain
 KERNELS: tuple[Kernel, ...] = (Int4Pack(), Int8Pack(), Int8Rows(), Plain())
 
 
-def kernel_for(shape: Shape, dtype: torch.dtype, device: torch.device) -> Kernel | None:
-    """None where no kernel can do it: the matrix stays in floats then."""
-    return next((kernel for kernel in KERNELS if kernel.suits(shape, dtype, device)), None)
+def kernel_for(shape: Shape, dtype: torch.dtype, device: torch.device, *, is_looked_up: bool = False) -> Kernel | None:
+    """None where no kernel can do it: the matrix stays in floats then.
+
+    Args:
+        is_looked_up: rows of it are asked for, as an embedding's are.
+    """
+    suiting = (kernel for kernel in KERNELS if kernel.suits(shape, dtype, device))
+    return next((kernel for kernel in suiting if not is_looked_up or _can_look_up(kernel, shape)), None)
+
+
+def _can_look_up(kernel: Kernel, shape: Shape) -> bool:
+    return not isinstance(kernel, Int4Pack) or kernel.can_look_up(shape)

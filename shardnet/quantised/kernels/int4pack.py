@@ -61,8 +61,20 @@ class Int4Pack:
         )
         return outputs
 
+    def can_look_up(self, shape: Shape) -> bool:
+        """Whether it knows where a row lies."""
+        return shape.num_outputs % BLOCK == 0 and _is_in_blocks()
+
     def look_up(self, matrix: Matrix, indices: Tensor, dtype: torch.dtype) -> Tensor:
-        raise NotImplementedError("tables are not held in 4 bits")
+        _, num_outputs, num_inputs = matrix.shape
+        blocks = matrix.tensors["codes"].view(num_outputs // BLOCK, num_inputs, BLOCK // 2)
+        place = indices % BLOCK
+        bytes_TK = blocks[indices // BLOCK, :, place % (BLOCK // 2)]
+        codes = torch.where((place < BLOCK // 2)[:, None], bytes_TK & 15, bytes_TK >> 4)
+        scales, zeros = matrix.tensors["scales_and_zeros"][:, indices].float().unbind(-1)
+        groups = codes.view(len(indices), matrix.shape.num_groups, -1).float()
+        rows = (groups - MIDDLE) * scales.t()[..., None] + zeros.t()[..., None]
+        return rows.flatten(1).to(dtype)
 
 
 def _in_tiles(matrix: Matrix, rows: Tensor) -> Tensor:
