@@ -24,8 +24,7 @@ PROMPT_CHUNKS = 4
 MIN_GAIN = 0.1
 """Of the time of a prompt: what travels is rounded for it."""
 S_PER_NUMBER = 1e-8
-"""To encode and decode one number in a smaller codec, on a device that is half as fast as the one where it was measured
-(docs/wire.md)."""
+"""To encode and decode one number in a smaller codec: several times what was measured, as phones are slower."""
 
 
 @dataclass(frozen=True)
