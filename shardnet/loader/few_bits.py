@@ -26,10 +26,10 @@ class ReadsMatrices(Protocol):
     def key(self, name: str) -> tuple[Any, str, tuple[tuple[int, str], ...]]:
         """What a tensor is made of."""
 
-    def read_wide(self, name: str, shape: torch.Size) -> Tensor:
-        """A tensor in float32, on the CPU."""
+    def rows_of(self, name: str, shape: torch.Size, step: int) -> Iterator[Tensor]:
+        """A matrix in float32, on the CPU, so many rows at a time where they lie so in the file, else all at once."""
 
-    def read_codes(self, name: str, shape: torch.Size, form: Form) -> Grouped | None:
+    def codes_of(self, name: str, shape: torch.Size, form: Form, step: int) -> Iterator[Grouped] | None:
         """The same as its file has it; None where that is not in this form."""
 
 
@@ -95,16 +95,18 @@ def _cut(whole: Grouped, first: int, end: int) -> Grouped:
 
 def _codes_of(source: Source, reader: ReadsMatrices, form: Form) -> Iterator[Grouped]:
     """Some outputs at a time."""
-    if not source.is_transposed:
-        codes = reader.read_codes(source.name, source.shape, form)
-        if codes is not None:
-            yield codes
-            return
-    weight = reader.read_wide(source.name, source.shape)
     if source.is_transposed:
-        weight = weight.t()
-    for outputs in weight.split(STEP_OUTPUTS):
-        yield rounded(outputs, form)
+        [weight] = reader.rows_of(source.name, source.shape, source.shape[0])
+        parts = iter([weight.t()])
+    else:
+        codes = reader.codes_of(source.name, source.shape, form, STEP_OUTPUTS)
+        if codes is not None:
+            yield from codes
+            return
+        parts = reader.rows_of(source.name, source.shape, STEP_OUTPUTS)
+    for part in parts:
+        for outputs in part.split(STEP_OUTPUTS):
+            yield rounded(outputs, form)
 
 
 def name_of(packing: Packing, reader: ReadsMatrices, tensor: str = "") -> tuple[Any, ...]:

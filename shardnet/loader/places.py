@@ -15,3 +15,9 @@ class TensorPlace(NamedTuple):
     shape: tuple[int, ...]
     root: str = ""
     """What the tensor is called on every device (see `parts`); '' before the checkpoint was looked at as a whole."""
+
+    def rows(self, first: int, num_rows: int) -> TensorPlace:
+        """Some rows of a matrix that lies row by row."""
+        row_bytes = self.num_bytes // self.shape[0]
+        shape = (num_rows, *self.shape[1:])
+        return self._replace(offset=self.offset + first * row_bytes, num_bytes=num_rows * row_bytes, shape=shape)

@@ -82,7 +82,7 @@ def test_another_dtype_is_converted(tmp_path: Path, llama: TinyModel, stored: st
 def test_conversion_goes_through_a_small_buffer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, llama: TinyModel
 ) -> None:
-    monkeypatch.setattr("shardnet.loader.weights.CONVERSION_BYTES", 104)
+    monkeypatch.setattr("shardnet.loader.reader.CONVERSION_BYTES", 104)
     shard = llama.files.tensors_of(0, 4)
     converted = load_shard(llama.files.config, shard, 0, 4, "bfloat16")
     expected = load_file(llama.folder / "model.safetensors")["model.embed_tokens.weight"].bfloat16()
