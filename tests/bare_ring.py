@@ -77,6 +77,8 @@ class BareRing:
         self._owners_of: dict[int, tuple[Owner, ...]] = {}
         """Of stages that were prepared and take part now: whom they pull from."""
         self._replaced: list[RemoteObject] = []
+        self._num_known: dict[int, int] = {}
+        self._failures: list[Any] = []
         self.devices: list[str] = [self._new_device() for _ in specs]
         self._transport = self._resources.enter_context(network.join(TESTER))
         for endpoint, handler in (
@@ -84,7 +86,7 @@ class BareRing:
             ("holds", lambda _: True),
             ("load_progress", lambda *_: None),
             ("session_failed", lambda *_: None),
-            ("stage_failed", lambda *_: None),
+            ("stage_failed", lambda *news: self._failures.append(news)),
         ):
             self._transport.expose(endpoint, handler)
         self.recover()
@@ -104,6 +106,7 @@ class BareRing:
         """Until so many tokens were told of all sessions together, or all are."""
         with self._news:
             assert self._news.wait_for(lambda: self.num_told() >= min(num_tokens, self.num_wanted()), timeout=20), (
+                self._failures,
                 self.told,
                 self.standings(),
             )
@@ -164,6 +167,7 @@ class BareRing:
             self._call(index, "pull", self._specs[index].ring_id, owners)
             yield f"pulled by {index}"
         needed = catch_up(self._known(), self.standings())
+        self._num_known = dict(needed.num_known)
         histories = self._going_on(needed.histories)
         yield "standings"
         for opening in needed.openings:
@@ -255,7 +259,8 @@ class BareRing:
 
     def resend(self, index: int, lengths: dict[int, int]) -> None:
         """Have a stage send again what the next one, which has so many tokens of each session, lacks."""
-        wanted = tuple(Wanted(session, length) for session, length in lengths.items())
+        known = self._num_known
+        wanted = tuple(Wanted(session, length, known.get(session, 0)) for session, length in lengths.items())
         self._call(index, "resend", self._specs[index].ring_id, wanted)
 
     def has_applied(self, index: int, num_tokens: int) -> bool:
@@ -309,6 +314,8 @@ class BareRing:
         spec = SessionSpec(session, capacity, len(prompt), len(history), max_new_tokens, (), sampling)
         if sampling.repetition_penalty != 1.0 and index == len(self._hosts) - 1:
             spec = spec._replace(prompt_ids=tuple(history))
+        if sampling.speculate != "off" and index in (0, len(self._hosts) - 1):
+            spec = spec._replace(guess_key=b"k" * 16, guess_from=self._num_known.get(session, 0))
         self._ask(index, "open_session", spec._replace(send_from=send_from))
 
     def _feed(self, session: int, position: int, history: list[int]) -> None:

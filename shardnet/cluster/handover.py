@@ -129,7 +129,13 @@ def _open(ring: Ring, sessions: Sessions, going_on: dict[int, Session], needed: 
     for opening in needed.openings:
         if opening.session in going_on:
             ids, is_last = needed.histories[opening.session], opening.stage == len(ring.stages) - 1
-            spec = going_on[opening.session].spec_at(ids, is_last=is_last, send_from=opening.send_from)
+            spec = going_on[opening.session].spec_at(
+                ids,
+                is_first=opening.stage == 0,
+                is_last=is_last,
+                send_from=opening.send_from,
+                guess_from=needed.num_known[opening.session],
+            )
             ask = partial(sessions.open_at, ring.route, opening.stage, spec)
             asked.append((opening.session, ask, ask()))
     for number, ask, answer in asked:
@@ -157,5 +163,5 @@ def _by_stage(needed: CatchUp, going_on: Container[int]) -> defaultdict[int, lis
     wanted: defaultdict[int, list[Wanted]] = defaultdict(list)
     for stage, session, position in needed.resendings:
         if session in going_on:
-            wanted[stage].append(Wanted(session, position))
+            wanted[stage].append(Wanted(session, position, needed.num_known[session]))
     return wanted

@@ -283,9 +283,9 @@ class StageHost:
             self._spec, self._next_spec = spec, None
         self._outlet.rewire(spec)
         self._kv_budget(spec)
+        stage.begin_ring(spec.ring_id.plan_version, _num_groups(spec))
         if self.stop.last_unit == stage.shard.last_unit:  # or it is about to have another one
             stage.send_as(self.sent_as)
-        stage.regroup(_num_groups(spec))
 
     def _resend(self, stage: Stage, ring_id: RingId, wanted: tuple[Wanted, ...]) -> None:
         """Runs on the compute thread."""
@@ -337,8 +337,8 @@ class StageHost:
                 num_threads=here.num_threads,
                 pace=here.pace,
                 sent_as=sent_as,
-                num_groups=_num_groups(spec),
             )
+            stage.begin_ring(spec.ring_id.plan_version, _num_groups(spec))
         return self._sizes(stage)
 
     def _kv_budget(self, spec: StageSpec) -> MemoryBudget:

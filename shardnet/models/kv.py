@@ -75,7 +75,7 @@ class Segment:
 
     kv: SessionKV
     num_tokens: int
-    wants_logits: bool = True
-    """False for a chunk of a prompt that is not its last: a shard with the head then spares itself its logits."""
+    num_logits: int = 1
+    """Of so many of its last tokens a shard with the head gives logits: of none of a chunk of a prompt but the last."""
     scored: ScoredTokens | None = None
     """What is found there of each of its tokens, instead of logits."""

@@ -1,6 +1,7 @@
 """Consecutive units with their weights, ready to run. Knows sessions only by their caches, and no network.
 
-Shapes: T new tokens of all sessions in the step, S sessions among them that sample, H hidden size, V vocabulary.
+Shapes: T new tokens of all sessions in the step, S those among them behind which one may be sampled, H hidden size, V
+vocabulary.
 """
 
 from __future__ import annotations
@@ -155,7 +156,7 @@ class Shard:
 
         Returns:
             Hidden states [T, H], or, where the shard holds the head, the logits [S, V] in float32 of each session's
-            last token, for the sessions that sample. What is asked of tokens that are scored is in their segments then.
+            last tokens (`Segment.num_logits`). What is asked of tokens that are scored is in their segments then.
         """
         hidden, positions = inputs.to(self.device)[None], None
         if self._embedding:
@@ -202,16 +203,19 @@ class Shard:
         return torch.cat(outputs, 1)
 
     def _logits(self, hidden: Tensor, segments: Sequence[Segment]) -> Tensor:
-        """Hidden [T, H] -> logits [S, V] of the last token of each session that samples; scores what is scored."""
-        ends, end = [], -1
+        """Hidden [T, H] -> logits [S, V] of the last tokens of each session, as many as it asks for; scores what is
+        scored.
+        """
+        rows: list[int] = []
+        end = 0
         for segment in segments:
             end += segment.num_tokens
             if segment.scored is not None:
-                own = hidden[end + 1 - segment.num_tokens : end + 1]
+                own = hidden[end - segment.num_tokens : end]
                 segment.scored.fill(own, self._logits_of, self.config.vocab_size)
-            elif segment.wants_logits:
-                ends.append(end)
-        return self._logits_of(hidden[ends] if len(ends) < hidden.shape[0] else hidden)
+            else:
+                rows.extend(range(end - segment.num_logits, end))
+        return self._logits_of(hidden[rows] if len(rows) < hidden.shape[0] else hidden)
 
     def _logits_of(self, hidden: Tensor) -> Tensor:
         """Hidden [t, H] -> logits [t, V]."""

@@ -52,6 +52,8 @@ class CatchUp:
     openings: tuple[Opening, ...]
     resendings: tuple[Resending, ...]
     feedings: tuple[Feeding, ...]
+    num_known: Mapping[int, int]
+    """Of each session the most tokens that a stage has, or anybody knows."""
 
 
 def catch_up(known: Mapping[int, tuple[int, ...]], standings: Sequence[Mapping[int, SessionStanding]]) -> CatchUp:
@@ -77,6 +79,7 @@ def catch_up(known: Mapping[int, tuple[int, ...]], standings: Sequence[Mapping[i
     openings: list[Opening] = []
     resendings: list[Resending] = []
     feedings: list[Feeding] = []
+    num_known: dict[int, int] = {}
     last = len(standings) - 1
     for session, ids in histories.items():
         has_gap = session in standings[last] and standings[last][session].kept_from > len(ids)
@@ -88,7 +91,8 @@ def catch_up(known: Mapping[int, tuple[int, ...]], standings: Sequence[Mapping[i
             resendings.append(Resending(stage, session, lengths[stage + 1] if stage < last else lengths[0]))
         if lengths[0] < len(ids):
             feedings.append(Feeding(session, lengths[0]))
-    return CatchUp(histories, parted, tuple(openings), tuple(resendings), tuple(feedings))
+        num_known[session] = max([len(ids), *(each[session].length for each in standings if session in each)])
+    return CatchUp(histories, parted, tuple(openings), tuple(resendings), tuple(feedings), num_known)
 
 
 def _lengths(session: int, standings: Sequence[Mapping[int, SessionStanding]], *, has_gap: bool) -> list[int]:

@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 from shardnet.errors import BadRequest
 from shardnet.foreign.quoting import quoted
-from shardnet.options import Made, Meaning, Number, Options, Whole
+from shardnet.options import Made, Meaning, Number, OneOf, Options, Whole
 from shardnet.session.prompts import check_text, iterated
+from shardnet.speculation.guesser import WAYS
 
 _SAMPLING = "How tokens are chosen"
 
@@ -92,6 +93,16 @@ class GenerationOptions(Options):
             panel=_SAMPLING,
         ),
     ] = 0
+    speculate: Annotated[
+        str,
+        OneOf(WAYS),
+        Meaning(
+            "Guess tokens, which the ring checks together. lookup: what came the last time behind the last tokens.",
+            about='"off" or "lookup": what came the last time behind the last tokens goes round as a guess, and the '
+            "ring checks several tokens in one lap. Pays where the answer repeats much of the prompt; in float32 the "
+            "text is the same.",
+        ),
+    ] = "off"
     stop: Annotated[
         str | Sequence[str],
         Made(stops_of),

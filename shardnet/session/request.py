@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from secrets import token_bytes
 
 from shardnet.errors import BadRequest
 from shardnet.foreign.quoting import counted, quoted
 from shardnet.session.options import GenerationOptions
+from shardnet.speculation.tags import KEY_BYTES
 from shardnet.transport.messages import SamplingOptions, SessionSpec
 
 
@@ -27,6 +29,7 @@ def session_spec(
         max_new_tokens=max_new_tokens,
         eos_ids=eos_ids,
         sampling=sampling,
+        guess_key=b"" if sampling.speculate == "off" else token_bytes(KEY_BYTES),
     )
 
 

@@ -129,15 +129,20 @@ class Session:
         """One of its answer."""
         return SampledToken(self.spec.session, index, token_id, self.spec.finish_reason(index, token_id))
 
-    def spec_at(self, ids: Sequence[int], *, is_last: bool, send_from: int = 0) -> SessionSpec:
+    def spec_at(
+        self, ids: Sequence[int], *, is_first: bool, is_last: bool, send_from: int = 0, guess_from: int = 0
+    ) -> SessionSpec:
         """What a stage must know of it.
 
         Args:
             ids: of the prompt, and what is known of the answer, which is not sampled again.
+            is_first: whether ids come to the stage.
             is_last: whether the stage has the head: it alone samples, and tells the listener.
-            send_from: as in `SessionSpec`.
+            send_from: as in `SessionSpec`; so is `guess_from`.
         """
-        spec = self.spec._replace(sample_from=len(ids), send_from=send_from, listener=None)
+        spec = self.spec._replace(sample_from=len(ids), send_from=send_from, listener=None, guess_from=guess_from)
+        if not is_first and not is_last:
+            spec = spec._replace(guess_key=b"")
         if not is_last:
             return spec._replace(targets=())
         if spec.sampling.repetition_penalty != 1.0:
@@ -150,7 +155,8 @@ class Session:
     def specs(self, num_stages: int, shares: Shares | None) -> list[SessionSpec]:
         """What each stage must know of it when it begins, maybe with the tokens of another one."""
         history, last = self.history, num_stages - 1
-        specs = [self.spec_at(history, is_last=index == last)._replace(shares=shares) for index in range(num_stages)]
+        ends = [(index == 0, index == last) for index in range(num_stages)]
+        specs = [self.spec_at(history, is_first=first, is_last=last)._replace(shares=shares) for first, last in ends]
         if shares is not None:
             specs[1:] = [spec._replace(shares=shares._replace(ids=())) for spec in specs[1:]]
         return specs

@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from hashlib import blake2b
 
-from shardnet.transport.messages import TAG_BYTES
-
 KEY_BYTES = 16
+TAG_BYTES = 8
 
 
 def tag(key: bytes, branch: int, position: int, token_id: int) -> bytes:

@@ -17,7 +17,8 @@ from collections.abc import Callable, Sequence
 from shardnet.errors import BadRequest
 from shardnet.models import Shard
 from shardnet.models.kv import BlockKV
-from shardnet.stage.live_sessions import LiveSession, LiveSessions
+from shardnet.stage.live_session import LiveSession
+from shardnet.stage.live_sessions import LiveSessions
 from shardnet.stage.sent_log import Waiting, ids_that_came
 from shardnet.stage.token_rows import Tokens, width_of
 from shardnet.transport.messages import Copied, CopyWanted, HeldCopy, OwnedSession, Part
@@ -84,10 +85,10 @@ class Copies:
         if session.sampler is not None and wanted.is_end:
             sampled_from = max(session.kept_from, held.sampled_to)
             sampled = session.sampled[sampled_from - session.kept_from :]
-        number, length = session.spec.session, session.kv.length
+        number, length = session.spec.session, session.safe_length
         ids = (held.num_came, tuple(came), sampled_from, tuple(sampled))
         num_scores = 0 if session.sampler is None else session.sampler.num_scores
-        return OwnedSession(number, length, session.kept_from, *ids, session.is_over, num_scores)
+        return OwnedSession(number, length, session.kept_from, *ids, session.is_over, num_scores, session.branch)
 
 
 def blocks_of(shard: Shard, first_unit: int, last_unit: int) -> list[BlockKV]:
@@ -109,8 +110,8 @@ def _due(owned: Sequence[LiveSession], held: dict[int, HeldCopy], most_tokens: i
     behind = []
     for session in owned:
         copy = held.get(session.spec.session)
-        if copy is not None and copy.length < session.kv.length:
-            behind.append(Part(session.spec.session, copy.length, session.kv.length - copy.length))
+        if copy is not None and copy.length < session.safe_length:
+            behind.append(Part(session.spec.session, copy.length, session.safe_length - copy.length))
     parts: list[Part] = []
     for part in sorted(behind, key=lambda one: one.num_tokens):
         size = min(part.num_tokens, most_tokens)

@@ -22,7 +22,8 @@ from shardnet.models import Shard
 from shardnet.models.kv import BlockKV
 from shardnet.stage.cache import KVCache
 from shardnet.stage.copies import blocks_of
-from shardnet.stage.live_sessions import LiveSession, LiveSessions
+from shardnet.stage.live_session import LiveSession
+from shardnet.stage.live_sessions import LiveSessions
 from shardnet.stage.sampling import sampler_of
 from shardnet.stage.token_rows import Tokens, width_of
 from shardnet.transport.messages import Copied, CopyWanted, HeldCopy, OwnedSession, Part, SessionSpec
@@ -211,7 +212,8 @@ class FollowedSessions:
                 return False
         elif wanted.is_end:
             copy.sent_from = max(copy.sent_from, state.kept_from if has_sent else copy.length_in(units))
-        live.kv.length = max(live.kv.length, min(copy.reached.values()))
+        live.kv.length = live.certain = max(live.kv.length, min(copy.reached.values()))
+        live.branch = max(live.branch, state.branch)
         if live.sampler is None:
             live.kept_from = min(copy.sent_from, live.kv.length)
         return copy.length_in(units) >= state.length

@@ -20,6 +20,8 @@ from typing import NamedTuple
 import torch
 
 from shardnet.errors import BadRequest
+from shardnet.speculation.lineage import Line, is_stale, moved, reach
+from shardnet.speculation.tags import TAG_BYTES
 from shardnet.stage.pieces import Piece, rows_of
 from shardnet.transport.messages import Part
 
@@ -35,6 +37,14 @@ class Standing(NamedTuple):
     """Where the head is: no step goes beyond so many tokens, for behind them one is sampled."""
     is_held: bool = False
     """It takes part in no step now."""
+    branch: int = 0
+    """Of which these tokens are; 0 at the first stage, to which ids come: they are of none."""
+    certain: int = 0
+    """So many tokens are known to be no guesses."""
+
+    @property
+    def line(self) -> Line:
+        return Line(self.branch, self.length, self.certain)
 
 
 StandingOf = Callable[[int], "Standing | None"]
@@ -64,6 +74,9 @@ class Packet:
         for part in parts:
             if part.num_tokens < 1 or part.position < 0:
                 raise BadRequest(f"{part.num_tokens} tokens at position {part.position} are no work for a stage.")
+            num_tags = min(part.num_guesses, part.num_tokens)
+            if part.num_guesses < 0 or part.branch < 0 or len(part.tags) != num_tags * TAG_BYTES:
+                raise BadRequest(f"{len(part.tags)} bytes are no tags of {num_tags} guesses.")
             self.pieces.append(Piece(part, first_row))
             first_row += part.num_tokens
         if first_row != rows.shape[0]:
@@ -98,6 +111,8 @@ class Taken:
     """To be called, without a lock: packets of prompts of which nothing waits any more."""
     refused: list[tuple[int, BadRequest]] = field(default_factory=list)
     """Sessions that got work for which they have no room, and cannot go on."""
+    lines: dict[int, Line] = field(default_factory=dict)
+    """What sessions have become by what came, before it is applied: to be put into force first."""
 
 
 class Inbox:
@@ -145,17 +160,18 @@ class Inbox:
         """Choose the next step.
 
         Args:
-            most_decode: tokens of decode work; all that waits where None.
+            most_decode: pieces of decode work; all that waits where None.
         """
         step = _Choice(standing_of)
         self._decode = step.choose(self._decode, most_decode)
         num_decode_parts = len(step.parts)
         if allow_bulk:
-            self._bulk = step.choose(self._bulk, self._chunk_tokens)
+            self._bulk = step.choose(self._bulk, self._chunk_tokens, counts_tokens=True)
         if not step.parts:
-            return Taken(None, step.on_taken, step.refused)
+            return Taken(None, step.on_taken, step.refused, step.lines)
         rows = step.rows[0] if len(step.rows) == 1 else torch.cat(step.rows)
-        return Taken(StepWork(step.parts, rows, len(step.parts) - num_decode_parts), step.on_taken, step.refused)
+        work = StepWork(step.parts, rows, len(step.parts) - num_decode_parts)
+        return Taken(work, step.on_taken, step.refused, step.lines)
 
 
 class _Choice:
@@ -166,13 +182,14 @@ class _Choice:
         self.rows: list[torch.Tensor] = []
         self.on_taken: list[OnTaken] = []
         self.refused: list[tuple[int, BadRequest]] = []
+        self.lines: dict[int, Line] = {}
         self._standing_of = standing_of
         self._sessions: set[int] = set()
 
-    def choose(self, packets: deque[Packet], budget: int | None) -> deque[Packet]:
-        """Take what can run now, oldest first, up to `budget` tokens; return what goes on waiting.
+    def choose(self, packets: deque[Packet], budget: int | None, *, counts_tokens: bool = False) -> deque[Packet]:
+        """Take what can run now, oldest first, up to `budget` pieces or tokens; return what goes on waiting.
 
-        A piece that is longer than what is left of the budget is cut.
+        A piece with more tokens than what is left of the budget is cut, where these count.
         """
         waiting: deque[Packet] = deque()
         for packet in packets:
@@ -182,7 +199,7 @@ class _Choice:
             now: list[Piece] = []
             later: list[Piece] = []
             for piece in packet.pieces:
-                budget = self._sort(piece, budget, now, later)
+                budget = self._sort(piece, budget, now, later, counts_tokens=counts_tokens)
             if now:
                 self.parts += [piece.part for piece in now]
                 self.rows.append(rows_of(now, packet.rows))
@@ -197,34 +214,47 @@ class _Choice:
         """Rows of one step are in one codec: others wait for the next one."""
         return not self.rows or rows.dtype == self.rows[0].dtype
 
-    def _sort(self, piece: Piece, budget: int | None, now: list[Piece], later: list[Piece]) -> int | None:
+    def _sort(
+        self, piece: Piece, budget: int | None, now: list[Piece], later: list[Piece], *, counts_tokens: bool
+    ) -> int | None:
         """Put a piece, or its halves, where they belong; return what is left of the budget.
 
-        Drops what is repeated, what has no open session, and what its session has no room for.
+        Drops what is repeated or given up, what has no open session, and what its session has no room for.
         """
-        session, position, num_tokens = piece.part[:3]
+        session, _, num_tokens = piece.part[:3]
         standing = self._standing_of(session)
-        if standing is None or position + num_tokens <= standing.length:
+        if standing is None:
             return budget
-        length, capacity, stop, is_held = standing
-        if position + num_tokens > capacity:
-            what = f"{num_tokens} tokens came for position {position} of a session that has room for {capacity}."
-            self.refused.append((session, BadRequest(what)))
+        line = self.lines.get(session, standing.line)
+        if is_stale(line, piece.part) or (line.branch == piece.part.branch and piece.part.end <= line.length):
             return budget
-        if position < length:
-            _, piece = piece.cut(length - position)
-        is_early = piece.part.position > length
-        if is_held or is_early or session in self._sessions or budget == 0:
+        if piece.part.end > standing.capacity:
+            position = piece.part.position
+            what = f"{num_tokens} tokens came for position {position} of a session that has room for "
+            self.refused.append((session, BadRequest(f"{what}{standing.capacity}.")))
+            return budget
+        common = reach(line, piece.part)
+        if standing.is_held or common is None or session in self._sessions or budget == 0:
             later.append(piece)
             return budget
-        most = piece.part.num_tokens if stop is None else stop - length
-        if budget is not None:
+        self.lines[session] = moved(line, piece.part, common)
+        if piece.part.end <= common:
+            return budget
+        if piece.part.position < common:
+            _, piece = piece.cut(common - piece.part.position)
+        most = _most(piece.part, standing.stop)
+        if budget is not None and counts_tokens:
             most = min(most, budget)
         if piece.part.num_tokens > most:
             piece, rest = piece.cut(most)
             later.append(rest)
         if budget is not None:
-            budget -= piece.part.num_tokens
+            budget -= piece.part.num_tokens if counts_tokens else 1
         self._sessions.add(session)
         now.append(piece)
         return budget
+
+
+def _most(part: Part, stop: int | None) -> int:
+    """So many of its tokens go into one step. Guesses are sampled behind, one after the other."""
+    return part.num_tokens if stop is None or part.certain <= stop else stop - part.position

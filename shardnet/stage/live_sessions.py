@@ -7,80 +7,23 @@ from __future__ import annotations
 
 from array import array
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from shardnet.errors import BadRequest, KVMemorySpent
 from shardnet.models.kv import BlockKV
+from shardnet.speculation.lineage import Line, begun_anew
 from shardnet.stage.cache import KVCache
 from shardnet.stage.extent import Kept
 from shardnet.stage.inbox import Standing
+from shardnet.stage.live_session import LiveSession, begun_at, digest_before
 from shardnet.stage.sampling import Sampler
 from shardnet.stage.session_cache import SessionCache
-from shardnet.transport.listener_messages import digest
 from shardnet.transport.messages import Part, SessionSpec
 from shardnet.transport.sharing_messages import Shares, num_alike
 
 MAX_CLOSED_KEPT = 4096
 """Numbers of closed sessions that a stage remembers, lest an order to open one that comes late opens it again."""
-
-
-@dataclass(slots=True)
-class LiveSession:
-    """What a step needs of a session."""
-
-    spec: SessionSpec
-    kv: SessionCache
-    sampler: Sampler | None
-    sample_from: int
-    """As in the spec; then behind the last token that was sampled. What is replayed is not sampled again."""
-    next_sent: int
-    """The next stage has, or was sent, so many tokens. What comes behind them is still to be sent: see `onward`."""
-    kept_from: int
-    """What was sent is kept from this position on."""
-    came: array[int] = field(default_factory=lambda: array("q"))
-    """At the ring's first stage: ids that have come, of all tokens that it has applied."""
-    sampled: array[int] = field(default_factory=lambda: array("q"))
-    """Where the head is: ids; the first one stands at position `kept_from`."""
-    digest: int = 0
-    """Where the head is: of the answer before `sample_from`, where somebody listens."""
-    is_over: bool = False
-    """The last of them is the answer's last, and does not go on."""
-    is_held: bool = False
-    """It takes part in no step: it is copied from another stage, and how much of it the next one has is not known."""
-    num_shared: int = 0
-    """So many of its tokens at most were another session's: fewer, where another stage has fewer."""
-
-    def note_sampled(self, token_id: int) -> None:
-        """This one was sampled behind `sample_from` tokens."""
-        self.sampled.append(token_id)
-        self.digest = digest((token_id,), self.digest)
-        self.sample_from += 1
-
-    @property
-    def can_share(self) -> bool:
-        """Whether others may begin with its tokens: all that was sent of them is kept, too."""
-        return not self.is_held and (self.sampler is not None or self.kept_from == 0)
-
-    @property
-    def is_settled(self) -> bool:
-        """Whether what it began with is certain: all stages have agreed on that before its first step."""
-        return self.num_shared == 0 or self.kv.length > self.num_shared
-
-    def share_at_most(self, num_tokens: int) -> None:
-        """No step has had part in it yet: begin with fewer of another session's tokens, where it has more."""
-        if num_tokens < self.num_shared:
-            self.num_shared = num_tokens
-            self.kv.length = min(self.kv.length, num_tokens)
-            self.came = self.came[:num_tokens]
-            if self.sampler is None:
-                self.next_sent = num_tokens
-
-    def forget_sent(self) -> None:
-        """The stage ends with another unit now: what it has sent is not what it would send, and is of no use."""
-        self.sampler, self.sampled, self.is_over = None, array("q"), False
-        self.kept_from = self.kv.length
 
 
 class _Leaving(NamedTuple):
@@ -93,10 +36,17 @@ class _Leaving(NamedTuple):
 
 
 class LiveSessions:
-    """Those of one stage, whose caches are in `kv`."""
+    """Those of one stage, whose caches are in `kv`.
 
-    def __init__(self, kv: KVCache) -> None:
+    Args:
+        is_first: whether it is the ring's first one.
+    """
+
+    def __init__(self, kv: KVCache, *, is_first: bool = False) -> None:
         self._kv = kv
+        self.is_first = is_first
+        self._branch = 0
+        """With which sessions begin here."""
         self._open: dict[int, LiveSession] = {}
         self._closed: deque[int] = deque(maxlen=MAX_CLOSED_KEPT)
         self._in_step: frozenset[int] = frozenset()
@@ -149,7 +99,7 @@ class LiveSessions:
                 live.share_at_most(shares.most_tokens)
             return live.kv.length
         elif live is not None and live.is_held:
-            self._open[spec.session] = _begun_at(live, spec, sampler)
+            self._open[spec.session] = begun_at(live, spec, sampler)
             return live.kv.length
         kv, came = self._opened(spec, shares, is_first=is_first)
         kept_from = 0 if sampler is None else spec.sample_from
@@ -162,9 +112,12 @@ class LiveSessions:
             next_sent,
             kept_from,
             came=came,
-            digest=_digest_before(spec),
+            digest=digest_before(spec),
             num_shared=kv.length,
         )
+        live.branch, live.guess_from = self._branch, spec.guess_from
+        live.certain = live.branch_from = kv.length
+        live.told = max(spec.send_from, kv.length)
         self._open[spec.session] = live
         return kv.length
 
@@ -183,7 +136,7 @@ class LiveSessions:
         """Of a session with which another one may begin: the ids that have come, and how many tokens are there."""
         live, recent = self._open.get(session), self._kv.recent(session)
         if live is not None:
-            return live.came, live.kv.length if live.can_share else 0
+            return live.came, live.safe_length if live.can_share else 0
         return (array("q"), 0) if recent is None else (recent.came, recent.kv.length)
 
     def hold(self, spec: SessionSpec, sampler: Sampler | None) -> LiveSession:
@@ -216,6 +169,27 @@ class LiveSessions:
         self._leaving = [each._replace(live=None) for each in self._leaving]
         self._kv.drop_recent()
 
+    def turn(self, lines: Mapping[int, Line]) -> None:
+        """What came makes this of sessions. Of those at the first stage, ids do not: see `front`."""
+        if not self.is_first:
+            for number, line in lines.items():
+                self._open[number].turn(line)
+
+    def begin_ring(self, branch: int) -> None:
+        """The stage sends along another ring, whose first branch that is, from now on."""
+        self._branch = branch
+        for live in self._open.values():
+            live.give_up_guesses()
+            live.branch, _, live.certain, live.branch_from = begun_anew(live.line, branch)
+            live.guess_from = live.spec.capacity_tokens
+
+    def give_up_guesses(self) -> None:
+        """Have no token that is a guess. Between two rings, when nothing goes on before the stage hears what is
+        wanted.
+        """
+        for live in self._open.values():
+            live.give_up_guesses()
+
     def trim(self, layout: Sequence[BlockKV], kept: Kept, *, has_new_end: bool) -> None:
         """The stage has these blocks alone, and keeps this of each token. Between two steps.
 
@@ -236,6 +210,7 @@ class LiveSessions:
 
     def forget_ids(self) -> None:
         """The stage is not the ring's first any more."""
+        self.is_first = False
         for live in self._open.values():
             live.came = array("q")
 
@@ -259,6 +234,10 @@ class LiveSessions:
             if number in self._kv:
                 live = self._open[number] = other._open[number]
                 live.kv, live.came = here.kv, here.came
+                live.branch = max(live.branch, here.branch)
+                live.certain = live.branch_from = live.kv.length
+                live.guess_from, live.guesser = here.guess_from, here.guesser
+                live.spec = live.spec._replace(guess_key=live.spec.guess_key or here.spec.guess_key)
                 if live.sampler is None:
                     live.kept_from = min(live.kept_from, live.kv.length)
         self._closed.extend(other._closed)
@@ -268,8 +247,10 @@ class LiveSessions:
         live = self._open.get(session)
         if live is None:
             return None
-        samples = live.sampler is not None and live.sample_from > live.kv.length
-        return Standing(live.kv.length, live.kv.capacity, live.sample_from if samples else None, live.is_held)
+        length, branch = (live.safe_length, 0) if self.is_first else (live.kv.length, live.branch)
+        samples = live.sampler is not None and live.sample_from > length
+        stop = live.sample_from if samples else None
+        return Standing(length, live.kv.capacity, stop, live.is_held, branch, live.certain)
 
     def get(self, session: int) -> LiveSession | None:
         """None where it is not open."""
@@ -284,14 +265,23 @@ class LiveSessions:
         self._in_step = frozenset(part.session for part in parts)
         return [self._open[part.session] for part in parts]
 
-    def advance(self, parts: Sequence[Part], sessions: Sequence[LiveSession]) -> None:
-        """Count the tokens that a step of these sessions has appended; also of one that was closed in it and stays."""
+    def advance(self, parts: Sequence[Part], sessions: Sequence[LiveSession], wrong: Mapping[int, int]) -> None:
+        """Count the tokens that a step of these sessions has appended; also of one that was closed in it and stays.
+
+        Args:
+            wrong: of a part, by its index, so many at its end where the head is: they were guessed wrong.
+        """
         staying = [each.live for each in self._leaving]
-        for part, session in zip(parts, sessions, strict=True):
+        for index, (part, session) in enumerate(zip(parts, sessions, strict=True)):
+            num_right = part.num_tokens - wrong.get(index, 0)
             if self._open.get(part.session) is session:
-                self._kv.advance(part.session, part.num_tokens)
+                assert part.position == session.kv.length and part.branch == session.branch, (part, session.line)
+                self._kv.advance(part.session, num_right)
             elif any(live is session for live in staying):
-                session.kv.length += part.num_tokens
+                session.kv.length += num_right
+            else:
+                continue
+            session.note_applied(part, num_right)
 
     def end_step(self) -> None:
         """Free what was closed since it began."""
@@ -322,29 +312,5 @@ class LiveSessions:
         if live is None:
             self._kv.free(kv)
         else:
+            live.give_up_guesses()
             self._kv.keep(session, kv, live.came[: kv.length])
-
-
-def _begun_at(live: LiveSession, spec: SessionSpec, sampler: Sampler | None) -> LiveSession:
-    """A session that was copied, with what is known of its answer by now: more than its owner had said."""
-    kept_from = live.kept_from if sampler is None else spec.sample_from
-    next_sent = max(spec.send_from, kept_from)
-    if sampler is not None and live.sampler is not None:
-        sampler.go_on_from(live.sampler)
-    return LiveSession(
-        spec,
-        live.kv,
-        sampler,
-        spec.sample_from,
-        next_sent,
-        kept_from,
-        came=live.came,
-        digest=_digest_before(spec),
-        is_held=live.is_held,
-        num_shared=live.num_shared,
-    )
-
-
-def _digest_before(spec: SessionSpec) -> int:
-    """Of the answer before what is sampled here."""
-    return 0 if spec.listener is None else spec.listener.known

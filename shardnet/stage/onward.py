@@ -6,7 +6,7 @@ again, out of the log. That is done in chunks, between two steps, hidden states 
 
 For the compute thread, but for `Window`.
 
-Legend: T new tokens, W numbers of a row, V vocabulary, N sessions that sample in this step.
+Legend: T new tokens, W numbers of a row, V vocabulary, S tokens behind which one may be sampled in this step.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from shardnet.errors import BadRequest
-from shardnet.stage.live_sessions import LiveSession, LiveSessions
+from shardnet.stage.live_session import LiveSession
+from shardnet.stage.live_sessions import LiveSessions
 from shardnet.stage.outlet import Outlet
 from shardnet.stage.pieces import Piece, rows_of
-from shardnet.stage.sampling import sample_step
+from shardnet.stage.sampled import Sampled, sample_step
 from shardnet.stage.scoring import scored_tokens
 from shardnet.stage.sent_log import SentLog
 from shardnet.stage.step import Step
@@ -96,7 +96,7 @@ class Onward:
         Args:
             hidden: rows [T, W] as they travel.
         """
-        due = _due(step)
+        due = _due(step, self._behind)
         num_bulk_rows = sum(part.num_tokens for part in step.work.bulk_parts)
         first_bulk_row = len(hidden) - num_bulk_rows
         urgent = [piece for piece in due if piece.first_row < first_bulk_row]
@@ -106,31 +106,30 @@ class Onward:
         if bulk:
             self._send_bulk(*_message(bulk, hidden))
 
-    def send_samples(self, step: Step, logits_NV: torch.Tensor) -> None:
+    def send_samples(self, step: Step, logits_SV: torch.Tensor) -> None:
         """Tell the ring's first stage the ids that go on, then the source what was sampled, and who listens."""
-        _wind(step, logits_NV.shape[1])
-        if not step.samples:
-            return
-        sessions = [step.sessions[index] for index in step.samples]
-        ids = sample_step([session.sampler for session in sessions if session.sampler is not None], logits_NV)
+        _wind(step, logits_SV.shape[1])
+        sampled = sample_step(step, logits_SV)
         step.end_ns = clock_ns()
         onward: list[Part] = []
         onward_ids: list[int] = []
         told: list[SampledToken] = []
         straight: defaultdict[str, list[StraightToken]] = defaultdict(list)
-        for index, session, token_id in zip(step.samples, sessions, ids, strict=True):
-            if isinstance(token_id, BadRequest):
-                self._outlet.session_failed(session.spec.session, token_id)
-                continue
-            end = step.work.parts[index].end
-            listener, before = session.spec.listener, session.digest
-            told.append(_sampled(session, end, token_id))
+        for each in sampled:
+            session = each.session
+            if each.error is not None:
+                self._outlet.session_failed(session.spec.session, each.error)
+            told += each.tokens
+            listener = session.spec.listener
             if listener is not None:
-                straight[listener.member].append(StraightToken(listener.key, told[-1].index, token_id, before))
-            if session.next_sent == end and not session.is_over:
-                session.next_sent = end + 1
-                onward.append(Part(session.spec.session, end, 1))
-                onward_ids.append(token_id)
+                straight[listener.member] += [
+                    StraightToken(listener.key, token.index, token.token_id, before)
+                    for token, before in zip(each.tokens, each.digests, strict=True)
+                ]
+            ids = _going_on(session, each)
+            if ids:
+                onward.append(Part(session.spec.session, session.next_sent - len(ids), len(ids)))
+                onward_ids += ids
         if onward:
             self._outlet.hop(tuple(onward), torch.tensor(onward_ids))
         if told:
@@ -162,11 +161,13 @@ class Onward:
             BadRequest: what was sent of one of them is not kept from there on. Nothing is changed then.
         """
         with self._lock:
-            found = [(session, position) for number, position in wanted if (session := self._sessions.get(number))]
-            for session, position in found:
-                self._log.raise_if_gone(session, position)
-        for session, position in found:
-            session.next_sent = max(position, session.kept_from)
+            found = [(session, each) for each in wanted if (session := self._sessions.get(each.session))]
+            for session, each in found:
+                self._log.raise_if_gone(session, each.position)
+        for session, each in found:
+            session.next_sent = max(each.position, session.kept_from)
+            session.told = each.position
+            session.guess_from = each.num_known
             session.is_held = False
             self._behind[session.spec.session] = None
         self._window = Window(self._on_taken)
@@ -202,10 +203,11 @@ class Onward:
             if session is None or first >= end:
                 del self._behind[number]
                 continue
-            session.next_sent = min(end, first + room)
-            size = session.next_sent - first
-            chunk.append((Part(number, first, size), self._log.rows(session, first, session.next_sent)))
-            room -= size
+            end = min(end, first + room)
+            part = Part(number, first, end - first) if self._log.is_of_ids else session.part(first, end)
+            session.sent(part)
+            chunk.append((part, self._log.rows(session, first, end)))
+            room -= part.num_tokens
             if not room:
                 break
         return chunk
@@ -215,16 +217,20 @@ class Onward:
         self._outlet.bulk_hop(parts, rows, self._window.taken)
 
 
-def _due(step: Step) -> list[Piece]:
-    """What of a step's results goes on now: all that comes next at the next stage."""
+def _due(step: Step, behind: dict[int, None]) -> list[Piece]:
+    """What of a step's results goes on now: all that comes next at the next stage. What does not, as it lacks earlier
+    tokens, it is sent with these.
+    """
     due: list[Piece] = []
     first_row = 0
     for part, session in zip(step.work.parts, step.sessions, strict=True):
         num_there = session.next_sent - part.position
-        if 0 <= num_there < part.num_tokens:
+        if num_there < 0:
+            behind[part.session] = None
+        elif num_there < part.num_tokens:
             piece = Piece(part, first_row)
             due.append(piece.cut(num_there)[1] if num_there else piece)
-            session.next_sent = part.end
+            session.sent(part)
         first_row += part.num_tokens
     return due
 
@@ -239,14 +245,16 @@ def _wind(step: Step, num_scores: int) -> None:
     """Let each session's random numbers stand where they do behind the tokens that it has."""
     for part, session in zip(step.work.parts, step.sessions, strict=True):
         if session.sampler is not None:
-            session.sampler.wind(part.end - session.spec.prompt_tokens, num_scores)
+            num_tokens = min(part.end, session.sample_from)
+            session.sampler.wind(num_tokens - session.spec.prompt_tokens, num_scores)
 
 
-def _sampled(session: LiveSession, end: int, token_id: int) -> SampledToken:
-    """Note a token that was sampled behind `end` others; what the source is told of it."""
-    spec = session.spec
-    session.note_sampled(token_id)
-    index = end - spec.prompt_tokens
-    reason = spec.finish_reason(index, token_id)
-    session.is_over = bool(reason)
-    return SampledToken(spec.session, index, token_id, reason)
+def _going_on(session: LiveSession, sampled: Sampled) -> list[int]:
+    """Of the ids that were sampled those that the first stage has not, as long as it has all before them."""
+    ids: list[int] = []
+    for token in sampled.tokens:
+        position = session.spec.prompt_tokens + token.index
+        if session.next_sent == position and not token.finish_reason:
+            session.next_sent += 1
+            ids.append(token.token_id)
+    return ids

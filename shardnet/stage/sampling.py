@@ -123,22 +123,35 @@ def sampler_of(spec: SessionSpec, shard: Shard, codec: str) -> Sampler | None:
     return Sampler(spec, shard.dtype, codec)
 
 
-def sample_step(samplers: Sequence[Sampler], logits_NV: torch.Tensor) -> list[int | BadRequest]:
-    """Choose the next token of each session of a step; `logits_NV` [sessions, vocabulary], fp32.
+class Scores:
+    """Of all tokens of a step behind which one may be sampled.
 
-    A session that cannot go on has its error in the place of a token: the others do go on. Some scores may be -inf, the
-    best may not be; where one is no number, argmax finds that one.
+    Args:
+        samplers: of each row, whose it is.
+        logits_SV: fp32.
     """
-    if all(sampler.is_argmax for sampler in samplers):
-        tokens_N1 = logits_NV.argmax(dim=-1, keepdim=True)
-        best_N1 = logits_NV.gather(1, tokens_N1)
-        chosen = zip(samplers, tokens_N1[:, 0].tolist(), best_N1[:, 0].tolist(), logits_NV, strict=True)
-        return [token if math.isfinite(score) else sampler.not_finite(row) for sampler, token, score, row in chosen]
-    return [_sample_or_error(sampler, row) for sampler, row in zip(samplers, logits_NV, strict=True)]
 
+    def __init__(self, samplers: Sequence[Sampler], logits_SV: torch.Tensor) -> None:
+        self._samplers = samplers
+        self._logits = logits_SV
+        self._best: list[tuple[int, float]] | None = None
+        """Of each row its best token and that one's score, where nothing else is asked of any."""
+        if len(samplers) and all(sampler.is_argmax for sampler in samplers):
+            tokens_S1 = logits_SV.argmax(dim=-1, keepdim=True)
+            best_S1 = logits_SV.gather(1, tokens_S1)
+            self._best = list(zip(tokens_S1[:, 0].tolist(), best_S1[:, 0].tolist(), strict=True))
 
-def _sample_or_error(sampler: Sampler, logits_V: torch.Tensor) -> int | BadRequest:
-    try:
-        return sampler.sample(logits_V)
-    except BadRequest as error:
-        return error
+    def draw(self, row: int) -> int | BadRequest:
+        """Choose the token that comes next; those of a session in their order, each once.
+
+        A session that cannot go on has its error in the place of a token: the others do go on. Some scores may be
+        -inf, the best may not be; where one is no number, argmax finds that one.
+        """
+        sampler, logits_V = self._samplers[row], self._logits[row]
+        if self._best is not None:
+            token, score = self._best[row]
+            return token if math.isfinite(score) else sampler.not_finite(logits_V)
+        try:
+            return sampler.sample(logits_V)
+        except BadRequest as error:
+            return error

@@ -21,7 +21,7 @@ from shardnet.codecs.rows import Codec
 from shardnet.errors import BadRequest
 from shardnet.models import Shard
 from shardnet.stage.extent import Kept
-from shardnet.stage.live_sessions import LiveSession
+from shardnet.stage.live_session import LiveSession
 from shardnet.stage.session_cache import keep_together
 from shardnet.transport.messages import Part, SessionStanding
 
@@ -86,7 +86,7 @@ class SentLog:
 
     def standing(self, session: LiveSession, waiting: Waiting) -> SessionStanding:
         """What is known here of a session."""
-        length, ids_from, ids = session.kv.length, 0, array("q")
+        length, ids_from, ids = session.safe_length, 0, array("q")
         if self._shard.has_embedding:
             ids = ids_that_came(session, waiting)
         if self._shard.has_head and self._shard.has_embedding:
@@ -98,8 +98,9 @@ class SentLog:
 
 
 def ids_that_came(session: LiveSession, waiting: Waiting) -> array[int]:
-    """To the ring's first stage, one behind the other from position 0 on, also those that wait."""
+    """To the ring's first stage, one behind the other from position 0 on, also those that wait; no guesses."""
     ids = session.came[:]
+    del ids[session.certain : session.kv.length]
     for position, rows in waiting.get(session.spec.session, ()):
         if position <= len(ids):
             ids.extend(rows.tolist()[len(ids) - position :])

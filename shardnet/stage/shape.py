@@ -71,6 +71,7 @@ class Shape:
                 f"{last_unit}: it has not all of them. Open a new stage of these units."
             )
         has_new_end, has_new_front = last_unit < shard.last_unit, first_unit > shard.first_unit
+        self._sessions.give_up_guesses()
         shard.trim(first_unit, last_unit)
         if has_new_end:
             self.sent_as = sent_as
@@ -102,6 +103,8 @@ class Shape:
                 f"A stage of units {other.shard.first_unit} to {other.shard.last_unit} cannot become part of one of "
                 f"units {shard.first_unit} to {shard.last_unit}: it does not follow. Join stages that are neighbours."
             )
+        for sessions in (self._sessions, other.sessions):
+            sessions.give_up_guesses()
         shard.join(other.shard)
         self.sent_as = other.sent_as
         self._kv.join(other.kv, kept_by(shard, self.sent_as))

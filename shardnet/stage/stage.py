@@ -8,7 +8,7 @@ Back-pressure: a stage has at most `MAX_BULK_HOPS` prompt chunks at its successo
 until one is taken it runs decode work only, and its own chunks wait, and so on back to the first stage, where they are
 ids. With one being computed and one waiting, a stage never runs dry while its predecessor is as fast as itself.
 
-Legend: T new tokens, H hidden size, V vocabulary, N sessions that sample in this step.
+Legend: T new tokens, H hidden size, V vocabulary, S tokens behind which one may be sampled in this step.
 """
 
 from __future__ import annotations
@@ -25,10 +25,12 @@ import torch
 from shardnet.codecs.rows import Codec
 from shardnet.errors import ClusterError
 from shardnet.models import Shard
+from shardnet.speculation.lineage import first_branch
 from shardnet.stage.cache import KVCache
 from shardnet.stage.command import Command, Result, WhenIdle
 from shardnet.stage.copies import Copies
 from shardnet.stage.followed import FollowedSessions
+from shardnet.stage.front import Front
 from shardnet.stage.grouping import ALL, Choice, Grouping
 from shardnet.stage.idle_time import IdleTime
 from shardnet.stage.inbox import Inbox, OnTaken, Packet, StepWork
@@ -51,7 +53,6 @@ class Stage:
 
     Args:
         sent_as: what its hidden states travel in. What comes says what it is in.
-        num_groups: of the ring's first stage: see `grouping`.
     """
 
     def __init__(
@@ -65,7 +66,6 @@ class Stage:
         num_threads: int,
         sent_as: Codec,
         pace: Pace = own_pace,
-        num_groups: int = 1,
     ) -> None:
         self.shard = shard
         self.kv = kv
@@ -76,9 +76,9 @@ class Stage:
         self._inbox = Inbox(chunk_tokens)
         self._num_groups = 1
         self._grouping: Grouping | None = None
-        self.regroup(num_groups)
-        self._sessions = LiveSessions(kv)
+        self._sessions = LiveSessions(kv, is_first=shard.has_embedding)
         self.is_in_step = self._sessions.is_in_step
+        self._front = Front(self._sessions)
         self._idle = IdleTime(recorder)
         self._ready = threading.Condition()
         self._log = SentLog(shard)
@@ -187,8 +187,10 @@ class Stage:
             self._sessions.drop_held()
             self._idle.note_sessions(len(self._sessions))
 
-    def regroup(self, num_groups: int) -> None:
-        """Let so many groups go round. To be asked `between_steps`."""
+    def begin_ring(self, plan_version: int, num_groups: int) -> None:
+        """Go by no guess of an earlier ring, and let so many groups go round. To be asked `between_steps`."""
+        with self._ready:
+            self._sessions.begin_ring(first_branch(plan_version))
         if num_groups != self._num_groups:
             self._num_groups = num_groups
             self._grouping = Grouping(num_groups) if num_groups > 1 else None
@@ -335,12 +337,11 @@ class Stage:
         """The next step. None where nothing that waits can run now, or is to, for so many seconds at most."""
         with self._ready:
             group = self._choose_group()
-            allow_bulk = self._onward.has_room
-            taken = self._inbox.take(self._sessions.standing, allow_bulk=allow_bulk, most_decode=group.most)
-            step = None
-            if taken.work is not None:
-                step = Step(taken.work, self._sessions.begin_step(taken.work.parts))
-                self._note_group(taken.work)
+            taken = self._inbox.take(self._sessions.standing, allow_bulk=self._onward.has_room, most_decode=group.most)
+            work = self._front.work_of(taken)
+            self._has_news |= work is None and bool(taken.lines)  # what waits may be applied now
+            step = None if work is None else Step(work, self._sessions.begin_step(work.parts))
+            self._note_group(work)
             self._idle.note_waiting(step is None)
         for on_taken in taken.on_taken:  # they may go through the network: not under the lock
             on_taken()
@@ -354,13 +355,13 @@ class Stage:
             return ALL
         return self._grouping.choose(clock_ns() / 1e9, self._inbox.num_decode_parts, self._sessions.num_decoding)
 
-    def _note_group(self, work: StepWork) -> None:
+    def _note_group(self, work: StepWork | None) -> None:
         """This goes round now. The caller holds `_ready`."""
-        if self._grouping is not None:
+        if self._grouping is not None and work is not None:
             self._grouping.taken(clock_ns() / 1e9, [part.session for part in work.decode_parts])
 
     def _run(self, step: Step) -> torch.Tensor:
-        """Hidden states [sum T, H]; or logits [N, V], where this shard ends with the head."""
+        """Hidden states [sum T, H]; or logits [S, V], where this shard ends with the head."""
         step.start_ns = clock_ns()
         segments = step.segments(has_head=self.shard.has_head)
         inputs = inputs_of(self.shard, step.work.rows)
@@ -381,7 +382,7 @@ class Stage:
             self._onward.send_hidden(step, hidden)
         self._log.keep(step.work.parts, step.sessions, step.work.rows, hidden)
         with self._ready:
-            self._sessions.advance(step.work.parts, step.sessions)
+            self._sessions.advance(step.work.parts, step.sessions, step.wrong)
         num_tokens = sum(part.num_tokens for part in step.work.parts)
         self.recorder.compute(step.start_ns, step.end_ns, num_tokens=num_tokens, num_sessions=len(step.sessions))
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from shardnet.models import Segment
 from shardnet.models.scoring import ScoredTokens
 from shardnet.stage.inbox import StepWork
-from shardnet.stage.live_sessions import LiveSession
+from shardnet.stage.live_session import LiveSession
 from shardnet.stage.scoring import to_score
 
 
@@ -17,8 +17,10 @@ class Step:
 
     work: StepWork
     sessions: list[LiveSession]
-    samples: list[int] = field(default_factory=list)
-    """Indices of the parts that end where a token must be sampled."""
+    num_logits: list[int] = field(default_factory=list)
+    """Where the head is: of so many tokens at the end of each part there are logits."""
+    wrong: dict[int, int] = field(default_factory=dict)
+    """Where the head is: of a part, by its index, so many tokens at its end were guessed wrong."""
     scored: list[tuple[int, ScoredTokens]] = field(default_factory=list)
     """Indices of the parts that are scored here, and what is found of them."""
     start_ns: int = 0
@@ -29,10 +31,11 @@ class Step:
         segments = []
         for index, (part, session) in enumerate(zip(self.work.parts, self.sessions, strict=True)):
             scored = to_score(session.spec, part) if has_head else None
-            is_sampled = scored is None and part.end >= session.sample_from
+            num_logits = 0
             if scored is not None:
                 self.scored.append((index, scored))
-            elif is_sampled:
-                self.samples.append(index)
-            segments.append(Segment(session.kv, part.num_tokens, is_sampled, scored))
+            elif session.sampler is not None:
+                num_logits = min(max(part.end - session.sample_from + 1, 0), part.num_tokens)
+            self.num_logits.append(num_logits)
+            segments.append(Segment(session.kv, part.num_tokens, num_logits, scored))
         return segments

@@ -53,7 +53,6 @@ from shardnet.timeline.recorder import Totals
 from shardnet.transport.listener_messages import Listener
 from shardnet.transport.sharing_messages import Shares
 
-TAG_BYTES = 8
 MAX_BULK_HOPS = 2
 """Prompt chunks that may wait at the next stage: one to keep it busy, one on its way."""
 
@@ -105,8 +104,7 @@ class Hop(NamedTuple):
     """Index of the receiving stage in the ring."""
     parts: tuple[Part, ...]
     payload: torch.Tensor
-    """A row for each token [sum of num_tokens, W], as `codecs.rows` has them, or token ids [sum of num_tokens] for
-    stage 0."""
+    """A row for each token [sum of num_tokens, W], as `codecs.rows` has them; for stage 0 token ids."""
     sender: str
     sent_ns: int
     """The sender's `time.monotonic_ns()`."""
@@ -125,6 +123,8 @@ class SamplingOptions(NamedTuple):
     min_p: float = 0.0
     repetition_penalty: float = 1.0
     seed: int = 0
+    speculate: str = "off"
+    """How tokens are guessed: "off" or "lookup". Which are chosen does not depend on it."""
 
 
 class SessionSpec(NamedTuple):
@@ -147,12 +147,15 @@ class SessionSpec(NamedTuple):
     listener: Listener | None = None
     """Another member than the coordinator that has asked for it. Sent to the stage with the head alone."""
     targets: tuple[int, ...] = ()
-    """Of a text that is scored: the id behind each of its tokens. None is sampled then: these are told, with what is
-    found of them. Sent to the stage with the head alone."""
+    """Of a text that is scored: the id behind each token, told with what is found of it. Sent to the head's stage."""
     shares: Shares | None = None
     """Another session with which it begins."""
     stays: bool = False
     """What a stage has of it stays when it is closed, for others that begin alike, until somebody needs the memory."""
+    guess_key: bytes = b""
+    """Of the tags of guesses. Sent to the first stage and to the one with the head alone; none are made without."""
+    guess_from: int = 0
+    """So many tokens the stages of its ring have: fewer are no ground for guesses at the first one."""
 
     def finish_reason(self, index: int, token_id: int) -> str:
         """Why the answer ends with the token of that index; '' where it goes on."""
@@ -185,6 +188,8 @@ class Wanted(NamedTuple):
     session: int
     position: int
     """So many tokens the next stage has."""
+    num_known: int = 0
+    """So many some stage has, or whoever knows most of the answer."""
 
 
 class Owner(NamedTuple):
@@ -242,6 +247,8 @@ class OwnedSession(NamedTuple):
     """The last of these is the answer's last."""
     num_scores: int
     """Among so many each of them was drawn; 0 where none was."""
+    branch: int = 0
+    """Of which its tokens are; guesses are not among them: see `speculation.lineage`."""
 
 
 class Copied(NamedTuple):

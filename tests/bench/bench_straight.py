@@ -28,7 +28,7 @@ from tiny_text_model import save_text_model
 from shardnet.cluster.model import Model
 from shardnet.device.worker import Worker
 from shardnet.source.listening import Listening
-from shardnet.stage import onward
+from shardnet.stage.sampling import Scores
 from shardnet.transport.messages import Hop
 from shardnet.transport.source_messages import COORDINATOR
 
@@ -40,19 +40,19 @@ prompts_s: list[float] = []
 
 def note_moments() -> None:
     """When something is sampled, and when a prompt comes to the first stage."""
-    sample, bulk_hop = onward.sample_step, Worker.bulk_hop
+    draw, bulk_hop = Scores.draw, Worker.bulk_hop
 
     def noted(*args: Any) -> Any:
-        ids = sample(*args)
+        token_id = draw(*args)
         sampled_s.append(time.monotonic())
-        return ids
+        return token_id
 
     def came(worker: Worker, hop: Hop) -> Any:
         if hop.sender == COORDINATOR:
             prompts_s.append(time.monotonic())
         return bulk_hop(worker, hop)
 
-    onward.sample_step, Worker.bulk_hop = noted, came  # type: ignore[method-assign]
+    Scores.draw, Worker.bulk_hop = noted, came  # type: ignore[method-assign]
 
 
 def place(cluster: LastingInProcess, delay_s: float, *, is_beside: bool) -> None:

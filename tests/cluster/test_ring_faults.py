@@ -18,6 +18,7 @@ from processes import wait_until
 from shardnet.cluster.cluster import COORDINATOR
 from shardnet.errors import BadRequest, ClusterError
 from shardnet.models import Shard
+from shardnet.stage.sampling import Scores
 from shardnet.transport.messages import Hop, Part, RingId, SamplingOptions, SessionSpec
 
 
@@ -56,7 +57,7 @@ def test_a_message_that_is_lost_is_sent_again(
 def test_a_session_that_failed_is_told_although_the_message_is_lost(
     hasty: RingInProcess, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shardnet.stage.onward.sample_step", lambda samplers, logits: [BadRequest("no such token")])
+    monkeypatch.setattr(Scores, "draw", lambda *_: BadRequest("no such token"))
     with hasty.connect() as cluster, load(cluster, tiny) as model:
         hasty.network.drop("*", COORDINATOR, endpoint="session_failed", count=2)
         with pytest.raises(BadRequest, match="no such token"):

@@ -85,11 +85,11 @@ def test_a_chunk_in_mid_prompt_gives_no_logits(tmp_path_factory: pytest.TempPath
     tiny = tiny_model("llama", tmp_path_factory)
     shard = tiny.shard(0, tiny.num_units - 1)
     cache = KVCache(shard.kv_layout, shard.dtype)
-    segments = [Segment(cache.open(0, 8), 5, wants_logits=False), Segment(cache.open(1, 8), 4)]
+    segments = [Segment(cache.open(0, 8), 5, num_logits=0), Segment(cache.open(1, 8), 4)]
     logits = shard.forward(torch.cat([tiny.ids[:5], tiny.ids[:4]]), segments)
     assert logits.shape == (1, 97)
     assert (logits[0] - tiny.logits[3]).abs().max() < TOLERANCE
-    assert shard.forward(tiny.ids[:5], [Segment(cache.open(2, 8), 5, wants_logits=False)]).shape == (0, 97)
+    assert shard.forward(tiny.ids[:5], [Segment(cache.open(2, 8), 5, num_logits=0)]).shape == (0, 97)
 
 
 def test_what_is_scored_has_a_few_rows_of_logits_at_a_time(

@@ -128,7 +128,7 @@ def test_stop_strings() -> None:
 def test_numbers_of_numpy_travel_as_plain_ones() -> None:
     given: dict[str, Any] = {"temperature": np.float32(0.5), "top_k": np.int64(3), "top_p": 1, "seed": np.uint8(7)}
     options = sampling_of(GenerationOptions(**given))
-    assert options == (0.5, 3, 1.0, 0.0, 1.0, 7)
+    assert options == (0.5, 3, 1.0, 0.0, 1.0, 7, "off")
     assert b"numpy" not in pickle.dumps(options)
 
 

@@ -21,7 +21,7 @@ from shardnet.session.session import Session
 from shardnet.session.stream import Stream
 from shardnet.source.following import MOST_AHEAD, Following
 from shardnet.source.running_cluster import RunningCluster
-from shardnet.stage import onward
+from shardnet.stage.sampling import Scores
 from shardnet.transport import InProcessNetwork
 from shardnet.transport.listener_messages import StraightToken, digest
 from shardnet.transport.source_messages import COORDINATOR
@@ -72,12 +72,13 @@ def hold_behind(cluster: LastingInProcess, num_tokens: int) -> None:
 
 def sample_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     """From now on other tokens are sampled, as it may be in half precision where others take over."""
-    sample = onward.sample_step
+    draw = Scores.draw
 
     def otherwise(*args: Any) -> Any:
-        return [token if isinstance(token, Exception) else (token + 1) % 90 for token in sample(*args)]
+        token = draw(*args)
+        return token if isinstance(token, Exception) else (token + 1) % 90
 
-    monkeypatch.setattr(onward, "sample_step", otherwise)
+    monkeypatch.setattr(Scores, "draw", otherwise)
 
 
 def test_tokens_come_straight_also_where_the_coordinator_is_told_nothing(

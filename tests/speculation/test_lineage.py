@@ -24,8 +24,8 @@ from shardnet.speculation.lineage import (
     reach,
     sent_then,
 )
-from shardnet.speculation.tags import cut, tag, tags_of
-from shardnet.transport.messages import TAG_BYTES, Part, SessionStanding
+from shardnet.speculation.tags import TAG_BYTES, cut, tag, tags_of
+from shardnet.transport.messages import Part, SessionStanding
 
 PROMPT = (1, 0, 1)
 NUM_TOKENS = 14

@@ -201,7 +201,7 @@ def test_a_copy_that_is_told_more_keeps_its_tokens_and_its_random_numbers(tiny: 
     with stage_of(shard_of(tiny, *LAST), Road()) as stage:
         told = SessionSpec(1, 20, 3, 3, 9, (), SAMPLINGS[1], (5, 6, 7))
         live = stage._sessions.hold(told, Sampler(told, torch.float32))
-        live.kv.length = 4
+        live.kv.length = live.certain = 4
         assert live.sampler is not None
         live.sampler.wind(2, 10)
         generator = live.sampler._generator

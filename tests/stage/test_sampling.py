@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -9,10 +10,16 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from shardnet.errors import BadRequest
-from shardnet.stage.sampling import Sampler, sample_step
+from shardnet.stage.sampling import Sampler, Scores
 from shardnet.transport.messages import SamplingOptions, SessionSpec
 
 PROMPT = (3, 17, 42, 5, 17)
+
+
+def sample_step(samplers: Sequence[Sampler], logits: torch.Tensor) -> list[int | BadRequest]:
+    """The next token of each."""
+    scores = Scores(samplers, logits)
+    return [scores.draw(row) for row in range(len(samplers))]
 
 
 def sampler_of(dtype: torch.dtype = torch.float32, **options: Any) -> Sampler:

@@ -412,13 +412,13 @@ def test_a_step_counts_for_the_session_that_it_began_with() -> None:
     sessions = LiveSessions(kv)
     sessions.open(spec(1, 8), None)
     parts = [Part(1, 0, 4)]
-    sessions.advance(parts, sessions.begin_step(parts))
+    sessions.advance(parts, sessions.begin_step(parts), {})
     sessions.end_step()
     parts = [Part(1, 4, 2)]
     in_step = sessions.begin_step(parts)
     in_step[0].kept_from = 4
     sessions.open(spec(1, 8, send_from=1), None)
-    sessions.advance(parts, in_step)
+    sessions.advance(parts, in_step, {})
     [anew] = sessions.all()
     assert anew is not in_step[0] and (anew.kv.length, anew.kept_from) == (0, 0)
     sessions.end_step()

@@ -233,9 +233,8 @@ def test_a_step_takes_a_groups_share_or_all_that_waits(
     monkeypatch.setattr(shard, "forward", count_and_run)
     loop, kv = Loop(), KVCache(shard.kv_layout, shard.dtype, kept=kept_by(shard, CODEC))
     recorder = Recorder("here", 0)
-    with Stage(
-        shard, kv, recorder, loop, chunk_tokens=4, num_threads=1, sent_as=CODEC, num_groups=num_groups
-    ) as loop.stage:
+    with Stage(shard, kv, recorder, loop, chunk_tokens=4, num_threads=1, sent_as=CODEC) as loop.stage:
+        loop.stage.begin_ring(0, num_groups)
         for session in range(4):
             loop.stage.open_session(spec(session, 12))
             feed(loop.stage, session, PROMPT)

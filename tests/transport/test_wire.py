@@ -24,10 +24,11 @@ from shardnet.transport.wire.values import Undecodable, Unsendable
 from shardnet.transport.wire.writer import Writer
 
 INT_64 = st.integers(-(2**63), 2**63 - 1)
+FLOATS = st.floats(allow_nan=False)
 LEAVES = st.one_of(
     *(st.none(), st.booleans(), st.integers(-(2**120), 2**120), st.floats(allow_nan=False), st.text(), st.binary()),
-    *(st.builds(Part, INT_64, INT_64, INT_64), st.builds(SampledToken, INT_64, INT_64, INT_64, st.text())),
-    st.builds(SamplingOptions, st.floats(allow_nan=False), INT_64, *[st.floats(allow_nan=False)] * 3, INT_64),
+    *(st.builds(Part, *[INT_64] * 6, st.binary()), st.builds(SampledToken, INT_64, INT_64, INT_64, st.text())),
+    st.builds(SamplingOptions, FLOATS, INT_64, FLOATS, FLOATS, FLOATS, INT_64, st.text()),
 )
 VALUES = st.recursive(
     LEAVES,
