@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -155,6 +157,18 @@ def test_no_weights_are_written_and_one_folder_serves_all_dtypes(tmp_path: Path)
     assert wide.tensors["model.layers.0.self_attn.k_proj.weight"].dtype == "Q4_1/heads=2"
     whole = [load_shard(files.config, files.tensors_of(0, 3), 0, 3, files.dtype) for files in (wide, narrow)]
     assert whole[0].bytes_read == whole[1].bytes_read == sum(place.num_bytes for place in wide.tensors.values())
+
+
+def test_a_glance_at_a_prepared_file_needs_no_torch(tmp_path: Path) -> None:
+    """What it rules out is to be said at once."""
+    path = write_gguf(tmp_path / "tiny.gguf")
+    open_model(str(path), "float32", cache_dir=tmp_path)
+    looking = (
+        "import sys; from pathlib import Path; from shardnet.loader import glance_at; path, cache = sys.argv[1:]; "
+    )
+    looking += "glance_at(path, 'float32', cache_dir=Path(cache)); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", looking, str(path), str(tmp_path)], stdout=subprocess.PIPE, check=True)
+    assert done.stdout == b"False\n"
 
 
 def test_a_quantised_tensor_of_one_dimension(tmp_path: Path) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shardnet.errors import DamagedCheckpoint, UnsupportedModel
 from shardnet.foreign.libraries import read_by_others
 from shardnet.loader.gguf.header import GgufHeader
-from shardnet.models import Skeleton
 from shardnet.models.facts import FACTS
+
+if TYPE_CHECKING:
+    from shardnet.models import Skeleton
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Of the tensors that a model wants, by their names."""
