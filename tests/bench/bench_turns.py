@@ -58,7 +58,7 @@ def measure(model: Any, options: argparse.Namespace) -> dict[str, list[float]]:
         found = {"new": first_token_s(model, turn)}
         for name, is_hemmed_in in (("second", False), ("copied", True)):
             chat = first_turn(model, options.tokens, ids, is_hemmed_in=is_hemmed_in)
-            found[name] = first_token_s(model, chat + turn, options.tokens - 1)
+            found[name] = first_token_s(model, chat + turn, len(chat) - 1)
         whole = [ids.randrange(1000, 20_000) for _ in range(options.tokens + options.new)]
         found["whole"] = first_token_s(model, whole)
         if number:  # the first round warms up
@@ -79,7 +79,7 @@ def main() -> None:
     options = parser.parse_args()
     with (
         Cluster.local(options.devices, threads_per_device=1) as cluster,
-        cluster.load(options.model, dtype=options.dtype) as model,
+        load(cluster, options) as model,
     ):
         seconds = measure(model, options)
     ratios = {
