@@ -7,9 +7,10 @@ import torch
 from shardnet.quantised.kernels.int4pack import Int4Pack
 from shardnet.quantised.kernels.int8pack import Int8Pack, Int8Rows
 from shardnet.quantised.kernels.kernel import Kernel, Shape
+from shardnet.quantised.kernels.native import InC
 from shardnet.quantised.kernels.plain import Plain
 
-KERNELS: tuple[Kernel, ...] = (Int4Pack(), Int8Pack(), Int8Rows(), Plain())
+KERNELS: tuple[Kernel, ...] = (InC(), Int4Pack(), Int8Pack(), Int8Rows(), Plain())
 
 
 def kernel_for(shape: Shape, dtype: torch.dtype, device: torch.device, *, is_looked_up: bool = False) -> Kernel | None:
