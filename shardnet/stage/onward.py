@@ -96,7 +96,7 @@ class Onward:
         Args:
             hidden: rows [T, W] as they travel.
         """
-        due = _due(step, self._behind)
+        due = _due(step)
         num_bulk_rows = sum(part.num_tokens for part in step.work.bulk_parts)
         first_bulk_row = len(hidden) - num_bulk_rows
         urgent = [piece for piece in due if piece.first_row < first_bulk_row]
@@ -217,17 +217,13 @@ class Onward:
         self._outlet.bulk_hop(parts, rows, self._window.taken)
 
 
-def _due(step: Step, behind: dict[int, None]) -> list[Piece]:
-    """What of a step's results goes on now: all that comes next at the next stage. What does not, as it lacks earlier
-    tokens, it is sent with these.
-    """
+def _due(step: Step) -> list[Piece]:
+    """What of a step's results goes on now: all that comes next at the next stage."""
     due: list[Piece] = []
     first_row = 0
     for part, session in zip(step.work.parts, step.sessions, strict=True):
         num_there = session.next_sent - part.position
-        if num_there < 0:
-            behind[part.session] = None
-        elif num_there < part.num_tokens:
+        if 0 <= num_there < part.num_tokens:
             piece = Piece(part, first_row)
             due.append(piece.cut(num_there)[1] if num_there else piece)
             session.sent(part)
