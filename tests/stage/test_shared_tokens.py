@@ -26,7 +26,7 @@ class Books:
     def __init__(self, *, is_first: bool) -> None:
         self.is_first = is_first
         self.kv = KVCache(BLOCKS, torch.float32, kept=KEPT)
-        self.sessions = LiveSessions(self.kv)
+        self.sessions = LiveSessions(self.kv, is_first=is_first)
 
     def open(self, number: int, num_prompt: int, shares: Shares | None = None) -> int:
         return self.sessions.open(asked(number, num_prompt, shares), None, is_first=self.is_first)
@@ -47,7 +47,8 @@ class Books:
         session.kv.keep(first, rows[0])
         if self.is_first:
             session.came[first:] = array("q", ids)
-        self.sessions.advance(parts, [session])
+        self.sessions.advance(parts, [session], {})
+        session.certain = session.kv.length  # as the parts say that come next
         self.sessions.end_step()
 
     def ids_of(self, number: int) -> tuple[int, ...]:
