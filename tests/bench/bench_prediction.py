@@ -23,6 +23,8 @@ from dataclasses import dataclass
 from itertools import combinations, pairwise, permutations
 from pathlib import Path
 
+import torch
+
 from shardnet import Cluster
 from shardnet.cluster import survey
 from shardnet.cluster.model import Model
@@ -33,6 +35,7 @@ from shardnet.simulator.script import Road, ScriptDevice
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from testbed.bed import Bed, enter_own_network, in_own_network, why_not
+from whole_embedded import save_whole_embedded
 
 REPORTS = Path(__file__).parents[2] / "docs" / "benchmarks"
 METHODS = ("auto", "solo", "even", "memory", "edgeshard", "lingualinked", "spread")
@@ -195,9 +198,7 @@ def cut_model(folder: Path) -> Path:
     """The first blocks of SmolLM2-135M-Instruct as a model of their own: the same units, and laps that are shorter."""
     from safetensors.torch import load_file, save_file
 
-    from shardnet.loader import open_model
-
-    whole = open_model("smollm2-135m-instruct", "bfloat16").folder
+    whole = save_whole_embedded(folder.with_name("whole"), torch.bfloat16)
     shutil.copytree(whole, folder, ignore=shutil.ignore_patterns("*.safetensors*"))
     config = json.loads((whole / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": NUM_BLOCKS}))

@@ -17,6 +17,7 @@ import platform
 import socket
 import statistics
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,10 @@ from session_rates import rate_of_several
 import shardnet
 from shardnet.cluster.model import Model
 from shardnet.loader import open_model
+from shardnet.loader.sources import EMBEDDED_NAME
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from whole_embedded import save_whole_embedded
 
 TURNS = 4
 """How often both sides decode in one round."""
@@ -86,11 +91,12 @@ def measure_speed(options: argparse.Namespace) -> list[Row]:
     decode, decode_alone, eight, prefill, prefill_alone = ([] for _ in range(5))  # type: list[float]
     hops, bare, packed = ([] for _ in range(3))  # type: list[float]
     with (
-        Baseline(str(files.folder), options.dtype, options.threads) as rival,
+        tempfile.TemporaryDirectory() as folder,
+        Baseline(whole_folder(options, files.folder, Path(folder)), options.dtype, options.threads) as rival,
         BareRpc(free_port()) as stock,
         shardnet.Cluster.local(options.devices, threads_per_device=options.threads) as cluster,
     ):
-        model = cluster.load(options.model, dtype=options.dtype, record_spans=True)
+        model = cluster.load(options.model, weights=options.dtype, record_spans=True)
         model.eos_ids = ()  # every run makes the same number of tokens
         stage_bytes = sum(report.weight_bytes for report in model.report()) // options.devices
         for _ in range(rounds + 1):
@@ -127,6 +133,13 @@ def measure_speed(options: argparse.Namespace) -> list[Row]:
             added_ms <= 0.25,
         ),
     ]
+
+
+def whole_folder(options: argparse.Namespace, folder: Path, made: Path) -> str:
+    """The model as `transformers` loads it: floats in a folder."""
+    if options.model == EMBEDDED_NAME:
+        folder = save_whole_embedded(made, getattr(torch, options.dtype))
+    return str(folder)
 
 
 def hop_s(model: Model) -> float:
@@ -195,7 +208,7 @@ def measure_sessions(options: argparse.Namespace) -> list[Row]:
     num_sessions = 60 if options.quick else 500
     rows = []
     with shardnet.Cluster.local(options.devices, threads_per_device=options.threads) as cluster:
-        model = cluster.load(options.model, dtype=options.dtype)
+        model = cluster.load(options.model, weights=options.dtype)
 
         def state() -> tuple[list[int], list[int], int]:
             described = cluster.describe()

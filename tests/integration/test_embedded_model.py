@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
+from whole_embedded import whole_embedded
 
 import shardnet
 from shardnet.loader import open_model
@@ -24,7 +25,7 @@ STORY = "Once upon a time, in a village between two rivers, there lived a clockm
 @pytest.fixture(scope="module")
 def whole() -> Any:
     """The embedded model in one process, by `transformers`."""
-    return AutoModelForCausalLM.from_pretrained(open_model(EMBEDDED, "float32").folder, dtype=torch.float32)
+    return whole_embedded(torch.float32)
 
 
 @pytest.fixture(scope="module")
