@@ -76,6 +76,14 @@ class ModelProfile:
     """The longest context that the model was made for."""
     vocabulary: int = 0
     """Number of token ids."""
+    few_bits: str = ""
+    """How weights are held that are not floats in `dtype`: int4, int8, w8a8, or auto, as their file has them."""
+
+    @property
+    def numbers(self) -> str:
+        """What it is held and computed in, in words."""
+        held = "weights as in the file, " if self.few_bits == "auto" else f"weights {self.few_bits}, "
+        return f"{held if self.few_bits else ''}{self.dtype}"
 
     @property
     def num_units(self) -> int:

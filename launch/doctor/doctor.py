@@ -19,7 +19,7 @@ from shardnet.launch.doctor.network import dial_neighbours, find_address, find_c
 from shardnet.launch.doctor.packages import find_light_set, find_package, find_transformers
 from shardnet.launch.doctor.phone import find_on_phone
 from shardnet.launch.doctor.phone_readings import is_proot, read_phone
-from shardnet.launch.doctor.working import find_rpc, find_threads
+from shardnet.launch.doctor.working import find_kernels, find_rpc, find_threads
 from shardnet.process.cache_folder import cache_folder
 from shardnet.process.lasting import default_folder
 from shardnet.profiling.cores import usable_cores
@@ -52,7 +52,7 @@ def examine(show: Show) -> Iterator[Finding]:
         yield from find_on_phone(read_phone())
     if all(package.ok for package in packages):
         yield from find_models()
-        for find in (find_rpc, find_threads):
+        for find in (find_rpc, find_kernels, find_threads):
             with show() as progress:
                 finding = find(progress)
             yield finding

@@ -13,6 +13,7 @@ from shardnet.progress import Progress
 
 CALL_S = 10.0
 DEVICE = "device"
+TRIED_SIZE = 256
 _OTHER_TORCH = (
     "torch must be a build with distributed RPC (TensorPipe): the wheels for Linux are, and Termux's package is since "
     "the end of 2025: pkg upgrade python-torch. Where it is not, set up Debian under proot: sh setup.sh --debian."
@@ -52,6 +53,29 @@ def _tried(progress: Progress) -> tuple[float, float]:
         start_s = time.perf_counter()
         here.call(DEVICE, "describe", timeout_s=CALL_S).result()
         return join_s, time.perf_counter() - start_s
+
+
+def find_kernels(progress: Progress) -> Finding:
+    """What multiplies with weights of few bits here."""
+    progress("trying the products of few bits", 0.0, 1.0)
+    with importing():
+        import torch
+
+        from shardnet.models.kv import ON_CPU
+        from shardnet.quantised.kernels.choosing import kernel_for
+        from shardnet.quantised.kernels.kernel import Shape
+        from shardnet.quantised.kernels.native import native
+        from shardnet.quantised.native.compiling import WhyNot
+        from shardnet.quantised.schemes import BYTES, NIBBLES
+
+    found = {}
+    for form in (NIBBLES, BYTES):
+        kernel = kernel_for(Shape(form, TRIED_SIZE, TRIED_SIZE), torch.bfloat16, ON_CPU)
+        found[f"{form.bits} bits"] = "floats" if kernel is None else kernel.name
+    own = native()
+    ways = ", ".join(f"{bits}: {kernel}" for bits, kernel in found.items())
+    about = own.reason if isinstance(own, WhyNot) else f"Compiled for {own.way}."
+    return Finding("few_bits", True, f"{ways}. {about}", found | {"native": about})
 
 
 def find_threads(progress: Progress) -> Finding:

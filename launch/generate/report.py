@@ -68,13 +68,17 @@ def _rate_together(num_tokens: int, wall_s: float) -> float | None:
     return num_tokens / wall_s if num_tokens >= LEAST_TOKENS_OF_A_RATE else None
 
 
-def stage_table(stages: Sequence[StageReport], dtype: str, width: int) -> RenderableType:
-    """What each stage holds, what its process took at most, and what it did with its time: a row, or narrow lines."""
-    return _stage_rows(stages, dtype) if width >= LEAST_TABLE_WIDTH else _stage_lines(stages, dtype)
+def stage_table(stages: Sequence[StageReport], numbers: str, width: int) -> RenderableType:
+    """What each stage holds, what its process took at most, and what it did with its time: a row, or narrow lines.
+
+    Args:
+        numbers: what the model is held and computed in.
+    """
+    return _stage_rows(stages, numbers) if width >= LEAST_TABLE_WIDTH else _stage_lines(stages, numbers)
 
 
-def _stage_lines(stages: Sequence[StageReport], dtype: str) -> RenderableType:
-    lines = [f"Stages ({dtype})"]
+def _stage_lines(stages: Sequence[StageReport], numbers: str) -> RenderableType:
+    lines = [f"Stages ({numbers})"]
     for stage in stages:
         lines += [
             f"{stage.device}: units {stage.first_unit}-{stage.last_unit}",
@@ -87,8 +91,8 @@ def _stage_lines(stages: Sequence[StageReport], dtype: str) -> RenderableType:
     return Text("\n".join(lines))
 
 
-def _stage_rows(stages: Sequence[StageReport], dtype: str) -> RenderableType:
-    table = Table(title=f"Stages ({dtype})", title_justify="left")
+def _stage_rows(stages: Sequence[StageReport], numbers: str) -> RenderableType:
+    table = Table(title=f"Stages ({numbers})", title_justify="left")
     table.add_column("device")
     are_others = any(stage.sent_as for stage in stages)
     for heading in ("units", "weights", "peak memory", "compute", "wire", "idle", *(["sends"] if are_others else [])):

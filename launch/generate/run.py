@@ -57,6 +57,7 @@ def run(options: GenerateOptions, tokenizer: Any = None) -> None:
     about = {
         "model": model.profile.name,
         "dtype": model.profile.dtype,
+        "weights": model.profile.few_bits or model.profile.dtype,
         "seed": options.generation.seed,
         "plan_version": plan.version,
         "predicted_lap_s": plan.lap_s,
@@ -70,7 +71,7 @@ def run(options: GenerateOptions, tokenizer: Any = None) -> None:
     console = stderr_console()
     if options.output.stats:
         console.print()
-        console.print(stage_table(stages, model.profile.dtype, console.width))
+        console.print(stage_table(stages, model.profile.numbers, console.width))
         console.print(speed_line(done.generations, done.wall_s))
         if plan.lap_s is not None and plan.measured_lap_s is not None:
             console.print(f"A token took {plan.measured_lap_s * 1e3:.1f} ms; predicted {plan.lap_s * 1e3:.1f} ms.")

@@ -25,7 +25,7 @@ from shardnet.models.skeleton import build_skeleton
 from shardnet.plan import ModelProfile
 from shardnet.process.cache_folder import cache_folder
 from shardnet.progress import Progress
-from shardnet.quantised.schemes import AUTO, settled
+from shardnet.quantised.schemes import AUTO, bits_of, settled
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tokenizer_config.json")
 TRIAL_TEXT = "Once"
@@ -118,14 +118,16 @@ def open_model(
     name = Path(model).name.removesuffix(".gguf")
     tensors = match_names(skeleton, copy.tensors)
     stored_as = partial(_format_of, tensors)
+    like_weights = nearest_scheme(skeleton, weights, stored_as)
+    profile = profile_skeleton(skeleton, dtype, name, weights, stored_as)
     return ModelFiles(
         name=name,
         folder=folder,
         dtype=dtype,
         weights=weights,
-        like_weights=nearest_scheme(skeleton, weights, stored_as),
+        like_weights=like_weights,
         config=config,
-        profile=profile_skeleton(skeleton, dtype, name, weights, stored_as),
+        profile=replace(profile, few_bits=weights if bits_of(like_weights) else ""),
         eos_ids=read_eos_ids(folder, config),
         tensors=tensors,
         names_by_unit=tuple(
