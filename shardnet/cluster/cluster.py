@@ -376,11 +376,14 @@ class Cluster:
         if device in self._watch.gone:
             return
         # The others may take 2 s to hear of it, and the watch must notice the next death meanwhile.
-        eviction = threading.Thread(target=self._strike_off, args=(device,), name="shardnet-evict", daemon=True)
+        lost = device, self._transport.number_of(device)
+        eviction = threading.Thread(target=self._strike_off, args=lost, name="shardnet-evict", daemon=True)
         self._evictions = [*(each for each in self._evictions if each.is_alive()), eviction]
         eviction.start()
 
-    def _strike_off(self, device: str) -> None:
+    def _strike_off(self, device: str, number: int | None) -> None:
+        if self._transport.number_of(device) != number:
+            return  # another one has come under its name
         with suppress(ClusterError):  # the door is gone, too: the device is off our own list all the same
             self._transport.evict(device)
 

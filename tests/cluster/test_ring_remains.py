@@ -56,7 +56,8 @@ def test_a_closed_session_frees_its_kv_cache_while_the_stage_idles(
 ) -> None:
     """Once, a waiting stage held its last step, and with it the KV caches of sessions that were closed: the next
     session was given room that was not free."""
-    with ring.connect() as cluster, load(cluster, tiny) as model:
+    alone = {"dtype": "float32", "split": SPLIT, "share_prefixes": False}
+    with ring.connect() as cluster, cluster.load(tiny, **alone) as model:
         stream = model.stream(PROMPT, max_new_tokens=4)
         next(stream)
         caches = [

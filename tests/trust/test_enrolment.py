@@ -673,7 +673,7 @@ def test_the_same_words_have_another_tag_each_time() -> None:
 
 def test_a_whole_enrolment_over_sockets(gate: Gate, dial: Dial, tmp_path: Path, name: str) -> None:
     """As a gate does it, with asyncio on loopback: by code, then a link under the new name."""
-    code = gate.invite().code
+    code = gate.invitations.invite(time.time()).code
     assert code is not None
     links: list[object] = []
 
