@@ -371,12 +371,12 @@ class Cluster:
         self.on_suspected(device, why)
 
     def _on_lost(self, device: str, why: str) -> None:
+        lost = device, self._transport.number_of(device)  # before anybody hears of it, and another one may come
         for deployment in self._deployments:
             deployment.lose(device, why)
         if device in self._watch.gone:
             return
         # The others may take 2 s to hear of it, and the watch must notice the next death meanwhile.
-        lost = device, self._transport.number_of(device)
         eviction = threading.Thread(target=self._strike_off, args=lost, name="shardnet-evict", daemon=True)
         self._evictions = [*(each for each in self._evictions if each.is_alive()), eviction]
         eviction.start()
