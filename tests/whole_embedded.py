@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from shardnet.loader.sources import find_embedded
+from shardnet.loader import open_model
+from shardnet.loader.sources import EMBEDDED_NAME, find_embedded
 
 
 def whole_embedded(dtype: torch.dtype) -> Any:
@@ -19,13 +21,12 @@ def whole_embedded(dtype: torch.dtype) -> Any:
 
 
 def save_whole_embedded(folder: Path, dtype: torch.dtype) -> Path:
-    """A folder in Hugging Face layout, with floats; returns it."""
-    from transformers import AutoTokenizer
+    """A folder in Hugging Face layout, with floats; returns it. `save_pretrained` refuses what came from a .gguf."""
+    from safetensors.torch import save_file
 
-    path = find_embedded()
-    model = whole_embedded(dtype)
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
-    model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name).save_pretrained(folder)
+    prepared = open_model(EMBEDDED_NAME, str(dtype).removeprefix("torch.")).folder
+    shutil.copytree(prepared, folder, ignore=shutil.ignore_patterns("*.safetensors", "gguf.json"))
+    weights = whole_embedded(dtype).state_dict()
+    del weights["lm_head.weight"]  # the embedding
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
