@@ -13,21 +13,11 @@ from typing import NamedTuple
 
 from bare_ring import BareRing, Request
 from fault_schedules import FaultSchedule, anywhere, put_into_force
+from loss_schedules import NUM_APPLIED, REQUESTS
 from processes import wait_until
-
-from shardnet.transport.messages import SamplingOptions
 
 SPEED = 200.0
 ENDPOINTS = ("copy_sessions", "hop", "bulk_hop", "tokens", "copy_sessions")
-NUM_TOKENS = 8
-REQUESTS = [
-    Request([5, 6, 7, 8, 9], NUM_TOKENS),
-    Request([7 + 3 * number for number in range(60)], NUM_TOKENS),
-    Request([40, 41], NUM_TOKENS, SamplingOptions(temperature=0.9, top_k=40, repetition_penalty=1.3, seed=5)),
-    Request([100 + number for number in range(13)], NUM_TOKENS, SamplingOptions(temperature=1.1, top_p=0.9, seed=6)),
-]
-NUM_APPLIED = sum(len(request.prompt) + NUM_TOKENS - 1 for request in REQUESTS)
-"""Tokens that go through a stage."""
 SPANS = ((0, 0), (1, 1), (2, 2), (0, 1), (1, 2), (0, 2))
 
 

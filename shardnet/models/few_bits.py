@@ -85,8 +85,7 @@ def hold_in_few_bits(
             form_in = partial(form_of, scheme, is_table=places[0].is_table)
             forms = [form_in(stored(place.source.name)) for place in places]
             groups = [places] if len(set(forms)) == 1 else [[place] for place in places]
-            for group in groups:
-                form = form_in(stored(group[0].source.name))
+            for group, form in zip(groups, forms, strict=False):
                 packing = None if form is None else _pack(modules, group, form, dtype, device)
                 if packing is not None:
                     packings[unit].append(packing)

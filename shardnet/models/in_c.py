@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from shardnet.models.blocks import Block, RMSNorm, ShiftedNorm
 from shardnet.models.recipes import ACTIVATIONS
 from shardnet.quantised.kernels.native import InC, native, packed
-from shardnet.quantised.linear import one_matrix
+from shardnet.quantised.linear import bias_of, one_matrix
 from shardnet.quantised.native.block import ACTIVATIONS as NUMBERS
 from shardnet.quantised.native.block import NativeBlock, Norm
 from shardnet.quantised.native.packing import Packed
@@ -39,7 +38,8 @@ def native_block(block: Block) -> NativeBlock | None:
     if has_more or before is None or behind is None or activation is None:
         return None
     num_turned = attention.num_heads + attention.num_kv_heads if attention.use_rope else 0
-    biases = (_bias(each) for each in linears)
+    found = [bias_of(each) for each in linears]
+    biases = (None if bias is None else bias.float() for bias in found)
     return NativeBlock(
         own, qkv, out, gate_up, down, before, behind, attention.head_dim, num_turned, activation, *biases
     )
@@ -65,9 +65,3 @@ def _activation(function: object) -> int | None:
         if ACTIVATIONS.get(name) is function:
             return number
     return None
-
-
-def _bias(linears: Sequence[nn.Module]) -> Tensor | None:
-    biases = [linear.bias.detach() for linear in linears if isinstance(linear.bias, Tensor)]
-    assert len(biases) in (0, len(linears)), "some of the layers with the same input have a bias, and others have none"
-    return torch.cat(biases).float() if biases else None

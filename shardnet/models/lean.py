@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ from shardnet.models.blocks import Block, RMSNorm
 from shardnet.models.in_c import native_block
 from shardnet.models.products import Projection, projection_of
 from shardnet.models.rotary import Turn
-from shardnet.quantised.linear import one_matrix
+from shardnet.quantised.linear import Held, bias_of, one_matrix
 
 SIDE_BY_SIDE = (
     ("self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight"),
@@ -118,22 +119,16 @@ def _beside(modules: Sequence[nn.Module]) -> Callable[[Tensor], Tensor]:
     """What does the work of several linear layers with the same input."""
     held = one_matrix(modules)
     if held is not None:
-        return _with_bias(held.product, modules)
+        bias = bias_of(modules)
+        return held.product if bias is None else partial(_with_bias, held, bias)
     linears = [module for module in modules if type(module) is nn.Linear]
     if len(linears) < len(modules):
         return lambda rows: torch.cat([module(rows) for module in modules], -1)
-    biases = [linear.bias for linear in linears if linear.bias is not None]
-    bias = torch.cat([bias.detach() for bias in biases]) if len(biases) == len(linears) else None
-    return Projection(_lay_together([linear.weight for linear in linears]), bias)
+    return Projection(_lay_together([linear.weight for linear in linears]), bias_of(linears))
 
 
-def _with_bias(product: Callable[[Tensor], Tensor], layers: Sequence[nn.Module]) -> Callable[[Tensor], Tensor]:
-    biases = [layer.bias for layer in layers if isinstance(layer.bias, Tensor)]
-    if not biases:
-        return product
-    bias = torch.cat([bias.detach() for bias in biases])
-    assert len(biases) == len(layers), "some of the layers with the same input have a bias, and others have none"
-    return lambda rows: product(rows).add_(bias)
+def _with_bias(held: Held, bias: Tensor, rows: Tensor) -> Tensor:
+    return held.product(rows).add_(bias)
 
 
 def _lay_together(weights: Sequence[Tensor]) -> Tensor:

@@ -98,6 +98,13 @@ def held_in(modules: Mapping[str, nn.Module]) -> Iterator[tuple[str, Held]]:
                 yield name, part.held
 
 
+def bias_of(layers: Sequence[nn.Module]) -> Tensor | None:
+    """The biases of layers with the same input, one behind the other; None where they have none."""
+    biases = [layer.bias.detach() for layer in layers if isinstance(layer.bias, Tensor)]
+    assert len(biases) in (0, len(layers)), "some of the layers with the same input have a bias, and others have none"
+    return torch.cat(biases) if biases else None
+
+
 def one_matrix(modules: Sequence[nn.Module]) -> Held | None:
     """The matrix whose outputs these layers have, one behind the other and all of them; None where there is none."""
     layers = [module for module in modules if isinstance(module, HeldLinear)]

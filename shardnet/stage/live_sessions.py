@@ -67,16 +67,13 @@ class LiveSessions:
             live.spec.prompt_tokens <= live.kv.length < live.spec.capacity_tokens for live in self._open.values()
         )
 
-    def open(self, spec: SessionSpec, sampler: Sampler | None, *, is_first: bool = False) -> int:
+    def open(self, spec: SessionSpec, sampler: Sampler | None) -> int:
         """Reserve the session's memory. May be asked twice, and has no effect then.
 
         Returns how many of its tokens are there: see `sharing_messages`.
 
         One that is open, and of which what was sent is not kept from `send_from` on, or what was sampled not from
         `sample_from` on, begins anew. One that is held keeps its tokens.
-
-        Args:
-            is_first: the stage is the ring's first: it compares ids.
 
         Raises:
             KVMemorySpent: it does not fit beside those of the other sessions.
@@ -101,7 +98,7 @@ class LiveSessions:
         elif live is not None and live.is_held:
             self._open[spec.session] = begun_at(live, spec, sampler)
             return live.kv.length
-        kv, came = self._opened(spec, shares, is_first=is_first)
+        kv, came = self._opened(spec, shares)
         kept_from = 0 if sampler is None else spec.sample_from
         next_sent = max(spec.send_from, kv.length, kept_from)
         live = LiveSession(
@@ -121,11 +118,11 @@ class LiveSessions:
         self._open[spec.session] = live
         return kv.length
 
-    def _opened(self, spec: SessionSpec, shares: Shares | None, *, is_first: bool) -> tuple[SessionCache, array[int]]:
+    def _opened(self, spec: SessionSpec, shares: Shares | None) -> tuple[SessionCache, array[int]]:
         """The memory of a new session, and the ids of the tokens that it begins with. One at least is computed."""
         came, num_there = self._came_of(shares.session) if shares is not None else (array("q"), 0)
         num_tokens = 0 if shares is None else min(num_there, shares.most_tokens, spec.sample_from - 1)
-        if shares is not None and is_first:
+        if shares is not None and self.is_first:  # which compares ids
             num_tokens = min(num_tokens, num_alike(array("q", shares.ids), came))
         if shares is None or num_tokens < 1:
             return self._kv.open(spec.session, spec.capacity_tokens), array("q")

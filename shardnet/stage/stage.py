@@ -114,7 +114,7 @@ class Stage:
         with self._ready:
             self._raise_if_stopped()
             sampler = sampler_of(spec, self.shard, self.sent_as.name)
-            num_there = self._sessions.open(spec, sampler, is_first=self.shard.has_embedding)
+            num_there = self._sessions.open(spec, sampler)
             self._idle.note_sessions(len(self._sessions))
             return num_there
 

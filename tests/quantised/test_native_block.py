@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from native_products import compiled
 from torch import Tensor
 
 from shardnet.quantised.grouped import Grouped
 from shardnet.quantised.native.block import ACTIVATIONS, NativeBlock, Norm
-from shardnet.quantised.native.compiling import WhyNot
 from shardnet.quantised.native.packing import pack
-from shardnet.quantised.native.products import Native, build
+from shardnet.quantised.native.products import Native
 
 HIDDEN, INNER, HEADS, KV_HEADS, SIZE = 96, 160, 3, 1, 32
 EPS = 1e-5
@@ -21,10 +21,7 @@ EPS = 1e-5
 
 @pytest.fixture(scope="module")
 def native(tmp_path_factory: pytest.TempPathFactory) -> Native:
-    built = build(tmp_path_factory.mktemp("cache"))
-    if isinstance(built, WhyNot):
-        pytest.skip(built.reason)
-    return built
+    return compiled(tmp_path_factory)
 
 
 @pytest.fixture

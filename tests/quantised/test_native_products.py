@@ -8,22 +8,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from native_products import compiled
 from torch import Tensor
 
 from shardnet.quantised.grouped import Grouped
-from shardnet.quantised.native.compiling import WhyNot
 from shardnet.quantised.native.packing import Packed, fill, no_weight, pack, why_not
-from shardnet.quantised.native.products import Native, build
+from shardnet.quantised.native.products import Native
 
 FLOATING = [torch.float32, torch.bfloat16, torch.float16]
 
 
 @pytest.fixture(scope="module")
 def native(tmp_path_factory: pytest.TempPathFactory) -> Native:
-    built = build(tmp_path_factory.mktemp("cache"))
-    if isinstance(built, WhyNot):
-        pytest.skip(built.reason)
-    return built
+    return compiled(tmp_path_factory)
 
 
 @pytest.fixture

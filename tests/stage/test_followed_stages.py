@@ -13,7 +13,8 @@ from functools import partial
 import pytest
 import torch
 from bare_ring import BareRing, Request
-from follow_schedules import NUM_APPLIED, NUM_TOKENS, REQUESTS, SPANS, SPEED, play, schedule_of
+from follow_schedules import SPANS, SPEED, play, schedule_of
+from loss_schedules import NUM_APPLIED, NUM_TOKENS, REQUESTS
 from processes import wait_until
 
 from shardnet.device import following

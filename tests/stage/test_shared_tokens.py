@@ -29,7 +29,7 @@ class Books:
         self.sessions = LiveSessions(self.kv, is_first=is_first)
 
     def open(self, number: int, num_prompt: int, shares: Shares | None = None) -> int:
-        return self.sessions.open(asked(number, num_prompt, shares), None, is_first=self.is_first)
+        return self.sessions.open(asked(number, num_prompt, shares), None)
 
     def get(self, number: int) -> LiveSession:
         live = self.sessions.get(number)

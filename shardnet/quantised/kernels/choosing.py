@@ -20,8 +20,4 @@ def kernel_for(shape: Shape, dtype: torch.dtype, device: torch.device, *, is_loo
         is_looked_up: rows of it are asked for, as an embedding's are.
     """
     suiting = (kernel for kernel in KERNELS if kernel.suits(shape, dtype, device))
-    return next((kernel for kernel in suiting if not is_looked_up or _can_look_up(kernel, shape)), None)
-
-
-def _can_look_up(kernel: Kernel, shape: Shape) -> bool:
-    return not isinstance(kernel, Int4Pack) or kernel.can_look_up(shape)
+    return next((kernel for kernel in suiting if not is_looked_up or kernel.can_look_up(shape)), None)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from shardnet.quantised.grouped import Grouped
-from shardnet.quantised.kernels.kernel import Matrix, Memory, Shape
+from shardnet.quantised.kernels.kernel import TILE_ELEMENTS, Matrix, Memory, Shape
 
 GROUPS = (32, 64, 128, 256)
 MIDDLE = 8
@@ -25,7 +25,6 @@ BLOCK = 64
 """Outputs that lie side by side where the processor has AVX-512."""
 MANY_ROWS = 96
 """From so many on a tile is faster."""
-TILE_ELEMENTS = 1 << 18
 
 
 class Int4Pack:
@@ -54,7 +53,7 @@ class Int4Pack:
 
     def product(self, matrix: Matrix, rows: Tensor) -> Tensor:
         tensors = matrix.tensors
-        if len(rows) >= MANY_ROWS and matrix.shape.num_outputs % BLOCK == 0 and _is_in_blocks():
+        if len(rows) >= MANY_ROWS and self.can_look_up(matrix.shape):
             return _in_tiles(matrix, rows)
         outputs: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(
             rows, tensors["codes"], matrix.shape.form.group, tensors["scales_and_zeros"]

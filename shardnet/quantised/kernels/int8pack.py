@@ -11,14 +11,13 @@ import torch
 from torch import Tensor
 
 from shardnet.quantised.grouped import Grouped
-from shardnet.quantised.kernels.kernel import Matrix, Memory, Shape
+from shardnet.quantised.kernels.kernel import TILE_ELEMENTS, Matrix, Memory, Shape
 from shardnet.quantised.schemes import BYTES, BYTES_BY_BYTES
 
 MIDDLE = 128
 MOST = 127
 MANY_ROWS = 24
 """From so many on a tile that becomes floats is faster."""
-TILE_ELEMENTS = 1 << 18
 _TINY = torch.finfo(torch.float32).tiny
 
 
@@ -37,6 +36,9 @@ class _Bytes:
         rows = slice(first_row, first_row + len(grouped.codes))
         matrix.tensors["codes"][rows] = (grouped.codes.short() - MIDDLE).to(torch.int8)
         matrix.tensors["scales"][rows] = grouped.scales[:, 0]
+
+    def can_look_up(self, shape: Shape) -> bool:
+        return True
 
     def look_up(self, matrix: Matrix, indices: Tensor, dtype: torch.dtype) -> Tensor:
         codes, scales = matrix.tensors["codes"], matrix.tensors["scales"]

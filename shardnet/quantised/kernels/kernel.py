@@ -13,6 +13,9 @@ from torch import Tensor
 from shardnet.quantised.grouped import Grouped
 from shardnet.quantised.schemes import Form
 
+TILE_ELEMENTS = 1 << 18
+"""Numbers of a matrix that become floats at a time: as float32 1 MiB, half of a core's own cache."""
+
 
 class Shape(NamedTuple):
     """Of a matrix, and how it is held."""
@@ -68,6 +71,9 @@ class Kernel(Protocol):
 
     def product(self, matrix: Matrix, rows: Tensor) -> Tensor:
         """Rows [T, K] -> [T, N], in the dtype of the rows."""
+
+    def can_look_up(self, shape: Shape) -> bool:
+        """Whether rows of such a matrix can be had again."""
 
     def look_up(self, matrix: Matrix, indices: Tensor, dtype: torch.dtype) -> Tensor:
         """The matrix's own rows [T, K] of indices [T]."""

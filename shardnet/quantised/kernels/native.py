@@ -49,6 +49,9 @@ class InC:
         assert isinstance(own, Native)
         return own.product(rows if rows.stride(1) == 1 else rows.contiguous(), packed(matrix))
 
+    def can_look_up(self, shape: Shape) -> bool:
+        return True
+
     def look_up(self, matrix: Matrix, indices: Tensor, dtype: torch.dtype) -> Tensor:
         own = native()
         assert isinstance(own, Native)

@@ -9,11 +9,9 @@ import torch
 from torch import Tensor
 
 from shardnet.quantised.grouped import Grouped
-from shardnet.quantised.kernels.kernel import Matrix, Memory, Shape
+from shardnet.quantised.kernels.kernel import TILE_ELEMENTS, Matrix, Memory, Shape
 from shardnet.quantised.schemes import Form
 
-TILE_ELEMENTS = 1 << 18
-"""As float32 1 MiB: half of a core's own cache."""
 LEAST_ROWS = 16
 
 
@@ -47,6 +45,9 @@ class Plain:
             columns = outputs[:, first : first + step]
             columns.copy_(rows @ _floats(matrix.shape.form, tile).to(rows.dtype).t())
         return outputs
+
+    def can_look_up(self, shape: Shape) -> bool:
+        return True
 
     def look_up(self, matrix: Matrix, indices: Tensor, dtype: torch.dtype) -> Tensor:
         picked = {name: tensor.index_select(0, indices) for name, tensor in matrix.tensors.items()}
