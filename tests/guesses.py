@@ -59,3 +59,6 @@ class OracleGuesser:
     def guess(self, most: int) -> list[int]:
         self._guesses = self._oracle.guess(self._known, most)
         return self._guesses
+
+    def give_up(self) -> None:
+        self._guesses = []

@@ -5,8 +5,8 @@ Pure.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import takewhile
 
+from shardnet.speculation.ahead import Ahead
 from shardnet.speculation.lookup import LookUp
 
 WAYS = ("off", "lookup")
@@ -24,8 +24,7 @@ class Guesser:
 
     def __init__(self) -> None:
         self._index = LookUp()
-        self._guesses: list[int] = []
-        """The last ones."""
+        self._ahead = Ahead()
         self._width = FIRST
         self._rests = 0
         """So many times nothing is guessed."""
@@ -37,22 +36,30 @@ class Guesser:
         return len(self._index)
 
     def know(self, token_ids: Sequence[int]) -> None:
-        """These come next, and are no guesses: by them the last guesses are judged."""
-        num_guessed = len(self._guesses)
+        """These come next, and are no guesses: by them those in flight are judged."""
+        num_guessed = self._ahead.num_in_flight
+        num_right = self._ahead.know(token_ids)
         if num_guessed:
-            pairs = zip(self._guesses, token_ids)
-            self._judge(len(list(takewhile(_are_equal, pairs))), num_guessed)
-            self._guesses = []
+            self._judge(min(num_right, num_guessed), num_guessed)
         for token_id in token_ids:
             self._index.add(token_id)
+
+    def offer(self, position: int, before: int, ids: Sequence[int]) -> int:
+        """Guesses from elsewhere: see `Ahead.offer`."""
+        return self._ahead.offer(position, before, ids)
 
     def guess(self, most: int) -> list[int]:
         """What comes behind all that is known, up to `most` tokens; nothing where that does not seem to pay."""
         if self._rests:
             self._rests -= 1
             return []
-        self._guesses = self._index.guess(min(most, self._width))[0]
-        return self._guesses
+        most = min(most, self._width)
+        self.offer(self._ahead.end, self._ahead.digest, self._index.guess(most)[0])
+        return self._ahead.take(most)
+
+    def give_up(self) -> None:
+        """There are no guesses any more, neither here nor in flight."""
+        self._ahead.give_up()
 
     def _judge(self, num_right: int, num_guessed: int) -> None:
         if num_right == 0:
@@ -61,7 +68,3 @@ class Guesser:
         else:
             self._next_rests = 1
             self._width = min(2 * self._width, MOST) if num_right == num_guessed else max(num_right + 1, FIRST // 2)
-
-
-def _are_equal(pair: tuple[int, int]) -> bool:
-    return pair[0] == pair[1]

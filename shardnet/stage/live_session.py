@@ -73,6 +73,8 @@ class LiveSession:
 
     def give_up_guesses(self) -> None:
         """Have no token that is a guess."""
+        if self.guesser is not None:
+            self.guesser.give_up()
         safe, length = self.safe_length, self.kv.length
         if safe == length:
             return
