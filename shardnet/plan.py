@@ -78,12 +78,15 @@ class ModelProfile:
     """Number of token ids."""
     few_bits: str = ""
     """How weights are held that are not floats in `dtype`: int4, int8, w8a8, or auto, as their file has them."""
+    kv_dtype: str = "auto"
+    """What keys and values are kept in; auto: in `dtype`."""
 
     @property
     def numbers(self) -> str:
         """What it is held and computed in, in words."""
         held = "weights as in the file, " if self.few_bits == "auto" else f"weights {self.few_bits}, "
-        return f"{held if self.few_bits else ''}{self.dtype}"
+        kept = "" if self.kv_dtype == "auto" else f", keys and values {self.kv_dtype}"
+        return f"{held if self.few_bits else ''}{self.dtype}{kept}"
 
     @property
     def num_units(self) -> int:

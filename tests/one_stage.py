@@ -80,7 +80,7 @@ def shard_of(folder: Path, first_unit: int, last_unit: int) -> Shard:
 def stage_of(
     shard: Shard, road: Road, *, budget: MemoryBudget | None = None, codec: str = "float32"
 ) -> Iterator[Stage]:
-    kv = KVCache(shard.kv_layout, shard.dtype, budget, kept_by(shard, codec_named(codec)))
+    kv = KVCache(shard.kv_layout, shard.kv_row_dtype, budget, kept_by(shard, codec_named(codec)))
     recorder = Recorder("here", 0)
     with Stage(
         shard, kv, recorder, road, chunk_tokens=CHUNK_TOKENS, num_threads=1, sent_as=codec_named(codec)

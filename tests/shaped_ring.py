@@ -72,7 +72,7 @@ class Member:
 
     def __init__(self, ring: ShapedRing, shard: Shard, codec: Codec) -> None:
         self._ring = ring
-        kv = KVCache(shard.kv_layout, shard.dtype, ring.budget, kept_by(shard, codec))
+        kv = KVCache(shard.kv_layout, shard.kv_row_dtype, ring.budget, kept_by(shard, codec))
         recorder = Recorder("here", 0)
         self.stage = Stage(shard, kv, recorder, self, chunk_tokens=CHUNK_TOKENS, num_threads=1, sent_as=codec)
 
@@ -101,6 +101,7 @@ class ShapedRing:
 
     Args:
         codec_of: in what a stage with that last unit sends, when it is made or enters a ring.
+        kv_dtype: in what keys and values are kept.
     """
 
     def __init__(
@@ -109,8 +110,10 @@ class ShapedRing:
         split: Sequence[int],
         random: Random,
         codec_of: Callable[[int], Codec] = lambda _: codec_named("float32"),
+        kv_dtype: str = "auto",
     ) -> None:
         self._codec_of = codec_of
+        self._kv_dtype = kv_dtype
         self.budget = MemoryBudget(1 << 24)
         self.version = 0
         self.errors: list[BaseException] = []
@@ -138,7 +141,8 @@ class ShapedRing:
         from shardnet.loader import load_shard
 
         model = self._model
-        shard = load_shard(model.files.config, model.files.tensors_of(first, last), first, last, "float32")
+        tensors = model.files.tensors_of(first, last)
+        shard = load_shard(model.files.config, tensors, first, last, "float32", kv_dtype=self._kv_dtype)
         return Member(self, shard, self._codec_of(last))
 
     # ---- sessions ----

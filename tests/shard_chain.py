@@ -18,7 +18,7 @@ class Chain:
 
     def __init__(self, shards: Sequence[Shard], capacity: int = 32) -> None:
         self.shards, self.capacity = shards, capacity
-        self.caches = [KVCache(shard.kv_layout, shard.dtype, device=shard.device) for shard in shards]
+        self.caches = [KVCache(shard.kv_layout, shard.kv_row_dtype, device=shard.device) for shard in shards]
 
     def step(self, tokens: dict[int, Tensor]) -> Tensor:
         """The next tokens of some sessions -> logits [S, V] of each session's last one."""

@@ -194,16 +194,18 @@ class TinyModel:
             self.logits: torch.Tensor = whole(self.ids[None]).logits[0]
             """Of every token of `ids`, [14, V]."""
         self._weights: dict[Any, torch.Tensor] = {}
-        self._shards: dict[tuple[int, int, str], Any] = {}
+        self._shards: dict[tuple[int, int, str, str], Any] = {}
 
-    def shard(self, first: int, last: int, dtype: str = "float32") -> Any:
+    def shard(self, first: int, last: int, dtype: str = "float32", kv_dtype: str = "auto") -> Any:
         """Units first..last, each range loaded once."""
         from shardnet.loader import load_shard
 
-        key = (first, last, dtype)
+        key = (first, last, dtype, kv_dtype)
         if key not in self._shards:
             tensors = self.files.tensors_of(first, last)
-            self._shards[key] = load_shard(self.files.config, tensors, first, last, dtype, self._weights)
+            self._shards[key] = load_shard(
+                self.files.config, tensors, first, last, dtype, self._weights, kv_dtype=kv_dtype
+            )
         return self._shards[key]
 
 

@@ -55,7 +55,7 @@ from shardnet.source.glance import glance
 from shardnet.source.trust import ask_gate
 
 BY_COMMAND = (
-    *("dtype", "weights", "wire", "placement", "objective", "in_flight", "context_tokens"),
+    *("dtype", "weights", "kv_dtype", "wire", "placement", "objective", "in_flight", "context_tokens"),
     *("standby", "standby_gib", "rebalance"),
 )
 """Of the options of a load. A split by hand is for those who know the order of the devices: Python."""

@@ -58,6 +58,7 @@ def run(options: GenerateOptions, tokenizer: Any = None) -> None:
         "model": model.profile.name,
         "dtype": model.profile.dtype,
         "weights": model.profile.few_bits or model.profile.dtype,
+        "kv_dtype": model.profile.dtype if model.profile.kv_dtype == "auto" else model.profile.kv_dtype,
         "seed": options.generation.seed,
         "plan_version": plan.version,
         "predicted_lap_s": plan.lap_s,

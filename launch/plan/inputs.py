@@ -20,6 +20,7 @@ from shardnet.plan import Plan
 from shardnet.planner.codecs import Offer, codecs_of, offers_for, sent_in
 from shardnet.planner.costs import with_costs
 from shardnet.planner.problem import Problem
+from shardnet.quantised.kv_names import AUTO as KV_AUTO
 from shardnet.simulator.what_if import halved_weights
 
 DEFAULT_CONTEXT = 1024
@@ -82,6 +83,7 @@ def _from_problem_file(options: ProblemOptions, path: Path, run_tokens: int) -> 
         "--cluster": options.cluster,
         "--dtype": options.dtype,
         "--wire": options.wire,
+        "--kv-dtype": options.kv_dtype,
         "--bits": options.bits,
         "--bandwidth": options.bandwidth,
     }
@@ -111,7 +113,8 @@ def _from_model(options: ProblemOptions, model_name: str, cluster_name: str, in_
     context = usual if options.context is None else options.context
     dtype = options.dtype or DEFAULT_DTYPE
     is_auto = options.wire == AUTO
-    workload = Workload(dtype, options.bits, context, sessions, wire=None if is_auto else options.wire)
+    wire, kv_dtype = None if is_auto else options.wire, options.kv_dtype or KV_AUTO
+    workload = Workload(dtype, options.bits, context, sessions, wire=wire, kv_dtype=kv_dtype)
     estimate = estimate_problem(model, cluster, workload)
     return Asked(
         estimate.problem,

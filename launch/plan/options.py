@@ -60,6 +60,15 @@ class ProblemOptions:
             rich_help_panel=_WHAT,
         ),
     ] = None
+    kv_dtype: Annotated[
+        str | None,
+        typer.Option(
+            "--kv-dtype",
+            help="What keys and values are kept in: auto, as --dtype says, or int8.",
+            show_default="auto",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None
     bits: Annotated[
         int | None,
         typer.Option(

@@ -22,12 +22,14 @@ from shardnet.launch.quality.options import (
     ResultOptions,
     TextOptions,
     WeightOptions,
+    read_kv_dtypes,
     read_schemes,
 )
 from shardnet.launch.values import read_split
 from shardnet.process.imports import importing
 from shardnet.process.surroundings import require_address_space
 from shardnet.progress import progress_bars
+from shardnet.quantised.kv_names import AUTO
 from shardnet.session.options import GenerationOptions
 
 
@@ -56,15 +58,17 @@ def quality(
     is_launched = is_local and announced_in(os.environ) is not None
     running_in = None if is_launched else running_cluster(whom.model, where)
     named = read_schemes(weights.weights)
-    if running_in is not None and named:
+    kv_dtypes = read_kv_dtypes(weights.kv_dtype)
+    if running_in is not None and (named or kv_dtypes):
+        option = "--weights" if named else "--kv-dtype"
         raise BadRequest(
-            f"--weights is for loading a model, and the cluster in {running_in} has loaded its own. Leave it out, or "
+            f"{option} is for loading a model, and the cluster in {running_in} has loaded its own. Leave it out, or "
             "name a model with --model and no cluster."
         )
     output = OutputOptions(json=result.json)
     model = GenerateOptions(whom.model or "", (), where, load, GenerationOptions(), output, is_launched, running_in)
     schemes = () if running_in is not None else named or COMPARED
-    request = QualityRequest(model, schemes, what.title, what.read(), what.tokens, what.window)
+    request = QualityRequest(model, schemes, what.title, what.read(), what.tokens, what.window, kv_dtypes or (AUTO,))
     if running_in is None:
         refuse_at_once(model)
     with progress_bars(enabled=False if result.json else None) as progress:

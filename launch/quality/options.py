@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -14,9 +15,9 @@ from shardnet.foreign.quoting import quoted
 from shardnet.launch.files.text_files import read_text_of
 from shardnet.launch.generate.options import GenerateOptions
 from shardnet.options import Whole
+from shardnet.quantised.kv_names import AUTO, KV_DTYPES
 from shardnet.quantised.schemes import INT4, INT8, SCHEMES, W8A8
 
-WORDS = ", ".join(SCHEMES)
 COMPARED = ("bfloat16", INT8, W8A8, INT4)
 """Where none are named."""
 AS_LOADED = "as loaded"
@@ -76,15 +77,22 @@ def read_schemes(weights: str | None) -> tuple[str, ...]:
     Raises:
         BadRequest: one is none, or stands there twice.
     """
-    if weights is None:
-        return ()
-    schemes = tuple(each.strip() for each in weights.split(","))
-    for each in schemes:
-        if each not in SCHEMES:
-            raise BadRequest(f"--weights must be some of {WORDS}, but one is {quoted(each)}.")
-    if len(set(schemes)) < len(schemes):
-        raise BadRequest("--weights names a scheme twice; name each once.")
-    return schemes
+    return _read_some("--weights", weights, SCHEMES)
+
+
+def read_kv_dtypes(kv_dtype: str | None) -> tuple[str, ...]:
+    """The same of `--kv-dtype`."""
+    return _read_some("--kv-dtype", kv_dtype, KV_DTYPES)
+
+
+def _read_some(option: str, text: str | None, known: Sequence[str]) -> tuple[str, ...]:
+    named = () if text is None else tuple(each.strip() for each in text.split(","))
+    for each in named:
+        if each not in known:
+            raise BadRequest(f"{option} must be some of {', '.join(known)}, but one is {quoted(each)}.")
+    if len(set(named)) < len(named):
+        raise BadRequest(f"{option} names something twice; name each once.")
+    return named
 
 
 @dataclass(frozen=True)
@@ -98,6 +106,16 @@ class WeightOptions:
         ),
     ] = None
     """Read by `read_schemes`."""
+    kv_dtype: Annotated[
+        str | None,
+        typer.Option(
+            "--kv-dtype",
+            metavar="A,B",
+            help=f"What keys and values are kept in: some of {', '.join(KV_DTYPES)}.",
+            show_default=AUTO,
+        ),
+    ] = None
+    """Read by `read_kv_dtypes`."""
 
 
 @dataclass(frozen=True)
@@ -125,3 +143,5 @@ class QualityRequest:
     text: str = field(repr=False)
     tokens: int | None
     window: int
+    kv_dtypes: tuple[str, ...] = (AUTO,)
+    """Each with each of the schemes."""

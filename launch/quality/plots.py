@@ -39,7 +39,7 @@ def _draw(axis: Any, rows: Sequence[Row], values: Sequence[float], label: str) -
     for row, value in zip(rows, values, strict=True):
         colour = _REFERENCE if row.change is None else _POINT
         axis.scatter([value], [row.perplexity], color=colour, zorder=2)
-        axis.annotate(row.weights, (value, row.perplexity), xytext=(5, 5), textcoords="offset points", fontsize=8)
+        axis.annotate(row.label, (value, row.perplexity), xytext=(5, 5), textcoords="offset points", fontsize=8)
     axis.set_xlabel(label)
     axis.set_xlim(0, 1.25 * max(values, default=1.0) or 1.0)
     axis.margins(y=0.2)

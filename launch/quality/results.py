@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 
 from shardnet.plan import DTYPES
+from shardnet.quantised.kv_names import AUTO
 from shardnet.session.scores import exp
 
 
@@ -26,6 +27,8 @@ class Measured:
     """Of one answer; None where it was too short to tell."""
     score_tokens_per_s: float
     """Of reading the text."""
+    kv_dtype: str = AUTO
+    """What keys and values were kept in."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class Row:
     """One scheme beside the others."""
 
     weights: str
+    kv_dtype: str
     perplexity: float
     change: float | None
     """Of the perplexity, against the reference: 0.01 is one percent more. None of the reference itself."""
@@ -44,10 +48,15 @@ class Row:
     decode_tokens_per_s: float | None
     score_tokens_per_s: float
 
+    @property
+    def label(self) -> str:
+        """What it is called in a picture."""
+        return self.weights if self.kv_dtype == AUTO else f"{self.weights}, keys and values {self.kv_dtype}"
+
 
 def reference_of(measured: Sequence[Measured]) -> Measured:
     """That with the most bits of those that are not quantised; where all are, the first."""
-    plain = [each for dtype in DTYPES for each in measured if each.scheme == dtype]
+    plain = [each for dtype in DTYPES for each in measured if each.scheme == dtype and each.kv_dtype == AUTO]
     return plain[0] if plain else measured[0]
 
 
@@ -68,6 +77,7 @@ def _row(one: Measured, reference: Measured | None) -> Row:
         same = sum(here == there for here, there in both) / len(both)
     return Row(
         one.scheme,
+        one.kv_dtype,
         exp(-fmean(one.log_likelihoods)),
         change,
         error,

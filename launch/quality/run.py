@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from itertools import product
 
 from shardnet.cluster.model import Model
 from shardnet.launch.generate.early import open_early
@@ -63,8 +64,9 @@ def run_quality(request: QualityRequest, progress: Progress) -> QualityResult:
             measured.append(_measure(model, AS_LOADED, reading, progress))
         else:
             cluster = None
-            for scheme in request.schemes:
-                asked = replace(options, load=replace(options.load, weights=scheme, progress=progress))
+            for scheme, kv_dtype in product(request.schemes, request.kv_dtypes):
+                load = replace(options.load, weights=scheme, kv_dtype=kv_dtype, progress=progress)
+                asked = replace(options, load=load)
                 files = open_early(asked, None, progress)
                 cluster = cluster or resources.enter_context(open_cluster(options, progress))
                 with cluster.load(files, **asked.load) as model:
@@ -107,7 +109,15 @@ def _measure(model: Model, scheme: str, reading: _Reading, progress: Progress) -
     took_s = time.monotonic() - began_s
     weight_bytes = sum(report.weight_bytes for report in model.report())
     rate = _decode_rate(model, ids[:PROMPT_TOKENS])
-    return Measured(scheme, tuple(likelihoods), tuple(likeliest), weight_bytes, rate, num_computed / took_s)
+    return Measured(
+        scheme,
+        tuple(likelihoods),
+        tuple(likeliest),
+        weight_bytes,
+        rate,
+        num_computed / took_s,
+        model.profile.kv_dtype,
+    )
 
 
 def _decode_rate(model: Model, prompt: Sequence[int]) -> float | None:

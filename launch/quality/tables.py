@@ -13,6 +13,7 @@ from shardnet.foreign.quoting import counted
 from shardnet.launch.console import plain_console, size, table_console
 from shardnet.launch.quality.results import Row
 from shardnet.launch.quality.run import QualityResult
+from shardnet.quantised.kv_names import AUTO
 from shardnet.release import __version__
 
 
@@ -26,10 +27,13 @@ def show(result: QualityResult, plot: Path | None) -> None:
     """Print what was found."""
     table = Table(title=_title(result), title_justify="left")
     table.add_column("weights")
+    has_kv = any(row.kv_dtype != AUTO for row in result.rows)
+    if has_kv:
+        table.add_column("keys, values")
     for heading in ("perplexity", "change", "same likeliest token", "size", "decoding tokens/s", "reading tokens/s"):
         table.add_column(heading, justify="right")
     for row in result.rows:
-        table.add_row(*_cells(row))
+        table.add_row(*_cells(row, has_kv=has_kv))
     table_console().print(table)
     console = plain_console(soft_wrap=True)
     if len(result.rows) > 1:
@@ -46,10 +50,11 @@ def _title(result: QualityResult) -> str:
     )
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _cells(row: Row, *, has_kv: bool) -> tuple[str, ...]:
     rate = row.decode_tokens_per_s
     return (
         row.weights,
+        *([row.kv_dtype] if has_kv else []),
         f"{row.perplexity:.4g}" if row.perplexity < 1000 else f"{row.perplexity:.3g}",
         change_of(row),
         "" if row.same_likeliest is None else f"{row.same_likeliest:.1%}",

@@ -73,6 +73,7 @@ class Blueprint:
                 tensors=files.roots_of(stage.first_unit, stage.last_unit),
                 dtype=options.dtype,
                 weights=files.weights,
+                kv_dtype=options.kv_dtype,
                 kv_budget_bytes=budget_of[stage.device],
                 prefill_chunk_tokens=options.prefill_chunk_tokens,
                 record_spans=options.record_spans,

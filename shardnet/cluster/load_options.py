@@ -18,6 +18,8 @@ from shardnet.planner.names import OBJECTIVES, PLACEMENTS, SPREAD
 from shardnet.policy.succession import STANDBY, WARM
 from shardnet.progress import Progress
 from shardnet.quantised import schemes
+from shardnet.quantised.kv_names import AUTO as KV_AUTO
+from shardnet.quantised.kv_names import KV_DTYPES
 from shardnet.timeline.events import Event
 
 _MODEL = "The model"
@@ -80,6 +82,17 @@ class LoadOptions(Options):
             panel=_MODEL,
         ),
     ] = schemes.AUTO
+    kv_dtype: Annotated[
+        str,
+        OneOf(KV_DTYPES),
+        Meaning(
+            "What keys and values are kept in: int8 takes half of 16 bits, so that twice as many tokens have room. "
+            "auto: as --dtype says.",
+            about='what keys and values of conversations are kept in: "int8" rounds each head of each token to 8 bits '
+            'with a scale and a middle of its own, and takes about half of 16 bits; "auto" is `dtype`.',
+            panel=_MODEL,
+        ),
+    ] = KV_AUTO
     wire: Annotated[
         str | None,
         OneOf((AUTO, *CODECS)),

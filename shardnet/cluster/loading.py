@@ -28,6 +28,7 @@ from shardnet.codecs.names import AUTO, sent_as
 from shardnet.errors import BadRequest
 from shardnet.foreign.quoting import quoted
 from shardnet.loader import ModelFiles, open_model
+from shardnet.models.sizes import kept_as
 from shardnet.plan import DeviceProfile, Link, Plan
 from shardnet.planner.names import SPREAD
 from shardnet.process.cache_folder import cache_folder
@@ -91,6 +92,7 @@ def named_for(
     wait_for: Callable[[Future[Any]], Any] = Future.result,
 ) -> ModelFiles:
     """What was opened, as its stages are to have it, under a name by which devices find it; see `require_copies`."""
+    opened = replace(opened, profile=kept_as(opened.profile, opened.config, options.kv_dtype))
     if options.wire not in (None, AUTO):
         opened = replace(opened, profile=sent_as(opened.profile, options.wire))
     cache_dir = cache_folder(options.cache_dir)

@@ -173,7 +173,8 @@ def check_mark(page: BrokenPage, here: ModelMark) -> None:
 def _named(mark: ModelMark) -> str:
     wire = "" if mark.wire == mark.dtype else f", {mark.wire} between devices"
     held = "" if mark.weights == AUTO else f", weights {mark.weights}"
-    return f"{mark.name} ({mark.dtype}{held}{wire})"
+    kept = "" if mark.kv_dtype == AUTO else f", keys and values {mark.kv_dtype}"
+    return f"{mark.name} ({mark.dtype}{held}{kept}{wire})"
 
 
 def _there_are(numbers: list[int]) -> str:

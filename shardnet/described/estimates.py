@@ -18,6 +18,7 @@ from shardnet.foreign.bounds import SESSIONS, TOKENS, Count, check_fields
 from shardnet.foreign.quoting import counted
 from shardnet.plan import DTYPE_BYTES
 from shardnet.planner.problem import Device, Problem, Unit
+from shardnet.quantised.kv_names import AUTO
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Workload:
     """What the model is to be run with."""
 
     dtype: str = "float16"
-    """Of activations, KV cache, and of weights that are not quantised."""
+    """Of activations, and of weights that are not quantised."""
     bits: int | None = None
     """Of the weights of linear layers; those of `dtype` where None."""
     context_tokens: Annotated[int, Count(1, TOKENS.most)] = 1024
@@ -38,6 +39,8 @@ class Workload:
     """Tokens of a prompt that go through a stage at once."""
     wire: str | None = None
     """What hidden states travel in between devices; `dtype` where None."""
+    kv_dtype: str = AUTO
+    """What keys and values are kept in; auto: `dtype`."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -77,6 +80,7 @@ def estimate_problem(model: ModelConfig, cluster: PaperCluster, workload: Worklo
         workload.context_tokens,
         workload.step_sessions,
         workload.wire,
+        workload.kv_dtype,
     )
     devices, measured = [], []
     for device in cluster.devices:

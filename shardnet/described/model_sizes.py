@@ -18,6 +18,8 @@ from shardnet.foreign.config_bounds import check_config
 from shardnet.foreign.quoting import quoted
 from shardnet.models.facts import FACTS, Sizes
 from shardnet.plan import DTYPE_BYTES, ModelProfile, UnitProfile
+from shardnet.quantised.kv_names import AUTO as KV_AUTO
+from shardnet.quantised.kv_names import KV_DTYPES, head_bytes
 
 TOKEN_ID_BYTES = 8
 MAX_BLOCKS = 4094
@@ -118,15 +120,17 @@ def unit_works(
     context_tokens: int = 0,
     step_tokens: int = 1,
     wire: str | None = None,
+    kv_dtype: str = KV_AUTO,
 ) -> tuple[UnitWork, ...]:
     """The embedding, each block, the head.
 
     Args:
-        dtype: of what is not quantised, and of the KV cache.
+        dtype: of what is not quantised.
         bits: of the linear layers' weights (32, 16, 8, 4); those of `dtype` where None.
         context_tokens: for the mean KV cache of sliding windows; the model's own context where 0.
         step_tokens: tokens in one step; with experts more of them are read.
         wire: the codec of what travels; `dtype` where None.
+        kv_dtype: of the KV cache; auto: `dtype`.
 
     Raises:
         BadConfiguration: an unknown dtype or number of bits.
@@ -139,7 +143,7 @@ def unit_works(
     rows = step_tokens * model.hidden * size
     units = [UnitWork("embedding", embedding, embedding * size, 0.0, sent_bytes, rows, 0.0, 0.0)]
     for index in range(model.blocks):
-        kv = 2 * model.num_kv_heads * model.size_of_head * size
+        kv = 2 * model.num_kv_heads * _head_bytes(kv_dtype, model.size_of_head, size)
         seen = _seen_tokens(model, index, context)
         attention, experts, small = _block_parameters(model)
         held = attention + experts * max(1, model.experts)
@@ -187,6 +191,14 @@ def _row_bytes(codec: str, hidden_size: int) -> int:
     if codec not in CODECS:
         raise BadConfiguration(f"hidden states do not travel as {quoted(codec)}; use one of {', '.join(CODECS)}.")
     return row_bytes(codec, hidden_size)
+
+
+def _head_bytes(kv_dtype: str, head_dim: int, item_bytes: int) -> int:
+    if kv_dtype not in KV_DTYPES:
+        raise BadConfiguration(
+            f"keys and values are not kept as {quoted(kv_dtype)}; use one of {', '.join(KV_DTYPES)}."
+        )
+    return head_bytes(kv_dtype, head_dim, item_bytes)
 
 
 def _bytes_per_weight(bits: int) -> float:

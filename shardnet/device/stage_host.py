@@ -326,7 +326,7 @@ class StageHost:
             sent_as = self.sent_as
             kept = kept_by(shard, sent_as)
             budget, beside = self._kv_budget(spec), here.memory.beside
-            kv = KVCache(shard.kv_layout, shard.dtype, budget, kept, shard.device, beside)
+            kv = KVCache(shard.kv_layout, shard.kv_row_dtype, budget, kept, shard.device, beside)
             self._outlet.send_for(shard.next_unit)
             self.stage = stage = Stage(
                 shard,
@@ -361,6 +361,7 @@ class StageHost:
                 progress=self._tell_progress,
                 device=here.device,
                 scheme=spec.weights,
+                kv_dtype=spec.kv_dtype,
             )
 
     def _reserve_weights(self, num_bytes: int) -> None:

@@ -19,6 +19,7 @@ from shardnet.models import Shard
 from shardnet.models.few_bits import Packing, hold_in_few_bits
 from shardnet.models.kv import ON_CPU
 from shardnet.models.skeleton import Skeleton, Slot, skeleton_to_run
+from shardnet.quantised.kv_names import AUTO as KV_AUTO
 
 ByteProgress = Callable[[int, int], None]
 """Called with (bytes done, bytes in all)."""
@@ -37,6 +38,7 @@ def load_shard(
     progress: ByteProgress | None = None,
     device: torch.device = ON_CPU,
     scheme: str | None = None,
+    kv_dtype: str = KV_AUTO,
 ) -> Shard:
     """Build units first_unit..last_unit, both included, and read their weights.
 
@@ -49,6 +51,7 @@ def load_shard(
         reserve: what it raises ends the load.
         device: where it is to compute.
         scheme: in how many bits weights are held, one of `schemes.SCHEMES`; None: all in `dtype`.
+        kv_dtype: in what keys and values are to be kept, one of `kv_names.KV_DTYPES`.
 
     Raises:
         DamagedCheckpoint: a file ends early or is gone.
@@ -65,7 +68,7 @@ def load_shard(
             reserve(sum(unit.missing_bytes(reader.dtype.itemsize) for unit in units))
         held = _fill(units, reader, weights, progress)
     skeleton.move_buffers(device)
-    return Shard(skeleton.config, skeleton.family, skeleton.filled(held), reader.dtype, reader.bytes_read)
+    return Shard(skeleton.config, skeleton.family, skeleton.filled(held), reader.dtype, reader.bytes_read, kv_dtype)
 
 
 class _Group(NamedTuple):

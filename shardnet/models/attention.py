@@ -3,7 +3,9 @@
 Stock transformers blocks call `past_key_values.update` and hand what it returns to a function registered with
 `transformers.AttentionInterface`. Here `update` appends to every session's cache and returns the `RaggedKV` itself, and
 `attend` takes each session's keys from it: nothing is global. Short sessions with one new token each go in buckets, as
-one padded product; in float32 that agrees with a product by itself to rounding.
+one padded product; in float32 that agrees with a product by itself to rounding. Where keys and values are kept in 8
+bits, `update` rounds them, and `rounded` attends to them as they are kept: to those of this step, too, so that it makes
+no difference which tokens share one.
 
 Shapes: H query heads, K key-value heads, G = H / K, T new tokens of all sessions, t of one, n in all, d head size, B
 sessions of a bucket.
@@ -12,6 +14,7 @@ sessions of a bucket.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import accumulate
 
 import torch
@@ -20,17 +23,29 @@ from torch import Tensor
 
 from shardnet.models.buckets import Bucket, buckets_of
 from shardnet.models.kv import Segment
+from shardnet.models.rounded import HeadSizes, attend_rounded
+from shardnet.quantised.kv_rows import encode
 
 IMPLEMENTATION = "shardnet"
 
 
 class RaggedKV:
-    """The caches of the sessions of one step, in the place of a transformers `Cache`."""
+    """The caches of the sessions of one step, in the place of a transformers `Cache`.
 
-    __slots__ = ("_masks", "_windows", "alone", "buckets", "keys", "layer", "rows", "segments", "values", "window")
+    Args:
+        rounded: the numbers of a head, where they are kept in 8 bits; else None.
+    """
 
-    def __init__(self, segments: Sequence[Segment], windows: Mapping[int, int | None]) -> None:
+    __slots__ = (
+        *("_masks", "_windows", "alone", "buckets", "keys", "layer", "rounded", "rows", "segments", "values"),
+        "window",
+    )
+
+    def __init__(
+        self, segments: Sequence[Segment], windows: Mapping[int, int | None], rounded: HeadSizes | None = None
+    ) -> None:
         self.segments = segments
+        self.rounded = rounded
         self._windows = windows
         self.layer = -1
         """The block that appended last."""
@@ -42,7 +57,7 @@ class RaggedKV:
         self.rows = _rows_of(segments)
         """Which of the step's rows are those of each session: the first, and the one behind the last."""
         self.keys: dict[int, Tensor] = {}
-        """Of each session that is alone [K, n, d], for the block that appended last."""
+        """Of each session that is alone [K, n, d], for the block that appended last, as they are kept."""
         self.values: dict[int, Tensor] = {}
         self._masks: dict[tuple[int, int, int], Tensor] = {}
 
@@ -50,6 +65,8 @@ class RaggedKV:
         """Append keys and values [1, K, T, d] of all sessions."""
         segments = self.segments
         self.layer, self.window = layer, self._windows[layer]
+        if self.rounded is not None:
+            key, value = encode(key), encode(value)
         if len(segments) == 1:
             self.keys[0], self.values[0] = segments[0].kv.append(layer, key[0], value[0])
             return self, self
@@ -121,7 +138,10 @@ def _attend_bucket(query: Tensor, kv: RaggedKV, bucket: Bucket, scaling: float |
         for store in (bucket.store.keys, bucket.store.values)
     )
     query = query.reshape(num_sessions, keys.shape[1], -1, head_dim)
-    if softcap is None:
+    if kv.rounded is not None:
+        hidden = None if seen.bias is None else seen.bias != 0
+        out = attend_rounded(query, keys, values, kv.rounded, partial(_columns, hidden), scaling, softcap)
+    elif softcap is None:
         out = F.scaled_dot_product_attention(query, keys, values, attn_mask=seen.bias, scale=scaling)
     else:
         mask = None if seen.bias is None else seen.bias == 0
@@ -137,6 +157,8 @@ def _attend_one(query: Tensor, kv: RaggedKV, index: int, scaling: float | None, 
     if window is not None and num_keys >= window + num_tokens:
         first = num_keys - (window + num_tokens - 1)
         keys, values, num_keys = keys[:, first:], values[:, first:], num_keys - first
+    if kv.rounded is not None:
+        return _attend_one_rounded(query, keys, values, kv, scaling, softcap)
     if num_tokens == 1:
         # The heads of a group share a key: they become the rows of one query; nothing is repeated, nothing masked.
         query = query.reshape(1, num_kv_heads, -1, head_dim)
@@ -157,6 +179,31 @@ def _attend_one(query: Tensor, kv: RaggedKV, index: int, scaling: float | None, 
     else:
         out = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, is_causal=causal, scale=scaling)
     return out.reshape(1, num_kv_heads * group, num_tokens, -1).transpose(1, 2)
+
+
+def _attend_one_rounded(
+    query: Tensor, keys: Tensor, values: Tensor, kv: RaggedKV, scaling: float | None, softcap: float | None
+) -> Tensor:
+    """The same over keys [K, n, W] and values [K, n, W'] of 8 bits, none of which lies before the first query's
+    window.
+    """
+    assert kv.rounded is not None
+    _, num_heads, num_tokens, _ = query.shape
+    num_kv_heads, num_keys, _ = keys.shape
+    grouped = query.reshape(num_kv_heads, num_heads // num_kv_heads * num_tokens, -1)
+    window = kv.window or num_keys
+
+    def hidden(first: int, end: int) -> Tensor | None:
+        if num_tokens == 1 or (end <= num_keys - num_tokens + 1 and num_keys - first <= window):
+            return None
+        return ~kv.mask(num_tokens, num_keys, window, query.device)[:, first:end].repeat(num_heads // num_kv_heads, 1)
+
+    out = attend_rounded(grouped, keys, values, kv.rounded, hidden, scaling, softcap)
+    return out.reshape(1, num_heads, num_tokens, -1).transpose(1, 2)
+
+
+def _columns(hidden: Tensor | None, first: int, end: int) -> Tensor | None:
+    return None if hidden is None else hidden[..., first:end]
 
 
 def _rows_of(segments: Sequence[Segment]) -> list[tuple[int, int]]:

@@ -6,20 +6,21 @@ Shapes: H query heads, K key-value heads, t new tokens, n tokens in all, d head 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from shardnet.models.scoring import ScoredTokens
+from shardnet.quantised.kv_names import AUTO, head_bytes
 
 ON_CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, slots=True)
 class BlockKV:
-    """What one decoder block caches for one token."""
+    """What one decoder block caches for one token; in its fields, numbers of the dtype in which it is kept."""
 
     layer: int
     num_kv_heads: int
@@ -29,6 +30,14 @@ class BlockKV:
     @property
     def elements_per_token(self) -> int:
         return self.num_kv_heads * (self.key_dim + self.value_dim)
+
+
+def stored_as(kv_dtype: str, block: BlockKV) -> BlockKV:
+    """What is kept of a block whose heads have so many numbers, in bytes where it is kept in 8 bits."""
+    if kv_dtype == AUTO:
+        return block
+    key_bytes, value_bytes = (head_bytes(kv_dtype, dim, 1) for dim in (block.key_dim, block.value_dim))
+    return replace(block, key_dim=key_bytes, value_dim=value_bytes)
 
 
 class KVRows(Protocol):

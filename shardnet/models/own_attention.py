@@ -16,20 +16,31 @@ if TYPE_CHECKING:  # the table of families is looked at before torch is imported
 
     from shardnet.models.kv import SessionKV
     from shardnet.models.rotary import RotaryTables
+    from shardnet.models.rounded import HeadSizes
 
 
 class LoneKV:
-    """The cache of one session, in the place of a transformers `Cache`, for attention that wants real tensors."""
+    """The cache of one session, in the place of a transformers `Cache`, for attention that wants real tensors.
 
-    __slots__ = ("kv",)
+    Args:
+        rounded: the numbers of a head, where they are kept in 8 bits; else None.
+    """
 
-    def __init__(self, kv: SessionKV) -> None:
+    __slots__ = ("kv", "rounded")
+
+    def __init__(self, kv: SessionKV, rounded: HeadSizes | None) -> None:
         self.kv = kv
+        self.rounded = rounded
 
     def update(self, key: Tensor, value: Tensor, layer: int, *_: object, **__: object) -> tuple[Tensor, Tensor]:
-        """Append [1, K, t, d]; return all, [1, K, n, d]."""
-        keys, values = self.kv.append(layer, key[0], value[0])
-        return keys[None], values[None]
+        """Append [1, K, t, d]; return all, [1, K, n, d]: all of one block become floats, where they are 8 bits."""
+        if self.rounded is None:
+            keys, values = self.kv.append(layer, key[0], value[0])
+            return keys[None], values[None]
+        from shardnet.quantised.kv_rows import encode
+
+        keys, values = self.kv.append(layer, encode(key[0]), encode(value[0]))
+        return self.rounded.keys(keys, key.dtype)[None], self.rounded.values(values, value.dtype)[None]
 
 
 def bloom_arguments(rotary: RotaryTables | None, config: Any, hidden: Tensor, positions: Tensor) -> dict[str, Any]:
@@ -74,10 +85,10 @@ def gptj_arguments(rotary: RotaryTables | None, config: Any, hidden: Tensor, pos
 
 
 def run_alone(
-    blocks: Sequence[nn.Module], hidden: Tensor, kv: SessionKV, arguments: dict[str, Any], cache_argument: str
+    blocks: Sequence[nn.Module], hidden: Tensor, kv: LoneKV, arguments: dict[str, Any], cache_argument: str
 ) -> Tensor:
     """Run one session's new tokens [1, t, H] through blocks that return (hidden, attention weights)."""
-    arguments[cache_argument] = LoneKV(kv)
+    arguments[cache_argument] = kv
     for block in blocks:
         hidden = block(hidden, **arguments)[0]
     return hidden

@@ -15,13 +15,16 @@ from torch import Tensor, nn
 from shardnet.models.attention import RaggedKV
 from shardnet.models.blocks import Block
 from shardnet.models.family import Family
-from shardnet.models.kv import BlockKV, Segment
+from shardnet.models.kv import BlockKV, Segment, stored_as
 from shardnet.models.lean import LeanBlock
-from shardnet.models.own_attention import run_alone
+from shardnet.models.own_attention import LoneKV, run_alone
 from shardnet.models.products import projection_of
 from shardnet.models.rotary import RotaryTables, Turn
+from shardnet.models.rounded import HeadSizes
 from shardnet.models.sizes import context_of
 from shardnet.models.unit import LoadedUnit
+from shardnet.quantised.kv_names import AUTO
+from shardnet.quantised.kv_rows import ROW_DTYPE, encode
 
 
 class _Block(NamedTuple):
@@ -45,16 +48,24 @@ class Shard:
         config: of the whole model, a `transformers` one or a `PlainConfig`.
         units: at least one, in order.
         bytes_read: from the checkpoint to make them; less where the device held some of the weights already.
+        kv_dtype: in what keys and values are kept: one of `kv_names.KV_DTYPES`.
     """
 
     def __init__(
-        self, config: Any, family: Family, units: Sequence[LoadedUnit], dtype: torch.dtype, bytes_read: int = 0
+        self,
+        config: Any,
+        family: Family,
+        units: Sequence[LoadedUnit],
+        dtype: torch.dtype,
+        bytes_read: int = 0,
+        kv_dtype: str = AUTO,
     ) -> None:
         self.config = config
         self.family = family
         self.units = tuple(units)
         self.dtype = dtype
         self.bytes_read = bytes_read
+        self.kv_dtype = kv_dtype
         self.num_units_total = int(config.num_hidden_layers) + 2
         self.device = next(iter(self.units[0].weights.values())).device
         """Where weights and caches are, and where it computes."""
@@ -99,11 +110,36 @@ class Shard:
 
     @property
     def kv_layout(self) -> tuple[BlockKV, ...]:
-        return tuple(unit.kv for unit in self.units if unit.kv is not None)
+        """What each block keeps of a token, in numbers of `kv_row_dtype`."""
+        return self.kv_layout_of(self.first_unit, self.last_unit)
+
+    def kv_layout_of(self, first_unit: int, last_unit: int) -> tuple[BlockKV, ...]:
+        """The same of some of the units."""
+        units = (unit for unit in self.units if first_unit <= unit.index <= last_unit)
+        return tuple(stored_as(self.kv_dtype, unit.kv) for unit in units if unit.kv is not None)
+
+    @property
+    def kv_row_dtype(self) -> torch.dtype:
+        return self.dtype if self.kv_dtype == AUTO else ROW_DTYPE
 
     @property
     def kv_bytes_per_token(self) -> int:
-        return self.dtype.itemsize * sum(block.elements_per_token for block in self.kv_layout)
+        return self.kv_row_dtype.itemsize * sum(block.elements_per_token for block in self.kv_layout)
+
+    @property
+    def head_sizes(self) -> HeadSizes:
+        """Of keys and values; all blocks of a model are alike in that."""
+        _, key_dim, value_dim = self.family.kv(self.config)
+        return HeadSizes(key_dim, value_dim)
+
+    def as_kept(self, heads: Tensor) -> Tensor:
+        """Keys or values [..., d] as caches have them, [..., W] of `kv_row_dtype`."""
+        return heads.to(self.dtype) if self.kv_dtype == AUTO else encode(heads)
+
+    @property
+    def _rounded(self) -> HeadSizes | None:
+        """None where keys and values are kept as they are."""
+        return None if self.kv_dtype == AUTO else self.head_sizes
 
     def join(self, other: Shard) -> None:
         """Have the units of another shard, which follow its own, too. Not while a step runs."""
@@ -174,7 +210,7 @@ class Shard:
 
     def _run_ragged(self, hidden: Tensor, positions: Tensor, segments: Sequence[Segment]) -> Tensor:
         """All sessions' tokens [1, T, H] as one row through stock blocks."""
-        kv = RaggedKV(segments, self._windows)
+        kv = RaggedKV(segments, self._windows, self._rounded)
         end = max(segment.kv.length + segment.num_tokens for segment in segments)
         if self._lean:
             signed = {kind: tables.signed_at(positions, end) for kind, tables in self._tables.items()}
@@ -199,7 +235,8 @@ class Shard:
         outputs = []
         for segment, part, places in zip(segments, hidden.split(sizes, 1), positions.split(sizes, 1), strict=True):
             arguments = self.family.alone(self._tables.get(None), self.config, part, places)
-            outputs.append(run_alone(blocks, part, segment.kv, arguments, self.family.cache_argument))
+            kv = LoneKV(segment.kv, self._rounded)
+            outputs.append(run_alone(blocks, part, kv, arguments, self.family.cache_argument))
         return torch.cat(outputs, 1)
 
     def _logits(self, hidden: Tensor, segments: Sequence[Segment]) -> Tensor:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
 
+from shardnet.models.families import family_of
 from shardnet.models.few_bits import held_bytes
 from shardnet.models.skeleton import Skeleton, build_skeleton
-from shardnet.plan import ModelProfile, UnitProfile
+from shardnet.plan import DTYPE_BYTES, ModelProfile, UnitProfile
+from shardnet.quantised.kv_names import head_bytes
 from shardnet.quantised.schemes import AUTO
 
 TOKEN_ID_BYTES = 8
@@ -55,6 +58,16 @@ def profile_skeleton(
             )
         )
     return ModelProfile(name, config.model_type, dtype, tuple(units), context_of(config), config.vocab_size)
+
+
+def kept_as(profile: ModelProfile, config: Any, kv_dtype: str) -> ModelProfile:
+    """A model, with what its blocks keep of a token where keys and values are kept as one of `kv_names.KV_DTYPES`."""
+    heads, *dims = family_of(config.model_type).kv(config)
+    kv_bytes = heads * sum(head_bytes(kv_dtype, dim, DTYPE_BYTES[profile.dtype]) for dim in dims)
+    units = tuple(
+        replace(unit, kv_bytes_per_token=kv_bytes) if unit.kv_bytes_per_token else unit for unit in profile.units
+    )
+    return replace(profile, units=units, kv_dtype=kv_dtype)
 
 
 def context_of(config: Any) -> int:

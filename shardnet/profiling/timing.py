@@ -51,9 +51,9 @@ class ShardSteps:
     def step(self, num_tokens: int, num_sessions: int, cached: int) -> Callable[[], object]:
         """A function that runs `num_tokens` new tokens of each of `num_sessions` sessions that hold `cached`."""
         shard = self._shard
-        caches = KVCache(shard.kv_layout, shard.dtype, device=shard.device)
+        caches = KVCache(shard.kv_layout, shard.kv_row_dtype, device=shard.device)
         segments = [
-            Segment(_filled(caches, session, cached + num_tokens, cached), num_tokens)
+            Segment(_filled(shard, caches, session, cached + num_tokens, cached), num_tokens)
             for session in range(num_sessions)
         ]
         num_rows = num_sessions * num_tokens
@@ -65,11 +65,11 @@ class ShardSteps:
         return lambda: self._pace(lambda: shard.forward(rows, segments))
 
 
-def _filled(caches: KVCache, session: int, capacity: int, length: int) -> SessionCache:
+def _filled(shard: Shard, caches: KVCache, session: int, capacity: int, length: int) -> SessionCache:
     """A session's cache with numbers in it: untouched memory would be all the same page, and fast."""
     tensors = {}
     for block in caches.layout:
-        key, value = (torch.linspace(-1, 1, dim, dtype=caches.dtype) for dim in (block.key_dim, block.value_dim))
+        key, value = (shard.as_kept(torch.linspace(-1, 1, dim)) for dim in shard.head_sizes)
         tensors[block.layer] = (
             key.expand(block.num_kv_heads, length, -1),
             value.expand(block.num_kv_heads, length, -1),

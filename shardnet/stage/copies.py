@@ -58,7 +58,7 @@ class Copies:
         has_sent = wanted.is_end and wanted.last_unit == shard.last_unit and not shard.has_head
         kept = self._sessions.kept
         sent_bytes = kept.width * kept.dtype.itemsize if has_sent else 0
-        row_bytes = width_of(blocks) * shard.dtype.itemsize + sent_bytes
+        row_bytes = width_of(blocks) * shard.kv_row_dtype.itemsize + sent_bytes
         with self._lock:
             owned = [one for one in self._sessions.all() if one.is_settled and not one.spec.targets]
             held = {one.session: one for one in wanted.held}
@@ -70,7 +70,7 @@ class Copies:
             sessions = self._sessions.begin_step(parts)
         try:
             tokens = Tokens(parts, [session.kv for session in sessions])
-            rows = tokens.read_blocks(blocks, shard.dtype)
+            rows = tokens.read_blocks(blocks, shard.kv_row_dtype)
             sent = tokens.read_sent(kept.width, kept.dtype) if has_sent else None
         finally:
             with self._lock:
@@ -102,7 +102,7 @@ def blocks_of(shard: Shard, first_unit: int, last_unit: int) -> list[BlockKV]:
             f"Units {first_unit} to {last_unit} cannot be copied from a stage of units {shard.first_unit} to "
             f"{shard.last_unit}. Ask who has them now."
         )
-    return [unit.kv for unit in shard.units if first_unit <= unit.index <= last_unit and unit.kv is not None]
+    return list(shard.kv_layout_of(first_unit, last_unit))
 
 
 def _due(owned: Sequence[LiveSession], held: dict[int, HeldCopy], most_tokens: int) -> tuple[Part, ...]:

@@ -224,7 +224,7 @@ class FollowedSessions:
             BadRequest: rows are not those of these blocks, or not as many as the parts say.
         """
         num_tokens = sum(part.num_tokens for part in copied.parts)
-        fits = copied.rows.shape == (num_tokens, width_of(blocks)) and copied.rows.dtype == self._shard.dtype
+        fits = copied.rows.shape == (num_tokens, width_of(blocks)) and copied.rows.dtype == self._shard.kv_row_dtype
         if copied.sent is not None:
             fits = fits and len(copied.sent) == num_tokens and not self._shard.has_head
             fits = fits and codec_for(copied.sent, self._shard.config.hidden_size) is not None

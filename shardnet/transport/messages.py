@@ -16,8 +16,7 @@ Endpoints of every device (handlers in `shardnet.device.worker`), and who calls 
     copy_sessions(StageKey, CopyWanted)           follower -> owner of its units; Copied, read between two steps
     stages()                     coordinator -> device, every second, as a sign of life; the StageKeys that it has
     describe(), has_copy(checkpoint), profile(...), ping()      coordinator -> device; see `device_messages`
-    load(), report(), reset(), drain_spans(), close()    coordinator -> a stage, by its remote object; StageSizes,
-                                 StageAccount
+    load(), report(), reset(), drain_spans(), close()  coordinator -> stage, by remote object; StageSizes, StageAccount
     adopt(StageSpec), switch(RingId), retire(RingId)     the same, when another ring takes over
     shape(RingId, (Stretch, ...))                        the same, where it has other units in that ring; StageSizes
     standings(), resend(RingId, (Wanted, ...))           the same, when a stage was lost; SessionStandings
@@ -323,10 +322,11 @@ class StageSpec(NamedTuple):
     num_groups: int = 1
     """How many stages of the ring can compute at the same time; see `stage.grouping`."""
     keep_s: float = 0.0
-    """How long the stage is kept while its coordinator is not there, or another process has its place that does not
-    know the ring yet."""
+    """How long the stage is kept while nobody who has its coordinator's place knows the ring."""
     weights: str = "auto"
     """In how many bits they are held: one of `quantised.schemes.SCHEMES`."""
+    kv_dtype: str = "auto"
+    """In what keys and values are kept: one of `quantised.kv_names.KV_DTYPES`."""
 
 
 class Stretch(NamedTuple):

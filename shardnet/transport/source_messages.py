@@ -96,6 +96,8 @@ class ModelMark(NamedTuple):
     """What hidden states travel in."""
     weights: str = "auto"
     """In how many bits they are held; notes of earlier releases do not say it."""
+    kv_dtype: str = "auto"
+    """What keys and values are kept in; likewise."""
 
 
 class BrokenOff(NamedTuple):

@@ -21,7 +21,7 @@ from warm_python import WARM_PYTHON
 from shardnet.cluster.load_options import LoadOptions
 from shardnet.errors import BadRequest
 from shardnet.launch.generate.options import DeviceOptions, GenerateOptions, OutputOptions
-from shardnet.launch.quality.options import QualityRequest, TextOptions, read_schemes
+from shardnet.launch.quality.options import QualityRequest, TextOptions, read_kv_dtypes, read_schemes
 from shardnet.launch.quality.results import Measured, compare, reference_of
 from shardnet.launch.quality.run import QualityResult, run_quality
 from shardnet.launch.quality.tables import as_object, show
@@ -84,8 +84,10 @@ def test_the_text_that_is_shipped_says_where_it_is_from() -> None:
 def test_what_cannot_be_read_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BadRequest, match="float16, but one is 'int3'"):
         read_schemes("float32,int3")
-    with pytest.raises(BadRequest, match="names a scheme twice"):
+    with pytest.raises(BadRequest, match="--weights names something twice"):
         read_schemes("float32, float32")
+    with pytest.raises(BadRequest, match="--kv-dtype must be some of auto, int8, but one is 'q8_0'"):
+        read_kv_dtypes("auto,q8_0")
     with pytest.raises(BadRequest, match="The text file '/none/there' cannot be read: No such file"):
         TextOptions(text="/none/there").read()
     (tmp_path / "empty").write_text(" \n")
@@ -143,10 +145,19 @@ class TestCommand:
         assert 0.4 < quarter["weight_bytes"] / half["weight_bytes"] < 0.7
         assert "bfloat16" in plot.read_text() and "MB of weights" in plot.read_text()
 
+    def test_keys_and_values_are_compared_too(self, tiny: Path) -> None:
+        arguments = ("-m", str(tiny), "--weights", "float32", "--kv-dtype", "auto,int8", "--split", "3,3", "--json")
+        done = shardnet(*arguments, "--text", "-", "--tokens", "40", stdin=TEXT)
+        assert done.returncode == 0, done.stderr
+        full, rounded = json.loads(done.stdout)["rows"]
+        assert (full["kv_dtype"], rounded["kv_dtype"], full["change"]) == ("auto", "int8", None)
+        assert 0 < abs(rounded["change"]) < 0.2 and rounded["weight_bytes"] == full["weight_bytes"]
+
     @pytest.mark.parametrize(
         ("arguments", "sentence"),
         [
             (("--weights", "int3"), "--weights must be some of"),
+            (("--kv-dtype", "int3"), "--kv-dtype must be some of"),
             (("--tokens", "1"), "--tokens must be 2 or more"),
             (("--window", "1"), "--window must be 2 or more"),
             (("--plot", "quality.bmp"), "--plot draws .png, .svg, .pdf"),

@@ -74,7 +74,7 @@ def as_if_there(shard: Shard) -> Shard:
                 for name, buffer in part._buffers.items():
                     part._buffers[name] = None if buffer is None else fake(buffer)
     units = [replace(unit, weights={name: fake(it) for name, it in unit.weights.items()}) for unit in shard.units]
-    return Shard(shard.config, shard.family, units, shard.dtype)
+    return Shard(shard.config, shard.family, units, shard.dtype, kv_dtype=shard.kv_dtype)
 
 
 def fresh(tiny: TinyModel, first: int, last: int, device: torch.device = ON_CPU) -> Shard:
@@ -103,7 +103,7 @@ def test_tokens_are_read_from_there_and_written_there(tmp_path_factory: pytest.T
     with faked():
         shard = as_if_there(shard)
         kept = Kept(4, torch.float32, 0)
-        caches = [KVCache(shard.kv_layout, shard.dtype, None, kept, there()) for _ in range(2)]
+        caches = [KVCache(shard.kv_layout, shard.kv_row_dtype, None, kept, there()) for _ in range(2)]
         sessions = [[cache.open(number, 9) for number in range(2)] for cache in caches]
         parts = [Part(0, 0, 5), Part(1, 0, 3)]
         source, target = (Tokens(parts, own) for own in sessions)

@@ -33,8 +33,8 @@ def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return tiny_model(request.param, tmp_path_factory)
 
 
-def undisturbed(tiny: TinyModel) -> list[list[int]]:
-    with ShapedRing(tiny, [tiny.num_units], Random(0)) as ring:
+def undisturbed(tiny: TinyModel, kv_dtype: str = "auto") -> list[list[int]]:
+    with ShapedRing(tiny, [tiny.num_units], Random(0), kv_dtype=kv_dtype) as ring:
         for session, request in enumerate(REQUESTS):
             ring.start(session, request)
         return ring.answers()
@@ -60,11 +60,11 @@ def change(ring: ShapedRing, random: Random, num_units: int, share_lost: float =
     ring.part_anew(borders, chosen.get)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_texts_go_on_however_the_units_are_parted_anew(tiny: TinyModel, seed: int) -> None:
-    expected = undisturbed(tiny)
+@pytest.mark.parametrize(("seed", "kv_dtype"), [(0, "auto"), (1, "auto"), (2, "auto"), (3, "int8")])
+def test_texts_go_on_however_the_units_are_parted_anew(tiny: TinyModel, seed: int, kv_dtype: str) -> None:
+    expected = undisturbed(tiny, kv_dtype)
     random = Random(seed)
-    with ShapedRing(tiny, [2, 1, tiny.num_units - 3], random) as ring:
+    with ShapedRing(tiny, [2, 1, tiny.num_units - 3], random, kv_dtype=kv_dtype) as ring:
         for session, request in enumerate(REQUESTS):
             ring.start(session, request)
         for num_told in sorted(random.sample(range(len(REQUESTS) * NUM_TOKENS), 6)):
@@ -79,12 +79,12 @@ def test_texts_go_on_however_the_units_are_parted_anew(tiny: TinyModel, seed: in
         assert all(not member.stage.kv.extents for member in ring.members)
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_texts_go_on_where_stages_take_part_that_were_kept_ready(llama: TinyModel, seed: int) -> None:
+@pytest.mark.parametrize(("seed", "kv_dtype"), [(0, "auto"), (1, "auto"), (2, "auto"), (3, "auto"), (4, "int8")])
+def test_texts_go_on_where_stages_take_part_that_were_kept_ready(llama: TinyModel, seed: int, kv_dtype: str) -> None:
     """They have copied some of what others had, whole, trimmed or joined, and then take the place of some of these."""
-    expected = undisturbed(llama)
+    expected = undisturbed(llama, kv_dtype)
     random = Random(100 + seed)
-    with ShapedRing(llama, [2, 1, llama.num_units - 3], random) as ring:
+    with ShapedRing(llama, [2, 1, llama.num_units - 3], random, kv_dtype=kv_dtype) as ring:
         ring.stand_at(0)
         for session, request in enumerate(REQUESTS):
             ring.start(session, request)
