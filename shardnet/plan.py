@@ -7,13 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from shardnet.foreign.bounds import BYTES_PER_S, SECONDS
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 DTYPES = tuple(DTYPE_BYTES)
 """In which a model computes. In what hidden states travel: see `codecs`."""
+
+
+class KernelOrder(NamedTuple):
+    """Which kernels a device holds a matrix of few bits by, the best first, as it was timed there."""
+
+    bits: int
+    group: int
+    rounds_activations: bool
+    """These three are the matrix's form, see `quantised.schemes`."""
+    num_outputs: int
+    num_inputs: int
+    kernels: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -36,6 +48,8 @@ class DeviceProfile:
     """Power while computing, in watts; None where it cannot be read."""
     is_estimated: bool = False
     """True where the times come from a roofline and not from a measurement of this very model."""
+    kernels: tuple[KernelOrder, ...] = ()
+    """By what it holds matrices of few bits; of others the first that suits. It stays while a model is loaded."""
 
 
 @dataclass(frozen=True)

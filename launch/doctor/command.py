@@ -55,5 +55,7 @@ def _show(console: Console, finding: Finding) -> None:
     sign, style = _MARKS[finding.verdict]
     mark = Text(sign, style=style)
     console.print(mark + Text(f"{finding.name.replace('_', ' '):<17}{finding.text}"))
+    for line in finding.table:
+        console.print(Text(f"    {line}"))
     for hint in finding.hints:
         console.print(f"    {hint}")

@@ -20,6 +20,8 @@ class Finding:
     """The same for a program."""
     hints: tuple[str, ...] = field(default=())
     """What would be better, or what to do."""
+    table: tuple[str, ...] = ()
+    """More of what was found, for a person, line by line."""
 
     @property
     def verdict(self) -> Literal["ok", "warning", "problem"]:

@@ -9,11 +9,15 @@ from shardnet.errors import ShardnetError
 from shardnet.launch.doctor.finding import Finding
 from shardnet.launch.doctor.thread_bench import measure_threads
 from shardnet.process.imports import importing
+from shardnet.profiling.kernel_timing import lines_of, rows_of
+from shardnet.profiling.memory import machine_memory
 from shardnet.progress import Progress
 
 CALL_S = 10.0
 DEVICE = "device"
-TRIED_SIZE = 256
+KERNELS_S = 6.0
+TRIED = ((3072, 1024), (1024, 2816))
+"""Outputs and inputs of two matrices as blocks have them."""
 _OTHER_TORCH = (
     "torch must be a build with distributed RPC (TensorPipe): the wheels for Linux are, and Termux's package is since "
     "the end of 2025: pkg upgrade python-torch. Where it is not, set up Debian under proot: sh setup.sh --debian."
@@ -56,26 +60,28 @@ def _tried(progress: Progress) -> tuple[float, float]:
 
 
 def find_kernels(progress: Progress) -> Finding:
-    """What multiplies with weights of few bits here."""
-    progress("trying the products of few bits", 0.0, 1.0)
+    """What multiplies with weights of few bits here: timed as profiles are, with matrices that belong to no model."""
+    progress("timing the products of few bits", 0.0, KERNELS_S)
     with importing():
         import torch
 
-        from shardnet.models.kv import ON_CPU
-        from shardnet.quantised.kernels.choosing import kernel_for
+        from shardnet.profiling.kernel_trials import time_kernels
+        from shardnet.profiling.timing import Clock
         from shardnet.quantised.kernels.kernel import Shape
         from shardnet.quantised.kernels.native import native
         from shardnet.quantised.native.compiling import WhyNot
-        from shardnet.quantised.schemes import BYTES, NIBBLES
+        from shardnet.quantised.schemes import BYTES, BYTES_BY_BYTES, NIBBLES
 
-    found = {}
-    for form in (NIBBLES, BYTES):
-        kernel = kernel_for(Shape(form, TRIED_SIZE, TRIED_SIZE), torch.bfloat16, ON_CPU)
-        found[f"{form.bits} bits"] = "floats" if kernel is None else kernel.name
+    matrices = [Shape(form, *size) for form in (NIBBLES, BYTES, BYTES_BY_BYTES) for size in TRIED]
+    clock = Clock("timing the products of few bits", time.perf_counter(), KERNELS_S, progress)
+    timings = time_kernels(matrices, torch.bfloat16, machine_memory().available_bytes // 8, clock, 1.0)
+    clock.end()
     own = native()
-    ways = ", ".join(f"{bits}: {kernel}" for bits, kernel in found.items())
     about = own.reason if isinstance(own, WhyNot) else f"Compiled for {own.way}."
-    return Finding("few_bits", True, f"{ways}. {about}", found | {"native": about})
+    rows = rows_of(timings)
+    chosen = dict.fromkeys(row["kernel"] for row in rows if row["chosen"])
+    data = {"native": about, "timings": rows}
+    return Finding("few_bits", True, f"{', '.join(chosen) or 'plain'}. {about}", data, table=tuple(lines_of(timings)))
 
 
 def find_threads(progress: Progress) -> Finding:

@@ -13,6 +13,7 @@ from shardnet.loader.sources import EMBEDDED_NAME
 from shardnet.options import Number, OneOf, Whole
 from shardnet.plan import DTYPES
 from shardnet.process.compute import CPU, require_form
+from shardnet.quantised.schemes import AUTO, SCHEMES
 
 _NUM_CORES = os.cpu_count() or 1
 
@@ -25,6 +26,11 @@ class ProfileOptions:
         str, typer.Option("--model", "-m", help="A folder, a .gguf file, a hub id, or a name in configs/models/.")
     ] = EMBEDDED_NAME
     dtype: Annotated[str, OneOf(DTYPES), typer.Option("--dtype", help="float32, bfloat16 or float16.")] = "bfloat16"
+    weights: Annotated[
+        str,
+        OneOf(SCHEMES),
+        typer.Option("--weights", help="How weights are held: int4, int8, w8a8, or a dtype. auto: as generate has it."),
+    ] = AUTO
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write the profile there, as JSON.")
     ] = None

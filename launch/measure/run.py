@@ -13,11 +13,13 @@ from shardnet.launch.files.model_configs import hub_config_folder, is_hub_id
 from shardnet.launch.measure.options import ProfileOptions
 from shardnet.loader import open_model
 from shardnet.loader.folder import read_config
-from shardnet.plan import DeviceProfile
+from shardnet.models.plain_config import as_text, from_text
+from shardnet.plan import DTYPES, DeviceProfile
 from shardnet.process.cache_folder import cache_folder
 from shardnet.profiling.reuse import Profiled, measure_or_reuse
 from shardnet.profiling.store import ProfileStore
 from shardnet.progress import Progress
+from shardnet.quantised.schemes import bits_of, settled
 
 REFERENCE = "reference-1b"
 """The model that is measured where the one that was asked for is known by its numbers alone."""
@@ -42,14 +44,17 @@ def run_profile(options: ProfileOptions, progress: Progress) -> ProfileResult:
     """
     store = ProfileStore(cache_folder() / "profiles")
     numbers = _numbers_alone(options.model)
+    dtype = options.weights if options.weights in DTYPES else options.dtype
+    weights = settled(options.weights, dtype)
     if numbers is None:
-        config, name = find_config(options.model, options.dtype, progress)
+        config, name, weights = find_config(options.model, dtype, weights, progress)
     else:
         config, name = reference_config(), REFERENCE
     profiled = measure_or_reuse(
-        config,
-        options.dtype,
+        from_text(as_text(config)),  # as devices get it: they have blocks of their own for most families
+        dtype,
         store,
+        weights=weights,
         refresh=options.refresh,
         max_seconds=options.max_seconds,
         num_threads=options.threads,
@@ -59,21 +64,24 @@ def run_profile(options: ProfileOptions, progress: Progress) -> ProfileResult:
     profiled = replace(profiled, measurement=replace(profiled.measurement, model=name))
     if numbers is None:
         return ProfileResult(name, profiled, profiled.measurement.to_profile())
-    works = unit_works(numbers, options.dtype)
+    works = unit_works(numbers, dtype, bits_of(weights))
     return ProfileResult(numbers.name, profiled, profiled.measurement.estimate_profile(works))
 
 
-def find_config(model: str, dtype: str, progress: Progress) -> tuple[Any, str]:
-    """The `transformers` configuration of a model, and its name. Weights are wanted only of a .gguf file."""
+def find_config(model: str, dtype: str, weights: str, progress: Progress) -> tuple[Any, str, str]:
+    """The `transformers` configuration of a model, its name, and the scheme that its weights are like.
+
+    Weights are wanted only of a .gguf file.
+    """
     if not model:
         raise ModelNotFound("The model has an empty name. Give a folder, a .gguf file, a hub id, or a name.")
     path = user_path(model)
     if is_folder(path):
-        return read_config(path), path.resolve().name
+        return read_config(path), path.resolve().name, weights
     if is_hub_id(model):
-        return read_config(hub_config_folder(model)), model
-    files = open_model(model, dtype, progress=progress)
-    return files.config, files.name
+        return read_config(hub_config_folder(model)), model, weights
+    files = open_model(model, dtype, weights=weights, progress=progress)
+    return files.config, files.name, files.like_weights
 
 
 def reference_config() -> Any:

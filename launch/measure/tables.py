@@ -14,7 +14,9 @@ from shardnet.foreign.quoting import counted
 from shardnet.launch.console import plain_console, size
 from shardnet.launch.measure.run import ProfileResult
 from shardnet.plan import DTYPE_BYTES, DeviceProfile
+from shardnet.profiling.kernel_timing import lines_of, rows_of
 from shardnet.profiling.measurement import DeviceMeasurement, StepTiming, UnitMeasurement
+from shardnet.quantised.schemes import bits_of
 
 
 def as_object(result: ProfileResult) -> dict[str, Any]:
@@ -24,11 +26,13 @@ def as_object(result: ProfileResult) -> dict[str, Any]:
         "device": measurement.device,
         "model": result.model,
         "dtype": measurement.dtype,
+        "weights": measurement.weights,
         "is_estimated": result.profile.is_estimated,
         "is_reused": not result.profiled.made_because,
         "made_because": result.profiled.made_because,
         "profile": asdict(result.profile),
         "roofline": asdict(measurement.roofline()),
+        "kernels": rows_of(measurement.kernels),
         "cluster_entry": cluster_entry(result.model, measurement, result.profile),
         "measurement": measurement.as_dict(),
     }
@@ -43,12 +47,13 @@ def cluster_entry(model: str, measurement: DeviceMeasurement, profile: DevicePro
         "read_gb_per_s": round(roofline.read_bytes_per_s / 1e9, 3),
         "gflops": round(roofline.flops_per_s / 1e9, 2),
         "unit_overhead_ms": round(roofline.overhead_s * 1e3, 4),
-        "about": f"Measured with {measurement.model} in {measurement.dtype} on {_date(measurement)}.",
+        "about": f"Measured with {measurement.model} in {_numbers(measurement)} on {_date(measurement)}.",
     }
     if profile.active_w:
         entry["active_w"] = round(profile.active_w, 2)
     if not profile.is_estimated:
-        bits, times = 8 * DTYPE_BYTES[measurement.dtype], [round(s * 1e3, 5) for s in profile.decode_unit_s]
+        bits = bits_of(measurement.weights) or 8 * DTYPE_BYTES[measurement.dtype]
+        times = [round(s * 1e3, 5) for s in profile.decode_unit_s]
         entry["measured"] = [{"model": model, "bits": bits, "unit_ms": times, "source": "shardnet profile"}]
     return entry
 
@@ -61,10 +66,12 @@ def as_tables(result: ProfileResult, out: Path | None) -> None:
     console.print(_times_table(measurement))
     if len(measurement.trials) > 1:
         console.print(_threads_table(measurement))
+    for line in lines_of(measurement.kernels):
+        console.print(line)
     tokens_per_s, prefill_per_s = 1 / sum(profile.decode_unit_s), 1 / sum(profile.prefill_unit_s_per_token)
     console.print(
-        f"All of {result.model} ({measurement.dtype}) on this device, {how}: {tokens_per_s:.3g} tokens/s decoding at "
-        f"512 tokens of context, {prefill_per_s:.3g} tokens/s prefill."
+        f"All of {result.model} ({_numbers(measurement)}) on this device, {how}: {tokens_per_s:.3g} tokens/s decoding "
+        f"at 512 tokens of context, {prefill_per_s:.3g} tokens/s prefill."
     )
     roofline = measurement.roofline()
     gigabytes, gigaflops = roofline.read_bytes_per_s / 1e9, roofline.flops_per_s / 1e9
@@ -86,7 +93,7 @@ def _times_table(measurement: DeviceMeasurement) -> Table:
     """A row for each kind of step, a column for each kind of unit."""
     threads = f"{measurement.num_threads} thread" + ("s" if measurement.num_threads > 1 else "")
     table = Table(
-        title=f"{measurement.device}: ms a unit with {measurement.model} ({measurement.dtype}, {threads})",
+        title=f"{measurement.device}: ms a unit with {measurement.model} ({_numbers(measurement)}, {threads})",
         title_justify="left",
     )
     table.add_column("step")
@@ -143,6 +150,12 @@ def _power_line(measurement: DeviceMeasurement, profile: DeviceProfile) -> str:
         before = measurement.power_before.hottest_c
         parts.append(f"hottest sensor {power.hottest_c:.0f} degrees" + (f" (before: {before:.0f})" if before else ""))
     return "Power: " + ", ".join(parts) + "." if parts else "Power and temperature cannot be read here."
+
+
+def _numbers(measurement: DeviceMeasurement) -> str:
+    """What the model was held and computed in."""
+    few = bits_of(measurement.weights) is not None
+    return f"weights {measurement.weights}, {measurement.dtype}" if few else measurement.dtype
 
 
 def _date(measurement: DeviceMeasurement) -> str:

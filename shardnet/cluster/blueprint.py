@@ -17,6 +17,7 @@ from shardnet.models.plain_config import as_text
 from shardnet.plan import DeviceProfile, Link, Plan, StagePlan
 from shardnet.planner.codecs import codec_for, offers_for
 from shardnet.planner.problem import Problem
+from shardnet.transport.holding_messages import Holding
 from shardnet.transport.messages import RingId, RingStop, StageSpec
 
 ASSUMED_BYTES_PER_S = 5e9
@@ -59,6 +60,7 @@ class Blueprint:
         budgets = kv_budgets(plan, files.profile, devices, options.kv_memory_bytes)
         budget_of = dict(zip((stage.device for stage in plan.stages), budgets, strict=True))
         num_groups, config = num_at_once(plan, devices), as_text(files.config)
+        kernels_of = {device.name: device.kernels for device in devices}
         ring = tuple(
             RingStop(stage.device, stage.first_unit, stage.last_unit, self.codec_of(stage, plan)) for stage in stages
         )
@@ -72,8 +74,7 @@ class Blueprint:
                 config=config,
                 tensors=files.roots_of(stage.first_unit, stage.last_unit),
                 dtype=options.dtype,
-                weights=files.weights,
-                kv_dtype=options.kv_dtype,
+                holding=Holding(files.weights, kernels_of[stage.device], options.kv_dtype),
                 kv_budget_bytes=budget_of[stage.device],
                 prefill_chunk_tokens=options.prefill_chunk_tokens,
                 record_spans=options.record_spans,

@@ -360,8 +360,9 @@ class StageHost:
                 reserve=self._reserve_weights,
                 progress=self._tell_progress,
                 device=here.device,
-                scheme=spec.weights,
-                kv_dtype=spec.kv_dtype,
+                scheme=spec.holding.weights,
+                kernels=spec.holding.kernels,
+                kv_dtype=spec.holding.kv_dtype,
             )
 
     def _reserve_weights(self, num_bytes: int) -> None:

@@ -19,6 +19,7 @@ from shardnet.models import Shard
 from shardnet.models.few_bits import Packing, hold_in_few_bits
 from shardnet.models.kv import ON_CPU
 from shardnet.models.skeleton import Skeleton, Slot, skeleton_to_run
+from shardnet.plan import KernelOrder
 from shardnet.quantised.kv_names import AUTO as KV_AUTO
 
 ByteProgress = Callable[[int, int], None]
@@ -39,6 +40,7 @@ def load_shard(
     device: torch.device = ON_CPU,
     scheme: str | None = None,
     kv_dtype: str = KV_AUTO,
+    kernels: Sequence[KernelOrder] = (),
 ) -> Shard:
     """Build units first_unit..last_unit, both included, and read their weights.
 
@@ -52,6 +54,7 @@ def load_shard(
         device: where it is to compute.
         scheme: in how many bits weights are held, one of `schemes.SCHEMES`; None: all in `dtype`.
         kv_dtype: in what keys and values are to be kept, one of `kv_names.KV_DTYPES`.
+        kernels: which hold a matrix of few bits on this device, as far as that was timed.
 
     Raises:
         DamagedCheckpoint: a file ends early or is gone.
@@ -62,7 +65,7 @@ def load_shard(
     skeleton.tied = {name: other for name, other in skeleton.tied.items() if name not in tensors}
     with Reader(tensors, getattr(torch, dtype), device) as reader:
         weights = {} if weights is None else weights
-        packings = hold_in_few_bits(skeleton, scheme or dtype, reader.stored, reader.dtype, device)
+        packings = hold_in_few_bits(skeleton, scheme or dtype, reader.stored, reader.dtype, device, kernels)
         units = _looked_up(skeleton, packings, reader, weights)
         if reserve is not None:
             reserve(sum(unit.missing_bytes(reader.dtype.itemsize) for unit in units))

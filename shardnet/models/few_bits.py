@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from shardnet.errors import UnsupportedModel
 from shardnet.models.blocks import Block, Embedding
 from shardnet.models.skeleton import SIDE_BY_SIDE, Skeleton
+from shardnet.plan import KernelOrder
 from shardnet.quantised.kernels.choosing import kernel_for
-from shardnet.quantised.kernels.kernel import Shape
+from shardnet.quantised.kernels.kernel import Kernel, Shape
 from shardnet.quantised.linear import Held, HeldLinear, HeldTable
 from shardnet.quantised.schemes import AUTO, INT4, INT8, Form, bits_of, form_of
 
@@ -71,13 +72,16 @@ def hold_in_few_bits(
     stored: Callable[[str], str],
     dtype: torch.dtype,
     device: torch.device,
+    kernels: Sequence[KernelOrder] = (),
 ) -> dict[int, list[Packing]]:
     """Put modules for few bits where the scheme wants them; what each unit's are to be filled with.
 
     Args:
         stored: in which format the checkpoint has a tensor.
         dtype: in which the model computes.
+        kernels: which hold a matrix on this device, as far as that was timed.
     """
+    choose = partial(kernel_for, dtype=dtype, device=device, orders=kernels)
     packings: dict[int, list[Packing]] = {}
     for unit, modules in skeleton.units():
         packings[unit] = []
@@ -86,7 +90,7 @@ def hold_in_few_bits(
             forms = [form_in(stored(place.source.name)) for place in places]
             groups = [places] if len(set(forms)) == 1 else [[place] for place in places]
             for group, form in zip(groups, forms, strict=False):
-                packing = None if form is None else _pack(modules, group, form, dtype, device)
+                packing = None if form is None else _pack(modules, group, form, choose, dtype, device)
                 if packing is not None:
                     packings[unit].append(packing)
     return packings
@@ -172,14 +176,19 @@ def _together(modules: dict[str, nn.Module], places: list[_Place]) -> Iterator[l
 
 
 def _pack(
-    modules: dict[str, nn.Module], places: Sequence[_Place], form: Form, dtype: torch.dtype, device: torch.device
+    modules: dict[str, nn.Module],
+    places: Sequence[_Place],
+    form: Form,
+    choose: Callable[..., Kernel | None],
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> Packing | None:
     """One matrix for these; None where no kernel can hold it."""
     sources = [place.source for place in places]
     num_outputs = sum(source.num_outputs for source in sources)
     shape = Shape(form, num_outputs, sources[0].num_inputs)
     is_looked_up = any(isinstance(place.module, nn.Embedding) for place in places)
-    kernel = kernel_for(shape, dtype, device, is_looked_up=is_looked_up)
+    kernel = choose(shape, is_looked_up=is_looked_up)
     if kernel is None:
         return None
     held = Held(kernel, shape, device)

@@ -15,6 +15,7 @@ from shardnet.described.schema import Place, read_record, require
 from shardnet.foreign.bounds import BYTES, BYTES_PER_S, SECONDS, SESSIONS, TOKENS, WATTS, Amount, Count
 from shardnet.plan import DeviceProfile, Link
 from shardnet.profiling.hardware import Hardware
+from shardnet.profiling.kernel_timing import KernelTiming, orders_of
 from shardnet.profiling.power import UNKNOWN_POWER, PowerState
 from shardnet.profiling.roofline import Roofline, TimedWork, decode_work, fit_roofline, prefill_work
 from shardnet.quantised.schemes import AUTO
@@ -96,6 +97,8 @@ class DeviceMeasurement:
     """Power while computing."""
     weights: str = AUTO
     """In how many bits they were held: one of `schemes.SCHEMES`."""
+    kernels: tuple[KernelTiming, ...] = ()
+    """What multiplies by matrices of few bits, each by what suits it; none where there is nothing to choose."""
 
     def __post_init__(self) -> None:
         stood_for = sorted(index for unit in self.units for index in unit.units)
@@ -121,6 +124,7 @@ class DeviceMeasurement:
             prefill_unit_s_per_token=tuple(prefill),
             num_threads=self.num_threads,
             active_w=self.active_w,
+            kernels=orders_of(self.kernels),
         )
 
     def roofline(self) -> Roofline:

@@ -13,7 +13,7 @@ import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,11 +21,13 @@ import torch
 from shardnet.described.model_sizes import UnitWork
 from shardnet.errors import BadRequest, DoesNotFit
 from shardnet.models import Shard
-from shardnet.plan import DTYPES
+from shardnet.plan import DTYPES, KernelOrder
 from shardnet.process.compute import CPU
 from shardnet.profiling.compute import compute_cache_bytes, compute_device, usable_compute_bytes
 from shardnet.profiling.cores import max_threads
 from shardnet.profiling.hardware import describe_hardware
+from shardnet.profiling.kernel_timing import KernelTiming, orders_of
+from shardnet.profiling.kernel_trials import matrices_of, time_kernels
 from shardnet.profiling.measurement import DeviceMeasurement, StepTiming, ThreadTrial, UnitMeasurement
 from shardnet.profiling.power import PowerWatch, read_power
 from shardnet.profiling.random_shard import UnitGroup, group_units, random_shard, works_of
@@ -42,6 +44,8 @@ PREFILL_STEPS = ((16, 0), (64, 0), (128, 0), (256, 0), (64, 512))
 """(new tokens, cached tokens)."""
 _TRIALS_SHARE = 0.4
 """Of the time, for finding the number of threads."""
+_KERNELS_SHARE = 0.25
+"""Of the time that is left then, for products of few bits."""
 _ROUNDS = 3
 _LONGEST_RUN_S = 4.0
 """A longer chunk of a prompt is not measured; the line through the shorter ones goes on."""
@@ -87,10 +91,9 @@ def measure_device(
     clock = Clock(f"profiling {device}", start_s, max_seconds, progress)
     memory_bytes, power_before = usable_compute_bytes(compute), read_power()
     bench = _Bench(dtype, weights, memory_bytes, pace, compute)
-    groups = group_units(config, getattr(torch, dtype), weights)
-    works = works_of(config, model, dtype, weights)
+    groups, works = group_units(config, getattr(torch, dtype), weights), works_of(config, model, dtype, weights)
     with PowerWatch() as power:
-        trials, num_threads, units = _measure(groups, works, bench, clock, num_threads)
+        trials, num_threads, kernels, units = _measure(groups, works, bench, clock, num_threads)
     clock.end()
     return DeviceMeasurement(
         device=device,
@@ -108,17 +111,20 @@ def measure_device(
         power_after=read_power(),
         active_w=power.active_w if compute == CPU else None,
         weights=weights,
+        kernels=kernels,
     )
 
 
 def _measure(
     groups: Sequence[UnitGroup], works: Sequence[UnitWork], bench: _Bench, clock: Clock, num_threads: int | None
-) -> tuple[tuple[ThreadTrial, ...], int, tuple[UnitMeasurement, ...]]:
+) -> tuple[tuple[ThreadTrial, ...], int, tuple[KernelTiming, ...], tuple[UnitMeasurement, ...]]:
     with _threads_restored():
         trials = () if num_threads is not None else _try_threads(groups, bench, clock)
         num_threads = num_threads or (choose_threads(trials) if trials else 1)
         torch.set_num_threads(num_threads)
-        return trials, num_threads, _measure_groups(groups, works, bench, clock)
+        kernels = _time_kernels(groups, bench, clock)
+        bench = replace(bench, kernels=orders_of(kernels))
+        return trials, num_threads, kernels, _measure_groups(groups, works, bench, clock)
 
 
 @contextmanager
@@ -146,6 +152,7 @@ class _Bench:
     memory_bytes: int
     pace: Pace
     compute: str
+    kernels: tuple[KernelOrder, ...] = ()
 
     def run_of(self, group: UnitGroup) -> Shard:
         """So many units in a row that twice the processor's cache is read, as far as the model and the memory go."""
@@ -158,7 +165,7 @@ class _Bench:
         num_units = max(1, min(group.longest_run, enough, self.memory_bytes // 2 // group.weight_bytes))
         first = group.run_starts_at
         dtype, device = getattr(torch, self.dtype), compute_device(self.compute)
-        return random_shard(group.config, first, first + num_units - 1, dtype, device, self.weights)
+        return random_shard(group.config, first, first + num_units - 1, dtype, device, self.weights, self.kernels)
 
 
 def _try_threads(groups: Sequence[UnitGroup], bench: _Bench, clock: Clock) -> tuple[ThreadTrial, ...]:
@@ -168,6 +175,16 @@ def _try_threads(groups: Sequence[UnitGroup], bench: _Bench, clock: Clock) -> tu
     torch.set_num_threads(max_threads())
     main_blocks = max(groups[1:-1], key=lambda group: len(group.units))
     return try_threads(bench.run_of(main_blocks), bench.pace, clock, _TRIALS_SHARE)
+
+
+def _time_kernels(groups: Sequence[UnitGroup], bench: _Bench, clock: Clock) -> tuple[KernelTiming, ...]:
+    """Those of few bits on the processor; an accelerator has one only."""
+    if bench.compute != CPU:
+        return ()
+    dtype = getattr(torch, bench.dtype)
+    matrices = matrices_of(groups, dtype, bench.weights, compute_device(bench.compute))
+    share = 1 - clock.left_s() / clock.max_seconds * (1 - _KERNELS_SHARE)
+    return time_kernels(matrices, dtype, bench.memory_bytes // 8, clock, share)
 
 
 def _measure_groups(

@@ -7,7 +7,7 @@ shapes) make a group, and a few blocks of each group stand for all of it.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -23,6 +23,7 @@ from shardnet.models.few_bits import held_bytes, hold_in_few_bits
 from shardnet.models.kv import ON_CPU
 from shardnet.models.sizes import profile_skeleton
 from shardnet.models.skeleton import Skeleton, skeleton_to_run
+from shardnet.plan import KernelOrder
 from shardnet.quantised.schemes import AUTO, bits_of
 
 _PATTERN_ELEMENTS = 1 << 18
@@ -74,10 +75,12 @@ def random_shard(
     dtype: torch.dtype,
     device: torch.device = ON_CPU,
     weights: str = AUTO,
+    kernels: Sequence[KernelOrder] = (),
 ) -> Shard:
     """Units first_unit..last_unit of a model with small random weights. Always the same ones."""
     skeleton = skeleton_to_run(config, first_unit, last_unit)
-    for packing in chain.from_iterable(hold_in_few_bits(skeleton, weights, lambda _: "", dtype, device).values()):
+    packings = hold_in_few_bits(skeleton, weights, lambda _: "", dtype, device, kernels)
+    for packing in chain.from_iterable(packings.values()):
         packing.held.begin()
         for tensor in packing.held.matrix.tensors.values():
             _fill_alike(tensor)

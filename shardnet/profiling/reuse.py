@@ -8,10 +8,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+
 from shardnet.errors import UsageError
 from shardnet.process.compute import CPU
 from shardnet.profiling.compute import device_kind, usable_compute_bytes
 from shardnet.profiling.hardware import describe_hardware
+from shardnet.profiling.kernel_timing import orders_of
+from shardnet.profiling.kernel_trials import are_the_same
 from shardnet.profiling.measurement import DeviceMeasurement
 from shardnet.profiling.profiler import measure_device
 from shardnet.profiling.store import ProfileStore, configuration_key, current_versions, why_stale
@@ -101,7 +105,10 @@ def _why_not(stored: DeviceMeasurement | None, num_threads: int | None, compute:
         return "there was none"
     if num_threads not in (None, stored.num_threads):
         return f"it was made with {stored.num_threads} threads, not {num_threads}"
-    return why_stale(stored, describe_hardware(compute=compute), current_versions(), time.time())
+    why = why_stale(stored, describe_hardware(compute=compute), current_versions(), time.time())
+    if why is None and not are_the_same(orders_of(stored.kernels), getattr(torch, stored.dtype)):
+        return "other kernels multiply by weights of few bits here now"
+    return why
 
 
 def _try_to_keep(keep: Callable[[], object], must_keep: bool) -> str:

@@ -30,7 +30,7 @@ MAX_AGE_S = 30 * 86_400.0
 MAX_LINK_AGE_S = 86_400.0
 """For links within one machine. Those between machines change by the minute and are not kept."""
 MAX_FILE_BYTES = 16 * 1024**2
-FORMAT = 1
+FORMAT = 2
 """Of the files. Others are measured anew."""
 _PACKAGES = ("torch", "transformers")
 

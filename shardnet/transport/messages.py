@@ -49,6 +49,7 @@ from typing import NamedTuple
 import torch
 
 from shardnet.timeline.recorder import Totals
+from shardnet.transport.holding_messages import Holding
 from shardnet.transport.listener_messages import Listener
 from shardnet.transport.sharing_messages import Shares
 
@@ -323,10 +324,8 @@ class StageSpec(NamedTuple):
     """How many stages of the ring can compute at the same time; see `stage.grouping`."""
     keep_s: float = 0.0
     """How long the stage is kept while nobody who has its coordinator's place knows the ring."""
-    weights: str = "auto"
-    """In how many bits they are held: one of `quantised.schemes.SCHEMES`."""
-    kv_dtype: str = "auto"
-    """In what keys and values are kept: one of `quantised.kv_names.KV_DTYPES`."""
+    holding: Holding = Holding()
+    """How its weights, keys and values are held."""
 
 
 class Stretch(NamedTuple):

@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from shardnet.models.kv import ON_CPU
+from shardnet.plan import KernelOrder
 from shardnet.quantised.grouped import Grouped
 from shardnet.quantised.kernels.choosing import KERNELS, kernel_for
+from shardnet.quantised.kernels.choosing import suiting as suiting_kernels
 from shardnet.quantised.kernels.kernel import Kernel, Shape
 from shardnet.quantised.kernels.plain import Plain
 from shardnet.quantised.linear import Held
@@ -118,3 +120,29 @@ def test_a_number_that_is_none_shows_in_its_own_row(form: Form) -> None:
         outputs = laid_out(kernel, grouped, form).product(rows.to(dtype))
         assert not outputs[1].isfinite().any(), kernel.name
         assert outputs[::2].isfinite().all(), kernel.name
+
+
+@pytest.mark.parametrize(("num_outputs", "num_inputs"), [(960, 576), (2048, 5632), (32000, 2048)])
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_plans_know_what_a_matrix_takes_whichever_kernel_holds_it(
+    form: Form, num_outputs: int, num_inputs: int
+) -> None:
+    shape = Shape(form, num_outputs, num_inputs)
+    for dtype in DTYPES:
+        for kernel in suiting_kernels(shape, dtype, ON_CPU):
+            num_bytes = Held(kernel, shape, ON_CPU).num_bytes
+            assert num_bytes == pytest.approx(form.num_bytes(num_outputs, num_inputs), rel=0.006), kernel.name
+
+
+@settings(max_examples=60, deadline=None)
+@given(names=st.permutations([kernel.name for kernel in KERNELS]), form=st.sampled_from(FORMS), looked_up=st.booleans())
+def test_the_first_of_an_order_that_suits_holds_the_matrix(names: list[str], form: Form, looked_up: bool) -> None:
+    shape = Shape(form, 192, 256)
+    order = KernelOrder(*form, 192, 256, tuple(names))
+    others = KernelOrder(*form, 192, 512, (Plain.name,))
+    for dtype in DTYPES:
+        able = {each.name for each in suiting_kernels(shape, dtype, ON_CPU, is_looked_up=looked_up)}
+        chosen = kernel_for(shape, dtype, ON_CPU, is_looked_up=looked_up, orders=[others, order])
+        assert chosen is not None and chosen.name == next(name for name in names if name in able)
+        unknown = kernel_for(shape, dtype, ON_CPU, is_looked_up=looked_up, orders=[others])
+        assert unknown == kernel_for(shape, dtype, ON_CPU, is_looked_up=looked_up)

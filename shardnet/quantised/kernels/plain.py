@@ -16,7 +16,10 @@ LEAST_ROWS = 16
 
 
 class Plain:
-    """Keeps codes as they are; of 4 bits two in a byte, those of inputs k and k + K / 2."""
+    """Keeps codes as they are; of 4 bits two in a byte, those of inputs k and k + K / 2.
+
+    Scales, and zeros, which are what the middle codes stand for, are bfloat16: rounding gives such.
+    """
 
     name = "plain"
     row_step = 1
@@ -25,16 +28,17 @@ class Plain:
         return shape.form.fits(shape.num_inputs)
 
     def memory(self, shape: Shape) -> dict[str, Memory]:
-        numbers = Memory((shape.num_outputs, shape.num_groups), torch.float32)
+        numbers = Memory((shape.num_outputs, shape.num_groups), torch.bfloat16)
         num_bytes = shape.num_inputs * shape.form.bits // 8
-        return {"codes": Memory((shape.num_outputs, num_bytes), torch.uint8), "scales": numbers, "minima": numbers}
+        return {"codes": Memory((shape.num_outputs, num_bytes), torch.uint8), "scales": numbers, "zeros": numbers}
 
     def fill(self, matrix: Matrix, first_row: int, grouped: Grouped) -> None:
         rows, codes = slice(first_row, first_row + len(grouped.codes)), grouped.codes
         if grouped.bits == 4:
             low, high = codes.chunk(2, 1)
             codes = low | (high << 4)
-        for name, values in (("codes", codes), ("scales", grouped.scales), ("minima", grouped.minima)):
+        zeros = grouped.minima + 2 ** (grouped.bits - 1) * grouped.scales
+        for name, values in (("codes", codes), ("scales", grouped.scales), ("zeros", zeros)):
             matrix.tensors[name][rows] = values.to(matrix.tensors[name].device)
 
     def product(self, matrix: Matrix, rows: Tensor) -> Tensor:
@@ -56,8 +60,8 @@ class Plain:
 
 def _floats(form: Form, tensors: dict[str, Tensor]) -> Tensor:
     """Some outputs of a matrix, float32."""
-    codes, scales, minima = tensors["codes"], tensors["scales"], tensors["minima"]
+    codes, scales, zeros = tensors["codes"], tensors["scales"].float(), tensors["zeros"].float()
     if form.bits == 4:
         codes = torch.cat((codes & 15, codes >> 4), 1)
     groups = codes.unflatten(1, (scales.shape[1], -1)).float()
-    return groups.mul_(scales[..., None]).add_(minima[..., None]).flatten(1)
+    return groups.sub_(2 ** (form.bits - 1)).mul_(scales[..., None]).add_(zeros[..., None]).flatten(1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from shardnet.transport.device_messages import DEVICE_MESSAGES
 from shardnet.transport.failure import Failure
+from shardnet.transport.holding_messages import HOLDING_MESSAGES
 from shardnet.transport.listener_messages import LISTENER_MESSAGES
 from shardnet.transport.messages import MESSAGE_TYPES
 from shardnet.transport.sharing_messages import SHARING_MESSAGES
@@ -22,4 +23,5 @@ allow(
     *SHIPPING_MESSAGES,
     *DEVICE_MESSAGES,
     *SHARING_MESSAGES,
+    *HOLDING_MESSAGES,
 )
