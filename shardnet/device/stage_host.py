@@ -360,9 +360,7 @@ class StageHost:
                 reserve=self._reserve_weights,
                 progress=self._tell_progress,
                 device=here.device,
-                scheme=spec.holding.weights,
-                kernels=spec.holding.kernels,
-                kv_dtype=spec.holding.kv_dtype,
+                **spec.holding._asdict(),
             )
 
     def _reserve_weights(self, num_bytes: int) -> None:

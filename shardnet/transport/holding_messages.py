@@ -8,10 +8,10 @@ from shardnet.plan import KernelOrder
 
 
 class Holding(NamedTuple):
-    """In how many bits, and by which kernels."""
+    """The words are those of `loader.load_shard`."""
 
-    weights: str = "auto"
-    """One of `quantised.schemes.SCHEMES`."""
+    scheme: str = "auto"
+    """In how many bits weights are: one of `quantised.schemes.SCHEMES`."""
     kernels: tuple[KernelOrder, ...] = ()
     """Which hold a matrix of few bits on this device, as far as that was timed: the same for all stages of a model."""
     kv_dtype: str = "auto"
