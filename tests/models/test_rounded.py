@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from shard_chain import Chain
-from tiny_models import VARIANTS, TinyModel, tiny_model
+from tiny_models import VARIANTS, TinyModel, save_model, tiny_model
 
+from shardnet.loader import open_model
+from shardnet.loader.weights import load_shard
 from shardnet.models import Segment, rounded
 from shardnet.models.attention import RaggedKV, attend
 from shardnet.models.kv import BlockKV, stored_as
+from shardnet.models.plain_config import PlainConfig, values_of
 from shardnet.models.rounded import HeadSizes
-from shardnet.quantised.kv_names import AUTO, INT8
+from shardnet.quantised.kv_names import AUTO, INT8, KV_DTYPES
 from shardnet.quantised.kv_rows import decode, encode
 from shardnet.stage.cache import KVCache
 
@@ -68,6 +73,30 @@ def test_it_takes_half_of_16_bits(tmp_path_factory: pytest.TempPathFactory) -> N
     assert as_codes.kv_bytes_per_token == 3 * 2 * 2 * (8 + 4)
     assert as_floats.kv_bytes_per_token == 3 * 2 * 2 * 8 * 2
     assert [block.layer for block in as_codes.kv_layout_of(0, 2)] == [0, 1]
+
+
+@pytest.mark.parametrize("scheme", ["int4", "int8", "bfloat16"])
+@pytest.mark.parametrize("variant", ["llama-tied", "mistral", "qwen3", "gemma2"])
+def test_weights_of_few_bits_are_no_reason_to_read_them_otherwise(variant: str, scheme: str, tmp_path: Path) -> None:
+    """Whoever runs these blocks, in C or by torch, must know that keys and values are rounded."""
+    save_model(variant, tmp_path)
+    files = open_model(str(tmp_path), "bfloat16", weights=scheme)
+    config, last = PlainConfig(values_of(files.config)), files.profile.num_units - 1
+    tensors, ids = files.tensors_of(0, last), torch.arange(5, 19)
+    chains = [
+        Chain([load_shard(config, tensors, 0, last, "bfloat16", scheme=scheme, kv_dtype=kv_dtype)])
+        for kv_dtype in KV_DTYPES
+    ]
+    end = 0
+    for num_tokens in CHUNKS:
+        plain, as_codes = (chain.step({0: ids[end : end + num_tokens]})[0] for chain in chains)
+        end += num_tokens
+        assert (as_codes - plain).norm() < 0.06 * plain.norm(), end
+    plain_kv, kv = (chain.caches[0].get(0) for chain in chains)
+    for layer in range(3):
+        for wanted, rows in zip(plain_kv.read(layer, end), kv.read(layer, end), strict=True):
+            found = decode(rows, wanted.shape[-1], torch.float32)
+            assert rows.dtype == torch.int8 and (found - wanted).norm() < 0.06 * wanted.norm()
 
 
 LENGTHS = st.lists(st.tuples(st.integers(0, 9), st.integers(1, 5)), min_size=1, max_size=4)
