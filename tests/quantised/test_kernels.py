@@ -13,6 +13,7 @@ from shardnet.plan import KernelOrder
 from shardnet.quantised.grouped import Grouped
 from shardnet.quantised.kernels.choosing import KERNELS, kernel_for
 from shardnet.quantised.kernels.choosing import suiting as suiting_kernels
+from shardnet.quantised.kernels.dyn4bit import Dyn4Bit, gives_what_it_should
 from shardnet.quantised.kernels.kernel import Kernel, Shape
 from shardnet.quantised.kernels.plain import Plain
 from shardnet.quantised.linear import Held
@@ -146,3 +147,26 @@ def test_the_first_of_an_order_that_suits_holds_the_matrix(names: list[str], for
         assert chosen is not None and chosen.name == next(name for name in names if name in able)
         unknown = kernel_for(shape, dtype, ON_CPU, is_looked_up=looked_up, orders=[others])
         assert unknown == kernel_for(shape, dtype, ON_CPU, is_looked_up=looked_up)
+
+
+@pytest.mark.parametrize("num_outputs", [32, 1024, 2080])
+@pytest.mark.parametrize("group", [32, 64])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_product_of_arm_is_right_also_where_minima_are(num_outputs: int, group: int, dtype: torch.dtype) -> None:
+    """Elsewhere PyTorch has it as a plain loop, which is never chosen: it shows that the numbers are right."""
+    kernel, form = Dyn4Bit(), NIBBLES._replace(group=group)
+    assert gives_what_it_should()
+    shape = Shape(form, num_outputs, 128)
+    assert kernel.can_hold(shape) and not kernel.can_look_up(shape)
+    grouped = rounded(random_weight(num_outputs, 128) + 0.5, form)
+    held = laid_out(kernel, grouped, form, step=kernel.row_step)
+    at_once = laid_out(kernel, grouped, form, step=num_outputs)
+    rows = random_weight(5, 128, seed=1).to(dtype)
+    assert torch.equal(held.product(rows), at_once.product(rows))
+    assert_near(held.product(rows), rows.double() @ grouped.floats().double().t(), ROUNDED_ACTIVATIONS)
+
+
+def test_what_the_product_of_arm_cannot_hold_is_left_to_others() -> None:
+    kernel = Dyn4Bit()
+    for shape in (Shape(NIBBLES, 40, 64), Shape(NIBBLES._replace(group=64), 32, 96), Shape(BYTES, 32, 64)):
+        assert not kernel.can_hold(shape)

@@ -10,13 +10,14 @@ from collections.abc import Sequence
 import torch
 
 from shardnet.plan import KernelOrder
+from shardnet.quantised.kernels.dyn4bit import Dyn4Bit
 from shardnet.quantised.kernels.int4pack import Int4Pack
 from shardnet.quantised.kernels.int8pack import Int8Pack, Int8Rows
 from shardnet.quantised.kernels.kernel import Kernel, Shape
 from shardnet.quantised.kernels.native import InC
 from shardnet.quantised.kernels.plain import Plain
 
-KERNELS: tuple[Kernel, ...] = (InC(), Int4Pack(), Int8Pack(), Int8Rows(), Plain())
+KERNELS: tuple[Kernel, ...] = (InC(), Int4Pack(), Dyn4Bit(), Int8Pack(), Int8Rows(), Plain())
 
 
 def suiting(
