@@ -60,7 +60,10 @@ BY_COMMAND = (
 )
 """Of the options of a load. A split by hand is for those who know the order of the devices: Python."""
 
-SAMPLING = ("max_new_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
+ANSWERING = (
+    *("max_new_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed"),
+    *("draft", "draft_weights", "draft_threads"),
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -249,7 +252,7 @@ def chat(
     what: ChatOptions,
     generation: Annotated[
         GenerationOptions,
-        Only(SAMPLING),
+        Only(ANSWERING),
         Here("max_new_tokens", default=512),
         Here("seed", default=None, read=given_or_any),
     ],

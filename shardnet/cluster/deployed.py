@@ -9,10 +9,14 @@ from shardnet.session.conversation import Conversations
 from shardnet.timeline.events import Event
 from shardnet.timeline.stage_report import StageReport
 from shardnet.timeline.timeline import Timeline
+from shardnet.transport.base import Transport
 
 
 class Deployed(Protocol):
     """A loaded model without its text: `Deployment` here, `RemoteDeployment` in a source."""
+
+    transport: Transport
+    """By which its devices are reached from here."""
 
     @property
     def plan(self) -> Plan:

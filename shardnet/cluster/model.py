@@ -12,7 +12,9 @@ from statistics import median
 from typing import Any
 
 from shardnet.cluster.deployed import Deployed
-from shardnet.errors import ClusterError
+from shardnet.draft.drafts import Draft, Drafts, Wanted
+from shardnet.draft.offering import FirstStage
+from shardnet.errors import BadRequest, ClusterError
 from shardnet.options import takes
 from shardnet.plan import ModelProfile, Plan
 from shardnet.process.forks import Birthplace
@@ -24,6 +26,7 @@ from shardnet.session.scores import Scores, scores_of
 from shardnet.session.stream import Generation, Stream
 from shardnet.session.text import TextStream
 from shardnet.session.turns import Batch, Turns
+from shardnet.speculation.guesser import DRAFT
 from shardnet.timeline.events import Event
 from shardnet.timeline.stage_report import StageReport
 
@@ -58,6 +61,7 @@ class Model:
         self._laps_s: deque[float] = deque(maxlen=NUM_LAPS_KEPT)
         self._latest: Generation | None = None
         self._turns = Turns()
+        self._drafts = Drafts(profile, tokenizer, FirstStage(deployment.transport, self._first_device))
         self._birthplace = Birthplace("this model")
 
     @property
@@ -86,14 +90,16 @@ class Model:
             prompt: text, token ids, or chat messages.
 
         Raises:
-            BadRequest: a value is impossible, or prompt and answer are longer than the context.
+            BadRequest: a value is impossible, prompt and answer are longer than the context, or the draft has another
+                tokenizer.
+            ModelNotFound, UnsupportedModel, DamagedCheckpoint: of the draft.
             KVMemorySpent: the devices cannot hold the session's KV cache now.
             DeviceLost: from the iteration: a device was lost; names it and its stage.
             UsageError: this process was forked from the one that loaded the model.
         """
         self._birthplace.check()
         asked = GenerationOptions(**options)
-        return self._start(self.encode(prompt, chat=asked.chat), asked)
+        return self._start(self.encode(prompt, chat=asked.chat), asked, self._draft_of(asked))
 
     @takes(GenerationOptions)
     def generate(self, prompts: Sequence[str | Sequence[int] | Chat], **options: Any) -> list[Generation]:
@@ -152,9 +158,21 @@ class Model:
         ids = [self.encode(prompt, chat=asked.chat) for prompt in prompts_of(prompts)]
         for each in ids:
             check_length(len(each), asked.max_new_tokens, self.context_tokens)
-        return self._turns.answer_all(ids, lambda prompt: self._start(prompt, asked), batch)
+        draft = self._draft_of(asked)
+        return self._turns.answer_all(ids, lambda prompt: self._start(prompt, asked, draft), batch)
 
-    def _start(self, ids: list[int], asked: GenerationOptions) -> Stream:
+    def _draft_of(self, asked: GenerationOptions) -> Draft | None:
+        if asked.draft is not None:
+            return self._drafts.get(Wanted(asked.draft, asked.draft_weights, asked.draft_threads))
+        if asked.speculate == DRAFT:
+            raise BadRequest("speculate draft needs a draft: name a small model with the same tokenizer (draft).")
+        return None
+
+    def _first_device(self) -> str:
+        """Where its answers begin now."""
+        return self._deployment.plan.stages[0].device
+
+    def _start(self, ids: list[int], asked: GenerationOptions, draft: Draft | None) -> Stream:
         check_length(len(ids), asked.max_new_tokens, self.context_tokens)
         session = self._deployment.sessions.start(
             ids,
@@ -163,6 +181,8 @@ class Model:
             sampling=sampling_of(asked),
             stop=tuple(asked.stop),
         )
+        if draft is not None:
+            draft.go_ahead(session, ids)
         return Stream(session, TextStream(self.tokenizer, asked.stop), self._keep)
 
     def encode(self, prompt: str | Sequence[int] | Chat, *, chat: bool = False) -> list[int]:
@@ -211,6 +231,7 @@ class Model:
     def close(self) -> None:
         """Unload from every device. Safe to call twice; happens when the cluster closes, too."""
         if self._birthplace.is_here:
+            self._drafts.close()
             self._deployment.close()
 
     def __enter__(self) -> Model:

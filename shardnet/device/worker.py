@@ -48,6 +48,7 @@ from shardnet.transport.messages import (
     StageKey,
     StageSpec,
 )
+from shardnet.transport.offer_messages import Offer
 
 
 class Worker:
@@ -108,6 +109,7 @@ class Worker:
             ("open_session", self.open_session),
             ("close_sessions", self.close_sessions),
             ("copy_sessions", self.copy_sessions),
+            ("offer", self.offer),
             ("pause", lambda must_pause: self.on_pause(must_pause)),
             ("leave", self.left.set),
         ):
@@ -241,6 +243,11 @@ class Worker:
         if host is not None:
             host.hop_times.copy(wanted.first_unit, copied)
         return copied
+
+    def offer(self, offer: Offer) -> bool:
+        """See `offer_messages`."""
+        stages = [host.stage for host in self._stages.hosts()]
+        return any(stage is not None and stage.offer(offer) for stage in stages)
 
     def close(self) -> None:
         """End all stages."""

@@ -8,6 +8,16 @@ from typing import Protocol
 from shardnet.transport.messages import SampledToken, SamplingOptions, SessionSpec
 
 
+class Onlooker(Protocol):
+    """Who is shown the tokens of one session."""
+
+    def see(self, token_ids: Sequence[int]) -> None:
+        """These come next in the answer. Must not wait."""
+
+    def end(self) -> None:
+        """No more come."""
+
+
 class Conversation(Protocol):
     """One session, as whoever reads its tokens sees it."""
 
@@ -23,6 +33,12 @@ class Conversation(Protocol):
 
     def cancel(self) -> None:
         """Stop generating and free the session's memory. Safe to call twice, from any thread."""
+
+    def show(self, onlooker: Onlooker) -> None:
+        """Show somebody each token as it is known, in order, whoever iterates: those that are known already at once.
+
+        Holds on to whom it shows them.
+        """
 
 
 class Conversations(Protocol):

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 from shardnet.errors import BadRequest
 from shardnet.foreign.quoting import quoted
 from shardnet.options import Made, Meaning, Number, OneOf, Options, Whole
+from shardnet.quantised.schemes import AUTO, SCHEMES
 from shardnet.session.prompts import check_text, iterated
 from shardnet.speculation.guesser import WAYS
 
 _SAMPLING = "How tokens are chosen"
+_DRAFT = "A draft"
 
 
 def stops_of(stop: Any) -> tuple[str, ...]:
@@ -29,6 +32,16 @@ def stops_of(stop: Any) -> tuple[str, ...]:
             raise BadRequest("a stop string must not be empty.")
         check_text("a stop string", each)
     return stops
+
+
+def draft_of(model: Any) -> str | None:
+    """
+    Raises:
+        BadRequest: it names no model.
+    """
+    if model is not None and (not isinstance(model, (str, Path)) or not str(model).strip()):
+        raise BadRequest(f"draft is a path or a hub id, but this is {quoted(model)}.", option="draft")
+    return None if model is None else str(model)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,12 +110,37 @@ class GenerationOptions(Options):
         str,
         OneOf(WAYS),
         Meaning(
-            "Guess tokens, which the ring checks together. lookup: what came the last time behind the last tokens.",
+            "Guess tokens, which the ring checks together. lookup: what came the last time behind the last tokens. "
+            "draft: what --draft says.",
             about='"off" or "lookup": what came the last time behind the last tokens goes round as a guess, and the '
             "ring checks several tokens in one lap. Pays where the answer repeats much of the prompt; in float32 the "
-            "text is the same.",
+            'text is the same. "draft": what `draft` says, which implies it.',
         ),
     ] = "off"
+    draft: Annotated[
+        str | None,
+        Made(draft_of),
+        Meaning(
+            "A small model with the same tokenizer, which guesses tokens here while the ring is at work.",
+            about="a small model with the same tokenizer (a folder, a `.gguf` file, or a hub id), which is loaded in "
+            "this process, beside the answer, and guesses tokens while the ring is at work. Used by all answers that "
+            "name it; one that fails, or for which there is no room, is done without.",
+            panel=_DRAFT,
+            metavar="MODEL",
+        ),
+    ] = None
+    draft_weights: Annotated[
+        str,
+        OneOf(SCHEMES),
+        Meaning(
+            "How its weights are held: as --weights.", about="how its weights are held: as `weights`.", panel=_DRAFT
+        ),
+    ] = AUTO
+    draft_threads: Annotated[
+        int,
+        Whole(1),
+        Meaning("Its compute threads.", panel=_DRAFT),
+    ] = 1
     stop: Annotated[
         str | Sequence[str],
         Made(stops_of),

@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from secrets import token_bytes
+from secrets import randbits, token_bytes
 
 from shardnet.errors import BadRequest
 from shardnet.foreign.quoting import counted, quoted
 from shardnet.session.options import GenerationOptions
+from shardnet.speculation.guesser import DRAFT
 from shardnet.speculation.tags import KEY_BYTES
+from shardnet.transport.listener_messages import KEY_BITS, Listener
 from shardnet.transport.messages import SamplingOptions, SessionSpec
+from shardnet.transport.offer_messages import offer_key_of
 
 
 def sampling_of(options: GenerationOptions) -> SamplingOptions:
     """The part of the options that goes to the stage that samples."""
-    return SamplingOptions(**{name: options[name] for name in SamplingOptions._fields})
+    sampling = SamplingOptions(**{name: options[name] for name in SamplingOptions._fields})
+    return sampling if options.draft is None else sampling._replace(speculate=DRAFT)
 
 
 def session_spec(
-    number: int, num_prompt: int, max_new_tokens: int, eos_ids: tuple[int, ...], sampling: SamplingOptions
+    number: int,
+    num_prompt: int,
+    max_new_tokens: int,
+    eos_ids: tuple[int, ...],
+    sampling: SamplingOptions,
+    listener: Listener | None = None,
 ) -> SessionSpec:
     """A session that is asked for: room for its prompt and all of its answer, of which nothing is known."""
+    key = randbits(KEY_BITS) if listener is None else offer_key_of(listener.key)
     return SessionSpec(
         session=number,
         capacity_tokens=num_prompt + max_new_tokens,
@@ -29,7 +39,9 @@ def session_spec(
         max_new_tokens=max_new_tokens,
         eos_ids=eos_ids,
         sampling=sampling,
+        listener=listener,
         guess_key=b"" if sampling.speculate == "off" else token_bytes(KEY_BYTES),
+        offer_key=key if sampling.speculate == DRAFT else 0,
     )
 
 

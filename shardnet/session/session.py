@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from shardnet.errors import ClusterError
+from shardnet.session.conversation import Onlooker
 from shardnet.transport.listener_messages import digest
 from shardnet.transport.messages import SampledToken, SessionSpec
 from shardnet.transport.sharing_messages import Shares
@@ -73,6 +74,8 @@ class Session:
         """Held while what is known changes. Who iterates, or lets go of this, does without it."""
         self._takes_ahead = True
         self._may_be_sampled_anew = was_left
+        self._onlooker: Onlooker | None = None
+        self._num_shown = 0
         for index, token_id in enumerate(answer):
             self.tell(self.token(index, token_id))
 
@@ -112,6 +115,21 @@ class Session:
         self._news.put(None)
         self._owner.close_session(self.spec.session)
 
+    def show(self, onlooker: Onlooker) -> None:
+        """See `Conversation`."""
+        with self._telling:
+            self._onlooker = onlooker
+            self._show()
+
+    def _show(self) -> None:
+        """What is known without a gap, and was not shown yet."""
+        new = []
+        while self._onlooker is not None and (token := self._known.get(self._num_shown)) is not None:
+            new.append(token.token_id)
+            self._num_shown += 1
+        if self._onlooker is not None and new:
+            self._onlooker.see(new)
+
     @property
     def answer(self) -> list[SampledToken]:
         """The tokens that are known without a gap, from the first one on."""
@@ -141,8 +159,8 @@ class Session:
             send_from: as in `SessionSpec`; so is `guess_from`.
         """
         spec = self.spec._replace(sample_from=len(ids), send_from=send_from, listener=None, guess_from=guess_from)
-        if not is_first and not is_last:
-            spec = spec._replace(guess_key=b"")
+        if not is_first:
+            spec = spec._replace(offer_key=0, guess_key=spec.guess_key if is_last else b"")
         if not is_last:
             return spec._replace(targets=())
         if spec.sampling.repetition_penalty != 1.0:
@@ -201,4 +219,5 @@ class Session:
             self.last_token_s = time.monotonic()
             if self.first_token_s is None:
                 self.first_token_s = self.last_token_s
+            self._show()
         self._news.put(news)

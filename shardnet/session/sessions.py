@@ -107,8 +107,8 @@ class Sessions:
             KVMemorySpent: a stage cannot hold its KV cache beside those of the other sessions.
             ShardnetError: the sessions were ended.
         """
-        spec = session_spec(0, len(prompt_ids), max_new_tokens, eos_ids, sampling)
-        spec = spec._replace(listener=listener, stays=self.shares_prefixes)
+        spec = session_spec(0, len(prompt_ids), max_new_tokens, eos_ids, sampling, listener)
+        spec = spec._replace(stays=self.shares_prefixes)
         return self._start_in_room(spec, prompt_ids, answer)
 
     def score(self, ids: Sequence[int]) -> Session:

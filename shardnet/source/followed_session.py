@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from shardnet.process.threads import Errands
+from shardnet.session.conversation import Onlooker
 from shardnet.source.following import Following
 from shardnet.transport.messages import SampledToken, SessionSpec
 
@@ -50,6 +51,10 @@ class FollowedSession:
     def cancel(self) -> None:
         """Stop generating. Safe to call twice, from any thread; does not wait for the coordinator."""
         self._following.cancel()
+
+    def show(self, onlooker: Onlooker) -> None:
+        """See `Conversation`."""
+        self._following.show(onlooker)
 
     def __del__(self) -> None:
         """Nobody holds it any more. Where nobody has begun to iterate, there is no iteration that could end it."""

@@ -9,6 +9,7 @@ from functools import partial
 
 from shardnet.errors import ClusterError, ShardnetError
 from shardnet.process.threads import on_thread
+from shardnet.session.conversation import Onlooker
 from shardnet.source.connection import Connection
 from shardnet.source.heard import Heard
 from shardnet.transport.delivery import answer_of
@@ -49,14 +50,30 @@ class Following:
         self._is_cancelled = False
         """Nobody wants more of it. Till then the coordinator keeps the answer: it may not have been read."""
         self._is_closing = False
+        self._onlooker: Onlooker | None = None
+        self._num_shown = 0
 
     def hear(self, token: StraightToken) -> None:
         """See `Ear`."""
         with self._changed:
             if self._heard.straight(token):
+                self._show()
                 self._changed.notify_all()
                 if self._heard.num_ahead <= MOST_AHEAD or self._heard.is_whole:
                     settle(self._news, None)
+
+    def show(self, onlooker: Onlooker) -> None:
+        """See `Conversation`."""
+        with self._changed:
+            self._onlooker = onlooker
+            self._show()
+
+    def _show(self) -> None:
+        """What was not shown yet."""
+        new = self._heard.tokens[self._num_shown :] if self._onlooker is not None else []
+        if self._onlooker is not None and new:
+            self._num_shown += len(new)
+            self._onlooker.see([token.token_id for token in new])
 
     def wait_for(self, index: int) -> SampledToken | None:
         """The token of that index, when it is there; None where none comes.
@@ -156,6 +173,7 @@ class Following:
             return True
         with self._changed:
             is_same = self._heard.told(have, told.tokens, told.num_known)
+            self._show()
             self._changed.notify_all()
             is_known = self._heard.is_whole and not self._heard.num_ahead
             return not is_same or not (told.is_over or is_known)

@@ -20,6 +20,7 @@ from shardnet.timeline.events import Event
 from shardnet.timeline.stage_report import StageReport
 from shardnet.timeline.timeline import Timeline
 from shardnet.transport.messages import SamplingOptions, SessionSpec
+from shardnet.transport.offer_messages import offer_key_of
 from shardnet.transport.source_messages import BrokenOff, ModelInfo, ResumeRequest, SessionRequest
 
 ASK_S = 10.0
@@ -119,6 +120,8 @@ class RemoteSessions:
         spec = asked._replace(session=ticket)
         following = Following(self._connection, spec)
         key = self._listening.open(following)
+        if spec.offer_key:
+            spec = spec._replace(offer_key=offer_key_of(key))
         session = FollowedSession(spec, following, self._errands, num_known)
         with self._lock:
             self.raise_if_ended()
@@ -163,6 +166,7 @@ class RemoteDeployment:
     def __init__(self, connection: Connection, listening: Listening, info: ModelInfo) -> None:
         self._connection = connection
         self._latest = info
+        self.transport = connection.transport
         self.sessions = RemoteSessions(connection, listening, info.model)
 
     @property

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from shardnet.speculation.ahead import Ahead
 from shardnet.speculation.lookup import LookUp
 
-WAYS = ("off", "lookup")
+DRAFT = "draft"
+WAYS = ("off", "lookup", DRAFT)
 """How tokens can be guessed, as users say it."""
 FIRST = 4
 """So many tokens are guessed at first."""

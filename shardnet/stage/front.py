@@ -6,22 +6,33 @@ see `stage`.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+
 import torch
 
-from shardnet.speculation.guesser import Guesser
+from shardnet.speculation.drafted import Drafted
+from shardnet.speculation.guesser import DRAFT, Guesser
 from shardnet.speculation.lineage import confirmed
 from shardnet.speculation.tags import tags_of
 from shardnet.stage.inbox import StepWork, Taken
 from shardnet.stage.live_session import LiveSession
 from shardnet.stage.live_sessions import LiveSessions
 from shardnet.transport.messages import Part
+from shardnet.transport.offer_messages import Offer
 
 
 class Front:
-    """Of one stage, wherever it is in its ring. What waits there is of sessions that are open."""
+    """Of one stage, wherever it is in its ring. What waits there is of sessions that are open.
 
-    def __init__(self, sessions: LiveSessions) -> None:
+    Args:
+        num_ids: of the model's vocabulary.
+        lock: the stage's, which its own calls hold.
+    """
+
+    def __init__(self, sessions: LiveSessions, num_ids: int, lock: AbstractContextManager[object]) -> None:
         self._sessions = sessions
+        self._num_ids = num_ids
+        self._lock = lock
 
     def work_of(self, taken: Taken) -> StepWork | None:
         """What goes into the next step of what was taken; sessions become what they are by what came."""
@@ -29,6 +40,23 @@ class Front:
         if taken.work is None or not self._sessions.is_first:
             return taken.work
         return self._composed(taken.work)
+
+    def offer(self, offer: Offer) -> bool:
+        """From any thread: guesses from elsewhere. Of ids that no token has, or of too many, nothing is taken.
+
+        Returns:
+            Whether the session that is meant begins here.
+        """
+        if not offer.key or not offer.is_for(self._num_ids):
+            return False
+        with self._lock:
+            found = [each for each in self._sessions.all() if each.spec.offer_key == offer.key]
+            if not found or not self._sessions.is_first:
+                return False
+            guesser = _guesser_of(found[0])
+            guesser.know(found[0].came[guesser.num_known : found[0].certain].tolist())
+            guesser.offer(offer.position, offer.before, offer.ids)
+            return True
 
     def _composed(self, work: StepWork) -> StepWork | None:
         """The step that these ids make; None where all of them are applied already."""
@@ -89,6 +117,12 @@ def _made(session: LiveSession, part: Part, ids: list[int], *, guesses: bool) ->
 
 
 def _guess(session: LiveSession, fed: list[int], most: int) -> list[int]:
-    guesser = session.guesser = session.guesser or Guesser()
+    guesser = _guesser_of(session)
     guesser.know(session.came[guesser.num_known :].tolist() + fed)
     return guesser.guess(most)
+
+
+def _guesser_of(session: LiveSession) -> Guesser | Drafted:
+    if session.guesser is None:
+        session.guesser = Drafted() if session.spec.sampling.speculate == DRAFT else Guesser()
+    return session.guesser

@@ -234,7 +234,8 @@ class LiveSessions:
                 live.branch = max(live.branch, here.branch)
                 live.certain = live.branch_from = live.kv.length
                 live.guess_from, live.guesser = here.guess_from, here.guesser
-                live.spec = live.spec._replace(guess_key=live.spec.guess_key or here.spec.guess_key)
+                guess_key = live.spec.guess_key or here.spec.guess_key
+                live.spec = live.spec._replace(guess_key=guess_key, offer_key=here.spec.offer_key)
                 if live.sampler is None:
                     live.kept_from = min(live.kept_from, live.kv.length)
         self._closed.extend(other._closed)

@@ -11,14 +11,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from shardnet.errors import BadRequest
 from shardnet.models import Shard
 from shardnet.stage.scoring import check_targets
 from shardnet.stage.warpers import penalise, warpers_of
 from shardnet.transport.messages import SessionSpec
+
+
+class Moment(NamedTuple):
+    """Where the random numbers of a session stand."""
+
+    num_drawn: int
+    numbers: Tensor
 
 
 class Sampler:
@@ -38,7 +47,7 @@ class Sampler:
         self._dtype = str(dtype).removeprefix("torch.")
         self._codec = codec or self._dtype
         self._ids = list(spec.prompt_ids) if options.repetition_penalty != 1.0 else None
-        self._num_drawn = 0
+        self.num_drawn = 0
         """So many tokens of the answer were drawn, here or elsewhere."""
         self.num_scores = 0
         """Of one token; 0 as long as none was drawn."""
@@ -69,14 +78,28 @@ class Sampler:
             if not bool(probabilities.isfinite().all()):
                 raise self.not_finite(logits_V)
             token = int(torch.multinomial(probabilities, num_samples=1, generator=self._generator))
-            self._num_drawn += 1
+            self.num_drawn += 1
         if self._ids is not None:
             self._ids.append(token)
         return token
 
     def go_on_from(self, other: Sampler) -> None:
         """Take over the random numbers of another sampler of the session, which is of no use any more."""
-        self._generator, self._num_drawn = other._generator, other._num_drawn
+        self._generator, self.num_drawn = other._generator, other.num_drawn
+
+    def moment(self) -> Moment:
+        """Now, to go back to it."""
+        return Moment(self.num_drawn, self._generator.get_state())
+
+    def go_back(self, moment: Moment) -> None:
+        """Draw from there on again."""
+        self.num_drawn = moment.num_drawn
+        self._generator.set_state(moment.numbers)
+
+    def have_seen(self, ids: Sequence[int]) -> None:
+        """For the penalty: these are the tokens so far, whatever was drawn before."""
+        if self._ids is not None:
+            self._ids = list(ids)
 
     def wind(self, num_drawn: int, num_scores: int) -> None:
         """Have the generator where it stands when so many tokens of the answer were drawn, which others have drawn.
@@ -88,9 +111,9 @@ class Sampler:
             return
         self.num_scores = num_scores
         numbers = torch.empty(num_scores)
-        while self._num_drawn < num_drawn:
+        while self.num_drawn < num_drawn:
             numbers.exponential_(generator=self._generator)  # as torch.multinomial takes them
-            self._num_drawn += 1
+            self.num_drawn += 1
 
     def not_finite(self, logits_V: torch.Tensor) -> BadRequest:
         """The error for scores among which nothing can be chosen, and whose fault it is."""

@@ -78,9 +78,10 @@ class Stage:
         self._grouping: Grouping | None = None
         self._sessions = LiveSessions(kv, is_first=shard.has_embedding)
         self.is_in_step = self._sessions.is_in_step
-        self._front = Front(self._sessions)
-        self._idle = IdleTime(recorder)
         self._ready = threading.Condition()
+        self._front = Front(self._sessions, int(shard.config.vocab_size), self._ready)
+        self.offer = self._front.offer
+        self._idle = IdleTime(recorder)
         self._log = SentLog(shard)
         self._onward = Onward(
             outlet,
@@ -145,11 +146,7 @@ class Stage:
             on_taken()
         if is_new:
             self.recorder.wire(
-                hop.sent_ns,
-                received_ns,
-                source_device=hop.sender,
-                num_bytes=rows.nbytes,
-                num_sessions=len(hop.parts),
+                hop.sent_ns, received_ns, source_device=hop.sender, num_bytes=rows.nbytes, num_sessions=len(hop.parts)
             )
 
     def between_steps(self, work: Callable[[], Result]) -> Future[Result]:

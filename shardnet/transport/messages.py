@@ -109,8 +109,7 @@ class Hop(NamedTuple):
     sent_ns: int
     """The sender's `time.monotonic_ns()`."""
     unit: int
-    """For which these rows are. A stage whose first unit is another one drops them: whoever sent them, or who got them,
-    has other units by now, and sends again what the next one lacks."""
+    """For which these rows are. A stage that begins with another one drops them: it or the sender has others by now."""
 
 
 class SamplingOptions(NamedTuple):
@@ -124,7 +123,7 @@ class SamplingOptions(NamedTuple):
     repetition_penalty: float = 1.0
     seed: int = 0
     speculate: str = "off"
-    """How tokens are guessed: "off" or "lookup". Which are chosen does not depend on it."""
+    """How tokens are guessed: one of `guesser.WAYS`. Which are chosen does not depend on it."""
 
 
 class SessionSpec(NamedTuple):
@@ -135,8 +134,7 @@ class SessionSpec(NamedTuple):
     """Tokens that the KV cache must hold: prompt and answer."""
     prompt_tokens: int
     sample_from: int
-    """So many tokens must be there before one is sampled behind them. What comes before is only computed: a prompt, or
-    one that is replayed with the answer so far."""
+    """Behind so many tokens one is sampled. What comes before is only computed: a prompt, an answer so far."""
     max_new_tokens: int
     eos_ids: tuple[int, ...]
     sampling: SamplingOptions
@@ -156,6 +154,8 @@ class SessionSpec(NamedTuple):
     """Of the tags of guesses. Sent to the first stage and to the one with the head alone; none are made without."""
     guess_from: int = 0
     """So many tokens the stages of its ring have: fewer are no ground for guesses at the first one."""
+    offer_key: int = 0
+    """By which the first stage knows offers, sent to it alone; see `offer_messages`."""
 
     def finish_reason(self, index: int, token_id: int) -> str:
         """Why the answer ends with the token of that index; '' where it goes on."""

@@ -153,7 +153,7 @@ def check(follower: Stage, owners: Owners, session: int) -> None:
         assert known.kept_from == length
     if shard.has_head:
         samplers = [stage._sessions.get(session).sampler for stage in (owners.last, follower)]  # type: ignore[union-attr]
-        assert samplers[1]._num_drawn == samplers[0]._num_drawn, "who takes over need not draw them first"  # type: ignore[union-attr]
+        assert samplers[1].num_drawn == samplers[0].num_drawn, "who takes over need not draw them first"  # type: ignore[union-attr]
     if shard.has_head and not shard.has_embedding:
         assert known[2:5] == standing(owners.last, session)[2:5]
     if shard.has_embedding and not shard.has_head:
@@ -210,7 +210,7 @@ def test_a_copy_that_is_told_more_keeps_its_tokens_and_its_random_numbers(tiny: 
         assert known[1:] == (4, 6, (), 6, True)
         sampler = stage._sessions.all()[0].sampler
         assert sampler is not None and sampler._ids == [5, 6, 7, 8, 9, 10]
-        assert sampler._generator is generator and sampler._num_drawn == 2
+        assert sampler._generator is generator and sampler.num_drawn == 2
 
 
 def test_what_stages_have_not_agreed_upon_is_not_copied(tiny: Path) -> None:

@@ -7,6 +7,7 @@ from shardnet.transport.failure import Failure
 from shardnet.transport.holding_messages import HOLDING_MESSAGES
 from shardnet.transport.listener_messages import LISTENER_MESSAGES
 from shardnet.transport.messages import MESSAGE_TYPES
+from shardnet.transport.offer_messages import OFFER_MESSAGES
 from shardnet.transport.sharing_messages import SHARING_MESSAGES
 from shardnet.transport.shipping_messages import SHIPPING_MESSAGES
 from shardnet.transport.source_messages import SOURCE_MESSAGES
@@ -24,4 +25,5 @@ allow(
     *DEVICE_MESSAGES,
     *SHARING_MESSAGES,
     *HOLDING_MESSAGES,
+    *OFFER_MESSAGES,
 )
