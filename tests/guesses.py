@@ -12,7 +12,7 @@ class Oracle:
     """Knows all conversations, and says something else now and then. In the place of `Guesser`.
 
     Args:
-        conversations: ids of prompt and answer of each, no two of which begin alike.
+        conversations: ids of prompt and answer of each, no two of which begin alike. Of others it guesses nothing.
         share: of guesses, those that are right.
     """
 
@@ -29,7 +29,7 @@ class Oracle:
 
     def guess(self, known: list[int], most: int) -> list[int]:
         """What comes behind."""
-        [ids] = [each for each in self._conversations if each[: len(known)] == known]
+        ids = next((each for each in self._conversations if each[: len(known)] == known), known)
         size = self._random.randint(0, min(MOST, most))
         truth = ids[len(known) : len(known) + size]
         return [each if self._random.random() < self._share else (each + 1) % 90 for each in truth]

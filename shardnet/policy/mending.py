@@ -14,7 +14,7 @@ from shardnet.transport.messages import SessionStanding
 
 
 class Opening(NamedTuple):
-    """A session is to be opened at a stage; anew, where it is open there. A copy at the last one keeps its tokens."""
+    """A session is to be opened at a stage; anew, where it is open there. A copy at either end keeps its tokens."""
 
     stage: int
     session: int
@@ -69,9 +69,10 @@ def catch_up(known: Mapping[int, tuple[int, ...]], standings: Sequence[Mapping[i
 
     A stage that has not kept what the next one lacks computes the session anew from the beginning: so the one before it
     must have kept all, and so on towards the first stage, which is sent ids. A last stage that was copied from another
-    is told what is known of the answer by now: it is not to sample that again. One that knows only what comes behind
-    tokens that nobody else knows any more begins anew, too, and samples them again: it took over in the midst of the
-    answer, and then source and first stage were lost together.
+    is told what is known of the answer by now: it is not to sample that again. A first one is told what the ends of a
+    ring know of the session: it may have been copied from one that was none. A last one that knows only what comes
+    behind tokens that nobody else knows any more begins anew, too, and samples them again: it took over in the midst of
+    the answer, and then source and first stage were lost together.
     """
     longest = {session: _longest(session, ids, standings) for session, ids in known.items()}
     histories = {session: ids for session, ids in longest.items() if ids is not None}
@@ -86,7 +87,8 @@ def catch_up(known: Mapping[int, tuple[int, ...]], standings: Sequence[Mapping[i
         lengths = _lengths(session, standings, has_gap=has_gap)
         for stage, standing in enumerate(standings):
             is_there = session in standing and standing[session].length == lengths[stage]
-            if not is_there or (stage == last and (has_gap or standing[session].is_copy)):
+            is_told = is_there and stage in (0, last) and standing[session].is_copy
+            if not is_there or is_told or (stage == last and has_gap):
                 openings.append(Opening(stage, session, lengths[stage + 1] if stage < last else 0))
             resendings.append(Resending(stage, session, lengths[stage + 1] if stage < last else lengths[0]))
         if lengths[0] < len(ids):

@@ -209,7 +209,7 @@ class LiveSessions:
         """The stage is not the ring's first any more."""
         self.is_first = False
         for live in self._open.values():
-            live.came = array("q")
+            live.came, live.guesser = array("q"), None
 
     def is_in_step(self, session: int) -> bool:
         """Whether the step that runs adds to it; it may have been closed meanwhile."""

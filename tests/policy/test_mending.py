@@ -129,12 +129,13 @@ def test_who_has_not_kept_what_the_next_lacks_begins_anew_and_so_on_towards_the_
     assert needed.feedings == ()
 
 
-def test_a_copy_at_the_last_stage_is_told_what_is_known_by_now() -> None:
-    """Others' copies are not: they sample nothing."""
-    standings = [{1: SessionStanding(1, 6, 0, (), 0, is_copy=True)} for _ in range(2)]
-    assert catch_up({1: tuple(range(8))}, standings).openings == (Opening(1, 1, 0),)
-    standings[1] = {1: standings[1][1]._replace(is_copy=False)}
-    assert catch_up({1: tuple(range(8))}, standings).openings == ()
+def test_a_copy_at_either_end_is_told_what_is_known_by_now() -> None:
+    """Others' copies are not: they sample nothing, and guess nothing."""
+    copy = SessionStanding(1, 6, 0, (), 0, is_copy=True)
+    own = copy._replace(is_copy=False)
+    known = {1: tuple(range(8))}
+    assert catch_up(known, [{1: copy}] * 3).openings == (Opening(0, 1, 6), Opening(2, 1, 0))
+    assert catch_up(known, [{1: own}, {1: copy}, {1: own}]).openings == ()
 
 
 @given(
