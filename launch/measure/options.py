@@ -13,6 +13,8 @@ from shardnet.loader.sources import EMBEDDED_NAME
 from shardnet.options import Number, OneOf, Whole
 from shardnet.plan import DTYPES
 from shardnet.process.compute import CPU, require_form
+from shardnet.quantised.kv_names import AUTO as KV_AUTO
+from shardnet.quantised.kv_names import KV_DTYPES
 from shardnet.quantised.schemes import AUTO, SCHEMES
 
 _NUM_CORES = os.cpu_count() or 1
@@ -31,6 +33,11 @@ class ProfileOptions:
         OneOf(SCHEMES),
         typer.Option("--weights", help="How weights are held: int4, int8, w8a8, or a dtype. auto: as generate has it."),
     ] = AUTO
+    kv_dtype: Annotated[
+        str,
+        OneOf(KV_DTYPES),
+        typer.Option("--kv-dtype", help="What keys and values are kept in: int8, or auto, as --dtype says."),
+    ] = KV_AUTO
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write the profile there, as JSON.")
     ] = None

@@ -55,6 +55,7 @@ def run_profile(options: ProfileOptions, progress: Progress) -> ProfileResult:
         dtype,
         store,
         weights=weights,
+        kv_dtype=options.kv_dtype,
         refresh=options.refresh,
         max_seconds=options.max_seconds,
         num_threads=options.threads,
@@ -64,7 +65,7 @@ def run_profile(options: ProfileOptions, progress: Progress) -> ProfileResult:
     profiled = replace(profiled, measurement=replace(profiled.measurement, model=name))
     if numbers is None:
         return ProfileResult(name, profiled, profiled.measurement.to_profile())
-    works = unit_works(numbers, dtype, bits_of(weights))
+    works = unit_works(numbers, dtype, bits_of(weights), kv_dtype=options.kv_dtype)
     return ProfileResult(numbers.name, profiled, profiled.measurement.estimate_profile(works))
 
 

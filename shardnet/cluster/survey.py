@@ -137,6 +137,7 @@ class Surveyor:
             as_text(files.config),
             files.dtype,
             files.like_weights,
+            files.profile.kv_dtype,
             PROFILE_S,
             self.transport.name,
             timeout_s=ASK_S + 5 * PROFILE_S,

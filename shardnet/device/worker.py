@@ -139,12 +139,15 @@ class Worker:
         promised, allowed = memory.promised_bytes(), memory.allowed_bytes()
         return describe(self.name, self.kind, self.num_threads, promised, allowed, self.compute, self.power())
 
-    def profile(self, config: str, dtype: str, weights: str, max_seconds: float, source: str) -> Future[MeasuredDevice]:
+    def profile(
+        self, config: str, dtype: str, weights: str, kv_dtype: str, max_seconds: float, source: str
+    ) -> Future[MeasuredDevice]:
         """Measure this device with a model's units, or take what was measured before; see `profiler`.
 
         Args:
             config: as in `StageSpec`.
-            weights: likewise.
+            weights: of `Holding.scheme`'s words.
+            kv_dtype: as in `Holding`.
             source: whoever asks.
         """
 
@@ -159,6 +162,7 @@ class Worker:
                 device=self.kind,
                 max_seconds=max_seconds,
                 weights=weights,
+                kv_dtype=kv_dtype,
                 num_threads=self.num_threads,
                 compute=self.compute,
                 must_keep=False,

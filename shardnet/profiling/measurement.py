@@ -18,6 +18,7 @@ from shardnet.profiling.hardware import Hardware
 from shardnet.profiling.kernel_timing import KernelTiming, orders_of
 from shardnet.profiling.power import UNKNOWN_POWER, PowerState
 from shardnet.profiling.roofline import Roofline, TimedWork, decode_work, fit_roofline, prefill_work
+from shardnet.quantised.kv_names import AUTO as KV_AUTO
 from shardnet.quantised.schemes import AUTO
 
 _SOME_TOKENS = Count(1, TOKENS.most)
@@ -97,6 +98,8 @@ class DeviceMeasurement:
     """Power while computing."""
     weights: str = AUTO
     """In how many bits they were held: one of `schemes.SCHEMES`."""
+    kv_dtype: str = KV_AUTO
+    """In what keys and values were kept: one of `kv_names.KV_DTYPES`."""
     kernels: tuple[KernelTiming, ...] = ()
     """What multiplies by matrices of few bits, each by what suits it; none where there is nothing to choose."""
 

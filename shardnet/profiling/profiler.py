@@ -35,6 +35,7 @@ from shardnet.profiling.store import current_versions
 from shardnet.profiling.threads import choose_threads, try_threads
 from shardnet.profiling.timing import Clock, ShardSteps, timed, undisturbed
 from shardnet.progress import Progress, silent
+from shardnet.quantised.kv_names import AUTO as KV_AUTO
 from shardnet.quantised.schemes import AUTO
 from shardnet.stage.pace import Pace, own_pace
 
@@ -59,6 +60,7 @@ def measure_device(
     dtype: str,
     *,
     weights: str = AUTO,
+    kv_dtype: str = KV_AUTO,
     device: str | None = None,
     max_seconds: float = 60.0,
     num_threads: int | None = None,
@@ -71,8 +73,8 @@ def measure_device(
     Args:
         config: of the model, a `transformers` one or a `PlainConfig`; its weights are not needed.
         model: its name, for the record.
-        dtype: float32, bfloat16 or float16; of weights that are not held in few bits, hidden states and KV caches.
-        weights: in how many bits they are held, one of `schemes.SCHEMES`.
+        dtype: float32, bfloat16 or float16; of hidden states, and of what is not held in fewer bits.
+        weights, kv_dtype: how weights, keys and values are held: of `schemes.SCHEMES` and `kv_names.KV_DTYPES`.
         device: its name, for the record; the host's name if None.
         max_seconds: about so long. A slow device is measured with fewer repetitions, and with shorter prompts.
         num_threads: measure with so many threads and try no others.
@@ -86,14 +88,12 @@ def measure_device(
         UnsupportedModel, UsageError: the family cannot be cut; there is no such accelerator here.
     """
     _check(dtype, max_seconds, num_threads)
-    start_s = time.perf_counter()
     device = device or platform.node() or "device"
-    clock = Clock(f"profiling {device}", start_s, max_seconds, progress)
+    clock = Clock(f"profiling {device}", time.perf_counter(), max_seconds, progress)
     memory_bytes, power_before = usable_compute_bytes(compute), read_power()
-    bench = _Bench(dtype, weights, memory_bytes, pace, compute)
-    groups, works = group_units(config, getattr(torch, dtype), weights), works_of(config, model, dtype, weights)
+    bench = _Bench(dtype, weights, kv_dtype, memory_bytes, pace, compute)
     with PowerWatch() as power:
-        trials, num_threads, kernels, units = _measure(groups, works, bench, clock, num_threads)
+        trials, num_threads, kernels, units = _measure(config, model, bench, clock, num_threads)
     clock.end()
     return DeviceMeasurement(
         device=device,
@@ -102,7 +102,7 @@ def measure_device(
         hardware=describe_hardware(compute=compute),
         versions=current_versions(),
         measured_at_s=time.time(),
-        took_s=time.perf_counter() - start_s,
+        took_s=time.perf_counter() - clock.start_s,
         memory_bytes=memory_bytes,
         num_threads=num_threads,
         trials=trials,
@@ -111,13 +111,16 @@ def measure_device(
         power_after=read_power(),
         active_w=power.active_w if compute == CPU else None,
         weights=weights,
+        kv_dtype=kv_dtype,
         kernels=kernels,
     )
 
 
 def _measure(
-    groups: Sequence[UnitGroup], works: Sequence[UnitWork], bench: _Bench, clock: Clock, num_threads: int | None
+    config: Any, model: str, bench: _Bench, clock: Clock, num_threads: int | None
 ) -> tuple[tuple[ThreadTrial, ...], int, tuple[KernelTiming, ...], tuple[UnitMeasurement, ...]]:
+    groups = group_units(config, getattr(torch, bench.dtype), bench.weights)
+    works = works_of(config, model, bench.dtype, bench.weights, bench.kv_dtype)
     with _threads_restored():
         trials = () if num_threads is not None else _try_threads(groups, bench, clock)
         num_threads = num_threads or (choose_threads(trials) if trials else 1)
@@ -149,6 +152,7 @@ class _Bench:
 
     dtype: str
     weights: str
+    kv_dtype: str
     memory_bytes: int
     pace: Pace
     compute: str
@@ -165,7 +169,8 @@ class _Bench:
         num_units = max(1, min(group.longest_run, enough, self.memory_bytes // 2 // group.weight_bytes))
         first = group.run_starts_at
         dtype, device = getattr(torch, self.dtype), compute_device(self.compute)
-        return random_shard(group.config, first, first + num_units - 1, dtype, device, self.weights, self.kernels)
+        held = self.weights, self.kernels, self.kv_dtype
+        return random_shard(group.config, first, first + num_units - 1, dtype, device, *held)
 
 
 def _try_threads(groups: Sequence[UnitGroup], bench: _Bench, clock: Clock) -> tuple[ThreadTrial, ...]:

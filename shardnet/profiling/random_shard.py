@@ -21,9 +21,10 @@ from shardnet.errors import BadConfiguration, UnsupportedModel
 from shardnet.models import Shard
 from shardnet.models.few_bits import held_bytes, hold_in_few_bits
 from shardnet.models.kv import ON_CPU
-from shardnet.models.sizes import profile_skeleton
+from shardnet.models.sizes import kept_as, profile_skeleton
 from shardnet.models.skeleton import Skeleton, skeleton_to_run
 from shardnet.plan import KernelOrder
+from shardnet.quantised.kv_names import AUTO as KV_AUTO
 from shardnet.quantised.schemes import AUTO, bits_of
 
 _PATTERN_ELEMENTS = 1 << 18
@@ -76,6 +77,7 @@ def random_shard(
     device: torch.device = ON_CPU,
     weights: str = AUTO,
     kernels: Sequence[KernelOrder] = (),
+    kv_dtype: str = KV_AUTO,
 ) -> Shard:
     """Units first_unit..last_unit of a model with small random weights. Always the same ones."""
     skeleton = skeleton_to_run(config, first_unit, last_unit)
@@ -94,22 +96,22 @@ def random_shard(
                 made[slot.name] = _filled(slot.shape, pattern)
             slot.module._parameters[slot.attribute] = nn.Parameter(made[slot.name], requires_grad=False)
     skeleton.move_buffers(device)
-    return Shard(skeleton.config, skeleton.family, skeleton.filled(made), dtype)
+    return Shard(skeleton.config, skeleton.family, skeleton.filled(made), dtype, kv_dtype=kv_dtype)
 
 
-def works_of(config: Any, name: str, dtype: str, weights: str = AUTO) -> tuple[UnitWork, ...]:
+def works_of(config: Any, name: str, dtype: str, weights: str = AUTO, kv_dtype: str = KV_AUTO) -> tuple[UnitWork, ...]:
     """The sizes of all units: from the configuration, or, for a family whose rules are not known, from its skeleton."""
     try:
-        return unit_works(model_config_from_hf(config.to_dict(), name), dtype, bits_of(weights))
+        return unit_works(model_config_from_hf(config.to_dict(), name), dtype, bits_of(weights), kv_dtype=kv_dtype)
     except (UnsupportedModel, BadConfiguration):
-        return _works_of_skeleton(config, name, dtype, weights)
+        return _works_of_skeleton(config, name, dtype, weights, kv_dtype)
 
 
-def _works_of_skeleton(config: Any, name: str, dtype: str, weights: str) -> tuple[UnitWork, ...]:
+def _works_of_skeleton(config: Any, name: str, dtype: str, weights: str, kv_dtype: str) -> tuple[UnitWork, ...]:
     """As if every weight took part in every token."""
     works = []
     whole = skeleton_to_run(config, 0, config.num_hidden_layers + 1)
-    for unit in profile_skeleton(whole, dtype, name, weights).units:
+    for unit in kept_as(profile_skeleton(whole, dtype, name, weights), config, kv_dtype).units:
         is_embedding, is_block = unit.name == "embedding", unit.kv_bytes_per_token > 0
         works.append(
             UnitWork(

@@ -20,6 +20,7 @@ from shardnet.profiling.measurement import DeviceMeasurement
 from shardnet.profiling.profiler import measure_device
 from shardnet.profiling.store import ProfileStore, configuration_key, current_versions, why_stale
 from shardnet.progress import Progress, silent
+from shardnet.quantised.kv_names import AUTO as KV_AUTO
 from shardnet.quantised.schemes import AUTO
 from shardnet.stage.pace import Pace, own_pace
 
@@ -41,6 +42,7 @@ def measure_or_reuse(
     store: ProfileStore,
     *,
     weights: str = AUTO,
+    kv_dtype: str = KV_AUTO,
     device: str | None = None,
     refresh: bool = False,
     max_seconds: float = 60.0,
@@ -66,7 +68,7 @@ def measure_or_reuse(
     if device is None:
         device = _name_of_this(num_threads, compute)
     model = configuration_key(config)
-    stored = None if refresh else store.load(device, model, dtype, weights)
+    stored = None if refresh else store.load(device, model, dtype, weights, kv_dtype)
     why: str | None = "it was asked for"
     if not refresh:
         why = _why_not(stored, num_threads, compute)
@@ -78,6 +80,7 @@ def measure_or_reuse(
         model,
         dtype,
         weights=weights,
+        kv_dtype=kv_dtype,
         device=device,
         max_seconds=max_seconds,
         num_threads=num_threads,

@@ -23,6 +23,7 @@ from shardnet.foreign.plain_files import read_json
 from shardnet.models.plain_config import values_of
 from shardnet.profiling.hardware import Hardware
 from shardnet.profiling.measurement import DeviceMeasurement, LinkMeasurement
+from shardnet.quantised.kv_names import AUTO as KV_AUTO
 from shardnet.quantised.schemes import AUTO
 
 MAX_AGE_S = 30 * 86_400.0
@@ -86,17 +87,21 @@ class ProfileStore:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder).expanduser()
 
-    def path(self, device: str, model: str, dtype: str, weights: str = AUTO) -> Path:
+    def path(self, device: str, model: str, dtype: str, weights: str = AUTO, kv_dtype: str = KV_AUTO) -> Path:
         """Where a measurement lies. Names that differ never share a file."""
         names = (device, model, dtype) if weights == AUTO else (device, model, dtype, weights)
+        if kv_dtype != KV_AUTO:
+            names = (*names, f"kv {kv_dtype}")
         exact = hashlib.sha256("\0".join(names).encode()).hexdigest()[:8]
         readable = re.sub(r"[^A-Za-z0-9.]+", "-", "-".join((device, Path(model).name, *names[2:]))).strip("-")[:80]
         return self.folder / f"{readable}-{exact}.json"
 
-    def load(self, device: str, model: str, dtype: str, weights: str = AUTO) -> DeviceMeasurement | None:
+    def load(
+        self, device: str, model: str, dtype: str, weights: str = AUTO, kv_dtype: str = KV_AUTO
+    ) -> DeviceMeasurement | None:
         """What is stored; None where nothing is, or where the file cannot be understood (it is measured anew then)."""
         try:
-            values = read_json(self.path(device, model, dtype, weights), MAX_FILE_BYTES, "the profile")
+            values = read_json(self.path(device, model, dtype, weights, kv_dtype), MAX_FILE_BYTES, "the profile")
             if values["format"] != FORMAT:
                 return None
             return DeviceMeasurement.from_dict(values["measurement"])
@@ -145,7 +150,8 @@ class ProfileStore:
         Raises:
             UsageError: the folder cannot be written to.
         """
-        path = self.path(measurement.device, measurement.model, measurement.dtype, measurement.weights)
+        held = measurement.weights, measurement.kv_dtype
+        path = self.path(measurement.device, measurement.model, measurement.dtype, *held)
         self._write(path, {"format": FORMAT, "measurement": measurement.as_dict()})
         return path
 

@@ -30,7 +30,7 @@ FILES = cast(
         config=PlainConfig({"model_type": "llama"}),
         dtype="bfloat16",
         like_weights="auto",
-        profile=SimpleNamespace(units=[SimpleNamespace(output_bytes=128)]),
+        profile=SimpleNamespace(units=[SimpleNamespace(output_bytes=128)], kv_dtype="auto"),
     ),
 )
 [_, BLOCK, _] = unit_works(

@@ -10,8 +10,11 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from shardnet.described.model_sizes import unit_works
 from shardnet.errors import ShardnetError
+from shardnet.launch.files.config_files import load_model_config
 from shardnet.launch.plan import commands as plan_commands
+from shardnet.quantised.kv_names import KV_DTYPES
 
 app = typer.Typer(pretty_exceptions_enable=False)
 plan_commands.register(app)
@@ -425,6 +428,17 @@ def test_a_run_that_takes_years_is_looked_at_rarely(tmp_path: Path) -> None:
     path = tmp_path / "problem.json"
     path.write_text(json.dumps(problem))
     assert "slow laptop" in shardnet("simulate", "--problem", str(path), "--event", "t=5 slow laptop 3x", "-n", "3")
+
+
+def test_keys_and_values_of_8_bits_leave_room() -> None:
+    works = {kv: unit_works(load_model_config("llama-2-7b"), kv_dtype=kv)[1].kv_bytes_per_token for kv in KV_DTYPES}
+    assert works == {"auto": 2 * 32 * 128 * 2, "int8": 2 * 32 * (128 + 4)}
+    asked = (*HOME, "--context", "4096", "--json")
+    plain, rounded = (json.loads(shardnet("plan", *asked, "--kv-dtype", kv_dtype)) for kv_dtype in KV_DTYPES)
+    assert rounded["lap_s"] < plain["lap_s"] == json.loads(shardnet("plan", *asked))["lap_s"]
+    assert "keys and values are not kept as 'q8_0'; use one of auto, int8" in str(
+        refused("plan", *HOME, "--kv-dtype", "q8_0")
+    )
 
 
 def test_each_link_of_a_plan_takes_a_smaller_codec_where_that_pays() -> None:

@@ -5,6 +5,7 @@ import errno
 import json
 import threading
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -19,6 +20,7 @@ from shardnet.profiling.measurement import DeviceMeasurement, LinkMeasurement
 from shardnet.profiling.profiler import measure_device
 from shardnet.profiling.reuse import measure_or_reuse
 from shardnet.profiling.store import ProfileStore, configuration_key
+from shardnet.quantised.kv_names import KV_DTYPES
 
 TINY = LlamaConfig(**{**SIZES, "max_position_embeddings": 600})
 
@@ -51,6 +53,21 @@ def test_a_device_is_measured() -> None:
     assert fractions == sorted(fractions)
     assert fractions[-1] == 1 and all(fraction < 1 for fraction in fractions[:-1])
     assert {what for what, _, _ in told} == {"profiling here"}
+
+
+def test_keys_and_values_of_8_bits_are_measured_as_such(tmp_path: Path) -> None:
+    store, measured = ProfileStore(tmp_path), {}
+    for kv_dtype in KV_DTYPES:
+        how: dict[str, Any] = {"kv_dtype": kv_dtype, "device": "here", "num_threads": 1, "max_seconds": 1.0}
+        found = measure_or_reuse(TINY, "float32", store, **how)
+        assert found.made_because == "there was none"
+        again = measure_or_reuse(TINY, "float32", store, **how)
+        assert again.made_because == "" and again.measurement.kv_dtype == kv_dtype
+        measured[kv_dtype] = again.measurement
+    plain, rounded = (measured[kv_dtype].units[1].work.kv_bytes_per_token for kv_dtype in KV_DTYPES)
+    num_heads, size = TINY.num_key_value_heads, TINY.hidden_size // TINY.num_attention_heads
+    assert (plain, rounded) == (2 * num_heads * size * 4, 2 * num_heads * (size + 4))
+    assert DeviceMeasurement.from_dict(measured["int8"].as_dict()).kv_dtype == "int8"
 
 
 def test_a_fresh_measurement_is_reused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
