@@ -7,6 +7,7 @@ and blocks of a GGUF file are unpacked, through buffers of a few MiB.
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -16,14 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from shardnet.errors import DamagedCheckpoint, DoesNotFit
-from shardnet.loader.gguf.blocks import code_bits, group_of
-from shardnet.loader.gguf.reading import TORCH_TYPES, read_floats, read_grouped
+from shardnet.loader.gguf.reading import TORCH_TYPES, Read, read_floats
 from shardnet.loader.pieces import PART_MARK
 from shardnet.loader.places import TensorPlace
-from shardnet.loader.stored import BLOCK_TYPES, Stored, require_readable, stored_as
+from shardnet.loader.stored import require_readable
+from shardnet.loader.stretches import Ahead, Stretch
 from shardnet.process.compute import is_out_of_memory
-from shardnet.quantised.grouped import Grouped
-from shardnet.quantised.schemes import Form
+from shardnet.quantised.schemes import joint_format
 
 CONVERSION_BYTES = 4 << 20
 
@@ -39,13 +39,18 @@ class Reader:
         for key, place in tensors.items():
             name, _, first_element = key.partition(PART_MARK)
             self._pieces[name].append((int(first_element or 0), place))
+        for pieces in self._pieces.values():
+            pieces.sort(key=lambda piece: piece[0])
         self._open: dict[str, FileIO] = {}
         self._buffer: Tensor | None = None
+        self.ahead = Ahead()
+        """Whoever has it read reads nothing else meanwhile."""
 
     def __enter__(self) -> Reader:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.ahead.close()
         for file in self._open.values():
             file.close()
 
@@ -62,45 +67,50 @@ class Reader:
         }
 
     def stored(self, name: str) -> str:
-        """The format that a tensor has in its file; '' where none was named for it."""
+        """The format that a tensor has in its file; '' where none was named for it. See `joint_format`."""
+        return joint_format({place.dtype for _, place in self._pieces[name]})
+
+    def stretches(self, name: str, shape: torch.Size, first_element: int = 0) -> list[Stretch]:
+        """Where the rows of a matrix lie, in order.
+
+        Args:
+            first_element: where it begins in the tensor of that name, which may hold several.
+
+        Raises:
+            DamagedCheckpoint: what was named does not fill it, row by row.
+        """
+        [width] = shape[1:]
+        found, end = [], first_element
+        for first, place in self._within(name, first_element, shape.numel()):
+            start, stop = max(first, first_element), min(first + math.prod(place.shape), first_element + shape.numel())
+            if start != end or place.shape[-1:] != (width,) or (start - first) % width or (stop - start) % width:
+                break
+            rows = place._replace(shape=(math.prod(place.shape[:-1]), width))
+            if (stop - start) // width < rows.shape[0]:
+                rows = rows.rows((start - first) // width, (stop - start) // width)
+            stored = require_readable(name, place.dtype)
+            if stored.num_bytes(place.shape) != place.num_bytes:
+                break
+            found.append(Stretch(rows, stored))
+            end = stop
+        if end != first_element + shape.numel():
+            raise _unlike(name, shape.numel(), end - first_element)
+        return found
+
+    def read_from(self, name: str, place: TensorPlace) -> Read:
+        """Reads a tensor's bytes, from a place on."""
+        file = self._file(name, place.file)
+        file.seek(place.offset)
+        return partial(self._read_into, file, name)
+
+    def _within(self, name: str, first_element: int, num_elements: int) -> Iterator[tuple[int, TensorPlace]]:
+        """The pieces that hold some of these elements."""
         pieces = self._pieces[name]
-        return pieces[0][1].dtype if pieces else ""
-
-    def rows_of(self, name: str, shape: torch.Size, step: int) -> Iterator[Tensor]:
-        """A matrix in float32, on the CPU, so many rows at a time where they lie so in the file, else all at once."""
-        stretch = self._in_order(name, shape)
-        if stretch is None:
-            values = torch.empty(shape)
-            self._read_pieces(name, values.view(-1))
-            yield values
-            return
-        for first in range(0, shape[0], step):
-            values = torch.empty(min(step, shape[0] - first), shape[1])
-            self._read_place(name, stretch.rows(first, len(values)), values.view(-1))
-            yield values
-
-    def codes_of(self, name: str, shape: torch.Size, form: Form, step: int) -> Iterator[Grouped] | None:
-        """The same as its file has it; None where that is not in this form."""
-        stored = stored_as(self.stored(name))
-        if stored is None or stored.kind not in BLOCK_TYPES or stored.minus_one or len(self._pieces[name]) > 1:
-            return None
-        if (code_bits(stored.kind), group_of(stored.kind)) != (form.bits, form.group_of(shape[1])):
-            return None
-        return self._codes_of(name, shape, stored, step)
-
-    def _codes_of(self, name: str, shape: torch.Size, stored: Stored, step: int) -> Iterator[Grouped]:
-        stretch = self._in_order(name, shape)
-        if stretch is None:
-            step, stretch = shape[0], self._pieces[name][0][1]
-        for first in range(0, shape[0], step):
-            place = stretch.rows(first, min(step, shape[0] - first))
-            yield read_grouped(partial(self._read_into, self._at(name, place), name), stored, place.shape)
-
-    def _in_order(self, name: str, shape: torch.Size) -> TensorPlace | None:
-        """Where a matrix lies row by row; None where its pieces or its rows lie otherwise."""
-        self._require_whole(name, shape.numel())
-        [(_, place), *others] = self._pieces[name]
-        return None if others or require_readable(name, place.dtype).heads else place._replace(shape=tuple(shape))
+        begin = max(bisect_right(pieces, first_element, key=lambda piece: piece[0]) - 1, 0)
+        for first, place in pieces[begin:]:
+            if first >= first_element + num_elements:
+                return
+            yield first, place
 
     def _moved(self, memory: Tensor) -> Tensor:
         """To where it is wanted.
@@ -118,43 +128,40 @@ class Reader:
                 "programs that use it, or add a device."
             ) from cause
 
-    def key(self, name: str) -> tuple[torch.dtype, str, tuple[tuple[int, str], ...]]:
-        """Of a tensor: wherever its pieces lie, the same roots make the same tensor."""
-        assert all(place.root for _, place in self._pieces[name]), "the checkpoint was not looked at as a whole"
-        return self.dtype, name, tuple((first_element, place.root) for first_element, place in self._pieces[name])
+    def key(
+        self, name: str, first_element: int = 0, num_elements: int | None = None
+    ) -> tuple[torch.dtype, str, tuple[tuple[int, str], ...]]:
+        """Of a tensor, or of some of its elements: wherever the pieces lie, the same roots make the same tensor."""
+        pieces = self._pieces[name]
+        if num_elements is not None:
+            pieces = list(self._within(name, first_element, num_elements))
+        assert all(place.root for _, place in pieces), "the checkpoint was not looked at as a whole"
+        return self.dtype, name, tuple((first, place.root) for first, place in pieces)
 
     def _read_pieces(self, name: str, flat: Tensor) -> None:
         self._require_whole(name, len(flat))
         for first_element, place in self._pieces[name]:
             self._read_place(name, place, flat[first_element : first_element + math.prod(place.shape)])
 
-    def _at(self, name: str, place: TensorPlace) -> FileIO:
-        file = self._file(name, place.file)
-        file.seek(place.offset)
-        return file
-
     def _read_place(self, name: str, place: TensorPlace, target: Tensor) -> None:
         stored = require_readable(name, place.dtype)
-        file = self._at(name, place)
+        read = self.read_from(name, place)
         if not stored.is_plain:
-            read_floats(partial(self._read_into, file, name), stored, place.shape, target)
+            read_floats(read, stored, place.shape, target)
         elif TORCH_TYPES[stored.kind] == target.dtype:
-            self._read_into(file, name, target)
+            read(target)
         else:
-            self._convert_into(file, name, target, TORCH_TYPES[stored.kind])
+            self._convert_into(read, target, TORCH_TYPES[stored.kind])
 
     def _require_whole(self, name: str, num_elements: int) -> None:
         """Memory that no piece fills would pass for weights: who named the pieces may know another layout than ours."""
         end = 0
-        for first_element, place in sorted(self._pieces[name], key=lambda piece: piece[0]):
+        for first_element, place in self._pieces[name]:
             if first_element != end:
                 break
             end += math.prod(place.shape)
         if end != num_elements:
-            raise DamagedCheckpoint(
-                f"The tensor {name} has {num_elements} numbers and what was named for it fills {end} of them in order. "
-                "Install the same versions of shardnet and transformers on all devices."
-            )
+            raise _unlike(name, num_elements, end)
 
     def _file(self, name: str, path: str) -> FileIO:
         if path not in self._open:
@@ -181,7 +188,7 @@ class Reader:
             done += count
         self.bytes_read += done
 
-    def _convert_into(self, file: FileIO, name: str, target: Tensor, dtype: torch.dtype) -> None:
+    def _convert_into(self, read: Read, target: Tensor, dtype: torch.dtype) -> None:
         """Fill a flat tensor from a file of another dtype, a few MiB at a time."""
         if self._buffer is None:
             self._buffer = torch.empty(CONVERSION_BYTES, dtype=torch.uint8)
@@ -189,5 +196,12 @@ class Reader:
         for first in range(0, len(target), step):
             part = target[first : first + step]
             source = self._buffer[: len(part) * dtype.itemsize].view(dtype)
-            self._read_into(file, name, source)
+            read(source)
             part.copy_(source)
+
+
+def _unlike(name: str, num_elements: int, num_filled: int) -> DamagedCheckpoint:
+    return DamagedCheckpoint(
+        f"The tensor {name} has {num_elements} numbers and what was named for it fills {num_filled} of them in order. "
+        "Install the same versions of shardnet and transformers on all devices."
+    )

@@ -37,6 +37,13 @@ class Source:
     shape: torch.Size
     is_transposed: bool
     """It has the outputs in its second dimension."""
+    first_element: int = 0
+    """Of a part of the tensor: where it begins there."""
+
+    @property
+    def label(self) -> str:
+        """By which it differs from other parts of the tensor."""
+        return f"{self.name}@{self.first_element}" if self.first_element else self.name
 
     @property
     def num_outputs(self) -> int:

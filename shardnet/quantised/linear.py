@@ -38,7 +38,13 @@ class Held:
         self.matrix.tensors.update(made)
 
     def fill(self, first_row: int, grouped: Grouped) -> None:
-        """Lay out some outputs; `first_row` is a multiple of the kernel's `row_step`."""
+        """Lay out some outputs; `first_row` is a multiple of the kernel's `row_step`.
+
+        Raises:
+            ValueError: a scale or a minimum is no finite number.
+        """
+        if not bool(grouped.scales.isfinite().all() and grouped.minima.isfinite().all()):
+            raise ValueError("This weight has a scale or minimum that is not a finite number.")
         self.kernel.fill(self.matrix, first_row, grouped)
 
     def product(self, rows: Tensor) -> Tensor:

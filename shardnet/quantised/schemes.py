@@ -5,6 +5,7 @@ Embedding and head stay at 8 bits where blocks have 4: they are a small part of 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import NamedTuple
 
 from shardnet.plan import DTYPES
@@ -51,6 +52,15 @@ _STORED = {
     **dict.fromkeys(("Q5_0", "Q5_1", "Q5_K", "Q6_K", "Q8_0"), BYTES),
 }
 """What each format of a GGUF file becomes: the form with the same groups where there is one, else the nearest."""
+
+
+def joint_format(formats: Collection[str]) -> str:
+    """That of a tensor which is stored in parts: as whose formats it is treated. Of those that become few bits the one
+    with the most; '' where parts are floats as well, or there are none."""
+    if len(formats) == 1:
+        return next(iter(formats))
+    forms = {name: form for name in sorted(formats) if (form := form_of(AUTO, name, is_table=False)) is not None}
+    return max(forms, key=lambda name: forms[name].bits) if forms and len(forms) == len(formats) else ""
 
 
 def settled(scheme: str, dtype: str) -> str:

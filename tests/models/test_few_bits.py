@@ -11,7 +11,7 @@ from shard_chain import TOLERANCE, Chain
 from tiny_models import SIZES, VARIANTS, make_model
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
-from shardnet.errors import UnsupportedModel
+from shardnet.errors import DamagedCheckpoint, UnsupportedModel
 from shardnet.loader import open_model
 from shardnet.loader.weights import load_shard
 from shardnet.models.few_bits import hold_in_few_bits
@@ -105,6 +105,18 @@ def test_schemes_do_not_share_weights(tmp_path: Path) -> None:
     ]
     assert torch.equal(texts[0], texts[3])
     assert len({tuple(text.flatten().tolist()) for text in texts}) == 3
+
+
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    whole = make_model("llama")
+    with torch.no_grad():
+        whole.model.layers[1].mlp.up_proj.weight[3, 5] = float("inf")
+    whole.save_pretrained(tmp_path)
+    for dtype in ("float32", "bfloat16"):
+        files = open_model(str(tmp_path), dtype, weights="int4")
+        load_shard(files.config, files.tensors, 0, 1, dtype, scheme="int4")
+        with pytest.raises(DamagedCheckpoint, match=r"layers\.1\.mlp\.\w+\.weight has numbers that are not finite"):
+            load_shard(files.config, files.tensors, 0, 2, dtype, scheme="int4")
 
 
 def test_where_no_matrix_fits_few_bits_are_refused(tmp_path: Path) -> None:

@@ -50,6 +50,9 @@ int main(void) {
                         tried++;
                         wrong += shardnet_trial_of(outputs[n], inputs[k], groups[g], bits, rows, kind, (kind + n) % 3) != 0;
                     }
+    for (int n = 0; n < 4; n++)
+        for (int k = 0; k < 3; k++)
+            wrong += shardnet_packing_trial(outputs[n], inputs[k], Q4_1) + shardnet_packing_trial(outputs[n], inputs[k], STORED_FLOAT32);
     for (int64_t kind = FLOAT32; kind <= FLOAT16; kind++) wrong += blocks_are_wrong(kind);
     printf("%s: %d of %d are wrong\n", shardnet_way(), wrong, tried);
     return tried < 500 || wrong || shardnet_trial();

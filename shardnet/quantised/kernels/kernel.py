@@ -5,7 +5,7 @@ Shapes: T rows, K inputs, N outputs.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -77,3 +77,22 @@ class Kernel(Protocol):
 
     def look_up(self, matrix: Matrix, indices: Tensor, dtype: torch.dtype) -> Tensor:
         """The matrix's own rows [T, K] of indices [T]."""
+
+
+@runtime_checkable
+class LaysOutFiles(Protocol):
+    """A kernel that needs no numbers in between: it lays out rows as a file has them."""
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """Of which rows may be: floats, and blocks of ggml."""
+
+    def fill_as_stored(self, matrix: Matrix, first_row: int, stored: str, rows: Tensor, order: Tensor | None) -> None:
+        """As `Kernel.fill` with what `rounding.rounded` makes of these rows, or with their own codes where these are in
+        the matrix's form.
+
+        Args:
+            stored: the format, one of `formats`.
+            rows: uint8 [outputs, bytes of a row].
+            order: int64 [outputs], which of the rows each output is; None: they are in order.
+        """

@@ -18,7 +18,7 @@ from shardnet.quantised.kernels.kernel import Matrix, Memory, Shape
 from shardnet.quantised.native import packing
 from shardnet.quantised.native.compiling import WhyNot
 from shardnet.quantised.native.packing import Packed
-from shardnet.quantised.native.products import Native, build
+from shardnet.quantised.native.products import STORED, Native, build
 
 FOLDER = "native"
 """In the cache folder."""
@@ -30,6 +30,7 @@ class InC:
 
     name = "native"
     row_step = packing.TILE
+    formats = STORED
 
     def suits(self, shape: Shape, dtype: torch.dtype, device: torch.device) -> bool:
         form = shape.form
@@ -43,6 +44,11 @@ class InC:
 
     def fill(self, matrix: Matrix, first_row: int, grouped: Grouped) -> None:
         packing.fill(packed(matrix), first_row, grouped)
+
+    def fill_as_stored(self, matrix: Matrix, first_row: int, stored: str, rows: Tensor, order: Tensor | None) -> None:
+        own = native()
+        assert isinstance(own, Native)
+        own.pack(packed(matrix), first_row, stored, rows, order)
 
     def product(self, matrix: Matrix, rows: Tensor) -> Tensor:
         own = native()

@@ -50,6 +50,12 @@ typedef struct {
 /* out[r, n] = sum over k of rows[r, k] * weight[n, k]. */
 int32_t product(const Weight *w, const Rows *rows, const Rows *out, int64_t num_rows, Parallel parallel, unsigned num_threads);
 
+#define TILE 16
+#define GROUP 32              /* of activations that share a scale */
+#define HEADER (2 * TILE * 2) /* bytes of scales and minima */
+
+ALWAYS int64_t block_bytes(const Weight *w) { return HEADER + w->group * w->bits * TILE / 8; }
+
 ALWAYS Weight weight_of(const Matrix *m) {
     const Weight weight = {(const uint8_t *)(uintptr_t)m->blocks, (const float *)(uintptr_t)m->units,
                            m->num_outputs, m->num_inputs, m->group, (int)m->bits};

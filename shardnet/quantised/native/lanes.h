@@ -26,6 +26,8 @@ typedef __m512 Floats;
 #define PLUS_PRODUCT(sum, a, b) _mm512_fmadd_ps(a, b, sum)
 #define PLUS_TIMES(sum, a, number) _mm512_fmadd_ps(a, _mm512_set1_ps(number), sum)
 #define STORE(at, a) _mm512_storeu_ps(at, a)
+#define LOAD_FLOATS(at) _mm512_loadu_ps(at)
+#define STORE_HALVES(at, a) _mm256_storeu_si256((__m256i *)(at), _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT))
 
 ALWAYS Floats dot_step(const int num, const Codes *weights, const int8_t *row, int32_t start) {
     __m512i sum = _mm512_set1_epi32(start);
@@ -53,6 +55,8 @@ typedef __m256 Floats;
 #define PLUS_PRODUCT(sum, a, b) _mm256_fmadd_ps(a, b, sum)
 #define PLUS_TIMES(sum, a, number) _mm256_fmadd_ps(a, _mm256_set1_ps(number), sum)
 #define STORE(at, a) _mm256_storeu_ps(at, a)
+#define LOAD_FLOATS(at) _mm256_loadu_ps(at)
+#define STORE_HALVES(at, a) _mm_storeu_si128((__m128i *)(at), _mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT))
 
 #if defined(__AVXVNNI__) || (defined(__AVX512VNNI__) && defined(__AVX512VL__))
 #define SIGNED_CODES 0
@@ -101,6 +105,8 @@ typedef float32x4_t Floats;
 #define PLUS_PRODUCT(sum, a, b) vfmaq_f32(sum, a, b)
 #define PLUS_TIMES(sum, a, number) vfmaq_n_f32(sum, a, number)
 #define STORE(at, a) vst1q_f32(at, a)
+#define LOAD_FLOATS(at) vld1q_f32(at)
+#define STORE_HALVES(at, a) vst1_u16((uint16_t *)(at), vreinterpret_u16_f16(vcvt_f16_f32(a)))
 
 #if defined(__ARM_FEATURE_DOTPROD)
 #define WAY "neon-dotprod"
@@ -159,11 +165,11 @@ ALWAYS Floats ZEROS(void) {
     return zeros;
 }
 
-ALWAYS Floats LOAD_HALVES(const uint8_t *at) {
+ALWAYS Floats LOAD_HALVES(const void *at) {
     Floats loaded;
     for (int i = 0; i < 16; i++) {
         uint16_t half;
-        memcpy(&half, at + 2 * i, 2);
+        memcpy(&half, (const uint8_t *)at + 2 * i, 2);
         loaded.at[i] = float_of_half(half);
     }
     return loaded;
@@ -185,6 +191,19 @@ ALWAYS Floats PLUS_TIMES(Floats sum, Floats a, float number) {
 }
 
 ALWAYS void STORE(float *at, Floats a) { memcpy(at, a.at, 64); }
+
+ALWAYS Floats LOAD_FLOATS(const float *at) {
+    Floats loaded;
+    memcpy(loaded.at, at, 64);
+    return loaded;
+}
+
+ALWAYS void STORE_HALVES(uint8_t *at, Floats a) {
+    for (int i = 0; i < 16; i++) {
+        const uint16_t half = half_of(a.at[i]);
+        memcpy(at + 2 * i, &half, 2);
+    }
+}
 
 ALWAYS Floats dot_step(const int num, const Codes *weights, const int8_t *row, int32_t start) {
     int32_t sums[16];

@@ -15,9 +15,6 @@
 #include "lanes.h"
 #include "products.h"
 
-#define TILE 16
-#define GROUP 32             /* of activations that share a scale */
-#define HEADER (2 * TILE * 2) /* bytes of scales and minima */
 #define CHUNK_BYTES (256 * 1024) /* of rows that are taken at a time, so that they stay in the processor's own memory */
 
 /* Rows as whole numbers. */
@@ -31,7 +28,6 @@ typedef struct {
 const char *shardnet_way(void) { return WAY; }
 
 ALWAYS int64_t step_of(const Weight *w) { return w->group < GROUP ? w->group : GROUP; }
-ALWAYS int64_t block_bytes(const Weight *w) { return HEADER + w->group * w->bits * TILE / 8; }
 ALWAYS int64_t tile_bytes(const Weight *w) { return w->num_inputs / w->group * block_bytes(w); }
 
 /* ---- rows to whole numbers ---- */

@@ -9,7 +9,8 @@
 
 enum Floating { FLOAT32, BFLOAT16, FLOAT16 };
 enum Activation { SILU, GELU_TANH };
-enum Failure { DONE, NO_MEMORY, NO_SUCH_ROW };
+enum Failure { DONE, NO_MEMORY, NO_SUCH_ROW, NOT_FINITE, OTHER_ROWS };
+enum Stored { STORED_FLOAT32, STORED_BFLOAT16, STORED_FLOAT16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K };
 
 /* How GNU's OpenMP runs a function on threads; torch has one loaded, whose threads are shared with it. */
 typedef void (*Parallel)(void (*work)(void *), void *job, unsigned num_threads, unsigned flags);
@@ -64,11 +65,26 @@ typedef struct {
 
 int32_t shardnet_behind(const Behind *call);
 
+/* Some outputs of a weight, as a file has them. */
+typedef struct {
+    Matrix matrix;
+    int64_t rows, row_bytes, stored;      /* one row after the other */
+    int64_t order;                        /* int64 for each output: which of the rows it is; 0: they are in order */
+    int64_t first_row, num_rows;          /* outputs; the first is a multiple of 16 */
+    int64_t parallel, num_threads;
+} Pack;
+
+/* Lays them out; what is behind the last output of the tile is zeros. */
+int32_t shardnet_pack(const Pack *call);
+
 /* Whether a few products and rows come out as they do when reckoned one by one: 0, or the number of the first that does not. */
 int32_t shardnet_trial(void);
 
 /* The same for one shape; 0 where it is right. */
 int32_t shardnet_trial_of(int64_t num_outputs, int64_t num_inputs, int64_t group, int32_t bits, int64_t num_rows,
                           int32_t row_kind, int32_t out_kind);
+
+/* Of laying out rows of a file, Q4_1 or float32. */
+int32_t shardnet_packing_trial(int64_t num_outputs, int64_t num_inputs, int64_t stored);
 
 #endif

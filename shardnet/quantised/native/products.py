@@ -20,6 +20,11 @@ from shardnet.quantised.native.packing import TILE, Packed, block_bytes
 _KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _call = struct.Struct("15q").pack
 """`Call` of products.h."""
+_pack = struct.Struct("14q").pack
+"""`Pack`."""
+_NOT_FINITE, _OTHER_ROWS = 3, 4
+STORED = ("F32", "BF16", "F16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K")
+"""What rows of a file may be made of, by the numbers of products.h: floats, and blocks of ggml."""
 
 
 class Native:
@@ -31,7 +36,8 @@ class Native:
         """For which instructions it was compiled, such as "avx512-vnni"; "plain" is C alone, and slow."""
         self._product, self._gather = compiled.shardnet_product, compiled.shardnet_gather
         self._before, self._behind = compiled.shardnet_before, compiled.shardnet_behind
-        for function in (self._product, self._gather, self._before, self._behind):
+        self._pack = compiled.shardnet_pack
+        for function in (self._product, self._gather, self._before, self._behind, self._pack):
             function.argtypes = (ctypes.c_char_p,)
         self._parallel = _threads_of_torch()
 
@@ -57,6 +63,37 @@ class Native:
             raise ValueError(f"out has {len(out)} rows, and not {len(rows)}.")
         _done(self._product(_call(*call, *self.threads())))
         return out
+
+    def pack(self, weight: Packed, first_row: int, stored: str, rows: Tensor, order: Tensor | None) -> None:
+        """Lay some outputs of a weight out, from rows as a file has them.
+
+        Codes of the same groups are kept; all else becomes floats, a row at a time, and is rounded as
+        `rounding.rounded` does.
+
+        Args:
+            first_row: of these outputs, a multiple of 16; only the last of a weight may be fewer than another multiple.
+            stored: one of `STORED`.
+            rows: uint8 [outputs, bytes of a row], one behind the other.
+            order: int64 [outputs], which of the rows each output is; None: they are in order.
+
+        Raises:
+            ValueError: a scale, a minimum or a number that is to be rounded is not finite; or rows are not so.
+            MemoryError
+        """
+        num_rows, row_bytes = rows.shape
+        is_order = order is None or (order.dtype == torch.int64 and order.is_contiguous() and len(order) == num_rows)
+        if not is_order or not rows.is_contiguous() or rows.dtype != torch.uint8:
+            raise ValueError("Rows must be bytes, and their order int64, one after the other.")
+        if first_row % TILE or first_row + num_rows > weight.num_outputs:
+            raise ValueError(f"There are {weight.num_outputs} outputs, and not {num_rows} more from {first_row} on.")
+        at = 0 if order is None else order.data_ptr()
+        given = (rows.data_ptr(), row_bytes, STORED.index(stored), at, first_row, num_rows)
+        failure = self._pack(_pack(*whole(weight), *given, *self.threads()))
+        if failure == _NOT_FINITE:
+            raise ValueError("This weight has a number that is not finite.")
+        if failure == _OTHER_ROWS:
+            raise ValueError(f"A row of {weight.num_inputs} numbers in {stored} has not {row_bytes} bytes.")
+        _done(failure)
 
     def threads(self) -> tuple[int, int]:
         """What runs work on threads, as an address, and how many there are: fields of a call."""

@@ -171,11 +171,67 @@ int32_t shardnet_trial_of(int64_t num_outputs, int64_t num_inputs, int64_t group
     return wrong;
 }
 
+/* A row of a file that stands for numbers which are known: Q4_1, or float32 of which the greatest is 127. */
+static void draw_stored(int64_t stored, int64_t num, uint8_t *row, double *numbers, uint32_t *state) {
+    if (stored == STORED_FLOAT32) {
+        for (int64_t k = 0; k < num; k++) {
+            const float number = k ? (float)(drawn(state) % 255) - 127 : 127;
+            memcpy(row + 4 * k, &number, 4);
+            numbers[k] = number;
+        }
+        return;
+    }
+    for (int64_t g = 0; g < num / GROUP; g++, row += 20) {
+        const int scale = (int)(drawn(state) % 255) - 127, minimum = (int)(drawn(state) % 511) - 255;
+        const uint16_t halves[2] = {half_of_256ths(scale), half_of_256ths(minimum)};
+        memcpy(row, halves, 4);
+        for (int k = 0; k < 16; k++) {
+            row[4 + k] = (uint8_t)drawn(state);
+            numbers[g * GROUP + k] = ((row[4 + k] & 15) * scale + minimum) / 256.0;
+            numbers[g * GROUP + 16 + k] = ((row[4 + k] >> 4) * scale + minimum) / 256.0;
+        }
+    }
+}
+
+/* Rows of a file in reverse order, laid out and looked up. */
+int32_t shardnet_packing_trial(int64_t num_outputs, int64_t num_inputs, int64_t stored) {
+    const int64_t bits = stored == Q4_1 ? 4 : 8, group = stored == Q4_1 ? 32 : num_inputs;
+    const int64_t row_bytes = stored == Q4_1 ? num_inputs / GROUP * 20 : 4 * num_inputs, tiles = (num_outputs + TILE - 1) / TILE;
+    Trial t = {num_outputs, num_inputs, group, (int32_t)bits, 0, 0, 0};
+    t.blocks = malloc((size_t)(tiles * (num_inputs / group) * (4 * TILE + group * bits * TILE / 8)));
+    t.units = malloc((size_t)tiles * 4);
+    t.numbers = malloc((size_t)(num_outputs * num_inputs) * 8);
+    uint8_t *rows = malloc((size_t)(num_outputs * row_bytes));
+    int64_t *order = malloc((size_t)num_outputs * 8);
+    uint32_t state = 1;
+    int32_t wrong = 1;
+    if (t.blocks && t.units && t.numbers && rows && order) {
+        for (int64_t n = 0; n < num_outputs; n++) {
+            order[n] = num_outputs - 1 - n;
+            draw_stored(stored, num_inputs, rows + order[n] * row_bytes, t.numbers + n * num_inputs, &state);
+        }
+        const Matrix matrix = call_of(&t, 0, 0, 0, 0, 0, 0).matrix;
+        const Pack call = {matrix, (int64_t)(uintptr_t)rows, row_bytes, stored, (int64_t)(uintptr_t)order, 0, num_outputs, 0, 1};
+        wrong = shardnet_pack(&call) != DONE || wrong_rows(&t);
+    }
+    free(order);
+    free(rows);
+    free(t.numbers);
+    free(t.units);
+    free(t.blocks);
+    return wrong;
+}
+
 int32_t shardnet_trial(void) {
     static const struct { int64_t outputs, inputs, group; int32_t bits; } SHAPES[] = {
         {35, 96, 32, 4}, {16, 256, 128, 4}, {35, 96, 32, 8}, {17, 160, 160, 8}, {20, 96, 16, 8},
     };
     int32_t number = 0;
+    for (int64_t outputs = 16; outputs <= 35; outputs += 19)
+        for (int64_t stored = STORED_FLOAT32; stored <= Q4_1; stored += Q4_1 - STORED_FLOAT32) {
+            number++;
+            if (shardnet_packing_trial(outputs, 96, stored)) return number;
+        }
     for (size_t i = 0; i < sizeof SHAPES / sizeof *SHAPES; i++)
         for (int64_t rows = 1; rows <= 9; rows++) {
             const int32_t kind = (int32_t)(rows % 3);
