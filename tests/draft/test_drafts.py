@@ -1,0 +1,164 @@
+"""Which drafts a model takes, and what becomes of answers where one fails."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from in_process_ring import PROMPT, loaded
+from processes import wait_until
+from tiny_text_model import save_text_model
+
+from shardnet.cluster.model import Model
+from shardnet.draft import drafts
+from shardnet.draft.engine import Engine
+from shardnet.errors import BadRequest, ModelNotFound, UsageError
+from shardnet.models import Shard
+
+NUM_TOKENS = 24
+
+
+@pytest.fixture(scope="module")
+def model(tiny: Path) -> Iterator[Model]:
+    with loaded(tiny, [3, 3]) as (_, model):
+        yield model
+
+
+@pytest.fixture(scope="module")
+def expected(model: Model) -> list[int]:
+    return answer(model)
+
+
+@pytest.fixture
+def draft(model: Model, tiny: Path) -> Iterator[str]:
+    """One that is opened anew."""
+    yield str(tiny)
+    model._drafts.close()
+    model._drafts._engines.clear()
+
+
+def answer(model: Model, **asked: Any) -> list[int]:
+    [result] = model.generate([PROMPT], max_new_tokens=NUM_TOKENS, **asked)
+    return result.token_ids
+
+
+def engines() -> int:
+    return sum(thread.name == "shardnet-draft" for thread in threading.enumerate())
+
+
+def test_one_with_another_tokenizer_is_refused(model: Model, tmp_path: Path) -> None:
+    folder = save_text_model(tmp_path / "other")
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    vocabulary["A"], vocabulary["B"] = vocabulary["B"], vocabulary["A"]
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(BadRequest, match=r"^draft other has another tokenizer than tiny\d*, so that .* same family\.$"):
+        answer(model, draft=str(folder))
+
+
+def test_what_is_no_model_is_refused(model: Model, tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFound):
+        answer(model, draft=str(tmp_path / "nothing"))
+    for nonsense in ("", " ", 5, b"x"):
+        with pytest.raises(BadRequest, match="draft is a path or a hub id"):
+            answer(model, draft=nonsense)
+    with pytest.raises(UsageError, match="draft_weights must be one of"):
+        answer(model, draft=str(tmp_path), draft_weights="int3")
+    with pytest.raises(BadRequest, match="speculate draft needs a draft"):
+        answer(model, speculate="draft")
+
+
+@pytest.mark.parametrize("weights", ["int4", "int8", "w8a8"])
+def test_one_may_be_held_in_few_bits(model: Model, draft: str, expected: list[int], weights: str) -> None:
+    for _ in range(2):
+        assert answer(model, draft=draft, draft_weights=weights) == expected
+        [engine] = model._drafts._engines.values()
+        engine.result(60)
+
+
+def test_it_is_loaded_once_and_ends_with_the_model(tiny: Path) -> None:
+    before = engines()
+    with loaded(tiny, [6]) as (_, model):
+        for _ in range(3):
+            answer(model, draft=str(tiny))
+        wait_until(lambda: engines() == before + 1)
+        model.close()
+        wait_until(lambda: engines() == before)
+
+
+def test_one_for_which_there_is_no_room_is_done_without(
+    model: Model, draft: str, expected: list[int], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(drafts, "usable_memory_bytes", lambda: 1000)
+    with caplog.at_level(logging.WARNING, "shardnet"):
+        for _ in range(2):
+            assert answer(model, draft=draft) == expected
+        wait_until(lambda: len(caplog.messages) == 1)
+    assert caplog.messages[0].startswith(f"answers go on without the draft {draft}: its weights take 0.00 GiB, and ")
+
+
+def test_an_answer_for_which_it_has_no_room_is_done_without(
+    model: Model, draft: str, expected: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drafts, "KV_SHARE", 0.0)
+    for _ in range(2):
+        assert answer(model, draft=draft) == expected
+        [engine] = model._drafts._engines.values()
+        engine.result(60)
+
+
+@pytest.mark.parametrize("num_steps", [0, 1, 5])
+def test_one_that_dies_in_the_midst_is_done_without(
+    model: Model,
+    draft: str,
+    expected: list[int],
+    num_steps: int,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    answer(model, draft=draft)
+    [engine] = model._drafts._engines.values()
+    shard, left = engine.result(60)._shard, [num_steps]
+
+    def forward(*args: Any) -> Any:
+        left[0] -= 1
+        if left[0] < 0:
+            raise RuntimeError("out of order")
+        return Shard.forward(shard, *args)
+
+    monkeypatch.setattr(shard, "forward", forward)
+    with caplog.at_level(logging.WARNING, "shardnet"):
+        for _ in range(3):
+            assert answer(model, draft=draft) == expected
+        wait_until(lambda: caplog.messages == ["answers go on without the draft: RuntimeError: out of order"])
+
+
+def test_one_that_is_slow_delays_nothing(
+    model: Model, draft: str, expected: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer(model, draft=draft)
+    [engine] = model._drafts._engines.values()
+    shard, goes_on = engine.result(60)._shard, threading.Event()
+
+    def forward(*args: Any) -> Any:
+        goes_on.wait(60)
+        return Shard.forward(shard, *args)
+
+    monkeypatch.setattr(shard, "forward", forward)
+    assert answer(model, draft=draft) == expected
+    goes_on.set()
+
+
+def test_what_a_program_leaves_is_ended(tiny: Path) -> None:
+    """A thread that computes while its process ends must not end it by force."""
+    with loaded(tiny, [6]) as (_, model):
+        answer(model, draft=str(tiny))
+        engine: Engine = next(iter(model._drafts._engines.values())).result(60)
+        engine._end()
+        assert not engine._thread.is_alive()
+        assert engine.guess(model.stream(PROMPT)._session.spec, PROMPT, print).chain.wants_more() is False
