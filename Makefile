@@ -18,7 +18,7 @@ help:
 	@echo "make test           every test that CI runs"
 	@echo "make check          ruff format, ruff, mypy"
 	@echo "make bench          the benchmarks; results go to docs/benchmarks/"
-	@echo "make rivals         build llama.cpp, and write the model of 1.1 B, for tests/bench/bench_rivals.py (minutes, 1 GB)"
+	@echo "make rivals         build llama.cpp, and write the model of 1.1 B and its draft, for tests/bench/bench_rivals.py (minutes, 1 GB)"
 	@echo "make docs           write docs/api.md, and run the examples of the documentation"
 	@echo "make test-root      tests that need root: network namespaces, control groups"
 	@echo "make test-long      tests that take minutes"
@@ -74,6 +74,7 @@ RIVAL_SOURCE ?=
 rivals: $(READY)
 	@$(BIN)/python tests/bench/rivals/build_llama_cpp.py "$(TEST_CACHE)/llama.cpp" $(addprefix --source ,$(RIVAL_SOURCE))
 	@$(BIN)/python tests/bench/rivals/chain_model.py "$(TEST_CACHE)/chain-1.1b.Q4_1.gguf"
+	@$(BIN)/python tests/bench/rivals/chain_model.py "$(TEST_CACHE)/chain-draft.Q4_1.gguf" --draft
 
 docs: $(READY)
 	@$(BIN)/python docs/make_api.py

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import gguf
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "bench"))
-from rivals.chain_model import Shape, chain_of, write_chain_model
+from rivals.chain_model import Shape, chain_of, said_after, write_chain_model
 from rivals.texts import LONGEST, PROMPTS, RUNS, played_back, runs_of
 
 import shardnet
@@ -45,6 +47,21 @@ def test_it_says_the_tokens_of_its_chain(
     assert after_a_piece.token_ids == chain[20:40]
     assert after_a_break.token_ids == chain[30:50]
     assert from_afar.token_ids == chain[8:28]
+
+
+def test_its_draft_agrees_on_as_many_tokens_as_is_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHARDNET_CACHE", str(tmp_path))
+    shape = replace(SMALL, hidden=512, blocks=3, wrong=0.3)
+    draft = write_chain_model(tmp_path / "draft.gguf", find_embedded(), shape)
+    chain, said = chain_of(SMALL), said_after(shape)
+    assert chain == chain_of(shape) and sorted(said.values()) == sorted(chain)
+    agrees = [said[token] == following for token, following in itertools.pairwise(chain)]
+    assert sum(agrees) / len(agrees) == pytest.approx(0.7, abs=0.03)
+    with shardnet.Cluster.local(1, threads_per_device=1) as cluster:
+        loaded = cluster.load(str(draft), standby="none")
+        [answer] = loaded.generate([chain[5:20]], max_new_tokens=60)
+    before = [chain[19], *answer.token_ids]
+    assert answer.token_ids == [said[token] for token in before[:-1]]
 
 
 def test_a_played_back_prompt_is_found_in_just_such_runs() -> None:

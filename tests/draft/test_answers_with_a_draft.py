@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from in_process_ring import loaded
+from in_process_ring import loaded, ring_in_process
 from processes import wait_until
 from tiny_text_model import save_text_model
 
@@ -205,3 +205,36 @@ def test_nothing_is_left_of_an_answer_that_nobody_holds(tiny: Path) -> None:
         ids(model, WAYS[0], PROMPTS[:1], draft=str(tiny))
         wait_until(lambda: not engine._open and not engine._waiting)
         assert len(engine._kv) == 0
+
+
+@pytest.mark.parametrize(
+    "how",
+    [{"private_to": "b", "placement": "even"}, {"weights": "int8"}, {"kv_dtype": "int8"}, {"wire": "float32"}],
+    ids=lambda how: next(iter(how)),
+)
+def test_however_a_model_is_loaded(tiny: Path, how: dict[str, Any]) -> None:
+    """What guesses go by are ids, which both ends have; and what is rounded is so token by token."""
+    with ring_in_process(3) as ring, ring.connect() as cluster:
+        where = {} if "private_to" in how else {"split": [2, 2, 2]}
+        model = cluster.load(tiny, dtype="float32", prefill_chunk_tokens=4, **where, **how)
+        plain = [ids(model, way) for way in WAYS]
+        for _ in range(2):
+            assert [ids(model, way, draft=str(tiny)) for way in WAYS] == plain
+            engine_of(model)
+
+
+@pytest.mark.parametrize("lost", ["a", "c"])
+def test_who_stands_ready_takes_over_from_an_end_of_the_ring(
+    tiny: Path, expected: list[list[list[int]]], lost: str
+) -> None:
+    with loaded(tiny, [2, 2, 2], speed=20.0, standby="hot") as (ring, model):
+        ids(model, WAYS[2], PROMPTS[:1], draft=str(tiny))
+        engine_of(model)
+        slowed(ring, 0.2)
+        stream = model.stream(PROMPTS[2], max_new_tokens=NUM_TOKENS, draft=str(tiny), **WAYS[2])
+        for _ in range(3):
+            next(stream)
+        ring.network.kill(lost)
+        for _ in stream:
+            pass
+        assert stream.result.token_ids == expected[2][2]

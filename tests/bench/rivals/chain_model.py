@@ -1,11 +1,15 @@
 """Writes a Llama of a given shape as a GGUF file in Q4_1, a tensor at a time: random weights, and known text.
 
     python tests/bench/rivals/chain_model.py FILE.gguf
+    python tests/bench/rivals/chain_model.py DRAFT.gguf --draft
 
 The shape is TinyLlama's, 1.1 B parameters, unless a caller asks for another. The linears are random Q4_1 blocks of a
 sane scale; embedding and head (Q6_K, as llama.cpp's own files have it) are signs, such that after every token comes
 one certain other: the tokens of a *chain*, which goes once through nearly the whole vocabulary. So a prompt can be
 written of which it is known where look-up guesses rightly, whatever the shape, and no answer ever ends by itself.
+
+A draft has the same chain, and says another token after some of its tokens: so it agrees with the large model on as
+many as is wanted.
 """
 
 from __future__ import annotations
@@ -44,6 +48,8 @@ class Shape:
     vocabulary: int = 32_000
     context: int = 4096
     seed: int = 11
+    wrong: float = 0.0
+    """After such a share of the chain's tokens it says another one than comes next."""
 
     def __post_init__(self) -> None:
         assert self.hidden % SUPER_GROUP == 0 and self.intermediate % GROUP == 0, "whole blocks in a row"
@@ -53,11 +59,24 @@ class Shape:
         return self.hidden // self.heads * self.kv_heads
 
 
+DRAFT = Shape(hidden=512, intermediate=1664, blocks=30, heads=8, kv_heads=4, wrong=0.3)
+"""Of 133 M parameters in as many blocks as SmolLM2 has of that size."""
+
+
 def chain_of(shape: Shape) -> list[int]:
     """The tokens in the order in which the model says them; the first follows the last."""
     tokens = np.random.default_rng(shape.seed).permutation(np.arange(FIRST, shape.vocabulary))
     chain: list[int] = tokens.tolist()
     return chain
+
+
+def said_after(shape: Shape) -> dict[int, int]:
+    """What the model says after each token of the chain."""
+    chain = np.array(chain_of(shape))
+    said = np.roll(chain, -1)
+    is_wrong = np.random.default_rng(shape.seed + 1).random(len(chain)) < shape.wrong
+    said[is_wrong] = np.roll(said[is_wrong], 1)
+    return dict(zip(chain.tolist(), said.tolist(), strict=True))
 
 
 def write_chain_model(path: Path, tokenizer: Path, shape: Shape | None = None) -> Path:
@@ -153,7 +172,8 @@ def _signs(shape: Shape, draw: np.random.Generator) -> dict[str, NDArray[np.bool
     others = np.arange(FIRST)
     embedding[others] = embedding[chain[others % len(chain)]]
     head = embedding.copy()
-    head[chain] = embedding[np.roll(chain, 1)]
+    said = said_after(shape)
+    head[list(said.values())] = embedding[list(said)]
     head[others] = 1 - head[others]  # said after no token
     return {"token_embd.weight": embedding.astype(bool), "output.weight": head.astype(bool)}
 
@@ -210,8 +230,8 @@ def main() -> int:
     if not path.exists():
         print(f"Writing {path}", flush=True)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_chain_model(path, find_embedded())
-    print(f"The model of 1.1 B is {path}")
+        write_chain_model(path, find_embedded(), DRAFT if "--draft" in sys.argv else None)
+    print(f"{'Its draft' if '--draft' in sys.argv else 'The model of 1.1 B'} is {path}")
     return 0
 
 
