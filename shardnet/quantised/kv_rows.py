@@ -45,10 +45,10 @@ def encode(heads: Tensor) -> Tensor:
     numbers = numbers - middles.float()
     scales = (numbers.abs().amax(-1, keepdim=True) / STEPS).bfloat16()
     codes = (numbers / scales.float()).nan_to_num_(0.0).round_().clamp_(-127, 127).to(ROW_DTYPE)
-    parts = [codes, scales.view(ROW_DTYPE), middles.view(ROW_DTYPE)]
+    behind = torch.cat((scales, middles), -1).view(ROW_DTYPE)
     if heads.shape[-1] % 2:
-        parts.insert(1, torch.zeros_like(codes[..., :1]))
-    return torch.cat(parts, -1)
+        codes = torch.nn.functional.pad(codes, (0, 1))
+    return torch.cat((codes, behind), -1)
 
 
 def apart(rows: Tensor, head_dim: int) -> Rounded:

@@ -20,6 +20,7 @@ import torch
 
 from shardnet.loader import load_shard, open_model
 from shardnet.models import Segment, Shard
+from shardnet.models.plain_config import PlainConfig, values_of
 from shardnet.progress import silent
 from shardnet.quantised.kv_names import KV_DTYPES
 from shardnet.stage.cache import KVCache
@@ -97,11 +98,9 @@ def main() -> None:
     torch.set_num_threads(1)
     files = open_model(asked.model, "bfloat16", weights=asked.weights, progress=silent)
     last, weights = files.profile.num_units - 1, {}
-    tensors = files.tensors_of(0, last)
+    tensors, config = files.tensors_of(0, last), PlainConfig(values_of(files.config))  # as devices have it
     shards = {
-        kv_dtype: load_shard(
-            files.config, tensors, 0, last, "bfloat16", weights, scheme=files.weights, kv_dtype=kv_dtype
-        )
+        kv_dtype: load_shard(config, tensors, 0, last, "bfloat16", weights, scheme=files.weights, kv_dtype=kv_dtype)
         for kv_dtype in KV_DTYPES
     }
     print(f"{files.name}, weights {asked.weights}, bfloat16; behind each other: keys and values {', '.join(KV_DTYPES)}")

@@ -61,6 +61,10 @@ def test_equal_numbers_come_back(number: float) -> None:
     assert torch.allclose(decode(encode(numbers), 8, torch.float32), numbers, rtol=1e-4, atol=0.0)
 
 
+def test_none_at_all() -> None:
+    assert decode(encode(torch.empty(0, 1, 16)), 16, torch.float32).shape == (0, 1, 16)
+
+
 def test_bytes_of_a_head() -> None:
     assert [head_bytes(INT8, size, 2) for size in (64, 128, 7)] == [68, 132, 12]
     assert [head_bytes(AUTO, size, 2) for size in (64, 7)] == [128, 14]
