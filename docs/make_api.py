@@ -17,6 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import shardnet
 from shardnet.options import Options, keywords_of, words_for
 
 TARGET = Path(__file__).parent / "api.md"
@@ -76,10 +77,19 @@ def _entry(name: str, each: Any) -> str:
     fields = list(_options(each) if issubclass(each, Options) else _fields(node))
     if fields:
         parts.append("\n".join(fields) + "\n")
-    for method in _methods(node):
+    for method in [*_methods(node), *_inherited(each)]:
         _spell_out(method, getattr(each, method.name))
         parts.append(f"{_signature(method, of=name)}\n\n{_text(method)}\n")
     return "\n".join(parts)
+
+
+def _inherited(kind: type) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    """Public methods that a class has from a base of ours which is not exported itself."""
+    for base in kind.__mro__[1:]:
+        if base.__module__.startswith("shardnet.cluster") and base.__name__ not in shardnet.__all__:
+            [node] = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+            assert isinstance(node, ast.ClassDef)
+            yield from _methods(node)
 
 
 def _options(record: Any) -> Iterator[str]:

@@ -15,6 +15,7 @@ from shardnet.launch.generate import command as generate_command
 from shardnet.launch.measure import command as profile_command
 from shardnet.launch.plan import commands as plan_commands
 from shardnet.launch.quality import command as quality_command
+from shardnet.launch.quantise import command as quantise_command
 from shardnet.launch.termux import command as wheel_command
 from shardnet.release import __version__
 
@@ -54,6 +55,7 @@ for module in (
     bench_command,
     plan_commands,
     quality_command,
+    quantise_command,
     doctor_command,
     wheel_command,
 ):

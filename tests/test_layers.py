@@ -14,12 +14,12 @@ LAUNCH = ROOT / "launch"
 ROWS_OF_LAUNCH = (
     {"console", "files", "flags", "values"},
     {"hosts", "generate"},
-    {"bench", "cluster", "doctor", "launcher", "measure", "plan", "quality", "termux"},
+    {"bench", "cluster", "doctor", "launcher", "measure", "plan", "quality", "quantise", "termux"},
     {"commands"},
     {"cli", "__main__"},
 )
-"""The same within `launch/`, where besides no command imports from another one's folder; but `quality` loads models as
-`generate` does."""
+"""The same within `launch/`, where besides no command imports from another one's folder; but `quality` and `quantise`
+load models as `generate` does."""
 READERS_OF_THE_ENVIRONMENT = {
     "cluster/cluster.py": "hands it to `launched`",
     "cluster/local_workers.py": "hands it down to the devices",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -25,7 +26,7 @@ from shardnet.launch.quality.options import (
     read_kv_dtypes,
     read_schemes,
 )
-from shardnet.launch.values import read_split
+from shardnet.launch.values import read_split, require_model
 from shardnet.process.imports import importing
 from shardnet.process.surroundings import require_address_space
 from shardnet.progress import progress_bars
@@ -48,8 +49,8 @@ def quality(
 ) -> None:
     """Show what weights of fewer bits cost and bring: perplexity, likeliest tokens, memory, speed.
 
-    Each scheme is loaded over the devices in turn, and reads the same text. A cluster that is asked (--cluster) shows
-    the model as it holds it.
+    Each scheme is loaded over the devices in turn, and reads the same text; so is each checkpoint of --also. A cluster
+    that is asked (--cluster) shows the model as it holds it.
 
     Example: shardnet quality --model smollm2-135m-instruct --weights bfloat16,int4 --plot quality.png
     """
@@ -58,6 +59,13 @@ def quality(
     is_launched = is_local and announced_in(os.environ) is not None
     running_in = None if is_launched else running_cluster(whom.model, where)
     named = read_schemes(weights.weights)
+    also = tuple(weights.also or ())
+    if running_in is not None and also:
+        raise BadRequest("--also is for a model that is loaded for this, with --model. Leave it out.")
+    for other in also:
+        require_model("--also", other)
+    if len({Path(other).name for other in also} | set(named)) < len(also) + len(named):
+        raise BadRequest("--also names two checkpoints alike; give their folders different names.")
     kv_dtypes = read_kv_dtypes(weights.kv_dtype)
     if running_in is not None and (named or kv_dtypes):
         option = "--weights" if named else "--kv-dtype"
@@ -68,7 +76,9 @@ def quality(
     output = OutputOptions(json=result.json)
     model = GenerateOptions(whom.model or "", (), where, load, GenerationOptions(), output, is_launched, running_in)
     schemes = () if running_in is not None else named or COMPARED
-    request = QualityRequest(model, schemes, what.title, what.read(), what.tokens, what.window, kv_dtypes or (AUTO,))
+    request = QualityRequest(
+        model, schemes, what.title, what.read(), what.tokens, what.window, kv_dtypes or (AUTO,), also
+    )
     if running_in is None:
         refuse_at_once(model)
     with progress_bars(enabled=False if result.json else None) as progress:

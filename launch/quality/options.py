@@ -116,6 +116,14 @@ class WeightOptions:
         ),
     ] = None
     """Read by `read_kv_dtypes`."""
+    also: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--also",
+            metavar="MODEL",
+            help="Another checkpoint of the model, such as one of shardnet quantise. Several times for several.",
+        ),
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -145,3 +153,5 @@ class QualityRequest:
     window: int
     kv_dtypes: tuple[str, ...] = (AUTO,)
     """Each with each of the schemes."""
+    also: tuple[str, ...] = ()
+    """Other checkpoints of the model."""

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import product
+from pathlib import Path
 
+from shardnet.cluster.cluster import Cluster
 from shardnet.cluster.model import Model
+from shardnet.errors import BadRequest
 from shardnet.launch.generate.early import open_early
+from shardnet.launch.generate.options import GenerateOptions
 from shardnet.launch.generate.run import check_loaded, open_cluster
 from shardnet.launch.quality.options import AS_LOADED, QualityRequest
 from shardnet.launch.quality.results import Measured, Row, compare, reference_of
@@ -50,7 +54,7 @@ def run_quality(request: QualityRequest, progress: Progress) -> QualityResult:
     """Measure each scheme, one after the other.
 
     Raises:
-        BadRequest: the text has less than two tokens.
+        BadRequest: the text has less than two tokens; another checkpoint is of another model.
         ShardnetError: as loading and `Model.score`.
     """
     measured: list[Measured] = []
@@ -63,17 +67,19 @@ def run_quality(request: QualityRequest, progress: Progress) -> QualityResult:
             reading = _reading_of(model, request)
             measured.append(_measure(model, AS_LOADED, reading, progress))
         else:
-            cluster = None
-            for scheme, kv_dtype in product(request.schemes, request.kv_dtypes):
-                load = replace(options.load, weights=scheme, kv_dtype=kv_dtype, progress=progress)
-                asked = replace(options, load=load)
+            cluster: Cluster | None = None
+            readings: list[_Reading] = []
+            for name, asked in _rows_of(request, progress):
                 files = open_early(asked, None, progress)
                 cluster = cluster or resources.enter_context(open_cluster(options, progress))
                 with cluster.load(files, **asked.load) as model:
                     reading = _reading_of(model, request)
-                    measured.append(_measure(model, scheme, reading, progress))
+                    if readings and readings[0].ids != reading.ids:
+                        raise BadRequest(f"{name} reads the text as other tokens: it is no checkpoint of this model.")
+                    readings.append(reading)
+                    measured.append(_measure(model, name, reading, progress))
         return QualityResult(
-            model.profile.name,
+            model.profile.name if options.running_in is not None else Path(options.model).name.removesuffix(".gguf"),
             request.title,
             len(reading.ids),
             len(windows_of(len(reading.ids), reading.window)),
@@ -82,6 +88,17 @@ def run_quality(request: QualityRequest, progress: Progress) -> QualityResult:
             reference_of(measured).scheme,
             compare(measured),
         )
+
+
+def _rows_of(request: QualityRequest, progress: Progress) -> Iterator[tuple[str, GenerateOptions]]:
+    """What is loaded in turn, and what it is called: the model with each scheme, and other checkpoints as they are."""
+    options = request.model
+    for scheme, kv_dtype in product(request.schemes, request.kv_dtypes):
+        load = replace(options.load, weights=scheme, kv_dtype=kv_dtype, progress=progress)
+        yield scheme, replace(options, load=load)
+    for other, kv_dtype in product(request.also, request.kv_dtypes):
+        load = replace(options.load, kv_dtype=kv_dtype, progress=progress)
+        yield Path(other).name, replace(options, model=other, load=load)
 
 
 def _reading_of(model: Model, request: QualityRequest) -> _Reading:

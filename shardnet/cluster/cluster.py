@@ -29,6 +29,7 @@ from shardnet.cluster.loading import check_model, load_model, model_of
 from shardnet.cluster.local_workers import MOST_LOCAL_DEVICES, LocalWorkers
 from shardnet.cluster.model import Model
 from shardnet.cluster.newcomers import Newcomers
+from shardnet.cluster.quantises import CanQuantise
 from shardnet.cluster.resuming import NOT_BACK, Resumed, blueprint_again, go_on_without, open_again, stand_again
 from shardnet.cluster.survey import Surveyor
 from shardnet.cluster.watch import Watch
@@ -56,7 +57,7 @@ NEWCOMER_S = 60.0
 """How long one that leaves waits for those that are being measured."""
 
 
-class Cluster:
+class Cluster(CanQuantise):
     """The devices that this process coordinates. Make one with `local` or `connect`; a process holds one at a time."""
 
     def __init__(

@@ -168,7 +168,7 @@ def check_model(model: object, dtype: str, weights: str) -> None:
             raise BadRequest(
                 f"{model.name} was opened as {model.dtype}, but dtype is {dtype}. Open it as {dtype}, too."
             )
-        if model.weights != settled(weights, dtype):
+        if model.weights != settled(weights, dtype, model.made_as):
             raise BadRequest(
                 f"{model.name} was opened with weights {model.weights}, but weights is {weights}. Open it with weights "
                 f"{weights}, too."

@@ -18,6 +18,7 @@ from shardnet.device.following import make_room
 from shardnet.device.memory import DeviceMemory
 from shardnet.device.orphans import HeldFor, OrphanWatch
 from shardnet.device.premises import Premises
+from shardnet.device.quantising import Quantising
 from shardnet.device.shared_weights import SharedWeights
 from shardnet.device.stage_host import StageHost
 from shardnet.device.stage_table import StageTable
@@ -111,6 +112,7 @@ class Worker:
             ("copy_sessions", self.copy_sessions),
             ("offer", self.offer),
             ("pause", lambda must_pause: self.on_pause(must_pause)),
+            ("quantise_unit", Quantising(self.premises).unit),
             ("leave", self.left.set),
         ):
             transport.expose(endpoint, handler)

@@ -13,8 +13,10 @@ from shardnet.foreign.plain_files import open_plain, parse_json, read_json
 from shardnet.foreign.quoting import quoted, shortened
 from shardnet.loader.gguf.kept_index import KEPT, read_kept
 from shardnet.loader.places import TensorPlace
-from shardnet.loader.stored import stored_as
+from shardnet.loader.stored import bytes_of, stored_as
 
+OWN_NOTE = "shardnet"
+"""In a file's `__metadata__`: which tensors of bytes stand for others, as {name: [how they are stored, shape]}."""
 MOST_HEADER_BYTES = 6 << 20
 """Room for 50,000 tensors in a file, or names in an index. Python needs gigabytes for the 100 MB of the library."""
 MOST_TENSORS = 20_000
@@ -129,13 +131,29 @@ def _places(raw: bytes, path: Path, data_start: int, file_bytes: int) -> Iterato
             f"{shown} speaks of {len(header)} tensors, and one file may hold {MOST_TENSORS}. Save the model in several "
             "files (max_shard_size), or download it again."
         )
+    stand_for = _noted(header.get("__metadata__"), shown)
     for name, entry in header.items():
         if name == "__metadata__":
             continue
         fields = _Fields.read(entry)
+        if fields is not None and name in stand_for:
+            fields = fields.standing_for(*stand_for[name])
         if fields is None:
             raise DamagedCheckpoint(f"{what}: it says of {quoted(name)} {quoted(entry)}. Download it again.")
         yield name, _place(path, name, fields, data_start, file_bytes)
+
+
+def _noted(metadata: Any, shown: str) -> dict[str, tuple[Any, ...]]:
+    """Of the tensors that are stored in a way that safetensors has no name for: how, and their shapes."""
+    note = metadata.get(OWN_NOTE) if isinstance(metadata, dict) else None
+    if not isinstance(note, str):
+        return {}
+    noted = parse_json(note, f"the note of shardnet in {shown}", DamagedCheckpoint)
+    if not isinstance(noted, dict) or any(not isinstance(each, list) or len(each) != 2 for each in noted.values()):
+        raise DamagedCheckpoint(
+            f"{shown} is damaged: what it says of its tensors is not what shardnet quantise writes. Make it again."
+        )
+    return {name: tuple(each) for name, each in noted.items()}
 
 
 class _Fields(NamedTuple):
@@ -155,6 +173,13 @@ class _Fields(NamedTuple):
         if not _are_sizes(shape) or not _are_sizes(offsets) or len(shape) > MOST_DIMENSIONS or len(offsets) != 2:
             return None
         return cls(entry["dtype"], tuple(shape), *offsets)
+
+    def standing_for(self, dtype: Any, shape: Any) -> _Fields | None:
+        """The tensor whose bytes these are; None where it cannot be."""
+        if self.dtype != "U8" or not isinstance(dtype, str) or not _are_sizes(shape) or len(shape) > MOST_DIMENSIONS:
+            return None
+        is_stored_so = bytes_of(dtype, tuple(shape)) == self.end - self.first
+        return self._replace(dtype=dtype, shape=tuple(shape)) if is_stored_so else None
 
 
 def _are_sizes(values: Any) -> TypeGuard[list[int]]:

@@ -82,7 +82,8 @@ def fill(packing: Packing, reader: ReadsMatrices, weights: MutableMapping[Any, T
 def _fill_as_stored(packing: Packing, found: Sequence[_Found], reader: ReadsMatrices) -> bool:
     """From the file's own rows; False, and nothing is done, where the kernel or the file does not allow it."""
     kernel, matrix = packing.held.kernel, packing.held.matrix
-    if not isinstance(kernel, LaysOutFiles) or any(source.is_transposed for source, _ in found):
+    is_other = matrix.shape.form.is_symmetric or any(source.is_transposed for source, _ in found)
+    if not isinstance(kernel, LaysOutFiles) or is_other:
         return False
     stretches = [(source.name, stretch) for source, own in found for stretch in own]
     are_known = all(each.stored.kind in kernel.formats and not each.stored.minus_one for _, each in stretches)
@@ -146,7 +147,9 @@ def _parts(found: Sequence[_Found], reader: ReadsMatrices, form: Form) -> Iterat
     for source, stretches in found:
         for stretch in stretches:
             read_from = partial(reader.read_from, source.name)
-            if source.is_transposed:
+            if source.is_transposed and stretch.stored.is_turned:
+                stretch = stretch.as_it_lies
+            elif source.is_transposed:
                 [weight] = floats(stretch, read_from, stretch.num_rows)
                 yield from (rounded(outputs, form) for outputs in weight.t().split(STEP_OUTPUTS))
                 continue

@@ -14,7 +14,7 @@ from shardnet.foreign.quoting import shortened
 from shardnet.loader.checkpoint import index_folder
 from shardnet.loader.claims import check_folder
 from shardnet.loader.copies import Copy, being_changed, look_at
-from shardnet.loader.folder import check_text_files, make_config, read_eos_ids, read_raw_config
+from shardnet.loader.folder import check_text_files, made_as, make_config, read_eos_ids, read_raw_config
 from shardnet.loader.pieces import PART_MARK, match_names
 from shardnet.loader.places import TensorPlace
 from shardnet.loader.sources import find_folder
@@ -42,6 +42,8 @@ class ModelFiles:
     dtype: str
     weights: str
     """In how many bits they are held: one of `schemes.SCHEMES`."""
+    made_as: str
+    """The scheme that `shardnet quantise` has made it in; empty where that has not."""
     like_weights: str
     """The scheme that needs no checkpoint and is most like it."""
     config: Any
@@ -103,9 +105,9 @@ def open_model(
     Raises:
         ModelNotFound, UnsupportedModel, DamagedCheckpoint
     """
-    weights = settled(weights, dtype)
     folder = find_folder(model, dtype, cache_folder(cache_dir), progress)
     raw = read_raw_config(folder)
+    weights = settled(weights, dtype, made_as(raw))
     stored = index_folder(folder)
     check_folder(folder, raw, stored)
     config = make_config(folder, raw)
@@ -125,6 +127,7 @@ def open_model(
         folder=folder,
         dtype=dtype,
         weights=weights,
+        made_as=made_as(raw),
         like_weights=like_weights,
         config=config,
         profile=replace(profile, few_bits=weights if bits_of(like_weights) else ""),

@@ -12,7 +12,10 @@ from shardnet.foreign.config_bounds import check_config, fault_of
 from shardnet.foreign.libraries import read_by_others
 from shardnet.foreign.plain_files import open_plain, read_json
 from shardnet.foreign.quoting import quoted, shortened
+from shardnet.quantised.schemes import FOUR_BITS
 
+QUANTISED, OWN_METHOD = "quantization_config", "shardnet"
+"""What transformers calls the entry of a configuration that says how weights were quantised, and our name in it."""
 MOST_CONFIG_BYTES = 1 << 20
 MOST_OBJECT_BYTES = 16 << 20
 MOST_TOKENIZER_BYTES = 128 << 20
@@ -46,8 +49,9 @@ def make_config(folder: Path, raw: dict[str, Any]) -> Any:
     from transformers import CONFIG_MAPPING
 
     model_type, shown = raw["model_type"], f"{shortened(str(folder))}/config.json"
+    values = {name: value for name, value in raw.items() if name != QUANTISED}
     with read_by_others(lambda reason: DamagedCheckpoint(f"{shown} is not a {model_type} configuration: {reason}.")):
-        config = CONFIG_MAPPING[model_type].from_dict(dict(raw))
+        config = CONFIG_MAPPING[model_type].from_dict(values)
         filled_in = config.to_dict()
     check_config(filled_in, shown)
     return config
@@ -72,13 +76,25 @@ def read_raw_config(folder: Path) -> dict[str, Any]:
         raise UnsupportedModel(f"{shown}/config.json names no model_type. Only transformers models can be cut.")
     family_of(model_type)
     check_config(raw, f"{shown}/config.json")
-    if raw.get("quantization_config"):
-        method = quoted(raw["quantization_config"].get("quant_method", "an unknown method")).strip("'")
+    quantised = raw.get(QUANTISED)
+    if quantised and not _is_own(quantised):
+        method = quoted(quantised.get("quant_method", "an unknown method")).strip("'")
         raise UnsupportedModel(
             f"The weights in {shown} are quantised with {method}, which cannot be read. "
             "Use the version of the model that is not quantised, or a .gguf file."
         )
     return raw
+
+
+def made_as(raw: dict[str, Any]) -> str:
+    """The scheme that `shardnet quantise` made a checkpoint in, by its configuration; empty where it did not."""
+    quantised = raw.get(QUANTISED)
+    return str(quantised["weights"]) if quantised and _is_own(quantised) else ""
+
+
+def _is_own(quantised: Any) -> bool:
+    is_ours = isinstance(quantised, dict) and quantised.get("quant_method") == OWN_METHOD
+    return is_ours and quantised.get("weights") in FOUR_BITS
 
 
 def read_object(path: Path, most_bytes: int = MOST_OBJECT_BYTES) -> dict[str, Any] | None:

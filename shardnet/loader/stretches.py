@@ -16,7 +16,7 @@ from torch import Tensor
 from shardnet.loader.gguf.blocks import code_bits, group_of
 from shardnet.loader.gguf.reading import Read, read_floats, read_grouped
 from shardnet.loader.places import TensorPlace
-from shardnet.loader.stored import BLOCK_TYPES, Stored
+from shardnet.loader.stored import BLOCK_TYPES, SYMMETRIC_TYPES, Stored
 from shardnet.quantised.grouped import Grouped
 from shardnet.quantised.schemes import Form
 
@@ -47,12 +47,20 @@ class Stretch(NamedTuple):
         """So many of a head lie in turns; 0: all rows are in order."""
         return self.num_rows // self.stored.heads if self.stored.heads else 0
 
+    @property
+    def as_it_lies(self) -> Stretch:
+        """Of one whose rows are the model's columns: the file's own rows."""
+        assert self.stored.is_turned, self.stored
+        return Stretch(self.place._replace(shape=self.place.shape[::-1]), self.stored._replace(is_turned=False))
+
     def comes_in(self, multiple: int) -> bool:
         """Whether it has such a multiple of rows, and its heads, too."""
         return self.num_rows % multiple == 0 and self.head_rows % multiple == 0
 
     def parts(self, step: int) -> Iterator[Stretch]:
-        """About so many rows at a time; where those of a head lie in turns, whole heads."""
+        """About so many rows at a time; where those of a head lie in turns, whole heads; all where they are columns."""
+        if self.stored.is_turned:
+            step = self.num_rows
         head_rows = self.head_rows or 1
         step = max(step // head_rows, 1) * head_rows
         for first in range(0, self.num_rows, step):
@@ -118,7 +126,9 @@ def _come(part: Stretch, rows: Future[Tensor]) -> tuple[str, Tensor, Tensor | No
 def codes(stretch: Stretch, read_from: ReadFrom, form: Form, step: int) -> Iterator[Grouped] | None:
     """As the file has them; None where that is not in this form."""
     kind = stretch.stored.kind
-    if kind not in BLOCK_TYPES or stretch.stored.minus_one:
+    if kind not in BLOCK_TYPES or stretch.stored.minus_one or stretch.stored.is_turned:
+        return None
+    if form.is_symmetric and kind not in SYMMETRIC_TYPES:
         return None
     if (code_bits(kind), group_of(kind)) != (form.bits, form.group_of(stretch.place.shape[1])):
         return None

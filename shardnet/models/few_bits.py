@@ -7,7 +7,7 @@ by (fused experts, a router), and what no kernel can hold for its shape, stays i
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -93,8 +93,7 @@ def hold_in_few_bits(
     for unit, modules in skeleton.units():
         packings[unit] = []
         for places in _together(modules, list(_places(skeleton, modules))):
-            form_in = partial(form_of, scheme, is_table=places[0].is_table)
-            forms = [form_in(stored(place.source.name)) for place in places]
+            forms = [_form_of(scheme, place, stored) for place in places]
             groups = [places] if len(set(forms)) == 1 else [[place] for place in places]
             for group, form in zip(groups, forms, strict=False):
                 packing = None if form is None else _pack(modules, group, form, choose, dtype, device)
@@ -110,7 +109,7 @@ def held_bytes(
     sizes = {slot.name: slot.shape.numel() * item_bytes for slot in skeleton.slots(modules)}
     for place in _places(skeleton, modules):
         source = place.source
-        form = form_of(scheme, stored(source.name), place.is_table)
+        form = _form_of(scheme, place, stored)
         if form is not None and form.fits(source.num_inputs):
             sizes[source.name] = form.num_bytes(source.num_outputs, source.num_inputs)
     return sum(sizes.values())
@@ -125,7 +124,7 @@ def nearest_scheme(skeleton: Skeleton, scheme: str, stored: Callable[[str], str]
     num_weights: Counter[int] = Counter()
     for unit, modules in skeleton.units():
         for place in _places(skeleton, modules) if 0 < unit < skeleton.num_units_total - 1 else ():
-            form = form_of(scheme, stored(place.source.name), is_table=False)
+            form = form_of(scheme, stored(place.source.name), place.source.num_inputs, is_table=False)
             is_held = form is not None and form.fits(place.source.num_inputs)
             num_weights[form.bits if form is not None and is_held else 0] += place.source.shape.numel()
     most = max(num_weights, key=lambda bits: num_weights[bits], default=0)
@@ -137,6 +136,20 @@ def nearest_scheme(skeleton: Skeleton, scheme: str, stored: Callable[[str], str]
             "their rows are not of whole groups. Use bfloat16 or float16."
         )
     return scheme
+
+
+def _form_of(scheme: str, place: _Place, stored: Callable[[str], str]) -> Form | None:
+    source = place.source
+    return form_of(scheme, stored(source.name), source.num_inputs, is_table=place.is_table)
+
+
+def linears_of(modules: Mapping[str, nn.Module]) -> Iterator[tuple[nn.Module, Source]]:
+    """The layers of a block whose matrices may be held in few bits, and which tensors of a checkpoint these are."""
+    for path, module in modules.items():
+        for name, part in module.named_modules(prefix=path):
+            if _is_linear(part) and name.rpartition(".")[2] not in ROUTERS:
+                is_transposed = not isinstance(part, nn.Linear)
+                yield part, Source(f"{name}.weight", part.weight.shape, is_transposed)
 
 
 def _places(skeleton: Skeleton, modules: dict[str, nn.Module]) -> Iterator[_Place]:

@@ -104,7 +104,7 @@ def _time(
     return [
         KernelTiming(
             kernel.name,
-            *shape.form,
+            *shape.form.layout,
             shape.num_outputs,
             shape.num_inputs,
             num_bytes=Held(kernel, shape, torch.device("cpu")).num_bytes,

@@ -22,7 +22,7 @@ def rounded(weight: Tensor, form: Form) -> Grouped:
     """
     groups = weight.float().unflatten(1, (-1, form.group_of(weight.shape[1])))
     most, middle = 2**form.bits - 1, 2.0 ** (form.bits - 1)
-    if form.bits == 8:
+    if form.bits == 8 or form.is_symmetric:
         scales = _kept(groups.abs().amax(-1) / (middle - 1))
         minima = scales * -middle
     else:

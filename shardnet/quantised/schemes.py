@@ -11,12 +11,15 @@ from typing import NamedTuple
 from shardnet.plan import DTYPES
 
 AUTO, INT4, INT8, W8A8 = "auto", "int4", "int8", "w8a8"
-SCHEMES = (AUTO, INT4, INT8, W8A8, *DTYPES)
+INT4_G64, INT4_G128, INT4_SYM = "int4-g64", "int4-g128", "int4-sym"
+FOUR_BITS = (INT4, INT4_G64, INT4_G128, INT4_SYM)
+SCHEMES = (AUTO, *FOUR_BITS, INT8, W8A8, *DTYPES)
 """auto: as they are stored, where that is in few bits and kernels for these are fast, else in the dtype that the model
 computes in."""
 FAST_DTYPE = "bfloat16"
 """What kernels for few bits multiply by."""
 WHOLE_ROW = 0
+LEAST_GROUP = 32
 
 
 class Form(NamedTuple):
@@ -27,6 +30,20 @@ class Form(NamedTuple):
     """Inputs that share a scale and a minimum, or `WHOLE_ROW`."""
     rounds_activations: bool = False
     """What it multiplies is rounded to 8 bits, too, row by row."""
+    is_symmetric: bool = False
+    """Of 4 bits: the middle code stands for 0."""
+
+    @property
+    def layout(self) -> tuple[int, int, bool]:
+        """What makes a difference to kernels."""
+        return self.bits, self.group, self.rounds_activations
+
+    def for_rows_of(self, num_inputs: int) -> Form:
+        """The same with smaller groups, where a row of so many is no whole number of them."""
+        group = self.group
+        while group > LEAST_GROUP and num_inputs % group:
+            group //= 2
+        return self._replace(group=group)
 
     def group_of(self, num_inputs: int) -> int:
         """The same for a row of so many."""
@@ -45,13 +62,22 @@ class Form(NamedTuple):
 
 BYTES = Form(8, WHOLE_ROW)
 BYTES_BY_BYTES = Form(8, WHOLE_ROW, rounds_activations=True)
-NIBBLES = Form(4, 32)
+NIBBLES = Form(4, LEAST_GROUP)
+_NIBBLES = {
+    INT4: NIBBLES,
+    INT4_G64: Form(4, 64),
+    INT4_G128: Form(4, 128),
+    INT4_SYM: Form(4, LEAST_GROUP, is_symmetric=True),
+}
 
 _STORED = {
-    **dict.fromkeys(("Q4_0", "Q4_1", "Q4_K"), NIBBLES),
+    **dict.fromkeys(("Q4_0", "Q4_1", "Q4_K", "N4_32"), NIBBLES),
+    "N4_64": Form(4, 64),
+    "N4_128": Form(4, 128),
+    "S4_32": Form(4, LEAST_GROUP, is_symmetric=True),
     **dict.fromkeys(("Q5_0", "Q5_1", "Q5_K", "Q6_K", "Q8_0"), BYTES),
 }
-"""What each format of a GGUF file becomes: the form with the same groups where there is one, else the nearest."""
+"""What each format of a file becomes: the form with the same groups where there is one, else the nearest."""
 
 
 def joint_format(formats: Collection[str]) -> str:
@@ -59,16 +85,22 @@ def joint_format(formats: Collection[str]) -> str:
     with the most; '' where parts are floats as well, or there are none."""
     if len(formats) == 1:
         return next(iter(formats))
-    forms = {name: form for name in sorted(formats) if (form := form_of(AUTO, name, is_table=False)) is not None}
+    forms = {name: form for name in sorted(formats) if (form := form_of(AUTO, name, 0, is_table=False)) is not None}
     return max(forms, key=lambda name: forms[name].bits) if forms and len(forms) == len(formats) else ""
 
 
-def settled(scheme: str, dtype: str) -> str:
-    """What `auto` means for a model that computes in `dtype`; other schemes as they are."""
-    return dtype if scheme == AUTO and dtype != FAST_DTYPE else scheme
+def settled(scheme: str, dtype: str, made_as: str = "") -> str:
+    """What `auto` means for a model that computes in `dtype`; other schemes as they are.
+
+    Args:
+        made_as: the scheme that a checkpoint was made in by `shardnet quantise`; empty where it was not.
+    """
+    if scheme != AUTO:
+        return scheme
+    return dtype if dtype != FAST_DTYPE else made_as or AUTO
 
 
-def form_of(scheme: str, stored: str, is_table: bool) -> Form | None:
+def form_of(scheme: str, stored: str, num_inputs: int, *, is_table: bool) -> Form | None:
     """How a matrix is held; None: as floats.
 
     Args:
@@ -77,8 +109,8 @@ def form_of(scheme: str, stored: str, is_table: bool) -> Form | None:
     """
     if scheme == AUTO:
         return _STORED.get(stored.partition("/")[0])
-    if scheme == INT4:
-        return BYTES if is_table else NIBBLES
+    if scheme in _NIBBLES:
+        return BYTES if is_table else _NIBBLES[scheme].for_rows_of(num_inputs)
     if scheme == W8A8:
         return BYTES if is_table else BYTES_BY_BYTES
     return BYTES if scheme == INT8 else None
@@ -86,4 +118,4 @@ def form_of(scheme: str, stored: str, is_table: bool) -> Form | None:
 
 def bits_of(scheme: str) -> int | None:
     """Of most weights; None where they are floats, or as they are stored."""
-    return {INT4: 4, INT8: 8, W8A8: 8}.get(scheme)
+    return 4 if scheme in _NIBBLES else {INT8: 8, W8A8: 8}.get(scheme)

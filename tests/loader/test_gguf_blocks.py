@@ -16,10 +16,10 @@ from torch import Tensor
 from shardnet.loader.gguf import reading
 from shardnet.loader.gguf.blocks import UNPACK, unpack
 from shardnet.loader.gguf.reading import read_floats, read_grouped
-from shardnet.loader.stored import BLOCK_TYPES, BLOCKS, Stored, bytes_of, stored_as
+from shardnet.loader.stored import BLOCKS, GGML_TYPES, OWN_TYPES, Stored, bytes_of, stored_as
 
 FEW = settings(max_examples=40, deadline=None, derandomize=True, database=None)
-KINDS = st.sampled_from(BLOCK_TYPES)
+KINDS = st.sampled_from(GGML_TYPES)
 
 
 def random_blocks(seed: int, kind: str, num_blocks: int) -> np.ndarray:
@@ -53,8 +53,8 @@ def reader_of(data: np.ndarray) -> Callable[[Tensor], None]:
 
 
 def test_the_table_of_blocks_is_that_of_the_package() -> None:
-    assert set(UNPACK) == set(BLOCK_TYPES)
-    assert all(BLOCKS[kind] == gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]] for kind in BLOCK_TYPES)
+    assert set(UNPACK) == {*GGML_TYPES, *OWN_TYPES}
+    assert all(BLOCKS[kind] == gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]] for kind in GGML_TYPES)
 
 
 @FEW
@@ -64,7 +64,7 @@ def test_any_block_is_what_the_package_says(kind: str, seed: int, num_blocks: in
     assert same_bits(unpack(kind, torch.from_numpy(blocks)).floats(), expected_of(blocks, kind))
 
 
-@pytest.mark.parametrize("kind", BLOCK_TYPES)
+@pytest.mark.parametrize("kind", GGML_TYPES)
 def test_all_codes_occur(kind: str) -> None:
     """So that no code is right by not being there."""
     codes = unpack(kind, torch.from_numpy(random_blocks(1, kind, 400))).codes
@@ -80,7 +80,7 @@ def turned(values: Tensor, heads: int) -> Tensor:
 
 @FEW
 @given(
-    kind=st.sampled_from((*BLOCK_TYPES, "F32", "F16", "BF16")),
+    kind=st.sampled_from((*GGML_TYPES, "F32", "F16", "BF16")),
     seed=st.integers(0, 2**32 - 1),
     heads=st.integers(0, 3),
     halves=st.integers(1, 5),

@@ -55,14 +55,34 @@ def test_zero_stays_near_zero_where_all_are_positive() -> None:
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_a_scheme_says_how_matrices_are_held(scheme: str) -> None:
-    in_block, table = form_of(scheme, "BF16", is_table=False), form_of(scheme, "BF16", is_table=True)
+    in_block, table = (form_of(scheme, "BF16", 64, is_table=is_table) for is_table in (False, True))
     assert (None if in_block is None else in_block.bits) == bits_of(scheme)
     assert table is None or table.bits == 8
 
 
 @pytest.mark.parametrize(
     ("stored", "form"),
-    [("Q4_1", NIBBLES), ("Q4_K/heads=4", NIBBLES), ("Q8_0", BYTES), ("F16", None)],
+    [
+        ("Q4_1", NIBBLES),
+        ("Q4_K/heads=4", NIBBLES),
+        ("Q8_0", BYTES),
+        ("F16", None),
+        ("N4_64/turned", Form(4, 64)),
+        ("S4_32", Form(4, 32, is_symmetric=True)),
+    ],
 )
 def test_auto_keeps_the_bits_of_a_file(stored: str, form: Form | None) -> None:
-    assert form_of("auto", stored, is_table=False) == form
+    assert form_of("auto", stored, 256, is_table=False) == form
+
+
+@pytest.mark.parametrize(("num_inputs", "group"), [(256, 128), (576, 64), (96, 32), (33, 32)])
+def test_groups_become_smaller_where_a_row_is_no_whole_number_of_them(num_inputs: int, group: int) -> None:
+    form = form_of("int4-g128", "F32", num_inputs, is_table=False)
+    assert form == Form(4, group)
+
+
+def test_symmetric_groups_have_zero_in_the_middle() -> None:
+    weight = torch.randn(8, 96, generator=torch.Generator().manual_seed(0)).abs()
+    grouped = rounded(weight, Form(4, 32, is_symmetric=True))
+    assert torch.equal(grouped.minima, grouped.scales * -8)
+    assert (grouped.floats() - weight).abs().max() <= grouped.scales.max() * 0.51

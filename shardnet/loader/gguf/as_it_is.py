@@ -1,6 +1,6 @@
 """Which GGUF files are read as they are, and where the model's tensors lie in them then. All others are converted.
 
-A device can unpack the kinds of `stored.BLOCK_TYPES`, put rows in order and take one off. A file is read as it is where
+A device can unpack the kinds of `stored.GGML_TYPES`, put rows in order and take one off. A file is read as it is where
 the model wants no more than that: of its kinds, and of what transformers does to the values of its family.
 """
 
@@ -13,9 +13,9 @@ from typing import Any
 from shardnet.loader.gguf.header import GgufHeader, GgufTensor
 from shardnet.loader.gguf.naming import Naming, Shapes, require_all, require_shape
 from shardnet.loader.places import TensorPlace
-from shardnet.loader.stored import BLOCK_TYPES, Stored
+from shardnet.loader.stored import GGML_TYPES, Stored
 
-KINDS = ("F32", "F16", "BF16", *BLOCK_TYPES)
+KINDS = ("F32", "F16", "BF16", *GGML_TYPES)
 EXPERTS = re.compile(r"blk\.\d+\.ffn_(?P<which>gate|up|down)_exps\.weight")
 
 

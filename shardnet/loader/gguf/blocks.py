@@ -1,4 +1,5 @@
-"""Unpacks the blocks of ggml, exactly: what comes out equals `gguf.dequantize` bit for bit, without that package.
+"""Unpacks the blocks of ggml, exactly: what comes out equals `gguf.dequantize` bit for bit, without that package. And
+those of our own (`own_blocks`).
 
 Shapes: B blocks, each of E numbers, G of which share a scale. The layouts:
 https://github.com/ggml-org/ggml/blob/master/src/ggml-common.h
@@ -12,6 +13,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from shardnet.loader.stored import BLOCKS, OWN_TYPES
+
+MIDDLE = 8
+"""The code of our own blocks that stands for 0, or for the number behind the scale."""
 ALL_BYTES = 0x0101010101010101
 LOW_HALVES = 0x0F * ALL_BYTES
 
@@ -53,11 +58,13 @@ def unpack(kind: str, blocks: Tensor) -> Unpacked:
 
 def code_bits(kind: str) -> int:
     """Of `Grouped`: 4 where all codes are below 16, else 8."""
-    return 4 if kind.startswith("Q4") else 8
+    return 4 if kind[1] == "4" else 8
 
 
 def group_of(kind: str) -> int:
     """G."""
+    if kind in OWN_TYPES:
+        return BLOCKS[kind][0]
     return 16 if kind == "Q6_K" else 32
 
 
@@ -137,7 +144,18 @@ def _q6_k(blocks: Tensor) -> Unpacked:
     return Unpacked(codes, scales, 32, None)
 
 
+def _n4(blocks: Tensor) -> Unpacked:
+    scales, middles = blocks[:, :4].clone().view(torch.bfloat16).float().split(1, 1)
+    codes = _nibbles(blocks[:, 4:], blocks.shape[1] - 4)
+    return Unpacked(codes, scales, 0, middles - MIDDLE * scales)
+
+
+def _s4(blocks: Tensor) -> Unpacked:
+    scales = blocks[:, :2].clone().view(torch.bfloat16).float()
+    return Unpacked(_nibbles(blocks[:, 2:], blocks.shape[1] - 2), scales, MIDDLE, None)
+
+
 UNPACK: dict[str, Callable[[Tensor], Unpacked]] = {
     "Q4_0": _q4_0, "Q4_1": _q4_1, "Q5_0": _q5_0, "Q5_1": _q5_1, "Q8_0": _q8_0, "Q4_K": _q4_k, "Q5_K": _q5_k,
-    "Q6_K": _q6_k,
+    "Q6_K": _q6_k, "N4_32": _n4, "N4_64": _n4, "N4_128": _n4, "S4_32": _s4,
 }  # fmt: skip

@@ -30,6 +30,11 @@ def read_floats(read: Read, stored: Stored, shape: Sequence[int], target: Tensor
     Args:
         shape: of the tensor, which `stored.num_bytes` allows.
     """
+    if stored.is_turned:  # a whole matrix is there a second time meanwhile
+        turned = torch.empty(math.prod(shape))
+        read_floats(read, stored._replace(is_turned=False), shape[::-1], turned)
+        target.view(*shape).copy_(turned.view(*shape[::-1]).t())
+        return
     for rows, num_rows, blocks in _pieces(read, stored, shape):
         values = _floats(stored.kind, blocks)
         if stored.minus_one:
@@ -42,7 +47,7 @@ def read_grouped(read: Read, stored: Stored, shape: Sequence[int]) -> Grouped:
 
     Args:
         stored: of one of `stored.BLOCK_TYPES`, without minus one.
-        shape: [N, K], which `stored.num_bytes` allows.
+        shape: [N, K], which `stored.num_bytes` allows; as it lies in the file, where it is turned.
     """
     outputs, inputs = shape
     groups = inputs // group_of(stored.kind)

@@ -46,7 +46,7 @@ def kernel_for(
         is_looked_up: as for `suiting`.
         orders: what was timed on this device, by matrix.
     """
-    matrix = (*shape.form, shape.num_outputs, shape.num_inputs)
+    matrix = (*shape.form.layout, shape.num_outputs, shape.num_inputs)
     names = next((order.kernels for order in orders if order[:-1] == matrix), ())
     place = {name: index for index, name in enumerate(names)}
     kernels = suiting(shape, dtype, device, is_looked_up=is_looked_up)

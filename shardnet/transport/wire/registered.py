@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shardnet.transport.calibration_messages import CALIBRATION_MESSAGES
 from shardnet.transport.device_messages import DEVICE_MESSAGES
 from shardnet.transport.failure import Failure
 from shardnet.transport.holding_messages import HOLDING_MESSAGES
@@ -26,4 +27,5 @@ allow(
     *SHARING_MESSAGES,
     *HOLDING_MESSAGES,
     *OFFER_MESSAGES,
+    *CALIBRATION_MESSAGES,
 )

@@ -1,0 +1,112 @@
+"""A cluster that makes a checkpoint of 4 bits: `Cluster.quantise`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import closing
+from importlib import resources
+from pathlib import Path
+
+from shardnet.calibration.folder import QuantisedFolder
+from shardnet.cluster.copies import require_copies
+from shardnet.cluster.placement import given_plan
+from shardnet.cluster.quantising import Job, check_scheme, check_source, quantise
+from shardnet.cluster.watch import Watch
+from shardnet.errors import BadRequest, ClusterError
+from shardnet.loader import open_model
+from shardnet.process.cache_folder import cache_folder
+from shardnet.progress import Progress, in_turn, shown
+from shardnet.quantised.schemes import INT4
+from shardnet.session.prompts import encode
+from shardnet.shipping.dispatch import Dispatch
+from shardnet.transport.base import Transport
+
+SHIPPED_TEXT = "texts/for_calibration.txt"
+READ_AS = "bfloat16"
+"""What a model is opened for: a GGUF file that has to be converted is converted to it."""
+
+
+class CanQuantise(ABC):
+    """The part of a cluster that does it."""
+
+    devices: tuple[str, ...]
+    _transport: Transport
+    _dispatch: Dispatch
+    _watch: Watch
+
+    @abstractmethod
+    def _check_open(self) -> None: ...
+
+    def quantise(
+        self,
+        model: str | Path,
+        out: str | Path,
+        *,
+        weights: str = INT4,
+        text: str | None = None,
+        split: Sequence[int] | None = None,
+        progress: Progress | None = None,
+    ) -> Path:
+        """Make a checkpoint of 4 bits with less loss than by rounding: by what a text shows of each matrix's inputs.
+
+        Unit by unit on the devices, none of which has more than one unit in floats. What comes of it is loaded, placed
+        and shipped as any other model, and does not depend on the devices and the split. A run that was cut off goes on
+        in its folder.
+
+        Args:
+            model: as for `load`, in 16 bits or more, as far as there is one.
+            out: a new folder; or that of a run with the same model, weights and text that was cut off.
+            weights: "int4", "int4-g64", "int4-g128" or "int4-sym".
+            text: some thousand tokens of what the model is used for; None takes a text that comes with shardnet.
+            split: units of each device; None gives all as many.
+            progress: told how far it is; None shows a bar on a terminal.
+
+        Returns:
+            The folder.
+
+        Raises:
+            ModelNotFound, UnsupportedModel, DamagedCheckpoint, BadRequest, UsageError, DoesNotFit, ClusterError.
+        """
+        self._check_open()
+        devices = [device for device in self.devices if device not in self._watch.lost]
+        if not devices:
+            raise ClusterError("every device of this cluster is lost. Start a new one.")
+        with shown(progress) as caller, in_turn(caller) as told:
+            job = self._job(str(model), weights, calibration_text() if text is None else text, devices, split, told)
+            folder = QuantisedFolder(Path(out), job.opened.profile.num_units, job.made_of())
+            with closing(folder):
+                quantise(self._transport, job, folder, lambda: self._watch.lost, told)
+            return folder.path
+
+    def _job(
+        self,
+        model: str,
+        weights: str,
+        text: str,
+        devices: Sequence[str],
+        split: Sequence[int] | None,
+        progress: Progress,
+    ) -> Job:
+        check_scheme(weights)
+        opened = open_model(model, READ_AS, weights=weights, progress=progress)
+        profile = opened.profile
+        if not text.strip():
+            raise BadRequest("The text is empty. Give some thousand tokens of what the model is used for.")
+        ids = encode(text, opened.tokenizer(), chat=False, vocabulary=profile.vocabulary, model=profile.name)
+        check_source(opened, len(ids))
+        counts = even_split(profile.num_units, len(devices)) if split is None else split
+        stages = given_plan(counts, profile, devices, 0).stages
+        named = require_copies(opened, devices, self._dispatch, cache_folder(None), progress)
+        return Job(opened, named, weights, tuple(ids), stages, tuple(devices))
+
+
+def calibration_text() -> str:
+    """What comes with shardnet for it."""
+    return resources.files("shardnet.configs_data").joinpath(SHIPPED_TEXT).read_text("utf-8")
+
+
+def even_split(num_units: int, num_devices: int) -> tuple[int, ...]:
+    """As many units for each, as nearly as it goes."""
+    least, more = divmod(num_units, num_devices)
+    return tuple(least + (index < more) for index in range(num_devices))

@@ -1,0 +1,232 @@
+"""Checkpoints of 4 bits that a cluster makes: the same bytes whatever the devices, the split, and what is lost."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from in_process_ring import RingInProcess, ring_in_process
+
+from shardnet.calibration import folder as folders
+from shardnet.calibration.unit import calibrate, outputs_of
+from shardnet.cluster.cluster import Cluster
+from shardnet.cluster.quantises import calibration_text
+from shardnet.device import quantising
+from shardnet.errors import BadRequest, ClusterError, ShardnetError, UsageError
+from shardnet.loader import load_shard, open_model
+
+pytestmark = pytest.mark.usefixtures("quick_watch")
+TEXT = calibration_text()[:700]
+SCHEME = "int4-g64"
+
+
+@pytest.fixture
+def ring() -> Iterator[RingInProcess]:
+    with ring_in_process() as ring:
+        yield ring
+
+
+@pytest.fixture
+def cluster(ring: RingInProcess) -> Iterator[Cluster]:
+    with ring.connect() as cluster:
+        yield cluster
+
+
+def quantised(cluster: Cluster, model: Path, out: Path, **options: Any) -> dict[str, bytes]:
+    asked = {"weights": SCHEME, "text": TEXT, **options}
+    return content(cluster.quantise(model, out, progress=lambda *_: None, **asked))
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def expected(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    with ring_in_process(1) as ring, ring.connect() as cluster:
+        return quantised(cluster, tiny, tmp_path_factory.mktemp("expected") / "out")
+
+
+@pytest.mark.parametrize("split", [None, [1, 4, 1], [2, 0, 4], [6, 0, 0]])
+def test_the_same_bytes_over_every_split(
+    cluster: Cluster, tiny: Path, tmp_path: Path, expected: dict[str, bytes], split: list[int] | None
+) -> None:
+    assert quantised(cluster, tiny, tmp_path / "out", split=split) == expected
+
+
+def test_it_is_what_one_process_makes_unit_by_unit(tiny: Path, tmp_path: Path, expected: dict[str, bytes]) -> None:
+    (tmp_path / "out").mkdir()
+    for name, raw in expected.items():
+        (tmp_path / "out" / name).write_bytes(raw)
+    files, made = open_model(str(tiny), "bfloat16"), open_model(str(tmp_path / "out"), "bfloat16")
+    assert made.weights == made.made_as == SCHEME and made.profile.few_bits == SCHEME
+    windows = torch.tensor(files.tokenizer()(TEXT)["input_ids"]).split(512)
+    for unit in range(5):
+        shard = load_shard(
+            files.config, files.tensors_of(unit, unit), unit, unit, "float32", scheme="float32" if unit else SCHEME
+        )
+        for name, matrix in (calibrate(shard, windows, SCHEME, tuple(files.tensors)) if unit else {}).items():
+            place = made.tensors[name]
+            assert place.dtype == matrix.stored
+            with open(place.file, "rb") as file:
+                file.seek(place.offset)
+                assert file.read(place.num_bytes) == matrix.blocks.numpy().tobytes()
+        windows = outputs_of(shard, windows)
+
+
+def test_it_loads_over_splits_with_equal_answers(cluster: Cluster, tiny: Path, tmp_path: Path) -> None:
+    quantised(cluster, tiny, tmp_path / "out")
+    answers, sizes = [], []
+    for split in ([6, 0, 0], [2, 2, 2], [1, 4, 1]):
+        with cluster.load(tmp_path / "out", split=split) as model:
+            answers.append(model.generate([list(range(40, 70))], max_new_tokens=8)[0].token_ids)
+            sizes.append(sum(report.weight_bytes for report in model.report()))
+    assert answers[0] == answers[1] == answers[2]
+    with cluster.load(tiny, split=[6, 0, 0], weights=SCHEME) as model:
+        assert sizes[0] == model.report()[0].weight_bytes
+
+
+def dying(ring: RingInProcess, monkeypatch: pytest.MonkeyPatch, device: str, after: int) -> None:
+    """A device is gone while it has its unit number `after` in hand."""
+    real, count = quantising.calibrate, [0]
+
+    def calibrated(shard: Any, *arguments: Any) -> Any:
+        if shard.first_unit == after and not count[0]:
+            count[0] = 1
+            ring.network.kill(device)
+        return real(shard, *arguments)
+
+    monkeypatch.setattr(quantising, "calibrate", calibrated)
+
+
+def test_a_device_that_dies_in_the_midst_changes_nothing(
+    ring: RingInProcess,
+    cluster: Cluster,
+    tiny: Path,
+    tmp_path: Path,
+    expected: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dying(ring, monkeypatch, "b", 3)
+    assert quantised(cluster, tiny, tmp_path / "out") == expected
+    assert "b" in cluster.lost
+
+
+def test_the_last_device_that_dies_ends_it_and_others_go_on(
+    tiny: Path, tmp_path: Path, expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ring_in_process(1) as ring, ring.connect() as cluster:
+        dying(ring, monkeypatch, "a", 3)
+        with pytest.raises(ClusterError, match="every device is lost"):
+            quantised(cluster, tiny, tmp_path / "out")
+    assert not (tmp_path / "out" / "config.json").exists()
+    begun = (tmp_path / "out" / "unit-00002.safetensors").stat().st_mtime_ns
+    with ring_in_process(2) as ring, ring.connect() as cluster:
+        assert quantised(cluster, tiny, tmp_path / "out") == expected
+    assert (tmp_path / "out" / "unit-00002.safetensors").stat().st_mtime_ns == begun
+
+
+@pytest.mark.parametrize("unit", range(6))
+def test_a_disk_that_is_full_is_said_and_the_run_goes_on_later(
+    cluster: Cluster,
+    tiny: Path,
+    tmp_path: Path,
+    expected: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    unit: int,
+) -> None:
+    real: Callable[..., None] = folders.write_tensors
+
+    def full(path: Path, tensors: Any) -> None:
+        if path.name == f"unit-{unit:05}.safetensors":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(path, tensors)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(folders, "write_tensors", full)
+        with pytest.raises(UsageError, match="No space left on device"):
+            quantised(cluster, tiny, tmp_path / "out")
+    assert not (tmp_path / "out" / "config.json").exists()
+    assert quantised(cluster, tiny, tmp_path / "out") == expected
+
+
+def test_a_run_that_was_cut_off_at_its_end_computes_nothing_again(
+    cluster: Cluster, tiny: Path, tmp_path: Path, expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(folders, "write_whole", full)
+        assert "it goes on behind unit 5" in fails(cluster, tiny, tmp_path / "out")
+    monkeypatch.setattr(quantising, "calibrate", None)
+    assert quantised(cluster, tiny, tmp_path / "out") == expected
+
+
+def test_a_unit_that_is_gone_is_made_again(
+    cluster: Cluster, tiny: Path, tmp_path: Path, expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real: Callable[..., None] = folders.write_tensors
+
+    def full(path: Path, tensors: Any) -> None:
+        if path.name == "unit-00003.safetensors":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(path, tensors)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(folders, "write_tensors", full)
+        fails(cluster, tiny, tmp_path / "out")
+    (tmp_path / "out" / "unit-00001.safetensors").unlink()
+    assert quantised(cluster, tiny, tmp_path / "out") == expected
+
+
+def test_two_runs_do_not_write_in_one_folder(
+    cluster: Cluster, tiny: Path, tmp_path: Path, expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real: Callable[..., None] = folders.write_tensors
+    said: list[str] = []
+
+    def written(path: Path, tensors: Any) -> None:
+        real(path, tensors)
+        if path.name == "unit-00002.safetensors":
+            said.append(fails(cluster, tiny, tmp_path / "out"))
+
+    monkeypatch.setattr(folders, "write_tensors", written)
+    assert quantised(cluster, tiny, tmp_path / "out") == expected
+    assert len(said) == 1 and "Another run is writing in" in said[0]
+
+
+def fails(cluster: Cluster, model: Path, out: Path, **options: Any) -> str:
+    with pytest.raises(ShardnetError) as error:
+        quantised(cluster, model, out, **options)
+    assert isinstance(error.value, UsageError)
+    return str(error.value)
+
+
+def test_what_is_asked_wrongly_is_said_in_a_sentence(cluster: Cluster, tiny: Path, tmp_path: Path) -> None:
+    assert "must be one of int4, int4-g64" in fails(cluster, tiny, tmp_path / "a", weights="int8")
+    assert "text is empty" in fails(cluster, tiny, tmp_path / "a", text=" \n")
+    assert "has 5 tokens, and" in fails(cluster, tiny, tmp_path / "a", text="Short")
+    assert "must give all 6 units" in fails(cluster, tiny, tmp_path / "a", split=[1, 1, 1])
+    assert "There is no" in fails(cluster, tmp_path / "none", tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+    (tmp_path / "file").write_text("")
+    assert "Cannot write" in fails(cluster, tiny, tmp_path / "file" / "a")
+    assert "There is something in" in fails(cluster, tiny, tmp_path / "file")
+    quantised(cluster, tiny, tmp_path / "b")
+    assert "There is something in" in fails(cluster, tiny, tmp_path / "b")
+    assert f"was quantised to {SCHEME} already" in fails(cluster, tmp_path / "b", tmp_path / "c")
+
+
+def test_another_run_in_a_folder_that_is_half_done_is_refused(cluster: Cluster, tiny: Path, tmp_path: Path) -> None:
+    state = tmp_path / "out" / "unfinished.json"
+    state.parent.mkdir()
+    for text in ('{"made_of": {}, "units_done": 3}', "[]", '{"units_done": "3"}'):
+        state.write_text(text)
+        with pytest.raises(BadRequest, match="another model, scheme or text is half done"):
+            quantised(cluster, tiny, tmp_path / "out")
