@@ -1,26 +1,73 @@
-"""Which blocks have all but their attention in C: those whose matrices the products in C hold, all of them.
+"""Which blocks run in C: those whose matrices the products in C hold, all of them. Those that follow one another are
+run by one call.
 
-Norms of heads, norms behind the parts of a block, and other activations than these are left to torch.
+Other activations than these are left to torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 
-from shardnet.models.blocks import Block, RMSNorm, ShiftedNorm
+from shardnet.models.attention import RaggedKV
+from shardnet.models.blocks import Attention, Block, RMSNorm, ShiftedNorm
+from shardnet.models.kv import SessionKV
 from shardnet.models.recipes import ACTIVATIONS
+from shardnet.models.rotary import Turn
 from shardnet.quantised.kernels.native import InC, native, packed
 from shardnet.quantised.linear import bias_of, one_matrix
 from shardnet.quantised.native.block import ACTIVATIONS as NUMBERS
-from shardnet.quantised.native.block import NativeBlock, Norm
+from shardnet.quantised.native.block import Biases, Heads, NativeBlock, NativeBlocks, Norm, Norms, Seen
 from shardnet.quantised.native.packing import Packed
 from shardnet.quantised.native.products import Native
 
 
-def native_block(block: Block) -> NativeBlock | None:
-    """The block's halves in C, with the weights that it has now; None where torch is to do it."""
+class BlockInC(NamedTuple):
+    block: NativeBlock
+    layer: int
+    kind: str | None
+    """Of which rotary table it is, where positions turn something."""
+    is_turned: bool
+
+
+class BlocksInC:
+    """Some that follow one another."""
+
+    def __init__(self, blocks: Sequence[BlockInC]) -> None:
+        own = native()
+        assert isinstance(own, Native), own
+        self._blocks = tuple(blocks)
+        self._native = NativeBlocks(own, [each.block for each in blocks])
+
+    def __call__(self, hidden: Tensor, turns: Mapping[str | None, Turn], kv: RaggedKV) -> Tensor:
+        """Hidden [T, H] -> hidden [T, H]; `turns` as `RotaryTables.signed_at` gives them.
+
+        Raises:
+            KVMemorySpent: a session has no room for its tokens.
+        """
+        segments = kv.segments
+        for segment in segments:
+            segment.kv.check_room(segment.num_tokens)
+        sessions = [(segment.num_tokens, segment.kv.length) for segment in segments]
+        seen = [
+            Seen(
+                turns[each.kind] if each.is_turned else None,
+                [_runs(segment.kv, each.layer) for segment in segments],
+            )
+            for each in self._blocks
+        ]
+        return self._native.run(hidden, sessions, seen, is_rounded=kv.rounded is not None)
+
+
+def block_in_c(block: Block, kind: str | None, window: int | None) -> BlockInC | None:
+    """A block as C runs it, with the weights that it has now; None where torch is to do it.
+
+    Args:
+        kind: of which rotary table it is.
+        window: so many tokens it sees, each its own among them; all where None.
+    """
     attention, mlp = block.self_attn, block.mlp
     linears = (
         (attention.q_proj, attention.k_proj, attention.v_proj),
@@ -29,20 +76,45 @@ def native_block(block: Block) -> NativeBlock | None:
         (mlp.down_proj,),
     )
     qkv, out, gate_up, down = (_packed(each) for each in linears)
-    before, behind = _norm(block.input_layernorm), _norm(block.post_attention_layernorm)
+    norms = _norms(block)
     activation = _activation(mlp.act_fn)
     own = native()
     if qkv is None or out is None or gate_up is None or down is None or not isinstance(own, Native):
         return None
-    has_more = block.has_norms_behind or hasattr(attention, "q_norm")
-    if has_more or before is None or behind is None or activation is None:
+    if norms is None or activation is None:
         return None
-    num_turned = attention.num_heads + attention.num_kv_heads if attention.use_rope else 0
     found = [bias_of(each) for each in linears]
-    biases = (None if bias is None else bias.float() for bias in found)
-    return NativeBlock(
-        own, qkv, out, gate_up, down, before, behind, attention.head_dim, num_turned, activation, *biases
-    )
+    biases = Biases(*(None if bias is None else bias.float() for bias in found))
+    made = NativeBlock(qkv, out, gate_up, down, _heads(attention, window), activation, norms, biases)
+    return BlockInC(made, attention.layer_idx, kind, attention.use_rope)
+
+
+def _norms(block: Block) -> Norms | None:
+    """None where one of them is of another kind than C knows."""
+    attention = block.self_attn
+    modules: list[nn.Module | None] = [block.input_layernorm, block.post_attention_layernorm, None, None]
+    if block.has_norms_behind:
+        modules = [block.input_layernorm, block.pre_feedforward_layernorm]
+        modules += [block.post_attention_layernorm, block.post_feedforward_layernorm]
+    modules += [getattr(attention, "q_norm", None), getattr(attention, "k_norm", None)]
+    before_attention, before_mlp, *others = map(_norm, modules)
+    is_missing = any(norm is None and module is not None for module, norm in zip(modules[2:], others, strict=True))
+    if before_attention is None or before_mlp is None or is_missing:
+        return None
+    return Norms(before_attention, before_mlp, *others)
+
+
+def _norm(norm: nn.Module | None) -> Norm | None:
+    if type(norm) is RMSNorm:
+        return Norm(norm.weight.detach().float(), norm.eps)
+    if type(norm) is ShiftedNorm:
+        return Norm(norm.weight.detach().float() + 1.0, norm.eps)
+    return None
+
+
+def _heads(attention: Attention, window: int | None) -> Heads:
+    counts = attention.num_heads, attention.num_kv_heads, attention.head_dim
+    return Heads(*counts, attention.scaling, attention.softcap, window)
 
 
 def _packed(linears: Sequence[nn.Module]) -> Packed | None:
@@ -51,17 +123,19 @@ def _packed(linears: Sequence[nn.Module]) -> Packed | None:
     return packed(held.matrix) if held is not None and isinstance(held.kernel, InC) else None
 
 
-def _norm(norm: nn.Module) -> Norm | None:
-    if type(norm) is RMSNorm:
-        return Norm(norm.weight.detach().float(), norm.eps)
-    if type(norm) is ShiftedNorm:
-        return Norm(norm.weight.detach().float() + 1.0, norm.eps)
-    return None
-
-
 def _activation(function: object) -> int | None:
     """Its number in C."""
     for name, number in NUMBERS.items():
         if ACTIVATIONS.get(name) is function:
             return number
     return None
+
+
+def _runs(kv: SessionKV, layer: int) -> list[tuple[int, int, int]]:
+    """Where keys and values of a session begin, and how many rows lie there, one run after the other."""
+    found = []
+    for run in kv.runs_of(layer):
+        keys, values, first = run.extent.keys[layer], run.extent.values[layer], run.first_row
+        row_bytes = keys.element_size() * keys.stride(0)
+        found.append((keys.data_ptr() + first * row_bytes, values.data_ptr() + first * row_bytes, run.num_rows))
+    return found

@@ -5,7 +5,7 @@ Shapes: H query heads, K key-value heads, t new tokens, n tokens in all, d head 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
@@ -59,6 +59,20 @@ class Place(NamedTuple):
     first_row: int
 
 
+class KVRun(Protocol):
+    """Tokens of one session that lie one behind the other."""
+
+    @property
+    def extent(self) -> KVRows: ...
+
+    @property
+    def first_row(self) -> int: ...
+
+    @property
+    def num_rows(self) -> int:
+        """Some of the last ones may be free."""
+
+
 class SessionKV(Protocol):
     """The cache of one session in one shard."""
 
@@ -70,6 +84,15 @@ class SessionKV(Protocol):
     @property
     def place(self) -> Place | None:
         """None where they lie in several places."""
+
+    def runs_of(self, layer: int) -> Sequence[KVRun]:
+        """Where a block's tokens lie, in order."""
+
+    def check_room(self, num_tokens: int) -> None:
+        """
+        Raises:
+            KVMemorySpent: there is no room for so many more.
+        """
 
     def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Write new keys and values [K, t, d] behind the cached ones; return all of them, [K, n, d].

@@ -6,8 +6,8 @@ another (their weights lie side by side in memory, so nothing is stored twice), 
 one row. Products with many rows, those of prompts and of many sessions, go through `products`. In half precision both
 round differently: where two tokens are nearly even, a text may go another way than on the stock blocks. What the
 runtime gains by it beside `transformers` stands in docs/benchmarks. Which families have such blocks is said in
-`recipes`; blocks of other shapes run as transformers has them. Where the products in C hold a block's matrices, all but
-its attention is done there, in two calls (`in_c`).
+`recipes`; blocks of other shapes run as transformers has them. Where the products in C hold a block's matrices, all of
+it is done there (`in_c`).
 
 Shapes: T new tokens of all sessions, H hidden size, Q query and K key-value heads, d head size.
 """
@@ -15,15 +15,16 @@ Shapes: T new tokens of all sessions, H hidden size, Q query and K key-value hea
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from itertools import groupby
 
 import torch
 from torch import Tensor, nn
 
 from shardnet.models.attention import RaggedKV, attend
 from shardnet.models.blocks import Block, RMSNorm
-from shardnet.models.in_c import native_block
+from shardnet.models.in_c import BlocksInC, block_in_c
 from shardnet.models.products import Projection, projection_of
 from shardnet.models.rotary import Turn
 from shardnet.quantised.linear import Held, bias_of, one_matrix
@@ -35,12 +36,31 @@ SIDE_BY_SIDE = (
 """Weights of a block that lie one behind the other, so that one product serves all of a line."""
 
 
+ShortWay = Callable[[Tensor, Mapping[str | None, Turn], RaggedKV], Tensor]
+"""Hidden [T, H] -> hidden [T, H], with turns as `RotaryTables.signed_at` gives them, by their kinds."""
+
+
+def short_ways(blocks: Sequence[tuple[Block, str | None, int | None]]) -> list[ShortWay]:
+    """The short way through blocks that follow one another: in C those that can be, the others by themselves.
+
+    Args:
+        blocks: each with the kind of its rotary table, and how far back it sees.
+    """
+    made = [(block, kind, block_in_c(block, kind, window)) for block, kind, window in blocks]
+    ways: list[ShortWay] = []
+    for is_in_c, group in groupby(made, lambda each: each[2] is not None):
+        if is_in_c:
+            ways.append(BlocksInC([own for _, _, own in group if own is not None]))
+        else:
+            ways += [partial(_by_itself, LeanBlock(block), kind) for block, kind, _ in group]
+    return ways
+
+
 class LeanBlock:
     """The arithmetic of one block, with its weights. Modules of it that were replaced (adapters) are called."""
 
     def __init__(self, block: Block) -> None:
         attention, mlp = block.self_attn, block.mlp
-        self._in_c = native_block(block)
         self._attention = attention
         self._layer: int = attention.layer_idx
         self._num_rotated = attention.num_heads + attention.num_kv_heads
@@ -62,9 +82,6 @@ class LeanBlock:
 
     def __call__(self, hidden: Tensor, turn: Turn, kv: RaggedKV) -> Tensor:
         """Hidden [T, H] -> hidden [T, H]; `turn` as `RotaryTables.signed_at` gives it."""
-        if self._in_c is not None:
-            heads = self._in_c.before(hidden, turn.cos, turn.sin)
-            return self._in_c.behind(hidden, self._see(heads, kv))
         seen = self._out(self._attend(_normalise(self._before_attention, hidden), turn, kv))
         if self._behind_attention is not None:
             seen = self._behind_attention(seen)
@@ -87,21 +104,16 @@ class LeanBlock:
             turned = torch.cat((self._query_norm(queries), self._key_norm(keys)), 1)
         if attention.use_rope:
             turned = (turned * turn.cos).add_(turned.roll(d // 2, -1).mul_(turn.sin))
-        return self._look(turned[:, :num_heads], turned[:, num_heads:], values, kv)
-
-    def _see(self, heads: Tensor, kv: RaggedKV) -> Tensor:
-        """Queries, keys and values as they are to be, [T, Q + 2 K, d] -> what the heads saw [T, Q * d]."""
-        num_heads = self._attention.num_heads
-        return self._look(
-            heads[:, :num_heads], heads[:, num_heads : self._num_rotated], heads[:, self._num_rotated :], kv
-        )
-
-    def _look(self, queries: Tensor, keys: Tensor, values: Tensor, kv: RaggedKV) -> Tensor:
-        """Keep keys and values, and let queries look: [T, Q, d] -> [T, Q * d]."""
-        attention = self._attention
+        queries, keys = turned[:, :num_heads], turned[:, num_heads:]
         kv.update(keys.transpose(0, 1)[None], values.transpose(0, 1)[None], self._layer)
         seen, _ = attend(attention, queries.transpose(0, 1)[None], kv, kv, None, attention.scaling, attention.softcap)
-        return seen.reshape(len(queries), -1)
+        return seen.reshape(num_rows, -1)
+
+
+def _by_itself(
+    block: LeanBlock, kind: str | None, hidden: Tensor, turns: Mapping[str | None, Turn], kv: RaggedKV
+) -> Tensor:
+    return block(hidden, turns[kind], kv)
 
 
 def _normalise(norm: nn.Module, hidden: Tensor) -> Tensor:

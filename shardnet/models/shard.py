@@ -16,7 +16,7 @@ from shardnet.models.attention import RaggedKV
 from shardnet.models.blocks import Block
 from shardnet.models.family import Family
 from shardnet.models.kv import BlockKV, Segment, stored_as
-from shardnet.models.lean import LeanBlock
+from shardnet.models.lean import short_ways
 from shardnet.models.own_attention import LoneKV, run_alone
 from shardnet.models.products import projection_of
 from shardnet.models.rotary import RotaryTables, Turn
@@ -31,13 +31,6 @@ class _Block(NamedTuple):
     """A decoder block, and for which kind of block its rotary table is."""
 
     module: nn.Module
-    kind: str | None
-
-
-class _LeanBlock(NamedTuple):
-    """The short way through one."""
-
-    run: LeanBlock
     kind: str | None
 
 
@@ -167,7 +160,13 @@ class Shard:
             if unit.kv is not None
             for module in unit.modules.values()
         ]
-        self._lean = [_LeanBlock(LeanBlock(block), kind) for block, kind in self._blocks if isinstance(block, Block)]
+        self._lean = short_ways(
+            [
+                (block, kind, self._windows[block.self_attn.layer_idx])
+                for block, kind in self._blocks
+                if isinstance(block, Block)
+            ]
+        )
         self._tables = self._tables_of({block.kind for block in self._blocks})
 
     def _tables_of(self, kinds: set[str | None]) -> dict[str | None, RotaryTables]:
@@ -223,8 +222,8 @@ class Shard:
 
     def _run_lean(self, hidden: Tensor, turns: Mapping[str | None, Turn], kv: RaggedKV) -> Tensor:
         """The same by the short way, [T, H] -> [1, T, H]."""
-        for run, kind in self._lean:
-            hidden = run(hidden, turns[kind], kv)
+        for run in self._lean:
+            hidden = run(hidden, turns, kv)
         return hidden[None]
 
     def _run_alone(self, hidden: Tensor, positions: Tensor, segments: Sequence[Segment]) -> Tensor:

@@ -103,18 +103,23 @@ class SessionCache:
         used = self.all_runs()
         return [run for run in runs if run not in used]
 
+    def check_room(self, num_tokens: int) -> None:
+        """See `SessionKV.check_room`."""
+        end = self.length + num_tokens
+        if end > self.capacity:
+            raise KVMemorySpent(
+                f"The session has room for {counted(self.capacity, 'tokens')} and this step would make it {end}. "
+                "Ask for fewer new tokens."
+            )
+
     def append(self, layer: int, key: Tensor, value: Tensor) -> BlockTensors:
         """See `SessionKV.append`.
 
         Raises:
             KVMemorySpent: more tokens than the session reserved.
         """
+        self.check_room(key.shape[1])
         length, end = self.length, self.length + key.shape[1]
-        if end > self.capacity:
-            raise KVMemorySpent(
-                f"The session has room for {counted(self.capacity, 'tokens')} and this step would make it {end}. "
-                "Ask for fewer new tokens."
-            )
         runs = self.elsewhere.get(layer, self.runs)
         if len(runs) > 1:
             self._write(runs, layer, length, key, value)

@@ -1,4 +1,4 @@
-"""Blocks whose matrices the products in C hold: all but attention in two calls, and the same text as by torch."""
+"""Blocks whose matrices the products in C hold: run there as a whole, and as near to float32 as by torch."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ import torch
 from shard_chain import Chain
 from tiny_models import SIZES
 
+from shardnet.errors import KVMemorySpent
 from shardnet.loader import open_model
 from shardnet.loader.weights import load_shard
+from shardnet.models import lean
+from shardnet.models.in_c import BlocksInC
 from shardnet.models.plain_config import PlainConfig, values_of
 from shardnet.models.shard import Shard
 from shardnet.quantised.kernels.native import native
@@ -28,7 +31,8 @@ def save(family: str, folder: Path) -> None:
     from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
     torch.manual_seed(3)
-    config = CONFIG_MAPPING[family](**SIZES | {"hidden_size": 64, "intermediate_size": 96, "head_dim": 16})
+    sizes = SIZES | {"hidden_size": 64, "intermediate_size": 96, "head_dim": 16} | FAMILIES[family]
+    config = CONFIG_MAPPING[family](**sizes)
     whole = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     with torch.no_grad():
         for parameter in whole.parameters():  # biases and norms that are all 0 or 1 would hide mistakes
@@ -48,21 +52,63 @@ def logits_of(shard: Shard, ids: torch.Tensor, chunks: tuple[int, ...]) -> list[
     return [chain.step({0: part}) for part in ids.split(chunks)]
 
 
-@pytest.mark.parametrize("scheme", ["int4", "int8"])
-@pytest.mark.parametrize(("family", "is_in_c"), [("llama", True), ("qwen2", True), ("gemma", True), ("qwen3", False)])
-def test_blocks_in_c_give_what_torch_gives(family: str, is_in_c: bool, scheme: str, tmp_path: Path) -> None:
-    save(family, tmp_path)
-    shard = shard_of(tmp_path, "bfloat16", scheme)
-    blocks = [each.run for each in shard._lean]
-    assert all((block._in_c is not None) == is_in_c for block in blocks) and blocks
-    ids = torch.randint(3, 97, (sum(CHUNKS),), generator=torch.Generator().manual_seed(1))
-    wanted = logits_of(shard_of(tmp_path, "float32", scheme), ids, CHUNKS)
-    found = logits_of(shard, ids, CHUNKS)
-    for block in blocks:
-        block._in_c = None
-    by_torch = logits_of(shard, ids, CHUNKS)
-    assert distance(found, wanted) < distance(by_torch, wanted) * AS_NEAR
+FAMILIES = {
+    "llama": {},
+    "mistral": {"sliding_window": 40},
+    "qwen2": {},
+    "qwen3": {},
+    "gemma": {},
+    "gemma2": {"sliding_window": 40, "query_pre_attn_scalar": 24, "attn_logit_softcapping": 5.0},
+    "gemma3_text": {"sliding_window": 40, "query_pre_attn_scalar": 24},
+    "smollm3": {"no_rope_layer_interval": 2, "pad_token_id": 0},
+}
+
+
+def by_torch(shard: Shard, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lean, "block_in_c", lambda *_: None)
+    shard.relink()
 
 
 def distance(found: list[torch.Tensor], wanted: list[torch.Tensor]) -> float:
     return (torch.cat(found).float() - torch.cat(wanted)).norm().item()
+
+
+@pytest.mark.parametrize("scheme", ["int4", "int8"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_blocks_in_c_give_what_torch_gives(
+    family: str, scheme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(family, tmp_path)
+    shard = shard_of(tmp_path, "bfloat16", scheme)
+    assert [type(run) for run in shard._lean] == [BlocksInC]
+    ids = torch.randint(3, 97, (sum(CHUNKS),), generator=torch.Generator().manual_seed(1))
+    wanted = logits_of(shard_of(tmp_path, "float32", scheme), ids, CHUNKS)
+    found = logits_of(shard, ids, CHUNKS)
+    by_torch(shard, monkeypatch)
+    assert distance(found, wanted) < distance(logits_of(shard, ids, CHUNKS), wanted) * AS_NEAR
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_token_is_the_same_however_many_come_with_it(family: str, tmp_path: Path) -> None:
+    """In chunks of any size, alone or beside other sessions, bit for bit."""
+    save(family, tmp_path)
+    shard = shard_of(tmp_path, "bfloat16", "int4")
+    ids = torch.randint(3, 97, (3, sum(CHUNKS)), generator=torch.Generator().manual_seed(2))
+    chain = Chain([shard], capacity=96)
+    whole = [chain.step({session: own})[-1] for session, own in enumerate(ids)]
+    by_ones = Chain([shard], capacity=96)
+    for position in range(sum(CHUNKS)):
+        last = by_ones.step({session: own[position : position + 1] for session, own in enumerate(ids)})
+    assert torch.stack(whole).equal(last)
+    other = Chain([shard], capacity=96)
+    for first, num in [(0, 64), (64, 3), (67, 14)]:
+        last = other.step({session: own[first : first + num] for session, own in enumerate(ids)})
+    assert torch.stack(whole).equal(last)
+
+
+def test_a_session_without_room_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    save("llama", tmp_path)
+    shard = shard_of(tmp_path, "bfloat16", "int4")
+    chain = Chain([shard], capacity=8)
+    with pytest.raises(KVMemorySpent, match="has room for 8 tokens and this step would make it 9"):
+        chain.step({0: torch.arange(3, 12)})

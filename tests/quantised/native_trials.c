@@ -20,20 +20,23 @@ static void leave(const Matrix *matrix) {
     free((void *)(uintptr_t)matrix->units);
 }
 
-/* Both halves of a block of zeros: what goes in comes out. */
-static int blocks_are_wrong(int64_t kind) {
-    const int64_t width = kind == FLOAT32 ? 4 : 2;
-    const Matrix qkv = matrix_of(HEADS * SIZE, H), out = matrix_of(H, 64), gate_up = matrix_of(2 * I, H), down = matrix_of(H, I);
-    const int64_t norm = room(H * 4), bias = room(2 * I * 4), hidden = room(T * H * width), seen = room(T * 64 * width);
-    const int64_t heads = room(T * HEADS * SIZE * width), result = room(T * H * width), angles = room(T * SIZE * width);
-    uint8_t *first = (uint8_t *)(uintptr_t)hidden, *back = (uint8_t *)(uintptr_t)result;
+/* A block of zeros: what goes in comes out. */
+static int blocks_are_wrong(int64_t kind, int64_t is_rounded) {
+    const int64_t width = kind == FLOAT32 ? 4 : 2, kept = is_rounded ? SIZE + 4 : SIZE * width;
+    const NormOf norm = {room(H * 4), 1e-5}, none = {0, 0};
+    const int64_t bias = room(2 * I * 4), angles = room(T * SIZE * width), hidden = room(T * H * width);
+    const int64_t keys = room(T * kept), values = room(T * kept);
+    const Block block = {matrix_of((HEADS + 2) * SIZE, H), matrix_of(H, HEADS * SIZE), matrix_of(2 * I, H), matrix_of(H, I),
+                         norm, norm, none, none, none, none, 0, 0, bias, 0, SILU, HEADS, 1, SIZE, 0, 1.0, 0.0};
+    const int64_t runs[] = {1, keys, values, T}, sessions[] = {T, 0}, own = (int64_t)(uintptr_t)&block;
+    const Layer layer = {angles, angles, (int64_t)(uintptr_t)runs};
+    const Step step = {hidden, kind, T, is_rounded, (int64_t)(uintptr_t)sessions, 1, 0, 1};
+    uint8_t *first = (uint8_t *)(uintptr_t)hidden;
     first[width - 1] = 0x40;
-    const Before before = {qkv, norm, bias, 1e-5, hidden, H, kind, heads, T, angles, angles, 3, SIZE, 0, 1};
-    const Behind behind = {out, gate_up, down, norm, 0, bias, 0, 1e-5, SILU, hidden, H, seen, 64, result, kind, T, 0, 1};
-    const int wrong = shardnet_before(&before) || shardnet_behind(&behind) || back[width - 1] != 0x40;
-    const int64_t all[] = {norm, bias, hidden, seen, heads, result, angles};
-    for (int i = 0; i < 7; i++) free((void *)(uintptr_t)all[i]);
-    leave(&qkv), leave(&out), leave(&gate_up), leave(&down);
+    const int wrong = shardnet_blocks(&own, &layer, 1, &step) || first[width - 1] != 0x40;
+    const int64_t all[] = {norm.weight, bias, hidden, keys, values, angles};
+    for (int i = 0; i < 6; i++) free((void *)(uintptr_t)all[i]);
+    leave(&block.qkv), leave(&block.out), leave(&block.gate_up), leave(&block.down);
     return wrong;
 }
 
@@ -53,7 +56,13 @@ int main(void) {
     for (int n = 0; n < 4; n++)
         for (int k = 0; k < 3; k++)
             wrong += shardnet_packing_trial(outputs[n], inputs[k], Q4_1) + shardnet_packing_trial(outputs[n], inputs[k], STORED_FLOAT32);
-    for (int64_t kind = FLOAT32; kind <= FLOAT16; kind++) wrong += blocks_are_wrong(kind);
+    for (int64_t kind = FLOAT32; kind <= FLOAT16; kind++) wrong += blocks_are_wrong(kind, 0) + blocks_are_wrong(kind, 1);
+    for (int64_t size = 2; size <= 160; size += size < 40 ? 2 : 40)
+        for (int64_t group = 1; group <= 9; group += 4)
+            for (int32_t kind = 0; kind < 6; kind++) {
+                tried++;
+                wrong += shardnet_trial_of_attention(size, 2 * group, 2, size % 3 * 40, kind / 2, kind % 2) != 0;
+            }
     printf("%s: %d of %d are wrong\n", shardnet_way(), wrong, tried);
     return tried < 500 || wrong || shardnet_trial();
 }

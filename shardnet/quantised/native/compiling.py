@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 HERE = Path(__file__).parent
-COMPILED = ("products.c", "packing.c", "block.c", "trial.c")
-SOURCES = ("products.h", "inside.h", "lanes.h", "blocks.h", *COMPILED)
+COMPILED = ("products.c", "packing.c", "look.c", "attention.c", "block.c", "trial.c", "trial_attention.c")
+SOURCES = ("products.h", "inside.h", "lanes.h", "look.h", "blocks.h", *COMPILED)
 COMPILERS = ("cc", "gcc", "clang")
 FLAGS = ("-std=c11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-shared", "-fPIC")
 FOR_THIS_PROCESSOR = ("-march=native", "-mcpu=native", "-O3")

@@ -34,6 +34,21 @@ ALWAYS float float_of_half(uint16_t half) {
 
 ALWAYS int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
+/* exp to within 2 units in the last place, for -87 .. 88 and what lies beyond as for these; after Cephes. */
+ALWAYS float exp_of(float x) {
+    x = x < -87.0f ? -87.0f : x;
+    x = x > 88.0f ? 88.0f : x;
+    const float shifted = x * 1.44269504f + 0x1.8p23f, n = shifted - 0x1.8p23f;
+    const float rest = x - n * 0.693359375f - n * -2.12194440e-4f;
+    float power = 1.9875691500e-4f;
+    power = power * rest + 1.3981999507e-3f;
+    power = power * rest + 8.3334519073e-3f;
+    power = power * rest + 4.1665795894e-2f;
+    power = power * rest + 1.6666665459e-1f;
+    power = power * rest + 5.0000001201e-1f;
+    return (power * rest * rest + rest + 1.0f) * float_of_bits((bits_of_float(shifted) - 0x4b400000u + 127u) << 23);
+}
+
 typedef struct {
     const uint8_t *blocks;
     const float *units;
@@ -55,6 +70,29 @@ int32_t product(const Weight *w, const Rows *rows, const Rows *out, int64_t num_
 #define HEADER (2 * TILE * 2) /* bytes of scales and minima */
 
 ALWAYS int64_t block_bytes(const Weight *w) { return HEADER + w->group * w->bits * TILE / 8; }
+
+/* A session's rows, and its part in a step. */
+typedef struct {
+    const Run *runs;
+    int64_t first_row, num_new; /* which rows of the step are its own */
+    int64_t length;             /* tokens before them */
+} Session;
+
+typedef struct {
+    int kind;          /* of all numbers */
+    const char *heads; /* [T, Q + 2 K, d]: queries, keys, values */
+    char *seen;        /* [T, Q d] */
+    int64_t num_heads, num_kv_heads, head_size, window;
+    int is_rounded; /* keys and values are kept in 8 bits */
+    float scaling, softcap;
+    const Session *sessions;
+    int64_t num_sessions;
+    Parallel parallel;
+    unsigned num_threads;
+} Attention;
+
+/* Keep keys and values, and have queries see them. */
+int32_t attend(const Attention *attention);
 
 ALWAYS Weight weight_of(const Matrix *m) {
     const Weight weight = {(const uint8_t *)(uintptr_t)m->blocks, (const float *)(uintptr_t)m->units,

@@ -1,5 +1,7 @@
 /* LANES outputs at a time: what the products need of a processor, for AVX-512, AVX2, NEON, and in plain C.
 
+   LOOKS queries, and VECTORS vectors of what they look at, are as much as its registers hold in attention.
+
    A step is 16 or 32 inputs. The weights of a step are STEP / 4 vectors; in vector j, lane l has the codes of output l
    for inputs 4 j .. 4 j + 3. `dot_step` multiplies them with the activations of one row, in whole numbers. */
 
@@ -25,9 +27,17 @@ typedef __m512 Floats;
 #define TIMES(a, number) _mm512_mul_ps(a, _mm512_set1_ps(number))
 #define PLUS_PRODUCT(sum, a, b) _mm512_fmadd_ps(a, b, sum)
 #define PLUS_TIMES(sum, a, number) _mm512_fmadd_ps(a, _mm512_set1_ps(number), sum)
-#define STORE(at, a) _mm512_storeu_ps(at, a)
 #define LOAD_FLOATS(at) _mm512_loadu_ps(at)
+#define STORE(at, a) _mm512_storeu_ps(at, a)
 #define STORE_HALVES(at, a) _mm256_storeu_si256((__m256i *)(at), _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT))
+#define LOOKS 6
+#define VECTORS 4
+#if defined(__AVX512BF16__)
+/* Lane l of `a` has two numbers in bfloat16, and so has `pair`: their products are added. */
+#define HAS_PAIRS 1
+#define PLUS_PAIRS(sum, a, pair)                                                                             \
+    _mm512_dpbf16_ps(sum, (__m512bh)_mm512_castps_si512(a), (__m512bh)_mm512_set1_epi32((int)(pair)))
+#endif
 
 ALWAYS Floats dot_step(const int num, const Codes *weights, const int8_t *row, int32_t start) {
     __m512i sum = _mm512_set1_epi32(start);
@@ -54,9 +64,11 @@ typedef __m256 Floats;
 #define TIMES(a, number) _mm256_mul_ps(a, _mm256_set1_ps(number))
 #define PLUS_PRODUCT(sum, a, b) _mm256_fmadd_ps(a, b, sum)
 #define PLUS_TIMES(sum, a, number) _mm256_fmadd_ps(a, _mm256_set1_ps(number), sum)
-#define STORE(at, a) _mm256_storeu_ps(at, a)
 #define LOAD_FLOATS(at) _mm256_loadu_ps(at)
+#define STORE(at, a) _mm256_storeu_ps(at, a)
 #define STORE_HALVES(at, a) _mm_storeu_si128((__m128i *)(at), _mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT))
+#define LOOKS 4
+#define VECTORS 2
 
 #if defined(__AVXVNNI__) || (defined(__AVX512VNNI__) && defined(__AVX512VL__))
 #define SIGNED_CODES 0
@@ -104,9 +116,11 @@ typedef float32x4_t Floats;
 #define TIMES(a, number) vmulq_n_f32(a, number)
 #define PLUS_PRODUCT(sum, a, b) vfmaq_f32(sum, a, b)
 #define PLUS_TIMES(sum, a, number) vfmaq_n_f32(sum, a, number)
-#define STORE(at, a) vst1q_f32(at, a)
 #define LOAD_FLOATS(at) vld1q_f32(at)
+#define STORE(at, a) vst1q_f32(at, a)
 #define STORE_HALVES(at, a) vst1_u16((uint16_t *)(at), vreinterpret_u16_f16(vcvt_f16_f32(a)))
+#define LOOKS 6
+#define VECTORS 4
 
 #if defined(__ARM_FEATURE_DOTPROD)
 #define WAY "neon-dotprod"
@@ -141,6 +155,8 @@ ALWAYS Floats dot_step(const int num, const Codes *weights, const int8_t *row, i
 #define MOST_ROWS 4
 #define SIGNED_CODES 0
 #define WAY "plain"
+#define LOOKS 4
+#define VECTORS 1
 typedef struct { uint8_t at[64]; } Codes;
 typedef struct { float at[16]; } Floats;
 
@@ -220,6 +236,11 @@ ALWAYS Floats dot_step(const int num, const Codes *weights, const int8_t *row, i
 
 #ifndef TO_SIGNED
 #define TO_SIGNED(codes) (codes)
+#endif
+
+#ifndef HAS_PAIRS
+#define HAS_PAIRS 0
+#define PLUS_PAIRS(sum, a, pair) (sum)
 #endif
 
 #endif

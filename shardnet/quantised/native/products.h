@@ -40,30 +40,46 @@ int32_t shardnet_product(const Call *call);
 /* out[i] = weight[ids[i]], as the numbers that it stands for. */
 int32_t shardnet_gather(const Call *call);
 
-/* The first half of a block: norm, queries, keys and values, and the turning of queries and keys. */
+/* What a row is divided by its root mean square and multiplied by, float32; 0: it is left as it is. */
 typedef struct {
-    Matrix qkv;
-    int64_t norm, bias; /* float32 [H], and [N] or 0 */
+    int64_t weight;
     double eps;
-    int64_t hidden, hidden_stride, kind, out, num_rows; /* out [T, N]: queries, keys, values; one row after the other */
-    int64_t cos, sin;                                   /* [T, head_size] of that kind; sin with the sign of its half */
-    int64_t num_turned, head_size;                      /* heads */
-    int64_t parallel, num_threads;
-} Before;
+} NormOf;
 
-int32_t shardnet_before(const Before *call);
-
-/* The second half: what was seen goes through its product and is added; norm, gate and up, down, and added again. */
+/* A block of Llama's shape. Biases are float32, or 0. */
 typedef struct {
-    Matrix out, gate_up, down;
-    int64_t norm, out_bias, gate_up_bias, down_bias; /* float32, or 0 */
-    double eps;
+    Matrix qkv, out, gate_up, down;
+    NormOf before_attention, before_mlp;
+    NormOf behind_attention, behind_mlp; /* or none */
+    NormOf query_norm, key_norm;         /* of each head, or none */
+    int64_t qkv_bias, out_bias, gate_up_bias, down_bias;
     int64_t activation; /* enum Activation */
-    int64_t hidden, hidden_stride, seen, seen_stride, result, kind, num_rows; /* result [T, H], one row after the other */
-    int64_t parallel, num_threads;
-} Behind;
+    int64_t num_heads, num_kv_heads, head_size;
+    int64_t window;          /* so many tokens are seen, each its own among them; 0: all */
+    double scaling, softcap; /* softcap 0: none */
+} Block;
 
-int32_t shardnet_behind(const Behind *call);
+/* Rows of keys and values, [rows, K, d] one after the other; or [rows, K, d + 4] bytes, where they are kept in 8 bits. */
+typedef struct {
+    int64_t keys, values, num_rows;
+} Run;
+
+/* What a block has of a step. */
+typedef struct {
+    int64_t cos, sin; /* [T, d]; sin with the sign of its half; 0: nothing is turned */
+    int64_t runs;     /* of each session how many runs it has, and then these */
+} Layer;
+
+/* A step; all numbers of rows are of that kind. */
+typedef struct {
+    int64_t hidden, kind, num_rows; /* hidden [T, H], in the place of which the results come */
+    int64_t is_rounded;             /* keys and values are kept in 8 bits */
+    int64_t sessions, num_sessions; /* of each how many of the rows are its own, and how many tokens it had before */
+    int64_t parallel, num_threads;
+} Step;
+
+/* Run `num` blocks, given by their addresses. */
+int32_t shardnet_blocks(const int64_t *blocks, const Layer *layers, int64_t num, const Step *step);
 
 /* Some outputs of a weight, as a file has them. */
 typedef struct {
@@ -77,12 +93,14 @@ typedef struct {
 /* Lays them out; what is behind the last output of the tile is zeros. */
 int32_t shardnet_pack(const Pack *call);
 
-/* Whether a few products and rows come out as they do when reckoned one by one: 0, or the number of the first that does not. */
+/* Whether a few products, rows and looks come out as they do when reckoned one by one: 0, or the number of the first that does not. */
 int32_t shardnet_trial(void);
 
 /* The same for one shape; 0 where it is right. */
 int32_t shardnet_trial_of(int64_t num_outputs, int64_t num_inputs, int64_t group, int32_t bits, int64_t num_rows,
                           int32_t row_kind, int32_t out_kind);
+int32_t shardnet_trial_of_attention(int64_t size, int64_t heads, int64_t kv_heads, int64_t window, int32_t kind,
+                                    int32_t is_rounded);
 
 /* Of laying out rows of a file, Q4_1 or float32. */
 int32_t shardnet_packing_trial(int64_t num_outputs, int64_t num_inputs, int64_t stored);

@@ -35,10 +35,10 @@ class Native:
         self.way: str = compiled.shardnet_way().decode()
         """For which instructions it was compiled, such as "avx512-vnni"; "plain" is C alone, and slow."""
         self._product, self._gather = compiled.shardnet_product, compiled.shardnet_gather
-        self._before, self._behind = compiled.shardnet_before, compiled.shardnet_behind
-        self._pack = compiled.shardnet_pack
-        for function in (self._product, self._gather, self._before, self._behind, self._pack):
+        self._blocks, self._pack = compiled.shardnet_blocks, compiled.shardnet_pack
+        for function in (self._product, self._gather, self._pack):
             function.argtypes = (ctypes.c_char_p,)
+        self._blocks.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_char_p)
         self._parallel = _threads_of_torch()
 
     def product(self, rows: Tensor, weight: Packed, out: Tensor | None = None) -> Tensor:
@@ -99,13 +99,9 @@ class Native:
         """What runs work on threads, as an address, and how many there are: fields of a call."""
         return self._parallel, torch.get_num_threads()
 
-    def run_before(self, call: bytes) -> None:
-        """The first half of a block: see `NativeBlock`."""
-        _done(self._before(call))
-
-    def run_behind(self, call: bytes) -> None:
-        """The second half."""
-        _done(self._behind(call))
+    def run_blocks(self, blocks: int, layers: int, num: int, step: bytes) -> None:
+        """So many blocks, one after the other: see `NativeBlocks`. The first two are addresses."""
+        _done(self._blocks(blocks, layers, num, step))
 
     def gather(self, ids: Tensor, weight: Packed, out: Tensor) -> Tensor:
         """The weight's rows of these numbers, as embeddings are looked up: [T, K] of out's type.
@@ -146,7 +142,7 @@ def build(folder: Path | None) -> Native | WhyNot:
 
 def _done(failure: int) -> None:
     if failure:
-        raise MemoryError("There is no memory for the rows of a product.")
+        raise MemoryError("There is no memory for the rows of a step.")
 
 
 def whole(weight: Packed) -> tuple[int, ...]:

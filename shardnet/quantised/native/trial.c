@@ -239,5 +239,10 @@ int32_t shardnet_trial(void) {
             if (shardnet_trial_of(SHAPES[i].outputs, SHAPES[i].inputs, SHAPES[i].group, SHAPES[i].bits, rows, kind, kind))
                 return number;
         }
+    for (int32_t kind = FLOAT32; kind <= FLOAT16; kind++)
+        for (int32_t is_rounded = 0; is_rounded <= 1; is_rounded++) {
+            number++;
+            if (shardnet_trial_of_attention(24, 6, 2, kind ? 70 : 0, kind, is_rounded)) return number;
+        }
     return 0;
 }
