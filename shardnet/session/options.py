@@ -110,11 +110,12 @@ class GenerationOptions(Options):
         str,
         OneOf(WAYS),
         Meaning(
-            "Guess tokens, which the ring checks together. lookup: what came the last time behind the last tokens. "
-            "draft: what --draft says.",
-            about='"off" or "lookup": what came the last time behind the last tokens goes round as a guess, and the '
-            "ring checks several tokens in one lap. Pays where the answer repeats much of the prompt; in float32 the "
-            'text is the same. "draft": what `draft` says, which implies it.',
+            "Guess tokens, which the ring checks together. lookup: what came the last time behind the last tokens; "
+            "auto: the same where that is faster; draft: what --draft says.",
+            about='"off", "auto" or "lookup": what came the last time behind the last tokens goes round as a guess, '
+            "and the ring checks several tokens in one lap. Pays where the answer repeats much of the prompt; with "
+            '"auto" nothing is guessed where it does not pay. In float32 the text is the same. "draft": what `draft` '
+            "says, which implies it.",
         ),
     ] = "off"
     draft: Annotated[

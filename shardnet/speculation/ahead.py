@@ -14,6 +14,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 
+from shardnet.speculation.acceptance import DRAFTED
 from shardnet.transport.listener_messages import digest
 
 MOST_WAITING = 64
@@ -30,6 +31,8 @@ class Ahead:
         """Known, in flight, waiting."""
         self._digests = array("L", [0])
         """Before each of the last of them, and behind the last."""
+        self._kinds = array("l")
+        """Of the guesses."""
         self._known = 0
         self._sent = 0
 
@@ -59,6 +62,10 @@ class Ahead:
         """The token, or the guess, that stands there."""
         return self._ids[position]
 
+    def kind(self, position: int) -> int:
+        """Of the guess that stands there."""
+        return self._kinds[position - self._known]
+
     def know(self, ids: Sequence[int]) -> int:
         """These come next, and are no guesses. Returns how many of them were guessed, waiting ones included."""
         num_right = 0
@@ -67,6 +74,7 @@ class Ahead:
                 break
             num_right += 1
         self._known += num_right
+        del self._kinds[:num_right]
         if num_right < len(ids):
             self._cut(self._known)
             self._append(ids[num_right:])
@@ -75,13 +83,14 @@ class Ahead:
         self._forget_digests()
         return num_right
 
-    def offer(self, position: int, before: int, ids: Sequence[int]) -> int:
+    def offer(self, position: int, before: int, ids: Sequence[int], kinds: Sequence[int] | None = None) -> int:
         """Guesses from `position` on. What is known or in flight among them must be what stands here.
 
         What waited is replaced from the first token on that is another one.
 
         Args:
             before: the digest (`listener_messages.digest`) of all tokens before them, those of the prompt included.
+            kinds: of each, what speaks for it (see `acceptance`); another model where None.
 
         Returns:
             How many wait that did not before.
@@ -98,6 +107,7 @@ class Ahead:
         self._cut(at)
         new = ids[index : index + max(0, self._sent + MOST_WAITING - at)]
         self._append(new)
+        self._kinds.extend([DRAFTED] * len(new) if kinds is None else kinds[index : index + len(new)])
         return len(new)
 
     def take(self, most: int) -> list[int]:
@@ -127,6 +137,7 @@ class Ahead:
         if num_gone:
             del self._ids[end:]
             del self._digests[-num_gone:]
+            del self._kinds[max(end - self._known, 0) :]
 
     def _forget_digests(self) -> None:
         num_kept = len(self._ids) - self._known + OLDEST + 1

@@ -26,28 +26,41 @@ class Command(Generic[Result]):
         self.done.set_exception(error)
 
 
-class WhenIdle:
-    """What can wait until the stage has no other work, each for so long at most. No lock: see `stage`."""
+class Commands:
+    """What a stage is asked for at once, and what can wait until it has no other work. No lock: see `stage`."""
 
     def __init__(self) -> None:
-        self._waiting: list[tuple[float, Command[Any]]] = []
+        self._now: list[Command[Any]] = []
+        self._when_idle: list[tuple[float, Command[Any]]] = []
 
-    def add(self, until_s: float, command: Command[Any]) -> None:
-        """Have it done, at the latest with the first look after `until_s`."""
-        self._waiting.append((until_s, command))
+    def __len__(self) -> int:
+        return len(self._now) + len(self._when_idle)
 
-    def overdue(self, now_s: float) -> list[Command[Any]]:
-        """Those that have waited long enough, whatever else there is to do."""
-        due = [command for until_s, command in self._waiting if until_s <= now_s]
-        self._waiting = [each for each in self._waiting if each[0] > now_s]
+    def add(self, command: Command[Any], until_s: float | None) -> None:
+        """Have it done at once; or when the stage is idle, at the latest with the first look after `until_s`."""
+        if until_s is None:
+            self._now.append(command)
+        else:
+            self._when_idle.append((until_s, command))
+
+    @property
+    def is_any_due(self) -> bool:
+        """Whether one is to be done at once."""
+        return bool(self._now)
+
+    def due(self, now_s: float) -> list[Command[Any]]:
+        """Those, and those that have waited long enough, whatever else there is to do."""
+        due = [*self._now, *(command for until_s, command in self._when_idle if until_s <= now_s)]
+        self._now, self._when_idle = [], [each for each in self._when_idle if each[0] > now_s]
         return due
 
-    def next(self) -> list[Command[Any]]:
-        """The oldest one, if any waits: now there is nothing else to do."""
-        oldest, self._waiting = self._waiting[:1], self._waiting[1:]
-        return [command for _, command in oldest]
+    def note_idle(self) -> None:
+        """Now there is nothing else to do: the oldest one that could wait is due."""
+        oldest, self._when_idle = self._when_idle[:1], self._when_idle[1:]
+        self._now += [command for _, command in oldest]
 
     def clear(self) -> list[Command[Any]]:
         """All of them."""
-        waiting, self._waiting = self._waiting, []
-        return [command for _, command in waiting]
+        waiting = [*self._now, *(command for _, command in self._when_idle)]
+        self._now, self._when_idle = [], []
+        return waiting

@@ -95,3 +95,26 @@ class Grouping:
         if len(self._taken_s) > MOST_KNOWN:
             self._taken_s.clear()
         self._taken_s.update(dict.fromkeys(sessions, now_s))
+
+
+class Groups:
+    """Those of a stage, wherever it is in its ring: only a first stage that lets several go round has to choose."""
+
+    def __init__(self) -> None:
+        self._num_groups = 1
+        self._grouping: Grouping | None = None
+
+    def become(self, num_groups: int) -> None:
+        """Let so many go round."""
+        if num_groups != self._num_groups:
+            self._num_groups = num_groups
+            self._grouping = Grouping(num_groups) if num_groups > 1 else None
+
+    def choose(self, now_s: float, num_waiting: int, num_decoding: int) -> Choice:
+        """See `Grouping.choose`."""
+        return ALL if self._grouping is None else self._grouping.choose(now_s, num_waiting, num_decoding)
+
+    def taken(self, now_s: float, sessions: Sequence[int]) -> None:
+        """See `Grouping.taken`."""
+        if self._grouping is not None:
+            self._grouping.taken(now_s, sessions)

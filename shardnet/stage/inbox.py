@@ -12,7 +12,7 @@ Legend: T new tokens, H hidden size.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import NamedTuple
@@ -134,7 +134,17 @@ class Inbox:
             twin.on_taken += packet.on_taken
             return False
         waiting.append(packet)
+        if not is_bulk:
+            self._drop_given_up(packet)
         return True
+
+    def _drop_given_up(self, packet: Packet) -> None:
+        """Let nothing wait that is given up by what comes: of an earlier branch, behind where a later one begins."""
+        later = {piece.part.session: piece.part for piece in packet.pieces if piece.part.branch_from}
+        if later and len(self._decode) > 1:
+            for other in self._decode:
+                other.pieces = [each for each in other.pieces if not _is_given_up(each.part, later)]
+            self._decode = deque(other for other in self._decode if other.pieces)
 
     def clear(self) -> list[OnTaken]:
         """Drop everything; return whom to tell that it was taken."""
@@ -142,6 +152,10 @@ class Inbox:
         self._decode.clear()
         self._bulk.clear()
         return dropped
+
+    @property
+    def is_empty(self) -> bool:
+        return not self._decode and not self._bulk
 
     @property
     def num_decode_parts(self) -> int:
@@ -253,6 +267,11 @@ class _Choice:
         self._sessions.add(session)
         now.append(piece)
         return budget
+
+
+def _is_given_up(part: Part, later: Mapping[int, Part]) -> bool:
+    other = later.get(part.session)
+    return other is not None and part.branch < other.branch and part.position >= other.branch_from
 
 
 def _most(part: Part, stop: int | None) -> int:

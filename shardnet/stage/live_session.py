@@ -5,7 +5,6 @@ from __future__ import annotations
 from array import array
 from dataclasses import dataclass, field
 
-from shardnet.speculation.drafted import Drafted
 from shardnet.speculation.guesser import Guesser
 from shardnet.speculation.lineage import Line, sent_then
 from shardnet.speculation.tags import TAG_BYTES
@@ -50,7 +49,7 @@ class LiveSession:
     """The next stage knows that so many tokens are no guesses."""
     guess_from: int = 0
     """At the ring's first stage: nothing is guessed as long as it has fewer tokens."""
-    guesser: Guesser | Drafted | None = None
+    guesser: Guesser | None = None
     """At the ring's first stage, once it guesses."""
 
     @property

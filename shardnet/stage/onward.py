@@ -90,6 +90,11 @@ class Onward:
         """Whether another bulk hop may be sent."""
         return self._window.has_room
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether the next stage lacks what was sent before."""
+        return bool(self._behind)
+
     def send_hidden(self, step: Step, hidden: torch.Tensor) -> None:
         """Decode rows first: somebody waits for each of them.
 

@@ -18,7 +18,6 @@ import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
-from typing import Any
 
 import torch
 
@@ -27,13 +26,13 @@ from shardnet.errors import ClusterError
 from shardnet.models import Shard
 from shardnet.speculation.lineage import first_branch
 from shardnet.stage.cache import KVCache
-from shardnet.stage.command import Command, Result, WhenIdle
+from shardnet.stage.command import Command, Commands, Result
 from shardnet.stage.copies import Copies
 from shardnet.stage.followed import FollowedSessions
 from shardnet.stage.front import Front
-from shardnet.stage.grouping import ALL, Choice, Grouping
+from shardnet.stage.grouping import Groups
 from shardnet.stage.idle_time import IdleTime
-from shardnet.stage.inbox import Inbox, OnTaken, Packet, StepWork
+from shardnet.stage.inbox import Inbox, OnTaken, Packet
 from shardnet.stage.inputs import check_rows, inputs_of
 from shardnet.stage.live_sessions import LiveSessions
 from shardnet.stage.onward import Onward
@@ -74,22 +73,17 @@ class Stage:
         self._num_threads = num_threads
         self._pace = pace
         self._inbox = Inbox(chunk_tokens)
-        self._num_groups = 1
-        self._grouping: Grouping | None = None
+        self._groups = Groups()
         self._sessions = LiveSessions(kv, is_first=shard.has_embedding)
         self.is_in_step = self._sessions.is_in_step
         self._ready = threading.Condition()
-        self._front = Front(self._sessions, int(shard.config.vocab_size), self._ready)
+        on_taken = partial(_wake, weakref.ref(self))
+        self._front = Front(self._sessions, int(shard.config.vocab_size), self._ready, on_taken, _clock_s)
         self.offer = self._front.offer
         self._idle = IdleTime(recorder)
         self._log = SentLog(shard)
         self._onward = Onward(
-            outlet,
-            self._sessions,
-            self._log,
-            self._ready,
-            chunk_tokens=chunk_tokens,
-            on_taken=partial(_wake, weakref.ref(self)),
+            outlet, self._sessions, self._log, self._ready, chunk_tokens=chunk_tokens, on_taken=on_taken
         )
         self._shape = Shape(shard, kv, self._sessions, self._inbox, self._onward, sent_as)
         self.copies = Copies(shard, self._sessions, self._inbox.waiting, self._ready)
@@ -97,8 +91,7 @@ class Stage:
         self.followed = FollowedSessions(shard, kv, self._sessions, self._ready, sent_as.name)
         """Of those that this one follows."""
         self._has_news = False
-        self._commands: list[Command[Any]] = []
-        self._when_idle = WhenIdle()
+        self._commands = Commands()
         self._why_stopped: str | None = None
         """Set when nothing is taken from the inbox any more."""
         self._thread = threading.Thread(target=self._work, name="shardnet-compute", daemon=True)
@@ -154,17 +147,16 @@ class Stage:
 
         Fails with ClusterError where the stage has stopped.
         """
-        return self._give(Command(work), lambda command: self._commands.append(command))
+        return self._give(Command(work), None)
 
     def when_idle(self, work: Callable[[], Result], patience_s: float) -> Future[Result]:
         """The same as soon as nothing else is to be done; after `patience_s` in any case."""
-        until_s = clock_ns() / 1e9 + patience_s
-        return self._give(Command(work), partial(self._when_idle.add, until_s))
+        return self._give(Command(work), _clock_s() + patience_s)
 
-    def _give(self, command: Command[Result], add: Callable[[Command[Result]], None]) -> Future[Result]:
+    def _give(self, command: Command[Result], until_s: float | None) -> Future[Result]:
         with self._ready:
             if self._why_stopped is None:
-                add(command)
+                self._commands.add(command, until_s)
                 self._wake()
                 return command.done
         command.refuse(self._stopped())
@@ -188,9 +180,8 @@ class Stage:
         """Go by no guess of an earlier ring, and let so many groups go round. To be asked `between_steps`."""
         with self._ready:
             self._sessions.begin_ring(first_branch(plan_version))
-        if num_groups != self._num_groups:
-            self._num_groups = num_groups
-            self._grouping = Grouping(num_groups) if num_groups > 1 else None
+            self._front.begin_ring()
+            self._groups.become(num_groups)
 
     def send_as(self, codec: Codec) -> None:
         """See `Shape.send_as`. To be asked `between_steps`, as all that follow."""
@@ -247,7 +238,7 @@ class Stage:
             if self._why_stopped is None:
                 self._why_stopped = why
             taken = self._inbox.clear()
-            commands, self._commands = [*self._commands, *self._when_idle.clear()], []
+            commands = self._commands.clear()
             self._wake()
         for command in commands:
             command.refuse(self._stopped())
@@ -308,8 +299,8 @@ class Stage:
             if step is not None:
                 return step
             with self._ready:
-                self._commands += self._when_idle.next()
-                self._ready.wait_for(lambda: self._has_news or self._commands, wait_s)
+                self._commands.note_idle()
+                self._ready.wait_for(lambda: self._has_news or self._commands.is_any_due, wait_s)
         return None
 
     def _run_commands(self) -> bool:
@@ -321,7 +312,7 @@ class Stage:
             if self._why_stopped is not None:
                 return False
             self._has_news = False
-            commands, self._commands = [*self._commands, *self._when_idle.overdue(clock_ns() / 1e9)], []
+            commands = self._commands.due(_clock_s())
             self._idle.note_waiting(not commands)
         for command in commands:
             if self._why_stopped is None:
@@ -333,29 +324,28 @@ class Stage:
     def _take_work(self) -> tuple[Step | None, float | None]:
         """The next step. None where nothing that waits can run now, or is to, for so many seconds at most."""
         with self._ready:
-            group = self._choose_group()
-            taken = self._inbox.take(self._sessions.standing, allow_bulk=self._onward.has_room, most_decode=group.most)
-            work = self._front.work_of(taken)
+            now_s, sessions = _clock_s(), self._sessions
+            group = self._groups.choose(now_s, self._inbox.num_decode_parts, sessions.num_decoding)
+            taken = self._inbox.take(sessions.standing, allow_bulk=self._onward.has_room, most_decode=group.most)
+            work, wait_s = self._front.work_of(taken), group.wait_s
             self._has_news |= work is None and bool(taken.lines)  # what waits may be applied now
-            step = None if work is None else Step(work, self._sessions.begin_step(work.parts))
-            self._note_group(work)
+            if work is not None:
+                self._groups.taken(now_s, [part.session for part in work.decode_parts])
+            elif self._is_free:
+                work, wait_s = self._front.further()
+            step = None if work is None else Step(work, sessions.begin_step(work.parts))
             self._idle.note_waiting(step is None)
         for on_taken in taken.on_taken:  # they may go through the network: not under the lock
             on_taken()
         for refusal in taken.refused:
             self._outlet.session_failed(*refusal)
-        return step, group.wait_s
+        return step, wait_s
 
-    def _choose_group(self) -> Choice:
-        """How much decode work to take. The caller holds `_ready`."""
-        if self._grouping is None:
-            return ALL
-        return self._grouping.choose(clock_ns() / 1e9, self._inbox.num_decode_parts, self._sessions.num_decoding)
-
-    def _note_group(self, work: StepWork | None) -> None:
-        """This goes round now. The caller holds `_ready`."""
-        if self._grouping is not None and work is not None:
-            self._grouping.taken(clock_ns() / 1e9, [part.session for part in work.decode_parts])
+    @property
+    def _is_free(self) -> bool:
+        """Whether nothing waits for this stage, or for what it sends. The caller holds `_ready`."""
+        is_asked = self._has_news or len(self._commands) > 0
+        return not is_asked and self._inbox.is_empty and self._onward.has_room and not self._onward.is_behind
 
     def _run(self, step: Step) -> torch.Tensor:
         """Hidden states [sum T, H]; or logits [S, V], where this shard ends with the head."""
@@ -381,12 +371,17 @@ class Stage:
         with self._ready:
             self._sessions.advance(step.work.parts, step.sessions, step.wrong)
         num_tokens = sum(part.num_tokens for part in step.work.parts)
+        self._front.note_step(step)
         self.recorder.compute(step.start_ns, step.end_ns, num_tokens=num_tokens, num_sessions=len(step.sessions))
 
     def _wake(self) -> None:
         """Tell the compute thread that a look at the inbox may pay. The caller holds `_ready`."""
         self._has_news = True
         self._ready.notify()
+
+
+def _clock_s() -> float:
+    return clock_ns() / 1e9
 
 
 def _wake(stage: weakref.ref[Stage]) -> None:

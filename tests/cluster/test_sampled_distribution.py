@@ -21,6 +21,7 @@ from in_process_ring import loaded
 from torch import Tensor
 
 from shardnet.cluster.model import Model
+from shardnet.speculation.laps import Laps
 from shardnet.stage import front
 
 NUM_ANSWERS, NUM_TOKENS = 250, 40
@@ -41,14 +42,14 @@ class Successors:
             for one, next_one in pairwise(text):
                 counts.setdefault(one, Counter())[next_one] += 1
         self._likeliest = {one: each.most_common(1)[0][0] for one, each in counts.items()}
-        self.num_right = self.num_guessed = 0
+        self.num_right = self.num_guessed = self.num_further = 0
 
-    def guesser(self) -> OracleGuesser:
+    def guesser(self, _way: str, _laps: Laps) -> OracleGuesser:
         return OracleGuesser(self)  # type: ignore[arg-type]
 
-    def guess(self, known: list[int], most: int) -> list[int]:
+    def guess(self, known: list[int], in_flight: list[int], most: int) -> list[int]:
         guesses: list[int] = []
-        last = known[-1]
+        last = [*known, *in_flight][-1]
         while len(guesses) < min(most, 4) and last in self._likeliest:
             last = self._likeliest[last]
             guesses.append(last)

@@ -21,7 +21,12 @@ def begun() -> Ahead:
 
 def offer(ahead: Ahead, ids: list[int]) -> int:
     """Behind all that is there."""
-    return ahead.offer(ahead.end, ahead.digest, ids)
+    return offer_at(ahead, ahead.end, ahead.digest, ids)
+
+
+def offer_at(ahead: Ahead, position: int, before: int, ids: list[int]) -> int:
+    """Each of a kind of its own."""
+    return ahead.offer(position, before, ids, [10 * (position + index) + each for index, each in enumerate(ids)])
 
 
 def counts(ahead: Ahead) -> tuple[int, int, int]:
@@ -54,29 +59,29 @@ def test_what_is_known_sooner_than_it_was_sent_waits_no_more() -> None:
 
 def test_an_offer_for_another_text_is_not_taken() -> None:
     ahead = begun()
-    assert ahead.offer(3, digest([1, 2, 4]), [5]) == 0
-    assert ahead.offer(4, digest([1, 2, 3, 4]), [5]) == 0
-    assert ahead.offer(9, 0, [5]) == ahead.offer(-1, 0, [5]) == 0
-    assert ahead.offer(3, digest(PROMPT), []) == 0
+    assert offer_at(ahead, 3, digest([1, 2, 4]), [5]) == 0
+    assert offer_at(ahead, 4, digest([1, 2, 3, 4]), [5]) == 0
+    assert offer_at(ahead, 9, 0, [5]) == offer_at(ahead, -1, 0, [5]) == 0
+    assert offer_at(ahead, 3, digest(PROMPT), []) == 0
     assert counts(ahead) == (3, 0, 0)
 
 
 def test_an_offer_may_begin_with_what_is_there() -> None:
     ahead = begun()
     before = digest([1, 2])
-    assert ahead.offer(2, before, [3, 4, 5]) == 2
+    assert offer_at(ahead, 2, before, [3, 4, 5]) == 2
     ahead.take(1)
-    assert ahead.offer(2, before, [3, 4, 5, 6]) == 1 and counts(ahead) == (3, 1, 2)
-    assert ahead.offer(2, before, [3, 4]) == 0 and counts(ahead) == (3, 1, 2)
+    assert offer_at(ahead, 2, before, [3, 4, 5, 6]) == 1 and counts(ahead) == (3, 1, 2)
+    assert offer_at(ahead, 2, before, [3, 4]) == 0 and counts(ahead) == (3, 1, 2)
 
 
 def test_what_waits_is_replaced_and_what_is_in_flight_is_not() -> None:
     ahead = begun()
     offer(ahead, [4, 5, 6])
     ahead.take(1)
-    assert ahead.offer(3, digest(PROMPT), [4, 8, 9]) == 2
+    assert offer_at(ahead, 3, digest(PROMPT), [4, 8, 9]) == 2
     assert ahead.take(9) == [8, 9]
-    assert ahead.offer(3, digest(PROMPT), [7, 8]) == 0
+    assert offer_at(ahead, 3, digest(PROMPT), [7, 8]) == 0
     assert counts(ahead) == (3, 3, 0)
 
 
@@ -105,7 +110,7 @@ def test_it_is_always_what_goes_on(seed: int, num_prompt: int) -> None:
                 text = whole[:position]
                 if random.random() < 0.2 and text:
                     text[-1] += 1
-                took = ahead.offer(position, digest(text), ids)
+                took = offer_at(ahead, position, digest(text), ids)
                 new = [*text, *ids]
                 sent = known + flight
                 fits = text == whole[:position] and new[: len(sent)] == sent[: len(new)]
@@ -132,3 +137,5 @@ def test_it_is_always_what_goes_on(seed: int, num_prompt: int) -> None:
         assert counts(ahead) == (len(known), len(flight), len(waiting))
         assert [ahead[at] for at in range(ahead.end)] == known + flight + waiting
         assert ahead.digest == digest(known + flight + waiting)
+        guesses = range(len(known), ahead.end)
+        assert [ahead.kind(at) for at in guesses] == [10 * at + ahead[at] for at in guesses]

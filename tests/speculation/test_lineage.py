@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shardnet.policy.mending import catch_up
+from shardnet.speculation.ahead import Ahead
 from shardnet.speculation.lineage import (
     Line,
     begun_anew,
@@ -25,6 +26,7 @@ from shardnet.speculation.lineage import (
     sent_then,
 )
 from shardnet.speculation.tags import TAG_BYTES, cut, tag, tags_of
+from shardnet.transport.listener_messages import digest
 from shardnet.transport.messages import Part, SessionStanding
 
 PROMPT = (1, 0, 1)
@@ -138,6 +140,10 @@ class First(Stage):
 
     guess_from = len(PROMPT)
 
+    def __init__(self, index: int, road: list[Message], random: Random) -> None:
+        super().__init__(index, road, random)
+        self.ahead = Ahead()
+
     def look(self) -> bool:
         if self.is_held:
             return False
@@ -155,6 +161,8 @@ class First(Stage):
         before = self.line
         self.line, num_right = confirmed(before, guessed, ids)
         fed = ids[num_right:]
+        known = [row[-1] for row in self.rows[self.ahead.num_known : before.certain]]
+        self.ahead.know([*known, *ids])
         if not fed:
             return
         del self.rows[self.line.length :]
@@ -167,14 +175,23 @@ class First(Stage):
 
     def guess(self, most: int) -> None:
         """Behind what is here; called again while these are on their way."""
-        if self.line.certain >= self.guess_from:
-            for _ in range(min(most, CAPACITY - 1 - len(self.rows))):
-                likely = next_id(self.rows[-1])
-                guess = likely if self.random.random() < 0.7 else 1 - likely
+        if self.line.certain >= self.guess_from and self.ahead.num_known == self.line.certain:
+            self.offer()
+            for guess in self.ahead.take(min(most, CAPACITY - 1 - len(self.rows))):
                 self.tags[len(self.rows)] = tag(KEY, self.line.branch, len(self.rows), guess)
                 self.rows.append((*self.rows[-1], guess))
         self.line = self.line._replace(length=len(self.rows))
         self.go_on()
+
+    def offer(self) -> None:
+        """Guesses come from elsewhere, and begin with what was known there: it may be known here by now, or wrong."""
+        at = self.random.randint(max(self.line.certain - 2, 1), self.ahead.end)
+        row = tuple(self.ahead[each] for each in range(at))
+        before, ids = digest(row), list[int]()
+        for _ in range(self.random.randint(0, 6)):
+            likely = next_id((*row, *ids))
+            ids.append(likely if self.random.random() < 0.7 else 1 - likely)
+        self.ahead.offer(at, before, ids, [1] * len(ids))
 
     def standing(self) -> SessionStanding:
         return SessionStanding(0, self.line.safe, 0, tuple(row[-1] for row in self.rows[: self.line.safe]))
@@ -182,6 +199,7 @@ class First(Stage):
     def switch(self, version: int) -> None:
         super().switch(version)
         self.guess_from = CAPACITY
+        self.ahead.give_up()
 
     def resend(self, position: int, known: int) -> None:
         self.guess_from = max(len(PROMPT), known)

@@ -45,7 +45,7 @@ def test_tokens_are_those_without_guesses(
 ) -> None:
     for _ in range(5):
         assert answers(specs, GUESSED) == expected
-    assert oracle.num_right > 20 and oracle.num_guessed - oracle.num_right > 20
+    assert oracle.num_right > 20 and oracle.num_guessed - oracle.num_right > 20 and oracle.num_further > 3
 
 
 @pytest.mark.usefixtures("oracle")

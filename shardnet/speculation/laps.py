@@ -1,0 +1,97 @@
+"""How long a ring takes for what its first stage sends: laps, and how soon one chunk may follow another. Pure.
+
+    lap     from when a token is sent until the one behind it is there
+    step    what the first stage computes for it
+    gap     between the answers to two chunks that went round one behind the other: what the slowest stage takes
+
+Seconds are those of any steady clock.
+"""
+
+from __future__ import annotations
+
+from shardnet.speculation.times import Times
+
+ENOUGH = 3
+"""So many laps must have been measured before anything is said of them."""
+FIRST_GAP = 0.5
+"""In laps: nothing is known of it at first."""
+TRIPLE = 3
+"""So many times the rows of any lap that was measured are tried next: what they take may be a surprise."""
+WEIGHT = 0.2
+"""Of the newest in an average."""
+PUSH = 0.75
+"""Chunks are sent so much sooner one after the other than answers come: so it is seen where these could come sooner."""
+
+
+class Laps:
+    """Of one ring, as its first stage sees it."""
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Another ring begins."""
+        self._laps = Times()
+        self._steps = Times()
+        self._gaps = Times()
+        self._followed = 1.0
+        """How much longer a lap takes when guesses follow it."""
+        self.sent_s = 0.0
+        """When the last chunk was sent, of whatever session."""
+
+    def note_lap(self, num_rows: int, lap_s: float, *, is_followed: bool) -> None:
+        """Of what was sent with so many rows; guesses were sent behind it meanwhile, or not."""
+        if not is_followed:
+            self._laps.note(num_rows, lap_s)
+        elif (plain_s := self._laps.seconds(num_rows)) is not None:
+            self._followed += WEIGHT * (max(1.0, min(lap_s / plain_s, 4.0)) - self._followed)
+
+    def note_gap(self, num_rows: int, gap_s: float) -> None:
+        """So long after the answer to one chunk came that to the next one, of so many rows."""
+        self._gaps.note(num_rows, gap_s)
+
+    def note_step(self, num_rows: int, step_s: float) -> None:
+        self._steps.note(num_rows, step_s)
+
+    @property
+    def most_rows(self) -> int:
+        """What laps of more rows take is not even guessed."""
+        return TRIPLE * self._laps.most_rows
+
+    def are_known(self, num_rows: int) -> bool:
+        """Whether enough was measured to say what more rows than these would take."""
+        return self._laps.num_measured(num_rows) >= ENOUGH
+
+    def lap_s(self, num_rows: int) -> float:
+        """0 where nothing was measured."""
+        return self._laps.seconds(num_rows) or 0.0
+
+    def step_s(self, num_rows: int) -> float:
+        """0 where nothing was measured."""
+        return self._steps.seconds(num_rows) or 0.0
+
+    def gap_s(self, num_rows: int) -> float:
+        """Between the answers to chunks of so many rows."""
+        return max(self._gap_s(num_rows), self.step_s(num_rows))
+
+    def followed_s(self, num_rows: int) -> float:
+        """A lap with guesses behind it."""
+        return self._followed * self.lap_s(num_rows)
+
+    def next_s(self, num_rows: int) -> float:
+        """From when on another chunk may be sent behind the last one."""
+        return self.sent_s + max(PUSH * self._gap_s(num_rows), self.step_s(num_rows))
+
+    @property
+    def has_gaps(self) -> bool:
+        """Whether it was seen what a chunk behind another one takes."""
+        return self._gaps.most_rows > 0
+
+    def depth(self) -> int:
+        """So many chunks go round without waiting for each other."""
+        return max(1, int(self.lap_s(1) / max(self.gap_s(1), 1e-9) + 0.5))
+
+    def _gap_s(self, num_rows: int) -> float:
+        lap_s = self.lap_s(num_rows)
+        gap_s = self._gaps.seconds(num_rows)
+        return FIRST_GAP * lap_s if gap_s is None else min(gap_s, lap_s)
