@@ -18,8 +18,10 @@ def refuse_at_once(options: GenerateOptions) -> None:
 
     Raises:
         BadRequest: more devices than units, a split of other units.
-        ModelNotFound, UnsupportedModel, DamagedCheckpoint
+        ModelNotFound, UnsupportedModel, DamagedCheckpoint: also of the draft.
     """
+    if options.generation.draft is not None:
+        glance_at_once(options.generation.draft)
     seen = glance_at_once(options.model)
     if seen is not None:
         check_number_of_units(options, seen)

@@ -16,6 +16,7 @@ from shardnet.launch.files.text_files import read_text_of
 from shardnet.launch.values import DEFAULT_DEVICES, MODEL_HELP, require_model, require_threads
 from shardnet.options import Whole
 from shardnet.session.options import GenerationOptions
+from shardnet.speculation.guesser import DRAFT
 
 _DEVICES = "Devices"
 _OUTPUT = "Output"
@@ -135,6 +136,8 @@ class GenerateOptions:
             self._refuse_what_was_decided()
         if self.where.threads is not None and self.uses_running_devices:
             raise BadRequest("--threads is for local devices; those of a cluster have theirs already.")
+        if self.generation.speculate == DRAFT and self.generation.draft is None:
+            raise BadRequest("--speculate draft needs --draft MODEL, a small model with the same tokenizer.")
         num_shards, num_devices = len(self.load.split or ()), self.where.devices
         if num_shards and num_devices is not None and num_shards != num_devices:
             names = f"--split names {counted(num_shards, 'shards')} for {counted(num_devices, 'devices')}"

@@ -121,7 +121,7 @@ class Engine:
             self._thread.join(END_S)
 
     def _work(self) -> None:
-        torch.set_num_threads(self._num_threads)
+        _compute_with(self._num_threads)
         try:
             with torch.inference_mode():
                 while self._do_step():
@@ -232,3 +232,14 @@ class Engine:
             ids = opened.chain.known[: opened.kv.length]
             self._kv.keep(number, opened.kv, array("q", ids))
             self._beginnings.note(number, tuple(ids))
+
+
+def _compute_with(num_threads: int) -> None:
+    """Let this thread compute with so many. torch gives the number that was set last to threads that begin later, too:
+    to those of whoever uses this process, it is set back.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(num_threads)
+    others = threading.Thread(target=torch.set_num_threads, args=(before,))
+    others.start()
+    others.join()

@@ -45,7 +45,10 @@ class FirstStage:
         if device is None:
             self._look()
             return None
-        told = self._transport.post(device, "offer", offer, timeout_s=ANSWER_S)
+        try:
+            told = self._transport.post(device, "offer", offer, timeout_s=ANSWER_S)
+        except ShardnetError:  # the cluster was closed here
+            return None
         told.add_done_callback(partial(self._was_told, device))
         return told
 

@@ -40,7 +40,7 @@ def draft_of(model: Any) -> str | None:
         BadRequest: it names no model.
     """
     if model is not None and (not isinstance(model, (str, Path)) or not str(model).strip()):
-        raise BadRequest(f"draft is a path or a hub id, but this is {quoted(model)}.", option="draft")
+        raise BadRequest(f"a draft is a path or a hub id, but this is {quoted(model)}.")
     return None if model is None else str(model)
 
 

@@ -68,13 +68,13 @@ class Front:
         """From any thread: guesses from elsewhere. Of ids that no token has, or of too many, nothing is taken.
 
         Returns:
-            Whether the session that is meant begins here.
+            Whether the session that is meant begins here; not where it is only copied.
         """
         if not offer.key or not offer.is_for(self._num_ids):
             return False
         with self._lock:
             found = [each for each in self._sessions.all() if each.spec.offer_key == offer.key]
-            if not found or not self._sessions.is_first:
+            if not found or found[0].is_held or not self._sessions.is_first:
                 return False
             guesser = self._guesser_of(found[0])
             guesser.know(found[0].came[guesser.num_known : found[0].certain].tolist(), self._clock_s())

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from in_process_ring import PROMPT, loaded
 from processes import wait_until
 from tiny_text_model import save_text_model
@@ -19,6 +20,7 @@ from shardnet.draft import drafts
 from shardnet.draft.engine import Engine
 from shardnet.errors import BadRequest, ModelNotFound, UsageError
 from shardnet.models import Shard
+from shardnet.transport.offer_messages import Offer
 
 NUM_TOKENS = 24
 
@@ -65,7 +67,7 @@ def test_what_is_no_model_is_refused(model: Model, tmp_path: Path) -> None:
     with pytest.raises(ModelNotFound):
         answer(model, draft=str(tmp_path / "nothing"))
     for nonsense in ("", " ", 5, b"x"):
-        with pytest.raises(BadRequest, match="draft is a path or a hub id"):
+        with pytest.raises(BadRequest, match="a draft is a path or a hub id"):
             answer(model, draft=nonsense)
     with pytest.raises(UsageError, match="draft_weights must be one of"):
         answer(model, draft=str(tmp_path), draft_weights="int3")
@@ -162,3 +164,46 @@ def test_what_a_program_leaves_is_ended(tiny: Path) -> None:
         engine._end()
         assert not engine._thread.is_alive()
         assert engine.guess(model.stream(PROMPT)._session.spec, PROMPT, print).chain.wants_more() is False
+
+
+def test_threads_of_others_compute_as_before(model: Model, draft: str) -> None:
+    """torch has one number for all threads that begin later."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        answer(model, draft=draft)
+        [engine] = model._drafts._engines.values()
+        numbers: list[int] = []
+        monkeyed = engine.result(60)._shard.forward
+        engine.result()._shard.forward = lambda *args: (numbers.append(torch.get_num_threads()), monkeyed(*args))[1]
+        answer(model, draft=draft)
+        wait_until(lambda: numbers != [])
+        assert set(numbers) == {1}
+        others: list[int] = []
+        thread = threading.Thread(target=lambda: others.append(torch.get_num_threads()))
+        thread.start()
+        thread.join()
+        assert others == [2] and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_copy_of_the_first_stage_takes_no_offers(tiny: Path) -> None:
+    """Or whoever offers would not look for the first stage any more."""
+    with loaded(tiny, [2, 2, 2], standby="hot") as (ring, model):
+        stream = model.stream(PROMPT, max_new_tokens=1000, draft=str(tiny))
+
+        def answers() -> set[tuple[bool, bool]]:
+            """Of all that have the session's key: whether it is held there, and whether an offer is taken."""
+            key = stream._session.spec.offer_key
+            stages = [host.stage for worker in ring.workers.values() for host in worker._stages.hosts()]
+            return {
+                (live.is_held, stage.offer(Offer(key, 0, 0, (5,))))
+                for stage in stages
+                if stage is not None
+                for live in stage._sessions.all()
+                if live.spec.offer_key == key
+            }
+
+        wait_until(lambda: answers() == {(False, True), (True, False)})
+        stream.close()
