@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from shardnet.loader.own_blocks import blocks_of, kind_of
 from shardnet.loader.stored import Stored
 from shardnet.models import Shard
-from shardnet.models.few_bits import Source, linears_of
+from shardnet.models.few_bits import linears_of
 from shardnet.models.kv import Segment
+from shardnet.models.packings import Source
 from shardnet.quantised.calibrated import calibrated
 from shardnet.quantised.calibrated import working_bytes as of_matrix
 from shardnet.quantised.rounding import rounded

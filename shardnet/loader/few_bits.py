@@ -17,7 +17,7 @@ from shardnet.errors import DamagedCheckpoint
 from shardnet.loader.gguf.reading import Read
 from shardnet.loader.places import TensorPlace
 from shardnet.loader.stretches import Ahead, Stretch, codes, floats
-from shardnet.models.few_bits import Packing, Source
+from shardnet.models.packings import Packing, Source
 from shardnet.quantised.grouped import Grouped
 from shardnet.quantised.kernels.kernel import LaysOutFiles
 from shardnet.quantised.rounding import rounded

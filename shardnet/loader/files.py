@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -25,7 +26,7 @@ from shardnet.models.skeleton import build_skeleton
 from shardnet.plan import ModelProfile
 from shardnet.process.cache_folder import cache_folder
 from shardnet.progress import Progress
-from shardnet.quantised.schemes import AUTO, bits_of, settled
+from shardnet.quantised.schemes import AUTO, bits_of, joint_format, settled
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tokenizer_config.json")
 TRIAL_TEXT = "Once"
@@ -119,7 +120,10 @@ def open_model(
     skeleton.tied = ties_that_hold(skeleton.tied, copy.tensors)
     name = Path(model).name.removesuffix(".gguf")
     tensors = match_names(skeleton, copy.tensors)
-    stored_as = partial(_format_of, tensors)
+    formats: dict[str, set[str]] = defaultdict(set)
+    for key, place in tensors.items():
+        formats[key.partition(PART_MARK)[0]].add(place.dtype)
+    stored_as = partial(_format_of, formats)
     like_weights = nearest_scheme(skeleton, weights, stored_as)
     profile = profile_skeleton(skeleton, dtype, name, weights, stored_as)
     return ModelFiles(
@@ -141,9 +145,9 @@ def open_model(
     )
 
 
-def _format_of(tensors: Mapping[str, TensorPlace], name: str) -> str:
-    """In which format a tensor of the model is stored; '' where it is stored in parts."""
-    return tensors[name].dtype if name in tensors else ""
+def _format_of(formats: Mapping[str, Collection[str]], name: str) -> str:
+    """In which format a tensor of the model is stored: see `joint_format`."""
+    return joint_format(formats.get(name, ()))
 
 
 def read_tokenizer(folder: Path) -> Any:

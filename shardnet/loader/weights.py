@@ -16,8 +16,9 @@ from shardnet.loader.few_bits import fill, look_up, name_of, num_bytes
 from shardnet.loader.places import TensorPlace
 from shardnet.loader.reader import Reader
 from shardnet.models import Shard
-from shardnet.models.few_bits import Packing, hold_in_few_bits
+from shardnet.models.few_bits import hold_in_few_bits
 from shardnet.models.kv import ON_CPU
+from shardnet.models.packings import Packing
 from shardnet.models.skeleton import Skeleton, Slot, skeleton_to_run
 from shardnet.plan import KernelOrder
 from shardnet.quantised.kv_names import AUTO as KV_AUTO

@@ -1,7 +1,7 @@
 """Which matrices of a unit are held in few bits, and the modules that stand for them then.
 
-Products with the same input become one matrix, where their forms are the same. What a module of another kind multiplies
-by (fused experts, a router), and what no kernel can hold for its shape, stays in floats.
+Products with the same input become one matrix, where their forms are the same; experts have matrices of their own. What
+a module of another kind multiplies by (a router), and what no kernel can hold for its shape, stays in floats.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from shardnet.errors import UnsupportedModel
+from shardnet.models import experts
 from shardnet.models.blocks import Block, Embedding
+from shardnet.models.packings import Packing, Source
 from shardnet.models.skeleton import SIDE_BY_SIDE, Skeleton
 from shardnet.plan import KernelOrder
 from shardnet.quantised.kernels.choosing import kernel_for
@@ -27,40 +29,6 @@ LIKE_LINEAR = ("Conv1D", "FalconLinear")
 """Of transformers: layers that are linear as torch's are."""
 ROUTERS = ("gate", "router", "shared_expert_gate", "wg")
 """Choose experts: small, and what they choose is not to change."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """A tensor of the checkpoint that becomes part of a matrix."""
-
-    name: str
-    shape: torch.Size
-    is_transposed: bool
-    """It has the outputs in its second dimension."""
-    first_element: int = 0
-    """Of a part of the tensor: where it begins there."""
-
-    @property
-    def label(self) -> str:
-        """By which it differs from other parts of the tensor."""
-        return f"{self.name}@{self.first_element}" if self.first_element else self.name
-
-    @property
-    def num_outputs(self) -> int:
-        return self.shape[1] if self.is_transposed else self.shape[0]
-
-    @property
-    def num_inputs(self) -> int:
-        return self.shape[0] if self.is_transposed else self.shape[1]
-
-
-@dataclass(frozen=True)
-class Packing:
-    """A matrix that waits for its weights."""
-
-    sources: tuple[Source, ...]
-    """Whose outputs lie one behind the other in it."""
-    held: Held
 
 
 @dataclass(frozen=True)
@@ -99,6 +67,14 @@ def hold_in_few_bits(
                 packing = None if form is None else _pack(modules, group, form, choose, dtype, device)
                 if packing is not None:
                     packings[unit].append(packing)
+        for fused in list(experts.fused_in(modules)):
+            wanted = {
+                name: form_of(scheme, stored(name), shape[2], is_table=False) for name, shape in fused.tensors.items()
+            }
+            held = experts.hold(fused, wanted, choose, device)
+            if held is not None:
+                _replace(modules, fused.path, held[0])
+                packings[unit] += held[1]
     return packings
 
 
@@ -112,7 +88,17 @@ def held_bytes(
         form = _form_of(scheme, place, stored)
         if form is not None and form.fits(source.num_inputs):
             sizes[source.name] = form.num_bytes(source.num_outputs, source.num_inputs)
+    for name, shape in _fused_tensors(modules):
+        form = form_of(scheme, stored(name), shape[2], is_table=False)
+        if form is not None and form.fits(shape[2]):
+            sizes[name] = shape[0] * form.num_bytes(shape[1], shape[2])
     return sum(sizes.values())
+
+
+def _fused_tensors(modules: dict[str, nn.Module]) -> Iterator[tuple[str, torch.Size]]:
+    """Of all experts, by their names in the model: [E, outputs, inputs]."""
+    for fused in experts.fused_in(modules):
+        yield from fused.tensors.items()
 
 
 def nearest_scheme(skeleton: Skeleton, scheme: str, stored: Callable[[str], str]) -> str:
@@ -123,10 +109,15 @@ def nearest_scheme(skeleton: Skeleton, scheme: str, stored: Callable[[str], str]
     """
     num_weights: Counter[int] = Counter()
     for unit, modules in skeleton.units():
-        for place in _places(skeleton, modules) if 0 < unit < skeleton.num_units_total - 1 else ():
-            form = form_of(scheme, stored(place.source.name), place.source.num_inputs, is_table=False)
-            is_held = form is not None and form.fits(place.source.num_inputs)
-            num_weights[form.bits if form is not None and is_held else 0] += place.source.shape.numel()
+        if not 0 < unit < skeleton.num_units_total - 1:
+            continue
+        sources = [place.source for place in _places(skeleton, modules)]
+        sizes = [(source.name, source.num_inputs, source.shape) for source in sources]
+        sizes += [(name, shape[-1], shape) for name, shape in _fused_tensors(modules)]
+        for name, num_inputs, shape in sizes:
+            form = form_of(scheme, stored(name), num_inputs, is_table=False)
+            is_held = form is not None and form.fits(num_inputs)
+            num_weights[form.bits if form is not None and is_held else 0] += shape.numel()
     most = max(num_weights, key=lambda bits: num_weights[bits], default=0)
     if bits_of(scheme) is None:
         return {4: INT4, 8: INT8}.get(most, AUTO)

@@ -17,6 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_gguf import write_gguf
+from tiny_gguf_families import file_of, skeleton_of
 from tiny_models import VARIANTS
 from torch import Tensor
 
@@ -25,9 +26,9 @@ from shardnet.loader import enter, find_copy, fingerprint, load_shard, open_mode
 from shardnet.loader.checkpoint import index_folder
 from shardnet.loader.gguf.as_it_is import kept_as_it_is
 from shardnet.loader.gguf.conversion import convert_weights
-from shardnet.loader.gguf.header import GgufHeader, read_header
+from shardnet.loader.gguf.header import read_header
 from shardnet.loader.gguf.kept_index import KEPT
-from shardnet.loader.gguf.naming import Naming, naming_of, wanted_shapes
+from shardnet.loader.gguf.naming import naming_of, wanted_shapes
 from shardnet.loader.places import TensorPlace
 from shardnet.loader.stored import bytes_of, stored_as
 from shardnet.models import Skeleton, build_skeleton
@@ -48,46 +49,6 @@ FAMILIES = {
 }
 """What transformers does to the values of each family that it reads from GGUF files and devices unpack."""
 CONVERTED = ("gpt2", "bloom")
-LARGER = {
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "moe_intermediate_size": 32,
-    "shared_expert_intermediate_size": 64,
-}
-
-
-def skeleton_of(variant: str) -> Skeleton:
-    """Of the variant, with widths that blocks of 32 divide, and experts in all blocks."""
-    from transformers import CONFIG_MAPPING
-
-    family, sizes = VARIANTS[variant]
-    wider = {name: size for name, size in LARGER.items() if name in sizes}
-    config = CONFIG_MAPPING[family](**sizes | wider | ({"mlp_only_layers": []} if family == "qwen2_moe" else {}))
-    return build_skeleton(config, 0, config.num_hidden_layers + 1)
-
-
-def file_of(path: Path, skeleton: Skeleton, kind: str) -> tuple[GgufHeader, Naming]:
-    """A file with random weights: matrices in blocks, all else in F32, as llama.cpp has it."""
-    header: Any = SimpleNamespace(path=path)
-    naming, shapes = naming_of(header, skeleton.config.to_dict(), skeleton), wanted_shapes(skeleton)
-    writer = gguf.GGUFWriter(path, "llama")
-    random = np.random.default_rng(0)
-    for in_file, name in naming.names.items():
-        if name not in shapes:
-            continue
-        shape = shapes[name]
-        if not in_file.endswith((".weight", ".bias")):  # experts, whose gate and up are one tensor of the model
-            shape = shape if "down" in in_file else (shape[0], shape[1] // 2, shape[2])
-            in_file += ".weight"
-        shape = shape[1:] if "shexp" in in_file and shape[0] == 1 else shape
-        values = random.standard_normal(shape).astype(np.float32)
-        stored = gguf.GGMLQuantizationType[kind if len(shape) > 1 and shape[-1] % 32 == 0 else "F32"]
-        writer.add_tensor(in_file, gguf.quantize(values, stored), raw_dtype=stored)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return read_header(path), naming
 
 
 @pytest.mark.parametrize("variant", FAMILIES)
