@@ -74,11 +74,13 @@ class LoadOptions(Options):
         str,
         OneOf(schemes.SCHEMES),
         Meaning(
-            "How weights are held: int4, int8, w8a8 (activations in 8 bits, too), float32, bfloat16 or float16, in "
-            "which it computes then. auto: with bfloat16 in the few bits of a .gguf file, else as --dtype says.",
-            about='how weights are held: "int4", "int8", "w8a8" (what they multiply is rounded to 8 bits, too), '
-            '"float32", "bfloat16" or "float16", which is what it computes in then; "auto" keeps the few bits of a '
-            ".gguf file where it computes in bfloat16, and takes `dtype` otherwise.",
+            "How weights are held: int4 (coarser: int4-g64, int4-g128; symmetric: int4-sym), int8, w8a8 (activations "
+            "in 8 bits, too), float32, bfloat16 or float16, in which it computes then. auto: with bfloat16 in the few "
+            "bits of a .gguf file or of shardnet quantise, else as --dtype says.",
+            about='how weights are held: "int4" (in coarser groups "int4-g64" and "int4-g128", symmetric "int4-sym"), '
+            '"int8", "w8a8" (what they multiply is rounded to 8 bits, too), "float32", "bfloat16" or "float16", which '
+            'is what it computes in then; "auto" keeps the few bits of a .gguf file, or of a checkpoint of '
+            "`Cluster.quantise`, where it computes in bfloat16, and takes `dtype` otherwise.",
             panel=_MODEL,
         ),
     ] = schemes.AUTO

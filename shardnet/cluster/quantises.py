@@ -11,10 +11,10 @@ from pathlib import Path
 from shardnet.calibration.folder import QuantisedFolder
 from shardnet.cluster.copies import require_copies
 from shardnet.cluster.placement import given_plan
-from shardnet.cluster.quantising import Job, check_scheme, check_source, quantise
+from shardnet.cluster.quantising import Job, check_source, checked, quantise
 from shardnet.cluster.watch import Watch
 from shardnet.errors import BadRequest, ClusterError
-from shardnet.loader import open_model
+from shardnet.loader import ModelFiles, open_model
 from shardnet.process.cache_folder import cache_folder
 from shardnet.progress import Progress, in_turn, shown
 from shardnet.quantised.schemes import INT4
@@ -46,6 +46,7 @@ class CanQuantise(ABC):
         weights: str = INT4,
         text: str | None = None,
         split: Sequence[int] | None = None,
+        cache_dir: str | Path | None = None,
         progress: Progress | None = None,
     ) -> Path:
         """Make a checkpoint of 4 bits with less loss than by rounding: by what a text shows of each matrix's inputs.
@@ -60,6 +61,7 @@ class CanQuantise(ABC):
             weights: "int4", "int4-g64", "int4-g128" or "int4-sym".
             text: some thousand tokens of what the model is used for; None takes a text that comes with shardnet.
             split: units of each device; None gives all as many.
+            cache_dir: as for `load`.
             progress: told how far it is; None shows a bar on a terminal.
 
         Returns:
@@ -73,32 +75,26 @@ class CanQuantise(ABC):
         if not devices:
             raise ClusterError("every device of this cluster is lost. Start a new one.")
         with shown(progress) as caller, in_turn(caller) as told:
-            job = self._job(str(model), weights, calibration_text() if text is None else text, devices, split, told)
+            opened = open_model(
+                str(model), READ_AS, weights=checked(weights), cache_dir=cache_folder(cache_dir), progress=told
+            )
+            ids = _ids_of(calibration_text() if text is None else text, opened)
+            check_source(opened, len(ids))
+            counts = even_split(opened.profile.num_units, len(devices)) if split is None else split
+            stages = given_plan(counts, opened.profile, devices, 0).stages
+            named = require_copies(opened, devices, self._dispatch, cache_folder(cache_dir), told)
+            job = Job(opened, named, weights, ids, stages, tuple(devices))
             folder = QuantisedFolder(Path(out), job.opened.profile.num_units, job.made_of())
             with closing(folder):
                 quantise(self._transport, job, folder, lambda: self._watch.lost, told)
             return folder.path
 
-    def _job(
-        self,
-        model: str,
-        weights: str,
-        text: str,
-        devices: Sequence[str],
-        split: Sequence[int] | None,
-        progress: Progress,
-    ) -> Job:
-        check_scheme(weights)
-        opened = open_model(model, READ_AS, weights=weights, progress=progress)
-        profile = opened.profile
-        if not text.strip():
-            raise BadRequest("The text is empty. Give some thousand tokens of what the model is used for.")
-        ids = encode(text, opened.tokenizer(), chat=False, vocabulary=profile.vocabulary, model=profile.name)
-        check_source(opened, len(ids))
-        counts = even_split(profile.num_units, len(devices)) if split is None else split
-        stages = given_plan(counts, profile, devices, 0).stages
-        named = require_copies(opened, devices, self._dispatch, cache_folder(None), progress)
-        return Job(opened, named, weights, tuple(ids), stages, tuple(devices))
+
+def _ids_of(text: str, opened: ModelFiles) -> tuple[int, ...]:
+    if not text.strip():
+        raise BadRequest("The text is empty. Give some thousand tokens of what the model is used for.")
+    profile = opened.profile
+    return tuple(encode(text, opened.tokenizer(), chat=False, vocabulary=profile.vocabulary, model=profile.name))
 
 
 def calibration_text() -> str:

@@ -64,13 +64,15 @@ class Job:
         return {"checkpoint": self.opened.copy.name, "weights": self.scheme, "text": text, "method": METHOD}
 
 
-def check_scheme(scheme: str) -> None:
-    """
+def checked(scheme: str) -> str:
+    """One that is made by a text.
+
     Raises:
         BadRequest: it is made by no text.
     """
     if scheme not in FOUR_BITS:
         raise BadRequest(f"weights must be one of {', '.join(FOUR_BITS)}, but is {quoted(scheme)}.", option="weights")
+    return scheme
 
 
 def check_source(opened: ModelFiles, num_tokens: int) -> None:

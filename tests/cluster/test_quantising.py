@@ -17,12 +17,13 @@ from shardnet.calibration.unit import calibrate, outputs_of
 from shardnet.cluster.cluster import Cluster
 from shardnet.cluster.quantises import calibration_text
 from shardnet.device import quantising
-from shardnet.errors import BadRequest, ClusterError, ShardnetError, UsageError
+from shardnet.errors import BadRequest, ClusterError, DoesNotFit, ShardnetError, UsageError
 from shardnet.loader import load_shard, open_model
 
 pytestmark = pytest.mark.usefixtures("quick_watch")
 TEXT = calibration_text()[:700]
 SCHEME = "int4-g64"
+PROMPT = list(range(40, 70))
 
 
 @pytest.fixture
@@ -183,6 +184,35 @@ def test_a_unit_that_is_gone_is_made_again(
         fails(cluster, tiny, tmp_path / "out")
     (tmp_path / "out" / "unit-00001.safetensors").unlink()
     assert quantised(cluster, tiny, tmp_path / "out") == expected
+
+
+def test_a_device_that_is_lost_later_changes_no_token(
+    ring: RingInProcess, cluster: Cluster, tiny: Path, tmp_path: Path
+) -> None:
+    """Who takes over its units reads the very same bits."""
+    quantised(cluster, tiny, tmp_path / "out")
+    with cluster.load(tmp_path / "out", dtype="float32", weights=SCHEME, split=[2, 2, 2]) as model:
+        [before] = model.generate([PROMPT], max_new_tokens=32)
+        for one in ring.names:
+            for other in ring.names:
+                ring.network.delay(one, other, 0.002)
+        stream = model.stream(PROMPT, max_new_tokens=32)
+        next(stream)
+        ring.network.kill("b")
+        "".join(stream)
+        assert stream.result.token_ids == before.token_ids
+        assert "b" not in model.plan.devices
+
+
+def test_devices_keep_nothing_and_say_where_there_is_no_room(
+    ring: RingInProcess, cluster: Cluster, tiny: Path, tmp_path: Path
+) -> None:
+    quantised(cluster, tiny, tmp_path / "out")
+    assert [worker.premises.memory.budget.needed_bytes for worker in ring.workers.values()] == [0, 0, 0]
+    with ring_in_process(1, memory_bytes=300_000) as small, small.connect() as other:
+        with pytest.raises(DoesNotFit, match="GiB are free there beside what is promised to others"):
+            quantised(other, tiny, tmp_path / "small")
+        assert small.workers["a"].premises.memory.budget.needed_bytes == 0
 
 
 def test_two_runs_do_not_write_in_one_folder(

@@ -157,6 +157,29 @@ def test_of_a_gguf_file_its_blocks_are_fetched(tmp_path: Path, monkeypatch: pyte
         assert ring.fetched("b") == unit_bytes(model, tmp_path, 2, 3)
 
 
+def test_a_checkpoint_of_4_bits_is_made_of_what_is_fetched_and_is_fetched_itself(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with shipped(tmp_path, "ab", monkeypatch) as ring:
+        cache = {"cache_dir": tmp_path / "coordinator", "progress": silent}
+        made = ring.cluster.quantise(
+            model, tmp_path / "made", weights="int4-g64", text="A b. " * 90, split=[3, 3], **cache
+        )
+        fetched = {name: ring.fetched(name) for name in "ab"}
+        assert fetched == {"a": unit_bytes(model, tmp_path, 0, 2), "b": unit_bytes(model, tmp_path, 3, 4)}
+        answers = []
+        for split in ([3, 3], [1, 5]):
+            with ring.cluster.load(made, split=split, weights="int4-g64", **ring.options) as loaded:
+                answers.append(answer(loaded))
+            if split == [3, 3]:
+                assert (
+                    ring.fetched("a") - fetched["a"]
+                    < unit_bytes(made, tmp_path, 0, 2)
+                    <= unit_bytes(model, tmp_path, 0, 2)
+                )
+    assert answers[0] == answers[1]
+
+
 def test_what_came_is_not_fetched_again(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The model is loaded again by other processes with the same cache folders."""
     with shipped(tmp_path, "ab", monkeypatch) as ring, ring.cluster.load(model, split=[3, 3], **ring.options):
