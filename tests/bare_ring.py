@@ -17,6 +17,7 @@ import torch
 from shardnet.device.stage_host import StageHost
 from shardnet.device.worker import Worker
 from shardnet.policy.mending import catch_up
+from shardnet.speculation.guesser import DRAFT
 from shardnet.transport import InProcessNetwork
 from shardnet.transport.base import RemoteObject
 from shardnet.transport.delivery import answer_of
@@ -39,6 +40,11 @@ ASK_S = 2.0
 """Of the network's seconds: what is not answered is asked again."""
 PATIENT_S = 10_000.0
 """The same, of which two hundred may pass in one: a machine may be busy with other things."""
+
+
+def key_for_offers(session: int) -> int:
+    """What a session's offers bear: there is no source that could draw one."""
+    return session + 1000
 
 
 class Request(NamedTuple):
@@ -316,6 +322,8 @@ class BareRing:
             spec = spec._replace(prompt_ids=tuple(history))
         if sampling.speculate != "off" and index in (0, len(self._hosts) - 1):
             spec = spec._replace(guess_key=b"k" * 16, guess_from=self._num_known.get(session, 0))
+        if sampling.speculate == DRAFT and index == 0:
+            spec = spec._replace(offer_key=key_for_offers(session))
         self._ask(index, "open_session", spec._replace(send_from=send_from))
 
     def _feed(self, session: int, position: int, history: list[int]) -> None:
