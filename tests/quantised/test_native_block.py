@@ -57,8 +57,15 @@ class Drawn:
         shape = num_rows, self.heads.num_kv_heads, self.heads.head_size
         return torch.randn(shape).to(dtype), torch.randn(shape).to(dtype)
 
-    def wanted(self, hidden: Tensor, angles: tuple[Tensor, Tensor] | None, keys: Tensor, values: Tensor) -> Tensor:
-        """Of one session's rows [t, H] behind keys and values [n, K, d]."""
+    def wanted(
+        self,
+        hidden: Tensor,
+        angles: tuple[Tensor, Tensor] | None,
+        keys: Tensor,
+        values: Tensor,
+        kept: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        """Of one session's rows [t, H] behind keys and values [n, K, d]; `kept` are those of the rows themselves."""
         num_heads, num_kv_heads, d = self.heads[:3]
         rows = hidden.double()
         qkv = self._product(normalised(rows, self.norms.before_attention), 0).view(len(rows), -1, d)
@@ -67,6 +74,8 @@ class Drawn:
             queries, new_keys = normalised(queries, self.norms.query), normalised(new_keys, self.norms.key)
         if angles is not None:
             queries, new_keys = turned(queries, angles), turned(new_keys, angles)
+        if kept is not None:
+            new_keys, new_values = (each.double() for each in kept)
         seen = self._seen(queries, torch.cat((keys.double(), new_keys)), torch.cat((values.double(), new_values)))
         middle = self._product(seen.flatten(1), 1)
         if self.norms.behind_attention is not None:
@@ -272,6 +281,46 @@ def test_keys_and_values_of_8_bits(native: Native, dtype: torch.dtype) -> None:
     hidden[69, 5] = float("inf")
     broken = blocks.run(hidden, [(70, 130)], [Seen(None, [store.runs])], is_rounded=True)
     assert bool(broken[69].isnan().all()) and broken[:60].equal(out[:60])
+
+
+@pytest.mark.parametrize("dtype", KINDS)
+@pytest.mark.parametrize("heads", HEADS)
+def test_8_bits_are_seen_as_the_numbers_that_they_stand_for(native: Native, heads: Heads, dtype: torch.dtype) -> None:
+    """Of three sessions in one step, with windows, caps, heads of many sizes, and heads that are far from zero."""
+    one, cases = Drawn(heads), [(0, 70, ()), (130, 1, (64,)), (200, 33, (1, 77, 210))]
+    hidden, sessions = torch.randn(104, HIDDEN).to(dtype), [(num, length) for length, num, _ in cases]
+    own = [one.kv(length, dtype) for length, _, _ in cases]
+    own = [(keys + 3 * torch.randn(keys.shape[1], 1).to(dtype), values - 2) for keys, values in own]
+    blocks = NativeBlocks(native, [one.block])
+    rounded = [
+        Store(*(encode(each) for each in kv), num, cuts, filler=0)
+        for kv, (_, num, cuts) in zip(own, cases, strict=True)
+    ]
+    out = blocks.run(hidden, sessions, [Seen(None, [each.runs for each in rounded])], is_rounded=True)
+    first = 0
+    for store, (length, num, _) in zip(rounded, cases, strict=True):
+        places = [place + row for place, size in zip(store.places, store.sizes, strict=True) for row in range(size)]
+        numbers = [decode(each[places], heads.head_size, torch.float32) for each in (store.keys, store.values)]
+        keys, values = numbers
+        kept = keys[length:], values[length:]
+        want = one.wanted(hidden[first : first + num], None, keys[:length], values[:length], kept)
+        assert_near(out[first : first + num], want, 0.02 if dtype == torch.float32 else 0.03)
+        first += num
+
+
+@pytest.mark.parametrize("dtype", KINDS)
+def test_a_row_of_8_bits_does_not_depend_on_those_beside_it(native: Native, dtype: torch.dtype) -> None:
+    one = Drawn(Heads(6, 2, 64, 0.125, window=140))
+    blocks, rows = NativeBlocks(native, [one.block]), torch.randn(230, HIDDEN).to(dtype)
+    none = [torch.empty(0, 2, 68, dtype=torch.int8)] * 2
+    store, in_pieces = Store(*none, 230, filler=0), Store(*none, 230, (3, 64, 129), filler=0)
+    whole = blocks.run(rows, [(230, 0)], [Seen(None, [store.runs])], is_rounded=True)
+    pieces, first = [], 0
+    for num in (1, 1, 60, 7, 64, 1, 3, 63, 30):
+        here = rows[first : first + num]
+        pieces.append(blocks.run(here, [(num, first)], [Seen(None, [in_pieces.runs])], is_rounded=True))
+        first += num
+    assert torch.cat(pieces).equal(whole)
 
 
 def test_gates_far_from_zero(native: Native) -> None:

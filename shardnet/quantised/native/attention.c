@@ -20,12 +20,12 @@ static void *memory_of(const Job *job, Look *l) {
     const int64_t size = job->a->head_size, queries = job->at_once * job->group;
     l->a = job->a;
     l->group = job->group;
-    l->paired = HAS_PAIRS && job->a->kind == BFLOAT16 && !job->a->is_rounded && job->a->softcap == 0;
+    l->paired = HAS_PAIRS && job->a->kind == BFLOAT16 && job->a->softcap == 0;
     l->steps = l->paired ? size / 2 : size;
     l->value_steps = l->paired ? KEYS / 2 : KEYS;
     l->wide = (size + 15) / 16 * 16;
     const int64_t tile = l->steps * KEYS + l->value_steps * l->wide;
-    float *memory = calloc((size_t)(size + tile + queries * (l->steps + l->wide + 2)), 4);
+    float *memory = calloc((size_t)(9 * size + tile + 4 * KEYS + queries * (l->steps + l->wide + 4)), 4);
     l->nothing = (const char *)memory;
     l->keys = memory + size;
     l->values = l->keys + l->steps * KEYS;
@@ -33,6 +33,10 @@ static void *memory_of(const Job *job, Look *l) {
     l->sums = l->queries + queries * l->steps;
     l->most = l->sums + queries * l->wide;
     l->total = l->most + queries;
+    l->query_sums = l->total + queries;
+    l->middles = l->query_sums + queries;
+    l->scales = l->middles + queries;
+    l->codes = (uint16_t *)(l->scales + 4 * KEYS);
     return memory;
 }
 

@@ -4,7 +4,8 @@
    scaled when a larger score comes (Dao et al. 2022, FlashAttention). So what comes of a query depends on it and on what it
    may see alone, and neither on how many come with it nor on where the rows lie. Where the processor multiplies pairs of
    bfloat16, keys, values and weights are such pairs; else all is float32. Keys and values may be kept in 8 bits: as codes
-   of each head, and behind them a scale and a middle in bfloat16 (see kv_rows.py). */
+   of each head, and behind them a scale and a middle in bfloat16 (see kv_rows.py). As pairs codes are multiplied as they
+   are, whole numbers that bfloat16 holds exactly; scales go to scores and weights, and middles to sums of their own. */
 
 #include "look.h"
 
@@ -62,10 +63,40 @@ static void pack_pairs(const Look *l, const char *const *keys, const char *const
         for (int64_t c = 0; c < l->a->head_size; c++) to[c] = a[c] | (uint32_t)b[c] << 16;
     }
 }
+
+static void note_scales(const Look *l, const char *const *heads, float *scales) {
+    for (int64_t i = 0; i < KEYS; i++) {
+        scales[i] = number_at(heads[i] + l->a->head_size, BFLOAT16, 0);
+        scales[KEYS + i] = number_at(heads[i] + l->a->head_size, BFLOAT16, 1);
+    }
+}
+
+static void pack_codes(const Look *l, const char *const *keys, const char *const *values) {
+    const int64_t size = l->a->head_size;
+    const char *rows[16];
+    note_scales(l, keys, l->scales);
+    note_scales(l, values, l->scales + 2 * KEYS);
+    for (int64_t i = 0; i < KEYS; i += 16) {
+        for (int64_t k = 0; k < 16; k++) {
+            const int8_t *from = (const int8_t *)keys[i + k];
+            uint16_t *to = l->codes + k * size;
+            for (int64_t j = 0; j < size; j++) to[j] = (uint16_t)(bits_of_float((float)from[j]) >> 16);
+            rows[k] = (const char *)to;
+        }
+        for (int64_t j = 0; j < l->steps; j += 16) turn_over(rows, j, least(16, l->steps - j), l->keys + j * KEYS + i);
+    }
+    for (int64_t i = 0; i < l->value_steps; i++) {
+        const int8_t *a = (const int8_t *)values[2 * i], *b = (const int8_t *)values[2 * i + 1];
+        uint32_t *to = (uint32_t *)l->values + i * l->wide;
+        for (int64_t c = 0; c < size; c++)
+            to[c] = bits_of_float((float)a[c]) >> 16 | (bits_of_float((float)b[c]) & 0xffff0000u);
+    }
+}
 #else
 static void pack_pairs(const Look *l, const char *const *keys, const char *const *values) {
     (void)l, (void)keys, (void)values;
 }
+#define pack_codes pack_pairs
 #endif
 
 ALWAYS void pack_numbers(const int kind, const Look *l, const char *const *keys, const char *const *values) {
@@ -92,7 +123,8 @@ static void pack_rounded(const Look *l, const char *const *keys, const char *con
 static void pack_tile(const Look *l, int64_t first, int64_t num) {
     const char *keys[KEYS], *values[KEYS];
     find_rows(l, first, num, keys, values);
-    if (l->a->is_rounded) pack_rounded(l, keys, values);
+    if (l->a->is_rounded && l->paired) pack_codes(l, keys, values);
+    else if (l->a->is_rounded) pack_rounded(l, keys, values);
     else if (l->paired) pack_pairs(l, keys, values);
     else if (l->a->kind == FLOAT32) pack_numbers(FLOAT32, l, keys, values);
     else if (l->a->kind == BFLOAT16) pack_numbers(BFLOAT16, l, keys, values);
@@ -202,6 +234,15 @@ ALWAYS float soften_pairs(const Look *l, float *scores, int64_t from, int64_t to
     for (int i = 0; i < 4; i++) own[i] = _mm512_maskz_mov_ps(seen[i], power_of_two(_mm512_sub_ps(own[i], shift)));
     const __m512 sum = _mm512_add_ps(_mm512_add_ps(own[0], own[1]), _mm512_add_ps(own[2], own[3]));
     *total = *total * factor + _mm512_reduce_add_ps(sum);
+    if (l->a->is_rounded) {
+        __m512 middle = _mm512_setzero_ps();
+        for (int i = 0; i < 4; i++) {
+            middle = _mm512_fmadd_ps(own[i], _mm512_loadu_ps(l->scales + 3 * KEYS + 16 * i), middle);
+            own[i] = _mm512_mul_ps(own[i], _mm512_loadu_ps(l->scales + 2 * KEYS + 16 * i));
+        }
+        float *middles = l->middles + (most - l->most);
+        *middles = *middles * factor + _mm512_reduce_add_ps(middle);
+    }
     *most = top;
     for (int i = 0; i < 4; i++) _mm256_storeu_si256((__m256i *)scores + i, (__m256i)_mm512_cvtneps_pbh(own[i]));
     return factor;
@@ -216,6 +257,11 @@ static int64_t first_seen(const Look *l, int64_t position) {
     return l->a->window && position >= l->a->window ? position - l->a->window + 1 : 0;
 }
 
+/* The scores of codes become those of what they stand for. */
+static void scale_scores(const Look *l, float *scores, float query_sum) {
+    for (int i = 0; i < KEYS; i++) scores[i] = scores[i] * l->scales[i] + query_sum * l->scales[KEYS + i];
+}
+
 ALWAYS void look_at(const int num, const int paired, const Look *l, int64_t query, int64_t tile) {
     if (tile > position_of(l, query + num - 1)) return;
     float weights[LOOKS * KEYS], factors[LOOKS];
@@ -224,6 +270,7 @@ ALWAYS void look_at(const int num, const int paired, const Look *l, int64_t quer
     for (int r = 0; r < num; r++) {
         const int64_t position = position_of(l, query + r), from = first_seen(l, position) - tile;
         float *own = weights + r * KEYS, *most = l->most + query + r, *total = l->total + query + r;
+        if (paired && l->a->is_rounded) scale_scores(l, own, l->query_sums[query + r]);
         factors[r] = paired ? soften_pairs(l, own, from, position + 1 - tile, most, total)
                             : soften(l, own, from, position + 1 - tile, most, total);
     }
@@ -263,6 +310,8 @@ static void read_queries(const Look *l) {
     for (int64_t q = 0; q < l->num * l->group; q++) {
         const int64_t row = l->session->first_row + l->first + q / l->group, head = l->kv_head * l->group + q % l->group;
         const char *from = a->heads + (row * row_heads + head) * a->head_size * width;
+        l->query_sums[q] = 0;
+        for (int64_t i = 0; i < a->head_size && a->is_rounded; i++) l->query_sums[q] += number_at(from, a->kind, i);
         if (l->paired) memcpy(l->queries + q * l->steps, from, (size_t)a->head_size * 2);
         else
             for (int64_t i = 0; i < a->head_size; i++) l->queries[q * l->steps + i] = number_at(from, a->kind, i);
@@ -275,7 +324,7 @@ static void write_seen(const Look *l) {
     for (int64_t q = 0; q < l->num * l->group; q++) {
         float *own = l->sums + q * l->wide;
         const int64_t row = l->session->first_row + l->first + q / l->group, head = l->kv_head * l->group + q % l->group;
-        for (int64_t i = 0; i < a->head_size; i++) own[i] /= l->total[q];
+        for (int64_t i = 0; i < a->head_size; i++) own[i] = (own[i] + l->middles[q]) / l->total[q];
         put(own, a->head_size, &seen, row, head * a->head_size);
     }
 }
@@ -284,7 +333,7 @@ void look(const Look *l) {
     const int64_t num = l->num * l->group, end = l->session->length + l->first + l->num;
     read_queries(l);
     memset(l->sums, 0, (size_t)(num * l->wide) * 4);
-    for (int64_t q = 0; q < num; q++) l->most[q] = -INFINITY, l->total[q] = 0;
+    for (int64_t q = 0; q < num; q++) l->most[q] = -INFINITY, l->total[q] = l->middles[q] = 0;
     for (int64_t tile = first_seen(l, position_of(l, 0)) / KEYS * KEYS; tile < end; tile += KEYS) {
         pack_tile(l, tile, least(KEYS, end - tile));
         for (int64_t q = 0; q < num; q += LOOKS) BY_LOOKS[least(LOOKS, num - q) - 1](l, q, tile);

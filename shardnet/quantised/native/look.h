@@ -21,6 +21,10 @@ typedef struct {
     float *sums;    /* [queries, wide]: of what was seen so far */
     float *most;    /* [queries]: the largest score so far */
     float *total;   /* [queries]: of the weights so far */
+    float *query_sums; /* [queries]: of their numbers; this and what follows for codes as pairs alone */
+    float *middles;    /* [queries]: what the values' middles add to all of a query's sums */
+    float *scales;     /* [4, KEYS]: scales and middles of a tile's keys, then those of its values */
+    uint16_t *codes;   /* [16, head_size]: of some keys, as bfloat16 */
     const char *nothing; /* a row of zeros */
 } Look;
 
