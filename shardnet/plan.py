@@ -92,6 +92,10 @@ class ModelProfile:
     """Number of token ids."""
     few_bits: str = ""
     """How weights are held that are not floats in `dtype`: int4, int8, w8a8, or auto, as their file has them."""
+    unit_weights: tuple[str, ...] = ()
+    """The scheme of each unit, where they differ: they stay with the units, whoever holds them."""
+    predicted_loss: float | None = None
+    """By how much these are predicted to raise the perplexity: 0.01 is one percent."""
     kv_dtype: str = "auto"
     """What keys and values are kept in; auto: in `dtype`."""
 
@@ -169,6 +173,10 @@ class Plan:
     """In words: what limits this plan."""
     measured_lap_s: float | None = None
     """Median seconds per token of the latest sessions; None before the first run."""
+    unit_weights: tuple[str, ...] = ()
+    """In how many bits each unit is held, where units differ: a scheme of weights for each."""
+    predicted_loss: float | None = None
+    """How much more perplexity that is predicted to make."""
 
     @property
     def num_units(self) -> int:
@@ -193,7 +201,11 @@ class Plan:
         width = max(len(stage.device) for stage in self.stages)
         lines = [f"Plan {self.version}" + (f", {self.method}" if self.method else "") + self._proof()]
         for index, stage in enumerate(self.stages):
-            lines.append(f"  stage {index}  {stage.device:<{width}}  units {stage.units} ({stage.num_units})")
+            held = self.unit_weights[stage.first_unit : stage.last_unit + 1]
+            bits = f"  {in_runs(held, stage.first_unit)}" if held else ""
+            lines.append(f"  stage {index}  {stage.device:<{width}}  units {stage.units} ({stage.num_units}){bits}")
+        if self.predicted_loss is not None:
+            lines.append(f"  predicted loss: {self.predicted_loss:.2%} more perplexity by weights of few bits")
         if self.lap_s is not None:
             rate = "" if self.rate_per_s is None else f", {self.rate_per_s:.1f} tokens/s"
             lines.append(f"  predicted: {self.lap_s * 1e3:.1f} ms a token of one session{rate}")
@@ -208,6 +220,21 @@ class Plan:
         if self.optimal and not self.gap:
             return ", proven best"
         return "" if self.gap is None else f", at most {self.gap:.1%} from the best"
+
+
+def in_runs(schemes: Sequence[str], first_unit: int = 0) -> str:
+    """Schemes of units that follow each other, in words: "int8", or "bfloat16 0-3, int4 4-31"."""
+    if len(set(schemes)) == 1:
+        return schemes[0]
+    runs: list[tuple[str, int, int]] = []
+    for unit, scheme in enumerate(schemes, first_unit):
+        if runs and runs[-1][0] == scheme:
+            runs[-1] = scheme, runs[-1][1], unit
+        else:
+            runs.append((scheme, unit, unit))
+    return ", ".join(
+        f"{scheme} {first}-{last}" if last > first else f"{scheme} {first}" for scheme, first, last in runs
+    )
 
 
 def owners_of(stages: Sequence[StagePlan]) -> list[str]:

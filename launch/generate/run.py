@@ -58,6 +58,8 @@ def run(options: GenerateOptions, tokenizer: Any = None) -> None:
         "model": model.profile.name,
         "dtype": model.profile.dtype,
         "weights": model.profile.few_bits or model.profile.dtype,
+        "unit_weights": list(model.profile.unit_weights),
+        "predicted_loss": model.profile.predicted_loss,
         "kv_dtype": model.profile.dtype if model.profile.kv_dtype == "auto" else model.profile.kv_dtype,
         "seed": options.generation.seed,
         "plan_version": plan.version,

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
 from shardnet.cluster.cluster import Cluster
 from shardnet.cluster.model import Model
-from shardnet.errors import BadRequest
+from shardnet.errors import BadRequest, UsageError
 from shardnet.launch.generate.early import open_early
 from shardnet.launch.generate.options import GenerateOptions
 from shardnet.launch.generate.run import check_loaded, open_cluster
 from shardnet.launch.quality.options import AS_LOADED, QualityRequest
 from shardnet.launch.quality.results import Measured, Row, compare, reference_of
 from shardnet.launch.quality.windows import windows_of
+from shardnet.plan import DTYPES
+from shardnet.process.cache_folder import cache_folder
+from shardnet.profiling.losses import Loss, LossStore
 from shardnet.progress import Progress
+from shardnet.quantised.schemes import AUTO, bits_of
 from shardnet.session.request import check_text_length
 from shardnet.source.running_cluster import RunningCluster
 
@@ -68,6 +72,7 @@ def run_quality(request: QualityRequest, progress: Progress) -> QualityResult:
             measured.append(_measure(model, AS_LOADED, reading, progress))
         else:
             cluster: Cluster | None = None
+            checkpoint = ""
             readings: list[_Reading] = []
             for name, asked in _rows_of(request, progress):
                 files = open_early(asked, None, progress)
@@ -76,8 +81,11 @@ def run_quality(request: QualityRequest, progress: Progress) -> QualityResult:
                     reading = _reading_of(model, request)
                     if readings and readings[0].ids != reading.ids:
                         raise BadRequest(f"{name} reads the text as other tokens: it is no checkpoint of this model.")
+                    checkpoint = checkpoint or model.checkpoint
                     readings.append(reading)
                     measured.append(_measure(model, name, reading, progress))
+            num_rows = len(request.schemes) * len(request.kv_dtypes)  # behind them are other checkpoints
+            _keep_losses(checkpoint, compare(measured)[:num_rows], len(reading.ids), request.title)
         return QualityResult(
             model.profile.name if options.running_in is not None else Path(options.model).name.removesuffix(".gguf"),
             request.title,
@@ -94,11 +102,22 @@ def _rows_of(request: QualityRequest, progress: Progress) -> Iterator[tuple[str,
     """What is loaded in turn, and what it is called: the model with each scheme, and other checkpoints as they are."""
     options = request.model
     for scheme, kv_dtype in product(request.schemes, request.kv_dtypes):
-        load = replace(options.load, weights=scheme, kv_dtype=kv_dtype, progress=progress)
+        quality = options.load.quality if scheme == AUTO else None
+        load = replace(options.load, weights=scheme, quality=quality, kv_dtype=kv_dtype, progress=progress)
         yield scheme, replace(options, load=load)
     for other, kv_dtype in product(request.also, request.kv_dtypes):
-        load = replace(options.load, kv_dtype=kv_dtype, progress=progress)
+        load = replace(options.load, quality=None, kv_dtype=kv_dtype, progress=progress)
         yield Path(other).name, replace(options, model=other, load=load)
+
+
+def _keep_losses(checkpoint: str, rows: Sequence[Row], num_tokens: int, title: str) -> None:
+    """For `--quality`, which goes by what few bits cost this model."""
+    few = [row for row in rows if row.change is not None and row.kv_dtype == AUTO and bits_of(row.weights)]
+    has_reference = any(row.change is None and row.weights in DTYPES for row in rows)
+    losses = {row.weights: Loss(row.change or 0.0, num_tokens, title) for row in few}
+    if losses and has_reference and checkpoint:
+        with suppress(UsageError):  # a folder that can only be read
+            LossStore(cache_folder()).save(checkpoint, losses)
 
 
 def _reading_of(model: Model, request: QualityRequest) -> _Reading:

@@ -74,7 +74,7 @@ class Blueprint:
                 config=config,
                 tensors=files.roots_of(stage.first_unit, stage.last_unit),
                 dtype=options.dtype,
-                holding=Holding(files.weights, kernels_of[stage.device], options.kv_dtype),
+                holding=Holding(files.weights, files.profile.unit_weights, kernels_of[stage.device], options.kv_dtype),
                 kv_budget_bytes=budget_of[stage.device],
                 prefill_chunk_tokens=options.prefill_chunk_tokens,
                 record_spans=options.record_spans,
@@ -90,6 +90,11 @@ class Blueprint:
         if self.options.wire != AUTO:
             return self
         return replace(self, codecs=tuple((stage.last_unit, self.codec_of(stage, plan)) for stage in plan.stages))
+
+    def with_weights(self, plan: Plan) -> Plan:
+        """A plan that says in how many bits units are held, where they differ."""
+        profile = self.files.profile
+        return replace(plan, unit_weights=profile.unit_weights, predicted_loss=profile.predicted_loss)
 
     def codec_of(self, stage: StagePlan, plan: Plan) -> str:
         """In what a stage sends hidden states to the device that has the next unit in a plan."""

@@ -48,6 +48,7 @@ class LeftModel:
     links: tuple[Link, ...]
     context_tokens: int
     codecs: tuple[tuple[int, str], ...]
+    unit_weights: tuple[str, ...]
     plan: Plan
     stages: tuple[LeftStage, ...]
     """Of the ring that takes over, where one did, in order: those that stay and those that are new. Several may become
@@ -76,6 +77,7 @@ def left_of(blueprint: Blueprint, ring: Ring, plan: Plan, ready: Sequence[Remote
         links=blueprint.links,
         context_tokens=blueprint.context_tokens,
         codecs=blueprint.codecs,
+        unit_weights=blueprint.files.profile.unit_weights,
         plan=plan,
         stages=tuple(left),
         ready=tuple(LeftStage(stage.plan, stage.places) for stage in ready),

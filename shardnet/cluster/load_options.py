@@ -47,6 +47,30 @@ def folder_of(cache_dir: Any) -> str | Path | None:
     return cache_dir
 
 
+def quality_of(quality: Any) -> str | None:
+    """The loss that is allowed, as it was written down: "1%" and "0.01" are the same.
+
+    Raises:
+        BadRequest: it is none.
+    """
+    text = None if quality is None else str(quality).strip()
+    try:
+        is_loss = text is None or 0 <= loss_of(text) <= 1
+    except ValueError:
+        is_loss = False
+    if not is_loss:
+        raise BadRequest(
+            f"quality is how much more perplexity is allowed, such as 1%, from 0% to 100%, but is {quoted(quality)}.",
+            option="quality",
+        )
+    return text
+
+
+def loss_of(quality: str) -> float:
+    """The same as a number: 0.01 is one percent."""
+    return float(quality.removesuffix("%")) / (100 if quality.endswith("%") else 1)
+
+
 def device_of(name: Any) -> str | None:
     """
     Raises:
@@ -84,6 +108,19 @@ class LoadOptions(Options):
             panel=_MODEL,
         ),
     ] = schemes.AUTO
+    quality: Annotated[
+        str | None,
+        Made(quality_of),
+        Meaning(
+            "With weights auto: hold units in 16, 8 or 4 bits, whatever makes the plan fast, and lose so much at most, "
+            "such as 1% more perplexity. What few bits cost a model is measured once, by shardnet quality.",
+            about='with weights "auto", units of a model in 16 bits are held in 16, 8 or 4, whatever makes the plan '
+            "fast, as long as its perplexity is predicted to grow by no more than this, such as "
+            '`"1%"`. `shardnet quality` measures once what few bits cost a model.',
+            panel=_MODEL,
+            metavar="LOSS",
+        ),
+    ] = None
     kv_dtype: Annotated[
         str,
         OneOf(KV_DTYPES),
@@ -244,6 +281,8 @@ class LoadOptions(Options):
         super().__post_init__()
         if self.weights in DTYPES:
             object.__setattr__(self, "dtype", self.weights)
+        if self.quality is not None:
+            self._require_choice()
         if self.split is not None:
             self._refuse(
                 ("placement", "objective", "in_flight", "private_to"),
@@ -257,6 +296,24 @@ class LoadOptions(Options):
                 )
         elif self.placement == SPREAD:
             self._refuse(("objective", "private_to"), f"the placement {SPREAD}, which uses every device. Choose auto.")
+
+    def _require_choice(self) -> None:
+        """
+        Raises:
+            BadRequest: bits are to be chosen, and there is nothing to choose.
+        """
+        if self.weights != schemes.AUTO or self.dtype != schemes.FAST_DTYPE:
+            raise BadRequest(
+                f"quality chooses the bits of weights: leave it out, or take weights {schemes.AUTO} and dtype "
+                f"{schemes.FAST_DTYPE}.",
+                option="quality",
+            )
+        if self.split is not None:
+            raise BadRequest(
+                "quality goes by how fast devices are, which is not measured for a split, a placement by hand. Leave "
+                "one of them out.",
+                option="quality",
+            )
 
     def _refuse(self, names: Sequence[str], what: str) -> None:
         """

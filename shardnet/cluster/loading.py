@@ -6,16 +6,19 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from shardnet.cluster.bits import with_bits
 from shardnet.cluster.blueprint import Blueprint
 from shardnet.cluster.copies import require_copies
 from shardnet.cluster.deployment import Deployment
-from shardnet.cluster.load_options import LoadOptions
+from shardnet.cluster.load_options import LoadOptions, loss_of
 from shardnet.cluster.model import Model
 from shardnet.cluster.placement import (
     LEAST_KV_TOKENS,
+    PLANNING_S,
     check_num_devices,
     given_plan,
     place,
@@ -23,7 +26,7 @@ from shardnet.cluster.placement import (
     setting_aside,
 )
 from shardnet.cluster.ring import Ring
-from shardnet.cluster.survey import EXPECTED_TOKENS, Surveyor
+from shardnet.cluster.survey import EXPECTED_TOKENS, Survey, Surveyor
 from shardnet.codecs.names import AUTO, sent_as
 from shardnet.errors import BadRequest
 from shardnet.foreign.quoting import quoted
@@ -31,7 +34,9 @@ from shardnet.loader import ModelFiles, open_model
 from shardnet.models.sizes import kept_as
 from shardnet.plan import DeviceProfile, Link, Plan
 from shardnet.planner.names import SPREAD
+from shardnet.planner.problem import Problem
 from shardnet.process.cache_folder import cache_folder
+from shardnet.profiling.losses import LossStore
 from shardnet.progress import Progress
 from shardnet.quantised.schemes import settled
 from shardnet.shipping.dispatch import Dispatch
@@ -61,6 +66,7 @@ def load_model(
     ring_id = deployment.next_ring_id()
     version = ring_id.plan_version
     placed = place_model(deployment, files, devices, surveyor, options, context_tokens, version)
+    files = placed.files
     deployment.dispatch.learn(placed.links)
     plan = placed.plan
     blueprint = Blueprint(
@@ -122,6 +128,8 @@ class Placed(NamedTuple):
     plan: Plan
     devices: tuple[DeviceProfile, ...]
     links: tuple[Link, ...]
+    files: ModelFiles
+    """The same model, with the bits that were chosen for it, where they were."""
 
 
 def place_model(
@@ -137,25 +145,37 @@ def place_model(
     kv_bytes = options.kv_memory_bytes
     if options.split is not None:
         plan = given_plan(options.split, files.profile, devices, version)
-        return Placed(plan, tuple(surveyor.memory(devices)), ())
+        return Placed(plan, tuple(surveyor.memory(devices)), (), files)
     if options.placement == SPREAD:
         check_num_devices(len(devices), files.profile.num_units, files.profile.name)
     expected_tokens = min(EXPECTED_TOKENS, max(1, context_tokens // 2))
     store = cache_folder(options.cache_dir) / "profiles"
-    survey = surveyor.survey(
-        devices, files, store, deployment.progress, wait_for=deployment.result_of, context_tokens=expected_tokens
-    )
-    problem = problem_of(
-        files.profile,
-        survey.devices,
-        survey.links,
-        context_tokens=min(context_tokens, LEAST_KV_TOKENS),
-        kv_memory_bytes=kv_bytes,
-        private_to=options.private_to,
-    )
-    with setting_aside(kv_bytes, files.profile, survey.devices):
-        plan = place(problem, options.placement, options.objective, options.in_flight, version)
-    return Placed(plan, survey.devices, survey.links)
+
+    def look(files: ModelFiles) -> Survey:
+        progress, wait_for = deployment.progress, deployment.result_of
+        return surveyor.survey(devices, files, store, progress, wait_for=wait_for, context_tokens=expected_tokens)
+
+    def pose(files: ModelFiles, survey: Survey) -> Problem:
+        return problem_of(
+            files.profile,
+            survey.devices,
+            survey.links,
+            context_tokens=min(context_tokens, LEAST_KV_TOKENS),
+            kv_memory_bytes=kv_bytes,
+            private_to=options.private_to,
+        )
+
+    def solve(problem: Problem, most_s: float = PLANNING_S) -> Plan:
+        return place(problem, options.placement, options.objective, options.in_flight, version, most_s)
+
+    if options.quality is None:
+        survey = look(files)
+        with setting_aside(kv_bytes, files.profile, survey.devices):
+            return Placed(solve(pose(files, survey)), survey.devices, survey.links, files)
+    losses = LossStore(cache_folder(options.cache_dir)).load(files.copy.name)
+    goal, limit = (options.objective, options.in_flight), loss_of(options.quality)
+    files, plan, survey = with_bits(files, limit, losses, look, pose, partial(solve, most_s=PLANNING_S / 4), goal)
+    return Placed(plan, survey.devices, survey.links, files)
 
 
 def check_model(model: object, dtype: str, weights: str) -> None:

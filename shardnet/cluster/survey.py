@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -27,6 +27,7 @@ from shardnet.profiling.link_probe import measure_links
 from shardnet.profiling.measurement import DeviceMeasurement, LinkMeasurement
 from shardnet.profiling.store import ProfileStore
 from shardnet.progress import Progress
+from shardnet.quantised.schemes import AUTO, bits_of
 from shardnet.transport.base import Transport
 from shardnet.transport.device_messages import DeviceDescription, MeasuredDevice
 
@@ -118,8 +119,11 @@ class Surveyor:
         for device, answer, bare in zip(devices, described, self.memory(devices), strict=True):
             kind = answer.host, answer.kind
             if kind not in profiles:
-                measured = self._profile(device, files, wait_for)
-                profiles[kind] = measured.to_profile(context_tokens=context_tokens)
+                by_scheme = {
+                    scheme: self._profile(device, files, like, wait_for).to_profile(context_tokens=context_tokens)
+                    for scheme, like in _schemes_of(files).items()
+                }
+                profiles[kind] = mixed_profile(by_scheme, files.profile.unit_weights)
             profile = replace(profiles[kind], name=device, memory_bytes=bare.memory_bytes)
             found.append(replace(profile, host=bare.host, host_cores=bare.host_cores))
         networks = {device: answer.network for device, answer in zip(devices, described, strict=True)}
@@ -129,14 +133,14 @@ class Surveyor:
         asked = [self.transport.call(device, "describe", timeout_s=ASK_S) for device in devices]
         return [answer.result() for answer in asked]
 
-    def _profile(self, device: str, files: ModelFiles, wait_for: WaitFor) -> DeviceMeasurement:
-        """Asks a device to measure itself with the model's units."""
+    def _profile(self, device: str, files: ModelFiles, weights: str, wait_for: WaitFor) -> DeviceMeasurement:
+        """Asks a device to measure itself with the model's units, held in a scheme."""
         asked = self.transport.call(
             device,
             "profile",
             as_text(files.config),
             files.dtype,
-            files.like_weights,
+            weights,
             files.profile.kv_dtype,
             PROFILE_S,
             self.transport.name,
@@ -190,6 +194,30 @@ class Surveyor:
             with suppress(UsageError):  # a folder that can only be read: it takes a second each time
                 store.save_link(networks[0], hidden_bytes, time.time(), link)
         return link
+
+
+def mixed_profile(by_scheme: Mapping[str, DeviceProfile], unit_weights: Sequence[str]) -> DeviceProfile:
+    """A device with the times of each unit in its own scheme.
+
+    Args:
+        unit_weights: of each unit; none where there is only one scheme.
+    """
+    first = next(iter(by_scheme.values()))
+    if not unit_weights:
+        return first
+    units = list(enumerate(unit_weights))
+    return replace(
+        first,
+        decode_unit_s=tuple(by_scheme[scheme].decode_unit_s[unit] for unit, scheme in units),
+        prefill_unit_s_per_token=tuple(by_scheme[scheme].prefill_unit_s_per_token[unit] for unit, scheme in units),
+        kernels=tuple({order[:-1]: order for each in by_scheme.values() for order in each.kernels}.values()),
+    )
+
+
+def _schemes_of(files: ModelFiles) -> dict[str, str]:
+    """The schemes that units are in, and what each is measured as: one that needs no checkpoint."""
+    mixed = files.profile.unit_weights
+    return {scheme: scheme if bits_of(scheme) else AUTO for scheme in mixed} or {files.weights: files.like_weights}
 
 
 def _pool(device: DeviceDescription) -> str:

@@ -23,4 +23,5 @@ class Loaded(NamedTuple):
     def mark(self) -> ModelMark:
         profile = self.model.profile
         wire = self.wire or profile.dtype
-        return ModelMark(profile.name, self.model.checkpoint, profile.dtype, wire, self.weights, profile.kv_dtype)
+        weights = profile.few_bits if profile.unit_weights else self.weights
+        return ModelMark(profile.name, self.model.checkpoint, profile.dtype, wire, weights, profile.kv_dtype)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -22,8 +22,8 @@ from shardnet.loader.sources import find_folder
 from shardnet.loader.ties import ties_that_hold
 from shardnet.models.few_bits import nearest_scheme
 from shardnet.models.sizes import profile_skeleton
-from shardnet.models.skeleton import build_skeleton
-from shardnet.plan import ModelProfile
+from shardnet.models.skeleton import Skeleton, build_skeleton
+from shardnet.plan import ModelProfile, in_runs
 from shardnet.process.cache_folder import cache_folder
 from shardnet.progress import Progress
 from shardnet.quantised.schemes import AUTO, bits_of, joint_format, settled
@@ -59,6 +59,32 @@ class ModelFiles:
     """The checkpoint, under the name that devices know it by."""
     known_tokenizer: Any = None
     """Where it was read before the model was opened."""
+
+    def held_as(self, unit_weights: Sequence[str], predicted_loss: float | None = None) -> ModelFiles:
+        """The same model with each unit in a scheme of its own.
+
+        Raises:
+            UnsupportedModel: few bits are asked for, and none of its matrices can be held in them.
+        """
+        skeleton, stored_as = skeleton_of(self.config, self.copy), _stored_as(self.tensors)
+        sizes = {
+            scheme: profile_skeleton(
+                skeleton, self.dtype, self.name, nearest_scheme(skeleton, scheme, stored_as), stored_as
+            ).units
+            for scheme in set(unit_weights)
+        }
+        units = tuple(
+            replace(unit, weight_bytes=sizes[scheme][index].weight_bytes)
+            for index, (unit, scheme) in enumerate(zip(self.profile.units, unit_weights, strict=True))
+        )
+        profile = replace(
+            self.profile,
+            units=units,
+            few_bits=in_runs(unit_weights),
+            unit_weights=tuple(unit_weights),
+            predicted_loss=predicted_loss,
+        )
+        return replace(self, profile=profile)
 
     def tensors_of(self, first_unit: int, last_unit: int) -> dict[str, TensorPlace]:
         """Where the tensors of units first_unit..last_unit lie, both included: all that a worker needs to read them."""
@@ -116,14 +142,10 @@ def open_model(
     copy = look_at(folder, stored)
     if index_folder(folder) != stored:  # the files were stamped after their headers were read
         raise being_changed(folder)
-    skeleton = build_skeleton(config, 0, config.num_hidden_layers + 1)
-    skeleton.tied = ties_that_hold(skeleton.tied, copy.tensors)
+    skeleton = skeleton_of(config, copy)
     name = Path(model).name.removesuffix(".gguf")
     tensors = match_names(skeleton, copy.tensors)
-    formats: dict[str, set[str]] = defaultdict(set)
-    for key, place in tensors.items():
-        formats[key.partition(PART_MARK)[0]].add(place.dtype)
-    stored_as = partial(_format_of, formats)
+    stored_as = _stored_as(tensors)
     like_weights = nearest_scheme(skeleton, weights, stored_as)
     profile = profile_skeleton(skeleton, dtype, name, weights, stored_as)
     return ModelFiles(
@@ -143,6 +165,21 @@ def open_model(
         copy=copy,
         known_tokenizer=tokenizer,
     )
+
+
+def skeleton_of(config: Any, copy: Copy) -> Skeleton:
+    """All units of a model, without weights."""
+    skeleton = build_skeleton(config, 0, config.num_hidden_layers + 1)
+    skeleton.tied = ties_that_hold(skeleton.tied, copy.tensors)
+    return skeleton
+
+
+def _stored_as(tensors: Mapping[str, TensorPlace]) -> Callable[[str], str]:
+    """What says in which format a tensor of the model is stored."""
+    formats: dict[str, set[str]] = defaultdict(set)
+    for key, place in tensors.items():
+        formats[key.partition(PART_MARK)[0]].add(place.dtype)
+    return partial(_format_of, formats)
 
 
 def _format_of(formats: Mapping[str, Collection[str]], name: str) -> str:

@@ -40,6 +40,7 @@ def load_shard(
     progress: ByteProgress | None = None,
     device: torch.device = ON_CPU,
     scheme: str | None = None,
+    by_unit: Sequence[str] = (),
     kv_dtype: str = KV_AUTO,
     kernels: Sequence[KernelOrder] = (),
 ) -> Shard:
@@ -54,6 +55,7 @@ def load_shard(
         reserve: what it raises ends the load.
         device: where it is to compute.
         scheme: in how many bits weights are held, one of `schemes.SCHEMES`; None: all in `dtype`.
+        by_unit: the same of each unit of the model, where units differ.
         kv_dtype: in what keys and values are to be kept, one of `kv_names.KV_DTYPES`.
         kernels: which hold a matrix of few bits on this device, as far as that was timed.
 
@@ -66,7 +68,7 @@ def load_shard(
     skeleton.tied = {name: other for name, other in skeleton.tied.items() if name not in tensors}
     with Reader(tensors, getattr(torch, dtype), device) as reader:
         weights = {} if weights is None else weights
-        packings = hold_in_few_bits(skeleton, scheme or dtype, reader.stored, reader.dtype, device, kernels)
+        packings = hold_in_few_bits(skeleton, by_unit or scheme or dtype, reader.stored, reader.dtype, device, kernels)
         units = _looked_up(skeleton, packings, reader, weights)
         if reserve is not None:
             reserve(sum(unit.missing_bytes(reader.dtype.itemsize) for unit in units))

@@ -43,7 +43,7 @@ class _Place:
 
 def hold_in_few_bits(
     skeleton: Skeleton,
-    scheme: str,
+    scheme: str | Sequence[str],
     stored: Callable[[str], str],
     dtype: torch.dtype,
     device: torch.device,
@@ -52,6 +52,7 @@ def hold_in_few_bits(
     """Put modules for few bits where the scheme wants them; what each unit's are to be filled with.
 
     Args:
+        scheme: of all units, or of each unit of the model.
         stored: in which format the checkpoint has a tensor.
         dtype: in which the model computes.
         kernels: which hold a matrix on this device, as far as that was timed.
@@ -60,8 +61,9 @@ def hold_in_few_bits(
     packings: dict[int, list[Packing]] = {}
     for unit, modules in skeleton.units():
         packings[unit] = []
+        own = scheme if isinstance(scheme, str) else scheme[unit]
         for places in _together(modules, list(_places(skeleton, modules))):
-            forms = [_form_of(scheme, place, stored) for place in places]
+            forms = [_form_of(own, place, stored) for place in places]
             groups = [places] if len(set(forms)) == 1 else [[place] for place in places]
             for group, form in zip(groups, forms, strict=False):
                 packing = None if form is None else _pack(modules, group, form, choose, dtype, device)
@@ -69,7 +71,7 @@ def hold_in_few_bits(
                     packings[unit].append(packing)
         for fused in list(experts.fused_in(modules)):
             wanted = {
-                name: form_of(scheme, stored(name), shape[2], is_table=False) for name, shape in fused.tensors.items()
+                name: form_of(own, stored(name), shape[2], is_table=False) for name, shape in fused.tensors.items()
             }
             held = experts.hold(fused, wanted, choose, device)
             if held is not None:

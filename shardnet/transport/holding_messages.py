@@ -12,6 +12,8 @@ class Holding(NamedTuple):
 
     scheme: str = "auto"
     """In how many bits weights are: one of `quantised.schemes.SCHEMES`."""
+    by_unit: tuple[str, ...] = ()
+    """The same of each unit of the model, where units differ."""
     kernels: tuple[KernelOrder, ...] = ()
     """Which hold a matrix of few bits on this device, as far as that was timed: the same for all stages of a model."""
     kv_dtype: str = "auto"

@@ -25,7 +25,7 @@ def kernels_on(ring: RingInProcess, device: str) -> set[str]:
 
 def orders(model_hidden: int, *kernels: str) -> tuple[KernelOrder, ...]:
     sizes = [(outputs, inputs) for outputs in range(16, 513, 16) for inputs in (model_hidden, 2 * model_hidden, 128)]
-    return tuple(KernelOrder(*form, *size, kernels) for form in (BYTES, BYTES_BY_BYTES) for size in sizes)
+    return tuple(KernelOrder(*form.layout, *size, kernels) for form in (BYTES, BYTES_BY_BYTES) for size in sizes)
 
 
 @pytest.mark.usefixtures("quick_watch")

@@ -29,8 +29,9 @@ FILES = cast(
         copy=SimpleNamespace(name="by content"),
         config=PlainConfig({"model_type": "llama"}),
         dtype="bfloat16",
+        weights="auto",
         like_weights="auto",
-        profile=SimpleNamespace(units=[SimpleNamespace(output_bytes=128)], kv_dtype="auto"),
+        profile=SimpleNamespace(units=[SimpleNamespace(output_bytes=128)], kv_dtype="auto", unit_weights=()),
     ),
 )
 [_, BLOCK, _] = unit_works(

@@ -127,3 +127,24 @@ def test_where_no_matrix_fits_few_bits_are_refused(tmp_path: Path) -> None:
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     with pytest.raises(UnsupportedModel, match="None of the matrices in the blocks of this llama model"):
         open_model(str(tmp_path), "float32", weights="int4")
+
+
+@pytest.mark.parametrize("variant", ["llama-tied", "gemma3_text", "mixtral"])
+@pytest.mark.parametrize(
+    "by_unit", [("int8", "int4", "bfloat16", "int4", "bfloat16"), ("bfloat16",) * 2 + ("int4",) * 3]
+)
+def test_each_unit_may_be_in_a_scheme_of_its_own(variant: str, by_unit: tuple[str, ...], tmp_path: Path) -> None:
+    make_model(variant).save_pretrained(tmp_path)
+    files = open_model(str(tmp_path), "bfloat16")
+    mixed = files.held_as(by_unit, 0.01)
+    ids, last = torch.arange(5, 12), files.profile.num_units - 1
+    whole = load_shard(files.config, files.tensors, 0, last, "bfloat16", by_unit=by_unit)
+    units = [
+        load_shard(files.config, files.tensors, unit, unit, "bfloat16", scheme=scheme)
+        for unit, scheme in enumerate(by_unit)
+    ]
+    assert torch.equal(Chain([whole]).step({0: ids}), Chain(units).step({0: ids}))
+    for unit, planned in zip(units, mixed.profile.units, strict=True):
+        assert unit.weight_bytes <= planned.weight_bytes * 1.25 + 512, "tiles of 16 outputs are filled up"
+    assert mixed.profile.unit_weights == by_unit and mixed.profile.predicted_loss == 0.01
+    assert files.profile.unit_weights == ()
