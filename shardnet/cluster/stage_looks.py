@@ -7,11 +7,15 @@ from typing import Any, NamedTuple
 
 from shardnet.cluster.remote_stage import RemoteStage
 from shardnet.cluster.ring import Ring
+from shardnet.plan import StagePlan
 from shardnet.policy.link_pace import LEAST_TRIPS, Trip
 from shardnet.policy.observing import LEAST_STEPS, Work
+from shardnet.timeline.recorder import Totals
 from shardnet.transport.messages import StageAccount
 
 ANSWER_S = 2.0
+ENOUGH_GUESSED = 64
+"""So many steps with guesses tell something, where there were hardly others."""
 
 
 class Look(NamedTuple):
@@ -52,14 +56,14 @@ class StageLooks:
     def _work(self, stage: RemoteStage, account: StageAccount) -> list[Work]:
         now = account.totals
         before = self._steps.setdefault(id(stage), account).totals
-        num_steps = now.num_steps - before.num_steps
-        if 0 <= num_steps < LEAST_STEPS:
+        if now.num_steps < before.num_steps:  # it counts anew
+            self._steps[id(stage)] = account
+            return []
+        work = work_since(stage.plan, before, now)
+        if work is None:
             return []
         self._steps[id(stage)] = account
-        if num_steps < 0:  # it counts anew
-            return []
-        work = Work(stage.plan, now.compute_s - before.compute_s, num_steps, now.num_tokens - before.num_tokens)
-        self._step_s[id(stage)] = work.compute_s / num_steps
+        self._step_s[id(stage)] = work.compute_s / work.num_steps
         return [work]
 
     def _trips(self, stage: RemoteStage, account: StageAccount) -> list[Trip]:
@@ -69,3 +73,24 @@ class StageLooks:
             return []
         self._num_hops[id(stage)] = account.num_hops
         return [Trip(stage.plan.device, *hop) for hop in account.last_hops[-num_new:]] if num_new > 0 else []
+
+
+def work_since(plan: StagePlan, before: Totals, now: Totals) -> Work | None:
+    """What a stage has done by what it told before and tells now; None where that says too little.
+
+    Rows of guesses take more than profiles say of a token of many, and less than of one: steps with some count only
+    where there are hardly others.
+    """
+    all_s, num_steps, num_tokens = (
+        now.compute_s - before.compute_s,
+        now.num_steps - before.num_steps,
+        now.num_tokens - before.num_tokens,
+    )
+    num_guessed = now.num_guessed_steps - before.num_guessed_steps
+    if num_steps - num_guessed >= LEAST_STEPS:
+        guessed_s, num_tokens_there = (
+            now.guessed_s - before.guessed_s,
+            now.num_guessed_tokens - before.num_guessed_tokens,
+        )
+        return Work(plan, all_s - guessed_s, num_steps - num_guessed, num_tokens - num_tokens_there)
+    return Work(plan, all_s, num_steps, num_tokens) if num_guessed >= ENOUGH_GUESSED else None

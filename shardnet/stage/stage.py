@@ -370,9 +370,8 @@ class Stage:
         self._log.keep(step.work.parts, step.sessions, step.work.rows, hidden)
         with self._ready:
             self._sessions.advance(step.work.parts, step.sessions, step.wrong)
-        num_tokens = sum(part.num_tokens for part in step.work.parts)
         self._front.note_step(step)
-        self.recorder.compute(step.start_ns, step.end_ns, num_tokens=num_tokens, num_sessions=len(step.sessions))
+        step.note_in(self.recorder)
 
     def _wake(self) -> None:
         """Tell the compute thread that a look at the inbox may pay. The caller holds `_ready`."""

@@ -9,6 +9,7 @@ from shardnet.models.scoring import ScoredTokens
 from shardnet.stage.inbox import StepWork
 from shardnet.stage.live_session import LiveSession
 from shardnet.stage.scoring import to_score
+from shardnet.timeline.recorder import Recorder
 
 
 @dataclass(slots=True)
@@ -25,6 +26,17 @@ class Step:
     """Indices of the parts that are scored here, and what is found of them."""
     start_ns: int = 0
     end_ns: int = 0
+
+    def note_in(self, recorder: Recorder) -> None:
+        """It was done."""
+        parts = self.work.parts
+        recorder.compute(
+            self.start_ns,
+            self.end_ns,
+            num_tokens=sum(part.num_tokens for part in parts),
+            num_sessions=len(parts),
+            has_guesses=any(part.num_guesses for part in parts),
+        )
 
     def segments(self, *, has_head: bool) -> list[Segment]:
         """What the shard is to run. To be called once."""

@@ -28,6 +28,11 @@ class Totals(NamedTuple):
     """Oldest spans that were dropped because nobody drained them in time."""
     messages_from: tuple[tuple[str, int, float], ...] = ()
     """For each device that sent messages, how many, and their part of `wire_s`."""
+    guessed_s: float = 0.0
+    """Of `compute_s`: in steps with tokens that were guessed. What these take says little of how fast a device is."""
+    num_guessed_steps: int = 0
+    num_guessed_tokens: int = 0
+    """Of all tokens of these."""
 
     def corrected_wire_s(self, offsets: Mapping[str, ClockOffset], gone: Collection[str] = ()) -> float:
         """Seconds on the wire, with what the two ends' clocks differ by taken out. Never negative.
@@ -59,12 +64,22 @@ class Recorder:
         self._lock = Lock()
         self.reset()
 
-    def compute(self, start_ns: int, end_ns: int, *, num_tokens: int, num_sessions: int) -> None:
-        """A step ran from `start_ns` to `end_ns` for `num_tokens` new tokens of `num_sessions` sessions."""
+    def compute(
+        self, start_ns: int, end_ns: int, *, num_tokens: int, num_sessions: int, has_guesses: bool = False
+    ) -> None:
+        """A step ran from `start_ns` to `end_ns` for `num_tokens` new tokens of `num_sessions` sessions.
+
+        Args:
+            has_guesses: some of them were guessed.
+        """
         with self._lock:
             self._compute_ns += end_ns - start_ns
             self._num_steps += 1
             self._num_tokens += num_tokens
+            if has_guesses:
+                self._guessed_ns += end_ns - start_ns
+                self._num_guessed_steps += 1
+                self._num_guessed_tokens += num_tokens
             if self.keep_spans:
                 self._keep(("compute", start_ns, end_ns, num_tokens, num_sessions, 0, ""))
 
@@ -105,6 +120,9 @@ class Recorder:
                 messages_from=tuple(
                     (source, count, wire_ns / 1e9) for source, (count, wire_ns) in sorted(self._messages_from.items())
                 ),
+                guessed_s=self._guessed_ns / 1e9,
+                num_guessed_steps=self._num_guessed_steps,
+                num_guessed_tokens=self._num_guessed_tokens,
             )
 
     def drain(self) -> list[SpanTuple]:
@@ -119,6 +137,7 @@ class Recorder:
         with other._lock:
             spans, messages = list(other._spans), dict(other._messages_from)
             sums = other._compute_ns, other._idle_ns, other._num_steps, other._num_tokens, other._bytes_in
+            guessed = other._guessed_ns, other._num_guessed_steps, other._num_guessed_tokens
             num_dropped = other._num_dropped
         with self._lock:
             for span in spans:
@@ -131,6 +150,9 @@ class Recorder:
             self._num_steps += sums[2]
             self._num_tokens += sums[3]
             self._bytes_in += sums[4]
+            self._guessed_ns += guessed[0]
+            self._num_guessed_steps += guessed[1]
+            self._num_guessed_tokens += guessed[2]
             self._num_dropped += num_dropped
 
     def reset(self) -> None:
@@ -140,3 +162,4 @@ class Recorder:
             self._messages_from: dict[str, tuple[int, int]] = {}
             self._compute_ns = self._idle_ns = 0
             self._num_steps = self._num_tokens = self._bytes_in = self._num_dropped = 0
+            self._guessed_ns = self._num_guessed_steps = self._num_guessed_tokens = 0
