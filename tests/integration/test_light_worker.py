@@ -84,6 +84,19 @@ def test_a_light_device_is_measured(cluster: shardnet.Cluster, tmp_path: Path) -
         assert len(model.generate([PROMPTS[0]], max_new_tokens=4)[0].token_ids) == 4
 
 
+@pytest.mark.parametrize(("dtype", "weights"), [("float32", "float32"), ("bfloat16", "int4")])
+def test_a_light_device_keeps_keys_and_values_in_8_bits(
+    cluster: shardnet.Cluster, tmp_path: Path, dtype: str, weights: str
+) -> None:
+    folder, answers = save_text_model(tmp_path / "model"), []
+    for split in ({"light": 6, "ordinary": 0}, {"light": 2, "ordinary": 4}, {"light": 0, "ordinary": 6}):
+        units = [split[device] for device in cluster.devices]
+        held: dict[str, Any] = {"dtype": dtype, "weights": weights, "kv_dtype": "int8"}
+        with cluster.load(folder, **held, split=units, progress=lambda *_: None) as model:
+            answers.append([model.generate([prompt], max_new_tokens=24)[0].token_ids for prompt in PROMPTS])
+    assert answers[0] == answers[1] == answers[2]
+
+
 def test_a_family_that_it_cannot_run_is_one_sentence(cluster: shardnet.Cluster, tmp_path: Path) -> None:
     save_model("gpt_neox", tmp_path)
     units = [{"light": 2, "ordinary": 3}[device] for device in cluster.devices]
