@@ -171,6 +171,7 @@ class Worker:
                 pace=self._pace,
                 progress=tell,
             )
+            self.premises.memory.return_freed()
             return MeasuredDevice(json.dumps(profiled.measurement.as_dict()), profiled.not_kept)
 
         return on_thread("shardnet-profile", measure)

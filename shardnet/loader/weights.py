@@ -21,6 +21,7 @@ from shardnet.models.kv import ON_CPU
 from shardnet.models.packings import Packing
 from shardnet.models.skeleton import Skeleton, Slot, skeleton_to_run
 from shardnet.plan import KernelOrder
+from shardnet.process.allocator import return_freed
 from shardnet.quantised.kv_names import AUTO as KV_AUTO
 
 ByteProgress = Callable[[int, int], None]
@@ -73,6 +74,7 @@ def load_shard(
         if reserve is not None:
             reserve(sum(unit.missing_bytes(reader.dtype.itemsize) for unit in units))
         held = _fill(units, reader, weights, progress)
+    return_freed()  # what numbers were unpacked into and rounded in on the way
     skeleton.move_buffers(device)
     return Shard(skeleton.config, skeleton.family, skeleton.filled(held), reader.dtype, reader.bytes_read, kv_dtype)
 

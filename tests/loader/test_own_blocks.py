@@ -21,8 +21,8 @@ from shardnet.loader.places import TensorPlace
 from shardnet.loader.reader import Reader
 from shardnet.loader.stored import BLOCKS, OWN_TYPES, Stored
 from shardnet.loader.tensor_files import Content, floats, read_floats_of, write_tensors
-from shardnet.models.few_bits import Packing, Source
 from shardnet.models.kv import ON_CPU
+from shardnet.models.packings import Packing, Source
 from shardnet.quantised.grouped import Grouped
 from shardnet.quantised.kernels.choosing import suiting
 from shardnet.quantised.kernels.kernel import Shape
