@@ -85,7 +85,7 @@ def test_every_kernel_that_suits_is_timed_with_few_rows_and_many() -> None:
     assert [each.kernel for each in timings] == [each.name for each in suiting(shape, torch.bfloat16, ON_CPU)]
     assert all(len(each.seconds) == len(ROWS) and each.seconds[0] < each.seconds[-1] for each in timings)
     assert are_the_same(orders_of(timings), torch.bfloat16)
-    lacks_one = KernelOrder(*NIBBLES, 192, 256, ("another", *orders_of(timings)[0].kernels))
+    lacks_one = KernelOrder(*NIBBLES.layout, 192, 256, ("another", *orders_of(timings)[0].kernels))
     assert not are_the_same([lacks_one], torch.bfloat16)
 
 

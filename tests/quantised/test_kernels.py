@@ -139,8 +139,8 @@ def test_plans_know_what_a_matrix_takes_whichever_kernel_holds_it(
 @given(names=st.permutations([kernel.name for kernel in KERNELS]), form=st.sampled_from(FORMS), looked_up=st.booleans())
 def test_the_first_of_an_order_that_suits_holds_the_matrix(names: list[str], form: Form, looked_up: bool) -> None:
     shape = Shape(form, 192, 256)
-    order = KernelOrder(*form, 192, 256, tuple(names))
-    others = KernelOrder(*form, 192, 512, (Plain.name,))
+    order = KernelOrder(*form.layout, 192, 256, tuple(names))
+    others = KernelOrder(*form.layout, 192, 512, (Plain.name,))
     for dtype in DTYPES:
         able = {each.name for each in suiting_kernels(shape, dtype, ON_CPU, is_looked_up=looked_up)}
         chosen = kernel_for(shape, dtype, ON_CPU, is_looked_up=looked_up, orders=[others, order])
