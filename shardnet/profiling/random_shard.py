@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -23,7 +23,7 @@ from shardnet.models.few_bits import held_bytes, hold_in_few_bits
 from shardnet.models.kv import ON_CPU
 from shardnet.models.sizes import kept_as, profile_skeleton
 from shardnet.models.skeleton import Skeleton, skeleton_to_run
-from shardnet.plan import KernelOrder
+from shardnet.plan import DTYPE_BYTES, KernelOrder
 from shardnet.quantised.kv_names import AUTO as KV_AUTO
 from shardnet.quantised.schemes import AUTO, bits_of
 
@@ -102,9 +102,22 @@ def random_shard(
 def works_of(config: Any, name: str, dtype: str, weights: str = AUTO, kv_dtype: str = KV_AUTO) -> tuple[UnitWork, ...]:
     """The sizes of all units: from the configuration, or, for a family whose rules are not known, from its skeleton."""
     try:
-        return unit_works(model_config_from_hf(config.to_dict(), name), dtype, bits_of(weights), kv_dtype=kv_dtype)
+        works = unit_works(model_config_from_hf(config.to_dict(), name), dtype, bits_of(weights), kv_dtype=kv_dtype)
     except (UnsupportedModel, BadConfiguration):
         return _works_of_skeleton(config, name, dtype, weights, kv_dtype)
+    if bits_of(weights) is None:
+        return works
+    last = len(works) - 1  # embedding and head are held in other bits than blocks, tied or not
+    embedding, head = (_weight_bytes_of(config, unit, dtype, weights) for unit in (0, last))
+    return (
+        replace(works[0], weight_bytes=embedding),
+        *works[1:last],
+        replace(works[last], weight_bytes=head, read_bytes=float(head)),
+    )
+
+
+def _weight_bytes_of(config: Any, unit: int, dtype: str, weights: str) -> int:
+    return _weight_bytes(skeleton_to_run(config, unit, unit), unit, item_bytes=DTYPE_BYTES[dtype], weights=weights)
 
 
 def _works_of_skeleton(config: Any, name: str, dtype: str, weights: str, kv_dtype: str) -> tuple[UnitWork, ...]:

@@ -62,3 +62,12 @@ def test_sizes_of_a_family_without_rules_come_from_its_skeleton() -> None:
     assert works[0].flops_per_token == 0 and works[0].read_bytes == 128
     assert works[1].read_bytes == works[1].weight_bytes > 0 and works[1].kv_bytes_per_token > 0
     assert works[3].weight_bytes >= 97 * 32 * 4
+
+
+def test_a_head_of_few_bits_is_read_as_such_though_it_is_tied() -> None:
+    """Once, rooflines of few bits took the head for one of 16 bits, as the embedding is on paper."""
+    config = LlamaConfig(**SIZES, tie_word_embeddings=True)
+    floats, few = works_of(config, "tiny", "bfloat16"), works_of(config, "tiny", "bfloat16", "int4")
+    assert few[-1].read_bytes == few[-1].weight_bytes < 0.6 * floats[-1].read_bytes
+    assert few[0].weight_bytes < 0.6 * floats[0].weight_bytes
+    assert works_of(config, "tiny", "bfloat16", "auto") == floats
