@@ -42,15 +42,23 @@ def _cached(one: Generation) -> str:
     return f", {one.cached_prompt_tokens} of them from an earlier answer" if one.cached_prompt_tokens else ""
 
 
+def _guessed(one: Generation) -> str:
+    if not one.guesses_checked or one.tokens_per_pass is None:
+        return ""
+    guesses = f"{one.guesses_right} of {one.guesses_checked} guesses right"
+    return f"; {guesses}, {one.tokens_per_pass:.1f} tokens a pass"
+
+
 def speed_line(generations: Sequence[Generation], wall_s: float) -> str:
     """Tokens per second and time to first token, of one answer or of several at once."""
     if len(generations) == 1:
         one = generations[0]
         reason = _REASONS.get(one.finish_reason, one.finish_reason)
         rate = "" if one.tokens_per_s is None else f" at {one.tokens_per_s:.1f} tokens/s"
+        of_prompt = f"{one.prompt_tokens} prompt tokens{_cached(one)}{_guessed(one)}"
         return (
             f"{counted(len(one.token_ids), 'tokens')}{rate}, the first after "
-            f"{one.time_to_first_token_s:.2f} s ({one.prompt_tokens} prompt tokens{_cached(one)}); {reason}."
+            f"{one.time_to_first_token_s:.2f} s ({of_prompt}); {reason}."
         )
     num_tokens = sum(len(one.token_ids) for one in generations)
     together = _rate_together(num_tokens, wall_s)
@@ -128,5 +136,7 @@ def as_json(
         "time_to_first_token_s": min(one.time_to_first_token_s for one in generations),
         "prompt_tokens": sum(one.prompt_tokens for one in generations),
         "cached_prompt_tokens": sum(one.cached_prompt_tokens for one in generations),
+        "guesses_checked": sum(one.guesses_checked for one in generations),
+        "guesses_right": sum(one.guesses_right for one in generations),
         **shared,
     }

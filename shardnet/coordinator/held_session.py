@@ -186,7 +186,9 @@ class HeldSession:
         age_s = now_s - self._began_s
         num_prompt = len(self.request.prompt_ids)
         cached = min(self._session.num_shared, num_prompt)
-        return SessionStatus(self.request.source, num_prompt, self.num_tokens, age_s, cached)
+        guesses = [token.guesses for token in self._tokens]
+        checked, right = sum(max(each, 0) for each in guesses), sum(each < 0 for each in guesses)
+        return SessionStatus(self.request.source, num_prompt, self.num_tokens, age_s, cached, checked, right)
 
     def _answer(self) -> None:
         """Tell those who wait for what has come."""

@@ -30,6 +30,16 @@ class Generation:
     time_to_first_token_s: float
     cached_prompt_tokens: int = 0
     """Of the prompt's, those that devices had from another answer, and did not compute."""
+    guesses_checked: int = 0
+    """Tokens that were guessed and went round: see `speculate`."""
+    guesses_right: int = 0
+    """Tokens of the answer that were guessed, and came with the one before them."""
+
+    @property
+    def tokens_per_pass(self) -> float | None:
+        """So many tokens each pass through the ring brought; 1 without guesses, None of an empty answer."""
+        num_passes = len(self.token_ids) - self.guesses_right
+        return len(self.token_ids) / num_passes if num_passes > 0 else None
 
 
 class Stream:
@@ -53,6 +63,7 @@ class Stream:
         self._on_finished = on_finished
         self._pieces: list[str] = []
         self._ids: list[int] = []
+        self._num_checked = self._num_right = 0
         self._finish_reason = "cancelled"
         self._is_read = False
         self._failure: ShardnetError | None = None
@@ -111,6 +122,8 @@ class Stream:
             tokens_per_s=(num_new - 1) / decode_s if has_rate else None,
             time_to_first_token_s=first_s - session.started_s,
             cached_prompt_tokens=min(session.num_shared, session.spec.prompt_tokens),
+            guesses_checked=self._num_checked,
+            guesses_right=self._num_right,
         )
 
     def _next_id(self) -> int | None:
@@ -138,6 +151,8 @@ class Stream:
             piece = self._text.finish()
         else:
             self._ids.append(token.token_id)
+            self._num_checked += max(token.guesses, 0)
+            self._num_right += token.guesses < 0
             piece = "" if token.finish_reason == "eos" else self._text.push(token.token_id)
             self._finish_reason = token.finish_reason or self._finish_reason
         if piece:

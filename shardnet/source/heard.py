@@ -78,7 +78,7 @@ class Heard:
             if index == len(self.tokens):
                 if self.is_whole:
                     break
-                self._take(token.token_id, token.log_likelihood, token.likeliest)
+                self._take(token.token_id, token.log_likelihood, token.likeliest, token.guesses)
             elif token.token_id != self.tokens[index].token_id:
                 return False
         self._fill()
@@ -89,10 +89,12 @@ class Heard:
         while not self.is_whole and (token := self._beyond.pop(len(self.tokens), None)) is not None:
             if token.before != self._digests[-1]:
                 return
-            self._take(token.token_id)
+            self._take(token.token_id, guesses=token.guesses)
 
-    def _take(self, token_id: int, log_likelihood: float | None = None, likeliest: int | None = None) -> None:
+    def _take(
+        self, token_id: int, log_likelihood: float | None = None, likeliest: int | None = None, guesses: int = 0
+    ) -> None:
         spec, index = self._spec, len(self.tokens)
         reason = spec.finish_reason(index, token_id)
-        self.tokens.append(SampledToken(spec.session, index, token_id, reason, log_likelihood, likeliest))
+        self.tokens.append(SampledToken(spec.session, index, token_id, reason, log_likelihood, likeliest, guesses))
         self._digests.append(digest((token_id,), self._digests[-1]))

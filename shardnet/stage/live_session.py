@@ -45,6 +45,8 @@ class LiveSession:
     certain: int = 0
     tags: dict[int, bytes] = field(default_factory=dict)
     """Of the guesses that are here, by position."""
+    num_checked: int = 0
+    """Where the head is: guesses that were checked since the last token."""
     told: int = 0
     """The next stage knows that so many tokens are no guesses."""
     guess_from: int = 0

@@ -128,7 +128,7 @@ class Onward:
             listener = session.spec.listener
             if listener is not None:
                 straight[listener.member] += [
-                    StraightToken(listener.key, token.index, token.token_id, before)
+                    StraightToken(listener.key, token.index, token.token_id, before, token.guesses)
                     for token, before in zip(each.tokens, each.digests, strict=True)
                 ]
             ids = _going_on(session, each)

@@ -62,6 +62,7 @@ def _sample(sampled: Sampled, part: Part, scores: Scores, shift: int) -> int:
         shift: from a token's position to the row of its scores.
     """
     session = sampled.session
+    session.num_checked += len(part.tags) // TAG_BYTES
     position = max(part.position, min(part.certain, session.sample_from - 1))
     while position < part.end:
         if position >= part.certain and not _is_right(session, part, position):
@@ -73,7 +74,7 @@ def _sample(sampled: Sampled, part: Part, scores: Scores, shift: int) -> int:
                 sampled.error = token_id
                 return position
             sampled.digests.append(session.digest)
-            sampled.tokens.append(_noted(session, token_id))
+            sampled.tokens.append(_noted(session, token_id, is_first=not sampled.tokens))
     return position
 
 
@@ -87,11 +88,14 @@ def _is_right(session: LiveSession, part: Part, position: int) -> bool:
     return part.tags[first : first + TAG_BYTES] == mine
 
 
-def _noted(session: LiveSession, token_id: int) -> SampledToken:
-    """Note a token that was sampled; what the source is told of it."""
+def _noted(session: LiveSession, token_id: int, *, is_first: bool) -> SampledToken:
+    """Note a token that was sampled, the first of its step or not; what the source is told of it."""
     spec = session.spec
     index = session.sample_from - spec.prompt_tokens
     session.note_sampled(token_id)
     reason = spec.finish_reason(index, token_id)
     session.is_over = bool(reason)
-    return SampledToken(spec.session, index, token_id, reason)
+    guesses = -1
+    if is_first:
+        guesses, session.num_checked = session.num_checked, 0
+    return SampledToken(spec.session, index, token_id, reason, guesses=guesses)

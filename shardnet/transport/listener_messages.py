@@ -49,6 +49,8 @@ class StraightToken(NamedTuple):
     token_id: int
     before: int
     """The digest of the tokens before it: another answer is not to be mixed with it."""
+    guesses: int = 0
+    """As in `SampledToken`."""
 
 
 StraightTokens = tuple[StraightToken, ...]

@@ -279,6 +279,8 @@ class SampledToken(NamedTuple):
     """Of a token that was not sampled but scored: the natural logarithm of how likely it was there."""
     likeliest: int | None = None
     """Which one was the likeliest there."""
+    guesses: int = 0
+    """So many guesses were checked on the way to it. Below 0: it was guessed, and came with the one before it."""
 
 
 class Tokens(NamedTuple):

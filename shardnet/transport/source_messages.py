@@ -184,6 +184,9 @@ class SessionStatus(NamedTuple):
     age_s: float
     cached_prompt_tokens: int = 0
     """Of the prompt's, those that devices had from another answer."""
+    guesses_checked: int = 0
+    """Of the answer, so far; as in `Generation`."""
+    guesses_right: int = 0
 
 
 class StageStatus(NamedTuple):

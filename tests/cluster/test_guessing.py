@@ -60,7 +60,8 @@ def num_drawn(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 def test_text_is_the_same_for_every_split(tiny: Path, expected: list[list[list[int]]], split: list[int]) -> None:
     with loaded(tiny, split) as (_, model):
         for way, answers in zip(WAYS, expected, strict=True):
-            assert ids(model, way, speculate="lookup") == answers, way
+            for speculate in ("lookup", "auto"):
+                assert ids(model, way, speculate=speculate) == answers, (way, speculate)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.6, 1.0])
@@ -73,6 +74,10 @@ def test_it_is_the_same_whatever_is_guessed(
             oracle = Oracle([prompt + each for prompt, each in zip(PROMPTS, answers, strict=True)], share)
             monkeypatch.setattr(front, "Guesser", oracle.guesser)
             assert ids(model, way, speculate="lookup") == answers, way
+            results = model.generate(PROMPTS, max_new_tokens=NUM_TOKENS, **way, speculate="lookup")
+            assert all(each.guesses_right <= each.guesses_checked for each in results)
+            assert (sum(each.guesses_right for each in results) > 0) == (share > 0)
+            assert all((each.tokens_per_pass or 0) > 1 for each in results if each.guesses_right)
             assert oracle.num_guessed > 0
             assert share == 0.6 or oracle.num_right == share * oracle.num_guessed
 
