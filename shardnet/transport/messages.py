@@ -277,8 +277,7 @@ class SampledToken(NamedTuple):
     """'' while the session goes on, 'eos', or 'length'."""
     log_likelihood: float | None = None
     """Of a token that was not sampled but scored: the natural logarithm of how likely it was there."""
-    likeliest: int | None = None
-    """Which one was the likeliest there."""
+    likeliest: int | None = None  # there, where it was scored
     guesses: int = 0
     """So many guesses were checked on the way to it. Below 0: it was guessed, and came with the one before it."""
 
