@@ -1,6 +1,7 @@
-"""All that a ring promises, at the same time: weights of few bits, guessed tokens, shared beginnings and codecs, while
-devices are lost, fall silent and take over, layers move, and sessions are closed at any moment. Every answer is that of
-the same weights on one device without guesses, token for token. (hypothesis; the network's threads are real.)
+"""All that a ring promises, at the same time: weights of few bits, tokens that are guessed by look-up and by a draft,
+and shared beginnings, while devices are lost, fall silent and take over, layers move, and sessions are closed at any
+moment. Every answer is that of the same weights on one device without guesses, token for token. (hypothesis; the
+network's threads are real.)
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from shardnet.plan import Plan, stages_from_counts
 from shardnet.session import beginnings
 from shardnet.session.stream import Stream
 from shardnet.speculation.guesser import Guesser
+from shardnet.speculation.laps import Laps
 from shardnet.stage import front
 
 pytestmark = pytest.mark.usefixtures("quick_watch")
@@ -115,27 +117,30 @@ class Conversations(RuleBasedStateMachine):
         )
         oracle = Oracle((), share or 0.0)
         oracle._conversations = self.conversations
-        self.patch.setattr(front, "Guesser", Guesser if share is None else oracle.guesser)
+
+        def guesser(way: str, laps: Laps) -> Any:
+            return Guesser(way, laps) if share is None or way == "draft" else oracle.guesser(way, laps)
+
+        self.patch.setattr(front, "Guesser", guesser)
         self.ring.network.scatter(most_s, 1)
 
     @rule(
         data=st.data(),
         how=st.sampled_from(tuple(HOW)),
-        speculate=st.sampled_from(("lookup", "lookup", "off")),
+        guesses=st.sampled_from(("lookup", "auto", "draft", "off")),
         num_tokens=st.integers(1, 24),
         new=st.lists(st.integers(0, 249), max_size=6),
         repeats=st.integers(1, 3),
     )
     @precondition(lambda self: len(self.talks) < 4)
-    def begin(
-        self, data: st.DataObject, how: str, speculate: str, num_tokens: int, new: list[int], repeats: int
-    ) -> None:
+    def begin(self, data: st.DataObject, how: str, guesses: str, num_tokens: int, new: list[int], repeats: int) -> None:
         text = data.draw(st.sampled_from(self.texts[-6:]), "text")
         beginning = text[: data.draw(st.sampled_from((len(text), max(len(text) // 2, 1))), "size")]
         prompt = (beginning * repeats + new)[-MOST_PROMPT:]
         right = self.alone.answer(self.weights, how, prompt, num_tokens)
         self.conversations.append(prompt + right)
-        stream = self.model.stream(prompt, max_new_tokens=num_tokens, speculate=speculate, **HOW[how])
+        options = {"draft": str(self.alone.folder)} if guesses == "draft" else {"speculate": guesses}
+        stream = self.model.stream(prompt, max_new_tokens=num_tokens, **options, **HOW[how])
         self.talks.append(Talk(stream, prompt, right))
 
     @rule(data=st.data(), num_tokens=st.integers(1, 10))

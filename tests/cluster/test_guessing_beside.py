@@ -24,6 +24,8 @@ from shardnet.cluster import standby
 from shardnet.cluster.model import Model
 from shardnet.device.worker import Worker
 from shardnet.plan import Plan, stages_from_counts
+from shardnet.quantised.kernels.native import native
+from shardnet.quantised.native.products import Native
 from shardnet.session import beginnings
 from shardnet.speculation.guesser import Guesser
 from shardnet.stage import front
@@ -356,3 +358,39 @@ def test_a_stage_that_is_the_first_no_more_keeps_no_guesser(tiny: Path, guessers
         gc.collect()
         assert len(guessers) == 1
         stream.close()
+
+
+# ---- weights of few bits in bfloat16, whose products are in C ----
+
+
+@pytest.mark.skipif(not isinstance(native(), Native), reason="nothing is compiled here")
+@pytest.mark.parametrize(
+    ("split", "kept", "lost"),
+    [([6], "none", ""), (SPLIT, "hot", "a"), (SPLIT, "cold", "b"), (SPLIT, "hot", "c"), ([1, 4, 1], "cold", "c")],
+)
+def test_in_half_precision_no_token_changes_where_products_are_in_c(
+    tiny: Path, split: list[int], kept: str, lost: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What comes of a row depends on that row alone, so that neither guesses nor what is computed anew change a bit."""
+    options: dict[str, Any] = {"dtype": "bfloat16", "weights": "int4", "prefill_chunk_tokens": 4}
+    with ring_in_process(1) as ring, ring.connect() as cluster:
+        with cluster.load(tiny, **options, split=[6], share_prefixes=False) as model:  # by hand: nothing is timed
+            expected = [*answers(model, GREEDY), *answers(model, SAMPLED)]
+    guess_well(monkeypatch, expected)
+    with ring_in_process(len(split)) as ring, ring.connect() as cluster:
+        with cluster.load(tiny, **options, split=split, standby=kept) as model:
+            slow_down(ring)
+            if kept == "hot":
+                wait_until(lambda: sum(event.event == "standby" for event in model.events) >= 3)
+            streams = [
+                model.stream(prompt, max_new_tokens=NUM_TOKENS, **LOOKING_UP, **how)
+                for how in (GREEDY, SAMPLED)
+                for prompt in PROMPTS
+            ]
+            for _ in range(6):
+                next(streams[0])
+            if lost:
+                ring.network.kill(lost)
+            for stream in streams:
+                "".join(stream)
+            assert [stream.result.token_ids for stream in streams] == expected

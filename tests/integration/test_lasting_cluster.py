@@ -452,6 +452,29 @@ def test_a_coordinator_that_is_started_again_goes_on_where_it_was(commands: Comm
     wait_until(lambda: has_ended(own), 10)
 
 
+def test_tokens_are_guessed_while_a_coordinator_is_killed(commands: Commands) -> None:
+    """Of weights of few bits: the answers are those of one device without guesses."""
+    few_bits = ("--dtype", "float32", "--weights", "int4")
+    asked = ("generate", "--prompt", "one two three one two three one", "--max-new-tokens", 250, "--json")
+    sampled = (*asked, "--temperature", 0.9, "--seed", 5)
+    alone = [commands.run(*each, "--model", commands.model, *few_bits, "--devices", 1) for each in (asked, sampled)]
+    up = commands.up(*few_bits[2:], "--placement", "spread")
+    wait_until(lambda: up.lines)
+    commands.join("two").wait_for("joined")
+    up.wait_for("loaded")
+    commands.ask("load", commands.model, *few_bits, "--placement", "spread")
+    guessing = ("--speculate", "lookup", "--cluster", commands.folder)
+    asking = [commands.start(*each, *guessing) for each in (asked, sampled)]
+    up.wait_for("session began", 2)
+    assert up.end(signal.SIGKILL)[0] == -signal.SIGKILL
+    again = commands.up(*few_bits[2:], "--placement", "spread")
+    assert "had to be loaded" not in again.wait_for("resumed")["text"]
+    for each, undisturbed in zip(asking, alone, strict=True):
+        assert each.end() == (0, ""), "both answers come whole"
+        assert json.loads(each.lines[-1])["token_ids"] == json.loads(undisturbed.stdout)["token_ids"]
+    assert again.end(signal.SIGINT) == (0, "")
+
+
 def test_answers_that_broke_off_are_resumed(commands: Commands) -> None:
     """Nobody can take over from the device that is killed, and later the cluster is ended, each in mid-answer."""
     long = (*LONG[:2], "--max-new-tokens", 2500, "--seed", 5)
