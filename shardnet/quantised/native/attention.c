@@ -3,21 +3,24 @@
 #include "look.h"
 
 #define TOGETHER 192 /* queries that share the tiles which were packed for them */
+#define BESIDE 512   /* queries of all heads, where one thread does them together, as their keys lie beside each other */
 #define LITTLE (1 << 20) /* multiplications that are not shared by threads */
 
 typedef struct {
     const Attention *a;
-    int64_t group, at_once; /* tokens of a session that look together */
+    int64_t group, at_once, heads_at_once; /* tokens of a session that look together, and their heads of keys */
     int64_t taken;
     int failed;
 } Job;
 
+static int64_t parts_of(int64_t num, int64_t size) { return (num + size - 1) / size; }
+
 static int64_t looks_of(const Job *job, const Session *s) {
-    return (s->num_new + job->at_once - 1) / job->at_once * job->a->num_kv_heads;
+    return parts_of(s->num_new, job->at_once) * parts_of(job->a->num_kv_heads, job->heads_at_once);
 }
 
 static void *memory_of(const Job *job, Look *l) {
-    const int64_t size = job->a->head_size, queries = job->at_once * job->group;
+    const int64_t size = job->a->head_size, queries = job->at_once * job->group * job->heads_at_once;
     l->a = job->a;
     l->group = job->group;
     l->paired = HAS_PAIRS && job->a->kind == BFLOAT16 && job->a->softcap == 0;
@@ -25,7 +28,8 @@ static void *memory_of(const Job *job, Look *l) {
     l->value_steps = l->paired ? KEYS / 2 : KEYS;
     l->wide = (size + 15) / 16 * 16;
     const int64_t tile = l->steps * KEYS + l->value_steps * l->wide;
-    float *memory = calloc((size_t)(9 * size + tile + 4 * KEYS + queries * (l->steps + l->wide + 4)), 4);
+    l->positions = calloc((size_t)(9 * size + tile + 4 * KEYS + queries * (l->steps + l->wide + 6)), 4);
+    float *memory = (float *)(l->positions + queries);
     l->nothing = (const char *)memory;
     l->keys = memory + size;
     l->values = l->keys + l->steps * KEYS;
@@ -37,7 +41,7 @@ static void *memory_of(const Job *job, Look *l) {
     l->middles = l->query_sums + queries;
     l->scales = l->middles + queries;
     l->codes = (uint16_t *)(l->scales + 4 * KEYS);
-    return memory;
+    return l->positions;
 }
 
 static void look_some(void *shared) {
@@ -55,8 +59,10 @@ static void look_some(void *shared) {
         while (s < behind && own >= before + looks_of(job, s)) before += looks_of(job, s++);
         if (s == behind) break;
         l.session = s;
-        l.kv_head = (own - before) % job->a->num_kv_heads;
-        l.first = (own - before) / job->a->num_kv_heads * job->at_once;
+        const int64_t num_parts = parts_of(job->a->num_kv_heads, job->heads_at_once);
+        l.kv_head = (own - before) % num_parts * job->heads_at_once;
+        l.num_kv_heads = least(job->heads_at_once, job->a->num_kv_heads - l.kv_head);
+        l.first = (own - before) / num_parts * job->at_once;
         l.num = least(job->at_once, s->num_new - l.first);
         look(&l);
     }
@@ -121,11 +127,14 @@ int32_t attend(const Attention *a) {
         work += s->num_new * (s->length + s->num_new) * a->num_heads * a->head_size;
         most_new = most_new > s->num_new ? most_new : s->num_new;
     }
-    append(a);
-    Job job = {a, a->num_heads / a->num_kv_heads, 0, 0, 0};
-    job.at_once = least(most_new, job.group < TOGETHER ? TOGETHER / job.group : 1);
     if (most_new == 0) return DONE;
-    if (a->parallel && a->num_threads > 1 && work > LITTLE) a->parallel(look_some, &job, a->num_threads, 0);
+    append(a);
+    const int is_shared = a->parallel && a->num_threads > 1 && work > LITTLE;
+    Job job = {a, a->num_heads / a->num_kv_heads, 1, 1, 0, 0};
+    if (job.group < TOGETHER) job.at_once = least(most_new, TOGETHER / job.group);
+    if (!is_shared && job.at_once * job.group < BESIDE)
+        job.heads_at_once = least(a->num_kv_heads, BESIDE / (job.at_once * job.group));
+    if (is_shared) a->parallel(look_some, &job, a->num_threads, 0);
     else look_some(&job);
     return job.failed ? NO_MEMORY : DONE;
 }

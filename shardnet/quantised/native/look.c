@@ -11,8 +11,16 @@
 
 /* ---- a tile as it is multiplied ---- */
 
-/* Where the rows of some tokens begin, for this head; beyond `num` of them, the zeros. */
-static void find_rows(const Look *l, int64_t first, int64_t num, const char **keys, const char **values) {
+/* What lies half a tile behind is needed soon; beside these rows of a head lie those of the others. */
+ALWAYS void fetch_ahead(const char *keys, const char *values, int64_t row) {
+    for (int64_t byte = 0; byte < row; byte += 64) {
+        __builtin_prefetch(keys + KEYS / 2 * row + byte);
+        __builtin_prefetch(values + KEYS / 2 * row + byte);
+    }
+}
+
+/* Where the rows of some tokens begin, for a head; beyond `num` of them, the zeros. */
+static void find_rows(const Look *l, int64_t head, int64_t first, int64_t num, const char **keys, const char **values) {
     const int64_t size = kept_bytes(l->a), row = size * l->a->num_kv_heads;
     const Run *run = l->session->runs;
     int64_t start = 0;
@@ -20,9 +28,10 @@ static void find_rows(const Look *l, int64_t first, int64_t num, const char **ke
         keys[i] = values[i] = l->nothing;
         if (i >= num) continue;
         while (first + i >= start + run->num_rows) start += run++->num_rows;
-        const int64_t at = (first + i - start) * row + l->kv_head * size;
+        const int64_t at = (first + i - start) * row + head * size;
         keys[i] = (const char *)(uintptr_t)run->keys + at;
         values[i] = (const char *)(uintptr_t)run->values + at;
+        if (head == l->kv_head) fetch_ahead(keys[i], values[i], row);
     }
 }
 
@@ -120,9 +129,9 @@ static void pack_rounded(const Look *l, const char *const *keys, const char *con
     for (int64_t i = 0; i < KEYS; i++) decode(l, values[i], l->values + i * l->wide, 1);
 }
 
-static void pack_tile(const Look *l, int64_t first, int64_t num) {
+static void pack_tile(const Look *l, int64_t head, int64_t first, int64_t num) {
     const char *keys[KEYS], *values[KEYS];
-    find_rows(l, first, num, keys, values);
+    find_rows(l, head, first, num, keys, values);
     if (l->a->is_rounded && l->paired) pack_codes(l, keys, values);
     else if (l->a->is_rounded) pack_rounded(l, keys, values);
     else if (l->paired) pack_pairs(l, keys, values);
@@ -251,8 +260,6 @@ ALWAYS float soften_pairs(const Look *l, float *scores, int64_t from, int64_t to
 #define soften_pairs soften
 #endif
 
-static int64_t position_of(const Look *l, int64_t query) { return l->session->length + l->first + query / l->group; }
-
 static int64_t first_seen(const Look *l, int64_t position) {
     return l->a->window && position >= l->a->window ? position - l->a->window + 1 : 0;
 }
@@ -263,12 +270,12 @@ static void scale_scores(const Look *l, float *scores, float query_sum) {
 }
 
 ALWAYS void look_at(const int num, const int paired, const Look *l, int64_t query, int64_t tile) {
-    if (tile > position_of(l, query + num - 1)) return;
+    if (tile > l->positions[query + num - 1]) return;
     float weights[LOOKS * KEYS], factors[LOOKS];
     float *sums = l->sums + query * l->wide;
     score(num, paired, l, l->queries + query * l->steps, weights);
     for (int r = 0; r < num; r++) {
-        const int64_t position = position_of(l, query + r), from = first_seen(l, position) - tile;
+        const int64_t position = l->positions[query + r], from = first_seen(l, position) - tile;
         float *own = weights + r * KEYS, *most = l->most + query + r, *total = l->total + query + r;
         if (paired && l->a->is_rounded) scale_scores(l, own, l->query_sums[query + r]);
         factors[r] = paired ? soften_pairs(l, own, from, position + 1 - tile, most, total)
@@ -304,26 +311,38 @@ static LookAt *const BY_LOOKS[] = {
 
 /* ---- the queries of some tokens of a session ---- */
 
+/* Of a query, which row of the step it is of, and which head. */
+static void place_of(const Look *l, int64_t query, int64_t *row, int64_t *head) {
+    const int64_t of_head = l->num * l->group, token = query % of_head / l->group;
+    *row = l->session->first_row + l->first + token;
+    *head = (l->kv_head + query / of_head) * l->group + query % l->group;
+}
+
 static void read_queries(const Look *l) {
     const Attention *a = l->a;
     const int64_t row_heads = a->num_heads + 2 * a->num_kv_heads, width = a->kind == FLOAT32 ? 4 : 2;
-    for (int64_t q = 0; q < l->num * l->group; q++) {
-        const int64_t row = l->session->first_row + l->first + q / l->group, head = l->kv_head * l->group + q % l->group;
+    for (int64_t q = 0; q < l->num_kv_heads * l->num * l->group; q++) {
+        int64_t row, head;
+        place_of(l, q, &row, &head);
         const char *from = a->heads + (row * row_heads + head) * a->head_size * width;
         l->query_sums[q] = 0;
         for (int64_t i = 0; i < a->head_size && a->is_rounded; i++) l->query_sums[q] += number_at(from, a->kind, i);
         if (l->paired) memcpy(l->queries + q * l->steps, from, (size_t)a->head_size * 2);
         else
             for (int64_t i = 0; i < a->head_size; i++) l->queries[q * l->steps + i] = number_at(from, a->kind, i);
+        l->positions[q] = l->session->length + row - l->session->first_row;
+        l->most[q] = -INFINITY;
+        l->total[q] = l->middles[q] = 0;
     }
 }
 
 static void write_seen(const Look *l) {
     const Attention *a = l->a;
     const Rows seen = {a->seen, a->num_heads * a->head_size, a->kind};
-    for (int64_t q = 0; q < l->num * l->group; q++) {
+    for (int64_t q = 0; q < l->num_kv_heads * l->num * l->group; q++) {
         float *own = l->sums + q * l->wide;
-        const int64_t row = l->session->first_row + l->first + q / l->group, head = l->kv_head * l->group + q % l->group;
+        int64_t row, head;
+        place_of(l, q, &row, &head);
         for (int64_t i = 0; i < a->head_size; i++) own[i] = (own[i] + l->middles[q]) / l->total[q];
         put(own, a->head_size, &seen, row, head * a->head_size);
     }
@@ -332,11 +351,11 @@ static void write_seen(const Look *l) {
 void look(const Look *l) {
     const int64_t num = l->num * l->group, end = l->session->length + l->first + l->num;
     read_queries(l);
-    memset(l->sums, 0, (size_t)(num * l->wide) * 4);
-    for (int64_t q = 0; q < num; q++) l->most[q] = -INFINITY, l->total[q] = l->middles[q] = 0;
-    for (int64_t tile = first_seen(l, position_of(l, 0)) / KEYS * KEYS; tile < end; tile += KEYS) {
-        pack_tile(l, tile, least(KEYS, end - tile));
-        for (int64_t q = 0; q < num; q += LOOKS) BY_LOOKS[least(LOOKS, num - q) - 1](l, q, tile);
-    }
+    memset(l->sums, 0, (size_t)(l->num_kv_heads * num * l->wide) * 4);
+    for (int64_t tile = first_seen(l, l->positions[0]) / KEYS * KEYS; tile < end; tile += KEYS)
+        for (int64_t head = 0; head < l->num_kv_heads; head++) {
+            pack_tile(l, l->kv_head + head, tile, least(KEYS, end - tile));
+            for (int64_t q = 0; q < num; q += LOOKS) BY_LOOKS[least(LOOKS, num - q) - 1](l, head * num + q, tile);
+        }
     write_seen(l);
 }

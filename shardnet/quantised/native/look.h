@@ -10,14 +10,15 @@
 typedef struct {
     const Attention *a;
     const Session *session;
-    int64_t kv_head;
-    int64_t first, num; /* tokens of the session that look */
-    int64_t group;      /* queries of one token that share keys */
+    int64_t kv_head, num_kv_heads; /* that are looked at: rows of keys and values are read once for all of them */
+    int64_t first, num;            /* tokens of the session that look */
+    int64_t group;                 /* queries of one token that share keys */
     int paired;
     int64_t steps, value_steps, wide; /* of a query and a key; of a tile's values; numbers of a value, and zeros behind them */
     float *keys;    /* [steps, KEYS]: numbers, or pairs of them */
     float *values;  /* [value_steps, wide], the same */
-    float *queries; /* [queries, steps] */
+    float *queries; /* [queries, steps]: of each head one token after the other, of each token its group */
+    int64_t *positions; /* [queries] */
     float *sums;    /* [queries, wide]: of what was seen so far */
     float *most;    /* [queries]: the largest score so far */
     float *total;   /* [queries]: of the weights so far */
