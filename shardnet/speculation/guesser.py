@@ -67,6 +67,8 @@ class Guesser:
         self._chunks: deque[_Chunk] = deque()
         self._was_followed = False
         """Guesses were sent behind the first of these."""
+        self._asked_s = 0.0
+        """When the last chunk was sent that is answered."""
         self._answered_s: float | None = None
         """When the last answer to a chunk of this branch came."""
         self._num_prompt: int | None = None
@@ -127,7 +129,9 @@ class Guesser:
                     self._laps.note_lap(chunk.num_rows, now_s - chunk.sent_s, is_followed=self._was_followed)
                 self._was_followed = False
             elif self._answered_s is not None:
-                self._laps.note_gap(chunk.num_rows, (now_s - self._answered_s) / len(answered))
+                apart_s = chunk.sent_s - self._asked_s
+                self._laps.note_gap(chunk.num_rows, (now_s - self._answered_s) / len(answered), apart_s)
+            self._asked_s = chunk.sent_s
         if answered:
             self._answered_s = now_s
 

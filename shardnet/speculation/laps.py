@@ -17,6 +17,8 @@ FIRST_GAP = 0.5
 """In laps: nothing is known of it at first."""
 TRIPLE = 3
 """So many times the rows of any lap that was measured are tried next: what they take may be a surprise."""
+WAITED = 1.2
+"""Where answers come so many times further apart than chunks were sent, these have waited for a stage."""
 WEIGHT = 0.2
 """Of the newest in an average."""
 PUSH = 0.75
@@ -46,9 +48,16 @@ class Laps:
         elif (plain_s := self._laps.seconds(num_rows)) is not None:
             self._followed += WEIGHT * (max(1.0, min(lap_s / plain_s, 4.0)) - self._followed)
 
-    def note_gap(self, num_rows: int, gap_s: float) -> None:
-        """So long after the answer to one chunk came that to the next one, of so many rows."""
-        self._gaps.note(num_rows, gap_s)
+    def note_gap(self, num_rows: int, gap_s: float, apart_s: float) -> None:
+        """So long after the answer to one chunk came that to the next one, of so many rows.
+
+        Args:
+            apart_s: so long after the one the other was sent. Where answers come no further apart than that, as of
+                guesses that a draft has offered late, the ring has kept nobody waiting: it is no slower, and may be
+                faster.
+        """
+        if gap_s > WAITED * apart_s or gap_s < self._gap_s(num_rows):
+            self._gaps.note(num_rows, gap_s)
 
     def note_step(self, num_rows: int, step_s: float) -> None:
         self._steps.note(num_rows, step_s)
