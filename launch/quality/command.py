@@ -44,7 +44,7 @@ def quality(
     weights: WeightOptions,
     what: TextOptions,
     where: DeviceOptions,
-    load: Annotated[LoadOptions, Only(("split",)), Here("split", read=read_split)],
+    load: Annotated[LoadOptions, Only(("split", "quality")), Here("split", read=read_split)],
     result: ResultOptions,
 ) -> None:
     """Show what weights of fewer bits cost and bring: perplexity, likeliest tokens, memory, speed.

@@ -16,6 +16,7 @@ from shardnet.launch.files.text_files import read_text_of
 from shardnet.launch.generate.options import GenerateOptions
 from shardnet.options import Whole
 from shardnet.quantised.kv_names import AUTO, KV_DTYPES
+from shardnet.quantised.schemes import AUTO as SCHEME_AUTO
 from shardnet.quantised.schemes import INT4, INT8, SCHEMES, W8A8
 
 COMPARED = ("bfloat16", INT8, W8A8, INT4)
@@ -155,3 +156,9 @@ class QualityRequest:
     """Each with each of the schemes."""
     also: tuple[str, ...] = ()
     """Other checkpoints of the model."""
+
+    def __post_init__(self) -> None:
+        if self.model.load.quality is not None and SCHEME_AUTO not in self.schemes:
+            raise BadRequest(
+                "--quality chooses what weights auto are: name auto in --weights, too, such as --weights bfloat16,auto."
+            )

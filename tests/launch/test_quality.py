@@ -110,6 +110,13 @@ def shardnet(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[st
 
 
 @pytest.mark.usefixtures("warm_python")
+def test_a_loss_without_bits_to_choose_is_refused_at_once() -> None:
+    done = shardnet("--model", "smollm2-135m-instruct", "--weights", "bfloat16,int4", "--quality", "1%")
+    assert done.returncode == 2 and "name auto in --weights, too" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.usefixtures("warm_python")
 class TestCommand:
     def test_schemes_are_measured_side_by_side(self, tiny: Path, tmp_path: Path) -> None:
         """In windows, and as transformers has it."""
