@@ -75,7 +75,7 @@ class HeldLinear(nn.Module):
             outputs = outputs[:, self.first_output : self.first_output + self.out_features]
         if self.bias is not None:
             outputs = outputs + self.bias
-        return outputs.view(*rows.shape[:-1], -1)
+        return outputs.view(*rows.shape[:-1], self.out_features)
 
 
 class HeldTable(nn.Module):
@@ -90,7 +90,7 @@ class HeldTable(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """[...] -> [..., K]."""
         rows = self.held.kernel.look_up(self.held.matrix, ids.reshape(-1), self.dtype)
-        rows = rows.view(*ids.shape, -1)
+        rows = rows.view(*ids.shape, self.held.matrix.shape.num_inputs)
         return rows if self.scale is None else rows * self.scale
 
 

@@ -15,9 +15,10 @@ from shardnet.errors import DamagedCheckpoint, UnsupportedModel
 from shardnet.loader import open_model
 from shardnet.loader.weights import load_shard
 from shardnet.models.few_bits import hold_in_few_bits
-from shardnet.models.kv import ON_CPU
+from shardnet.models.kv import ON_CPU, Segment
 from shardnet.models.skeleton import skeleton_to_run
 from shardnet.quantised.rounding import rounded
+from shardnet.stage.cache import KVCache
 
 CHUNKS = (9, 1, 1)
 EXPERTS = (
@@ -79,6 +80,17 @@ def test_activations_in_8_bits_stay_near(variant: str, tmp_path: Path) -> None:
     shard = load_shard(files.config, files.tensors, 0, files.profile.num_units - 1, "float32", scheme="w8a8")
     logits = Chain([shard]).step({0: ids})[0]
     assert (logits - wanted).norm() / wanted.norm() < 0.1
+
+
+@pytest.mark.parametrize("variant", ["llama", "phi", "gptj"])
+def test_part_of_a_prompt_wants_no_logits(variant: str, tmp_path: Path) -> None:
+    """Heads with a bias failed with no row at all: prompts of more than one chunk could not be answered."""
+    make_model(variant).save_pretrained(tmp_path)
+    files = open_model(str(tmp_path), "float32", weights="int8")
+    shard = load_shard(files.config, files.tensors, 0, files.profile.num_units - 1, "float32", scheme="int8")
+    kv = KVCache(shard.kv_layout, shard.kv_row_dtype).open(0, 8)
+    logits = shard.forward(torch.arange(5, 12), [Segment(kv, 7, num_logits=0)])
+    assert logits.shape == (0, files.config.vocab_size)
 
 
 def test_a_tied_matrix_is_held_once(tmp_path: Path) -> None:
