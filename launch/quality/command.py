@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -80,7 +81,8 @@ def quality(
         model, schemes, what.title, what.read(), what.tokens, what.window, kv_dtypes or (AUTO,), also
     )
     if running_in is None:
-        refuse_at_once(model)
+        for each in (model, *(replace(model, model=other) for other in also)):
+            refuse_at_once(each)
     with progress_bars(enabled=False if result.json else None) as progress:
         require_address_space()
         with importing():

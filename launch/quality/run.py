@@ -28,6 +28,8 @@ from shardnet.source.running_cluster import RunningCluster
 
 PROMPT_TOKENS = 32
 DECODED_TOKENS = 48
+LEAST_KEPT_TOKENS = 256
+"""Of a text whose losses `--quality` may go by: of fewer, the change is mostly chance."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ def _keep_losses(checkpoint: str, rows: Sequence[Row], num_tokens: int, title: s
     few = [row for row in rows if row.change is not None and row.kv_dtype == AUTO and bits_of(row.weights)]
     has_reference = any(row.change is None and row.weights in DTYPES for row in rows)
     losses = {row.weights: Loss(row.change or 0.0, num_tokens, title) for row in few}
-    if losses and has_reference and checkpoint:
+    if losses and has_reference and checkpoint and num_tokens >= LEAST_KEPT_TOKENS:
         with suppress(UsageError):  # a folder that can only be read
             LossStore(cache_folder()).save(checkpoint, losses)
 

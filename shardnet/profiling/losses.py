@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import tempfile
 from collections.abc import Mapping
@@ -54,14 +55,17 @@ class LossStore:
             return {}
 
     def save(self, checkpoint: str, losses: Mapping[str, Loss]) -> None:
-        """Keep these, but for schemes of which more was read before.
+        """Keep these, but for schemes of which more was read before. Of one with which a model knows nothing all is
+        forgotten.
 
         Raises:
             UsageError: the folder cannot be written to.
         """
         kept = self.load(checkpoint)
         for scheme, loss in losses.items():
-            if scheme not in kept or loss.num_tokens >= kept[scheme].num_tokens:
+            if not math.isfinite(loss.change):
+                kept.pop(scheme, None)
+            elif scheme not in kept or loss.num_tokens >= kept[scheme].num_tokens:
                 kept[scheme] = loss
         plain = {scheme: asdict(loss) for scheme, loss in kept.items()}
         text = json.dumps({"format": FORMAT, "checkpoint": checkpoint, "losses": plain}, indent=1)

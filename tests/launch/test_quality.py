@@ -23,9 +23,10 @@ from shardnet.errors import BadRequest
 from shardnet.launch.generate.options import DeviceOptions, GenerateOptions, OutputOptions
 from shardnet.launch.quality.options import QualityRequest, TextOptions, read_kv_dtypes, read_schemes
 from shardnet.launch.quality.results import Measured, compare, reference_of
-from shardnet.launch.quality.run import QualityResult, run_quality
+from shardnet.launch.quality.run import QualityResult, _keep_losses, run_quality
 from shardnet.launch.quality.tables import as_object, show
 from shardnet.launch.quality.windows import windows_of
+from shardnet.profiling.losses import LossStore
 from shardnet.session.options import GenerationOptions
 from shardnet.session.scores import Scores
 from shardnet.source.running_cluster import RunningCluster
@@ -68,6 +69,17 @@ def test_a_model_that_knows_nothing_has_no_finite_perplexity(capsys: pytest.Capt
     show(result, None)
     assert "inf" in capsys.readouterr().out
     assert Scores([1, 2], [-2000.0], [2]).perplexity == math.inf
+
+
+@pytest.mark.parametrize(("num_tokens", "is_kept"), [(255, False), (256, True)])
+def test_losses_by_a_few_tokens_are_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_tokens: int, is_kept: bool
+) -> None:
+    """They are chance, and `--quality` would go by them."""
+    monkeypatch.setenv("SHARDNET_CACHE", str(tmp_path))
+    rows = compare([measured("bfloat16", (-1.0, -2.0), (1, 2)), measured("int4", (-1.5, -2.0), (1, 2))])
+    _keep_losses("m", rows, num_tokens, "a text")
+    assert bool(LossStore(tmp_path).load("m")) == is_kept
 
 
 def test_the_text_that_is_shipped_says_where_it_is_from() -> None:
@@ -170,6 +182,7 @@ class TestCommand:
             (("--plot", "quality.bmp"), "--plot draws .png, .svg, .pdf"),
             (("--text", "/none/there"), "cannot be read: No such file"),
             (("--devices", "9"), "6 units"),
+            (("--also", "/none/there"), "There is no /none/there"),
             (("--text", "-"), "There is no text: standard input is empty."),
         ],
     )
