@@ -12,10 +12,9 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -32,6 +31,8 @@ from shardnet.transport.calibration_messages import QuantisedMatrix
 UNFINISHED, CONFIG, INDEX = "unfinished.json", "config.json", "model.safetensors.index.json"
 MOST_BYTES = 1 << 16
 _LISTS = (CONFIG, INDEX, "gguf.json")
+
+_Read = TypeVar("_Read")
 
 
 class QuantisedFolder:
@@ -134,7 +135,7 @@ class QuantisedFolder:
     def _go_on(self) -> tuple[Tensor, ...]:
         self._claim()
         shown = shortened(str(self.path))
-        state = read_json(self.path / UNFINISHED, MOST_BYTES, "the file", DamagedCheckpoint)
+        state = self._read(UNFINISHED, lambda path: read_json(path, MOST_BYTES, "the file", DamagedCheckpoint))
         num_done = state.get("units_done") if isinstance(state, dict) else None
         if (
             type(num_done) is not int
@@ -153,9 +154,15 @@ class QuantisedFolder:
         if not all(self._unit(unit).is_file() for unit in range(num_done)) or not hidden.is_file():
             self.num_done = 0
             return ()
-        with suppress(OSError):
-            return tuple(window for _, window in sorted(read_floats_of(hidden).items()))
-        raise UsageError(f"{shortened(str(hidden))} cannot be read. Remove {shown}, and begin anew.")
+        windows = self._read(hidden.name, read_floats_of)
+        return tuple(window for _, window in sorted(windows.items()))
+
+    def _read(self, name: str, read: Callable[[Path], _Read]) -> _Read:
+        try:
+            return read(self.path / name)
+        except (OSError, DamagedCheckpoint) as cause:
+            shown = shortened(str(self.path))
+            raise UsageError(f"{name} in {shown} cannot be read. Remove {shown}, and begin anew.") from cause
 
     def _state(self) -> dict[str, Any]:
         return {"made_of": self._made_of, "units_done": self.num_done}

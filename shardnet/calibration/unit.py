@@ -15,12 +15,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from shardnet.errors import BadRequest
 from shardnet.loader.own_blocks import blocks_of, kind_of
 from shardnet.loader.stored import Stored
 from shardnet.models import Shard
 from shardnet.models.few_bits import linears_of
 from shardnet.models.kv import Segment
 from shardnet.models.packings import Source
+from shardnet.models.sizes import context_of
 from shardnet.quantised.calibrated import calibrated
 from shardnet.quantised.calibrated import working_bytes as of_matrix
 from shardnet.quantised.rounding import rounded
@@ -59,6 +61,34 @@ def calibrate(shard: Shard, windows: Sequence[Tensor], scheme: str, names: Seque
         if linear.source.name not in packed:  # an expert that nothing in the text was sent to
             packed[linear.source.name] = _pack(module, linear, None)
     return packed
+
+
+def check_windows(shard: Shard, windows: Sequence[Tensor]) -> None:
+    """See that a shard can read a text: an id out of range, say, may end a whole process.
+
+    Raises:
+        BadRequest: it is none, or no ids [T] of the model's where the shard has the embedding, else no finite float32
+            [T, H].
+    """
+    if not windows:
+        raise BadRequest("There is no text by which a unit could be quantised.")
+    width, limit = shard.config.hidden_size, context_of(shard.config)
+    for window in windows:
+        fits = 0 < len(window) <= limit if window.dim() else False
+        if shard.has_embedding:
+            fits = fits and window.dtype == torch.int64 and window.dim() == 1
+            fits = fits and int(window.min()) >= 0 and int(window.max()) < shard.config.vocab_size
+        else:
+            fits = fits and window.dtype == torch.float32 and window.shape[1:] == (width,)
+            fits = fits and bool(window.isfinite().all())
+        if not fits:
+            shown = f"Numbers of {window.dtype} and shape {tuple(window.shape)}"
+            raise BadRequest(f"{shown} are no text for unit {shard.first_unit}, or not finite.")
+
+
+def text_bytes(shard: Shard, windows: Sequence[Tensor]) -> int:
+    """What the text takes before and behind the shard."""
+    return sum(window.nbytes + 4 * len(window) * shard.config.hidden_size for window in windows)
 
 
 @torch.inference_mode()

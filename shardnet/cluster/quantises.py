@@ -7,13 +7,16 @@ from collections.abc import Sequence
 from contextlib import closing
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from shardnet.calibration.folder import QuantisedFolder
 from shardnet.cluster.copies import require_copies
+from shardnet.cluster.load_options import split_of
 from shardnet.cluster.placement import given_plan
 from shardnet.cluster.quantising import Job, check_source, checked, quantise
 from shardnet.cluster.watch import Watch
 from shardnet.errors import BadRequest, ClusterError
+from shardnet.foreign.quoting import quoted
 from shardnet.loader import ModelFiles, open_model
 from shardnet.process.cache_folder import cache_folder
 from shardnet.progress import Progress, in_turn, shown
@@ -71,6 +74,7 @@ class CanQuantise(ABC):
             ModelNotFound, UnsupportedModel, DamagedCheckpoint, BadRequest, UsageError, DoesNotFit, ClusterError.
         """
         self._check_open()
+        path = _path_of(out)
         devices = [device for device in self.devices if device not in self._watch.lost]
         if not devices:
             raise ClusterError("every device of this cluster is lost. Start a new one.")
@@ -80,17 +84,25 @@ class CanQuantise(ABC):
             )
             ids = _ids_of(calibration_text() if text is None else text, opened)
             check_source(opened, len(ids))
-            counts = even_split(opened.profile.num_units, len(devices)) if split is None else split
+            counts = even_split(opened.profile.num_units, len(devices)) if split is None else split_of(split)
             stages = given_plan(counts, opened.profile, devices, 0).stages
             named = require_copies(opened, devices, self._dispatch, cache_folder(cache_dir), told)
             job = Job(opened, named, weights, ids, stages, tuple(devices))
-            folder = QuantisedFolder(Path(out), job.opened.profile.num_units, job.made_of())
+            folder = QuantisedFolder(path, job.opened.profile.num_units, job.made_of())
             with closing(folder):
                 quantise(self._transport, job, folder, lambda: self._watch.lost, told)
             return folder.path
 
 
-def _ids_of(text: str, opened: ModelFiles) -> tuple[int, ...]:
+def _path_of(out: Any) -> Path:
+    if not isinstance(out, (str, Path)) or "\0" in str(out):
+        raise BadRequest(f"out is the name of a new folder, but this is {quoted(out)}.", option="out")
+    return Path(out)
+
+
+def _ids_of(text: Any, opened: ModelFiles) -> tuple[int, ...]:
+    if not isinstance(text, str):
+        raise BadRequest(f"a text to quantise by is a string, but this is {quoted(text)}.", option="text")
     if not text.strip():
         raise BadRequest("The text is empty. Give some thousand tokens of what the model is used for.")
     profile = opened.profile

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from shardnet.calibration.folder import QuantisedFolder, contents_of
-from shardnet.errors import BadRequest, ClusterError, DeviceLost
+from shardnet.errors import BadRequest, ClusterError, DamagedCheckpoint, DeviceLost
 from shardnet.foreign.quoting import counted, quoted
 from shardnet.loader import ModelFiles
 from shardnet.models.plain_config import as_text
@@ -32,6 +32,8 @@ from shardnet.transport.messages import RingId, RingStop, StageSpec
 WINDOW_TOKENS = 512
 LEAST_TOKENS = 256
 """Of a text that may say anything about a model."""
+MOST_TOKENS = 2**16
+"""Hidden states of all of them are in the coordinator's memory and in a device's, and travel with each unit."""
 LONGEST_S = 24 * 3600.0
 LOOK_S = 0.5
 METHOD = "gptq-1"
@@ -78,7 +80,7 @@ def checked(scheme: str) -> str:
 def check_source(opened: ModelFiles, num_tokens: int) -> None:
     """
     Raises:
-        BadRequest: the model was made so already, or the text says too little.
+        BadRequest: the model was made so already, or the text says too little, or too much.
     """
     if opened.made_as:
         raise BadRequest(
@@ -88,6 +90,11 @@ def check_source(opened: ModelFiles, num_tokens: int) -> None:
         raise BadRequest(
             f"The text has {counted(num_tokens, 'tokens')}, and what a matrix is fed with shows from {LEAST_TOKENS} "
             "tokens on; some thousands are better."
+        )
+    if num_tokens > MOST_TOKENS:
+        raise BadRequest(
+            f"The text has {num_tokens} tokens, and each device would have hidden states of all of them in its memory. "
+            f"Give {MOST_TOKENS} at most; some thousands are enough."
         )
 
 
@@ -102,6 +109,7 @@ def quantise(
 
     Raises:
         ClusterError: all devices are lost.
+        DamagedCheckpoint: the model makes numbers of the text that are not finite.
         ShardnetError: as loading a unit on a device; a file cannot be written.
     """
     windows = folder.begin() or job.windows()
@@ -115,6 +123,11 @@ def quantise(
         progress("quantising", unit, num_units)
         is_head = unit == num_units - 1
         done = QuantisedUnit({}, ()) if is_head else asked.unit(unit, windows)
+        if not all(window.isfinite().all() for window in done.windows):
+            raise DamagedCheckpoint(
+                f"The text behind unit {unit} of {job.opened.name} is no longer of finite numbers. Download the model "
+                "again, or use another one."
+            )
         contents = contents_of(job.opened, unit, done.matrices, weight_map)
         folder.add(unit, contents, done.windows)
         weight_map |= dict.fromkeys(contents, unit)

@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from shardnet.calibration.unit import calibrate, outputs_of, working_bytes
+from shardnet.calibration.unit import calibrate, check_windows, outputs_of, text_bytes, working_bytes
 from shardnet.device.premises import Premises
 from shardnet.errors import BadRequest
 from shardnet.loader import load_shard
@@ -41,7 +41,8 @@ class Quantising:
             spec: whose `holding` says the scheme.
             windows: of the text: ids [T] for the embedding, else hidden states [T, H] in float32.
 
-        The future fails with BadRequest where this is no scheme of 4 bits; with DoesNotFit where there is no room.
+        The future fails with BadRequest where this is no scheme of 4 bits, or the text is none for this unit; with
+        DoesNotFit where there is no room.
         """
         return on_thread("shardnet-quantise", partial(self._unit, spec, windows))
 
@@ -53,11 +54,12 @@ class Quantising:
             reserved: list[int] = []
             try:
                 shard = self._load(spec, reserved)
-                if not shard.has_embedding:
-                    self._reserve(reserved, working_bytes(shard, spec.holding.scheme))
-                matrices = (
-                    {} if shard.has_embedding else calibrate(shard, windows, spec.holding.scheme, tuple(spec.tensors))
-                )
+                check_windows(shard, windows)
+                self._reserve(reserved, text_bytes(shard, windows))
+                if shard.has_embedding:
+                    return QuantisedUnit({}, outputs_of(shard, windows))
+                self._reserve(reserved, working_bytes(shard, spec.holding.scheme))
+                matrices = calibrate(shard, windows, spec.holding.scheme, tuple(spec.tensors))
                 return QuantisedUnit(matrices, outputs_of(shard, windows))
             finally:
                 shard = None  # type: ignore[assignment]  # before its memory is given back

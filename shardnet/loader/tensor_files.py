@@ -16,6 +16,8 @@ from typing import BinaryIO, NamedTuple
 import torch
 from torch import Tensor
 
+from shardnet.errors import DamagedCheckpoint
+from shardnet.foreign.quoting import shortened
 from shardnet.loader.checkpoint import OWN_NOTE, index_file
 from shardnet.loader.gguf.reading import TORCH_TYPES
 from shardnet.loader.places import TensorPlace
@@ -72,9 +74,11 @@ def read_floats_of(path: Path) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     with path.open("rb") as file:
         for name, place in index_file(path).items():
+            dtype = TORCH_TYPES.get(place.dtype)
+            if dtype is None or not place.num_bytes:
+                raise DamagedCheckpoint(f"{shortened(str(path))} is damaged: {shortened(name)} holds no numbers.")
             file.seek(place.offset)
-            values = torch.frombuffer(bytearray(file.read(place.num_bytes)), dtype=TORCH_TYPES[place.dtype])
-            found[name] = values.view(place.shape)
+            found[name] = torch.frombuffer(bytearray(file.read(place.num_bytes)), dtype=dtype).view(place.shape)
     return found
 
 

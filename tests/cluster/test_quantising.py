@@ -24,6 +24,8 @@ pytestmark = pytest.mark.usefixtures("quick_watch")
 TEXT = calibration_text()[:700]
 SCHEME = "int4-g64"
 PROMPT = list(range(40, 70))
+_HEADER = b'{"00000":{"dtype":"U8","shape":[8],"data_offsets":[0,8]}}'
+NO_NUMBERS = len(_HEADER).to_bytes(8, "little") + _HEADER + bytes(8)
 
 
 @pytest.fixture
@@ -213,6 +215,10 @@ def test_devices_keep_nothing_and_say_where_there_is_no_room(
         with pytest.raises(DoesNotFit, match="GiB are free there beside what is promised to others"):
             quantised(other, tiny, tmp_path / "small")
         assert small.workers["a"].premises.memory.budget.needed_bytes == 0
+    with ring_in_process(1, memory_bytes=8_000_000) as small, small.connect() as other:
+        quantised(other, tiny, tmp_path / "short")
+        with pytest.raises(DoesNotFit, match="GiB are free there"):
+            quantised(other, tiny, tmp_path / "long", text="a" * 60_000)
 
 
 def test_two_runs_do_not_write_in_one_folder(
@@ -231,6 +237,26 @@ def test_two_runs_do_not_write_in_one_folder(
     assert len(said) == 1 and "Another run is writing in" in said[0]
 
 
+@pytest.mark.parametrize("name", ["unfinished.json", "hidden-00001.safetensors"])
+@pytest.mark.parametrize("raw", [b"", b"\xff\xfe", bytes(5000), NO_NUMBERS], ids=["empty", "no text", "zeros", "none"])
+def test_what_a_run_has_left_and_cannot_be_read_is_said(
+    cluster: Cluster, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, raw: bytes
+) -> None:
+    real: Callable[..., None] = folders.write_tensors
+
+    def full(path: Path, tensors: Any) -> None:
+        if path.name == "unit-00002.safetensors":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(path, tensors)
+
+    monkeypatch.setattr(folders, "write_tensors", full)
+    fails(cluster, tiny, tmp_path / "out")
+    (tmp_path / "out" / name).write_bytes(raw)
+    assert f"{name} in {tmp_path}/out cannot be read. Remove {tmp_path}/out, and begin anew." in fails(
+        cluster, tiny, tmp_path / "out"
+    )
+
+
 def fails(cluster: Cluster, model: Path, out: Path, **options: Any) -> str:
     with pytest.raises(ShardnetError) as error:
         quantised(cluster, model, out, **options)
@@ -242,6 +268,10 @@ def test_what_is_asked_wrongly_is_said_in_a_sentence(cluster: Cluster, tiny: Pat
     assert "must be one of int4, int4-g64" in fails(cluster, tiny, tmp_path / "a", weights="int8")
     assert "text is empty" in fails(cluster, tiny, tmp_path / "a", text=" \n")
     assert "has 5 tokens, and" in fails(cluster, tiny, tmp_path / "a", text="Short")
+    assert "Give 65536 at most" in fails(cluster, tiny, tmp_path / "a", text="a" * 65_537)
+    assert "a string, but this is 5" in fails(cluster, tiny, tmp_path / "a", text=5)
+    assert "the split must be a list" in fails(cluster, tiny, tmp_path / "a", split="2,2,2")
+    assert "name of a new folder, but this is 5" in fails(cluster, tiny, 5)  # type: ignore[arg-type]
     assert "must give all 6 units" in fails(cluster, tiny, tmp_path / "a", split=[1, 1, 1])
     assert "There is no" in fails(cluster, tmp_path / "none", tmp_path / "a")
     assert not (tmp_path / "a").exists()
