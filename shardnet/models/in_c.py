@@ -81,7 +81,7 @@ def block_in_c(block: Block, kind: str | None, window: int | None) -> BlockInC |
     own = native()
     if qkv is None or out is None or gate_up is None or down is None or not isinstance(own, Native):
         return None
-    if norms is None or activation is None:
+    if norms is None or activation is None or attention.head_dim % 2:  # its heads have two halves
         return None
     found = [bias_of(each) for each in linears]
     biases = Biases(*(None if bias is None else bias.float() for bias in found))

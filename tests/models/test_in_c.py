@@ -106,6 +106,19 @@ def test_a_token_is_the_same_however_many_come_with_it(family: str, tmp_path: Pa
     assert torch.stack(whole).equal(last)
 
 
+def test_heads_without_two_halves_are_left_to_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no position turns them they may be odd; C refused them by an assertion."""
+    odd: dict[str, object] = {"no_rope_layers": [0] * SIZES["num_hidden_layers"], "head_dim": 3}
+    odd["num_attention_heads"] = odd["num_key_value_heads"] = 32
+    monkeypatch.setitem(FAMILIES, "smollm3", FAMILIES["smollm3"] | odd)
+    save("smollm3", tmp_path)
+    near, wanted = (shard_of(tmp_path, *each) for each in (("bfloat16", "int8"), ("float32", "float32")))
+    assert not any(isinstance(way, BlocksInC) for way in near._lean)
+    ids = torch.arange(3, 3 + sum(CHUNKS))
+    found, exact = (logits_of(shard, ids, CHUNKS) for shard in (near, wanted))
+    assert distance(found, exact) < 0.1 * torch.cat(exact).norm()
+
+
 def test_a_session_without_room_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     save("llama", tmp_path)
     shard = shard_of(tmp_path, "bfloat16", "int4")
