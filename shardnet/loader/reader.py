@@ -89,8 +89,8 @@ class Reader:
             if (stop - start) // width < rows.shape[0]:
                 rows = rows.rows((start - first) // width, (stop - start) // width)
             stored = require_readable(name, place.dtype)
-            if stored.num_bytes(place.shape) != place.num_bytes:
-                break
+            if stored.num_bytes(place.shape) != place.num_bytes or (stored.heads and len(place.shape) > 2):
+                break  # what lies in turns would be experts, and not the rows of one
             found.append(Stretch(rows, stored))
             end = stop
         if end != first_element + shape.numel():

@@ -109,6 +109,18 @@ def filled_by(weight: Grouped, form: Form) -> dict[str, Tensor]:
     return held.matrix.tensors
 
 
+@pytest.mark.parametrize("heads", [1, 3])
+def test_experts_in_turns_are_refused(tmp_path: Path, heads: int) -> None:
+    """A file may say so. They were taken for rows in turns within each expert, some of which nothing filled then."""
+    experts = torch.randn(6, 64, 32, generator=torch.Generator().manual_seed(1))
+    dtype = Stored("F32", heads).dtype
+    write_tensors(tmp_path / "f", {"w": Content(dtype, (6, 64, 32), experts.flatten().view(torch.uint8))})
+    held = Held(Plain(), Shape(Form(8, 0), 64, 32), ON_CPU)
+    packing = Packing((Source("w", torch.Size((64, 32)), False, 64 * 32),), held)
+    with Reader(rooted(tmp_path / "f"), torch.float32, ON_CPU) as reader, pytest.raises(DamagedCheckpoint):
+        few_bits.fill(packing, reader, {})
+
+
 def test_symmetric_codes_serve_for_groups_with_a_minimum_and_not_the_other_way(tmp_path: Path) -> None:
     for kind, form in (("S4_32", Form(4, 32)), ("N4_32", FORMS["S4_32"])):
         weight = weight_of(kind, 4, 2)
