@@ -32,6 +32,7 @@ from shardnet.process.imports import importing
 from shardnet.process.surroundings import require_address_space
 from shardnet.progress import progress_bars
 from shardnet.quantised.kv_names import AUTO
+from shardnet.quantised.schemes import SCHEMES
 from shardnet.session.options import GenerationOptions
 
 
@@ -65,8 +66,10 @@ def quality(
         raise BadRequest("--also is for a model that is loaded for this, with --model. Leave it out.")
     for other in also:
         require_model("--also", other)
-    if len({Path(other).name for other in also} | set(named)) < len(also) + len(named):
-        raise BadRequest("--also names two checkpoints alike; give their folders different names.")
+    if len({Path(other).name for other in also} | set(SCHEMES)) < len(also) + len(SCHEMES):
+        raise BadRequest(
+            "--also names two checkpoints alike, or one like weights of a scheme; give their folders other names."
+        )
     kv_dtypes = read_kv_dtypes(weights.kv_dtype)
     if running_in is not None and (named or kv_dtypes):
         option = "--weights" if named else "--kv-dtype"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -25,6 +26,8 @@ from shardnet.progress import Progress
 from shardnet.quantised.schemes import AUTO, bits_of
 from shardnet.session.request import check_text_length
 from shardnet.source.running_cluster import RunningCluster
+
+_log = logging.getLogger(__name__)
 
 PROMPT_TOKENS = 32
 DECODED_TOKENS = 48
@@ -118,8 +121,10 @@ def _keep_losses(checkpoint: str, rows: Sequence[Row], num_tokens: int, title: s
     has_reference = any(row.change is None and row.weights in DTYPES for row in rows)
     losses = {row.weights: Loss(row.change or 0.0, num_tokens, title) for row in few}
     if losses and has_reference and checkpoint and num_tokens >= LEAST_KEPT_TOKENS:
-        with suppress(UsageError):  # a folder that can only be read
+        try:
             LossStore(cache_folder()).save(checkpoint, losses)
+        except UsageError as error:
+            _log.warning("%s --quality goes without.", error)
 
 
 def _reading_of(model: Model, request: QualityRequest) -> _Reading:

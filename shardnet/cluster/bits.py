@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -35,7 +36,7 @@ def require_floats(files: ModelFiles, losses: Mapping[str, Loss]) -> None:
     if not losses.keys() & set(FEW):
         raise BadRequest(
             f"what few bits cost {files.name} was not measured yet, and quality goes by it. Measure it once: "
-            f"shardnet quality --model {files.folder} --weights {files.dtype},{','.join(FEW)}"
+            f"shardnet quality --model {shlex.quote(str(files.folder))} --weights {files.dtype},{','.join(FEW)}"
         )
 
 

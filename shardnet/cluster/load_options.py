@@ -51,16 +51,17 @@ def quality_of(quality: Any) -> str | None:
     """The loss that is allowed, as it was written down: "1%" and "0.01" are the same.
 
     Raises:
-        BadRequest: it is none.
+        BadRequest: it is none, or 1, by which one percent is meant and not 100.
     """
     text = None if quality is None else str(quality).strip()
     try:
-        is_loss = text is None or 0 <= loss_of(text) <= 1
+        is_loss = text is None or 0 <= loss_of(text) < 1 or (loss_of(text) == 1 and text.endswith("%"))
     except ValueError:
         is_loss = False
     if not is_loss:
         raise BadRequest(
-            f"quality is how much more perplexity is allowed, such as 1%, from 0% to 100%, but is {quoted(quality)}.",
+            "quality is how much more perplexity is allowed, such as 1%, from 0% to 100%, with the sign from 1 on, but "
+            f"is {quoted(quality)}.",
             option="quality",
         )
     return text

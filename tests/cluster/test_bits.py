@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -88,7 +89,14 @@ def test_what_was_never_measured_is_asked_for_in_one_sentence(tiny: Path) -> Non
             pass
 
 
-@pytest.mark.parametrize("quality", ["lots", "-1%", "101%", "nan"])
+def test_the_command_that_measures_it_can_be_pasted(tiny: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny, tmp_path / "my model")
+    with pytest.raises(BadRequest, match=f"--model '{folder}' --weights"):
+        with chosen(folder, "1%"):
+            pass
+
+
+@pytest.mark.parametrize("quality", ["lots", "-1%", "101%", "nan", "1", "1.0", "%"])
 def test_a_loss_that_is_none_is_refused(tiny: Path, quality: str) -> None:
     with pytest.raises(BadRequest, match="quality is how much more perplexity is allowed, such as 1%"):
         with chosen(tiny, quality):

@@ -82,6 +82,16 @@ def test_losses_by_a_few_tokens_are_not_kept(
     assert bool(LossStore(tmp_path).load("m")) == is_kept
 
 
+def test_losses_that_cannot_be_kept_are_no_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("SHARDNET_CACHE", str(tmp_path))
+    (tmp_path / "losses").write_text("")
+    rows = compare([measured("bfloat16", (-1.0, -2.0), (1, 2)), measured("int4", (-1.5, -2.0), (1, 2))])
+    _keep_losses("m", rows, 1000, "a text")
+    assert "Cannot keep what was measured in" in caplog.text and "--quality goes without" in caplog.text
+
+
 def test_the_text_that_is_shipped_says_where_it_is_from() -> None:
     text = TextOptions().read()
     assert text.startswith("The Ferry Clock") and "```python" in text and len(text) > 7000
@@ -183,6 +193,8 @@ class TestCommand:
             (("--text", "/none/there"), "cannot be read: No such file"),
             (("--devices", "9"), "6 units"),
             (("--also", "/none/there"), "There is no /none/there"),
+            (("--also", "a/int8", "--also", "b/int8"), "--also names two checkpoints alike"),
+            (("--also", "some/bfloat16"), "or one like weights of a scheme"),
             (("--text", "-"), "There is no text: standard input is empty."),
         ],
     )
