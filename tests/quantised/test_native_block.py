@@ -263,6 +263,30 @@ def test_a_session_that_is_not_a_number_stays_alone(native: Native) -> None:
 
 
 @pytest.mark.parametrize("dtype", KINDS)
+@pytest.mark.parametrize("is_rounded", [False, True])
+@pytest.mark.parametrize("length", [0, 60, 130])
+def test_what_is_no_number_is_not_seen_by_tokens_before_it(
+    native: Native, dtype: torch.dtype, is_rounded: bool, length: int
+) -> None:
+    """A guess may be wrong, and overflow. Values that may not be seen were multiplied by 0, which left no number."""
+    one = Drawn(Heads(6, 2, 16, 0.25))
+    hidden, angles = torch.randn(9, HIDDEN).to(dtype), angles_of(9, 16, dtype)
+    kv = one.kv(length, dtype)
+    kept = (encode(kv[0]), encode(kv[1])) if is_rounded else kv
+
+    def run(rows: Tensor) -> Tensor:
+        store = Store(*kept, 9, filler=0)
+        seen = Seen(angles, [store.runs])
+        return NativeBlocks(native, [one.block]).run(rows, [(9, length)], [seen], is_rounded=is_rounded)
+
+    odd = hidden.clone()
+    odd[7, 3] = float("nan")
+    found = run(odd)
+    assert found[:7].equal(run(hidden)[:7])
+    assert bool(found[7:].isnan().all())
+
+
+@pytest.mark.parametrize("dtype", KINDS)
 def test_keys_and_values_of_8_bits(native: Native, dtype: torch.dtype) -> None:
     """What is written is what torch would have written, and what is seen is what stands there."""
     one = Drawn(Heads(4, 2, 64, 0.125))

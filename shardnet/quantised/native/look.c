@@ -348,14 +348,38 @@ static void write_seen(const Look *l) {
     }
 }
 
+/* Whether a value of the tile is no finite number: a weight of 0 does not keep such a one from those who may not see it. */
+static int is_odd(const Look *l) {
+    const uint32_t all = 0x7f800000u, low = l->paired ? 0x7f80u : 0; /* exponents of infinities and NaNs */
+    int odd = 0;
+    for (int64_t i = 0; i < l->value_steps * l->wide; i++) {
+        const uint32_t bits = bits_of_float(l->values[i]);
+        odd |= (bits & all) == all || (low && (bits & low) == low);
+    }
+    for (int i = 2 * KEYS; i < 4 * KEYS && l->paired && l->a->is_rounded; i++) odd |= (bits_of_float(l->scales[i]) & all) == all;
+    return odd;
+}
+
+/* `num` queries of a head, from `query` on, and a tile of which each has what it may see alone. */
+static void look_apart(const Look *l, int64_t head, int64_t query, int64_t num, int64_t tile) {
+    for (int64_t q = query; q < query + num; q++) {
+        if (l->positions[q] < tile) continue;
+        pack_tile(l, head, tile, least(KEYS, l->positions[q] + 1 - tile));
+        BY_LOOKS[0](l, q, tile);
+    }
+}
+
 void look(const Look *l) {
     const int64_t num = l->num * l->group, end = l->session->length + l->first + l->num;
     read_queries(l);
     memset(l->sums, 0, (size_t)(l->num_kv_heads * num * l->wide) * 4);
     for (int64_t tile = first_seen(l, l->positions[0]) / KEYS * KEYS; tile < end; tile += KEYS)
         for (int64_t head = 0; head < l->num_kv_heads; head++) {
-            pack_tile(l, l->kv_head + head, tile, least(KEYS, end - tile));
-            for (int64_t q = 0; q < num; q += LOOKS) BY_LOOKS[least(LOOKS, num - q) - 1](l, head * num + q, tile);
+            const int64_t rows = least(KEYS, end - tile);
+            pack_tile(l, l->kv_head + head, tile, rows);
+            if (l->positions[0] + 1 - tile < rows && is_odd(l)) look_apart(l, l->kv_head + head, head * num, num, tile);
+            else
+                for (int64_t q = 0; q < num; q += LOOKS) BY_LOOKS[least(LOOKS, num - q) - 1](l, head * num + q, tile);
         }
     write_seen(l);
 }
