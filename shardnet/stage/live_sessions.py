@@ -233,7 +233,9 @@ class LiveSessions:
                 live.kv, live.came = here.kv, here.came
                 live.branch = max(live.branch, here.branch)
                 live.certain = live.branch_from = live.kv.length
-                live.guess_from, live.guesser = here.guess_from, here.guesser
+                live.guess_from = here.guess_from
+                if here.guesser is not None and here.guesser.num_known <= live.kv.length:  # else some come once more
+                    live.guesser = here.guesser
                 guess_key = live.spec.guess_key or here.spec.guess_key
                 live.spec = live.spec._replace(guess_key=guess_key, offer_key=here.spec.offer_key)
                 if live.sampler is None:

@@ -15,7 +15,7 @@ from shardnet.codecs.rows import Codec, codec_named
 from shardnet.errors import BadRequest, ClusterError
 from shardnet.stage.budget import MemoryBudget
 from shardnet.stage.stage import Stage
-from shardnet.transport.messages import Hop, Part, SamplingOptions
+from shardnet.transport.messages import Hop, Part, SamplingOptions, Wanted
 
 FAMILIES = ("llama", "llama-tied", "mistral", "qwen3_moe", "gemma2", "gpt2", "bloom", "opt-350m")
 """Dense, tied, with windows, with experts, capped, with learned positions, with attention of their own."""
@@ -275,3 +275,36 @@ def test_without_the_head_the_newest_session_goes_where_what_is_sent_finds_no_ro
         assert [each.session for each in stage.between_steps(stage.standings).result(timeout=5)] == [1, 2]
         stage.close_sessions([1, 2, 3])
         assert budget.reserved_bytes == 0
+
+
+def test_what_guesses_are_made_of_holds_each_token_once(llama: TinyModel) -> None:
+    """Of two stages that become one the later one may have less: tokens come once more then. They were taken for the
+    next ones once, and nothing was guessed right any more.
+    """
+    asked, prompt = spec(7, 5, 60), [5, 6, 7, 8, 9]
+    asked = asked._replace(sampling=SamplingOptions(speculate="lookup"), guess_key=b"k" * 16)
+    road, budget = Road(), MemoryBudget(1 << 26)
+    with (
+        stage_of(shard_of(llama.folder, 0, 1), road, budget=budget) as stage,
+        stage_of(shard_of(llama.folder, 2, 3), Road(), budget=budget) as other,
+    ):
+        for each in (stage, other):
+            each.open_session(asked)
+        feed(stage, 7, 0, torch.tensor(prompt), nothing)
+        wait_for_length(stage, 7, 5)
+        for position in range(5, 12):
+            feed(stage, 7, position, torch.tensor([20 + position]))
+            wait_for_length(stage, 7, position + 1)
+            for sent in road.take_all() if position < 10 else ():
+                other.put(Hop(RING, 0, sent.parts, sent.rows, "before", 0, 2), 0, sent.on_taken)
+        wait_for_length(other, 7, 10)
+        join(stage, other)
+        stage.between_steps(lambda: stage.begin_ring(2, 1)).result(timeout=5)
+        stage.between_steps(lambda: stage.send_again([Wanted(7, 10, 12)])).result(timeout=5)
+        for position in range(10, 15):
+            feed(stage, 7, position, torch.tensor([20 + position]))
+            wait_for_length(stage, 7, position + 1)
+        live = stage._sessions.get(7)
+        assert live is not None and live.guesser is not None
+        ahead = live.guesser._ahead
+        assert [ahead[at] for at in range(ahead.num_known)] == [*prompt, *range(25, 35)]
