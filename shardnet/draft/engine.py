@@ -53,9 +53,7 @@ class Guessing:
 
     def end(self) -> None:
         """Nothing more is wanted of it."""
-        with self._engine.changed:
-            self.chain.is_over = True
-            self._engine.changed.notify()
+        self._engine.give_up(self.chain)
 
 
 @dataclass(slots=True)
@@ -106,6 +104,13 @@ class Engine:
         with self.changed:
             self._waiting.add(guessing)
         return guessing
+
+    def give_up(self, chain: Chain) -> None:
+        """Guess no more of it, and take its place."""
+        if self._birthplace.is_here:
+            with self.changed:
+                chain.is_over = True
+                self.changed.notify()
 
     def close(self) -> None:
         """End the thread behind the step that runs, and guess no more. Safe to call twice; does not wait."""

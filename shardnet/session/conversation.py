@@ -15,7 +15,7 @@ class Onlooker(Protocol):
         """These come next in the answer. Must not wait."""
 
     def end(self) -> None:
-        """No more come."""
+        """No more are wanted. May be told twice. Must not wait."""
 
 
 class Conversation(Protocol):

@@ -76,6 +76,8 @@ class Session:
         self._may_be_sampled_anew = was_left
         self._onlooker: Onlooker | None = None
         self._num_shown = 0
+        self._is_over = False
+        """Nobody wants more of it."""
         for index, token_id in enumerate(answer):
             self.tell(self.token(index, token_id))
 
@@ -114,12 +116,20 @@ class Session:
         """Stop generating and free the session's memory on every stage. Safe to call twice, from any thread."""
         self._news.put(None)
         self._owner.close_session(self.spec.session)
+        self._is_over = True
+        self._show_end()
 
     def show(self, onlooker: Onlooker) -> None:
         """See `Conversation`."""
         with self._telling:
             self._onlooker = onlooker
             self._show()
+        self._show_end()
+
+    def _show_end(self) -> None:
+        onlooker = self._onlooker
+        if self._is_over and onlooker is not None:
+            onlooker.end()
 
     def _show(self) -> None:
         """What is known without a gap, and was not shown yet."""

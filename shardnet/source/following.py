@@ -67,6 +67,7 @@ class Following:
         with self._changed:
             self._onlooker = onlooker
             self._show()
+            self._show_end()
 
     def _show(self) -> None:
         """What was not shown yet."""
@@ -74,6 +75,10 @@ class Following:
         if self._onlooker is not None and new:
             self._num_shown += len(new)
             self._onlooker.see([token.token_id for token in new])
+
+    def _show_end(self) -> None:
+        if self._is_cancelled and self._onlooker is not None:
+            self._onlooker.end()
 
     def wait_for(self, index: int) -> SampledToken | None:
         """The token of that index, when it is there; None where none comes.
@@ -107,6 +112,7 @@ class Following:
         """
         with self._changed:
             self._is_cancelled = True
+            self._show_end()
             self._changed.notify_all()
             is_ending = self._heard.is_whole and self._is_asking and not self._is_over
         if not is_ending:
@@ -116,6 +122,7 @@ class Following:
         """The same at once in any case."""
         with self._changed:
             self._is_cancelled = self._is_over = True
+            self._show_end()
             settle(self._news, None)
             self._changed.notify_all()
         self._close()

@@ -156,6 +156,26 @@ def test_one_that_is_slow_delays_nothing(
     goes_on.set()
 
 
+def test_an_answer_that_is_over_takes_no_room_of_it(model: Model, draft: str) -> None:
+    """Streams may be held long after: those that a stop string ends once kept their places, until there was none."""
+    [whole] = model.generate([PROMPT], max_new_tokens=NUM_TOKENS, draft=draft)
+    [engine] = [each.result(60) for each in model._drafts._engines.values()]
+    held = []
+    for options in ({"stop": [whole.text[8:10]]}, {"stop": [whole.text[-2:]]}, {}):
+        held.append(model.stream(PROMPT, max_new_tokens=200, draft=draft, **options))
+        next(held[-1])
+        wait_until(lambda: len(engine._open) == 1)
+        if options:
+            list(held[-1])
+        held[-1].close()
+        wait_until(lambda: not engine._open)
+    assert [each.result.finish_reason for each in held] == ["stop", "stop", "cancelled"]
+    conversation = held[-1]._session
+    late = engine.guess(conversation.spec, PROMPT, print)
+    conversation.show(late)  # the draft was loaded when the answer was over
+    assert late.chain.is_over
+
+
 def test_what_a_program_leaves_is_ended(tiny: Path) -> None:
     """A thread that computes while its process ends must not end it by force."""
     with loaded(tiny, [6]) as (_, model):

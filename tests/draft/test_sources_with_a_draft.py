@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from in_process_ring import PROMPT, alone
 from lasting_in_process import LastingInProcess, ids_of, lasting_in_process
+from processes import wait_until
 
 from shardnet.cluster.model import Model
 from shardnet.errors import ShardnetError
@@ -109,6 +110,21 @@ def test_nobody_else_has_guesses_checked(cluster: LastingInProcess, tiny: Path, 
     assert offered(key, -5, before, wrong)
     assert guesser_at_first(cluster).num_waiting == 0
     cluster.network.restore()
+
+
+def test_an_answer_that_is_closed_takes_no_room_of_the_draft(cluster: LastingInProcess, tiny: Path) -> None:
+    """However long its stream is held."""
+    model = begun(cluster, tiny)
+    [engine] = [each.result(60) for each in model._drafts._engines.values()]
+    slow_down(cluster)
+    stream = model.stream(PROMPT, max_new_tokens=200, draft=str(tiny))
+    next(stream)
+    wait_until(lambda: len(engine._open) == 1)
+    stream.close()
+    wait_until(lambda: not engine._open)
+    late = engine.guess(stream._session.spec, PROMPT, print)
+    stream._session.show(late)
+    assert late.chain.is_over
 
 
 def test_the_coordinator_dies_and_another_one_goes_on(
