@@ -12,6 +12,7 @@ from typing import Protocol
 
 from shardnet.errors import ClusterError
 from shardnet.session.conversation import Onlooker
+from shardnet.transport.confidences import told_to
 from shardnet.transport.listener_messages import digest
 from shardnet.transport.messages import SampledToken, SessionSpec
 from shardnet.transport.sharing_messages import Shares
@@ -168,16 +169,15 @@ class Session:
             is_last: whether the stage has the head: it alone samples, and tells the listener.
             send_from: as in `SessionSpec`; so is `guess_from`.
         """
-        spec = self.spec._replace(sample_from=len(ids), send_from=send_from, listener=None, guess_from=guess_from)
-        if not is_first:
-            spec = spec._replace(offer_key=0, guess_key=spec.guess_key if is_last else b"")
+        spec = self.spec._replace(sample_from=len(ids), send_from=send_from, guess_from=guess_from)
+        spec = told_to(spec, is_first=is_first, is_last=is_last)
         if not is_last:
-            return spec._replace(targets=())
+            return spec
         if spec.sampling.repetition_penalty != 1.0:
             spec = spec._replace(prompt_ids=tuple(ids))
-        if self.spec.listener is not None:
+        if spec.listener is not None:
             known = digest(ids[spec.prompt_tokens :])
-            spec = spec._replace(listener=self.spec.listener._replace(known=known))
+            spec = spec._replace(listener=spec.listener._replace(known=known))
         return spec
 
     def specs(self, num_stages: int, shares: Shares | None) -> list[SessionSpec]:

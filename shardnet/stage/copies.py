@@ -1,8 +1,8 @@
 """What a stage gives to those that follow it: keys and values of their units, what it has sent, and ids.
 
-It remembers nothing of its followers: each says what it has, and gets as much of what it lacks as it asked for. A copy
-is made by the compute thread between two steps, as a step that only reads: who is closed meanwhile keeps its rows until
-it is made.
+It remembers nothing of its followers: each says what it has, and gets as much of what it lacks as it asked for. Ids,
+and keys that stand for them, go to those alone that follow embedding or head. A copy is made by the compute thread
+between two steps, as a step that only reads: who is closed meanwhile keeps its rows until it is made.
 
 A text that is scored is not copied where the head is: what was found of it, and maybe told to nobody, would be lacking.
 Whoever takes over there scores it from its beginning.
@@ -21,6 +21,7 @@ from shardnet.stage.live_session import LiveSession
 from shardnet.stage.live_sessions import LiveSessions
 from shardnet.stage.sent_log import Waiting, ids_that_came
 from shardnet.stage.token_rows import Tokens, width_of
+from shardnet.transport.confidences import told_to
 from shardnet.transport.messages import Copied, CopyWanted, HeldCopy, OwnedSession, Part
 
 NOTHING_HELD = HeldCopy(0, 0, 0, 0)
@@ -63,9 +64,13 @@ class Copies:
             owned = [one for one in self._sessions.all() if one.is_settled and not one.spec.targets]
             held = {one.session: one for one in wanted.held}
             known = {*held, *wanted.passed_over} if wanted.is_end else {one.spec.session for one in owned}
-            opened = tuple(one.spec for one in owned if one.spec.session not in known)
-            waiting = self._waiting() if shard.has_embedding and wanted.first_unit == 0 else None
-            states = tuple(self._state(one, held.get(one.spec.session, NOTHING_HELD), wanted, waiting) for one in owned)
+            is_first = shard.has_embedding and wanted.first_unit == 0
+            is_last = shard.has_head and wanted.last_unit == shard.last_unit
+            specs = [one.spec for one in owned if one.spec.session not in known]
+            opened = tuple(told_to(spec, is_first=is_first, is_last=is_last) for spec in specs)
+            waiting = self._waiting() if is_first else None
+            copies = [held.get(one.spec.session, NOTHING_HELD) for one in owned]
+            states = tuple(_state(one, copy, waiting, is_last) for one, copy in zip(owned, copies, strict=True))
             parts = _due(owned, held, max(min(wanted.most_bytes, MOST_BYTES) // max(row_bytes, 1), 1))
             sessions = self._sessions.begin_step(parts)
         try:
@@ -77,18 +82,24 @@ class Copies:
                 self._sessions.end_step()
         return Copied(opened, states, parts, rows, sent)
 
-    def _state(self, session: LiveSession, held: HeldCopy, wanted: CopyWanted, waiting: Waiting | None) -> OwnedSession:
-        came, sampled = array("q"), array("q")
-        if waiting is not None:
-            came = ids_that_came(session, waiting)[held.num_came :]
-        sampled_from = session.kept_from
-        if session.sampler is not None and wanted.is_end:
-            sampled_from = max(session.kept_from, held.sampled_to)
-            sampled = session.sampled[sampled_from - session.kept_from :]
-        number, length = session.spec.session, session.safe_length
-        ids = (held.num_came, tuple(came), sampled_from, tuple(sampled))
-        num_scores = 0 if session.sampler is None else session.sampler.num_scores
-        return OwnedSession(number, length, session.kept_from, *ids, session.is_over, num_scores, session.branch)
+
+def _state(session: LiveSession, held: HeldCopy, waiting: Waiting | None, is_last: bool) -> OwnedSession:
+    """
+    Args:
+        waiting: where the follower has the ring's first unit.
+        is_last: whether it has the head.
+    """
+    came, sampled = array("q"), array("q")
+    if waiting is not None:
+        came = ids_that_came(session, waiting)[held.num_came :]
+    sampled_from = session.kept_from
+    if session.sampler is not None and is_last:
+        sampled_from = max(session.kept_from, held.sampled_to)
+        sampled = session.sampled[sampled_from - session.kept_from :]
+    number, length = session.spec.session, session.safe_length
+    ids = (held.num_came, tuple(came), sampled_from, tuple(sampled))
+    num_scores = 0 if session.sampler is None else session.sampler.num_scores
+    return OwnedSession(number, length, session.kept_from, *ids, session.is_over, num_scores, session.branch)
 
 
 def blocks_of(shard: Shard, first_unit: int, last_unit: int) -> list[BlockKV]:

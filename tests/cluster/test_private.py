@@ -16,7 +16,7 @@ from shardnet.cluster.cluster import Cluster
 from shardnet.cluster.load_options import LoadOptions
 from shardnet.device.worker import Worker
 from shardnet.errors import BadRequest, DoesNotFit, ShardnetError
-from shardnet.transport.messages import CopyWanted, Hop, StageKey
+from shardnet.transport.messages import Copied, CopyWanted, Hop, StageKey
 
 NUM_TOKENS = 16
 KV_BYTES, HALF_BYTES = 400_000, 700_000
@@ -92,6 +92,33 @@ def test_others_keep_no_text_ready(tiny: Path, monkeypatch: pytest.MonkeyPatch) 
             assert ready is not None
             assert not any(stage.first_unit == 0 or stage.last_unit == 5 for stage in ready.ready)
     assert not any(has_text for _, has_text in copied)
+
+
+def test_units_beside_the_ends_are_copied_without_text(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stages that have embedding and head have other units, too: who keeps those ready was told the answer once,
+    and the keys by which guesses and tokens are known.
+    """
+    answers: list[tuple[CopyWanted, Copied]] = []
+    copy = Worker.copy_sessions
+
+    def noting(self: Worker, key: StageKey, wanted: CopyWanted) -> Any:
+        copied = copy(self, key, wanted)
+        copied.add_done_callback(lambda done: answers.append((wanted, done.result())))
+        return copied
+
+    monkeypatch.setattr(Worker, "copy_sessions", noting)
+    asked = {"speculate": "lookup", "repetition_penalty": 1.2}
+    with ring_in_process(3) as ring, ring.connect() as cluster:
+        with load(cluster, tiny, standby="hot", placement="even", kv_memory_bytes=4_000_000) as model:
+            wait_until(lambda: any(event.event == "standby" for event in model.events))
+            with model.stream(PROMPT, max_new_tokens=1000, **asked) as stream:
+                next(stream)
+                wait_until(lambda: any(copied.parts for _, copied in list(answers)))
+                wait_until(lambda: any(wanted.held for wanted, _ in list(answers)[-4:]))
+    specs = [spec for _, copied in answers for spec in copied.opened]
+    assert specs and all(not (spec.guess_key or spec.offer_key or spec.prompt_ids or spec.listener) for spec in specs)
+    states = [state for _, copied in answers for state in copied.sessions]
+    assert states and all(not (state.sampled or state.came) for state in states)
 
 
 def test_what_cannot_be_is_one_sentence(tiny: Path) -> None:
