@@ -38,15 +38,17 @@ class Chain:
     Args:
         spec: of the session; says when the answer is over.
         longest: so many tokens the draft can have.
+        num_ids: it has so many; of a model that has more, an answer with one of these others is not gone on with.
     """
 
-    def __init__(self, spec: SessionSpec, prompt_ids: Sequence[int], longest: int) -> None:
+    def __init__(self, spec: SessionSpec, prompt_ids: Sequence[int], longest: int, num_ids: int) -> None:
         self.spec = spec
         self.depth = Depth()
-        self.is_over = False
+        self.is_over = max(prompt_ids, default=0) >= num_ids
         """Nothing more is guessed of it."""
         self.num_judged = self.num_right = 0
         """Guesses of which it is known what stands in their places, and those of them that were right."""
+        self._num_ids = num_ids
         self._ids = list(prompt_ids)
         self._num_known = len(self._ids)
         self._num_computed = 0
@@ -100,7 +102,8 @@ class Chain:
             self._ids.append(token_id)
         self._digests.append(digest((token_id,), self._digests[-1]))
         self._num_known += 1
-        self.is_over = bool(self.spec.finish_reason(self.num_answered - 1, token_id)) or self._num_known >= self._limit
+        is_last = self.spec.finish_reason(self.num_answered - 1, token_id) != ""
+        self.is_over = is_last or self._num_known >= self._limit or token_id >= self._num_ids
 
     def _judge(self, is_right: bool) -> None:
         self.depth.judge(is_right, self._num_known)

@@ -79,7 +79,7 @@ class Engine:
         self._shard = shard
         self._kv = KVCache(shard.kv_layout, shard.kv_row_dtype, budget, device=shard.device)
         self._context_tokens, self._dtype = context_of(shard.config), shard.dtype
-        self._vocabulary = vocabulary
+        self._vocabulary, self._num_ids = vocabulary, int(shard.config.vocab_size)
         self._num_threads = num_threads
         self._waiting: weakref.WeakSet[Guessing] = weakref.WeakSet()
         """Those that have no place in the cache yet."""
@@ -98,7 +98,7 @@ class Engine:
         Args:
             tell: told, on this thread, what may come next. Must not wait.
         """
-        chain = Chain(spec, prompt_ids, self._context_tokens)
+        chain = Chain(spec, prompt_ids, self._context_tokens, self._num_ids)
         choosing = Choosing(spec._replace(prompt_ids=()), self._dtype, self._vocabulary)
         guessing = Guessing(self, chain, choosing, tell)
         with self.changed:

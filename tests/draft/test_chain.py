@@ -19,11 +19,12 @@ from shardnet.transport.offer_messages import MOST_IDS
 
 PROMPT = [1, 2, 3]
 NUM_TOKENS = 30
+NUM_IDS = 1000
 
 
 def chain_of(num_tokens: int = NUM_TOKENS, longest: int = 1000, eos: tuple[int, ...] = ()) -> Chain:
     spec = session_spec(0, len(PROMPT), num_tokens, eos, SamplingOptions(speculate="draft"))
-    return Chain(spec, PROMPT, longest)
+    return Chain(spec, PROMPT, longest, NUM_IDS)
 
 
 class Cache:
@@ -140,3 +141,13 @@ def test_nothing_is_guessed_behind_the_end() -> None:
         over.hear([9])
         assert over.is_over and not over.wants_more()
         over.hear([9])
+
+
+def test_nothing_goes_on_from_an_id_that_the_draft_has_not() -> None:
+    """Models of one family are filled up to different numbers of ids: one such ended the draft of all answers."""
+    chain = chain_of()
+    chain.hear([5])
+    assert chain.wants_more()
+    chain.hear([NUM_IDS])
+    assert chain.is_over and not chain.wants_more()
+    assert Chain(chain.spec, [1, NUM_IDS, 2], 1000, NUM_IDS).is_over
