@@ -21,6 +21,8 @@ WAITED = 1.2
 """Where answers come so many times further apart than chunks were sent, these have waited for a stage."""
 WEIGHT = 0.2
 """Of the newest in an average."""
+LEAST_LAP_S = 1e-6
+"""A clock that stood still has measured nothing."""
 PUSH = 0.75
 """Chunks are sent so much sooner one after the other than answers come: so it is seen where these could come sooner."""
 
@@ -43,6 +45,7 @@ class Laps:
 
     def note_lap(self, num_rows: int, lap_s: float, *, is_followed: bool) -> None:
         """Of what was sent with so many rows; guesses were sent behind it meanwhile, or not."""
+        lap_s = max(lap_s, LEAST_LAP_S)
         if not is_followed:
             self._laps.note(num_rows, lap_s)
         elif (plain_s := self._laps.seconds(num_rows)) is not None:

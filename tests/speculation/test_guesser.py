@@ -168,3 +168,16 @@ def test_guesses_from_elsewhere_go_with_what_is_known_and_behind_it() -> None:
     assert talk.further() == ([52], talk.now_s)
     talk.guesser.give_up()
     assert talk.guesser.num_in_flight == 0 and talk.further() == ([], inf)
+
+
+@pytest.mark.parametrize("way", ["auto", "lookup"])
+def test_a_clock_that_stands_still_ends_nothing(way: str) -> None:
+    """Laps of no time at all were divided by, and that would end the stage."""
+    talk = Talk(way, measured=False)
+    talk.know(RUN * 10, after_s=0.0)
+    for index in range(5 * len(RUN)):
+        talk.begin()
+        talk.laps.note_step(1, 0.0)
+        talk.further()
+        talk.know([RUN[index % len(RUN)]], after_s=0.0)
+    assert talk.guesser.num_guessed == talk.guesser.num_right > 0
