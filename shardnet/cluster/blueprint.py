@@ -91,10 +91,10 @@ class Blueprint:
             return self
         return replace(self, codecs=tuple((stage.last_unit, self.codec_of(stage, plan)) for stage in plan.stages))
 
-    def with_weights(self, plan: Plan) -> Plan:
-        """A plan that says in how many bits units are held, where they differ."""
-        profile = self.files.profile
-        return replace(plan, unit_weights=profile.unit_weights, predicted_loss=profile.predicted_loss)
+    def as_shown(self, plan: Plan, version: int) -> Plan:
+        """A plan under its ring's version, that says in how many bits units are held, where they differ."""
+        weights, loss = self.files.profile.unit_weights, self.files.profile.predicted_loss
+        return replace(plan, version=version, unit_weights=weights, predicted_loss=loss)
 
     def codec_of(self, stage: StagePlan, plan: Plan) -> str:
         """In what a stage sends hidden states to the device that has the next unit in a plan."""

@@ -109,8 +109,8 @@ class Deployment:
     @property
     def plan(self) -> Plan:
         """Who holds what, under the version of the present ring."""
-        assert self._rings is not None, "the model is not placed yet"
-        return replace(self._rings.plan, version=self._rings.all[-1].ring_id.plan_version)
+        assert self._rings is not None and self._rings.blueprint is not None, "the model is not placed yet"
+        return self._rings.blueprint.as_shown(self._rings.plan, self._rings.all[-1].ring_id.plan_version)
 
     def next_ring_id(self) -> RingId:
         """For a ring under a plan version that was never used."""

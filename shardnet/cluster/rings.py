@@ -112,7 +112,7 @@ class Rings:
     def plan(self) -> Plan:
         """Who holds what."""
         assert self._plan is not None, "the model is not loaded yet"
-        return self._plan if self.blueprint is None else self.blueprint.with_weights(self._plan)
+        return self._plan
 
     def stand(self, blueprint: Blueprint, plan: Plan) -> None:
         """The first ring is loaded: from now on losses can be mended."""
