@@ -21,7 +21,7 @@ from shardnet.cluster.draining import drain, held_by
 from shardnet.cluster.fetches import Fetches
 from shardnet.cluster.left_model import KEEP_S, Keep, left_of
 from shardnet.cluster.remote_stage import RemoteStage
-from shardnet.cluster.ring import Ring
+from shardnet.cluster.ring import Ring, reports_of
 from shardnet.cluster.rings import Rings
 from shardnet.cluster.run_log import RunLog
 from shardnet.errors import BadRequest, ClusterError, DeviceLost, ShardnetError
@@ -228,7 +228,7 @@ class Deployment:
     # ---- what it looked like ----
 
     def reports(self) -> list[StageReport]:
-        return self.ring.reports()
+        return reports_of(lambda: self.ring)
 
     def reset(self) -> None:
         stages = self.ring.stages

@@ -15,7 +15,7 @@ from itertools import chain, pairwise
 from typing import Any, NamedTuple
 
 from shardnet.cluster.remote_stage import RemoteStage
-from shardnet.errors import CallTimeout
+from shardnet.errors import CallTimeout, ClusterError
 from shardnet.plan import StagePlan
 from shardnet.process.threads import on_thread
 from shardnet.session import route
@@ -208,9 +208,25 @@ class Ring:
             return []
         return [index for index in self.held_by(device) if (self.ring_id, index) not in present]
 
-    def reports(self) -> list[StageReport]:
-        """What each stage did."""
-        return [stage.report() for stage in self.stages]
+
+def reports_of(present: Callable[[], Ring]) -> list[StageReport]:
+    """What the stages of the ring in force did. Where one becomes part of another meanwhile, all are asked anew.
+
+    Args:
+        present: the ring in force; waits while another one takes over.
+
+    Raises:
+        ClusterError: a stage does not answer, and nothing has changed.
+    """
+    while True:
+        ring = present()
+        stages = list(ring.stages)
+        try:
+            return [stage.report() for stage in stages]
+        except ClusterError:
+            after = present()
+            if after is ring and list(after.stages) == stages:
+                raise
 
 
 def _let_go(opened: Future[RemoteStage]) -> None:
