@@ -164,6 +164,15 @@ def test_rows_may_lie_apart_and_anywhere(native: Native) -> None:
     assert native.product(rows, weight._replace(blocks=memory[3:].view(weight.blocks.shape))).equal(want)
 
 
+def test_no_gradient_is_lost(native: Native) -> None:
+    """What came of rows that want one looked like a constant."""
+    weight, rows = pack(drawn(16, 32, 32, 8)), torch.randn(2, 32, requires_grad=True)
+    with pytest.raises(ValueError, match="rows wants a gradient"):
+        native.product(rows, weight)
+    with torch.no_grad():
+        assert native.product(rows, weight).shape == (2, 16)
+
+
 def test_what_is_refused(native: Native) -> None:
     weight = pack(drawn(35, 96, 32, 4))
     rows = torch.randn(3, 96)

@@ -172,6 +172,8 @@ def placed(rows: Tensor, name: str, width: int) -> tuple[int, int, int]:
         )
     if rows.dim() != 2 or rows.shape[1] != width:
         raise ValueError(f"{name} must be [rows, {width}], and not {list(rows.shape)}.")
+    if rows.requires_grad and torch.is_grad_enabled():
+        raise ValueError(f"{name} wants a gradient, and none comes through C. Use torch.inference_mode().")
     stride, step = rows.stride()
     if step != 1 and rows.numel():
         raise ValueError(f"The numbers of a row of {name} must lie side by side.")
