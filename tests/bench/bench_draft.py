@@ -21,22 +21,20 @@ import os
 import platform
 import statistics
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import torch
 
-import shardnet
 from shardnet.cluster.model import Model
 from shardnet.session.stream import Generation
-from shardnet.simulator.script import COORDINATOR, Road, ScriptDevice
+from shardnet.simulator.script import Road
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from rivals.chain_model import DRAFT, chain_of, said_after
-from testbed.bed import Bed, enter_own_network, in_own_network, why_not
+from rivals.places import shardnet_alone
+from testbed.bed import enter_own_network, in_own_network, why_not
 
 CACHE = Path("~/.cache/shardnet-tests").expanduser()
 BAR = 1.4
@@ -77,27 +75,14 @@ def parsed() -> argparse.Namespace:
     return parser.parse_args()
 
 
-@contextmanager
-def devices(options: argparse.Namespace) -> Iterator[shardnet.Cluster]:
-    """The three of them."""
-    if options.near:
-        with shardnet.Cluster.local(NUM_DEVICES, threads_per_device=1) as cluster:
-            yield cluster
-        return
-    names = "abc"[:NUM_DEVICES]
-    road = Road(options.mbit_per_s * 1e6 / 8, options.round_trip_ms / 2000)
-    roads = dict.fromkeys(itertools.permutations((COORDINATOR, *names), 2), road)
-    with Bed([ScriptDevice(name) for name in names], roads) as bed:
-        yield bed.cluster
-
-
 def measured(options: argparse.Namespace) -> dict[str, Any]:
     chain, draw = chain_of(DRAFT), Random("draft")
     rates: dict[str, list[float]] = {"plain": [], "drafted": []}
     asked = {"standby": "none", "rebalance": False, "progress": lambda *_: None}
     if options.split is not None:
         asked["split"] = tuple(map(int, options.split.split(",")))
-    with devices(options) as cluster:
+    road = None if options.near else Road(options.mbit_per_s * 1e6 / 8, options.round_trip_ms / 2000)
+    with shardnet_alone(NUM_DEVICES, road) as cluster:
         model = cluster.load(str(options.large), **asked)
         model.eos_ids = ()
         wait_for_draft(model, options)

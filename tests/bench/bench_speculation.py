@@ -13,27 +13,24 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import itertools
 import json
 import os
 import platform
 import statistics
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-import shardnet
 from shardnet.cluster.model import Model
 from shardnet.session.stream import Generation
-from shardnet.simulator.script import COORDINATOR, Road, ScriptDevice
+from shardnet.simulator.script import Road
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from rivals.places import shardnet_alone
 from rivals.texts import PROMPTS, messages_of
-from testbed.bed import Bed, enter_own_network, in_own_network, why_not
+from testbed.bed import enter_own_network, in_own_network, why_not
 
 WAYS = ("off", "lookup", "auto")
 REPEATED = ("editing", "summarising")
@@ -75,26 +72,13 @@ def parsed() -> argparse.Namespace:
     return options
 
 
-@contextmanager
-def devices(options: argparse.Namespace) -> Iterator[shardnet.Cluster]:
-    """The three of them."""
-    if options.near:
-        with shardnet.Cluster.local(NUM_DEVICES, threads_per_device=1) as cluster:
-            yield cluster
-        return
-    names = "abc"[:NUM_DEVICES]
-    road = Road(options.mbit_per_s * 1e6 / 8, options.round_trip_ms / 2000)
-    roads = dict.fromkeys(itertools.permutations((COORDINATOR, *names), 2), road)
-    with Bed([ScriptDevice(name) for name in names], roads) as bed:
-        yield bed.cluster
-
-
 def measured(options: argparse.Namespace) -> dict[str, Any]:
     asked: dict[str, Any] = {"weights": options.weights, "dtype": options.dtype}
     asked |= {"standby": "none", "rebalance": False, "share_prefixes": False, "progress": lambda *_: None}
     if options.split is not None:
         asked["split"] = tuple(map(int, options.split.split(",")))
-    with devices(options) as cluster:
+    road = None if options.near else Road(options.mbit_per_s * 1e6 / 8, options.round_trip_ms / 2000)
+    with shardnet_alone(NUM_DEVICES, road) as cluster:
         model = cluster.load(options.model, **asked)
         texts = {text: measured_text(model, text, options) for text in options.texts}
     return {**about_run(options), "texts": texts}

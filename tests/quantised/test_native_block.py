@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from native_products import compiled
 from torch import Tensor
 
 from shardnet.quantised.grouped import Grouped
@@ -20,11 +19,6 @@ from shardnet.quantised.native.products import Native
 HIDDEN, INNER = 96, 160
 EPS = 1e-5
 KINDS = [torch.float32, torch.bfloat16, torch.float16]
-
-
-@pytest.fixture(scope="module")
-def native(tmp_path_factory: pytest.TempPathFactory) -> Native:
-    return compiled(tmp_path_factory)
 
 
 def drawn(num_outputs: int, num_inputs: int, bits: int) -> Grouped:

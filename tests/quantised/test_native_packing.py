@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from native_products import compiled
 from torch import Tensor
 
 from shardnet.loader.gguf.reading import TORCH_TYPES, read_floats, read_grouped
@@ -21,19 +18,6 @@ from shardnet.quantised.schemes import BYTES, NIBBLES, Form
 
 HALVES = {"Q4_1": (0, 2), "Q5_1": (0, 2), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,)}
 """Where blocks have floats, but at their beginning."""
-
-
-@pytest.fixture(scope="module")
-def native(tmp_path_factory: pytest.TempPathFactory) -> Native:
-    return compiled(tmp_path_factory)
-
-
-@pytest.fixture
-def two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 def stored_rows(kind: str, num_rows: int, num_inputs: int, size: float, seed: int) -> Tensor:

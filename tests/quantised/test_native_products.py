@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from native_products import compiled
 from torch import Tensor
 
 from shardnet.quantised.grouped import Grouped
@@ -16,19 +13,6 @@ from shardnet.quantised.native.packing import Packed, fill, no_weight, pack, why
 from shardnet.quantised.native.products import Native
 
 FLOATING = [torch.float32, torch.bfloat16, torch.float16]
-
-
-@pytest.fixture(scope="module")
-def native(tmp_path_factory: pytest.TempPathFactory) -> Native:
-    return compiled(tmp_path_factory)
-
-
-@pytest.fixture
-def two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 def drawn(num_outputs: int, num_inputs: int, group: int, bits: int, seed: int = 0) -> Grouped:

@@ -49,6 +49,16 @@ class Pair:
 
 
 @contextmanager
+def shardnet_alone(num_devices: int, road: Road | None) -> Iterator[shardnet.Cluster]:
+    """The devices of shardnet, one thread each: emulated hosts with that road between any two, or on loopback."""
+    with ExitStack() as ends:
+        if road is None:
+            yield ends.enter_context(shardnet.Cluster.local(num_devices, threads_per_device=1))
+        else:
+            yield ends.enter_context(_bed(num_devices, road)).cluster
+
+
+@contextmanager
 def both_sides(place: str, model: Path, num_blocks: int, setting: Setting) -> Iterator[Pair]:
     """The devices of shardnet and the servers of llama.cpp. Who has nothing to do uses no core.
 
