@@ -14,7 +14,8 @@ from bare_ring import BareRing, Request
 from fault_schedules import FaultSchedule, anywhere, put_into_force
 from processes import wait_until
 
-from shardnet.transport.messages import SamplingOptions
+from shardnet.transport import InProcessNetwork
+from shardnet.transport.messages import SamplingOptions, StageSpec
 
 SPEED = 200.0
 ENDPOINTS = ("tokens", "hop", "bulk_hop")
@@ -66,6 +67,14 @@ def schedule_of(seed: int) -> Schedule:
         for _ in range(random.randint(0, 6))
     ]
     return Schedule(seed, tuple(losses), random.choice((0.0, 0.2, 1.0)), tuple(faults))
+
+
+def answers(specs: tuple[StageSpec, ...], requests: Sequence[Request]) -> list[list[int]]:
+    """Of a ring where nothing happens."""
+    with InProcessNetwork(speed=SPEED) as network, BareRing(network, specs) as ring:
+        for request in requests:
+            ring.start(request)
+        return list(ring.answers().values())
 
 
 def play(ring: BareRing, schedule: Schedule, requests: Sequence[Request] = REQUESTS) -> list[list[int]]:

@@ -14,9 +14,9 @@ from typing import Any
 import follow_schedules
 import loss_schedules
 import pytest
-from bare_ring import BareRing, Request, key_for_offers
+from bare_ring import BareRing, key_for_offers
 from in_process_ring import load, ring_in_process
-from loss_schedules import REQUESTS, SPEED
+from loss_schedules import REQUESTS, SPEED, answers
 from tiny_text_model import save_text_model
 
 from shardnet.errors import ShardnetError
@@ -43,13 +43,6 @@ def specs(tmp_path_factory: pytest.TempPathFactory) -> tuple[StageSpec, ...]:
 @pytest.fixture(scope="module")
 def expected(specs: tuple[StageSpec, ...]) -> list[list[int]]:
     return answers(specs, REQUESTS)
-
-
-def answers(specs: tuple[StageSpec, ...], requests: list[Request]) -> list[list[int]]:
-    with InProcessNetwork(speed=SPEED) as network, BareRing(network, specs) as ring:
-        for request in requests:
-            ring.start(request)
-        return list(ring.answers().values())
 
 
 @pytest.fixture

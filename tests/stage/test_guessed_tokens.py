@@ -7,9 +7,9 @@ from __future__ import annotations
 import follow_schedules
 import loss_schedules
 import pytest
-from bare_ring import BareRing, Request
+from bare_ring import BareRing
 from guesses import Oracle
-from loss_schedules import REQUESTS, SPEED
+from loss_schedules import REQUESTS, SPEED, answers
 
 from shardnet.stage import front
 from shardnet.transport import InProcessNetwork
@@ -24,13 +24,6 @@ NUM_GROUPS = 3
 @pytest.fixture(scope="module")
 def expected(specs: tuple[StageSpec, ...]) -> list[list[int]]:
     return answers(specs, REQUESTS)
-
-
-def answers(specs: tuple[StageSpec, ...], requests: list[Request]) -> list[list[int]]:
-    with InProcessNetwork(speed=SPEED) as network, BareRing(network, specs) as ring:
-        for request in requests:
-            ring.start(request)
-        return list(ring.answers().values())
 
 
 @pytest.fixture
