@@ -22,6 +22,8 @@ EXTRAS = {
     "profile": ["tensorboard>=2.16", "matplotlib>=3.8"],
     "gguf": ["gguf>=0.10"],
     "configs": ["pyyaml>=6"],
+    "serve": ["fastapi>=0.120", "uvicorn>=0.35", "prometheus-client>=0.22"],
+    "grammar": ["llguidance>=1.6,<2"],  # on the devices that may hold the head
 }
 DEV = [
     "pytest>=8",
@@ -33,6 +35,13 @@ DEV = [
     "types-psutil",
     "types-PyYAML",
     "setuptools>=77",  # tests build wheels with it
+    # Clients of the server, as they are, and what throws requests at it; see tests/serve/.
+    "openai>=2",
+    "litellm>=1.80",
+    "openai-agents>=0.10",
+    "schemathesis>=4",
+    "peft>=0.18",
+    "selenium>=4.30",  # drives Debian's Chromium; see tests/page/
 ]
 
 LAUNCH = ["shardnet.launch", *(f"shardnet.launch.{package}" for package in find_packages("launch"))]
@@ -51,6 +60,7 @@ setup(
     package_data={
         "shardnet": ["py.typed"],
         "shardnet.quantised.native": ["*.h", "*.c"],
+        "shardnet.serve.page": ["static/*"],
         "shardnet.launch.termux": ["*.sh"],
         "shardnet.configs_data": ["**/*.yaml", "**/*.json", "**/*.md", "**/*.txt"],
     },

@@ -16,6 +16,7 @@ from shardnet.launch.measure import command as profile_command
 from shardnet.launch.plan import commands as plan_commands
 from shardnet.launch.quality import command as quality_command
 from shardnet.launch.quantise import command as quantise_command
+from shardnet.launch.serve import command as serve_command
 from shardnet.launch.termux import command as wheel_command
 from shardnet.release import __version__
 
@@ -51,6 +52,7 @@ def _options(
 for module in (
     generate_command,
     cluster_commands,
+    serve_command,
     profile_command,
     bench_command,
     plan_commands,

@@ -92,11 +92,11 @@ class _Record:
         """
         checks = checks_of(self._kind)
         values: dict[str, Any] = {}
-        for flag in self.flags:
-            value = flag.value(typed[flag.field])
-            check = checks.get(flag.field)
-            values[flag.field] = value if check is None else check.plain(flag.name, value)
         try:
+            for flag in self.flags:
+                value = flag.value(typed[flag.field])
+                check = checks.get(flag.field)
+                values[flag.field] = value if check is None else check.plain(flag.name, value)
             record = self._kind(**values)
         except BadRequest as error:
             if not error.option:

@@ -41,12 +41,13 @@ if TYPE_CHECKING:
     from shardnet.session.async_stream import AsyncStream
     from shardnet.session.options import GenerationOptions
     from shardnet.session.scores import Scores
-    from shardnet.session.stream import Generation, Stream
+    from shardnet.session.stream import Alternative, Generation, Piece, Stream, TokenLogprob
     from shardnet.source.running_cluster import RunningCluster
     from shardnet.timeline.events import Event
 
 
 __all__ = [
+    "Alternative",
     "AsyncStream",
     "BadConfiguration",
     "BadRequest",
@@ -67,11 +68,13 @@ __all__ = [
     "Model",
     "ModelNotFound",
     "ModelProfile",
+    "Piece",
     "Plan",
     "RunningCluster",
     "Scores",
     "ShardnetError",
     "Stream",
+    "TokenLogprob",
     "UnsupportedModel",
     "UsageError",
 ]
@@ -95,17 +98,16 @@ __getattr__ = on_first_use(
     __name__,
     {
         **dict.fromkeys(_ERRORS, "errors"),
+        **dict.fromkeys(("Alternative", "Generation", "Piece", "Stream", "TokenLogprob"), "session.stream"),
         **dict.fromkeys(("DeviceProfile", "Link", "ModelProfile", "Plan"), "plan"),
         "AsyncStream": "session.async_stream",
         "Cluster": "cluster.cluster",
         "Event": "timeline.events",
-        "Generation": "session.stream",
         "GenerationOptions": "session.options",
         "LoadOptions": "cluster.load_options",
         "Model": "cluster.model",
         "RunningCluster": "source.running_cluster",
         "Scores": "session.scores",
-        "Stream": "session.stream",
     },
 )
 

@@ -11,6 +11,8 @@ from typing import Annotated, NamedTuple
 
 from shardnet.foreign.bounds import BYTES_PER_S, SECONDS
 
+PROFILED_TOKENS = 128
+"""Of a chunk of so many a profile says what each token of a prompt takes."""
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 DTYPES = tuple(DTYPE_BYTES)
 """In which a model computes. In what hidden states travel: see `codecs`."""
@@ -78,6 +80,18 @@ class UnitProfile:
     num_parameters: int = 0
 
 
+class Classifier(NamedTuple):
+    """What a model tells apart that classifies texts and writes none."""
+
+    labels: tuple[str, ...]
+    """What its scores are for, in order."""
+    problem_type: str = ""
+    """Its task, as its configuration has it: regression, single_label_classification, multi_label_classification;
+    empty where that does not say."""
+    pad_id: int | None = None
+    """The token that fills texts up: behind the last other one of a text it counts for nothing."""
+
+
 @dataclass(frozen=True)
 class ModelProfile:
     """The sizes of a model, unit by unit: the embedding, the blocks, the head."""
@@ -98,6 +112,8 @@ class ModelProfile:
     """By how much these are predicted to raise the perplexity: 0.01 is one percent."""
     kv_dtype: str = "auto"
     """What keys and values are kept in; auto: in `dtype`."""
+    classifier: Classifier | None = None
+    """None of a model that writes text."""
 
     @property
     def numbers(self) -> str:

@@ -8,7 +8,7 @@ from shardnet.errors import ShardnetError
 from shardnet.session.session import Session
 from shardnet.session.stream import Generation, Stream
 from shardnet.session.text import TextStream
-from shardnet.transport.messages import SampledToken, SamplingOptions, SessionSpec
+from shardnet.transport.session_messages import SampledToken, SamplingOptions, SessionSpec
 
 
 class Letters:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from typing import Any, NamedTuple
@@ -17,23 +17,13 @@ import torch
 from shardnet.device.stage_host import StageHost
 from shardnet.device.worker import Worker
 from shardnet.policy.mending import catch_up
+from shardnet.session.route import parts_of
 from shardnet.speculation.guesser import DRAFT
 from shardnet.transport import InProcessNetwork
 from shardnet.transport.base import RemoteObject
 from shardnet.transport.delivery import answer_of
-from shardnet.transport.messages import (
-    Hop,
-    Owner,
-    Part,
-    RingId,
-    RingStop,
-    SamplingOptions,
-    SessionSpec,
-    SessionStanding,
-    StageSpec,
-    Tokens,
-    Wanted,
-)
+from shardnet.transport.messages import Hop, Owner, RingId, RingStop, SessionStanding, StageSpec, Tokens, Wanted
+from shardnet.transport.session_messages import SamplingOptions, SessionSpec
 
 TESTER = "tester"
 ASK_S = 2.0
@@ -70,6 +60,8 @@ class BareRing:
 
     def __init__(self, network: InProcessNetwork, specs: Sequence[StageSpec]) -> None:
         self.network = network
+        self.cut: Callable[[int], Sequence[int]] = lambda num_tokens: [num_tokens]
+        """In chunks of what sizes so many ids come to the first stage."""
         self.requests: dict[int, Request] = {}
         self.told: dict[int, dict[int, int]] = {}
         """Of each session: index and id of the tokens that were told."""
@@ -184,11 +176,11 @@ class BareRing:
             if feeding.session in histories:
                 self._feed(feeding.session, feeding.position, histories[feeding.session])
         yield "fed"
+        wanted = [
+            resending for resending in needed.resendings if resending.session in histories
+        ]  # of others nothing is
         for index in range(len(self._hosts)):
-            self.resend(
-                index,
-                {resending.session: resending.position for resending in needed.resendings if resending.stage == index},
-            )
+            self.resend(index, {each.session: each.position for each in wanted if each.stage == index})
             yield f"sent again by {index}"
         self._owners_of.clear()
         while self._replaced:
@@ -318,7 +310,7 @@ class BareRing:
         prompt, max_new_tokens, sampling = self.requests[session]
         capacity = len(prompt) + max_new_tokens
         spec = SessionSpec(session, capacity, len(prompt), len(history), max_new_tokens, (), sampling)
-        if sampling.repetition_penalty != 1.0 and index == len(self._hosts) - 1:
+        if sampling.needs_ids and index == len(self._hosts) - 1:
             spec = spec._replace(prompt_ids=tuple(history))
         if sampling.speculate != "off" and index in (0, len(self._hosts) - 1):
             spec = spec._replace(guess_key=b"k" * 16, guess_from=self._num_known.get(session, 0))
@@ -332,7 +324,8 @@ class BareRing:
         if not ids:
             return
         spec, device = self._specs[0], self.devices[0]
-        hop = Hop(spec.ring_id, 0, (Part(session, position, len(ids)),), torch.tensor(ids), TESTER, 0, 0)
+        parts = parts_of(session, position, self.cut(len(ids)))
+        hop = Hop(spec.ring_id, 0, parts, torch.tensor(ids), TESTER, 0, 0)
 
         def send(wait_s: float) -> Future[Any]:
             return self._transport.call(device, "bulk_hop", hop, timeout_s=wait_s)
@@ -364,6 +357,10 @@ class BareRing:
 
     def _tell(self, tokens: Tokens) -> None:
         for token in tokens.tokens:
+            request = self.requests.get(token.session)
+            asked = -1 if request is None else request.sampling.logprobs
+            is_right = (token.log_likelihood is None) == (asked < 0) and len(token.alternatives) == max(asked, 0)
+            assert is_right or request is None, "it was asked how likely tokens are, or was not"
             self._told(token.session, token.index, token.token_id)
 
     def _told(self, session: int, index: int, token_id: int) -> None:

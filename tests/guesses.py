@@ -33,7 +33,7 @@ class Oracle:
         self.num_further = 0
         """Chunks that went round behind others."""
 
-    def guesser(self, _way: str, _laps: Laps) -> OracleGuesser:
+    def guesser(self, _way: str, _laps: Laps, _most_tokens: int) -> OracleGuesser:
         """For one session."""
         return OracleGuesser(self)
 

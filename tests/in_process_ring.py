@@ -49,6 +49,12 @@ class RingInProcess:
             transport = resources.enter_context(self.network.join(COORDINATOR))
             return Cluster(transport, self.names, resources, None)
 
+    def slow_down(self, seconds: float) -> None:
+        """What devices send each other takes so long from now on."""
+        for one in self.names:
+            for other in self.names:
+                self.network.delay(one, other, seconds)
+
     def num_stages(self) -> int:
         """Stages on all devices."""
         return sum(len(worker._stages.hosts()) for worker in self.workers.values())

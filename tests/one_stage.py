@@ -20,7 +20,8 @@ from shardnet.stage.cache import KVCache
 from shardnet.stage.sent_log import kept_by
 from shardnet.stage.stage import Stage
 from shardnet.timeline.recorder import Recorder
-from shardnet.transport.messages import Hop, Part, RingId, SampledToken, SamplingOptions, SessionSpec, SessionStanding
+from shardnet.transport.messages import Hop, Part, RingId, SessionStanding
+from shardnet.transport.session_messages import SampledToken, SamplingOptions, SessionSpec
 
 RING = RingId(b"epoch", 1)
 CHUNK_TOKENS = 4

@@ -8,12 +8,15 @@ import heapq
 import itertools
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from math import inf
 from typing import NamedTuple
 
+from shardnet.speculation.depth import Depth
 from shardnet.speculation.guesser import Guesser
 from shardnet.speculation.laps import Laps
 from shardnet.speculation.pays import Load
+from shardnet.transport.listener_messages import digest
 
 
 class Chunk(NamedTuple):
@@ -23,6 +26,17 @@ class Chunk(NamedTuple):
     ids: list[int]
     certain: int
     """So many of the session are no guesses."""
+
+
+class PaperDraft(NamedTuple):
+    """Where the ring's tokens come as soon as at its first stage."""
+
+    seconds: float
+    """For a token."""
+    link_s: float
+    """To the first stage."""
+    agrees: Callable[[int], bool]
+    """Whether it says the token of this position, where all before it are right."""
 
 
 class PaperRing:
@@ -41,9 +55,10 @@ class PaperRing:
         link_s: float,
         guesser: Guesser | None,
         laps: Laps,
+        draft: PaperDraft | None = None,
     ) -> None:
         self.text, self.costs, self.link_s = list(text), costs, link_s
-        self.guesser, self.laps = guesser, laps
+        self.guesser, self.laps, self.draft = guesser, laps, draft
         self.now_s = 0.0
         self.known = num_prompt - 1
         """At the first stage."""
@@ -58,6 +73,8 @@ class PaperRing:
         self._queues: list[deque[Chunk]] = [deque() for _ in costs]
         self._is_busy = [False] * len(costs)
         self._came = self.text[num_prompt - 1 : num_prompt]
+        self._heard, self._guesses, self._is_drafting = num_prompt, list[int](), False
+        self._depth = Depth()
         if guesser is not None:
             guesser.know(self.text[: num_prompt - 1], 0.0)
 
@@ -166,3 +183,36 @@ class PaperRing:
     def _come(self, ids: list[int]) -> None:
         self._came += ids
         self._look_at_first()
+        self._hear(ids)
+
+    def _hear(self, ids: list[int]) -> None:
+        """The draft does."""
+        for token_id in ids:
+            if self._guesses:
+                self._depth.judge(self._guesses[0] == token_id, self._heard)
+            self._guesses = self._guesses[1:] if self._guesses[:1] == [token_id] else []
+            self._heard += 1
+        self._draft_more()
+
+    def _draft_more(self) -> None:
+        if self.draft is None or self._is_drafting or len(self._guesses) >= self._depth.most(self._heard):
+            return
+        self._is_drafting = True
+        before = [*self.text[: self._heard], *self._guesses]
+        self._after(self.draft.seconds, lambda: self._drafted(before))
+
+    def _drafted(self, before: list[int]) -> None:
+        assert self.draft is not None
+        self._is_drafting = False
+        at = len(before)
+        if at >= self._heard and before == [*self.text[: self._heard], *self._guesses] and at < len(self.text):
+            is_right = before == self.text[:at] and self.draft.agrees(at)
+            self._guesses.append(self.text[at] if is_right else -1 - at)
+            self._after(self.draft.link_s, partial(self._offered, self._heard, tuple(self._guesses)))
+        self._draft_more()
+
+    def _offered(self, position: int, ids: tuple[int, ...]) -> None:
+        assert self.guesser is not None
+        self.guesser.know(self.text[self.guesser.num_known : self.known], self.now_s)
+        if self.guesser.offer(position, digest(self.text[:position]), ids):
+            self._look_at_first()

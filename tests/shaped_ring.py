@@ -26,17 +26,8 @@ from shardnet.stage.cache import KVCache
 from shardnet.stage.sent_log import kept_by
 from shardnet.stage.stage import Stage
 from shardnet.timeline.recorder import Recorder
-from shardnet.transport.messages import (
-    Copied,
-    CopyWanted,
-    Hop,
-    Part,
-    RingId,
-    SampledToken,
-    SamplingOptions,
-    SessionSpec,
-    Wanted,
-)
+from shardnet.transport.messages import Copied, CopyWanted, Hop, Part, RingId, Wanted
+from shardnet.transport.session_messages import SampledToken, SamplingOptions, SessionSpec
 
 
 class Request(NamedTuple):

@@ -14,7 +14,7 @@ LAUNCH = ROOT / "launch"
 ROWS_OF_LAUNCH = (
     {"console", "files", "flags", "values"},
     {"hosts", "generate"},
-    {"bench", "cluster", "doctor", "launcher", "measure", "plan", "quality", "quantise", "termux"},
+    {"bench", "cluster", "doctor", "launcher", "measure", "plan", "quality", "quantise", "serve", "termux"},
     {"commands"},
     {"cli", "__main__"},
 )
@@ -28,6 +28,7 @@ READERS_OF_THE_ENVIRONMENT = {
     "process/lasting.py": "XDG_STATE_HOME, which says where state folders are",
     "profiling/phone.py": "ANDROID_ROOT, by which a phone is known",
     "transport/rpc/elastic.py": "torch's own settings",
+    "quantised/native/compiling.py": "hands it to the compiler, with a place for what that writes beside",
 }
 """Besides `launch/`. Settings of our own are read by `launched`, which is given the environment, and `cache_folder`."""
 

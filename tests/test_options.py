@@ -14,7 +14,7 @@ from shardnet.errors import BadRequest
 from shardnet.launch.flags import Here, Only, flattened
 from shardnet.options import Made, Meaning, Number, OneOf, Options, Whole, takes
 from shardnet.session.request import sampling_of
-from shardnet.transport.messages import SamplingOptions
+from shardnet.transport.session_messages import SamplingOptions
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,6 +22,13 @@ print(sorted(map(int, os.listdir("/proc/self/fd")))[:3], file=sys.stderr)
 """
 
 
+MOVE = """
+import os, sys
+os.dup2(int(sys.argv[1]), int(sys.argv[2]))
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+
+
 @pytest.mark.parametrize("arguments", [["-c", SCRIPT, "a", "b c"], ["script.py", "a"], ["-m", "script", "a"]])
 def test_it_does_what_python_does(tmp_path: Path, arguments: list[str]) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
@@ -54,6 +61,19 @@ def test_it_ends_as_python_does(program: str, code: int, said: str) -> None:
     command = ["sh", "-c", 'exec "$@" >&-', "-", *WARM_PYTHON, "-c", program]
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (code, said)
+
+
+@pytest.mark.parametrize("number", [3, 199, 200, 203, 500])
+def test_it_has_the_files_of_any_number(number: int) -> None:
+    """Four numbers were closed again that were in use meanwhile: a device had no pipe to end with."""
+    reading, writing = os.pipe()
+    program = f"import os, sys; sys.stdout.write(os.read({number}, 9).decode())"
+    command = [sys.executable, "-c", MOVE, str(reading), str(number), *WARM_PYTHON, "-c", program]
+    os.write(writing, b"through")
+    done = subprocess.run(command, pass_fds=[reading], capture_output=True, text=True, timeout=60, check=False)
+    for end in (reading, writing):
+        os.close(end)
+    assert done.stdout == "through", done.stderr
 
 
 WAITING = "import os, signal; print(os.getpid(), flush=True); signal.pause()"

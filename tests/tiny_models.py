@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -149,14 +149,47 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 """Name -> (family, configuration). Chosen so that every quirk of a family is used."""
 
 
-def make_model(variant: str) -> Any:
-    """The whole transformers model with random weights, in float32, in the attention that is its family's reference."""
-    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+MIXTURES = (
+    "granitemoe", "granitemoeshared", "mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "flex_olmo", "phimoe",
+    "hunyuan_v1_moe",
+)  # fmt: skip
+"""Those with experts that can be held in few bits."""
+_WIDER = {
+    "hidden_size": 64, "intermediate_size": 96, "moe_intermediate_size": 64, "shared_expert_intermediate_size": 64,
+    "shared_intermediate_size": 64, "mlp_only_layers": [],
+}  # fmt: skip
+"""Rows of whole groups, and experts in all blocks."""
+
+
+def wider(variant: str) -> dict[str, Any]:
+    """Sizes of a mixture all of whose matrices can be held in few bits, to be given to `make_model`."""
+    return {name: size for name, size in _WIDER.items() if name in VARIANTS[variant][1]}
+
+
+LABELS = ("calm", "angry", "so-so")
+NO_CLASSIFIER = (
+    "granite", "granitemoe", "granitemoeshared", "cohere", "cohere2", "olmoe", "apertus", "cwm", "ernie4_5",
+    "flex_olmo", "vaultgemma",
+)  # fmt: skip
+"""Families of which transformers has no class that tells texts apart."""
+
+
+def make_model(variant: str, labels: Sequence[str] = (), **other: Any) -> Any:
+    """The whole transformers model with random weights, in float32, in the attention that is its family's reference.
+
+    Args:
+        labels: of a classifier; one that writes text where there are none.
+        other: entries of the configuration that it is to have instead.
+    """
+    from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForSequenceClassification
 
     family, sizes = VARIANTS[variant]
+    sizes = sizes | other
     torch.manual_seed(list(VARIANTS).index(variant))
     config = CONFIG_MAPPING[family](**sizes)
-    model = AutoModelForCausalLM.from_config(
+    if labels:
+        config.id2label, config.label2id = dict(enumerate(labels)), {label: at for at, label in enumerate(labels)}
+    model = (AutoModelForSequenceClassification if labels else AutoModelForCausalLM).from_config(
         config, attn_implementation=reference_attention(family), dtype=torch.float32
     )
     with torch.no_grad():
@@ -170,9 +203,9 @@ def reference_attention(family: str) -> str:
     return "sdpa" if family == "falcon" else "eager"
 
 
-def save_model(variant: str, folder: Path) -> Any:
+def save_model(variant: str, folder: Path, labels: Sequence[str] = (), **other: Any) -> Any:
     """Save the model there; returns it."""
-    model = make_model(variant)
+    model = make_model(variant, labels, **other)
     model.save_pretrained(folder)
     return model
 
@@ -193,6 +226,8 @@ class TinyModel:
         with torch.inference_mode(), _masks_of(whole, VARIANTS[variant][0], self.windows):
             self.logits: torch.Tensor = whole(self.ids[None]).logits[0]
             """Of every token of `ids`, [14, V]."""
+            self.hidden: torch.Tensor = whole.base_model(self.ids[None]).last_hidden_state[0]
+            """Likewise, behind the last norm, [14, H]."""
         self._weights: dict[Any, torch.Tensor] = {}
         self._shards: dict[tuple[int, int, str, str], Any] = {}
 

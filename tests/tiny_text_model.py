@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 
-def save_text_model(folder: Path, *, num_blocks: int = 4, intermediate: int = 128, ends: bool = True) -> Path:
+def save_text_model(
+    folder: Path,
+    *,
+    num_blocks: int = 4,
+    intermediate: int = 128,
+    ends: bool = True,
+    labels: Sequence[str] = (),
+    **said: Any,
+) -> Path:
     """Save it there; returns the folder. Its context is 4096 tokens, one for each byte of text. Its answers end when it
     says so, or, unless `ends`, when they are as long as was asked for.
+
+    Args:
+        labels: of a classifier.
+        said: besides, in its configuration.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
     vocabulary = {byte: index for index, byte in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     end = len(vocabulary)
@@ -34,6 +48,8 @@ def save_text_model(folder: Path, *, num_blocks: int = 4, intermediate: int = 12
         max_position_embeddings=4096,
         bos_token_id=None,
         eos_token_id=end if ends else None,
+        **({"id2label": dict(enumerate(labels))} if labels else {}),
+        **said,
     )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    (LlamaForSequenceClassification if labels else LlamaForCausalLM)(config).save_pretrained(folder)
     return folder

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ssl
 import time
+import weakref
 from pathlib import Path
 
 from shardnet.process.state_folder import StateFolder
@@ -20,11 +21,12 @@ GATES = (Address("192.168.1.5", 29400),)
 
 
 class Home:
-    """The host where a cluster was started."""
+    """The host where a cluster was started. Its folder is held as long as somebody has this."""
 
     def __init__(self, folder: Path, now_s: float | None = None) -> None:
         now_s = time.time() if now_s is None else now_s
         self.state = StateFolder(folder)
+        weakref.finalize(self, self.state.close)
         self.admission: Admission = admission_in(self.state, now_s)
         self.identity: Identity = own_identity(self.state, self.admission, GATES, now_s)
 

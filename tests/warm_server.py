@@ -40,8 +40,6 @@ PRELOADED = (
 """Never what is run with -m, which Python would complain about."""
 UNBUFFERED = "-u"
 """An option of Python's own, which makes no difference here."""
-FIRST_FREE = 200
-"""A forked process keeps its files above this number while it puts them in order."""
 
 
 class Server:
@@ -159,11 +157,12 @@ def receive(client: socket.socket) -> tuple[dict[str, Any], list[int]]:
 
 def take(files: list[int], numbers: list[int]) -> None:
     """Let these files have those numbers, and close all others."""
-    high = [fcntl.fcntl(file, fcntl.F_DUPFD_CLOEXEC, FIRST_FREE) for file in files]
-    os.closerange(0, FIRST_FREE)
+    above = max(*numbers, *map(int, os.listdir("/proc/self/fd"))) + 1
+    high = [fcntl.fcntl(file, fcntl.F_DUPFD_CLOEXEC, above) for file in files]
+    os.closerange(0, above)
     for file, number in zip(high, numbers, strict=True):
         os.dup2(file, number)
-    os.closerange(FIRST_FREE, max(high) + 1)
+    os.closerange(above, max(high) + 1)
 
 
 def become(asked: dict[str, Any]) -> None:

@@ -12,13 +12,17 @@ from shardnet.cluster.load_options import LoadOptions
 from shardnet.launch.bench.options import BenchOptions, read_counts, read_splits
 from shardnet.launch.files.output_files import require_picture, require_writable
 from shardnet.launch.flags import Here, Only, flattened
+from shardnet.launch.values import require_draft
 from shardnet.process.imports import importing
 from shardnet.process.surroundings import require_address_space
 from shardnet.progress import progress_bars
 from shardnet.session.options import GenerationOptions
 
 _LOADING = tuple(field.name for field in fields(LoadOptions) if field.name != "split")
-_FIXED = ("chat", "max_new_tokens", "stop", "seed")
+_FIXED = (
+    *("chat", "max_new_tokens", "stop", "seed"),
+    *("logit_bias", "stop_token_ids", "min_tokens", "ignore_eos"),
+)
 _ANSWERING = tuple(field.name for field in fields(GenerationOptions) if field.name not in _FIXED)
 
 
@@ -46,6 +50,7 @@ def bench(
     require_picture(options.plot)
     require_writable(options.csv, "--csv")
     options.check_load(load)
+    require_draft(answering)
     with progress_bars(enabled=False if options.json else None) as progress:
         require_address_space()
         with importing():

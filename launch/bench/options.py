@@ -34,7 +34,7 @@ def read_counts(option: str) -> Callable[[str | None], tuple[int, ...]]:
         except ValueError:
             counts = (0,)
         if any(count < 1 for count in counts):
-            raise BadRequest(f"{option} must be whole numbers such as 1,2,3, but is {quoted(text)}.")
+            raise BadRequest(f"{option} must be whole numbers from 1 on, such as 1,2,3, but is {quoted(text)}.")
         return tuple(dict.fromkeys(counts))
 
     return read
@@ -49,14 +49,17 @@ def read_text(path: Path) -> str:
     """The text of `--text`.
 
     Raises:
-        BadRequest: it cannot be read, or is no text.
+        BadRequest: it cannot be read, is empty, or is no text.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise BadRequest(f"--text cannot be read: {path}: {error.strerror}.") from error
     except UnicodeDecodeError as error:
         raise BadRequest(f"--text must be a text in UTF-8, but {path} is none (byte {error.start}).") from error
+    if not text.strip():
+        raise BadRequest(f"--text must name a text, but {path} is empty.")
+    return text
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from shardnet.loader import ModelFiles, open_model
 from shardnet.process.lasting import folder_of, require_running
 from shardnet.progress import Progress
 from shardnet.session.options import GenerationOptions
+from shardnet.session.request import require_writer
 from shardnet.source.running_cluster import RunningCluster
 
 
@@ -65,6 +66,7 @@ def run_bench(options: BenchOptions, load: LoadOptions, answering: GenerationOpt
             return _found(model, measure_points(model, points, options, answering, progress, reads_power=False))
     rows: list[Measured] = []
     files = open_model(options.model, load.dtype, weights=load.weights, progress=progress)
+    require_writer(files.profile)
     for place in places_of(options):
         with ExitStack() as resources:
             model = _local_model(place, files, options, replace(load, progress=progress), resources)

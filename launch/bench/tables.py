@@ -39,7 +39,14 @@ def row_of(row: Measured) -> dict[str, Any]:
         "token_ms_p99": percentile(gaps_ms, 99),
         "joules_per_token": median(joules) if joules else None,
         "predicted_lap_ms": None if row.predicted_lap_s is None else 1e3 * row.predicted_lap_s,
+        **_guesses(row),
     }
+
+
+def _guesses(row: Measured) -> dict[str, int]:
+    """Of all turns together."""
+    checked = sum(turn.guesses_checked for turn in row.turns)
+    return {"guesses_checked": checked, "guesses_right": sum(turn.guesses_right for turn in row.turns)}
 
 
 def as_object(found: Found) -> dict[str, Any]:
@@ -66,12 +73,14 @@ def as_table(found: Found) -> None:
     headings = ["devices", "units", "sessions", "prompt", "tokens/s", "first token, ms", "ms a token: p50, p90, p99"]
     rows = [row_of(row) for row in found.rows]
     knows_power = any(row["joules_per_token"] is not None for row in rows)
-    for heading in headings + ["J a token"] * knows_power:
+    has_guesses = any(row["guesses_checked"] for row in rows)
+    for heading in headings + ["J a token"] * knows_power + ["guesses right"] * has_guesses:
         table.add_column(heading, justify="right")
     for row in rows:
         cells = [row["devices"], row["split"], row["sessions"], row["prompt_tokens"], _rate(row)]
         cells += [f"{row['first_token_ms']:.4g}", _numbers(row[f"token_ms_p{share}"] for share in (50, 90, 99))]
         cells += [_numbers([row["joules_per_token"]])] * knows_power
+        cells += [f"{row['guesses_right']} of {row['guesses_checked']}"] * has_guesses
         table.add_row(row["what"], *map(str, cells))
     table_console().print(table)
 

@@ -29,6 +29,9 @@ class Turn:
     """Between a conversation's tokens."""
     joules_per_token: float | None
     """Of this machine; None where its power cannot be read, or not so quickly."""
+    guesses_checked: int = 0
+    """Of all answers together, as in `Generation`."""
+    guesses_right: int = 0
 
 
 def take_turn(model: Model, point: Point, prompts: Prompts, answering: GenerationOptions, *, reads_power: bool) -> Turn:
@@ -44,7 +47,7 @@ def take_turn(model: Model, point: Point, prompts: Prompts, answering: Generatio
     rate = point.prompt_tokens / first_s if point.what == PREFILL else rate_together(times_s)
     watts = power.active_w if reads_power else None
     gaps_s = tuple(later - earlier for times in times_s for earlier, later in pairwise(times))
-    return Turn(rate, first_s, gaps_s, None if watts is None else watts / rate)
+    return Turn(rate, first_s, gaps_s, None if watts is None else watts / rate, *_guesses(streams))
 
 
 def rate_together(times_s: Sequence[Sequence[float]]) -> float:
@@ -54,6 +57,12 @@ def rate_together(times_s: Sequence[Sequence[float]]) -> float:
         start_s, end_s = min(times[0] for times in times_s), max(times[-1] for times in times_s)
     num_tokens = sum(start_s < at_s <= end_s for times in times_s for at_s in times)
     return num_tokens / (end_s - start_s)
+
+
+def _guesses(streams: Sequence[Stream]) -> tuple[int, int]:
+    """How many were checked, and right."""
+    results = [stream.result for stream in streams]
+    return sum(each.guesses_checked for each in results), sum(each.guesses_right for each in results)
 
 
 def _times(stream: Stream) -> list[float]:

@@ -9,7 +9,9 @@ from typing import Literal
 
 from shardnet.cluster.load_options import LoadOptions
 from shardnet.errors import BadRequest
+from shardnet.launch.values import DRAFTING
 from shardnet.process.lasting import as_option
+from shardnet.session.options import GenerationOptions
 from shardnet.source.running_cluster import RunningCluster
 
 _DOES = {
@@ -57,9 +59,10 @@ def remove(folder: Path, name: str) -> None:
     print(f"{name} is struck off.")
 
 
-def resume(folder: Path, number: int | None, *, as_json: bool) -> None:
+def resume(folder: Path, number: int | None, guessing: GenerationOptions, *, as_json: bool) -> None:
     """Let an answer go on that broke off, and print all of it."""
-    with RunningCluster.connect(folder) as cluster, cluster.resume(number) as stream:
+    draft = {name: guessing[name] for name in DRAFTING}
+    with RunningCluster.connect(folder) as cluster, cluster.resume(number, **draft) as stream:
         for piece in stream:
             if not as_json:
                 print(piece, end="", flush=True)

@@ -19,6 +19,7 @@ from shardnet.launch.cluster.chat_history import PLAIN_STOP, History
 from shardnet.launch.cluster.chat_typed import HELP, Order, order_of, read_turn
 from shardnet.process.standard_streams import say
 from shardnet.session.options import GenerationOptions
+from shardnet.session.request import require_writer
 from shardnet.session.stream import Generation, Stream
 from shardnet.source.running_cluster import RunningCluster
 from shardnet.timeline.events import Event
@@ -104,6 +105,7 @@ class Chat:
         self.is_going_on = True
         self._find_model = find_model
         self._model = find_model()
+        require_writer(self._model.profile)
         self._asked = asked
         self._may_stop = may_stop
         self.history = history

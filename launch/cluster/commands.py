@@ -7,7 +7,7 @@ import json
 import shlex
 import threading
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -42,7 +42,7 @@ from shardnet.launch.cluster.telling import tell
 from shardnet.launch.cluster.wake_lock import LOCK, awake
 from shardnet.launch.flags import Here, Only, flattened
 from shardnet.launch.hosts.typed_code import FROM_INPUT, typed_code
-from shardnet.launch.values import given_or_any
+from shardnet.launch.values import DRAFTING, given_or_any, require_draft, require_server
 from shardnet.loader import glance_at_once
 from shardnet.process.allocator import settle_allocator
 from shardnet.process.imports import importing
@@ -54,15 +54,13 @@ from shardnet.session.options import GenerationOptions
 from shardnet.source.glance import glance
 from shardnet.source.trust import ask_gate
 
-BY_COMMAND = (
-    *("dtype", "weights", "kv_dtype", "wire", "placement", "objective", "in_flight", "context_tokens"),
-    *("standby", "standby_gib", "rebalance"),
-)
+BY_COMMAND = tuple(field.name for field in fields(LoadOptions) if field.name != "split")
 """Of the options of a load. A split by hand is for those who know the order of the devices: Python."""
 
 ANSWERING = (
     *("max_new_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed"),
-    *("draft", "draft_weights", "draft_threads"),
+    *("presence_penalty", "frequency_penalty", "speculate"),
+    *DRAFTING,
 )
 
 
@@ -107,6 +105,8 @@ def up(
     folder = where.folder
     if is_running(folder):
         raise UsageError(f"A cluster runs in {shortened(str(folder))} already. End it first, or name another folder.")
+    if how.serve:
+        require_server()
     glance_at_once(what.model)
     require_address_space()
     settle_allocator()  # it stays for months, and its threads come and go
@@ -116,7 +116,8 @@ def up(
 
     asked = replace(load, record_spans=spans.record_spans)
     own = None if how.no_device else device
-    run(what.model, folder, own, asked, listening=how.listening, as_json=output.json)
+    serve_at = how.serve_port if how.serve else None
+    run(what.model, folder, own, asked, listening=how.listening, serve_at=serve_at, as_json=output.json)
 
 
 def join(where: ClusterOptions, device: OwnDeviceOptions, how: JoinOptions, output: EventOutput) -> None:
@@ -262,6 +263,7 @@ def chat(
     Example: shardnet chat --temperature 0.7
     """
     folder = where.running_folder()
+    require_draft(generation)
     require_address_space()
     with importing():
         from shardnet.launch.cluster.chat import run
@@ -292,17 +294,23 @@ def unload(where: ClusterOptions) -> None:
     run(folder)
 
 
-def resume(which: AnyAnswer, where: ClusterOptions, output: ResultOutput) -> None:
+def resume(
+    which: AnyAnswer,
+    where: ClusterOptions,
+    guessing: Annotated[GenerationOptions, Only(DRAFTING)],
+    output: ResultOutput,
+) -> None:
     """Let an answer go on that broke off: as devices were lost, say. Prints all of it, from the beginning.
 
     shardnet status lists those that there are.
     """
     folder = where.running_folder()
+    require_draft(guessing)
     require_address_space()
     with importing():
         from shardnet.launch.cluster.ask import resume as run
 
-    run(folder, which.number, as_json=output.json)
+    run(folder, which.number, guessing, as_json=output.json)
 
 
 def forget(which: OneAnswer, where: ClusterOptions) -> None:

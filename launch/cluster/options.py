@@ -183,6 +183,12 @@ class UpOptions:
     no_device: Annotated[bool, typer.Option("--no-device", help="Only coordinate: this machine holds no layers.")] = (
         False
     )
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Answer clients of OpenAI's API, too: shardnet serve beside it.")
+    ] = False
+    serve_port: Annotated[
+        int, Whole(0, 65535), typer.Option("--serve-port", help="Where it does; 0: any port that is free.")
+    ] = 8000
 
     def __post_init__(self) -> None:
         _require_listen(self.listen)

@@ -106,6 +106,12 @@ def _row(member: dict[str, Any]) -> dict[str, str]:
     }
 
 
+def guessed(session: dict[str, Any]) -> str:
+    """How many guesses of an answer were right; empty where none were checked."""
+    checked = session["guesses_checked"]
+    return f", {session['guesses_right']} of {checked} guesses right" if checked else ""
+
+
 def who(member: dict[str, Any]) -> dict[str, str]:
     """What a device is called, how it is, what it holds."""
     units = ", ".join(f"{first}-{last}" if first < last else str(first) for first, last in member["units"])
@@ -138,4 +144,5 @@ def _about(session: dict[str, Any]) -> str:
     return (
         f"{session['source']} has been asking for {session['age_s']:.0f} s: "
         f"{counted(session['prompt_tokens'], 'tokens')} of prompt, {session['num_tokens']} of answer so far"
+        f"{guessed(session)}"
     )

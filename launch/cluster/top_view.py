@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from shardnet.foreign.quoting import counted
-from shardnet.launch.cluster.tables import health_of, memory_of, table_of, who
+from shardnet.launch.cluster.tables import guessed, health_of, memory_of, table_of, who
 
 MOST_SESSIONS = 5
 LEAST_EVENTS = 3
@@ -68,7 +68,9 @@ def _shares(stages: list[dict[str, Any]], name: str) -> str:
 
 def _about_session(session: dict[str, Any]) -> str:
     prompt, answer = counted(session["prompt_tokens"], "tokens"), counted(session["num_tokens"], "tokens")
-    return f"{session['source']}: {prompt} of prompt, {answer} of answer, for {session['age_s']:.0f} s"
+    return (
+        f"{session['source']}: {prompt} of prompt, {answer} of answer, for {session['age_s']:.0f} s{guessed(session)}"
+    )
 
 
 def _about_event(event: dict[str, Any]) -> str:

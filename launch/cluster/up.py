@@ -30,6 +30,7 @@ from shardnet.foreign.plain_files import named_anywhere
 from shardnet.foreign.quoting import shortened
 from shardnet.launch.cluster.hints import Hints
 from shardnet.launch.cluster.options import OwnDeviceOptions
+from shardnet.launch.cluster.serving import ServingChild
 from shardnet.launch.cluster.telling import tell
 from shardnet.launch.hosts.inviting import Inviting, show
 from shardnet.launch.values import machine_name
@@ -54,6 +55,7 @@ def run(
     options: LoadOptions,
     *,
     listening: Listening | None,
+    serve_at: int | None,
     as_json: bool,
 ) -> None:
     """Coordinate a cluster until a signal ends it.
@@ -61,6 +63,7 @@ def run(
     Args:
         device: None where this machine holds no layers.
         listening: where other machines come in; None lets in none.
+        serve_at: the port of a server; None where there is none.
 
     Raises:
         UsageError: the folder cannot be used, or the model cannot be loaded as asked.
@@ -84,9 +87,14 @@ def run(
         told.hints = Hints(coordinator, told.events.put)
         with progress_bars(enabled=None if told.is_on_terminal else False) as progress:
             _load(coordinator, model, replace(options, progress=progress), told)
+        serving = None
+        if serve_at is not None:
+            serving = resources.enter_context(ServingChild(folder, serve_at, as_json=as_json))
         with until_signalled():
             while True:
                 told.next()
+                if serving is not None:
+                    serving.check()
     told.end()
 
 

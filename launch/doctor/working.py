@@ -23,6 +23,11 @@ _OTHER_TORCH = (
     "the end of 2025: pkg upgrade python-torch. Where it is not, set up Debian under proot: sh setup.sh --debian."
 )
 
+_ANEW = (
+    "Each process that computes compiles these products anew, for some seconds, as they cannot be kept: {}. Set "
+    "SHARDNET_CACHE to a folder that this user alone can write, and programs be run from."
+)
+
 
 def find_rpc(progress: Progress) -> Finding:
     """Whether a device can work here: starts one, as a process that joins over torch's RPC, and calls it."""
@@ -77,11 +82,15 @@ def find_kernels(progress: Progress) -> Finding:
     timings = time_kernels(matrices, torch.bfloat16, machine_memory().available_bytes // 8, clock, 1.0)
     clock.end()
     own = native()
+    hints: tuple[str, ...] = ()
     about = own.reason if isinstance(own, WhyNot) else f"Compiled for {own.way}."
+    if not isinstance(own, WhyNot) and own.why_not_kept:
+        hints = (_ANEW.format(own.why_not_kept),)
     rows = rows_of(timings)
     chosen = dict.fromkeys(row["kernel"] for row in rows if row["chosen"])
     data = {"native": about, "timings": rows}
-    return Finding("few_bits", True, f"{', '.join(chosen) or 'plain'}. {about}", data, table=tuple(lines_of(timings)))
+    text = f"{', '.join(chosen) or 'plain'}. {about}"
+    return Finding("few_bits", True, text, data, hints, tuple(lines_of(timings)))
 
 
 def find_threads(progress: Progress) -> Finding:

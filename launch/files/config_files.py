@@ -64,6 +64,14 @@ def load_model_config(name: str) -> ModelConfig:
     return read_record(ModelConfig, data, Place(shown))
 
 
+def numbers_alone(model: str) -> ModelConfig | None:
+    """The numbers of a model in configs/models/ or of a configuration file; None for one that may be on disk."""
+    path = user_path(model)
+    is_file = is_there(path) and not is_folder(path) and path.suffix in (".json", ".yaml", ".yml")
+    is_known = model.replace("-", "_") in (name.replace("-", "_") for name in known_names("models"))
+    return load_model_config(model) if is_file or (is_known and not is_there(path)) else None
+
+
 def _config_in(folder: Path, name: str) -> ModelConfig:
     config = folder / "config.json"
     if not is_there(config):
@@ -116,14 +124,14 @@ def _load_named(kind: str, name: str) -> tuple[Any, str]:
     """The content of a file or of a shipped configuration, and how to call it in messages."""
     path, told = user_path(name), shortened(name)
     known = known_names(kind)
-    if is_folder(path):
+    wanted = name.replace("-", "_")
+    found = next((each for each in known if each.replace("-", "_") == wanted), None)
+    if is_folder(path) and found is None:
         raise _NoSuchConfig(f"{told} is a folder; give a file, or one of the names {', '.join(known)}.")
-    if is_there(path):
+    if is_there(path) and not is_folder(path):
         return load_data_file(path), shortened(path.name)
     if path.suffix or len(path.parts) > 1:
         raise _NoSuchConfig(f"there is no file {told}; give a file, or one of the names {', '.join(known)}.")
-    wanted = name.replace("-", "_")
-    found = next((each for each in known if each.replace("-", "_") == wanted), None)
     if found is None:
         raise _NoSuchConfig(f"there is no file and no {kind[:-1]} called {quoted(name)}; {nearest_name(name, known)}")
     shown = f"{kind}/{found}.yaml"

@@ -20,10 +20,12 @@ from shardnet.launch.generate.options import (
     ModelOptions,
     OutputOptions,
     PromptOptions,
+    read_biases,
+    read_ids,
     read_prompts,
     read_stops,
 )
-from shardnet.launch.values import given_or_any, read_split
+from shardnet.launch.values import given_or_any, read_split, require_draft
 from shardnet.loader.sources import EMBEDDED_NAME
 from shardnet.process.imports import importing
 from shardnet.process.lasting import default_folder, folder_of, is_running, require_running
@@ -80,6 +82,8 @@ def generate(
         Here("max_new_tokens", default=64),
         Here("seed", default=None, read=given_or_any),
         Here("stop", default=None, read=read_stops),
+        Here("logit_bias", default=None, read=read_biases),
+        Here("stop_token_ids", default=None, read=read_ids),
     ],
     output: OutputOptions,
 ) -> None:
@@ -114,6 +118,7 @@ def running_cluster(model: str | None, where: DeviceOptions) -> Path | None:
 
 
 def _run(options: GenerateOptions) -> None:
+    require_draft(options.generation)
     if options.running_in is None:
         refuse_at_once(options)
     with progress_bars(enabled=False if options.output.json else None) as progress:

@@ -7,6 +7,7 @@ from typing import Any
 from shardnet.cluster.loading import check_context
 from shardnet.launch.generate.glance import check_number_of_units
 from shardnet.launch.generate.options import GenerateOptions
+from shardnet.launch.values import require_writer
 from shardnet.loader import ModelFiles, glance_at, open_model
 from shardnet.progress import Progress
 from shardnet.session.prompts import encode
@@ -18,9 +19,11 @@ def open_early(options: GenerateOptions, tokenizer: Any, progress: Progress) -> 
 
     Raises:
         BadRequest: more devices than units, a split of other units, a prompt that is longer than the context.
-        ModelNotFound, UnsupportedModel, DamagedCheckpoint: as `open_model`.
+        UnsupportedModel: the model is a classifier; and as the next two, by `open_model`.
+        ModelNotFound, DamagedCheckpoint
     """
     seen = glance_at(options.model, options.load.dtype, progress=progress)
+    require_writer(seen)
     check_number_of_units(options, seen)
     files = open_model(
         options.model, options.load.dtype, weights=options.load.weights, progress=progress, tokenizer=tokenizer

@@ -10,19 +10,23 @@ from typing import Any
 from shardnet.cluster.placement import check_num_devices, check_split
 from shardnet.foreign.plain_files import is_folder, user_path
 from shardnet.launch.generate.options import GenerateOptions
+from shardnet.launch.values import require_writer
 from shardnet.loader import Glance, glance_at_once
 
 
-def refuse_at_once(options: GenerateOptions) -> None:
+def refuse_at_once(options: GenerateOptions, *, must_write: bool = True) -> None:
     """Look at a model that lies on this disk: a folder, or the header of a .gguf file.
+
+    Args:
+        must_write: text, or say how likely one is.
 
     Raises:
         BadRequest: more devices than units, a split of other units.
-        ModelNotFound, UnsupportedModel, DamagedCheckpoint: also of the draft.
+        ModelNotFound, UnsupportedModel, DamagedCheckpoint
     """
-    if options.generation.draft is not None:
-        glance_at_once(options.generation.draft)
     seen = glance_at_once(options.model)
+    if must_write:
+        require_writer(seen)
     if seen is not None:
         check_number_of_units(options, seen)
 

@@ -16,7 +16,6 @@ from shardnet.launch.files.text_files import read_text_of
 from shardnet.launch.values import DEFAULT_DEVICES, MODEL_HELP, require_model, require_threads
 from shardnet.options import Whole
 from shardnet.session.options import GenerationOptions
-from shardnet.speculation.guesser import DRAFT
 
 _DEVICES = "Devices"
 _OUTPUT = "Output"
@@ -136,8 +135,8 @@ class GenerateOptions:
             self._refuse_what_was_decided()
         if self.where.threads is not None and self.uses_running_devices:
             raise BadRequest("--threads is for local devices; those of a cluster have theirs already.")
-        if self.generation.speculate == DRAFT and self.generation.draft is None:
-            raise BadRequest("--speculate draft needs --draft MODEL, a small model with the same tokenizer.")
+        if self.generation.logprobs >= 0 and not self.output.json:
+            raise BadRequest("--logprobs are shown in the object of --json alone. Add --json.")
         num_shards, num_devices = len(self.load.split or ()), self.where.devices
         if num_shards and num_devices is not None and num_shards != num_devices:
             names = f"--split names {counted(num_shards, 'shards')} for {counted(num_devices, 'devices')}"
@@ -182,6 +181,23 @@ def read_stops(stops: list[str] | None) -> tuple[str, ...]:
         return tuple(_whole(stop) for stop in stops or ())
     except UnicodeError as error:
         raise BadRequest("--stop is not text in UTF-8. Give it as UTF-8.") from error
+
+
+def read_biases(biases: list[str] | None) -> list[tuple[int, float]]:
+    """Those of `--logit-bias`: `ID=BIAS`."""
+    found = []
+    for each in biases or ():
+        token_id, _, bias = each.partition("=")
+        try:
+            found.append((int(token_id), float(bias)))
+        except ValueError as error:
+            raise BadRequest(f"--logit-bias must be like 50256=-100 (ID=BIAS), but is {quoted(each)}.") from error
+    return found
+
+
+def read_ids(ids: list[int] | None) -> tuple[int, ...]:
+    """Those of `--stop-token-id`."""
+    return tuple(ids or ())
 
 
 def read_prompts(prompts: list[str], file: str | None) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _REASONS = {
     "eos": "the model ended its text",
     "length": "the token limit was reached",
-    "stop": "a stop text appeared",
+    "stop": "a stop text or token appeared",
     "cancelled": "stopped early",
 }
 
@@ -127,10 +127,10 @@ def as_json(
     """The object that `--json` prints: one answer's keys at the top, or several under "results" with their sums."""
     shared = {**about, "stages": [asdict(stage) for stage in stages], "events": [asdict(event) for event in events]}
     if len(generations) == 1:
-        return {**asdict(generations[0]), **shared}
+        return {**_shown(generations[0]), **shared}
     num_tokens = sum(len(one.token_ids) for one in generations)
     return {
-        "results": [asdict(one) for one in generations],
+        "results": [_shown(one) for one in generations],
         "num_tokens": num_tokens,
         "tokens_per_s": _rate_together(num_tokens, wall_s),
         "time_to_first_token_s": min(one.time_to_first_token_s for one in generations),
@@ -140,3 +140,9 @@ def as_json(
         "guesses_right": sum(one.guesses_right for one in generations),
         **shared,
     }
+
+
+def _shown(one: Generation) -> dict[str, Any]:
+    """Its fields; what was not asked for is left out."""
+    shown = asdict(one)
+    return shown if one.logprobs is not None else {name: shown[name] for name in shown if name != "logprobs"}

@@ -5,17 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from shardnet.described.model_sizes import ModelConfig, unit_works
+from shardnet.described.model_sizes import unit_works
 from shardnet.errors import ModelNotFound
-from shardnet.foreign.plain_files import is_folder, is_there, user_path
-from shardnet.launch.files.config_files import known_names, load_model_config
+from shardnet.foreign.plain_files import is_folder, user_path
+from shardnet.launch.files.config_files import numbers_alone
 from shardnet.launch.files.model_configs import hub_config_folder, is_hub_id
 from shardnet.launch.measure.options import ProfileOptions
 from shardnet.loader import open_model
-from shardnet.loader.folder import read_config
+from shardnet.loader.folder import made_as, make_config, read_raw_config
 from shardnet.models.plain_config import as_text, from_text
 from shardnet.plan import DTYPES, DeviceProfile
 from shardnet.process.cache_folder import cache_folder
+from shardnet.process.compute import CPU
+from shardnet.profiling.kernel_timing import orders_of
+from shardnet.profiling.kernel_trials import left_to_torch
 from shardnet.profiling.reuse import Profiled, measure_or_reuse
 from shardnet.profiling.store import ProfileStore
 from shardnet.progress import Progress
@@ -32,6 +35,9 @@ class ProfileResult:
     model: str
     profiled: Profiled
     profile: DeviceProfile
+    left_to_torch: dict[str, int] | None
+    """How many blocks are not run in C as a whole, by why not; None where weights are not in few bits, or are not
+    multiplied by the processor."""
 
 
 def run_profile(options: ProfileOptions, progress: Progress) -> ProfileResult:
@@ -43,15 +49,16 @@ def run_profile(options: ProfileOptions, progress: Progress) -> ProfileResult:
         UsageError: measurements cannot be kept.
     """
     store = ProfileStore(cache_folder() / "profiles")
-    numbers = _numbers_alone(options.model)
+    numbers = numbers_alone(options.model)
     dtype = options.weights if options.weights in DTYPES else options.dtype
     weights = settled(options.weights, dtype)
     if numbers is None:
         config, name, weights = find_config(options.model, dtype, weights, progress)
     else:
         config, name = reference_config(), REFERENCE
+    config = from_text(as_text(config))  # as devices get it: they have blocks of their own for most families
     profiled = measure_or_reuse(
-        from_text(as_text(config)),  # as devices get it: they have blocks of their own for most families
+        config,
         dtype,
         store,
         weights=weights,
@@ -63,10 +70,13 @@ def run_profile(options: ProfileOptions, progress: Progress) -> ProfileResult:
         progress=progress,
     )
     profiled = replace(profiled, measurement=replace(profiled.measurement, model=name))
+    left = None
+    if options.compute == CPU and bits_of(weights) is not None:
+        left = left_to_torch(config, dtype, weights, orders_of(profiled.measurement.kernels))
     if numbers is None:
-        return ProfileResult(name, profiled, profiled.measurement.to_profile())
-    works = unit_works(numbers, dtype, bits_of(weights), kv_dtype=options.kv_dtype)
-    return ProfileResult(numbers.name, profiled, profiled.measurement.estimate_profile(works))
+        return ProfileResult(name, profiled, profiled.measurement.to_profile(), left)
+    works = unit_works(numbers, dtype, kv_dtype=options.kv_dtype, weights=weights)
+    return ProfileResult(numbers.name, profiled, profiled.measurement.estimate_profile(works), left)
 
 
 def find_config(model: str, dtype: str, weights: str, progress: Progress) -> tuple[Any, str, str]:
@@ -77,10 +87,11 @@ def find_config(model: str, dtype: str, weights: str, progress: Progress) -> tup
     if not model:
         raise ModelNotFound("The model has an empty name. Give a folder, a .gguf file, a hub id, or a name.")
     path = user_path(model)
-    if is_folder(path):
-        return read_config(path), path.resolve().name, weights
-    if is_hub_id(model):
-        return read_config(hub_config_folder(model)), model, weights
+    if is_folder(path) or is_hub_id(model):
+        folder = path if is_folder(path) else hub_config_folder(model)
+        raw = read_raw_config(folder)
+        name = path.resolve().name if is_folder(path) else model
+        return make_config(folder, raw), name, settled(weights, dtype, made_as(raw))
     files = open_model(model, dtype, weights=weights, progress=progress)
     return files.config, files.name, files.like_weights
 
@@ -98,11 +109,3 @@ def reference_config() -> Any:
         vocab_size=32000,
         max_position_embeddings=4096,
     )
-
-
-def _numbers_alone(model: str) -> ModelConfig | None:
-    """The numbers of a model in configs/models/ or of a configuration file; None for one that may be on disk."""
-    path = user_path(model)
-    is_file = is_there(path) and not is_folder(path) and path.suffix in (".json", ".yaml", ".yml")
-    is_known = model.replace("-", "_") in (name.replace("-", "_") for name in known_names("models"))
-    return load_model_config(model) if is_file or (is_known and not is_there(path)) else None

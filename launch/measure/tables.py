@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from shardnet.launch.measure.run import ProfileResult
 from shardnet.plan import DTYPE_BYTES, DeviceProfile
 from shardnet.profiling.kernel_timing import lines_of, rows_of
 from shardnet.profiling.measurement import DeviceMeasurement, StepTiming, UnitMeasurement
+from shardnet.quantised.kv_names import AUTO
 from shardnet.quantised.schemes import bits_of
 
 
@@ -27,12 +29,14 @@ def as_object(result: ProfileResult) -> dict[str, Any]:
         "model": result.model,
         "dtype": measurement.dtype,
         "weights": measurement.weights,
+        "kv_dtype": measurement.kv_dtype,
         "is_estimated": result.profile.is_estimated,
         "is_reused": not result.profiled.made_because,
         "made_because": result.profiled.made_because,
         "profile": asdict(result.profile),
         "roofline": asdict(measurement.roofline()),
         "kernels": rows_of(measurement.kernels),
+        "left_to_torch": result.left_to_torch,
         "cluster_entry": cluster_entry(result.model, measurement, result.profile),
         "measurement": measurement.as_dict(),
     }
@@ -68,6 +72,8 @@ def as_tables(result: ProfileResult, out: Path | None) -> None:
         console.print(_threads_table(measurement))
     for line in lines_of(measurement.kernels):
         console.print(line)
+    if result.left_to_torch is not None:
+        console.print(_in_c_line(result.left_to_torch))
     tokens_per_s, prefill_per_s = 1 / sum(profile.decode_unit_s), 1 / sum(profile.prefill_unit_s_per_token)
     console.print(
         f"All of {result.model} ({_numbers(measurement)}) on this device, {how}: {tokens_per_s:.3g} tokens/s decoding "
@@ -87,6 +93,11 @@ def as_tables(result: ProfileResult, out: Path | None) -> None:
         console.print(f"Measured on {_date(measurement)}; --refresh measures again.")
     if out is not None:
         console.print(f"Written to {out}.")
+
+
+def _in_c_line(left_to_torch: Mapping[str, int]) -> str:
+    why = [f"{counted(num, 'blocks')}, as {reason}" for reason, num in left_to_torch.items()]
+    return f"Not run in C as a whole: {'; '.join(why)}." if why else "All blocks are run in C as a whole."
 
 
 def _times_table(measurement: DeviceMeasurement) -> Table:
@@ -154,8 +165,9 @@ def _power_line(measurement: DeviceMeasurement, profile: DeviceProfile) -> str:
 
 def _numbers(measurement: DeviceMeasurement) -> str:
     """What the model was held and computed in."""
-    few = bits_of(measurement.weights) is not None
-    return f"weights {measurement.weights}, {measurement.dtype}" if few else measurement.dtype
+    held = "" if bits_of(measurement.weights) is None else f"weights {measurement.weights}, "
+    kept = "" if measurement.kv_dtype == AUTO else f", keys and values {measurement.kv_dtype}"
+    return f"{held}{measurement.dtype}{kept}"
 
 
 def _date(measurement: DeviceMeasurement) -> str:

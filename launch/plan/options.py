@@ -11,7 +11,10 @@ from typing import Annotated
 
 import typer
 
+from shardnet.cluster.load_options import quality_of
 from shardnet.foreign.bounds import SECONDS, SESSIONS, TOKENS, Amount, Count
+from shardnet.options import Made, OneOf
+from shardnet.quantised.schemes import SCHEMES
 
 _WHAT = "What is placed"
 _HOW = "How"
@@ -66,6 +69,28 @@ class ProblemOptions:
             "--kv-dtype",
             help="What keys and values are kept in: auto, as --dtype says, or int8.",
             show_default="auto",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None
+    weights: Annotated[
+        str | None,
+        OneOf(SCHEMES),
+        typer.Option(
+            "--weights",
+            help="How weights are held, as generate has it: int4, int8, w8a8 ..., or a dtype. auto: as the model's "
+            "file has them, or as --dtype says.",
+            show_default="auto",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None
+    quality: Annotated[
+        str | None,
+        Made(quality_of),
+        typer.Option(
+            "--quality",
+            metavar="LOSS",
+            help="Hold units in 16, 8 or 4 bits, whatever is fast, and lose so much at most, such as 1% more "
+            "perplexity. What few bits cost a model is measured once, by shardnet quality.",
             rich_help_panel=_WHAT,
         ),
     ] = None

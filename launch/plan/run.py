@@ -5,15 +5,16 @@ from __future__ import annotations
 import json as json_format
 import math
 import sys
+from functools import partial
 from typing import Any
 
 from shardnet.described.schema import nearest_name
-from shardnet.errors import ShardnetError, UsageError
+from shardnet.errors import DoesNotFit, ShardnetError, UsageError
 from shardnet.foreign.quoting import quoted
 from shardnet.launch.console import plain_console
 from shardnet.launch.files.output_files import require_picture
 from shardnet.launch.plan import tables as plan_tables
-from shardnet.launch.plan.inputs import Asked, read_problem
+from shardnet.launch.plan.inputs import CHUNK_TOKENS, Asked, read_problem
 from shardnet.launch.plan.options import PlannerOptions, PlanOutput, ProblemOptions
 from shardnet.plan import Plan
 from shardnet.planner import METHODS, OBJECTIVES, compare, plan_to_dict
@@ -39,11 +40,12 @@ def run(options: ProblemOptions, how: PlannerOptions, output: PlanOutput) -> Non
     planner = ConfiguredPlanner(how)
     asked = read_problem(options, how.in_flight)
     with progress_bars(enabled=sys.stderr.isatty() and not output.json) as progress:
+        asked = planner.with_bits(asked, options, progress)
         progress("planning", 0, 1)
         chosen, others = planner.compare(asked.problem) if output.compare else (planner(asked.problem), {})
         progress("planning", 1, 1)
         explanation = _explain(asked, chosen, planner, progress) if output.explain else None
-    asked, chosen = asked.sent_as_pays(chosen, CHUNK_TOKENS, how.in_flight)
+    asked, chosen = asked.sent_as_pays(asked.shown(chosen), CHUNK_TOKENS, how.in_flight)
     if output.json:
         told = _comparison_dict(how, chosen, others) if output.compare else plan_to_dict(chosen)
         if asked.codecs:
@@ -65,8 +67,6 @@ def run(options: ProblemOptions, how: PlannerOptions, output: PlanOutput) -> Non
         draw_plan(asked.problem, chosen, output.plot, f"{asked.title} ({chosen.method}, {how.objective})")
 
 
-CHUNK_TOKENS = 128
-"""Of a prompt, at a time: what a cluster does unless it is told otherwise."""
 LARGE_S = 45.0
 """What a search in a cluster of over 200 devices gets here, where no model waits to be loaded."""
 CHURN_S, AGAIN_S = 10.0, 1.0
@@ -94,6 +94,26 @@ class ConfiguredPlanner:
     def quickly(self, problem: Problem, most_s: float) -> Plan:
         """The plan that is found in so many seconds where the user says nothing. Its rate is not simulated."""
         return self.by(self._how.method, problem, most_s=most_s)
+
+    def with_bits(self, asked: Asked, options: ProblemOptions, progress: Progress) -> Asked:
+        """The problem with a scheme for each unit, where a loss is allowed (`--quality`).
+
+        Raises:
+            UsageError, DoesNotFit: as `in_bits_that_pay`.
+        """
+        if options.quality is None:
+            return asked
+        from shardnet.launch.plan.bits import SETTING_S, in_bits_that_pay
+
+        how, solve = self._how, partial(self.quickly, most_s=SETTING_S)
+        assert options.model is not None, "a problem file goes with no quality"
+        try:
+            goal = how.objective, how.in_flight
+            return in_bits_that_pay(asked, options.model, options.quality, goal, solve, progress)
+        except DoesNotFit as error:
+            if how.lap_limit is None:
+                raise
+            raise DoesNotFit(f"{error} Or allow a longer lap than --lap-limit {how.lap_limit:g}.") from error
 
     def by(self, method: str, problem: Problem, simulate: Simulate | None = None, most_s: float = math.inf) -> Plan:
         """The plan of a method, which need not be the chosen one, in so many seconds where the user says nothing."""

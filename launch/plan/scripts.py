@@ -68,7 +68,7 @@ def script_problem(script: Script) -> Asked:
         script.dtype,
         context_tokens=load.prompt_tokens + load.new_tokens,
         sessions=load.in_flight,
-        prefill_chunk=load.prefill_chunk,
+        prefill_chunk=load.chunk_tokens,
     )
     estimate = estimate_problem(load_model_config(script.model), paper_cluster(script, DeviceClasses()), workload)
     title = f"{script.name}: {script.model}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as json_format
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from shardnet.launch.plan.scripts import PaperRun, plan_without, read_script_run
 from shardnet.plan import Plan, StagePlan
 from shardnet.planner import plan_to_dict
 from shardnet.planner.costs import evaluate
-from shardnet.planner.problem import Problem
+from shardnet.progress import silent
 from shardnet.simulator import (
     Churn,
     Event,
@@ -69,7 +70,8 @@ def run(options: ProblemOptions, how: PlannerOptions, wanted: RunOptions) -> Non
 
 def _read_run(options: ProblemOptions, how: PlannerOptions, wanted: RunOptions, planner: ConfiguredPlanner) -> PaperRun:
     load = _read_load(options, how, wanted)
-    asked = read_problem(options, how.in_flight, load.prompt_tokens + load.new_tokens)
+    asked = read_problem(options, how.in_flight, load.prompt_tokens + load.new_tokens, load.chunk_tokens)
+    asked = planner.with_bits(asked, options, silent)
     events, churn = _read_events(wanted.event or (), wanted.events), _read_churn(wanted)
     absent = {device for device in absent_at_start(events) if device in asked.problem.index}
     if churn is None:
@@ -79,10 +81,10 @@ def _read_run(options: ProblemOptions, how: PlannerOptions, wanted: RunOptions, 
         plan, replan = partial(planner.quickly, most_s=CHURN_S), partial(planner.quickly, most_s=AGAIN_S)
         search_every_s = SEARCH_EVERY_S
     if wanted.plan_file is not None:
-        start = _read_plan(wanted.plan_file, asked.problem, how)
+        asked, start = _read_plan(wanted.plan_file, asked, how)
     else:
         start = plan_without(sorted(absent), asked.problem, plan)
-    asked, start = asked.sent_as_pays(start, load.prefill_chunk, how.in_flight)
+    asked, start = asked.sent_as_pays(asked.shown(start), load.prefill_chunk, how.in_flight)
     recovery = Recovery(
         replan,
         load_bytes_per_s=dict(asked.load_bytes_per_s),
@@ -150,9 +152,9 @@ def _read_events(texts: Sequence[str], path: Path | None) -> tuple[Event, ...]:
     return listed + (read_events(load_data_file(path), shortened(path.name)) if path is not None else ())
 
 
-def _read_plan(path: Path, problem: Problem, how: PlannerOptions) -> Plan:
-    """The stages of a file as `shardnet plan --json` writes it."""
-    data, place = load_data_file(path), Place(shortened(str(path)))
+def _read_plan(path: Path, asked: Asked, how: PlannerOptions) -> tuple[Asked, Plan]:
+    """The stages of a file as `shardnet plan --json` writes it, and what they are placed for: in the bits it says."""
+    data, place, problem = load_data_file(path), Place(shortened(str(path))), asked.problem
     rows = data.get("stages") if isinstance(data, Mapping) else None
     if not isinstance(rows, list) or not rows:
         raise BadConfiguration(f"{place.file} is no plan: it needs a list 'stages', as shardnet plan --json prints it.")
@@ -163,10 +165,24 @@ def _read_plan(path: Path, problem: Problem, how: PlannerOptions) -> Plan:
     stages = tuple(
         read_record(StagePlan, row, place.at(data, "stages").item(index, row)) for index, row in enumerate(rows)
     )
-    cost = evaluate(problem, stages)
+    if data.get("unit_weights"):
+        bits = read_record(_Bits, {key: data[key] for key in _BITS if key in data}, place)
+        asked = asked.in_schemes(bits.unit_weights, bits.predicted_loss)
+    cost = evaluate(asked.problem, stages)
     method = shortened(str(data.get("method", path.name)), 60)
     rate = cost.rate(how.in_flight)
-    return Plan(stages, method=method, objective=how.objective, lap_s=cost.lap_s, rate_per_s=rate)
+    return asked, Plan(stages, method=method, objective=how.objective, lap_s=cost.lap_s, rate_per_s=rate)
+
+
+@dataclass(frozen=True)
+class _Bits:
+    """What a plan says of the bits of its units."""
+
+    unit_weights: tuple[str, ...]
+    predicted_loss: float | None = None
+
+
+_BITS = tuple(field.name for field in fields(_Bits))
 
 
 def _write(path: Path, text: str) -> None:

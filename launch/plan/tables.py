@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from shardnet.foreign.quoting import counted
-from shardnet.plan import LeftOut, Plan, StagePlan
+from shardnet.plan import LeftOut, Plan, StagePlan, in_runs
 from shardnet.planner.costs import Hop, evaluate, gigabytes
 from shardnet.planner.problem import Problem
 from shardnet.simulator import Repairs, Result
@@ -40,15 +40,20 @@ def print_plan(
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )
-    for name, justify in (("stage", "right"), ("device", "left"), ("units", "left")):
-        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    lefts = ["device", "units", *(["bits"] if plan.unit_weights else [])]
+    table.add_column("stage", justify="right")
+    for name in lefts:
+        table.add_column(name)
     for name in ("weights", "KV cache", "ms/token", "then on the way, ms"):
         table.add_column(name, justify="right")
     hops = list(cost.hops)
     for index, stage in enumerate(plan.stages):
         following = plan.stages[(index + 1) % len(plan.stages)]
         way = _way(hops.pop(0)) if following.device != stage.device else ""
-        table.add_row(str(index), stage.device, *_stage_cells(problem, stage), way)
+        units, *amounts = _stage_cells(problem, stage)
+        held = plan.unit_weights[stage.first_unit : stage.last_unit + 1]
+        bits = [in_runs(held, stage.first_unit)] if held else []
+        table.add_row(str(index), stage.device, units, *bits, *amounts, way)
     console.print(table)
     console.print(Text("predicted: ", style="bold").append(summary(plan, in_flight), style="not bold"))
     if plan.why:

@@ -76,9 +76,12 @@ def run_quality(request: QualityRequest, progress: Progress) -> QualityResult:
             reading = _reading_of(model, request)
             measured.append(_measure(model, AS_LOADED, reading, progress))
         else:
+            for other in request.also:  # what is not there is said before anything is measured
+                open_early(replace(options, model=other), None, progress)
             cluster: Cluster | None = None
             checkpoint = ""
             readings: list[_Reading] = []
+            num_rows = len(request.schemes) * len(request.kv_dtypes)  # behind them are other checkpoints
             for name, asked in _rows_of(request, progress):
                 files = open_early(asked, None, progress)
                 cluster = cluster or resources.enter_context(open_cluster(options, progress))
@@ -89,8 +92,8 @@ def run_quality(request: QualityRequest, progress: Progress) -> QualityResult:
                     checkpoint = checkpoint or model.checkpoint
                     readings.append(reading)
                     measured.append(_measure(model, name, reading, progress))
-            num_rows = len(request.schemes) * len(request.kv_dtypes)  # behind them are other checkpoints
-            _keep_losses(checkpoint, compare(measured)[:num_rows], len(reading.ids), request.title)
+                # at once, as the next row may be what `--quality` chooses by it
+                _keep_losses(checkpoint, compare(measured)[:num_rows], len(reading.ids), request.title)
         return QualityResult(
             model.profile.name if options.running_in is not None else Path(options.model).name.removesuffix(".gguf"),
             request.title,

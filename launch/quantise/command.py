@@ -48,11 +48,13 @@ def quantise(
         )
     text = what.read_text()
     asked = GenerateOptions(what.model, (), where, load, GenerationOptions(), OutputOptions(), is_launched)
-    refuse_at_once(asked)
+    refuse_at_once(asked, must_write=False)
     with progress_bars() as progress:
         require_address_space()
         with importing():
+            from shardnet.calibration.folder import require_own_place
             from shardnet.launch.generate.run import open_cluster
+        require_own_place(what.out)  # before devices start
         with open_cluster(asked, progress) as cluster:
             folder = cluster.quantise(
                 what.model, what.out, weights=what.weights, text=text, split=load.split, progress=progress

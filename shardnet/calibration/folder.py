@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,7 +22,7 @@ from torch import Tensor
 from shardnet.errors import BadRequest, DamagedCheckpoint, UsageError
 from shardnet.foreign.plain_files import read_json
 from shardnet.foreign.quoting import shortened
-from shardnet.loader.copies import config_of
+from shardnet.loader.copies import Copy, being_changed, config_of
 from shardnet.loader.files import ModelFiles
 from shardnet.loader.folder import OWN_METHOD, QUANTISED, TEXT_ENDINGS
 from shardnet.loader.tensor_files import Content, floats, read_floats_of, write_tensors
@@ -57,30 +58,38 @@ class QuantisedFolder:
             UsageError: it cannot be written, or what is there cannot be read.
         """
         shown = shortened(str(self.path))
-        if (self.path / UNFINISHED).is_file():
-            return self._go_on()
         try:
-            if os.path.lexists(self.path) and (not self.path.is_dir() or any(self.path.iterdir())):
-                raise BadRequest(f"There is something in {shown} already. Name a new folder with --out.")
-            write_json(self.path / UNFINISHED, self._state())
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._claim()  # first of all: another run may be through with it at any moment
+            if (self.path / UNFINISHED).is_file():
+                return self._go_on()
+            require_own_place(self.path)
+            write_json(self.path / UNFINISHED, self._state(0))
+        except FileExistsError as cause:
+            raise _taken(self.path) from cause
         except OSError as cause:
             raise UsageError(f"Cannot write {shown}: {cause.strerror}. Name another folder with --out.") from cause
-        self._claim()
         return ()
 
-    def add(self, unit: int, tensors: Mapping[str, Content], windows: Sequence[Tensor]) -> None:
+    def add(self, unit: int, tensors: Mapping[str, Content], windows: Sequence[Tensor], source: Copy) -> None:
         """Write a unit, and the text behind it.
+
+        Args:
+            source: what is copied is read from it.
 
         Raises:
             UsageError: it cannot be written.
+            DamagedCheckpoint: the source is no longer what it was when it was opened; the unit is not done then.
         """
         hidden = {f"{index:05}": floats(window) for index, window in enumerate(windows)}
         try:
             write_tensors(self._unit(unit), tensors)
+            if not source.is_unchanged():
+                raise being_changed(source.folder)
             if hidden:
                 write_tensors(self._hidden(unit), hidden)
+            write_json(self.path / UNFINISHED, self._state(unit + 1))
             self.num_done = unit + 1
-            write_json(self.path / UNFINISHED, self._state())
             self._hidden(unit - 1).unlink(missing_ok=True)
         except OSError as cause:
             raise self._not_written(cause) from cause
@@ -122,7 +131,7 @@ class QuantisedFolder:
         self._claimed = os.open(self.path, os.O_RDONLY)
         try:
             fcntl.flock(self._claimed, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as cause:
+        except BlockingIOError as cause:
             self.close()
             raise BadRequest(
                 f"Another run is writing in {shortened(str(self.path))}. Wait until it is through."
@@ -133,15 +142,10 @@ class QuantisedFolder:
             path.unlink()
 
     def _go_on(self) -> tuple[Tensor, ...]:
-        self._claim()
         shown = shortened(str(self.path))
         state = self._read(UNFINISHED, lambda path: read_json(path, MOST_BYTES, "the file", DamagedCheckpoint))
         num_done = state.get("units_done") if isinstance(state, dict) else None
-        if (
-            type(num_done) is not int
-            or not 0 <= num_done <= self._num_units
-            or state != {**self._state(), "units_done": num_done}
-        ):
+        if type(num_done) is not int or not 0 <= num_done <= self._num_units or state != self._state(num_done):
             raise BadRequest(
                 f"In {shown} another model, scheme or text is half done. Go on with that, or name a new folder with "
                 "--out."
@@ -164,8 +168,8 @@ class QuantisedFolder:
             shown = shortened(str(self.path))
             raise UsageError(f"{name} in {shown} cannot be read. Remove {shown}, and begin anew.") from cause
 
-    def _state(self) -> dict[str, Any]:
-        return {"made_of": self._made_of, "units_done": self.num_done}
+    def _state(self, num_done: int) -> dict[str, Any]:
+        return {"made_of": self._made_of, "units_done": num_done}
 
     def _unit(self, unit: int) -> Path:
         return self.path / f"unit-{unit:05}.safetensors"
@@ -182,6 +186,21 @@ class QuantisedFolder:
         )
 
 
+def require_own_place(path: Path) -> None:
+    """See that nothing is there but what a run that was cut off has left.
+
+    Raises:
+        BadRequest: something else is there.
+    """
+    with suppress(OSError):  # that it is not there yet, or closed, is said by who writes there
+        if (path.exists() and not path.is_dir()) or (any(path.iterdir()) and not (path / UNFINISHED).is_file()):
+            raise _taken(path)
+
+
+def _taken(path: Path) -> BadRequest:
+    return BadRequest(f"There is something in {shortened(str(path))} already. Name a new folder with --out.")
+
+
 def contents_of(
     files: ModelFiles, unit: int, matrices: Mapping[str, QuantisedMatrix], written: Mapping[str, int]
 ) -> dict[str, Content]:
@@ -192,10 +211,10 @@ def contents_of(
         matrices: by the names that the model has for them.
         written: those that a unit before has.
     """
-    at = {(place.file, place.offset): name for name, place in files.copy.tensors.items()}
+    at = {place: name for name, place in files.copy.tensors.items()}
     contents: dict[str, Content] = {}
     for key, place in files.tensors_of(unit, unit).items():
-        name, matrix = at[place.file, place.offset], matrices.get(key)
+        name, matrix = at[place], matrices.get(key)
         if name in written:
             continue
         stored, source = (place.dtype, place) if matrix is None else (matrix.stored, matrix.blocks)

@@ -9,14 +9,16 @@ from functools import cached_property
 from itertools import permutations
 
 from shardnet.cluster.load_options import LoadOptions
-from shardnet.cluster.placement import kept_bytes_per_token, kv_budgets, num_at_once, place, problem_of
+from shardnet.cluster.placement import kept_bytes_per_token, kv_budgets, num_at_once, place, problem_of, room_of
 from shardnet.codecs.names import AUTO, hidden_size_of
 from shardnet.errors import DoesNotFit
 from shardnet.loader import ModelFiles
 from shardnet.models.plain_config import as_text
-from shardnet.plan import DeviceProfile, Link, Plan, StagePlan
+from shardnet.plan import PROFILED_TOKENS, DeviceProfile, Link, Plan, StagePlan
+from shardnet.planner.chunks import Host, chunks_of, stage_times, units_read
 from shardnet.planner.codecs import codec_for, offers_for
 from shardnet.planner.problem import Problem
+from shardnet.session.route import Ring
 from shardnet.transport.holding_messages import Holding
 from shardnet.transport.messages import RingId, RingStop, StageSpec
 
@@ -110,6 +112,20 @@ class Blueprint:
             chunk_tokens * sum(prefill_of[each.device][each.first_unit : each.last_unit + 1]) for each in plan.stages
         ]
         return codec_for(link, chunk_s, offers_for(options.dtype, hidden_size_of(self.files.profile)), chunk_tokens)
+
+    def cut(self, ring: Ring, num_tokens: int) -> list[int]:
+        """The sizes of the chunks in which a prompt goes through a ring that it has to itself."""
+        profile_of = {device.name: device for device in self.devices}
+        num_units = ring.stops[-1].last_unit + 1
+        times, hosts = [], []
+        for stop in ring.stops:
+            profile, units = profile_of[stop.device], units_read(stop.first_unit, stop.last_unit, num_units)
+            decode_s, prefill_s = self.with_times(profile).decode_unit_s, profile.prefill_unit_s_per_token
+            one_s = sum(decode_s[unit] for unit in units)
+            per_token_s = sum(prefill_s[unit] for unit in units) if profile.decode_unit_s else None
+            times.append(stage_times(one_s, per_token_s, PROFILED_TOKENS))
+            hosts.append(Host(profile.host, room_of(profile)))
+        return chunks_of(num_tokens, times, self.options.prefill_chunk_tokens, hosts)
 
     def problem(self, absent: Collection[str], tokens: int) -> Problem:
         """The placement problem of the devices that are left, each with room for so many tokens.

@@ -10,7 +10,8 @@ from shardnet.cluster.blueprint import Blueprint
 from shardnet.cluster.remote_stage import RemoteStage
 from shardnet.cluster.ring import Ring
 from shardnet.plan import DeviceProfile, Link, Plan, StagePlan
-from shardnet.transport.messages import SessionSpec, StageKey
+from shardnet.transport.messages import StageKey
+from shardnet.transport.session_messages import SessionSpec
 
 KEEP_S = 600.0
 """How long devices keep the stages of a model that is kept while no coordinator is there."""
@@ -49,6 +50,7 @@ class LeftModel:
     context_tokens: int
     codecs: tuple[tuple[int, str], ...]
     unit_weights: tuple[str, ...]
+    predicted_loss: float | None
     plan: Plan
     stages: tuple[LeftStage, ...]
     """Of the ring that takes over, where one did, in order: those that stay and those that are new. Several may become
@@ -78,6 +80,7 @@ def left_of(blueprint: Blueprint, ring: Ring, plan: Plan, ready: Sequence[Remote
         context_tokens=blueprint.context_tokens,
         codecs=blueprint.codecs,
         unit_weights=blueprint.files.profile.unit_weights,
+        predicted_loss=blueprint.files.profile.predicted_loss,
         plan=plan,
         stages=tuple(left),
         ready=tuple(LeftStage(stage.plan, stage.places) for stage in ready),

@@ -257,7 +257,12 @@ class LoadOptions(Options):
         ),
     ] = True
     prefill_chunk_tokens: Annotated[
-        int, Whole(1), Meaning(about="prompts go through the ring in chunks of this size.")
+        int,
+        Whole(1),
+        Meaning(
+            about="prompts go through the ring in chunks of this size at most. One that has the ring to itself goes in "
+            "smaller ones where its first token comes earlier by that."
+        ),
     ] = 128
     record_spans: Annotated[bool, Made(bool), Meaning(about="keep spans for `Model.write_profile`.")] = False
     cache_dir: Annotated[

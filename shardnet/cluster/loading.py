@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from shardnet.cluster.bits import with_bits
+from shardnet.cluster.bits import losses_of, with_bits
 from shardnet.cluster.blueprint import Blueprint
 from shardnet.cluster.copies import require_copies
 from shardnet.cluster.deployment import Deployment
@@ -30,13 +30,12 @@ from shardnet.cluster.survey import EXPECTED_TOKENS, Survey, Surveyor
 from shardnet.codecs.names import AUTO, sent_as
 from shardnet.errors import BadRequest
 from shardnet.foreign.quoting import quoted
-from shardnet.loader import ModelFiles, open_model
+from shardnet.loader import ModelFiles, open_model, read_proposed_sampling
 from shardnet.models.sizes import kept_as
 from shardnet.plan import DeviceProfile, Link, Plan
 from shardnet.planner.names import SPREAD
 from shardnet.planner.problem import Problem
 from shardnet.process.cache_folder import cache_folder
-from shardnet.profiling.losses import LossStore
 from shardnet.progress import Progress
 from shardnet.quantised.schemes import settled
 from shardnet.shipping.dispatch import Dispatch
@@ -65,7 +64,8 @@ def load_model(
     )
     ring_id = deployment.next_ring_id()
     version = ring_id.plan_version
-    placed = place_model(deployment, files, devices, surveyor, options, context_tokens, version)
+    names = (files.copy.name, model.copy.name)
+    placed = place_model(deployment, files, names, devices, surveyor, options, context_tokens, version)
     files = placed.files
     deployment.dispatch.learn(placed.links)
     plan = placed.plan
@@ -119,6 +119,7 @@ def model_of(deployment: Deployment, files: ModelFiles, tokenizer: Any, context_
         checkpoint=files.copy.name,
         eos_ids=tuple(files.eos_ids),
         context_tokens=context_tokens,
+        proposed_sampling=read_proposed_sampling(files.folder),
     )
 
 
@@ -135,13 +136,18 @@ class Placed(NamedTuple):
 def place_model(
     deployment: Deployment,
     files: ModelFiles,
+    names: Sequence[str],
     devices: Sequence[str],
     surveyor: Surveyor,
     options: LoadOptions,
     context_tokens: int,
     version: int,
 ) -> Placed:
-    """Decide which device gets what."""
+    """Decide which device gets what.
+
+    Args:
+        names: all that its checkpoint has.
+    """
     kv_bytes = options.kv_memory_bytes
     if options.split is not None:
         plan = given_plan(options.split, files.profile, devices, version)
@@ -172,7 +178,7 @@ def place_model(
         survey = look(files)
         with setting_aside(kv_bytes, files.profile, survey.devices):
             return Placed(solve(pose(files, survey)), survey.devices, survey.links, files)
-    losses = LossStore(cache_folder(options.cache_dir)).load(files.copy.name)
+    losses = losses_of(names, cache_folder(options.cache_dir))
     goal, limit = (options.objective, options.in_flight), loss_of(options.quality)
     files, plan, survey = with_bits(files, limit, losses, look, pose, partial(solve, most_s=PLANNING_S / 4), goal)
     return Placed(plan, survey.devices, survey.links, files)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -11,17 +11,37 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from shardnet.checks import whole_number
 from shardnet.cluster.deployed import Deployed
 from shardnet.draft.drafts import Draft, Drafts, Wanted
 from shardnet.draft.offering import FirstStage
 from shardnet.errors import BadRequest, ClusterError
+from shardnet.foreign.quoting import quoted
 from shardnet.options import takes
 from shardnet.plan import ModelProfile, Plan
 from shardnet.process.forks import Birthplace
 from shardnet.session.async_stream import AsyncStream, run_beside
-from shardnet.session.options import GenerationOptions
+from shardnet.session.classes import Classes, classes_of, function_for, pooled
+from shardnet.session.conversation import Conversation
+from shardnet.session.likelihoods import Likelihoods
+from shardnet.session.options import MOST_LOGPROBS, GenerationOptions
 from shardnet.session.prompts import Chat, encode, prompts_of
-from shardnet.session.request import check_length, check_text_length, sampling_of
+from shardnet.session.reading import mean, read_all, whole
+from shardnet.session.request import (
+    ALL,
+    LAST,
+    check_ids,
+    check_length,
+    check_text_length,
+    check_to_read,
+    require_classifier,
+    require_writer,
+    rows_at,
+    sampling_of,
+)
 from shardnet.session.scores import Scores, scores_of
 from shardnet.session.stream import Generation, Stream
 from shardnet.session.text import TextStream
@@ -31,6 +51,8 @@ from shardnet.timeline.events import Event
 from shardnet.timeline.stage_report import StageReport
 
 NUM_LAPS_KEPT = 32
+MEAN = "mean"
+"""Of all rows of a text."""
 
 
 class Model:
@@ -48,6 +70,7 @@ class Model:
         checkpoint: str,
         eos_ids: tuple[int, ...],
         context_tokens: int,
+        proposed_sampling: Mapping[str, Any],
     ) -> None:
         self.profile = profile
         self.tokenizer = tokenizer
@@ -57,6 +80,8 @@ class Model:
         """The token ids that end an answer."""
         self.context_tokens = context_tokens
         """Tokens of prompt and answer together that a session may have."""
+        self.proposed_sampling = proposed_sampling
+        """What its generation_config.json proposes, such as a temperature. `stream` and its kin do not go by it."""
         self._deployment = deployment
         self._laps_s: deque[float] = deque(maxlen=NUM_LAPS_KEPT)
         self._latest: Generation | None = None
@@ -92,14 +117,16 @@ class Model:
         Raises:
             BadRequest: a value is impossible, prompt and answer are longer than the context, or the draft has another
                 tokenizer.
+            UnsupportedModel: the model is a classifier.
             ModelNotFound, UnsupportedModel, DamagedCheckpoint: of the draft.
             KVMemorySpent: the devices cannot hold the session's KV cache now.
             DeviceLost: from the iteration: a device was lost; names it and its stage.
             UsageError: this process was forked from the one that loaded the model.
         """
         self._birthplace.check()
+        require_writer(self.profile)
         asked = GenerationOptions(**options)
-        return self._start(self.encode(prompt, chat=asked.chat), asked, self._draft_of(asked))
+        return self._start(self.encode(prompt, chat=asked.chat), asked, self.draft_for(asked))
 
     @takes(GenerationOptions)
     def generate(self, prompts: Sequence[str | Sequence[int] | Chat], **options: Any) -> list[Generation]:
@@ -129,40 +156,130 @@ class Model:
         finally:
             thread.shutdown(wait=False)
 
-    def score(self, text: str | Sequence[int], *, on_progress: Callable[[int, int], object] | None = None) -> Scores:
+    def score(
+        self,
+        text: str | Sequence[int],
+        *,
+        logprobs: int = 0,
+        on_progress: Callable[[int, int], object] | None = None,
+    ) -> Scores:
         """How likely a text is, token by token. It goes through the ring once, and shares it with other sessions.
 
         Args:
             text: text, or token ids; at least two tokens, and no more than the context holds.
+            logprobs: so many of the likeliest tokens in each place are told, too.
             on_progress: called now and then with how many of how many tokens are scored.
 
         Raises:
+            UnsupportedModel: the model is a classifier.
             BadRequest: the text is too short or too long, or the model's scores are no finite numbers.
             KVMemorySpent: the devices cannot hold its KV cache now.
             DeviceLost: a device was lost, and the others cannot go on; names it and its stage.
             UsageError: this process was forked from the one that loaded the model.
         """
         self._birthplace.check()
+        require_writer(self.profile)
         ids = self.encode(text)
         check_text_length(len(ids), self.context_tokens)
         tokens = []
-        for token in self._deployment.sessions.score(ids):
+        num_alternatives = whole_number("logprobs", logprobs, least=0, most=MOST_LOGPROBS)
+        for token in self._deployment.sessions.score(ids, num_alternatives):
             tokens.append(token)
             if on_progress is not None:
                 on_progress(len(tokens), len(ids) - 1)
         return scores_of(ids, tokens)
 
+    def logits(self, text: str | Sequence[int], *, positions: str = ALL) -> Tensor:
+        """The scores of what comes next, [T, V] float32, behind each token of a text or behind its last one.
+
+        Of a classifier: those of its labels. They come some at a time, so that no device keeps them.
+
+        Args:
+            text: text, or token ids; no more than the context holds.
+            positions: "all", or "last".
+
+        Raises:
+            BadRequest: the text is empty or too long, or the model's scores are no finite numbers.
+            KVMemorySpent: the devices cannot hold it now.
+            DeviceLost: a device was lost, and the others cannot go on; names it and its stage.
+            UsageError: this process was forked from the one that loaded the model.
+        """
+        return self._rows([text], positions, are_logits=True)[0]
+
+    def hidden_states(self, text: str | Sequence[int], *, positions: str = ALL) -> Tensor:
+        """The same of the last hidden states [T, H], behind the last norm: what transformers calls
+        `last_hidden_state`.
+        """
+        return self._rows([text], positions, are_logits=False)[0]
+
+    def embed(self, texts: Sequence[str | Sequence[int]], *, pooling: str = LAST) -> Tensor:
+        """A row for each text, [n, H] float32. Texts go through the ring together.
+
+        Args:
+            pooling: the hidden state of the "last" token, or the "mean" of all.
+
+        Raises: what `logits` raises.
+        """
+        if pooling not in (LAST, MEAN):
+            raise BadRequest(f"pooling must be {LAST} or {MEAN}, but is {quoted(pooling)}.")
+        if pooling == LAST:
+            return torch.cat(self._rows(texts, LAST, are_logits=False))
+        return torch.cat(self._rows(texts, ALL, are_logits=False, fold=mean))
+
+    def classify(self, texts: Sequence[str | Sequence[int]], *, function_to_apply: str | None = None) -> list[Classes]:
+        """What a classifier finds in each text. Texts go through the ring together.
+
+        Args:
+            function_to_apply: what makes scores of its logits: "softmax", "sigmoid" or "none"; None: what its
+                configuration wants, as transformers' pipeline does.
+
+        Raises:
+            UnsupportedModel: the model is no classifier.
+            BadRequest: there is no such function. And what `logits` raises.
+        """
+        classifier = require_classifier(self.profile)
+        function = function_for(classifier, function_to_apply)
+        ids = [self.encode(each) for each in prompts_of(texts)]
+        rows = self._rows([pooled(each, classifier.pad_id) for each in ids], LAST, are_logits=True)
+        return [
+            classes_of(classifier, row[0].tolist(), function, len(each), self.profile.name)
+            for each, row in zip(ids, rows, strict=True)
+        ]
+
+    def _rows(
+        self,
+        texts: Sequence[str | Sequence[int]],
+        positions: str,
+        *,
+        are_logits: bool,
+        fold: Callable[[Iterator[Tensor]], Tensor] = whole,
+    ) -> list[Tensor]:
+        """Of each text what `fold` makes of its rows."""
+        self._birthplace.check()
+        asked = []
+        for ids in [self.encode(each) for each in prompts_of(texts)]:
+            check_to_read(len(ids), self.context_tokens)
+            asked.append((ids, rows_at(positions, len(ids), are_logits=are_logits)))
+        return list(read_all(self._deployment.sessions.read, asked, fold))
+
     def _answer_all(self, prompts: Any, batch: Batch, options: dict[str, Any]) -> list[Generation]:
         self._birthplace.check()
+        require_writer(self.profile)
         asked = GenerationOptions(**options)
+        check_ids(sampling_of(asked), self.profile.vocabulary)
         ids = [self.encode(prompt, chat=asked.chat) for prompt in prompts_of(prompts)]
         for each in ids:
             check_length(len(each), asked.max_new_tokens, self.context_tokens)
-        draft = self._draft_of(asked)
+        draft = self.draft_for(asked)
         return self._turns.answer_all(ids, lambda prompt: self._start(prompt, asked, draft), batch)
 
-    def _draft_of(self, asked: GenerationOptions) -> Draft | None:
+    def draft_for(self, asked: GenerationOptions) -> Draft | None:
+        """The small model that these options name, which is opened at its first use; None where they name none.
+
+        Raises: what `stream` raises of a draft.
+        """
         if asked.draft is not None:
+            self._deployment.sessions.raise_if_ended()
             return self._drafts.get(Wanted(asked.draft, asked.draft_weights, asked.draft_threads))
         if asked.speculate == DRAFT:
             raise BadRequest("speculate draft needs a draft: name a small model with the same tokenizer (draft).")
@@ -172,18 +289,34 @@ class Model:
         """Where its answers begin now."""
         return self._deployment.plan.stages[0].device
 
+    def converse(self, ids: Sequence[int], asked: GenerationOptions) -> Conversation:
+        """Open a session for a prompt's ids, for who reads its tokens by `Conversation.hand_to` and makes text of them.
+        Whoever has it cancels it. Raises what `stream` raises before its iteration.
+        """
+        self._birthplace.check()
+        require_writer(self.profile)
+        return self._open(list(ids), asked, self.draft_for(asked))
+
     def _start(self, ids: list[int], asked: GenerationOptions, draft: Draft | None) -> Stream:
+        session, likelihoods = self._open(ids, asked, draft), None
+        if asked.logprobs >= 0:
+            likelihoods = Likelihoods(session, ids, self._deployment.sessions.score)
+        return Stream(session, TextStream(self.tokenizer, asked.stop), self._keep, likelihoods=likelihoods)
+
+    def _open(self, ids: list[int], asked: GenerationOptions, draft: Draft | None) -> Conversation:
         check_length(len(ids), asked.max_new_tokens, self.context_tokens)
+        sampling = sampling_of(asked)
+        check_ids(sampling, self.profile.vocabulary)
         session = self._deployment.sessions.start(
             ids,
             max_new_tokens=asked.max_new_tokens,
             eos_ids=self.eos_ids,
-            sampling=sampling_of(asked),
+            sampling=sampling,
             stop=tuple(asked.stop),
         )
         if draft is not None:
             draft.go_ahead(session, ids)
-        return Stream(session, TextStream(self.tokenizer, asked.stop), self._keep)
+        return session
 
     def encode(self, prompt: str | Sequence[int] | Chat, *, chat: bool = False) -> list[int]:
         """The token ids of a prompt.

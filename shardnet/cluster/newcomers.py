@@ -77,7 +77,7 @@ def with_newcomer(
     cache_dir = cache_folder(blueprint.options.cache_dir)
     files = require_copies(blueprint.files, [device], dispatch, cache_dir, silent)
     blueprint = replace(blueprint, files=files)
-    if not blueprint.links:  # nothing was measured of the others, either
+    if not any(each.decode_unit_s for each in blueprint.devices):  # of a placement by hand nothing was measured
         [newcomer] = surveyor.memory([device])
         return _with(blueprint, newcomer, ())
     known = [each.name for each in blueprint.devices if each.name in others and each.name != device]

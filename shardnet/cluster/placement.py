@@ -191,15 +191,17 @@ def given_plan(split: Sequence[int], profile: ModelProfile, devices: Sequence[st
     return Plan(stages_from_counts(list(devices), list(split)), version=version, method="given")
 
 
+def room_of(profile: DeviceProfile) -> int:
+    """How many stages can compute at the same time on a device's host: as many as its cores have room for."""
+    return max(1, profile.host_cores // profile.num_threads)
+
+
 def num_at_once(plan: Plan, devices: Sequence[DeviceProfile]) -> int:
-    """How many stages of the plan can compute at the same time: on each host as many as its cores have room for."""
+    """How many stages of the plan can compute at the same time, see `room_of`."""
     profile_of = {device.name: device for device in devices}
     stages_of = Counter(profile_of[stage.device].host for stage in plan.stages)
-    room_of: dict[str, int] = {}
-    for stage in plan.stages:
-        profile = profile_of[stage.device]
-        room_of[profile.host] = max(1, profile.host_cores // profile.num_threads)
-    return sum(min(stages, room_of[host]) for host, stages in stages_of.items())
+    rooms = {profile_of[stage.device].host: room_of(profile_of[stage.device]) for stage in plan.stages}
+    return sum(min(stages, rooms[host]) for host, stages in stages_of.items())
 
 
 def kv_budgets(

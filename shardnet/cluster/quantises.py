@@ -17,7 +17,7 @@ from shardnet.cluster.quantising import Job, check_source, checked, quantise
 from shardnet.cluster.watch import Watch
 from shardnet.errors import BadRequest, ClusterError
 from shardnet.foreign.quoting import quoted
-from shardnet.loader import ModelFiles, open_model
+from shardnet.loader import ModelFiles, fingerprint, open_model
 from shardnet.process.cache_folder import cache_folder
 from shardnet.progress import Progress, in_turn, shown
 from shardnet.quantised.schemes import INT4
@@ -86,7 +86,10 @@ class CanQuantise(ABC):
             check_source(opened, len(ids))
             counts = even_split(opened.profile.num_units, len(devices)) if split is None else split_of(split)
             stages = given_plan(counts, opened.profile, devices, 0).stages
-            named = require_copies(opened, devices, self._dispatch, cache_folder(cache_dir), told)
+            # A run that was cut off goes on with what is the same, wherever it lies by now.
+            same = fingerprint(opened.copy, cache_folder(cache_dir), told)
+            assert same is not None, "there was no limit"
+            named = require_copies(opened.under(same), devices, self._dispatch, cache_folder(cache_dir), told)
             job = Job(opened, named, weights, ids, stages, tuple(devices))
             folder = QuantisedFolder(path, job.opened.profile.num_units, job.made_of())
             with closing(folder):

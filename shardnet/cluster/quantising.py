@@ -16,10 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from shardnet.calibration.answers import fault_of
 from shardnet.calibration.folder import QuantisedFolder, contents_of
-from shardnet.errors import BadRequest, ClusterError, DamagedCheckpoint, DeviceLost
+from shardnet.errors import BadRequest, ClusterError, DamagedCheckpoint, DeviceLost, UnsupportedModel
 from shardnet.foreign.quoting import counted, quoted
 from shardnet.loader import ModelFiles
+from shardnet.loader.files import skeleton_of
+from shardnet.models.experts import unlike_usual
 from shardnet.models.plain_config import as_text
 from shardnet.plan import StagePlan
 from shardnet.progress import Progress
@@ -36,7 +39,7 @@ MOST_TOKENS = 2**16
 """Hidden states of all of them are in the coordinator's memory and in a device's, and travel with each unit."""
 LONGEST_S = 24 * 3600.0
 LOOK_S = 0.5
-METHOD = "gptq-1"
+METHOD = "gptq-2"
 """To be changed with whatever changes the codes, so that nothing half done is gone on with in another way."""
 
 
@@ -47,7 +50,7 @@ class Job:
     opened: ModelFiles
     """As `open_model` gave it."""
     named: ModelFiles
-    """The same under a name by which devices find it."""
+    """The same under a name by which devices find it, and which says what is in it."""
     scheme: str
     ids: tuple[int, ...]
     """Of the text."""
@@ -63,7 +66,7 @@ class Job:
     def made_of(self) -> dict[str, str]:
         """See `QuantisedFolder`."""
         text = hashlib.sha256(repr(self.ids).encode()).hexdigest()
-        return {"checkpoint": self.opened.copy.name, "weights": self.scheme, "text": text, "method": METHOD}
+        return {"checkpoint": self.named.copy.name, "weights": self.scheme, "text": text, "method": METHOD}
 
 
 def checked(scheme: str) -> str:
@@ -81,6 +84,7 @@ def check_source(opened: ModelFiles, num_tokens: int) -> None:
     """
     Raises:
         BadRequest: the model was made so already, or the text says too little, or too much.
+        UnsupportedModel: it has experts of another form than those that become 4 bits.
     """
     if opened.made_as:
         raise BadRequest(
@@ -96,6 +100,16 @@ def check_source(opened: ModelFiles, num_tokens: int) -> None:
             f"The text has {num_tokens} tokens, and each device would have hidden states of all of them in its memory. "
             f"Give {MOST_TOKENS} at most; some thousands are enough."
         )
+    _check_experts(opened)
+
+
+def _check_experts(opened: ModelFiles) -> None:
+    for _, modules in skeleton_of(opened.config, opened.copy).units():
+        for name in unlike_usual(modules):
+            raise UnsupportedModel(
+                f"The experts of this {opened.config.model_type} model cannot get 4 bits: {name} has another form than "
+                "those that shardnet knows. Use --weights int4, which gives 4 bits to all else, or another model."
+            )
 
 
 def quantise(
@@ -108,8 +122,8 @@ def quantise(
         lost: the devices that are lost by now.
 
     Raises:
-        ClusterError: all devices are lost.
-        DamagedCheckpoint: the model makes numbers of the text that are not finite.
+        ClusterError: all devices are lost, or one gives back what cannot be right.
+        DamagedCheckpoint: the model makes numbers of the text that are not finite, or its files were changed meanwhile.
         ShardnetError: as loading a unit on a device; a file cannot be written.
     """
     windows = folder.begin() or job.windows()
@@ -123,13 +137,8 @@ def quantise(
         progress("quantising", unit, num_units)
         is_head = unit == num_units - 1
         done = QuantisedUnit({}, ()) if is_head else asked.unit(unit, windows)
-        if not all(window.isfinite().all() for window in done.windows):
-            raise DamagedCheckpoint(
-                f"The text behind unit {unit} of {job.opened.name} is no longer of finite numbers. Download the model "
-                "again, or use another one."
-            )
         contents = contents_of(job.opened, unit, done.matrices, weight_map)
-        folder.add(unit, contents, done.windows)
+        folder.add(unit, contents, done.windows, job.opened.copy)
         weight_map |= dict.fromkeys(contents, unit)
         windows = done.windows
     folder.finish(job.opened, job.scheme, weight_map)
@@ -155,9 +164,12 @@ class _Asked:
             if device in self._gone or device in self._lost():
                 continue
             try:
-                return self._ask(device, unit, windows)
+                answer = self._ask(device, unit, windows)
             except DeviceLost:
                 self._gone.add(device)
+                continue
+            self._check(device, unit, windows, answer)
+            return answer
         raise ClusterError("every device is lost. Start others, and give the same command again: it goes on there.")
 
     def _ask(self, device: str, unit: int, windows: Sequence[Tensor]) -> QuantisedUnit:
@@ -168,6 +180,26 @@ class _Asked:
                 raise DeviceLost(f"{device} is lost.")
         answer: QuantisedUnit = asked.result()
         return answer
+
+    def _check(self, device: str, unit: int, windows: Sequence[Tensor], answer: QuantisedUnit) -> None:
+        """
+        Raises:
+            DamagedCheckpoint: the model makes numbers of the text that are not finite.
+            ClusterError: it cannot be what was asked for.
+        """
+        files = self._job.named
+        if not all(window.isfinite().all() for window in answer.windows):
+            raise DamagedCheckpoint(
+                f"The text behind unit {unit} of {files.name} is no longer of finite numbers. Download the model "
+                "again, or use another one."
+            )
+        tensors = files.tensors_of(unit, unit)
+        fault = fault_of(answer, self._job.scheme, tensors, windows, files.config.hidden_size)
+        if fault:
+            raise ClusterError(
+                f"{device} gave back {fault} for unit {unit} of {files.name}. Leave it out, and give the same command "
+                "again: it goes on there."
+            )
 
     def _spec(self, device: str, unit: int) -> StageSpec:
         files = self._job.named

@@ -82,7 +82,7 @@ def blueprint_again(dispatch: Dispatch, left: LeftModel, opened: ModelFiles, opt
     if left.checkpoint not in (files.copy.name, opened.copy.name):  # it may have been hashed since, for a newcomer
         raise ClusterError(f"the files of {files.name} are not those any more that its devices have loaded.")
     if left.unit_weights:
-        files = files.held_as(left.unit_weights)
+        files = files.held_as(left.unit_weights, left.predicted_loss)
     dispatch.learn(left.links)
     source = dispatch.transport.name
     was_placed = (left.deployment, left.devices, left.links, left.context_tokens)

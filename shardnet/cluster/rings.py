@@ -118,7 +118,7 @@ class Rings:
         """The first ring is loaded: from now on losses can be mended."""
         self._keep(blueprint, self.all[-1], plan, ())  # before another ring can take over
         with self._settled:
-            self.blueprint = blueprint
+            self.blueprint, self._sessions.cut = blueprint, blueprint.cut
             self._plan = plan
             self.standby = Standby(self._transport, self._draw_id, self._note, self._keep_present)
             self.standby.prepare(self._present())
@@ -200,7 +200,7 @@ class Rings:
             with self._settled:
                 self._settled.wait_for(lambda: not self.is_changing)
                 if self.blueprint is before and self.standby is not None and not self._is_over and is_there():
-                    self.blueprint = after
+                    self.blueprint, self._sessions.cut = after, after.cut
                     self.absences.forget(device)
                     self.standby.forget(device)
                     self.standby.prepare(self._present())

@@ -51,6 +51,7 @@ class Standby:
         self._stages: dict[StagePlan, RemoteStage] = {}
         self._ring_ids: dict[StagePlan, RingId] = {}
         """Also of those that are being opened."""
+        self._opening: set[StagePlan] = set()
         self._taken: set[RingId] = set()
         """Of those that were taken: their devices know them by these until they have another place."""
         self._asked: frozenset[StagePlan] = frozenset()
@@ -114,8 +115,7 @@ class Standby:
 
         Waits for their devices. What is of no use any more is let go of.
         """
-        with self._news:
-            present = self._present
+        present = self._present
         for stage in stages:
             try:
                 if present is None:
@@ -203,8 +203,9 @@ class Standby:
             if self._present is not present:
                 return
             needful = self._asked.union(reserve.stage for reserve in wanted)
-            needless = [each for each in self._stages if each not in needful]
-        self._drop(needless)
+            needless = self._popped([each for each in self._stages if each not in needful])
+        for each in needless:
+            each.let_go()
         for reserve in wanted:
             if not self._is_wanted(present):
                 return
@@ -263,11 +264,14 @@ class Standby:
     def _drop(self, stages: Sequence[StagePlan]) -> None:
         """There is no use for these."""
         with self._news:
-            dropped = [self._stages.pop(stage) for stage in stages if stage in self._stages]
-            for stage in stages:
-                self._ring_ids.pop(stage, None)
+            dropped = self._popped(stages)
         for each in dropped:
             each.let_go()
+
+    def _popped(self, stages: Sequence[StagePlan]) -> list[RemoteStage]:
+        for stage in stages:
+            self._ring_ids.pop(stage, None)
+        return [self._stages.pop(stage) for stage in stages if stage in self._stages]
 
     def _narrow(self, wanted: StagePlan) -> None:
         """Let a stage that is ready, and has these units among others, keep only these; it may be used up by that."""
@@ -281,8 +285,7 @@ class Standby:
         try:
             ready.keep_only(wanted)
         except ShardnetError:  # the units are loaded anew
-            with self._news:
-                self._ring_ids.pop(wanted, None)
+            self._drop([wanted])
             ready.let_go()
         else:
             self._keep(ready, ring_id)
@@ -340,24 +343,31 @@ class Standby:
             ShardnetError: its device cannot, or there is no use for it any more.
         """
         with self._news:
+            self._news.wait_for(lambda: stage not in self._opening)
             if stage in self._stages:
                 return self._stages[stage]
-        spec = self._spec(present, stage)
+            self._opening.add(stage)
+        try:
+            return self._open_new(self._spec(present, stage), stage)
+        finally:
+            with self._news:
+                self._opening.discard(stage)
+                self._news.notify_all()
+
+    def _open_new(self, spec: StageSpec, stage: StagePlan) -> RemoteStage:
         with self._news:
             self._ring_ids[stage] = spec.ring_id
         try:
             opened = RemoteStage(self._transport, spec, stage)
         except BaseException:
-            with self._news:
-                self._ring_ids.pop(stage, None)
+            self._drop([stage])
             raise
         if not self._keep(opened, spec.ring_id):
             raise ClusterError(f"nothing is kept ready on {stage.device} any more.")
         return opened
 
     def _is_wanted(self, present: Present) -> bool:
-        with self._news:
-            return self._present is present and not self._is_closed
+        return self._present is present and not self._is_closed
 
     def _spec(self, present: Present, stage: StagePlan) -> StageSpec:
         """As a stage of a ring that has nothing else; the budget for caches stays as it is on that device.

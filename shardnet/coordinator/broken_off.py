@@ -13,7 +13,7 @@ from collections.abc import Callable
 from shardnet.coordinator.notebook import BrokenPage, Notebook, SessionPage
 from shardnet.errors import BadRequest, ClusterError
 from shardnet.quantised.schemes import AUTO
-from shardnet.transport.messages import SampledToken
+from shardnet.transport.session_messages import SampledToken
 from shardnet.transport.source_messages import BrokenOff, ModelMark
 
 MOST_KEPT = 100

@@ -30,7 +30,9 @@ from shardnet.coordinator.session_events import began, broke_off, ended
 from shardnet.errors import BadRequest, ClusterError, ShardnetError, UsageError
 from shardnet.process.threads import on_thread
 from shardnet.session.session import ASK_AGAIN, Session, computed_anew
+from shardnet.speculation.guesser import DRAFT
 from shardnet.transport.outcomes import failed
+from shardnet.transport.rows_messages import Rows
 from shardnet.transport.source_messages import (
     FOLLOW_S,
     LEASE_S,
@@ -113,7 +115,14 @@ class SessionDesk:
             raise BadRequest("this cluster has no state folder, and keeps no answers that broke off.")
         broken = self._broken.claim(asked.number, asked.ticket)
         request = broken.request._replace(ticket=asked.ticket, source=asked.source, model=asked.model, key=asked.key)
+        if asked.has_draft:
+            request = request._replace(sampling=request.sampling._replace(speculate=DRAFT))
         return request, broken
+
+    def prompt_of(self, ticket: int) -> tuple[int, ...]:
+        """Of a session that goes on for another source than had asked for it. Raises as `follow`."""
+        request = self._known(ticket).request
+        return () if request is None else request.prompt_ids
 
     def broken_off(self) -> tuple[BrokenOff, ...]:
         """The answers that may be resumed."""
@@ -130,12 +139,19 @@ class SessionDesk:
         Raises:
             ClusterError: there is no such session here, or no more.
         """
-        held = self._held.get(ticket)
-        if held is None:
-            raise ClusterError(self._why_unknown(ticket))
+        held = self._known(ticket)
         answer = held.follow(have, known, ahead, time.monotonic(), FOLLOW_S)
         self._end_parted(held)
         return answer
+
+    def read_rows(self, ticket: int, first: int) -> Future[Rows]:
+        return self._known(ticket).read_rows(first, time.monotonic(), FOLLOW_S)
+
+    def _known(self, ticket: int) -> HeldSession:
+        held = self._held.get(ticket)
+        if held is None:
+            raise ClusterError(self._why_unknown(ticket))
+        return held
 
     def _end_parted(self, held: HeldSession) -> None:
         """Where its source has another answer than this one, it breaks off."""
@@ -301,7 +317,7 @@ class SessionDesk:
             held.is_whole(answer)
             return None
         session = session_for(request, model, [token.token_id for token in answer])
-        if not request.is_scored:
+        if not request.is_given:
             held.page = SessionPage(request, session.spec, loaded.mark, held.number, answer)
             self._keep(held.page)  # before its source hears that it is open
         self._tell(began(request, broken))
@@ -315,7 +331,7 @@ class SessionDesk:
         for token in session:
             answer.append(token)
             page = held.page
-            if page is not None:  # no text that is scored: that is no answer
+            if page is not None:  # a text that is given is no answer
                 with self._lock:
                     self.num_tokens += 1
             if token.finish_reason and page is not None:

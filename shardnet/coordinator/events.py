@@ -44,6 +44,8 @@ class ClusterEvent:
     source: str = ""
     num_tokens: int | None = None
     """Of the prompt of a session that begins, of the answer of one that ends."""
+    seconds: float | None = None
+    """What it took, as `timeline.events.Event` has it."""
 
     def as_dict(self) -> dict[str, Any]:
         """What is known of it, by name."""

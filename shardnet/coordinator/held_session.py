@@ -5,14 +5,17 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import NamedTuple
 
 from shardnet.coordinator.notebook import SessionPage, is_whole
-from shardnet.errors import BadRequest, ShardnetError
+from shardnet.errors import BadRequest, ClusterError, ShardnetError
+from shardnet.process.threads import on_thread
 from shardnet.session.session import Session, computed_anew
 from shardnet.transport.listener_messages import digest
-from shardnet.transport.messages import SampledToken, SessionSpec
 from shardnet.transport.outcomes import settle
+from shardnet.transport.rows_messages import Rows
+from shardnet.transport.session_messages import SampledToken, SessionSpec
 from shardnet.transport.source_messages import SessionRequest, SessionStatus, Told
 
 
@@ -59,6 +62,8 @@ class HeldSession:
         self._why_closed: ShardnetError | None = None
         self._is_over = False
         self._is_closed = request is None
+        self._rows: tuple[int, Future[Rows]] | None = None
+        """From where on rows were asked for last, and what came of it."""
         self._waiting: list[_Waiting] = []
         self._lock = threading.Lock()
 
@@ -99,6 +104,28 @@ class HeldSession:
             settle(answer, Told((), False, have))
         self._answer()
         return answer
+
+    def read_rows(self, first: int, now_s: float, wait_s: float) -> Future[Rows]:
+        """Rows of a text that is read, from `first` on; none where none come for so long. Asked twice, one is waited
+        for.
+
+        Raises:
+            BadRequest: its rows are not read.
+            ClusterError: it is not open.
+        """
+        if self.request is None or self.request.rows is None:
+            raise BadRequest("of this session no rows were asked for.")
+        self.renew(now_s)
+        with self._lock:
+            session = self._session
+            if session is None or self._is_closed:
+                raise self._error or ClusterError("this text is not open, and is not read.")
+            before = self._rows
+            if before is not None and before[0] == first and not before[1].done():
+                return before[1]
+            rows = on_thread("shardnet-rows", partial(session.rows_from, first, wait_s))
+            self._rows = first, rows
+        return rows
 
     @property
     def ahead(self) -> tuple[int, ...]:

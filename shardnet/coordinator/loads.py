@@ -342,7 +342,9 @@ class Loads:
         elif event.event == "fetched":
             self._tell(ClusterEvent("fetched", f"{event.text}.", device=event.device, model=model))
         elif event.event == "recovered":
-            self._tell(ClusterEvent("recovered", f"{model} goes on: {event.text}.", model=model))
+            text = f"{model} goes on: {event.text}."
+            seconds = None if event.seconds is None else round(event.seconds, 3)
+            self._tell(ClusterEvent("recovered", text, model=model, seconds=seconds))
 
     def _fail(self, load: Load, name: str, error: Exception) -> None:
         """A load has come to nothing. What cannot be done as asked is wanted no more."""

@@ -22,7 +22,7 @@ from shardnet.foreign.plain_files import read_bytes
 from shardnet.plan import DeviceProfile, Link
 from shardnet.process.lasting import as_option, how_to_start
 from shardnet.process.state_folder import StateFolder
-from shardnet.transport.messages import SampledToken, SessionSpec
+from shardnet.transport.session_messages import SampledToken, SessionSpec
 from shardnet.transport.source_messages import LoadKeywords, ModelMark, SessionRequest
 from shardnet.transport.wire.reader import Reader
 from shardnet.transport.wire.registered import LAYOUTS
@@ -158,6 +158,7 @@ class Notebook:
             left.context_tokens,
             left.codecs,
             left.unit_weights,
+            left.predicted_loss,
             left.plan,
             tuple(tuple(stage) for stage in left.stages),
             tuple(tuple(stage) for stage in left.ready),
@@ -300,6 +301,7 @@ def _left_model(
     context_tokens: int,
     codecs: tuple[tuple[int, str], ...],
     unit_weights: tuple[str, ...],
+    predicted_loss: float | None,
     plan: Any,
     stages: tuple[tuple[Any, ...], ...],
     ready: tuple[tuple[Any, ...], ...],
@@ -313,6 +315,7 @@ def _left_model(
         context_tokens,
         codecs,
         unit_weights,
+        predicted_loss,
         plan,
         tuple(LeftStage(*stage) for stage in stages),
         tuple(LeftStage(*stage) for stage in ready),

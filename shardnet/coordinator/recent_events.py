@@ -20,7 +20,7 @@ class RecentEvents:
 
     def tell(self, event: ClusterEvent) -> None:
         """See `Tell`."""
-        self._kept.append(Happened(round(time.time(), 3), event.event, event.text))
+        self._kept.append(Happened(round(time.time(), 3), event.event, event.text, event.device, event.seconds))
         self._tell(event)
 
     def all(self) -> tuple[Happened, ...]:

@@ -13,6 +13,8 @@ def began(request: SessionRequest, broken: BrokenPage | None) -> ClusterEvent:
     text = f"{request.source} asks: a prompt of {counted(num_tokens, 'tokens')}."
     if request.is_scored:
         text = f"{request.source} asks: a text of {counted(num_tokens, 'tokens')} is to be scored."
+    if request.rows is not None:
+        text = f"{request.source} asks: a text of {counted(num_tokens, 'tokens')} is to be read."
     if broken is not None:
         text = f"{request.source} resumes answer {broken.number} after {counted(len(broken.answer), 'tokens')}."
     return ClusterEvent("session began", text, source=request.source, num_tokens=num_tokens)

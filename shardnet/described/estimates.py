@@ -8,7 +8,7 @@ once. Where a device class brings measured decode times of this model and these 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 from shardnet.described.clusters import GIB, PaperCluster, PaperDevice
@@ -16,9 +16,11 @@ from shardnet.described.model_sizes import TOKEN_ID_BYTES, ModelConfig, UnitWork
 from shardnet.described.schema import require
 from shardnet.foreign.bounds import SESSIONS, TOKENS, Count, check_fields
 from shardnet.foreign.quoting import counted
-from shardnet.plan import DTYPE_BYTES
+from shardnet.plan import DTYPE_BYTES, in_runs
+from shardnet.planner.bits import in_schemes
 from shardnet.planner.problem import Device, Problem, Unit
-from shardnet.quantised.kv_names import AUTO
+from shardnet.quantised.kv_names import AUTO as KV_AUTO
+from shardnet.quantised.schemes import AUTO, bits_of
 
 
 @dataclass(frozen=True)
@@ -39,15 +41,23 @@ class Workload:
     """Tokens of a prompt that go through a stage at once."""
     wire: str | None = None
     """What hidden states travel in between devices; `dtype` where None."""
-    kv_dtype: str = AUTO
+    kv_dtype: str = KV_AUTO
     """What keys and values are kept in; auto: `dtype`."""
+    weights: str = AUTO
+    """A scheme of few bits, in place of `bits`: embedding and head are held in it, too."""
 
     def __post_init__(self) -> None:
         check_fields(self)
 
     @property
     def weight_bits(self) -> int:
-        return 8 * DTYPE_BYTES.get(self.dtype, 0) if self.bits is None else self.bits
+        few = bits_of(self.weights) or self.bits
+        return 8 * DTYPE_BYTES.get(self.dtype, 0) if few is None else few
+
+    @property
+    def held(self) -> str:
+        """What weights are held in, in words."""
+        return f"{self.weight_bits}-bit weights" if bits_of(self.weights) is None else f"weights {self.weights}"
 
 
 @dataclass(frozen=True)
@@ -81,6 +91,7 @@ def estimate_problem(model: ModelConfig, cluster: PaperCluster, workload: Worklo
         workload.step_sessions,
         workload.wire,
         workload.kv_dtype,
+        workload.weights,
     )
     devices, measured = [], []
     for device in cluster.devices:
@@ -102,7 +113,35 @@ def estimate_problem(model: ModelConfig, cluster: PaperCluster, workload: Worklo
         sessions=workload.sessions,
     )
     loads = {device.name: device.kind.load_mb_per_s * 1e6 for device in cluster.devices}
-    return Estimate(problem, tuple(measured), _notes(model, cluster, workload, measured), loads)
+    return Estimate(problem, tuple(measured), _notes(model, cluster, workload, measured, workload.held), loads)
+
+
+def estimate_mixed(
+    model: ModelConfig, cluster: PaperCluster, workload: Workload, unit_weights: Sequence[str]
+) -> Estimate:
+    """The same with each unit in a scheme of its own.
+
+    Raises:
+        BadConfiguration: as `estimate_problem`; also for schemes that are not one for each unit, or other floats.
+    """
+    num_units = model.blocks + 2
+    require(
+        len(unit_weights) == num_units,
+        f"there are schemes for {counted(len(unit_weights), 'units')}, but {model.name} has {num_units}.",
+    )
+    require(workload.bits is None, "units are held in schemes of their own; leave bits out.")
+    size = DTYPE_BYTES.get(workload.dtype)
+    other = next((scheme for scheme in unit_weights if DTYPE_BYTES.get(scheme, size) != size), None)
+    require(other is None, f"units are held as {other}, which is no size of {workload.dtype}; take {other} for dtype.")
+    found = {
+        scheme: estimate_problem(model, cluster, replace(workload, weights=scheme))
+        for scheme in dict.fromkeys(unit_weights)
+    }
+    first = found[unit_weights[0]]
+    problem = in_schemes({scheme: each.problem for scheme, each in found.items()}, unit_weights)
+    measured = tuple(name for name in first.measured if all(name in each.measured for each in found.values()))
+    notes = _notes(model, cluster, workload, measured, f"weights {in_runs(unit_weights)}")
+    return replace(first, problem=problem, measured=measured, notes=notes)
 
 
 def _problem_unit(work: UnitWork, step_sessions: int) -> Unit:
@@ -158,9 +197,11 @@ def _measured_seconds(
     return None
 
 
-def _notes(model: ModelConfig, cluster: PaperCluster, workload: Workload, measured: Sequence[str]) -> tuple[str, ...]:
+def _notes(
+    model: ModelConfig, cluster: PaperCluster, workload: Workload, measured: Sequence[str], held: str
+) -> tuple[str, ...]:
     kept = f"{counted(workload.sessions, 'sessions')} of {counted(workload.context_tokens, 'tokens')}"
-    notes = [f"{model.name} in {workload.weight_bits}-bit weights, the rest in {workload.dtype}, {kept}."]
+    notes = [f"{model.name} in {held}, the rest in {workload.dtype}, {kept}."]
     if measured:
         notes.append(f"Decode times of {len(measured)} of {counted(len(cluster.devices), 'devices')} were measured.")
     if len(measured) < len(cluster.devices):

@@ -17,9 +17,11 @@ from shardnet.foreign.bounds import Count, Name, bounds_of, check_fields
 from shardnet.foreign.config_bounds import check_config
 from shardnet.foreign.quoting import quoted
 from shardnet.models.facts import FACTS, Sizes
+from shardnet.models.heads import SCORE_BYTES, check_head, num_labels_of
 from shardnet.plan import DTYPE_BYTES, ModelProfile, UnitProfile
 from shardnet.quantised.kv_names import AUTO as KV_AUTO
 from shardnet.quantised.kv_names import KV_DTYPES, head_bytes
+from shardnet.quantised.schemes import AUTO, SCHEMES, form_of
 
 TOKEN_ID_BYTES = 8
 MAX_BLOCKS = 4094
@@ -66,6 +68,8 @@ class ModelConfig:
     """Tokens that a local block sees; 0: every block sees all."""
     global_every: Annotated[int, Count(1, 10**5)] = 1
     """With a sliding window: each n-th block sees all tokens."""
+    labels: Annotated[int, Count(0, 10**5)] = 0
+    """Of a classifier: its head has a row for each of these, and not for each token; 0: it writes text."""
     about: str = ""
 
     def __post_init__(self) -> None:
@@ -121,6 +125,7 @@ def unit_works(
     step_tokens: int = 1,
     wire: str | None = None,
     kv_dtype: str = KV_AUTO,
+    weights: str = AUTO,
 ) -> tuple[UnitWork, ...]:
     """The embedding, each block, the head.
 
@@ -131,17 +136,21 @@ def unit_works(
         step_tokens: tokens in one step; with experts more of them are read.
         wire: the codec of what travels; `dtype` where None.
         kv_dtype: of the KV cache; auto: `dtype`.
+        weights: a scheme of few bits, in which embedding and head are held, too, in place of `bits`.
 
     Raises:
-        BadConfiguration: an unknown dtype or number of bits.
+        BadConfiguration: an unknown dtype, scheme or number of bits.
     """
     size = _dtype_bytes(dtype)
-    linear = float(size) if bits is None else _bytes_per_weight(bits)
+    plain = float(size) if bits is None else _bytes_per_weight(bits)
+    linear = _bytes_in(weights, model.hidden, plain, is_table=False)
     context = context_tokens or model.context_tokens
     sent_bytes = _row_bytes(wire or dtype, model.hidden)
-    embedding = _embedding_parameters(model)
-    rows = step_tokens * model.hidden * size
-    units = [UnitWork("embedding", embedding, embedding * size, 0.0, sent_bytes, rows, 0.0, 0.0)]
+    embedding, matrix = _embedding_parameters(model), model.vocab * model.hidden
+    table = _bytes_in(weights, model.hidden, float(size), is_table=True)
+    embedding_bytes = round(matrix * table) + (embedding - matrix) * size
+    rows = step_tokens * model.hidden * table
+    units = [UnitWork("embedding", embedding, embedding_bytes, 0.0, sent_bytes, rows, 0.0, 0.0)]
     for index in range(model.blocks):
         kv = 2 * model.num_kv_heads * _head_bytes(kv_dtype, model.size_of_head, size)
         seen = _seen_tokens(model, index, context)
@@ -161,13 +170,27 @@ def unit_works(
                 attention_flops_per_cached_token=4.0 * model.heads * model.size_of_head * seen / context,
             )
         )
-    matrix = model.vocab * model.hidden
-    norm = model.hidden * (2 if model.norm_bias else 1)
-    # Tied weights are the embedding's own, in its dtype; on the embedding's device they need not be held twice.
-    head = matrix * (size if model.tied else linear) + norm * size
-    own = norm if model.tied else matrix + norm
-    units.append(UnitWork("head", own, round(head), 0.0, TOKEN_ID_BYTES, head, 2.0 * matrix, 0.0))
+    units.append(_head_work(model, weights, size, plain))
     return tuple(units)
+
+
+def _head_work(model: ModelConfig, weights: str, size: int, plain: float) -> UnitWork:
+    """
+    Args:
+        size: of a number in the model's dtype.
+        plain: of one of the head's matrix, where `weights` leaves it in floats.
+    """
+    norm = model.hidden * (2 if model.norm_bias else 1)
+    if model.labels:  # whose matrix is held in no few bits, and is nobody else's
+        own = model.labels * model.hidden
+        head = float((own + norm) * size)
+        told_bytes = SCORE_BYTES * model.labels
+        return UnitWork("head", own + norm, round(head), 0.0, told_bytes, head, 2.0 * own, 0.0)
+    matrix = model.vocab * model.hidden
+    # Tied weights are the embedding's own, in its dtype; on the embedding's device they need not be held twice.
+    head = matrix * _bytes_in(weights, model.hidden, size if model.tied else plain, is_table=True) + norm * size
+    own = norm if model.tied else matrix + norm
+    return UnitWork("head", own, round(head), 0.0, TOKEN_ID_BYTES, head, 2.0 * matrix, 0.0)
 
 
 def model_profile(
@@ -207,6 +230,18 @@ def _bytes_per_weight(bits: int) -> float:
     return _BYTES_PER_WEIGHT[bits]
 
 
+def _bytes_in(weights: str, num_inputs: int, otherwise: float, *, is_table: bool) -> float:
+    """Bytes of a weight that is held so, its part of scales and minima, too; `otherwise` where it stays a float.
+
+    Args:
+        num_inputs: of its row: those of nearly all matrices have the hidden size.
+    """
+    if weights not in SCHEMES:
+        raise BadConfiguration(f"weights are not held as {quoted(weights)}; use one of {', '.join(SCHEMES)}.")
+    form = form_of(weights, "", num_inputs, is_table=is_table)
+    return otherwise if form is None or not form.fits(num_inputs) else form.num_bytes(1, num_inputs) / num_inputs
+
+
 def _seen_tokens(model: ModelConfig, index: int, context: int) -> int:
     is_global = not model.sliding_window or (index + 1) % model.global_every == 0
     return context if is_global else min(context, model.sliding_window)
@@ -239,6 +274,8 @@ def model_config_from_hf(config: Mapping[str, Any], name: str) -> ModelConfig:
         BadConfiguration: it says something impossible.
     """
     check_config(config, f"{name}: config.json", BadConfiguration)
+    check_head(config, f"{name}: config.json")
+    labels = num_labels_of(config)
     if isinstance(config.get("text_config"), Mapping):
         config = config["text_config"]
     family = str(config.get("model_type", ""))
@@ -268,6 +305,7 @@ def model_config_from_hf(config: Mapping[str, Any], name: str) -> ModelConfig:
         norms_per_block=sizes.norms_per_block,
         qk_norm=sizes.qk_norm,
         embedding_norm=sizes.embedding_norm,
+        labels=labels,
         **numbers,
     )
 

@@ -41,8 +41,8 @@ class HopTimes:
         self._num_hops = 0
         self._due_bytes: Counter[str] = Counter()
         """Of the hops to each device that are not answered yet."""
-        self._num_bulk: Counter[str] = Counter()
-        """Chunks of prompts with which each device has not begun yet."""
+        self._bulk_bytes: Counter[str] = Counter()
+        """Of the chunks of prompts with which each device has not begun yet."""
         self._copied_ns: dict[int, int] = {}
         """By the first unit of what is followed, when a copy left with which its follower is not done yet."""
 
@@ -55,17 +55,22 @@ class HopTimes:
         began_ns = clock_ns()
         with self._lock:
             self._due_bytes[device] += num_bytes
-            counts = not self._num_bulk[device] and not self._is_copying(began_ns)
+            counts = not self._bulk_bytes[device] and not self._is_copying(began_ns)
             hop = HopTime(device, 0.0, self._due_bytes[device])
         sent = send()
         sent.add_done_callback(partial(self._answered, hop, num_bytes, began_ns if counts else None))
         return sent
 
-    def bulk_hop(self, device: str, taken: Future[Any]) -> None:
+    def bulk_hop(self, device: str, num_bytes: int, taken: Future[Any]) -> None:
         """A chunk of a prompt was sent."""
         with self._lock:
-            self._num_bulk[device] += 1
-        taken.add_done_callback(partial(self._begun, device))
+            self._bulk_bytes[device] += num_bytes
+        taken.add_done_callback(partial(self._begun, device, num_bytes))
+
+    def bulk_bytes(self, device: str) -> int:
+        """Of the chunks of prompts with which a device has not begun yet: what is sent next may be on its way behind
+        them."""
+        return self._bulk_bytes[device]
 
     def copy(self, first_unit: int, copied: Future[Copied]) -> None:
         """A follower has asked for what it lacks: what it was given before has arrived."""
@@ -81,9 +86,9 @@ class HopTimes:
                 self._num_hops += 1
                 self._last.append(hop._replace(seconds=seconds))
 
-    def _begun(self, device: str, _: Future[Any]) -> None:
+    def _begun(self, device: str, num_bytes: int, _: Future[Any]) -> None:
         with self._lock:
-            self._num_bulk[device] -= 1
+            self._bulk_bytes[device] -= num_bytes
 
     def _copy_leaves(self, first_unit: int, copied: Future[Copied]) -> None:
         if copied.exception() is None and copied.result().parts:

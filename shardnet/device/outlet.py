@@ -24,7 +24,8 @@ from shardnet.timeline.clocks import clock_ns
 from shardnet.transport.base import Transport
 from shardnet.transport.delivery import Delivery
 from shardnet.transport.listener_messages import StraightTokens
-from shardnet.transport.messages import Hop, Part, SampledToken, StageSpec
+from shardnet.transport.messages import Hop, Part, StageSpec
+from shardnet.transport.session_messages import SampledToken
 
 HOP_S = 2.0
 """What is answered at once is sent again after this, then after twice as long."""
@@ -95,17 +96,18 @@ class RingOutlet:
         Delivery(
             partial(self._send_hop, spec, load),
             partial(self._was_answered, spec, partial(self._send, load), _nothing),
-            first_s=_first_s(HOP_S, load.rows),
+            first_s=_first_s(HOP_S, load.rows.nbytes),
             most_tries=HOP_TRIES,
             is_over=self._is_over,
         ).begin()
 
     def _send_bulk(self, load: Load, on_taken: Callable[[], None]) -> None:
         spec = self._spec
+        bytes_before = self.hop_times.bulk_bytes(spec.ring[_next_stage(spec)].device)
         Delivery(
             partial(self._send_bulk_hop, spec, load),
             partial(self._was_answered, spec, partial(self._send_bulk, load, on_taken), on_taken),
-            first_s=_first_s(BULK_HOP_S, load.rows),
+            first_s=_first_s(BULK_HOP_S, bytes_before + load.rows.nbytes),
             is_over=self._is_over,
         ).begin()
 
@@ -125,7 +127,7 @@ class RingOutlet:
 
     def _send_hop(self, spec: StageSpec, load: Load, wait_s: float) -> Future[Any]:
         device, hop = self._to_next(spec, load)
-        if wait_s > _first_s(HOP_S, load.rows):
+        if wait_s > _first_s(HOP_S, load.rows.nbytes):
             self._ask_next(spec, device, HOP_S)
         send = partial(self._transport.post, device, "hop", hop, timeout_s=wait_s)
         return self.hop_times.hop(device, load.rows.nbytes, send)
@@ -133,7 +135,7 @@ class RingOutlet:
     def _send_bulk_hop(self, spec: StageSpec, load: Load, wait_s: float) -> Future[Any]:
         device, hop = self._to_next(spec, load)
         answer = self._transport.call(device, "bulk_hop", hop, timeout_s=wait_s)
-        self.hop_times.bulk_hop(device, answer)
+        self.hop_times.bulk_hop(device, load.rows.nbytes, answer)
         self._look_after(spec, device, answer)
         return answer
 
@@ -205,9 +207,13 @@ class RingOutlet:
         return spec.ring[stage].device, hop
 
 
-def _first_s(at_least_s: float, rows: torch.Tensor) -> float:
-    """How long to wait for the first answer."""
-    return at_least_s + rows.nbytes / SLOWEST_BYTES_PER_S
+def _first_s(at_least_s: float, num_bytes: int) -> float:
+    """How long to wait for the first answer.
+
+    Args:
+        num_bytes: of the hop, and of what is on its way before it.
+    """
+    return at_least_s + num_bytes / SLOWEST_BYTES_PER_S
 
 
 def _next_stage(spec: StageSpec) -> int:

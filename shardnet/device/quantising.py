@@ -58,7 +58,7 @@ class Quantising:
                 self._reserve(reserved, text_bytes(shard, windows))
                 if shard.has_embedding:
                     return QuantisedUnit({}, outputs_of(shard, windows))
-                self._reserve(reserved, working_bytes(shard, spec.holding.scheme))
+                self._reserve(reserved, working_bytes(shard, spec.holding.scheme, windows))
                 matrices = calibrate(shard, windows, spec.holding.scheme, tuple(spec.tensors))
                 return QuantisedUnit(matrices, outputs_of(shard, windows))
             finally:

@@ -16,7 +16,8 @@ from typing import Any
 from shardnet.errors import CallTimeout, DeviceLost, PlanNotInForce
 from shardnet.transport.base import Transport
 from shardnet.transport.delivery import Delivery
-from shardnet.transport.messages import SampledToken, StageSpec, Tokens
+from shardnet.transport.messages import StageSpec, Tokens
+from shardnet.transport.session_messages import SampledToken
 
 CONFIRM_S = 2.0
 """After so long without an answer, what was told is told again."""

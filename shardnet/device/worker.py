@@ -40,16 +40,11 @@ from shardnet.stage.stage import Stage
 from shardnet.timeline.clocks import clock_ns
 from shardnet.transport.base import Transport
 from shardnet.transport.device_messages import DeviceDescription, MeasuredDevice
-from shardnet.transport.messages import (
-    Copied,
-    CopyWanted,
-    Hop,
-    RingId,
-    SessionSpec,
-    StageKey,
-    StageSpec,
-)
+from shardnet.transport.messages import Copied, CopyWanted, Hop, RingId, StageKey, StageSpec
 from shardnet.transport.offer_messages import Offer
+from shardnet.transport.outcomes import pass_on_failure
+from shardnet.transport.rows_messages import Rows, RowsWanted
+from shardnet.transport.session_messages import SessionSpec
 
 
 class Worker:
@@ -110,6 +105,7 @@ class Worker:
             ("open_session", self.open_session),
             ("close_sessions", self.close_sessions),
             ("copy_sessions", self.copy_sessions),
+            ("read_rows", self.read_rows),
             ("offer", self.offer),
             ("pause", lambda must_pause: self.on_pause(must_pause)),
             ("quantise_unit", Quantising(self.premises).unit),
@@ -250,6 +246,13 @@ class Worker:
         if host is not None:
             host.hop_times.copy(wanted.first_unit, copied)
         return copied
+
+    def read_rows(self, ring_id: RingId, stage: int, wanted: RowsWanted) -> Future[Rows]:
+        """See `rows_messages`."""
+        reading = self._stage(ring_id, stage)
+        answer = reading.readers.ask(wanted)
+        reading.between_steps(reading.readers.answer).add_done_callback(partial(pass_on_failure, answer))
+        return answer
 
     def offer(self, offer: Offer) -> bool:
         """See `offer_messages`."""

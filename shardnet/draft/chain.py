@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from shardnet.speculation.depth import Depth
 from shardnet.transport.listener_messages import digest
-from shardnet.transport.messages import SessionSpec
 from shardnet.transport.offer_messages import Offer
+from shardnet.transport.session_messages import SessionSpec
 
 OVERLAP = 8
 """So many tokens that are known an offer begins with: the first stage may have heard of fewer by then."""

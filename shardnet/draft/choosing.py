@@ -18,7 +18,7 @@ from torch import Tensor
 from shardnet.errors import BadRequest
 from shardnet.speculation.depth import MOST
 from shardnet.stage.sampling import Moment, Sampler
-from shardnet.transport.messages import SessionSpec
+from shardnet.transport.session_messages import SessionSpec
 
 
 class Choosing:

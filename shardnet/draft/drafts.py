@@ -14,10 +14,12 @@ from shardnet.draft.engine import Engine
 from shardnet.draft.offering import FirstStage, Offering
 from shardnet.errors import BadRequest, DoesNotFit, ShardnetError
 from shardnet.loader import ModelFiles, load_shard, open_model
+from shardnet.models.plain_config import as_text, from_text
 from shardnet.plan import ModelProfile
 from shardnet.process.threads import on_thread
 from shardnet.profiling.memory import usable_memory_bytes
 from shardnet.session.conversation import Conversation
+from shardnet.session.request import require_writer
 from shardnet.stage.budget import MemoryBudget
 
 KV_SHARE = 0.25
@@ -47,16 +49,19 @@ class Drafts:
         self._first_stage = first_stage
         self._lock = threading.Lock()
         self._engines: dict[Wanted, Future[Engine]] = {}
+        self._is_closed = False
         weakref.finalize(self, _close_all, self._engines).atexit = False
 
     def get(self, wanted: Wanted) -> Draft:
         """Open it, at the first time, and begin to load it.
 
         Raises:
-            BadRequest: it has another tokenizer.
+            BadRequest: it has another tokenizer, or the model was closed.
             ModelNotFound, UnsupportedModel, DamagedCheckpoint: as `open_model`.
         """
         with self._lock:
+            if self._is_closed:
+                raise BadRequest("the model was closed, and its drafts with it.")
             engine = self._engines.get(wanted)
             if engine is None:
                 files = open_model(wanted.model, self._profile.dtype, weights=wanted.weights)
@@ -64,10 +69,13 @@ class Drafts:
                 load = partial(load_engine, files, self._profile.vocabulary, wanted.num_threads)
                 engine = self._engines[wanted] = on_thread("shardnet-load-draft", load)
                 engine.add_done_callback(partial(_tell_failure, wanted.model))
+                if self._is_closed:
+                    engine.add_done_callback(_close)
             return Draft(engine, self._first_stage)
 
     def close(self) -> None:
         """Guess no more. Safe to call twice."""
+        self._is_closed = True  # not under the lock: a draft may be on its way from a hub
         _close_all(self._engines)
 
 
@@ -96,8 +104,10 @@ def check_tokenizers(files: ModelFiles, name: str, tokenizer: Any) -> None:
     """See that ids mean the same to both.
 
     Raises:
+        UnsupportedModel: the draft is a classifier.
         BadRequest: they do not.
     """
+    require_writer(files.profile)
     if files.tokenizer().get_vocab() != tokenizer.get_vocab():
         raise BadRequest(
             f"draft {files.name} has another tokenizer than {name}, so that its tokens are other words. Name a smaller "
@@ -116,7 +126,13 @@ def load_engine(files: ModelFiles, vocabulary: int, num_threads: int) -> Engine:
     last = files.profile.num_units - 1
     tensors = files.tensors_of(0, last)
     shard = load_shard(
-        files.config, tensors, 0, last, files.dtype, reserve=partial(_check_room, files.name), scheme=files.weights
+        from_text(as_text(files.config)),
+        tensors,
+        0,
+        last,
+        files.dtype,
+        reserve=partial(_check_room, files.name),
+        scheme=files.weights,
     )
     budget = MemoryBudget(int(usable_memory_bytes() * KV_SHARE))
     return Engine(shard, budget, vocabulary, num_threads)
@@ -139,7 +155,7 @@ def _tell_failure(name: str, engine: Future[Engine]) -> None:
 
 
 def _close_all(engines: dict[Wanted, Future[Engine]]) -> None:
-    for engine in engines.values():
+    for engine in list(engines.values()):
         engine.add_done_callback(_close)
 
 

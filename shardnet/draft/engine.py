@@ -26,8 +26,8 @@ from shardnet.session.beginnings import Beginnings
 from shardnet.stage.budget import MemoryBudget
 from shardnet.stage.cache import KVCache
 from shardnet.stage.session_cache import SessionCache
-from shardnet.transport.messages import SessionSpec
 from shardnet.transport.offer_messages import Offer
+from shardnet.transport.session_messages import SessionSpec
 
 CHUNK_TOKENS = 64
 """Of one answer, in one step."""

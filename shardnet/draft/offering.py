@@ -1,7 +1,8 @@
 """How offers come to the ring's first stage: straight, a few at a time, and to wherever it is by now.
 
 An offer is told once. Each says all that is offered at that moment, so of those that could not be told yet only the
-newest one is; and who did not have the session is asked for no more, but looked for elsewhere.
+newest one is. A session that does not begin there has ended, or begins elsewhere by now: that is looked for, and offers
+for other answers go on meanwhile.
 """
 
 from __future__ import annotations
@@ -53,10 +54,13 @@ class FirstStage:
         return told
 
     def _was_told(self, device: str, told: Future[Any]) -> None:
-        if told.exception() is not None or not told.result():
-            with self._lock:
-                if self._device == device:
-                    self._device = None
+        if told.exception() is None:
+            if not told.result():
+                self._look()
+            return
+        with self._lock:
+            if self._device == device:
+                self._device = None
 
     def _look(self) -> None:
         """Ask where it is, on another thread, and not too often."""
@@ -74,7 +78,8 @@ class FirstStage:
             pass  # nobody knows: the answer says why
         finally:
             with self._lock:
-                self._device, self._is_looking, self._looked_s = device, False, time.monotonic()
+                self._device = device or self._device
+                self._is_looking, self._looked_s = False, time.monotonic()
 
 
 class Offering:

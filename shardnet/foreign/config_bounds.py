@@ -210,7 +210,7 @@ def _rope_faults(rope: Any, place: str) -> Iterator[str]:
 def _contradictions(config: Mapping[str, Any], numbers: Mapping[str, int]) -> Iterator[str]:
     """Fields that are possible by themselves and not beside each other."""
     yield from _head_faults(config, numbers)
-    yield from _rotary_faults(numbers)
+    yield from _rotary_faults(config, numbers)
     yield from _padding_faults(config, numbers)
     experts, active = numbers.get("num_experts"), numbers.get("num_experts_per_tok")
     if experts is not None and active is not None and active > max(experts, 1):
@@ -230,12 +230,25 @@ def _head_faults(config: Mapping[str, Any], numbers: Mapping[str, int]) -> Itera
         yield f"it has a hidden size of {hidden} and {heads} heads, and the first must be a multiple of the second"
 
 
-def _rotary_faults(numbers: Mapping[str, int]) -> Iterator[str]:
-    hidden, heads = numbers.get("hidden_size") or 0, numbers.get("num_attention_heads") or 1
-    head_dim = numbers.get("head_dim", hidden // heads)
+def _rotary_faults(config: Mapping[str, Any], numbers: Mapping[str, int]) -> Iterator[str]:
+    hidden, heads = numbers.get("hidden_size") or 0, numbers.get("num_attention_heads")
+    head_dim = numbers.get("head_dim", hidden // (heads or 1))
     rotary = numbers.get("rotary_dim")
     if rotary and head_dim and (rotary > head_dim or rotary % 2):
         yield f"its rotary_dim is {rotary} and its heads have the size {head_dim}; it must be even and no larger"
+    if head_dim % 2 and (heads or "head_dim" in numbers) and not rotary and _turns_whole_heads(config):
+        yield f"its heads have the size {head_dim}, and positions turn pairs of their numbers: it must be even"
+
+
+def _turns_whole_heads(config: Mapping[str, Any]) -> bool:
+    """Whether positions turn all numbers of a head in some block."""
+    named = {_CANONICAL.get(key, key): value for key, value in config.items()}
+    said = [rope for place in _ROPE_PLACES if isinstance(rope := config.get(place), Mapping)]
+    said += [rope for ropes in said for rope in ropes.values() if isinstance(rope, Mapping)]
+    parts = [each.get("partial_rotary_factor") for each in (named, *said)]
+    turned = named.get("no_rope_layers")  # 0 where a block's are not
+    is_turned = ("rope_theta" in named or said) and not named.get("alibi")
+    return bool(is_turned) and all(part in (None, 1) for part in parts) and (not turned or any(turned))
 
 
 def _padding_faults(config: Mapping[str, Any], numbers: Mapping[str, int]) -> Iterator[str]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from shardnet.errors import DamagedCheckpoint
 from shardnet.loader.gguf.reading import Read
 from shardnet.loader.places import TensorPlace
+from shardnet.loader.stored import Stored
 from shardnet.loader.stretches import Ahead, Stretch, codes, floats
 from shardnet.models.packings import Packing, Source
 from shardnet.quantised.grouped import Grouped
@@ -86,7 +87,7 @@ def _fill_as_stored(packing: Packing, found: Sequence[_Found], reader: ReadsMatr
     if not isinstance(kernel, LaysOutFiles) or is_other:
         return False
     stretches = [(source.name, stretch) for source, own in found for stretch in own]
-    are_known = all(each.stored.kind in kernel.formats and not each.stored.minus_one for _, each in stretches)
+    are_known = all(each.stored.kind in kernel.formats and not _is_otherwise(each.stored) for _, each in stretches)
     *others, (_, last) = stretches
     are_even = all(each.comes_in(kernel.row_step) for _, each in others) and not last.head_rows % kernel.row_step
     if not are_known or not are_even:
@@ -97,6 +98,11 @@ def _fill_as_stored(packing: Packing, found: Sequence[_Found], reader: ReadsMatr
         kernel.fill_as_stored(matrix, first, kind, rows, order)
         first += len(rows)
     return True
+
+
+def _is_otherwise(stored: Stored) -> bool:
+    """Whether what lies in the file are other numbers than the model's, or columns in the place of rows."""
+    return stored.minus_one or stored.is_turned
 
 
 def _fill_by_numbers(packing: Packing, found: Sequence[_Found], reader: ReadsMatrices) -> None:

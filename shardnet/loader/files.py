@@ -16,6 +16,7 @@ from shardnet.loader.checkpoint import index_folder
 from shardnet.loader.claims import check_folder
 from shardnet.loader.copies import Copy, being_changed, look_at
 from shardnet.loader.folder import check_text_files, made_as, make_config, read_eos_ids, read_raw_config
+from shardnet.loader.own_blocks import is_made_so
 from shardnet.loader.pieces import PART_MARK, match_names
 from shardnet.loader.places import TensorPlace
 from shardnet.loader.sources import find_folder
@@ -136,6 +137,7 @@ def open_model(
     raw = read_raw_config(folder)
     weights = settled(weights, dtype, made_as(raw))
     stored = index_folder(folder)
+    _check_made(folder, made_as(raw), stored)
     check_folder(folder, raw, stored)
     config = make_config(folder, raw)
     check_folder(folder, config.to_dict(), stored)  # with what the family fills in
@@ -172,6 +174,23 @@ def skeleton_of(config: Any, copy: Copy) -> Skeleton:
     skeleton = build_skeleton(config, 0, config.num_hidden_layers + 1)
     skeleton.tied = ties_that_hold(skeleton.tied, copy.tensors)
     return skeleton
+
+
+def _check_made(folder: Path, scheme: str, stored: Mapping[str, TensorPlace]) -> None:
+    """See that a checkpoint of `shardnet quantise` is what its configuration says: else it would be rounded anew.
+
+    Args:
+        scheme: in which it was made; empty where it was not made so.
+
+    Raises:
+        DamagedCheckpoint: it has something else.
+    """
+    for name, place in stored.items() if scheme else ():
+        if not is_made_so(scheme, place.dtype, place.shape):
+            raise DamagedCheckpoint(
+                f"{shortened(str(folder))}/config.json says that shardnet quantise has made these weights {scheme}, "
+                f"and {shortened(name)} is stored as {place.dtype}. Make it again."
+            )
 
 
 def _stored_as(tensors: Mapping[str, TensorPlace]) -> Callable[[str], str]:

@@ -64,6 +64,7 @@ def read_raw_config(folder: Path) -> dict[str, Any]:
         ModelNotFound, DamagedCheckpoint, UnsupportedModel: as `read_config`.
     """
     from shardnet.models import family_of
+    from shardnet.models.heads import check_head
 
     raw = read_object(folder / "config.json", MOST_CONFIG_BYTES)
     shown = shortened(str(folder))
@@ -76,6 +77,7 @@ def read_raw_config(folder: Path) -> dict[str, Any]:
         raise UnsupportedModel(f"{shown}/config.json names no model_type. Only transformers models can be cut.")
     family_of(model_type)
     check_config(raw, f"{shown}/config.json")
+    check_head(raw, f"{shown}/config.json")
     quantised = raw.get(QUANTISED)
     if quantised and not _is_own(quantised):
         method = quoted(quantised.get("quant_method", "an unknown method")).strip("'")

@@ -15,6 +15,7 @@ from shardnet.loader.checkpoint import index_folder
 from shardnet.loader.claims import check_folder
 from shardnet.loader.folder import check_text_files, read_eos_ids, read_raw_config
 from shardnet.loader.sources import find_folder, find_on_disk
+from shardnet.models.heads import num_labels_of
 from shardnet.process.cache_folder import cache_folder
 from shardnet.progress import Progress
 
@@ -27,6 +28,8 @@ class Glance:
     """As it was asked for, without the folders above it."""
     num_units: int | None
     """Embedding, blocks and head; None where the configuration leaves the number of blocks to its family."""
+    num_labels: int
+    """That a classifier tells apart; 0 of a model that writes text."""
 
 
 def glance_at(
@@ -73,4 +76,5 @@ def _glance(folder: Path, model: str) -> Glance:
     read_eos_ids(folder, None)
     check_folder(folder, raw, index_folder(folder))
     blocks = numbers_of(raw).get("num_hidden_layers")
-    return Glance(Path(model).name.removesuffix(".gguf"), None if blocks is None else blocks + 2)
+    num_units = None if blocks is None else blocks + 2
+    return Glance(Path(model).name.removesuffix(".gguf"), num_units, num_labels_of(raw))

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from shardnet.errors import DamagedCheckpoint
+from shardnet.foreign.quoting import quoted
 from shardnet.loader.places import TensorPlace
 from shardnet.loader.stored import require_readable
 from shardnet.models import Skeleton
@@ -25,7 +26,7 @@ def match_names(skeleton: Skeleton, stored: Mapping[str, TensorPlace]) -> dict[s
     """For every tensor of the skeleton's units, the stored tensors that make it up.
 
     Raises:
-        DamagedCheckpoint: a tensor is missing or has another shape than the configuration says.
+        DamagedCheckpoint: a tensor is missing, there twice, or has another shape than the configuration says.
         UnsupportedModel: a tensor is quantised.
     """
     expected = {slot.name: tuple(slot.shape) for _, modules in skeleton.units() for slot in skeleton.slots(modules)}
@@ -67,11 +68,20 @@ def _rename(
             name = f"{skeleton.frame.base_model_prefix}.{name}"
         if name not in expected:
             continue  # another unit's, or a buffer that old versions used to save
-        if pattern is None:
-            whole[name] = stored_name
-        else:
+        if pattern is not None:
             parts[name][pattern].append(stored_name)
+        elif stored_name == name or name not in stored:  # the one of the very name comes before those renamed to it
+            _require_first(whole.get(name), stored_name, name)
+            whole[name] = stored_name
     return whole, {name: _in_order(found, converters) for name, found in parts.items()}
+
+
+def _require_first(before: str | None, stored_name: str, name: str) -> None:
+    if before is not None:
+        raise DamagedCheckpoint(
+            f"The checkpoint holds {quoted(before)} and {quoted(stored_name)}, and both are {name} of the model. "
+            "Keep the one that belongs there."
+        )
 
 
 def _in_order(by_pattern: Mapping[str, list[str]], converters: Sequence[Any]) -> dict[str, list[str]]:

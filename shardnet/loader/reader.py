@@ -23,6 +23,7 @@ from shardnet.loader.places import TensorPlace
 from shardnet.loader.stored import require_readable
 from shardnet.loader.stretches import Ahead, Stretch
 from shardnet.process.compute import is_out_of_memory
+from shardnet.process.huge_pages import ask_for_huge_pages
 from shardnet.quantised.schemes import joint_format
 
 CONVERSION_BYTES = 4 << 20
@@ -58,6 +59,7 @@ class Reader:
         """Tensors by name, one behind the other in memory."""
         sizes = [shape.numel() for shape in shapes.values()]
         memory = torch.empty(sum(sizes), dtype=self.dtype)
+        ask_for_huge_pages(memory.data_ptr(), memory.nbytes)
         for name, part in zip(shapes, memory.split(sizes), strict=True):
             self._read_pieces(name, part)
         parts = self._moved(memory).split(sizes)

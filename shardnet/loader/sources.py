@@ -94,6 +94,18 @@ def require_copy(name: str, cache_dir: Path, device: str) -> Copy:
     return copy
 
 
+def find_cached(model: str) -> Path | None:
+    """The hub's copy of a model in its local cache; None where that is not complete."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(model, allow_patterns=HUB_FILES, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError, OSError, ValueError):
+        return None
+    return folder if any(folder.glob("*.safetensors")) else None
+
+
 def _find_on_hub(model: str) -> Path:
     """The hub's copy of a model: from the local cache where it is complete, else downloaded."""
     from huggingface_hub import snapshot_download
@@ -104,12 +116,9 @@ def _find_on_hub(model: str) -> Path:
         RepositoryNotFoundError,
     )
 
-    try:
-        folder = Path(snapshot_download(model, allow_patterns=HUB_FILES, local_files_only=True))
-        if any(folder.glob("*.safetensors")):
-            return folder
-    except (LocalEntryNotFoundError, HFValidationError, OSError, ValueError):
-        pass  # not cached, or not wholly: the hub is asked
+    cached = find_cached(model)
+    if cached is not None:
+        return cached
     advice = (
         "Give a folder in Hugging Face layout, a .gguf file, or a hub id such as HuggingFaceTB/SmolLM2-135M-Instruct."
     )

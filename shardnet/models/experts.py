@@ -43,6 +43,14 @@ def fused_in(modules: Mapping[str, nn.Module]) -> Iterator[Fused]:
                 yield Fused(name, part, {f"{name}.{each}": getattr(part, each).shape for each in attributes})
 
 
+def unlike_usual(modules: Mapping[str, nn.Module]) -> Iterator[str]:
+    """The names of all that may be experts, and cannot be held in few bits."""
+    for path, module in modules.items():
+        for name, part in module.named_modules(prefix=path):
+            if not _is_as_usual(part) and any(each.dim() == 3 for each in part.parameters(recurse=False)):
+                yield name
+
+
 def hold(
     fused: Fused, forms: Mapping[str, Form | None], choose: Callable[[Shape], Kernel | None], device: torch.device
 ) -> tuple[HeldExperts, list[Packing]] | None:

@@ -50,7 +50,7 @@ class Facts:
     """What comes before the first block, inside `base`; one that a configuration leaves out is skipped."""
     blocks: str = "layers"
     head: tuple[str, ...] = ("norm",)
-    """What comes between the last block and `lm_head`, inside `base`, in order of use."""
+    """What comes between the last block and `lm_head`, or `score`, inside `base`, in order of use."""
     rotary: str | None = "rotary_emb"
     window: Window = no_window
     """How far each block looks back: the rule by which the family's own model makes its masks."""

@@ -17,18 +17,21 @@ from torch import Tensor, nn
 from shardnet.errors import UnsupportedModel
 from shardnet.models import experts
 from shardnet.models.blocks import Block, Embedding
+from shardnet.models.heads import LM_HEAD, SCORE
 from shardnet.models.packings import Packing, Source
 from shardnet.models.skeleton import SIDE_BY_SIDE, Skeleton
 from shardnet.plan import KernelOrder
 from shardnet.quantised.kernels.choosing import kernel_for
 from shardnet.quantised.kernels.kernel import Kernel, Shape
 from shardnet.quantised.linear import Held, HeldLinear, HeldTable
-from shardnet.quantised.schemes import AUTO, INT4, INT8, Form, bits_of, form_of
+from shardnet.quantised.schemes import AUTO, BY_BITS, Form, bits_of, form_of
 
 LIKE_LINEAR = ("Conv1D", "FalconLinear")
 """Of transformers: layers that are linear as torch's are."""
 ROUTERS = ("gate", "router", "shared_expert_gate", "wg")
 """Choose experts: small, and what they choose is not to change."""
+KEPT = (*ROUTERS, SCORE)
+"""And what tells classes apart."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,7 @@ def nearest_scheme(skeleton: Skeleton, scheme: str, stored: Callable[[str], str]
             num_weights[form.bits if form is not None and is_held else 0] += shape.numel()
     most = max(num_weights, key=lambda bits: num_weights[bits], default=0)
     if bits_of(scheme) is None:
-        return {4: INT4, 8: INT8}.get(most, AUTO)
+        return BY_BITS.get(most, AUTO)
     if not num_weights.keys() - {0}:
         raise UnsupportedModel(
             f"None of the matrices in the blocks of this {skeleton.config.model_type} model can be held as {scheme}: "
@@ -151,7 +154,7 @@ def _places(skeleton: Skeleton, modules: dict[str, nn.Module]) -> Iterator[_Plac
             weight = getattr(part, "weight", None)
             is_table = _is_table(skeleton, path, part)
             is_matrix = is_table or _is_linear(part)
-            if weight is None or not is_matrix or name.rpartition(".")[2] in ROUTERS:
+            if weight is None or not is_matrix or name.rpartition(".")[2] in KEPT:
                 continue
             full_name = f"{name}.weight"
             is_transposed = not is_table and not isinstance(part, nn.Linear)
@@ -162,7 +165,7 @@ def _places(skeleton: Skeleton, modules: dict[str, nn.Module]) -> Iterator[_Plac
 def _is_table(skeleton: Skeleton, path: str, module: nn.Module) -> bool:
     """Whether it has a row for each token: an embedding, or a head."""
     if type(module) is nn.Linear:
-        return path == "lm_head"
+        return path == LM_HEAD
     if not isinstance(module, nn.Embedding) or module.num_embeddings != skeleton.config.vocab_size:
         return False
     return type(module) in (Embedding, nn.Embedding) or _scale_of(module) is not None

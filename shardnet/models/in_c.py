@@ -20,7 +20,6 @@ from shardnet.quantised.kernels.native import InC, native, packed
 from shardnet.quantised.linear import bias_of, one_matrix
 from shardnet.quantised.native.block import ACTIVATIONS as NUMBERS
 from shardnet.quantised.native.block import Biases, Heads, NativeBlock, NativeBlocks, Norm, Norms, Seen
-from shardnet.quantised.native.packing import Packed
 from shardnet.quantised.native.products import Native
 
 
@@ -68,25 +67,44 @@ def block_in_c(block: Block, kind: str | None, window: int | None) -> BlockInC |
         kind: of which rotary table it is.
         window: so many tokens it sees, each its own among them; all where None.
     """
-    attention, mlp = block.self_attn, block.mlp
-    linears = (
-        (attention.q_proj, attention.k_proj, attention.v_proj),
-        (attention.o_proj,),
-        (mlp.gate_proj, mlp.up_proj),
-        (mlp.down_proj,),
-    )
-    qkv, out, gate_up, down = (_packed(each) for each in linears)
-    norms = _norms(block)
-    activation = _activation(mlp.act_fn)
-    own = native()
-    if qkv is None or out is None or gate_up is None or down is None or not isinstance(own, Native):
+    if why_not(block) is not None:
         return None
-    if norms is None or activation is None or attention.head_dim % 2:  # its heads have two halves
-        return None
+    attention, linears = block.self_attn, list(_linears(block).values())
+    norms, activation = _norms(block), _activation(block.mlp.act_fn)
+    assert norms is not None and activation is not None
+    qkv, out, gate_up, down = (packed(held.matrix) for each in linears if (held := one_matrix(each)) is not None)
     found = [bias_of(each) for each in linears]
     biases = Biases(*(None if bias is None else bias.float() for bias in found))
     made = NativeBlock(qkv, out, gate_up, down, _heads(attention, window), activation, norms, biases)
     return BlockInC(made, attention.layer_idx, kind, attention.use_rope)
+
+
+def why_not(block: nn.Module) -> str | None:
+    """Why torch is to run a block, as it is held, instead of C: the end of a sentence. None where C runs it."""
+    if not isinstance(block, Block):
+        return "they are not of Llama's shape"
+    for names, layers in _linears(block).items():
+        held = one_matrix(layers)
+        if held is None:
+            return f"{names} stays in floats, or is not one matrix"
+        if not isinstance(held.kernel, InC):
+            return f"{held.kernel.name} holds {names}"
+    if _norms(block) is None:
+        return "their norms are not known there"
+    if _activation(block.mlp.act_fn) is None:
+        return f"their activation is none of {', '.join(NUMBERS)}"
+    return "their heads have no two halves" if block.self_attn.head_dim % 2 else None
+
+
+def _linears(block: Block) -> dict[str, tuple[nn.Module, ...]]:
+    """Layers of which C has one matrix."""
+    attention, mlp = block.self_attn, block.mlp
+    return {
+        "q_proj, k_proj and v_proj": (attention.q_proj, attention.k_proj, attention.v_proj),
+        "o_proj": (attention.o_proj,),
+        "gate_proj and up_proj": (mlp.gate_proj, mlp.up_proj),
+        "down_proj": (mlp.down_proj,),
+    }
 
 
 def _norms(block: Block) -> Norms | None:
@@ -115,12 +133,6 @@ def _norm(norm: nn.Module | None) -> Norm | None:
 def _heads(attention: Attention, window: int | None) -> Heads:
     counts = attention.num_heads, attention.num_kv_heads, attention.head_dim
     return Heads(*counts, attention.scaling, attention.softcap, window)
-
-
-def _packed(linears: Sequence[nn.Module]) -> Packed | None:
-    """The matrix that these layers are, where C holds it."""
-    held = one_matrix(linears)
-    return packed(held.matrix) if held is not None and isinstance(held.kernel, InC) else None
 
 
 def _activation(function: object) -> int | None:

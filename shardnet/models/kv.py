@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from shardnet.models.scoring import ScoredTokens
+from shardnet.models.scoring import AtHead
 from shardnet.quantised.kv_names import AUTO, head_bytes
 
 ON_CPU = torch.device("cpu")
@@ -109,5 +109,5 @@ class Segment:
     num_tokens: int
     num_logits: int = 1
     """Of so many of its last tokens a shard with the head gives logits: of none of a chunk of a prompt but the last."""
-    scored: ScoredTokens | None = None
-    """What is found there of each of its tokens, instead of logits."""
+    at_head: AtHead | None = None
+    """What is taken of each of its tokens there, instead of logits."""

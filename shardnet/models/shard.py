@@ -6,6 +6,7 @@ vocabulary.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -191,7 +192,7 @@ class Shard:
 
         Returns:
             Hidden states [T, H], or, where the shard holds the head, the logits [S, V] in float32 of each session's
-            last tokens (`Segment.num_logits`). What is asked of tokens that are scored is in their segments then.
+            last tokens (`Segment.num_logits`). What else is wanted of tokens, their segments take (`Segment.at_head`).
         """
         hidden, positions = inputs.to(self.device)[None], None
         if self._embedding:
@@ -200,12 +201,53 @@ class Shard:
         if self._blocks:
             if positions is None:
                 positions = positions_of(segments, self.device)
-            if self.family.alone:
-                hidden = self._run_alone(hidden, positions, segments)
-            else:
-                hidden = self._run_ragged(hidden, positions, segments)
+            hidden = self._run_blocks(hidden, positions, segments)
         outputs = self._logits(hidden[0], segments) if self._head else hidden[0]
         return outputs.cpu()
+
+    def _run_blocks(self, hidden: Tensor, positions: Tensor, segments: Sequence[Segment]) -> Tensor:
+        """All sessions' tokens [1, T, H] -> [1, T, H].
+
+        torch's attention multiplies what a token may not see by 0, which leaves no number where that is none. So a
+        session's tokens are run again, apart, where one of them may have spoiled those before it: a wrong guess, say.
+        """
+        outputs = self._run_together(hidden, positions, segments)
+        if len(segments) == hidden.shape[1] or _is_finite(outputs):
+            return outputs
+        end = 0
+        for segment in segments:
+            own = slice(end, end + segment.num_tokens)
+            end = own.stop
+            if segment.num_tokens > 1 and not _is_finite(outputs[:, own]):
+                outputs[:, own] = self._run_apart(hidden[:, own], positions[:, own], segment)
+        return outputs
+
+    def _run_apart(self, hidden: Tensor, positions: Tensor, segment: Segment) -> Tensor:
+        """One session's tokens [1, t, H]: those before the first one that is no number, and then the others."""
+        kv, length, outputs = segment.kv, segment.kv.length, torch.empty_like(hidden)
+
+        def run(first: int, end: int) -> Tensor:
+            kv.length = length + first
+            try:
+                rows = slice(first, end)
+                return self._run_together(hidden[:, rows], positions[:, rows], [Segment(kv, end - first)])
+            finally:
+                kv.length = length
+
+        good, bad = 0, segment.num_tokens  # so many are good, and one of those up to the second number is not
+        while bad - good > 1:
+            middle = (good + bad) // 2
+            tried = run(good, middle)
+            if _is_finite(tried):
+                outputs[:, good:middle], good = tried, middle
+            else:
+                bad = middle
+        outputs[:, good:] = run(good, segment.num_tokens)
+        return outputs
+
+    def _run_together(self, hidden: Tensor, positions: Tensor, segments: Sequence[Segment]) -> Tensor:
+        run = self._run_alone if self.family.alone else self._run_ragged
+        return run(hidden, positions, segments)
 
     def _run_ragged(self, hidden: Tensor, positions: Tensor, segments: Sequence[Segment]) -> Tensor:
         """All sessions' tokens [1, T, H] as one row through stock blocks."""
@@ -239,25 +281,43 @@ class Shard:
         return torch.cat(outputs, 1)
 
     def _logits(self, hidden: Tensor, segments: Sequence[Segment]) -> Tensor:
-        """Hidden [T, H] -> logits [S, V] of the last tokens of each session, as many as it asks for; scores what is
-        scored.
+        """Hidden [T, H] -> logits [S, V] of the last tokens of each session, as many as it asks for; what else
+        is wanted is taken.
         """
         rows: list[int] = []
         end = 0
         for segment in segments:
             end += segment.num_tokens
-            if segment.scored is not None:
+            if segment.at_head is not None:
                 own = hidden[end - segment.num_tokens : end]
-                segment.scored.fill(own, self._logits_of, self.config.vocab_size)
+                segment.at_head.fill(own, self._logits_of, self.config.vocab_size)
             else:
                 rows.extend(range(end - segment.num_logits, end))
         return self._logits_of(hidden[rows] if len(rows) < hidden.shape[0] else hidden)
+
+    @torch.inference_mode()
+    def logits_of(self, hidden: Tensor) -> Tensor:
+        """Last hidden states [t, H] -> logits [t, V] in float32, where the shard holds the head. On the CPU both."""
+        return self._logits_of(hidden.to(self.device)).cpu()
+
+    @torch.inference_mode()
+    def normed(self, hidden: Tensor) -> Tensor:
+        """The same behind all of the head but its last matrix, as the model has them: [t, H] in float32."""
+        hidden = hidden.to(self.device)
+        for module in self._head[:-1]:
+            hidden = module(hidden)
+        return hidden.float().cpu()
 
     def _logits_of(self, hidden: Tensor) -> Tensor:
         """Hidden [t, H] -> logits [t, V]."""
         for module in self._head:
             hidden = module(hidden)
         return self.family.finish(self.config, hidden).float()
+
+
+def _is_finite(rows: Tensor) -> bool:
+    """Whether all numbers are, by one pass over them."""
+    return math.isfinite(rows.sum(dtype=torch.float32).item())
 
 
 def positions_of(segments: Sequence[Segment], device: torch.device) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 
 from shardnet.models.families import family_of
 from shardnet.models.few_bits import held_bytes
+from shardnet.models.heads import SCORE_BYTES, classifier_of
 from shardnet.models.skeleton import Skeleton, build_skeleton
 from shardnet.plan import DTYPE_BYTES, ModelProfile, UnitProfile
 from shardnet.quantised.kv_names import head_bytes
@@ -24,7 +25,7 @@ def profile_model(config: Any, dtype: str, name: str) -> ModelProfile:
     """Weights, cache and output of every unit, in the given dtype ("float32", "bfloat16", "float16").
 
     The head's weights are counted whole, also where they are tied to the embedding's: a device that holds both units
-    holds them once. What leaves the head is a token id: the sampler runs there.
+    holds them once. What leaves the head is a token id, as the sampler runs there, or a classifier's scores.
 
     Raises:
         UnsupportedModel: the family cannot be cut.
@@ -43,6 +44,8 @@ def profile_skeleton(
     """
     item_bytes = getattr(torch, dtype).itemsize
     config = skeleton.config
+    classifier = classifier_of(config)
+    told_bytes = TOKEN_ID_BYTES if classifier is None else SCORE_BYTES * len(classifier.labels)
     last = skeleton.num_units_total - 1
     cached = {block.layer + 1: block.elements_per_token * item_bytes for block in skeleton.kv_layout}
     units = []
@@ -53,11 +56,19 @@ def profile_skeleton(
                 name="embedding" if unit == 0 else "head" if unit == last else f"block {unit - 1}",
                 weight_bytes=held_bytes(skeleton, modules, weights, stored, item_bytes),
                 kv_bytes_per_token=cached.get(unit, 0),
-                output_bytes=TOKEN_ID_BYTES if unit == last else config.hidden_size * item_bytes,
+                output_bytes=told_bytes if unit == last else config.hidden_size * item_bytes,
                 num_parameters=num_parameters,
             )
         )
-    return ModelProfile(name, config.model_type, dtype, tuple(units), context_of(config), config.vocab_size)
+    return ModelProfile(
+        name,
+        config.model_type,
+        dtype,
+        tuple(units),
+        context_of(config),
+        config.vocab_size,
+        classifier=classifier,
+    )
 
 
 def kept_as(profile: ModelProfile, config: Any, kv_dtype: str) -> ModelProfile:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,7 +20,8 @@ from shardnet.foreign.libraries import read_by_others
 from shardnet.models.attention import register_attention
 from shardnet.models.blocks import Block, Embedding, Rotary, linear, norm
 from shardnet.models.families import family_of
-from shardnet.models.family import Family
+from shardnet.models.family import Family, leave_logits
+from shardnet.models.heads import LM_HEAD, SCORE, classifier_of, is_classifier
 from shardnet.models.kv import BlockKV
 from shardnet.models.lean import SIDE_BY_SIDE
 from shardnet.models.plain_config import PlainConfig, full_config
@@ -146,7 +147,7 @@ def skeleton_to_run(config: Any, first_unit: int, last_unit: int) -> Skeleton:
 
 
 def _lean_skeleton(config: Any, recipe: Recipe, first_unit: int, last_unit: int) -> Skeleton:
-    family, num_units = family_of(config.model_type), config.num_hidden_layers + 2
+    family, num_units = _family_to_run(config), config.num_hidden_layers + 2
     layers = range(max(first_unit, 1) - 1, min(last_unit, num_units - 2))
     windows = windows_of(family.facts.window, config, layers)
     vocab, hidden = config.vocab_size, config.hidden_size
@@ -155,12 +156,20 @@ def _lean_skeleton(config: Any, recipe: Recipe, first_unit: int, last_unit: int)
     blocks = {f"model.layers.{layer}": Block(config, recipe, layer) for layer in layers}
     head: dict[str, nn.Module] = {}
     if last_unit == num_units - 1:
-        head = {"model.norm": norm(recipe, hidden, config), "lm_head": linear(hidden, vocab, False)}
-    tied = {"lm_head.weight": "model.embed_tokens.weight"} if config.tie_word_embeddings else {}
+        head = {"model.norm": norm(recipe, hidden, config), **_last_module(config)}
+    ties = config.tie_word_embeddings and not is_classifier(config)
+    tied = {"lm_head.weight": "model.embed_tokens.weight"} if ties else {}
     rotary = Rotary(config) if blocks else None
     return Skeleton(
         config, family, first_unit, last_unit, dict(embedding), dict(blocks), head, rotary, tied, None, windows
     )
+
+
+def _last_module(config: Any) -> dict[str, nn.Module]:
+    """Of the head, by its name: one row for each token, or for each label."""
+    classifier = classifier_of(config)
+    name, outputs = (LM_HEAD, config.vocab_size) if classifier is None else (SCORE, len(classifier.labels))
+    return {name: linear(config.hidden_size, outputs, False)}
 
 
 def build_skeleton(config: Any, first_unit: int, last_unit: int) -> Skeleton:
@@ -169,9 +178,7 @@ def build_skeleton(config: Any, first_unit: int, last_unit: int) -> Skeleton:
     Raises:
         UnsupportedModel: the family, or a variant of it that the configuration asks for, cannot be cut.
     """
-    from transformers import AutoModelForCausalLM
-
-    family = family_of(config.model_type)
+    family = _family_to_run(config)
     facts = family.facts
     _refuse_variants(config)
     register_attention()
@@ -186,7 +193,7 @@ def build_skeleton(config: Any, first_unit: int, last_unit: int) -> Skeleton:
     frame_config.num_hidden_layers = 1
     with read_by_others(lambda reason: _refused(config, reason)), weightless():  # but for buffers: no file has them
         # Without a dtype: transformers would change torch's default for all threads.
-        frame = AutoModelForCausalLM.from_config(frame_config, attn_implementation=family.attention, dtype=None)
+        frame = _class_of(config).from_config(frame_config, attn_implementation=family.attention, dtype=None)
         base = frame.get_submodule(facts.base)
         block_class = type(getattr(base, facts.blocks)[0])
         blocks = {f"{facts.base}.{facts.blocks}.{layer}": block_class(config, layer).eval() for layer in layers}
@@ -195,10 +202,38 @@ def build_skeleton(config: Any, first_unit: int, last_unit: int) -> Skeleton:
     frame.eval()
     _share_buffers(list(blocks.values()))
     embedding = _present(base, facts.base, facts.embedding) if first_unit == 0 else {}
-    head = _present(base, facts.base, facts.head) | {"lm_head": frame.lm_head} if last_unit == num_units - 1 else {}
+    last = SCORE if is_classifier(config) else LM_HEAD
+    head = _present(base, facts.base, facts.head) | {last: getattr(frame, last)} if last_unit == num_units - 1 else {}
     rotary = getattr(base, facts.rotary) if facts.rotary and blocks else None
     tied = dict(frame._tied_weights_keys or {}) if config.tie_word_embeddings else {}
     return Skeleton(config, family, first_unit, last_unit, embedding, blocks, head, rotary, tied, frame, windows)
+
+
+def _family_to_run(config: Any) -> Family:
+    """How the family is called. What it does to logits of tokens, no classifier of any family does to its scores."""
+    family = family_of(config.model_type)
+    return replace(family, finish=leave_logits) if is_classifier(config) else family
+
+
+def _class_of(config: Any) -> Any:
+    """The class of transformers that makes the whole model.
+
+    Raises:
+        UnsupportedModel: it has no classifier of this family.
+    """
+    from transformers import (
+        MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+        AutoModelForCausalLM,
+        AutoModelForSequenceClassification,
+    )
+
+    if classifier_of(config) is None:
+        return AutoModelForCausalLM
+    if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        raise UnsupportedModel(
+            f"This {config.model_type} model is to classify, and transformers has no classifier of that family."
+        )
+    return AutoModelForSequenceClassification
 
 
 def _refuse_variants(config: Any) -> None:

@@ -16,8 +16,8 @@ from itertools import combinations, product
 from typing import NamedTuple
 
 from shardnet.errors import DoesNotFit
-from shardnet.plan import Plan, StagePlan
-from shardnet.planner.costs import broken_limit, evaluate
+from shardnet.plan import Plan, StagePlan, owners_of
+from shardnet.planner.costs import evaluate, fits
 from shardnet.planner.problem import Device, Problem
 
 MOST_SETTINGS = 2000
@@ -95,15 +95,7 @@ class Search:
 
     def problem_of(self, schemes: Sequence[str]) -> Problem:
         """The placement of units in these schemes."""
-        problems = {scheme: self.offers[scheme].problem for scheme in set(schemes)}
-        first = problems[schemes[0]]
-        return replace(
-            first,
-            units=tuple(problems[scheme].units[unit] for unit, scheme in enumerate(schemes)),
-            devices=tuple(
-                _mixed([problems[scheme].devices[index] for scheme in schemes]) for index in range(first.num_devices)
-            ),
-        )
+        return in_schemes({scheme: offer.problem for scheme, offer in self.offers.items()}, schemes)
 
     @property
     def _num_blocks(self) -> int:
@@ -136,14 +128,13 @@ class Search:
         if len(self.offers) ** len(stages) > MOST_SETTINGS:
             return None
         best_s, best = self._cost(mix.plan) * (1 - 1e-6), None
+        sums = _Sums({scheme: offer.problem for scheme, offer in self.offers.items()}, stages)
         for setting in product(self.offers, repeat=len(stages)):
             schemes = _of_stages(stages, setting)
             if not self._is_allowed(schemes):
                 continue
-            problem = self.problem_of(schemes)
-            cost = evaluate(problem, stages)
-            seconds = self._seconds(cost.lap_s, cost.rate(self.in_flight), cost.energy_j)
-            if seconds < best_s and broken_limit(problem, stages, cost) is None:
+            seconds = self._seconds(*sums.of(schemes, self.in_flight))
+            if seconds < best_s and fits(self.problem_of(schemes), stages):
                 best_s, best = seconds, schemes
         return best
 
@@ -164,6 +155,58 @@ class Search:
             f"with a loss of at most {self.limit:.2%} the devices cannot hold the model. Weights lose: {losses}. Allow "
             "more, or add a device."
         )
+
+
+class _Sums:
+    """What stages cost by the schemes of their units: devices, and what travels between them, are the same in all.
+
+    Args:
+        problems: by scheme, that of all units in it.
+    """
+
+    def __init__(self, problems: Mapping[str, Problem], stages: Sequence[StagePlan]) -> None:
+        first = next(iter(problems.values()))
+        cost = evaluate(first, stages)
+        self._owners = [first.index[name] for name in owners_of(stages)]
+        self._unit_s = {
+            scheme: [problem.devices[owner].unit_seconds[unit] for unit, owner in enumerate(self._owners)]
+            for scheme, problem in problems.items()
+        }
+        self._on_the_way_s = sum(hop.seconds for hop in cost.hops)
+        self._longest_link_s = max(cost.link_busy_s.values(), default=0.0)
+        self._watts = {owner: first.devices[owner].active_w or 0.0 for owner in self._owners}
+        self._radio_j: float | None = None
+        if cost.energy_j is not None:
+            busy_s = {first.index[name]: seconds for name, seconds in cost.device_busy_s.items()}
+            self._radio_j = cost.energy_j - sum(self._watts[owner] * busy_s[owner] for owner in busy_s)
+
+    def of(self, schemes: Sequence[str], in_flight: int) -> tuple[float, float, float | None]:
+        """Seconds of a lap, tokens per second and joules, as `Cost` has them."""
+        busy_s = dict.fromkeys(self._owners, 0.0)
+        for unit, (scheme, owner) in enumerate(zip(schemes, self._owners, strict=True)):
+            busy_s[owner] += self._unit_s[scheme][unit]
+        lap_s = sum(busy_s.values()) + self._on_the_way_s
+        slowest_s = max(self._longest_link_s, lap_s / in_flight, *busy_s.values())
+        rate = 1 / slowest_s if slowest_s > 0 else math.inf
+        if self._radio_j is None:
+            return lap_s, rate, None
+        return lap_s, rate, self._radio_j + sum(self._watts[owner] * busy_s[owner] for owner in busy_s)
+
+
+def in_schemes(problems: Mapping[str, Problem], schemes: Sequence[str]) -> Problem:
+    """The placement of units each of which is in a scheme of its own.
+
+    Args:
+        problems: by scheme, that of all units in it.
+    """
+    first = problems[schemes[0]]
+    return replace(
+        first,
+        units=tuple(problems[scheme].units[unit] for unit, scheme in enumerate(schemes)),
+        devices=tuple(
+            _mixed([problems[scheme].devices[index] for scheme in schemes]) for index in range(first.num_devices)
+        ),
+    )
 
 
 def _with_ends(blocks: Sequence[str]) -> tuple[str, ...]:

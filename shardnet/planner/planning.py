@@ -168,9 +168,10 @@ _NUMBERS = ("lap_s", "bottleneck_s", "rate_per_s", "simulated_rate_per_s", "ener
 
 
 def plan_to_dict(made: Plan) -> dict[str, Any]:
-    """The plan as the JSON that `shardnet plan --json` prints."""
+    """The plan as the JSON that `shardnet plan --json` prints: with the bits of units where these were chosen."""
     numbers = {key: getattr(made, key) for key in _NUMBERS}
     numbers = {key: value if value is None or math.isfinite(value) else None for key, value in numbers.items()}
+    bits = {"unit_weights": list(made.unit_weights), "predicted_loss": made.predicted_loss}
     return {
         "method": made.method,
         "objective": made.objective,
@@ -184,6 +185,7 @@ def plan_to_dict(made: Plan) -> dict[str, Any]:
         "left_out": [{"device": left.device, "why": left.why} for left in made.left_out],
         "solve_s": made.solve_s,
         "why": made.why,
+        **(bits if made.unit_weights else {}),
     }
 
 

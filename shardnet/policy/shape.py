@@ -18,10 +18,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from shardnet.plan import Plan, StagePlan
-from shardnet.transport.messages import SessionStanding
+
+if TYPE_CHECKING:  # messages hold tensors, and a simulation needs no torch
+    from shardnet.transport.messages import SessionStanding
 
 MOST_BEHIND = 4
 """Tokens of a session that may be computed anew when two stages become one."""

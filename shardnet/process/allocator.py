@@ -9,9 +9,9 @@ nothing is done.
 
 from __future__ import annotations
 
-import ctypes
-from functools import cache
 from typing import Any
+
+from shardnet.process.c_library import c_library
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 """Of glibc's malloc.h."""
@@ -37,12 +37,6 @@ def return_freed() -> None:
         libc.malloc_trim(0)
 
 
-@cache
 def _glibc() -> Any:
     """The C library, where it is glibc; else None."""
-    try:
-        libc = ctypes.CDLL(None)
-    except OSError:
-        return None
-    is_glibc = all(hasattr(libc, name) for name in ("gnu_get_libc_version", "mallopt", "malloc_trim"))
-    return libc if is_glibc else None
+    return c_library("gnu_get_libc_version", "mallopt", "malloc_trim")

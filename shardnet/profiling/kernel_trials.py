@@ -6,6 +6,7 @@ weights come from memory, as in a run. Of a large matrix some outputs are multip
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from itertools import cycle
 from typing import Any
@@ -14,11 +15,12 @@ import torch
 from torch import Tensor
 
 from shardnet.models.few_bits import hold_in_few_bits
+from shardnet.models.in_c import why_not
 from shardnet.models.skeleton import skeleton_to_run
 from shardnet.plan import KernelOrder
 from shardnet.profiling.cores import last_level_cache_bytes
 from shardnet.profiling.kernel_timing import ROWS, KernelTiming
-from shardnet.profiling.random_shard import UnitGroup
+from shardnet.profiling.random_shard import UnitGroup, any_codes, group_units
 from shardnet.profiling.timing import Clock, timed, undisturbed
 from shardnet.quantised.grouped import Grouped
 from shardnet.quantised.kernels.choosing import suiting
@@ -46,6 +48,24 @@ def matrices_of(groups: Sequence[UnitGroup], dtype: torch.dtype, weights: str, d
             found[packing.held.matrix.shape] = None
     likewise = [shape._replace(form=form) for shape in found for form in (NIBBLES, BYTES) if weights == INT4]
     return list(dict.fromkeys((*found, *(shape for shape in likewise if shape.form.fits(shape.num_inputs)))))
+
+
+def left_to_torch(config: Any, dtype: str, weights: str, orders: Sequence[KernelOrder]) -> dict[str, int]:
+    """How many of a model's blocks are not run in C as a whole on the processor, by why not.
+
+    Args:
+        orders: by which kernels are chosen.
+    """
+    found: Counter[str] = Counter()
+    computed_in = getattr(torch, dtype)
+    for group in group_units(config, computed_in, weights)[1:-1]:
+        unit = group.run_starts_at
+        skeleton = skeleton_to_run(group.config, unit, unit)
+        hold_in_few_bits(skeleton, weights, lambda _: "", computed_in, torch.device("cpu"), orders)
+        for block in skeleton.blocks.values():
+            if (reason := why_not(block)) is not None:
+                found[reason] += len(group.units)
+    return dict(found)
 
 
 def time_kernels(
@@ -89,7 +109,7 @@ def _time(
     """The kernels take turns, as other programs come in bursts."""
     some = _some_of(shape)
     generator = torch.Generator().manual_seed(0)
-    grouped = _any_codes(some, generator)
+    grouped = any_codes(some, some.num_outputs, generator)
     products = {kernel.name: _product(kernel, some, grouped, memory_bytes // len(kernels)) for kernel in kernels}
     scale = shape.num_outputs / some.num_outputs
     seconds: dict[str, list[float]] = {kernel.name: [] for kernel in kernels}
@@ -118,12 +138,6 @@ def _some_of(shape: Shape) -> Shape:
     """With as many outputs as are multiplied."""
     most = max(MOST_ELEMENTS // shape.num_inputs // OUTPUTS_STEP, 1) * OUTPUTS_STEP
     return shape if shape.num_outputs <= most else shape._replace(num_outputs=most)
-
-
-def _any_codes(shape: Shape, generator: torch.Generator) -> Grouped:
-    codes = torch.randint(2**shape.form.bits, (shape.num_outputs, shape.num_inputs), generator=generator)
-    scales = torch.full((shape.num_outputs, shape.num_groups), 2.0**-8)
-    return Grouped(codes.to(torch.uint8), scales, scales * -(2 ** (shape.form.bits - 1)), shape.form.bits)
 
 
 def _product(kernel: Kernel, shape: Shape, grouped: Grouped, most_bytes: int) -> Callable[[Tensor], Tensor]:

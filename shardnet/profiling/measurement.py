@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from shardnet.described.model_sizes import UnitWork
 from shardnet.described.schema import Place, read_record, require
 from shardnet.foreign.bounds import BYTES, BYTES_PER_S, SECONDS, SESSIONS, TOKENS, WATTS, Amount, Count
-from shardnet.plan import DeviceProfile, Link
+from shardnet.plan import PROFILED_TOKENS, DeviceProfile, Link
 from shardnet.profiling.hardware import Hardware
 from shardnet.profiling.kernel_timing import KernelTiming, orders_of
 from shardnet.profiling.power import UNKNOWN_POWER, PowerState
@@ -112,7 +112,12 @@ class DeviceMeasurement:
         return sum(len(unit.units) for unit in self.units)
 
     def to_profile(
-        self, name: str | None = None, *, num_sessions: int = 1, context_tokens: int = 512, chunk_tokens: int = 128
+        self,
+        name: str | None = None,
+        *,
+        num_sessions: int = 1,
+        context_tokens: int = 512,
+        chunk_tokens: int = PROFILED_TOKENS,
     ) -> DeviceProfile:
         """What a planner wants to know: seconds of each unit for decode steps and prompts of this kind."""
         decode, prefill = [0.0] * self.num_units, [0.0] * self.num_units
@@ -148,7 +153,7 @@ class DeviceMeasurement:
         *,
         num_sessions: int = 1,
         context_tokens: int = 512,
-        chunk_tokens: int = 128,
+        chunk_tokens: int = PROFILED_TOKENS,
     ) -> DeviceProfile:
         """The profile for another model, whose units' sizes are known (`model_sizes.unit_works`), by the roofline."""
         roofline = self.roofline()

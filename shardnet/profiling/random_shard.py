@@ -24,10 +24,15 @@ from shardnet.models.kv import ON_CPU
 from shardnet.models.sizes import kept_as, profile_skeleton
 from shardnet.models.skeleton import Skeleton, skeleton_to_run
 from shardnet.plan import DTYPE_BYTES, KernelOrder
+from shardnet.quantised.grouped import Grouped
+from shardnet.quantised.kernels.kernel import Shape
 from shardnet.quantised.kv_names import AUTO as KV_AUTO
+from shardnet.quantised.linear import Held
 from shardnet.quantised.schemes import AUTO, bits_of
 
 _PATTERN_ELEMENTS = 1 << 18
+_OUTPUTS_AT_ONCE = 1024
+"""Are filled of a matrix of few bits."""
 BytesOf = Callable[[Skeleton, int], int]
 """What a unit's weights take."""
 
@@ -83,9 +88,7 @@ def random_shard(
     skeleton = skeleton_to_run(config, first_unit, last_unit)
     packings = hold_in_few_bits(skeleton, weights, lambda _: "", dtype, device, kernels)
     for packing in chain.from_iterable(packings.values()):
-        packing.held.begin()
-        for tensor in packing.held.matrix.tensors.values():
-            _fill_alike(tensor)
+        _fill_alike(packing.held)
     pattern = torch.randn(_PATTERN_ELEMENTS, generator=torch.Generator().manual_seed(0)).mul_(0.02).to(device, dtype)
     made: dict[str, Tensor] = {}
     for _, unit in skeleton.units():
@@ -102,7 +105,7 @@ def random_shard(
 def works_of(config: Any, name: str, dtype: str, weights: str = AUTO, kv_dtype: str = KV_AUTO) -> tuple[UnitWork, ...]:
     """The sizes of all units: from the configuration, or, for a family whose rules are not known, from its skeleton."""
     try:
-        works = unit_works(model_config_from_hf(config.to_dict(), name), dtype, bits_of(weights), kv_dtype=kv_dtype)
+        works = unit_works(model_config_from_hf(config.to_dict(), name), dtype, kv_dtype=kv_dtype, weights=weights)
     except (UnsupportedModel, BadConfiguration):
         return _works_of_skeleton(config, name, dtype, weights, kv_dtype)
     if bits_of(weights) is None:
@@ -178,16 +181,22 @@ def _weight_bytes(skeleton: Skeleton, unit: int, *, item_bytes: int, weights: st
     return held_bytes(skeleton, dict(skeleton.units())[unit], weights, lambda _: "", item_bytes)
 
 
-def _fill_alike(tensor: Tensor) -> None:
-    """Codes that are no pattern a processor could guess, or scales of about one size."""
-    if tensor.is_floating_point():
-        tensor.fill_(0.01)
-    else:
-        flat = tensor.view(-1).view(torch.uint8)
-        always_alike = torch.Generator().manual_seed(0)
-        pattern = torch.randint(256, (_PATTERN_ELEMENTS,), dtype=torch.uint8, generator=always_alike)
-        for part in flat.split(len(pattern)):
-            part.copy_(pattern[: len(part)])
+def any_codes(shape: Shape, num_outputs: int, generator: torch.Generator) -> Grouped:
+    """Some rows of a matrix that could be a model's: attention has a way of its own for what is no finite number."""
+    bits = shape.form.bits
+    codes = torch.randint(2**bits, (num_outputs, shape.num_inputs), dtype=torch.uint8, generator=generator)
+    scales = torch.full((num_outputs, shape.num_groups), 2.0 ** -(bits + 4))
+    return Grouped(codes, scales, scales * -(2 ** (bits - 1)), bits)
+
+
+def _fill_alike(held: Held) -> None:
+    """Always with the same numbers, again and again, as `_filled`."""
+    num_outputs = held.matrix.shape.num_outputs
+    held.begin()
+    grouped = any_codes(held.matrix.shape, min(_OUTPUTS_AT_ONCE, num_outputs), torch.Generator().manual_seed(0))
+    for first in range(0, num_outputs, _OUTPUTS_AT_ONCE):
+        num = min(_OUTPUTS_AT_ONCE, num_outputs - first)
+        held.fill(first, Grouped(grouped.codes[:num], grouped.scales[:num], grouped.minima[:num], grouped.bits))
 
 
 def _filled(shape: torch.Size, pattern: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from shardnet.process.huge_pages import ask_for_huge_pages
 from shardnet.quantised.grouped import Grouped
 from shardnet.quantised.kernels.kernel import Kernel, Matrix, Shape
 
@@ -35,6 +36,9 @@ class Held:
         """Make its tensors, which are then to be filled."""
         wanted = self.kernel.memory(self.matrix.shape)
         made = {name: torch.empty(each.shape, dtype=each.dtype, device=self.device) for name, each in wanted.items()}
+        for tensor in made.values():
+            if tensor.device.type == "cpu":
+                ask_for_huge_pages(tensor.data_ptr(), tensor.nbytes)
         self.matrix.tensors.update(made)
 
     def fill(self, first_row: int, grouped: Grouped) -> None:

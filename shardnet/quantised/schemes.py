@@ -16,6 +16,8 @@ FOUR_BITS = (INT4, INT4_G64, INT4_G128, INT4_SYM)
 SCHEMES = (AUTO, *FOUR_BITS, INT8, W8A8, *DTYPES)
 """auto: as they are stored, where that is in few bits and kernels for these are fast, else in the dtype that the model
 computes in."""
+BY_BITS = {4: INT4, 8: INT8}
+"""The scheme of so many bits that is made of any weights, and most like others of these."""
 FAST_DTYPE = "bfloat16"
 """What kernels for few bits multiply by."""
 WHOLE_ROW = 0

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from shardnet.errors import BadRequest
-from shardnet.session.stream import Generation, Stream
+from shardnet.session.stream import Generation, Piece, Stream
 
 GRACE_S = 2.0
 """A cancelled task waits no longer for its thread; one that still opens a session then closes it by itself."""
@@ -36,8 +36,19 @@ class AsyncStream:
         return self
 
     async def __anext__(self) -> str:
+        while (piece := await self._next_piece()) is not None:
+            if piece.text:
+                return piece.text
+        raise StopAsyncIteration
+
+    async def pieces(self) -> AsyncIterator[Piece]:
+        """See `Stream.pieces`."""
+        while (piece := await self._next_piece()) is not None:
+            yield piece
+
+    async def _next_piece(self) -> Piece | None:
         if self._is_closed:
-            raise StopAsyncIteration
+            return None
         try:
             piece = await run_beside(self._thread, self._next, self._close)
         except BaseException:
@@ -45,7 +56,6 @@ class AsyncStream:
             raise
         if piece is None:
             self._close()
-            raise StopAsyncIteration
         return piece
 
     async def aclose(self) -> None:
@@ -69,7 +79,7 @@ class AsyncStream:
             raise BadRequest("this stream has no result, for nothing of it was read. Iterate over it first.")
         return self._stream.result
 
-    def _next(self) -> str | None:
+    def _next(self) -> Piece | None:
         """In the thread: the next piece; None at the end."""
         if self._stream is None:
             stream = self._start()
@@ -78,7 +88,7 @@ class AsyncStream:
             if is_closed:  # while the session was being opened
                 stream.close()
         assert self._stream is not None
-        return next(self._stream, None)
+        return self._stream.next_piece()
 
     def _close(self) -> None:
         with self._closing:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Annotated, Any
 
+from shardnet.checks import whole_number
 from shardnet.errors import BadRequest
 from shardnet.foreign.quoting import quoted
 from shardnet.options import Made, Meaning, Number, OneOf, Options, Whole
@@ -16,6 +18,13 @@ from shardnet.speculation.guesser import WAYS
 
 _SAMPLING = "How tokens are chosen"
 _DRAFT = "A draft"
+_PENALTY = Number("between -2 and 2", -2, 2)
+_BIAS = Number("between -100 and 100", -100, 100)
+_BIASES = "a mapping of token ids to numbers, or pairs of these"
+MOST_LOGPROBS = 20
+"""As in the API of OpenAI."""
+MOST_ID = 2**31 - 1
+"""No vocabulary has a greater one."""
 
 
 def stops_of(stop: Any) -> tuple[str, ...]:
@@ -32,6 +41,42 @@ def stops_of(stop: Any) -> tuple[str, ...]:
             raise BadRequest("a stop string must not be empty.")
         check_text("a stop string", each)
     return stops
+
+
+def biases_of(biases: Any) -> tuple[tuple[int, float], ...]:
+    """What is added to the scores of which ids, in their order: of a mapping, as JSON has it, or of pairs.
+
+    Raises:
+        BadRequest: it is none of these, or a value is impossible.
+    """
+    pairs = biases.items() if isinstance(biases, Mapping) else iterated("logit_bias", biases, _BIASES)
+    found: dict[int, float] = {}
+    for pair in pairs:
+        if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2:
+            raise BadRequest(f"logit_bias must be {_BIASES}, but one is {quoted(pair)}.")
+        token_id = whole_number("a token id of logit_bias", _plain_id(pair[0]), least=0, most=MOST_ID)
+        if token_id in found:
+            raise BadRequest(f"logit_bias names the token {token_id} twice. Name it once.")
+        found[token_id] = _BIAS.plain(f"the logit_bias of the token {token_id}", pair[1])
+    return tuple(sorted(found.items()))
+
+
+def _plain_id(token_id: Any) -> Any:
+    """Keys in JSON are texts."""
+    is_number = isinstance(token_id, str) and token_id.isascii() and token_id.isdecimal()
+    return int(token_id) if is_number and len(token_id) < 20 else token_id
+
+
+def stop_ids_of(ids: Any) -> tuple[int, ...]:
+    """Ids that end the answer; a single one may come without a list.
+
+    Raises:
+        BadRequest: one is none.
+    """
+    is_one = isinstance(ids, Integral)
+    found = [ids] if is_one else iterated("stop_token_ids", ids, "a token id or a list of them")
+    plain = [whole_number("a token id of stop_token_ids", each, least=0, most=MOST_ID) for each in found]
+    return tuple(dict.fromkeys(plain))
 
 
 def draft_of(model: Any) -> str | None:
@@ -96,6 +141,47 @@ class GenerationOptions(Options):
         Number("above 0", 0, above=True),
         Meaning("1: none.", about="above 1, tokens that are there already become less likely.", panel=_SAMPLING),
     ] = 1.0
+    presence_penalty: Annotated[
+        float,
+        _PENALTY,
+        Meaning(
+            "Taken from the score of each token that the answer has already.",
+            about="taken from the score of each token that the answer has already, before the temperature; -2 to 2, as "
+            "in the API of OpenAI.",
+            panel=_SAMPLING,
+        ),
+    ] = 0.0
+    frequency_penalty: Annotated[
+        float,
+        _PENALTY,
+        Meaning(
+            "The same, for each time that the answer has it.",
+            about="the same, for each time that the answer has it.",
+            panel=_SAMPLING,
+        ),
+    ] = 0.0
+    logit_bias: Annotated[
+        Mapping[int, float] | Sequence[tuple[int, float]],
+        Made(biases_of),
+        Meaning(
+            "Add to the score of a token, by its id: 100 all but forces it, -100 forbids it. Can be given several "
+            "times.",
+            about="by token ids, what is added to their scores before anything else is done to these, from -100, which "
+            "forbids a token, to 100.",
+            panel=_SAMPLING,
+            metavar="ID=BIAS",
+        ),
+    ] = ()
+    logprobs: Annotated[
+        int,
+        Whole(-1, MOST_LOGPROBS, asked=f"-1 (none) to {MOST_LOGPROBS}"),
+        Meaning(
+            "With --json: how likely each token was to the model, and so many of the likeliest in its place. -1: none.",
+            about="how likely each token was to the model, before options change that, and so many of the likeliest in "
+            "its place: natural logarithms, in `Generation.logprobs` and `Stream.pieces()`. -1: none.",
+            panel=_SAMPLING,
+        ),
+    ] = -1
     seed: Annotated[
         int,
         Whole(0, asked="between 0 and 2**63 - 1"),
@@ -150,3 +236,38 @@ class GenerationOptions(Options):
             about="strings that end the answer; the answer does not include them.",
         ),
     ] = ()
+    stop_token_ids: Annotated[
+        int | Sequence[int],
+        Made(stop_ids_of),
+        Meaning(
+            "End with this token, by its id. Can be given several times.",
+            about="ids that end the answer, beside the model's own; its text does not include them.",
+            flag="--stop-token-id",
+            metavar="ID",
+        ),
+    ] = ()
+    min_tokens: Annotated[
+        int,
+        Whole(0, MOST_ID, asked="0 or more"),
+        Meaning(
+            "No token that ends the answer comes before so many.",
+            about="no token that ends the answer comes before it has so many. A stop string may end it.",
+        ),
+    ] = 0
+    ignore_eos: Annotated[
+        bool,
+        Made(bool),
+        Meaning(
+            "Go on behind the model's own end, up to --max-new-tokens.",
+            about="go on where the model would end, up to `max_new_tokens`.",
+        ),
+    ] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.min_tokens > self.max_new_tokens:
+            raise BadRequest(
+                f"min_tokens must be at most the {self.max_new_tokens} tokens that the answer may have, but is "
+                f"{self.min_tokens}.",
+                option="min_tokens",
+            )

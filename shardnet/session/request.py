@@ -5,20 +5,41 @@ from __future__ import annotations
 from collections.abc import Sequence
 from secrets import randbits, token_bytes
 
-from shardnet.errors import BadRequest
+from shardnet.errors import BadRequest, UnsupportedModel
 from shardnet.foreign.quoting import counted, quoted
+from shardnet.models.heads import writes_none
+from shardnet.plan import Classifier, ModelProfile
 from shardnet.session.options import GenerationOptions
 from shardnet.speculation.guesser import DRAFT
 from shardnet.speculation.tags import KEY_BYTES
 from shardnet.transport.listener_messages import KEY_BITS, Listener
-from shardnet.transport.messages import SamplingOptions, SessionSpec
 from shardnet.transport.offer_messages import offer_key_of
+from shardnet.transport.rows_messages import RowsAsked
+from shardnet.transport.session_messages import SamplingOptions, SessionSpec
+
+ALL, LAST = POSITIONS = ("all", "last")
+"""Of which tokens of a text rows are read."""
 
 
 def sampling_of(options: GenerationOptions) -> SamplingOptions:
     """The part of the options that goes to the stage that samples."""
     sampling = SamplingOptions(**{name: options[name] for name in SamplingOptions._fields})
     return sampling if options.draft is None else sampling._replace(speculate=DRAFT)
+
+
+def check_ids(sampling: SamplingOptions, vocabulary: int) -> None:
+    """See that the model has the tokens that options name by their ids.
+
+    Raises:
+        BadRequest: it has not.
+    """
+    named = {"logit_bias": [each for each, _ in sampling.logit_bias], "stop_token_ids": sampling.stop_token_ids}
+    for option, ids in named.items():
+        if wrong := [token_id for token_id in ids if token_id >= vocabulary]:
+            raise BadRequest(
+                f"{option} names the token {wrong[0]}, but the ids of this model end at {vocabulary - 1}.",
+                option=option,
+            )
 
 
 def session_spec(
@@ -45,11 +66,44 @@ def session_spec(
     )
 
 
-def scored_spec(number: int, ids: Sequence[int]) -> SessionSpec:
+def scored_spec(number: int, ids: Sequence[int], num_alternatives: int) -> SessionSpec:
     """A session that scores a text: all ids but the first are its answer, which is known. The last is not computed."""
     num_scored = len(ids) - 1
-    spec = session_spec(number, num_scored, num_scored, (), SamplingOptions())
+    spec = session_spec(number, num_scored, num_scored, (), SamplingOptions(logprobs=num_alternatives))
     return spec._replace(capacity_tokens=num_scored, targets=tuple(ids[1:]))
+
+
+def read_spec(number: int, ids: Sequence[int], rows: RowsAsked) -> SessionSpec:
+    """A session that reads a text, of which rows are asked for. All of it is computed, and nothing sampled."""
+    spec = session_spec(number, len(ids), 0, (), SamplingOptions())
+    return spec._replace(rows=rows)
+
+
+def check_to_read(num_tokens: int, context_tokens: int) -> None:
+    """See that a text can be read as one.
+
+    Raises:
+        BadRequest: it is longer than the context.
+    """
+    if num_tokens > context_tokens:
+        raise BadRequest(
+            f"the text has {counted(num_tokens, 'tokens')}, but the context holds {context_tokens}. Shorten it, or "
+            "give it in parts."
+        )
+
+
+def rows_at(positions: str, num_tokens: int, *, are_logits: bool) -> RowsAsked:
+    """Those of all tokens of a text, or of its last one.
+
+    Args:
+        positions: one of `POSITIONS`.
+
+    Raises:
+        BadRequest: it is none of these.
+    """
+    if positions not in POSITIONS:
+        raise BadRequest(f"positions must be one of {', '.join(POSITIONS)}, but is {quoted(positions)}.")
+    return RowsAsked(num_tokens - 1 if positions == LAST else 0, are_logits)
 
 
 def check_text_length(num_tokens: int, context_tokens: int) -> None:
@@ -64,6 +118,29 @@ def check_text_length(num_tokens: int, context_tokens: int) -> None:
         )
     if num_tokens < 2:
         raise BadRequest("a text of one token has nothing before it that could make it likely. Give two at least.")
+
+
+def require_writer(profile: ModelProfile) -> None:
+    """See that a model writes text, and can say how likely one is.
+
+    Raises:
+        UnsupportedModel: it is a classifier.
+    """
+    if profile.classifier is not None:
+        raise writes_none(profile.name)
+
+
+def require_classifier(profile: ModelProfile) -> Classifier:
+    """What a model tells apart.
+
+    Raises:
+        UnsupportedModel: it is no classifier.
+    """
+    if profile.classifier is None:
+        raise UnsupportedModel(
+            f"{profile.name} writes text, and tells no classes apart. Name a classifier (...ForSequenceClassification)."
+        )
+    return profile.classifier
 
 
 def check_length(num_prompt: int, num_new: int, context_tokens: int, option: str = "max_new_tokens") -> None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from shardnet.transport.messages import SampledToken
+from shardnet.transport.session_messages import SampledToken
 
 MOST_EXPONENT = 700.0
 """Of e, in a float."""
@@ -22,6 +22,8 @@ class Scores:
     """Natural logarithms; the first one is that of the second token."""
     likeliest: list[int]
     """The id that would have been the likeliest in its place."""
+    alternatives: Sequence[tuple[tuple[int, float], ...]] = ()
+    """As many of the likeliest ids in its place as were asked for, with their logarithms, the likeliest first."""
 
     @property
     def log_likelihood(self) -> float:
@@ -48,4 +50,4 @@ def scores_of(ids: Sequence[int], tokens: Sequence[SampledToken]) -> Scores:
     """Of a text, of which these were told."""
     likelihoods = [token.log_likelihood for token in tokens if token.log_likelihood is not None]
     likeliest = [token.likeliest for token in tokens if token.likeliest is not None]
-    return Scores(list(ids), likelihoods, likeliest)
+    return Scores(list(ids), likelihoods, likeliest, [token.alternatives for token in tokens])

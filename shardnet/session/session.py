@@ -10,11 +10,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
-from shardnet.errors import ClusterError
-from shardnet.session.conversation import Onlooker
+from shardnet.errors import BadRequest, ClusterError
+from shardnet.session.conversation import Onlooker, Reader
+from shardnet.session.reading import PATIENCE_S
 from shardnet.transport.confidences import told_to
 from shardnet.transport.listener_messages import digest
-from shardnet.transport.messages import SampledToken, SessionSpec
+from shardnet.transport.rows_messages import Rows
+from shardnet.transport.session_messages import SampledToken, SessionSpec
 from shardnet.transport.sharing_messages import Shares
 
 ASK_AGAIN = " Ask again."
@@ -34,6 +36,9 @@ class Owner(Protocol):
 
     def close_session_later(self, session: int) -> None:
         """The same on another thread: for who may hold locks."""
+
+    def rows_of(self, session: Session, first: int, patience_s: float) -> Rows:
+        """See `reading.rows_at_head`."""
 
 
 class Session:
@@ -71,12 +76,17 @@ class Session:
         self._held: dict[int, SampledToken] = {}
         self._known: dict[int, SampledToken] = {}
         """Every token that was told of, by its index."""
+        self.has_prompt = threading.Event()
+        """A token came of it, so that its prompt is computed everywhere; or none will, or some were known before."""
         self._telling = threading.Lock()
         """Held while what is known changes. Who iterates, or lets go of this, does without it."""
         self._takes_ahead = True
         self._may_be_sampled_anew = was_left
         self._onlooker: Onlooker | None = None
         self._num_shown = 0
+        self._reader: Reader | None = None
+        self._num_handed = 0
+        self._failure: BaseException | None = None
         self._is_over = False
         """Nobody wants more of it."""
         for index, token_id in enumerate(answer):
@@ -119,6 +129,42 @@ class Session:
         self._owner.close_session(self.spec.session)
         self._is_over = True
         self._show_end()
+        if self._reader is not None:
+            self._reader.end(None)
+
+    def rows_from(self, first: int, patience_s: float = PATIENCE_S) -> Rows:
+        """See `Reading`."""
+        return self._owner.rows_of(self, first, patience_s)
+
+    def raise_if_failed(self) -> None:
+        """Raise what has ended it, if it has ended."""
+        if self._failure is not None:
+            raise copy.copy(self._failure)
+        if self._is_over:
+            raise BadRequest("this text was given up, and is read no further.")
+
+    def hand_to(self, reader: Reader) -> None:
+        """See `Conversation`."""
+        with self._telling:
+            self._reader = reader
+            self._hand()
+            if self._failure is not None or self._is_over:
+                reader.end(self._failure)
+
+    def _hand(self) -> None:
+        """What is known without a gap, and was not handed to the reader yet."""
+        new = []
+        while self._reader is not None and (token := self._known.get(self._num_handed)) is not None:
+            new.append(token)
+            self._num_handed += 1
+        if self._reader is not None and new:
+            self._reader.take(new)
+
+    def _fail(self, error: BaseException) -> None:
+        self._failure = self._failure or error
+        self._news.put(error)
+        if self._reader is not None:
+            self._reader.end(copy.copy(self._failure))
 
     def show(self, onlooker: Onlooker) -> None:
         """See `Conversation`."""
@@ -148,11 +194,16 @@ class Session:
         return [known[index] for index in itertools.takewhile(known.__contains__, itertools.count())]
 
     @property
+    def known_ids(self) -> tuple[int, ...]:
+        """Their ids."""
+        return tuple(token.token_id for token in self.answer)
+
+    @property
     def history(self) -> tuple[int, ...]:
-        """The ids of the prompt, and of that answer; of a text that is scored, all that are computed."""
-        if self.spec.targets:
+        """The ids of the prompt, and of that answer; of a text that is scored or read, all that are computed."""
+        if self.spec.is_given:
             return self.prompt_ids
-        return self.prompt_ids + tuple(token.token_id for token in self.answer)
+        return self.prompt_ids + self.known_ids
 
     def token(self, index: int, token_id: int) -> SampledToken:
         """One of its answer."""
@@ -173,7 +224,7 @@ class Session:
         spec = told_to(spec, is_first=is_first, is_last=is_last)
         if not is_last:
             return spec
-        if spec.sampling.repetition_penalty != 1.0:
+        if spec.sampling.needs_ids:
             spec = spec._replace(prompt_ids=tuple(ids))
         if spec.listener is not None:
             known = digest(ids[spec.prompt_tokens :])
@@ -209,7 +260,7 @@ class Session:
 
     def cut(self) -> None:
         """Forget what was told behind a gap: it is sampled anew. What was scored is the same whoever tells it."""
-        if self.spec.targets:
+        if self.spec.is_given:
             return
         with self._telling:
             self._may_be_sampled_anew, known = True, self.answer
@@ -224,10 +275,15 @@ class Session:
     def _tell(self, news: SampledToken | BaseException) -> None:
         if isinstance(news, SampledToken):
             if self._known.setdefault(news.index, news).token_id != news.token_id:
-                self._news.put(computed_anew())
+                self._fail(computed_anew())
                 return
             self.last_token_s = time.monotonic()
             if self.first_token_s is None:
                 self.first_token_s = self.last_token_s
             self._show()
-        self._news.put(news)
+            self._hand()
+        self.has_prompt.set()
+        if isinstance(news, SampledToken):
+            self._news.put(news)
+        else:
+            self._fail(news)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, wait
@@ -20,22 +21,21 @@ import torch
 from shardnet.errors import ClusterError, DeviceLost, KVMemorySpent, PlanNotInForce, ShardnetError
 from shardnet.process.forks import Birthplace
 from shardnet.process.threads import Errands
+from shardnet.session import alike
 from shardnet.session.beginnings import Beginnings
-from shardnet.session.request import scored_spec, session_spec
-from shardnet.session.route import Ring, ask_stage
+from shardnet.session.closings import Closings
+from shardnet.session.reading import rows_at_head
+from shardnet.session.request import read_spec, scored_spec, session_spec
+from shardnet.session.route import Ring, close_in, open_in, parts_of, send_ids, uncut
 from shardnet.session.session import Session
-from shardnet.timeline.clocks import clock_ns
 from shardnet.transport.base import Transport
 from shardnet.transport.delivery import Delivery, never
 from shardnet.transport.listener_messages import Listener
-from shardnet.transport.messages import Hop, Part, SamplingOptions, SessionSpec, Tokens
+from shardnet.transport.messages import Tokens
+from shardnet.transport.rows_messages import Rows, RowsAsked
+from shardnet.transport.session_messages import SamplingOptions, SessionSpec
 from shardnet.transport.sharing_messages import NOTHING, Shares
 
-OPEN_SESSION_S = 5.0
-OPEN_SESSION_TRIES = 4
-"""After 5, 10, 20 and 40 s a stage that does not say whether it has room is given up."""
-CLOSE_SESSION_S = 1.0
-"""After so long without an answer, a stage is told again to free a session."""
 ERRANDS_S = 1.0
 """How long it may take to begin to close those that were given up."""
 SETTLE_S = 5.0
@@ -66,6 +66,8 @@ class Sessions:
         self.make_room = make_room
         self.shares_prefixes = False
         """Whether a session may begin with what stages have of another one, and what they have of it stays."""
+        self.cut: Callable[[Ring, int], Sequence[int]] = uncut
+        """In chunks of what sizes so many ids go through a ring in which no other session is."""
         self._beginnings = Beginnings()
         self._numbers = numbers
         # Reentrant: what a device asks of itself runs before the call returns, and may end in an error of a session.
@@ -77,8 +79,7 @@ class Sessions:
         self._open: set[int] = set()
         self._held: weakref.WeakValueDictionary[int, Session] = weakref.WeakValueDictionary()
         """Those of `_open` that somebody still holds."""
-        self._closings: dict[int, list[Future[Any]]] = {}
-        """Of each closed session, what the stages of the present ring have not answered yet."""
+        self._closings = Closings(transport, self._is_ended)
         self._ended: ShardnetError | None = None
         self._cut_off: tuple[int, ...] = ()
         """The sessions that were open at the end."""
@@ -111,9 +112,18 @@ class Sessions:
         spec = spec._replace(stays=self.shares_prefixes)
         return self._start_in_room(spec, prompt_ids, answer)
 
-    def score(self, ids: Sequence[int]) -> Session:
+    def score(self, ids: Sequence[int], num_alternatives: int = 0) -> Session:
         """The same for a text that is scored: its "answer" are its ids behind the first. Raises as `start`."""
-        return self._start_in_room(scored_spec(0, ids), ids[:-1], ())
+        return self._start_in_room(scored_spec(0, ids, num_alternatives), ids[:-1], ())
+
+    def read(self, ids: Sequence[int], rows: RowsAsked) -> Session:
+        """The same for a text that is read: rows of it come by `Session.rows_from`. Raises as `start`."""
+        return self._start_in_room(read_spec(0, ids, rows), ids, ())
+
+    def rows_of(self, session: Session, first: int, patience_s: float) -> Rows:
+        """See `reading.rows_at_head`."""
+        number = session.spec.session
+        return rows_at_head(self._transport, self, number, first, session.raise_if_failed, patience_s)
 
     def _start_in_room(self, spec: SessionSpec, prompt_ids: Sequence[int], answer: Sequence[int]) -> Session:
         try:
@@ -160,7 +170,7 @@ class Sessions:
         """Begin no session until `point_at`. Those under way go on as long as their stages let them."""
         with self._lock:
             self._is_suspended = True
-            self._closed_meanwhile.update(each for each in self._closings if self._is_being_closed(each))
+            self._closed_meanwhile.update(self._closings.under_way())
             self._resumed.notify_all()
 
     def under_way(self) -> list[Session]:
@@ -175,10 +185,10 @@ class Sessions:
             self._is_suspended = False
             closed, self._closed_meanwhile = self._closed_meanwhile, set()
             for session in closed:
-                self._close_everywhere(session)
+                self._closings.begin(ring, session)
             self._resumed.notify_all()
             cut_off = self._cut_off
-        self._cut_off_in(ring, cut_off)
+        close_in(self._transport, ring, cut_off)
 
     def close_strangers(self, sessions: Iterable[int]) -> None:
         """Free, with the next `point_at`, those that stages have and nobody here: their coordinator is no more."""
@@ -193,12 +203,14 @@ class Sessions:
             if session not in self._open:
                 return
             closed = self._held.get(session)
-            if closed is not None and closed.is_begun and closed.spec.stays:
-                self._beginnings.note(session, closed.history)
+            if closed is not None:
+                closed.has_prompt.set()
+                if closed.is_begun and closed.spec.stays:
+                    self._beginnings.note(session, closed.history)
             if self._is_suspended:
                 self._closed_meanwhile.add(session)
             if self._ended is None:
-                self._close_everywhere(session)
+                self._closings.begin(self.ring, session)
             self._open.discard(session)  # last: whoever is interrupted before can close it again
 
     def is_open(self, session: int) -> bool:
@@ -214,12 +226,10 @@ class Sessions:
         """Wait until every stage has freed the sessions that were closed; not for one that does not answer."""
         self._errands.settle(SETTLE_S)
         with self._lock:
-            closings = [closing for closings in self._closings.values() for closing in closings]
+            closings = self._closings.answers()
         wait(closings, timeout=SETTLE_S)
         with self._lock:
-            for session in list(self._closings):
-                if not self._is_being_closed(session):
-                    del self._closings[session]
+            self._closings.drop_done()
 
     def tell(self, tokens: Tokens) -> None:
         """Hand what was sampled to its sessions; closed ones no longer care."""
@@ -249,16 +259,10 @@ class Sessions:
             sessions = [session for number, session in self._held.items() if number in self._open]
             self._open.clear()
             self._resumed.notify_all()
-        self._cut_off_in(ring, numbers)
+        close_in(self._transport, ring, numbers)  # what is left of it must not go on computing for nobody
         self._errands.end(ERRANDS_S)
         for session in sessions:
             session.tell(self._ended)
-
-    def _cut_off_in(self, ring: Ring, numbers: tuple[int, ...]) -> None:
-        """What is left of a ring must not go on computing for nobody."""
-        if numbers:
-            for index, stop in enumerate(ring.stops):
-                self._transport.post(stop.device, "close_sessions", ring.ring_id, index, numbers)
 
     def raise_if_ended(self) -> None:
         """Raise what has ended the sessions, if they have ended."""
@@ -279,28 +283,38 @@ class Sessions:
             if self._held.get(session) is None:
                 self.close_session(session)
 
-    def _close_everywhere(self, session: int) -> None:
-        ring = self.ring
-        self._closings[session] = [self._close_at(ring, index, session) for index in range(len(ring.stops))]
-
-    def _close_at(self, ring: Ring, stage: int, session: int) -> Future[Any]:
-        what, is_over = (session,), self._is_ended
-        return ask_stage(self._transport, ring, stage, "close_sessions", what, CLOSE_SESSION_S, is_over=is_over)
-
-    def _is_being_closed(self, session: int) -> bool:
-        return not all(closing.done() for closing in self._closings[session])
-
     def _ring_when_resumed(self) -> Ring:
         with self._resumed:
             self._resumed.wait_for(lambda: self._ended is not None or not self._is_suspended)
             self.raise_if_ended()
             return self.ring
 
+    def ring_now(self, until_s: float) -> Ring | None:
+        """See `InForce`."""
+        with self._resumed:
+            is_there = self._wait_until(until_s, lambda: self._ended is not None or not self._is_suspended)
+            self.raise_if_ended()
+            return self.ring if is_there else None
+
+    def await_answer(self, ring: Ring, answer: Future[Any], until_s: float) -> bool:
+        """See `InForce`."""
+        answer.add_done_callback(self._wake)
+        with self._resumed:
+            self._wait_until(until_s, lambda: self._ended is not None or self._has_moved(ring) or answer.done())
+        return answer.done()
+
+    def _wait_until(self, until_s: float, is_so: Callable[[], bool]) -> bool:
+        return self._resumed.wait_for(is_so, max(until_s - time.monotonic(), 0.0))
+
     def _shared_by(self, session: Session) -> Shares | None:
         """The session with which it is to begin."""
-        open_ones = [(each.spec.session, each.history) for each in self.under_way()]
         with self._lock:
-            return self._beginnings.best(session.history, open_ones)
+            others = [each for number, each in sorted(self._held.items()) if number in self._open]
+            own = session.spec.session
+            others = [each for each in others if each.spec.session < own or each.is_begun]
+            shares, begun = alike.choice(session.history, others, self._beginnings)
+        alike.wait_for(begun)
+        return shares
 
     def _has_begun(self, session: Session, ring: Ring, shares: Shares | None) -> bool:
         """Open a session on every stage of `ring`; False where another ring takes its place meanwhile."""
@@ -310,7 +324,7 @@ class Sessions:
             shares = Shares(shares.session, min(num_there))  # some have less: all are to begin with as much
             num_there, errors = self._opened(session, ring, shares)
         if any(isinstance(error, DeviceLost) for error in errors):
-            self._wait_for_verdict(ring)
+            self.await_verdict(ring)
         with self._lock:
             self.raise_if_ended()
             has_moved = self._has_moved(ring)
@@ -349,28 +363,14 @@ class Sessions:
 
     def open_at(self, ring: Ring, stage: int, spec: SessionSpec) -> Future[Any]:
         """Open a session on one stage of a ring; asked until it answers."""
-        return ask_stage(
-            self._transport,
-            ring,
-            stage,
-            "open_session",
-            spec,
-            OPEN_SESSION_S,
-            is_over=partial(self._is_over, spec.session),
-            most_tries=OPEN_SESSION_TRIES,
-            is_called=spec.shares is not None,
-        )
+        return open_in(self._transport, ring, stage, spec, partial(self._is_over, spec.session))
 
     def send(self, ring: Ring, session: Session, position: int, ids: Sequence[int]) -> None:
         """Send token ids of a session, which stand at `position`, to the first stage of a ring. Does not wait."""
         spec = session.spec
-        rows = torch.tensor(ids, dtype=torch.long)
-        parts = (Part(spec.session, position, len(ids)),)
-
-        def send(wait_s: float) -> Future[Any]:
-            hop = Hop(ring.ring_id, 0, parts, rows, self._transport.name, clock_ns(), unit=0)
-            return self._transport.call(ring.stops[0].device, "bulk_hop", hop, timeout_s=wait_s)
-
+        chunks = self.cut(ring, len(ids)) if len(self._open) == 1 else [len(ids)]
+        parts = parts_of(spec.session, position, chunks)
+        send = partial(send_ids, self._transport, ring, parts, torch.tensor(ids, dtype=torch.long))
         on_answer = partial(self._was_sent, spec.session, ring)
         is_over = partial(self._is_over, spec.session)
         Delivery(send, on_answer, first_s=PROMPT_S, is_over=is_over).begin()
@@ -387,7 +387,7 @@ class Sessions:
         if not is_refused:
             self.fail_session(session, error)
 
-    def _wait_for_verdict(self, ring: Ring) -> None:
+    def await_verdict(self, ring: Ring) -> None:
         """A connection broke: whoever watches the devices is about to say what becomes of the ring."""
         with self._resumed:
             self._resumed.wait_for(lambda: self._ended is not None or self._has_moved(ring), VERDICT_S)

@@ -31,6 +31,10 @@ class TextStream:
         self.is_stopped = False
         """True once a stop string has appeared; the text ends before it."""
 
+    def text_of(self, token_id: int) -> str:
+        """A token by itself: where it is a part of a character, that cannot be shown."""
+        return self._tokenizer.decode([token_id], skip_special_tokens=False)
+
     def push(self, token_id: int) -> str:
         """The text that is certain now; "" while a character is incomplete or a stop string may be beginning."""
         self._ids.append(token_id)

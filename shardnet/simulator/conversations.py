@@ -12,7 +12,7 @@ from shardnet.policy.shape import MOST_BEHIND
 from shardnet.simulator.engine import Engine, Leg
 from shardnet.simulator.load import Load
 from shardnet.simulator.result import Lap, Request
-from shardnet.simulator.ring import prefill_legs, recovery_legs
+from shardnet.simulator.ring import prefill_legs, prompt_chunks, recovery_legs
 from shardnet.simulator.way import Way
 
 
@@ -122,13 +122,16 @@ class Conversations:
 
     def _prefill(self, session: _Session) -> None:
         """Chunks follow each other as soon as the first stage is free: a prompt fills the pipeline."""
-        size, total = self._load.prefill_chunk, self._load.prompt_tokens
-        chunks = [min(size, total - start) for start in range(session.tokens, total, size)]
-        way, stages = self._way, self._way.plan.stages
+        size, left = self._load.prefill_chunk, self._load.prompt_tokens - session.tokens
+        way, stages, profiled = self._way, self._way.plan.stages, self._load.chunk_tokens
+        if self.num_active == 1:
+            chunks = prompt_chunks(way.problem, stages, left, size, profiled)
+        else:
+            chunks = [min(size, left - start) for start in range(0, left, size)]
 
         def send(number: int) -> None:
             is_last = number == len(chunks) - 1
-            legs = prefill_legs(way.problem, stages, way.roads, chunks[number], is_last)
+            legs = prefill_legs(way.problem, stages, way.roads, chunks[number], is_last, profiled)
             after_first = None if is_last else lambda: send(number + 1)
             done = self._first_token if is_last else partial(self._read, chunks[number])
             self._walk(session, legs, done, after_first)

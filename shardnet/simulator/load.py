@@ -47,17 +47,19 @@ class Load:
             "ask for fewer.",
         )
 
-    def check_size(self, legs_of_lap: int, rate_per_s: float) -> None:
+    def check_size(self, legs_of_lap: int, rate_per_s: float, num_chunks: int | None = None) -> None:
         """Refuse a run that would take too long.
 
         Args:
             legs_of_lap: stages and links that a token crosses.
             rate_per_s: tokens of all sessions.
+            num_chunks: of each prompt; None takes full ones.
 
         Raises:
             BadConfiguration: it would.
         """
-        steps, most = float(self.num_steps), MAX_LEGS
+        num_steps = self.num_steps if num_chunks is None else self.num_requests * (self.new_tokens + num_chunks)
+        steps, most = float(num_steps), MAX_LEGS
         if self.duration_s is not None:
             steps, most = steps + rate_per_s * self.duration_s, MAX_UNRECORDED_LEGS
         legs = round(min(steps * legs_of_lap, 1e18))
@@ -69,8 +71,13 @@ class Load:
 
     @property
     def num_steps(self) -> int:
-        """Tokens and chunks of prompts."""
+        """Tokens and full chunks of prompts."""
         return self.num_requests * (self.new_tokens + -(-self.prompt_tokens // self.prefill_chunk))
+
+    @property
+    def chunk_tokens(self) -> int:
+        """Of a prompt, in a chunk that is no last one; of a shorter prompt, all."""
+        return max(1, min(self.prefill_chunk, self.prompt_tokens))
 
     @property
     def num_requests(self) -> int:

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from shardnet.errors import BadConfiguration
 from shardnet.plan import StagePlan
+from shardnet.planner.chunks import Host, StageTimes, chunks_of, stage_times, units_read
 from shardnet.planner.problem import Device, Problem
 from shardnet.policy.rebalance import Move
 from shardnet.simulator.engine import Leg
@@ -56,8 +57,14 @@ def visited_twice(legs: Sequence[Leg]) -> list[str]:
     return [" to ".join(resource) for resource, times in used.items() if times > 1]
 
 
-def prefill_legs(problem: Problem, stages: Sequence[StagePlan], roads: Roads, tokens: int, is_last: bool) -> list[Leg]:
-    """One chunk of a prompt. Only the last one goes through the head and returns a token."""
+def prefill_legs(
+    problem: Problem, stages: Sequence[StagePlan], roads: Roads, tokens: int, is_last: bool, profiled_tokens: int
+) -> list[Leg]:
+    """One chunk of a prompt. Only the last one goes through the head and returns a token.
+
+    Args:
+        profiled_tokens: of a chunk of which the problem says what each token takes.
+    """
     legs: list[Leg] = []
     last_unit = problem.num_units - 1 if is_last else max(0, problem.num_units - 2)
     for index, stage in enumerate(stages):
@@ -68,19 +75,41 @@ def prefill_legs(problem: Problem, stages: Sequence[StagePlan], roads: Roads, to
             sent = problem.units[stage.first_unit - 1].output_bytes * tokens
             legs += roads.legs(stages[index - 1].device, stage.device, sent, f"{tokens} hidden states")
         units = range(stage.first_unit, min(stage.last_unit, last_unit) + 1)
-        seconds = sum(prefill_seconds(problem, device, unit, tokens) for unit in units)
+        seconds = sum(prefill_seconds(problem, device, unit, tokens, profiled_tokens) for unit in units)
         legs.append(Leg((stage.device,), seconds, f"stage {index} prefill", tokens))
     if is_last:
         legs += roads.legs(stages[-1].device, stages[0].device, problem.return_bytes, "token")
     return legs
 
 
-def prefill_seconds(problem: Problem, device: Device, unit: int, tokens: int) -> float:
-    """Of one unit for a chunk; the head computes the last token only. Token by token where no prefill was profiled."""
+def prefill_seconds(problem: Problem, device: Device, unit: int, tokens: int, profiled_tokens: int = 1) -> float:
+    """Of one unit for a chunk; the head computes the last token only. Token by token where no prefill was profiled.
+
+    Args:
+        profiled_tokens: as in `prefill_legs`; the same for a token of any chunk where it is 1.
+    """
     if unit == problem.num_units - 1 and unit > 0:
         return device.unit_seconds[unit]
-    per_token = device.prefill_unit_seconds or device.unit_seconds
-    return per_token[unit] * tokens
+    return _chunk_times(device, unit, profiled_tokens).seconds(tokens)
+
+
+def prompt_chunks(
+    problem: Problem, stages: Sequence[StagePlan], tokens: int, most_tokens: int, profiled_tokens: int
+) -> list[int]:
+    """The chunks of a prompt that has the ring to itself; see `planner.chunks`."""
+    times = []
+    for stage in stages:
+        device = _device(problem, stage)
+        units = units_read(stage.first_unit, stage.last_unit, problem.num_units)
+        each = [_chunk_times(device, unit, profiled_tokens) for unit in units]
+        times.append(StageTimes(sum(one.fixed_s for one in each), sum(one.token_s for one in each)))
+    return chunks_of(tokens, times, most_tokens, [Host(stage.device) for stage in stages])
+
+
+def _chunk_times(device: Device, unit: int, profiled_tokens: int) -> StageTimes:
+    one_s = device.unit_seconds[unit]
+    prefill = device.prefill_unit_seconds
+    return stage_times(one_s, one_s if prefill is None else prefill[unit], profiled_tokens)
 
 
 def recovery_legs(

@@ -21,7 +21,7 @@ from shardnet.simulator.events import Event, absent_at_start, check_events, in_o
 from shardnet.simulator.load import Load, Recovery
 from shardnet.simulator.lost_time import LostTime
 from shardnet.simulator.result import Happening, Result
-from shardnet.simulator.ring import Roads, copy_seconds, decode_legs
+from shardnet.simulator.ring import Roads, copy_seconds, decode_legs, prompt_chunks
 from shardnet.simulator.rounds import Rounds, Switch
 from shardnet.simulator.search import Search
 from shardnet.simulator.senses import Senses
@@ -56,7 +56,11 @@ def simulate(
     links = {(link.source, link.target) for link in problem.links}
     check_events(events, problem.index, links)
     rate_per_s = evaluate(problem, plan.stages).rate(load.in_flight)
-    load.check_size(len(decode_legs(problem, plan.stages)), rate_per_s)
+    num_chunks = None
+    if load.in_flight == 1:
+        chunks = prompt_chunks(problem, plan.stages, load.prompt_tokens, load.prefill_chunk, load.chunk_tokens)
+        num_chunks = len(chunks)
+    load.check_size(len(decode_legs(problem, plan.stages)), rate_per_s, num_chunks)
     require(churn is None or load.duration_s is not None, "devices that come and go need a duration_s of the load.")
     return _Run(problem, plan, load, recovery or Recovery(), in_order(events), churn).finish()
 

@@ -7,9 +7,11 @@ import time
 from collections.abc import Callable, Iterator
 
 from shardnet.process.threads import Errands
-from shardnet.session.conversation import Onlooker
+from shardnet.session.conversation import Onlooker, Reader
+from shardnet.session.reading import PATIENCE_S
 from shardnet.source.following import Following
-from shardnet.transport.messages import SampledToken, SessionSpec
+from shardnet.transport.rows_messages import Rows
+from shardnet.transport.session_messages import SampledToken, SessionSpec
 
 
 class FollowedSession:
@@ -48,6 +50,15 @@ class FollowedSession:
         finally:
             end()
 
+    @property
+    def known_ids(self) -> list[int]:
+        """See `Conversation`."""
+        return self._following.known_ids
+
+    def rows_from(self, first: int, patience_s: float = PATIENCE_S) -> Rows:
+        """See `Reading`. The coordinator says how long it waits."""
+        return self._following.rows_from(first)
+
     def cancel(self) -> None:
         """Stop generating. Safe to call twice, from any thread; does not wait for the coordinator."""
         self._following.cancel()
@@ -55,6 +66,10 @@ class FollowedSession:
     def show(self, onlooker: Onlooker) -> None:
         """See `Conversation`."""
         self._following.show(onlooker)
+
+    def hand_to(self, reader: Reader) -> None:
+        """See `Conversation`."""
+        self._following.hand_to(reader)
 
     def __del__(self) -> None:
         """Nobody holds it any more. Where nobody has begun to iterate, there is no iteration that could end it."""

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 
 from shardnet.errors import ClusterError, ShardnetError
 from shardnet.process.threads import on_thread
-from shardnet.session.conversation import Onlooker
+from shardnet.session.conversation import Onlooker, Reader
 from shardnet.source.connection import Connection
 from shardnet.source.heard import Heard
 from shardnet.transport.delivery import answer_of
 from shardnet.transport.listener_messages import StraightToken
-from shardnet.transport.messages import SampledToken, SessionSpec
 from shardnet.transport.outcomes import settle
+from shardnet.transport.rows_messages import Rows
+from shardnet.transport.session_messages import SampledToken, SessionSpec
 from shardnet.transport.source_messages import FOLLOW_S, LEASE_S, Told
 
 ANSWER_S = FOLLOW_S + 5.0
@@ -25,6 +27,14 @@ RENEW_S = LEASE_S / 4
 MOST_AHEAD = 8
 """So many tokens are told to the coordinator one by one, before it has said that it knows them. It may be stopped, and
 must not find a message for each token that it has missed."""
+
+REST_S = 0.25
+"""So long the coordinator is not asked anew where a reader is handed what comes straight: it has heard the same, and a
+question for each token would cost a server more than all else."""
+STRAIGHT_S = 2 * REST_S
+"""What was heard so lately comes straight."""
+RESTLESS_S = 5.0
+"""After a loss nobody rests: what only this source knows must be told at once."""
 
 
 class Following:
@@ -52,13 +62,22 @@ class Following:
         self._is_closing = False
         self._onlooker: Onlooker | None = None
         self._num_shown = 0
+        self._reader: Reader | None = None
+        self._num_handed = 0
+        self._pressing = threading.Event()
+        """Set when the coordinator is to be asked at once."""
+        self._heard_s = self._restless_till_s = -RESTLESS_S
 
     def hear(self, token: StraightToken) -> None:
         """See `Ear`."""
         with self._changed:
+            self._heard_s = time.monotonic()
             if self._heard.straight(token):
                 self._show()
+                self._hand()
                 self._changed.notify_all()
+                if self._heard.is_whole:
+                    self._pressing.set()
                 if self._heard.num_ahead <= MOST_AHEAD or self._heard.is_whole:
                     settle(self._news, None)
 
@@ -68,6 +87,28 @@ class Following:
             self._onlooker = onlooker
             self._show()
             self._show_end()
+
+    def hand_to(self, reader: Reader) -> None:
+        """See `Conversation`."""
+        with self._changed:
+            self._reader = reader
+            self._hand()
+            if self._is_over or self._is_cancelled:
+                reader.end(self._error)
+            self._begin_to_follow()
+
+    def _hand(self) -> None:
+        """What the reader was not handed yet."""
+        new = self._heard.tokens[self._num_handed :] if self._reader is not None else []
+        if self._reader is not None and new:
+            self._num_handed += len(new)
+            self._reader.take(new)
+
+    def _begin_to_follow(self) -> None:
+        """Under `_changed`."""
+        if not self._is_asking:
+            self._is_asking = True
+            on_thread("shardnet-follow", self._follow)
 
     def _show(self) -> None:
         """What was not shown yet."""
@@ -79,6 +120,24 @@ class Following:
     def _show_end(self) -> None:
         if self._is_cancelled and self._onlooker is not None:
             self._onlooker.end()
+        if self._is_cancelled and self._reader is not None:
+            self._reader.end(None)
+
+    def rows_from(self, first: int) -> Rows:
+        """Of a text that is read, those from `first` on; none where none have come for a while.
+
+        Raises:
+            ShardnetError: what ended the session.
+            ClusterError: it was given up.
+        """
+        with self._changed:
+            if not self._is_over:
+                self._news = Future()
+            stop = self._news
+        rows: Rows | None = self._connection.ask("read_rows", self._ticket, first, timeout_s=ANSWER_S, stop=stop)
+        if rows is None:
+            raise ClusterError("this text was given up, and is read no further.")
+        return rows
 
     def wait_for(self, index: int) -> SampledToken | None:
         """The token of that index, when it is there; None where none comes.
@@ -87,9 +146,7 @@ class Following:
             ShardnetError: what ended the session.
         """
         with self._changed:
-            if not self._is_asking:
-                self._is_asking = True
-                on_thread("shardnet-follow", self._follow)
+            self._begin_to_follow()
             known = self._heard.tokens
             self._changed.wait_for(lambda: index < len(known) or self._is_over or self._is_cancelled)
             if self._is_cancelled:
@@ -99,6 +156,12 @@ class Following:
             if self._error is not None:
                 raise self._error
             return None
+
+    @property
+    def known_ids(self) -> list[int]:
+        """See `Conversation`."""
+        with self._changed:
+            return [token.token_id for token in self._heard.tokens]
 
     @property
     def is_ending(self) -> bool:
@@ -112,6 +175,7 @@ class Following:
         """
         with self._changed:
             self._is_cancelled = True
+            self._pressing.set()
             self._show_end()
             self._changed.notify_all()
             is_ending = self._heard.is_whole and self._is_asking and not self._is_over
@@ -122,6 +186,7 @@ class Following:
         """The same at once in any case."""
         with self._changed:
             self._is_cancelled = self._is_over = True
+            self._pressing.set()
             self._show_end()
             settle(self._news, None)
             self._changed.notify_all()
@@ -140,7 +205,7 @@ class Following:
         """Ask until the coordinator has told all, or knows it."""
         try:
             while self._ask():
-                pass
+                self._rest()
         except Exception as error:  # whatever it is, nobody must wait for ever
             is_ours = isinstance(error, ShardnetError)
             self._end(error if is_ours else ClusterError(f"the answer cannot be followed: {error}."))
@@ -150,6 +215,23 @@ class Following:
                 self._stay()
         if self._is_cancelled:
             self._close()
+
+    def press(self) -> None:
+        """A member is lost. Does not wait."""
+        self._restless_till_s = time.monotonic() + RESTLESS_S
+        self._pressing.set()
+
+    def _rest(self) -> None:
+        """Wait a moment before the next question, where nothing is lost by that."""
+        with self._changed:
+            now_s = time.monotonic()
+            comes_straight = self._reader is not None and now_s - self._heard_s < STRAIGHT_S
+            is_ending = self._heard.is_whole or self._is_over or self._is_cancelled
+            if is_ending or not comes_straight:
+                return
+            self._pressing.clear()
+        if time.monotonic() >= self._restless_till_s:
+            self._pressing.wait(REST_S)
 
     def _stay(self) -> None:
         """All has come, and may be read slowly: until that is done its source is heard of now and then."""
@@ -181,6 +263,7 @@ class Following:
         with self._changed:
             is_same = self._heard.told(have, told.tokens, told.num_known)
             self._show()
+            self._hand()
             self._changed.notify_all()
             is_known = self._heard.is_whole and not self._heard.num_ahead
             return not is_same or not (told.is_over or is_known)
@@ -188,4 +271,6 @@ class Following:
     def _end(self, error: BaseException | None) -> None:
         with self._changed:
             self._error, self._is_over = error, True
+            if self._reader is not None:
+                self._reader.end(error)
             self._changed.notify_all()

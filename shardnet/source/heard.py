@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from shardnet.transport.listener_messages import StraightToken, digest
-from shardnet.transport.messages import SampledToken, SessionSpec
+from shardnet.transport.session_messages import SampledToken, SessionSpec
 
 
 class Position(NamedTuple):
@@ -78,7 +78,7 @@ class Heard:
             if index == len(self.tokens):
                 if self.is_whole:
                     break
-                self._take(token.token_id, token.log_likelihood, token.likeliest, token.guesses)
+                self._take(token)
             elif token.token_id != self.tokens[index].token_id:
                 return False
         self._fill()
@@ -89,12 +89,12 @@ class Heard:
         while not self.is_whole and (token := self._beyond.pop(len(self.tokens), None)) is not None:
             if token.before != self._digests[-1]:
                 return
-            self._take(token.token_id, guesses=token.guesses)
+            likelihood, alternatives = token.log_likelihood, token.alternatives
+            self._take(SampledToken(0, 0, token.token_id, "", likelihood, None, token.guesses, alternatives))
 
-    def _take(
-        self, token_id: int, log_likelihood: float | None = None, likeliest: int | None = None, guesses: int = 0
-    ) -> None:
+    def _take(self, token: SampledToken) -> None:
+        """This one comes next, of whatever session of the coordinator's."""
         spec, index = self._spec, len(self.tokens)
-        reason = spec.finish_reason(index, token_id)
-        self.tokens.append(SampledToken(spec.session, index, token_id, reason, log_likelihood, likeliest, guesses))
-        self._digests.append(digest((token_id,), self._digests[-1]))
+        reason = spec.finish_reason(index, token.token_id)
+        self.tokens.append(token._replace(session=spec.session, index=index, finish_reason=reason))
+        self._digests.append(digest((token.token_id,), self._digests[-1]))

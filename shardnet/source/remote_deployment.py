@@ -11,16 +11,18 @@ from concurrent.futures import wait
 from shardnet.errors import BadRequest, ClusterError, KVMemorySpent
 from shardnet.plan import Plan
 from shardnet.process.threads import Errands
-from shardnet.session.request import scored_spec, session_spec
+from shardnet.session.request import read_spec, scored_spec, session_spec
 from shardnet.source.connection import Connection
 from shardnet.source.followed_session import FollowedSession
 from shardnet.source.following import Following
 from shardnet.source.listening import Listening
+from shardnet.speculation.guesser import DRAFT
 from shardnet.timeline.events import Event
 from shardnet.timeline.stage_report import StageReport
 from shardnet.timeline.timeline import Timeline
-from shardnet.transport.messages import SamplingOptions, SessionSpec
 from shardnet.transport.offer_messages import offer_key_of
+from shardnet.transport.rows_messages import RowsAsked
+from shardnet.transport.session_messages import SamplingOptions, SessionSpec
 from shardnet.transport.source_messages import BrokenOff, ModelInfo, ResumeRequest, SessionRequest
 
 ASK_S = 10.0
@@ -46,6 +48,11 @@ class RemoteSessions:
         self.is_closed = False
         self._lock = threading.Lock()
         self._errands = Errands("shardnet-source")
+        connection.transport.on_members(self._hear_of_members)
+
+    def _hear_of_members(self, _joined: tuple[str, ...], left: tuple[str, ...]) -> None:
+        for following in list(self._opened.values()) if left else []:
+            following.press()
 
     def start(
         self,
@@ -70,17 +77,30 @@ class RemoteSessions:
         spec = session_spec(0, len(prompt_ids), max_new_tokens, eos_ids, sampling)
         return self._open_in_turn(lambda: self._open("start_session", spec, request))
 
-    def score(self, ids: Sequence[int]) -> FollowedSession:
+    def score(self, ids: Sequence[int], num_alternatives: int = 0) -> FollowedSession:
         """The same for a text that is scored; see `Sessions.score`."""
 
         def request(ticket: int, _key: int) -> SessionRequest:
+            source, text, asked = self._connection.name, tuple(ids), SamplingOptions(logprobs=num_alternatives)
+            return SessionRequest(ticket, source, self._model, text, len(ids) - 1, asked, is_scored=True)
+
+        spec = scored_spec(0, ids, num_alternatives)
+        return self._open_in_turn(lambda: self._open("start_session", spec, request))
+
+    def read(self, ids: Sequence[int], rows: RowsAsked) -> FollowedSession:
+        """The same for a text that is read; see `Sessions.read`."""
+
+        def request(ticket: int, _key: int) -> SessionRequest:
             source, text = self._connection.name, tuple(ids)
-            return SessionRequest(ticket, source, self._model, text, len(ids) - 1, SamplingOptions(), is_scored=True)
+            return SessionRequest(ticket, source, self._model, text, 0, SamplingOptions(), rows=rows)
 
-        return self._open_in_turn(lambda: self._open("start_session", scored_spec(0, ids), request))
+        return self._open_in_turn(lambda: self._open("start_session", read_spec(0, ids, rows), request))
 
-    def resume(self, broken: BrokenOff, eos_ids: tuple[int, ...]) -> FollowedSession:
+    def resume(self, broken: BrokenOff, eos_ids: tuple[int, ...], *, has_draft: bool = False) -> FollowedSession:
         """The same for an answer that broke off. Its tokens come from the first one on.
+
+        Args:
+            has_draft: it is guessed here from now on.
 
         Raises:
             BadRequest: it is another model's, there is none of that number any more, or it is being resumed.
@@ -88,10 +108,20 @@ class RemoteSessions:
         """
 
         def request(ticket: int, key: int) -> ResumeRequest:
-            return ResumeRequest(ticket, self._connection.name, self._model, broken.number, key)
+            return ResumeRequest(ticket, self._connection.name, self._model, broken.number, key, has_draft)
 
-        spec = session_spec(0, broken.prompt_tokens, broken.max_new_tokens, eos_ids, broken.sampling)
+        sampling = broken.sampling._replace(speculate=DRAFT) if has_draft else broken.sampling
+        spec = session_spec(0, broken.prompt_tokens, broken.max_new_tokens, eos_ids, sampling)
         return self._open_in_turn(lambda: self._open("resume_session", spec, request, broken.num_tokens))
+
+    def prompt_of(self, session: FollowedSession) -> tuple[int, ...]:
+        """The ids of the prompt of an answer that was resumed.
+
+        Raises:
+            ClusterError: the coordinator does not answer, or the session has ended.
+        """
+        ids: tuple[int, ...] = self._connection.ask("prompt_of", session.spec.session, timeout_s=ASK_S)
+        return ids
 
     def _open_in_turn(self, open_one: Callable[[], FollowedSession]) -> FollowedSession:
         """The last token of an answer may be here before the coordinator knows; its memory is taken till then."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import tempfile
 import threading
@@ -16,18 +17,22 @@ from shardnet.cluster.model import Model
 from shardnet.errors import BadRequest, ClusterError, JoinFailed
 from shardnet.foreign.plain_files import named_anywhere
 from shardnet.foreign.quoting import counted, quoted
-from shardnet.loader import find_copy, read_tokenizer
+from shardnet.loader import find_copy, read_proposed_sampling, read_tokenizer
 from shardnet.options import takes
 from shardnet.process.cache_folder import cache_folder
 from shardnet.process.forks import Birthplace
 from shardnet.process.lasting import endpoint_in, require_running
 from shardnet.progress import Progress, shown
+from shardnet.quantised.schemes import AUTO
+from shardnet.session.likelihoods import Likelihoods
+from shardnet.session.options import GenerationOptions
 from shardnet.session.stream import Generation, Stream
 from shardnet.session.text import TextStream
 from shardnet.shipping.texts import write_texts
 from shardnet.source.connection import AWAY_S, Connection
 from shardnet.source.listening import Listening
 from shardnet.source.remote_deployment import TICKET_BITS, RemoteDeployment
+from shardnet.speculation.guesser import DRAFT
 from shardnet.transport import RpcTransport
 from shardnet.transport.names import SOURCE_MARK
 from shardnet.transport.source_messages import BrokenOff, ClusterStatus, LoadState, ModelInfo
@@ -41,6 +46,7 @@ LOOK_AGAIN_S = 0.1
 NUMBER = "the number of an answer"
 NOT_SENT = ("cache_dir", "on_event", "progress")
 """Options of a load that do not travel; those before the last are the coordinator's own affair."""
+_log = logging.getLogger(__name__)
 
 
 class RunningCluster:
@@ -97,6 +103,10 @@ class RunningCluster:
         """
         return self._present()[0]
 
+    def model_now(self) -> Model:
+        """The same without waiting for one that is being loaded. Raises as `model`."""
+        return self._model_of(self._ask("model_info"))[0]
+
     @property
     def broken_off(self) -> tuple[BrokenOff, ...]:
         """The answers that broke off through no fault of theirs, and can be resumed: their model was lost with too many
@@ -108,7 +118,14 @@ class RunningCluster:
         found: tuple[BrokenOff, ...] = self._ask("broken_off")
         return found
 
-    def resume(self, number: int | None = None) -> Stream:
+    def resume(
+        self,
+        number: int | None = None,
+        *,
+        draft: str | None = None,
+        draft_weights: str = AUTO,
+        draft_threads: int = 1,
+    ) -> Stream:
         """Let an answer go on that broke off, with the options that it was asked with. The model that it is of must be
         loaded.
 
@@ -118,14 +135,27 @@ class RunningCluster:
 
         Args:
             number: of the answer, as `broken_off` has it; not needed where there is only one.
+            draft, draft_weights, draft_threads: a small model that guesses here from now on, as for `Model.stream`.
 
         Raises:
             BadRequest: there is none of that number, it is being resumed, or it is of another model.
+            ModelNotFound, UnsupportedModel, DamagedCheckpoint: of the draft.
             KVMemorySpent, ClusterError: as `Model.stream`.
         """
+        asked = GenerationOptions(draft=draft, draft_weights=draft_weights, draft_threads=draft_threads)
         broken = self._one_of_broken_off(None if number is None else whole_number(NUMBER, number, least=1))
         model, remote = self._present()
-        session = remote.sessions.resume(broken, model.eos_ids)
+        guessing = model.draft_for(asked)
+        session = remote.sessions.resume(broken, model.eos_ids, has_draft=guessing is not None)
+        if guessing is not None:
+            guessing.go_ahead(session, remote.sessions.prompt_of(session))
+        elif broken.sampling.speculate == DRAFT:
+            _log.warning(
+                "answer %d was asked for with a draft, and goes on without one: none was named.", broken.number
+            )
+        likelihoods = None
+        if broken.sampling.logprobs >= 0:
+            likelihoods = Likelihoods(session, remote.sessions.prompt_of(session), remote.sessions.score)
         text = TextStream(model.tokenizer, broken.stop)
 
         def end(result: Generation) -> None:
@@ -133,7 +163,7 @@ class RunningCluster:
                 with suppress(ClusterError):  # then it stays there, and can be read again
                     self._ask("forget_session", broken.number)
 
-        return Stream(session, text, end, broken.num_tokens)
+        return Stream(session, text, end, broken.num_tokens, likelihoods)
 
     def forget(self, number: int) -> None:
         """Remove an answer that broke off, prompt and all.
@@ -293,7 +323,7 @@ class RunningCluster:
             return present
 
     def _new_model(self, info: ModelInfo) -> tuple[Model, RemoteDeployment]:
-        tokenizer = self._tokenizer_of(info.checkpoint)
+        tokenizer, sampling = self._texts_of(info.checkpoint)
         deployment = RemoteDeployment(self._connection, self._listening, info)
         model = Model(
             deployment,
@@ -302,17 +332,20 @@ class RunningCluster:
             checkpoint=info.checkpoint,
             eos_ids=info.eos_ids,
             context_tokens=info.context_tokens,
+            proposed_sampling=sampling,
         )
         return model, deployment
 
-    def _tokenizer_of(self, checkpoint: str) -> Any:
-        """As this machine's copy has it, or else as the coordinator sends it, for this time: no name stands for it."""
+    def _texts_of(self, checkpoint: str) -> tuple[Any, dict[str, Any]]:
+        """The tokenizer, and how it is proposed to sample. As this machine's copy has them, or else as the coordinator
+        sends them, for this time: no name stands for them.
+        """
         copy = find_copy(checkpoint, cache_folder())
         if copy is not None:
-            return read_tokenizer(copy.folder)
+            return read_tokenizer(copy.folder), read_proposed_sampling(copy.folder)
         with tempfile.TemporaryDirectory(prefix="shardnet-tokenizer-") as folder:
             write_texts(self._ask("model_texts", checkpoint), Path(folder))
-            return read_tokenizer(Path(folder))
+            return read_tokenizer(Path(folder)), read_proposed_sampling(Path(folder))
 
     def _wait_for(self, num_devices: int, progress: Progress | None) -> None:
         deadline_s = time.monotonic() + DEVICES_S

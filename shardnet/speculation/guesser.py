@@ -48,20 +48,21 @@ class Guesser:
     """Of one session, at the ring's first stage.
 
     Args:
-        way: one of `WAYS`, and not "off". With "auto" guesses must pay by what laps take; else it is enough that they
-            are likely. With "draft" nothing is looked up: guesses are those that are offered.
+        way: one of `WAYS`, and not "off". With "auto" and "draft" guesses must pay by what laps take; else it is
+            enough that they are likely. With "draft" nothing is looked up: guesses are those that are offered.
         laps: of the ring.
+        most_tokens: that the session can have.
     """
 
-    def __init__(self, way: str, laps: Laps) -> None:
+    def __init__(self, way: str, laps: Laps, most_tokens: int) -> None:
         self.num_guessed = 0
         """Guesses that went round and were judged."""
         self.num_right = 0
         """Of these."""
-        self._is_by_cost = way == "auto"
+        self._is_by_cost = way in ("auto", DRAFT)
         self._looks_up = way != DRAFT
         self._laps = laps
-        self._index = LookUp()
+        self._index = LookUp(most_tokens if self._looks_up else 0)
         self._ahead = Ahead()
         self._acceptance = Acceptance()
         self._chunks: deque[_Chunk] = deque()

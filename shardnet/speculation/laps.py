@@ -17,6 +17,8 @@ FIRST_GAP = 0.5
 """In laps: nothing is known of it at first."""
 TRIPLE = 3
 """So many times the rows of any lap that was measured are tried next: what they take may be a surprise."""
+FIRST_TRY, LAST_TRY = 16, 512
+"""Laps without a chunk behind them, after which one is tried again, whatever was measured: at first, and at last."""
 WAITED = 1.2
 """Where answers come so many times further apart than chunks were sent, these have waited for a stage."""
 WEIGHT = 0.2
@@ -40,12 +42,20 @@ class Laps:
         self._gaps = Times()
         self._followed = 1.0
         """How much longer a lap takes when guesses follow it."""
+        self._num_laps = 0
+        """Since a gap was measured, or forgotten."""
+        self._tried_after = FIRST_TRY
+        """After so many of these gaps are forgotten."""
         self.sent_s = 0.0
         """When the last chunk was sent, of whatever session."""
 
     def note_lap(self, num_rows: int, lap_s: float, *, is_followed: bool) -> None:
         """Of what was sent with so many rows; guesses were sent behind it meanwhile, or not."""
         lap_s = max(lap_s, LEAST_LAP_S)
+        self._num_laps += 1
+        if self.has_gaps and self._num_laps >= self._tried_after:
+            self._gaps, self._followed, self._num_laps = Times(), 1.0, 0
+            self._tried_after = min(2 * self._tried_after, LAST_TRY)
         if not is_followed:
             self._laps.note(num_rows, lap_s)
         elif (plain_s := self._laps.seconds(num_rows)) is not None:
@@ -61,6 +71,9 @@ class Laps:
         """
         if gap_s > WAITED * apart_s or gap_s < self._gap_s(num_rows):
             self._gaps.note(num_rows, gap_s)
+            self._num_laps = 0
+            if gap_s < FIRST_GAP * self.lap_s(num_rows):
+                self._tried_after = FIRST_TRY
 
     def note_step(self, num_rows: int, step_s: float) -> None:
         self._steps.note(num_rows, step_s)

@@ -84,6 +84,11 @@ class KVCache:
         return self._rows.budget
 
     @property
+    def budget_beside(self) -> MemoryBudget:
+        """Of what is on the CPU, whatever keys and values are on."""
+        return self._rows.budget_beside
+
+    @property
     def bytes_per_token(self) -> int:
         return self._rows.bytes_per_token
 

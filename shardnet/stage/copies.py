@@ -4,8 +4,8 @@ It remembers nothing of its followers: each says what it has, and gets as much o
 and keys that stand for them, go to those alone that follow embedding or head. A copy is made by the compute thread
 between two steps, as a step that only reads: who is closed meanwhile keeps its rows until it is made.
 
-A text that is scored is not copied where the head is: what was found of it, and maybe told to nobody, would be lacking.
-Whoever takes over there scores it from its beginning.
+A text that is scored or read is not copied where the head is: what was found of it, and maybe told to nobody, would be
+lacking. Whoever takes over there begins with its first token.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Copies:
         sent_bytes = kept.width * kept.dtype.itemsize if has_sent else 0
         row_bytes = width_of(blocks) * shard.kv_row_dtype.itemsize + sent_bytes
         with self._lock:
-            owned = [one for one in self._sessions.all() if one.is_settled and not one.spec.targets]
+            owned = [one for one in self._sessions.all() if one.is_settled and not one.spec.is_given]
             held = {one.session: one for one in wanted.held}
             known = {*held, *wanted.passed_over} if wanted.is_end else {one.spec.session for one in owned}
             is_first = shard.has_embedding and wanted.first_unit == 0

@@ -26,7 +26,8 @@ from shardnet.stage.live_session import LiveSession
 from shardnet.stage.live_sessions import LiveSessions
 from shardnet.stage.sampling import sampler_of
 from shardnet.stage.token_rows import Tokens, width_of
-from shardnet.transport.messages import Copied, CopyWanted, HeldCopy, OwnedSession, Part, SessionSpec
+from shardnet.transport.messages import Copied, CopyWanted, HeldCopy, OwnedSession, Part
+from shardnet.transport.session_messages import SessionSpec
 
 
 @dataclass(slots=True)

@@ -84,7 +84,8 @@ class Front:
 
     def _guesser_of(self, session: LiveSession) -> Guesser:
         if session.guesser is None:
-            session.guesser = Guesser(session.spec.sampling.speculate, self._laps)
+            spec = session.spec
+            session.guesser = Guesser(spec.sampling.speculate, self._laps, spec.capacity_tokens)
         return session.guesser
 
     def _composed(self, work: StepWork) -> StepWork | None:

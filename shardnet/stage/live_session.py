@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from shardnet.speculation.guesser import Guesser
 from shardnet.speculation.lineage import Line, sent_then
 from shardnet.speculation.tags import TAG_BYTES
+from shardnet.stage.row_memory import RowMemory
 from shardnet.stage.sampling import Sampler
 from shardnet.stage.session_cache import SessionCache
 from shardnet.transport.listener_messages import digest
-from shardnet.transport.messages import Part, SessionSpec
+from shardnet.transport.messages import Part
+from shardnet.transport.session_messages import SessionSpec
 
 
 @dataclass(slots=True)
@@ -53,6 +55,9 @@ class LiveSession:
     """At the ring's first stage: nothing is guessed as long as it has fewer tokens."""
     guesser: Guesser | None = None
     """At the ring's first stage, once it guesses."""
+
+    rows: RowMemory | None = None
+    """Where the head is: its last hidden states, where they are read."""
 
     @property
     def line(self) -> Line:
@@ -125,6 +130,11 @@ class LiveSession:
         """Whether what it began with is certain: all stages have agreed on that before its first step."""
         return self.num_shared == 0 or self.kv.length > self.num_shared
 
+    @property
+    def is_untouched(self) -> bool:
+        """Whether no step has had part in it yet."""
+        return self.certain <= self.num_shared
+
     def share_at_most(self, num_tokens: int) -> None:
         """No step has had part in it yet: begin with fewer of another session's tokens, where it has more."""
         if num_tokens < self.num_shared:
@@ -136,7 +146,7 @@ class LiveSession:
 
     def forget_sent(self) -> None:
         """The stage ends with another unit now: what it has sent is not what it would send, and is of no use."""
-        self.sampler, self.sampled, self.is_over = None, array("q"), False
+        self.sampler, self.rows, self.sampled, self.is_over = None, None, array("q"), False
         self.kept_from = self.kv.length
 
 

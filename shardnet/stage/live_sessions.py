@@ -7,23 +7,29 @@ from __future__ import annotations
 
 from array import array
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from shardnet.errors import BadRequest, KVMemorySpent
+from shardnet.errors import BadRequest, KVMemorySpent, ShardnetError
 from shardnet.models.kv import BlockKV
 from shardnet.speculation.lineage import Line, begun_anew
 from shardnet.stage.cache import KVCache
 from shardnet.stage.extent import Kept
 from shardnet.stage.inbox import Standing
 from shardnet.stage.live_session import LiveSession, begun_at, digest_before
+from shardnet.stage.row_memory import RowMemory
 from shardnet.stage.sampling import Sampler
 from shardnet.stage.session_cache import SessionCache
-from shardnet.transport.messages import Part, SessionSpec
+from shardnet.transport.messages import Part
+from shardnet.transport.session_messages import SessionSpec
 from shardnet.transport.sharing_messages import Shares, num_alike
 
 MAX_CLOSED_KEPT = 4096
 """Numbers of closed sessions that a stage remembers, lest an order to open one that comes late opens it again."""
+
+
+def none() -> None:
+    """Nothing is kept."""
 
 
 class _Leaving(NamedTuple):
@@ -67,13 +73,16 @@ class LiveSessions:
             live.spec.prompt_tokens <= live.kv.length < live.spec.capacity_tokens for live in self._open.values()
         )
 
-    def open(self, spec: SessionSpec, sampler: Sampler | None) -> int:
+    def open(self, spec: SessionSpec, sampler: Sampler | None, memory: Callable[[], RowMemory | None] = none) -> int:
         """Reserve the session's memory. May be asked twice, and has no effect then.
 
         Returns how many of its tokens are there: see `sharing_messages`.
 
         One that is open, and of which what was sent is not kept from `send_from` on, or what was sampled not from
         `sample_from` on, begins anew. One that is held keeps its tokens.
+
+        Args:
+            memory: takes what its hidden states are kept in, where they are.
 
         Raises:
             KVMemorySpent: it does not fit beside those of the other sessions.
@@ -94,11 +103,14 @@ class LiveSessions:
         elif live is not None and live.spec == spec:
             if shares is not None:
                 live.share_at_most(shares.most_tokens)
+            if live.is_untouched:  # it was opened for a ring that was exchanged before it began
+                live.guess_from = spec.guess_from
             return live.kv.length
         elif live is not None and live.is_held:
             self._open[spec.session] = begun_at(live, spec, sampler)
             return live.kv.length
         kv, came = self._opened(spec, shares)
+        rows = self._rows_of(spec, memory)
         kept_from = 0 if sampler is None else spec.sample_from
         next_sent = max(spec.send_from, kv.length, kept_from)
         live = LiveSession(
@@ -111,12 +123,21 @@ class LiveSessions:
             came=came,
             digest=digest_before(spec),
             num_shared=kv.length,
+            rows=rows,
         )
         live.branch, live.guess_from = self._branch, spec.guess_from
         live.certain = live.branch_from = kv.length
         live.told = max(spec.send_from, kv.length)
         self._open[spec.session] = live
         return kv.length
+
+    def _rows_of(self, spec: SessionSpec, memory: Callable[[], RowMemory | None]) -> RowMemory | None:
+        """Of one whose other memory is there, and freed where there is none for them."""
+        try:
+            return memory()
+        except ShardnetError:
+            self._kv.close(spec.session)
+            raise
 
     def _opened(self, spec: SessionSpec, shares: Shares | None) -> tuple[SessionCache, array[int]]:
         """The memory of a new session, and the ids of the tokens that it begins with. One at least is computed."""

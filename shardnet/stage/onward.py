@@ -14,6 +14,7 @@ from __future__ import annotations
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 
@@ -26,35 +27,38 @@ from shardnet.stage.scoring import scored_tokens
 from shardnet.stage.sent_log import SentLog
 from shardnet.stage.step import Step
 from shardnet.timeline.clocks import clock_ns
-from shardnet.transport.listener_messages import StraightToken
-from shardnet.transport.messages import MAX_BULK_HOPS, Part, SampledToken, Wanted
+from shardnet.transport.listener_messages import Listener, StraightToken
+from shardnet.transport.messages import MAX_BULK_CHUNKS, Part, Wanted
+from shardnet.transport.session_messages import SampledToken
 
 
 class Window:
     """The bulk hops that the next stage has not begun. Safe to use from several threads.
 
     Args:
+        num_tokens: as soon as so many are in them, no other one is sent.
         on_taken: called when one was begun, on whatever thread tells of it.
     """
 
-    def __init__(self, on_taken: Callable[[], None]) -> None:
+    def __init__(self, num_tokens: int, on_taken: Callable[[], None]) -> None:
+        self._num_tokens = num_tokens
         self._num_untaken = 0
         self._on_taken = on_taken
         self._lock = threading.Lock()
 
     @property
     def has_room(self) -> bool:
-        return self._num_untaken < MAX_BULK_HOPS
+        return self._num_untaken < self._num_tokens
 
-    def sent(self) -> None:
-        """One is on its way."""
+    def sent(self, num_tokens: int) -> Callable[[], None]:
+        """One is on its way. Returns what is to be called once when it was begun."""
         with self._lock:
-            self._num_untaken += 1
+            self._num_untaken += num_tokens
+        return partial(self._taken, num_tokens)
 
-    def taken(self) -> None:
-        """One was begun."""
+    def _taken(self, num_tokens: int) -> None:
         with self._lock:
-            self._num_untaken -= 1
+            self._num_untaken -= num_tokens
         self._on_taken()
 
 
@@ -81,7 +85,7 @@ class Onward:
         self._lock = lock
         self._chunk_tokens = chunk_tokens
         self._on_taken = on_taken
-        self._window = Window(on_taken)
+        self._window = self._new_window()
         self._behind: dict[int, None] = {}
         """Sessions of which the next stage lacks what was sent before, in the order in which they are seen to."""
 
@@ -128,8 +132,7 @@ class Onward:
             listener = session.spec.listener
             if listener is not None:
                 straight[listener.member] += [
-                    StraightToken(listener.key, token.index, token.token_id, before, token.guesses)
-                    for token, before in zip(each.tokens, each.digests, strict=True)
+                    _straight(listener, token, before) for token, before in zip(each.tokens, each.digests, strict=True)
                 ]
             ids = _going_on(session, each)
             if ids:
@@ -175,7 +178,7 @@ class Onward:
             session.guess_from = each.num_known
             session.is_held = False
             self._behind[session.spec.session] = None
-        self._window = Window(self._on_taken)
+        self._window = self._new_window()
 
     def catch_up(self) -> None:
         """Send again what the next stage lacks, as long as it takes it.
@@ -196,7 +199,7 @@ class Onward:
     def begin_anew(self) -> None:
         """The stage ends with another unit now: what was to be sent again is not to be sent, and nothing is untaken."""
         self._behind.clear()
-        self._window = Window(self._on_taken)
+        self._window = self._new_window()
 
     def _next_chunk(self) -> list[tuple[Part, torch.Tensor]]:
         """What is sent again now, of the sessions that have waited longest. The caller holds the lock."""
@@ -218,8 +221,16 @@ class Onward:
         return chunk
 
     def _send_bulk(self, parts: tuple[Part, ...], rows: torch.Tensor) -> None:
-        self._window.sent()
-        self._outlet.bulk_hop(parts, rows, self._window.taken)
+        self._outlet.bulk_hop(parts, rows, self._window.sent(len(rows)))
+
+    def _new_window(self) -> Window:
+        return Window(MAX_BULK_CHUNKS * self._chunk_tokens, self._on_taken)
+
+
+def _straight(listener: Listener, token: SampledToken, before: int) -> StraightToken:
+    """Args: `before`, the digest of the answer before it."""
+    likelihood, alternatives = token.log_likelihood, token.alternatives
+    return StraightToken(listener.key, token.index, token.token_id, before, token.guesses, likelihood, alternatives)
 
 
 def _due(step: Step) -> list[Piece]:

@@ -9,7 +9,8 @@ import torch
 
 from shardnet.errors import BadRequest
 from shardnet.transport.listener_messages import StraightTokens
-from shardnet.transport.messages import Part, SampledToken
+from shardnet.transport.messages import Part
+from shardnet.transport.session_messages import SampledToken
 
 
 class Outlet(Protocol):

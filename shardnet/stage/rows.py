@@ -73,6 +73,11 @@ class Rows:
         beside.register(self)
 
     @property
+    def budget_beside(self) -> MemoryBudget:
+        """Of what is kept on the CPU."""
+        return self._beside if has_own_memory(self.device.type) else self.budget
+
+    @property
     def bytes_per_token(self) -> int:
         """Of the budget."""
         return self._here(self.kept) + sum(self._bytes_of(block) for block in self.layout)

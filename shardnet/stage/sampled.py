@@ -19,7 +19,8 @@ from shardnet.speculation.tags import TAG_BYTES, tag
 from shardnet.stage.live_session import LiveSession
 from shardnet.stage.sampling import Scores
 from shardnet.stage.step import Step
-from shardnet.transport.messages import Part, SampledToken
+from shardnet.transport.messages import Part
+from shardnet.transport.session_messages import SampledToken
 
 
 @dataclass(slots=True)
@@ -69,12 +70,13 @@ def _sample(sampled: Sampled, part: Part, scores: Scores, shift: int) -> int:
             return position
         position += 1
         if position == session.sample_from and not session.is_over:
-            token_id = scores.draw(position - 1 + shift)
+            row = position - 1 + shift
+            token_id = scores.draw(row)
             if isinstance(token_id, BadRequest):
                 sampled.error = token_id
                 return position
             sampled.digests.append(session.digest)
-            sampled.tokens.append(_noted(session, token_id, is_first=not sampled.tokens))
+            sampled.tokens.append(scores.told(row, _noted(session, token_id, is_first=not sampled.tokens)))
     return position
 
 

@@ -1,15 +1,20 @@
 """Chooses the next token of a session from its logits. Runs where the head is, so that only ids travel.
 
-Scores are warped as `transformers` does it (`warpers`), and the random numbers of a session are its own: with a seed
-they are those of `torch.manual_seed(seed); model.generate(...)`, whatever the split and whichever other sessions share
-the step. The logits agree with the whole model's to rounding: how a product is rounded depends on how many tokens share
-its step, and on the way taken. In float32 that is in the sixth digit and hardly ever changes a choice; in bfloat16 and
-float16 it is in the third, and where two tokens are nearly even, the choice may differ.
+First comes what is added to scores (`logit_bias`), then what tokens lose that are there already, by the repetition
+penalty and then by those of the answer; then what would end the answer too early is impossible; and at last scores are
+warped as `transformers` does it (`warpers`).
+
+The random numbers of a session are its own: with a seed they are those of `torch.manual_seed(seed);
+model.generate(...)`, whatever the split and whichever other sessions share the step. The logits agree with the whole
+model's to rounding: how a product is rounded depends on how many tokens share its step, and on the way taken. In
+float32 that is in the sixth digit and hardly ever changes a choice; in bfloat16 and float16 it is in the third, and
+where two tokens are nearly even, the choice may differ.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -18,9 +23,9 @@ from torch import Tensor
 
 from shardnet.errors import BadRequest
 from shardnet.models import Shard
-from shardnet.stage.scoring import check_targets
-from shardnet.stage.warpers import penalise, warpers_of
-from shardnet.transport.messages import SessionSpec
+from shardnet.stage.scoring import check_targets, likelihood_of
+from shardnet.stage.warpers import add_bias, forbid, penalise, penalise_answer, warpers_of
+from shardnet.transport.session_messages import SampledToken, SessionSpec
 
 
 class Moment(NamedTuple):
@@ -46,7 +51,16 @@ class Sampler:
         self._options = options
         self._dtype = str(dtype).removeprefix("torch.")
         self._codec = codec or self._dtype
+        self._num_prompt = spec.prompt_tokens
+        self._num_answered = spec.sample_from - spec.prompt_tokens
+        """Tokens of the answer before the next one."""
+        self._ending_ids = spec.ending_ids if options.min_tokens else ()
         self._ids = list(spec.prompt_ids) if options.repetition_penalty != 1.0 else None
+        """Of prompt and answer, where a penalty is for them."""
+        self._counts = Counter(spec.prompt_ids[spec.prompt_tokens :]) if options.counts_answer else None
+        """Of the answer's, where one is for these."""
+        self.num_alternatives = options.logprobs
+        """As `SamplingOptions.logprobs`."""
         self.num_drawn = 0
         """So many tokens of the answer were drawn, here or elsewhere."""
         self.num_scores = 0
@@ -55,7 +69,13 @@ class Sampler:
     @property
     def is_argmax(self) -> bool:
         """True where the choice is the plain argmax, which a step does for all such sessions at once."""
-        return self.is_greedy and self._ids is None
+        has_penalty = self._ids is not None or self._counts is not None
+        return self.is_greedy and not (has_penalty or self._options.logit_bias or self._may_not_end)
+
+    @property
+    def _may_not_end(self) -> bool:
+        """Whether the next token must not be one that ends the answer."""
+        return bool(self._ending_ids) and self._num_answered < self._options.min_tokens
 
     def sample(self, logits_V: torch.Tensor) -> int:
         """Choose from `logits_V` [vocabulary], fp32.
@@ -63,10 +83,7 @@ class Sampler:
         Raises:
             BadRequest: the scores are no finite numbers: the model's own, or what the options make of them.
         """
-        scores = logits_V[None]
-        if self._ids is not None:
-            ids = torch.tensor([self._ids], dtype=torch.long)
-            scores = penalise(scores, ids, self._options.repetition_penalty)
+        scores = self._adjusted(logits_V[None])
         for warp in self._warpers:
             scores = warp(scores)
         if self.is_greedy:
@@ -79,9 +96,27 @@ class Sampler:
                 raise self.not_finite(logits_V)
             token = int(torch.multinomial(probabilities, num_samples=1, generator=self._generator))
             self.num_drawn += 1
-        if self._ids is not None:
-            self._ids.append(token)
+        self.note(token)
         return token
+
+    def _adjusted(self, scores: Tensor) -> Tensor:
+        """Scores [1, V] by what was there before, and by what was asked of single tokens."""
+        options = self._options
+        if options.logit_bias:
+            scores = add_bias(scores, options.logit_bias)
+        if self._ids is not None:
+            scores = penalise(scores, torch.tensor([self._ids], dtype=torch.long), options.repetition_penalty)
+        if self._counts:
+            scores = penalise_answer(scores, self._counts, options.presence_penalty, options.frequency_penalty)
+        return forbid(scores, self._ending_ids) if self._may_not_end else scores
+
+    def note(self, token_id: int) -> None:
+        """This one comes next in the answer."""
+        self._num_answered += 1
+        if self._ids is not None:
+            self._ids.append(token_id)
+        if self._counts is not None:
+            self._counts[token_id] += 1
 
     def go_on_from(self, other: Sampler) -> None:
         """Take over the random numbers of another sampler of the session, which is of no use any more."""
@@ -97,9 +132,12 @@ class Sampler:
         self._generator.set_state(moment.numbers)
 
     def have_seen(self, ids: Sequence[int]) -> None:
-        """For the penalty: these are the tokens so far, whatever was drawn before."""
+        """These are the tokens so far, prompt and answer, whatever was drawn before."""
+        self._num_answered = len(ids) - self._num_prompt
         if self._ids is not None:
             self._ids = list(ids)
+        if self._counts is not None:
+            self._counts = Counter(ids[self._num_prompt :])
 
     def wind(self, num_drawn: int, num_scores: int) -> None:
         """Have the generator where it stands when so many tokens of the answer were drawn, which others have drawn.
@@ -135,13 +173,16 @@ def sampler_of(spec: SessionSpec, shard: Shard, codec: str) -> Sampler | None:
     """The sampler of a session at a stage; None where another one has the head.
 
     Raises:
-        BadRequest: a penalty is to see an id that no token has, or one is to be scored: that would end the whole stage.
+        BadRequest: a penalty is to see an id that no token has, or one is to be scored or made likelier: that would
+            end the whole stage.
     """
     if not shard.has_head:
         return None
     num_ids = shard.config.vocab_size
     if not all(0 <= token_id < num_ids for token_id in spec.prompt_ids):
         raise BadRequest(f"Session {spec.session} is to begin with an id that is none of 0 to {num_ids - 1}.")
+    if not all(0 <= token_id < num_ids for token_id, _ in spec.sampling.logit_bias):
+        raise BadRequest(f"Session {spec.session} has a bias for an id that is none of 0 to {num_ids - 1}.")
     check_targets(spec, num_ids)
     return Sampler(spec, shard.dtype, codec)
 
@@ -173,8 +214,16 @@ class Scores:
         sampler, logits_V = self._samplers[row], self._logits[row]
         if self._best is not None:
             token, score = self._best[row]
-            return token if math.isfinite(score) else sampler.not_finite(logits_V)
+            if not math.isfinite(score):
+                return sampler.not_finite(logits_V)
+            sampler.note(token)
+            return token
         try:
             return sampler.sample(logits_V)
         except BadRequest as error:
             return error
+
+    def told(self, row: int, token: SampledToken) -> SampledToken:
+        """What the source is told of a token that was drawn there: how likely it was, where that is asked for."""
+        num_alternatives = self._samplers[row].num_alternatives
+        return token if num_alternatives < 0 else likelihood_of(token, self._logits[row], num_alternatives)

@@ -4,9 +4,10 @@ Hops are put into the inbox by whatever thread brings them; the compute thread t
 sessions, runs it as one ragged batch, and hands the result to an `Outlet`. The three calls of a step are `_schedule`,
 `_run` and `_postprocess`.
 
-Back-pressure: a stage has at most `MAX_BULK_HOPS` prompt chunks at its successor that the successor has not started on;
-until one is taken it runs decode work only, and its own chunks wait, and so on back to the first stage, where they are
-ids. With one being computed and one waiting, a stage never runs dry while its predecessor is as fast as itself.
+Back-pressure: as soon as a stage has as many tokens of prompts at its successor that this has not started on as
+`MAX_BULK_CHUNKS` full chunks have, it runs decode work only until some are taken, and its own chunks wait, and so on
+back to the first stage, where they are ids. What is sent last may go beyond that, by less than a chunk. With one being
+computed and one waiting, a stage never runs dry while its predecessor is as fast as itself.
 
 Legend: T new tokens, H hidden size, V vocabulary, S tokens behind which one may be sampled in this step.
 """
@@ -34,6 +35,7 @@ from shardnet.stage.grouping import Groups
 from shardnet.stage.idle_time import IdleTime
 from shardnet.stage.inbox import Inbox, OnTaken, Packet
 from shardnet.stage.inputs import check_rows, inputs_of
+from shardnet.stage.kept_rows import RowReaders, not_open, row_memory_of
 from shardnet.stage.live_sessions import LiveSessions
 from shardnet.stage.onward import Onward
 from shardnet.stage.outlet import Outlet
@@ -44,7 +46,8 @@ from shardnet.stage.shape import Remains, Shape
 from shardnet.stage.step import Step
 from shardnet.timeline.clocks import clock_ns
 from shardnet.timeline.recorder import Recorder
-from shardnet.transport.messages import Hop, SessionSpec, SessionStanding, Wanted
+from shardnet.transport.messages import Hop, SessionStanding, Wanted
+from shardnet.transport.session_messages import SessionSpec
 
 
 class Stage:
@@ -90,6 +93,7 @@ class Stage:
         """For those that follow this stage."""
         self.followed = FollowedSessions(shard, kv, self._sessions, self._ready, sent_as.name)
         """Of those that this one follows."""
+        self.readers = RowReaders(shard, self._sessions, self._ready)
         self._has_news = False
         self._commands = Commands()
         self._why_stopped: str | None = None
@@ -108,7 +112,8 @@ class Stage:
         with self._ready:
             self._raise_if_stopped()
             sampler = sampler_of(spec, self.shard, self.sent_as.name)
-            num_there = self._sessions.open(spec, sampler)
+            memory = partial(row_memory_of, spec, self.shard, self.kv.budget_beside)
+            num_there = self._sessions.open(spec, sampler, memory)
             self._idle.note_sessions(len(self._sessions))
             return num_there
 
@@ -118,6 +123,7 @@ class Stage:
             self._sessions.close(sessions)
             self._idle.note_sessions(len(self._sessions))
             self._wake()
+        self.readers.drop(sessions, not_open)
 
     def put(self, hop: Hop, received_ns: int, on_taken: OnTaken | None = None) -> None:
         """Put a hop into the inbox; `on_taken` marks one that brings prompt chunks. One for another unit is dropped.
@@ -138,8 +144,9 @@ class Stage:
         if on_taken is not None and not is_for_this:
             on_taken()
         if is_new:
+            num_sessions = len({part.session for part in hop.parts})
             self.recorder.wire(
-                hop.sent_ns, received_ns, source_device=hop.sender, num_bytes=rows.nbytes, num_sessions=len(hop.parts)
+                hop.sent_ns, received_ns, source_device=hop.sender, num_bytes=rows.nbytes, num_sessions=num_sessions
             )
 
     def between_steps(self, work: Callable[[], Result]) -> Future[Result]:
@@ -244,6 +251,7 @@ class Stage:
             command.refuse(self._stopped())
         with self._ready:
             self._sessions.close_all()
+        self.readers.end(self._stopped())
         for on_taken in taken:
             on_taken()
 
@@ -371,6 +379,7 @@ class Stage:
         with self._ready:
             self._sessions.advance(step.work.parts, step.sessions, step.wrong)
         self._front.note_step(step)
+        self.readers.answer()
         step.note_in(self.recorder)
 
     def _wake(self) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from shardnet.models import Segment
-from shardnet.models.scoring import ScoredTokens
+from shardnet.models.scoring import AtHead, ScoredTokens
 from shardnet.stage.inbox import StepWork
 from shardnet.stage.live_session import LiveSession
+from shardnet.stage.row_memory import KeptTokens
 from shardnet.stage.scoring import to_score
 from shardnet.timeline.recorder import Recorder
 
@@ -43,11 +44,14 @@ class Step:
         segments = []
         for index, (part, session) in enumerate(zip(self.work.parts, self.sessions, strict=True)):
             scored = to_score(session.spec, part) if has_head else None
+            at_head: AtHead | None = scored
             num_logits = 0
             if scored is not None:
                 self.scored.append((index, scored))
+            elif session.rows is not None:
+                at_head = KeptTokens(session.rows, part.position)
             elif session.sampler is not None:
                 num_logits = min(max(part.end - session.sample_from + 1, 0), part.num_tokens)
             self.num_logits.append(num_logits)
-            segments.append(Segment(session.kv, part.num_tokens, num_logits, scored))
+            segments.append(Segment(session.kv, part.num_tokens, num_logits, at_head))
         return segments

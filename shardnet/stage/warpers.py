@@ -8,14 +8,14 @@ Shapes: V vocabulary, n tokens so far.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from shardnet.transport.messages import SamplingOptions
+from shardnet.transport.session_messages import SamplingOptions
 
 Warper = Callable[[Tensor], Tensor]
 """Scores [1, V] -> scores [1, V]; those of tokens that go become -inf."""
@@ -29,6 +29,31 @@ def penalise(scores: Tensor, ids: Tensor, penalty: float) -> Tensor:
     seen = torch.gather(scores, 1, ids)
     seen = torch.where(seen < 0, seen * penalty, seen / penalty)
     return scores.scatter(1, ids, seen)[..., :num_scores]
+
+
+def penalise_answer(scores: Tensor, counts: Mapping[int, int], presence: float, frequency: float) -> Tensor:
+    """Scores [1, V], less what the tokens of the answer lose: the formula of the OpenAI API.
+
+    Args:
+        counts: of each token of the answer, how often it is there.
+        presence: lost by each that is there.
+        frequency: lost for each time that it is there.
+    """
+    ids = torch.tensor(list(counts), dtype=torch.long)
+    lost = presence + frequency * torch.tensor(list(counts.values()), dtype=scores.dtype)
+    return scores.index_add(1, ids, -lost[None])
+
+
+def add_bias(scores: Tensor, bias: Sequence[tuple[int, float]]) -> Tensor:
+    """Scores [1, V] with something added to those of some ids, each of which is named once."""
+    ids = torch.tensor([token_id for token_id, _ in bias], dtype=torch.long)
+    return scores.index_add(1, ids, torch.tensor([[each for _, each in bias]], dtype=scores.dtype))
+
+
+def forbid(scores: Tensor, ids: Sequence[int]) -> Tensor:
+    """Scores [1, V] in which these tokens are impossible; some ids may have no score."""
+    known = [token_id for token_id in ids if 0 <= token_id < scores.shape[-1]]
+    return scores.index_fill(1, torch.tensor(known, dtype=torch.long), -math.inf)
 
 
 def warpers_of(options: SamplingOptions) -> list[Warper]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shardnet.transport.messages import SessionSpec
+from shardnet.transport.session_messages import SessionSpec
 
 
 def told_to(spec: SessionSpec, *, is_first: bool, is_last: bool) -> SessionSpec:
@@ -14,4 +14,4 @@ def told_to(spec: SessionSpec, *, is_first: bool, is_last: bool) -> SessionSpec:
     """
     if not is_first:
         spec = spec._replace(offer_key=0, guess_key=spec.guess_key if is_last else b"")
-    return spec if is_last else spec._replace(prompt_ids=(), listener=None, targets=())
+    return spec if is_last else spec._replace(prompt_ids=(), listener=None, targets=(), rows=None)

@@ -50,7 +50,9 @@ class StraightToken(NamedTuple):
     before: int
     """The digest of the tokens before it: another answer is not to be mixed with it."""
     guesses: int = 0
-    """As in `SampledToken`."""
+    """As in `SampledToken`, as all that follows."""
+    log_likelihood: float | None = None
+    alternatives: tuple[tuple[int, float], ...] = ()
 
 
 StraightTokens = tuple[StraightToken, ...]

@@ -5,7 +5,7 @@ Endpoints of every device (handlers in `shardnet.device.worker`), and who calls 
     hop(Hop)                     stage -> next stage, also the sampled ids from the last stage back to the first.
                                  Answered at once. For the few tokens of decoding.
     bulk_hop(Hop)                the same for the chunks of a prompt; answered when the receiver *starts* on it, which
-                                 is the back-pressure: a stage has at most `MAX_BULK_HOPS` of them unanswered.
+                                 is the back-pressure: see `MAX_BULK_CHUNKS`.
     open_session(RingId, stage, SessionSpec)      coordinator -> every stage; reserves KV memory. How many tokens of it
                                  are there already: see `sharing_messages`
     close_sessions(RingId, stage, sessions)       coordinator -> every stage; frees it, later hops of these are dropped
@@ -50,11 +50,10 @@ import torch
 
 from shardnet.timeline.recorder import Totals
 from shardnet.transport.holding_messages import Holding
-from shardnet.transport.listener_messages import Listener
-from shardnet.transport.sharing_messages import Shares
+from shardnet.transport.session_messages import SampledToken, SamplingOptions, SessionSpec
 
-MAX_BULK_HOPS = 2
-"""Prompt chunks that may wait at the next stage: one to keep it busy, one on its way."""
+MAX_BULK_CHUNKS = 2
+"""While the tokens of so many full ones wait at the next stage, none is sent: one keeps it busy, one is on its way."""
 
 
 class Part(NamedTuple):
@@ -110,58 +109,6 @@ class Hop(NamedTuple):
     """The sender's `time.monotonic_ns()`."""
     unit: int
     """For which these rows are. A stage that begins with another one drops them: it or the sender has others by now."""
-
-
-class SamplingOptions(NamedTuple):
-    """How the next token is chosen; semantics of `transformers.GenerationConfig`. Temperature 0 is greedy."""
-
-    temperature: float = 0.0
-    top_k: int = 0
-    """0: all tokens."""
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    seed: int = 0
-    speculate: str = "off"
-    """How tokens are guessed: one of `guesser.WAYS`. Which are chosen does not depend on it."""
-
-
-class SessionSpec(NamedTuple):
-    """What a stage must know of a session before its first step."""
-
-    session: int
-    capacity_tokens: int
-    """Tokens that the KV cache must hold: prompt and answer."""
-    prompt_tokens: int
-    sample_from: int
-    """Behind so many tokens one is sampled. What comes before is only computed: a prompt, an answer so far."""
-    max_new_tokens: int
-    eos_ids: tuple[int, ...]
-    sampling: SamplingOptions
-    prompt_ids: tuple[int, ...] = ()
-    """All before `sample_from`. Sent to the sampling stage alone, and only where a repetition penalty needs them."""
-    send_from: int = 0
-    """The next stage has so many tokens: what comes before is computed and kept, and not sent on."""
-    listener: Listener | None = None
-    """Another member than the coordinator that has asked for it. Sent to the stage with the head alone."""
-    targets: tuple[int, ...] = ()
-    """Of a text that is scored: the id behind each token, told with what is found of it. Sent to the head's stage."""
-    shares: Shares | None = None
-    """Another session with which it begins."""
-    stays: bool = False
-    """What a stage has of it stays when it is closed, for others that begin alike, until somebody needs the memory."""
-    guess_key: bytes = b""
-    """Of the tags of guesses. Sent to the first stage and to the one with the head alone; none are made without."""
-    guess_from: int = 0
-    """So many tokens the stages of its ring have: fewer are no ground for guesses at the first one."""
-    offer_key: int = 0
-    """By which the first stage knows offers, sent to it alone; see `offer_messages`."""
-
-    def finish_reason(self, index: int, token_id: int) -> str:
-        """Why the answer ends with the token of that index; '' where it goes on."""
-        if token_id in self.eos_ids:
-            return "eos"
-        return "length" if index + 1 >= self.max_new_tokens else ""
 
 
 class SessionStanding(NamedTuple):
@@ -264,22 +211,6 @@ class Copied(NamedTuple):
     """Their keys and values [sum of num_tokens, W]: keys and then values of each block of the units, in order."""
     sent: torch.Tensor | None
     """Rows [sum of num_tokens, W] that were sent of them; None where the owner has further units, or the head."""
-
-
-class SampledToken(NamedTuple):
-    """One token as it left the sampler, or of a text that is scored."""
-
-    session: int
-    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody calls
-    """0 for the first new token."""
-    token_id: int
-    finish_reason: str
-    """'' while the session goes on, 'eos', or 'length'."""
-    log_likelihood: float | None = None
-    """Of a token that was not sampled but scored: the natural logarithm of how likely it was there."""
-    likeliest: int | None = None  # there, where it was scored
-    guesses: int = 0
-    """So many guesses were checked on the way to it. Below 0: it was guessed, and came with the one before it."""
 
 
 class Tokens(NamedTuple):

@@ -7,9 +7,9 @@ Endpoint of every device (handler in `shardnet.device.worker`):
 
 Offers are told once, or not at all, and nothing depends on one. Each bears the session's key, which only who has asked
 for the session, the coordinator and the first stage know, and those who stand ready for it: nobody else has guesses
-checked there. It says which tokens it goes on from, and begins a few tokens before the end of what is known: so it is
-of use wherever the first stage knows a little less or more of the answer than the source, and an offer that is lost is
-made good by the next one.
+checked there, but for the stage with the head, which has the listener's key and could reckon it. It says which tokens
+it goes on from, and begins a few tokens before the end of what is known: so it is of use wherever the first stage knows
+a little less or more of the answer than the source, and an offer that is lost is made good by the next one.
 """
 
 from __future__ import annotations

@@ -46,3 +46,9 @@ def pass_on(answer: Future[Any], sent: Future[Any]) -> None:
     else:
         with suppress(InvalidStateError):
             answer.set_exception(error)
+
+
+def pass_on_failure(answer: Future[Any], sent: Future[Any]) -> None:
+    """The same, where that one has failed."""
+    if sent.exception() is not None:
+        pass_on(answer, sent)

@@ -14,9 +14,12 @@ A source is a member that holds no stage; its name begins with `@`. Endpoints of
                                  ids of the last of them, which the coordinator has not told: they came straight
                                  (`listener_messages`). Where it did not know them, or lacks some before, it says so at
                                  once.
+    read_rows(ticket, first) -> Rows      of a text that is read, those from `first` on, as many as one message brings;
+                                 none where none have come for `FOLLOW_S`. Renews the lease. See `rows_messages`
     close_session(ticket)        frees it, also where its `start_session` comes later
     broken_off() -> BrokenOffs   the answers that may be resumed
     resume_session(ResumeRequest)      as `start_session`; followed from the first token on
+    prompt_of(ticket) -> ids     of the prompt of such a session: its source has not asked for it first
     forget_session(number)       removes one that broke off; that of a number which is not there is done already
     load(ticket, model, options) -> LoadState: begins to load at the first time, then says how far it is, shortly
     unload(ticket), leave(ticket, device), remove(ticket, device)      done once for a ticket
@@ -37,11 +40,12 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-from shardnet.plan import LeftOut, ModelProfile, Plan, StagePlan, UnitProfile
+from shardnet.plan import Classifier, LeftOut, ModelProfile, Plan, StagePlan, UnitProfile
 from shardnet.timeline.events import Event
 from shardnet.timeline.history import History
 from shardnet.timeline.stage_report import StageReport, TimelineRecord, Track
-from shardnet.transport.messages import SampledToken, SamplingOptions
+from shardnet.transport.rows_messages import RowsAsked
+from shardnet.transport.session_messages import SampledToken, SamplingOptions
 
 COORDINATOR = "coordinator"
 """What the coordinator of every cluster is called."""
@@ -70,6 +74,13 @@ class SessionRequest(NamedTuple):
     is_scored: bool = False
     """The ids are a text that is scored: those behind the first are the answer, and nothing is sampled. It is not kept:
     where its coordinator is killed, its source asks anew."""
+    rows: RowsAsked | None = None
+    """The ids are a text of which these rows are read, by `read_rows`. Nor is that kept."""
+
+    @property
+    def is_given(self) -> bool:
+        """Whether all of it is known from the start, and nothing is answered to it."""
+        return self.is_scored or self.rows is not None
 
 
 class ResumeRequest(NamedTuple):
@@ -83,6 +94,8 @@ class ResumeRequest(NamedTuple):
     """See `BrokenOff`."""
     key: int = 0
     """As in `SessionRequest`."""
+    has_draft: bool = False
+    """Its source guesses from here on, whatever it was asked with before; see `offer_messages`."""
 
 
 class ModelMark(NamedTuple):
@@ -210,6 +223,10 @@ class Happened(NamedTuple):
     """Since 1970."""
     event: str
     text: str
+    device: str = ""
+    """Which one it is about, if one."""
+    seconds: float | None = None
+    """What it took, where it took a while: until a lost device's units were taken over, say."""
 
 
 class ClusterStatus(NamedTuple):
@@ -236,6 +253,7 @@ class ClusterStatus(NamedTuple):
 
 SOURCE_MESSAGES: tuple[type, ...] = (
     UnitProfile,
+    Classifier,
     ModelProfile,
     StagePlan,
     LeftOut,

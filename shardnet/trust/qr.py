@@ -1,4 +1,4 @@
-"""A QR code in a terminal: two of its rows in a line of text."""
+"""A QR code: its modules, and how they are drawn in a terminal, two rows in a line of text."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ def drawn(text: str, in_colours: bool) -> list[str]:
     Args:
         in_colours: sets the colours, so that it can be scanned from a light terminal, too.
     """
-    rows = [[bool(module) for module in row] for row in _matrix(text)]
+    rows = [[bool(module) for module in row] for row in modules(text)]
     if len(rows) % 2:
         rows.append([False] * len(rows[0]))
     lines = ["".join(_HALVES[pair] for pair in zip(upper, lower)) for upper, lower in zip(rows[::2], rows[1::2])]
     return [f"{_LIGHT_ON_DARK}{line}{_AS_BEFORE}" for line in lines] if in_colours else lines
 
 
-def _matrix(text: str) -> list[list[int]]:
-    """Rows of modules, dark where it is 1."""
+def modules(text: str) -> list[list[int]]:
+    """Rows of modules, dark where it is 1, with the light ones around them."""
     code = segno.make(text, error="l", micro=False)
     return [[int(module) for module in row] for row in code.matrix_iter(border=QUIET)]

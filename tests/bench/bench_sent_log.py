@@ -28,7 +28,8 @@ from shardnet.stage.cache import KVCache
 from shardnet.stage.sent_log import kept_by
 from shardnet.stage.stage import Stage
 from shardnet.timeline.recorder import Recorder
-from shardnet.transport.messages import Hop, Part, RingId, SampledToken, SamplingOptions, SessionSpec
+from shardnet.transport.messages import Hop, Part, RingId
+from shardnet.transport.session_messages import SampledToken, SamplingOptions, SessionSpec
 
 RING = RingId(b"bench", 1)
 NUM_SESSIONS = (1, 32)

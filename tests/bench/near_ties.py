@@ -35,7 +35,7 @@ from shardnet.cluster.model import Model
 from shardnet.stage import front, sampled
 from shardnet.stage.live_session import LiveSession
 from shardnet.stage.sampling import Scores
-from shardnet.transport.messages import SampledToken
+from shardnet.transport.session_messages import SampledToken
 
 MODEL = "smollm2-135m-instruct"
 SPLITS = ([32], [15, 17], [11, 10, 11])
@@ -116,9 +116,9 @@ class Notes:
             self._last = dict(zip(best.indices.tolist(), best.values.tolist(), strict=True))
             return draw(scores, row)
 
-        def note(session: LiveSession, token_id: int) -> SampledToken:
+        def note(session: LiveSession, token_id: int, **about: bool) -> SampledToken:
             self.of_session.setdefault(session.spec.session, []).append(self._last)
-            return noted(session, token_id)
+            return noted(session, token_id, **about)
 
         with patch.object(Scores, "draw", drawn), patch.object(sampled, "_noted", note):
             yield

@@ -14,10 +14,11 @@ from shardnet.calibration.unit import calibrate, outputs_of
 from shardnet.loader import ModelFiles, load_shard, open_model
 from shardnet.loader.gguf.blocks import unpack
 from shardnet.loader.stored import stored_as
+from shardnet.models.experts import fused_in
 from shardnet.models.few_bits import linears_of
 
 VARIANTS = ("llama", "llama-tied", "gemma2", "gpt2", "falcon", "phi3", "olmo2", "bloom", "mixtral", "gpt_neox")
-"""Short and stock blocks, transposed layers, parallel parts, attention of their own, experts that stay in floats."""
+"""Short and stock blocks, transposed layers, parallel parts, attention of their own, experts."""
 
 
 def shard_of(files: ModelFiles, scheme: str = "float32", unit: int = 1) -> Any:
@@ -43,7 +44,9 @@ def test_less_is_lost_than_by_rounding(files: ModelFiles) -> None:
     windows = windows_of(files)
     whole, shard = outputs_of(shard_of(files), windows), shard_of(files)
     packed = calibrate(shard, windows, "int4", tuple(files.tensors))
-    assert packed.keys() == {source.name for _, source in linears_of(shard.modules) if source.num_inputs % 32 == 0}
+    linears = {source.name for _, source in linears_of(shard.modules) if source.num_inputs % 32 == 0}
+    fused = [pair for each in fused_in(shard.modules) for pair in each.tensors.items()]
+    assert {name.partition("@")[0] for name in packed} == linears | {name for name, shape in fused if not shape[2] % 32}
     calibrated, rounded = outputs_of(shard, windows), outputs_of(shard_of(files, "int4"), windows)
     assert 0 < distance(calibrated, whole) < distance(rounded, whole)
 
@@ -61,9 +64,9 @@ def test_the_unit_computes_with_what_is_written(files: ModelFiles) -> None:
         numbers = numbers.view(source.num_outputs, source.num_inputs)
         assert torch.equal(module.weight, numbers.t() if source.is_transposed else numbers)
     again = shard_of(files)
-    own = dict(linears_by_name(again))
-    for name, module in linears_by_name(shard):
-        own[name].weight.data.copy_(module.weight)
+    for one, other in zip(shard_modules(shard), shard_modules(again), strict=True):
+        for name, parameter in one.named_parameters(recurse=False):
+            getattr(other, name).data.copy_(parameter)
     assert all(map(torch.equal, outputs_of(shard, windows), outputs_of(again, windows)))
 
 
@@ -76,7 +79,3 @@ def test_only_named_tensors_are_changed(files: ModelFiles) -> None:
 
 def shard_modules(shard: Any) -> list[nn.Module]:
     return [part for module in shard.modules.values() for part in module.modules()]
-
-
-def linears_by_name(shard: Any) -> list[tuple[str, Any]]:
-    return [(source.name, module) for module, source in linears_of(shard.modules)]

@@ -1,7 +1,7 @@
-"""All that a ring promises, at the same time: weights of few bits, tokens that are guessed by look-up and by a draft,
-and shared beginnings, while devices are lost, fall silent and take over, layers move, and sessions are closed at any
-moment. Every answer is that of the same weights on one device without guesses, token for token. (hypothesis; the
-network's threads are real.)
+"""All that a ring promises, at the same time: weights of few bits, the same for all units or not, and as a .gguf file
+has them, keys and values of 8 bits, tokens that are guessed by look-up and by a draft, and shared beginnings, while
+devices are lost, fall silent and take over, layers move, and sessions are closed at any moment. Every answer is that of
+the same weights on one device without guesses, token for token. (hypothesis; the network's threads are real.)
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_gguf
 from guesses import Oracle
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
@@ -21,11 +22,13 @@ from in_process_ring import RingInProcess, ring_in_process, rings_of
 from shardnet.cluster import remote_stage, standby, tidying
 from shardnet.cluster.model import Model
 from shardnet.errors import ShardnetError
+from shardnet.loader import ModelFiles, open_model
 from shardnet.plan import Plan, stages_from_counts
+from shardnet.quantised.kernels.native import native
+from shardnet.quantised.native.products import Native
 from shardnet.session import beginnings
 from shardnet.session.stream import Stream
 from shardnet.speculation.guesser import Guesser
-from shardnet.speculation.laps import Laps
 from shardnet.stage import front
 
 pytestmark = pytest.mark.usefixtures("quick_watch")
@@ -40,33 +43,60 @@ HOW: dict[str, dict[str, Any]] = {
     "sampled": {"temperature": 0.9, "top_k": 20, "seed": 5},
     "penalised": {"temperature": 1.1, "top_p": 0.9, "repetition_penalty": 1.3, "seed": 6},
 }
-WEIGHTS = ("float32", "int4", "int8")
+MIXED = "mixed"
+BITS = ("int4", "int4", "int8", "float32", "int8", "int8")
+"""Of each unit, where they are mixed, as `quality` mixes them."""
+HELD: dict[str, dict[str, Any]] = {
+    "floats": {"dtype": "float32"},
+    "int4": {"dtype": "float32", "weights": "int4"},
+    "int8": {"dtype": "float32", "weights": "int8"},
+    MIXED: {"dtype": "float32"},
+    "file": {"dtype": "float32"},
+}
+"""What a model is loaded with; "file" is the one of a .gguf file."""
+HELD_IN_C: dict[str, dict[str, Any]] = {
+    "int4, in C": {"weights": "int4"},
+    "int4, in C, keys and values": {"weights": "int4", "kv_dtype": "int8"},
+    "file, in C": {},
+    "file, in C, keys and values": {"kv_dtype": "int8"},
+}
+"""In bfloat16: all of a row is computed alike there whatever is beside it, so that keys and values that are computed
+anew are rounded to the same 8 bits."""
+if isinstance(native(), Native):
+    HELD |= HELD_IN_C
 
 
 class Alone:
-    """The model on one device, without guesses."""
+    """The models on one device, without guesses."""
 
-    def __init__(self, folder: Path, resources: ExitStack) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, file: Path, resources: ExitStack) -> None:
+        self._folder, self._file = folder, file
         self._resources = resources
         self._models: dict[str, Model] = {}
         self._known: dict[tuple[str, str, tuple[int, ...]], list[int]] = {}
 
-    def answer(self, weights: str, how: str, prompt: list[int], num_tokens: int) -> list[int]:
-        key = (weights, how, tuple(prompt))
+    def path(self, held: str) -> Path:
+        """Of the model."""
+        return self._file if held.startswith("file") else self._folder
+
+    def model(self, held: str) -> Path | ModelFiles:
+        """As it is to be loaded."""
+        return open_model(str(self._folder), "float32").held_as(BITS) if held == MIXED else self.path(held)
+
+    def answer(self, held: str, how: str, prompt: list[int], num_tokens: int) -> list[int]:
+        key = (held, how, tuple(prompt))
         if len(self._known.get(key, ())) < num_tokens:
-            [result] = self._model(weights).generate([prompt], max_new_tokens=num_tokens, **HOW[how])
+            [result] = self._model(held).generate([prompt], max_new_tokens=num_tokens, **HOW[how])
             self._known[key] = result.token_ids
         return self._known[key][:num_tokens]
 
-    def _model(self, weights: str) -> Model:
-        if weights not in self._models:
+    def _model(self, held: str) -> Model:
+        if held not in self._models:
             ring = self._resources.enter_context(ring_in_process(1))
             cluster = self._resources.enter_context(ring.connect())
-            self._models[weights] = cluster.load(
-                self.folder, dtype="float32", weights=weights, standby="none", share_prefixes=False
-            )
-        return self._models[weights]
+            options = {**HELD[held], "split": [NUM_UNITS]}  # by hand, as the ring: both have the same products
+            self._models[held] = cluster.load(self.model(held), **options, standby="none", share_prefixes=False)
+        return self._models[held]
 
 
 class Talk:
@@ -97,29 +127,24 @@ class Conversations(RuleBasedStateMachine):
         self.frozen: str | None = None
 
     @initialize(
-        weights=st.sampled_from(WEIGHTS),
+        held=st.sampled_from(tuple(HELD)),
         split=st.sampled_from(SPLITS),
         kept=st.sampled_from(("hot", "warm", "cold")),
         share=st.sampled_from((None, 0.5, 0.9)),
         most_s=st.sampled_from((0.0, 0.1)),
     )
-    def load(self, weights: str, split: list[int], kept: str, share: float | None, most_s: float) -> None:
-        self.weights = weights
+    def load(self, held: str, split: list[int], kept: str, share: float | None, most_s: float) -> None:
+        self.held = held
         self.ring: RingInProcess = self.resources.enter_context(ring_in_process(len(split), speed=50.0))
         cluster = self.resources.enter_context(self.ring.connect())
         self.model: Model = cluster.load(
-            self.alone.folder,
-            dtype="float32",
-            weights=weights,
-            split=split,
-            prefill_chunk_tokens=4,
-            standby=kept,
+            self.alone.model(held), **HELD[held], split=split, prefill_chunk_tokens=4, standby=kept
         )
         oracle = Oracle((), share or 0.0)
         oracle._conversations = self.conversations
 
-        def guesser(way: str, laps: Laps) -> Any:
-            return Guesser(way, laps) if share is None or way == "draft" else oracle.guesser(way, laps)
+        def guesser(way: str, *about: Any) -> Any:
+            return (Guesser if share is None or way == "draft" else oracle.guesser)(way, *about)
 
         self.patch.setattr(front, "Guesser", guesser)
         self.ring.network.scatter(most_s, 1)
@@ -137,9 +162,9 @@ class Conversations(RuleBasedStateMachine):
         text = data.draw(st.sampled_from(self.texts[-6:]), "text")
         beginning = text[: data.draw(st.sampled_from((len(text), max(len(text) // 2, 1))), "size")]
         prompt = (beginning * repeats + new)[-MOST_PROMPT:]
-        right = self.alone.answer(self.weights, how, prompt, num_tokens)
+        right = self.alone.answer(self.held, how, prompt, num_tokens)
         self.conversations.append(prompt + right)
-        options = {"draft": str(self.alone.folder)} if guesses == "draft" else {"speculate": guesses}
+        options = {"draft": str(self.alone.path(self.held))} if guesses == "draft" else {"speculate": guesses}
         stream = self.model.stream(prompt, max_new_tokens=num_tokens, **options, **HOW[how])
         self.talks.append(Talk(stream, prompt, right))
 
@@ -234,9 +259,11 @@ class Conversations(RuleBasedStateMachine):
 
 
 @pytest.fixture(scope="module")
-def alone(tiny: Path) -> Iterator[Alone]:
-    with ExitStack() as resources:
-        yield Alone(tiny, resources)
+def alone(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Alone]:
+    with ExitStack() as resources, pytest.MonkeyPatch.context() as patch:
+        patch.setitem(tiny_gguf.SIZES, "blocks", NUM_UNITS - 2)
+        file = tiny_gguf.write_gguf(tmp_path_factory.mktemp("file") / "tiny.gguf", kind="Q4_1")
+        yield Alone(tiny, file, resources)
 
 
 @pytest.fixture

@@ -3,55 +3,28 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from chosen_bits import bits_of, make_up_times, measured, planned
 from in_process_ring import PROMPT, RingInProcess, answer, blueprint_of, ring_in_process
-from lasting_in_process import LastingInProcess, lasting_in_process
+from lasting_in_process import lasting_in_process
 
-from shardnet.cluster import survey
+from shardnet.cluster import copies
 from shardnet.cluster.model import Model
-from shardnet.cluster.survey import Surveyor, WaitFor
 from shardnet.errors import BadRequest
-from shardnet.loader import ModelFiles
+from shardnet.loader import fingerprint, open_model
 from shardnet.process.cache_folder import cache_folder
-from shardnet.profiling.losses import Loss, LossStore
-from shardnet.profiling.measurement import DeviceMeasurement, StepTiming
-from shardnet.quantised.linear import held_in
 
 NUM_TOKENS = 12
 
 
-SECONDS = {"auto": 0.04, "int8": 0.02, "int4": 0.01}
-"""Of a step of a unit, as of a device that is bound by reading weights: those of this model are too small for that."""
-
-
 @pytest.fixture(autouse=True)
 def quick_profiles(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    profile = Surveyor._profile
-
-    def slow(surveyor: Surveyor, device: str, files: ModelFiles, weights: str, wait_for: WaitFor) -> DeviceMeasurement:
-        found = profile(surveyor, device, files, weights, wait_for)
-        return replace(found, units=tuple(replace(unit, steps=slowed(unit.steps, weights)) for unit in found.units))
-
-    def slowed(steps: Sequence[StepTiming], weights: str) -> tuple[StepTiming, ...]:
-        return tuple(replace(step, seconds=SECONDS[weights]) for step in steps)
-
-    monkeypatch.setattr(Surveyor, "_profile", slow)
-    monkeypatch.setattr(survey, "PROFILE_S", 0.3)
-    monkeypatch.setattr(survey, "LINK_S", 0.05)
+    make_up_times(monkeypatch)
     monkeypatch.setenv("SHARDNET_CACHE", str(tmp_path / "cache"))
-
-
-def measured(tiny: Path, int8: float, int4: float) -> None:
-    """As `shardnet quality` would have it."""
-    with ring_in_process(1) as ring, ring.connect() as cluster, cluster.load(tiny, split=[6]) as model:
-        checkpoint = model.checkpoint
-    losses = {"int8": Loss(int8, 1000, "a text"), "int4": Loss(int4, 1000, "a text")}
-    LossStore(cache_folder()).save(checkpoint, losses)
 
 
 @contextmanager
@@ -61,32 +34,23 @@ def chosen(tiny: Path, quality: str, num_devices: int = 3) -> Iterator[tuple[Rin
             yield ring, model
 
 
-def bits_of(ring: RingInProcess | LastingInProcess) -> dict[int, set[int]]:
-    """How many bits the matrices of each unit have, on whichever devices; 16 where all are floats."""
-    found: dict[int, set[int]] = {}
-    for worker in ring.workers.values():
-        for host in worker._stages.hosts():
-            units = () if host.stage is None else host.stage.shard.units
-            for unit in units:
-                bits = {held.matrix.shape.form.bits for _, held in held_in(unit.modules)}
-                found.setdefault(unit.index, set()).update(bits or {16})
-    return found
-
-
-def planned(model: Model) -> dict[int, set[int]]:
-    """The same as the plan says; embedding and head have 8 where blocks have 4."""
-    last = len(model.plan.unit_weights) - 1
-    bits = {"bfloat16": 16, "int8": 8, "int4": 4}
-    return {
-        unit: {max(bits[scheme], 8) if unit in (0, last) else bits[scheme]}
-        for unit, scheme in enumerate(model.plan.unit_weights)
-    }
-
-
 def test_what_was_never_measured_is_asked_for_in_one_sentence(tiny: Path) -> None:
     with pytest.raises(BadRequest, match=r"was not measured yet.*shardnet quality --model .* bfloat16,int8,int4$"):
         with chosen(tiny, "1%"):
             pass
+
+
+def test_what_was_measured_before_the_weights_were_hashed_counts_still(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A large model has another name since: as a device without a copy fetches it, say. Once, it had to be measured
+    again."""
+    with monkeypatch.context() as patch:
+        patch.setattr(copies, "AT_ONCE_BYTES", 0)
+        measured(tiny, 0.2, 0.02)
+    fingerprint(open_model(str(tiny), "bfloat16").copy, cache_folder())
+    with chosen(tiny, "1%") as (_, model):
+        assert not model.checkpoint.startswith("local-") and "int4" in model.plan.unit_weights
 
 
 def test_the_command_that_measures_it_can_be_pasted(tiny: Path, tmp_path: Path) -> None:
@@ -133,7 +97,8 @@ def test_units_keep_their_bits_whoever_takes_them_over(tiny: Path) -> None:
         assert "predicted loss" in str(model.plan)
         for report in model.report():
             held = sizes[report.first_unit : report.last_unit + 1]
-            assert report.weight_bytes <= 1.01 * sum(unit.weight_bytes for unit in held)
+            # A kernel may lay out whole tiles of rows: which one holds a matrix was timed.
+            assert report.weight_bytes <= 1.1 * sum(unit.weight_bytes for unit in held)
     assert len(stream.result.token_ids) == NUM_TOKENS
 
 
@@ -171,6 +136,7 @@ def test_the_next_coordinator_has_units_loaded_in_the_bits_that_they_had(
         again = cluster.connect().model
         assert again.plan.unit_weights == plan.unit_weights
         assert again.profile.few_bits == mark
+        assert again.profile.predicted_loss == again.plan.predicted_loss == plan.predicted_loss is not None
         assert bits_of(cluster) == before
         [result] = again.generate([PROMPT], max_new_tokens=NUM_TOKENS)
     assert len(result.token_ids) == NUM_TOKENS

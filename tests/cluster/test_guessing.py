@@ -121,3 +121,16 @@ def test_a_ring_that_is_changed_goes_on_guessing(tiny: Path, expected: list[list
         assert [stream.result.token_ids for stream in streams] == expected[1]
         assert rings_of(model) is not None
         assert ids(model, WAYS[0], speculate="lookup") == expected[0]
+
+
+@pytest.mark.parametrize("num_opened", [1, 2])
+def test_an_answer_that_is_opened_while_the_ring_is_exchanged_is_guessed(
+    tiny: Path, expected: list[list[list[int]]], num_opened: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its first stage has it from the ring before, and once took that for a reason not to guess."""
+    oracle = Oracle([PROMPTS[0] + expected[0][0]], 1.0)
+    monkeypatch.setattr(front, "Guesser", oracle.guesser)
+    with loaded(tiny, [2, 2, 2], speed=20.0) as (ring, model):
+        ring.network.at("open_session", num_opened, lambda: ring.network.kill("c"))
+        assert ids(model, {}, PROMPTS[:1], speculate="lookup") == expected[0][:1]
+        assert len(model.events) > 0 and oracle.num_right > 0

@@ -1,5 +1,6 @@
 """Random schedules of losses over a whole ring in one process: devices die, freeze and thaw at any message, in prompts,
 in decoding, while another ring takes over and in the midst of a recovery, on a network that loses, doubles and delays.
+Prompts are cut anywhere.
 
 Every conversation ends with its own text. A schedule follows from its number: `schedule_of(17)` says what happens.
 """
@@ -15,14 +16,14 @@ from random import Random
 from typing import Any, NamedTuple
 
 import pytest
-from fault_schedules import PROMPTS, Fault, FaultSchedule, put_into_force
+from fault_schedules import PROMPTS, Fault, FaultSchedule, cut_anywhere, put_into_force
 from in_process_ring import RingInProcess, alone, answer, ring_in_process
 
 from shardnet.cluster import remote_stage, tidying, watch
 from shardnet.cluster.cluster import COORDINATOR
 from shardnet.cluster.model import Model
 from shardnet.policy.membership import Limits
-from shardnet.session import sessions
+from shardnet.session import route, sessions
 
 NUM_SCHEDULES, NUM_LONG = 60, 1000
 AT_ONCE = 2
@@ -100,10 +101,11 @@ def quick_watch(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     anybody gives up a frozen device.
     """
     monkeypatch.setattr(remote_stage, "REWIRE_TRIES", 8)
-    monkeypatch.setattr(sessions, "OPEN_SESSION_TRIES", 8)
+    monkeypatch.setattr(route, "OPEN_SESSION_TRIES", 8)
     monkeypatch.setattr(watch, "LIMITS", Limits(ask_every_s=0.05, suspect_after_s=0.4, lost_after_s=60.0, grace_s=0.05))
     monkeypatch.setattr(watch, "LOOK_EVERY_S", 0.02)
     monkeypatch.setattr(tidying, "FIRST_S", 0.002)
+    monkeypatch.setattr(sessions, "parts_of", cut_anywhere)
     yield
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from damaged_models import change_json
 from in_process_ring import RingInProcess, ring_in_process
 
 from shardnet.calibration import folder as folders
@@ -17,8 +19,9 @@ from shardnet.calibration.unit import calibrate, outputs_of
 from shardnet.cluster.cluster import Cluster
 from shardnet.cluster.quantises import calibration_text
 from shardnet.device import quantising
-from shardnet.errors import BadRequest, ClusterError, DoesNotFit, ShardnetError, UsageError
+from shardnet.errors import BadRequest, ClusterError, DamagedCheckpoint, DoesNotFit, ShardnetError, UsageError
 from shardnet.loader import load_shard, open_model
+from shardnet.transport.calibration_messages import QuantisedMatrix
 
 pytestmark = pytest.mark.usefixtures("quick_watch")
 TEXT = calibration_text()[:700]
@@ -82,6 +85,18 @@ def test_it_is_what_one_process_makes_unit_by_unit(tiny: Path, tmp_path: Path, e
         windows = outputs_of(shard, windows)
 
 
+@pytest.mark.parametrize("scheme", ["int4", "int4-g128", "int4-sym"])
+def test_what_says_another_scheme_than_it_has_is_refused(
+    tmp_path: Path, expected: dict[str, bytes], scheme: str
+) -> None:
+    """Its codes were taken for numbers, and rounded again to what it said."""
+    for name, raw in expected.items():
+        (tmp_path / name).write_bytes(raw)
+    change_json(tmp_path / "config.json", lambda content: content["quantization_config"].update(weights=scheme))
+    with pytest.raises(DamagedCheckpoint, match=f"made these weights {scheme}, and .* is stored as N4_64"):
+        open_model(str(tmp_path), "bfloat16")
+
+
 def test_it_loads_over_splits_with_equal_answers(cluster: Cluster, tiny: Path, tmp_path: Path) -> None:
     quantised(cluster, tiny, tmp_path / "out")
     answers, sizes = [], []
@@ -143,15 +158,8 @@ def test_a_disk_that_is_full_is_said_and_the_run_goes_on_later(
     monkeypatch: pytest.MonkeyPatch,
     unit: int,
 ) -> None:
-    real: Callable[..., None] = folders.write_tensors
-
-    def full(path: Path, tensors: Any) -> None:
-        if path.name == f"unit-{unit:05}.safetensors":
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        real(path, tensors)
-
     with monkeypatch.context() as patch:
-        patch.setattr(folders, "write_tensors", full)
+        full_at(patch, unit)
         with pytest.raises(UsageError, match="No space left on device"):
             quantised(cluster, tiny, tmp_path / "out")
     assert not (tmp_path / "out" / "config.json").exists()
@@ -174,18 +182,122 @@ def test_a_run_that_was_cut_off_at_its_end_computes_nothing_again(
 def test_a_unit_that_is_gone_is_made_again(
     cluster: Cluster, tiny: Path, tmp_path: Path, expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real: Callable[..., None] = folders.write_tensors
-
-    def full(path: Path, tensors: Any) -> None:
-        if path.name == "unit-00003.safetensors":
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        real(path, tensors)
-
     with monkeypatch.context() as patch:
-        patch.setattr(folders, "write_tensors", full)
+        full_at(patch, 3)
         fails(cluster, tiny, tmp_path / "out")
     (tmp_path / "out" / "unit-00001.safetensors").unlink()
     assert quantised(cluster, tiny, tmp_path / "out") == expected
+
+
+def full_at(patch: pytest.MonkeyPatch, unit: int) -> None:
+    """There is no room for that unit."""
+    real: Callable[..., None] = folders.write_tensors
+
+    def full(path: Path, tensors: Any) -> None:
+        if path.name == f"unit-{unit:05}.safetensors":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(path, tensors)
+
+    patch.setattr(folders, "write_tensors", full)
+
+
+def copied(model: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(model, tmp_path / "copy"))
+
+
+def touched(model: Path, tmp_path: Path) -> Path:
+    for path in model.iterdir():
+        path.write_bytes(path.read_bytes())
+    return model
+
+
+def moved(model: Path, tmp_path: Path) -> Path:
+    (tmp_path / "elsewhere").mkdir()
+    return model.rename(tmp_path / "elsewhere" / "other")
+
+
+@pytest.mark.parametrize("change", [copied, touched, moved])
+def test_the_same_model_goes_on_wherever_it_lies(
+    cluster: Cluster,
+    tiny: Path,
+    tmp_path: Path,
+    expected: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    change: Callable[[Path, Path], Path],
+) -> None:
+    """A run went by the disk and the number of the model's file there: half done, and for ever another model's."""
+    model = Path(shutil.copytree(tiny, tmp_path / "model"))
+    with monkeypatch.context() as patch:
+        full_at(patch, 3)
+        fails(cluster, model, tmp_path / "out")
+    begun = (tmp_path / "out" / "unit-00002.safetensors").stat().st_mtime_ns
+    assert quantised(cluster, change(model, tmp_path), tmp_path / "out") == expected
+    assert (tmp_path / "out" / "unit-00002.safetensors").stat().st_mtime_ns == begun
+
+
+def test_a_model_with_another_number_in_it_does_not_go_on(
+    cluster: Cluster, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Path(shutil.copytree(tiny, tmp_path / "model"))
+    with monkeypatch.context() as patch:
+        full_at(patch, 3)
+        fails(cluster, model, tmp_path / "out")
+    weights = model / "model.safetensors"
+    raw = bytearray(weights.read_bytes())
+    raw[-2] ^= 1
+    weights.write_bytes(raw)
+    assert "another model, scheme or text is half done" in fails(cluster, model, tmp_path / "out")
+
+
+def too_short(matrix: QuantisedMatrix) -> QuantisedMatrix:
+    return matrix._replace(blocks=matrix.blocks[:-36])
+
+
+def no_numbers(matrix: QuantisedMatrix) -> QuantisedMatrix:
+    blocks = matrix.blocks.clone()
+    blocks[:2] = 255
+    return matrix._replace(blocks=blocks)
+
+
+def other_kind(matrix: QuantisedMatrix) -> QuantisedMatrix:
+    return matrix._replace(stored="N4_32")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [(too_short, r"numbers of torch\.uint8 instead of"), (no_numbers, "not finite"), (other_kind, "the kind 'N4_32'")],
+)
+def test_what_a_device_gives_back_wrongly_is_said_and_not_written(
+    cluster: Cluster,
+    tiny: Path,
+    tmp_path: Path,
+    expected: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    change: Callable[[QuantisedMatrix], QuantisedMatrix],
+    words: str,
+) -> None:
+    real = quantising.calibrate
+
+    def calibrated(shard: Any, *arguments: Any) -> dict[str, QuantisedMatrix]:
+        matrices = real(shard, *arguments)
+        name = next(iter(matrices))
+        return {**matrices, name: change(matrices[name])} if shard.first_unit == 3 else matrices
+
+    with monkeypatch.context() as patch:
+        patch.setattr(quantising, "calibrate", calibrated)
+        with pytest.raises(ClusterError, match=rf"b gave back .*{words}.* for unit 3 of .* Leave it out"):
+            quantised(cluster, tiny, tmp_path / "out")
+    assert not (tmp_path / "out" / "unit-00003.safetensors").exists()
+    assert quantised(cluster, tiny, tmp_path / "out") == expected
+
+
+def test_a_text_of_another_size_that_a_device_gives_back_is_said(
+    cluster: Cluster, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = quantising.outputs_of
+    monkeypatch.setattr(quantising, "outputs_of", lambda *arguments: real(*arguments)[:-1])
+    with pytest.raises(ClusterError, match=r"a gave back hidden states of other sizes than those of .* for unit 0"):
+        quantised(cluster, tiny, tmp_path / "out")
 
 
 def test_a_device_that_is_lost_later_changes_no_token(
@@ -242,14 +354,7 @@ def test_two_runs_do_not_write_in_one_folder(
 def test_what_a_run_has_left_and_cannot_be_read_is_said(
     cluster: Cluster, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, raw: bytes
 ) -> None:
-    real: Callable[..., None] = folders.write_tensors
-
-    def full(path: Path, tensors: Any) -> None:
-        if path.name == "unit-00002.safetensors":
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        real(path, tensors)
-
-    monkeypatch.setattr(folders, "write_tensors", full)
+    full_at(monkeypatch, 2)
     fails(cluster, tiny, tmp_path / "out")
     (tmp_path / "out" / name).write_bytes(raw)
     assert f"{name} in {tmp_path}/out cannot be read. Remove {tmp_path}/out, and begin anew." in fails(

@@ -19,7 +19,8 @@ from shardnet.cluster.cluster import COORDINATOR
 from shardnet.errors import BadRequest, ClusterError
 from shardnet.models import Shard
 from shardnet.stage.sampling import Scores
-from shardnet.transport.messages import Hop, Part, RingId, SamplingOptions, SessionSpec
+from shardnet.transport.messages import Hop, Part, RingId
+from shardnet.transport.session_messages import SamplingOptions, SessionSpec
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,8 @@ from shardnet.errors import ClusterError, DamagedCheckpoint
 from shardnet.models import Shard
 from shardnet.policy.membership import Limits
 from shardnet.transport import InProcessNetwork
-from shardnet.transport.messages import Hop, Part, RingId, RingStop, SampledToken, SamplingOptions, StageSpec, Tokens
+from shardnet.transport.messages import Hop, Part, RingId, RingStop, StageSpec, Tokens
+from shardnet.transport.session_messages import SampledToken, SamplingOptions
 
 SIZES = (16, 10, 16, 8, 8)
 """Of prompts, for chunks of 16 tokens."""
@@ -278,11 +279,12 @@ def test_ctrl_c_while_a_session_is_closed_closes_it_all_the_same(
     """Once, the session was forgotten before the stages were told, and those not told yet kept its memory."""
     with ring.connect() as cluster, load(cluster, tiny) as model:
         session = model._deployment.sessions.start(PROMPT, max_new_tokens=4, eos_ids=(), sampling=SamplingOptions())
-        close_at = model._deployment.sessions._close_at
-        monkeypatch.setattr(model._deployment.sessions, "_close_at", interrupted_at(1, close_at))
+        closings = model._deployment.sessions._closings
+        ask = closings._ask
+        monkeypatch.setattr(closings, "_ask", interrupted_at(1, ask))
         with pytest.raises(KeyboardInterrupt):
             session.cancel()
-        monkeypatch.setattr(model._deployment.sessions, "_close_at", close_at)
+        monkeypatch.setattr(closings, "_ask", ask)
         session.cancel()
         model._deployment.sessions.settle()
         assert all(report.kv_reserved_bytes == 0 for report in model.report())
@@ -413,7 +415,7 @@ def test_prompts_that_begin_together_keep_their_rows_where_packets_are_cut(
                 send_prompt(*send)
             wait_until(lambda: len(waiting_at[0]._bulk) == 2)
             first.release(1000)
-            wait_until(lambda: len(waiting_at[1]._bulk) == 2)
+            wait_until(lambda: len(waiting_at[1]._bulk) == 3)
             second.release()
             wait_until(lambda: len(waiting_at[1]._bulk) == 2 and len(waiting_at[0]._bulk) == 0)
             second.release(1000)

@@ -44,7 +44,7 @@ class Successors:
         self._likeliest = {one: each.most_common(1)[0][0] for one, each in counts.items()}
         self.num_right = self.num_guessed = self.num_further = 0
 
-    def guesser(self, _way: str, _laps: Laps) -> OracleGuesser:
+    def guesser(self, _way: str, _laps: Laps, _most_tokens: int) -> OracleGuesser:
         return OracleGuesser(self)  # type: ignore[arg-type]
 
     def guess(self, known: list[int], in_flight: list[int], most: int) -> list[int]:

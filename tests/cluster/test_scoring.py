@@ -11,7 +11,7 @@ from random import Random
 
 import pytest
 import torch
-from fault_schedules import Fault, FaultSchedule, put_into_force
+from fault_schedules import Fault, FaultSchedule, cut_anywhere, put_into_force
 from in_process_ring import PROMPT, RingInProcess, alone, answer, load, loaded, ring_in_process, scored_alone
 from lasting_in_process import LastingInProcess, lasting_in_process
 from processes import wait_until
@@ -21,8 +21,10 @@ from shardnet.cluster.cluster import COORDINATOR
 from shardnet.cluster.model import Model
 from shardnet.device.worker import Worker
 from shardnet.errors import BadRequest, ClusterError
+from shardnet.session import sessions
 from shardnet.session.scores import Scores
-from shardnet.transport.messages import CopyWanted, RingId, SessionSpec, StageKey
+from shardnet.transport.messages import CopyWanted, RingId, StageKey
+from shardnet.transport.session_messages import SessionSpec
 
 RANDOM = Random(5)
 TEXT = [RANDOM.randrange(90) for _ in range(60)]
@@ -126,8 +128,9 @@ def test_who_stands_ready_takes_over(
 
 @pytest.mark.parametrize("seed", range(30))
 def test_messages_are_lost_and_the_ring_is_exchanged(
-    fast_model: tuple[RingInProcess, Model], seed: int, expected: Expected
+    fast_model: tuple[RingInProcess, Model], monkeypatch: pytest.MonkeyPatch, seed: int, expected: Expected
 ) -> None:
+    monkeypatch.setattr(sessions, "parts_of", cut_anywhere)
     ring, model = fast_model
     random = Random(seed)
     kinds, endpoints = ("drop", "drop answers", "duplicate"), ("tokens", "tokens", "bulk_hop", "open_session", "*")

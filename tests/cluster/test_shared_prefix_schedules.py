@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 import torch
-from fault_schedules import Fault, FaultSchedule, put_into_force
+from fault_schedules import Fault, FaultSchedule, cut_anywhere, put_into_force
 from in_process_ring import RingInProcess, ring_in_process, rings_of
 
 from shardnet.cluster.model import Model
 from shardnet.errors import KVMemorySpent
-from shardnet.session import beginnings
+from shardnet.session import beginnings, sessions
 from shardnet.session.stream import Stream
 
 pytestmark = pytest.mark.usefixtures("quick_watch")
@@ -112,7 +112,9 @@ class Conversations:
 def test_every_text_is_right_whatever_is_shared(
     tiny: Path, expected: Callable[[list[int], int], list[int]], monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
+    monkeypatch.setattr(sessions, "parts_of", cut_anywhere)
     monkeypatch.setattr(beginnings, "LEAST_TOKENS", 1)
+    monkeypatch.setattr(beginnings, "LEAST_WAITED", 4 if seed % 3 else 64)
     random = Random(seed)
     options: dict[str, Any] = {"standby": random.choice(("hot", "cold"))}
     is_short_of_memory = seed % 2 == 1  # others could not take over then

@@ -102,6 +102,22 @@ def test_a_session_under_way_shares_what_it_has_and_goes_on(tiny: Path) -> None:
         assert told + [token.token_id for token in tokens] == expected[0]
 
 
+@pytest.mark.parametrize("split", [SPLIT, [6]])
+def test_prompts_that_come_at_the_same_moment_share_what_the_first_computes(
+    tiny: Path, split: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(beginnings, "LEAST_WAITED", 8)
+    prompts = [FIRST + [number] * 3 for number in range(40, 44)]
+    expected = alone(tiny, prompts, NUM_TOKENS)
+    with loaded(tiny, split) as (ring, model):
+        num_computed(ring, model)
+        answers = model.generate(prompts, max_new_tokens=NUM_TOKENS)
+        assert [each.token_ids for each in answers] == expected
+        assert [each.cached_prompt_tokens for each in answers] == [0] + [len(FIRST)] * 3
+        total = len(FIRST) + 4 * (3 + NUM_TOKENS - 1)
+        assert num_computed(ring, model) == [total] * len(split)
+
+
 def test_sampled_text_is_that_of_the_seed(tiny: Path) -> None:
     options = {"temperature": 0.9, "top_k": 40, "repetition_penalty": 1.3, "seed": 5}
     turn = FIRST + NEW

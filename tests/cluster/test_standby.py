@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -246,6 +247,19 @@ def test_what_is_loaded_for_a_move_is_not_dropped_by_who_thinks_over_what_is_to_
         rings.renew()
         wait_until(lambda: len(ready.ready) == 3 and not any(ready.is_ready(stage) for stage in stages))
         assert answer(model, PROMPT, NUM_TOKENS) == expected
+
+
+def test_what_is_loaded_for_a_move_and_kept_ready_at_the_same_moment_is_opened_once(tiny: Path) -> None:
+    """Once, the later one took the place of the earlier, and the move came to nothing, with an error."""
+    with loaded(tiny, [2, 2, 2], standby="cold") as (ring, model), ThreadPoolExecutor(4) as threads:
+        rings, ready = rings_of(model), standby_of(model)
+        stages = missing_of(rings.all[-1].members, Plan(stages_from_counts(["a", "b", "c"], [1, 3, 2])))
+        ring.network.scatter(0.1, 0)
+        for loads in [threads.submit(ready.load, rings._present(), stages) for _ in range(4)]:
+            loads.result(30)
+        ring.network.restore()
+        assert ready.ready == list(stages)
+        assert ring.num_stages() == 4
 
 
 @pytest.mark.parametrize("kept", ["cold", "none"])

@@ -22,7 +22,8 @@ from shardnet.errors import BadRequest
 from shardnet.launch.files.config_files import load_model_config
 from shardnet.models.sizes import profile_model
 from shardnet.plan import Link, Plan, stages_from_counts
-from shardnet.transport.messages import RingId, SamplingOptions, SessionSpec
+from shardnet.transport.messages import RingId
+from shardnet.transport.session_messages import SamplingOptions, SessionSpec
 
 NUM_TOKENS = 16
 

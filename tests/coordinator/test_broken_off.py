@@ -29,7 +29,7 @@ from shardnet.process.state_folder import StateFolder
 from shardnet.session.session import Session
 from shardnet.session.stream import Stream
 from shardnet.source.running_cluster import RunningCluster
-from shardnet.transport.messages import SampledToken, SamplingOptions, SessionSpec
+from shardnet.transport.session_messages import SampledToken, SamplingOptions, SessionSpec
 from shardnet.transport.source_messages import COORDINATOR, ModelMark, SessionRequest
 
 OPTIONS: dict[str, Any] = {"dtype": "float32", "split": (2, 2, 2), "prefill_chunk_tokens": 4}

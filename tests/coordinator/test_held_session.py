@@ -10,7 +10,7 @@ from shardnet.coordinator.held_session import HeldSession
 from shardnet.errors import BadRequest, ClusterError
 from shardnet.session.session import Session, computed_anew
 from shardnet.transport.listener_messages import digest
-from shardnet.transport.messages import SampledToken, SamplingOptions, SessionSpec
+from shardnet.transport.session_messages import SampledToken, SamplingOptions, SessionSpec
 from shardnet.transport.source_messages import SessionRequest
 
 ids = st.lists(st.integers(0, 2**17), max_size=8)

@@ -12,6 +12,7 @@ import pytest
 from shardnet.described.model_sizes import ModelConfig, model_config_from_hf, model_profile, unit_works
 from shardnet.errors import BadConfiguration, UnsupportedModel
 from shardnet.launch.files.config_files import known_names, load_model_config
+from shardnet.models.sizes import profile_model
 from shardnet.models.weightless import weightless
 
 TINY = {
@@ -63,6 +64,22 @@ def test_parameters_equal_those_of_the_skeleton(family: str) -> None:
     expected = sum(parameter.numel() for parameter in model.parameters())
     read = model_config_from_hf(config.to_dict(), family)
     assert sum(unit.num_parameters for unit in unit_works(read)) == expected
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_head_of_a_classifier_has_a_row_for_each_label(family: str) -> None:
+    """Tied weights or not, in few bits or not, and as who has opened the checkpoint reckons it."""
+    from transformers import AutoConfig
+
+    labels = {"architectures": ["AnyForSequenceClassification"], "id2label": {0: "a", 1: "b", 2: "c"}}
+    config = AutoConfig.for_model(family, **{**TINY, **FAMILIES[family], **labels})
+    expected = profile_model(config, "float16", family).units
+    for weights in ("auto", "int4"):
+        found = unit_works(model_config_from_hf(config.to_dict(), family), "float16", weights=weights)
+        assert [unit.num_parameters for unit in found] == [unit.num_parameters for unit in expected]
+        assert found[-1].weight_bytes == expected[-1].weight_bytes and found[-1].output_bytes == 3 * 4
+    usual = model_config_from_hf(config.to_dict() | {"id2label": None, "num_labels": None}, family)
+    assert usual.labels == 2  # transformers leaves out what is usual
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

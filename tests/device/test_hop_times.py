@@ -70,7 +70,7 @@ def test_a_hop_that_fails_tells_nothing(clock: Clock, error: Exception) -> None:
 
 def test_what_waits_behind_a_chunk_of_a_prompt_tells_nothing(clock: Clock) -> None:
     times, taken = HopTimes(), Future[None]()
-    times.bulk_hop("b", taken)
+    times.bulk_hop("b", 100, taken)
     sent(times).set_result(None)
     sent(times, device="c").set_result(None)
     taken.set_exception(DeviceLost("", "b"))

@@ -15,18 +15,8 @@ from shardnet.device.stage_host import StageHost
 from shardnet.device.worker import Worker
 from shardnet.errors import BadRequest, ClusterError, PlanNotInForce
 from shardnet.transport import InProcessNetwork
-from shardnet.transport.messages import (
-    Hop,
-    Part,
-    RingId,
-    RingStop,
-    SamplingOptions,
-    SessionSpec,
-    StageSpec,
-    Stretch,
-    Tokens,
-    Wanted,
-)
+from shardnet.transport.messages import Hop, Part, RingId, RingStop, StageSpec, Stretch, Tokens, Wanted
+from shardnet.transport.session_messages import SamplingOptions, SessionSpec
 
 SOURCE = "source"
 NUM_TOKENS = 24

@@ -14,8 +14,8 @@ from shardnet.session.request import session_spec
 from shardnet.speculation.ahead import Ahead
 from shardnet.speculation.depth import MOST
 from shardnet.transport.listener_messages import digest
-from shardnet.transport.messages import SamplingOptions
 from shardnet.transport.offer_messages import MOST_IDS
+from shardnet.transport.session_messages import SamplingOptions
 
 PROMPT = [1, 2, 3]
 NUM_TOKENS = 30

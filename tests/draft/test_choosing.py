@@ -12,7 +12,7 @@ import torch
 from shardnet.draft.choosing import Choosing
 from shardnet.session.request import session_spec
 from shardnet.stage.sampling import Sampler
-from shardnet.transport.messages import SamplingOptions
+from shardnet.transport.session_messages import SamplingOptions
 
 VOCABULARY = 300
 NUM_TOKENS = 40

@@ -20,8 +20,9 @@ from tiny_text_model import save_text_model
 from shardnet.cluster.model import Model
 from shardnet.draft import drafts
 from shardnet.draft.engine import Engine
-from shardnet.errors import BadRequest, ModelNotFound, UsageError
+from shardnet.errors import BadRequest, ModelNotFound, ShardnetError, UsageError
 from shardnet.models import Shard
+from shardnet.models.blocks import Block
 from shardnet.transport.offer_messages import Offer
 
 NUM_TOKENS = 24
@@ -42,7 +43,7 @@ def expected(model: Model) -> list[int]:
 def draft(model: Model, tiny: Path) -> Iterator[str]:
     """One that is opened anew."""
     yield str(tiny)
-    model._drafts.close()
+    drafts._close_all(model._drafts._engines)
     model._drafts._engines.clear()
 
 
@@ -85,6 +86,14 @@ def test_one_may_be_held_in_few_bits(model: Model, draft: str, expected: list[in
         engine.result(60)
 
 
+def test_it_computes_as_devices_do(model: Model, draft: str) -> None:
+    """It had transformers' modules, which took three times as long."""
+    answer(model, draft=draft)
+    [engine] = model._drafts._engines.values()
+    blocks = [module for unit in engine.result(60)._shard.units if unit.kv for module in unit.modules.values()]
+    assert blocks and all(isinstance(block, Block) for block in blocks)
+
+
 def test_it_is_loaded_once_and_ends_with_the_model(tiny: Path) -> None:
     before = engines()
     with loaded(tiny, [6]) as (_, model):
@@ -93,6 +102,28 @@ def test_it_is_loaded_once_and_ends_with_the_model(tiny: Path) -> None:
         wait_until(lambda: len(engines() - before) == 1)
         model.close()
         wait_until(lambda: engines() <= before)  # those of tests before may have been about to end
+
+
+def test_a_model_that_was_closed_opens_none(tiny: Path) -> None:
+    before = engines()
+    with loaded(tiny, [6]) as (_, model):
+        model.close()
+        with pytest.raises(ShardnetError, match="closed"):
+            model.stream(PROMPT, draft=str(tiny))
+        with pytest.raises(BadRequest, match="the model was closed, and its drafts with it"):
+            model._drafts.get(drafts.Wanted(str(tiny), "auto", 1))
+        assert not model._drafts._engines and engines() <= before
+
+
+def test_one_that_is_opened_while_its_model_is_closed_ends(
+    model: Model, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would have kept its thread and its weights until the process ends."""
+    own = drafts.Drafts(model.profile, model.tokenizer, model._drafts._first_stage)
+    check = drafts.check_tokenizers
+    monkeypatch.setattr(drafts, "check_tokenizers", lambda *args: (own.close(), check(*args)))
+    engine = own.get(drafts.Wanted(str(tiny), "auto", 1)).engine.result(60)
+    wait_until(lambda: not engine._thread.is_alive())
 
 
 def test_one_for_which_there_is_no_room_is_done_without(

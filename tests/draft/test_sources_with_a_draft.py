@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,8 @@ from lasting_in_process import LastingInProcess, ids_of, lasting_in_process
 from processes import wait_until
 
 from shardnet.cluster.model import Model
-from shardnet.errors import ShardnetError
+from shardnet.errors import BadRequest, ModelNotFound, ShardnetError
+from shardnet.source.running_cluster import RunningCluster
 from shardnet.transport.listener_messages import digest
 from shardnet.transport.offer_messages import MOST_IDS, Offer
 
@@ -160,12 +162,11 @@ def test_offers_that_do_not_arrive_are_missed_by_nobody(
         assert ids_of(model.stream(PROMPT, max_new_tokens=NUM_TOKENS, draft=str(tiny))) == expected
 
 
-def test_an_answer_that_a_draft_went_ahead_of_is_resumed(
-    cluster: LastingInProcess, tiny: Path, expected: list[int]
-) -> None:
+def broken_off(cluster: LastingInProcess, tiny: Path, **asked: Any) -> RunningCluster:
+    """Another source, and an answer that broke off after some tokens."""
     model = begun(cluster, tiny)
     cluster.network.drop("c", "a", endpoint="hop", count=ALWAYS, skip=8)
-    stream = model.stream(PROMPT, max_new_tokens=NUM_TOKENS, draft=str(tiny))
+    stream = model.stream(PROMPT, max_new_tokens=NUM_TOKENS, **asked)
     next(stream)
     rings = cluster.coordinator._loads.loaded().model._deployment._rings  # type: ignore[attr-defined]
     rings.blueprint = replace(
@@ -178,4 +179,38 @@ def test_an_answer_that_a_draft_went_ahead_of_is_resumed(
     cluster.join("d")
     source = cluster.connect()
     source.load(tiny, **{**OPTIONS, "split": [2, 2, 2]})
-    assert ids_of(source.resume()) == expected
+    return source
+
+
+def test_an_answer_that_a_draft_went_ahead_of_is_resumed_without_it(
+    cluster: LastingInProcess, tiny: Path, expected: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    source = broken_off(cluster, tiny, draft=str(tiny))
+    with caplog.at_level(logging.WARNING, "shardnet"):
+        assert ids_of(source.resume()) == expected
+    said = "answer 1 was asked for with a draft, and goes on without one: none was named."
+    assert [each for each in caplog.messages if "draft" in each] == [said]
+
+
+@pytest.mark.parametrize("asked", [{}, {"speculate": "lookup"}, {"draft": True}])
+def test_an_answer_is_resumed_with_a_draft(
+    cluster: LastingInProcess, tiny: Path, expected: list[int], asked: dict[str, Any]
+) -> None:
+    """However it was asked for: whoever resumes it guesses."""
+    source = broken_off(cluster, tiny, **({"draft": str(tiny)} if "draft" in asked else asked))
+    ids_of(source.model.stream(PROMPT, max_new_tokens=2, draft=str(tiny)))
+    [engine] = source.model._drafts._engines.values()
+    engine.result(60)
+    slow_down(cluster)
+    stream = source.resume(draft=str(tiny))
+    assert ids_of(stream) == expected
+    assert stream.result.guesses_right > 0
+
+
+def test_what_is_no_draft_is_refused_before_an_answer_goes_on(cluster: LastingInProcess, tiny: Path) -> None:
+    source = broken_off(cluster, tiny)
+    with pytest.raises(ModelNotFound):
+        source.resume(draft="/no/such/model")
+    with pytest.raises(BadRequest, match="a draft is a path or a hub id"):
+        source.resume(draft=" ")
+    assert len(source.broken_off) == 1

@@ -117,6 +117,11 @@ def test_a_padding_token_outside_is_refused_where_transformers_refuses_it(varian
         ({"pad_token_id": 10**9}, "its pad_token_id is 1000000000, and its vocabulary has 100 tokens"),
         ({"num_experts": 2, "num_experts_per_tok": 4}, "it has 2 experts and uses 4 for each token"),
         ({"sliding_window": 0}, "its sliding_window is 0 tokens; null means that there is none"),
+        ({"head_dim": 15, "rope_theta": 1e4}, "its heads have the size 15, and positions turn pairs of their numbers"),
+        (
+            {"num_attention_heads": 64, "rope_parameters": {"full_attention": {"rope_type": "default"}}},
+            "its heads have the size 1, and positions turn pairs",
+        ),
         ({"rotary_dim": 3}, "its rotary_dim is 3 and its heads have the size 16; it must be even and no larger"),
     ],
 )
@@ -136,6 +141,11 @@ def test_what_is_impossible_is_refused(change: dict[str, Any], words: str) -> No
         {"eos_token_id": 5000},
         {"num_attention_heads": 3, "num_key_value_heads": 3, "head_dim": 16},
         {"model_type": "falcon", "num_kv_heads": 71, "num_key_value_heads": None},
+        {"head_dim": 15},
+        {"head_dim": 15, "rope_theta": 1e4, "alibi": True},
+        {"head_dim": 15, "rope_theta": 1e4, "no_rope_layers": [0, 0]},
+        {"head_dim": 15, "rope_theta": 1e4, "rotary_pct": 0.4},
+        {"head_dim": 15, "rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.4}},
         {"intermediate_size": None, "head_dim": None, "rope_scaling": None, "quantization_config": None},
     ],
 )

@@ -35,7 +35,7 @@ class Gate:
     """Of a cluster of its own that invites."""
 
     def __init__(self, folder: Path) -> None:
-        home = Home(folder)
+        self._home = home = Home(folder)
         self.said: list[str] = []
         self.invitations = Invitations()
         self.invited = self.invitations.invite(time.time())
@@ -53,6 +53,7 @@ class Gate:
 
     def close(self) -> None:
         self._arrivals.close()
+        self._home.state.close()
 
 
 @asynccontextmanager

@@ -57,7 +57,7 @@ def test_all_hear_of_all_that_are_revoked(hosts: Hosts) -> None:
 def test_who_does_not_listen_is_told_the_last_when_it_listens_again(hosts: Hosts) -> None:
     """All that it was told while it did not once waited for it, without a limit."""
     phone = hosts.join("phone")
-    wait_until(lambda: "phone" in hosts.hub.hosts())
+    wait_until(lambda: phone.said == ["linked"])
 
     async def listen_late() -> None:
         reader, writer = open_reader_writer(phone.outpost.session(), written(HOSTS))

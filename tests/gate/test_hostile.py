@@ -101,6 +101,8 @@ class Gate:
         )
         writer.write(frames.pack(Kind.GREETING, payload=pack_greeting(Greeting(draw_identity(), 1, True, OWN_GATE))))
         welcome = await reader.readexactly(frames.HEAD.size)
+        writer.write(frames.pack_reason(Kind.GOODBYE, "looked"))  # or it is kept, and there are too many in the end
+        await reader.read()
         writer.transport.abort()
         return welcome[0] == Kind.WELCOME
 

@@ -138,6 +138,19 @@ def test_each_line_of_a_pipe_is_a_turn_and_the_next_one_knows_the_last(cluster: 
     assert "In use: " in done.stdout
 
 
+def test_guesses_are_asked_for_as_elsewhere(cluster: Cluster) -> None:
+    asked = ("chat", "-n", 12, "--temperature", 0)
+    plain, guessed = (cluster.run(*asked, *more, text="hello\n") for more in ((), ("--speculate", "lookup")))
+    assert (guessed.returncode, guessed.stdout, guessed.stderr) == (0, plain.stdout, "")
+    for refused, said in (
+        (("chat", "--speculate", "draft"), "--speculate draft needs --draft MODEL"),
+        (("chat", "--draft", "/no/such/model"), "/no/such/model"),
+        (("resume", "--draft", "/no/such/model"), "/no/such/model"),
+    ):
+        done = cluster.run(*refused)
+        assert (done.returncode != 0, done.stdout, done.stderr.count("\n")) == (True, "", 1) and said in done.stderr
+
+
 def test_what_is_asked_of_the_chat_itself(cluster: Cluster) -> None:
     typed = "/system Be brief.\nHello\n/reset\n/stats\n/help\n"
     done = cluster.run("chat", "-n", 2, text=typed)

@@ -23,8 +23,9 @@ from processes import wait_until
 from torch._C._distributed_rpc import _invoke_remote_python_udf, _invoke_rpc_python_udf
 
 from shardnet.transport import RpcTransport, serve_door
-from shardnet.transport.messages import Hop, Part, RingId, SampledToken, Tokens
+from shardnet.transport.messages import Hop, Part, RingId, Tokens
 from shardnet.transport.rpc import answers, objects
+from shardnet.transport.session_messages import SampledToken
 
 Message = tuple[bytes, list[torch.Tensor], bool]
 """A frame, the tensors beside it, and whether the answer may come later."""

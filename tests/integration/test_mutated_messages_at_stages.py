@@ -31,8 +31,9 @@ from torch._C._distributed_rpc import _invoke_remote_python_udf, _invoke_rpc_pyt
 from shardnet import Cluster
 from shardnet.cluster.model import Model
 from shardnet.transport import serve_door
-from shardnet.transport.messages import Hop, Part, RingId, SampledToken, SamplingOptions, SessionSpec, Tokens
+from shardnet.transport.messages import Hop, Part, RingId, Tokens
 from shardnet.transport.rpc import answers, objects
+from shardnet.transport.session_messages import SampledToken, SamplingOptions, SessionSpec
 from shardnet.transport.wire.frames import Call, Post
 
 NAMES = ["a", "b"]

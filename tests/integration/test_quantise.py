@@ -108,6 +108,13 @@ def test_what_is_wrong_is_one_sentence(tiny: Path, tmp_path: Path, arguments: tu
     assert not (tmp_path / "out").exists()
 
 
+def test_a_folder_with_something_else_is_refused_before_devices_start(tiny: Path) -> None:
+    done = run("quantise", "-m", str(tiny), "-o", str(tiny), "--devices", "1")
+    assert done.returncode == 2
+    (said,) = done.stderr.splitlines()
+    assert said == f"shardnet: There is something in {tiny} already. Name a new folder with --out."
+
+
 def test_in_python(tiny: Path, made: Path, tmp_path: Path) -> None:
     with shardnet.Cluster.local(2, threads_per_device=1) as cluster:
         folder = cluster.quantise(tiny, tmp_path / "out", weights="int4-sym", text=calibration_text())

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from shardnet.profiling import power
 
 pytestmark = pytest.mark.usefixtures("warm_devices")
 POINT = Point("sessions", 2, 16, 3)
-TURNS = (Turn(10.0, 0.5, (0.1, 0.2), None), Turn(30.0, 0.3, (0.3, 0.4), 2.0), Turn(20.0, 0.4, (), 4.0))
+TURNS = (Turn(10.0, 0.5, (0.1, 0.2), None), Turn(30.0, 0.3, (0.3, 0.4), 2.0, 8, 5), Turn(20.0, 0.4, (), 4.0, 4, 1))
 FOUND = Found("m", "float32", "a machine", "2.13.0", (Measured(("a", "b"), (2, 4), 0.05, POINT, TURNS),))
 
 
@@ -82,6 +84,7 @@ def test_a_row_has_medians_and_spreads() -> None:
     assert (row["tokens_per_s"], row["tokens_per_s_least"], row["tokens_per_s_most"]) == (20.0, 10.0, 30.0)
     assert row["first_token_ms"] == pytest.approx(400) and row["token_ms_p50"] == pytest.approx(250)
     assert row["joules_per_token"] == 3.0 and row["split"] == "2,4" and row["predicted_lap_ms"] == 50.0
+    assert (row["guesses_checked"], row["guesses_right"]) == (12, 6)
     [line] = csv.DictReader(as_csv(FOUND).splitlines())
     assert line["tokens_per_s"] == "20.0" and line["split"] == "2,4"
     assert as_object(FOUND)["rows"][0]["turns"][1]["gaps_s"] == [0.3, 0.4]
@@ -132,12 +135,16 @@ def test_the_table_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     as_table(FOUND)
     printed = capsys.readouterr().out
     assert "20 (10 to 30)" in printed and "J a token" in printed
+    assert "guesses right" in printed and "6 of 12" in printed
+    plain = replace(FOUND.rows[0], turns=TURNS[:1])
+    as_table(replace(FOUND, rows=(plain,)))
+    assert "guesses" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--devices", "0"], "--devices must be whole numbers such as 1,2,3, but is '0'."),
+        (["--devices", "0"], "--devices must be whole numbers from 1 on, such as 1,2,3, but is '0'."),
         (["--devices", "two"], "--devices must be whole numbers"),
         (["--prompt", "1,,2"], "--prompt must be whole numbers"),
         (["--split", "3,x"], "--split must be whole numbers of units"),
@@ -148,6 +155,7 @@ def test_the_table_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
         (["--cluster", "here", "--dtype", "float32"], "options for loading one go with shardnet load."),
         (["--temperature", "-1"], "--temperature must be"),
         (["--text", "no/such/file"], "--text cannot be read: no/such/file: No such file or directory."),
+        (["--text", os.devnull], f"--text must name a text, but {os.devnull} is empty."),
         (["--model", ""], "--model must not be empty"),
     ],
 )

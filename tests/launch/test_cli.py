@@ -83,6 +83,19 @@ def test_every_command_has_help(
     assert "Usage: shardnet" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("command", ["up", "load"])
+def test_all_that_a_model_is_loaded_with_can_be_said_where_a_cluster_stays(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    """Docs had `up --private-to laptop`, `--quality` and `--no-share-prefixes`, which neither command knew."""
+    monkeypatch.setenv("COLUMNS", "200")
+    assert run(monkeypatch, [command, "--help"]) == 0
+    shown = capsys.readouterr().out
+    for option in ("--private-to", "--quality", "--no-share-prefixes", "--kv-dtype", "--wire", "--no-rebalance"):
+        assert option in shown, option
+    assert "--split" not in shown
+
+
 def test_help_and_version_do_not_import_torch() -> None:
     program = (
         "import sys, shardnet.launch.commands; sys.exit(any(name in sys.modules for name in ('torch', 'transformers')))"
@@ -107,6 +120,8 @@ def test_help_and_version_do_not_import_torch() -> None:
             "--speculate draft needs --draft MODEL, a small model with the same tokenizer.",
         ),
         ([*PROMPT, "--draft", "/no/such/model"], "/no/such/model"),
+        (["bench", "--speculate", "draft"], "--speculate draft needs --draft MODEL"),
+        (["bench", "--draft", "/no/such/model"], "/no/such/model"),
         ([*PROMPT, "--draft", " "], "a draft is a path or a hub id"),
         ([*PROMPT, "--draft", "m", "--draft-weights", "int3"], "--draft-weights must be one of"),
         ([*PROMPT, "--draft", "m", "--draft-threads", "0"], "--draft-threads must be 1 or more, but is 0."),
@@ -117,11 +132,21 @@ def test_help_and_version_do_not_import_torch() -> None:
         ([*PROMPT, "--top-k", "-1"], "--top-k must be"),
         ([*PROMPT, "--min-p", "2"], "--min-p must be"),
         ([*PROMPT, "--repetition-penalty", "0"], "--repetition-penalty must be"),
+        ([*PROMPT, "--presence-penalty", "3"], "--presence-penalty must be between -2 and 2, but is 3.0."),
+        ([*PROMPT, "--frequency-penalty", "-3"], "--frequency-penalty must be between -2 and 2, but is -3.0."),
+        ([*PROMPT, "--logit-bias", "5"], "--logit-bias must be like 50256=-100 (ID=BIAS), but is '5'."),
+        ([*PROMPT, "--logit-bias", "5=-101"], "the logit_bias of the token 5 must be between -100 and 100"),
+        ([*PROMPT, "--stop-token-id", "-5"], "a token id of stop_token_ids must be at least 0, but is -5."),
+        ([*PROMPT, "-n", "4", "--min-tokens", "5"], "--min-tokens must be at most the 4 tokens that the answer may"),
+        ([*PROMPT, "--logprobs", "21"], "--logprobs must be -1 (none) to 20, but is 21."),
+        ([*PROMPT, "--logprobs", "3"], "--logprobs are shown in the object of --json alone. Add --json."),
         ([*PROMPT, "--seed", "-1"], "--seed must be"),
         ([*PROMPT, "--dtype", "int3"], "--dtype must be one of float32, bfloat16, float16, but is 'int3'."),
         ([*PROMPT, "--placement", "magic"], "--placement must be one of spread, auto, exact,"),
         ([*PROMPT, "--objective", "fun"], "--objective must be one of latency, throughput, energy, but is 'fun'."),
         ([*PROMPT, "--in-flight", "0"], "--in-flight must be 1 or more, but is 0."),
+        ([*PROMPT, "--quality", "lots"], "--quality is how much more perplexity is allowed, such as 1%"),
+        ([*PROMPT, "--private-to", " "], "--private-to is the name of a device, but this is ' '."),
         (
             [*PROMPT, "--objective", "energy"],
             "--objective energy has no effect on the placement spread, which uses every",

@@ -18,7 +18,9 @@ from shardnet.launch.doctor.finding import Finding
 from shardnet.launch.doctor.network import Joined, Reached, find_clock, find_neighbours
 from shardnet.profiling import threads
 from shardnet.profiling.measurement import ThreadTrial
-from shardnet.progress import progress_bars
+from shardnet.progress import progress_bars, silent
+from shardnet.quantised.kernels.native import native
+from shardnet.quantised.native.compiling import WhyNot
 from shardnet.trust.addresses import Address
 
 
@@ -115,6 +117,19 @@ def test_all_of_it_works_without_what_a_light_device_does_without() -> None:
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["ready"] and found["rpc"]["ok"] and found["threads"]["found"]["best"] >= 1
+
+
+def test_products_that_cannot_be_kept_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each process took seconds more to start, and nobody knew why."""
+    own = native()
+    if isinstance(own, WhyNot):
+        pytest.skip(own.reason)
+    monkeypatch.setattr(working, "KERNELS_S", 0.01)
+    monkeypatch.setattr(own, "why_not_kept", "")
+    assert working.find_kernels(silent).verdict == "ok"
+    monkeypatch.setattr(own, "why_not_kept", "No space left on device")
+    (hint,) = working.find_kernels(silent).hints
+    assert "anew" in hint and "cannot be kept: No space left on device. Set SHARDNET_CACHE" in hint
 
 
 def test_a_torch_without_rpc_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
-from typer.testing import CliRunner
+from plan_cli import refused, shardnet
 
 from shardnet.described.model_sizes import unit_works
-from shardnet.errors import ShardnetError
 from shardnet.launch.files.config_files import load_model_config
-from shardnet.launch.plan import commands as plan_commands
 from shardnet.quantised.kv_names import KV_DTYPES
-
-app = typer.Typer(pretty_exceptions_enable=False)
-plan_commands.register(app)
 
 PLAN_KEYS = {
     *("method", "objective", "stages", "lap_s", "bottleneck_s", "rate_per_s", "simulated_rate_per_s", "energy_j"),
@@ -41,21 +37,6 @@ PROBLEM: dict[str, Any] = {
 }
 
 
-def shardnet(*arguments: str) -> str:
-    """Standard output of a command that succeeds."""
-    result = CliRunner().invoke(app, list(arguments), catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    return result.stdout
-
-
-def refused(*arguments: str) -> ShardnetError:
-    """The error of a command that fails, whose exit code `main` uses."""
-    with pytest.raises(ShardnetError) as caught:
-        CliRunner().invoke(app, list(arguments), catch_exceptions=False)
-    assert "\n" not in str(caught.value)
-    return caught.value
-
-
 @pytest.fixture
 def problem_file(tmp_path: Path) -> str:
     path = tmp_path / "problem.json"
@@ -72,6 +53,20 @@ def test_a_problem_file_gives_exactly_the_documented_keys(problem_file: str) -> 
         {"device": "laptop", "first_unit": 1, "last_unit": 5},
     ]
     assert plan["lap_s"] == pytest.approx(0.01 + 5 * 0.002 + 2 * 0.003 + 2008 / 1e7)
+
+
+def test_a_plan_and_its_run_need_no_torch(problem_file: str) -> None:
+    """As the docs have it; once, messages were imported for the name of a type, and PyTorch with them."""
+    for command in ("plan", "simulate"):
+        asked = ["shardnet", command, "--problem", problem_file, "--json"]
+        program = (
+            f"import sys; sys.argv = {asked}; from shardnet.launch import cli\n"
+            "try:\n    cli.main()\nexcept SystemExit as ended:\n    assert ended.code == 0\n"
+            "assert not {'torch', 'transformers'} & set(sys.modules)"
+        )
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)
 
 
 @pytest.mark.parametrize("objective", ["latency", "throughput", "energy"])
@@ -299,6 +294,15 @@ def test_a_plan_of_ones_own_can_be_simulated(tmp_path: Path, problem_file: str) 
 def test_bad_input_is_one_sentence_and_exit_code_2(arguments: tuple[str, ...], said: str) -> None:
     error = refused(*arguments)
     assert said in str(error) and error.exit_code == 2
+
+
+def test_a_folder_of_the_name_does_not_hide_a_cluster_that_comes_with_shardnet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "home").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert "laptop" in shardnet("plan", "-m", "llama-2-7b", "-c", "home", "--bits", "4")
+    assert "is a folder" in str(refused("plan", "-m", "llama-2-7b", "-c", "./home"))
 
 
 def test_options_of_models_do_not_go_with_a_problem_file(problem_file: str) -> None:

@@ -44,6 +44,7 @@ def test_a_profile_is_made_kept_and_written(tmp_path: Path, model: str) -> None:
     assert made == json.loads(out.read_text())
     assert (made["model"], made["is_estimated"], made["is_reused"]) == ("tiny", False, False)
     assert len(made["profile"]["decode_unit_s"]) == 5
+    assert made["left_to_torch"] is None
     entry = read_record(DeviceEntry, made["cluster_entry"], Place("out"))
     assert entry.measured is not None and len(entry.measured[0].unit_ms) == 5
 
@@ -51,6 +52,23 @@ def test_a_profile_is_made_kept_and_written(tmp_path: Path, model: str) -> None:
     assert again.returncode == 0, again.stderr
     assert "--refresh measures again" in again.stdout
     assert "block x 3" in again.stdout and "decode 8 sessions at 64 tokens" in again.stdout
+
+
+def test_a_checkpoint_of_4_bits_is_measured_in_these(tmp_path: Path, model: str) -> None:
+    """Once, as if its weights had 16 bits: what `shardnet quantise` has made is an own folder, and no .gguf file."""
+    config = Path(model) / "config.json"
+    said = {"quant_method": "shardnet", "weights": "int4-g64"}
+    config.write_text(json.dumps({**json.loads(config.read_text()), "quantization_config": said}))
+    asked = ("--model", model, "--max-seconds", "2", "--kv-dtype", "int8")
+    done = shardnet(tmp_path, *asked, "--json")
+    assert done.returncode == 0, done.stderr
+    made = json.loads(done.stdout)
+    assert (made["weights"], made["kv_dtype"]) == ("int4-g64", "int8")
+    assert made["cluster_entry"]["measured"][0]["bits"] == 4
+    assert sum(made["left_to_torch"].values()) == 3  # rows of 48 are no whole groups
+    shown = " ".join(shardnet(tmp_path, *asked).stdout.split())
+    assert "(weights int4-g64, bfloat16, keys and values int8, " in shown
+    assert "Not run in C as a whole: 3 blocks, as " in shown
 
 
 def test_a_model_of_numbers_alone_is_estimated(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from in_process_ring import scored_alone
+from chosen_bits import make_up_times
+from in_process_ring import ring_in_process, scored_alone
 from lasting_in_process import LastingInProcess, lasting_in_process
 from transformers import AutoTokenizer
 from warm_python import WARM_PYTHON
@@ -27,6 +28,7 @@ from shardnet.launch.quality.run import QualityResult, _keep_losses, run_quality
 from shardnet.launch.quality.tables import as_object, show
 from shardnet.launch.quality.windows import windows_of
 from shardnet.profiling.losses import LossStore
+from shardnet.progress import silent
 from shardnet.session.options import GenerationOptions
 from shardnet.session.scores import Scores
 from shardnet.source.running_cluster import RunningCluster
@@ -138,6 +140,22 @@ def test_a_loss_without_bits_to_choose_is_refused_at_once() -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_a_loss_may_be_allowed_by_what_is_measured_just_before(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, all rows but the last were measured, and then it was said that they had to be."""
+    monkeypatch.setenv("SHARDNET_CACHE", str(tmp_path))
+    make_up_times(monkeypatch)
+    load = LoadOptions(quality="50%")
+    with ring_in_process(2) as ring:
+        monkeypatch.setattr("shardnet.launch.quality.run.open_cluster", lambda *_: ring.connect())
+        model = GenerateOptions(str(tiny), (), DeviceOptions(), load, GenerationOptions(), OutputOptions())
+        schemes = ("bfloat16", "int8", "int4", "auto")
+        result = run_quality(QualityRequest(model, schemes, "a text", 4 * TEXT, None, 1024), silent)
+    assert [row.weights for row in result.rows] == list(schemes)
+    assert result.rows[-1].weight_bytes < result.rows[0].weight_bytes
+
+
 @pytest.mark.usefixtures("warm_python")
 class TestCommand:
     def test_schemes_are_measured_side_by_side(self, tiny: Path, tmp_path: Path) -> None:
@@ -202,6 +220,11 @@ class TestCommand:
         done = shardnet("--model", str(tiny), *arguments)
         assert done.returncode == 2 and sentence in done.stderr
         assert (done.stdout, done.stderr.count("\n")) == ("", 1)
+
+    def test_another_checkpoint_that_is_nowhere_is_refused_before_anything_is_measured(self, tiny: Path) -> None:
+        done = shardnet("--model", str(tiny), "--also", "nowhere", "--devices", "1", "--tokens", "20")
+        assert done.returncode == 2 and "There is no folder 'nowhere' here" in done.stderr
+        assert "starting devices" not in done.stderr and "reading" not in done.stderr
 
 
 class TestOfACluster:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +13,7 @@ from rich.console import Console
 
 from shardnet.launch.generate import run as generate_run
 from shardnet.launch.generate.report import as_json, speed_line, stage_table, stderr_console
-from shardnet.session.stream import Generation
+from shardnet.session.stream import Alternative, Generation, TokenLogprob
 
 STAGE: Any = SimpleNamespace(
     device="device-0",
@@ -95,3 +97,12 @@ def test_what_hidden_states_travel_in_is_said_where_it_is_not_the_models_own_dty
         assert "int8" in capsys.readouterr().err
         stderr_console().print(stage_table([STAGE], "bfloat16", width))
         assert "sends" not in capsys.readouterr().err
+
+
+def test_json_has_logprobs_where_they_were_asked_for() -> None:
+    likely = TokenLogprob(7, "a", -0.5, (Alternative(7, "a", -0.5), Alternative(8, "b", -1.5)))
+    told = as_json([replace(answer(1, None), logprobs=[likely])], [], [], {}, 0.2)
+    best = [{"token_id": 7, "text": "a", "logprob": -0.5}, {"token_id": 8, "text": "b", "logprob": -1.5}]
+    assert json.loads(json.dumps(told))["logprobs"] == [{**best[0], "alternatives": best}]
+    assert "logprobs" not in as_json([answer(1, None)], [], [], {}, 0.2)
+    assert "logprobs" not in as_json([answer(1, None)] * 2, [], [], {}, 0.2)["results"][0]

@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
+from shardnet.launch.cluster.tables import show_status
 from shardnet.launch.cluster.top_view import view
 
 MEMBER = {
@@ -25,6 +27,7 @@ MEMBER = {
     "temperature_c": None,
 }
 STAGE = {"device": "phone[b]", "first_unit": 0, "last_unit": 11, "compute_share": 0.75, "wire_share": 0.05}
+SESSION = {"prompt_tokens": 5, "num_tokens": 1, "age_s": 2.0, "guesses_checked": 0, "guesses_right": 0}
 STATUS: dict[str, Any] = {
     "members": [MEMBER],
     "sources": ["@source-1"],
@@ -32,7 +35,7 @@ STATUS: dict[str, Any] = {
     "loading": "",
     "why_none": "",
     "plan_version": 3,
-    "sessions": [{"source": f"@source-{n}", "prompt_tokens": 5, "num_tokens": 1, "age_s": 2.0} for n in range(7)],
+    "sessions": [{**SESSION, "source": f"@source-{n}"} for n in range(7)],
     "broken_off": [],
     "stages": [{**STAGE, "idle_share": 0.2}, {**STAGE, "first_unit": 13, "last_unit": 13, "compute_share": None}],
     "tokens_per_s": 12.34,
@@ -75,6 +78,16 @@ def test_as_many_events_as_there_is_room_for_and_the_last_ones() -> None:
 
 def test_of_many_sessions_some_are_told() -> None:
     assert "and 2 more" in drawn(STATUS)
+
+
+def test_guesses_where_there_were_any(capsys: pytest.CaptureFixture[str]) -> None:
+    """In `top` and in the text of `status`."""
+    guessing = {**SESSION, "source": "@source-9", "guesses_checked": 60, "guesses_right": 35}
+    status = {**STATUS, "members": [], "stages": [], "sessions": [STATUS["sessions"][0], guessing]}
+    show_status(status, Path("state"))
+    for lines in (drawn(status), capsys.readouterr().out.splitlines()):
+        plain, guessed = (line for line in lines if "@source-" in line)
+        assert "guesses" not in plain and "35 of 60 guesses right" in guessed
 
 
 def test_batteries_and_temperatures_where_they_are_told() -> None:

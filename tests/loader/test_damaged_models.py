@@ -254,6 +254,38 @@ def test_a_hole_instead_of_a_gguf_file_takes_no_time(tmp_path: Path) -> None:
         read_header(path)
 
 
+def field(name: str, kind: int) -> bytes:
+    return text(name) + struct.pack("<I", kind)
+
+
+def test_large_texts_are_not_all_kept(tmp_path: Path) -> None:
+    """A thousand texts of 16 MB each, nearly all of it holes: a file of some kB had the whole of it in memory."""
+    path, size = tmp_path / "x.gguf", 16 << 20
+    with path.open("wb") as file:
+        file.write(b"GGUF" + struct.pack("<IQQ", 3, 0, 1000))
+        for number in range(1000):
+            file.write(field(f"x{number}", 8) + struct.pack("<Q", size))
+            file.seek(size, 1)
+        file.truncate(file.tell())
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(DamagedCheckpoint, match=r"speaks of 1342177\d+ bytes in all texts, and at most 134217728"):
+        read_header(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2 * MOST_GROWTH_KB
+
+
+def test_lists_of_empty_texts_are_not_all_walked_through(tmp_path: Path) -> None:
+    """4096 of them, of a million texts each, took an hour."""
+    path, count = tmp_path / "x.gguf", 1 << 20
+    with path.open("wb") as file:
+        file.write(b"GGUF" + struct.pack("<IQQ", 3, 0, 4096))
+        for number in range(4096):
+            file.write(field(f"x{number}", 9) + struct.pack("<IQ", 8, count))
+            file.seek(8 * count, 1)
+        file.truncate(file.tell())
+    with pytest.raises(DamagedCheckpoint, match="speaks of 3145728 texts in all lists"):
+        read_header(path)
+
+
 # Damage drawn at random.
 
 

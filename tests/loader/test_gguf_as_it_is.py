@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from peak_memory import peak_bytes
 from safetensors.torch import load_file
 from tiny_gguf import write_gguf
 from tiny_gguf_families import file_of, skeleton_of
@@ -26,7 +28,7 @@ from shardnet.loader import enter, find_copy, fingerprint, load_shard, open_mode
 from shardnet.loader.checkpoint import index_folder
 from shardnet.loader.gguf.as_it_is import kept_as_it_is
 from shardnet.loader.gguf.conversion import convert_weights
-from shardnet.loader.gguf.header import read_header
+from shardnet.loader.gguf.header import GgufTensor, read_header
 from shardnet.loader.gguf.kept_index import KEPT
 from shardnet.loader.gguf.naming import naming_of, wanted_shapes
 from shardnet.loader.places import TensorPlace
@@ -100,6 +102,19 @@ def test_what_devices_cannot_do_is_converted(tmp_path: Path, variant: str) -> No
     skeleton = skeleton_of(variant)
     header, naming = file_of(tmp_path / "tiny.gguf", skeleton, "Q8_0")
     assert kept_as_it_is(header, naming, skeleton.config.to_dict(), wanted_shapes(skeleton)) is None
+
+
+def test_a_tensor_that_is_larger_than_all_of_the_model_is_not_unpacked(tmp_path: Path) -> None:
+    """A hole of 64 GiB in a file of some kB, of which nothing is wanted: it was to have as much memory."""
+    skeleton = skeleton_of("qwen3")
+    header, naming = file_of(tmp_path / "tiny.gguf", skeleton, "Q8_0")
+    shapes = wanted_shapes(skeleton)
+    hole = GgufTensor("none.weight", (1 << 20, 1 << 14), 0, header.file_bytes, 1 << 36)
+    os.truncate(header.path, header.file_bytes + hole.num_bytes)
+    convert_weights(tmp_path / "one", header, naming, shapes, torch.float32, None)
+    both = replace(header, tensors=(hole, *header.tensors))
+    convert_weights(tmp_path / "other", both, naming, shapes, torch.float32, None)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "other").read_bytes()
 
 
 def test_other_kinds_are_converted(tmp_path: Path) -> None:
@@ -275,14 +290,6 @@ def test_loading_takes_a_few_mib_beside_the_shard(tmp_path: Path) -> None:
     grown = peak_bytes() - before
     shard = sum(tensor.nbytes for tensor in found.values())
     assert shard > 100 << 20 and grown < shard + (16 << 20), (grown >> 20, shard >> 20)
-
-
-def peak_bytes(*, from_now: bool = False) -> int:
-    """The most memory that this process has had, or what it has, from when on it is looked at anew."""
-    if from_now:
-        Path("/proc/self/clear_refs").write_text("5")
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
 
 def test_a_cache_without_the_folder_is_filled_again(tmp_path: Path) -> None:

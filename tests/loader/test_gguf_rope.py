@@ -13,6 +13,7 @@ from tiny_gguf import write_gguf
 
 from shardnet.errors import UnsupportedModel
 from shardnet.loader import open_model
+from shardnet.loader.gguf.rope import FACTORS
 
 THETA, HEAD_DIM = 10000.0, 16
 
@@ -86,6 +87,11 @@ def test_a_factor_without_effect_is_none(tmp_path: Path, factor: float) -> None:
         (lambda w: w.add_tensor("rope_factors_long.weight", np.ones(8, np.float32)), "rope_factors_long"),
         (lambda w: w.add_tensor("rope_freqs.weight", np.arange(1, 9, dtype=np.float32)), "not those of Llama 3"),
         (lambda w: w.add_tensor("rope_freqs.weight", np.ones((2, 8), np.float32)), "no list of float32"),
+        (lambda w: w.add_tensor("rope_freqs.weight", np.ones(5000, np.float32)), "no list of float32"),
+        *(
+            (lambda w, each=each: w.add_tensor(FACTORS, np.full(8, each, np.float32)), "not those of Llama 3")
+            for each in (0.0, -1.0, -0.0, np.inf, -np.inf, np.nan, 1e-45)
+        ),
     ],
 )
 def test_what_no_configuration_says_is_refused(tmp_path: Path, more: Any, words: str) -> None:

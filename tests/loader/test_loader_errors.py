@@ -11,6 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny_models import TinyModel, save_model, tiny_model
+from transformers import conversion_mapping
+from transformers.core_model_loading import WeightRenaming
 
 from shardnet.errors import DamagedCheckpoint, ModelNotFound, UnsupportedModel, UsageError
 from shardnet.loader import load_shard, open_model, read_tokenizer, sources
@@ -72,6 +74,26 @@ def test_a_missing_tensor(folder: Path) -> None:
     refused(
         folder, DamagedCheckpoint, r"holds 29 tensors and model.layers.1.mlp.up_proj.weight of shape \[48, 32\] is not"
     )
+
+
+def test_the_tensor_of_the_very_name_comes_before_one_that_is_renamed_to_it(folder: Path) -> None:
+    """Which of them was taken depended on their order in the file."""
+    change_tensors(folder, lambda tensors: tensors.update({"norm.weight": torch.full((32,), torch.nan)}))
+    place = open_model(str(folder), "float32").tensors["model.norm.weight"]
+    kept = bytearray(Path(place.file).read_bytes()[place.offset : place.offset + place.num_bytes])
+    assert torch.frombuffer(kept, dtype=torch.float32).isfinite().all()
+
+
+def test_two_tensors_that_are_renamed_to_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    renaming = WeightRenaming(r"old_norm\.", "norm.")
+    monkeypatch.setattr(conversion_mapping, "get_model_conversion_mapping", lambda _: [renaming])
+
+    def twice(tensors: dict[str, torch.Tensor]) -> None:
+        norm = tensors.pop("model.norm.weight")
+        tensors |= {"norm.weight": norm, "model.old_norm.weight": norm.clone()}
+
+    change_tensors(folder, twice)
+    refused(folder, DamagedCheckpoint, "'model.old_norm.weight' and 'norm.weight', and both are model.norm.weight of")
 
 
 def test_a_tensor_of_another_shape(folder: Path) -> None:

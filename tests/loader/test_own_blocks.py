@@ -148,6 +148,21 @@ def test_every_kernel_rounds_what_a_file_has_to_the_scheme(tmp_path: Path, schem
         assert (rows - expected.floats()).abs().max() < 0.01, kernel.name
 
 
+def test_every_kernel_knows_columns_that_lie_as_rows(tmp_path: Path) -> None:
+    """A file may say so of any matrix. Products in C laid its rows out as they lay there: other numbers, as many."""
+    numbers = torch.randn(64, 256, generator=torch.Generator().manual_seed(3))
+    lying = numbers.t().contiguous().flatten().view(torch.uint8)
+    write_tensors(tmp_path / "f", {"w": Content(Stored("F32", is_turned=True).dtype, (64, 256), lying)})
+    form = Form(4, 32)
+    expected = rounded(numbers, form).floats()
+    for kernel in suiting(Shape(form, 64, 256), torch.bfloat16, ON_CPU):
+        packing = Packing((Source("w", numbers.shape, False),), Held(kernel, Shape(form, 64, 256), ON_CPU))
+        with Reader(rooted(tmp_path / "f"), torch.bfloat16, ON_CPU) as reader:
+            few_bits.fill(packing, reader, {})
+        rows = kernel.look_up(packing.held.matrix, torch.arange(64), torch.float32)
+        assert (rows - expected).abs().max() < 0.01, kernel.name
+
+
 def test_floats_come_back(tmp_path: Path) -> None:
     tensors = {"a": torch.randn(3, 5), "b": torch.randn(2, 2).bfloat16()}
     write_tensors(tmp_path / "f", {name: floats(each) for name, each in tensors.items()})

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from shard_chain import TOLERANCE, Chain
-from tiny_models import SIZES, VARIANTS, make_model
+from tiny_models import MIXTURES, SIZES, VARIANTS, make_model
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from shardnet.errors import DamagedCheckpoint, UnsupportedModel
@@ -21,10 +21,6 @@ from shardnet.quantised.rounding import rounded
 from shardnet.stage.cache import KVCache
 
 CHUNKS = (9, 1, 1)
-EXPERTS = (
-    "granitemoe", "granitemoeshared", "mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "flex_olmo", "phimoe",
-    "hunyuan_v1_moe",
-)  # fmt: skip
 
 
 def rounded_model(variant: str, scheme: str, config: Any) -> tuple[Any, int]:
@@ -52,7 +48,7 @@ def test_every_family_in_few_bits(variant: str, scheme: str, tmp_path: Path) -> 
     make_model(variant).save_pretrained(tmp_path)
     files = open_model(str(tmp_path), "float32", weights=scheme)
     whole, num_held = rounded_model(variant, scheme, files.config)
-    assert num_held >= (4 if variant == "bloom-odd" else 20 if variant in EXPERTS else 8)
+    assert num_held >= (4 if variant == "bloom-odd" else 20 if variant in MIXTURES else 8)
     last = files.profile.num_units - 1
     shards = [
         load_shard(files.config, files.tensors, first, end, "float32", scheme=scheme)
@@ -70,7 +66,7 @@ def test_every_family_in_few_bits(variant: str, scheme: str, tmp_path: Path) -> 
     assert planned < sum(unit.num_parameters for unit in files.profile.units) * 4
 
 
-@pytest.mark.parametrize("variant", ["llama", "llama-tied", "qwen2", "gemma3_text", "gpt2", *EXPERTS])
+@pytest.mark.parametrize("variant", ["llama", "llama-tied", "qwen2", "gemma3_text", "gpt2", *MIXTURES])
 def test_activations_in_8_bits_stay_near(variant: str, tmp_path: Path) -> None:
     make_model(variant).save_pretrained(tmp_path)
     files = open_model(str(tmp_path), "float32", weights="w8a8")

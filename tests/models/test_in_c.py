@@ -13,7 +13,7 @@ from shardnet.errors import KVMemorySpent
 from shardnet.loader import open_model
 from shardnet.loader.weights import load_shard
 from shardnet.models import lean
-from shardnet.models.in_c import BlocksInC
+from shardnet.models.in_c import BlocksInC, why_not
 from shardnet.models.plain_config import PlainConfig, values_of
 from shardnet.models.shard import Shard
 from shardnet.quantised.kernels.native import native
@@ -114,6 +114,7 @@ def test_heads_without_two_halves_are_left_to_torch(tmp_path: Path, monkeypatch:
     save("smollm3", tmp_path)
     near, wanted = (shard_of(tmp_path, *each) for each in (("bfloat16", "int8"), ("float32", "float32")))
     assert not any(isinstance(way, BlocksInC) for way in near._lean)
+    assert {why_not(block) for block, _ in near._blocks} == {"their heads have no two halves"}
     ids = torch.arange(3, 3 + sum(CHUNKS))
     found, exact = (logits_of(shard, ids, CHUNKS) for shard in (near, wanted))
     assert distance(found, exact) < 0.1 * torch.cat(exact).norm()

@@ -16,7 +16,9 @@ from torch import nn
 from shardnet.errors import UnsupportedModel
 from shardnet.models import Segment, build_skeleton, family_of, scoring, supported_families
 from shardnet.models.scoring import ScoredTokens
+from shardnet.quantised.kv_names import AUTO, KV_DTYPES
 from shardnet.stage.cache import KVCache
+from shardnet.stage.row_memory import KeptTokens, RowMemory
 
 CHUNKS = (7, 4, 1, 1, 1)
 """A prompt in two chunks, then three single tokens: longer than the sliding windows of the tiny models."""
@@ -46,6 +48,22 @@ def test_every_split_equals_the_whole_model(tiny: TinyModel, num_stages: int) ->
             end += num_tokens
             difference = (logits[0] - tiny.logits[end - 1]).abs().max().item()
             assert difference < TOLERANCE, (split, end, difference)
+
+
+def test_rows_that_are_read_are_those_of_the_whole_model(tiny: TinyModel) -> None:
+    """Of tokens from the fourth on, kept as they leave the last block."""
+    shard = tiny.shard(0, tiny.num_units - 1)
+    cache = KVCache(shard.kv_layout, shard.dtype)
+    memory = RowMemory(3, torch.empty(11, shard.config.hidden_size))
+    kv, end = cache.open(0, 14), 0
+    for num_tokens in CHUNKS:
+        segment = Segment(kv, num_tokens, 0, KeptTokens(memory, end))
+        assert shard.forward(tiny.ids[end : end + num_tokens], [segment]).shape == (0, 97)
+        cache.advance(0, num_tokens)
+        end += num_tokens
+    hidden = memory.read(3, 14)
+    assert (shard.normed(hidden) - tiny.hidden[3:]).abs().max() < TOLERANCE
+    assert (shard.logits_of(hidden) - tiny.logits[3:]).abs().max() < TOLERANCE
 
 
 def test_sessions_of_one_row_do_not_disturb_each_other(tiny: TinyModel) -> None:
@@ -79,6 +97,35 @@ def test_sessions_decode_together_beyond_their_windows(tiny: TinyModel) -> None:
         difference = (logits - tiny.logits[list(done.values())]).abs().max().item()
         assert difference < TOLERANCE, (done, difference)
         done = {session: count + 1 for session, count in done.items()}
+
+
+@pytest.mark.parametrize("kv_dtype", KV_DTYPES)
+def test_what_is_no_number_does_not_spoil_tokens_before_it(tiny: TinyModel, kv_dtype: str) -> None:
+    """A wrong guess that overflows ended its session: what may not be seen was multiplied by 0, and was no number."""
+    last = tiny.num_units - 1
+    embedding, rest = tiny.shard(0, 0), tiny.shard(1, last, kv_dtype=kv_dtype)
+    rows = embedding.forward(tiny.ids, [Segment(KVCache((), embedding.dtype).open(0, 14), 14)])
+    cache = KVCache(rest.kv_layout, rest.kv_row_dtype)
+    one, same, other = (cache.open(session, 16) for session in range(3))
+    for session in (one, same):
+        rest.forward(rows[:5], [Segment(session, 5)])
+
+    def assert_near(found: torch.Tensor, wanted: torch.Tensor) -> None:
+        part = 1e-4 if kv_dtype == AUTO else 0.05  # a code may become the next one
+        assert (found - wanted).norm() < part * wanted.norm()
+
+    for odd in (6, 1, 0):
+        one.length = same.length = 5
+        spoilt = rows[5:12].clone()
+        spoilt[odd] = float("nan")
+        found = rest.forward(torch.cat((rows[:2], spoilt)), [Segment(other, 2, 2), Segment(one, 7, 7)])
+        assert_near(found[:2], rest.forward(rows[:2], [Segment(other, 2, 2)]))
+        assert one.length == 5 and bool(found[2 + odd].isnan().all())
+        if odd:
+            assert_near(found[2 : 2 + odd], rest.forward(rows[5 : 5 + odd], [Segment(same, odd, odd)]))
+        one.length = same.length = 5 + odd  # and both go on behind what is good
+        found, wanted = (rest.forward(rows[5 + odd :][:2], [Segment(each, 2, 2)]) for each in (one, same))
+        assert_near(found, wanted)
 
 
 def test_a_chunk_in_mid_prompt_gives_no_logits(tmp_path_factory: pytest.TempPathFactory) -> None:

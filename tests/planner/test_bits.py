@@ -9,9 +9,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from shardnet.errors import DoesNotFit
-from shardnet.plan import Plan, StagePlan, in_runs
+from shardnet.plan import Plan, StagePlan, in_runs, stages_of_owners
 from shardnet.planner import evaluate
-from shardnet.planner.bits import Mix, Offer, Search
+from shardnet.planner.bits import Mix, Offer, Search, _Sums, in_schemes
 from shardnet.planner.planning import plan
 from shardnet.planner.problem import Device, Link, Problem, Unit
 
@@ -112,6 +112,35 @@ def test_never_more_loss_and_never_slower_than_one_scheme_for_all(
     assume(mix is not None)
     assert mix is not None
     holds(mix, of)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    owners=st.lists(st.sampled_from(["d0", "d1", "d2"]), min_size=NUM_BLOCKS + 2, max_size=NUM_BLOCKS + 2),
+    schemes=st.lists(st.sampled_from(list(SIZES)), min_size=NUM_BLOCKS + 2, max_size=NUM_BLOCKS + 2),
+    watts=st.one_of(st.none(), st.lists(st.floats(0.5, 9), min_size=3, max_size=3)),
+    in_flight=st.integers(1, 4),
+)
+def test_what_stages_cost_in_other_schemes_is_what_a_plan_of_these_costs(
+    owners: list[str], schemes: list[str], watts: list[float] | None, in_flight: int
+) -> None:
+    """Also where a device is visited again, and where it is not known what it draws."""
+    problems = {scheme: problem(scheme, [200.0] * 3, [0.1, 0.2, 0.4]) for scheme in SIZES}
+    if watts is not None:
+        problems = {scheme: with_power(each, watts) for scheme, each in problems.items()}
+    stages = stages_of_owners(owners)
+    lap_s, rate, energy_j = _Sums(problems, stages).of(schemes, in_flight)
+    cost = evaluate(in_schemes(problems, schemes), stages)
+    assert (lap_s, rate) == pytest.approx((cost.lap_s, cost.rate(in_flight)))
+    assert (energy_j is None) == (cost.energy_j is None) == (watts is None)
+    assert energy_j == pytest.approx(cost.energy_j)
+
+
+def with_power(of: Problem, watts: list[float]) -> Problem:
+    devices = (
+        replace(device, active_w=each, radio_j_per_byte=0.01) for device, each in zip(of.devices, watts, strict=True)
+    )
+    return replace(of, devices=tuple(devices))
 
 
 def test_a_plan_says_in_how_many_bits_its_stages_are() -> None:

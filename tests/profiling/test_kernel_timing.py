@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+from compiled import needs_compiler
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import SIZES
@@ -19,7 +20,7 @@ from shardnet.models.plain_config import PlainConfig, as_text, from_text
 from shardnet.plan import KernelOrder
 from shardnet.profiling import reuse
 from shardnet.profiling.kernel_timing import ROWS, WORTH_IT, KernelTiming, lines_of, orders_of, rows_of
-from shardnet.profiling.kernel_trials import are_the_same, matrices_of, time_kernels
+from shardnet.profiling.kernel_trials import are_the_same, left_to_torch, matrices_of, time_kernels
 from shardnet.profiling.measurement import DeviceMeasurement
 from shardnet.profiling.profiler import measure_device
 from shardnet.profiling.random_shard import group_units
@@ -128,3 +129,26 @@ def test_a_profile_says_what_multiplies_and_goes_by_it(tmp_path, monkeypatch: py
     assert not profile().made_because
     monkeypatch.setattr(reuse, "are_the_same", lambda orders, dtype: False)
     assert profile().made_because == "other kernels multiply by weights of few bits here now"
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("change", "dtype", "weights", "orders", "why"),
+    [
+        ({}, "bfloat16", INT4, (), None),
+        ({}, "float32", "w8a8", (), None),
+        ({}, "float32", INT4, (), "plain holds q_proj, k_proj and v_proj"),
+        ({}, "bfloat16", INT4, [(128, 64)], "plain holds q_proj, k_proj and v_proj"),
+        ({}, "bfloat16", INT4, [(192, 64)], "plain holds gate_proj and up_proj"),
+        ({"intermediate_size": 40}, "bfloat16", INT4, (), "down_proj stays in floats, or is not one matrix"),
+        ({"hidden_act": "gelu"}, "bfloat16", INT4, (), "their activation is none of silu, swish, gelu_pytorch_tanh"),
+    ],
+)
+def test_blocks_that_c_does_not_run_are_told_with_why(
+    change: dict[str, object], dtype: str, weights: str, orders: Sequence[tuple[int, int]], why: str | None
+) -> None:
+    """They went the slower way, and nothing said so."""
+    sizes = SIZES | {"hidden_size": 64, "intermediate_size": 96, "head_dim": 16} | change
+    others = [KernelOrder(4, 32, False, *size, ("plain", "native")) for size in orders]
+    found = left_to_torch(plain(LlamaConfig(**sizes)), dtype, weights, others)
+    assert found == ({} if why is None else {why: 3})

@@ -7,6 +7,8 @@ from transformers import Gemma3TextConfig, LlamaConfig, Qwen2MoeConfig
 
 from shardnet.models import Segment
 from shardnet.profiling.random_shard import group_units, random_shard, works_of
+from shardnet.quantised.linear import held_in
+from shardnet.quantised.schemes import SCHEMES, bits_of
 from shardnet.stage.cache import KVCache
 
 
@@ -50,6 +52,18 @@ def test_a_random_shard_runs_and_is_always_the_same(dtype: torch.dtype) -> None:
     assert torch.equal(*outputs)
     expected = sum(work.num_parameters for work in works_of(config, "tiny", "float32"))
     assert shard.weight_bytes == expected * dtype.itemsize
+
+
+@pytest.mark.parametrize("weights", [scheme for scheme in SCHEMES if bits_of(scheme)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_is_computed_with_few_bits_are_numbers(weights: str, dtype: torch.dtype) -> None:
+    """Scales had random bytes, where a kernel keeps them among its codes: all that came was no number, for which
+    attention has a way of its own, and that way was measured."""
+    config = LlamaConfig(**{**SIZES, "hidden_size": 64, "intermediate_size": 128, "vocab_size": 1100})
+    shard = random_shard(config, 0, 4, dtype, weights=weights)
+    assert list(held_in(shard.modules))
+    cache = KVCache(shard.kv_layout, dtype).open(0, 40)
+    assert torch.isfinite(shard.forward(torch.arange(40), [Segment(cache, 40)])).all()
 
 
 def test_sizes_of_a_family_without_rules_come_from_its_skeleton() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, as_completed, wait
+from threading import Event
 
 import pytest
 from hypothesis import given
@@ -12,13 +13,15 @@ from hypothesis import strategies as st
 from processes import wait_until
 
 from shardnet.errors import BadRequest
+from shardnet.process.threads import on_thread
 from shardnet.session import beginnings
-from shardnet.session.beginnings import MOST_KNOWN, Beginnings
+from shardnet.session.beginnings import LEAST_WAITED, MOST_KNOWN, Beginnings, worth_waiting_for
 from shardnet.session.route import Ring
 from shardnet.session.session import Session
 from shardnet.session.sessions import Sessions
 from shardnet.transport import InProcessNetwork
-from shardnet.transport.messages import Hop, RingId, RingStop, SampledToken, SamplingOptions, SessionSpec, Tokens
+from shardnet.transport.messages import Hop, RingId, RingStop, Tokens
+from shardnet.transport.session_messages import SampledToken, SamplingOptions, SessionSpec
 from shardnet.transport.sharing_messages import Shares, num_alike
 
 IDS = tuple(range(100, 140))
@@ -90,6 +93,10 @@ class Source:
         self.sessions = Sessions(network.join("source"), itertools.count(1), self.ring)
         self.sessions.shares_prefixes = True
 
+    def start_later(self, *ids: int) -> Future[Session]:
+        """On another thread: it may wait."""
+        return on_thread("start", lambda: self.start(*ids))
+
     def start(self, *ids: int) -> Session:
         return self.sessions.start(ids, max_new_tokens=2, eos_ids=(), sampling=SamplingOptions())
 
@@ -153,3 +160,63 @@ def test_few_tokens_are_computed_anew() -> None:
     known = Beginnings()
     known.note(1, IDS[: beginnings.LEAST_TOKENS - 1])
     assert known.best(IDS) is None
+
+
+LONG = tuple(range(1000, 1000 + 2 * LEAST_WAITED))
+
+
+def test_a_prompt_is_waited_for_where_that_saves_much() -> None:
+    half = len(LONG) // 2
+    assert worth_waiting_for(LONG, 0, [(1, LONG)]) == Shares(1, len(LONG) - 1, LONG[:-1])
+    assert worth_waiting_for(LONG, 0, [(1, LONG[:half]), (2, LONG[:half])]) == Shares(1, half, LONG[:half]), "the older"
+    assert worth_waiting_for(LONG, half, [(1, LONG)]) is None, "most of it is there"
+    assert worth_waiting_for(LONG, 0, [(1, LONG[: half - 1])]) is None, "few are computed meanwhile"
+    assert worth_waiting_for(LONG, 0, [(1, LONG[:half] + (7,) * (half + 1))]) is None, "most of it is another's"
+    assert worth_waiting_for(LONG, 0, []) is None
+
+
+def test_one_that_begins_alike_at_the_same_moment_waits_for_the_prompt(source: Source) -> None:
+    first = source.start(*LONG)
+    source.stages.has = {"a": len(LONG), "b": len(LONG)}
+    others = [source.start_later(*LONG, number) for number in range(3)]
+    wait_until(lambda: source.sessions.num_open == 4 and len(source.stages.prompts) > 0)
+    assert not any(each.done() for each in others) and len(source.stages.prompts) == 1
+    source.answer(first, 1, 2)
+    for other in as_completed(others, 20):  # who looks last may wait for another one of them
+        assert other.result().num_shared == len(LONG) == source.prompt_of(other.result())[0]
+        source.answer(other.result(), 1, 2)
+
+
+def test_one_that_looks_late_begins_with_whoever_has_taken_over(
+    source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once it computed all of it: the one before was used up, and the heir was started later than itself."""
+    source.answer(source.start(*LONG), 1, 2)
+    source.stages.has = {"a": len(LONG), "b": len(LONG)}
+    may_look, settle, calls = Event(), source.sessions.settle, itertools.count()
+    monkeypatch.setattr(source.sessions, "settle", lambda: (next(calls) or may_look.wait(20), settle()))
+    late = source.start_later(*LONG, 0)
+    wait_until(lambda: source.sessions.num_open == 1)
+    heir = source.start(*LONG, 1)
+    assert heir.num_shared == len(LONG)
+    may_look.set()
+    assert not wait([late], 0.2).done, "it waits for the heir's prompt"
+    source.answer(heir, 1, 2)
+    assert late.result(20).num_shared == len(LONG)
+
+
+@pytest.mark.parametrize("end", ["closed", "failed", "all"])
+def test_one_that_is_over_is_waited_for_no_more(source: Source, end: str) -> None:
+    first = source.start(*LONG)
+    other = source.start_later(*LONG, 5)
+    wait_until(lambda: source.sessions.num_open == 2)
+    if end == "closed":
+        first.cancel()
+    elif end == "failed":
+        source.sessions.fail_session(first.spec.session, BadRequest("it cannot go on."))
+    else:
+        source.sessions.end(BadRequest("the model was closed."))
+        with pytest.raises(BadRequest, match="closed"):
+            other.result(20)
+        return
+    assert other.result(20).spec.prompt_tokens == len(LONG) + 1

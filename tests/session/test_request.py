@@ -127,8 +127,15 @@ def test_stop_strings() -> None:
 
 def test_numbers_of_numpy_travel_as_plain_ones() -> None:
     given: dict[str, Any] = {"temperature": np.float32(0.5), "top_k": np.int64(3), "top_p": 1, "seed": np.uint8(7)}
+    given |= {
+        "presence_penalty": np.float32(0.25),
+        "logit_bias": {np.int64(5): np.float64(1)},
+        "min_tokens": np.int8(2),
+    }
+    given |= {"stop_token_ids": np.array([9, 4, 9])}
     options = sampling_of(GenerationOptions(**given))
-    assert options == (0.5, 3, 1.0, 0.0, 1.0, 7, "off")
+    assert options[:7] == (0.5, 3, 1.0, 0.0, 1.0, 7, "off")
+    assert options[7:] == (0.25, 0.0, ((5, 1.0),), 2, False, (9, 4), -1)
     assert b"numpy" not in pickle.dumps(options)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -17,7 +17,8 @@ from shardnet.session.route import Ring
 from shardnet.session.session import Session
 from shardnet.session.sessions import Sessions
 from shardnet.transport import InProcessNetwork
-from shardnet.transport.messages import Hop, RingId, RingStop, SampledToken, SamplingOptions, SessionSpec, Tokens
+from shardnet.transport.messages import Hop, RingId, RingStop, Tokens
+from shardnet.transport.session_messages import SampledToken, SamplingOptions, SessionSpec
 
 RING = RingId(b"epoch", 7)
 
@@ -51,8 +52,8 @@ class Source:
         stops = (RingStop("a", 0, 1, "float32"), RingStop("b", 2, 3, "float32"))
         self.sessions = Sessions(source, itertools.count(1), Ring(RING, stops))
 
-    def start(self) -> Session:
-        return self.sessions.start([5, 6, 7], max_new_tokens=4, eos_ids=(), sampling=SamplingOptions())
+    def start(self, ids: Sequence[int] = (5, 6, 7)) -> Session:
+        return self.sessions.start(ids, max_new_tokens=4, eos_ids=(), sampling=SamplingOptions())
 
     def sample(self, session: int, index: int, reason: str = "") -> None:
         self.sessions.tell(Tokens(RING, (SampledToken(session, index, 10 + index, reason),)))
@@ -67,6 +68,24 @@ def ring() -> Iterator[Source]:
     ring = Source()
     with ring.network:
         yield ring
+
+
+def test_a_prompt_that_has_the_ring_to_itself_is_cut_and_no_other(ring: Source) -> None:
+    def cut(_: Ring, num_tokens: int) -> list[int]:
+        return [2] * (num_tokens // 2) + [1] * (num_tokens % 2)
+
+    ring.sessions.cut = cut
+    sessions = [ring.start(range(7)), ring.start(range(5))]
+    wait_until(lambda: len(ring.stages[0].prompts) == 2)
+    for session in sessions:
+        ring.sessions.close_session(session.spec.session)
+    sessions.append(ring.start(range(3)))
+    wait_until(lambda: len(ring.stages[0].prompts) == 3)
+    alone, beside, again = ring.stages[0].prompts
+    assert [(part.position, part.num_tokens) for part in alone.parts] == [(0, 2), (2, 2), (4, 2), (6, 1)]
+    assert [(part.position, part.num_tokens) for part in beside.parts] == [(0, 5)]
+    assert [(part.position, part.num_tokens) for part in again.parts] == [(0, 2), (2, 1)]
+    assert [hop.payload.tolist() for hop in (alone, beside)] == [list(range(7)), list(range(5))]
 
 
 def test_tokens_come_in_order_and_the_end_frees_the_memory(ring: Source) -> None:

@@ -10,11 +10,12 @@ from three_devices import AB, best_plan, three_devices
 
 from shardnet.errors import BadConfiguration
 from shardnet.plan import Link, Plan, StagePlan, stages_from_counts
+from shardnet.planner.chunks import LEAST_TOKENS
 from shardnet.planner.costs import evaluate
 from shardnet.planner.problem import Device, Problem, Unit
 from shardnet.policy.rebalance import Policy
 from shardnet.simulator import Event, Load, Recovery, parse_event, read_events, simulate
-from shardnet.simulator.ring import decode_legs
+from shardnet.simulator.ring import Roads, decode_legs, prefill_legs, prefill_seconds
 
 
 def random_case(seed: int, *, revisit: bool) -> tuple[Problem, Plan]:
@@ -73,16 +74,39 @@ def test_a_ring_that_visits_a_device_twice_stays_under_the_formula_and_mostly_re
     assert max(errors) < 0.3
 
 
-def test_a_prompt_fills_the_pipeline_in_chunks() -> None:
+def test_a_prompt_that_is_alone_fills_the_pipeline_in_chunks() -> None:
     problem = three_devices()
-    whole = simulate(problem, AB, Load(prompt_tokens=512, new_tokens=4, prefill_chunk=512))
-    chunked = simulate(problem, AB, Load(prompt_tokens=512, new_tokens=4, prefill_chunk=64))
-    assert whole.time_to_first_token_s and chunked.time_to_first_token_s
-    assert chunked.time_to_first_token_s < 0.8 * whole.time_to_first_token_s
+    chunked = simulate(problem, AB, Load(prompt_tokens=512, new_tokens=4, prefill_chunk=512))
     # One unit of 0.8 ms on `a`; the hidden states; 6 units and the head on `b`; the token comes back.
-    expected = 512 * 0.8e-3 + (1e-3 + 512 * 2000 / 10e6) + 512 * 6 * 0.2e-3 + 1e-3 + (1e-3 + 8 / 10e6)
-    assert whole.time_to_first_token_s == pytest.approx(expected)
-    assert whole.num_tokens == 4 and len(whole.laps) == 3
+    whole_s = 512 * 0.8e-3 + (1e-3 + 512 * 2000 / 10e6) + 512 * 6 * 0.2e-3 + 1e-3 + (1e-3 + 8 / 10e6)
+    legs = prefill_legs(problem, AB.stages, Roads(problem), 512, True, 512)
+    assert sum(leg.seconds for leg in legs) == pytest.approx(whole_s)
+    assert chunked.time_to_first_token_s and chunked.time_to_first_token_s < 0.7 * whole_s
+    assert chunked.num_tokens == 4 and len(chunked.laps) == 3
+
+
+def test_a_chunk_takes_what_its_tokens_do_and_what_one_takes_alone() -> None:
+    """A small one is dearer for each token: its weights are read for few."""
+    device = replace(three_devices().devices[0], prefill_unit_seconds=(1e-4,) * 8)
+    problem = replace(three_devices(), devices=(device, *three_devices().devices[1:]))
+    one, some, many = (prefill_seconds(problem, device, 1, tokens, 128) for tokens in (1, 32, 128))
+    assert one == pytest.approx(device.unit_seconds[1]) and many == pytest.approx(128e-4)
+    assert one < some < many and some / 32 > 1.1 * many / 128
+
+
+def test_a_run_is_refused_for_the_chunks_that_its_prompts_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not for as many as they could have: long runs were refused that are as short as before."""
+    assert Load(requests=30_000, prompt_tokens=2048, new_tokens=1).num_steps == 30_000 * 17
+    asked = Load(requests=3, prompt_tokens=512, new_tokens=1)
+    run = simulate(three_devices(), AB, asked)
+    num_chunks = sum("stage 0 prefill" in span.label for span in run.spans)
+    assert 4 * 3 < num_chunks < 3 * 512 // LEAST_TOKENS
+    num_legs = len(decode_legs(three_devices(), AB.stages)) * (num_chunks + asked.num_requests)
+    monkeypatch.setattr("shardnet.simulator.load.MAX_LEGS", num_legs)
+    assert simulate(three_devices(), AB, asked).num_tokens == 3
+    monkeypatch.setattr("shardnet.simulator.load.MAX_LEGS", num_legs - 1)
+    with pytest.raises(BadConfiguration, match=f"would cross {num_legs} stages"):
+        simulate(three_devices(), AB, asked)
 
 
 def test_every_request_is_answered() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from shardnet.source.heard import Heard
 from shardnet.transport.listener_messages import StraightToken, digest
-from shardnet.transport.messages import SampledToken, SamplingOptions, SessionSpec
+from shardnet.transport.session_messages import SampledToken, SamplingOptions, SessionSpec
 
 EOS = 9
 MOST = 10

@@ -20,7 +20,8 @@ from shardnet.policy.mending import catch_up
 from shardnet.session.session import Session, computed_anew
 from shardnet.source.heard import Heard
 from shardnet.transport.listener_messages import StraightToken, digest
-from shardnet.transport.messages import SampledToken, SamplingOptions, SessionSpec, SessionStanding
+from shardnet.transport.messages import SessionStanding
+from shardnet.transport.session_messages import SampledToken, SamplingOptions, SessionSpec
 
 PROMPT = (1, 2, 3)
 NUM_TOKENS = 10

@@ -23,7 +23,7 @@ class Talk:
         for _ in range(ENOUGH * measured):
             self.laps.note_lap(1, 1.0, is_followed=False)
             self.laps.note_step(1, 0.2)
-        self.guesser = Guesser(way, self.laps)
+        self.guesser = Guesser(way, self.laps, 10**5)
         self.now_s = 0.0
 
     def know(self, ids: list[int], after_s: float = 1.0) -> None:

@@ -12,7 +12,7 @@ from random import Random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from paper_ring import PaperRing
+from paper_ring import PaperDraft, PaperRing
 
 from shardnet.speculation.guesser import Guesser
 from shardnet.speculation.laps import Laps
@@ -72,7 +72,7 @@ def gain(text: list[int], ring: str, way: str) -> tuple[float, int]:
     costs, link_s = RINGS[ring]
     plain_s = PaperRing(text, NUM_PROMPT, costs, link_s, None, Laps()).run()
     laps = Laps()
-    guessed = PaperRing(text, NUM_PROMPT, costs, link_s, Guesser(way, laps), laps)
+    guessed = PaperRing(text, NUM_PROMPT, costs, link_s, Guesser(way, laps, len(text)), laps)
     return plain_s / guessed.run(), guessed.most_in_flight
 
 
@@ -96,3 +96,27 @@ def test_none_comes_later(ring: str, seed: int, share: float | None) -> None:
 def test_none_comes_later_on_average() -> None:
     gains = [gain(story(Random(seed)), ring, "auto")[0] for ring in RINGS for seed in range(3)]
     assert sum(gains) / len(gains) > 0.985
+
+
+def drafted_gain(ring: str, seconds: float, share: float, seed: int) -> float:
+    """How many times as fast as without a draft that agrees on such a share of the tokens."""
+    costs, link_s = RINGS[ring]
+    random = Random(seed)
+    text = [random.randrange(5000) for _ in range(NUM_PROMPT + NUM_TOKENS)]
+    agrees = [random.random() < share for _ in text]
+    draft, laps = PaperDraft(seconds, 0.0025, agrees.__getitem__), Laps()
+    plain_s = PaperRing(text, NUM_PROMPT, costs, link_s, None, Laps()).run()
+    guesser = Guesser("draft", laps, len(text))
+    return plain_s / PaperRing(text, NUM_PROMPT, costs, link_s, guesser, laps, draft).run()
+
+
+@pytest.mark.parametrize("ring", ["small, 5 ms", "large, 5 ms", "16 bits", "far"])
+def test_answers_with_a_draft_come_sooner(ring: str) -> None:
+    assert min(drafted_gain(ring, 0.003, 0.7, seed) for seed in range(3)) > 1.6
+    assert min(drafted_gain(ring, 0.003, 0.9, seed) for seed in range(3)) > 2.2
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.sampled_from(list(RINGS)), st.sampled_from([0.003, 0.012, 0.05]), st.floats(0, 1), st.integers(0, 2**32))
+def test_no_draft_makes_them_come_later(ring: str, seconds: float, share: float, seed: int) -> None:
+    assert drafted_gain(ring, seconds, share, seed) > 0.92

@@ -17,16 +17,8 @@ from one_stage import Road, feed, nothing, shard_of, spec, stage_of, standing, w
 from shardnet.errors import BadRequest
 from shardnet.stage.sampling import Sampler
 from shardnet.stage.stage import Stage
-from shardnet.transport.messages import (
-    Copied,
-    CopyWanted,
-    Hop,
-    Part,
-    RingId,
-    SampledToken,
-    SamplingOptions,
-    SessionSpec,
-)
+from shardnet.transport.messages import Copied, CopyWanted, Hop, Part, RingId
+from shardnet.transport.session_messages import SampledToken, SamplingOptions, SessionSpec
 from shardnet.transport.sharing_messages import Shares
 
 RING = RingId(b"epoch", 1)

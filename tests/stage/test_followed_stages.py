@@ -94,7 +94,8 @@ def test_who_follows_closes_and_opens_what_its_owners_do(specs: tuple[StageSpec,
         for request in REQUESTS:
             ring.start(request)
         ring.answers()
-        wait_until(lambda: [one.length for one in follower.standings().result(5)] == [12, 67, 9, 20], 10)
+        lengths = [len(request.prompt) + request.max_new_tokens - 1 for request in REQUESTS]
+        wait_until(lambda: [one.length for one in follower.standings().result(5)] == lengths, 10)
         ring.end_sessions()
         wait_until(lambda: follower.report().num_sessions == 0, 10)
         ring.start(REQUESTS[0])

@@ -11,7 +11,9 @@ from functools import partial
 
 import pytest
 from bare_ring import TESTER, BareRing
-from loss_schedules import NUM_APPLIED, REQUESTS, SPEED, play, schedule_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from loss_schedules import NUM_APPLIED, REQUESTS, SPEED, Loss, Schedule, play, schedule_of
 from processes import wait_until
 
 from shardnet.transport import InProcessNetwork
@@ -43,6 +45,27 @@ def test_every_session_goes_on_with_its_own_tokens(ring: BareRing, expected: lis
         assert play(ring, schedule) == expected, schedule
         ring.end_sessions()
         assert [ring.host(index).report().kv_reserved_bytes for index in range(3)] == [0, 0, 0], schedule
+
+
+@st.composite
+def schedules(draw: st.DrawFn) -> Schedule:
+    """Prompts in chunks of any sizes, and losses at any moment; no faults of the network that a loss does not bring."""
+    num_losses = draw(st.integers(0, 2))
+    stages = st.sets(st.integers(0, 2), min_size=1).map(sorted).map(tuple)
+    losses = [Loss(draw(st.integers(0, NUM_APPLIED)), draw(stages), None) for _ in range(num_losses)]
+    cuts = tuple(draw(st.lists(st.integers(1, 9), min_size=1, max_size=5)))
+    kinds = st.tuples(st.sampled_from(("drop", "drop answers", "duplicate")), st.integers(1, 3), st.integers(0, 25))
+    faults = tuple(draw(st.lists(kinds, max_size=4)))
+    return Schedule(draw(st.integers(0, 99)), tuple(losses), draw(st.sampled_from((0.0, 0.2, 1.0))), faults, cuts)
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(schedules())
+def test_prompts_may_be_cut_anywhere(
+    specs: tuple[StageSpec, ...], expected: list[list[int]], schedule: Schedule
+) -> None:
+    with InProcessNetwork(speed=SPEED) as network, BareRing(network, specs) as ring:
+        assert play(ring, schedule) == expected
 
 
 def test_a_token_that_nobody_knows_any_more_is_sampled_once_more(ring: BareRing, expected: list[list[int]]) -> None:

@@ -11,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from shardnet.errors import BadRequest
 from shardnet.stage.sampling import Sampler, Scores
-from shardnet.transport.messages import SamplingOptions, SessionSpec
+from shardnet.transport.session_messages import SamplingOptions, SessionSpec
 
 PROMPT = (3, 17, 42, 5, 17)
 
@@ -74,6 +74,69 @@ def test_chooses_what_transformers_chooses(model: LlamaForCausalLM, options: dic
             logits = model(torch.tensor([[*PROMPT, *chosen]]), use_cache=False).logits[0, -1].float()
             chosen.append(sampler.sample(logits))
     assert chosen == expected
+
+
+@pytest.mark.parametrize("ends", [(), (5, 9)])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"temperature": 0.0, "repetition_penalty": 1.3, "logit_bias": ((11, 4.0), (42, -100.0)), "min_tokens": 8},
+        {"temperature": 1.1, "seed": 6, "top_p": 0.9, "logit_bias": ((5, 6.0), (9, 5.0)), "min_tokens": 12},
+        {"temperature": 0.0, "logit_bias": ((5, 30.0),), "min_tokens": 24},
+    ],
+)
+def test_biases_and_a_least_length_are_those_of_transformers(
+    model: LlamaForCausalLM, options: dict[str, Any], ends: tuple[int, ...]
+) -> None:
+    torch.manual_seed(options.get("seed", 0))
+    ids, sampled = torch.tensor([PROMPT]), options["temperature"] > 0.0
+    asked = {name: options[name] for name in ("repetition_penalty", "top_p") if name in options}
+    if sampled:
+        asked |= {"temperature": options["temperature"], "top_k": 0}
+    expected = model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=24,
+        min_new_tokens=options["min_tokens"],
+        sequence_bias=[[[token_id], bias] for token_id, bias in options["logit_bias"]],
+        do_sample=sampled,
+        pad_token_id=0,
+        eos_token_id=list(ends) or None,
+        use_cache=False,
+        **asked,
+    )[0, len(PROMPT) :].tolist()
+
+    sampling = SamplingOptions(**options)
+    spec = SessionSpec(1, 64, len(PROMPT), len(PROMPT), 24, ends, sampling, PROMPT)
+    sampler, chosen = Sampler(spec, torch.float32), list[int]()
+    with torch.inference_mode():
+        while not chosen or not spec.finish_reason(len(chosen) - 1, chosen[-1]):
+            logits = model(torch.tensor([[*PROMPT, *chosen]]), use_cache=False).logits[0, -1].float()
+            chosen.append(sampler.sample(logits))
+    assert chosen == expected
+    assert len(chosen) > options["min_tokens"] or len(chosen) == 24
+
+
+def test_a_token_that_was_forbidden_may_come_in_the_same_step_where_it_may() -> None:
+    """Guesses: several tokens of one session are drawn in a step, and all scores of it are there before the first."""
+    logits = torch.zeros(3, 50)
+    logits[:, 7] = 5.0
+    sampling = SamplingOptions(min_tokens=2)
+    sampler = Sampler(SessionSpec(1, 64, len(PROMPT), len(PROMPT), 24, (7,), sampling), torch.float32)
+    first, second, third = sample_step([sampler] * 3, logits)
+    assert first != 7 and second != 7 and third == 7
+
+
+def test_a_token_that_ends_an_answer_ends_it_where_it_may() -> None:
+    def reason(index: int, token_id: int, **options: Any) -> str:
+        spec = SessionSpec(1, 64, 3, 3, 8, (7, 8), SamplingOptions(**options))
+        return spec.finish_reason(index, token_id)
+
+    assert reason(0, 7) == "eos" and reason(0, 9) == "" and reason(7, 9) == "length" and reason(7, 8) == "eos"
+    assert reason(0, 9, stop_token_ids=(9, 7)) == "stop" and reason(0, 7, stop_token_ids=(9, 7)) == "eos"
+    assert reason(0, 7, ignore_eos=True) == "" and reason(7, 7, ignore_eos=True) == "length"
+    assert reason(0, 7, ignore_eos=True, stop_token_ids=(7,)) == "stop"
+    assert reason(1, 7, min_tokens=2) == "" and reason(2, 7, min_tokens=2) == "eos"
 
 
 def test_a_sessions_choices_do_not_depend_on_the_others_in_its_step() -> None:
@@ -154,6 +217,8 @@ def test_more_top_k_than_tokens_keeps_all() -> None:
         {"temperature": 1.3, "seed": 7},
         {"temperature": 0.7, "top_k": 12, "top_p": 0.9, "seed": 2},
         {"temperature": 1.2, "min_p": 0.1, "repetition_penalty": 1.4, "seed": 3},
+        {"temperature": 0.8, "presence_penalty": 1.5, "frequency_penalty": 0.7, "seed": 4, "min_tokens": 5},
+        {"presence_penalty": -1.0, "frequency_penalty": 1.1, "logit_bias": ((4, 3.0), (8, -100.0))},
     ],
 )
 @pytest.mark.parametrize("num_drawn", [0, 1, 9])

@@ -19,7 +19,7 @@ from shardnet.stage.cache import KVCache
 from shardnet.stage.extent import Kept
 from shardnet.stage.live_sessions import LiveSessions
 from shardnet.stage.stage import Stage
-from shardnet.transport.messages import MAX_BULK_HOPS, Part, Wanted
+from shardnet.transport.messages import MAX_BULK_CHUNKS, Part, Wanted
 
 HIDDEN = 64
 
@@ -120,9 +120,9 @@ def test_at_most_two_bulk_hops_are_untaken_and_decoding_goes_on(middle: Stage, r
         feed(middle, session, 0, hidden(20), nothing)
     taken(road, 40)
     resend(middle, (1, 0))
-    wait_until(lambda: len(road.hops) == MAX_BULK_HOPS, 5)
+    wait_until(lambda: len(road.hops) == MAX_BULK_CHUNKS, 5)
     feed(middle, 2, 20, hidden(1))
-    wait_until(lambda: len(road.hops) == MAX_BULK_HOPS + 1, 5)
+    wait_until(lambda: len(road.hops) == MAX_BULK_CHUNKS + 1, 5)
     middle.between_steps(nothing).result(timeout=5)
     *bulk, live = road.take_all()
     assert live.parts == (Part(2, 20, 1),) and live.on_taken is None
@@ -145,6 +145,23 @@ def test_several_sessions_share_a_hop(middle: Stage, road: Road) -> None:
         assert same(rows_by_position(again, session), {2: rows_by_position(sent, session)[2]})
 
 
+def test_of_small_chunks_more_wait_until_they_have_the_tokens_of_two_full_ones(middle: Stage, road: Road) -> None:
+    size = CHUNK_TOKENS - 1
+    middle.open_session(spec(1, 10 * size))
+    for position in range(0, 10 * size, size):
+        feed(middle, 1, position, hidden(size), nothing)
+    num_waiting = -(-MAX_BULK_CHUNKS * CHUNK_TOKENS // size)
+    for _ in range(3):
+        wait_until(lambda: len(road.hops) == num_waiting, 5)
+        middle.between_steps(nothing).result(timeout=5)
+        assert [hop.parts[0].num_tokens for hop in road.hops] == [size] * num_waiting
+        oldest = road.hops.pop(0)
+        assert oldest.on_taken is not None
+        oldest.on_taken()
+    taken(road, 7 * size)
+    assert middle._onward._window._num_untaken == 0
+
+
 def test_hops_that_wait_for_what_is_sent_again_do_not_keep_it_back(middle: Stage, road: Road) -> None:
     """A new stage takes no chunk before it has the earlier ones: two of them there, and nothing would ever go on."""
     middle.open_session(spec(1, 24))
@@ -152,7 +169,7 @@ def test_hops_that_wait_for_what_is_sent_again_do_not_keep_it_back(middle: Stage
     feed(middle, 1, 0, rows[:16], nothing)
     taken(road, 16)
     feed(middle, 1, 16, rows[16:], nothing)
-    wait_until(lambda: len(road.hops) == MAX_BULK_HOPS, 5)
+    wait_until(lambda: len(road.hops) == MAX_BULK_CHUNKS, 5)
     early = road.take_all()
     resend(middle, (1, 0))
     again = taken(road, 24)
@@ -161,9 +178,9 @@ def test_hops_that_wait_for_what_is_sent_again_do_not_keep_it_back(middle: Stage
         assert sent.on_taken is not None
         sent.on_taken()
     resend(middle, (1, 0))
-    wait_until(lambda: len(road.hops) == MAX_BULK_HOPS, 5)
+    wait_until(lambda: len(road.hops) == MAX_BULK_CHUNKS, 5)
     middle.between_steps(nothing).result(timeout=5)
-    assert len(road.hops) == MAX_BULK_HOPS
+    assert len(road.hops) == MAX_BULK_CHUNKS
 
 
 def test_what_is_computed_meanwhile_goes_behind_what_is_sent_again(middle: Stage, road: Road) -> None:
@@ -172,7 +189,7 @@ def test_what_is_computed_meanwhile_goes_behind_what_is_sent_again(middle: Stage
     feed(middle, 1, 0, rows[:12], nothing)
     taken(road, 12)
     resend(middle, (1, 0))
-    wait_until(lambda: len(road.hops) == MAX_BULK_HOPS, 5)
+    wait_until(lambda: len(road.hops) == MAX_BULK_CHUNKS, 5)
     feed(middle, 1, 12, rows[12:])
     wait_for_length(middle, 1, 13)
     again = taken(road, 13)
@@ -213,7 +230,7 @@ def test_a_session_that_ends_is_not_sent_again_any_more(middle: Stage, road: Roa
         feed(middle, session, 0, hidden(20), nothing)
     taken(road, 40)
     resend(middle, (1, 0), (2, 0))
-    wait_until(lambda: len(road.hops) == MAX_BULK_HOPS, 5)
+    wait_until(lambda: len(road.hops) == MAX_BULK_CHUNKS, 5)
     middle.close_sessions([1])
     again = taken(road, 20 + 2 * CHUNK_TOKENS)
     assert sorted(rows_by_position(again, 1)) == list(range(2 * CHUNK_TOKENS))
@@ -360,7 +377,7 @@ def test_of_what_another_unit_has_sent_nothing_is_sent_again(middle: Stage, road
     wait_for_length(middle, 1, 6)
     taken(road, 6)
     resend(middle, (1, 0))
-    wait_until(lambda: len(road.hops) == MAX_BULK_HOPS, 5)
+    wait_until(lambda: len(road.hops) == MAX_BULK_CHUNKS, 5)
     middle.between_steps(lambda: middle.trim(1, 1, codec_named("float32"))).result(timeout=5)
     assert standing(middle, 1).kept_from == 6
     road.take_all()
@@ -446,10 +463,9 @@ class NextStage:
         return [sent for sent, _ in self._waiting]
 
     def _look(self) -> bool:
-        for entry in self._waiting:
-            sent, pieces = entry
+        for index, (sent, pieces) in enumerate(self._waiting):
             if all(self._has_come(*piece) for piece in pieces):
-                self._waiting.remove(entry)
+                del self._waiting[index]
                 (sent.on_taken or nothing)()
                 return True
         return False

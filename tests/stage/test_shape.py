@@ -15,7 +15,8 @@ from shardnet.codecs.rows import Codec, codec_named
 from shardnet.errors import BadRequest, ClusterError
 from shardnet.stage.budget import MemoryBudget
 from shardnet.stage.stage import Stage
-from shardnet.transport.messages import Hop, Part, SamplingOptions, Wanted
+from shardnet.transport.messages import Hop, Part, Wanted
+from shardnet.transport.session_messages import SamplingOptions
 
 FAMILIES = ("llama", "llama-tied", "mistral", "qwen3_moe", "gemma2", "gpt2", "bloom", "opt-350m")
 """Dense, tied, with windows, with experts, capped, with learned positions, with attention of their own."""

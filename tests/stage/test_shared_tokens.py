@@ -12,7 +12,8 @@ from shardnet.models import BlockKV
 from shardnet.stage.cache import KVCache
 from shardnet.stage.extent import Kept
 from shardnet.stage.live_sessions import LiveSession, LiveSessions
-from shardnet.transport.messages import Part, SessionSpec
+from shardnet.transport.messages import Part
+from shardnet.transport.session_messages import SessionSpec
 from shardnet.transport.sharing_messages import NOTHING, Shares
 
 BLOCKS = (BlockKV(0, 1, 2, 2),)
@@ -38,7 +39,7 @@ class Books:
 
     def step(self, number: int, ids: tuple[int, ...], *, is_closed_in_it: bool = False) -> None:
         first = self.get(number).kv.length
-        parts = [Part(number, first, len(ids))]
+        parts = [Part(number, first, len(ids), self.get(number).branch)]
         [session] = self.sessions.begin_step(parts)
         if is_closed_in_it:
             self.sessions.close([number])
@@ -96,6 +97,21 @@ def test_in_another_ring_it_begins_with_nothing(books: Books) -> None:
     assert books.open(2, 14, NOTHING) == 0 and books.ids_of(2) == () and books.get(2).next_sent == 0
     books.step(2, IDS)
     assert books.open(2, 14, NOTHING) == len(IDS)
+
+
+def test_one_that_has_not_begun_when_its_ring_is_exchanged_guesses_in_the_next() -> None:
+    """One that has begun does not, before the stage has heard how many of its tokens others have."""
+    books = Books(is_first=True)
+    for _ in range(2):
+        books.open(2, 14, NOTHING)
+        assert books.get(2).guess_from == 0
+        books.sessions.begin_ring(1 << 20)
+        assert books.get(2).guess_from == books.get(2).spec.capacity_tokens
+    books.open(2, 14, NOTHING)
+    books.step(2, IDS)
+    books.sessions.begin_ring(2 << 20)
+    books.open(2, 14, NOTHING)
+    assert books.get(2).guess_from == books.get(2).spec.capacity_tokens
 
 
 def test_the_first_stage_takes_over_no_token_that_has_not_come_to_it() -> None:

@@ -22,7 +22,9 @@ from shardnet.stage.idle_time import IdleTime
 from shardnet.stage.sent_log import kept_by
 from shardnet.stage.stage import Stage
 from shardnet.timeline.recorder import Recorder
-from shardnet.transport.messages import Hop, Part, RingId, SampledToken, SamplingOptions, SessionSpec
+from shardnet.timeline.spans import Span
+from shardnet.transport.messages import Hop, Part, RingId
+from shardnet.transport.session_messages import SampledToken, SamplingOptions, SessionSpec
 
 RING = RingId(b"epoch", 1)
 SAMPLED = SamplingOptions(temperature=0.8, seed=3)
@@ -85,6 +87,17 @@ def spec(session: int, max_new_tokens: int, *, sample_from: int = len(PROMPT), g
 
 def feed(stage: Stage, session: int, ids: list[int], *, position: int = 0) -> None:
     stage.put(Hop(RING, 0, (Part(session, position, len(ids)),), torch.tensor(ids), "self", 0, 0), 0, lambda: None)
+
+
+def test_a_prompt_that_comes_in_parts_is_computed_in_just_these_and_is_one_session_on_its_way(loop: Loop) -> None:
+    loop.stage.recorder.keep_spans = True
+    loop.stage.open_session(spec(1, 1))
+    parts = (Part(1, 0, 1), Part(1, 1, 3), Part(1, 4, 1))
+    loop.stage.put(Hop(RING, 0, parts, torch.tensor(PROMPT), "source", 0, 0), 0, lambda: None)
+    loop.wait_for(1)
+    spans = [Span(*span) for span in loop.stage.recorder.drain()]
+    assert [span.num_sessions for span in spans if span.source_device == "source"] == [1]
+    assert [span.num_tokens for span in spans if span.kind == "compute"][:2] == [1, 3]
 
 
 def test_what_is_replayed_is_not_sampled_again_and_draws_no_number(loop: Loop) -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import Any
 
 import pytest
 import torch
 from transformers.generation import logits_process as theirs
 
-from shardnet.stage.warpers import penalise, warpers_of
-from shardnet.transport.messages import SamplingOptions
+from shardnet.stage.warpers import add_bias, forbid, penalise, penalise_answer, warpers_of
+from shardnet.transport.session_messages import SamplingOptions
 
 SIZES = (2, 50, 49152)
 KINDS = ("spread", "flat", "even", "impossible", "half")
@@ -62,6 +63,36 @@ def test_penalties_are_those_of_transformers(penalty: float, ids: list[int]) -> 
         scores = scores_of(kind, 50, seed=1)
         expected = theirs.RepetitionPenaltyLogitsProcessor(penalty)(given, scores.clone())
         assert torch.equal(penalise(scores, given, penalty), expected), kind
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_biases_are_those_of_transformers(kind: str) -> None:
+    bias = ((3, -100.0), (17, 2.5), (49, 0.1))
+    theirs_of = theirs.SequenceBiasLogitsProcessor([[[token_id], each] for token_id, each in bias])
+    scores = scores_of(kind, 50, seed=1)
+    assert torch.equal(add_bias(scores, bias), theirs_of(torch.zeros(1, 3, dtype=torch.long), scores.clone()))
+
+
+@pytest.mark.parametrize("num_answered", [0, 4, 5])
+def test_what_would_end_the_answer_is_impossible_where_it_is_for_transformers(num_answered: int) -> None:
+    prompt, least, ends = 3, 5, [7, 49]
+    processor = theirs.MinNewTokensLengthLogitsProcessor(prompt, least, ends, device="cpu")
+    scores = scores_of("spread", 50, seed=1)
+    expected = processor(torch.zeros(1, prompt + num_answered, dtype=torch.long), scores.clone())
+    found = forbid(scores, [*ends, -1, 50]) if num_answered < least else scores
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("answer", [[3], [3, 17, 3, 49, 3]])
+@pytest.mark.parametrize(("presence", "frequency"), [(0.5, 0.0), (0.0, 1.5), (-2.0, 0.25)])
+def test_tokens_of_the_answer_lose_what_the_formula_says(answer: list[int], presence: float, frequency: float) -> None:
+    """https://platform.openai.com/docs/guides/text-generation: mu[j] - c[j] * frequency - (c[j] > 0) * presence."""
+    scores = scores_of("spread", 50, seed=2)
+    counts = torch.bincount(torch.tensor(answer), minlength=50)
+    expected = scores - counts * frequency - (counts > 0) * presence
+    found = penalise_answer(scores, Counter(answer), presence, frequency)
+    assert torch.allclose(found, expected, atol=1e-6)
+    assert torch.equal(found[0, counts == 0], scores[0, counts == 0])
 
 
 def test_top_p_behind_top_k_keeps_what_transformers_keeps() -> None:

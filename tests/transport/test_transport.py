@@ -18,7 +18,8 @@ from integration.rpc_device import Counter, Device, expose_endpoints
 from shardnet.errors import CallTimeout, ClusterError, DeviceLost, DoesNotFit, UsageError
 from shardnet.plan import LeftOut, Plan, StagePlan
 from shardnet.transport import InProcessNetwork, RpcTransport, Transport, serve_door
-from shardnet.transport.messages import Hop, Part, RingId, SampledToken
+from shardnet.transport.messages import Hop, Part, RingId
+from shardnet.transport.session_messages import SampledToken
 
 
 @pytest.fixture(scope="module")

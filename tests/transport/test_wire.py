@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from shardnet.errors import ClusterError
 from shardnet.transport import failure
 from shardnet.transport.failure import Failure
-from shardnet.transport.messages import MESSAGE_TYPES, Hop, Part, RingId, SampledToken, SamplingOptions
+from shardnet.transport.messages import MESSAGE_TYPES, Hop, Part, RingId
 from shardnet.transport.rpc import replies
+from shardnet.transport.session_messages import SampledToken, SamplingOptions
 from shardnet.transport.timers import Timers
 from shardnet.transport.wire import frames as wire
 from shardnet.transport.wire.reader import Reader
@@ -25,10 +26,16 @@ from shardnet.transport.wire.writer import Writer
 
 INT_64 = st.integers(-(2**63), 2**63 - 1)
 FLOATS = st.floats(allow_nan=False)
+NAMED = st.lists(st.tuples(INT_64, FLOATS), max_size=4).map(tuple)
+TOKENS = st.builds(SampledToken, *[INT_64] * 3, st.text(), st.none() | FLOATS, st.none() | INT_64, INT_64, NAMED)
 LEAVES = st.one_of(
     *(st.none(), st.booleans(), st.integers(-(2**120), 2**120), st.floats(allow_nan=False), st.text(), st.binary()),
-    *(st.builds(Part, *[INT_64] * 6, st.binary()), st.builds(SampledToken, INT_64, INT_64, INT_64, st.text())),
-    st.builds(SamplingOptions, FLOATS, INT_64, FLOATS, FLOATS, FLOATS, INT_64, st.text()),
+    *(st.builds(Part, *[INT_64] * 6, st.binary()), TOKENS),
+    st.builds(
+        SamplingOptions,
+        *(FLOATS, INT_64, FLOATS, FLOATS, FLOATS, INT_64, st.text(), FLOATS, FLOATS, NAMED, INT_64, st.booleans()),
+        *(st.lists(INT_64, max_size=4).map(tuple), INT_64),
+    ),
 )
 VALUES = st.recursive(
     LEAVES,

@@ -6,7 +6,7 @@ import asyncio
 import ssl
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -121,16 +121,19 @@ def gate(tmp_path_factory: pytest.TempPathFactory) -> Gate:
 
 
 @pytest.fixture
-def dial(gate: Gate, tmp_path: Path) -> Callable[..., Newcomer]:
+def dial(gate: Gate, tmp_path: Path) -> Iterator[Callable[..., Newcomer]]:
     """A newcomer with a connection; one with another folder is another device."""
     gate.forget()
+    states: list[StateFolder] = []
 
     def dial(folder: str = "phone", to: Gate = gate) -> Newcomer:
         wire = Wire(to.context, enrolment_context()).shake()
-        state = StateFolder(tmp_path / folder)
-        return Newcomer(to, state, wire, Answering(to.desk, peer_of(wire.server)))
+        states.append(StateFolder(tmp_path / folder))
+        return Newcomer(to, states[-1], wire, Answering(to.desk, peer_of(wire.server)))
 
-    return dial
+    yield dial
+    for state in states:
+        state.close()
 
 
 @pytest.fixture

@@ -53,9 +53,7 @@ def kept_as_it_is(
 
 def _place(header: GgufHeader, tensor: GgufTensor, rule: Rule, raw_config: Mapping[str, Any]) -> TensorPlace | None:
     """None where it cannot be read as it is."""
-    from gguf.constants import GGMLQuantizationType
-
-    kind = GGMLQuantizationType(tensor.kind).name
+    kind = tensor.kind_name
     if kind not in KINDS:
         return None
     stored = rule(kind, tensor.name, raw_config)

@@ -17,6 +17,7 @@ from shardnet.foreign.libraries import read_by_others
 from shardnet.foreign.quoting import quoted, shortened
 from shardnet.loader.claims import check_claims
 from shardnet.loader.gguf.attention import attention_of
+from shardnet.loader.gguf.head import check_head, head_of
 from shardnet.loader.gguf.header import GgufHeader, read_header
 from shardnet.loader.gguf.rope import scaling_of
 
@@ -39,7 +40,9 @@ def open_header(path: Path) -> GgufHeader:
     """
     if importlib.util.find_spec("gguf") is None:
         raise UnsupportedModel(f"Reading {path.name} needs the package gguf. Run: pip install gguf")
-    return read_header(path)
+    header = read_header(path)
+    check_head(header)
+    return header
 
 
 def configs_of(header: GgufHeader, folder: Path) -> tuple[dict[str, Any], Any]:
@@ -62,7 +65,7 @@ def configs_of(header: GgufHeader, folder: Path) -> tuple[dict[str, Any], Any]:
             family_of(raw["model_type"])
     finally:
         slim.unlink()
-    raw.update(attention_of(header, raw))
+    raw.update(attention_of(header, raw) | head_of(header))
     scaling = scaling_of(header, raw)
     if scaling is not None:
         raw["rope_scaling"] = scaling

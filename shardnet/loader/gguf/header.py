@@ -19,6 +19,8 @@ from shardnet.loader.gguf.bounds import check_metadata, checked_alignment, refus
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 STRING, ARRAY = 8, 9
+LABELS = "classifier.output_labels"
+"""The names of a model's classes, behind its architecture."""
 VALUES = {0: "<B", 1: "<b", 7: "<?", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 10: "<Q", 11: "<q", 12: "<d"}
 VALUE_BYTES = {kind: struct.calcsize(form) for kind, form in VALUES.items()}
 LONG_ARRAY = 1024
@@ -29,7 +31,10 @@ MOST_TENSORS = 1 << 17
 MOST_DIMENSIONS = 8
 MOST_TEXTS = 1 << 20
 """Of a list: no vocabulary and no list of merges is as long."""
+MOST_TEXTS_IN_ALL = 1 << 21
 MOST_TEXT_BYTES = 16 << 20
+MOST_TEXT_BYTES_IN_ALL = 128 << 20
+"""Of keys, names, values and lists together: as much as the file of a tokenizer may have."""
 MOST_KEY_BYTES = 1 << 16
 
 
@@ -46,6 +51,13 @@ class GgufTensor:
     """Bytes from the beginning of the file."""
     num_bytes: int
 
+    @property
+    def kind_name(self) -> str:
+        """That type's name: "Q4_1"."""
+        from gguf.constants import GGMLQuantizationType
+
+        return GGMLQuantizationType(self.kind).name
+
 
 @dataclass(frozen=True)
 class GgufHeader:
@@ -56,7 +68,7 @@ class GgufHeader:
     tensors: tuple[GgufTensor, ...]
     vocab_size: int
     metadata: dict[str, Any]
-    """The fields that have one value each."""
+    """The fields that have one value each, and the names of classes."""
     slim: bytes
     """The header without long arrays: enough for a configuration."""
     file_bytes: int
@@ -94,6 +106,8 @@ class _Parser:
         self.vocab_size = 0
         self.metadata: dict[str, Any] = {}
         """The fields that have one value each."""
+        self._num_texts = self._text_bytes_in_all = 0
+        """So far."""
 
     def parse(self) -> GgufHeader:
         version, num_tensors, num_fields = self._beginning()
@@ -173,6 +187,8 @@ class _Parser:
         (length,) = struct.unpack("<Q", self._read(8))
         self._require(length)
         self._check_count("bytes in one text", length, most)
+        self._text_bytes_in_all += length
+        self._check_count("bytes in all texts", self._text_bytes_in_all, MOST_TEXT_BYTES_IN_ALL)
         return int(length)
 
     def _field(self) -> bytes:
@@ -185,6 +201,8 @@ class _Parser:
         elif kind in VALUES:
             (self.metadata[key],) = struct.unpack(VALUES[kind], self._read(VALUE_BYTES[kind]))
         elif kind == ARRAY:
+            if key.endswith(f".{LABELS}"):
+                self.metadata[key] = self._texts()
             count = self._pass_over_array()
             if key == "tokenizer.ggml.tokens":
                 self.vocab_size = count
@@ -196,6 +214,18 @@ class _Parser:
         self.file.seek(start)
         return self._read(end - start)
 
+    def _texts(self) -> list[str]:
+        """What a list of texts says; it is still to be passed over."""
+        start = self.file.tell()
+        kind, count = struct.unpack("<IQ", self._read(12))
+        if kind != STRING or count > LONG_ARRAY:
+            raise DamagedCheckpoint(
+                f"{self.path} is damaged: its labels are no list of up to {LONG_ARRAY} texts. Download it again."
+            )
+        texts = [self._read(self._text_bytes(MOST_KEY_BYTES)).decode(errors="replace") for _ in range(count)]
+        self.file.seek(start)
+        return texts
+
     def _pass_over_array(self) -> int:
         """Pass over a list; return how many entries it had."""
         kind, count = struct.unpack("<IQ", self._read(12))
@@ -204,6 +234,8 @@ class _Parser:
         elif kind == STRING:
             self._require(8 * count)
             self._check_count("texts in one list", count, MOST_TEXTS)
+            self._num_texts += count
+            self._check_count("texts in all lists", self._num_texts, MOST_TEXTS_IN_ALL)
             for _ in range(count):
                 self._pass_over(self._text_bytes(MOST_TEXT_BYTES))
         else:

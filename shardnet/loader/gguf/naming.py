@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shardnet.errors import DamagedCheckpoint, UnsupportedModel
 from shardnet.foreign.libraries import read_by_others
+from shardnet.loader.gguf.head import NAMED
 from shardnet.loader.gguf.header import GgufHeader
 from shardnet.models.facts import FACTS
 
@@ -50,7 +51,8 @@ def naming_of(header: GgufHeader, raw_config: dict[str, Any], skeleton: Skeleton
 
     with read_by_others(unknown):
         processor = TENSOR_PROCESSORS.get(called, TensorProcessor)(config=raw_config)
-        return Naming(processor, get_gguf_hf_weights_map(_Names(config, _names_in(skeleton)), processor))
+        names = get_gguf_hf_weights_map(_Names(config, _names_in(skeleton)), processor)
+        return Naming(processor, names | NAMED)
 
 
 def wanted_shapes(skeleton: Skeleton) -> dict[str, tuple[int, ...]]:

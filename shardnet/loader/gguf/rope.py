@@ -21,6 +21,8 @@ BY_BLOCK = "gemma3_text"
 LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 """Of every Llama that scales so; its files tell the factors alone."""
 TOLERANCE = 1e-3
+MOST_FREQUENCIES = 1 << 12
+"""Half as many as a head has dimensions."""
 _F32 = 0
 
 
@@ -57,7 +59,8 @@ def _scaling_by_factors(header: GgufHeader, tensor: GgufTensor, raw: dict[str, A
     factors = _values(header, tensor)
     if all(each == 1 for each in factors):
         return None
-    if not _are_llama3(factors, float(raw.get("rope_theta", 1e4))):
+    are_factors = all(0 < each < math.inf for each in factors)
+    if not are_factors or not _are_llama3(factors, float(raw.get("rope_theta", 1e4))):
         raise _refused(header, f"by factors in {FACTORS} that are not those of Llama 3")
     return {"rope_type": "llama3", "factor": max(factors), **LLAMA3}
 
@@ -70,7 +73,7 @@ def _are_llama3(factors: Sequence[float], theta: float) -> bool:
 def _values(header: GgufHeader, tensor: GgufTensor) -> list[float]:
     import numpy as np
 
-    if tensor.kind != _F32 or len(tensor.shape) != 1:
+    if tensor.kind != _F32 or len(tensor.shape) != 1 or tensor.shape[0] > MOST_FREQUENCIES:
         raise _refused(header, f"by a tensor {FACTORS} that is no list of float32")
     values: list[float] = np.fromfile(header.path, "<f4", tensor.shape[0], offset=tensor.offset).tolist()
     return values

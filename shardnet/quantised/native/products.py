@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from shardnet.quantised.native.compiling import WhyNot, library
+from shardnet.quantised.native.compiling import Library, WhyNot, library
 from shardnet.quantised.native.packing import TILE, Packed, block_bytes
 
 _KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
@@ -30,7 +30,8 @@ STORED = ("F32", "BF16", "F16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", 
 class Native:
     """The products of a compiled library."""
 
-    def __init__(self, compiled: ctypes.CDLL) -> None:
+    def __init__(self, made: Library) -> None:
+        compiled, self.why_not_kept = made
         compiled.shardnet_way.restype = ctypes.c_char_p
         self.way: str = compiled.shardnet_way().decode()
         """For which instructions it was compiled, such as "avx512-vnni"; "plain" is C alone, and slow."""
@@ -132,12 +133,12 @@ def build(folder: Path | None) -> Native | WhyNot:
         folder: where the library is kept for later processes, such as `cache_folder() / "native"`; None keeps it
             nowhere. Where there is none yet it is compiled, which takes some seconds.
     """
-    compiled = library(folder)
-    if isinstance(compiled, WhyNot):
-        return compiled
-    if wrong := compiled.shardnet_trial():
+    made = library(folder)
+    if isinstance(made, WhyNot):
+        return made
+    if wrong := made.loaded.shardnet_trial():
         return WhyNot(f"The compiled products come out wrong (number {wrong} of their trial).")
-    return Native(compiled)
+    return Native(made)
 
 
 def _done(failure: int) -> None:

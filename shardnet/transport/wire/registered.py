@@ -9,6 +9,7 @@ from shardnet.transport.holding_messages import HOLDING_MESSAGES
 from shardnet.transport.listener_messages import LISTENER_MESSAGES
 from shardnet.transport.messages import MESSAGE_TYPES
 from shardnet.transport.offer_messages import OFFER_MESSAGES
+from shardnet.transport.rows_messages import ROWS_MESSAGES
 from shardnet.transport.sharing_messages import SHARING_MESSAGES
 from shardnet.transport.shipping_messages import SHIPPING_MESSAGES
 from shardnet.transport.source_messages import SOURCE_MESSAGES
@@ -28,4 +29,5 @@ allow(
     *HOLDING_MESSAGES,
     *OFFER_MESSAGES,
     *CALIBRATION_MESSAGES,
+    *ROWS_MESSAGES,
 )

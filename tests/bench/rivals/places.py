@@ -49,13 +49,17 @@ class Pair:
 
 
 @contextmanager
-def shardnet_alone(num_devices: int, road: Road | None) -> Iterator[shardnet.Cluster]:
-    """The devices of shardnet, one thread each: emulated hosts with that road between any two, or on loopback."""
+def shardnet_alone(num_devices: int, road: Road | None, slowdown: float = 1.0) -> Iterator[shardnet.Cluster]:
+    """The devices of shardnet, one thread each: emulated hosts with that road between any two, or on loopback.
+
+    Args:
+        slowdown: of emulated hosts: how many times slower than this machine they compute.
+    """
     with ExitStack() as ends:
         if road is None:
             yield ends.enter_context(shardnet.Cluster.local(num_devices, threads_per_device=1))
         else:
-            yield ends.enter_context(_bed(num_devices, road)).cluster
+            yield ends.enter_context(_bed(num_devices, road, slowdown)).cluster
 
 
 @contextmanager
@@ -94,10 +98,10 @@ def _hurry(bed: Bed, is_loading: bool) -> None:
         bed.strike(Event(0.0, "slow", one, other, factor=factor, both_ways=True))
 
 
-def _bed(num_devices: int, road: Road) -> Bed:
+def _bed(num_devices: int, road: Road, slowdown: float = 1.0) -> Bed:
     names = "abcdefgh"[:num_devices]
     roads = dict.fromkeys(itertools.permutations((COORDINATOR, *names), 2), road)
-    return Bed([ScriptDevice(name) for name in names], roads)
+    return Bed([ScriptDevice(name, slowdown=slowdown) for name in names], roads)
 
 
 def _cores(num_devices: int) -> list[int]:
