@@ -1,0 +1,184 @@
+"""`shardnet serve` and `up --serve` as processes, a cluster that loses a device, and TLS."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
+
+import pytest
+from processes import wait_until
+from serve_client import chat
+from tiny_text_model import save_text_model
+
+from shardnet.process.lasting import is_running
+
+SERVE = [sys.executable, "-m", "shardnet", "serve"]
+LONG_S = 120.0
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_text_model(tmp_path_factory.mktemp("model") / "tiny", ends=False)
+
+
+def events(process: subprocess.Popen[str], wanted: str) -> dict[str, Any]:
+    """The next event of that name among the lines that it prints."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        event = json.loads(line)
+        if event.get("event") == wanted:
+            return dict(event)
+    raise AssertionError(f"it ended without {wanted}")
+
+
+def ask(url: str, body: Any = None, **how: Any) -> tuple[int, Any]:
+    raw = None if body is None else json.dumps(body).encode()
+    try:
+        with urlopen(
+            Request(url, raw, {"Content-Type": "application/json", **how.pop("headers", {})}), **how
+        ) as answer:
+            return answer.status, json.loads(answer.read())
+    except HTTPError as error:
+        return error.code, json.loads(error.read())
+
+
+def start(*command: str, **how: Any) -> subprocess.Popen[str]:
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **how)
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*SERVE, *arguments], capture_output=True, text=True, timeout=LONG_S, check=False)
+
+
+def test_devices_of_its_own(model: Path) -> None:
+    process = start(
+        *SERVE, "--model", str(model), "--devices", "2", "--port", "0", "--json", "--served-model-name", "us"
+    )
+    try:
+        url = events(process, "serving")["url"]
+        status, told = ask(f"{url}/v1/chat/completions", chat(model="us"))
+        assert status == 200 and told["usage"]["completion_tokens"] == 8
+    finally:
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=LONG_S)
+    assert process.returncode == 0 and "Traceback" not in said
+
+
+@pytest.fixture
+def cluster(model: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], str, Path]]:
+    folder = tmp_path / "state"
+    command = [sys.executable, "-m", "shardnet", "up", "--model", str(model), "--state", str(folder)]
+    command += ["--listen", "none", "--serve", "--serve-port", "0", "--json"]
+    process = start(*command)
+    try:
+        yield process, events(process, "serving")["url"], folder
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=LONG_S)
+
+
+def test_beside_a_cluster(cluster: tuple[subprocess.Popen[str], str, Path]) -> None:
+    up, url, folder = cluster
+    wait_until(lambda: ask(f"{url}/health")[0] == 200, timeout_s=LONG_S)
+    assert ask(f"{url}/v1/chat/completions", chat(model="tiny"))[0] == 200
+    assert ask(f"{url}/cluster/status")[1]["members"][0]["state"] == "present"
+    subprocess.run([sys.executable, "-m", "shardnet", "unload", "--cluster", str(folder)], check=True, timeout=LONG_S)
+    status, told = ask(f"{url}/v1/chat/completions", chat(model="tiny"))
+    assert status == 503 and told["error"]["type"] == "server_error"
+    wait_until(lambda: ask(f"{url}/health")[0] == 503)
+    up.kill()
+
+    def is_gone() -> bool:
+        try:
+            urlopen(f"{url}/health", timeout=5)
+        except (HTTPError, TimeoutError):
+            return False
+        except URLError:
+            return True
+        return False
+
+    wait_until(is_gone, timeout_s=LONG_S)
+    assert not is_running(folder)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--host", "0.0.0.0", "--model", "x"], "TLS and a key"),
+        (["--tls-cert", "a.pem", "--model", "x"], "go together"),
+        (["--cluster", "/nowhere"], "/nowhere"),
+        (["--model", "/nowhere"], "/nowhere"),
+        (["--api-key-file", "/nowhere", "--model", "x"], "cannot be read"),
+        (["--port", "70000", "--model", "x"], "--port"),
+    ],
+)
+def test_what_cannot_be(arguments: list[str], words: str) -> None:
+    done = run(*arguments)
+    assert done.returncode in (1, 2) and words in done.stderr and "Traceback" not in done.stderr
+
+
+def test_help_is_quick() -> None:
+    begun_s = time.process_time(), os.times().children_user
+    assert "--served-model-name" in run("--help").stdout
+    assert os.times().children_user - begun_s[1] < 2.0
+
+
+def test_tls_and_a_key(model: Path, tmp_path: Path) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
+    make_certificate(key, certificate)
+    (tmp_path / "keys").write_text("a-key-of-some-length\n")
+    secure = ["--tls-cert", str(certificate), "--tls-key", str(key), "--api-key-file", str(tmp_path / "keys")]
+    process = start(
+        *SERVE, "--model", str(model), "--devices", "1", "--host", "0.0.0.0", "--port", "0", "--json", *secure
+    )
+    try:
+        url = events(process, "serving")["url"].replace("0.0.0.0", "127.0.0.1")
+        context = ssl.create_default_context(cafile=str(certificate))
+        assert url.startswith("https://")
+        assert ask(f"{url}/v1/models", context=context)[0] == 401
+        bearer = {"Authorization": "Bearer a-key-of-some-length"}
+        assert ask(f"{url}/v1/chat/completions", chat(), headers=bearer, context=context)[0] == 200
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=LONG_S)
+
+
+def make_certificate(key_file: Path, certificate_file: Path) -> None:
+    """Of 127.0.0.1, signed by itself."""
+    import datetime
+    import ipaddress
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.x509.oid import NameOID
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "here")])
+    now = datetime.datetime.now(datetime.timezone.utc)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    plain = serialization.NoEncryption()
+    key_file.write_bytes(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain))
+    certificate_file.write_bytes(certificate.public_bytes(pem))
