@@ -11,7 +11,7 @@ READY := $(VENV)/.ready
 WORKERS = $(shell $(PYTHON) -c 'import os; print(min(2, os.cpu_count() or 1))')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-root test-long test-arm64 test-package test-versions testbed check bench rivals docs
+.PHONY: help demo test test-root test-browser test-long test-arm64 test-package test-versions testbed check bench rivals docs
 
 help:
 	@echo "make demo           set up, then run one model over three local devices"
@@ -21,6 +21,7 @@ help:
 	@echo "make rivals         build llama.cpp, and write the model of 1.1 B and its draft, for tests/bench/bench_rivals.py (minutes, 1 GB)"
 	@echo "make docs           write docs/api.md, and run the examples of the documentation"
 	@echo "make test-root      tests that need root: network namespaces, control groups"
+	@echo "make test-browser   the page in a real browser: Chromium and its driver"
 	@echo "make test-long      tests that take minutes"
 	@echo "make test-arm64     a device of an emulated arm64 machine, which is made first (root; minutes)"
 	@echo "make test-package   build wheel and source distribution, and run them in an empty environment (minutes)"
@@ -37,8 +38,13 @@ test: $(READY)
 test-root: $(READY)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m root
 
+# Of axe's package the script alone is used: what else it wants would be a second browser.
+test-browser: $(READY)
+	@$(PIP) install --no-deps 'axe-playwright-python==0.1.8'
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m browser tests/page
+
 test-long: $(READY)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m long
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m long -o faulthandler_timeout=0
 
 # What tests with other machines and versions make once, in some minutes, stays in TEST_CACHE.
 TEST_CACHE ?= $(HOME)/.cache/shardnet-tests
