@@ -20,7 +20,7 @@ from guesses import Oracle
 from in_process_ring import PROMPT, RingInProcess, blueprint_of, ring_in_process, rings_of
 from processes import wait_until
 
-from shardnet.cluster import standby
+from shardnet.cluster import standby, watch
 from shardnet.cluster.model import Model
 from shardnet.device.worker import Worker
 from shardnet.loader import ModelFiles, open_model
@@ -218,6 +218,8 @@ def test_a_codec_rounds_the_same_whoever_takes_over_at_the_same_cuts(
         schemes, stages = model.plan.unit_weights, model.plan.stages
         expected = [*answers(model, GREEDY), *answers(model, SAMPLED)]
     guess_well(monkeypatch, expected)
+    patient = replace(watch.LIMITS, suspect_after_s=3.0)  # whoever is only slow must not be passed over
+    monkeypatch.setattr(watch, "LIMITS", patient)
     split = [stage.num_units for stage in stages]
     options: dict[str, Any] = {"wire": wire, "standby": "cold", "prefill_chunk_tokens": 4, "split": [*split, 0]}
     with ring_in_process(len(split) + 1) as ring, ring.connect() as cluster:
