@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from numbers import Integral, Real
 from typing import Any
 
@@ -37,3 +38,14 @@ def number(name: str, value: Any) -> float:
         return float(value)
     except OverflowError as cause:
         raise BadRequest(f"{name} must be a number that is not too large, but is {quoted(value)}.") from cause
+
+
+def iterated(name: str, value: Any, wanted: str) -> Iterable[Any]:
+    """A value that holds others.
+
+    Raises:
+        BadRequest: it is something else.
+    """
+    if not isinstance(value, Iterable):
+        raise BadRequest(f"{name} must be {wanted}, but is {quoted(value)}.")
+    return value

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from shardnet.cluster.load_options import LoadOptions
+from shardnet.grammars.texts import KINDS
 from shardnet.launch.bench.options import BenchOptions, read_counts, read_splits
 from shardnet.launch.files.output_files import require_picture, require_writable
 from shardnet.launch.flags import Here, Only, flattened
@@ -21,7 +22,7 @@ from shardnet.session.options import GenerationOptions
 _LOADING = tuple(field.name for field in fields(LoadOptions) if field.name != "split")
 _FIXED = (
     *("chat", "max_new_tokens", "stop", "seed"),
-    *("logit_bias", "stop_token_ids", "min_tokens", "ignore_eos"),
+    *("logit_bias", "stop_token_ids", "min_tokens", "ignore_eos", *KINDS),
 )
 _ANSWERING = tuple(field.name for field in fields(GenerationOptions) if field.name not in _FIXED)
 

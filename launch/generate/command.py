@@ -21,8 +21,11 @@ from shardnet.launch.generate.options import (
     OutputOptions,
     PromptOptions,
     read_biases,
+    read_choices,
     read_ids,
+    read_lark,
     read_prompts,
+    read_schema,
     read_stops,
 )
 from shardnet.launch.values import given_or_any, read_split, require_draft
@@ -84,6 +87,9 @@ def generate(
         Here("stop", default=None, read=read_stops),
         Here("logit_bias", default=None, read=read_biases),
         Here("stop_token_ids", default=None, read=read_ids),
+        Here("json_schema", default=None, read=read_schema),
+        Here("lark", default=None, read=read_lark),
+        Here("choice", default=None, read=read_choices),
     ],
     output: OutputOptions,
 ) -> None:

@@ -11,14 +11,15 @@ from shardnet.launch.values import require_writer
 from shardnet.loader import ModelFiles, glance_at, open_model
 from shardnet.progress import Progress
 from shardnet.session.prompts import encode
-from shardnet.session.request import check_length
+from shardnet.session.request import check_length, check_sampling, sampling_of
 
 
 def open_early(options: GenerateOptions, tokenizer: Any, progress: Progress) -> ModelFiles:
     """The model's files, tokenizer and all, once the hub has been asked and a GGUF file is prepared.
 
     Raises:
-        BadRequest: more devices than units, a split of other units, a prompt that is longer than the context.
+        BadRequest: more devices than units, a split of other units, a prompt that is longer than the context, a
+            grammar that no answer can follow, an id that no token has.
         UnsupportedModel: the model is a classifier; and as the next two, by `open_model`.
         ModelNotFound, DamagedCheckpoint
     """
@@ -30,6 +31,7 @@ def open_early(options: GenerateOptions, tokenizer: Any, progress: Progress) -> 
     )
     profile, tokenizer = files.profile, files.tokenizer()
     context_tokens = check_context(profile.name, profile.context_tokens, options.load.context_tokens, "--context")
+    check_sampling(sampling_of(options.generation), profile, files.eos_ids)
     for prompt in options.prompts:
         ids = encode(prompt, tokenizer, chat=options.generation.chat, vocabulary=profile.vocabulary, model=profile.name)
         check_length(len(ids), options.generation.max_new_tokens, context_tokens, "--max-new-tokens")

@@ -195,6 +195,23 @@ def read_biases(biases: list[str] | None) -> list[tuple[int, float]]:
     return found
 
 
+def read_schema(file: str | None) -> str | None:
+    """The schema of `--json-schema`: of a file, or given as it is."""
+    if file is None or file.lstrip().startswith("{"):
+        return file
+    return read_text_of(file, "schema file")
+
+
+def read_lark(file: str | None) -> str | None:
+    """The grammar in the file of `--lark`."""
+    return None if file is None else read_text_of(file, "grammar file")
+
+
+def read_choices(choices: list[str] | None) -> tuple[str, ...]:
+    """The texts of `--choice`."""
+    return tuple(choices or ())
+
+
 def read_ids(ids: list[int] | None) -> tuple[int, ...]:
     """Those of `--stop-token-id`."""
     return tuple(ids or ())

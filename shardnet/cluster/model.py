@@ -33,8 +33,8 @@ from shardnet.session.reading import mean, read_all, whole
 from shardnet.session.request import (
     ALL,
     LAST,
-    check_ids,
     check_length,
+    check_sampling,
     check_text_length,
     check_to_read,
     require_classifier,
@@ -266,7 +266,7 @@ class Model:
         self._birthplace.check()
         require_writer(self.profile)
         asked = GenerationOptions(**options)
-        check_ids(sampling_of(asked), self.profile.vocabulary)
+        check_sampling(sampling_of(asked), self.profile, self.eos_ids)
         ids = [self.encode(prompt, chat=asked.chat) for prompt in prompts_of(prompts)]
         for each in ids:
             check_length(len(each), asked.max_new_tokens, self.context_tokens)
@@ -306,7 +306,7 @@ class Model:
     def _open(self, ids: list[int], asked: GenerationOptions, draft: Draft | None) -> Conversation:
         check_length(len(ids), asked.max_new_tokens, self.context_tokens)
         sampling = sampling_of(asked)
-        check_ids(sampling, self.profile.vocabulary)
+        check_sampling(sampling, self.profile, self.eos_ids)
         session = self._deployment.sessions.start(
             ids,
             max_new_tokens=asked.max_new_tokens,

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from shardnet.cluster.model import Model
 from shardnet.session.options import GenerationOptions
 from shardnet.session.request import (
-    check_ids,
     check_length,
+    check_sampling,
     check_text_length,
     check_to_read,
     require_writer,
@@ -46,7 +46,7 @@ def session_for(request: SessionRequest, model: Model, answer: Sequence[int]) ->
     ids = model.encode(request.prompt_ids)
     check_length(len(ids), asked.max_new_tokens, model.context_tokens)
     sampling = sampling_of(asked)
-    check_ids(sampling, model.profile.vocabulary)
+    check_sampling(sampling, model.profile, model.eos_ids)
     return sessions.start(
         ids,
         max_new_tokens=asked.max_new_tokens,

@@ -8,6 +8,7 @@ import torch
 
 from shardnet.device.memory import DeviceMemory
 from shardnet.device.shared_weights import SharedWeights
+from shardnet.device.vocabularies import Vocabularies
 from shardnet.models.kv import ON_CPU
 from shardnet.shipping.depot import Depot
 from shardnet.stage.pace import Pace, own_pace
@@ -23,6 +24,8 @@ class Premises:
     depot: Depot
     """Its weights on disk."""
     memory: DeviceMemory
+    vocabularies: Vocabularies
+    """What the tokens of its models spell."""
     pace: Pace = own_pace
     weights: SharedWeights = field(default_factory=SharedWeights)
     device: torch.device = ON_CPU

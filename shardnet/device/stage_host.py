@@ -337,6 +337,7 @@ class StageHost:
                 num_threads=here.num_threads,
                 pace=here.pace,
                 sent_as=sent_as,
+                matchers=partial(here.vocabularies.matcher, spec.checkpoint, lambda: self._spec.source),
             )
             stage.begin_ring(spec.ring_id.plan_version, _num_groups(spec))
         return self._sizes(stage)

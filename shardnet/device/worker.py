@@ -22,6 +22,7 @@ from shardnet.device.quantising import Quantising
 from shardnet.device.shared_weights import SharedWeights
 from shardnet.device.stage_host import StageHost
 from shardnet.device.stage_table import StageTable
+from shardnet.device.vocabularies import Vocabularies
 from shardnet.errors import BadRequest, ClusterError, KVMemorySpent, PlanNotInForce
 from shardnet.models.plain_config import from_text
 from shardnet.plan import StagePlan
@@ -90,7 +91,8 @@ class Worker:
         weights = SharedWeights()
         depot = Depot(transport, self.cache_dir, self._fetch_limits, weights.roots, self.on_fetch)
         self.premises = Premises(
-            transport, self.num_threads, depot, memory, depot.beside(self._pace), weights, self.device
+            *(transport, self.num_threads, depot, memory, Vocabularies(transport)),
+            *(depot.beside(self._pace), weights, self.device),
         )
         for endpoint, handler in (
             ("describe", self.describe),
@@ -217,8 +219,21 @@ class Worker:
         return taken
 
     def open_session(self, ring_id: RingId, stage: int, spec: SessionSpec) -> int | Future[int]:
-        """What was only copied here makes room for it. Returns how many of its tokens are there."""
+        """What was only copied here makes room for it. Returns how many of its tokens are there.
+
+        One that follows a grammar is opened when that has been read.
+        """
         opened = self._stage(ring_id, stage)
+        if spec.sampling.grammar and opened.shard.has_head:
+            return on_thread("shardnet-open", partial(self._open_when_read, opened, spec))
+        return self._open_at_once(opened, spec)
+
+    def _open_when_read(self, opened: Stage, spec: SessionSpec) -> int:
+        opened.matchers(spec.sampling.grammar).result()
+        num_there = self._open_at_once(opened, spec)
+        return num_there.result() if isinstance(num_there, Future) else num_there
+
+    def _open_at_once(self, opened: Stage, spec: SessionSpec) -> int | Future[int]:
         opening = partial(self._open_session, opened, spec)
         if spec.shares is not None and opened.is_in_step(spec.shares.session):
             return opened.between_steps(opening)  # it has more tokens then

@@ -9,6 +9,7 @@ from typing import Any
 
 from shardnet.errors import BadRequest
 from shardnet.serve.bodies import MOST_STOPS, ChatBody, CompletionBody, Sampling
+from shardnet.serve.constraining import form_of
 from shardnet.serve.errors import ApiError, refused
 from shardnet.session.options import GenerationOptions, biases_of
 
@@ -19,7 +20,6 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "tools": ([],),
     "tool_choice": ("none", "auto"),
     "parallel_tool_calls": (True, False),
-    "response_format": ({"type": "text"},),
     "functions": ([],),
     "function_call": ("none", "auto"),
     "modalities": (["text"],),
@@ -33,7 +33,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 }
 """Of fields that cannot be honoured, the values that ask for nothing."""
 CHAT_NOT_HERE = (
-    *("logprobs", "top_logprobs", "tools", "tool_choice", "response_format", "functions", "function_call"),
+    *("logprobs", "top_logprobs", "tools", "tool_choice", "functions", "function_call"),
     *("modalities", "audio", "metadata", "moderation", "prediction", "reasoning_effort", "service_tier", "store"),
     *("prompt_cache_options", "prompt_cache_retention", "verbosity", "web_search_options"),
 )
@@ -124,6 +124,7 @@ def _asked(body: Sampling, tokens: int | None, default_tokens: int) -> Asked:
             stop_token_ids=body.stop_token_ids or [],
             min_tokens=body.min_tokens or 0,
             ignore_eos=bool(body.ignore_eos),
+            **form_of(body),
         )
     except BadRequest as error:
         raise _named(error) from error

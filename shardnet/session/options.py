@@ -8,16 +8,18 @@ from numbers import Integral
 from pathlib import Path
 from typing import Annotated, Any
 
-from shardnet.checks import whole_number
+from shardnet.checks import iterated, whole_number
 from shardnet.errors import BadRequest
 from shardnet.foreign.quoting import quoted
+from shardnet.grammars import texts
 from shardnet.options import Made, Meaning, Number, OneOf, Options, Whole
 from shardnet.quantised.schemes import AUTO, SCHEMES
-from shardnet.session.prompts import check_text, iterated
+from shardnet.session.prompts import check_text
 from shardnet.speculation.guesser import WAYS
 
 _SAMPLING = "How tokens are chosen"
 _DRAFT = "A draft"
+_FORM = "What an answer looks like"
 _PENALTY = Number("between -2 and 2", -2, 2)
 _BIAS = Number("between -100 and 100", -100, 100)
 _BIASES = "a mapping of token ids to numbers, or pairs of these"
@@ -263,11 +265,75 @@ class GenerationOptions(Options):
         ),
     ] = False
 
+    json_schema: Annotated[
+        str | Mapping[str, Any] | None,
+        Made(texts.schema_of),
+        Meaning(
+            "The answer is JSON that this schema allows.",
+            about="the answer is JSON that this JSON schema (or its text) allows. This and the next four need the "
+            "extra `grammar` on the device that holds the head; see docs/constrained.md.",
+            panel=_FORM,
+            metavar="FILE",
+        ),
+    ] = None
+    json_object: Annotated[
+        bool,
+        Made(bool),
+        Meaning("The answer is a JSON object.", panel=_FORM),
+    ] = False
+    regex: Annotated[
+        str | None,
+        Made(texts.expression_of),
+        Meaning("The answer is what this regular expression matches as a whole.", panel=_FORM),
+    ] = None
+    lark: Annotated[
+        str | None,
+        Made(texts.lark_of),
+        Meaning(
+            "The answer follows this grammar, as Lark writes them.",
+            about="the answer follows this grammar, as Lark writes them (its text).",
+            panel=_FORM,
+            metavar="FILE",
+        ),
+    ] = None
+    choice: Annotated[
+        str | Sequence[str],
+        Made(texts.choices_of),
+        Meaning(
+            "The answer is one of these texts. Can be given several times.",
+            about="the answer is one of these texts.",
+            panel=_FORM,
+            metavar="TEXT",
+        ),
+    ] = ()
+    grammar: Annotated[
+        str,
+        Made(texts.bounded),
+        Meaning(about="what the answer follows as llguidance writes it. The five above fill it."),
+    ] = ""
+
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._settle_grammar()
         if self.min_tokens > self.max_new_tokens:
             raise BadRequest(
                 f"min_tokens must be at most the {self.max_new_tokens} tokens that the answer may have, but is "
                 f"{self.min_tokens}.",
                 option="min_tokens",
+            )
+
+    def _settle_grammar(self) -> None:
+        """
+        Raises:
+            BadRequest: there are several, or something contradicts it.
+        """
+        asked = texts.grammar_of(**{name: self[name] for name in texts.KINDS})
+        if asked and self.grammar not in ("", asked):
+            raise BadRequest("grammar is given beside another one: an answer follows one.", option="grammar")
+        object.__setattr__(self, "grammar", asked or self.grammar)
+        contradicts = {"min_tokens": bool(self.min_tokens), "ignore_eos": self.ignore_eos}
+        option = next((name for name, is_given in contradicts.items() if is_given), None)
+        if self.grammar and option is not None:
+            raise BadRequest(
+                f"{option} cannot be kept where the grammar of an answer says when it ends.", option=option
             )

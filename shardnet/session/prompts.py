@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from numbers import Integral
 from typing import Any
 
+from shardnet.checks import iterated
 from shardnet.errors import BadRequest
 from shardnet.foreign.libraries import read_by_others
 from shardnet.foreign.quoting import quoted
@@ -97,9 +98,3 @@ def check_text(name: str, text: str) -> None:
             f"{name} is no whole text: its character {error.start + 1} is {broken!r}, half of a character or a byte "
             "that could not be decoded. Decode it anew, as what it is, or replace what is broken."
         ) from error
-
-
-def iterated(name: str, value: Any, wanted: str) -> Iterable[Any]:
-    if not isinstance(value, Iterable):
-        raise BadRequest(f"{name} must be {wanted}, but is {quoted(value)}.")
-    return value

@@ -7,6 +7,7 @@ from secrets import randbits, token_bytes
 
 from shardnet.errors import BadRequest, UnsupportedModel
 from shardnet.foreign.quoting import counted, quoted
+from shardnet.grammars.matching import check_grammar
 from shardnet.models.heads import writes_none
 from shardnet.plan import Classifier, ModelProfile
 from shardnet.session.options import GenerationOptions
@@ -27,19 +28,26 @@ def sampling_of(options: GenerationOptions) -> SamplingOptions:
     return sampling if options.draft is None else sampling._replace(speculate=DRAFT)
 
 
-def check_ids(sampling: SamplingOptions, vocabulary: int) -> None:
-    """See that the model has the tokens that options name by their ids.
+def check_sampling(sampling: SamplingOptions, profile: ModelProfile, eos_ids: Sequence[int]) -> None:
+    """See that a model has the tokens that options name by their ids, and can follow the grammar that they give.
 
     Raises:
-        BadRequest: it has not.
+        BadRequest: it has not, or cannot.
     """
     named = {"logit_bias": [each for each, _ in sampling.logit_bias], "stop_token_ids": sampling.stop_token_ids}
     for option, ids in named.items():
-        if wrong := [token_id for token_id in ids if token_id >= vocabulary]:
+        if wrong := [token_id for token_id in ids if token_id >= profile.vocabulary]:
+            last = profile.vocabulary - 1
             raise BadRequest(
-                f"{option} names the token {wrong[0]}, but the ids of this model end at {vocabulary - 1}.",
-                option=option,
+                f"{option} names the token {wrong[0]}, but the ids of this model end at {last}.", option=option
             )
+    if sampling.grammar and not (eos_ids or sampling.stop_token_ids):
+        raise BadRequest(
+            f"stop_token_ids must name a token that ends the answer: {profile.name} names none, and an answer that "
+            "follows a grammar needs one.",
+            option="stop_token_ids",
+        )
+    check_grammar(sampling.grammar)
 
 
 def session_spec(

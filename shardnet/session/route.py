@@ -87,7 +87,7 @@ def open_in(
         OPEN_SESSION_S,
         is_over=is_over,
         most_tries=OPEN_SESSION_TRIES,
-        is_called=spec.shares is not None,
+        is_called=spec.shares is not None or bool(spec.sampling.grammar),
     )
 
 

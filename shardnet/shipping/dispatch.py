@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 
 from shardnet.errors import BadRequest, ModelNotFound
+from shardnet.grammars.matching import pack_tokenizer
+from shardnet.loader import read_tokenizer
 from shardnet.loader.copies import Copy, config_of
 from shardnet.loader.parts import PART_BYTES
 from shardnet.plan import Link
@@ -52,6 +54,7 @@ class Dispatch:
         transport.expose("fetch_over", self.fetch_over)
         transport.expose("weights_chunk", self._shelf.chunk)
         transport.expose("model_texts", self.model_texts)
+        transport.expose("model_vocabulary", self.model_vocabulary)
         transport.on_members(self._hear)
 
     def offer(self, copy: Copy) -> None:
@@ -122,13 +125,26 @@ class Dispatch:
         """
         return on_thread("shardnet-texts", partial(self._model_texts, checkpoint))
 
+    def model_vocabulary(self, checkpoint: str) -> Future[bytes]:
+        """What the tokens of a checkpoint spell, for who is to follow a grammar; see `pack_tokenizer`.
+
+        The future fails with ModelNotFound where there is no such checkpoint here, and with UnsupportedModel.
+        """
+        return on_thread("shardnet-texts", partial(self._model_vocabulary, checkpoint))
+
     # ----
 
     def _model_texts(self, checkpoint: str) -> dict[str, bytes]:
+        return texts_in(self._folder_of(checkpoint))
+
+    def _model_vocabulary(self, checkpoint: str) -> bytes:
+        return pack_tokenizer(read_tokenizer(self._folder_of(checkpoint)), checkpoint[:16])
+
+    def _folder_of(self, checkpoint: str) -> Path:
         folder = self._folders.get(checkpoint)
         if folder is None:
             raise ModelNotFound(f"{self.transport.name} has no checkpoint {checkpoint[:16]} for others.")
-        return texts_in(folder)
+        return folder
 
     def _offered(self, checkpoint: str, roots: Sequence[str]) -> dict[str, TensorParts]:
         if len(roots) > MOST_ROOTS:

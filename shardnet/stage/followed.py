@@ -21,6 +21,7 @@ from shardnet.errors import BadRequest, KVMemorySpent
 from shardnet.models import Shard
 from shardnet.models.kv import BlockKV
 from shardnet.stage.cache import KVCache
+from shardnet.stage.constraint import Matchers
 from shardnet.stage.copies import blocks_of
 from shardnet.stage.live_session import LiveSession
 from shardnet.stage.live_sessions import LiveSessions
@@ -48,7 +49,7 @@ class FollowedSessions:
     """
     Args:
         lock: guards which sessions are open, and how far they are.
-        sent_as: see `sampler_of`.
+        sent_as: see `sampler_of`; so is `matchers`.
     """
 
     def __init__(
@@ -58,12 +59,14 @@ class FollowedSessions:
         sessions: LiveSessions,
         lock: threading.Condition,
         sent_as: str,
+        matchers: Matchers,
     ) -> None:
         self._shard = shard
         self._kv = kv
         self._sessions = sessions
         self._lock = lock
         self._sent_as = sent_as
+        self._matchers = matchers
         self._copies: dict[int, _Copy] = {}
         self._without_room: dict[int, SessionSpec] = {}
 
@@ -168,7 +171,7 @@ class FollowedSessions:
         if spec.session in self._copies or self._sessions.get(spec.session) is not None:
             return
         try:
-            live = self._sessions.hold(spec, sampler_of(spec, self._shard, self._sent_as))
+            live = self._sessions.hold(spec, sampler_of(spec, self._shard, self._sent_as, self._matchers))
         except (KVMemorySpent, BadRequest):
             self._without_room[spec.session] = spec
             return

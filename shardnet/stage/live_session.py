@@ -120,6 +120,11 @@ class LiveSession:
         self.digest = digest((token_id,), self.digest)
         self.sample_from += 1
 
+    def look_ahead(self) -> None:
+        """Where the head is: what can be known of the next token before its scores come."""
+        if self.sampler is not None and self.sampler.constraint is not None and not self.is_over:
+            self.sampler.constraint.look_ahead()
+
     @property
     def can_share(self) -> bool:
         """Whether others may begin with its tokens: all that was sent of them is kept, too."""

@@ -144,6 +144,8 @@ class Onward:
             self._outlet.tokens(tuple(told))
         for member, tokens in straight.items():
             self._outlet.straight(member, tuple(tokens))
+        for each in sampled:
+            each.session.look_ahead()
 
     def tell_scores(self, step: Step) -> None:
         """Tell the source what was found of texts that are scored."""

@@ -1,8 +1,8 @@
 """Chooses the next token of a session from its logits. Runs where the head is, so that only ids travel.
 
 First comes what is added to scores (`logit_bias`), then what tokens lose that are there already, by the repetition
-penalty and then by those of the answer; then what would end the answer too early is impossible; and at last scores are
-warped as `transformers` does it (`warpers`).
+penalty and then by those of the answer; then what would end the answer too early is impossible, or what its grammar
+does not allow (`constraint`); and at last scores are warped as `transformers` does it (`warpers`).
 
 The random numbers of a session are its own: with a seed they are those of `torch.manual_seed(seed);
 model.generate(...)`, whatever the split and whichever other sessions share the step. The logits agree with the whole
@@ -22,7 +22,9 @@ import torch
 from torch import Tensor
 
 from shardnet.errors import BadRequest
+from shardnet.grammars.texts import bounded
 from shardnet.models import Shard
+from shardnet.stage.constraint import Constraint, Matchers
 from shardnet.stage.scoring import check_targets, likelihood_of
 from shardnet.stage.warpers import add_bias, forbid, penalise, penalise_answer, warpers_of
 from shardnet.transport.session_messages import SampledToken, SessionSpec
@@ -41,9 +43,16 @@ class Sampler:
     Args:
         dtype: what the model computes in, for the advice in errors.
         codec: what hidden states travel in, for the same; `dtype` where None.
+        constraint: the grammar that the answer follows.
     """
 
-    def __init__(self, spec: SessionSpec, dtype: torch.dtype, codec: str | None = None) -> None:
+    def __init__(
+        self,
+        spec: SessionSpec,
+        dtype: torch.dtype,
+        codec: str | None = None,
+        constraint: Constraint | None = None,
+    ) -> None:
         options = spec.sampling
         self.is_greedy = options.temperature == 0.0
         self._warpers = warpers_of(options)
@@ -59,6 +68,7 @@ class Sampler:
         """Of prompt and answer, where a penalty is for them."""
         self._counts = Counter(spec.prompt_ids[spec.prompt_tokens :]) if options.counts_answer else None
         """Of the answer's, where one is for these."""
+        self.constraint = constraint
         self.num_alternatives = options.logprobs
         """As `SamplingOptions.logprobs`."""
         self.num_drawn = 0
@@ -69,8 +79,8 @@ class Sampler:
     @property
     def is_argmax(self) -> bool:
         """True where the choice is the plain argmax, which a step does for all such sessions at once."""
-        has_penalty = self._ids is not None or self._counts is not None
-        return self.is_greedy and not (has_penalty or self._options.logit_bias or self._may_not_end)
+        depends = self._ids is not None or self._counts is not None or self.constraint is not None
+        return self.is_greedy and not (depends or self._options.logit_bias or self._may_not_end)
 
     @property
     def _may_not_end(self) -> bool:
@@ -81,7 +91,8 @@ class Sampler:
         """Choose from `logits_V` [vocabulary], fp32.
 
         Raises:
-            BadRequest: the scores are no finite numbers: the model's own, or what the options make of them.
+            BadRequest: the scores are no finite numbers: the model's own, or what the options make of them. Or the
+                answer cannot go on as its grammar wants it.
         """
         scores = self._adjusted(logits_V[None])
         for warp in self._warpers:
@@ -108,11 +119,15 @@ class Sampler:
             scores = penalise(scores, torch.tensor([self._ids], dtype=torch.long), options.repetition_penalty)
         if self._counts:
             scores = penalise_answer(scores, self._counts, options.presence_penalty, options.frequency_penalty)
+        if self.constraint is not None:
+            return self.constraint.forbid(scores)
         return forbid(scores, self._ending_ids) if self._may_not_end else scores
 
     def note(self, token_id: int) -> None:
         """This one comes next in the answer."""
         self._num_answered += 1
+        if self.constraint is not None:
+            self.constraint.note(token_id)
         if self._ids is not None:
             self._ids.append(token_id)
         if self._counts is not None:
@@ -169,8 +184,11 @@ class Sampler:
         return BadRequest(f"the model's scores of the next token, in {self._dtype}, are no finite numbers. {advice}")
 
 
-def sampler_of(spec: SessionSpec, shard: Shard, codec: str) -> Sampler | None:
+def sampler_of(spec: SessionSpec, shard: Shard, codec: str, matchers: Matchers) -> Sampler | None:
     """The sampler of a session at a stage; None where another one has the head.
+
+    Args:
+        matchers: begin to read a grammar.
 
     Raises:
         BadRequest: a penalty is to see an id that no token has, or one is to be scored or made likelier: that would
@@ -184,7 +202,14 @@ def sampler_of(spec: SessionSpec, shard: Shard, codec: str) -> Sampler | None:
     if not all(0 <= token_id < num_ids for token_id, _ in spec.sampling.logit_bias):
         raise BadRequest(f"Session {spec.session} has a bias for an id that is none of 0 to {num_ids - 1}.")
     check_targets(spec, num_ids)
-    return Sampler(spec, shard.dtype, codec)
+    return Sampler(spec, shard.dtype, codec, _constraint_of(spec, matchers))
+
+
+def _constraint_of(spec: SessionSpec, matchers: Matchers) -> Constraint | None:
+    grammar = bounded(spec.sampling.grammar)
+    if not grammar:
+        return None
+    return Constraint(matchers(grammar), spec.prompt_ids[spec.prompt_tokens :], spec.ending_ids)
 
 
 class Scores:

@@ -28,6 +28,7 @@ from shardnet.models import Shard
 from shardnet.speculation.lineage import first_branch
 from shardnet.stage.cache import KVCache
 from shardnet.stage.command import Command, Commands, Result
+from shardnet.stage.constraint import Matchers, read_none
 from shardnet.stage.copies import Copies
 from shardnet.stage.followed import FollowedSessions
 from shardnet.stage.front import Front
@@ -68,6 +69,7 @@ class Stage:
         num_threads: int,
         sent_as: Codec,
         pace: Pace = own_pace,
+        matchers: Matchers = read_none,
     ) -> None:
         self.shard = shard
         self.kv = kv
@@ -75,6 +77,7 @@ class Stage:
         self._outlet = outlet
         self._num_threads = num_threads
         self._pace = pace
+        self.matchers = matchers
         self._inbox = Inbox(chunk_tokens)
         self._groups = Groups()
         self._sessions = LiveSessions(kv, is_first=shard.has_embedding)
@@ -91,7 +94,7 @@ class Stage:
         self._shape = Shape(shard, kv, self._sessions, self._inbox, self._onward, sent_as)
         self.copies = Copies(shard, self._sessions, self._inbox.waiting, self._ready)
         """For those that follow this stage."""
-        self.followed = FollowedSessions(shard, kv, self._sessions, self._ready, sent_as.name)
+        self.followed = FollowedSessions(shard, kv, self._sessions, self._ready, sent_as.name, matchers)
         """Of those that this one follows."""
         self.readers = RowReaders(shard, self._sessions, self._ready)
         self._has_news = False
@@ -111,7 +114,7 @@ class Stage:
         """
         with self._ready:
             self._raise_if_stopped()
-            sampler = sampler_of(spec, self.shard, self.sent_as.name)
+            sampler = sampler_of(spec, self.shard, self.sent_as.name, self.matchers)
             memory = partial(row_memory_of, spec, self.shard, self.kv.budget_beside)
             num_there = self._sessions.open(spec, sampler, memory)
             self._idle.note_sessions(len(self._sessions))
@@ -312,10 +315,7 @@ class Stage:
         return None
 
     def _run_commands(self) -> bool:
-        """Do what was asked for between two steps; False when the stage is closed.
-
-        A function of its own, so that a stage that waits holds neither the last command nor its result.
-        """
+        """Do what was asked for between two steps; False when the stage is closed. A function of its own likewise."""
         with self._ready:
             if self._why_stopped is not None:
                 return False

@@ -14,4 +14,7 @@ def told_to(spec: SessionSpec, *, is_first: bool, is_last: bool) -> SessionSpec:
     """
     if not is_first:
         spec = spec._replace(offer_key=0, guess_key=spec.guess_key if is_last else b"")
-    return spec if is_last else spec._replace(prompt_ids=(), listener=None, targets=(), rows=None)
+    if is_last:
+        return spec
+    sampling = spec.sampling._replace(grammar="")
+    return spec._replace(sampling=sampling, prompt_ids=(), listener=None, targets=(), rows=None)

@@ -34,11 +34,13 @@ class SamplingOptions(NamedTuple):
     """Further ids that end the answer."""
     logprobs: int = -1
     """Of each token how likely it was, and so many of the likeliest in its place; below 0: neither is told."""
+    grammar: str = ""
+    """What the answer follows, as `grammars.texts` writes it. Sent to the stage with the head alone."""
 
     @property
     def needs_ids(self) -> bool:
         """Whether the scores of the next token depend on which ones came before it."""
-        return self.repetition_penalty != 1.0 or self.counts_answer
+        return self.repetition_penalty != 1.0 or self.counts_answer or bool(self.grammar)
 
     @property
     def counts_answer(self) -> bool:

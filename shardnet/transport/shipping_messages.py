@@ -15,6 +15,7 @@ Endpoints of the coordinator:
     fetch_progress(RingId, FetchProgress)        device -> coordinator, while it fetches and when it has all
 
     model_texts(checkpoint)                      source -> coordinator; the files by which it has its tokenizer, by name
+    model_vocabulary(checkpoint)                 device -> coordinator; what tokens spell, for grammars
 
 No path travels. A tensor goes by its root, and whatever comes is checked against that: a list of parts, and each part.
 """

@@ -135,7 +135,7 @@ def test_numbers_of_numpy_travel_as_plain_ones() -> None:
     given |= {"stop_token_ids": np.array([9, 4, 9])}
     options = sampling_of(GenerationOptions(**given))
     assert options[:7] == (0.5, 3, 1.0, 0.0, 1.0, 7, "off")
-    assert options[7:] == (0.25, 0.0, ((5, 1.0),), 2, False, (9, 4), -1)
+    assert options[7:] == (0.25, 0.0, ((5, 1.0),), 2, False, (9, 4), -1, "")
     assert b"numpy" not in pickle.dumps(options)
 
 
