@@ -3,6 +3,7 @@
     ShardnetError                     base; `exit_code` is what the command line ends with
     ├── UsageError            (2)     the caller's mistake: what was asked cannot be done as asked
     │   ├── ModelNotFound             no such folder, file or hub id
+    │   │   └── ModelNotFetched       the network, the hub or the disk is in the way of one that is on the hub
     │   ├── UnsupportedModel          a family or a file format that shardnet cannot cut
     │   ├── DamagedCheckpoint         truncated, missing tensor, wrong dtype or shape
     │   ├── BadRequest                sampling values, prompt length, number of devices
@@ -39,6 +40,10 @@ class UsageError(ShardnetError):
 
 class ModelNotFound(UsageError):
     """There is no model under that path or name."""
+
+
+class ModelNotFetched(ModelNotFound):
+    """The network, the hub or the disk is in the way of a model that is on the hub."""
 
 
 class UnsupportedModel(UsageError):

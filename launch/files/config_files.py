@@ -16,8 +16,8 @@ from shardnet.described.schema import LocatedDict, Place, nearest_name, read_rec
 from shardnet.errors import BadConfiguration, ModelNotFound, ShardnetError
 from shardnet.foreign.plain_files import is_folder, is_there, parse_json, read_text, too_deep, user_path
 from shardnet.foreign.quoting import quoted, shortened
-from shardnet.launch.files.model_configs import embedded_config, gguf_config, hub_config_folder, is_hub_id
-from shardnet.loader.sources import EMBEDDED_NAME
+from shardnet.launch.files.model_configs import embedded_config, gguf_config, is_hub_id, on_hub
+from shardnet.loader.sources import EMBEDDED_NAME, name_of
 
 if TYPE_CHECKING:  # it has moved between Python 3.10 and 3.11
     from importlib.resources.abc import Traversable
@@ -48,7 +48,7 @@ def load_model_config(name: str) -> ModelConfig:
         raise ModelNotFound("--model must not be empty; give a folder, a file, or a name such as llama-2-7b.")
     path = user_path(name)
     if is_folder(path):
-        return _config_in(path, name)
+        return model_config_from_hf(_config_of(path, name), path.resolve().name)
     if is_there(path) and path.suffix == ".json":
         return model_config_from_hf(_require_mapping(load_data_file(path), path.name), path.stem)
     if is_there(path) and path.suffix == ".gguf":
@@ -59,7 +59,7 @@ def load_model_config(name: str) -> ModelConfig:
         data, shown = _load_named("models", name)
     except _NoSuchConfig as error:
         if is_hub_id(name):
-            return load_model_config(str(hub_config_folder(name)))
+            return _config_on_hub(name)
         raise ModelNotFound(f"{error} A folder with config.json, a .gguf file or a hub id will do as well.") from error
     return read_record(ModelConfig, data, Place(shown))
 
@@ -72,11 +72,17 @@ def numbers_alone(model: str) -> ModelConfig | None:
     return load_model_config(model) if is_file or (is_known and not is_there(path)) else None
 
 
-def _config_in(folder: Path, name: str) -> ModelConfig:
+def _config_on_hub(name: str) -> ModelConfig:
+    found = on_hub(name)
+    said = gguf_config(found) if found.suffix == ".gguf" else _config_of(found, name)
+    return model_config_from_hf(said, name_of(name))
+
+
+def _config_of(folder: Path, name: str) -> Mapping[str, Any]:
     config = folder / "config.json"
     if not is_there(config):
         raise ModelNotFound(f"{shortened(name)} is a folder without config.json; give one in Hugging Face layout.")
-    return model_config_from_hf(_require_mapping(load_data_file(config), config.name), folder.resolve().name)
+    return _require_mapping(load_data_file(config), config.name)
 
 
 def known_names(kind: str) -> list[str]:

@@ -5,17 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from shardnet.errors import ModelNotFound
 from shardnet.foreign.plain_files import is_there, user_path
-from shardnet.foreign.quoting import quoted
+from shardnet.loader.hub.models import described
+from shardnet.loader.hub.names import hub_name
 from shardnet.loader.sources import find_embedded
+from shardnet.process.cache_folder import cache_folder
 
 
 def is_hub_id(model: str) -> bool:
-    """Whether this can be OWNER/NAME on the hub, and is nothing on this machine."""
-    path = user_path(model)
-    is_plain = model.count("/") == 1 and not model.startswith((".", "/", "~"))
-    return is_plain and path.suffix not in (".gguf", ".json", ".yaml", ".yml") and not is_there(path)
+    """Whether this can be a model with its organisation on the hub, and is nothing on this machine."""
+    name = hub_name(model)
+    is_file = user_path(model).suffix in (".json", ".yaml", ".yml")
+    return name is not None and "/" in name.repo and not is_file and not is_there(user_path(model))
 
 
 def gguf_config(path: Path) -> dict[str, Any]:
@@ -40,21 +41,10 @@ def embedded_config() -> dict[str, Any]:
     return gguf_config(find_embedded())
 
 
-def hub_config_folder(model: str) -> Path:
-    """Where the hub's cache keeps the model's configuration; it is downloaded if it is not there.
-
-    As a snapshot of that one file: where the hub cannot be reached, this fails at once, and a single download does not.
+def on_hub(model: str) -> Path:
+    """What says what a model on the hub is: a folder with `config.json`, or the beginning of a .gguf file.
 
     Raises:
-        ModelNotFound: the hub has no such model, or cannot be reached.
+        ModelNotFound, UnsupportedModel: as `loader.hub.models.described`.
     """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(model, allow_patterns=["config.json"]))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError, ValueError) as cause:
-        raise ModelNotFound(
-            f"There is no folder {quoted(model)} here, and the hub gave no configuration of that name. Give a folder "
-            "in Hugging Face layout, a .gguf file, a hub id, or a name in configs/models/."
-        ) from cause
+    return described(model, cache_folder())

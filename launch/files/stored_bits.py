@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 from shardnet.foreign.plain_files import is_folder, is_there, user_path
+from shardnet.launch.files.model_configs import is_hub_id, on_hub
 from shardnet.loader.sources import EMBEDDED_NAME, find_embedded
 from shardnet.quantised.schemes import AUTO, BY_BITS, form_of
 
@@ -16,8 +17,9 @@ def stored_scheme(model: str) -> str:
 
     Raises:
         DamagedCheckpoint, UnsupportedModel: it is a .gguf file that cannot be read.
+        ModelNotFound: it is not on the hub either, or that cannot be asked.
     """
-    path = user_path(model)
+    path = on_hub(model) if is_hub_id(model) else user_path(model)
     if is_there(path) and path.suffix == ".gguf":
         return _of_gguf(path)
     if is_folder(path):

@@ -9,10 +9,13 @@ from shardnet.described.model_sizes import unit_works
 from shardnet.errors import ModelNotFound
 from shardnet.foreign.plain_files import is_folder, user_path
 from shardnet.launch.files.config_files import numbers_alone
-from shardnet.launch.files.model_configs import hub_config_folder, is_hub_id
+from shardnet.launch.files.model_configs import is_hub_id, on_hub
+from shardnet.launch.files.stored_bits import stored_scheme
 from shardnet.launch.measure.options import ProfileOptions
 from shardnet.loader import open_model
 from shardnet.loader.folder import made_as, make_config, read_raw_config
+from shardnet.loader.gguf.config import read_config
+from shardnet.loader.sources import name_of
 from shardnet.models.plain_config import as_text, from_text
 from shardnet.plan import DTYPES, DeviceProfile
 from shardnet.process.cache_folder import cache_folder
@@ -22,7 +25,7 @@ from shardnet.profiling.kernel_trials import left_to_torch
 from shardnet.profiling.reuse import Profiled, measure_or_reuse
 from shardnet.profiling.store import ProfileStore
 from shardnet.progress import Progress
-from shardnet.quantised.schemes import bits_of, settled
+from shardnet.quantised.schemes import AUTO, bits_of, settled
 
 REFERENCE = "reference-1b"
 """The model that is measured where the one that was asked for is known by its numbers alone."""
@@ -82,16 +85,19 @@ def run_profile(options: ProfileOptions, progress: Progress) -> ProfileResult:
 def find_config(model: str, dtype: str, weights: str, progress: Progress) -> tuple[Any, str, str]:
     """The `transformers` configuration of a model, its name, and the scheme that its weights are like.
 
-    Weights are wanted only of a .gguf file.
+    Weights are wanted only of a .gguf file on this machine.
     """
     if not model:
         raise ModelNotFound("The model has an empty name. Give a folder, a .gguf file, a hub id, or a name.")
     path = user_path(model)
-    if is_folder(path) or is_hub_id(model):
-        folder = path if is_folder(path) else hub_config_folder(model)
-        raw = read_raw_config(folder)
-        name = path.resolve().name if is_folder(path) else model
-        return make_config(folder, raw), name, settled(weights, dtype, made_as(raw))
+    found = on_hub(model) if is_hub_id(model) else path
+    if found.suffix == ".gguf" and found != path:
+        like = stored_scheme(model) if weights == AUTO else weights
+        return read_config(found), name_of(model), settled(like, dtype)
+    if is_folder(found):
+        raw = read_raw_config(found)
+        name = path.resolve().name if found == path else model
+        return make_config(found, raw), name, settled(weights, dtype, made_as(raw))
     files = open_model(model, dtype, weights=weights, progress=progress)
     return files.config, files.name, files.like_weights
 

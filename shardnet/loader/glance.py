@@ -14,7 +14,7 @@ from shardnet.foreign.plain_files import is_folder
 from shardnet.loader.checkpoint import index_folder
 from shardnet.loader.claims import check_folder
 from shardnet.loader.folder import check_text_files, read_eos_ids, read_raw_config
-from shardnet.loader.sources import find_folder, find_on_disk
+from shardnet.loader.sources import find_folder, find_on_disk, name_of
 from shardnet.models.heads import num_labels_of
 from shardnet.process.cache_folder import cache_folder
 from shardnet.progress import Progress
@@ -77,4 +77,4 @@ def _glance(folder: Path, model: str) -> Glance:
     check_folder(folder, raw, index_folder(folder))
     blocks = numbers_of(raw).get("num_hidden_layers")
     num_units = None if blocks is None else blocks + 2
-    return Glance(Path(model).name.removesuffix(".gguf"), num_units, num_labels_of(raw))
+    return Glance(name_of(model), num_units, num_labels_of(raw))

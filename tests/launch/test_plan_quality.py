@@ -8,6 +8,7 @@ from typing import Any
 
 import plan_cli
 import pytest
+from fake_hub import fake_hub, use
 from plan_cli import shardnet
 from tiny_gguf import write_gguf
 
@@ -174,15 +175,12 @@ def test_a_model_of_which_there_are_no_weights(cluster: str, monkeypatch: pytest
     known = refused("plan", "-m", "llama-2-7b", "-c", cluster, "--quality", "1%")
     assert "'llama-2-7b' is known by its numbers alone. Name its folder" in known
     config = {"model_type": "gpt2", "n_embd": 64, "n_layer": 2, "n_head": 4, "vocab_size": 256, "n_positions": 1024}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-
-    def nothing_is_fetched(_: str, *, allow_patterns: list[str], local_files_only: bool = False) -> str:
-        assert local_files_only or allow_patterns == ["config.json"]
-        return str(tmp_path)
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", nothing_is_fetched)
-    on_hub = refused("plan", "-m", "openai-community/gpt2", "-c", cluster, "--quality", "1%")
-    assert on_hub.endswith("shardnet quality --model openai-community/gpt2 --weights bfloat16,int8,int4")
+    with fake_hub() as hub:
+        use(hub, tmp_path, monkeypatch)
+        hub.add("org/gpt2", {"config.json": json.dumps(config).encode(), "model.safetensors": b"not fetched"})
+        on_hub = refused("plan", "-m", "org/gpt2", "-c", cluster, "--quality", "1%")
+        assert hub.fetched() == {"config.json"}
+    assert on_hub.endswith("shardnet quality --model org/gpt2 --weights bfloat16,int8,int4")
 
 
 def test_a_file_with_few_bits_leaves_nothing_to_choose(tmp_path: Path, cluster: str) -> None:

@@ -208,7 +208,7 @@ def test_files_that_change_after_they_were_indexed(tmp_path_factory: pytest.Temp
     ],
 )
 def test_no_such_path_asks_no_hub(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "_find_on_hub", lambda model: pytest.fail("the hub was asked"))
+    monkeypatch.setattr(sources, "fetched", lambda *_: pytest.fail("the hub was asked"))
     with pytest.raises(ModelNotFound, match=r"There is no .*Give a folder in Hugging Face layout"):
         open_model(model, "float32")
 

@@ -10,7 +10,7 @@ import math
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, Protocol
 
 from shardnet.errors import DamagedCheckpoint, UnsupportedModel
 from shardnet.foreign.quoting import quoted
@@ -89,9 +89,33 @@ def read_header(path: Path) -> GgufHeader:
     """
     try:
         with path.open("rb") as file:
-            return _Parser(path, file).parse()
+            return parse_header(path, file, path.stat().st_size)
     except OSError as cause:
         raise DamagedCheckpoint(f"{path} cannot be read ({cause.strerror}).") from cause
+
+
+class Readable(Protocol):
+    """What is asked of a file whose header is read."""
+
+    def tell(self) -> int: ...
+
+    def seek(self, offset: int, whence: int = 0, /) -> int: ...
+
+    def read(self, num_bytes: int, /) -> bytes: ...
+
+
+def parse_header(path: Path, file: Readable, file_bytes: int) -> GgufHeader:
+    """The same of a file that need not be here: what is read of it is its header alone.
+
+    Args:
+        path: what messages call it.
+        file_bytes: of the whole file.
+
+    Raises:
+        DamagedCheckpoint, UnsupportedModel: as `read_header`.
+    """
+    try:
+        return _Parser(path, file, file_bytes).parse()
     except (struct.error, UnicodeDecodeError, OverflowError, MemoryError) as cause:
         raise DamagedCheckpoint(
             f"{path} is a damaged GGUF file: its header makes no sense ({cause}). Download it again."
@@ -99,10 +123,10 @@ def read_header(path: Path) -> GgufHeader:
 
 
 class _Parser:
-    def __init__(self, path: Path, file: BinaryIO) -> None:
+    def __init__(self, path: Path, file: Readable, file_bytes: int) -> None:
         self.path = path
         self.file = file
-        self.file_bytes = path.stat().st_size
+        self.file_bytes = file_bytes
         self.vocab_size = 0
         self.metadata: dict[str, Any] = {}
         """The fields that have one value each."""
