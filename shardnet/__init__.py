@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     )
     from shardnet.plan import DeviceProfile, Link, ModelProfile, Plan
     from shardnet.session.async_stream import AsyncStream
+    from shardnet.session.continuations import Continuation
     from shardnet.session.options import GenerationOptions
     from shardnet.session.scores import Scores
     from shardnet.session.stream import Alternative, Generation, Piece, Stream, TokenLogprob
@@ -54,6 +55,7 @@ __all__ = [
     "CallTimeout",
     "Cluster",
     "ClusterError",
+    "Continuation",
     "DamagedCheckpoint",
     "DeviceLost",
     "DeviceProfile",
@@ -102,6 +104,7 @@ __getattr__ = on_first_use(
         **dict.fromkeys(("DeviceProfile", "Link", "ModelProfile", "Plan"), "plan"),
         "AsyncStream": "session.async_stream",
         "Cluster": "cluster.cluster",
+        "Continuation": "session.continuations",
         "Event": "timeline.events",
         "GenerationOptions": "session.options",
         "LoadOptions": "cluster.load_options",

@@ -25,6 +25,7 @@ from shardnet.plan import ModelProfile, Plan
 from shardnet.process.forks import Birthplace
 from shardnet.session.async_stream import AsyncStream, run_beside
 from shardnet.session.classes import Classes, classes_of, function_for, pooled
+from shardnet.session.continuations import Continuation, Text, continued, score_all, several
 from shardnet.session.conversation import Conversation
 from shardnet.session.likelihoods import Likelihoods
 from shardnet.session.options import MOST_LOGPROBS, GenerationOptions
@@ -42,7 +43,7 @@ from shardnet.session.request import (
     rows_at,
     sampling_of,
 )
-from shardnet.session.scores import Scores, scores_of
+from shardnet.session.scores import Scores, Told, scores_of
 from shardnet.session.stream import Generation, Stream
 from shardnet.session.text import TextStream
 from shardnet.session.turns import Batch, Turns
@@ -156,13 +157,7 @@ class Model:
         finally:
             thread.shutdown(wait=False)
 
-    def score(
-        self,
-        text: str | Sequence[int],
-        *,
-        logprobs: int = 0,
-        on_progress: Callable[[int, int], object] | None = None,
-    ) -> Scores:
+    def score(self, text: Text, *, logprobs: int = 0, on_progress: Told = None) -> Scores:
         """How likely a text is, token by token. It goes through the ring once, and shares it with other sessions.
 
         Args:
@@ -181,13 +176,27 @@ class Model:
         require_writer(self.profile)
         ids = self.encode(text)
         check_text_length(len(ids), self.context_tokens)
-        tokens = []
         num_alternatives = whole_number("logprobs", logprobs, least=0, most=MOST_LOGPROBS)
-        for token in self._deployment.sessions.score(ids, num_alternatives):
-            tokens.append(token)
-            if on_progress is not None:
-                on_progress(len(tokens), len(ids) - 1)
-        return scores_of(ids, tokens)
+        return scores_of(ids, self._deployment.sessions.score(ids, num_alternatives), on_progress)
+
+    def score_continuations(self, prompt: Text, continuations: Sequence[Text]) -> list[Continuation]:
+        """How likely each of several texts is behind a prompt. They go through the ring together, the prompt once.
+
+        Encoded as lm-eval-harness does it: prompt and continuation as one text, cut behind as many ids as the prompt
+        has by itself; white space at its end belongs to the continuation. Or all are token ids.
+
+        Raises:
+            UnsupportedModel: the model is a classifier.
+            BadRequest: one is empty, or longer with the prompt than the context. And what `logits` raises.
+        """
+        return self.score_pairs([(prompt, each) for each in several(continuations)])
+
+    def score_pairs(self, pairs: Sequence[tuple[Text, Text]], on_progress: Told = None) -> list[Continuation]:
+        """The same for pairs of a prompt and a continuation, in their order."""
+        self._birthplace.check()
+        require_writer(self.profile)
+        texts = [continued(*each, self.encode, self.context_tokens) for each in pairs]
+        return score_all(texts, self._deployment.sessions.read, on_progress)
 
     def logits(self, text: str | Sequence[int], *, positions: str = ALL) -> Tensor:
         """The scores of what comes next, [T, V] float32, behind each token of a text or behind its last one.

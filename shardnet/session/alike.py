@@ -24,14 +24,22 @@ def choice(ids: tuple[int, ...], others: Sequence[Session], known: Beginnings) -
         others: those that are open, and have begun or were started before it: so that no two wait for each other.
         known: those that were closed.
     """
-    others = [each for each in others if each.spec.rows is None]  # those that are read hear of no token
+    read = [(each.spec.session, each.history[: each.num_shared]) for each in others if each.spec.rows is not None]
+    others = [each for each in others if each.spec.rows is None]
     ready = [(each.spec.session, each.history) for each in others if each.has_prompt.is_set()]
+    ready += [each for each in read if each[1]]  # these hear of no token: what they began with is there
     begun = [(each.spec.session, each.history) for each in others if not each.has_prompt.is_set()]
     at_once = known.best(ids, ready)
     waited = worth_waiting_for(ids, 0 if at_once is None else at_once.most_tokens, begun)
     if waited is None:
         return known.best(ids, [*begun, *ready]), None
     return waited, next(each for each in others if each.spec.session == waited.session)
+
+
+def sharable(session: Session) -> tuple[int, ...]:
+    """Its ids up to the first one that it must compute itself: of a text that is read, the first row that is wanted."""
+    rows = session.spec.rows
+    return session.history if rows is None else session.history[: rows.first + 1]
 
 
 def wait_for(session: Session | None) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from shardnet.transport.session_messages import SampledToken
 
+Told = Callable[[int, int], object] | None
+"""Called with how many of how many are scored."""
 MOST_EXPONENT = 700.0
 """Of e, in a float."""
 
@@ -46,8 +48,13 @@ def exp(exponent: float) -> float:
     return math.exp(exponent) if exponent < MOST_EXPONENT else math.inf
 
 
-def scores_of(ids: Sequence[int], tokens: Sequence[SampledToken]) -> Scores:
-    """Of a text, of which these were told."""
+def scores_of(ids: Sequence[int], session: Iterable[SampledToken], on_progress: Told = None) -> Scores:
+    """Of a text, whose tokens a session tells."""
+    tokens = []
+    for token in session:
+        tokens.append(token)
+        if on_progress is not None:
+            on_progress(len(tokens), len(ids) - 1)
     likelihoods = [token.log_likelihood for token in tokens if token.log_likelihood is not None]
     likeliest = [token.likeliest for token in tokens if token.likeliest is not None]
     return Scores(list(ids), likelihoods, likeliest, [token.alternatives for token in tokens])

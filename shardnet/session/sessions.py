@@ -118,7 +118,8 @@ class Sessions:
 
     def read(self, ids: Sequence[int], rows: RowsAsked) -> Session:
         """The same for a text that is read: rows of it come by `Session.rows_from`. Raises as `start`."""
-        return self._start_in_room(read_spec(0, ids, rows), ids, ())
+        spec = read_spec(0, ids, rows)
+        return self._start_in_room(spec._replace(stays=spec.stays and self.shares_prefixes), ids, ())
 
     def rows_of(self, session: Session, first: int, patience_s: float) -> Rows:
         """See `reading.rows_at_head`."""
@@ -312,7 +313,7 @@ class Sessions:
             others = [each for number, each in sorted(self._held.items()) if number in self._open]
             own = session.spec.session
             others = [each for each in others if each.spec.session < own or each.is_begun]
-            shares, begun = alike.choice(session.history, others, self._beginnings)
+            shares, begun = alike.choice(alike.sharable(session), others, self._beginnings)
         alike.wait_for(begun)
         return shares
 
