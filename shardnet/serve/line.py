@@ -7,7 +7,6 @@ import math
 import time
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import TypeVar
 
 from shardnet.errors import KVMemorySpent
@@ -69,21 +68,21 @@ class Line:
 
     async def _turn(self, client: str, deadline_s: float, spent: KVMemorySpent) -> None:
         """Wait to be the first."""
+        if self.num_waiting >= self._most_waiting:
+            raise self._refusal(spent)
         if not self._is_trying:
             self._is_trying = True
             return
-        if self.num_waiting >= self._most_waiting:
-            raise self._refusal(spent)
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._lines.setdefault(client, deque()).append(turn)
-        try:
-            await asyncio.wait_for(asyncio.shield(turn), max(0.0, deadline_s - time.monotonic()))
-        except asyncio.TimeoutError:
-            self._leave(client, turn)
-            raise self._refusal(spent) from None
+        try:  # `wait_for` of Python 3.11 forgets that it was cancelled where the turn comes at the same moment
+            await asyncio.wait((turn,), timeout=max(0.0, deadline_s - time.monotonic()))
         except asyncio.CancelledError:
             self._leave(client, turn)
             raise
+        if not turn.done():
+            self._leave(client, turn)
+            raise self._refusal(spent)
 
     async def _first(self, attempt: Callable[[], Awaitable[Opened]], deadline_s: float) -> Opened:
         while True:
@@ -93,8 +92,11 @@ class Line:
             except KVMemorySpent as spent:
                 if time.monotonic() >= deadline_s:
                     raise self._refusal(spent) from spent
-            with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._room.wait(), LOOK_AGAIN_S)
+            again = asyncio.get_running_loop().call_later(LOOK_AGAIN_S, self._room.set)
+            try:
+                await self._room.wait()
+            finally:
+                again.cancel()
 
     def _pass_on(self) -> None:
         """The next one is the first, of the client whose turn it is."""

@@ -93,3 +93,63 @@ def test_who_goes_away_holds_up_nobody() -> None:
         assert line.num_waiting == 0
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("steps", range(8))
+def test_who_goes_away_just_as_its_turn_comes_opens_nothing(steps: int) -> None:
+    """Once Python 3.11 forgot the cancelling, and what was opened then was nobody's."""
+
+    async def run() -> list[str]:
+        line = Line(10, 30.0)
+        memory = Memory(line, 0)
+        tasks = {}
+        for name in ("a", "b", "c"):
+            tasks[name] = asyncio.ensure_future(line.open(name, memory.attempt(name)))  # type: ignore[arg-type]
+            await asyncio.sleep(0.005)
+        memory.free()
+        await tasks["a"]
+        memory.free()
+        memory.opened.clear()
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        is_late = tasks["b"].done()
+        tasks["b"].cancel()
+        await asyncio.wait((tasks["b"],))
+        assert tasks["b"].cancelled() != is_late
+        if is_late:
+            memory.free()
+        assert await tasks["c"] == "c"
+        assert line.num_waiting == 0
+        return [] if is_late else memory.opened
+
+    assert asyncio.run(run()) in ([], ["c"])
+
+
+@pytest.mark.parametrize("moment", range(4))
+def test_who_goes_away_just_as_there_is_room_opens_nothing(moment: int) -> None:
+    async def run() -> None:
+        line = Line(10, 30.0)
+        memory = Memory(line, 0)
+        task = asyncio.ensure_future(line.open("a", memory.attempt("a")))  # type: ignore[arg-type]
+        await until(lambda: line.num_waiting == 1)
+        await asyncio.sleep(0.01)
+        memory.free()
+        for _ in range(moment):
+            await asyncio.sleep(0)
+        is_late = task.done()
+        task.cancel()
+        await asyncio.wait((task,))
+        assert task.cancelled() != is_late
+        assert line.num_waiting == 0
+
+    asyncio.run(run())
+
+
+def test_where_nobody_may_wait_nobody_does() -> None:
+    async def run() -> None:
+        line = Line(0, 3000.0)
+        with pytest.raises(ApiError) as refused:
+            await asyncio.wait_for(line.open("a", Memory(line, 0).attempt("a")), 20.0)  # type: ignore[arg-type]
+        assert refused.value.status == 429 and line.num_waiting == 0
+
+    asyncio.run(run())
