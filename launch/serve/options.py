@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,9 @@ KEY = "SHARDNET_API_KEY"
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8000
 _PORT, _WHO, _MODEL, _LIMITS = "Where it answers", "Who may ask", "What the model is to clients", "Limits"
 SHORTEST_KEY = 16
+HOST = re.compile(r"[A-Za-z0-9._-]+")
+ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]+)?")
+"""What browsers send in `Host` and `Origin`; anything else would never be found there, and never said so."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +133,15 @@ class ServeOptions:
     def __post_init__(self) -> None:
         if (self.tls_cert is None) != (self.tls_key is None):
             raise BadRequest("--tls-cert and --tls-key go together; name both files, or none.")
+        for name in self.allow_host or ():
+            if not HOST.fullmatch(name):
+                raise BadRequest(f"--allow-host is {quoted(name)}, but must be a name alone, as chat.example.")
+        for origin in self.allow_origin or ():
+            if not ORIGIN.fullmatch(origin):
+                raise BadRequest(
+                    f"--allow-origin is {quoted(origin)}, but must be as browsers send it, in small letters: "
+                    "https://chat.example, with a port where it has one, and nothing behind."
+                )
 
     @property
     def is_loopback(self) -> bool:

@@ -22,6 +22,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+NAMES = re.compile(r"[A-Za-z0-9, -]{1,1000}")
 SAFE = [
     (b"x-content-type-options", b"nosniff"),
     (b"cross-origin-resource-policy", b"same-origin"),
@@ -58,7 +59,7 @@ class Door:
         origin = self._guard.shared_with(headers)
         out = _Out(send, request_id, origin)
         if origin and scope["method"] == "OPTIONS":
-            await _let_ask(out.send)
+            await _let_ask(out.send, headers.get("access-control-request-headers", ""))
             return
         try:
             self._guard.check(scope["path"], headers)
@@ -69,7 +70,8 @@ class Door:
         took_s = time.perf_counter() - begun_s
         route = getattr(scope.get("route"), "path", "other")
         self._metrics.note_request(route, out.status, took_s)
-        _log.info("%s %s %s -> %d in %.3f s", request_id, scope["method"], scope["path"], out.status, took_s)
+        path = scope["raw_path"].decode("ascii", "replace")  # as it was sent: decoded, it may hold lines of its own
+        _log.info("%s %s %s -> %d in %.3f s", request_id, scope["method"], path, out.status, took_s)
 
     async def _fail(self, error: Exception, out: _Out, request_id: str) -> None:
         told = as_api_error(error)
@@ -132,11 +134,12 @@ class _Body:
         return ApiError(413, f"The body is longer than the {most:g} MiB that it may have.", code="body_too_long")
 
 
-async def _let_ask(send: Send) -> None:
-    """What a browser asks before it lets a page of another origin ask."""
+async def _let_ask(send: Send, named: str) -> None:
+    """What a browser asks before it lets a page of another origin ask. Args: `named`, the headers that page sends."""
+    allowed = named if NAMES.fullmatch(named) else "authorization, content-type, x-request-id"
     told = [
         (b"access-control-allow-methods", b"GET, POST"),
-        (b"access-control-allow-headers", b"authorization, content-type, x-request-id"),
+        (b"access-control-allow-headers", allowed.encode()),
         (b"access-control-max-age", b"600"),
     ]
     await send({"type": "http.response.start", "status": 204, "headers": told})

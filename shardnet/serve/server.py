@@ -58,9 +58,9 @@ def tls_context(certificate: Path, key: Path) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
-        context.load_cert_chain(certificate, key)
+        context.load_cert_chain(certificate, key, password="")  # else a key that has one is asked for at the terminal
     except (OSError, ssl.SSLError) as error:
-        raise UsageError(f"{certificate} and {key} are no certificate and its key in PEM: {error}.") from error
+        raise UsageError(f"{certificate} and {key} are no certificate and its key in PEM, without a password: {error}.") from error
     return context
 
 

@@ -16,6 +16,7 @@ from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 import pytest
+from own_certificate import make_certificate
 from processes import wait_until
 from serve_client import chat
 from tiny_text_model import save_text_model
@@ -120,6 +121,8 @@ def test_beside_a_cluster(cluster: tuple[subprocess.Popen[str], str, Path]) -> N
         (["--model", "/nowhere"], "/nowhere"),
         (["--api-key-file", "/nowhere", "--model", "x"], "cannot be read"),
         (["--port", "70000", "--model", "x"], "--port"),
+        (["--allow-origin", "https://chat.example/", "--model", "x"], "must be as browsers send it"),
+        (["--allow-host", "chat.example:8000", "--model", "x"], "must be a name alone"),
     ],
 )
 def test_what_cannot_be(arguments: list[str], words: str) -> None:
@@ -151,34 +154,3 @@ def test_tls_and_a_key(model: Path, tmp_path: Path) -> None:
     finally:
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=LONG_S)
-
-
-def make_certificate(key_file: Path, certificate_file: Path) -> None:
-    """Of 127.0.0.1, signed by itself."""
-    import datetime
-    import ipaddress
-
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-    from cryptography.x509.oid import NameOID
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "here")])
-    now = datetime.datetime.now(datetime.timezone.utc)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    plain = serialization.NoEncryption()
-    key_file.write_bytes(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain))
-    certificate_file.write_bytes(certificate.public_bytes(pem))

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from own_certificate import make_certificate
+from processes import wait_until
 from serve_client import MODEL, Served, served
 
+from shardnet.errors import UsageError
 from shardnet.serve.errors import ApiError
 from shardnet.serve.guard import Guard
+from shardnet.serve.server import tls_context
 from shardnet.serve.settings import Settings
 
 KEY = "a-key-of-some-length"
@@ -92,6 +97,15 @@ def test_a_page_that_may_use_it_can_read_what_it_says(running: Served) -> None:
         connection.sendall(asked.format(ours["Origin"]).encode())
         said = connection.makefile("rb").read().lower()
     assert b" 204 " in said and b"access-control-allow-headers: authorization" in said
+    with running.connect() as connection:  # OpenAI's client in JavaScript says with what it runs
+        asked = asked.replace(
+            "\r\nConnection", "\r\nAccess-Control-Request-Headers: authorization,x-stainless-os\r\nConnection"
+        )
+        connection.sendall(asked.format(ours["Origin"]).encode())
+        assert (
+            b"access-control-allow-headers: authorization,x-stainless-os\r\n"
+            in connection.makefile("rb").read().lower()
+        )
     told = running.ask("/v1/models", headers={**ours, "Authorization": f"Bearer {KEY}"})
     assert told[0] == 200 and told[2]["Access-Control-Allow-Origin"] == ours["Origin"]
     assert running.ask("/v1/models", headers=ours)[0] == 401
@@ -103,3 +117,24 @@ def test_a_request_may_not_ask_for_any_number_of_answers(running: Served) -> Non
     body = {"model": MODEL, "prompt": ["a"] * 100, "n": 2, "max_tokens": 2}
     status, told, _ = running.ask("/v1/completions", body, key)
     assert status == 400 and told["error"]["param"] == "prompt"
+
+
+def test_a_request_is_one_line_of_the_log(running: Served, caplog: pytest.LogCaptureFixture) -> None:
+    """Once a path with %0A in it wrote lines of its own."""
+    caplog.set_level(logging.INFO, "shardnet.serve")
+    running.ask("/v1/%0Areq_0%20GET%20/%1B[2J", headers={"Authorization": f"Bearer {KEY}"})
+    wait_until(lambda: any("req_0" in each.getMessage() for each in caplog.records))
+    assert all(each.getMessage().isprintable() for each in caplog.records)
+
+
+def test_a_key_with_a_password_is_refused_and_nobody_is_asked_for_it(tmp_path: Path) -> None:
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    locked = serialization.BestAvailableEncryption(b"secret")
+    made = ec.generate_private_key(ec.SECP256R1())
+    kind = serialization.PrivateFormat.PKCS8
+    (tmp_path / "key.pem").write_bytes(made.private_bytes(serialization.Encoding.PEM, kind, locked))
+    make_certificate(tmp_path / "other.pem", tmp_path / "cert.pem")
+    with pytest.raises(UsageError, match="without a password"):
+        tls_context(tmp_path / "cert.pem", tmp_path / "key.pem")
