@@ -44,7 +44,7 @@ def make_app(service: Service) -> FastAPI:
         service.close()
 
     app = FastAPI(title="shardnet", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
-    for kind in (ApiError, ShardnetError):
+    for kind in (ApiError, ShardnetError, Exception):
         app.add_exception_handler(kind, _told)
     app.add_exception_handler(HTTPException, _no_route)
     app.add_exception_handler(Gone, _gone)

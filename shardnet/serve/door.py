@@ -77,6 +77,8 @@ class Door:
         told = as_api_error(error)
         if told.status == 500:
             _log.error("%s failed", request_id, exc_info=error)
+        if out.is_whole:
+            return
         if out.status:
             raise error  # it was begun: the connection is cut, so that nobody takes it for whole
         with suppress(OSError):
@@ -93,6 +95,7 @@ class _Out:
             self._more.append((b"access-control-allow-origin", origin.encode()))
             self._more.append((b"access-control-expose-headers", b"x-request-id, retry-after"))
         self.status = 0
+        self.is_whole = False
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -100,6 +103,7 @@ class _Out:
             there = {name for name, _ in message["headers"]}
             message["headers"] = [*message["headers"], *(each for each in self._more if each[0] not in there)]
         await self._send(message)
+        self.is_whole = message["type"] == "http.response.body" and not message.get("more_body", False)
 
 
 class _Body:

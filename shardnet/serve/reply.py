@@ -65,11 +65,11 @@ class Reply:
         self._error: BaseException | None = None
         self._prompt_tokens = self._cached_tokens = 0
 
-    def begin(self, conversations: Sequence[Conversation], answers: Sequence[Answer]) -> None:
-        """Read these, one for each choice."""
-        first = conversations[0]
-        self._prompt_tokens = first.spec.prompt_tokens
-        self._cached_tokens = min(first.num_shared, first.spec.prompt_tokens)
+    def begin(self, conversations: Sequence[Conversation], answers: Sequence[Answer], num_choices: int = 1) -> None:
+        """Read these, one for each choice. Args: `num_choices`, of each prompt; prompts count once."""
+        for first in conversations[::num_choices]:
+            self._prompt_tokens += first.spec.prompt_tokens
+            self._cached_tokens += min(first.num_shared, first.spec.prompt_tokens)
         self.answers = list(answers)
         self._conversations = dict(enumerate(conversations))
         for index, conversation in enumerate(conversations):
@@ -114,13 +114,21 @@ class Reply:
         if answer.finish_reason is not None or self._error is not None:
             return
         if news is None or isinstance(news, BaseException):
-            self._error = news or ClusterError("the answer was ended before it was whole. Ask again.")
-            self.end()
-        else:
-            self.first_token_s = self.first_token_s or time.monotonic()
+            self._fail(news or ClusterError("the answer was ended before it was whole. Ask again."))
+            return
+        self.first_token_s = self.first_token_s or time.monotonic()
+        try:
             self._pieces.setdefault(index, []).append(answer.take(news))
-            if answer.finish_reason is not None:
-                self._end(index)
+        except Exception as error:  # whatever a tokenizer raises: who asked hears of it, and the others read on
+            self._fail(error)
+            return
+        if answer.finish_reason is not None:
+            self._end(index)
+        self._changed.set()
+
+    def _fail(self, error: BaseException) -> None:
+        self._error = error
+        self.end()
         self._changed.set()
 
     def _end(self, index: int) -> None:

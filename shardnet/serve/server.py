@@ -60,7 +60,9 @@ def tls_context(certificate: Path, key: Path) -> ssl.SSLContext:
     try:
         context.load_cert_chain(certificate, key, password="")  # else a key that has one is asked for at the terminal
     except (OSError, ssl.SSLError) as error:
-        raise UsageError(f"{certificate} and {key} are no certificate and its key in PEM, without a password: {error}.") from error
+        raise UsageError(
+            f"{certificate} and {key} are no certificate and its key in PEM, without a password: {error}."
+        ) from error
     return context
 
 

@@ -28,7 +28,7 @@ from shardnet.session.conversation import Conversation
 from shardnet.session.request import check_length
 from shardnet.session.text import TextStream
 
-OPENING_THREADS, LOOKING_THREADS = 32, 4
+OPENING_THREADS, LOOKING_THREADS, READING_THREADS = 32, 4, 8
 Result = TypeVar("Result")
 Encode = Callable[[Model], list[list[int]]]
 """The ids of the prompts of a request."""
@@ -46,6 +46,7 @@ class Service:
         self._replies: set[Reply] = set()
         self._opening = ThreadPoolExecutor(OPENING_THREADS, "shardnet-open")
         self._looking = ThreadPoolExecutor(LOOKING_THREADS, "shardnet-look")
+        self._reading = ThreadPoolExecutor(READING_THREADS, "shardnet-read")
         self._closing = Errands("shardnet-close")
         self._bridge: Bridge | None = None
 
@@ -59,8 +60,8 @@ class Service:
         return await asyncio.get_running_loop().run_in_executor(self._looking, work)
 
     async def open_beside(self, work: Callable[[], Result]) -> Result:
-        """Do what has a share of the ring, and may take long."""
-        return await asyncio.get_running_loop().run_in_executor(self._opening, work)
+        """Do what has a share of the ring, and may take long: answers do not wait for it."""
+        return await asyncio.get_running_loop().run_in_executor(self._reading, work)
 
     def check_name(self, model: Model, named: str) -> None:
         """
@@ -92,7 +93,7 @@ class Service:
         reply = Reply(self._bridge, self._closing.do)
         stop = asked.options.stop
         answers = [Answer(index, TextStream(model.tokenizer, stop)) for index in range(len(conversations))]
-        reply.begin(conversations, answers)
+        reply.begin(conversations, answers, asked.num_choices)
         self._replies.add(reply)
         self.metrics.open_answers.set(len(self._replies))
         return reply
@@ -117,6 +118,7 @@ class Service:
         self._closing.end()
         self._opening.shutdown(wait=False, cancel_futures=True)
         self._looking.shutdown(wait=False, cancel_futures=True)
+        self._reading.shutdown(wait=False, cancel_futures=True)
 
     def _warm(self) -> None:
         """What the first chat would wait seconds for: templates import much."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -17,6 +18,7 @@ from shardnet.serve.service import Service
 from shardnet.serve.shapes import Shape, event
 
 Result = TypeVar("Result")
+_log = logging.getLogger("shardnet.serve")
 GONE = 499
 """What the log says of a client that went away; nobody gets it."""
 
@@ -75,7 +77,10 @@ async def events_of(reply: Reply, shape: Shape) -> AsyncIterator[bytes]:
             yield b"".join(map(shape.piece, pieces))
         yield shape.last(reply.usage)
     except Exception as error:
-        yield event(as_api_error(error).as_object())
+        told = as_api_error(error)
+        if told.status == 500:
+            _log.error("a stream failed", exc_info=error)
+        yield event(told.as_object())
 
 
 async def whole_of(service: Service, reply: Reply, shape: Shape) -> dict[str, Any]:

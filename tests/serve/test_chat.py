@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import wait_until
 from serve_client import MODEL, Served, chat, served
 from tiny_text_model import save_text_model
 
+from shardnet.serve.answer import Answer
 from shardnet.serve.reply import Piece
 from shardnet.serve.shapes import ChatShape, Named
 
@@ -68,6 +70,32 @@ def test_completions_of_several_prompts(running: Served) -> None:
     assert [each.text for each in told.choices] == alone
     assert [each.index for each in told.choices] == [0, 1]
     assert told.usage.completion_tokens == 12
+
+
+def test_each_prompt_counts_once(running: Served) -> None:
+    """Once only the first one did."""
+    prompts = ["ab", "some more words"]
+    told = running.openai().completions.create(model=MODEL, prompt=prompts, n=3, max_tokens=2)
+    assert told.usage.prompt_tokens == sum(len(running.model.encode(each)) for each in prompts)
+    assert told.usage.completion_tokens == 12
+
+
+def test_what_no_text_comes_of_ends_with_a_word_and_is_in_the_log(
+    running: Served, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once nobody heard of it: the client waited for ever, and other answers for the next token of any."""
+
+    def fail(*_: Any) -> str:
+        raise ValueError("no such token")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Answer, "take", fail)
+        status, told, _ = running.chat()
+        assert status == 500 and told["error"]["code"] == "internal_error"
+        _, streamed, _ = running.chat(stream=True)
+        assert "internal_error" in streamed.split("\n\n")[-2] and "[DONE]" not in streamed
+    assert [str(each.exc_info[1]) for each in caplog.records if each.exc_info] == ["no such token"] * 2
+    wait_until(lambda: running.num_sessions() == 0)
 
 
 def test_choices_have_seeds_of_their_own(running: Served) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from serve_client import MODEL, Served, raw_request, served
 from tiny_text_model import save_text_model
 from transformers import AutoModel
 
+from shardnet.serve.service import OPENING_THREADS, READING_THREADS
 from shardnet.serve.settings import Settings
 
 TEXTS = ["one", "another text", "one"]
@@ -77,4 +80,25 @@ def test_a_client_that_goes_away_has_no_more_read(running: Served) -> None:
     connection.sendall(raw_request({"model": MODEL, "input": ["b" * 90] * 2000}, "/v1/embeddings"))
     wait_until(lambda: running.num_sessions() > 0)
     connection.close()
-    wait_until(lambda: running.num_sessions() == 0, 10)
+    wait_until(lambda: running.num_sessions() == 0)
+
+
+def test_many_texts_hold_up_no_chat(running: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once they had the threads on which chats are opened."""
+    may_go, begun = threading.Event(), []
+
+    def embed(*_: Any, **__: Any) -> torch.Tensor:
+        begun.append(1)
+        may_go.wait(60)
+        return torch.ones(1, 4)
+
+    monkeypatch.setattr(running.model, "embed", embed)
+    body = {"model": MODEL, "input": "one"}
+    with ThreadPoolExecutor(OPENING_THREADS) as threads:
+        try:
+            told = [threads.submit(running.ask, "/v1/embeddings", body) for _ in range(OPENING_THREADS)]
+            wait_until(lambda: len(begun) == READING_THREADS)
+            assert running.chat()[0] == 200
+        finally:
+            may_go.set()
+        assert {each.result()[0] for each in told} == {200}
