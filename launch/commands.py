@@ -17,6 +17,7 @@ from shardnet.launch.plan import commands as plan_commands
 from shardnet.launch.quality import command as quality_command
 from shardnet.launch.quantise import command as quantise_command
 from shardnet.launch.serve import command as serve_command
+from shardnet.launch.task import command as task_command
 from shardnet.launch.termux import command as wheel_command
 from shardnet.release import __version__
 
@@ -53,6 +54,7 @@ for module in (
     generate_command,
     cluster_commands,
     serve_command,
+    task_command,
     profile_command,
     bench_command,
     plan_commands,

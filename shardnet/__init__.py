@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from shardnet.session.scores import Scores
     from shardnet.session.stream import Alternative, Generation, Piece, Stream, TokenLogprob
     from shardnet.source.running_cluster import RunningCluster
+    from shardnet.tasks.pipeline import Pipeline, pipeline
     from shardnet.timeline.events import Event
 
 
@@ -71,6 +72,7 @@ __all__ = [
     "ModelNotFound",
     "ModelProfile",
     "Piece",
+    "Pipeline",
     "Plan",
     "RunningCluster",
     "Scores",
@@ -79,6 +81,7 @@ __all__ = [
     "TokenLogprob",
     "UnsupportedModel",
     "UsageError",
+    "pipeline",
 ]
 
 _ERRORS = (
@@ -109,6 +112,7 @@ __getattr__ = on_first_use(
         "GenerationOptions": "session.options",
         "LoadOptions": "cluster.load_options",
         "Model": "cluster.model",
+        **dict.fromkeys(("Pipeline", "pipeline"), "tasks.pipeline"),
         "RunningCluster": "source.running_cluster",
         "Scores": "session.scores",
     },

@@ -14,7 +14,7 @@ LAUNCH = ROOT / "launch"
 ROWS_OF_LAUNCH = (
     {"console", "files", "flags", "values"},
     {"hosts", "generate"},
-    {"bench", "cluster", "doctor", "launcher", "measure", "plan", "quality", "quantise", "serve", "termux"},
+    {"bench", "cluster", "doctor", "launcher", "measure", "plan", "quality", "quantise", "serve", "task", "termux"},
     {"commands"},
     {"cli", "__main__"},
 )

@@ -14,8 +14,11 @@ from shardnet.session.prompts import encode
 from shardnet.session.request import check_length, check_sampling, sampling_of
 
 
-def open_early(options: GenerateOptions, tokenizer: Any, progress: Progress) -> ModelFiles:
+def open_early(options: GenerateOptions, tokenizer: Any, progress: Progress, *, must_write: bool = True) -> ModelFiles:
     """The model's files, tokenizer and all, once the hub has been asked and a GGUF file is prepared.
+
+    Args:
+        must_write: text, or say how likely one is.
 
     Raises:
         BadRequest: more devices than units, a split of other units, a prompt that is longer than the context, a
@@ -24,7 +27,8 @@ def open_early(options: GenerateOptions, tokenizer: Any, progress: Progress) -> 
         ModelNotFound, DamagedCheckpoint
     """
     seen = glance_at(options.model, options.load.dtype, progress=progress)
-    require_writer(seen)
+    if must_write:
+        require_writer(seen)
     check_number_of_units(options, seen)
     files = open_model(
         options.model, options.load.dtype, weights=options.load.weights, progress=progress, tokenizer=tokenizer

@@ -41,7 +41,7 @@ def run(options: GenerateOptions, tokenizer: Any = None) -> None:
     """
     with ExitStack() as resources:
         with progress_bars(enabled=False if options.output.json else None) as progress:
-            cluster, model = _open(options, tokenizer, progress, resources)
+            cluster, model = open_model(options, tokenizer, progress, resources)
         if options.output.stats and not options.output.json:
             _show_plan(model, cluster)
             _show_question(options)
@@ -84,8 +84,13 @@ def run(options: GenerateOptions, tokenizer: Any = None) -> None:
         console.print(f"The profile is in {options.output.profile}: open its trace.json in https://ui.perfetto.dev.")
 
 
-def _open(
-    options: GenerateOptions, tokenizer: Any, progress: Progress, resources: ExitStack
+def open_model(
+    options: GenerateOptions,
+    tokenizer: Any,
+    progress: Progress,
+    resources: ExitStack,
+    *,
+    must_write: bool = True,
 ) -> tuple[Cluster | RunningCluster, Model]:
     """The cluster and the model that answer, to be closed with `resources`."""
     if options.running_in is not None:
@@ -93,7 +98,7 @@ def _open(
         model = resources.enter_context(running.model)
         check_loaded(model, options, options.running_in)
         return running, model
-    files = open_early(options, tokenizer, progress)
+    files = open_early(options, tokenizer, progress, must_write=must_write)
     cluster = resources.enter_context(open_cluster(options, progress))
     has_profile = options.output.profile is not None
     on_event = None if options.output.json else _show_event

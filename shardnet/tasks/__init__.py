@@ -1,0 +1,1 @@
+"""Tasks as transformers' pipelines have them, over the devices of a cluster."""
