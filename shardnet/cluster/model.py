@@ -26,8 +26,8 @@ from shardnet.process.forks import Birthplace
 from shardnet.session.async_stream import AsyncStream, run_beside
 from shardnet.session.classes import Classes, classes_of, function_for, pooled
 from shardnet.session.continuations import Continuation, Text, continued, score_all, several
-from shardnet.session.conversation import Conversation
-from shardnet.session.likelihoods import Likelihoods
+from shardnet.session.conversation import Conversation, Handing
+from shardnet.session.likelihoods import Likelihoods, likely
 from shardnet.session.options import MOST_LOGPROBS, GenerationOptions
 from shardnet.session.prompts import Chat, encode, prompts_of
 from shardnet.session.reading import mean, read_all, whole
@@ -298,13 +298,14 @@ class Model:
         """Where its answers begin now."""
         return self._deployment.plan.stages[0].device
 
-    def converse(self, ids: Sequence[int], asked: GenerationOptions) -> Conversation:
+    def converse(self, ids: Sequence[int], asked: GenerationOptions) -> Handing:
         """Open a session for a prompt's ids, for who reads its tokens by `Conversation.hand_to` and makes text of them.
         Whoever has it cancels it. Raises what `stream` raises before its iteration.
         """
         self._birthplace.check()
         require_writer(self.profile)
-        return self._open(list(ids), asked, self.draft_for(asked))
+        session = self._open(list(ids), asked, self.draft_for(asked))
+        return likely(session, ids, asked.logprobs, self._deployment.sessions.score)
 
     def _start(self, ids: list[int], asked: GenerationOptions, draft: Draft | None) -> Stream:
         session, likelihoods = self._open(ids, asked, draft), None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from unicodedata import category
 
@@ -108,15 +108,31 @@ def bounded(grammar: Any) -> str:
     return _bounded("grammar", grammar, 2 * MOST_CHARACTERS)
 
 
-def quoted_choice(texts: Sequence[str]) -> str:
-    """An alternative of some texts, as part of a Lark grammar."""
-    return "(" + " | ".join(map(_literal, texts)) + ")"
+def calls_lark(schemas: Mapping[str, Mapping[str, Any]], *, is_one_call: bool) -> str:
+    """A Lark grammar of a JSON list of calls, `{"name": ..., "arguments": {...}}` each.
+
+    Args:
+        schemas: of the arguments of each function.
+    """
+    numbers = range(len(schemas))
+    lines = ['start: "[" call "]"' if is_one_call else 'start: "[" call (", " call)* "]"']
+    lines.append("call: " + " | ".join(f"call_{number}" for number in numbers))
+    for number, (name, schema) in enumerate(schemas.items()):
+        before = _literal(f'{{"name": {_literal(name)}, "arguments": ')
+        lines.append(f'call_{number}: {before} arguments_{number} "}}"')
+        lines.append(f"arguments_{number}: %json {json.dumps(_with_blanks(dict(schema)))}")
+    return "\n".join(lines)
 
 
 def _of_schema(schema: dict[str, Any] | bool) -> str:
-    if isinstance(schema, dict) and _GUIDANCE not in schema:
-        schema = {**schema, _GUIDANCE: _WHITESPACE}
-    return json.dumps({"grammars": [{"json_schema": schema}]})
+    return json.dumps({"grammars": [{"json_schema": _with_blanks(schema)}]})
+
+
+def _with_blanks(schema: dict[str, Any] | bool) -> dict[str, Any] | bool:
+    """With few blanks between the parts, unless the schema says how many."""
+    if isinstance(schema, bool) or _GUIDANCE in schema:
+        return schema
+    return {**schema, _GUIDANCE: _WHITESPACE}
 
 
 def _of_lark(grammar: str) -> str:

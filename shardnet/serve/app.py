@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import secrets
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -17,21 +14,24 @@ from starlette.responses import JSONResponse, Response
 from shardnet.cluster.model import Model
 from shardnet.errors import ShardnetError
 from shardnet.release import __version__
-from shardnet.serve.asked import Asked, of_chat, of_completion
+from shardnet.serve.answering import answered
+from shardnet.serve.asked import of_chat, of_completion
 from shardnet.serve.bodies import ChatBody, CompletionBody, EmbeddingBody, read
+from shardnet.serve.chat_shape import ChatShape
+from shardnet.serve.chatting import Chatting
 from shardnet.serve.cluster_routes import cluster_router
 from shardnet.serve.described import SEEN, describe, errors_of, request_body
 from shardnet.serve.embedding import embeddings_of
 from shardnet.serve.errors import ApiError, as_api_error, sentence
 from shardnet.serve.page.routes import page_router
-from shardnet.serve.prompting import ids_of_chat, messages_for_template, texts_of
+from shardnet.serve.prompting import texts_of
 from shardnet.serve.provider import why_not_ready
-from shardnet.serve.service import Encode, Service
-from shardnet.serve.shapes import ChatShape, CompletionShape, Named
-from shardnet.serve.streaming import GONE, EventStream, Gone, events_of, while_here, whole_of
+from shardnet.serve.responses.bodies import ResponseBody
+from shardnet.serve.responses.routes import add_responses
+from shardnet.serve.service import Service
+from shardnet.serve.shapes import CompletionShape, Named
+from shardnet.serve.streaming import GONE, Gone
 from shardnet.serve.watching import Watching
-
-Kind = type[ChatShape] | type[CompletionShape]
 
 
 def make_app(service: Service) -> FastAPI:
@@ -49,9 +49,10 @@ def make_app(service: Service) -> FastAPI:
     app.add_exception_handler(HTTPException, _no_route)
     app.add_exception_handler(Gone, _gone)
     _add_answers(app, service)
+    add_responses(app, service)
     _add_models(app, service)
     _add_looks(app, service)
-    describe(app, ChatBody, CompletionBody, EmbeddingBody)
+    describe(app, ChatBody, CompletionBody, EmbeddingBody, ResponseBody)
     return app
 
 
@@ -59,11 +60,15 @@ def _add_answers(app: FastAPI, service: Service) -> None:
     async def chat_completions(request: Request) -> Response:
         """Answer a chat."""
         body = read(ChatBody, await request.body())
-        messages = messages_for_template(body.messages)
-        asked = of_chat(body, service.settings.defaults)
-        template = service.settings.template
-        return await _answer(
-            service, request, body.model, asked, ChatShape, lambda model: [ids_of_chat(model, messages, template)]
+        chatting = Chatting(body, service.settings.template)
+        asked = of_chat(body, service.settings.defaults, chatting.form)
+
+        def shape(named: Named) -> ChatShape:
+            is_likely, parser = asked.options.logprobs >= 0, chatting.parser
+            return ChatShape(named, includes_usage=asked.includes_usage, parser=parser, tells_likely=is_likely)
+
+        return await answered(
+            service, request, body.model, asked, shape, lambda model: [chatting.ids(model)], chatting.keeps_special
         )
 
     async def completions(request: Request) -> Response:
@@ -71,13 +76,13 @@ def _add_answers(app: FastAPI, service: Service) -> None:
         body = read(CompletionBody, await request.body())
         prompts = texts_of("prompt", body.prompt)
         asked = of_completion(body, service.settings.defaults)
-        return await _answer(
-            service,
-            request,
-            body.model,
-            asked,
-            CompletionShape,
-            lambda model: [model.encode(prompt) for prompt in prompts],
+
+        def shape(named: Named) -> CompletionShape:
+            is_likely = asked.options.logprobs >= 0
+            return CompletionShape(named, includes_usage=asked.includes_usage, tells_likely=is_likely)
+
+        return await answered(
+            service, request, body.model, asked, shape, lambda model: [model.encode(prompt) for prompt in prompts]
         )
 
     _add(app, "/v1/chat/completions", chat_completions, ChatBody)
@@ -97,16 +102,6 @@ def _add(app: FastAPI, path: str, endpoint: Callable[..., Any], body: type[BaseM
     app.add_api_route(
         path, endpoint, methods=["POST"], openapi_extra=described, responses=errors_of(), response_model=None
     )
-
-
-async def _answer(service: Service, request: Request, named: str, asked: Asked, kind: Kind, encode: Encode) -> Response:
-    client = request.scope["shardnet"]["client"]
-    reply = await while_here(request, service.answer(named, encode, asked, client))
-    told = Named(kind.prefix + secrets.token_hex(16), int(time.time()), named)
-    shape = kind(told, includes_usage=asked.includes_usage)
-    if asked.streams:
-        return EventStream(events_of(reply, shape), partial(service.end, reply))
-    return JSONResponse(await while_here(request, whole_of(service, reply, shape)))
 
 
 def _add_models(app: FastAPI, service: Service) -> None:

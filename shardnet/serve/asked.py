@@ -15,11 +15,6 @@ from shardnet.session.options import GenerationOptions, biases_of
 
 NOT_HERE = "is not something that this server can do. Leave it out."
 NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "logprobs": (False,),
-    "top_logprobs": (0,),
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
-    "parallel_tool_calls": (True, False),
     "functions": ([],),
     "function_call": ("none", "auto"),
     "modalities": (["text"],),
@@ -33,11 +28,11 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 }
 """Of fields that cannot be honoured, the values that ask for nothing."""
 CHAT_NOT_HERE = (
-    *("logprobs", "top_logprobs", "tools", "tool_choice", "functions", "function_call"),
+    *("functions", "function_call"),
     *("modalities", "audio", "metadata", "moderation", "prediction", "reasoning_effort", "service_tier", "store"),
     *("prompt_cache_options", "prompt_cache_retention", "verbosity", "web_search_options"),
 )
-COMPLETION_NOT_HERE = ("best_of", "echo", "logprobs", "suffix")
+COMPLETION_NOT_HERE = ("best_of", "echo", "suffix")
 
 
 @dataclass(frozen=True)
@@ -77,8 +72,11 @@ class Asked:
         return GenerationOptions(**{**self.options, "seed": seed})
 
 
-def of_chat(body: ChatBody, defaults: Defaults) -> Asked:
+def of_chat(body: ChatBody, defaults: Defaults, form: Mapping[str, Any]) -> Asked:
     """
+    Args:
+        form: what the answer has to look like by the tools that are to be called.
+
     Raises:
         ApiError: a field cannot be honoured.
     """
@@ -86,13 +84,17 @@ def of_chat(body: ChatBody, defaults: Defaults) -> Asked:
     tokens = body.max_completion_tokens or body.max_tokens
     if body.max_tokens and body.max_completion_tokens and body.max_tokens != body.max_completion_tokens:
         raise refused("max_tokens", "and max_completion_tokens say different things. Leave max_tokens out.")
-    return _asked(body, tokens, defaults.chat_tokens)
+    if body.top_logprobs is not None and not body.logprobs:
+        raise refused("top_logprobs", "is for logprobs. Set logprobs to true, or leave it out.")
+    logprobs = (body.top_logprobs or 0) if body.logprobs else -1
+    return _asked(body, tokens, defaults.chat_tokens, logprobs, form)
 
 
 def of_completion(body: CompletionBody, defaults: Defaults) -> Asked:
     """Raises as `of_chat`."""
     _refuse(body, COMPLETION_NOT_HERE)
-    return _asked(body, body.max_tokens, defaults.completion_tokens)
+    logprobs = -1 if body.logprobs is None else body.logprobs
+    return _asked(body, body.max_tokens, defaults.completion_tokens, logprobs, {})
 
 
 def _refuse(body: Sampling, names: tuple[str, ...]) -> None:
@@ -102,12 +104,15 @@ def _refuse(body: Sampling, names: tuple[str, ...]) -> None:
             raise refused(name, NOT_HERE, code="unsupported_parameter")
 
 
-def _asked(body: Sampling, tokens: int | None, default_tokens: int) -> Asked:
+def _asked(body: Sampling, tokens: int | None, default_tokens: int, logprobs: int, calls: Mapping[str, Any]) -> Asked:
     if body.stream_options is not None and not body.stream:
         raise refused("stream_options", "is for streams. Leave it out, or set stream to true.")
     stops = [body.stop] if isinstance(body.stop, str) else body.stop or []
     if len(stops) > MOST_STOPS:
         raise refused("stop", f"may have {MOST_STOPS} texts at the most, but has {len(stops)}.")
+    form = form_of(body)
+    if form and calls:
+        raise refused("tool_choice", "asks for a call, and the request for an answer of another form. Leave one out.")
     try:
         options = GenerationOptions(
             max_new_tokens=tokens or default_tokens,
@@ -124,7 +129,9 @@ def _asked(body: Sampling, tokens: int | None, default_tokens: int) -> Asked:
             stop_token_ids=body.stop_token_ids or [],
             min_tokens=body.min_tokens or 0,
             ignore_eos=bool(body.ignore_eos),
-            **form_of(body),
+            logprobs=logprobs,
+            **form,
+            **calls,
         )
     except BadRequest as error:
         raise _named(error) from error

@@ -14,6 +14,7 @@ MOST_STOPS = 16
 MOST_TEXTS = 2048
 MOST_FAULTS = 1000
 """Each has an object of its own: millions of them in one body took gigabytes, and the loop for half a minute."""
+MOST_TOOLS = 128
 Body = TypeVar("Body", bound=BaseModel)
 
 
@@ -111,15 +112,65 @@ class TextPart(Strict):
     text: str
 
 
+class Function(Strict):
+    """What may be called."""
+
+    name: str = Field(pattern="^[a-zA-Z0-9_.-]{1,64}$")
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(Strict):
+    """A tool that a request offers."""
+
+    type: Literal["function"]
+    function: Function
+
+
+class FunctionName(Strict):
+    """Which one."""
+
+    name: str
+
+
+class NamedTool(Strict):
+    """The tool that is to be called."""
+
+    type: Literal["function"]
+    function: FunctionName
+
+
+class FunctionCall(Strict):
+    """What was called, and with what: JSON."""
+
+    name: str
+    arguments: str
+
+
+class ToolCall(Strict):
+    """A call in an earlier answer."""
+
+    id: str
+    type: Literal["function"]
+    function: FunctionCall
+    index: int | None = None
+
+
 class Message(Strict):
     """One turn of a chat."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[TextPart] | None = None
     name: str | None = None
-    tool_calls: list[dict[str, Any]] | None = None
+    tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
     refusal: str | None = None
+    reasoning_content: str | None = None
+    # What OpenAI's client sends back of its own answers, and means nothing where it is empty:
+    audio: None = None
+    annotations: list[Any] | None = Field(default=None, max_length=0)
+    function_call: None = None
 
 
 class ChatBody(Sampling):
@@ -130,11 +181,12 @@ class ChatBody(Sampling):
     max_completion_tokens: int | None = Field(default=None, ge=1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
-    tools: list[dict[str, Any]] | None = None
-    tool_choice: str | dict[str, Any] | None = None
+    tools: list[Tool] | None = Field(default=None, max_length=MOST_TOOLS)
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
     functions: list[dict[str, Any]] | None = None
     function_call: str | dict[str, Any] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
     # Of OpenAI's own service:
     modalities: list[str] | None = None
     audio: dict[str, Any] | None = None
@@ -183,10 +235,11 @@ def read(kind: type[Body], raw: bytes) -> Body:
     try:
         return kind.model_validate_json(raw)
     except ValidationError as error:
-        raise _told(error) from None
+        raise refusal_of(error) from None
 
 
-def _told(error: ValidationError) -> ApiError:
+def refusal_of(error: ValidationError) -> ApiError:
+    """What is told of a body that is not what it should be."""
     if error.error_count() > MOST_FAULTS:
         return ApiError(400, f"The body has {error.error_count()} values that cannot be used.", code="invalid_value")
     faults = error.errors(include_url=False, include_context=False)
@@ -223,4 +276,4 @@ def _path(loc: tuple[int | str, ...]) -> str:
     return path
 
 
-UNION_MEMBERS = {"str", "int", "bool", "float", "dict", "list", "TextPart"}
+UNION_MEMBERS = {"str", "int", "bool", "float", "dict", "list", "TextPart", "NamedTool"}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
 from shardnet.cluster.model import Model
 from shardnet.errors import BadRequest
 from shardnet.foreign.libraries import read_by_others
-from shardnet.serve.bodies import Message
+from shardnet.serve.bodies import Message, ToolCall
 from shardnet.serve.errors import refused
 from shardnet.session.prompts import check_text
 
@@ -24,17 +25,36 @@ def messages_for_template(messages: Sequence[Message]) -> list[dict[str, Any]]:
 
 def _one(index: int, message: Message) -> dict[str, Any]:
     where = f"messages[{index}]"
-    if message.role == "tool" or message.tool_calls or message.tool_call_id is not None:
-        raise refused(f"{where}.role", "tool, and calls of tools, are nothing that this server knows.")
+    calls, is_tool = message.tool_calls or [], message.role == "tool"
+    if calls and message.role != "assistant":
+        raise refused(f"{where}.tool_calls", "are for messages of the role assistant.")
+    if (message.tool_call_id is not None) != is_tool:
+        raise refused(f"{where}.tool_call_id", "is for messages of the role tool, and each of these has one.")
     content = message.content
     text = "".join(part.text for part in content) if isinstance(content, list) else content
     if text is None:
-        text = message.refusal if message.role == "assistant" else None
+        text = (message.refusal or ("" if calls else None)) if message.role == "assistant" else None
     if text is None:
         raise refused(f"{where}.content", "must be text.")
     role = "system" if message.role == "developer" else message.role
-    told = {"role": role, "content": text}
-    return told if message.name is None else {**told, "name": message.name}
+    told: dict[str, Any] = {"role": role, "content": text}
+    if message.reasoning_content is not None:
+        told["reasoning_content"] = message.reasoning_content
+    if calls:
+        told["tool_calls"] = [_call(call) for call in calls]
+    beside = {"name": message.name, "tool_call_id": message.tool_call_id}
+    return told | {name: value for name, value in beside.items() if value is not None}
+
+
+def _call(call: ToolCall) -> dict[str, Any]:
+    """As templates take it: with the arguments as an object, where they are one."""
+    said = call.function.arguments
+    try:
+        arguments = json.loads(said)
+    except ValueError:
+        arguments = said
+    function = {"name": call.function.name, "arguments": arguments if isinstance(arguments, dict) else said}
+    return {"id": call.id, "type": "function", "function": function}
 
 
 def ids_of_chat(model: Model, messages: Sequence[dict[str, Any]], template: str | None, **beside: Any) -> list[int]:

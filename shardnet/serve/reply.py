@@ -10,9 +10,9 @@ from functools import partial
 from typing import NamedTuple
 
 from shardnet.errors import ClusterError
-from shardnet.serve.answer import Answer
+from shardnet.serve.answer import Answer, Likely
 from shardnet.serve.bridge import Bridge, News
-from shardnet.session.conversation import Conversation
+from shardnet.session.conversation import Handing
 
 Close = Callable[[Callable[[], object]], object]
 """Has something done that may take a moment, elsewhere."""
@@ -24,6 +24,8 @@ class Piece(NamedTuple):
     choice: int
     text: str
     finish_reason: str | None
+    likely: tuple[Likely, ...] = ()
+    """Of the tokens of this text, where that was asked for."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Reply:
         self.first_token_s: float | None = None
         self._bridge = bridge
         self._close = close
-        self._conversations: dict[int, Conversation] = {}
+        self._conversations: dict[int, Handing] = {}
         self._pieces: dict[int, list[str]] = {}
         self._told: set[int] = set()
         """The choices of which the end was given out."""
@@ -65,7 +67,7 @@ class Reply:
         self._error: BaseException | None = None
         self._prompt_tokens = self._cached_tokens = 0
 
-    def begin(self, conversations: Sequence[Conversation], answers: Sequence[Answer], num_choices: int = 1) -> None:
+    def begin(self, conversations: Sequence[Handing], answers: Sequence[Answer], num_choices: int = 1) -> None:
         """Read these, one for each choice. Args: `num_choices`, of each prompt; prompts count once."""
         for first in conversations[::num_choices]:
             self._prompt_tokens += first.spec.prompt_tokens
@@ -106,7 +108,7 @@ class Reply:
             reason = self.answers[index].finish_reason
             if reason is not None:
                 self._told.add(index)
-            pieces.append(Piece(index, "".join(texts), reason))
+            pieces.append(Piece(index, "".join(texts), reason, self.answers[index].likely()))
         return [piece for piece in pieces if piece.text or piece.finish_reason]
 
     def _hear(self, index: int, news: News) -> None:

@@ -24,7 +24,7 @@ from shardnet.serve.prompting import ids_of_chat
 from shardnet.serve.provider import Provider
 from shardnet.serve.reply import Reply
 from shardnet.serve.settings import Settings
-from shardnet.session.conversation import Conversation
+from shardnet.session.conversation import Handing
 from shardnet.session.request import check_length
 from shardnet.session.text import TextStream
 
@@ -77,8 +77,13 @@ class Service:
         """Tokens of prompt and answer together."""
         return min(model.context_tokens, self.settings.most_tokens or model.context_tokens)
 
-    async def answer(self, named: str, encode: Encode, asked: Asked, client: str) -> Reply:
+    async def answer(
+        self, named: str, encode: Encode, asked: Asked, client: str, keeps_special: Callable[[], bool] = lambda: False
+    ) -> Reply:
         """Open the sessions of a request, in turn. Whoever has the reply ends it by `end`.
+
+        Args:
+            keeps_special: asked when its prompt is encoded: whether its text has the tokens that are none otherwise.
 
         Raises:
             ApiError, ShardnetError: it cannot be answered, or not now.
@@ -91,8 +96,9 @@ class Service:
         conversations = await self.line.open(f"{client} {asked.client}", partial(self._opened, model, prompts, fitting))
         assert self._bridge is not None, "`begin` was called"
         reply = Reply(self._bridge, self._closing.do)
-        stop = asked.options.stop
-        answers = [Answer(index, TextStream(model.tokenizer, stop)) for index in range(len(conversations))]
+        stop, is_all = asked.options.stop, keeps_special()
+        texts = [TextStream(model.tokenizer, stop, keeps_special=is_all) for _ in conversations]
+        answers = [Answer(index, text) for index, text in enumerate(texts)]
         reply.begin(conversations, answers, asked.num_choices)
         self._replies.add(reply)
         self.metrics.open_answers.set(len(self._replies))
@@ -147,7 +153,7 @@ class Service:
         check_length(longest, tokens, context, "max_tokens")
         return asked.for_model(model.proposed_sampling, tokens)
 
-    async def _opened(self, model: Model, prompts: Sequence[list[int]], asked: Asked) -> list[Conversation]:
+    async def _opened(self, model: Model, prompts: Sequence[list[int]], asked: Asked) -> list[Handing]:
         """One session for each choice of each prompt: all, or none."""
         work = partial(self._open_all, model, prompts, asked)
         opening = self._opening.submit(work)
@@ -157,8 +163,8 @@ class Service:
             opening.add_done_callback(_close_late)
             raise
 
-    def _open_all(self, model: Model, prompts: Sequence[list[int]], asked: Asked) -> list[Conversation]:
-        opened: list[Conversation] = []
+    def _open_all(self, model: Model, prompts: Sequence[list[int]], asked: Asked) -> list[Handing]:
+        opened: list[Handing] = []
         try:
             for prompt in prompts:
                 for choice in range(asked.num_choices):
@@ -170,7 +176,7 @@ class Service:
         return opened
 
 
-def _close_late(opening: Future[list[Conversation]]) -> None:
+def _close_late(opening: Future[list[Handing]]) -> None:
     """Who asked is gone; on the thread that has opened them."""
     if not opening.cancelled() and opening.exception() is None:
         for conversation in opening.result():

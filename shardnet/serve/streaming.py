@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from shardnet.serve.answer import Likely
 from shardnet.serve.errors import ApiError, as_api_error
 from shardnet.serve.reply import Reply
 from shardnet.serve.service import Service
@@ -80,18 +81,20 @@ async def events_of(reply: Reply, shape: Shape) -> AsyncIterator[bytes]:
         told = as_api_error(error)
         if told.status == 500:
             _log.error("a stream failed", exc_info=error)
-        yield event(told.as_object())
+        yield shape.failed(told)
 
 
 async def whole_of(service: Service, reply: Reply, shape: Shape) -> dict[str, Any]:
     """A reply as one object."""
     texts = [""] * len(reply.answers)
+    tokens: list[list[Likely]] = [[] for _ in reply.answers]
     try:
         while pieces := await reply.next():
             for piece in pieces:
                 texts[piece.choice] += piece.text
+                tokens[piece.choice] += piece.likely
         reasons = [each.finish_reason or "stop" for each in reply.answers]
-        return shape.whole(texts, reasons, reply.usage)
+        return shape.whole(texts, reasons, reply.usage, tokens)
     finally:
         service.end(reply)
 

@@ -30,6 +30,24 @@ class Reader(Protocol):
         """Nothing follows: it was cancelled, or `error` ended it. May be told twice. Must not wait."""
 
 
+class Handing(Protocol):
+    """One session, as a reader sees it."""
+
+    @property
+    def spec(self) -> SessionSpec:
+        """What its stages know of it."""
+
+    @property
+    def num_shared(self) -> int:
+        """See `Conversation`."""
+
+    def hand_to(self, reader: Reader) -> None:
+        """See `Conversation`."""
+
+    def cancel(self) -> None:
+        """See `Conversation`."""
+
+
 class Conversation(Protocol):
     """One session, as whoever reads its tokens sees it."""
 

@@ -11,10 +11,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 from shardnet.errors import ClusterError, KVMemorySpent
-from shardnet.session.conversation import Conversation
-from shardnet.transport.session_messages import SampledToken
+from shardnet.process.threads import on_thread
+from shardnet.session.conversation import Conversation, Handing, Reader
+from shardnet.transport.session_messages import SampledToken, SessionSpec
 
 ROOM_S = 60.0
 """So long others may keep the memory that a text needs, when the answer itself needs none any more."""
@@ -108,3 +110,44 @@ class Likelihoods:
         self._scoring = None
         if index not in self._found and not self._is_cancelled.is_set():
             raise ClusterError("it could not be said how likely a token of this answer was. Ask again.")
+
+
+class LikelyConversation:
+    """A session for a reader, to whom each token comes with how likely it was. A thread of its own waits for them.
+
+    Args:
+        likelihoods: of the session.
+    """
+
+    def __init__(self, session: Conversation, likelihoods: Likelihoods) -> None:
+        self._session = session
+        self._likelihoods = likelihoods
+
+    @property
+    def spec(self) -> SessionSpec:
+        return self._session.spec
+
+    @property
+    def num_shared(self) -> int:
+        return self._session.num_shared
+
+    def hand_to(self, reader: Reader) -> None:
+        on_thread("shardnet-likelihoods", partial(self._hand, reader))
+
+    def cancel(self) -> None:
+        self._session.cancel()
+        self._likelihoods.cancel()
+
+    def _hand(self, reader: Reader) -> None:
+        try:
+            for token in self._likelihoods:
+                reader.take([token])
+        except BaseException as error:
+            reader.end(error)
+        else:
+            reader.end(None)
+
+
+def likely(session: Conversation, prompt_ids: Sequence[int], logprobs: int, score: Score) -> Handing:
+    """The session for a reader, to whom tokens come with how likely they were, where that is asked for (`logprobs`)."""
+    return session if logprobs < 0 else LikelyConversation(session, Likelihoods(session, prompt_ids, score))

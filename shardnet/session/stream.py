@@ -38,6 +38,12 @@ class TokenLogprob(Alternative):
     """As many of the likeliest in its place as were asked for, the likeliest first. It may be among them."""
 
 
+def logprob_of(token: SampledToken, likelihood: float, text_of: Callable[[int], str]) -> TokenLogprob:
+    """What is told of a token that says how likely it was. Args: `text_of`, of one token by itself."""
+    alternatives = tuple(Alternative(each, text_of(each), value) for each, value in token.alternatives)
+    return TokenLogprob(token.token_id, text_of(token.token_id), likelihood, alternatives)
+
+
 class Piece(NamedTuple):
     """What came of an answer at once."""
 
@@ -218,7 +224,7 @@ class Stream:
         else:
             self._ids.append(token.token_id)
             if token.log_likelihood is not None:
-                self._logprobs.append(self._logprob_of(token, token.log_likelihood))
+                self._logprobs.append(logprob_of(token, token.log_likelihood, self._text.text_of))
             self._num_checked += max(token.guesses, 0)
             self._num_right += token.guesses < 0
             piece = "" if token.finish_reason in ("eos", "stop") else self._text.push(token.token_id)
@@ -230,10 +236,6 @@ class Stream:
         if token is None or self._text.is_stopped:
             self._end()
         return piece
-
-    def _logprob_of(self, token: SampledToken, likelihood: float) -> TokenLogprob:
-        alternatives = tuple(Alternative(each, self._text.text_of(each), value) for each, value in token.alternatives)
-        return TokenLogprob(token.token_id, self._text.text_of(token.token_id), likelihood, alternatives)
 
     def _end(self) -> None:
         self._is_read = True

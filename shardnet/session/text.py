@@ -21,8 +21,10 @@ class TextStream:
     Decodes only the ids since the last piece, with the piece before as context (a tokenizer may strip a leading space).
     """
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = (), *, keeps_special: bool = False) -> None:
+        """Args: `keeps_special`, whether tokens that are no text otherwise are shown."""
         self._tokenizer = tokenizer
+        self._skips_special = not keeps_special
         self._stop = tuple(stop)
         self._ids: list[int] = []
         self._context_start = 0
@@ -56,7 +58,7 @@ class TextStream:
         return piece
 
     def _decode(self, ids: list[int]) -> str:
-        return self._tokenizer.decode(ids, skip_special_tokens=True)
+        return self._tokenizer.decode(ids, skip_special_tokens=self._skips_special)
 
     def _release(self, text: str) -> str:
         """Add `text` to what is held; give what cannot be part of a stop string."""

@@ -13,8 +13,9 @@ from serve_client import MODEL, Served, chat, served
 from tiny_text_model import save_text_model
 
 from shardnet.serve.answer import Answer
+from shardnet.serve.chat_shape import ChatShape
 from shardnet.serve.reply import Piece
-from shardnet.serve.shapes import ChatShape, Named
+from shardnet.serve.shapes import Named
 
 pytest.importorskip("openai")
 HI = [{"role": "user", "content": "hi"}]
@@ -194,7 +195,7 @@ def test_other_mistakes(running: Served) -> None:
 
 def test_what_some_clients_take_for_the_end_of_a_line_is_none() -> None:
     """httpx did, in the midst of an event with U+2028."""
-    shape = ChatShape(Named("chatcmpl-1", 1, MODEL), includes_usage=False)
+    shape = ChatShape(Named("1", 1, MODEL), includes_usage=False)
     text = "a\u2028b\x85c\ud800d\r\ne"
     said = shape.piece(Piece(0, text, "stop")).decode()
     told = [json.loads(line.removeprefix("data: ")) for line in said.splitlines() if line]

@@ -1,0 +1,1 @@
+"""What models write beside plain text: calls of tools, and thoughts. One file for each way to write them."""
