@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import queue
 import signal
 import sys
@@ -15,8 +16,11 @@ from pathlib import Path
 from shardnet.cluster.model import Model
 from shardnet.errors import BadRequest, ShardnetError
 from shardnet.foreign.quoting import counted, shortened
-from shardnet.launch.cluster.chat_history import PLAIN_STOP, History
+from shardnet.launch.cluster.chat_history import PLAIN_STOP, History, loaded
+from shardnet.launch.cluster.chat_lines import Lines
 from shardnet.launch.cluster.chat_typed import HELP, Order, order_of, read_turn
+from shardnet.launch.files.text_files import read_text_of
+from shardnet.process.lasting import default_folder
 from shardnet.process.standard_streams import say
 from shardnet.session.options import GenerationOptions
 from shardnet.session.request import require_writer
@@ -24,8 +28,11 @@ from shardnet.session.stream import Generation, Stream
 from shardnet.source.running_cluster import RunningCluster
 from shardnet.timeline.events import Event
 
+TYPED_FILE = "chat_lines"
+"""Beside the default state folder."""
 LEAST_ANSWER_TOKENS = 16
 """A conversation that leaves less room in the context has filled it."""
+MOST_SEEDS = 2**63
 LOOK_S = 1.0
 """How often, while an answer comes, is looked what has happened to the model."""
 LAST_LOOK_S = 2.0
@@ -49,30 +56,20 @@ def run(folder: Path, asked: GenerationOptions, system: str) -> None:
             while chat.is_going_on:
                 chat.take_next(lambda shown: input())
             return
-        with suppress(ImportError):  # lines can be edited with it, and called back
-            import readline  # noqa: F401
         print(f"{chat.whom}. /help, or Ctrl-D to end.")
-        with _interruptible():
+        with _interruptible(), Lines(default_folder().parent / TYPED_FILE) as lines:
             while chat.is_going_on:
-                _turn(chat)
+                _turn(chat, lines)
 
 
-def _turn(chat: Chat) -> None:
+def _turn(chat: Chat, lines: Lines) -> None:
     """Of somebody who sits there, and can do something about what goes wrong."""
     try:
-        chat.take_next(_typed)
+        chat.take_next(lines.read)
     except KeyboardInterrupt:
         print()
     except ShardnetError as error:
         say(f"shardnet: {error}")
-
-
-def _typed(shown: str) -> str:
-    try:
-        return input(shown)
-    except EOFError:
-        print()  # Ctrl-D ends no line
-        raise
 
 
 @contextmanager
@@ -173,10 +170,33 @@ class Chat:
             self.history.system = order.rest
         elif order.name == "/save":
             self._save(order.rest)
+        elif order.name == "/load":
+            self._load(order.rest)
+        elif order.name == "/retry":
+            self._retry()
         elif order.name == "/stats":
             print(self._stats())
         else:
             print(HELP)
+
+    def _retry(self) -> None:
+        """The last answer is kept where no other one comes."""
+        if not self.history.turns:
+            raise BadRequest("there is no answer yet that /retry could ask for again.")
+        before = self.history.turns.pop()
+        self._asked = replace(self._asked, seed=(self._asked.seed + 1) % MOST_SEEDS)
+        try:
+            self._answer(before[0])
+        except BaseException:
+            self.history.turns.append(before)
+            raise
+
+    def _load(self, file: str) -> None:
+        if not file:
+            raise BadRequest("/load needs the name of a file that /save has written: /load chat.json")
+        path = str(Path(file).absolute()) if not file.startswith("~") else os.path.expanduser(file)
+        self.history = loaded(read_text_of(path, "chat file"), shortened(file))
+        print(f"The chat of {counted(len(self.history.turns), 'turns')} in {shortened(file)} goes on.")
 
     def _save(self, file: str) -> None:
         if not file:

@@ -16,10 +16,12 @@ ORDERS = {
     "/reset": "begin anew; the model forgets what was said",
     "/system TEXT": "how it is to answer; without TEXT, nothing is said of it",
     "/stats": "how fast the last answer came, and how much of the context is used",
+    "/retry": "answer the last message once more, with other random numbers",
+    "/load FILE": "go on with a chat that /save has written",
     "/save FILE": "write what was said into a new file, as JSON",
     "/quit": "end, as Ctrl-D does",
 }
-_MORE = """A line that ends with \\ goes on in the next one. Ctrl-C stops an answer.
+_MORE = """A line that ends with \\ goes on in the next one, and what is pasted stays together. Ctrl-C stops an answer.
 A message that begins with / is typed with a space before it."""
 HELP = "\n".join([*(f"  {order:14} {what}" for order, what in ORDERS.items()), _MORE])
 

@@ -50,10 +50,17 @@ class Cluster:
 class Terminal:
     """A command at a terminal, and what it has shown."""
 
-    def __init__(self, command: list[str]) -> None:
+    def __init__(self, command: list[str], **environment: str) -> None:
         self._ours, theirs = pty.openpty()
         self.shown = ""
-        self.process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
+        self.process = subprocess.Popen(
+            command,
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            start_new_session=True,
+            env={**os.environ, **environment},
+        )
         os.close(theirs)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -163,11 +170,14 @@ def test_what_is_asked_of_the_chat_itself(cluster: Cluster) -> None:
     ("typed", "said"),
     [
         ("/frobnicate\n", "'/frobnicate' is nothing that a chat can be asked. /help shows what is."),
+        ("/retry\n", "there is no answer yet that /retry could ask for again."),
+        ("/load\n", "/load needs the name of a file"),
+        ("/load /dev/null\n", "is no chat that /save has written"),
         ("/save\n", "/save needs the name of a file"),
         ("/save /no/such/folder/file\n", "cannot be written: No such file or directory. Name another file."),
         ("Hello\n" + "word " * 5000 + "\n", "leaves no room for an answer. /reset begins anew."),
     ],
-    ids=["unknown", "no name", "no folder", "too long"],
+    ids=["unknown", "nothing to retry", "nothing to load", "no chat", "no name", "no folder", "too long"],
 )
 def test_what_a_program_asks_in_vain_ends_the_chat(cluster: Cluster, typed: str, said: str) -> None:
     done = cluster.run("chat", "-n", 2, text=typed)
@@ -179,8 +189,43 @@ def told(cluster: Cluster, event: str) -> list[dict[str, Any]]:
     return [each for each in list(cluster.up.events) if each.get("event") == event]
 
 
-def test_ctrl_c_stops_an_answer_and_not_the_chat(cluster: Cluster) -> None:
-    terminal = Terminal(cluster.command("chat", "-n", NUM_LONG))
+def test_lines_are_called_back_in_the_next_chat_and_what_is_pasted_stays_together(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    pytest.importorskip("readline")
+    began = len(told(cluster, "session began"))
+    for keys in ("\x1b[200~One\rtwo\x1b[201~\r", "\x1b[A\r"):  # pasted; then called back by the arrow
+        terminal = Terminal(cluster.command("chat", "-n", 2), XDG_STATE_HOME=str(tmp_path), TERM="xterm")
+        terminal.wait_for("> ")
+        terminal.type(keys)
+        began += 1
+        wait_until(lambda: len(told(cluster, "session ended")) >= began)  # noqa: B023
+        terminal.type_until("The last answer: 2 tokens", "/stats\r")
+        terminal.type("/save " + str(tmp_path / f"{began}.json") + "\r")
+        terminal.wait_for("What was said is in")
+        terminal.type("\x04")
+        assert terminal.end() == 0, terminal.shown
+        [message, _] = json.loads((tmp_path / f"{began}.json").read_text())["messages"]
+        assert message == {"role": "user", "content": "One\ntwo"}
+        kept = tmp_path / "shardnet" / "chat_lines"
+        assert kept.stat().st_mode & 0o777 == 0o600
+        # the arrow calls back what was typed last
+        kept.write_text(json.dumps("One\ntwo") + "\n")
+
+
+def test_a_chat_that_was_saved_goes_on_and_an_answer_is_made_anew(cluster: Cluster, tmp_path: Path) -> None:
+    first, then = tmp_path / "first.json", tmp_path / "then.json"
+    done = cluster.run("chat", "-n", 2, text=f"/system Be brief.\nHello\n/save {first}\n")
+    assert done.returncode == 0, done.stderr
+    done = cluster.run("chat", "-n", 2, text=f"/load {first}\n/retry\nGo on\n/save {then}\n")
+    assert done.returncode == 0, done.stderr
+    before, after = (json.loads(file.read_text())["messages"] for file in (first, then))
+    assert after[:3] == before and len(after) == 5  # greedy: made anew, it is the same
+    assert done.stdout.startswith(f"The chat of 1 turn in {first} goes on.\n{before[2]['content']}\n")
+
+
+def test_ctrl_c_stops_an_answer_and_not_the_chat(cluster: Cluster, tmp_path: Path) -> None:
+    terminal = Terminal(cluster.command("chat", "-n", NUM_LONG), XDG_STATE_HOME=str(tmp_path))
     terminal.wait_for("Ctrl-D to end.")
     terminal.wait_for("> ")
     before = len(told(cluster, "session ended"))
