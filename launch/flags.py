@@ -38,6 +38,10 @@ class Only:
     fields: tuple[str, ...]
 
 
+class Given(frozenset[str]):
+    """The fields whose options were typed: the others have their defaults. A command takes it beside its records."""
+
+
 @dataclass(frozen=True)
 class _Flag:
     """One option of a command, and the field that it fills."""
@@ -55,23 +59,34 @@ class _Flag:
 def flattened(command: Callable[..., None]) -> Callable[..., None]:
     """The command as Typer wants it: an option for each field of the records that it takes."""
     hints = get_type_hints(command, include_extras=True)
-    records = {name: _Record(hint) for name, hint in hints.items() if name != "return"}
+    wants_given = [name for name, hint in hints.items() if hint is Given]
+    records = {name: _Record(hint) for name, hint in hints.items() if name not in ("return", *wants_given)}
     flags = [flag for record in records.values() for flag in record.flags]
 
-    def run(**typed: Any) -> None:
-        command(**{name: record.made(typed) for name, record in records.items()})
+    def run(invocation: typer.Context, **typed: Any) -> None:
+        given = Given(name for name in typed if _is_typed(invocation, name))
+        made = {name: record.made(typed) for name, record in records.items()}
+        command(**made, **dict.fromkeys(wants_given, given))
 
     run.__doc__ = command.__doc__
-    run.__annotations__ = {flag.field: flag.annotation for flag in flags}
+    run.__annotations__ = {"invocation": typer.Context, **{flag.field: flag.annotation for flag in flags}}
     run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [
-            inspect.Parameter(
-                each.field, inspect.Parameter.KEYWORD_ONLY, default=each.default, annotation=each.annotation
-            )
-            for each in flags
+            inspect.Parameter("invocation", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context),
+            *(
+                inspect.Parameter(
+                    each.field, inspect.Parameter.KEYWORD_ONLY, default=each.default, annotation=each.annotation
+                )
+                for each in flags
+            ),
         ]
     )
     return run
+
+
+def _is_typed(invocation: typer.Context, field: str) -> bool:
+    source = invocation.get_parameter_source(field)
+    return source is not None and source.name != "DEFAULT"
 
 
 class _Record:

@@ -11,7 +11,7 @@ import typer
 
 import shardnet
 from shardnet.errors import BadRequest
-from shardnet.launch.flags import Here, Only, flattened
+from shardnet.launch.flags import Given, Here, Only, flattened
 from shardnet.options import Made, Meaning, Number, OneOf, Options, Whole, takes
 from shardnet.session.request import sampling_of
 from shardnet.transport.session_messages import SamplingOptions
@@ -100,6 +100,21 @@ def test_a_field_is_an_option_of_the_command_line() -> None:
         run("--cups", "10")
     with pytest.raises(Exception, match="No such option: --sugar"):
         run("--sugar", "1")
+
+
+def test_a_command_can_know_what_was_typed() -> None:
+    """What is typed with the default's own value is not left out."""
+    made: list[Given] = []
+
+    def brew(tea: Annotated[TeaOptions, Only(("cups", "hours"))], given: Given) -> None:
+        made.append(given)
+
+    app = typer.Typer()
+    app.command()(flattened(brew))
+    command = typer.main.get_command(app)
+    command.main(["-c", str(TeaOptions().cups)], standalone_mode=False)
+    command.main([], standalone_mode=False)
+    assert made == [{"cups"}, set()]
 
 
 def _kind_of(letter: str) -> str:

@@ -8,7 +8,7 @@ import queue
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -41,8 +41,11 @@ Told = str | Event | Exception | None
 """A piece of an answer, what happened to the model, why there is no more, or that it is over."""
 
 
-def run(folder: Path, asked: GenerationOptions, system: str) -> None:
+def run(folder: Path, asked: GenerationOptions, system: str, given: Collection[str]) -> None:
     """Chat until the input ends.
+
+    Args:
+        given: the fields of `asked` that the user has chosen, and the model's authors may not.
 
     Raises:
         JoinFailed, ClusterError: the cluster does not answer.
@@ -50,7 +53,7 @@ def run(folder: Path, asked: GenerationOptions, system: str) -> None:
     """
     with RunningCluster.connect(folder) as cluster:
         is_typed = sys.stdin.isatty()
-        chat = Chat(lambda: cluster.model, asked, History(system), may_stop=is_typed)
+        chat = Chat(lambda: cluster.model, asked, History(system), given=given, may_stop=is_typed)
         if not is_typed:
             sys.stdin.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]  # a prompt is looked at later
             while chat.is_going_on:
@@ -90,6 +93,7 @@ class Chat:
 
     Args:
         find_model: gives the model that is loaded now.
+        asked, given: as `run`.
         may_stop: whether Ctrl-C in an answer stops that alone.
 
     Raises:
@@ -97,13 +101,20 @@ class Chat:
     """
 
     def __init__(
-        self, find_model: Callable[[], Model], asked: GenerationOptions, history: History, *, may_stop: bool = False
+        self,
+        find_model: Callable[[], Model],
+        asked: GenerationOptions,
+        history: History,
+        *,
+        given: Collection[str] = (),
+        may_stop: bool = False,
     ) -> None:
         self.is_going_on = True
         self._find_model = find_model
         self._model = find_model()
         require_writer(self._model.profile)
         self._asked = asked
+        self._given = given
         self._may_stop = may_stop
         self.history = history
         self._last: Generation | None = None
@@ -148,7 +159,9 @@ class Chat:
                 f"{self._model.context_tokens} leaves no room for an answer. /reset begins anew."
             )
         stop = self._asked.stop if knows_chat else (*self._asked.stop, PLAIN_STOP)
-        asked = replace(self._asked, max_new_tokens=min(left, self._asked.max_new_tokens), stop=stop)
+        proposed = self._model.proposed_sampling.items()
+        beside = {name: value for name, value in proposed if name not in self._given}
+        asked = replace(self._asked, **beside, max_new_tokens=min(left, self._asked.max_new_tokens), stop=stop)
         news = _News(self._model)
         with self._model.stream(ids, **asked) as stream:
             _show(stream, news, may_stop=self._may_stop)

@@ -40,7 +40,7 @@ from shardnet.launch.cluster.options import (
 from shardnet.launch.cluster.tables import show_status, show_trusted
 from shardnet.launch.cluster.telling import tell
 from shardnet.launch.cluster.wake_lock import LOCK, awake
-from shardnet.launch.flags import Here, Only, flattened
+from shardnet.launch.flags import Given, Here, Only, flattened
 from shardnet.launch.hosts.typed_code import FROM_INPUT, typed_code
 from shardnet.launch.values import DRAFTING, given_or_any, require_draft, require_server
 from shardnet.loader import glance_at_once
@@ -257,8 +257,11 @@ def chat(
         Here("max_new_tokens", default=512),
         Here("seed", default=None, read=given_or_any),
     ],
+    given: Given,
 ) -> None:
     """Talk with the model of a cluster, turn by turn: /help says what can be typed, Ctrl-C stops an answer.
+
+    Tokens are chosen as the model's generation_config.json proposes, but for what is given here.
 
     Example: shardnet chat --temperature 0.7
     """
@@ -268,7 +271,7 @@ def chat(
     with importing():
         from shardnet.launch.cluster.chat import run
 
-    run(folder, generation, what.system)
+    run(folder, generation, what.system, given)
 
 
 def load(

@@ -82,7 +82,7 @@ class Model:
         self.context_tokens = context_tokens
         """Tokens of prompt and answer together that a session may have."""
         self.proposed_sampling = proposed_sampling
-        """What its generation_config.json proposes, such as a temperature. `stream` and its kin do not go by it."""
+        """As transformers reads its generation_config.json: for the server and `shardnet chat`; `stream` is greedy."""
         self._deployment = deployment
         self._laps_s: deque[float] = deque(maxlen=NUM_LAPS_KEPT)
         self._latest: Generation | None = None

@@ -16,18 +16,30 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "repetition_penalty": (1e-3, 100.0),
 }
 """What a value may be. `transformers` has the same names."""
+SAMPLED = {"temperature": 1.0, "top_k": 50}
+"""What transformers takes where a file says that tokens are sampled, and no more."""
+TOP_ONE = 1e-9
+"""In place of a `top_p` of 0: the likeliest token alone."""
 
 
 def read_proposed_sampling(folder: Path) -> dict[str, Any]:
-    """Those of the options in `BOUNDS` that the folder has, as numbers that can be meant; others are passed over.
+    """How transformers' `generate` would choose tokens of this model where nobody says otherwise, by names of `BOUNDS`.
+
+    Greedily, unless the file says `do_sample: true`: its other values then hold where a temperature is asked for.
+    Values that cannot be meant are passed over.
 
     Raises:
         DamagedCheckpoint: the file cannot be read.
     """
     told = read_object(folder / "generation_config.json") or {}
-    return {name: told[name] for name in BOUNDS if _is_meant(told.get(name), *BOUNDS[name])}
+    meant = {name: told[name] for name in BOUNDS if _is_meant(name, told.get(name))}
+    if "top_p" in meant:
+        meant["top_p"] = max(meant["top_p"], TOP_ONE)
+    return {**SAMPLED, **meant} if told.get("do_sample") is True else {**meant, "temperature": 0.0}
 
 
-def _is_meant(value: Any, least: float, most: float) -> bool:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+def _is_meant(name: str, value: Any) -> bool:
+    kinds = (int,) if name == "top_k" else (int, float)
+    least, most = BOUNDS[name]
+    is_number = isinstance(value, kinds) and not isinstance(value, bool)
     return is_number and math.isfinite(value) and least <= value <= most

@@ -62,8 +62,6 @@ class Asked:
     def for_model(self, proposed: Mapping[str, Any], max_new_tokens: int) -> Asked:
         """With what its authors propose where the request says nothing."""
         beside = {name: value for name, value in proposed.items() if name in self.left_out}
-        if beside.get("top_p") == 0:
-            beside["top_p"] = TOP_ONE
         return replace(self, options=replace(self.options, max_new_tokens=max_new_tokens, **beside))
 
     def option_of(self, choice: int) -> GenerationOptions:

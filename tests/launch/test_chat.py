@@ -44,6 +44,22 @@ def test_a_model_that_knows_no_chat_is_asked_in_plain_text(model: Model, capsys:
     assert capsys.readouterr().out == f"{expected}\n"
 
 
+def test_tokens_are_chosen_as_the_authors_propose_but_for_what_is_given(
+    model: Model, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model.proposed_sampling = {"temperature": 0.9, "top_k": 50, "repetition_penalty": 1.3}
+    said = [{"role": "user", "content": "Hello"}]
+    for given, options in (
+        ((), model.proposed_sampling),
+        (("temperature",), {"top_k": 50, "repetition_penalty": 1.3}),
+        (("temperature", "repetition_penalty"), {}),
+    ):
+        chat = Chat(lambda: model, GenerationOptions(max_new_tokens=12, seed=5), History(), given=given)
+        chat.take("Hello")
+        assert chat.history.turns[0][1] == "".join(model.stream(said, max_new_tokens=12, seed=5, **options))
+    assert len(set(capsys.readouterr().out.splitlines())) == 3
+
+
 def test_what_happens_to_the_cluster_is_told_where_a_line_ends(
     cluster: LastingInProcess, model: Model, capsys: pytest.CaptureFixture[str]
 ) -> None:
