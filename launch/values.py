@@ -21,6 +21,8 @@ DEFAULT_DEVICES = 3
 """Local ones, where nobody said how many."""
 DRAFTING = ("draft", "draft_weights", "draft_threads")
 """Of the options of an answer, those that name a draft."""
+GUESSING = ("speculate", *DRAFTING)
+"""All that say how tokens are guessed."""
 SERVER_NEEDS = ("fastapi", "uvicorn", "prometheus_client")
 MODEL_HELP = f"A folder in Hugging Face layout, a .gguf file, a hub id, or {EMBEDDED_NAME} (installed already)."
 

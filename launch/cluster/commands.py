@@ -37,12 +37,13 @@ from shardnet.launch.cluster.options import (
     WhichModel,
     WhomToTrust,
 )
+from shardnet.launch.cluster.serving import options_of_server
 from shardnet.launch.cluster.tables import show_status, show_trusted
 from shardnet.launch.cluster.telling import tell
 from shardnet.launch.cluster.wake_lock import LOCK, awake
 from shardnet.launch.flags import Given, Here, Only, flattened
 from shardnet.launch.hosts.typed_code import FROM_INPUT, typed_code
-from shardnet.launch.values import DRAFTING, given_or_any, require_draft, require_server
+from shardnet.launch.values import DRAFTING, GUESSING, given_or_any, require_draft, require_server
 from shardnet.loader import glance_at_once
 from shardnet.process.allocator import settle_allocator
 from shardnet.process.imports import importing
@@ -94,6 +95,7 @@ def up(
     how: UpOptions,
     load: Annotated[LoadOptions, Only(BY_COMMAND), Here("placement", default="auto")],
     spans: SpanOptions,
+    guessing: Annotated[GenerationOptions, Only(GUESSING)],
     output: EventOutput,
 ) -> None:
     """Start a cluster that stays until Ctrl-C: a coordinator and, as its first device, this machine.
@@ -107,6 +109,9 @@ def up(
         raise UsageError(f"A cluster runs in {shortened(str(folder))} already. End it first, or name another folder.")
     if how.serve:
         require_server()
+        require_draft(guessing)
+    elif guessing != GenerationOptions():
+        raise UsageError("--speculate and --draft are for the server of --serve. Add --serve, or leave them out.")
     glance_at_once(what.model)
     require_address_space()
     settle_allocator()  # it stays for months, and its threads come and go
@@ -116,8 +121,8 @@ def up(
 
     asked = replace(load, record_spans=spans.record_spans)
     own = None if how.no_device else device
-    serve_at = how.serve_port if how.serve else None
-    run(what.model, folder, own, asked, listening=how.listening, serve_at=serve_at, as_json=output.json)
+    serving_with = options_of_server(how.serve_port, guessing) if how.serve else None
+    run(what.model, folder, own, asked, listening=how.listening, serving_with=serving_with, as_json=output.json)
 
 
 def join(where: ClusterOptions, device: OwnDeviceOptions, how: JoinOptions, output: EventOutput) -> None:

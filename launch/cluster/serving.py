@@ -5,11 +5,23 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from shardnet.errors import ClusterError
+from shardnet.launch.values import GUESSING
+from shardnet.session.options import GenerationOptions
 
 END_S = 15.0
+
+
+def options_of_server(port: int, guessing: GenerationOptions) -> list[str]:
+    """What to type after `shardnet serve`. Args: `guessing`, how it has tokens guessed."""
+    options = ["--port", str(port)]
+    for name in GUESSING:
+        if guessing[name] != getattr(GenerationOptions, name):
+            options += [f"--{name.replace('_', '-')}", str(guessing[name])]
+    return options
 
 
 class ServingChild:
@@ -17,11 +29,12 @@ class ServingChild:
 
     Args:
         folder: of the cluster.
+        options: of `shardnet serve`, as they are typed.
     """
 
-    def __init__(self, folder: Path, port: int, *, as_json: bool) -> None:
+    def __init__(self, folder: Path, options: Sequence[str], *, as_json: bool) -> None:
         read_end, self._write_end = os.pipe()
-        command = [sys.executable, "-m", "shardnet", "serve", "--cluster", str(folder), "--port", str(port)]
+        command = [sys.executable, "-m", "shardnet", "serve", "--cluster", str(folder), *options]
         command += ["--end-with", str(read_end), *(["--json"] if as_json else [])]
         try:
             # A session of its own: Ctrl-C is for this process, which ends the other one.

@@ -6,6 +6,7 @@ import json
 import queue
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
@@ -55,7 +56,7 @@ def run(
     options: LoadOptions,
     *,
     listening: Listening | None,
-    serve_at: int | None,
+    serving_with: Sequence[str] | None,
     as_json: bool,
 ) -> None:
     """Coordinate a cluster until a signal ends it.
@@ -63,7 +64,7 @@ def run(
     Args:
         device: None where this machine holds no layers.
         listening: where other machines come in; None lets in none.
-        serve_at: the port of a server; None where there is none.
+        serving_with: options of a server beside it; None where there is none.
 
     Raises:
         UsageError: the folder cannot be used, or the model cannot be loaded as asked.
@@ -88,8 +89,8 @@ def run(
         with progress_bars(enabled=None if told.is_on_terminal else False) as progress:
             _load(coordinator, model, replace(options, progress=progress), told)
         serving = None
-        if serve_at is not None:
-            serving = resources.enter_context(ServingChild(folder, serve_at, as_json=as_json))
+        if serving_with is not None:
+            serving = resources.enter_context(ServingChild(folder, serving_with, as_json=as_json))
         with until_signalled():
             while True:
                 told.next()

@@ -6,16 +6,18 @@ import json
 import logging
 import os
 import threading
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from shardnet.errors import BadRequest
+from shardnet.errors import BadRequest, ClusterError
 from shardnet.foreign.quoting import quoted
 from shardnet.launch.generate.early import open_early
 from shardnet.launch.generate.options import GenerateOptions
 from shardnet.launch.generate.run import check_loaded, open_cluster
+from shardnet.launch.serve.log_lines import LogLines
 from shardnet.launch.serve.options import ServeOptions
+from shardnet.launch.values import GUESSING
 from shardnet.process.signals import until_signalled
 from shardnet.process.standard_streams import say
 from shardnet.progress import Progress, progress_bars
@@ -34,7 +36,7 @@ def run(asked: GenerateOptions, how: ServeOptions, keys: tuple[str, ...]) -> Non
     Raises:
         UsageError: it cannot listen there, or the model cannot be loaded as asked.
     """
-    settings = _settings(how, keys)
+    settings = _settings(asked, how, keys)
     tls = None
     if how.tls_cert is not None and how.tls_key is not None:
         tls = tls_context(how.tls_cert, how.tls_key)
@@ -43,9 +45,11 @@ def run(asked: GenerateOptions, how: ServeOptions, keys: tuple[str, ...]) -> Non
         resources.callback(bound.close)
         with progress_bars(enabled=False if how.json else None) as progress:
             provider = _provider(asked, how, progress, resources)
+            with suppress(ClusterError):  # there is no model yet
+                provider.model().draft_for(asked.generation)
+        _log_requests(how, resources.enter_context(LogLines()))
         server = resources.enter_context(Server(Service(provider, settings), bound, tls))
         _tell(how, server.port, "http" if tls is None else "https", has_keys=bool(keys))
-        _log_requests(how)
         with until_signalled():
             _wait(how.end_with)
     if not how.json:
@@ -54,10 +58,11 @@ def run(asked: GenerateOptions, how: ServeOptions, keys: tuple[str, ...]) -> Non
 
 def _provider(asked: GenerateOptions, how: ServeOptions, progress: Progress, resources: ExitStack) -> Provider:
     if asked.running_in is not None:
-        running = resources.enter_context(RunningCluster.connect(asked.running_in, progress=progress))
+        running = RunningCluster.connect(asked.running_in, progress=progress)
+        provider = resources.enter_context(OfCluster(running, asked.running_in))
         if asked.model:
             check_loaded(running.model, asked, asked.running_in)
-        return OfCluster(running, asked.running_in)
+        return provider
     files = open_early(asked, None, progress)
     cluster = resources.enter_context(open_cluster(asked, progress))
     on_event = None if how.json else _show_event
@@ -66,11 +71,10 @@ def _provider(asked: GenerateOptions, how: ServeOptions, progress: Progress, res
     )
 
 
-def _log_requests(how: ServeOptions) -> None:
+def _log_requests(how: ServeOptions, lines: LogLines) -> None:
     """A line for each on standard error: its id, what was asked, the status, the seconds. Of nobody's text or key."""
     log = logging.getLogger("shardnet.serve")
     log.setLevel(logging.WARNING if how.no_log else logging.INFO)
-    lines = logging.StreamHandler()
     lines.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     log.addHandler(lines)
     log.propagate = False
@@ -86,7 +90,7 @@ def _wait(pipe: int | None) -> None:
             pass
 
 
-def _settings(how: ServeOptions, keys: tuple[str, ...]) -> Settings:
+def _settings(asked: GenerateOptions, how: ServeOptions, keys: tuple[str, ...]) -> Settings:
     limits = Limits(
         body_bytes=int(how.max_body_mib * 2**20),
         connections=how.max_connections,
@@ -100,6 +104,7 @@ def _settings(how: ServeOptions, keys: tuple[str, ...]) -> Settings:
         names=tuple(how.served_model_name or ()),
         most_tokens=how.max_model_len,
         template=None if how.chat_template is None else _text_of(how.chat_template),
+        guessing={name: asked.generation[name] for name in GUESSING},
         defaults=Defaults(chat_tokens=how.default_max_tokens),
         limits=limits,
     )

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
@@ -151,7 +152,8 @@ class Service:
         if not asked.tokens_are_given:
             tokens = max(1, min(tokens, context - longest))
         check_length(longest, tokens, context, "max_tokens")
-        return asked.for_model(model.proposed_sampling, tokens)
+        fitting = asked.for_model(model.proposed_sampling, tokens)
+        return replace(fitting, options=replace(fitting.options, **self.settings.guessing))
 
     async def _opened(self, model: Model, prompts: Sequence[list[int]], asked: Asked) -> list[Handing]:
         """One session for each choice of each prompt: all, or none."""

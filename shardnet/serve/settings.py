@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from shardnet.serve.asked import Defaults
 
@@ -44,5 +46,7 @@ class Settings:
     """Of prompt and answer together; None: what the model's context holds."""
     template: str | None = None
     """A chat template in place of the model's own."""
+    guessing: Mapping[str, Any] = field(default_factory=dict)
+    """How tokens are guessed: options of each answer. Which are chosen does not depend on it."""
     defaults: Defaults = field(default_factory=Defaults)
     limits: Limits = field(default_factory=Limits)

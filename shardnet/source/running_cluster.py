@@ -63,6 +63,7 @@ class RunningCluster:
         self._models: dict[int, tuple[Model, RemoteDeployment]] = {}
         """The present one as it was handed out, and those before it that still answer, by their numbers."""
         self._making = threading.Lock()
+        self._is_over = threading.Event()
         self._birthplace = Birthplace("this cluster")
         self._resources = resources.pop_all()  # the caller's until it stands
 
@@ -79,14 +80,22 @@ class RunningCluster:
         require_running(folder)
         name = f"{SOURCE_MARK}source-{secrets.token_hex(4)}"
         with ExitStack() as resources:
-            transport = resources.enter_context(
-                RpcTransport.join(endpoint_in(folder), name, timeout_s=JOIN_S, look_again_s=AWAY_S)
-            )
+            transport = RpcTransport.join(endpoint_in(folder), name, timeout_s=JOIN_S, look_again_s=AWAY_S)
+            resources.enter_context(transport)
             cluster = resources.enter_context(cls(Connection(transport), resources))
+            transport.on_struck_off(cluster._is_over.set)
+            transport.on_door(cluster._hear_of_door)
             if num_devices is not None:
                 cluster._wait_for(whole_number("the number of devices", num_devices, least=1), progress)
             resources.pop_all()
         return cluster
+
+    @property
+    def is_over(self) -> bool:
+        """Whether this process is no source of it any more, for good: its coordinator was away for too long, or another
+        cluster runs there by now.
+        """
+        return self._is_over.is_set()
 
     @property
     def devices(self) -> tuple[str, ...]:
@@ -271,6 +280,10 @@ class RunningCluster:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _hear_of_door(self, event: str) -> None:
+        if event == "given up":
+            self._is_over.set()
 
     def _ask(self, endpoint: str, *args: Any) -> Any:
         self._birthplace.check()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import ssl
@@ -11,50 +10,22 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from urllib.error import HTTPError, URLError
-from urllib.request import Request, urlopen
+from urllib.request import urlopen
 
 import pytest
 from own_certificate import make_certificate
 from processes import wait_until
 from serve_client import chat
+from serve_command import LONG_S, SERVE, ask, events, start
 from tiny_text_model import save_text_model
 
 from shardnet.process.lasting import is_running
-
-SERVE = [sys.executable, "-m", "shardnet", "serve"]
-LONG_S = 120.0
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_text_model(tmp_path_factory.mktemp("model") / "tiny", ends=False)
-
-
-def events(process: subprocess.Popen[str], wanted: str) -> dict[str, Any]:
-    """The next event of that name among the lines that it prints."""
-    assert process.stdout is not None
-    for line in process.stdout:
-        event = json.loads(line)
-        if event.get("event") == wanted:
-            return dict(event)
-    raise AssertionError(f"it ended without {wanted}")
-
-
-def ask(url: str, body: Any = None, **how: Any) -> tuple[int, Any]:
-    raw = None if body is None else json.dumps(body).encode()
-    try:
-        with urlopen(
-            Request(url, raw, {"Content-Type": "application/json", **how.pop("headers", {})}), **how
-        ) as answer:
-            return answer.status, json.loads(answer.read())
-    except HTTPError as error:
-        return error.code, json.loads(error.read())
-
-
-def start(*command: str, **how: Any) -> subprocess.Popen[str]:
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **how)
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -128,6 +99,20 @@ def test_beside_a_cluster(cluster: tuple[subprocess.Popen[str], str, Path]) -> N
 def test_what_cannot_be(arguments: list[str], words: str) -> None:
     done = run(*arguments)
     assert done.returncode in (1, 2) and words in done.stderr and "Traceback" not in done.stderr
+
+
+def test_nobody_has_to_read_its_log(model: Path) -> None:
+    """Its answers waited for a terminal that was stopped by Ctrl-S."""
+    process = start(*SERVE, "--model", str(model), "--devices", "1", "--port", "0", "--json")
+    try:
+        url = events(process, "serving")["url"]
+        for _ in range(60):  # 2 KiB a line: more than a pipe holds
+            assert ask(f"{url}/{'x' * 2000}", timeout=LONG_S)[0] == 404
+    finally:
+        process.send_signal(signal.SIGINT)
+        code = process.wait(timeout=LONG_S)
+        _, said = process.communicate(timeout=LONG_S)
+    assert code == 0 and "-> 404" in said
 
 
 def test_help_is_quick() -> None:
