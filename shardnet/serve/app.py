@@ -31,6 +31,7 @@ from shardnet.serve.responses.routes import add_responses
 from shardnet.serve.service import Service
 from shardnet.serve.shapes import CompletionShape, Named
 from shardnet.serve.streaming import GONE, Gone
+from shardnet.serve.tokenizing import DetokenizeBody, TokenizeBody, tokenizing_router
 from shardnet.serve.watching import Watching
 
 
@@ -52,7 +53,8 @@ def make_app(service: Service) -> FastAPI:
     add_responses(app, service)
     _add_models(app, service)
     _add_looks(app, service)
-    describe(app, ChatBody, CompletionBody, EmbeddingBody, ResponseBody)
+    app.include_router(tokenizing_router(service))
+    describe(app, ChatBody, CompletionBody, EmbeddingBody, ResponseBody, TokenizeBody, DetokenizeBody)
     return app
 
 

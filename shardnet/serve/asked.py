@@ -18,21 +18,29 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "functions": ([],),
     "function_call": ("none", "auto"),
     "modalities": (["text"],),
-    "metadata": ({},),
     "reasoning_effort": ("none",),
     "service_tier": ("auto", "default"),
     "store": (False,),
     "best_of": (1,),
     "echo": (False,),
     "suffix": ("",),
+    "verbosity": ("medium",),
+    "add_generation_prompt": (True,),
+    "continue_final_message": (False,),
+    "include_stop_str_in_output": (False,),
+    "skip_special_tokens": (True,),
+    "spaces_between_special_tokens": (True,),
 }
 """Of fields that cannot be honoured, the values that ask for nothing."""
 CHAT_NOT_HERE = (
     *("functions", "function_call"),
-    *("modalities", "audio", "metadata", "moderation", "prediction", "reasoning_effort", "service_tier", "store"),
+    *("modalities", "audio", "moderation", "prediction", "reasoning_effort", "service_tier", "store"),
     *("prompt_cache_options", "prompt_cache_retention", "verbosity", "web_search_options"),
+    *("add_generation_prompt", "continue_final_message"),
 )
 COMPLETION_NOT_HERE = ("best_of", "echo", "suffix")
+NOT_HERE_AT_ALL = ("include_stop_str_in_output", "skip_special_tokens", "spaces_between_special_tokens")
+"""Neither of chats nor of completions."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +104,7 @@ def of_completion(body: CompletionBody, defaults: Defaults) -> Asked:
 
 
 def _refuse(body: Sampling, names: tuple[str, ...]) -> None:
-    for name in names:
+    for name in (*names, *NOT_HERE_AT_ALL):
         value = getattr(body, name)
         if value is not None and value not in NEUTRAL.get(name, ()):
             raise refused(name, NOT_HERE, code="unsupported_parameter")

@@ -103,6 +103,9 @@ class Sampling(Strict):
     guided_regex: str | None = None
     guided_grammar: str | None = None
     guided_choice: list[str] | None = None
+    include_stop_str_in_output: bool | None = None
+    skip_special_tokens: bool | None = None
+    spaces_between_special_tokens: bool | None = None
 
 
 class TextPart(Strict):
@@ -202,6 +205,9 @@ class ChatBody(Sampling):
     store: bool | None = None
     verbosity: str | None = None
     web_search_options: dict[str, Any] | None = None
+    # vLLM's:
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
 
 
 class CompletionBody(Sampling):

@@ -55,20 +55,22 @@ class Door:
         request_id = given if ID.fullmatch(given) else f"req_{secrets.token_hex(12)}"
         address = (scope.get("client") or ("",))[0]
         scope["shardnet"] = {"id": request_id, "client": client_of(headers, address), "ending": self.ending}
-        begun_s = time.perf_counter()
+        begun_s, asked = time.perf_counter(), scope
         origin = self._guard.shared_with(headers)
-        out = _Out(send, request_id, origin)
+        is_head = scope["method"] == "HEAD"
+        out = _Out(send, request_id, origin, has_body=not is_head)
         if origin and scope["method"] == "OPTIONS":
             await _let_ask(out.send, headers.get("access-control-request-headers", ""))
             return
         try:
             self._guard.check(scope["path"], headers)
             body = _Body(receive, self._limits, headers)
-            await self._app(scope, body.receive, out.send)
+            asked = {**scope, "method": "GET"} if is_head else scope
+            await self._app(asked, body.receive, out.send)
         except Exception as error:  # whatever it is, the client hears of it, and the others are answered
             await self._fail(error, out, request_id)
         took_s = time.perf_counter() - begun_s
-        route = getattr(scope.get("route"), "path", "other")
+        route = getattr(asked.get("route"), "path", "other")
         self._metrics.note_request(route, out.status, took_s)
         path = scope["raw_path"].decode("ascii", "replace")  # as it was sent: decoded, it may hold lines of its own
         _log.info("%s %s %s -> %d in %.3f s", request_id, scope["method"], path, out.status, took_s)
@@ -86,10 +88,15 @@ class Door:
 
 
 class _Out:
-    """Adds what every answer has."""
+    """Adds what every answer has.
 
-    def __init__(self, send: Send, request_id: str, origin: str) -> None:
+    Args:
+        has_body: else it ends with its head, also where its body would never end.
+    """
+
+    def __init__(self, send: Send, request_id: str, origin: str, *, has_body: bool) -> None:
         self._send = send
+        self._has_body = has_body
         self._more = [*SAFE, (b"x-request-id", request_id.encode()), (b"vary", b"Origin")]
         if origin:
             self._more.append((b"access-control-allow-origin", origin.encode()))
@@ -98,12 +105,17 @@ class _Out:
         self.is_whole = False
 
     async def send(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
+        begins = message["type"] == "http.response.start"
+        if begins:
             self.status = message["status"]
             there = {name for name, _ in message["headers"]}
             message["headers"] = [*message["headers"], *(each for each in self._more if each[0] not in there)]
-        await self._send(message)
-        self.is_whole = message["type"] == "http.response.body" and not message.get("more_body", False)
+        if begins or self._has_body:
+            await self._send(message)
+        if begins and not self._has_body:
+            await self._send({"type": "http.response.body", "body": b""})
+        is_end = message["type"] == "http.response.body" and not message.get("more_body", False)
+        self.is_whole = is_end or not self._has_body
 
 
 class _Body:

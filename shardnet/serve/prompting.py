@@ -75,7 +75,7 @@ def ids_of_chat(model: Model, messages: Sequence[dict[str, Any]], template: str 
                 check_text(f"the {what} of a message", text)
     with read_by_others(lambda reason: BadRequest(f"the chat template of {name} refuses these messages: {reason}.")):
         encoded = tokenizer.apply_chat_template(
-            list(messages), add_generation_prompt=True, return_dict=True, chat_template=template, **beside
+            list(messages), return_dict=True, chat_template=template, **{"add_generation_prompt": True, **beside}
         )
         ids = list(encoded["input_ids"])
     return model.encode(ids)
