@@ -54,6 +54,12 @@ def is_answered(count: int) -> str:
     return f"return document.querySelectorAll('#messages > li').length === {count} && {is_over}"
 
 
+def begin_short(page: Browser) -> None:
+    """A new conversation, whose answers are short."""
+    page.run("localStorage.setItem('shardnet.settings', '{\"max_tokens\": 4}')")
+    page.run("document.getElementById('new-conversation').click()")
+
+
 def keep(page: Browser, running: Served, *messages: tuple[str, str]) -> None:
     """A conversation in which that was said, as the browser has kept it."""
     said = [{"role": role, "content": content} for role, content in messages]
@@ -168,6 +174,70 @@ def test_what_was_said_is_there_after_a_reload(anew: Browser, running: Served) -
     anew.wait_for(is_answered(2), 60)
     anew.open(running.url)
     anew.wait_for("return document.querySelector('#conversations').textContent.includes('Remember me')")
+
+
+def test_what_is_deleted_while_it_is_answered_stays_deleted(anew: Browser) -> None:
+    """Once it was kept anew when its answer ended."""
+    ask(anew, "Forget me")
+    anew.wait_for("return document.querySelectorAll('#messages > li').length === 2")
+    anew.run("document.querySelector('[data-act=remove]').click()")
+    anew.run("document.getElementById('confirm-yes').click()")
+    anew.wait_for("return document.querySelectorAll('#messages > li').length === 0")
+    begin_short(anew)
+    ask(anew, "Another")
+    anew.wait_for(is_answered(2), 60)
+    kept = anew.run("return Object.keys(localStorage).filter((each) => each.startsWith('shardnet.conversation.'))")
+    assert len(kept) == 1 and "Forget me" not in anew.text("#conversations")
+
+
+def test_two_tabs_lose_nothing_of_each_other(anew: Browser, running: Served) -> None:
+    """Once each kept the conversation as it had been when it was opened there."""
+    begin_short(anew)
+    ask(anew, "First")
+    anew.wait_for(is_answered(2), 60)
+    one = anew.driver.current_window_handle
+    anew.driver.switch_to.new_window("tab")
+    try:
+        anew.open(running.url)
+        anew.wait_for(is_answered(2))
+        ask(anew, "Second")
+        anew.wait_for(is_answered(4), 60)
+    finally:
+        anew.driver.close()
+        anew.driver.switch_to.window(one)
+    anew.wait_for(is_answered(4))
+    ask(anew, "Third")
+    anew.wait_for(is_answered(6), 60)
+    said = anew.text("#messages")
+    assert all(each in said for each in ("First", "Second", "Third"))
+
+
+@pytest.mark.parametrize("line", ["```" + "x" * 400_000 + "`", "# a" + " " * 400_000 + "b"], ids=["fence", "heading"])
+def test_no_line_holds_the_page_up(anew: Browser, running: Served, line: str) -> None:
+    """Once some took time by the square of their length: these, many minutes."""
+    keep(anew, running, ("assistant", line))
+    assert len(anew.text("#messages")) > 100
+
+
+BROKEN = """
+    for (const name of ['localStorage', 'sessionStorage']) {
+        Object.defineProperty(window, name, { get() { throw new DOMException('no', 'SecurityError'); } });
+    }
+"""
+
+
+def test_a_browser_that_keeps_nothing_can_talk_and_show_a_key(tmp_path: Path) -> None:
+    """Once the page could then ask for nothing at all."""
+    settings = Settings(names=(MODEL,), keys=(KEY,))
+    with served(save_text_model(tmp_path / "tiny"), settings) as running, browser() as page:
+        page.driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": BROKEN})
+        page.open(running.url)
+        page.wait_for("return document.getElementById('key').open")
+        page.press(KEY, Keys.ENTER)
+        page.wait_for("return document.getElementById('pill').dataset.state === 'ready'")
+        ask(page, "hi")
+        page.wait_for(is_answered(2), 60)
+        assert page.text(".failed") == ""
 
 
 def test_a_server_with_keys_is_asked_with_one(tmp_path: Path) -> None:

@@ -11,18 +11,32 @@ export class Refused extends Error {
   }
 }
 
-/** The key that was entered, as long as this tab is open, or for good. */
+/** The key that was entered, as long as this tab is open, or for good. A browser that keeps nothing has it until then. */
 export const key = {
-  get: () => sessionStorage.getItem(KEY) ?? localStorage.getItem(KEY) ?? "",
+  held: "",
+  get() {
+    return this.held || stored(() => sessionStorage.getItem(KEY) ?? localStorage.getItem(KEY)) || "";
+  },
   set(value, forGood) {
     this.forget();
-    if (value) (forGood ? localStorage : sessionStorage).setItem(KEY, value);
+    if (!value) return;
+    const isKept = stored(() => (forGood ? localStorage : sessionStorage).setItem(KEY, value) ?? true);
+    if (!isKept) this.held = value;
   },
   forget() {
-    sessionStorage.removeItem(KEY);
-    localStorage.removeItem(KEY);
+    this.held = "";
+    stored(() => sessionStorage.removeItem(KEY));
+    stored(() => localStorage.removeItem(KEY));
   },
 };
+
+function stored(act) {
+  try {
+    return act();
+  } catch {
+    return null; // it is full, or the browser lets this page keep nothing
+  }
+}
 
 let askForKey = async () => false;
 

@@ -27,6 +27,7 @@ export class Chat {
       begin: () => this.begin(),
       removed: (id) => this.removed(id),
     });
+    store.whenChangedElsewhere((id) => this.changedElsewhere(id));
     this.listen();
     const last = store.all()[0];
     this.show(last ?? store.newConversation(store.setting("settings") ?? {}));
@@ -61,8 +62,8 @@ export class Chat {
   }
 
   /** Learn which models there are. Where the server does not say, it is asked again with the first message. */
-  async findModels() {
-    const found = await askJson("/v1/models");
+  async findModels(signal) {
+    const found = await askJson("/v1/models", { signal });
     this.models = (found.data ?? []).map((each) => String(each.id));
     return this.models;
   }
@@ -79,23 +80,39 @@ export class Chat {
   show(conversation) {
     const running = this.runs.get(conversation.id);
     this.conversation = running ? running.conversation : conversation;
+    this.speaking.begin(running?.message.content.length);
     this.drawAll();
     this.sidebar.draw(this.conversation.id);
     this.toEnd();
   }
 
   removed(id) {
-    this.runs.get(id)?.controller.abort();
-    if (id === null) this.runs.forEach((run) => run.controller.abort());
+    for (const [each, run] of this.runs) {
+      if (id !== null && id !== each) continue;
+      this.runs.delete(each); // what still comes of it is nobody's, and is not kept anew
+      run.controller.abort();
+    }
     if (id === null || id === this.conversation.id) this.show(store.newConversation(store.setting("settings") ?? {}));
     else this.sidebar.draw(this.conversation.id);
   }
 
+  /** Another tab has said something in a conversation, or deleted it: what is shown here would undo that. */
+  changedElsewhere(id) {
+    this.sidebar.draw(this.conversation.id);
+    const isHere = id === null || id === this.conversation.id;
+    if (!isHere || this.run || !this.conversation.messages.length || this.list.querySelector("textarea")) return;
+    const { scrollTop } = this.transcript;
+    const wasAtEnd = this.isAtEnd;
+    this.show(store.one(this.conversation.id) ?? store.newConversation(store.setting("settings") ?? {}));
+    if (!wasAtEnd) this.transcript.scrollTop = scrollTop;
+  }
+
   changeSettings() {
-    this.settings.open(this.conversation.settings, this.models, (found) => {
-      this.conversation.settings = found;
+    const { conversation } = this;
+    this.settings.open(conversation.settings, this.models, (found) => {
+      conversation.settings = found;
       store.setting("settings", found);
-      store.keep(this.conversation);
+      store.keep(conversation);
       this.drawHead();
     });
   }
@@ -216,7 +233,7 @@ export class Chat {
     this.speaking.begin();
     this.speaking.say("Asked.");
     try {
-      const model = await this.modelFor(conversation);
+      const model = await this.modelFor(conversation, run.controller.signal);
       const { stats } = await answer(said, conversation.settings, model, run.controller.signal, (got) => this.hear(run, got));
       message.stats = stats;
       if (!message.content && !message.reasoning) message.notes.push("The model said nothing.");
@@ -228,8 +245,8 @@ export class Chat {
     this.end(run);
   }
 
-  async modelFor(conversation) {
-    if (!this.models.length) await this.findModels();
+  async modelFor(conversation, signal) {
+    if (!this.models.length) await this.findModels(signal);
     const wanted = conversation.settings.model;
     const model = this.models.includes(wanted) ? wanted : this.models[0];
     if (!model) throw new Refused("No model is loaded. Load one: shardnet load MODEL");
@@ -237,6 +254,7 @@ export class Chat {
   }
 
   hear(run, got) {
+    if (this.runs.get(run.conversation.id) !== run) return; // asked anew meanwhile, or removed
     run.message.content = got.content;
     run.message.reasoning = got.reasoning;
     this.draw(run);

@@ -129,7 +129,7 @@ function closeBracket(text, at, pieces, brackets, flush, add) {
   const isPicture = inner[0].text.startsWith("!");
   inner.shift();
   const href = safeAddress((found[1] ?? found[2]).replace(/\\([()])/g, "$1"));
-  const children = nodesOf(emphasised(inner));
+  const children = nodesOf(inner.length <= MOST_MARKS ? emphasised(inner) : inner);
   if (isPicture) {
     pieces.push({ node: picture(href, children) });
   } else {

@@ -6,8 +6,8 @@ import { coloured } from "./highlight.js";
 import { inline } from "./inline.js";
 
 const MOST_DEPTH = 10;
-const FENCE = /^ {0,3}(`{3,}|~{3,})\s*([^\s`{]*)[^`]*$/;
-const HEADING = /^ {0,3}(#{1,6})(?:[ \t]+(.*?))?(?:[ \t]+#+)?[ \t]*$/;
+const FENCE = /^ {0,3}(`{3,}|~{3,})([^`]*)$/;
+const HEADING = /^ {0,3}(#{1,6})(?:[ \t](.*))?$/;
 const RULE = /^ {0,3}(?:(?:-[ \t]*){3,}|(?:\*[ \t]*){3,}|(?:_[ \t]*){3,})$/;
 const QUOTE = /^ {0,3}> ?/;
 const ITEM = /^( {0,3})([-*+]|\d{1,9}[.)])(?:([ \t]+)(.*)|)$/;
@@ -60,7 +60,7 @@ function blockAt(lines, at) {
   const fence = FENCE.exec(line);
   if (fence) return codeAt(lines, at, fence);
   const heading = HEADING.exec(line);
-  if (heading) return { kind: "heading", level: heading[1].length, text: heading[2] ?? "", taken: 1 };
+  if (heading) return { kind: "heading", level: heading[1].length, text: headingText(heading[2] ?? ""), taken: 1 };
   if (RULE.test(line)) return { kind: "rule", taken: 1 };
   if (QUOTE.test(line)) return quoteAt(lines, at);
   if (ITEM.test(line)) return listAt(lines, at);
@@ -70,7 +70,12 @@ function blockAt(lines, at) {
   return paragraphAt(lines, at);
 }
 
-function codeAt(lines, at, [, mark, language]) {
+function headingText(text) {
+  return text.trim().replace(/^#+$|[ \t]#+$/, "").trimEnd();
+}
+
+function codeAt(lines, at, [, mark, about]) {
+  const language = /^[^\s{]*/.exec(about.trim())[0];
   const indent = /^ */.exec(lines[at])[0].length;
   const isEnd = (line) => {
     const trimmed = line.trim();

@@ -52,7 +52,7 @@ export class Ring {
     this.arcs.push(arcs);
     const number = draw("text", { class: "number", x, y: y + 5 }, String(index));
     const label = place.label(index);
-    const name = draw("text", { class: "name", x: label.x, y: label.y, "text-anchor": label.anchor }, shortened(stage.device, 16));
+    const name = draw("text", { class: "name", x: label.x, y: label.y, "text-anchor": label.anchor }, shortened(stage.device, 12));
     const units = draw("text", { class: "units", x: label.x, y: label.y + 16, "text-anchor": label.anchor }, unitsOf(stage.first_unit, stage.last_unit));
     const labels = place.isLabelled ? [name, units] : [];
     return draw("g", { class: "node" }, draw("title", {}, stage.device), circle({ class: "face" }), arcs, number, labels);

@@ -23,7 +23,6 @@ export class Sidebar {
       }
     });
     this.isNarrow.addEventListener("change", () => this.set(false));
-    store.whenChangedElsewhere(() => this.draw(this.current));
     this.set(false);
   }
 

@@ -11,8 +11,9 @@ export class Speaking {
     this.said = 0;
   }
 
-  begin() {
-    this.said = 0;
+  /** Another answer is heard from now on, of which so many characters need not be said. */
+  begin(said = 0) {
+    this.said = said;
     this.region.replaceChildren();
   }
 

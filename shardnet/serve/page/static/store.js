@@ -88,10 +88,11 @@ export function exported(conversations) {
   return JSON.stringify({ conversations: shown }, null, 1);
 }
 
-/** Call when another tab has changed something. */
+/** Call when another tab has changed something, with the id of the conversation, or null where that may be any. */
 export function whenChangedElsewhere(act) {
   addEventListener("storage", (event) => {
-    if (event.key === null || event.key.startsWith(PREFIX)) act();
+    if (event.key === null) act(null);
+    else if (event.key.startsWith(PREFIX)) act(event.key.slice(PREFIX.length));
   });
 }
 
