@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         UnsupportedModel,
         UsageError,
     )
+    from shardnet.interface.ring_model import RingForCausalLM
     from shardnet.plan import DeviceProfile, Link, ModelProfile, Plan
     from shardnet.session.async_stream import AsyncStream
     from shardnet.session.continuations import Continuation
@@ -74,6 +75,7 @@ __all__ = [
     "Piece",
     "Pipeline",
     "Plan",
+    "RingForCausalLM",
     "RunningCluster",
     "Scores",
     "ShardnetError",
@@ -113,6 +115,7 @@ __getattr__ = on_first_use(
         "LoadOptions": "cluster.load_options",
         "Model": "cluster.model",
         **dict.fromkeys(("Pipeline", "pipeline"), "tasks.pipeline"),
+        "RingForCausalLM": "interface.ring_model",
         "RunningCluster": "source.running_cluster",
         "Scores": "session.scores",
     },

@@ -30,7 +30,7 @@ from shardnet.cluster.survey import EXPECTED_TOKENS, Survey, Surveyor
 from shardnet.codecs.names import AUTO, sent_as
 from shardnet.errors import BadRequest
 from shardnet.foreign.quoting import quoted
-from shardnet.loader import ModelFiles, open_model, read_proposed_sampling
+from shardnet.loader import ModelFiles, open_model, read_authored
 from shardnet.models.sizes import kept_as
 from shardnet.plan import DeviceProfile, Link, Plan
 from shardnet.planner.names import SPREAD
@@ -119,7 +119,7 @@ def model_of(deployment: Deployment, files: ModelFiles, tokenizer: Any, context_
         checkpoint=files.copy.name,
         eos_ids=tuple(files.eos_ids),
         context_tokens=context_tokens,
-        proposed_sampling=read_proposed_sampling(files.folder),
+        authored=read_authored(files.folder),
     )
 
 

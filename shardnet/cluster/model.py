@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -20,6 +20,7 @@ from shardnet.draft.drafts import Draft, Drafts, Wanted
 from shardnet.draft.offering import FirstStage
 from shardnet.errors import BadRequest, ClusterError
 from shardnet.foreign.quoting import quoted
+from shardnet.loader.generation import Authored
 from shardnet.options import takes
 from shardnet.plan import ModelProfile, Plan
 from shardnet.process.forks import Birthplace
@@ -30,7 +31,7 @@ from shardnet.session.conversation import Conversation, Handing
 from shardnet.session.likelihoods import Likelihoods, likely
 from shardnet.session.options import MOST_LOGPROBS, GenerationOptions
 from shardnet.session.prompts import Chat, encode, prompts_of
-from shardnet.session.reading import mean, read_all, whole
+from shardnet.session.reading import Fold, mean, read_all, whole
 from shardnet.session.request import (
     ALL,
     LAST,
@@ -50,6 +51,7 @@ from shardnet.session.turns import Batch, Turns
 from shardnet.speculation.guesser import DRAFT
 from shardnet.timeline.events import Event
 from shardnet.timeline.stage_report import StageReport
+from shardnet.transport.rows_messages import RowsAsked
 
 NUM_LAPS_KEPT = 32
 MEAN = "mean"
@@ -71,7 +73,7 @@ class Model:
         checkpoint: str,
         eos_ids: tuple[int, ...],
         context_tokens: int,
-        proposed_sampling: Mapping[str, Any],
+        authored: Authored,
     ) -> None:
         self.profile = profile
         self.tokenizer = tokenizer
@@ -81,8 +83,10 @@ class Model:
         """The token ids that end an answer."""
         self.context_tokens = context_tokens
         """Tokens of prompt and answer together that a session may have."""
-        self.proposed_sampling = proposed_sampling
-        """As transformers reads its generation_config.json: for the server and `shardnet chat`; `stream` is greedy."""
+        self.authored = authored
+        """What its config.json and its generation_config.json say."""
+        self.proposed_sampling: Mapping[str, Any] = authored.sampling
+        """As transformers reads the latter: for the server and `shardnet chat`; `stream` is greedy."""
         self._deployment = deployment
         self._laps_s: deque[float] = deque(maxlen=NUM_LAPS_KEPT)
         self._latest: Generation | None = None
@@ -216,9 +220,7 @@ class Model:
         return self._rows([text], positions, are_logits=True)[0]
 
     def hidden_states(self, text: str | Sequence[int], *, positions: str = ALL) -> Tensor:
-        """The same of the last hidden states [T, H], behind the last norm: what transformers calls
-        `last_hidden_state`.
-        """
+        """The same of the last hidden states [T, H], behind the last norm: transformers' `last_hidden_state`."""
         return self._rows([text], positions, are_logits=False)[0]
 
     def embed(self, texts: Sequence[str | Sequence[int]], *, pooling: str = LAST) -> Tensor:
@@ -255,21 +257,17 @@ class Model:
             for each, row in zip(ids, rows, strict=True)
         ]
 
-    def _rows(
-        self,
-        texts: Sequence[str | Sequence[int]],
-        positions: str,
-        *,
-        are_logits: bool,
-        fold: Callable[[Iterator[Tensor]], Tensor] = whole,
-    ) -> list[Tensor]:
+    def _rows(self, texts: Sequence[Text], positions: str, *, are_logits: bool, fold: Fold = whole) -> list[Tensor]:
         """Of each text what `fold` makes of its rows."""
+        asked = [self.encode(each) for each in prompts_of(texts)]
+        return self.read([(ids, rows_at(positions, len(ids), are_logits=are_logits)) for ids in asked], fold)
+
+    def read(self, texts: Sequence[tuple[Sequence[int], RowsAsked]], fold: Fold = whole) -> list[Tensor]:
+        """Of the ids of each text what `fold` makes of the rows that are asked for. Raises what `logits` raises."""
         self._birthplace.check()
-        asked = []
-        for ids in [self.encode(each) for each in prompts_of(texts)]:
+        for ids, _ in texts:
             check_to_read(len(ids), self.context_tokens)
-            asked.append((ids, rows_at(positions, len(ids), are_logits=are_logits)))
-        return list(read_all(self._deployment.sessions.read, asked, fold))
+        return list(read_all(self._deployment.sessions.read, texts, fold))
 
     def _answer_all(self, prompts: Any, batch: Batch, options: dict[str, Any]) -> list[Generation]:
         self._birthplace.check()

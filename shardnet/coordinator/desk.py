@@ -229,10 +229,9 @@ class SessionDesk:
 
     def sessions(self) -> tuple[SessionStatus, ...]:
         """Those that are under way."""
-        now_s = time.monotonic()
         with self._lock:
             held = list(self._held.values())
-        found = [each.status(now_s) for each in held]
+        found = [each.status(time.monotonic()) for each in held]
         return tuple(status for status in found if status is not None)
 
     def close(self) -> None:
@@ -293,7 +292,8 @@ class SessionDesk:
                 try:
                     self._collect(held, session)
                 finally:
-                    self._tell(ended(request, held.num_tokens))
+                    if not request.is_step:
+                        self._tell(ended(request, held.num_tokens))
         except ShardnetError as cause:
             error = cause
         except Exception as cause:  # whatever it is, its source must not wait for ever
@@ -307,7 +307,6 @@ class SessionDesk:
             ShardnetError: it cannot be opened, or is for a model that is not here any more.
         """
         loaded = self._loaded()
-        model = loaded.model
         if loaded.number != request.model:
             raise ClusterError("this cluster holds another model by now. Connect to it again.")
         answer = () if broken is None else broken.answer
@@ -316,11 +315,12 @@ class SessionDesk:
         if is_whole(answer):
             held.is_whole(answer)
             return None
-        session = session_for(request, model, [token.token_id for token in answer])
+        session = session_for(request, loaded.model, [token.token_id for token in answer])
         if not request.is_given:
             held.page = SessionPage(request, session.spec, loaded.mark, held.number, answer)
             self._keep(held.page)  # before its source hears that it is open
-        self._tell(began(request, broken))
+        if not request.is_step:
+            self._tell(began(request, broken))
         return session
 
     def _collect(self, held: HeldSession, session: Session) -> None:

@@ -18,6 +18,9 @@ from shardnet.transport.rows_messages import Rows
 from shardnet.transport.session_messages import SampledToken, SessionSpec
 from shardnet.transport.source_messages import SessionRequest, SessionStatus, Told
 
+STEP_LEASE = 0.1
+"""Of a lease: for so long those that are many (`SessionRequest.is_step`) are remembered when they are closed."""
+
 
 class _Waiting(NamedTuple):
     """A source that has asked for more."""
@@ -203,8 +206,9 @@ class HeldSession:
             settle(each.answer, Told((), False, self._num_known))
 
     def is_forgotten(self, now_s: float) -> bool:
-        """Whether its source has not been heard of for too long."""
-        return now_s >= self._until_s
+        """Whether its source has not been heard of for too long. Of those that are many, and closed, that is soon."""
+        is_many = self._is_closed and self.request is not None and self.request.is_step
+        return now_s >= self._until_s - (self._lease_s * (1 - STEP_LEASE) if is_many else 0)
 
     def status(self, now_s: float) -> SessionStatus | None:
         """None where it is over, or not open yet."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from shardnet.loader.copy_index import enter
     from shardnet.loader.files import ModelFiles, open_model, read_tokenizer
     from shardnet.loader.folder import read_config
-    from shardnet.loader.generation import read_proposed_sampling
+    from shardnet.loader.generation import Authored, read_authored
     from shardnet.loader.glance import Glance, glance_at, glance_at_once
     from shardnet.loader.hashing import AT_ONCE_BYTES, fingerprint
     from shardnet.loader.sources import ADVICE, find_copy, require_copy
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ADVICE",
     "AT_ONCE_BYTES",
+    "Authored",
     "Glance",
     "ModelFiles",
     "enter",
@@ -32,8 +33,8 @@ __all__ = [
     "glance_at_once",
     "load_shard",
     "open_model",
+    "read_authored",
     "read_config",
-    "read_proposed_sampling",
     "read_tokenizer",
     "require_copy",
 ]
@@ -44,7 +45,7 @@ __getattr__ = on_first_use(
         "enter": "copy_index",
         **dict.fromkeys(("ModelFiles", "open_model", "read_tokenizer"), "files"),
         "read_config": "folder",
-        "read_proposed_sampling": "generation",
+        **dict.fromkeys(("Authored", "read_authored"), "generation"),
         **dict.fromkeys(("Glance", "glance_at", "glance_at_once"), "glance"),
         **dict.fromkeys(("AT_ONCE_BYTES", "fingerprint"), "hashing"),
         **dict.fromkeys(("ADVICE", "find_copy", "require_copy"), "sources"),

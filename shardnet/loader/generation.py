@@ -1,12 +1,12 @@
-"""How a model's authors propose that tokens are chosen: `generation_config.json` of its folder."""
+"""What a model's authors say of it, and how they propose that tokens are chosen: two files of its folder."""
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from shardnet.loader.folder import read_object
+from shardnet.loader.folder import MOST_CONFIG_BYTES, read_object
 
 BOUNDS: dict[str, tuple[float, float]] = {
     "temperature": (0.0, 2.0),
@@ -22,20 +22,37 @@ TOP_ONE = 1e-9
 """In place of a `top_p` of 0: the likeliest token alone."""
 
 
-def read_proposed_sampling(folder: Path) -> dict[str, Any]:
-    """How transformers' `generate` would choose tokens of this model where nobody says otherwise, by names of `BOUNDS`.
+class Authored(NamedTuple):
+    """What a model's authors have written beside its weights and its tokenizer."""
 
-    Greedily, unless the file says `do_sample: true`: its other values then hold where a temperature is asked for.
-    Values that cannot be meant are passed over.
+    config: dict[str, Any]
+    """`config.json`."""
+    generation: dict[str, Any]
+    """`generation_config.json`; empty where there is none."""
 
-    Raises:
-        DamagedCheckpoint: the file cannot be read.
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """How transformers' `generate` would choose tokens where nobody says otherwise, by names of `BOUNDS`.
+
+        Greedily, unless the file says `do_sample: true`: its other values then hold where a temperature is asked for.
+        Values that cannot be meant are passed over.
+        """
+        told = self.generation
+        meant = {name: told[name] for name in BOUNDS if _is_meant(name, told.get(name))}
+        if "top_p" in meant:
+            meant["top_p"] = max(meant["top_p"], TOP_ONE)
+        return {**SAMPLED, **meant} if told.get("do_sample") is True else {**meant, "temperature": 0.0}
+
+
+def read_authored(folder: Path) -> Authored:
     """
-    told = read_object(folder / "generation_config.json") or {}
-    meant = {name: told[name] for name in BOUNDS if _is_meant(name, told.get(name))}
-    if "top_p" in meant:
-        meant["top_p"] = max(meant["top_p"], TOP_ONE)
-    return {**SAMPLED, **meant} if told.get("do_sample") is True else {**meant, "temperature": 0.0}
+    Raises:
+        DamagedCheckpoint: a file cannot be read.
+    """
+    return Authored(
+        read_object(folder / "config.json", MOST_CONFIG_BYTES) or {},
+        read_object(folder / "generation_config.json") or {},
+    )
 
 
 def _is_meant(name: str, value: Any) -> bool:

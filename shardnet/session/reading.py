@@ -21,6 +21,8 @@ ASK_S = 2.0
 """After so long without an answer the stage with the head is asked again, then after twice as long."""
 PATIENCE_S = 10.0
 """For so long at most whoever asks for rows waits, when none come."""
+Fold = Callable[[Iterator[Tensor]], Tensor]
+"""What makes one of the rows of a text, which come some at a time."""
 MOST_AT_ONCE = 16
 """Texts that go through the ring together."""
 
@@ -116,7 +118,7 @@ def mean(rows: Iterator[Tensor]) -> Tensor:
 def read_all(
     open_one: Callable[[Sequence[int], RowsAsked], Reading],
     texts: Sequence[tuple[Sequence[int], RowsAsked]],
-    fold: Callable[[Iterator[Tensor]], Tensor] = whole,
+    fold: Fold = whole,
 ) -> Iterator[Tensor]:
     """Of each text, in their order, the rows that were asked for. Several go through the ring together, as many as
     there is memory for.

@@ -84,9 +84,10 @@ def scored_spec(number: int, ids: Sequence[int], num_alternatives: int) -> Sessi
 def read_spec(number: int, ids: Sequence[int], rows: RowsAsked) -> SessionSpec:
     """A session that reads a text, of which rows are asked for. All of it is computed, and nothing sampled. Where these
     are logits of later tokens alone, others may begin with those before: so a prompt is read with its continuations.
+    Likewise where it is said that it stays.
     """
     spec = session_spec(number, len(ids), 0, (), SamplingOptions())
-    return spec._replace(rows=rows, stays=rows.are_logits and rows.first > 0)
+    return spec._replace(rows=rows, stays=rows.stays or (rows.are_logits and rows.first > 0))
 
 
 def check_to_read(num_tokens: int, context_tokens: int) -> None:

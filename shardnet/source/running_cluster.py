@@ -17,7 +17,7 @@ from shardnet.cluster.model import Model
 from shardnet.errors import BadRequest, ClusterError, JoinFailed
 from shardnet.foreign.plain_files import named_anywhere
 from shardnet.foreign.quoting import counted, quoted
-from shardnet.loader import find_copy, read_proposed_sampling, read_tokenizer
+from shardnet.loader import Authored, find_copy, read_authored, read_tokenizer
 from shardnet.options import takes
 from shardnet.process.cache_folder import cache_folder
 from shardnet.process.forks import Birthplace
@@ -336,7 +336,7 @@ class RunningCluster:
             return present
 
     def _new_model(self, info: ModelInfo) -> tuple[Model, RemoteDeployment]:
-        tokenizer, sampling = self._texts_of(info.checkpoint)
+        tokenizer, authored = self._texts_of(info.checkpoint)
         deployment = RemoteDeployment(self._connection, self._listening, info)
         model = Model(
             deployment,
@@ -345,20 +345,20 @@ class RunningCluster:
             checkpoint=info.checkpoint,
             eos_ids=info.eos_ids,
             context_tokens=info.context_tokens,
-            proposed_sampling=sampling,
+            authored=authored,
         )
         return model, deployment
 
-    def _texts_of(self, checkpoint: str) -> tuple[Any, dict[str, Any]]:
-        """The tokenizer, and how it is proposed to sample. As this machine's copy has them, or else as the coordinator
-        sends them, for this time: no name stands for them.
+    def _texts_of(self, checkpoint: str) -> tuple[Any, Authored]:
+        """The tokenizer, and what else its authors have written. As this machine's copy has them, or else as the
+        coordinator sends them, for this time: no name stands for them.
         """
         copy = find_copy(checkpoint, cache_folder())
         if copy is not None:
-            return read_tokenizer(copy.folder), read_proposed_sampling(copy.folder)
+            return read_tokenizer(copy.folder), read_authored(copy.folder)
         with tempfile.TemporaryDirectory(prefix="shardnet-tokenizer-") as folder:
             write_texts(self._ask("model_texts", checkpoint), Path(folder))
-            return read_tokenizer(Path(folder)), read_proposed_sampling(Path(folder))
+            return read_tokenizer(Path(folder)), read_authored(Path(folder))
 
     def _wait_for(self, num_devices: int, progress: Progress | None) -> None:
         deadline_s = time.monotonic() + DEVICES_S

@@ -142,7 +142,8 @@ class LiveSessions:
     def _opened(self, spec: SessionSpec, shares: Shares | None) -> tuple[SessionCache, array[int]]:
         """The memory of a new session, and the ids of the tokens that it begins with. One at least is computed."""
         came, num_there = self._came_of(shares.session) if shares is not None else (array("q"), 0)
-        num_tokens = 0 if shares is None else min(num_there, shares.most_tokens, spec.sample_from - 1)
+        computed_from = spec.sample_from - 1 if spec.rows is None else min(spec.rows.first, spec.sample_from - 1)
+        num_tokens = 0 if shares is None else min(num_there, shares.most_tokens, computed_from)
         if shares is not None and self.is_first:  # which compares ids
             num_tokens = min(num_tokens, num_alike(array("q", shares.ids), came))
         if shares is None or num_tokens < 1:

@@ -28,6 +28,9 @@ class RowsAsked(NamedTuple):
     """Of the tokens from that position on."""
     are_logits: bool = False
     """Logits [T, V]; else hidden states [T, H] behind the last norm."""
+    stays: bool = False
+    """It may begin with what stages have of another session, up to `first`, and what they have of it stays for others:
+    a text that is read again when it has grown."""
 
 
 class RowsWanted(NamedTuple):

@@ -82,6 +82,11 @@ class SessionRequest(NamedTuple):
         """Whether all of it is known from the start, and nothing is answered to it."""
         return self.is_scored or self.rows is not None
 
+    @property
+    def is_step(self) -> bool:
+        """Whether it is one of many for the same text, which grows: nobody is told of each, nor is it kept for long."""
+        return self.rows is not None and self.rows.stays
+
 
 class ResumeRequest(NamedTuple):
     """An answer that broke off, which a source wants to go on."""

@@ -22,12 +22,15 @@ from shardnet.cluster import standby
 from shardnet.cluster.model import Model
 from shardnet.device.worker import Worker
 from shardnet.errors import BadRequest, ClusterError, KVMemorySpent, UnsupportedModel
-from shardnet.session import alike, reading, route, sessions
+from shardnet.session import alike, beginnings, reading, route, sessions
+from shardnet.session.session import Session
+from shardnet.session.sessions import Sessions
 from shardnet.stage import kept_rows
 from shardnet.stage.stage import Stage
 from shardnet.transport.messages import RingId
 from shardnet.transport.rows_messages import RowsAsked
 from shardnet.transport.session_messages import SessionSpec
+from shardnet.transport.sharing_messages import Shares
 
 RANDOM = Random(7)
 TEXT = [RANDOM.randrange(90) for _ in range(60)]
@@ -157,6 +160,55 @@ def test_messages_are_lost_and_the_ring_is_exchanged(
     ring.network.restore()
 
 
+@pytest.mark.parametrize("seed", range(30))
+def test_a_text_that_grows_is_read_on_whatever_is_lost(
+    fast_model: tuple[RingInProcess, Model], monkeypatch: pytest.MonkeyPatch, seed: int, expected: Expected
+) -> None:
+    """Parts of it are read one behind the other, and branch off, as beams do: each begins with what is there."""
+    monkeypatch.setattr(beginnings, "LEAST_TOKENS", 1)
+    monkeypatch.setattr(route, "OPEN_SESSION_TRIES", 16)
+    ring, model = fast_model
+    random = Random(seed)
+    kinds, endpoints = ("drop", "drop answers", "duplicate"), ("read_rows", "bulk_hop", "open_session", "*")
+    faults = [
+        Fault(random.choice(kinds), "*", "*", random.choice(endpoints), random.randint(1, 3), random.choice((0, 4, 9)))
+        for _ in range(random.randint(0, 5))
+    ]
+    put_into_force(ring.network, FaultSchedule(seed, tuple(faults), random.choice((0.0, 0.5)), 0))
+    end = random.randint(1, 20)
+    for _ in range(8):
+        begin, end = max(end - random.randint(0, 3), 0), min(end + random.randint(1, 9), len(TEXT))
+        texts = [TEXT[:end]] * random.randint(1, 3)
+        wrong = [*TEXT[:begin], *(each + 1 for each in TEXT[begin:end])]  # begins alike, and is another one
+        asked = [(ids, RowsAsked(begin, True, True)) for ids in [*texts, wrong]]
+        random.shuffle(asked)
+        if random.random() < 0.2:
+            model._deployment.renew()  # type: ignore[attr-defined]
+        for (ids, _), rows in zip(asked, model.read(asked), strict=True):
+            if ids != wrong:
+                check(rows, expected.logits[begin:end])
+    ring.network.restore()
+
+
+def test_no_row_that_is_asked_for_is_shared(tiny: Path, expected: Expected) -> None:
+    """Whatever a stage is told to begin with: it has no hidden states of what it did not compute."""
+    with loaded(tiny, [3, 3]) as (_, model):
+        sessions = model._deployment.sessions
+        model.read([(TEXT, RowsAsked(59, True, True))])
+        shared_by = Sessions._shared_by
+
+        def all_of_it(self: Sessions, session: Session) -> Shares | None:
+            found = shared_by(self, session)
+            assert found is not None
+            return Shares(found.session, 59, tuple(TEXT[:59]))
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Sessions, "_shared_by", all_of_it)
+            session = sessions.read(TEXT, RowsAsked(40, True, True))
+        check(torch.cat(list(reading.rows_of(session, 60, RowsAsked(40)))), expected.logits[40:])
+        assert session.num_shared == 40
+
+
 def test_rows_are_told_where_the_head_is_alone(tiny: Path, monkeypatch: pytest.MonkeyPatch, expected: Expected) -> None:
     came: list[tuple[str, bool]] = []
     open_session = Worker.open_session
@@ -185,8 +237,7 @@ def test_texts_wait_for_memory_where_the_head_is(tiny: Path, expected: Expected)
         budget.limit_bytes = before + 3 * one
         found = model.embed([TEXT] * 20, pooling="mean")
         check(found, expected.hidden.mean(0, keepdim=True).expand(20, -1))
-        model._deployment.sessions.settle()  # type: ignore[attr-defined]
-        assert budget.needed_bytes == before, "what was kept is given back"
+        wait_until(lambda: budget.needed_bytes == before)  # what was kept is given back
         budget.limit_bytes = before + one // 4
         with pytest.raises(KVMemorySpent):
             model.embed([TEXT])

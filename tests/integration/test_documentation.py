@@ -33,6 +33,7 @@ DOCUMENTS = (
     "docs/reliability.md",
     "docs/extending.md",
     "docs/launcher.md",
+    "docs/transformers.md",
 )
 BLOCK = re.compile(
     r"(?:^<!-- (file|not run|stays|meanwhile): *(.*?) *-->\n)?^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from shardnet.errors import DamagedCheckpoint
-from shardnet.loader import read_proposed_sampling
+from shardnet.loader import read_authored
 
 GREEDY = {"temperature": 0.0}
 
@@ -35,7 +35,7 @@ def test_what_is_proposed(tmp_path: Path, told: dict[str, Any] | None, proposed:
     if proposed is None:
         assert told is not None
         proposed = {name: value for name, value in told.items() if name != "do_sample"}
-    assert read_proposed_sampling(tmp_path) == proposed
+    assert read_authored(tmp_path).sampling == proposed
 
 
 def test_the_defaults_are_those_of_transformers() -> None:
@@ -48,4 +48,4 @@ def test_the_defaults_are_those_of_transformers() -> None:
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     (tmp_path / "generation_config.json").write_text("[]")
     with pytest.raises(DamagedCheckpoint):
-        read_proposed_sampling(tmp_path)
+        read_authored(tmp_path)
