@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from secrets import randbelow
 from typing import Any, NamedTuple
 
 from shardnet.cluster.model import Model
 from shardnet.errors import BadRequest
+from shardnet.loader.generation import SAMPLED
 from shardnet.session.options import GenerationOptions
 from shardnet.session.request import require_writer
 from shardnet.session.stream import Generation
@@ -36,10 +37,16 @@ def generation_options(model: Model, asked: TaskOptions) -> GenerationOptions:
         for name in (*DRAWN_BY, "num_return_sequences"):
             if given.get(name, 1) != 1 or (name in DRAWN_BY and name in given):
                 raise BadRequest(f"{name} is for tokens that are drawn: say do_sample, too.", option=name)
-    values = {"temperature": 1.0, "seed": randbelow(2**31), **model.proposed_sampling} if asked.do_sample else {}
+    values = {"seed": randbelow(2**31), **_drawn(model.proposed_sampling)} if asked.do_sample else {}
     values |= {name: given[name] for name in (*DRAWN_BY, *PASSED_ON) if name in given}
     most = asked.max_new_tokens or min(MAX_NEW_TOKENS, max(1, model.context_tokens // ANSWER_SHARE))
     return GenerationOptions(max_new_tokens=most, **values)
+
+
+def _drawn(proposed: Mapping[str, Any]) -> dict[str, Any]:
+    """How tokens are drawn where authors propose to choose them greedily, but for what they say of drawn ones."""
+    is_greedy = proposed.get("temperature") == 0
+    return {**SAMPLED, **{name: value for name, value in proposed.items() if not (is_greedy and name == "temperature")}}
 
 
 class Generating:

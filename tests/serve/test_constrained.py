@@ -101,7 +101,7 @@ def test_in_the_words_of_vllm(running: Served, extra: dict[str, Any], pattern: s
 
 def test_choices_have_each_its_own(running: Served) -> None:
     told = running.openai().chat.completions.create(
-        model=MODEL, messages=HI, n=6, seed=1, max_tokens=20, extra_body={"guided_regex": r"\d{8}"}
+        model=MODEL, messages=HI, n=6, seed=1, temperature=1.0, max_tokens=20, extra_body={"guided_regex": r"\d{8}"}
     )
     texts = [each.message.content for each in told.choices]
     assert all(re.fullmatch(r"\d{8}", each) for each in texts) and len(set(texts)) > 1

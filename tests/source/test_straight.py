@@ -378,13 +378,13 @@ def test_who_reads_slowly_is_not_taken_for_one_that_is_gone(
 ) -> None:
     """All has come long ago; once, the answer was given up after a lease."""
     monkeypatch.setattr("shardnet.source.following.RENEW_S", 0.1)
-    with lasting_in_process(3, folder=tmp_path / "state", lease_s=1.0) as cluster:
+    with lasting_in_process(3, folder=tmp_path / "state", lease_s=4.0) as cluster:
         model, was_asked = begun(cluster, tiny), threading.Event()
         stream = model.stream(PROMPT, max_new_tokens=NUM_TOKENS)
         begun_to_read = iter(stream)
         next(begun_to_read)
         wait_until(lambda: cluster.told("session ended"))
-        cluster.network.at("follow", 15, was_asked.set)
+        cluster.network.at("follow", 50, was_asked.set)
         assert was_asked.wait(30)
         assert cluster.connect().broken_off == ()
         assert ids_of(stream) == expected

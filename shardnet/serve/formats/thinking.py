@@ -22,11 +22,13 @@ class Thinking:
         self._is_thinking = has_begun
         self._is_over = False
         self._has_thought = False
+        self._has_more = False
+        """Something came behind it."""
         self._rest = ""
 
     def feed(self, text: str) -> Iterator[Part]:
         if self._is_over:
-            yield from self._behind.feed(text)
+            yield from self._fed(text)
             return
         self._rest += text
         if not self._is_thinking:
@@ -39,7 +41,7 @@ class Thinking:
         if self._is_thinking:
             thought, found, behind = self._rest.partition(CLOSE)
             if found:
-                yield from self._go_on(thought, behind.lstrip("\n"))
+                yield from self._go_on(thought, behind)
                 return
             certain = len(self._rest) - held_back(self._rest, [CLOSE])
             thought, self._rest = self._rest[:certain], self._rest[certain:]
@@ -56,7 +58,14 @@ class Thinking:
     def _go_on(self, thought: str, behind: str) -> Iterator[Part]:
         self._is_over, self._rest = True, ""
         yield from self._thought(thought)
-        yield from self._behind.feed(behind)
+        yield from self._fed(behind)
+
+    def _fed(self, text: str) -> Iterator[Part]:
+        """What comes behind a thought, without the empty lines between."""
+        if self._is_thinking and not self._has_more:
+            text = text.lstrip("\n")
+        self._has_more = self._has_more or bool(text)
+        yield from self._behind.feed(text)
 
     def _thought(self, text: str) -> Iterator[Part]:
         told = text if self._has_thought else text.lstrip("\n")

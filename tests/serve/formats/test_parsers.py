@@ -115,6 +115,12 @@ def test_it_means_the_same_however_it_is_cut(made: str, words: list[str], data: 
     assert parsed(MADE[made](), list(text)) == parsed(MADE[made](), [text])
 
 
+def test_empty_lines_behind_a_thought_are_left_out_whenever_they_come() -> None:
+    for pieces in (["<think>a</think>\n\nb\n"], ["<think>a</think>", "\n", "\nb", "\n"], ["<think>a</think>\n", "\n"]):
+        parts = parsed(MADE["thinking"](), pieces)
+        assert parts == [Thought("a"), Text("b\n")][: len(parts)] and len(parts) == 1 + ("b" in "".join(pieces))
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.sampled_from([word for word in WORDS if "think" not in word]), max_size=9))
 def test_no_word_is_lost(words: list[str]) -> None:
