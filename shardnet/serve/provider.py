@@ -67,6 +67,7 @@ class OfCluster:
         self._joining = threading.Lock()
 
     def model(self) -> Model:
+        require_running(self._folder)  # before what is remembered: its coordinator may have been killed just now
         latest = self._latest
         if latest is not None and time.monotonic() - latest[0] < LOOK_AGAIN_S:
             return latest[1]
@@ -78,12 +79,11 @@ class OfCluster:
         return model
 
     def _joined(self) -> RunningCluster:
-        """The cluster that runs now. Whoever asks waits for none that runs no more: it may be so for days.
+        """The cluster that runs now.
 
         Raises:
-            ClusterError: none runs, or it cannot be joined.
+            ClusterError: it cannot be joined.
         """
-        require_running(self._folder)
         with self._joining:
             if self._cluster.is_over:
                 self._cluster.close()  # a process is in one cluster at a time
